@@ -1,0 +1,3 @@
+//! Configuration: one TOML file, the environment over it, flags over both.
+
+pub mod settings;

@@ -1,0 +1,154 @@
+//! The validated settings that the host runs on.
+
+use crate::{breaker, idempotency, policy::contract::Effect, rate_limit::Quota, retry, upstream};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// All settings of a host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where the host listens and what it admits.
+    pub server: Server,
+    /// Where state is kept: `memory:`.
+    pub state: State,
+    /// The upstreams; at least one.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// The listener's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// The address. Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// Threads, each with a runtime of its own. Default: one for each core.
+    pub workers: usize,
+    /// Connections at once. Default 10,000.
+    pub max_connections: usize,
+    /// The bytes that a request's head may have. Default 64 KiB.
+    pub max_header_bytes: usize,
+    /// How long a caller may take to send a request's head. Default 10 s.
+    pub header_read_timeout: Duration,
+    /// How long a drain waits for requests under way. Default 30 s.
+    pub drain: Duration,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// In this process; lost when it ends.
+    Memory,
+}
+
+/// Where a policy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicySource {
+    /// Built into the host; granted.
+    Embedded(String),
+    /// A component file; not granted unless the operator says so.
+    File(PathBuf),
+    /// The native policy that the others fall back to.
+    Builtin,
+}
+
+/// One upstream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it is reached.
+    pub connection: upstream::Settings,
+    /// Requests with this path prefix are its own; the prefix is taken off. None: every path.
+    pub path_prefix: Option<String>,
+    /// Requests to this host (lower case, no port) are its own. None: every host.
+    pub host: Option<String>,
+    /// Requests that came in by this further listener are its own. None: by any.
+    pub listen: Option<SocketAddr>,
+    /// The policy.
+    pub policy: PolicySource,
+    /// The JSON settings handed to the policy's `configure`.
+    pub policy_settings: String,
+    /// Whether one instance serves many requests. Default false: one request, one instance.
+    pub reuse_instances: bool,
+    /// The most of a request body that is buffered; above it the body is streamed once and never retried. Default 1 MiB.
+    pub max_buffered_request_bytes: usize,
+    /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
+    pub deadline_header: http::HeaderName,
+    /// How keys are honoured.
+    pub idempotency: idempotency::Settings,
+    /// Settings of every endpoint that says nothing else.
+    pub defaults: Endpoint,
+    /// Overrides by endpoint name; names the policy does not describe add endpoints and need method and path.
+    pub endpoints: Vec<EndpointOverride>,
+}
+
+/// The settings of an endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// The limit on one attempt. Default 5 s.
+    pub attempt_timeout: Duration,
+    /// The limit on the whole request. Default 15 s.
+    pub deadline: Duration,
+    /// Retrying.
+    pub retry: retry::Settings,
+    /// The retry budget.
+    pub budget: retry::budget::Settings,
+    /// The circuit breaker; none to do without.
+    pub breaker: Option<breaker::Settings>,
+    /// Rate limits, all of which an attempt passes.
+    pub limits: Vec<Quota>,
+    /// Attempts under way at once. Default none.
+    pub concurrency: Option<usize>,
+    /// Endpoints of the same group share breaker, budget and limits. Default: a group of its own.
+    pub group: Option<String>,
+    /// Whether the policy is trusted to settle unknown writes here. Default: yes for embedded policies, no for others.
+    pub settle: Option<bool>,
+    /// What a request may do, against the stricter of method and policy: the operator's word.
+    pub effect: Option<Effect>,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(5),
+            deadline: Duration::from_secs(15),
+            retry: retry::Settings::default(),
+            budget: retry::budget::Settings::default(),
+            breaker: Some(breaker::Settings::default()),
+            limits: Vec::new(),
+            concurrency: None,
+            group: None,
+            settle: None,
+            effect: None,
+        }
+    }
+}
+
+/// What the operator says of one endpoint. A value that is absent is the policy's proposal, else the upstream's default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EndpointOverride {
+    /// The endpoint's name.
+    pub name: String,
+    /// The method, for an endpoint that the policy does not describe.
+    pub method: Option<http::Method>,
+    /// The URI template, for an endpoint that the policy does not describe.
+    pub path: Option<String>,
+    /// The limit on one attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// The limit on the whole request.
+    pub deadline: Option<Duration>,
+    /// Retrying.
+    pub retry: Option<retry::Settings>,
+    /// The retry budget.
+    pub budget: Option<retry::budget::Settings>,
+    /// The circuit breaker; `Some(None)` to do without.
+    pub breaker: Option<Option<breaker::Settings>>,
+    /// Rate limits.
+    pub limits: Option<Vec<Quota>>,
+    /// Attempts under way at once.
+    pub concurrency: Option<usize>,
+    /// The group.
+    pub group: Option<String>,
+    /// Whether the policy is trusted to settle unknown writes.
+    pub settle: Option<bool>,
+    /// What a request may do.
+    pub effect: Option<Effect>,
+}

@@ -1,0 +1,33 @@
+//! Idempotency keys: what a record goes through, and what a second request with the same key gets.
+
+use std::time::Duration;
+
+/// How keys are honoured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a record is kept after it was finished. Default 24 h, as payment APIs have it.
+    pub keep: Duration,
+    /// How long an owner holds a record before it counts as crashed. At least the deadline; default 150 s.
+    pub lock: Duration,
+    /// The largest request body that a keyed request may have. Default 1 MiB.
+    pub max_request_bytes: usize,
+    /// The largest response body that is kept for replays. Default 1 MiB.
+    pub max_response_bytes: usize,
+    /// Records kept at most (memory state); the oldest finished ones go first. Default 100,000.
+    pub max_records: usize,
+    /// The request header that names the tenant; none: all callers are one. Its value is hashed. Default none.
+    pub tenant_header: Option<http::HeaderName>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(24 * 3600),
+            lock: Duration::from_secs(150),
+            max_request_bytes: 1 << 20,
+            max_response_bytes: 1 << 20,
+            max_records: 100_000,
+            tenant_header: None,
+        }
+    }
+}

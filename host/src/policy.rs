@@ -1,0 +1,3 @@
+//! Policies: WebAssembly components that judge outcomes. The only user of wasmtime.
+
+pub mod contract;
