@@ -4,6 +4,7 @@ pub mod breaker;
 pub mod clock;
 pub mod config;
 pub mod entropy;
+pub mod error;
 pub mod idempotency;
 pub mod policy;
 pub mod rate_limit;
