@@ -2,6 +2,7 @@
 
 use crate::{
     policy::contract::{Class, Failure},
+    rate_limit::Quota,
     upstream,
 };
 use bytes::Bytes;
@@ -147,6 +148,13 @@ pub enum Problem {
     Stopping,
 }
 
+fn quota_text(quota: Option<&Quota>) -> String {
+    match quota {
+        Some(quota) => format!("{} requests per {} ms", quota.requests, crate::clock::millis(quota.period)),
+        None => "nothing while the upstream wants fewer requests".to_owned(),
+    }
+}
+
 impl Problem {
     /// Status, type, title: the table.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
@@ -169,6 +177,7 @@ impl Problem {
             Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "request body broke off"),
             Self::BreakerOpen { .. } => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", "circuit breaker is open"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached"),
+            Self::BudgetExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up"),
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
