@@ -1,3 +1,139 @@
 //! Policies: WebAssembly components that judge outcomes. The only user of wasmtime.
+//!
+//! A [`Policy`] is one loaded generation: compiled, linked and described. [`Policy::decide`] is a synchronous call of
+//! microseconds, capped at five milliseconds; what it returns is validated here and clamped by [`crate::retry`].
 
+mod bindings;
+
+mod builtin;
 pub mod contract;
+mod convert;
+mod engine;
+mod load;
+
+pub use builtin::judge as builtin_judge;
+pub use engine::{Engine, EngineError};
+pub use load::{LoadError, Loading};
+
+use contract::{Attempt, Description, Outcome, Verdict};
+use load::Component;
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+
+/// A policy's identity: the SHA-256 of its component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of a component's bytes.
+    pub fn of(component: &[u8]) -> Self {
+        Self(Sha256::digest(component).into())
+    }
+
+    /// The first twelve hexadecimal digits, enough to tell generations apart in headers and logs.
+    pub fn short(&self) -> String {
+        use std::fmt::Write as _;
+        self.0.iter().take(6).fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// One loaded policy generation. Cheap to share; a request keeps the one it began with.
+#[derive(Debug)]
+pub struct Policy {
+    description: Description,
+    label: http::HeaderValue,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Builtin,
+    Component(Box<Component>),
+}
+
+/// How a policy failed to decide. The request falls back to the built-in policy.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The call ran over its time.
+    #[error("the policy ran longer than {cap_ms} ms; the call was stopped")]
+    Overran {
+        /// The cap in milliseconds.
+        cap_ms: u64,
+    },
+    /// The guest trapped, or returned more than the host takes.
+    #[error("the policy trapped")]
+    Trapped(#[source] wasmtime::Error),
+    /// No instance could be made.
+    #[error("no instance of the policy could be made")]
+    Instantiate(#[source] wasmtime::Error),
+    /// `configure` refused on a fresh instance what it took at load.
+    #[error("the policy refused its settings: {0}")]
+    Configure(String),
+    /// The verdict makes no sense.
+    #[error("the policy's verdict is invalid: {0}")]
+    Invalid(#[from] convert::InvalidVerdict),
+}
+
+impl Fault {
+    /// The name in headers, logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Overran { .. } => "overran",
+            Self::Trapped(_) => "trapped",
+            Self::Instantiate(_) => "instantiate",
+            Self::Configure(_) => "configure",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+}
+
+impl Policy {
+    /// The native policy: RFC 9110 for one catch-all endpoint.
+    pub fn builtin() -> Arc<Self> {
+        Arc::new(Self {
+            description: builtin::description(),
+            label: http::HeaderValue::from_static("builtin"),
+            kind: Kind::Builtin,
+        })
+    }
+
+    /// Compiles, links, describes and configures a component. Takes tens of milliseconds of both cores for a Rust policy:
+    /// call it off the request threads.
+    ///
+    /// # Errors
+    /// [`LoadError`] says which step refused the component, why, and what to do.
+    pub fn load(engine: &Engine, component: &[u8], loading: &Loading) -> Result<Arc<Self>, LoadError> {
+        let digest = Digest::of(component);
+        let (component, description) = Component::load(engine, component, loading)?;
+        let label = format!("{};digest={}", description.name, digest.short());
+        let label = http::HeaderValue::try_from(label).unwrap_or(http::HeaderValue::from_static("component"));
+        Ok(Arc::new(Self { description, label, kind: Kind::Component(Box::new(component)) }))
+    }
+
+    /// What the policy says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Name and digest, as the `triage-policy` response header has them.
+    pub fn label(&self) -> &http::HeaderValue {
+        &self.label
+    }
+
+    /// Judges an outcome. Synchronous: at most five milliseconds, normally microseconds.
+    ///
+    /// # Errors
+    /// [`Fault`] where the guest trapped, overran or returned nonsense; the caller falls back to [`builtin_judge`].
+    pub fn decide(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>) -> Result<Verdict, Fault> {
+        match &self.kind {
+            Kind::Builtin => Ok(builtin::judge(attempt, outcome)),
+            Kind::Component(component) => {
+                let interest = self.description.endpoints.get(attempt.endpoint).map(|endpoint| &endpoint.interest);
+                component.decide(attempt, outcome, interest)
+            }
+        }
+    }
+}

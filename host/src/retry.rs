@@ -1,6 +1,13 @@
 //! Retries: how far a verdict is followed.
+//!
+//! A policy proposes, [`clamp`] disposes: it alone decides whether a request is sent again, and it is a pure function. The
+//! first invariant lives here: an unsafe request goes out again only with proof that it was not processed, or on the word
+//! of a policy that the operator trusts to settle this endpoint.
 
 pub mod budget;
+mod clamp;
+
+pub use clamp::{Clamped, Facts, Limit, Seen, Step, clamp};
 
 use std::time::Duration;
 

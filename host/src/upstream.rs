@@ -1,6 +1,72 @@
 //! The upstream: one API behind the host. The only user of reqwest.
 
+mod classify;
+pub mod headers;
+mod http_client;
+mod resolve;
+
+pub use http_client::{HttpClient, TransportError};
+
+use crate::policy::contract::Failure;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode};
 use std::time::Duration;
+
+/// What bodies fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that streams, in either direction.
+pub type Body = http_body_util::combinators::BoxBody<Bytes, BoxError>;
+
+/// A body that is there already.
+pub fn full(bytes: Bytes) -> Body {
+    use http_body_util::BodyExt as _;
+    http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+/// A request to the upstream.
+#[derive(Debug)]
+pub struct Outbound {
+    /// The method.
+    pub method: Method,
+    /// Path and query below the upstream's base.
+    pub path_and_query: String,
+    /// The headers, cleaned of what is hop-by-hop.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: OutboundBody,
+    /// Whether a send may have an effect: such requests use young connections only.
+    pub guarded: bool,
+}
+
+/// A request body.
+#[derive(Debug)]
+pub enum OutboundBody {
+    /// In memory: may be sent again.
+    Bytes(Bytes),
+    /// Passed through: can be sent once.
+    Stream(Body),
+}
+
+/// An upstream's answer; its body still streams.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers as they came.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+}
+
+/// Sends one request, once. Implemented by [`HttpClient`] over sockets and by the emulator in process.
+///
+/// Dropping the future abandons the request; what was sent stays sent.
+pub trait Transport: Send + Sync + std::fmt::Debug {
+    /// Sends, and waits for the head of the answer.
+    fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>>;
+}
 
 /// How an upstream is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]

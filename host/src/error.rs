@@ -1,0 +1,242 @@
+//! Every refusal, as problem+json (RFC 9457): one exhaustive table.
+
+use crate::{
+    policy::contract::{Class, Failure},
+    upstream,
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+use std::time::Duration;
+
+/// The header that says whether anything of the request may have reached the upstream.
+pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
+/// The header that says what became of the request's effect.
+pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
+
+/// Why the host answers itself instead of passing an answer on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// No upstream is configured for it.
+    #[error("no upstream takes this host and path; the request must match one of the configured upstreams")]
+    NoUpstream,
+    /// The upstream has no such endpoint.
+    #[error(
+        "no endpoint of upstream {upstream} takes {method} on this path; add one in the configuration or the policy"
+    )]
+    NoEndpoint {
+        /// The upstream's name.
+        upstream: String,
+        /// The method.
+        method: String,
+    },
+    /// The path would be read differently by the upstream.
+    #[error(
+        "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
+    )]
+    PathNotPlain,
+    /// The deadline header makes no sense.
+    #[error("header {header} must be a whole number of milliseconds from 1; send one or leave it out")]
+    Deadline {
+        /// The header's name.
+        header: String,
+    },
+    /// The idempotency key is malformed.
+    #[error("{why}")]
+    Key {
+        /// What the key's parser says.
+        why: String,
+    },
+    /// The key was used for another request.
+    #[error(
+        "this idempotency key belongs to a request with another method, path or body; use a new key for a new request"
+    )]
+    KeyReused,
+    /// The first request with the key is still under way.
+    #[error("a request with this idempotency key is under way; ask again with the same key after the wait")]
+    InFlight {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The first answer was too large to keep.
+    #[error(
+        "the request with this key was answered {status}, but the answer had more than {limit_bytes} bytes and was not kept; it is not sent again"
+    )]
+    NotKept {
+        /// The first answer's status.
+        status: u16,
+        /// The cap.
+        limit_bytes: usize,
+    },
+    /// No room for another key.
+    #[error("the store holds as many live idempotency keys as it may; ask again after the wait")]
+    KeysFull,
+    /// A keyed body over the cap.
+    #[error("a request with an idempotency key may have at most {limit_bytes} body bytes; send less, or no key")]
+    BodyTooLarge {
+        /// The cap.
+        limit_bytes: usize,
+    },
+    /// The caller's body broke off.
+    #[error("the request's body broke off; send the request again")]
+    BodyBroken,
+    /// The breaker is open.
+    #[error("the circuit breaker of {endpoint} is open: {why}; ask again after the wait")]
+    BreakerOpen {
+        /// The endpoint's name.
+        endpoint: String,
+        /// What tripped it.
+        why: String,
+        /// When it is probed next.
+        retry_after: Duration,
+    },
+    /// A rate limit.
+    #[error(
+        "{endpoint} admits {requests} requests per {period_ms} ms, and a place within the deadline is not free; ask again after the wait"
+    )]
+    RateLimited {
+        /// The endpoint's name.
+        endpoint: String,
+        /// The quota's requests.
+        requests: u32,
+        /// The quota's period.
+        period_ms: u64,
+        /// When a place is free.
+        retry_after: Duration,
+    },
+    /// Too many at once.
+    #[error("{endpoint} has {limit} requests under way, as many as it may; ask again after the wait")]
+    Concurrency {
+        /// The endpoint's name.
+        endpoint: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The deadline passed before anything was sent.
+    #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
+    DeadlineBeforeSend,
+    /// The upstream sleeps and did not wake up.
+    #[error("the upstream did not wake up in time; nothing was sent: ask again after the wait")]
+    Asleep,
+    /// The store cannot be asked.
+    #[error("the state store did not answer, and a write without it might be repeated; ask again after the wait")]
+    StoreUnavailable,
+    /// The effect of a write is unknown.
+    #[error(
+        "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled"
+    )]
+    EffectUnknown,
+    /// A probe showed that the write did not, and now cannot, take effect as asked.
+    #[error(
+        "a look at the upstream showed that the request did not take effect ({class}); correct what stands there, then send it again"
+    )]
+    NotInEffect {
+        /// The class.
+        class: &'static str,
+    },
+    /// No answer, and nothing was done.
+    #[error("the upstream gave no answer ({kind}); ask again later")]
+    UpstreamFailed {
+        /// The last failure.
+        failure: Failure,
+        /// Its kind's name.
+        kind: &'static str,
+    },
+    /// The host itself ended.
+    #[error("the host is stopping; send the request to another host")]
+    Stopping,
+}
+
+impl Problem {
+    /// Status, type, title: the table.
+    fn row(&self) -> (StatusCode, &'static str, &'static str) {
+        use crate::policy::contract::FailureKind as Kind;
+        match self {
+            Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
+            Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
+            Self::PathNotPlain => (StatusCode::BAD_REQUEST, "path-not-plain", "path is ambiguous"),
+            Self::Deadline { .. } => (StatusCode::BAD_REQUEST, "deadline-malformed", "deadline is malformed"),
+            Self::Key { .. } => (StatusCode::BAD_REQUEST, "key-malformed", "idempotency key is malformed"),
+            Self::KeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "idempotency key was used for another request")
+            }
+            Self::InFlight { .. } => (StatusCode::CONFLICT, "in-flight", "the first request is under way"),
+            Self::NotKept { .. } => (StatusCode::CONFLICT, "answer-not-kept", "the first answer was too large to keep"),
+            Self::KeysFull => (StatusCode::SERVICE_UNAVAILABLE, "keys-full", "no room for another idempotency key"),
+            Self::BodyTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "body is too large for a keyed request")
+            }
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "request body broke off"),
+            Self::BreakerOpen { .. } => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", "circuit breaker is open"),
+            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached"),
+            Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
+            Self::DeadlineBeforeSend => {
+                (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
+            }
+            Self::Asleep => (StatusCode::SERVICE_UNAVAILABLE, "upstream-asleep", "upstream did not wake up"),
+            Self::StoreUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "state store is unavailable")
+            }
+            Self::EffectUnknown => (StatusCode::GATEWAY_TIMEOUT, "effect-unknown", "effect is unknown"),
+            Self::NotInEffect { .. } => (StatusCode::CONFLICT, "not-in-effect", "the request did not take effect"),
+            Self::UpstreamFailed { failure, .. } => match failure.kind {
+                Kind::Timeout | Kind::ConnectTimeout => {
+                    (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout", "upstream did not answer in time")
+                }
+                _ if failure.sent => (StatusCode::BAD_GATEWAY, "upstream-failed", "upstream failed"),
+                _ => (StatusCode::BAD_GATEWAY, "upstream-unreachable", "upstream cannot be reached"),
+            },
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "host is stopping"),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InFlight { retry_after }
+            | Self::BreakerOpen { retry_after, .. }
+            | Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable | Self::Stopping => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Asleep => Some(Duration::from_secs(10)),
+            _ => None,
+        }
+    }
+
+    /// Whether anything of the request may have been sent.
+    pub fn sent(&self) -> bool {
+        match self {
+            Self::EffectUnknown | Self::NotInEffect { .. } | Self::NotKept { .. } | Self::InFlight { .. } => true,
+            Self::UpstreamFailed { failure, .. } => failure.sent,
+            _ => false,
+        }
+    }
+
+    /// The answer: problem+json, `Retry-After` in whole seconds rounded up, and whether anything was sent.
+    pub fn into_response(self) -> Response<upstream::Body> {
+        let (status, kind, title) = self.row();
+        let mut body = json!({
+            "type": format!("urn:triage:problem:{kind}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+        });
+        let wait = self.retry_after();
+        if let Some(wait) = wait {
+            body["retry_after_ms"] = crate::clock::millis(wait).into();
+        }
+        let mut response = Response::new(upstream::full(Bytes::from(body.to_string())));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = wait {
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+        }
+        headers.insert(SENT, HeaderValue::from_static(if self.sent() { "maybe" } else { "no" }));
+        if self == Self::EffectUnknown {
+            headers.insert(VERDICT, HeaderValue::from_static(Class::Unknown.name()));
+        }
+        response
+    }
+}

@@ -1,0 +1,222 @@
+//! From a component's bytes to a linked policy, and the call into it.
+
+use super::{
+    Fault,
+    bindings::PolicyPre,
+    contract::{Attempt, Description, Interest, Outcome, Verdict},
+    convert::{self, InvalidDescription},
+    engine::{Engine, MEMORY_BYTES},
+};
+use parking_lot::Mutex;
+use wasmtime::{
+    Store, StoreLimits, StoreLimitsBuilder, Trap,
+    component::{Linker, types::ComponentItem},
+};
+
+/// The cap on one decision, in epochs of a millisecond.
+const DECIDE_MS: u64 = 5;
+/// The cap on `describe` and on `configure` at load.
+const LOAD_MS: u64 = 100;
+/// The bytes that a guest may hand over in one call: an answer of 1 MiB and its headers.
+const LIFTED_BYTES: usize = 2 << 20;
+/// The largest component that is looked at: a Python policy has 18 MB.
+const COMPONENT_BYTES: usize = 64 << 20;
+/// How many calls a reused instance serves before a fresh one takes its place.
+const REUSED_CALLS: u32 = 10_000;
+/// Warm instances kept with `reused` isolation.
+const WARM: usize = 16;
+
+/// How a component is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct Loading {
+    /// The operator's JSON settings for `configure`; empty means `{}`.
+    pub settings: String,
+    /// Whether one instance serves many requests. Faster, but what a guest remembers then leaks between requests.
+    pub reuse_instances: bool,
+}
+
+/// Why a component was refused, by step.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Larger than anything sensible.
+    #[error("the component has {bytes} bytes; at most {} are loaded: strip it", COMPONENT_BYTES)]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A core module.
+    #[error("the file is a core WebAssembly module; it must be a component: build it with `triage policy build`")]
+    CoreModule,
+    /// Native code.
+    #[error("the file is precompiled native code; it must be a component: the host compiles it itself")]
+    Precompiled,
+    /// Not WebAssembly at all, or broken off.
+    #[error(
+        "the file is no valid WebAssembly component; it must be a whole one: build it again with `triage policy build`"
+    )]
+    Invalid(#[source] wasmtime::Error),
+    /// It wants what the host does not offer.
+    #[error("the component imports {}; a policy may import nothing: build it for wasm32-unknown-unknown", .missing.join(", "))]
+    Imports {
+        /// Every import, by name.
+        missing: Vec<String>,
+    },
+    /// The exports are not those of the world.
+    #[error(
+        "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as in wit/"
+    )]
+    World(#[source] wasmtime::Error),
+    /// A call at load trapped or overran.
+    #[error("the policy failed in `{call}`; it must answer within {} ms", LOAD_MS)]
+    Call {
+        /// Which function.
+        call: &'static str,
+        /// The trap.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// The description is wrong.
+    #[error("the policy's description is refused: {0}")]
+    Description(#[from] InvalidDescription),
+    /// `configure` said no.
+    #[error("the policy refused its settings: {0}; correct `policy_settings`")]
+    Settings(String),
+}
+
+/// A compiled and linked component.
+pub(super) struct Component {
+    engine: wasmtime::Engine,
+    pre: PolicyPre<StoreLimits>,
+    settings: String,
+    warm: Option<Mutex<Vec<Instance>>>,
+}
+
+impl std::fmt::Debug for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Component")
+    }
+}
+
+struct Instance {
+    store: Store<StoreLimits>,
+    guest: super::bindings::Policy,
+    calls: u32,
+}
+
+impl Component {
+    pub(super) fn load(engine: &Engine, bytes: &[u8], loading: &Loading) -> Result<(Self, Description), LoadError> {
+        let engine = engine.wasmtime();
+        if bytes.len() > COMPONENT_BYTES {
+            return Err(LoadError::TooLarge { bytes: bytes.len() });
+        }
+        if bytes.starts_with(b"\x7fELF") {
+            return Err(LoadError::Precompiled);
+        }
+        if bytes.starts_with(b"\0asm\x01\0\0\0") {
+            return Err(LoadError::CoreModule);
+        }
+        let component = wasmtime::component::Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?;
+        let missing = imports(engine, &component);
+        if !missing.is_empty() {
+            return Err(LoadError::Imports { missing });
+        }
+        let linked = Linker::new(engine).instantiate_pre(&component).map_err(LoadError::World)?;
+        let pre = PolicyPre::new(linked).map_err(LoadError::World)?;
+        let settings = if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() };
+        let warm = loading.reuse_instances.then(Mutex::default);
+        let loaded = Self { engine: engine.clone(), pre, settings, warm };
+        let description = loaded.describe()?;
+        Ok((loaded, description))
+    }
+
+    fn describe(&self) -> Result<Description, LoadError> {
+        let call = |call| move |source| LoadError::Call { call, source };
+        let mut store = self.store(LOAD_MS);
+        let guest = self.pre.instantiate(&mut store).map_err(call("start"))?;
+        let described = guest.call_describe(&mut store).map_err(call("describe"))?;
+        let description = convert::description(described)?;
+        store.set_epoch_deadline(LOAD_MS);
+        guest
+            .call_configure(&mut store, &self.settings)
+            .map_err(call("configure"))?
+            .map_err(|refusal| LoadError::Settings(convert::short(&refusal, 1000)))?;
+        Ok(description)
+    }
+
+    fn store(&self, deadline_ms: u64) -> Store<StoreLimits> {
+        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).memories(1).tables(4).instances(4).build();
+        let mut store = Store::new(&self.engine, limits);
+        store.limiter(|limits| limits);
+        store.set_hostcall_fuel(LIFTED_BYTES);
+        store.set_epoch_deadline(deadline_ms);
+        store
+    }
+
+    fn fresh(&self) -> Result<Instance, Fault> {
+        let mut store = self.store(DECIDE_MS + 1);
+        let guest = self.pre.instantiate(&mut store).map_err(Fault::Instantiate)?;
+        guest
+            .call_configure(&mut store, &self.settings)
+            .map_err(fault)?
+            .map_err(|refusal| Fault::Configure(convert::short(&refusal, 200)))?;
+        Ok(Instance { store, guest, calls: 0 })
+    }
+
+    pub(super) fn decide(
+        &self,
+        attempt: &Attempt<'_>,
+        outcome: &Outcome<'_>,
+        interest: Option<&Interest>,
+    ) -> Result<Verdict, Fault> {
+        let warm = self.warm.as_ref().and_then(|warm| warm.lock().pop());
+        let mut instance = match warm {
+            Some(instance) => instance,
+            None => self.fresh()?,
+        };
+        let Instance { store, guest, calls } = &mut instance;
+        // One more than the cap: the epoch may turn right after the call began.
+        store.set_epoch_deadline(DECIDE_MS + 1);
+        store.set_hostcall_fuel(LIFTED_BYTES);
+        let lifted = convert::lowered(attempt, outcome, interest, |attempt, outcome| {
+            guest.call_decide(&mut *store, attempt, outcome).map_err(fault)
+        })?;
+        *calls += 1;
+        // Only an instance that answered comes back: one that trapped is in no known state.
+        if let Some(warm) = &self.warm
+            && *calls < REUSED_CALLS
+        {
+            let mut warm = warm.lock();
+            if warm.len() < WARM {
+                warm.push(instance);
+            }
+        }
+        Ok(convert::verdict(lifted)?)
+    }
+}
+
+fn fault(error: wasmtime::Error) -> Fault {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => Fault::Overran { cap_ms: DECIDE_MS },
+        _ => Fault::Trapped(error),
+    }
+}
+
+/// Every function or resource that the component imports; an interface of types alone is no import.
+fn imports(engine: &wasmtime::Engine, component: &wasmtime::component::Component) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, item) in component.component_type().imports(engine) {
+        match item.ty {
+            ComponentItem::ComponentInstance(instance) => {
+                for (function, item) in instance.exports(engine) {
+                    if !matches!(item.ty, ComponentItem::Type(_)) {
+                        missing.push(format!("{name}#{function}"));
+                    }
+                }
+            }
+            ComponentItem::Type(_) => {}
+            _ => missing.push(name.to_owned()),
+        }
+    }
+    missing.truncate(64);
+    missing
+}

@@ -1,0 +1,238 @@
+//! The verdict, clamped.
+
+use super::Settings;
+use crate::policy::contract::{Class, Effect, Next, Probe, Purpose, Replacement, Verdict};
+use std::time::Duration;
+
+/// Probes that one request may make: enough to look early and often until `commit-within`, few enough to bound a hostile guest.
+const PROBES: u32 = 40;
+
+/// What the host itself saw of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// No byte left the host, or the upstream said by protocol that it did not look at the request.
+    NotSent,
+    /// An answer with this status.
+    Status(u16),
+    /// No answer, though the request may have arrived.
+    Lost,
+}
+
+/// All that a clamp depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The strictest of method, policy and configuration.
+    pub effect: Effect,
+    /// Whether the operator trusts the policy to settle unknown writes here.
+    pub granted: bool,
+    /// Whose outcome it is.
+    pub purpose: Purpose,
+    /// What the host saw.
+    pub seen: Seen,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// Probes made so far.
+    pub probes: u32,
+    /// Whether an effect of this request is unknown from before this outcome.
+    pub unsettled: bool,
+    /// Whether the body can be sent again.
+    pub repeatable: bool,
+    /// Since the last byte that may have been sent.
+    pub sent_ago: Option<Duration>,
+    /// How late the upstream may still apply the request; none: it is never settled by absence.
+    pub commit_within: Option<Duration>,
+    /// Until the deadline.
+    pub remaining: Duration,
+    /// What a further attempt needs: an attempt that cannot fit is not made.
+    pub attempt_needs: Duration,
+    /// The wait that the upstream asked for.
+    pub hint: Option<Duration>,
+}
+
+/// What happens next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The caller gets what came, or for a probe's outcome what came before it.
+    Deliver,
+    /// The request is sent again after the delay.
+    Retry(Duration),
+    /// The probe is made.
+    Verify(Probe),
+    /// The caller gets this answer.
+    Replace(Replacement),
+    /// The effect stays unknown: the caller is told so.
+    Unsettled,
+}
+
+/// Why a verdict was not followed as given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// No attempts left.
+    Attempts,
+    /// The next attempt would not fit before the deadline.
+    Deadline,
+    /// An unsafe request may have been processed, and nothing proves that it was not.
+    Effect,
+    /// The body was streamed and is gone.
+    Body,
+    /// The policy is not trusted to settle this endpoint.
+    Grant,
+    /// Too many probes.
+    Probes,
+    /// Absence was claimed before the upstream's time to commit had passed.
+    TooEarly,
+}
+
+impl Limit {
+    /// The name in headers and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Deadline => "deadline",
+            Self::Effect => "effect",
+            Self::Body => "body",
+            Self::Grant => "grant",
+            Self::Probes => "probes",
+            Self::TooEarly => "too-early",
+        }
+    }
+}
+
+/// A verdict as the host follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clamped {
+    /// The class that the host believes.
+    pub class: Class,
+    /// What happens next.
+    pub step: Step,
+    /// Where the host went another way than the policy said.
+    pub limit: Option<Limit>,
+}
+
+/// Clamps a verdict.
+pub fn clamp(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
+    let asked_for_wait = facts.hint.max(verdict.pause);
+    let class = believed(verdict.class, facts);
+    let refuse = |limit| Clamped { class, step: given_up(class, facts), limit: Some(limit) };
+    match verdict.next {
+        Next::Deliver => Clamped { class, step: given_up(class, facts), limit: None },
+        Next::Replace(answer) => {
+            if facts.effect != Effect::Safe && !facts.granted {
+                return refuse(Limit::Grant);
+            }
+            Clamped { class, step: Step::Replace(answer), limit: None }
+        }
+        Next::Verify(mut probe) => {
+            if !facts.granted || facts.effect == Effect::Safe {
+                return refuse(Limit::Grant);
+            }
+            if facts.probes >= PROBES {
+                return refuse(Limit::Probes);
+            }
+            // A probe is never held back to the last moment: one look right away beats one that the deadline cuts off.
+            probe.delay = probe.delay.min(settings.max_wait);
+            if probe.delay >= facts.remaining {
+                return refuse(Limit::Deadline);
+            }
+            Clamped { class, step: Step::Verify(probe), limit: None }
+        }
+        Next::Retry(wished) => {
+            if let Err(limit) = may_send_again(class, facts) {
+                return refuse(limit);
+            }
+            if !facts.repeatable {
+                return refuse(Limit::Body);
+            }
+            if facts.attempts >= settings.max_attempts {
+                return refuse(Limit::Attempts);
+            }
+            let delay = match asked_for_wait {
+                // Never shorter than asked: a wait that does not fit ends the request instead.
+                Some(hint) => wished.max(hint),
+                None => wished.clamp(settings.min_wait.min(settings.max_wait), settings.max_wait),
+            };
+            if delay.saturating_add(facts.attempt_needs) > facts.remaining {
+                return refuse(Limit::Deadline);
+            }
+            Clamped { class, step: Step::Retry(delay), limit: None }
+        }
+    }
+}
+
+/// The host's own proof that the attempt was not processed (invariant 1).
+fn proof(class: Class, facts: &Facts) -> bool {
+    facts.purpose == Purpose::Request
+        && match facts.seen {
+            Seen::NotSent => true,
+            Seen::Status(425) => matches!(class, Class::NotApplied | Class::Throttled),
+            Seen::Status(429) => matches!(class, Class::NotApplied | Class::Throttled),
+            Seen::Status(_) | Seen::Lost => false,
+        }
+}
+
+/// The class that the host believes. Without a grant, an unsafe request's class is what the host can prove, else unknown:
+/// otherwise a guest that lies "not applied" would free the idempotency key for a second send.
+fn believed(class: Class, facts: &Facts) -> Class {
+    if facts.effect != Effect::Unsafe {
+        return class;
+    }
+    if facts.granted {
+        // One look that came too early, or a send that was not the unknown one, does not settle it.
+        let settles_by_absence =
+            facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled);
+        let early = settles_by_absence && !absence_counts(facts);
+        let other_attempt = facts.unsettled
+            && facts.purpose == Purpose::Request
+            && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
+        return if early || other_attempt { Class::Unknown } else { class };
+    }
+    if facts.unsettled {
+        return Class::Unknown;
+    }
+    match (class, facts.seen) {
+        _ if proof(class, facts) => class,
+        (Class::Applied, Seen::Status(200..=399)) => Class::Applied,
+        (Class::Rejected, Seen::Status(status @ 400..=499)) if !matches!(status, 408 | 425 | 429 | 499) => {
+            Class::Rejected
+        }
+        _ => Class::Unknown,
+    }
+}
+
+/// Whether finding nothing means that nothing will come.
+fn absence_counts(facts: &Facts) -> bool {
+    match (facts.commit_within, facts.sent_ago) {
+        (Some(within), Some(ago)) => ago >= within,
+        // Nothing of this request was ever sent.
+        (Some(_), None) => !facts.unsettled,
+        (None, _) => false,
+    }
+}
+
+fn may_send_again(class: Class, facts: &Facts) -> Result<(), Limit> {
+    if facts.effect != Effect::Unsafe {
+        return Ok(());
+    }
+    match (facts.granted, facts.purpose) {
+        (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
+        (true, Purpose::Probe) => Err(Limit::TooEarly),
+        (true, Purpose::Request) if facts.unsettled && class == Class::Unknown && facts.seen == Seen::NotSent => {
+            Err(Limit::Effect)
+        }
+        (true, Purpose::Request) => Ok(()),
+        (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
+        (false, _) => Err(Limit::Effect),
+    }
+}
+
+/// What the caller gets when nothing more is done.
+fn given_up(class: Class, facts: &Facts) -> Step {
+    let unsafe_unknown = facts.effect == Effect::Unsafe && class == Class::Unknown;
+    // An upstream's own answer is passed on, marked unknown; where there is none, the host says so itself.
+    if unsafe_unknown && (facts.purpose == Purpose::Probe || facts.unsettled || !matches!(facts.seen, Seen::Status(_)))
+    {
+        Step::Unsettled
+    } else {
+        Step::Deliver
+    }
+}

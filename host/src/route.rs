@@ -1,0 +1,135 @@
+//! Routes: from a request to its upstream and endpoint.
+
+use http::Method;
+use std::collections::BTreeMap;
+
+/// Why a router could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// A template is malformed or overlaps another in a way that cannot be told apart.
+    #[error("endpoint path {path:?} cannot be routed: {why}; use templates such as /hospitals/{{id}}")]
+    Template {
+        /// The template.
+        path: String,
+        /// matchit's reason.
+        why: String,
+    },
+}
+
+/// One upstream's endpoints by path and method.
+#[derive(Debug, Default)]
+pub struct Router {
+    paths: matchit::Router<Slot>,
+    /// The slot of `/{*rest}`, for methods that a more exact template does not name.
+    rest: Slot,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Slot {
+    by_method: Vec<(Method, usize)>,
+    any: Option<usize>,
+}
+
+impl Slot {
+    fn find(&self, method: &Method) -> Option<usize> {
+        self.by_method.iter().find(|(named, _)| named == method).map(|(_, endpoint)| *endpoint).or(self.any)
+    }
+}
+
+impl Router {
+    /// Builds a router over `(method, template)` pairs; an endpoint's index is its place among them.
+    ///
+    /// # Errors
+    /// [`RouteError`] names the template that cannot be routed.
+    pub fn new<'a>(endpoints: impl Iterator<Item = (Option<&'a Method>, &'a str)>) -> Result<Self, RouteError> {
+        let mut slots: BTreeMap<&str, Slot> = BTreeMap::new();
+        for (index, (method, path)) in endpoints.enumerate() {
+            let slot = slots.entry(path).or_default();
+            match method {
+                // The first one described wins: a policy lists its exact endpoints before its general ones.
+                Some(method) if slot.by_method.iter().all(|(named, _)| named != method) => {
+                    slot.by_method.push((method.clone(), index));
+                }
+                None if slot.any.is_none() => slot.any = Some(index),
+                _ => {}
+            }
+        }
+        let mut router = Self::default();
+        if let Some(rest) = slots.get("/{*rest}") {
+            router.rest = rest.clone();
+        }
+        for (path, slot) in slots {
+            let failed =
+                |error: matchit::InsertError| RouteError::Template { path: path.to_owned(), why: error.to_string() };
+            router.paths.insert(path, slot).map_err(failed)?;
+        }
+        Ok(router)
+    }
+
+    /// The endpoint of a request, if there is one.
+    pub fn find(&self, method: &Method, path: &str) -> Option<usize> {
+        let exact = self.paths.at(path).ok().and_then(|found| found.value.find(method));
+        exact.or_else(|| self.rest.find(method))
+    }
+}
+
+/// Whether a path is free of dot segments, plain or encoded. URL parsers resolve them, so that the upstream would see
+/// another path than the one that was routed.
+pub fn is_plain(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.contains('\\')
+        && path.split('/').all(|segment| {
+            let dots = segment.len() <= 6 && {
+                let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
+                decoded == "." || decoded == ".."
+            };
+            !dots
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn exact_templates_go_before_general_ones() {
+        let get = Method::GET;
+        let post = Method::POST;
+        let endpoints: Vec<(Option<&Method>, &str)> = vec![
+            (Some(&get), "/"),
+            (Some(&post), "/hospitals/"),
+            (Some(&get), "/hospitals/{id}"),
+            (Some(&get), "/hospitals/batch/{batch}"),
+            (None, "/{*rest}"),
+        ];
+        let router = Router::new(endpoints.into_iter()).unwrap();
+        for (method, path, expected) in [
+            ("GET", "/", Some(0)),
+            ("POST", "/", Some(4)),
+            ("POST", "/hospitals/", Some(1)),
+            ("GET", "/hospitals/7", Some(2)),
+            ("GET", "/hospitals/batch/x", Some(3)),
+            ("DELETE", "/hospitals/7", Some(4)),
+            ("POST", "/batches/1/activate", Some(4)),
+        ] {
+            assert_eq!(router.find(&method.parse().unwrap(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_not_plain() {
+        for (path, plain) in [
+            ("/a/b", true),
+            ("/a/../b", false),
+            ("/a/%2e%2E/b", false),
+            ("/a/.%2e", false),
+            ("/./a", false),
+            ("/a/..b", true),
+            ("/a\\..\\b", false),
+            ("*", false),
+        ] {
+            assert_eq!(is_plain(path), plain, "{path}");
+        }
+    }
+}

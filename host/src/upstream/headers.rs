@@ -1,0 +1,157 @@
+//! Header rules of a proxy: what is hop-by-hop is taken off, who forwarded is put on (RFC 9110 section 7.6, RFC 7239).
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA},
+};
+use std::{net::IpAddr, time::Duration};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const VIA_TRIAGE: HeaderValue = HeaderValue::from_static("1.1 triage");
+
+/// Takes off what concerns one connection only, and whatever `Connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// The caller, as forwarding headers name it. Made once for each connection.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    address: HeaderValue,
+    forwarded: HeaderValue,
+    proto: HeaderValue,
+}
+
+impl Caller {
+    /// Names a caller by its address and the scheme it used.
+    pub fn new(address: IpAddr, scheme: &'static str) -> Self {
+        let node = match address {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
+        Self {
+            address: value(address.to_string()),
+            forwarded: value(format!("for={node};proto={scheme}")),
+            proto: HeaderValue::from_static(scheme),
+        }
+    }
+}
+
+/// Turns a caller's headers into the upstream's: hop-by-hop off, forwarding on, the host left to the client.
+pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
+    strip_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    headers.append(FORWARDED, caller.forwarded.clone());
+    headers.append(FORWARDED_FOR, caller.address.clone());
+    headers.entry(FORWARDED_PROTO).or_insert_with(|| caller.proto.clone());
+    if let Some(host) = headers.remove(HOST) {
+        headers.entry(FORWARDED_HOST).or_insert(host);
+    }
+    headers.append(VIA, VIA_TRIAGE);
+}
+
+/// Turns an upstream's headers into the caller's. Only the host speaks of itself in `triage-` headers.
+pub fn to_caller(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    let forged: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("triage-")).cloned().collect();
+    for name in forged {
+        headers.remove(name);
+    }
+    headers.append(VIA, VIA_TRIAGE);
+}
+
+/// The wait that `Retry-After` asks for, in seconds or as an HTTP-date against `now_unix_ms` (RFC 9110 section 10.2.3).
+pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
+    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+    }
+    let at = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(at.saturating_sub(Duration::from_millis(now_unix_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn connection_and_what_it_names_are_taken_off() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn forwarding_headers_are_appended_and_the_host_moves() {
+        let mut headers = map(&[("host", "triage.local"), ("x-forwarded-for", "10.0.0.1")]);
+        to_upstream(&mut headers, &Caller::new("192.0.2.7".parse().unwrap(), "http"));
+        let all: Vec<_> = headers.get_all("x-forwarded-for").iter().map(|v| v.to_str().unwrap()).collect();
+        assert_eq!(all, ["10.0.0.1", "192.0.2.7"]);
+        assert_eq!(headers["x-forwarded-host"], "triage.local");
+        assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=http");
+        assert_eq!(headers["via"], "1.1 triage");
+        assert!(!headers.contains_key("host"));
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_for_the_host() {
+        let mut headers = map(&[("triage-verdict", "applied"), ("content-type", "text/plain")]);
+        to_caller(&mut headers);
+        assert_eq!(headers, map(&[("content-type", "text/plain"), ("via", "1.1 triage")]));
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let now = 1_767_225_600_000;
+        for (value, expected) in [
+            ("7", Some(7)),
+            ("0", Some(0)),
+            ("99999999999999999999", Some(u64::from(u32::MAX))),
+            ("Thu, 01 Jan 2026 00:00:10 GMT", Some(10)),
+            ("Thu, 01 Jan 2025 00:00:10 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            let headers = map(&[("retry-after", value)]);
+            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "Retry-After: {value}");
+        }
+    }
+}
