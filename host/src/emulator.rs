@@ -2,7 +2,7 @@
 //!
 //! It answers as the real one does (a `FastAPI` server with everything in memory): same statuses, same bodies, a create that
 //! takes 5 s, limits per minute, a pool of 40 handlers, and the same races. Faults strike on demand ([`Faults`]) and can be
-//! changed while it runs. There are two ways in, over one core: in-process ([`Emulator::handle`], under paused time too)
+//! changed while it runs. There are two ways in, over one core: in-process ([`Emulator::handle`] and [`InProcess`], under paused time too)
 //! and by sockets ([`Emulator::serve`]).
 //!
 //! ```
@@ -21,6 +21,7 @@ mod answer;
 mod call;
 mod directory;
 mod fault;
+mod in_process;
 mod perform;
 mod record;
 mod sleep;
@@ -33,6 +34,7 @@ mod window;
 pub use call::Call;
 pub use directory::{BATCH_CAP, Draft, Hospital};
 pub use fault::{Fault, Faults, When};
+pub use in_process::InProcess;
 pub use record::Arrival;
 pub use sleep::{ColdStart, Meanwhile};
 

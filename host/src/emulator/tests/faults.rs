@@ -183,3 +183,32 @@ proptest! {
         prop_assert!(matches!(reply, Reply::Answer(_)), "{reply:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn in_process_faults_are_the_failures_of_sockets() {
+    use crate::{
+        emulator::InProcess,
+        policy::contract::{Failure, FailureKind},
+        upstream::{Outbound, OutboundBody, Transport as _},
+    };
+    use http_body_util::BodyExt as _;
+
+    let emulator = Emulator::new(Options::immediate());
+    let transport = InProcess(emulator.clone());
+    let send = || {
+        let Request { method, path_and_query, headers, body, .. } = create("A", None);
+        let body = OutboundBody::Bytes(body);
+        transport.send(Outbound { method, path_and_query, headers, body, guarded: true })
+    };
+    let answer = send().await.unwrap();
+    assert_eq!((answer.status, answer.body.collect().await.is_ok()), (StatusCode::OK, true));
+    emulator.set_faults(always(Fault::CutShort));
+    assert!(send().await.unwrap().body.collect().await.is_err());
+    emulator.set_faults(always(Fault::ResetAfter));
+    assert_eq!(send().await.unwrap_err(), Failure { kind: FailureKind::Reset, sent: true });
+    emulator.set_faults(Faults::none().refuse(When::Always));
+    assert_eq!(send().await.unwrap_err(), Failure { kind: FailureKind::Connect, sent: false });
+    emulator.set_faults(always(Fault::StallAfter));
+    assert!(tokio::time::timeout(Duration::from_mins(10), send()).await.is_err());
+    assert_eq!(emulator.made(), 4);
+}
