@@ -5,10 +5,10 @@ use crate::{
     policy::contract::{Failure, FailureKind},
     upstream::{Body, BoxError, Inbound, Outbound, OutboundBody, Transport, full},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{future::BoxFuture, stream};
 use http::Response;
-use http_body_util::{BodyExt as _, Limited, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use std::{
     io,
@@ -28,10 +28,9 @@ impl Transport for InProcess {
         Box::pin(async move {
             let body = match request.body {
                 OutboundBody::Bytes(bytes) => bytes,
-                OutboundBody::Stream(body) => match Limited::new(body, MAX_BODY_BYTES).collect().await {
-                    Ok(body) => body.to_bytes(),
-                    Err(_) => return Err(Failure { kind: FailureKind::Send, sent: true }),
-                },
+                OutboundBody::Stream(body) => {
+                    collect(body).await.ok_or(Failure { kind: FailureKind::Send, sent: true })?
+                }
             };
             let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
             let Outbound { method, path_and_query, headers, .. } = request;
@@ -46,6 +45,20 @@ impl Transport for InProcess {
     }
 }
 
+/// The whole body; none if it breaks off or is too large.
+async fn collect(mut body: Body) -> Option<Bytes> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            whole.extend_from_slice(&data);
+        }
+        if whole.len() > MAX_BODY_BYTES {
+            return None;
+        }
+    }
+    Some(whole.freeze())
+}
+
 fn inbound(response: Response<Bytes>, body: impl FnOnce(Bytes) -> Body) -> Inbound {
     let (head, bytes) = response.into_parts();
     Inbound { status: head.status, headers: head.headers, body: body(bytes) }
@@ -54,5 +67,5 @@ fn inbound(response: Response<Bytes>, body: impl FnOnce(Bytes) -> Body) -> Inbou
 fn broken(body: &Bytes, sent: usize) -> Body {
     let reset: BoxError = Box::new(io::Error::from(io::ErrorKind::ConnectionReset));
     let part = Ok(Frame::data(body.slice(..sent.min(body.len()))));
-    BodyExt::boxed(StreamBody::new(stream::iter([part, Err(reset)])))
+    StreamBody::new(stream::iter([part, Err(reset)])).boxed()
 }
