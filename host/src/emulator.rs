@@ -1,0 +1,324 @@
+//! An emulator of the hospital directory API, for demonstrations, tests and newcomers: nobody has to burden the public server.
+//!
+//! It answers as the real one does (a `FastAPI` server with everything in memory): same statuses, same bodies, a create that
+//! takes 5 s, limits per minute, a pool of 40 handlers, and the same races. Faults strike on demand ([`Faults`]) and can be
+//! changed while it runs. There are two ways in, over one core: in-process ([`Emulator::handle`] and [`InProcess`], under paused time too)
+//! and by sockets ([`Emulator::serve`]).
+//!
+//! ```
+//! use triage::emulator::{Emulator, Options, Reply, Request};
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+//! # runtime.block_on(async {
+//! let emulator = Emulator::new(Options::default());
+//! let reply = emulator.handle(Request::post("/hospitals/", r#"{"name": "A", "address": "B"}"#)).await;
+//! assert!(matches!(reply, Reply::Answer(response) if response.status() == 200));
+//! assert_eq!(emulator.hospitals().len(), 1);
+//! # });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod answer;
+mod call;
+mod directory;
+mod fault;
+mod in_process;
+mod perform;
+mod record;
+mod sleep;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod window;
+
+pub use call::Call;
+pub use directory::{BATCH_CAP, Draft, Hospital};
+pub use fault::{Fault, Faults, When};
+pub use in_process::InProcess;
+pub use record::Arrival;
+pub use sleep::{ColdStart, Meanwhile};
+
+use crate::entropy::Entropy;
+use bytes::Bytes;
+use call::Route;
+use directory::Directory;
+use http::{HeaderMap, Method, Response, StatusCode};
+use parking_lot::Mutex;
+use record::Record;
+use sleep::{Entry, Sleeper};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+use window::Windows;
+
+/// How the emulator behaves when nothing goes wrong. The defaults are what was seen of the public server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The work of one create; it is committed at its end. Default 5 s.
+    pub create_delay: Duration,
+    /// How long the other calls take on their way. Default 0.3 s.
+    pub other_delay: Duration,
+    /// Requests handled at once; creates hold a handler through their delay. Default 40.
+    pub handlers: usize,
+    /// Hospitals kept; the oldest go first. Default 10,000.
+    pub capacity: usize,
+    /// The window of the rate limits; none: no limits. Default one minute.
+    pub limit_window: Option<Duration>,
+    /// Whether and how it sleeps. Default: always awake.
+    pub cold_start: Option<ColdStart>,
+    /// The date at the start, in milliseconds since 1970. Default 2026-01-01.
+    pub unix_ms: u64,
+    /// Chance, for the faults. Default: a fixed seed, so that runs repeat.
+    pub entropy: Entropy,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create_delay: Duration::from_secs(5),
+            other_delay: Duration::from_millis(300),
+            handlers: 40,
+            capacity: 10_000,
+            limit_window: Some(Duration::from_mins(1)),
+            cold_start: None,
+            unix_ms: 1_767_225_600_000,
+            entropy: Entropy::seeded(1),
+        }
+    }
+}
+
+impl Options {
+    /// No delays and no limits: for tests that count, not wait.
+    pub fn immediate() -> Self {
+        Self { create_delay: Duration::ZERO, other_delay: Duration::ZERO, limit_window: None, ..Self::default() }
+    }
+
+    /// All times divided by `factor` (0 counts as 1): for demonstrations.
+    #[must_use]
+    pub fn scaled_down(mut self, factor: u32) -> Self {
+        let factor = factor.max(1);
+        self.create_delay /= factor;
+        self.other_delay /= factor;
+        self.limit_window = self.limit_window.map(|window| window / factor);
+        self.cold_start =
+            self.cold_start.map(|cold| ColdStart { idle: cold.idle / factor, waking: cold.waking / factor, ..cold });
+        self
+    }
+}
+
+/// A request to the emulator.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The path, with the query if there is one.
+    pub path_and_query: String,
+    /// The header fields; only Content-Type is looked at.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The address that the limits count by.
+    pub client: IpAddr,
+}
+
+impl Request {
+    /// A request without headers, from this machine.
+    pub fn new(method: Method, path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { method, path_and_query: path_and_query.into(), headers: HeaderMap::new(), body: body.into(), client }
+    }
+
+    /// A GET.
+    pub fn get(path_and_query: impl Into<String>) -> Self {
+        Self::new(Method::GET, path_and_query, Bytes::new())
+    }
+
+    /// A POST of JSON.
+    pub fn post(path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self::new(Method::POST, path_and_query, body)
+    }
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub enum Reply {
+    /// An answer.
+    Answer(Response<Bytes>),
+    /// The head of this answer, this many bytes of its body, and a reset.
+    CutShort(Response<Bytes>, usize),
+    /// The connection is reset; nothing more comes.
+    Reset,
+    /// The connection was closed before a byte was read (in-process only; sockets do so at accept).
+    Refused,
+    /// Nothing comes, ever.
+    Stall,
+}
+
+/// The emulator; shared by `Arc`.
+#[derive(Debug)]
+pub struct Emulator {
+    options: Options,
+    started: Instant,
+    handlers: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    directory: Directory,
+    windows: Option<Windows>,
+    sleeper: Sleeper,
+    faults: Faults,
+    record: Record,
+    /// Counts restarts: work of an earlier process commits nothing.
+    process: u64,
+}
+
+impl Emulator {
+    /// An empty directory that starts now.
+    pub fn new(options: Options) -> Arc<Self> {
+        let started = Instant::now();
+        let state = State {
+            directory: Directory::new(options.capacity),
+            windows: options.limit_window.map(Windows::new),
+            sleeper: Sleeper::new(options.cold_start, started),
+            faults: Faults::none(),
+            record: Record::default(),
+            process: 0,
+        };
+        Arc::new(Self { handlers: Semaphore::new(options.handlers.max(1)), options, started, state: Mutex::new(state) })
+    }
+
+    /// Changes the faults from the next request on; their counters start at zero.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.lock().faults = faults;
+    }
+
+    /// The hospitals, in the order of their ids.
+    pub fn hospitals(&self) -> Vec<Hospital> {
+        self.state.lock().directory.all()
+    }
+
+    /// How many hospitals were ever made by the running process, deleted and forgotten ones too.
+    pub fn made(&self) -> u64 {
+        self.state.lock().directory.made()
+    }
+
+    /// How many hospitals are there beyond the first of each (batch, name, address, phone).
+    pub fn duplicates(&self) -> usize {
+        self.state.lock().directory.duplicates()
+    }
+
+    /// When which calls arrived, the oldest first (the newest 200,000 are kept). Refused connections never arrive.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.state.lock().record.arrivals()
+    }
+
+    /// The most arrivals of this call in any window of this length, wherever it begins.
+    pub fn most_within(&self, call: Call, window: Duration) -> usize {
+        self.state.lock().record.most_within(call, window)
+    }
+
+    /// How many requests a fault struck since the start.
+    pub fn faults_struck(&self) -> u64 {
+        self.state.lock().record.struck
+    }
+
+    /// Restarts the process: all is forgotten, ids begin at 1, work in flight ends in a reset.
+    pub fn restart(&self) {
+        self.state.lock().restart(self.options.capacity);
+    }
+
+    /// Puts a deployment with a cold start to sleep; without one nothing happens.
+    pub fn sleep(&self) {
+        self.state.lock().sleeper.sleep();
+    }
+
+    /// Handles one request in-process. Time is tokio's: under paused time the 5 s pass at once. Work that began is finished
+    /// whether or not the caller waits, as on the real server.
+    pub async fn handle(self: &Arc<Self>, request: Request) -> Reply {
+        if self.refuses() { Reply::Refused } else { self.answer(request).await }
+    }
+
+    fn refuses(&self) -> bool {
+        self.state.lock().faults.refuses(self.options.entropy.next())
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request) -> Reply {
+        let emulator = Arc::clone(self);
+        tokio::spawn(async move { emulator.process(&request).await }).await.unwrap_or(Reply::Reset)
+    }
+
+    async fn process(self: &Arc<Self>, request: &Request) -> Reply {
+        let entry = self.state.lock().enter(self.options.capacity);
+        match entry {
+            Entry::Answer(status) => return Reply::Answer(answer::failure(status)),
+            Entry::From(awake) => tokio::time::sleep_until(awake).await,
+            Entry::Open => {}
+        }
+        let (call, parameter) = match call::route(&request.method, &request.path_and_query) {
+            Route::Call(call, parameter) => (call, parameter),
+            Route::Answered(response) => return Reply::Answer(response),
+        };
+        let fault = self.state.lock().arrive(call, self.options.entropy.next());
+        match &fault {
+            Some(Fault::FailBefore(status)) => return Reply::Answer(answer::failure(*status)),
+            Some(Fault::ResetBefore) => return Reply::Reset,
+            Some(Fault::StallBefore) => return Reply::Stall,
+            Some(Fault::RateLimited(wait)) => return Reply::Answer(answer::rate_limited(call.limit(), *wait)),
+            _ => {}
+        }
+        let commit_after = match &fault {
+            Some(Fault::ResetThenCommit(range)) => Some(fault::within(range, self.options.entropy.next())),
+            _ => None,
+        };
+        let response = match validate::validate(call, parameter, request) {
+            Err(response) => *response,
+            Ok(operation) => match self.perform(call, operation, request.client, commit_after).await {
+                Some(response) => response,
+                None => return Reply::Reset,
+            },
+        };
+        spoil(response, fault.as_ref())
+    }
+}
+
+impl State {
+    fn enter(&mut self, capacity: usize) -> Entry {
+        let (entry, restarted) = self.sleeper.enter(Instant::now());
+        if restarted {
+            self.restart(capacity);
+        }
+        entry
+    }
+
+    fn restart(&mut self, capacity: usize) {
+        self.directory = Directory::new(capacity);
+        self.process += 1;
+    }
+
+    fn arrive(&mut self, call: Call, random: u64) -> Option<Fault> {
+        self.record.arrive(call, Instant::now());
+        let fault = self.faults.strike(call, random);
+        self.record.struck += u64::from(fault.is_some());
+        fault
+    }
+}
+
+/// What becomes of an answer whose work is done.
+fn spoil(response: Response<Bytes>, fault: Option<&Fault>) -> Reply {
+    let half = response.body().len() / 2;
+    match fault {
+        Some(Fault::FailAfter(status)) => Reply::Answer(answer::failure(*status)),
+        Some(Fault::ResetAfter | Fault::ResetThenCommit(_)) => Reply::Reset,
+        Some(Fault::StallAfter) => Reply::Stall,
+        Some(Fault::Unreadable) if response.status() == StatusCode::OK => {
+            Reply::Answer(response.map(|body| body.slice(..half)))
+        }
+        Some(Fault::CutShort) => Reply::CutShort(response, half),
+        _ => Reply::Answer(response),
+    }
+}
