@@ -8,7 +8,7 @@ use crate::{
     gate::{Ask, Permit, Recheck, Refusal},
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
-    policy::contract::{Class, Effect, Failure, FailureKind, Probe},
+    policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     upstream::{Body, Inbound, Outbound, OutboundBody},
 };
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 /// What is sent.
@@ -69,7 +69,7 @@ impl Exchange {
         let place = if is_request { self.place().await? } else { None };
         let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
         if is_request && permit.is_probe() && !self.is_well().await {
-            permit.report(crate::policy::contract::BreakerSignal::Failure, Duration::ZERO);
+            permit.report(BreakerSignal::Failure, Duration::ZERO);
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
         }
         let (outbound, limit) = match errand {

@@ -91,18 +91,22 @@ pub enum Problem {
         /// When it is probed next.
         retry_after: Duration,
     },
-    /// A rate limit.
-    #[error(
-        "{endpoint} admits {requests} requests per {period_ms} ms, and a place within the deadline is not free; ask again after the wait"
-    )]
+    /// A rate limit, or a pause that the upstream asked for.
+    #[error("{endpoint} admits {}, and no place is free within the deadline; ask again after the wait", quota_text(.quota.as_ref()))]
     RateLimited {
         /// The endpoint's name.
         endpoint: String,
-        /// The quota's requests.
-        requests: u32,
-        /// The quota's period.
-        period_ms: u64,
+        /// The quota that is used up; none for a pause.
+        quota: Option<Quota>,
         /// When a place is free.
+        retry_after: Duration,
+    },
+    /// Too many retries already.
+    #[error("the retry budget of {endpoint} is used up: retries are a share of traffic; ask again after the wait")]
+    BudgetExhausted {
+        /// The endpoint's name.
+        endpoint: String,
+        /// When a retry is affordable.
         retry_after: Duration,
     },
     /// Too many at once.
@@ -203,7 +207,8 @@ impl Problem {
         match self {
             Self::InFlight { retry_after }
             | Self::BreakerOpen { retry_after, .. }
-            | Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            | Self::RateLimited { retry_after, .. }
+            | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
             Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable | Self::Stopping => {
                 Some(Duration::from_secs(1))
             }

@@ -7,7 +7,7 @@
 
 mod answer;
 mod course;
-mod exchange;
+pub(crate) mod exchange;
 mod intake;
 mod keyed;
 mod wake;
@@ -22,7 +22,7 @@ use crate::{
     gate::Gates,
     policy::{Engine, contract::Effect},
     service::{Service, ServiceError},
-    store::Records,
+    idempotency::Records,
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{Request, Response};
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Entropy,
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) gates: Gates,
-    pub(crate) records: Records,
+    pub(crate) records: Arc<dyn Records>,
     pub(crate) detached: TaskTracker,
 }
 
@@ -93,7 +93,7 @@ impl Host {
             services.push(Arc::new(service));
         }
         let most = settings.upstreams.iter().map(|u| u.idempotency.max_records).max().unwrap_or(1);
-        let records = Records::memory(clock, most);
+        let records = store(clock, most);
         let shared = Shared { clock, entropy, services, gates, records, detached: TaskTracker::new() };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
@@ -173,3 +173,4 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
+fn store(_c: Clock, _m: usize) -> Arc<dyn Records> { todo!() }

@@ -11,10 +11,10 @@ use crate::{
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body::Frame;
-use http_body_util::{BodyDataStream, BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use tokio::time::timeout_at;
 
 /// How many attempts the request took.
@@ -53,12 +53,7 @@ impl Outgoing {
     pub(super) fn into_response(self, exchange: &Exchange, progress: &Progress) -> Response<Body> {
         let body = match self.rest {
             None => upstream::full(self.read),
-            Some(rest) if self.read.is_empty() => rest,
-            Some(rest) => {
-                let first = stream::iter([Ok(Frame::data(self.read))]);
-                let rest = BodyDataStream::new(rest).map(|data| data.map(Frame::data));
-                StreamBody::new(first.chain(rest)).boxed()
-            }
+            Some(rest) => upstream::prefixed(self.read, rest),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;

@@ -7,13 +7,12 @@ use crate::{
     policy::contract::Effect,
     route,
     service::Service,
-    upstream::{Body, headers},
+    upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Request, header::HOST, request::Parts};
-use http_body::{Body as _, Frame};
-use http_body_util::{BodyDataStream, BodyExt as _, StreamBody};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -46,7 +45,7 @@ impl Host {
         };
         let idempotency = &service.settings.idempotency;
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
-        head.headers.remove(crate::idempotency::MAYBE_SENT);
+        head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         headers::to_upstream(&mut head.headers, caller);
         let most = match key {
             Some(_) => idempotency.max_request_bytes,
@@ -152,9 +151,7 @@ async fn buffered(mut body: Body, most: usize) -> Result<RequestBody, Problem> {
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
         read.extend_from_slice(&data);
         if read.len() > most {
-            let first = stream::iter([Ok(Frame::data(read.freeze()))]);
-            let rest = BodyDataStream::new(body).map(|data| data.map(Frame::data));
-            return Ok(RequestBody::Stream(Some(StreamBody::new(first.chain(rest)).boxed())));
+            return Ok(RequestBody::Stream(Some(upstream::prefixed(read.freeze(), body))));
         }
     }
     Ok(RequestBody::Buffered(read.freeze()))
