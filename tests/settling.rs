@@ -88,7 +88,10 @@ async fn ten_thousand_creates_through_faults_lose_and_repeat_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_is_found_not_repeated() {
-    let world = Arc::new(World::new(&settings(), Options { create_delay: Duration::ZERO, limit_window: None, ..Options::default() }));
+    let world = Arc::new(World::new(
+        &settings(),
+        Options { create_delay: Duration::ZERO, limit_window: None, ..Options::default() },
+    ));
     let late = Duration::ZERO..=Duration::from_secs(60);
     world.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetThenCommit(late)));
     let mut sent = tokio::task::JoinSet::new();
@@ -119,11 +122,11 @@ async fn a_caller_that_hangs_up_leaves_a_finished_record() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     let world = World::new(&settings(), Options::default());
-    world.emulator.set_faults(
-        Faults::none()
-            .on(Call::Create, When::First(1), Fault::ResetAfter)
-            .on(Call::GetBatch, When::First(100), Fault::FailBefore(StatusCode::BAD_GATEWAY)),
-    );
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter).on(
+        Call::GetBatch,
+        When::First(100),
+        Fault::FailBefore(StatusCode::BAD_GATEWAY),
+    ));
     let answer = world.create("Lost", Some("k1")).await;
     assert_eq!((answer.status, answer.problem().as_str()), (504, "effect-unknown"), "{answer:?}");
     assert_eq!(answer.header("triage-verdict"), "unknown");
@@ -147,7 +150,11 @@ async fn maybe_sent_looks_before_it_sends() {
     request.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
     let began = Instant::now();
     assert_eq!(world.send(request).await.status, 200);
-    assert!(began.elapsed() >= Duration::from_secs(75), "absence counts only after commit-within: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(75),
+        "absence counts only after commit-within: {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]

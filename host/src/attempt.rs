@@ -33,11 +33,7 @@ pub(crate) enum Attempted {
     /// The host refused it; nothing was sent.
     Refused(Problem),
     /// It was sent, or could not be.
-    Arrived {
-        arrival: Arrival,
-        permit: Permit,
-        took: Duration,
-    },
+    Arrived { arrival: Arrival, permit: Permit, took: Duration },
 }
 
 /// Headers of the caller that a probe carries: who asks, never what was written.
@@ -206,7 +202,9 @@ impl Exchange {
     fn problem(&self, refusal: Refusal) -> Problem {
         let endpoint = self.endpoint().described.name.clone();
         match refusal {
-            Refusal::BreakerOpen { retry_after, why } => Problem::BreakerOpen { endpoint, why: why.to_string(), retry_after },
+            Refusal::BreakerOpen { retry_after, why } => {
+                Problem::BreakerOpen { endpoint, why: why.to_string(), retry_after }
+            }
             Refusal::RateLimited { quota, retry_after } => Problem::RateLimited { endpoint, quota, retry_after },
             Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
         }

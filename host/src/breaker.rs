@@ -1,4 +1,11 @@
 //! The circuit breaker: pure transitions.
+//!
+//! Closed, it counts; open, it refuses; half-open, a few probes with leases decide. Time and chance are arguments.
+
+mod state;
+mod window;
+
+pub use state::{Admission, Breaker, Standing, Ticket, Transition, Trip};
 
 use std::time::Duration;
 

@@ -181,7 +181,9 @@ impl Problem {
             Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "request body broke off"),
             Self::BreakerOpen { .. } => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", "circuit breaker is open"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached"),
-            Self::BudgetExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up"),
+            Self::BudgetExhausted { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up")
+            }
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")

@@ -1,5 +1,6 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
 
+mod attempt;
 pub mod breaker;
 pub mod clock;
 pub mod config;
@@ -15,7 +16,7 @@ pub mod retry;
 pub mod route;
 pub mod server;
 pub mod service;
+pub mod store;
 pub mod upstream;
-mod attempt;
 
 pub use pipeline::{Host, HostError};

@@ -20,9 +20,9 @@ use crate::{
     entropy::Entropy,
     error::Problem,
     gate::Gates,
+    idempotency::Records,
     policy::{Engine, contract::Effect},
     service::{Service, ServiceError},
-    idempotency::Records,
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{Request, Response};
@@ -108,7 +108,12 @@ impl Host {
 
     /// Answers one request. Every refusal is an answer too. Dropping the future cancels safe requests; others go on in the
     /// background once they may have been sent.
-    pub async fn handle(&self, request: Request<Body>, caller: &Caller, listener: Option<SocketAddr>) -> Response<Body> {
+    pub async fn handle(
+        &self,
+        request: Request<Body>,
+        caller: &Caller,
+        listener: Option<SocketAddr>,
+    ) -> Response<Body> {
         let (exchange, effect) = match self.take(request, caller, listener).await {
             Ok(taken) => taken,
             Err(problem) => return problem.into_response(),
@@ -173,4 +178,6 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
-fn store(_c: Clock, _m: usize) -> Arc<dyn Records> { todo!() }
+fn store(_c: Clock, _m: usize) -> Arc<dyn Records> {
+    todo!()
+}

@@ -6,11 +6,11 @@
 mod bindings;
 
 mod builtin;
-pub mod prebuilt;
 pub mod contract;
 mod convert;
 mod engine;
 mod load;
+pub mod prebuilt;
 
 pub use builtin::judge as builtin_judge;
 pub use engine::{Engine, EngineError};

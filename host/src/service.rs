@@ -103,7 +103,8 @@ impl Endpoint {
 
     /// Whether the status means `applied` and `deliver` without asking the policy.
     pub fn is_settled(&self, status: u16, effect: Effect) -> bool {
-        effect != Effect::Unsafe && self.described.settled.iter().any(|(first, last)| (*first..=*last).contains(&status))
+        effect != Effect::Unsafe
+            && self.described.settled.iter().any(|(first, last)| (*first..=*last).contains(&status))
     }
 }
 
@@ -168,8 +169,7 @@ impl Service {
 }
 
 fn policy(settings: &settings::Upstream, engine: &Engine) -> Result<(Arc<Policy>, bool), ServiceError> {
-    let loading =
-        Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+    let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let upstream = || settings.name.clone();
     let refused = |source| ServiceError::Policy { upstream: upstream(), source };
     match &settings.policy {
@@ -180,8 +180,11 @@ fn policy(settings: &settings::Upstream, engine: &Engine) -> Result<(Arc<Policy>
             Ok((Policy::load(engine, component, &loading).map_err(refused)?, true))
         }
         settings::PolicySource::File(path) => {
-            let component = std::fs::read(path)
-                .map_err(|source| ServiceError::File { upstream: upstream(), path: path.clone(), source })?;
+            let component = std::fs::read(path).map_err(|source| ServiceError::File {
+                upstream: upstream(),
+                path: path.clone(),
+                source,
+            })?;
             Ok((Policy::load(engine, &component, &loading).map_err(refused)?, false))
         }
     }

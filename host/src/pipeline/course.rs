@@ -12,7 +12,9 @@ use crate::{
     idempotency::{Claim, ClaimName},
     policy::{
         self,
-        contract::{Attempt, BreakerSignal, Class, Effect, Failure, FailureKind, Next, Outcome, Probe, Purpose, Verdict},
+        contract::{
+            Attempt, BreakerSignal, Class, Effect, Failure, FailureKind, Next, Outcome, Probe, Purpose, Verdict,
+        },
     },
     retry::{self, Clamped, Facts, Seen, Step},
     upstream::headers,
@@ -55,7 +57,11 @@ impl Exchange {
     }
 
     /// A request that may have been sent before this host knew of it: it is judged as lost, then takes its course.
-    pub(super) async fn reconcile(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
+    pub(super) async fn reconcile(
+        &mut self,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Result<Outgoing, Problem> {
         if self.effect == Effect::Idempotent {
             // Sending it again leaves what sending it once leaves.
             return self.course(progress, hold).await;
@@ -70,7 +76,12 @@ impl Exchange {
         self.resume(step, progress, hold).await
     }
 
-    async fn resume(&mut self, first: Step, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
+    async fn resume(
+        &mut self,
+        first: Step,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Result<Outgoing, Problem> {
         match first {
             Step::Replace(answer) => Ok(answer.into()),
             Step::Verify(probe) => {

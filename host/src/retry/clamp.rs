@@ -233,3 +233,6 @@ fn given_up(class: Class, facts: &Facts) -> Step {
         Step::Deliver
     }
 }
+
+#[cfg(test)]
+mod tests;

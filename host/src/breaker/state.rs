@@ -1,0 +1,295 @@
+//! The breaker's transitions: pure functions of state, event and time.
+
+use super::{Settings, window::Window};
+use crate::{
+    clock::{Timestamp, micros},
+    policy::contract::BreakerSignal,
+};
+use std::{fmt, time::Duration};
+
+/// A term of the breaker's office: every transition begins a new one, and results of an older one change nothing. The first
+/// half is chance, so that epochs never repeat after a store lost its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch {
+    random: u64,
+    counter: u64,
+}
+
+/// What tripped a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trip {
+    /// So many failures in a row.
+    Consecutive(u32),
+    /// The share of failures in the window, in percent.
+    FailureRate(u32),
+    /// The share of slow calls in the window, in percent.
+    SlowRate(u32),
+    /// A probe failed.
+    ProbeFailed,
+}
+
+impl fmt::Display for Trip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Consecutive(count) => write!(f, "{count} failures in a row"),
+            Self::FailureRate(percent) => write!(f, "{percent} % of calls failed"),
+            Self::SlowRate(percent) => write!(f, "{percent} % of calls were slow"),
+            Self::ProbeFailed => f.write_str("a probe failed"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Closed {
+        failures_in_row: u32,
+        window: Window,
+    },
+    Open {
+        until: Timestamp,
+        since: Timestamp,
+        trips: u32,
+        why: Trip,
+    },
+    /// Leases of the probes under way, by number and end.
+    HalfOpen {
+        leases: Vec<(u64, Timestamp)>,
+        successes: u32,
+        trips: u32,
+        why: Trip,
+    },
+}
+
+/// One breaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    epoch: Epoch,
+    next_lease: u64,
+    state: State,
+}
+
+/// The right to one attempt, as the breaker knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    epoch: Epoch,
+    lease: Option<u64>,
+}
+
+impl Ticket {
+    /// Whether the attempt is one of the few that find out whether the upstream is back.
+    pub fn is_probe(&self) -> bool {
+        self.lease.is_some()
+    }
+}
+
+/// Whether an attempt may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Pass(Ticket),
+    /// Not now.
+    Refused {
+        /// When to come back.
+        retry_after: Duration,
+        /// What tripped the breaker.
+        why: Trip,
+    },
+}
+
+/// A change of state, for logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// It opened, for so long.
+    Opened {
+        /// Why.
+        why: Trip,
+        /// For how long.
+        open_for: Duration,
+    },
+    /// It closed.
+    Closed,
+}
+
+/// How a breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Attempts pass.
+    Closed,
+    /// None passes.
+    Open,
+    /// Probes pass.
+    HalfOpen,
+}
+
+impl Breaker {
+    /// A closed breaker; `random` makes its epochs its own.
+    pub fn new(random: u64) -> Self {
+        let state = State::Closed { failures_in_row: 0, window: Window::default() };
+        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state }
+    }
+
+    /// Asks for one attempt.
+    pub fn admit(&mut self, now: Timestamp, settings: &Settings) -> Admission {
+        if let State::Open { until, trips, why, .. } = self.state {
+            if now < until {
+                return Admission::Refused { retry_after: until.since(now), why };
+            }
+            self.enter(State::HalfOpen { leases: Vec::new(), successes: 0, trips, why });
+        }
+        let epoch = self.epoch;
+        match &mut self.state {
+            State::HalfOpen { leases, why, .. } => {
+                leases.retain(|(_, ends)| *ends > now);
+                if leases.len() >= settings.probes.max(1) as usize {
+                    let first = leases.iter().map(|(_, ends)| ends.since(now)).min().unwrap_or_default();
+                    return Admission::Refused { retry_after: first, why: *why };
+                }
+                let lease = self.next_lease;
+                self.next_lease += 1;
+                leases.push((lease, now.after(settings.probe_lease)));
+                Admission::Pass(Ticket { epoch, lease: Some(lease) })
+            }
+            State::Closed { .. } | State::Open { .. } => Admission::Pass(Ticket { epoch, lease: None }),
+        }
+    }
+
+    /// Looks again right before the send, and starts a probe's lease only now. False: the ticket is worth nothing any more.
+    pub fn recheck(&mut self, ticket: &Ticket, now: Timestamp, settings: &Settings) -> bool {
+        if ticket.epoch != self.epoch {
+            return false;
+        }
+        match (&mut self.state, ticket.lease) {
+            (State::HalfOpen { leases, .. }, Some(lease)) => {
+                let Some((_, ends)) = leases.iter_mut().find(|(number, ends)| *number == lease && *ends > now) else {
+                    return false;
+                };
+                *ends = now.after(settings.probe_lease);
+                true
+            }
+            (State::Closed { .. }, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Takes a result. `random` spreads the open time.
+    pub fn record(
+        &mut self,
+        ticket: &Ticket,
+        signal: BreakerSignal,
+        took: Duration,
+        now: Timestamp,
+        random: u64,
+        settings: &Settings,
+    ) -> Option<Transition> {
+        if ticket.epoch != self.epoch {
+            return None;
+        }
+        match (&mut self.state, ticket.lease) {
+            (State::HalfOpen { leases, successes, trips, .. }, Some(lease)) => {
+                let held = leases.iter().any(|(number, ends)| *number == lease && *ends > now);
+                leases.retain(|(number, _)| *number != lease);
+                match signal {
+                    // A result after its lease is another prober's business.
+                    _ if !held => None,
+                    BreakerSignal::Ignore => None,
+                    BreakerSignal::Failure => {
+                        let trips = trips.saturating_add(1);
+                        Some(self.open(Trip::ProbeFailed, trips, now, random, settings))
+                    }
+                    BreakerSignal::Success => {
+                        *successes += 1;
+                        if *successes < settings.probes.max(1) {
+                            return None;
+                        }
+                        self.enter(State::Closed { failures_in_row: 0, window: Window::default() });
+                        Some(Transition::Closed)
+                    }
+                }
+            }
+            (State::Closed { failures_in_row, window }, None) => {
+                if signal == BreakerSignal::Ignore {
+                    return None;
+                }
+                let failed = signal == BreakerSignal::Failure;
+                let slow = settings.slow_call_after.is_some_and(|limit| took >= limit);
+                *failures_in_row = if failed { failures_in_row.saturating_add(1) } else { 0 };
+                window.add(failed, slow, settings.window, now);
+                let why = tripped(*failures_in_row, window, failed || slow, now, settings)?;
+                Some(self.open(why, 0, now, random, settings))
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives an unused ticket back.
+    pub fn give_back(&mut self, ticket: &Ticket) {
+        if let (State::HalfOpen { leases, .. }, Some(lease)) = (&mut self.state, ticket.lease)
+            && ticket.epoch == self.epoch
+        {
+            leases.retain(|(number, _)| *number != lease);
+        }
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        match self.state {
+            State::Closed { .. } => Standing::Closed,
+            State::Open { .. } => Standing::Open,
+            State::HalfOpen { .. } => Standing::HalfOpen,
+        }
+    }
+
+    /// Unexpired probe leases.
+    pub fn leases(&self, now: Timestamp) -> usize {
+        match &self.state {
+            State::HalfOpen { leases, .. } => leases.iter().filter(|(_, ends)| *ends > now).count(),
+            _ => 0,
+        }
+    }
+
+    fn open(&mut self, why: Trip, trips: u32, now: Timestamp, random: u64, settings: &Settings) -> Transition {
+        let open_for = open_time(trips, random, settings);
+        self.enter(State::Open { until: now.after(open_for), since: now, trips, why });
+        Transition::Opened { why, open_for }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.epoch.counter += 1;
+        self.state = state;
+    }
+}
+
+fn tripped(in_row: u32, window: &Window, bad: bool, now: Timestamp, settings: &Settings) -> Option<Trip> {
+    // A good call never opens a breaker: it may only thin the rate.
+    if !bad {
+        return None;
+    }
+    if settings.consecutive_failures.is_some_and(|limit| in_row >= limit) {
+        return Some(Trip::Consecutive(in_row));
+    }
+    let counts = window.counts(settings.window, now);
+    if counts.calls < f64::from(settings.minimum_calls.max(1)) {
+        return None;
+    }
+    let percent = |part: f64| (part * 100.0 / counts.calls).round() as u32;
+    if settings.failure_rate_percent.is_some_and(|limit| percent(counts.failures) >= limit) {
+        return Some(Trip::FailureRate(percent(counts.failures)));
+    }
+    let slow = settings.slow_call_after.is_some() && percent(counts.slow) >= settings.slow_rate_percent;
+    slow.then(|| Trip::SlowRate(percent(counts.slow)))
+}
+
+/// Doubled with each failed probe up to the cap, then spread by +- half the jitter.
+fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
+    let doubled =
+        settings.open_for.saturating_mul(1 << trips.min(20)).min(settings.open_for_max.max(settings.open_for));
+    let spread = micros(doubled) / 100 * u64::from(settings.jitter_percent.min(100));
+    if spread == 0 {
+        return doubled;
+    }
+    doubled - Duration::from_micros(spread / 2) + Duration::from_micros(random % spread)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::*;
+use proptest::prelude::*;
+
+fn settings() -> Settings {
+    Settings { jitter_percent: 0, probes: 2, probe_lease: Duration::from_secs(10), ..Settings::default() }
+}
+
+const START: Timestamp = Timestamp(1_000_000_000);
+
+fn pass(breaker: &mut Breaker, now: Timestamp, settings: &Settings) -> Ticket {
+    match breaker.admit(now, settings) {
+        Admission::Pass(ticket) => ticket,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+fn fail(breaker: &mut Breaker, times: u32, now: Timestamp, settings: &Settings) -> Option<Transition> {
+    let mut last = None;
+    for _ in 0..times {
+        let ticket = pass(breaker, now, settings);
+        last = breaker.record(&ticket, BreakerSignal::Failure, Duration::ZERO, now, 0, settings);
+    }
+    last
+}
+
+#[test]
+fn five_failures_in_a_row_open_it_and_probes_close_it() {
+    let settings = settings();
+    let mut breaker = Breaker::new(1);
+    assert_eq!(fail(&mut breaker, 4, START, &settings), None);
+    let late = pass(&mut breaker, START, &settings);
+    let opened = fail(&mut breaker, 1, START, &settings);
+    assert_eq!(opened, Some(Transition::Opened { why: Trip::Consecutive(5), open_for: Duration::from_secs(60) }));
+    assert_eq!(breaker.record(&late, BreakerSignal::Success, Duration::ZERO, START, 0, &settings), None, "stale");
+    let before = START.after(Duration::from_millis(59_999));
+    assert!(matches!(breaker.admit(before, &settings), Admission::Refused { .. }));
+    let now = START.after(Duration::from_secs(60));
+    let (first, second) = (pass(&mut breaker, now, &settings), pass(&mut breaker, now, &settings));
+    assert!(
+        first.is_probe() && matches!(breaker.admit(now, &settings), Admission::Refused { .. }),
+        "two probes at most"
+    );
+    assert_eq!(breaker.record(&first, BreakerSignal::Success, Duration::ZERO, now, 0, &settings), None);
+    assert_eq!(
+        breaker.record(&second, BreakerSignal::Success, Duration::ZERO, now, 0, &settings),
+        Some(Transition::Closed)
+    );
+}
+
+#[test]
+fn a_failed_probe_doubles_the_open_time_up_to_the_cap() {
+    let settings = settings();
+    let mut breaker = Breaker::new(1);
+    fail(&mut breaker, 5, START, &settings);
+    let mut now = START;
+    for expected in [60, 120, 240, 300, 300] {
+        now = now.after(Duration::from_secs(expected));
+        assert!(matches!(breaker.admit(now.before(Duration::from_micros(1)), &settings), Admission::Refused { .. }));
+        fail(&mut breaker, 1, now, &settings).unwrap();
+    }
+}
+
+#[test]
+fn rates_count_once_the_window_holds_enough() {
+    let settings = Settings { consecutive_failures: None, slow_call_after: Some(Duration::from_secs(2)), ..settings() };
+    for (signal, took, why) in [
+        (BreakerSignal::Failure, Duration::ZERO, Trip::FailureRate(50)),
+        (BreakerSignal::Success, Duration::from_secs(3), Trip::SlowRate(80)),
+    ] {
+        let mut breaker = Breaker::new(1);
+        let good = if took.is_zero() { 10 } else { 4 };
+        for _ in 0..good {
+            let ticket = pass(&mut breaker, START, &settings);
+            breaker.record(&ticket, BreakerSignal::Success, Duration::ZERO, START, 0, &settings);
+        }
+        let mut opened = None;
+        for _ in good..20 {
+            assert_eq!(opened, None);
+            let ticket = pass(&mut breaker, START, &settings);
+            opened = breaker.record(&ticket, signal, took, START, 0, &settings);
+        }
+        assert!(matches!(opened, Some(Transition::Opened { why: tripped, .. }) if tripped == why), "{opened:?}");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pass(u64),
+    Admit,
+    Record(usize, u8),
+    Drop(usize),
+    Forget(usize),
+    Recheck(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0_u64..70_000).prop_map(Event::Pass),
+        Just(Event::Admit),
+        Just(Event::Admit),
+        (any::<usize>(), 0_u8..3).prop_map(|(which, signal)| Event::Record(which, signal)),
+        any::<usize>().prop_map(Event::Drop),
+        any::<usize>().prop_map(Event::Forget),
+        any::<usize>().prop_map(Event::Recheck),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Crashed, paused, late and dropped attempts in any order: never more than K unexpired leases, never stuck.
+    #[test]
+    fn probes_stay_few_and_half_open_never_sticks(events in prop::collection::vec(event(), 1..120), random in any::<u64>()) {
+        let settings = Settings { consecutive_failures: Some(2), jitter_percent: 20, ..settings() };
+        let (mut breaker, mut now, mut held) = (Breaker::new(random), START, Vec::new());
+        for event in events {
+            match event {
+                Event::Pass(ms) => now = now.after(Duration::from_millis(ms)),
+                Event::Admit => {
+                    if let Admission::Pass(ticket) = breaker.admit(now, &settings) { held.push(ticket) }
+                }
+                Event::Record(which, signal) if !held.is_empty() => {
+                    let ticket = held.swap_remove(which % held.len());
+                    let signal = [BreakerSignal::Success, BreakerSignal::Failure, BreakerSignal::Ignore][usize::from(signal)];
+                    let stale = ticket.epoch != breaker.epoch;
+                    let before = breaker.clone();
+                    breaker.record(&ticket, signal, Duration::ZERO, now, random, &settings);
+                    prop_assert!(!stale || breaker == before, "a stale result changed something");
+                }
+                Event::Drop(which) if !held.is_empty() => {
+                    let ticket = held.swap_remove(which % held.len());
+                    breaker.give_back(&ticket);
+                }
+                Event::Forget(which) if !held.is_empty() => { held.swap_remove(which % held.len()); }
+                Event::Recheck(which) if !held.is_empty() => {
+                    let ticket = held[which % held.len()];
+                    breaker.recheck(&ticket, now, &settings);
+                }
+                _ => {}
+            }
+            prop_assert!(breaker.leases(now) <= 2, "{} leases", breaker.leases(now));
+        }
+        // Whatever was left hanging: once every lease and open time is over, successes close it.
+        now = now.after(Duration::from_secs(3600));
+        for _ in 0..2 {
+            let ticket = pass(&mut breaker, now, &settings);
+            breaker.record(&ticket, BreakerSignal::Success, Duration::ZERO, now, random, &settings);
+        }
+        prop_assert_eq!(breaker.standing(), Standing::Closed);
+    }
+}

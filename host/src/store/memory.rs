@@ -1,0 +1,3 @@
+//! State in this process: gone when it ends.
+
+pub mod gate;
