@@ -178,6 +178,7 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
-fn store(_c: Clock, _m: usize) -> Arc<dyn Records> {
-    todo!()
+
+fn store(clock: Clock, most: usize) -> Arc<dyn Records> {
+    Arc::new(crate::store::memory::records::MemoryRecords::new(clock, most))
 }
