@@ -7,6 +7,7 @@ pub mod emulator;
 pub mod entropy;
 pub mod error;
 pub mod idempotency;
+pub mod import;
 pub mod policy;
 pub mod rate_limit;
 pub mod retry;
