@@ -2,6 +2,7 @@
 
 use crate::{
     policy::contract::{Class, Failure},
+    rate_limit::Quota,
     upstream,
 };
 use bytes::Bytes;
@@ -90,18 +91,22 @@ pub enum Problem {
         /// When it is probed next.
         retry_after: Duration,
     },
-    /// A rate limit.
-    #[error(
-        "{endpoint} admits {requests} requests per {period_ms} ms, and a place within the deadline is not free; ask again after the wait"
-    )]
+    /// A rate limit, or a pause that the upstream asked for.
+    #[error("{endpoint} admits {}, and no place is free within the deadline; ask again after the wait", quota_text(.quota.as_ref()))]
     RateLimited {
         /// The endpoint's name.
         endpoint: String,
-        /// The quota's requests.
-        requests: u32,
-        /// The quota's period.
-        period_ms: u64,
+        /// The quota that is used up; none for a pause.
+        quota: Option<Quota>,
         /// When a place is free.
+        retry_after: Duration,
+    },
+    /// Too many retries already.
+    #[error("the retry budget of {endpoint} is used up: retries are a share of traffic; ask again after the wait")]
+    BudgetExhausted {
+        /// The endpoint's name.
+        endpoint: String,
+        /// When a retry is affordable.
         retry_after: Duration,
     },
     /// Too many at once.
@@ -147,6 +152,13 @@ pub enum Problem {
     Stopping,
 }
 
+fn quota_text(quota: Option<&Quota>) -> String {
+    match quota {
+        Some(quota) => format!("{} requests per {} ms", quota.requests, crate::clock::millis(quota.period)),
+        None => "nothing while the upstream wants fewer requests".to_owned(),
+    }
+}
+
 impl Problem {
     /// Status, type, title: the table.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
@@ -169,6 +181,7 @@ impl Problem {
             Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "request body broke off"),
             Self::BreakerOpen { .. } => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", "circuit breaker is open"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached"),
+            Self::BudgetExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up"),
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
@@ -194,7 +207,8 @@ impl Problem {
         match self {
             Self::InFlight { retry_after }
             | Self::BreakerOpen { retry_after, .. }
-            | Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            | Self::RateLimited { retry_after, .. }
+            | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
             Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable | Self::Stopping => {
                 Some(Duration::from_secs(1))
             }

@@ -6,10 +6,17 @@ pub mod config;
 pub mod emulator;
 pub mod entropy;
 pub mod error;
+pub mod gate;
 pub mod idempotency;
 pub mod import;
+pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;
 pub mod retry;
 pub mod route;
+pub mod server;
+pub mod service;
 pub mod upstream;
+mod attempt;
+
+pub use pipeline::{Host, HostError};

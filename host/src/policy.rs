@@ -6,6 +6,7 @@
 mod bindings;
 
 mod builtin;
+pub mod prebuilt;
 pub mod contract;
 mod convert;
 mod engine;

@@ -25,6 +25,19 @@ pub fn full(bytes: Bytes) -> Body {
     http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
+/// A body whose beginning was read already.
+pub fn prefixed(read: Bytes, rest: Body) -> Body {
+    use futures_util::{StreamExt as _, stream};
+    use http_body::Frame;
+    use http_body_util::{BodyDataStream, BodyExt, StreamBody};
+    if read.is_empty() {
+        return rest;
+    }
+    let first = stream::iter([Ok(Frame::data(read))]);
+    let rest = BodyDataStream::new(rest).map(|data| data.map(Frame::data));
+    BodyExt::boxed(StreamBody::new(first.chain(rest)))
+}
+
 /// A request to the upstream.
 #[derive(Debug)]
 pub struct Outbound {

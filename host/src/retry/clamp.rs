@@ -216,9 +216,6 @@ fn may_send_again(class: Class, facts: &Facts) -> Result<(), Limit> {
     match (facts.granted, facts.purpose) {
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
         (true, Purpose::Probe) => Err(Limit::TooEarly),
-        (true, Purpose::Request) if facts.unsettled && class == Class::Unknown && facts.seen == Seen::NotSent => {
-            Err(Limit::Effect)
-        }
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
         (false, _) => Err(Limit::Effect),

@@ -1,0 +1,238 @@
+//! One attempt: place -> permit -> wait -> look again -> send -> outcome.
+//!
+//! Everything acquired here is released by Drop: a caller that goes away at any await gives its place, its permit and, as
+//! long as nothing was sent, its record back.
+
+use crate::{
+    error::Problem,
+    gate::{Ask, Permit, Recheck, Refusal},
+    pipeline::Exchange,
+    pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
+    policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
+    upstream::{Body, Inbound, Outbound, OutboundBody},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, header};
+use http_body_util::BodyExt as _;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// What is sent.
+pub(crate) enum Errand<'a> {
+    /// The request itself.
+    Request,
+    /// A look at what became of it.
+    Probe(&'a Probe),
+}
+
+/// What came of an attempt.
+pub(crate) enum Attempted {
+    /// The host refused it; nothing was sent.
+    Refused(Problem),
+    /// It was sent, or could not be.
+    Arrived {
+        arrival: Arrival,
+        permit: Permit,
+        took: Duration,
+    },
+}
+
+/// Headers of the caller that a probe carries: who asks, never what was written.
+const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
+
+impl Exchange {
+    pub(crate) async fn attempt(
+        &mut self,
+        errand: Errand<'_>,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Attempted {
+        match self.try_attempt(errand, progress, hold).await {
+            Ok((arrival, permit, took)) => Attempted::Arrived { arrival, permit, took },
+            Err(problem) => Attempted::Refused(problem),
+        }
+    }
+
+    async fn try_attempt(
+        &mut self,
+        errand: Errand<'_>,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Result<(Arrival, Permit, Duration), Problem> {
+        let is_request = matches!(errand, Errand::Request);
+        if is_request && self.effect == Effect::Unsafe {
+            self.wake().await?;
+        }
+        let place = if is_request { self.place().await? } else { None };
+        let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        if is_request && permit.is_probe() && !self.is_well().await {
+            permit.report(BreakerSignal::Failure, Duration::ZERO);
+            return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
+        }
+        let (outbound, limit) = match errand {
+            Errand::Request => {
+                self.may_send(hold).await?;
+                progress.attempts += 1;
+                (self.outbound(), self.endpoint().settings.attempt_timeout)
+            }
+            Errand::Probe(probe) => (self.probe_request(probe), self.probe_timeout(probe)),
+        };
+        let began = Instant::now();
+        let until = (began + limit).min(self.deadline);
+        let sent = timeout_at(until, self.send(outbound, is_request)).await;
+        let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
+        drop(place);
+        if is_request {
+            match &arrival {
+                Arrival::Failure(Failure { sent: false, .. }) => {}
+                // The body may have been going out until the answer came.
+                _ => progress.last_sent = Some(Instant::now()),
+            }
+        }
+        if matches!(arrival, Arrival::Answer(_)) {
+            self.service.heard(&self.shared.clock);
+        }
+        Ok((arrival, permit, began.elapsed()))
+    }
+
+    /// A place among the attempts under way.
+    async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        let Some(places) = &self.endpoint().places else { return Ok(None) };
+        let full = || Problem::Concurrency {
+            endpoint: self.endpoint().described.name.clone(),
+            limit: self.endpoint().settings.concurrency.unwrap_or(0),
+        };
+        let waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()).await;
+        waited.map_err(|_| full())?.map(Some).map_err(|_| full())
+    }
+
+    /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
+    async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<Permit, Problem> {
+        let ask = match (is_request, retry) {
+            (true, false) => Ask::First,
+            (true, true) => Ask::Retry,
+            (false, _) => Ask::Probe,
+        };
+        let group = match errand {
+            Errand::Request => self.endpoint().group,
+            Errand::Probe(probe) => self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
+        };
+        let mut permit =
+            self.shared.gates.acquire(group, ask, self.remaining()).await.map_err(|refusal| self.problem(refusal))?;
+        let mut wait = permit.wait();
+        loop {
+            if !wait.is_zero() {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    // Nothing was sent yet: a caller that has gone need not be served.
+                    () = self.caller_gone.cancelled(), if is_request => return Err(Problem::DeadlineBeforeSend),
+                }
+            }
+            match permit.recheck().await {
+                Recheck::Send => return Ok(permit),
+                Recheck::Wait(more) if more < self.remaining() => wait = more,
+                Recheck::Wait(retry_after) => {
+                    return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
+                }
+                Recheck::Refused(refusal) => return Err(self.problem(refusal)),
+            }
+        }
+    }
+
+    /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
+    async fn may_send(&self, hold: &mut MaybeHold) -> Result<(), Problem> {
+        if self.remaining().is_zero() || self.caller_gone.is_cancelled() {
+            return Err(Problem::DeadlineBeforeSend);
+        }
+        let Some(hold) = hold else { return Ok(()) };
+        hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
+        // Read on this host's own clock: a process that was stopped past its lock sends nothing when it wakes.
+        if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
+            return Err(Problem::StoreUnavailable);
+        }
+        Ok(())
+    }
+
+    async fn send(&self, outbound: Outbound, is_request: bool) -> Arrival {
+        let sent = self.transport.send(outbound).await;
+        let Inbound { status, headers, body } = match sent {
+            Ok(inbound) => inbound,
+            Err(failure) => return Arrival::Failure(failure),
+        };
+        let endpoint = self.endpoint();
+        if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
+            return Arrival::Answer(Answer { status, headers, read: Bytes::new(), rest: Some(body) });
+        }
+        match read_prefix(body, endpoint.described.interest.response_body_bytes).await {
+            Ok((read, rest)) => Arrival::Answer(Answer { status, headers, read, rest }),
+            Err(()) => Arrival::Failure(Failure { kind: FailureKind::Body, sent: true }),
+        }
+    }
+
+    fn probe_request(&self, probe: &Probe) -> Outbound {
+        let mut headers = probe.headers.clone();
+        for name in PROBE_CARRIES {
+            for value in self.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        Outbound {
+            method: probe.method.clone(),
+            path_and_query: probe.path_and_query.clone(),
+            headers,
+            body: OutboundBody::Bytes(Bytes::new()),
+            guarded: false,
+        }
+    }
+
+    /// The endpoint that a probe falls under: its limits count, its breaker does not.
+    fn probed_endpoint(&self, probe: &Probe) -> Option<&crate::service::Endpoint> {
+        let path = probe.path_and_query.split('?').next()?;
+        let index = self.service.find(&probe.method, path)?;
+        self.service.endpoints.get(index)
+    }
+
+    fn probe_timeout(&self, probe: &Probe) -> Duration {
+        self.probed_endpoint(probe).unwrap_or(self.endpoint()).settings.attempt_timeout
+    }
+
+    fn breaker_open(&self, why: String, retry_after: Duration) -> Problem {
+        Problem::BreakerOpen { endpoint: self.endpoint().described.name.clone(), why, retry_after }
+    }
+
+    fn problem(&self, refusal: Refusal) -> Problem {
+        let endpoint = self.endpoint().described.name.clone();
+        match refusal {
+            Refusal::BreakerOpen { retry_after, why } => Problem::BreakerOpen { endpoint, why: why.to_string(), retry_after },
+            Refusal::RateLimited { quota, retry_after } => Problem::RateLimited { endpoint, quota, retry_after },
+            Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
+        }
+    }
+}
+
+/// Reads up to `most` bytes of a body; what is left stays a stream.
+async fn read_prefix(mut body: Body, most: usize) -> Result<(Bytes, Option<Body>), ()> {
+    use http_body::Body as _;
+    if body.is_end_stream() {
+        return Ok((Bytes::new(), None));
+    }
+    if most == 0 {
+        return Ok((Bytes::new(), Some(body)));
+    }
+    let mut read = BytesMut::new();
+    while read.len() <= most {
+        match body.frame().await {
+            None => return Ok((read.freeze(), None)),
+            Some(Err(_)) => return Err(()),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    read.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+    Ok((read.freeze(), Some(body)))
+}

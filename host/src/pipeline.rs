@@ -1,0 +1,176 @@
+//! One request end to end.
+//!
+//! route -> deadline -> body -> [ key -> turn -> (gate -> send -> judge -> clamp)* -> settle the key ] -> answer
+//!
+//! The bracket runs detached for everything that is not safe: a caller that hangs up after the send does not cancel work
+//! whose effect is already under way.
+
+mod answer;
+mod course;
+pub(crate) mod exchange;
+mod intake;
+mod keyed;
+mod wake;
+
+pub(crate) use exchange::Exchange;
+
+use crate::{
+    clock::Clock,
+    config::settings::Settings,
+    entropy::Entropy,
+    error::Problem,
+    gate::Gates,
+    policy::{Engine, contract::Effect},
+    service::{Service, ServiceError},
+    idempotency::Records,
+    upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
+};
+use http::{Request, Response};
+use std::{net::SocketAddr, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Why a host could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// An upstream cannot be served.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// An upstream cannot be reached.
+    #[error("upstream {upstream}: {source}")]
+    Transport {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: TransportError,
+    },
+}
+
+/// A host: every upstream in service and the state they share. Clones are cheap and share everything.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub(crate) shared: Arc<Shared>,
+    transports: Arc<[Arc<dyn Transport>]>,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) gates: Gates,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) detached: TaskTracker,
+}
+
+impl Host {
+    /// Loads every upstream's policy and makes the host, with connections of its own.
+    ///
+    /// # Errors
+    /// [`HostError`] where a policy, the configuration or an upstream's address is refused.
+    pub fn new(settings: &Settings, clock: Clock, entropy: Entropy) -> Result<Self, HostError> {
+        let transports = connect(settings)?;
+        Self::with_transports(settings, clock, entropy, transports)
+    }
+
+    /// A host whose upstreams are reached by other means than sockets, one transport for each upstream: the emulator in
+    /// process, or a caller's own client.
+    ///
+    /// # Errors
+    /// [`HostError`] as for [`Host::new`].
+    pub fn with_transports(
+        settings: &Settings,
+        clock: Clock,
+        entropy: Entropy,
+        transports: Vec<Arc<dyn Transport>>,
+    ) -> Result<Self, HostError> {
+        let engine = Engine::start().map_err(ServiceError::from)?;
+        let mut gates = Gates::memory(clock, entropy.clone());
+        let mut services = Vec::with_capacity(settings.upstreams.len());
+        for upstream in &settings.upstreams {
+            let service = Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint))?;
+            services.push(Arc::new(service));
+        }
+        let most = settings.upstreams.iter().map(|u| u.idempotency.max_records).max().unwrap_or(1);
+        let records = store(clock, most);
+        let shared = Shared { clock, entropy, services, gates, records, detached: TaskTracker::new() };
+        Ok(Self { shared: Arc::new(shared), transports: transports.into() })
+    }
+
+    /// The same host with connections of its own: one for each worker thread, so that no connection is shared across cores.
+    ///
+    /// # Errors
+    /// [`HostError::Transport`] where the clients cannot be made.
+    pub fn worker(&self, settings: &Settings) -> Result<Self, HostError> {
+        Ok(Self { shared: Arc::clone(&self.shared), transports: connect(settings)?.into() })
+    }
+
+    /// Answers one request. Every refusal is an answer too. Dropping the future cancels safe requests; others go on in the
+    /// background once they may have been sent.
+    pub async fn handle(&self, request: Request<Body>, caller: &Caller, listener: Option<SocketAddr>) -> Response<Body> {
+        let (exchange, effect) = match self.take(request, caller, listener).await {
+            Ok(taken) => taken,
+            Err(problem) => return problem.into_response(),
+        };
+        if effect == Effect::Safe && exchange.key.is_none() {
+            return exchange.run().await;
+        }
+        let gone = exchange.caller_gone.clone().drop_guard();
+        let finished = self.shared.detached.spawn(exchange.run());
+        let answer = finished.await;
+        drop(gone.disarm());
+        answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response())
+    }
+
+    /// Answers one request whose body is in memory: the pipeline without a listener.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use triage::{Host, clock::Clock, config, emulator::Emulator, entropy::Entropy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let settings = config::for_upstream("http://hospital.invalid", "hospital-directory")?;
+    /// // In service: `Host::new(&settings, ..)`. Here the upstream is the emulator, in process.
+    /// let host = Host::with_transports(
+    ///     &settings,
+    ///     Clock::system(),
+    ///     Entropy::system(),
+    ///     vec![Arc::new(Emulator::default())],
+    /// )?;
+    /// let request = http::Request::get("/hospitals/").body(bytes::Bytes::new())?;
+    /// let answer = host.call(request).await;
+    /// assert_eq!(answer.status(), 200);
+    /// assert_eq!(answer.headers()["triage-verdict"], "applied");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn call(&self, request: Request<bytes::Bytes>) -> Response<Body> {
+        let caller = Caller::new(std::net::Ipv4Addr::LOCALHOST.into(), "http");
+        self.handle(request.map(crate::upstream::full), &caller, None).await
+    }
+
+    /// Waits for the work that callers left behind. No more of it may be started.
+    pub async fn drained(&self) {
+        self.shared.detached.close();
+        self.shared.detached.wait().await;
+    }
+
+    pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
+        Arc::clone(&self.transports[service])
+    }
+}
+
+fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
+    let client = |upstream: &crate::config::settings::Upstream| {
+        HttpClient::new(&upstream.connection)
+            .map(|client| Arc::new(client) as Arc<dyn Transport>)
+            .map_err(|source| HostError::Transport { upstream: upstream.name.clone(), source })
+    };
+    settings.upstreams.iter().map(client).collect()
+}
+
+/// Cancelled when the caller has gone.
+pub(crate) type CallerGone = CancellationToken;
+fn store(_c: Clock, _m: usize) -> Arc<dyn Records> { todo!() }

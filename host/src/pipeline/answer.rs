@@ -1,0 +1,140 @@
+//! The answer that goes out: the upstream's or a replacement, with what happened in headers.
+
+use super::{
+    Exchange,
+    exchange::{Answer, Progress},
+};
+use crate::{
+    error::VERDICT,
+    idempotency::{self, Stored},
+    policy::contract::Replacement,
+    upstream::{self, Body, headers},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::time::timeout_at;
+
+/// How many attempts the request took.
+pub const ATTEMPTS: HeaderName = HeaderName::from_static("triage-attempts");
+/// The policy's name and digest.
+pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
+/// Where the host did not follow the policy.
+pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
+/// That the answer was given before.
+pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
+
+/// An answer before it is dressed.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    status: StatusCode,
+    headers: HeaderMap,
+    read: Bytes,
+    rest: Option<Body>,
+}
+
+impl From<Answer> for Outgoing {
+    fn from(answer: Answer) -> Self {
+        let Answer { status, mut headers, read, rest } = answer;
+        headers::to_caller(&mut headers);
+        Self { status, headers, read, rest }
+    }
+}
+
+impl From<Replacement> for Outgoing {
+    fn from(answer: Replacement) -> Self {
+        Self { status: answer.status, headers: answer.headers, read: answer.body, rest: None }
+    }
+}
+
+impl Outgoing {
+    pub(super) fn into_response(self, exchange: &Exchange, progress: &Progress) -> Response<Body> {
+        let body = match self.rest {
+            None => upstream::full(self.read),
+            Some(rest) => upstream::prefixed(self.read, rest),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        dress(response.headers_mut(), exchange, progress);
+        response
+    }
+
+    /// Reads the whole answer for the record, up to the cap; past it the answer still streams, but is not kept.
+    pub(super) async fn store(
+        mut self,
+        exchange: &Exchange,
+        progress: &Progress,
+        most: usize,
+    ) -> (Response<Body>, Stored) {
+        if let Some(mut rest) = self.rest.take() {
+            let mut read = BytesMut::from(self.read.as_ref());
+            loop {
+                match timeout_at(exchange.deadline, rest.frame()).await {
+                    Ok(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data() {
+                            read.extend_from_slice(&data);
+                        }
+                        if read.len() > most {
+                            self.rest = Some(rest);
+                            break;
+                        }
+                    }
+                    Ok(None) => break,
+                    // The effect is known, only the answer broke off: the caller sees it break off too.
+                    Ok(Some(Err(_))) | Err(_) => {
+                        self.rest = Some(broken());
+                        break;
+                    }
+                }
+            }
+            self.read = read.freeze();
+        }
+        let whole = self.rest.is_none();
+        let stored = if whole {
+            let answer = idempotency::Answer {
+                status: self.status,
+                headers: self.headers.clone(),
+                body: self.read.clone(),
+                class: progress.class.name(),
+                policy: exchange.policy.label().to_str().unwrap_or_default().into(),
+            };
+            Stored::capped(answer, most)
+        } else {
+            Stored::TooLarge { status: self.status }
+        };
+        (self.into_response(exchange, progress), stored)
+    }
+}
+
+fn broken() -> Body {
+    let error: upstream::BoxError = "the upstream's answer broke off".into();
+    StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(error)])).boxed()
+}
+
+fn dress(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
+    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
+    headers.insert(VERDICT, HeaderValue::from_static(progress.class.name()));
+    headers.insert(POLICY, exchange.policy.label().clone());
+    if let Some(limit) = progress.limit {
+        headers.insert(CLAMPED, HeaderValue::from_static(limit.name()));
+    }
+}
+
+/// An answer that was given before.
+pub(super) fn replayed(answer: &idempotency::Answer) -> Response<Body> {
+    let mut response = Response::new(upstream::full(answer.body.clone()));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    *headers = answer.headers.clone();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(REPLAY, HeaderValue::from_static("true"));
+    headers.insert(ATTEMPTS, HeaderValue::from(0));
+    headers.insert(VERDICT, HeaderValue::from_static(answer.class));
+    if let Ok(policy) = HeaderValue::from_str(&answer.policy) {
+        headers.insert(POLICY, policy);
+    }
+    response
+}

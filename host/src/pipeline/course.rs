@@ -1,0 +1,322 @@
+//! The course of a request: attempt, judge, clamp, until there is something to deliver.
+
+use super::{
+    Exchange,
+    answer::Outgoing,
+    exchange::{Arrival, MaybeHold, Progress},
+    keyed,
+};
+use crate::{
+    attempt::{Attempted, Errand},
+    error::Problem,
+    idempotency::{Claim, ClaimName},
+    policy::{
+        self,
+        contract::{Attempt, BreakerSignal, Class, Effect, Failure, FailureKind, Next, Outcome, Probe, Purpose, Verdict},
+    },
+    retry::{self, Clamped, Facts, Seen, Step},
+    upstream::headers,
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Candidates that a guest may propose for adoption before it must make do: more than any batch holds.
+const CLAIMS: usize = 64;
+/// A wait that the upstream asks for is passed on to the fleet up to this.
+const PAUSE: Duration = Duration::from_secs(300);
+/// What a safe retry must have left to be worth sending.
+const LEAST: Duration = Duration::from_millis(10);
+
+/// A reconcile that cannot look has no way on.
+const NEVER_HEARD: Failure = Failure { kind: FailureKind::Reset, sent: true };
+
+impl Exchange {
+    /// From the first attempt to the answer.
+    pub(super) async fn course(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
+        let mut step = Step::Retry(Duration::ZERO);
+        loop {
+            step = match step {
+                Step::Retry(delay) => {
+                    self.wait(delay, progress).await?;
+                    self.request(progress, hold).await?
+                }
+                Step::Verify(probe) => {
+                    sleep(probe.delay).await;
+                    self.probe(&probe, progress, hold).await?
+                }
+                Step::Replace(answer) => return Ok(answer.into()),
+                Step::Deliver => return deliver(progress),
+                Step::Unsettled => {
+                    progress.class = Class::Unknown;
+                    return Err(Problem::EffectUnknown);
+                }
+            }
+        }
+    }
+
+    /// A request that may have been sent before this host knew of it: it is judged as lost, then takes its course.
+    pub(super) async fn reconcile(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
+        if self.effect == Effect::Idempotent {
+            // Sending it again leaves what sending it once leaves.
+            return self.course(progress, hold).await;
+        }
+        let arrival = Arrival::Failure(NEVER_HEARD);
+        let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await?.1;
+        let step = self.follow(clamped, progress);
+        if matches!(step, Step::Deliver | Step::Unsettled) {
+            progress.class = Class::Unknown;
+            return Err(Problem::EffectUnknown);
+        }
+        self.resume(step, progress, hold).await
+    }
+
+    async fn resume(&mut self, first: Step, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
+        match first {
+            Step::Replace(answer) => Ok(answer.into()),
+            Step::Verify(probe) => {
+                sleep(probe.delay).await;
+                let mut step = self.probe(&probe, progress, hold).await?;
+                while let Step::Verify(probe) = step {
+                    sleep(probe.delay).await;
+                    step = self.probe(&probe, progress, hold).await?;
+                }
+                match step {
+                    Step::Retry(delay) => {
+                        sleep(delay).await;
+                        self.course(progress, hold).await
+                    }
+                    Step::Replace(answer) => Ok(answer.into()),
+                    Step::Deliver => deliver(progress),
+                    Step::Verify(_) | Step::Unsettled => Err(Problem::EffectUnknown),
+                }
+            }
+            Step::Retry(_) => self.course(progress, hold).await,
+            Step::Deliver | Step::Unsettled => Err(Problem::EffectUnknown),
+        }
+    }
+
+    async fn wait(&self, delay: Duration, progress: &mut Progress) -> Result<(), Problem> {
+        if delay.is_zero() {
+            return Ok(());
+        }
+        progress.previous_delay = delay;
+        sleep(delay).await;
+        Ok(())
+    }
+
+    async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
+        let attempted = self.attempt(Errand::Request, progress, hold).await;
+        let (arrival, permit, took) = match attempted {
+            Attempted::Arrived { arrival, permit, took } => (arrival, permit, took),
+            Attempted::Refused(problem) => return self.refused(problem, progress),
+        };
+        let settled = match &arrival {
+            Arrival::Answer(answer) => self.endpoint().is_settled(answer.status.as_u16(), self.effect),
+            Arrival::Failure(_) => false,
+        };
+        if settled {
+            permit.report(BreakerSignal::Success, took);
+            progress.class = Class::Applied;
+            progress.unsettled = false;
+            progress.last = Some(arrival);
+            return Ok(Step::Deliver);
+        }
+        let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
+        permit.report(signal, took);
+        progress.last = Some(arrival);
+        Ok(self.follow(clamped, progress))
+    }
+
+    async fn probe(&mut self, probe: &Probe, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
+        progress.probes += 1;
+        let attempted = self.attempt(Errand::Probe(probe), progress, hold).await;
+        let arrival = match attempted {
+            Attempted::Arrived { arrival, permit, took } => {
+                permit.report(BreakerSignal::Ignore, took);
+                arrival
+            }
+            Attempted::Refused(_) => return Ok(Step::Unsettled),
+        };
+        let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
+        Ok(self.follow(clamped, progress))
+    }
+
+    /// A refusal of a later attempt leaves what the earlier ones brought.
+    fn refused(&self, problem: Problem, progress: &mut Progress) -> Result<Step, Problem> {
+        if progress.unsettled && self.effect == Effect::Unsafe {
+            return Ok(Step::Unsettled);
+        }
+        if progress.last.is_some() { Ok(Step::Deliver) } else { Err(problem) }
+    }
+
+    /// Takes over what a clamped verdict says of the effect.
+    fn follow(&self, clamped: Clamped, progress: &mut Progress) -> Step {
+        match clamped.class {
+            Class::Unknown if self.effect != Effect::Safe => {
+                progress.ever_unknown = true;
+                progress.unsettled = true;
+            }
+            Class::Unknown => {}
+            // Proven to be in place, or by a look after `commit-within` proven not to be.
+            _ => progress.unsettled = false,
+        }
+        progress.class = clamped.class;
+        progress.limit = clamped.limit.or(progress.limit);
+        clamped.step
+    }
+
+    /// The clamped verdict on an outcome, and what it says of the upstream. Claims are settled here: a candidate that another
+    /// request owns is handed back to the policy as taken, until it finds one that is free.
+    async fn judged(
+        &self,
+        purpose: Purpose,
+        arrival: &Arrival,
+        progress: &mut Progress,
+        hold: &MaybeHold,
+    ) -> Result<(BreakerSignal, Clamped), Problem> {
+        for _ in 0..CLAIMS {
+            let (verdict, faulty) = self.verdict(purpose, arrival, progress);
+            let signal = verdict.breaker;
+            let pause = verdict.pause;
+            let claim = verdict.claim.clone();
+            let mut clamped = self.clamped(verdict, purpose, arrival, progress);
+            let unsafe_unknown = self.effect == Effect::Unsafe && clamped.class == Class::Unknown;
+            if faulty && (unsafe_unknown || purpose == Purpose::Probe) {
+                clamped.step = Step::Unsettled;
+            }
+            if let Some(pause) = pause {
+                self.shared.gates.pause(self.endpoint().group, pause.min(PAUSE)).await;
+            }
+            let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
+            let adopts = matches!(clamped.step, Step::Replace(_));
+            let Some(name) = claim.filter(|_| self.endpoint().granted && (in_place || adopts)) else {
+                return Ok((signal, clamped));
+            };
+            match self.claim(&name, progress, hold).await {
+                Ok(Claim::Ours) => return Ok((signal, clamped)),
+                Ok(Claim::Taken) if adopts => progress.taken.push(name),
+                Ok(Claim::Taken) => {
+                    tracing::warn!(
+                        endpoint = %self.endpoint().described.name,
+                        "the upstream gave one resource to two requests"
+                    );
+                    return Ok((signal, clamped));
+                }
+                // Without the store nothing is adopted.
+                Err(_) if adopts => break,
+                Err(problem) => {
+                    tracing::warn!(%problem, "a claim could not be recorded");
+                    return Ok((signal, clamped));
+                }
+            }
+        }
+        let clamped = Clamped { class: Class::Unknown, step: Step::Unsettled, limit: None };
+        Ok((BreakerSignal::Ignore, clamped))
+    }
+
+    async fn claim(&self, name: &str, progress: &Progress, hold: &MaybeHold) -> Result<Claim, Problem> {
+        let name = ClaimName::of(&self.service.settings.name, name);
+        let made = match hold {
+            Some(hold) => hold.claim(name).await,
+            None => {
+                let settings = &self.service.settings.idempotency;
+                self.shared.records.claim(name, progress.owner, settings.keep.saturating_add(settings.lock)).await
+            }
+        };
+        made.map_err(keyed::problem)
+    }
+
+    /// What the policy says, or where it fails the built-in one. True: it failed.
+    fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress) -> (Verdict, bool) {
+        let now = Instant::now();
+        let endpoint = self.endpoint();
+        let attempt = Attempt {
+            endpoint: endpoint.policy_index.unwrap_or(usize::MAX),
+            effect: self.effect,
+            purpose,
+            number: if purpose == Purpose::Probe { progress.probes } else { progress.attempts.max(1) },
+            prior_unknown: progress.ever_unknown,
+            sent_ago: progress.last_sent.map(|sent| now.saturating_duration_since(sent)),
+            elapsed: now.saturating_duration_since(self.started),
+            remaining: self.deadline.saturating_duration_since(now),
+            previous_delay: progress.previous_delay,
+            random: self.shared.entropy.next(),
+            now_unix_ms: self.shared.clock.unix_ms(),
+            keyed: self.key.is_some(),
+            path: &self.path_and_query,
+            request_headers: &self.headers,
+            request_body: self.buffered(),
+            taken: &progress.taken,
+        };
+        let outcome = match arrival {
+            Arrival::Answer(answer) => Outcome::Response {
+                status: answer.status,
+                headers: &answer.headers,
+                body: &answer.read,
+                complete: answer.rest.is_none(),
+            },
+            Arrival::Failure(failure) => Outcome::Failure(*failure),
+        };
+        if endpoint.policy_index.is_none() {
+            return (policy::builtin_judge(&attempt, &outcome), false);
+        }
+        match self.policy.decide(&attempt, &outcome) {
+            Ok(verdict) => (verdict, false),
+            Err(fault) => {
+                progress.faults += 1;
+                tracing::warn!(
+                    policy = ?self.policy.label(),
+                    endpoint = %endpoint.described.name,
+                    fault = fault.name(),
+                    error = %fault,
+                    "the policy failed; the built-in one decides"
+                );
+                (policy::builtin_judge(&attempt, &outcome), true)
+            }
+        }
+    }
+
+    fn clamped(&self, verdict: Verdict, purpose: Purpose, arrival: &Arrival, progress: &Progress) -> Clamped {
+        let endpoint = self.endpoint();
+        let (seen, hint) = match arrival {
+            Arrival::Answer(answer) => (
+                Seen::Status(answer.status.as_u16()),
+                headers::retry_after(&answer.headers, self.shared.clock.unix_ms()),
+            ),
+            Arrival::Failure(Failure { sent: false, .. }) => (Seen::NotSent, None),
+            Arrival::Failure(_) => (Seen::Lost, None),
+        };
+        // Only a wait that stands between attempts is a hint: a Location's Retry-After on success is the caller's to read.
+        let hint = hint.filter(|_| matches!(verdict.next, Next::Retry(_)));
+        let facts = Facts {
+            effect: self.effect,
+            granted: endpoint.granted,
+            purpose,
+            seen,
+            attempts: progress.attempts,
+            probes: progress.probes,
+            unsettled: progress.unsettled,
+            repeatable: self.repeatable(),
+            sent_ago: progress.last_sent.map(|sent| sent.elapsed()),
+            commit_within: endpoint.described.commit_within,
+            remaining: self.remaining(),
+            attempt_needs: if self.effect == Effect::Unsafe { endpoint.settings.attempt_timeout } else { LEAST },
+            hint,
+        };
+        retry::clamp(verdict, &facts, &endpoint.settings.retry)
+    }
+}
+
+/// What the upstream last said to the request itself; where it said nothing, why.
+fn deliver(progress: &mut Progress) -> Result<Outgoing, Problem> {
+    match progress.last.take() {
+        Some(Arrival::Answer(answer)) => Ok(answer.into()),
+        Some(Arrival::Failure(failure)) => match progress.class {
+            Class::Rejected | Class::NotApplied if failure.sent => {
+                Err(Problem::NotInEffect { class: progress.class.name() })
+            }
+            _ => Err(Problem::UpstreamFailed { failure, kind: failure.kind.name() }),
+        },
+        None => Err(Problem::NotInEffect { class: progress.class.name() }),
+    }
+}

@@ -1,0 +1,147 @@
+//! One request under way: what is fixed about it, and what it has come to.
+
+use super::{CallerGone, Shared};
+use crate::{
+    idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant},
+    policy::{
+        Policy,
+        contract::{Class, Effect, Failure},
+    },
+    service::{Endpoint, Service},
+    upstream::{Body, Outbound, OutboundBody, Transport},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// In memory: can be sent again.
+    Buffered(Bytes),
+    /// Larger than the buffer: can be sent once, and is gone then.
+    Stream(Option<Body>),
+}
+
+/// What is fixed about a request.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) service: Arc<Service>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) endpoint: usize,
+    /// The generation that judges this request from its first attempt to its last.
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) effect: Effect,
+    pub(crate) method: Method,
+    pub(crate) path_and_query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: RequestBody,
+    pub(crate) started: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) key: Option<Keyed>,
+    pub(crate) tenant: Option<Tenant>,
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) caller_gone: CallerGone,
+}
+
+impl Exchange {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.service.endpoints[self.endpoint]
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) fn buffered(&self) -> &[u8] {
+        match &self.body {
+            RequestBody::Buffered(bytes) => bytes,
+            RequestBody::Stream(_) => &[],
+        }
+    }
+
+    pub(crate) fn repeatable(&self) -> bool {
+        matches!(self.body, RequestBody::Buffered(_))
+    }
+
+    /// The request as it is sent.
+    pub(crate) fn outbound(&mut self) -> Outbound {
+        let body = match &mut self.body {
+            RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
+            RequestBody::Stream(stream) => match stream.take() {
+                Some(stream) => OutboundBody::Stream(stream),
+                None => OutboundBody::Bytes(Bytes::new()),
+            },
+        };
+        Outbound {
+            method: self.method.clone(),
+            path_and_query: self.path_and_query.clone(),
+            headers: self.headers.clone(),
+            body,
+            guarded: self.effect == Effect::Unsafe,
+        }
+    }
+}
+
+/// An answer, its body as far as it was read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What was read of the body.
+    pub(crate) read: Bytes,
+    /// What was not; none where `read` is all.
+    pub(crate) rest: Option<Body>,
+}
+
+/// What an attempt brought.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Answer(Answer),
+    Failure(Failure),
+}
+
+/// What a request has come to so far.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) attempts: u32,
+    pub(crate) probes: u32,
+    /// An attempt's effect was unknown at some time: what is there may be our own doing.
+    pub(crate) ever_unknown: bool,
+    /// An attempt's effect is unknown now.
+    pub(crate) unsettled: bool,
+    /// When the last byte of the request may have been sent.
+    pub(crate) last_sent: Option<Instant>,
+    pub(crate) previous_delay: Duration,
+    pub(crate) taken: Vec<String>,
+    /// The last thing that the upstream said to the request itself.
+    pub(crate) last: Option<Arrival>,
+    pub(crate) class: Class,
+    pub(crate) limit: Option<crate::retry::Limit>,
+    pub(crate) faults: u32,
+    pub(crate) owner: ClaimOwner,
+}
+
+impl Progress {
+    pub(crate) fn new(owner: ClaimOwner) -> Self {
+        Self {
+            attempts: 0,
+            probes: 0,
+            ever_unknown: false,
+            unsettled: false,
+            last_sent: None,
+            previous_delay: Duration::ZERO,
+            taken: Vec::new(),
+            last: None,
+            class: Class::NotApplied,
+            limit: None,
+            faults: 0,
+            owner,
+        }
+    }
+}
+
+/// The record that a request holds, if it has a key.
+pub(crate) type MaybeHold = Option<Hold>;

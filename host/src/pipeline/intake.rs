@@ -1,0 +1,158 @@
+//! From a request as received to an exchange: route, deadline, headers, body, key.
+
+use super::{CallerGone, Exchange, Host, exchange::RequestBody};
+use crate::{
+    error::Problem,
+    idempotency::{Fingerprint, Identity, Keyed, Tenant},
+    policy::contract::Effect,
+    route,
+    service::Service,
+    upstream::{self, Body, headers},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, header::HOST, request::Parts};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+impl Host {
+    pub(super) async fn take(
+        &self,
+        request: Request<Body>,
+        caller: &headers::Caller,
+        listener: Option<SocketAddr>,
+    ) -> Result<(Exchange, Effect), Problem> {
+        let started = Instant::now();
+        let (mut head, body) = request.into_parts();
+        let (index, path_and_query) = self.upstream_of(&head, listener)?;
+        let service = Arc::clone(&self.shared.services[index]);
+        let path = path_and_query.split('?').next().unwrap_or("/");
+        if !route::is_plain(path) {
+            return Err(Problem::PathNotPlain);
+        }
+        let endpoint = service.find(&head.method, path).ok_or_else(|| Problem::NoEndpoint {
+            upstream: service.settings.name.clone(),
+            method: head.method.to_string(),
+        })?;
+        let effect = service.endpoints[endpoint].effect(&head.method);
+        let deadline = started + allowed(&service, endpoint, &head.headers)?;
+        head.headers.remove(&service.settings.deadline_header);
+        // A safe request needs no key: repeating it is harmless.
+        let key = match effect {
+            Effect::Safe => None,
+            _ => Keyed::parse(&head.headers).map_err(|error| Problem::Key { why: error.to_string() })?,
+        };
+        let idempotency = &service.settings.idempotency;
+        let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
+        head.headers.remove(crate::idempotency::key::MAYBE_SENT);
+        headers::to_upstream(&mut head.headers, caller);
+        let most = match key {
+            Some(_) => idempotency.max_request_bytes,
+            None => service.settings.max_buffered_request_bytes,
+        };
+        let body = timeout_at(deadline, buffered(body, most)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
+        let fingerprint = match &body {
+            RequestBody::Stream(_) if key.is_some() => return Err(Problem::BodyTooLarge { limit_bytes: most }),
+            RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].settles() => {
+                Some(Fingerprint::of(&Identity {
+                    upstream: &service.settings.name,
+                    endpoint: &service.endpoints[endpoint].described.name,
+                    method: &head.method,
+                    path_and_query: &path_and_query,
+                    body: bytes,
+                }))
+            }
+            _ => None,
+        };
+        let exchange = Exchange {
+            shared: Arc::clone(&self.shared),
+            transport: self.transport(index),
+            endpoint,
+            policy: service.policy.load_full(),
+            effect,
+            method: head.method,
+            path_and_query,
+            headers: head.headers,
+            body,
+            started,
+            deadline,
+            key,
+            tenant,
+            fingerprint,
+            caller_gone: CallerGone::new(),
+            service,
+        };
+        Ok((exchange, effect))
+    }
+
+    /// The upstream that takes a request, and the path that it gets: the most exact of listener, host and prefix wins.
+    fn upstream_of(&self, head: &Parts, listener: Option<SocketAddr>) -> Result<(usize, String), Problem> {
+        let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let host = host(head);
+        let mut best: Option<(usize, (bool, bool, usize))> = None;
+        for (index, service) in self.shared.services.iter().enumerate() {
+            let settings = &service.settings;
+            let prefix = settings.path_prefix.as_deref().unwrap_or("");
+            let matches = settings.listen.is_none_or(|own| Some(own) == listener)
+                && settings.host.as_deref().is_none_or(|own| host.as_deref() == Some(own))
+                && below(path_and_query, prefix).is_some();
+            let exactness = (settings.listen.is_some(), settings.host.is_some(), prefix.len());
+            if matches && best.is_none_or(|(_, other)| exactness > other) {
+                best = Some((index, exactness));
+            }
+        }
+        let (index, _) = best.ok_or(Problem::NoUpstream)?;
+        let prefix = self.shared.services[index].settings.path_prefix.as_deref().unwrap_or("");
+        let rest = below(path_and_query, prefix).unwrap_or("/");
+        let rooted = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+        Ok((index, rooted))
+    }
+}
+
+/// What is left of a path below a prefix; none where it is not below it. `/api` takes `/api`, `/api/x` and `/api?x`, not `/apis`.
+fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/'))?;
+    (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
+}
+
+/// The host that the caller names, in lower case and without its port.
+fn host(head: &Parts) -> Option<String> {
+    let named = head.uri.authority().map(http::uri::Authority::as_str);
+    let named = named.or_else(|| head.headers.get(HOST).and_then(|value| value.to_str().ok()))?;
+    let authority: http::uri::Authority = named.parse().ok()?;
+    Some(authority.host().to_ascii_lowercase())
+}
+
+/// The caller's deadline, capped by the endpoint's.
+fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Duration, Problem> {
+    let most = service.endpoints[endpoint].settings.deadline;
+    let header = &service.settings.deadline_header;
+    let Some(value) = headers.get(header) else { return Ok(most) };
+    let malformed = || Problem::Deadline { header: header.to_string() };
+    let text = value.to_str().map_err(|_| malformed())?.trim();
+    match text.parse::<u64>() {
+        Ok(ms) if ms > 0 => Ok(Duration::from_millis(ms).min(most)),
+        _ => Err(malformed()),
+    }
+}
+
+/// Reads a body into memory up to a cap; a larger one stays a stream that begins with what was read.
+async fn buffered(mut body: Body, most: usize) -> Result<RequestBody, Problem> {
+    if body.is_end_stream() {
+        return Ok(RequestBody::Buffered(Bytes::new()));
+    }
+    if body.size_hint().lower() > most as u64 {
+        return Ok(RequestBody::Stream(Some(body)));
+    }
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers of a request are not passed on.
+        let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
+        read.extend_from_slice(&data);
+        if read.len() > most {
+            return Ok(RequestBody::Stream(Some(upstream::prefixed(read.freeze(), body))));
+        }
+    }
+    Ok(RequestBody::Buffered(read.freeze()))
+}

@@ -1,0 +1,133 @@
+//! The key around a course: begin, and settle the record by what became of the effect.
+
+use super::{
+    Exchange,
+    answer::{self, Outgoing},
+    exchange::{MaybeHold, Progress},
+};
+use crate::{
+    error::Problem,
+    idempotency::{self, Begun, ClaimOwner, Fence, Opening, RecordError, RecordId, Stored},
+    policy::contract::{Class, Effect},
+    upstream::Body,
+};
+use http::Response;
+use tokio::time::{Instant, timeout_at};
+
+/// How a request starts.
+enum Start {
+    /// With an attempt.
+    Fresh,
+    /// It may have been sent before: find out first. Since when.
+    Reconcile(Instant),
+}
+
+impl Exchange {
+    /// Runs the request to its answer.
+    pub(super) async fn run(self) -> Response<Body> {
+        match self.keyed().await {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(),
+        }
+    }
+
+    async fn keyed(mut self) -> Result<Response<Body>, Problem> {
+        let mut hold: MaybeHold = None;
+        let mut start = Start::Fresh;
+        let fence = Fence::draw(&self.shared.entropy);
+        if let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) {
+            let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
+            let settings = &self.service.settings.idempotency;
+            let opening = Opening::new(fence, fingerprint, keyed.maybe_sent, settings);
+            match idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await.map_err(problem)? {
+                Begun::New(held) => hold = Some(held),
+                Begun::Reconcile { hold: held, sent_ago } => {
+                    hold = Some(held);
+                    start = Start::Reconcile(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
+                }
+                Begun::Replay(stored) => return replay(&stored, settings.max_response_bytes),
+                Begun::InFlight { retry_after } => return Err(Problem::InFlight { retry_after }),
+                Begun::Mismatch => return Err(Problem::KeyReused),
+            }
+        }
+        // Equal requests one at a time, so that none adopts what a twin made.
+        let _turn = match self.fingerprint {
+            Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().settles() => {
+                let turn = self.shared.records.turn(fingerprint);
+                let turn = timeout_at(self.deadline, turn).await.map_err(|_| Problem::DeadlineBeforeSend)?;
+                Some(turn.map_err(problem)?)
+            }
+            _ => None,
+        };
+        let owner = hold.as_ref().map_or(ClaimOwner::Request(fence), |hold| ClaimOwner::Record(hold.id()));
+        let mut progress = Progress::new(owner);
+        let result = match start {
+            Start::Fresh => self.course(&mut progress, &mut hold).await,
+            Start::Reconcile(since) => {
+                progress.last_sent = Some(since);
+                progress.ever_unknown = true;
+                progress.unsettled = true;
+                self.reconcile(&mut progress, &mut hold).await
+            }
+        };
+        self.settle(result, progress, hold).await
+    }
+
+    /// Finishes, releases or keeps the record, by what became of the effect.
+    async fn settle(
+        self,
+        result: Result<Outgoing, Problem>,
+        progress: Progress,
+        hold: MaybeHold,
+    ) -> Result<Response<Body>, Problem> {
+        let Some(hold) = hold else { return result.map(|outgoing| outgoing.into_response(&self, &progress)) };
+        let sent_ago = progress.last_sent.map_or(std::time::Duration::ZERO, |sent| sent.elapsed());
+        let outgoing = match result {
+            Ok(outgoing) => outgoing,
+            Err(problem) => {
+                // A refusal before anything was sent frees the key; what may have been sent keeps it.
+                if progress.unsettled || problem.sent() && progress.class == Class::Unknown {
+                    hold.leave_unknown(sent_ago);
+                } else {
+                    let _ = hold.release().await;
+                }
+                return Err(problem);
+            }
+        };
+        let keep = match progress.class {
+            Class::Applied | Class::AlreadyApplied => true,
+            // Without a grant a rejection is only the guest's word: it is replayed, never a reason to send again.
+            Class::Rejected => self.effect == Effect::Unsafe && !self.endpoint().granted,
+            Class::NotApplied | Class::Throttled => false,
+            Class::Unknown => {
+                hold.leave_unknown(sent_ago);
+                return Ok(outgoing.into_response(&self, &progress));
+            }
+        };
+        if !keep {
+            let _ = hold.release().await;
+            return Ok(outgoing.into_response(&self, &progress));
+        }
+        let most = self.service.settings.idempotency.max_response_bytes;
+        let (response, stored) = outgoing.store(&self, &progress, most).await;
+        // A store that fails now leaves the record unknown: the next request with the key looks before it sends.
+        if let Err(error) = hold.finish(stored).await {
+            tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
+        }
+        Ok(response)
+    }
+}
+
+fn replay(stored: &Stored, limit_bytes: usize) -> Result<Response<Body>, Problem> {
+    match stored {
+        Stored::Answer(answer) => Ok(answer::replayed(answer)),
+        Stored::TooLarge { status } => Err(Problem::NotKept { status: status.as_u16(), limit_bytes }),
+    }
+}
+
+pub(super) fn problem(error: RecordError) -> Problem {
+    match error {
+        RecordError::Full { .. } => Problem::KeysFull,
+        RecordError::Lost | RecordError::Unavailable { .. } => Problem::StoreUnavailable,
+    }
+}

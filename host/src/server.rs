@@ -1,0 +1,99 @@
+//! The listener: one single-threaded runtime for each core, each with a socket and connections of its own.
+
+mod connection;
+mod worker;
+
+use crate::{
+    clock::Clock,
+    config::settings::Settings,
+    entropy::Entropy,
+    pipeline::{Host, HostError},
+};
+use std::{io, net::SocketAddr, sync::Arc, thread};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The host could not be made.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; it must be an address of this machine that no other program listens on")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or runtime could not be started.
+    #[error("a worker thread could not be started")]
+    Worker(#[source] io::Error),
+}
+
+/// A running server. Dropping it stops accepting; [`Server::stop`] drains it.
+#[derive(Debug)]
+pub struct Server {
+    host: Host,
+    addresses: Vec<SocketAddr>,
+    stopping: CancellationToken,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Loads policies, binds every listener and starts the workers.
+    ///
+    /// # Errors
+    /// [`ServerError`]; nothing keeps running then.
+    pub fn start(settings: &Settings) -> Result<Self, ServerError> {
+        let host = Host::new(settings, Clock::system(), Entropy::system())?;
+        let stopping = CancellationToken::new();
+        let places = Arc::new(Semaphore::new(settings.server.max_connections));
+        let mut wanted = vec![settings.server.listen];
+        wanted.extend(settings.upstreams.iter().filter_map(|upstream| upstream.listen));
+        wanted.dedup();
+        let mut listeners = worker::bind(&wanted, settings.server.workers.max(1))?;
+        let addresses = listeners.addresses();
+        let mut server = Self { host, addresses, stopping, workers: Vec::new() };
+        for index in 0..settings.server.workers.max(1) {
+            let own = server.host.worker(settings)?;
+            let worker = worker::Worker {
+                host: own,
+                settings: settings.server.clone(),
+                sockets: listeners.take(index),
+                places: Arc::clone(&places),
+                stopping: server.stopping.clone(),
+            };
+            let spawned = thread::Builder::new().name(format!("triage-{index}")).spawn(move || worker.run());
+            server.workers.push(spawned.map_err(ServerError::Worker)?);
+        }
+        Ok(server)
+    }
+
+    /// The addresses that are listened on; the first one is `server.listen`.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The host behind the listeners, for calls in process.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks.
+    pub fn stop(mut self) {
+        self.stopping.cancel();
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has nothing left to drain.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}

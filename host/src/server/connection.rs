@@ -1,0 +1,68 @@
+//! One connection: HTTP/1.1 or HTTP/2, told apart by the client's preface.
+
+use crate::{
+    config::settings,
+    pipeline::Host,
+    upstream::{BoxError, headers::Caller},
+};
+use http_body_util::BodyExt as _;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use std::{convert::Infallible, net::SocketAddr, pin::pin};
+use tokio::{net::TcpStream, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Requests that one HTTP/2 connection may have under way.
+const STREAMS: u32 = 256;
+
+/// Serves a connection until it ends, or finishes what is under way on it once the server stops.
+pub(super) async fn serve(
+    host: Host,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Option<SocketAddr>,
+    settings: settings::Server,
+    stopping: CancellationToken,
+) {
+    let caller = Caller::new(peer.ip(), "http");
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (host, caller) = (host.clone(), caller.clone());
+        async move {
+            let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed());
+            Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_read_timeout)
+        .max_buf_size(settings.max_header_bytes.max(8192))
+        .keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stopping.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = sleep(settings.drain) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

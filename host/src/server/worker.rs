@@ -1,0 +1,142 @@
+//! One worker: a thread, a single-threaded runtime, its sockets.
+
+use super::{ServerError, connection};
+use crate::{config::settings, pipeline::Host};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How many connections the kernel keeps ready for each socket.
+const BACKLOG: i32 = 1024;
+/// After accept failed for want of file descriptors.
+const OUT_OF_FILES: Duration = Duration::from_millis(50);
+
+/// Bound sockets, one for each worker and address.
+pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
+
+/// Binds each address once for each worker: the kernel spreads connections over them (SO_REUSEPORT).
+pub(super) fn bind(wanted: &[SocketAddr], workers: usize) -> Result<Listeners, ServerError> {
+    let mut all: Vec<Vec<Option<std::net::TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in wanted {
+        let mut actual = *address;
+        for sockets in &mut all {
+            let socket = listener(actual).map_err(|source| ServerError::Listen { address: *address, source })?;
+            // Port 0 is chosen by the first socket and shared by the others.
+            actual = socket.local_addr().map_err(|source| ServerError::Listen { address: *address, source })?;
+            sockets.push(Some(socket));
+        }
+    }
+    Ok(Listeners(all))
+}
+
+fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Listeners {
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.first().into_iter().flatten().flatten().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    pub(super) fn take(&mut self, worker: usize) -> Vec<std::net::TcpListener> {
+        self.0.get_mut(worker).into_iter().flatten().filter_map(Option::take).collect()
+    }
+}
+
+/// What a worker thread runs on.
+pub(super) struct Worker {
+    pub(super) host: Host,
+    pub(super) settings: settings::Server,
+    pub(super) sockets: Vec<std::net::TcpListener>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Worker {
+    pub(super) fn run(self) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "a worker's runtime could not be started");
+                return;
+            }
+        };
+        runtime.block_on(self.serve());
+    }
+
+    async fn serve(self) {
+        let connections = TaskTracker::new();
+        let shared = Arc::new(self);
+        let mut accepting = JoinSet::new();
+        for socket in &shared.sockets {
+            let socket = socket.try_clone().and_then(TcpListener::from_std);
+            match socket {
+                Ok(socket) => {
+                    accepting.spawn(Self::accept(Arc::clone(&shared), socket, connections.clone()));
+                }
+                Err(error) => tracing::error!(%error, "a listener could not be used"),
+            }
+        }
+        while accepting.join_next().await.is_some() {}
+        connections.close();
+        let drained = async {
+            connections.wait().await;
+            shared.host.drained().await;
+        };
+        if timeout(shared.settings.drain, drained).await.is_err() {
+            tracing::warn!(limit = ?shared.settings.drain, "requests were still under way when the drain's time was over");
+        }
+    }
+
+    async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
+        let listener = socket.local_addr().ok();
+        loop {
+            let Some(place) = self.place().await else { return };
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = self.stopping.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    let served = connection::serve(
+                        self.host.clone(),
+                        stream,
+                        peer,
+                        listener,
+                        self.settings.clone(),
+                        self.stopping.clone(),
+                    );
+                    connections.spawn(async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(OUT_OF_FILES).await;
+                }
+            }
+        }
+    }
+
+    /// A place for one more connection; none when the server stops. At the cap, connections wait in the kernel's backlog.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+            () = self.stopping.cancelled() => None,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One upstream in service: its endpoints with their effective settings, its policy and what is known of its health.
+
+mod health;
+
+pub use health::Wakefulness;
+
+use crate::{
+    clock::{Clock, Timestamp},
+    config::{self, settings},
+    gate::Group,
+    policy::{
+        Engine, EngineError, LoadError, Loading, Policy,
+        contract::{self, Effect},
+        prebuilt,
+    },
+    route::{RouteError, Router},
+};
+use arc_swap::ArcSwap;
+use http::Method;
+use std::{path::PathBuf, sync::Arc};
+use tokio::sync::Semaphore;
+
+/// Why an upstream cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The policy's file.
+    #[error("policy file {} of upstream {upstream} cannot be read; it must be a component", path.display())]
+    File {
+        /// The upstream.
+        upstream: String,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No such embedded policy.
+    #[error("upstream {upstream}: there is no embedded policy {name:?}; there are {}", prebuilt::names().join(", "))]
+    NoSuchPolicy {
+        /// The upstream.
+        upstream: String,
+        /// The name given.
+        name: String,
+    },
+    /// The policy was refused.
+    #[error("the policy of upstream {upstream} was refused: {source}")]
+    Policy {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
+    /// The configuration does not fit the policy.
+    #[error("the configuration of upstream {upstream} does not fit its policy: {problems}")]
+    Config {
+        /// The upstream.
+        upstream: String,
+        /// Every problem.
+        problems: config::Problems,
+    },
+    /// The endpoints overlap.
+    #[error("upstream {upstream}: {source}")]
+    Route {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: RouteError,
+    },
+}
+
+/// One endpoint in service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// What the policy says of it, or the configuration for an added one.
+    pub described: contract::Endpoint,
+    /// Its index in the policy's description; none for an added endpoint that no catch-all covers.
+    pub policy_index: Option<usize>,
+    /// Its effective settings.
+    pub settings: settings::Endpoint,
+    /// Whether the policy is trusted to settle unknown writes here.
+    pub granted: bool,
+    /// Whose breaker, budget and limits it shares.
+    pub group: Group,
+    /// Places for attempts under way, where they are limited.
+    pub places: Option<Arc<Semaphore>>,
+}
+
+impl Endpoint {
+    /// The strictest of method and policy, unless the operator has said otherwise.
+    pub fn effect(&self, method: &Method) -> Effect {
+        self.settings.effect.unwrap_or_else(|| Effect::of(method).max(self.described.effect))
+    }
+
+    /// Whether an unknown write can be settled by looking: then equal ones are sent one at a time.
+    pub fn settles(&self) -> bool {
+        self.granted && self.described.commit_within.is_some()
+    }
+
+    /// Whether the status means `applied` and `deliver` without asking the policy.
+    pub fn is_settled(&self, status: u16, effect: Effect) -> bool {
+        effect != Effect::Unsafe && self.described.settled.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+/// One upstream in service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its settings.
+    pub settings: settings::Upstream,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// Its policy; a request keeps the generation that it began with.
+    pub policy: ArcSwap<Policy>,
+    /// When it was last heard of.
+    pub wakefulness: Wakefulness,
+    router: Router,
+}
+
+impl Service {
+    /// Loads the policy and settles every endpoint's settings. `groups` hands out a gate group for a name.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the policy or the configuration is refused.
+    pub fn load(
+        settings: &settings::Upstream,
+        engine: &Engine,
+        mut group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+    ) -> Result<Self, ServiceError> {
+        let upstream = || settings.name.clone();
+        let (policy, trusted) = policy(settings, engine)?;
+        let description = policy.description();
+        let merged = config::endpoints(settings, description)
+            .map_err(|problems| ServiceError::Config { upstream: upstream(), problems })?;
+        let catch_all = description.endpoints.iter().position(|e| e.method.is_none() && e.path == "/{*rest}");
+        let mut endpoints = Vec::with_capacity(merged.len());
+        for (index, (described, effective)) in merged.into_iter().enumerate() {
+            let name = effective.group.clone().unwrap_or_else(|| described.name.clone());
+            endpoints.push(Endpoint {
+                policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },
+                granted: effective.settle.unwrap_or(trusted),
+                group: group_of(&format!("{}/{name}", settings.name), &effective),
+                places: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),
+                described,
+                settings: effective,
+            });
+        }
+        let router = Router::new(endpoints.iter().map(|e| (e.described.method.as_ref(), e.described.path.as_str())))
+            .map_err(|source| ServiceError::Route { upstream: upstream(), source })?;
+        let wakefulness = Wakefulness::new(description.health.clone());
+        Ok(Self { settings: settings.clone(), endpoints, policy: ArcSwap::new(policy), wakefulness, router })
+    }
+
+    /// The endpoint that takes a request.
+    pub fn find(&self, method: &Method, path: &str) -> Option<usize> {
+        self.router.find(method, path)
+    }
+
+    /// Notes that the upstream answered.
+    pub fn heard(&self, clock: &Clock) {
+        let now: Timestamp = clock.now();
+        self.wakefulness.heard(now);
+    }
+}
+
+fn policy(settings: &settings::Upstream, engine: &Engine) -> Result<(Arc<Policy>, bool), ServiceError> {
+    let loading =
+        Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+    let upstream = || settings.name.clone();
+    let refused = |source| ServiceError::Policy { upstream: upstream(), source };
+    match &settings.policy {
+        settings::PolicySource::Builtin => Ok((Policy::builtin(), true)),
+        settings::PolicySource::Embedded(name) => {
+            let component = prebuilt::embedded(name)
+                .ok_or_else(|| ServiceError::NoSuchPolicy { upstream: upstream(), name: name.clone() })?;
+            Ok((Policy::load(engine, component, &loading).map_err(refused)?, true))
+        }
+        settings::PolicySource::File(path) => {
+            let component = std::fs::read(path)
+                .map_err(|source| ServiceError::File { upstream: upstream(), path: path.clone(), source })?;
+            Ok((Policy::load(engine, &component, &loading).map_err(refused)?, false))
+        }
+    }
+}

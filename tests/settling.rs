@@ -1,0 +1,174 @@
+//! Unknown writes are settled, never repeated blindly.
+
+use crate::support::{BATCH, World, create, create_in, read, settings, unlimited};
+use http::StatusCode;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use triage::emulator::{Call, Fault, Faults, Options, When};
+
+#[tokio::test(start_paused = true)]
+async fn a_create_is_answered_with_its_hospital() {
+    let world = World::new(&settings(), Options::default());
+    let answer = world.create("A", None).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["id"], 1);
+    assert_eq!(answer.header("triage-attempts"), "1");
+    assert_eq!(answer.header("triage-verdict"), "applied");
+    assert!(answer.header("triage-policy").starts_with("hospital-directory;digest="), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_rows_stay_separate() {
+    let world = Arc::new(World::new(&settings(), Options::default()));
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::every(2), Fault::ResetAfter));
+    let mut sent = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let world = Arc::clone(&world);
+        sent.spawn(async move { world.create("Twin", None).await });
+    }
+    let mut ids = BTreeSet::new();
+    while let Some(answer) = sent.join_next().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        ids.insert(answer.json()["id"].as_u64().unwrap());
+    }
+    assert_eq!(ids.len(), 5, "each request has a hospital of its own: {ids:?}");
+    assert_eq!(world.emulator.hospitals().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_rows_through_dropped_connections_make_three_hospitals() {
+    let world = World::new(&settings(), Options::default());
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::every(3), Fault::ResetAfter));
+    for name in ["A", "B", "C"] {
+        let answer = world.create(name, None).await;
+        assert_eq!((answer.status, answer.json()["name"].as_str()), (200, Some(name)), "{answer:?}");
+    }
+    assert_eq!(world.emulator.hospitals().len(), 3);
+}
+
+/// The main promise, 10,000 times.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_creates_through_faults_lose_and_repeat_nothing() {
+    let world = Arc::new(World::new(&unlimited(), Options { capacity: 20_000, ..Options::immediate() }));
+    let chance = When::Chance;
+    world.emulator.set_faults(
+        Faults::none()
+            .on(Call::Create, chance(0.10), Fault::ResetAfter)
+            .on(Call::Create, chance(0.05), Fault::Unreadable)
+            .on(Call::Create, chance(0.05), Fault::FailAfter(StatusCode::INTERNAL_SERVER_ERROR)),
+    );
+    let mut answered = 0;
+    for wave in 0..500 {
+        let batch = format!("7d3c5a52-0000-4000-8000-{wave:012}");
+        let mut sent = tokio::task::JoinSet::new();
+        for row in 0..20 {
+            let (world, batch) = (Arc::clone(&world), batch.clone());
+            sent.spawn(async move {
+                let name = format!("H{wave}-{row}");
+                let answer = world.send(create_in(&batch, &name, Some(&format!("key-{wave}-{row}")))).await;
+                (name, answer)
+            });
+        }
+        while let Some(done) = sent.join_next().await {
+            let (name, answer) = done.unwrap();
+            if answer.status == 200 {
+                answered += 1;
+                let id = answer.json()["id"].as_u64().unwrap();
+                let held = world.emulator.hospitals().into_iter().find(|hospital| hospital.id == id);
+                assert_eq!(held.map(|hospital| hospital.name), Some(name), "the answer is true: {answer:?}");
+            }
+        }
+    }
+    assert!(answered >= 9_990, "answered 200: {answered} of 10000");
+    assert_eq!(world.emulator.hospitals().len(), 10_000, "lost or repeated");
+    assert_eq!(world.emulator.duplicates(), 0);
+    assert!(world.emulator.faults_struck() > 1_500, "the faults struck");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_commit_is_found_not_repeated() {
+    let world = Arc::new(World::new(&settings(), Options { create_delay: Duration::ZERO, limit_window: None, ..Options::default() }));
+    let late = Duration::ZERO..=Duration::from_secs(60);
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetThenCommit(late)));
+    let mut sent = tokio::task::JoinSet::new();
+    for row in 0..10 {
+        let world = Arc::clone(&world);
+        sent.spawn(async move { world.create(&format!("Late{row}"), None).await });
+    }
+    while let Some(answer) = sent.join_next().await {
+        let answer = answer.unwrap();
+        assert!(answer.status == 200 || answer.problem() == "effect-unknown", "{answer:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.emulator.duplicates(), 0);
+    assert_eq!(world.emulator.hospitals().len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_hangs_up_leaves_a_finished_record() {
+    let world = World::new(&settings(), Options::default());
+    let hung_up = tokio::time::timeout(Duration::from_secs(3), world.create("Gone", Some("gone"))).await;
+    assert!(hung_up.is_err(), "the create takes 5 s");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let again = world.create("Gone", Some("gone")).await;
+    assert_eq!((again.status, again.header("triage-replay")), (200, "true"), "{again:?}");
+    assert_eq!(world.emulator.hospitals().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
+    let world = World::new(&settings(), Options::default());
+    world.emulator.set_faults(
+        Faults::none()
+            .on(Call::Create, When::First(1), Fault::ResetAfter)
+            .on(Call::GetBatch, When::First(100), Fault::FailBefore(StatusCode::BAD_GATEWAY)),
+    );
+    let answer = world.create("Lost", Some("k1")).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "effect-unknown"), "{answer:?}");
+    assert_eq!(answer.header("triage-verdict"), "unknown");
+    world.emulator.set_faults(Faults::none());
+    let again = world.create("Lost", Some("k1")).await;
+    assert_eq!((again.status, again.json()["id"].as_u64()), (200, Some(1)), "{again:?}");
+    assert_eq!(world.emulator.hospitals().len(), 1, "settled, not repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn maybe_sent_looks_before_it_sends() {
+    let world = World::new(&settings(), Options::default());
+    assert_eq!(world.create("Before", None).await.status, 200);
+    let mut request = create("Before", Some("resumed"));
+    request.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
+    // The claim of the first, unkeyed request stands: this one may be another row, so it is sent once absence is certain.
+    let answer = world.send(request).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(world.emulator.hospitals().len(), 2);
+    let mut request = create("Fresh", Some("resumed-2"));
+    request.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
+    let began = Instant::now();
+    assert_eq!(world.send(request).await.status, 200);
+    assert!(began.elapsed() >= Duration::from_secs(75), "absence counts only after commit-within: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_twenty_row_file_takes_one_wave_and_the_window_holds() {
+    let world = Arc::new(World::new(&settings(), Options::default()));
+    let began = Instant::now();
+    let mut sent = tokio::task::JoinSet::new();
+    for row in 0..20 {
+        let world = Arc::clone(&world);
+        sent.spawn(async move { world.create(&format!("Row{row}"), None).await.status });
+    }
+    while let Some(status) = sent.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert!(began.elapsed() <= Duration::from_secs(9), "20 rows warm: {:?}", began.elapsed());
+    for row in 20..45 {
+        let world = Arc::clone(&world);
+        let batch = format!("{}{row:02}", &BATCH[..BATCH.len() - 2]);
+        sent.spawn(async move { read(world.host.call(create_in(&batch, "More", None)).await).await.status });
+    }
+    while sent.join_next().await.is_some() {}
+    let most = world.emulator.most_within(Call::Create, Duration::from_secs(60));
+    assert!(most <= 30, "creates in a window of 60 s: {most}");
+}
