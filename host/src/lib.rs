@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod emulator;
 pub mod entropy;
 pub mod error;
