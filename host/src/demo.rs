@@ -6,6 +6,8 @@
 mod caller;
 mod scenes;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use crate::{import::ImportError, policy::contract::Failure, server::ServerError, upstream::TransportError};
 use std::{io, time::Duration};
