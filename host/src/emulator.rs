@@ -202,6 +202,11 @@ impl Emulator {
         self.state.lock().directory.all()
     }
 
+    /// One hospital, without a copy of the others.
+    pub fn hospital(&self, id: u64) -> Option<Hospital> {
+        self.state.lock().directory.get(id).cloned()
+    }
+
     /// How many hospitals were ever made by the running process, deleted and forgotten ones too.
     pub fn made(&self) -> u64 {
         self.state.lock().directory.made()

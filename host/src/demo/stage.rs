@@ -1,0 +1,151 @@
+//! What the scenes play on: emulator, host, a caller, a folder for the file.
+
+use super::{DemoError, TIMES_SCALED_DOWN, caller::Caller, io_error};
+use crate::{
+    breaker,
+    config::settings::{Endpoint, EndpointOverride, PolicySource, Server as ServerSettings, Settings, State, Upstream},
+    emulator::{self, Emulator},
+    idempotency,
+    rate_limit::Quota,
+    retry,
+    server::Server,
+    upstream,
+};
+use http::Uri;
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+const SAMPLE: &str = include_str!("hospitals.csv");
+/// How long the breaker stays open: the default minute, scaled down.
+pub(super) const OPEN_FOR: Duration = Duration::from_millis(60_000 / TIMES_SCALED_DOWN as u64);
+
+/// The set.
+pub(super) struct Stage {
+    pub(super) emulator: Arc<Emulator>,
+    pub(super) caller: Caller,
+    pub(super) url: Uri,
+    pub(super) folder: Folder,
+    server: Server,
+    stop_emulator: oneshot::Sender<()>,
+    emulator_task: JoinHandle<()>,
+}
+
+impl Stage {
+    /// Starts the emulator, then the host in front of it.
+    pub(super) async fn set(screen: &mut impl Write) -> Result<Self, DemoError> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(io_error("a port of this machine"))?;
+        let upstream = listener.local_addr().map_err(io_error("a port of this machine"))?;
+        let emulator = Emulator::new(emulator::Options::default().scaled_down(TIMES_SCALED_DOWN));
+        let (stop_emulator, stopped) = oneshot::channel();
+        let emulator_task = tokio::spawn(Arc::clone(&emulator).serve(listener, async move {
+            // A dropped sender stops it too.
+            let _ = stopped.await;
+        }));
+        let settings = settings(url(upstream));
+        let server = Server::start(&settings)?;
+        let listens = server.addresses().first().copied().unwrap_or(settings.server.listen);
+        let url = url(listens);
+        writeln!(
+            screen,
+            "A hospital directory (emulated) listens on {upstream}, Triage in front of it on {listens}.\n\
+             All times are scaled down {TIMES_SCALED_DOWN} times: a create takes 0.5 s, not 5 s.\n"
+        )
+        .map_err(io_error("the screen"))?;
+        let folder = Folder::with(SAMPLE).map_err(io_error("a temporary folder"))?;
+        Ok(Self { emulator, caller: Caller::to(&url)?, url, folder, server, stop_emulator, emulator_task })
+    }
+
+    /// Stops both.
+    pub(super) async fn strike(self) {
+        let server = self.server;
+        let _ = tokio::task::spawn_blocking(move || server.stop()).await;
+        let _ = self.stop_emulator.send(());
+        let _ = self.emulator_task.await;
+    }
+}
+
+fn url(address: SocketAddr) -> Uri {
+    Uri::builder()
+        .scheme("http")
+        .authority(address.to_string())
+        .path_and_query("/")
+        .build()
+        .unwrap_or_else(|_| Uri::from_static("http://127.0.0.1:8080/"))
+}
+
+/// The defaults for a hospital directory, with times scaled down as the emulator's are.
+fn settings(base_url: Uri) -> Settings {
+    let retry = retry::Settings {
+        min_wait: Duration::from_millis(200),
+        max_wait: Duration::from_secs(1),
+        ..Default::default()
+    };
+    let breaker = breaker::Settings { open_for: OPEN_FOR, jitter_percent: 0, ..Default::default() };
+    let defaults = Endpoint { retry, breaker: Some(breaker), ..Endpoint::default() };
+    // One create each 6.5 s, 20 at once: never more than 30 in any minute.
+    let creates = Quota {
+        requests: NonZeroU32::MIN,
+        period: Duration::from_millis(6_500) / TIMES_SCALED_DOWN,
+        burst: NonZeroU32::MIN.saturating_add(19),
+    };
+    let create = EndpointOverride {
+        name: "create-hospital".to_owned(),
+        limits: Some(vec![creates]),
+        ..EndpointOverride::default()
+    };
+    let upstream = Upstream {
+        name: "hospital-directory".to_owned(),
+        connection: upstream::Settings::new(base_url),
+        path_prefix: None,
+        host: None,
+        listen: None,
+        policy: PolicySource::Embedded("hospital-directory".to_owned()),
+        policy_settings: "{}".to_owned(),
+        reuse_instances: false,
+        max_buffered_request_bytes: 1 << 20,
+        deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
+        idempotency: idempotency::Settings::default(),
+        defaults,
+        endpoints: vec![create],
+    };
+    let server = ServerSettings {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        workers: 1,
+        max_connections: 1_000,
+        max_header_bytes: 64 << 10,
+        header_read_timeout: Duration::from_secs(10),
+        drain: Duration::from_secs(5),
+    };
+    Settings { server, state: State::Memory, upstreams: vec![upstream] }
+}
+
+/// A folder of its own for the file and its journal; gone when dropped.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    fn with(csv: &str) -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("triage-demo-{:016x}", crate::entropy::Entropy::system().next()));
+        std::fs::create_dir(&path)?;
+        let folder = Self(path);
+        std::fs::write(folder.csv(), csv)?;
+        Ok(folder)
+    }
+
+    pub(super) fn csv(&self) -> PathBuf {
+        Path::new(&self.0).join("hospitals.csv")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed stays in the temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,98 @@
+//! The journal's file: locked while an import runs, readable by its owner only, synced before anything is sent.
+
+use super::{
+    ImportError,
+    journal::{self, Entry, Past},
+};
+use parking_lot::Mutex;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Far above what 10,000 rows with many resumptions leave.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// An open journal. The lock goes with it.
+#[derive(Debug, Clone)]
+pub struct JournalFile(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    /// Lines that wait for the next write.
+    pending: Mutex<Vec<u8>>,
+    /// After a failed write nothing more is written: the file's end is not known any more.
+    file: Mutex<Result<File, io::ErrorKind>>,
+}
+
+impl JournalFile {
+    /// Opens or makes the journal, takes the lock, reads what is there and cuts off a torn last line.
+    ///
+    /// # Errors
+    /// [`ImportError`] where another import holds it or it is no journal.
+    pub fn open(path: &Path) -> Result<(Self, Past), ImportError> {
+        let failed = |source| ImportError::Journal { path: path.to_owned(), source };
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ImportError::Locked(path.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let mut bytes = Vec::new();
+        (&mut file).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(failed(io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
+        }
+        let (past, whole) =
+            journal::read(&bytes).map_err(|source| ImportError::BadJournal { path: path.to_owned(), source })?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        sync_folder(path).map_err(failed)?;
+        let inner = Inner { path: path.to_owned(), pending: Mutex::default(), file: Mutex::new(Ok(file)) };
+        Ok((Self(Arc::new(inner)), past))
+    }
+
+    /// Appends lines and returns when they are on the disk. Lines of rows that come at the same time share one sync.
+    ///
+    /// # Errors
+    /// [`ImportError::Journal`]; nothing may be sent then.
+    pub async fn append(&self, entries: &[Entry]) -> Result<(), ImportError> {
+        self.0.pending.lock().extend_from_slice(&journal::lines(entries));
+        let inner = Arc::clone(&self.0);
+        let written = tokio::task::spawn_blocking(move || inner.flush()).await.map_err(io::Error::other);
+        written.flatten().map_err(|source| ImportError::Journal { path: self.0.path.clone(), source })
+    }
+}
+
+impl Inner {
+    /// Whoever gets the file first writes for all that wait; the others find nothing left, or the failure.
+    fn flush(&self) -> io::Result<()> {
+        let mut file = self.file.lock();
+        let open = file.as_mut().map_err(|kind| io::Error::from(*kind))?;
+        let lines = std::mem::take(&mut *self.pending.lock());
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let written = open.write_all(&lines).and_then(|()| open.sync_data());
+        if let Err(error) = &written {
+            *file = Err(error.kind());
+        }
+        written
+    }
+}
+
+/// So that a new file's name survives a power failure too.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
