@@ -1,28 +1,140 @@
-//! Configuration: one TOML file, the environment over it, flags over both.
+//! Configuration: defaults, under what a policy proposes, under one TOML file, under the environment, under flags.
+//!
+//! ```toml
+//! [server]
+//! listen = "127.0.0.1:8080"
+//!
+//! [upstreams.hospital]                       # as many as there are; told apart by path_prefix, host or listen
+//! base_url = "https://hospital.example/api"
+//! policy = "hospital-directory"
+//!
+//! [upstreams.hospital.defaults]              # every endpoint of it, over what the policy proposes
+//! limits = [{ requests = 10, period = "1s", burst = 10 }]
+//! retry = { max_attempts = 5 }
+//!
+//! [upstreams.hospital.endpoints.create-hospital]   # one endpoint, over `defaults`
+//! attempt_timeout = "20s"
+//!
+//! [upstreams.hospital.endpoints.report]      # one that the policy does not describe
+//! method = "POST"
+//! path = "/reports/{id}"
+//! effect = "idempotent"
+//! ```
+//!
+//! Every key is in [`reference`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`), shares their sign (`"50%"`).
+//!
+//! The environment: `TRIAGE_LISTEN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
+//! names; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable counts as unset. The seed's
+//! names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
+//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
+//! upstream; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
+//! there is no upstream at all.
+//!
+//! A layer goes before another key by key; then the more exact key goes before the less exact one: an endpoint's own value in
+//! the file goes before `defaults` of a flag.
 
+mod build;
+mod check;
+mod draft;
+mod effective;
+mod environment;
+mod file;
+mod flags;
+mod keys;
+mod kind;
+mod problem;
+mod raw;
 pub mod settings;
+mod show;
+#[cfg(test)]
+mod tests;
+mod units;
+mod value;
 
-use crate::policy::contract;
+pub use effective::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
+pub use flags::Flags;
+pub use keys::reference;
+pub use kind::EMBEDDED;
+pub use problem::{Fault, Problem, Problems, Source};
+pub use show::show;
+pub use value::{Stated, Value, Values};
 
-/// Every problem of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(Vec<String>);
+use draft::Draft;
+use settings::Settings;
+use std::path::PathBuf;
 
-impl std::fmt::Display for Problems {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
+/// Everything that a configuration is read from. The process's own environment and disk are the caller's business.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// The file's path, as messages name it, and its text.
+    pub file: Option<(PathBuf, String)>,
+    /// The environment; variables of others are passed over.
+    pub env: Vec<(String, String)>,
+    /// The flags.
+    pub flags: Flags,
 }
 
-impl std::error::Error for Problems {}
+/// A configuration that holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// The host's own values with their sources; those of upstreams and endpoints are in the settings.
+    pub stated: Values,
+}
 
-/// The endpoints of an upstream with their effective settings.
+/// Reads and checks a configuration.
 ///
 /// # Errors
-/// [`Problems`] where an override fits no endpoint.
-pub fn endpoints(
-    upstream: &settings::Upstream,
-    description: &contract::Description,
-) -> Result<Vec<(contract::Endpoint, settings::Endpoint)>, Problems> {
-    Ok(description.endpoints.iter().map(|described| (described.clone(), upstream.defaults.clone())).collect())
+/// Every problem at once; of a file that is not TOML, only that.
+pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
+    let mut draft = Draft::default();
+    let is_toml = match &inputs.file {
+        Some((path, text)) => file::read(&mut draft, path, text),
+        None => true,
+    };
+    environment::read(&mut draft, &inputs.env, &inputs.flags);
+    if !is_toml {
+        // What seems to be missing may stand in the file.
+        draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
+        Problems::check(std::mem::take(&mut draft.problems))?;
+    }
+    let (settings, stated, problems) = build::settings(draft);
+    Problems::check(problems)?;
+    Ok(Loaded { settings, stated })
+}
+
+/// The settings of a file's text, with no environment and no flags.
+///
+/// # Errors
+/// Every problem at once.
+pub fn from_toml(text: &str) -> Result<Settings, Problems> {
+    let inputs = Inputs { file: Some((PathBuf::from("triage.toml"), text.to_owned())), ..Inputs::default() };
+    load(&inputs).map(|loaded| loaded.settings)
+}
+
+/// The defaults for one upstream, which is named `default`.
+///
+/// # Errors
+/// Every problem of the base URL and the policy's name.
+pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> {
+    let flags = Flags { upstream: Some(base_url.to_owned()), policy: Some(policy.to_owned()), ..Flags::default() };
+    load(&Inputs { flags, ..Inputs::default() }).map(|loaded| loaded.settings)
+}
+
+/// What `config check` prints: that all is well, or every problem.
+pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
+    match checked {
+        Ok(loaded) => {
+            let named = |upstream: &settings::Upstream| format!("{} at {}", upstream.name, upstream.connection.base_url);
+            let upstreams: Vec<String> = loaded.settings.upstreams.iter().map(named).collect();
+            format!("the configuration holds: {}\n", upstreams.join(", "))
+        }
+        Err(problems) => {
+            let count = problems.iter().count();
+            let plural = if count == 1 { "" } else { "s" };
+            let lines = problems.to_string().replace('\n', "\n  ");
+            format!("the configuration has {count} problem{plural}:\n  {lines}\n")
+        }
+    }
 }

@@ -1,0 +1,105 @@
+//! `config show`: the effective values as TOML, each with its source.
+
+use super::{
+    Loaded,
+    effective::{described_and_added, idempotency, merged},
+    keys::{KEYS, Scope},
+    problem::Source,
+    settings::Upstream,
+    value::{Stated, Value, Values},
+};
+use crate::policy::contract::Description;
+use http::Method;
+use std::fmt::Write as _;
+
+/// Renders every effective value with its source, as TOML that loads to the same settings. Secrets are hidden.
+///
+/// `descriptions` are those of the upstreams' policies, in the upstreams' order; without one, only the endpoints of the
+/// configuration are shown. Of an endpoint, what it has from the upstream's `defaults` is not repeated.
+pub fn show(loaded: &Loaded, descriptions: &[Option<&Description>]) -> String {
+    let mut page = Page::default();
+    page.lines("", &loaded.stated, &[Scope::Host], None);
+    for (index, upstream) in loaded.settings.upstreams.iter().enumerate() {
+        page.blank();
+        page.upstream(upstream, descriptions.get(index).copied().flatten());
+    }
+    page.rendered()
+}
+
+/// Lines of `key = value` and their sources; a line without a source stands by itself.
+#[derive(Debug, Default)]
+struct Page(Vec<(String, Option<String>)>);
+
+impl Page {
+    fn upstream(&mut self, upstream: &Upstream, description: Option<&Description>) {
+        let path = format!("upstreams.{}.", upstream.name);
+        let mut own = upstream.stated.clone();
+        let lock = description.map_or(upstream.idempotency.lock, |description| idempotency(upstream, description).lock);
+        if own.read("idempotency.lock") != Some(lock) {
+            own.set("idempotency.lock", Value::Duration(lock), Source::Adapted("the longest deadline"));
+        }
+        self.lines(&path, &own, &[Scope::Upstream], None);
+        self.blank();
+        let defaults = merged(&Values::default(), &upstream.defaults, None);
+        self.lines(&format!("{path}defaults."), &defaults, &[Scope::Endpoint], None);
+        match description {
+            Some(description) => {
+                for (endpoint, values) in described_and_added(upstream, description) {
+                    self.blank();
+                    let method = endpoint.method.as_ref().map_or("*", Method::as_str);
+                    self.comment(&format!("{method} {}", endpoint.path));
+                    self.endpoint(&path, &endpoint.name, &values, &defaults);
+                }
+            }
+            None => {
+                for own in &upstream.endpoints {
+                    self.blank();
+                    let values = merged(&Values::default(), &upstream.defaults, Some(&own.values));
+                    self.endpoint(&path, &own.name, &values, &defaults);
+                }
+            }
+        }
+    }
+
+    fn endpoint(&mut self, path: &str, name: &str, values: &Values, defaults: &Values) {
+        self.lines(&format!("{path}endpoints.{name}."), values, &[Scope::Added, Scope::Endpoint], Some(defaults));
+    }
+
+    fn lines(&mut self, path: &str, values: &Values, scopes: &[Scope], known: Option<&Values>) {
+        for key in KEYS.iter().filter(|key| scopes.contains(&key.scope)) {
+            let stated = values.get(key.name);
+            if let Some(Stated { value, source }) = stated.filter(|_| known.and_then(|k| k.get(key.name)) != stated) {
+                self.0.push((format!("{path}{} = {value}", key.name), Some(source.to_string())));
+            }
+        }
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.0.push((format!("# {}", one_line(text)), None));
+    }
+
+    fn blank(&mut self) {
+        self.0.push((String::new(), None));
+    }
+
+    fn rendered(&self) -> String {
+        /// Beyond it, one long value would push every comment off the screen.
+        const WIDEST: usize = 88;
+        let widths = self.0.iter().filter(|(_, source)| source.is_some()).map(|(line, _)| line.chars().count());
+        let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or_default();
+        let mut text = String::new();
+        for (line, source) in &self.0 {
+            // Writing to a string cannot fail.
+            let _ = match source {
+                Some(source) => writeln!(text, "{line:width$}  # {}", one_line(source)),
+                None => writeln!(text, "{line}"),
+            };
+        }
+        text
+    }
+}
+
+/// A comment ends with its line: no file name gets to write TOML.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
