@@ -1,6 +1,24 @@
 //! Idempotency keys: what a record goes through, and what a second request with the same key gets.
+//!
+//! A record is *new* (held by an owner, nothing sent), *sent* (its effect may have taken place) or *done* (the answer is kept
+//! for replays). [`record`] holds the transitions, pure; [`records`] says what a store must do; [`hold`] is what an owner has
+//! in hand while it works, and gives the record back whatever becomes of the owner.
 
 use std::time::Duration;
+
+pub mod fingerprint;
+pub mod hold;
+pub mod key;
+pub mod record;
+pub mod records;
+pub mod stored;
+
+pub use fingerprint::{Fingerprint, Identity, RecordId, Tenant};
+pub use hold::{Begun, Hold, begin};
+pub use key::{Key, KeyError, Keyed};
+pub use record::{Fence, Opening};
+pub use records::{Claim, ClaimName, ClaimOwner, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
+pub use stored::{Answer, Stored};
 
 /// How keys are honoured.
 #[derive(Debug, Clone, PartialEq, Eq)]

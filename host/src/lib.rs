@@ -8,4 +8,5 @@ pub mod idempotency;
 pub mod policy;
 pub mod rate_limit;
 pub mod retry;
+pub mod store;
 pub mod upstream;

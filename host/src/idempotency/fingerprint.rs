@@ -1,0 +1,223 @@
+//! Identities as hashes: whose request, which record, and whether two requests are equal.
+//!
+//! Everything is SHA-256 over length-prefixed parts under a label of its own, so that no two kinds and no two splits of the same
+//! bytes share a value, and so that neither keys, tokens nor bodies lie about in memory or in a shared store.
+
+use super::key::Key;
+use http::{HeaderMap, HeaderName, Method};
+use sha2::{Digest, Sha256};
+use std::{fmt, str::FromStr};
+
+/// A request's content: equal fingerprints mean equal requests, whoever sent them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// Whose request it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tenant([u8; 32]);
+
+/// Which record: a tenant's key at an upstream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId([u8; 32]);
+
+/// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// The upstream's name.
+    pub upstream: &'a str,
+    /// The endpoint's name.
+    pub endpoint: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query as the caller sent them.
+    pub path_and_query: &'a str,
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
+impl Fingerprint {
+    /// The fingerprint of a request.
+    pub fn of(request: &Identity<'_>) -> Self {
+        Self(digest(
+            "fingerprint",
+            &[
+                request.upstream.as_bytes(),
+                request.endpoint.as_bytes(),
+                request.method.as_str().as_bytes(),
+                request.path_and_query.as_bytes(),
+                request.body,
+            ],
+        ))
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Tenant {
+    /// The tenant that a request's `header` names, by all its values in order. Without a configured header all callers are one
+    /// tenant; callers that leave a configured header out are one tenant together, apart from all named ones.
+    pub fn of(headers: &HeaderMap, header: Option<&HeaderName>) -> Self {
+        let Some(header) = header else { return Self(digest("every-caller", &[])) };
+        let values: Vec<&[u8]> = headers.get_all(header).iter().map(http::HeaderValue::as_bytes).collect();
+        Self(digest("tenant", &values))
+    }
+}
+
+impl RecordId {
+    /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a
+    /// mismatch, not a new request.
+    pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {
+        Self(digest("record", &[&tenant.0, upstream.as_bytes(), key.as_str().as_bytes()]))
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RecordId {
+    /// 64 hexadecimal digits, as [`RecordId::from_str`] reads them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is no record's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a record id has 64 hexadecimal digits; copy one from the list of unsettled records")]
+pub struct NotARecordId;
+
+impl FromStr for RecordId {
+    type Err = NotARecordId;
+
+    fn from_str(text: &str) -> Result<Self, NotARecordId> {
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(NotARecordId) };
+        if pairs.len() != 32 {
+            return Err(NotARecordId);
+        }
+        let mut id = [0; 32];
+        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+fn digit(character: u8) -> Result<u8, NotARecordId> {
+    let value = char::from(character).to_digit(16).ok_or(NotARecordId)?;
+    Ok(value as u8)
+}
+
+/// The first digits name a value well enough in a log, and give nothing away of what was hashed.
+fn short(name: &str, hash: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let [a, b, c, d, ..] = hash;
+    write!(f, "{name}({a:02x}{b:02x}{c:02x}{d:02x})")
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        short("Fingerprint", &self.0, f)
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        short("RecordId", &self.0, f)
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tenant(..)")
+    }
+}
+
+/// SHA-256 over a label and parts, each after its length.
+pub(super) fn digest(label: &str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use http::HeaderValue;
+
+    fn key(text: &str) -> Key {
+        let mut headers = HeaderMap::new();
+        headers.insert("idempotency-key", HeaderValue::from_str(text).unwrap());
+        Key::parse(&headers).unwrap().unwrap()
+    }
+
+    const POST: Method = Method::POST;
+
+    const ROW: Identity<'static> = Identity {
+        upstream: "directory",
+        endpoint: "create",
+        method: &POST,
+        path_and_query: "/hospitals/",
+        body: b"{\"name\":\"A\"}",
+    };
+
+    #[test]
+    fn every_part_counts() {
+        let base = Fingerprint::of(&ROW);
+        assert_eq!(base, Fingerprint::of(&ROW));
+        for (case, other) in [
+            ("upstream", Identity { upstream: "other", ..ROW }),
+            ("endpoint", Identity { endpoint: "other", ..ROW }),
+            ("method", Identity { method: &Method::PUT, ..ROW }),
+            ("query", Identity { path_and_query: "/hospitals/?a", ..ROW }),
+            ("body", Identity { body: b"", ..ROW }),
+            ("a split moved", Identity { endpoint: "createPOST", path_and_query: "/hospitals/", ..ROW }),
+        ] {
+            assert_ne!(base, Fingerprint::of(&other), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_belongs_to_tenant_upstream_and_key() {
+        let token = HeaderName::from_static("authorization");
+        let headers = |value: &'static str| HeaderMap::from_iter([(token.clone(), HeaderValue::from_static(value))]);
+        let ann = Tenant::of(&headers("Bearer ann"), Some(&token));
+        let bob = Tenant::of(&headers("Bearer bob"), Some(&token));
+        let nobody = Tenant::of(&HeaderMap::new(), Some(&token));
+        let all = Tenant::of(&headers("Bearer ann"), None);
+        let ids: std::collections::HashSet<_> = [ann, bob, nobody, all]
+            .iter()
+            .flat_map(|tenant| [("a", "k"), ("b", "k"), ("a", "l")].map(|(up, k)| RecordId::of(tenant, up, &key(k))))
+            .collect();
+        assert_eq!(ids.len(), 12);
+        assert_eq!(all, Tenant::of(&HeaderMap::new(), None));
+    }
+
+    #[test]
+    fn an_id_survives_its_text() {
+        let id = RecordId::of(&Tenant::of(&HeaderMap::new(), None), "up", &key("k"));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "zz", &"g".repeat(64), &"a".repeat(63), &"a".repeat(66), &"ä".repeat(32)] {
+            assert_eq!(text.parse::<RecordId>(), Err(NotARecordId), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let token = HeaderName::from_static("x-token");
+        let headers = HeaderMap::from_iter([(token.clone(), HeaderValue::from_static("hunter2"))]);
+        let tenant = Tenant::of(&headers, Some(&token));
+        let id = RecordId::of(&tenant, "up", &key("sk_live"));
+        let text = format!("{tenant:?} {id:?} {:?}", Fingerprint::of(&ROW));
+        assert!(text.starts_with("Tenant(..) RecordId("), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("sk_live") && text.len() < 60, "{text}");
+    }
+}

@@ -1,0 +1,160 @@
+//! An owner's hold on a record. Whatever becomes of the owner, the record ends where the next request can go on: dropping a hold
+//! forgets a record for which nothing was sent and leaves any other unknown.
+
+use super::{
+    fingerprint::RecordId,
+    record::{Begin, Fence, Opening},
+    records::{Claim, ClaimName, ClaimOwner, RecordError, Records},
+    stored::Stored,
+};
+use crate::clock::{Clock, Timestamp};
+use std::{sync::Arc, time::Duration};
+
+/// What a request got from its record. See [`Begin`].
+#[derive(Debug)]
+#[must_use = "what may be done with the request depends on it"]
+pub enum Begun {
+    /// Nobody sent it yet.
+    New(Hold),
+    /// It was answered before.
+    Replay(Arc<Stored>),
+    /// It is under way.
+    InFlight {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// The key belongs to another request.
+    Mismatch,
+    /// It may have been sent before: find out what came of it.
+    Reconcile {
+        /// The record.
+        hold: Hold,
+        /// The least time since a byte of it may have been sent.
+        sent_ago: Duration,
+    },
+}
+
+/// Begins a request under a key. Dropping the future at any point gives back what the store may have granted.
+///
+/// # Errors
+/// [`RecordError::Full`] and [`RecordError::Unavailable`]: the request must not be sent.
+pub async fn begin(
+    records: &Arc<dyn Records>,
+    clock: Clock,
+    id: RecordId,
+    opening: Opening,
+) -> Result<Begun, RecordError> {
+    // Made before the store is asked: a reply that is never read then has an owner too. The lock is counted from here as well,
+    // so that it ends here no later than there.
+    let mut hold = Hold {
+        records: Arc::clone(records),
+        clock,
+        id,
+        fence: opening.fence,
+        until: clock.now().after(opening.lock),
+        claims_kept: opening.keep.saturating_add(opening.lock),
+        sent: false,
+        over: false,
+    };
+    let begin = records.begin(id, opening).await;
+    hold.over = !matches!(begin, Ok(Begin::New | Begin::Reconcile { .. }) | Err(RecordError::Unavailable { .. }));
+    Ok(match begin? {
+        Begin::New => Begun::New(hold),
+        Begin::Reconcile { sent_ago } => Begun::Reconcile { hold, sent_ago },
+        Begin::Replay(stored) => Begun::Replay(stored),
+        Begin::InFlight { retry_after } => Begun::InFlight { retry_after },
+        Begin::Mismatch => Begun::Mismatch,
+    })
+}
+
+/// The right to send under a record.
+#[derive(Debug)]
+#[must_use = "dropping it gives the record back"]
+pub struct Hold {
+    records: Arc<dyn Records>,
+    clock: Clock,
+    id: RecordId,
+    fence: Fence,
+    until: Timestamp,
+    claims_kept: Duration,
+    sent: bool,
+    over: bool,
+}
+
+impl Hold {
+    /// The record.
+    pub fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// How long the lock still lasts, on this host's own clock. Check it right before the first byte, and end the send before it
+    /// ends: a successor counts from there.
+    pub fn lock_left(&self) -> Duration {
+        self.until.since(self.clock.now())
+    }
+
+    /// Marks that bytes go out from now on. Call it before each send, and send only if it succeeds.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] if the lock ran out, [`RecordError::Unavailable`] if the store does not answer.
+    pub async fn sent(&mut self) -> Result<(), RecordError> {
+        self.records.sent(self.id, self.fence).await?;
+        if self.lock_left().is_zero() {
+            return Err(RecordError::Lost);
+        }
+        // Not before the reply: whoever is dropped while waiting for it has sent nothing.
+        self.sent = true;
+        Ok(())
+    }
+
+    /// Makes the record the owner of a resource, for as long as the record lives.
+    ///
+    /// # Errors
+    /// [`RecordError::Full`] and [`RecordError::Unavailable`]: the resource must not be adopted.
+    pub async fn claim(&self, name: ClaimName) -> Result<Claim, RecordError> {
+        self.records.claim(name, ClaimOwner::Record(self.id), self.claims_kept).await
+    }
+
+    /// Keeps the answer for replays.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
+    pub async fn finish(mut self, stored: Stored) -> Result<(), RecordError> {
+        self.records.finish(self.id, self.fence, stored).await?;
+        self.over = true;
+        Ok(())
+    }
+
+    /// Forgets the record: its effect is known not to have taken place, neither by this owner nor by one before.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
+    pub async fn release(mut self) -> Result<(), RecordError> {
+        self.records.release(self.id, self.fence).await?;
+        self.over = true;
+        Ok(())
+    }
+
+    /// Gives up finding out. `sent_ago` is the time since this owner's last byte may have been sent; it says nothing if this
+    /// owner sent nothing, since the record then keeps the age it had.
+    pub fn leave_unknown(mut self, sent_ago: Duration) {
+        self.leave(sent_ago);
+    }
+
+    fn leave(&mut self, sent_ago: Duration) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.records.leave(self.id, self.fence, self.sent.then_some(sent_ago));
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // A send that was cut off may have been sending until now.
+        self.leave(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+#[path = "hold/tests.rs"]
+mod tests;

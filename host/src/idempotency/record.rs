@@ -1,0 +1,274 @@
+//! A record's transitions: pure, `(record, event, now) -> record`.
+//!
+//! ```text
+//!            begin            sent              finish
+//!   (none) --------> new -----------> sent ------------> done --keep--> (none)
+//!      ^              |                |  ^                
+//!      |<- leave, lock ran out         |  | begin: Reconcile
+//!      |<------------ release ---------+  |
+//!                                leave, lock ran out: unknown
+//! ```
+
+use super::{fingerprint::Fingerprint, stored::Stored};
+use crate::{
+    clock::Timestamp,
+    entropy::Entropy,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The least time that a caller is told to wait for a request under way: HTTP's Retry-After counts in seconds.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// An owner's proof that it is still the owner: random, drawn anew for every begin, so that it never comes back after a loss.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence(pub u128);
+
+impl Fence {
+    /// A new one.
+    pub fn draw(entropy: &Entropy) -> Self {
+        Self(u128::from(entropy.next()) << 64 | u128::from(entropy.next()))
+    }
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fence({:08x})", self.0 as u32)
+    }
+}
+
+/// What a request brings to its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// The right that it asks for.
+    pub fence: Fence,
+    /// What it asks of the upstream.
+    pub fingerprint: Fingerprint,
+    /// Whether its caller may have sent it before.
+    pub maybe_sent: bool,
+    /// How long it may hold the record. See [`super::Settings::lock`].
+    pub lock: Duration,
+    /// How long the record is kept. See [`super::Settings::keep`].
+    pub keep: Duration,
+}
+
+impl Opening {
+    /// An opening under `settings`.
+    pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
+        Self { fence, fingerprint, maybe_sent, lock: settings.lock, keep: settings.keep }
+    }
+
+    fn held(&self, prior: Option<Timestamp>, now: Timestamp) -> (Begin, Option<Record>) {
+        let holder = Holder { fence: self.fence, since: now, until: now.after(self.lock), sent: None, prior };
+        let begin = prior.map_or(Begin::New, |sent| Begin::Reconcile { sent_ago: now.since(sent) });
+        (begin, Some(Record { fingerprint: self.fingerprint, keep: self.keep, state: State::Held(holder) }))
+    }
+}
+
+/// What a request gets from its record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// Nobody sent it yet: the fence now holds the record.
+    New,
+    /// It was answered before.
+    Replay(Arc<Stored>),
+    /// It is under way.
+    InFlight {
+        /// When to ask again: after as long again as it has taken so far, at least a second, at most until the lock runs out.
+        retry_after: Duration,
+    },
+    /// The key belongs to another request.
+    Mismatch,
+    /// It may have been sent before and nobody knows what came of it: the fence now holds the record, and must find out.
+    Reconcile {
+        /// The least time since a byte of it may have been sent.
+        sent_ago: Duration,
+    },
+}
+
+/// A record's phase, for listings and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Nothing was sent.
+    New,
+    /// It may have been sent.
+    Sent,
+    /// It was answered.
+    Done,
+}
+
+/// What to do with a record after a transition that may end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Keep it as it now is.
+    Keep,
+    /// Forget it.
+    Forget,
+}
+
+/// The fence does not hold the record (any more).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// One key's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    fingerprint: Fingerprint,
+    keep: Duration,
+    state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Held(Holder),
+    Unknown { sent: Timestamp, since: Timestamp },
+    Done { stored: Arc<Stored>, since: Timestamp },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    fence: Fence,
+    since: Timestamp,
+    until: Timestamp,
+    /// When this holder last marked a send. A holder that never did has sent nothing.
+    sent: Option<Timestamp>,
+    /// The last moment at which an earlier holder may have sent a byte.
+    prior: Option<Timestamp>,
+}
+
+impl Holder {
+    /// The last moment at which a byte may have been sent, if the holder vanished: any time until its lock ran out.
+    fn last_byte_if_vanished(&self) -> Option<Timestamp> {
+        self.prior.max(self.sent.map(|sent| sent.max(self.until)))
+    }
+}
+
+impl Record {
+    /// Begins a request: what it gets, and the record to write (none: leave it as it is).
+    ///
+    /// Another payload is a mismatch whatever the phase. A lock that ran out before anything was sent is taken over as new;
+    /// after a send it is not, since nobody knows what came of it.
+    pub fn begin(existing: Option<&Self>, opening: &Opening, now: Timestamp) -> (Begin, Option<Self>) {
+        let Some(record) = existing.filter(|record| !record.expired(now)) else {
+            return opening.held(opening.maybe_sent.then_some(now), now);
+        };
+        if record.fingerprint != opening.fingerprint {
+            return (Begin::Mismatch, None);
+        }
+        match &record.state {
+            State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
+            State::Unknown { sent, .. } => opening.held(Some(*sent), now),
+            State::Held(holder) if now < holder.until => {
+                let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.until.since(now));
+                (Begin::InFlight { retry_after }, None)
+            }
+            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), now),
+        }
+    }
+
+    /// Marks that bytes go out from now on: right before each send.
+    ///
+    /// # Errors
+    /// [`Lost`] if the lock ran out or another owner has the record: nothing may be sent.
+    pub fn sent(&mut self, fence: Fence, now: Timestamp) -> Result<(), Lost> {
+        let holder = self.holder(fence, now)?;
+        if holder.until <= now {
+            return Err(Lost);
+        }
+        holder.sent = Some(now);
+        Ok(())
+    }
+
+    /// Keeps the answer. Also after the lock ran out, as long as nobody took over.
+    ///
+    /// # Errors
+    /// [`Lost`] if another owner has the record.
+    pub fn finish(&mut self, fence: Fence, stored: Arc<Stored>, now: Timestamp) -> Result<(), Lost> {
+        self.holder(fence, now)?;
+        self.state = State::Done { stored, since: now };
+        Ok(())
+    }
+
+    /// Whether the owner may forget the record, because it knows that the effect did not take place.
+    ///
+    /// # Errors
+    /// [`Lost`] if another owner has the record.
+    pub fn release(&mut self, fence: Fence, now: Timestamp) -> Result<Fate, Lost> {
+        self.holder(fence, now).map(|_| Fate::Forget)
+    }
+
+    /// The owner goes without an answer. `sent_ago` is its word on its own sends: none for no byte, else the time since its last
+    /// one. If neither it nor an owner before it sent anything the record is forgotten, else it is unknown from now on.
+    ///
+    /// # Errors
+    /// [`Lost`] if another owner has the record.
+    pub fn leave(&mut self, fence: Fence, sent_ago: Option<Duration>, now: Timestamp) -> Result<Fate, Lost> {
+        let holder = self.holder(fence, now)?;
+        let own = sent_ago.map(|ago| now.before(ago).max(holder.sent.unwrap_or_default()));
+        let Some(sent) = own.max(holder.prior) else { return Ok(Fate::Forget) };
+        self.state = State::Unknown { sent, since: now };
+        Ok(Fate::Keep)
+    }
+
+    /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
+    /// not to have taken place. `None` if the record is not unsettled.
+    pub fn resolve(&mut self, answer: Option<Arc<Stored>>, now: Timestamp) -> Option<Fate> {
+        self.unsettled(now)?;
+        let Some(stored) = answer else { return Some(Fate::Forget) };
+        self.state = State::Done { stored, since: now };
+        Some(Fate::Keep)
+    }
+
+    /// How long ago a byte was last sent, if what came of it is unknown and nobody is finding out.
+    pub fn unsettled(&self, now: Timestamp) -> Option<Duration> {
+        let sent = match &self.state {
+            _ if self.expired(now) => None,
+            State::Unknown { sent, .. } => Some(*sent),
+            State::Held(holder) if holder.until <= now => holder.last_byte_if_vanished(),
+            State::Held(_) | State::Done { .. } => None,
+        };
+        sent.map(|sent| now.since(sent))
+    }
+
+    /// When the record may be forgotten: a new one when its lock runs out, others a `keep` after they were last changed, and
+    /// a sent one whose owner vanished a `keep` after its lock ran out.
+    pub fn expires(&self) -> Timestamp {
+        match &self.state {
+            State::Held(holder) if holder.last_byte_if_vanished().is_none() => holder.until,
+            State::Held(holder) => holder.until.after(self.keep),
+            State::Unknown { since, .. } | State::Done { since, .. } => since.after(self.keep),
+        }
+    }
+
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Held(holder) if holder.last_byte_if_vanished().is_none() => Phase::New,
+            State::Held(_) | State::Unknown { .. } => Phase::Sent,
+            State::Done { .. } => Phase::Done,
+        }
+    }
+
+    /// The answer that is kept.
+    pub fn stored(&self) -> Option<&Stored> {
+        match &self.state {
+            State::Done { stored, .. } => Some(stored),
+            State::Held(_) | State::Unknown { .. } => None,
+        }
+    }
+
+    fn expired(&self, now: Timestamp) -> bool {
+        self.expires() <= now
+    }
+
+    fn holder(&mut self, fence: Fence, now: Timestamp) -> Result<&mut Holder, Lost> {
+        let expired = self.expired(now);
+        match &mut self.state {
+            State::Held(holder) if holder.fence == fence && !expired => Ok(holder),
+            _ => Err(Lost),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "record/tests.rs"]
+mod tests;

@@ -1,0 +1,163 @@
+//! What keeping records, claims and turns asks of a store.
+
+use super::{
+    fingerprint::{Fingerprint, RecordId, digest},
+    record::{Begin, Fence, Opening},
+    stored::Stored,
+};
+use futures_util::future::{BoxFuture, Either, Ready, ready};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A store's answer: at hand, without an allocation, for one that keeps its state in this process; else awaited.
+pub type Reply<'a, T> = Either<Ready<Result<T, RecordError>>, BoxFuture<'a, Result<T, RecordError>>>;
+
+/// A reply that is at hand.
+pub fn at_hand<'a, T>(result: Result<T, RecordError>) -> Reply<'a, T> {
+    Either::Left(ready(result))
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// There is no room, and nothing that may be forgotten to make some.
+    #[error("{what} hold {max} entries, the most allowed, all in use; try again later or raise the limit")]
+    Full {
+        /// Which table.
+        what: &'static str,
+        /// Its limit.
+        max: usize,
+    },
+    /// The lock ran out or another owner has the record. Nothing may be sent under it.
+    #[error("the record's lock ran out or another request took it over; send nothing more under it")]
+    Lost,
+    /// The store failed.
+    #[error("the store of idempotency records did not answer; try again later")]
+    Unavailable {
+        /// How.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Keeps records, claims and turns for all hosts that share it.
+///
+/// Each method is one atomic step. A method may take effect as soon as it is called, before the reply is awaited, and also if the
+/// reply is dropped; a later call for the same record, `leave` above all, takes effect after it.
+pub trait Records: fmt::Debug + Send + Sync + 'static {
+    /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, which gives the record back whatever happens.
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin>;
+
+    /// [`super::record::Record::sent`].
+    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
+
+    /// [`super::record::Record::finish`].
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()>;
+
+    /// [`super::record::Record::release`].
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
+
+    /// [`super::record::Record::leave`], at once or soon: called when an owner is dropped, which cannot wait.
+    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>);
+
+    /// Makes `owner` the one owner of what `name` names, for at least `keep`.
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;
+
+    /// Waits until no request with this fingerprint is under way, first come first served. Dropping the reply leaves the queue.
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn>;
+
+    /// Records whose effect is unknown and which nobody works on, at most `limit` of them, the next to be forgotten first.
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
+
+    /// An administrator's word on an unsettled record.
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;
+}
+
+/// What an upstream made, as a policy names it within its upstream: hashed, so that a guest's text takes a fixed room.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimName([u8; 32]);
+
+impl ClaimName {
+    /// The claim that a policy calls `name` at `upstream`.
+    pub fn of(upstream: &str, name: &str) -> Self {
+        Self(digest("claim", &[upstream.as_bytes(), name.as_bytes()]))
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClaimName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "ClaimName({a:02x}{b:02x}{c:02x}{d:02x})")
+    }
+}
+
+/// Who owns a claim: a record, so that a repetition of the request finds its own claims; or one request without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClaimOwner {
+    /// All requests with this record.
+    Record(RecordId),
+    /// One request without a key, by a fence drawn for it.
+    Request(Fence),
+}
+
+/// Whether a claim was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "a claim that is taken must not be adopted"]
+pub enum Claim {
+    /// The owner has it, by this call or an earlier one.
+    Ours,
+    /// Another owner has it.
+    Taken,
+}
+
+/// The right to be the one request of its fingerprint under way. Dropping it, also by a panic, calls the next in the queue.
+#[must_use = "the turn ends when this is dropped"]
+pub struct Turn(#[allow(dead_code)] Box<dyn Send + Sync>);
+
+impl Turn {
+    /// A turn that ends when `guard` is dropped.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(guard))
+    }
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Turn")
+    }
+}
+
+/// A record whose effect is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Which.
+    pub id: RecordId,
+    /// How long ago a byte was last sent.
+    pub sent_ago: Duration,
+}
+
+/// What an administrator found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// The effect took place: repetitions get this answer.
+    Applied(Stored),
+    /// It did not: the next request with the key is sent.
+    NotApplied,
+}
+
+/// What became of an administrator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "the record may not have been unsettled"]
+pub enum Resolved {
+    /// It holds.
+    Done,
+    /// There is no such record, it is settled, or a request is settling it: nothing was changed.
+    NotUnsettled,
+}
+
+/// Shared as requests hold it.
+pub type Shared = Arc<dyn Records>;

@@ -1,0 +1,3 @@
+//! State in this process; lost when it ends.
+
+pub mod records;
