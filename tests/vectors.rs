@@ -59,7 +59,8 @@ fn component(name: &str) -> Vec<u8> {
 
 fn play(name: &str, csv: &str) {
     let engine = Engine::start().unwrap();
-    let policy = Policy::load(&engine, &component(name), &Loading::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    let policy =
+        Policy::load(&engine, &component(name), &Loading::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
     let endpoints = &policy.description().endpoints;
     let router = Router::new(endpoints.iter().map(|e| (e.method.as_ref(), e.path.as_str()))).unwrap();
     let mut wrong = Vec::new();
@@ -68,7 +69,14 @@ fn play(name: &str, csv: &str) {
         let row = row.unwrap();
         let differs = differences(&policy, &router, &row);
         if !differs.is_empty() {
-            wrong.push(format!("row {} {} {} {} ({}): {differs}", line + 2, row.method, row.path, row.condition, row.note));
+            wrong.push(format!(
+                "row {} {} {} {} ({}): {differs}",
+                line + 2,
+                row.method,
+                row.path,
+                row.condition,
+                row.note
+            ));
         }
         played += 1;
     }

@@ -93,7 +93,9 @@ fn value(text: &str, form: Form) -> Value {
     match form {
         Form::Text => Value::String(trimmed.to_owned()),
         Form::Number => trimmed.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-        Form::Seconds if trimmed.parse::<f64>().is_ok_and(|seconds| seconds >= 0.0) => Value::String(format!("{trimmed}s")),
+        Form::Seconds if trimmed.parse::<f64>().is_ok_and(|seconds| seconds >= 0.0) => {
+            Value::String(format!("{trimmed}s"))
+        }
         Form::Seconds => Value::String(text.to_owned()),
     }
 }

@@ -74,8 +74,8 @@ pub struct Upstream {
     pub deadline_header: http::HeaderName,
     /// How keys are honoured.
     pub idempotency: idempotency::Settings,
-    /// Settings of every endpoint that says nothing else.
-    pub defaults: Endpoint,
+    /// What the operator says of every endpoint.
+    pub defaults: EndpointOverride,
     /// Overrides by endpoint name; names the policy does not describe add endpoints and need method and path.
     pub endpoints: Vec<EndpointOverride>,
 }
@@ -122,10 +122,11 @@ impl Default for Endpoint {
     }
 }
 
-/// What the operator says of one endpoint. A value that is absent is the policy's proposal, else the upstream's default.
+/// What the operator says of one endpoint, or of all endpoints of an upstream. A value that is absent is the policy's
+/// proposal, else the host's default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointOverride {
-    /// The endpoint's name.
+    /// The endpoint's name; empty for what holds for all.
     pub name: String,
     /// The method, for an endpoint that the policy does not describe.
     pub method: Option<http::Method>,
@@ -136,12 +137,12 @@ pub struct EndpointOverride {
     /// The limit on the whole request.
     pub deadline: Option<Duration>,
     /// Retrying.
-    pub retry: Option<retry::Settings>,
+    pub retry: RetryOverride,
     /// The retry budget.
-    pub budget: Option<retry::budget::Settings>,
-    /// The circuit breaker; `Some(None)` to do without.
-    pub breaker: Option<Option<breaker::Settings>>,
-    /// Rate limits.
+    pub budget: BudgetOverride,
+    /// The circuit breaker.
+    pub breaker: BreakerOverride,
+    /// Rate limits; an empty list takes the policy's away.
     pub limits: Option<Vec<Quota>>,
     /// Attempts under way at once.
     pub concurrency: Option<usize>,
@@ -151,4 +152,43 @@ pub struct EndpointOverride {
     pub settle: Option<bool>,
     /// What a request may do.
     pub effect: Option<Effect>,
+}
+
+/// See [`retry::Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RetryOverride {
+    pub max_attempts: Option<u32>,
+    pub min_wait: Option<Duration>,
+    pub max_wait: Option<Duration>,
+}
+
+/// See [`retry::budget::Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct BudgetOverride {
+    pub percent: Option<u32>,
+    pub floor_per_second: Option<u32>,
+    pub capacity: Option<u32>,
+}
+
+/// See [`breaker::Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct BreakerOverride {
+    /// False: none.
+    pub enabled: Option<bool>,
+    /// Consecutive failures; 0 switches the criterion off.
+    pub failure_threshold: Option<u32>,
+    /// In percent; 0 switches the criterion off.
+    pub failure_rate: Option<u32>,
+    pub slow_call_after: Option<Duration>,
+    pub slow_rate: Option<u32>,
+    pub window: Option<Duration>,
+    pub minimum_calls: Option<u32>,
+    pub open_for: Option<Duration>,
+    pub open_for_max: Option<Duration>,
+    pub jitter: Option<u32>,
+    pub probes: Option<u32>,
+    pub probe_lease: Option<Duration>,
 }

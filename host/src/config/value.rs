@@ -10,7 +10,8 @@ pub(super) type Kind<T> = (fn(&Value) -> Option<T>, &'static str);
 pub(super) const DURATION: Kind<Duration> =
     (duration, "be a duration with its unit, such as \"250ms\", \"5s\", \"1m\" or \"24h\"");
 /// `"64KiB"`, `"1MiB"` or a number of bytes.
-pub(super) const SIZE: Kind<usize> = (size, "be a size in bytes with its unit, such as \"512B\", \"64KiB\" or \"1MiB\"");
+pub(super) const SIZE: Kind<usize> =
+    (size, "be a size in bytes with its unit, such as \"512B\", \"64KiB\" or \"1MiB\"");
 /// true or false.
 pub(super) const FLAG: Kind<bool> = (Value::as_bool, "be true or false");
 /// A number from 1.

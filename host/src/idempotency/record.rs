@@ -10,10 +10,7 @@
 //! ```
 
 use super::{fingerprint::Fingerprint, stored::Stored};
-use crate::{
-    clock::Timestamp,
-    entropy::Entropy,
-};
+use crate::{clock::Timestamp, entropy::Entropy};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The least time that a caller is told to wait for a request under way: HTTP's Retry-After counts in seconds.

@@ -73,7 +73,9 @@ impl Claims {
             return Ok(());
         }
         match self.order.first().copied() {
-            Some((until, name)) if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) => {
+            Some((until, name))
+                if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) =>
+            {
                 self.forget(until, name);
                 Ok(())
             }

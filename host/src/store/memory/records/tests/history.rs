@@ -6,7 +6,11 @@ use crate::clock::Timestamp;
 /// What happens next. Owners are counted round those that still hold a record.
 #[derive(Debug, Clone)]
 enum Event {
-    Begin { key: u16, payload: u8, maybe_sent: bool },
+    Begin {
+        key: u16,
+        payload: u8,
+        maybe_sent: bool,
+    },
     Sent(usize),
     Finish(usize),
     Release(usize),
@@ -15,7 +19,10 @@ enum Event {
     /// The owner vanishes without a word.
     Crash(usize),
     Advance(u64),
-    Resolve { key: u16, applied: bool },
+    Resolve {
+        key: u16,
+        applied: bool,
+    },
     /// The process ends and starts: all records are lost, and callers say of what they began that it may have been sent.
     Restart,
 }
@@ -146,7 +153,9 @@ impl World {
                     self.answers += 1;
                     let answer = stored(&format!("answer {}", self.answers));
                     let finished = owner.hold.finish(answer.clone()).await;
-                    require(finished.is_ok() == in_time, || format!("key {key}: finish in time {in_time}: {finished:?}"))?;
+                    require(finished.is_ok() == in_time, || {
+                        format!("key {key}: finish in time {in_time}: {finished:?}")
+                    })?;
                     if in_time {
                         let known = self.known.entry(key).or_default();
                         known.answer = Some(answer);
@@ -157,7 +166,9 @@ impl World {
                 if let Some(owner) = self.owner(index) {
                     let (key, in_time) = (owner.key, self.holds_still(&owner));
                     let released = owner.hold.release().await;
-                    require(released.is_ok() == in_time, || format!("key {key}: release in time {in_time}: {released:?}"))?;
+                    require(released.is_ok() == in_time, || {
+                        format!("key {key}: release in time {in_time}: {released:?}")
+                    })?;
                     if in_time {
                         self.known.remove(&key);
                     }
@@ -188,7 +199,9 @@ impl World {
                 if resolved == Resolved::Done {
                     require(!self.locked(key), || format!("key {key}: settled by hand while under way"))?;
                     let known = self.known.entry(key).or_default();
-                    require(known.unknown_since.is_some() && known.answer.is_none(), || format!("key {key}: nothing to settle"))?;
+                    require(known.unknown_since.is_some() && known.answer.is_none(), || {
+                        format!("key {key}: nothing to settle")
+                    })?;
                     if applied {
                         known.answer = Some(answer);
                     } else {
@@ -215,7 +228,8 @@ impl World {
     async fn advance(&mut self, seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
         let now = self.clock.now();
-        let (going, late): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owners).into_iter().partition(|owner| now < owner.until);
+        let (going, late): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.owners).into_iter().partition(|owner| now < owner.until);
         self.owners = going;
         for owner in late {
             self.crashed.push((owner.key, owner.until, owner.marked.is_some()));
@@ -258,14 +272,20 @@ impl World {
         let (hold, told) = match begun {
             Err(RecordError::Full { .. }) => {
                 let live = (0..KEYS).filter(|key| self.live(*key)).count();
-                return require(live >= self.cap && !self.live(key), || format!("key {key}: refused at {live} live records"));
+                return require(live >= self.cap && !self.live(key), || {
+                    format!("key {key}: refused at {live} live records")
+                });
             }
             Err(error) => return Err(format!("key {key}: {error}")),
             Ok(Begun::Replay(answer)) => {
-                return require(!locked && known.answer.as_ref() == Some(&*answer), || format!("key {key}: replays {answer:?}"));
+                return require(!locked && known.answer.as_ref() == Some(&*answer), || {
+                    format!("key {key}: replays {answer:?}")
+                });
             }
             Ok(Begun::InFlight { retry_after }) => {
-                return require(locked && retry_after <= LOCK && payload == known.payload, || format!("key {key}: waits for nobody"));
+                return require(locked && retry_after <= LOCK && payload == known.payload, || {
+                    format!("key {key}: waits for nobody")
+                });
             }
             Ok(Begun::Mismatch) => {
                 return require(recorded && payload != known.payload, || format!("key {key}: mismatches nothing"));
@@ -282,7 +302,9 @@ impl World {
                 let recorded = recorded && known.answer.is_none();
                 let since = known.unknown_since.filter(|_| recorded).unwrap_or(now);
                 require(recorded || maybe_sent, || format!("key {key}: nothing to reconcile"))?;
-                require(sent_ago == now.since(since), || format!("key {key}: {sent_ago:?} ago, not {:?}", now.since(since)))?;
+                require(sent_ago == now.since(since), || {
+                    format!("key {key}: {sent_ago:?} ago, not {:?}", now.since(since))
+                })?;
                 self.known.insert(key, Known { payload, unknown_since: Some(since), ..Known::default() });
                 (hold, true)
             }
@@ -294,7 +316,10 @@ impl World {
 
     /// Whether a record of the key may not be forgotten.
     fn live(&self, key: u16) -> bool {
-        let unknown = self.known.get(&key).is_some_and(|known| known.unknown_since.is_some() && known.answer.is_none() && !known.lost);
+        let unknown = self
+            .known
+            .get(&key)
+            .is_some_and(|known| known.unknown_since.is_some() && known.answer.is_none() && !known.lost);
         unknown || self.locked(key)
     }
 
@@ -389,9 +414,21 @@ impl Records for Nothing {
 fn the_model_catches_a_store_that_does_nothing() {
     let begin = || Event::Begin { key: 1, payload: 0, maybe_sent: false };
     for (case, end, broken) in [
-        ("unknown", Event::Drop(0), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send"),
-        ("done", Event::Finish(0), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an answer"),
-        ("under way", Event::Advance(1), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send"),
+        (
+            "unknown",
+            Event::Drop(0),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send",
+        ),
+        (
+            "done",
+            Event::Finish(0),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an answer",
+        ),
+        (
+            "under way",
+            Event::Advance(1),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send",
+        ),
     ] {
         let events = vec![begin(), Event::Sent(0), end, begin()];
         assert_eq!(run(100, || Arc::new(Nothing), events, || ()), Err(broken.to_owned()), "{case}");
