@@ -1,7 +1,7 @@
 //! Integration tests: one binary, a module a feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod support;
-
 mod idempotency;
 mod settling;
+mod support;
+mod vectors;

@@ -75,7 +75,7 @@ async fn ten_thousand_creates_through_faults_lose_and_repeat_nothing() {
             if answer.status == 200 {
                 answered += 1;
                 let id = answer.json()["id"].as_u64().unwrap();
-                let held = world.emulator.hospitals().into_iter().find(|hospital| hospital.id == id);
+                let held = world.emulator.hospital(id);
                 assert_eq!(held.map(|hospital| hospital.name), Some(name), "the answer is true: {answer:?}");
             }
         }
@@ -123,7 +123,7 @@ async fn a_caller_that_hangs_up_leaves_a_finished_record() {
 async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     let world = World::new(&settings(), Options::default());
     world.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter).on(
-        Call::GetBatch,
+        Call::ListBatch,
         When::First(100),
         Fault::FailBefore(StatusCode::BAD_GATEWAY),
     ));

@@ -21,7 +21,7 @@
 //! effect = "idempotent"
 //! ```
 //!
-//! Every key is in [`reference`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`), shares their sign (`"50%"`).
+//! Every key is in [`reference`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
 //!
 //! The environment: `TRIAGE_LISTEN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
 //! names; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable counts as unset. The seed's
@@ -54,22 +54,21 @@ mod value;
 pub use effective::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
 pub use flags::Flags;
 pub use keys::reference;
-pub use kind::EMBEDDED;
 pub use problem::{Fault, Problem, Problems, Source};
 pub use show::show;
 pub use value::{Stated, Value, Values};
 
 use draft::Draft;
 use settings::Settings;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Everything that a configuration is read from. The process's own environment and disk are the caller's business.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     /// The file's path, as messages name it, and its text.
-    pub file: Option<(PathBuf, String)>,
+    pub file: Option<(String, String)>,
     /// The environment; variables of others are passed over.
-    pub env: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
     /// The flags.
     pub flags: Flags,
 }
@@ -90,10 +89,10 @@ pub struct Loaded {
 pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
     let mut draft = Draft::default();
     let is_toml = match &inputs.file {
-        Some((path, text)) => file::read(&mut draft, path, text),
+        Some((path, text)) => file::read(&mut draft, Path::new(path), text),
         None => true,
     };
-    environment::read(&mut draft, &inputs.env, &inputs.flags);
+    environment::read(&mut draft, &inputs.environment, &inputs.flags);
     if !is_toml {
         // What seems to be missing may stand in the file.
         draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
@@ -109,7 +108,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
 /// # Errors
 /// Every problem at once.
 pub fn from_toml(text: &str) -> Result<Settings, Problems> {
-    let inputs = Inputs { file: Some((PathBuf::from("triage.toml"), text.to_owned())), ..Inputs::default() };
+    let inputs = Inputs { file: Some(("triage.toml".to_owned(), text.to_owned())), ..Inputs::default() };
     load(&inputs).map(|loaded| loaded.settings)
 }
 

@@ -38,6 +38,9 @@ pub enum DemoError {
     /// The host did not start.
     #[error("the host did not start")]
     Server(#[from] ServerError),
+    /// The host's settings are wrong.
+    #[error("the demo's settings are wrong")]
+    Settings(#[from] crate::config::Problems),
     /// The import did not begin.
     #[error("the import did not begin")]
     Import(#[from] ImportError),

@@ -23,6 +23,7 @@ use crate::{
     idempotency::Records,
     policy::{Engine, contract::Effect},
     service::{Service, ServiceError},
+    store::memory::records::{Limits, MemoryRecords},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{Request, Response};
@@ -92,8 +93,10 @@ impl Host {
             let service = Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint))?;
             services.push(Arc::new(service));
         }
-        let most = settings.upstreams.iter().map(|u| u.idempotency.max_records).max().unwrap_or(1);
-        let records = store(clock, most);
+        let largest =
+            settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
+        let records: Arc<dyn Records> =
+            Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
         let shared = Shared { clock, entropy, services, gates, records, detached: TaskTracker::new() };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
@@ -132,7 +135,7 @@ impl Host {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// use triage::{Host, clock::Clock, config, emulator::Emulator, entropy::Entropy};
+    /// use triage::{Host, clock::Clock, config, emulator::{Emulator, InProcess, Options}, entropy::Entropy};
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -142,7 +145,7 @@ impl Host {
     ///     &settings,
     ///     Clock::system(),
     ///     Entropy::system(),
-    ///     vec![Arc::new(Emulator::default())],
+    ///     vec![Arc::new(InProcess(Emulator::new(Options::default())))],
     /// )?;
     /// let request = http::Request::get("/hospitals/").body(bytes::Bytes::new())?;
     /// let answer = host.call(request).await;
@@ -178,7 +181,3 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
-
-fn store(clock: Clock, most: usize) -> Arc<dyn Records> {
-    Arc::new(crate::store::memory::records::MemoryRecords::new(clock, most))
-}

@@ -5,6 +5,7 @@
 
 mod bindings;
 
+pub mod build;
 mod builtin;
 pub mod contract;
 mod convert;
@@ -38,6 +39,12 @@ impl Digest {
             let _ = write!(text, "{byte:02x}");
             text
         })
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

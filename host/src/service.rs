@@ -156,6 +156,14 @@ impl Service {
         Ok(Self { settings: settings.clone(), endpoints, policy: ArcSwap::new(policy), wakefulness, router })
     }
 
+    /// What the policy of an upstream says of itself, without serving it.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the policy is refused.
+    pub fn describe(settings: &settings::Upstream, engine: &Engine) -> Result<contract::Description, ServiceError> {
+        policy(settings, engine).map(|(policy, _)| policy.description().clone())
+    }
+
     /// The endpoint that takes a request.
     pub fn find(&self, method: &Method, path: &str) -> Option<usize> {
         self.router.find(method, path)

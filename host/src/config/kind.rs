@@ -7,11 +7,12 @@ use super::{
     units,
     value::Value,
 };
-use crate::{policy::contract::Effect, rate_limit::Quota, route::Router};
+use crate::{
+    policy::{contract::Effect, prebuilt},
+    rate_limit::Quota,
+    route::Router,
+};
 use std::{num::NonZeroU32, time::Duration};
-
-/// The embedded policies' names.
-pub const EMBEDDED: [&str; 3] = ["http-standard", "hospital-directory", "fhir"];
 
 /// The longest duration that a key takes: beyond it, deadline arithmetic could overflow and nobody means it.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -177,21 +178,21 @@ fn without_userinfo(raw: &Raw) -> Raw {
 }
 
 fn policy_rule() -> String {
-    format!("an embedded policy ({}), or the path of a component that ends in .wasm", EMBEDDED.join(", "))
+    format!("an embedded policy ({}), or the path of a component that ends in .wasm", prebuilt::names().join(", "))
 }
 
 fn policy(text: &str) -> Result<Value, String> {
     if text == "builtin" {
         return Ok(Value::Policy(PolicySource::Builtin));
     }
-    if EMBEDDED.contains(&text) {
+    if prebuilt::names().contains(&text) {
         return Ok(Value::Policy(PolicySource::Embedded(text.to_owned())));
     }
     let path = std::path::Path::new(text);
     if path.extension().is_some_and(|extension| extension == "wasm") {
         return Ok(Value::Policy(PolicySource::File(path.to_owned())));
     }
-    Err(super::keys::nearest(text, EMBEDDED.into_iter())
+    Err(super::keys::nearest(text, prebuilt::names().into_iter())
         .map_or_else(policy_rule, |near| format!("{}; did you mean {near:?}?", policy_rule())))
 }
 
@@ -215,13 +216,8 @@ fn count(raw: &Raw, least: u64, most: u64) -> Result<Value, String> {
 }
 
 fn percent(raw: &Raw, least: u32) -> Result<Value, String> {
-    let rule = format!("a share from \"{least}%\" to \"100%\"");
-    let share = raw.text().and_then(|text| text.trim().strip_suffix('%')?.trim().parse::<u32>().ok());
-    match (share.filter(|share| (least..=100).contains(share)), raw.bare_number()) {
-        (Some(share), _) => Ok(Value::Percent(share)),
-        (None, Some(number)) => Err(format!("{rule}, with the sign: write \"{number}%\"")),
-        (None, None) => Err(rule),
-    }
+    let share = raw.whole().and_then(|share| u32::try_from(share).ok()).filter(|share| (least..=100).contains(share));
+    share.map(Value::Percent).ok_or_else(|| format!("a whole number of percent, from {least} to 100"))
 }
 
 fn duration(raw: &Raw, least: Duration) -> Result<Value, String> {

@@ -16,12 +16,12 @@ use std::fmt::Write as _;
 ///
 /// `descriptions` are those of the upstreams' policies, in the upstreams' order; without one, only the endpoints of the
 /// configuration are shown. Of an endpoint, what it has from the upstream's `defaults` is not repeated.
-pub fn show(loaded: &Loaded, descriptions: &[Option<&Description>]) -> String {
+pub fn show(loaded: &Loaded, descriptions: &[Description]) -> String {
     let mut page = Page::default();
     page.lines("", &loaded.stated, &[Scope::Host], None);
     for (index, upstream) in loaded.settings.upstreams.iter().enumerate() {
         page.blank();
-        page.upstream(upstream, descriptions.get(index).copied().flatten());
+        page.upstream(upstream, descriptions.get(index));
     }
     page.rendered()
 }

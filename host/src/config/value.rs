@@ -54,7 +54,7 @@ impl fmt::Display for Value {
             Self::Off => f.write_str("\"off\""),
             Self::Bool(truth) => write!(f, "{truth}"),
             Self::Count(count) => write!(f, "{count}"),
-            Self::Percent(percent) => write!(f, "\"{percent}%\""),
+            Self::Percent(percent) => write!(f, "{percent}"),
             Self::Duration(duration) => write!(f, "\"{}\"", units::write_duration(*duration)),
             Self::Size(bytes) => write!(f, "\"{}\"", units::write_size(*bytes)),
             Self::Text(text) => quoted(f, text),

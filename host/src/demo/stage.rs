@@ -2,20 +2,14 @@
 
 use super::{DemoError, TIMES_SCALED_DOWN, caller::Caller, io_error};
 use crate::{
-    breaker,
-    config::settings::{Endpoint, EndpointOverride, PolicySource, Server as ServerSettings, Settings, State, Upstream},
+    config::{self, Problems, settings::Settings},
     emulator::{self, Emulator},
-    idempotency,
-    rate_limit::Quota,
-    retry,
     server::Server,
-    upstream,
 };
 use http::Uri;
 use std::{
     io::Write,
     net::{Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -48,7 +42,7 @@ impl Stage {
             // A dropped sender stops it too.
             let _ = stopped.await;
         }));
-        let settings = settings(url(upstream));
+        let settings = settings(&url(upstream))?;
         let server = Server::start(&settings)?;
         let listens = server.addresses().first().copied().unwrap_or(settings.server.listen);
         let url = url(listens);
@@ -80,50 +74,23 @@ fn url(address: SocketAddr) -> Uri {
         .unwrap_or_else(|_| Uri::from_static("http://127.0.0.1:8080/"))
 }
 
-/// The defaults for a hospital directory, with times scaled down as the emulator's are.
-fn settings(base_url: Uri) -> Settings {
-    let retry = retry::Settings {
-        min_wait: Duration::from_millis(200),
-        max_wait: Duration::from_secs(1),
-        ..Default::default()
-    };
-    let breaker = breaker::Settings { open_for: OPEN_FOR, jitter_percent: 0, ..Default::default() };
-    let defaults = Endpoint { retry, breaker: Some(breaker), ..Endpoint::default() };
-    // One create each 6.5 s, 20 at once: never more than 30 in any minute.
-    let creates = Quota {
-        requests: NonZeroU32::MIN,
-        period: Duration::from_millis(6_500) / TIMES_SCALED_DOWN,
-        burst: NonZeroU32::MIN.saturating_add(19),
-    };
-    let create = EndpointOverride {
-        name: "create-hospital".to_owned(),
-        limits: Some(vec![creates]),
-        ..EndpointOverride::default()
-    };
-    let upstream = Upstream {
-        name: "hospital-directory".to_owned(),
-        connection: upstream::Settings::new(base_url),
-        path_prefix: None,
-        host: None,
-        listen: None,
-        policy: PolicySource::Embedded("hospital-directory".to_owned()),
-        policy_settings: "{}".to_owned(),
-        reuse_instances: false,
-        max_buffered_request_bytes: 1 << 20,
-        deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
-        idempotency: idempotency::Settings::default(),
-        defaults,
-        endpoints: vec![create],
-    };
-    let server = ServerSettings {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        workers: 1,
-        max_connections: 1_000,
-        max_header_bytes: 64 << 10,
-        header_read_timeout: Duration::from_secs(10),
-        drain: Duration::from_secs(5),
-    };
-    Settings { server, state: State::Memory, upstreams: vec![upstream] }
+/// The defaults for a hospital directory, with times scaled down as the emulator's are: one create each 0.65 s after the first
+/// 20, waits of 0.2 to 1 s, a breaker that stays open for as long as [`OPEN_FOR`].
+fn settings(base_url: &Uri) -> Result<Settings, Problems> {
+    let open_for_ms = OPEN_FOR.as_millis();
+    config::from_toml(&format!(
+        r#"
+        server = {{ listen = "127.0.0.1:0", workers = 1, drain = "5s" }}
+        [upstreams.hospital-directory]
+        base_url = "{base_url}"
+        policy = "hospital-directory"
+        [upstreams.hospital-directory.defaults]
+        retry = {{ min_wait = "200ms", max_wait = "1s" }}
+        breaker = {{ open_for = "{open_for_ms}ms", jitter = 0 }}
+        [upstreams.hospital-directory.endpoints.create-hospital]
+        limits = [{{ requests = 1, period = "650ms", burst = 20 }}]
+        "#
+    ))
 }
 
 /// A folder of its own for the file and its journal; gone when dropped.

@@ -42,7 +42,7 @@ pub enum RecordError {
 /// Keeps records, claims and turns for all hosts that share it.
 ///
 /// Each method is one atomic step. A method may take effect as soon as it is called, before the reply is awaited, and also if the
-/// reply is dropped.
+/// reply is dropped; a later call for the same record, `leave` above all, takes effect after it.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, which gives the record back whatever happens.
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin>;

@@ -1,1 +1,274 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use super::*;
+use crate::{
+    idempotency::{
+        Answer, Fingerprint, Identity, Key, RecordId, Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
+    },
+    store::memory::records::{Limits, MemoryRecords},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, task::noop_waker_ref};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use std::{
+    cell::Cell,
+    task::{Context, Poll},
+};
+
+const LOCK: Duration = Duration::from_secs(150);
+
+/// A store whose replies take polls: one before each effect and one after it, so that a caller can be cancelled on either side.
+#[derive(Debug)]
+struct Slow(Arc<MemoryRecords>);
+
+impl Slow {
+    fn reply<'a, T: Send + 'a>(
+        &self,
+        effect: impl FnOnce(&MemoryRecords) -> Result<T, RecordError> + Send + 'a,
+    ) -> Reply<'a, T> {
+        let records = Arc::clone(&self.0);
+        Reply::Right(
+            async move {
+                tokio::task::yield_now().await;
+                let result = effect(&records);
+                tokio::task::yield_now().await;
+                result
+            }
+            .boxed(),
+        )
+    }
+}
+
+fn now<T>(reply: Reply<'_, T>) -> Result<T, RecordError> {
+    reply.now_or_never().expect("memory answers at once")
+}
+
+impl Records for Slow {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin> {
+        self.reply(move |records| now(records.begin(id, opening)))
+    }
+    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.reply(move |records| now(records.sent(id, fence)))
+    }
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        self.reply(move |records| now(records.finish(id, fence, stored)))
+    }
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.reply(move |records| now(records.release(id, fence)))
+    }
+    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
+        self.0.leave(id, fence, sent_ago);
+    }
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        self.reply(move |records| now(records.claim(name, owner, keep)))
+    }
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        self.0.turn(fingerprint)
+    }
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        self.reply(move |records| now(records.unsettled(limit)))
+    }
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        self.reply(move |records| now(records.resolve(id, resolution)))
+    }
+}
+
+fn id() -> RecordId {
+    let headers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("idempotency-key"), HeaderValue::from_static("k"))]);
+    RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
+}
+
+fn opening(fence: u128) -> Opening {
+    let request =
+        Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: b"row" };
+    Opening {
+        fence: Fence(fence),
+        fingerprint: Fingerprint::of(&request),
+        maybe_sent: false,
+        lock: LOCK,
+        keep: Duration::from_secs(3600),
+    }
+}
+
+fn stored() -> Stored {
+    Stored::Answer(Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(b"hospital 7"),
+        class: "applied",
+        policy: "p@1".into(),
+    })
+}
+
+struct Setup {
+    clock: Clock,
+    memory: Arc<dyn Records>,
+    slow: Arc<dyn Records>,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let clock = Clock::system();
+        let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
+        Self { clock, slow: Arc::new(Slow(Arc::clone(&memory))), memory }
+    }
+
+    fn begin(&self, fence: u128) -> Begun {
+        begin(&self.memory, self.clock, id(), opening(fence)).now_or_never().unwrap().unwrap()
+    }
+
+    fn hold(&self, fence: u128) -> Hold {
+        match self.begin(fence) {
+            Begun::New(hold) | Begun::Reconcile { hold, .. } => hold,
+            other => panic!("no hold: {other:?}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Finish,
+    Release,
+}
+
+/// Runs an owner and drops it after so many polls. Gives its sends, and whether it came to its end.
+fn owner_dropped_after(polls: usize, setup: &Setup, fence: u128, end: End) -> (u32, bool) {
+    let sends = Cell::new(0);
+    let mut owner = Box::pin(async {
+        let (Begun::New(mut hold) | Begun::Reconcile { mut hold, .. }) =
+            begin(&setup.slow, setup.clock, id(), opening(fence)).await.unwrap()
+        else {
+            panic!("no hold")
+        };
+        assert_eq!(hold.claim(ClaimName::of("up", "7")).await.unwrap(), Claim::Ours);
+        hold.sent().await.unwrap();
+        sends.set(sends.get() + 1);
+        tokio::task::yield_now().await;
+        match end {
+            End::Finish => hold.finish(stored()).await.unwrap(),
+            End::Release => hold.release().await.unwrap(),
+        }
+    });
+    let mut context = Context::from_waker(noop_waker_ref());
+    let ended = (0..polls).any(|_| owner.as_mut().poll(&mut context) == Poll::Ready(()));
+    drop(owner);
+    (sends.get(), ended)
+}
+
+/// More polls than an owner takes to its end.
+const POLLS: usize = 16;
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_may_be_cancelled_at_every_await() {
+    let mut ended = 0;
+    for polls in 0..POLLS {
+        let setup = Setup::new();
+        let (sends, end) = owner_dropped_after(polls, &setup, 1, End::Finish);
+        ended += u32::from(end);
+        let next = setup.begin(2);
+        match next {
+            Begun::New(_) => assert_eq!((sends, end), (0, false), "after {polls} polls"),
+            Begun::Reconcile { sent_ago, .. } => {
+                assert_eq!((sends, end, sent_ago), (1, false, Duration::ZERO), "after {polls} polls");
+            }
+            Begun::Replay(answer) => assert_eq!((sends, &*answer), (1, &stored()), "after {polls} polls"),
+            other => panic!("wedged after {polls} polls: {other:?}"),
+        }
+    }
+    assert!(ended > 2, "the owner came to its end within {POLLS} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_release_is_a_release_or_unknown() {
+    for polls in 0..POLLS {
+        let setup = Setup::new();
+        let (sends, ended) = owner_dropped_after(polls, &setup, 1, End::Release);
+        match setup.begin(2) {
+            Begun::New(_) => {}
+            Begun::Reconcile { .. } => assert_eq!((sends, ended), (1, false), "after {polls} polls"),
+            other => panic!("wedged after {polls} polls: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_reconciler_never_makes_the_unknown_new() {
+    for polls in 0..POLLS {
+        let setup = Setup::new();
+        let mut first = setup.hold(1);
+        first.sent().await.unwrap();
+        drop(first);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let (sends, _) = owner_dropped_after(polls, &setup, 2, End::Finish);
+        match setup.begin(3) {
+            Begun::Reconcile { sent_ago, .. } => {
+                let age = if sends == 0 { 60 } else { 0 };
+                assert_eq!(sent_ago, Duration::from_secs(age), "after {polls} polls");
+            }
+            Begun::Replay(_) => assert_eq!(sends, 1, "after {polls} polls"),
+            other => panic!("after {polls} polls: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_gives_the_record_back() {
+    for (case, send) in [("before", false), ("after", true)] {
+        let setup = Setup::new();
+        let mut hold = setup.hold(1);
+        let owner = std::panic::AssertUnwindSafe(async move {
+            if send {
+                hold.sent().await.unwrap();
+            }
+            panic!("on purpose, {case} the send");
+        });
+        assert!(owner.catch_unwind().await.is_err());
+        let next = setup.begin(2);
+        assert!(
+            if send { matches!(next, Begun::Reconcile { .. }) } else { matches!(next, Begun::New(_)) },
+            "{case}: {next:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_ran_out_sends_nothing() {
+    let setup = Setup::new();
+    let mut hold = setup.hold(1);
+    tokio::time::advance(LOCK.checked_sub(Duration::from_millis(1)).unwrap()).await;
+    assert_eq!(hold.lock_left(), Duration::from_millis(1));
+    hold.sent().await.unwrap();
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(hold.lock_left(), Duration::ZERO);
+    assert!(matches!(hold.sent().await, Err(RecordError::Lost)));
+    let Begun::Reconcile { hold: successor, .. } = setup.begin(2) else { panic!("not taken over") };
+    drop(hold);
+    assert!(matches!(setup.begin(3), Begun::InFlight { .. }), "the late owner took nothing from its successor");
+    successor.finish(stored()).await.unwrap();
+    assert!(matches!(setup.begin(4), Begun::Replay(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_says_when_the_last_byte_went_out() {
+    let setup = Setup::new();
+    let mut hold = setup.hold(1);
+    hold.sent().await.unwrap();
+    tokio::time::advance(Duration::from_secs(30)).await;
+    hold.leave_unknown(Duration::from_secs(25));
+    let Begun::Reconcile { sent_ago, hold } = setup.begin(2) else { panic!("not unknown") };
+    assert_eq!(sent_ago, Duration::from_secs(25));
+    drop(hold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repetition_finds_its_own_claims() {
+    let setup = Setup::new();
+    let first = setup.hold(1);
+    let name = ClaimName::of("up", "batch/created/7");
+    assert_eq!(first.claim(name).await.unwrap(), Claim::Ours);
+    drop(first);
+    assert_eq!(setup.hold(2).claim(name).await.unwrap(), Claim::Ours);
+    let stranger = setup.memory.claim(name, ClaimOwner::Request(Fence(9)), LOCK).await.unwrap();
+    assert_eq!(stranger, Claim::Taken);
+}

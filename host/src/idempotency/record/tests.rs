@@ -1,1 +1,176 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use super::*;
+use crate::idempotency::{Identity, stored::Answer};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+const LOCK: Duration = Duration::from_secs(150);
+const KEEP: Duration = Duration::from_secs(3600);
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp(0).after(Duration::from_secs(10_000 + seconds))
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn opening(fence: u128, body: &[u8]) -> Opening {
+    let request = Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body };
+    Opening { fence: Fence(fence), fingerprint: Fingerprint::of(&request), maybe_sent: false, lock: LOCK, keep: KEEP }
+}
+
+fn answer() -> Arc<Stored> {
+    Arc::new(Stored::Answer(Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(b"hospital 7"),
+        class: "applied",
+        policy: "p@1".into(),
+    }))
+}
+
+fn new() -> Record {
+    let (begin, record) = Record::begin(None, &opening(1, b"a"), at(0));
+    assert_eq!(begin, Begin::New);
+    record.unwrap()
+}
+
+fn sent() -> Record {
+    let mut record = new();
+    record.sent(Fence(1), at(5)).unwrap();
+    record
+}
+
+fn begin(record: &Record, fence: u128, now: Timestamp) -> Begin {
+    Record::begin(Some(record), &opening(fence, b"a"), now).0
+}
+
+#[test]
+fn another_payload_is_a_mismatch_in_every_phase() {
+    let mut done = sent();
+    done.finish(Fence(1), answer(), at(6)).unwrap();
+    let mut unknown = sent();
+    unknown.leave(Fence(1), Some(Duration::ZERO), at(6)).unwrap();
+    for (case, record) in [("new", new()), ("in flight", sent()), ("unknown", unknown), ("done", done)] {
+        let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), at(10));
+        assert_eq!((begin, write), (Begin::Mismatch, None), "{case}");
+    }
+    assert_eq!(Record::begin(Some(&sent()), &opening(2, b"b"), at(200)).0, Begin::Mismatch, "lock ran out");
+}
+
+#[test]
+fn one_under_way_asks_for_patience_that_grows_up_to_the_lock() {
+    for (now, wait) in [(0, 1), (1, 1), (5, 5), (60, 60), (100, 50), (149, 1)] {
+        assert_eq!(begin(&sent(), 2, at(now)), Begin::InFlight { retry_after: seconds(wait) }, "after {now} s");
+    }
+}
+
+#[test]
+fn a_lock_that_ran_out_is_new_before_and_unknown_after_a_send() {
+    assert_eq!(begin(&new(), 2, at(149)), Begin::InFlight { retry_after: seconds(1) });
+    assert_eq!(begin(&new(), 2, at(150)), Begin::New);
+    assert_eq!(
+        begin(&sent(), 2, at(150)),
+        Begin::Reconcile { sent_ago: seconds(0) },
+        "it may have been sending until then"
+    );
+    assert_eq!(begin(&sent(), 2, at(160)), Begin::Reconcile { sent_ago: seconds(10) });
+}
+
+#[test]
+fn an_owner_that_leaves_says_when_it_last_sent() {
+    for (case, ago, now, age) in
+        [("its word", 10, 100, 70), ("never before its mark", 1000, 100, 155 - 60), ("until now", 0, 100, 60)]
+    {
+        let mut record = new();
+        record.sent(Fence(1), at(65)).unwrap();
+        assert_eq!(record.leave(Fence(1), Some(seconds(ago)), at(now)), Ok(Fate::Keep), "{case}");
+        assert_eq!(begin(&record, 2, at(160)), Begin::Reconcile { sent_ago: seconds(age) }, "{case}");
+    }
+}
+
+#[test]
+fn an_owner_that_sent_nothing_leaves_nothing() {
+    assert_eq!(new().leave(Fence(1), None, at(1)), Ok(Fate::Forget));
+    assert_eq!(sent().leave(Fence(1), None, at(6)), Ok(Fate::Forget), "dropped while it waited for its mark");
+}
+
+#[test]
+fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
+    let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), at(160));
+    assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(10) });
+    let vanished = record.clone().unwrap();
+    assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "vanished");
+    let mut left = record.clone().unwrap();
+    assert_eq!(left.leave(Fence(2), None, at(200)), Ok(Fate::Keep));
+    assert_eq!(begin(&left, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "left");
+    let mut sender = record.unwrap();
+    sender.sent(Fence(2), at(170)).unwrap();
+    assert_eq!(begin(&sender, 3, at(400)), Begin::Reconcile { sent_ago: seconds(90) }, "sent again and vanished");
+}
+
+#[test]
+fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
+    let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
+    assert_eq!(Record::begin(None, &maybe, at(0)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(Record::begin(Some(&new()), &maybe, at(200)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert!(
+        matches!(Record::begin(Some(&new()), &maybe, at(1)).0, Begin::InFlight { .. }),
+        "under way here is known better"
+    );
+}
+
+#[test]
+fn only_the_holder_changes_a_record() {
+    let other = Fence(2);
+    for record in [new(), sent()] {
+        let mut touched = record.clone();
+        assert_eq!(touched.sent(other, at(6)), Err(Lost));
+        assert_eq!(touched.finish(other, answer(), at(6)), Err(Lost));
+        assert_eq!(touched.release(other, at(6)), Err(Lost));
+        assert_eq!(touched.leave(other, None, at(6)), Err(Lost));
+        assert_eq!(touched, record);
+    }
+}
+
+#[test]
+fn a_lock_that_ran_out_sends_nothing_but_may_still_finish() {
+    assert_eq!(sent().sent(Fence(1), at(150)), Err(Lost));
+    assert_eq!(new().sent(Fence(1), at(150)), Err(Lost));
+    let mut late = sent();
+    assert_eq!(late.finish(Fence(1), answer(), at(155)), Ok(()));
+    assert_eq!(begin(&late, 2, at(156)), Begin::Replay(answer()));
+    let (_, successor) = Record::begin(Some(&sent()), &opening(2, b"a"), at(160));
+    assert_eq!(successor.unwrap().finish(Fence(1), answer(), at(161)), Err(Lost));
+}
+
+#[test]
+fn records_expire_a_keep_after_they_were_last_touched() {
+    let mut done = sent();
+    done.finish(Fence(1), answer(), at(10)).unwrap();
+    let mut unknown = sent();
+    unknown.leave(Fence(1), Some(Duration::ZERO), at(20)).unwrap();
+    for (case, record, expires) in
+        [("new", new(), 150), ("sent", sent(), 3750), ("done", done, 3610), ("unknown", unknown, 3620)]
+    {
+        assert_eq!(record.expires(), at(expires), "{case}");
+        assert_eq!(begin(&record, 2, at(expires)), Begin::New, "{case}");
+        assert!(case == "new" || begin(&record, 2, at(expires - 1)) != Begin::New, "{case}");
+    }
+}
+
+#[test]
+fn an_administrator_settles_what_nobody_works_on() {
+    let mut unknown = sent();
+    unknown.leave(Fence(1), Some(Duration::ZERO), at(20)).unwrap();
+    assert_eq!(unknown.unsettled(at(30)), Some(seconds(10)));
+    assert_eq!(unknown.clone().resolve(None, at(30)), Some(Fate::Forget));
+    assert_eq!(unknown.resolve(Some(answer()), at(30)), Some(Fate::Keep));
+    assert_eq!(begin(&unknown, 2, at(31)), Begin::Replay(answer()));
+    assert_eq!(unknown.resolve(None, at(32)), None, "settled");
+    assert_eq!(sent().resolve(None, at(30)), None, "under way");
+    assert_eq!(sent().resolve(None, at(150)), Some(Fate::Forget), "its owner vanished");
+    assert_eq!(new().resolve(None, at(10)), None, "nothing sent");
+}

@@ -1,19 +1,283 @@
-//! Placeholder.
-use crate::{clock::Clock, idempotency::{records::*, record::*, stored::Stored, fingerprint::*}};
-use std::time::Duration;
-/// Placeholder.
-#[derive(Debug)] pub struct MemoryRecords;
-impl MemoryRecords { /// Placeholder.
- pub fn new(_clock: Clock, _most: usize) -> Self { Self } }
-fn none<'a, T>() -> Reply<'a, T> { at_hand(Err(RecordError::Lost)) }
-impl Records for MemoryRecords {
-    fn begin(&self, _: RecordId, _: Opening) -> Reply<'_, Begin> { none() }
-    fn sent(&self, _: RecordId, _: Fence) -> Reply<'_, ()> { none() }
-    fn finish(&self, _: RecordId, _: Fence, _: Stored) -> Reply<'_, ()> { none() }
-    fn release(&self, _: RecordId, _: Fence) -> Reply<'_, ()> { none() }
-    fn leave(&self, _: RecordId, _: Fence, _: Option<Duration>) {}
-    fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> { none() }
-    fn turn(&self, _: Fingerprint) -> Reply<'static, Turn> { at_hand(Err(RecordError::Lost)) }
-    fn unsettled(&self, _: usize) -> Reply<'_, Vec<Unsettled>> { none() }
-    fn resolve(&self, _: RecordId, _: Resolution) -> Reply<'_, Resolved> { none() }
+//! Idempotency records, claims and turns in memory.
+
+use crate::{
+    clock::Clock,
+    idempotency::{
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordError, RecordId, Records, Resolution,
+        Resolved, Settings, Stored, Turn, Unsettled,
+        record::{Begin, Fate, Lost, Record},
+        records::{Reply, at_hand},
+    },
+};
+use claims::Claims;
+use futures_util::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
+use shard::{Removed, Shard};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use turns::{Place, Turns};
+
+mod claims;
+mod shard;
+mod turns;
+
+/// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
+const SHARDS: usize = 16;
+
+/// Expired entries that one call clears away at most, so that none pays for a crowd; each call adds one at most.
+const SWEEP: usize = 16;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Records. Default [`Settings::max_records`]'s.
+    pub records: usize,
+    /// Claims. Default as many as records.
+    pub claims: usize,
+    /// Requests that have or wait for a turn. Default 10,000: a host's connections.
+    pub turns: usize,
+    /// The bytes of all answers together; the oldest go first. Default 256 MiB: a quarter of a small machine.
+    pub stored_bytes: usize,
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
+}
+
+impl Limits {
+    /// The limits that go with `settings`.
+    pub fn of(settings: &Settings) -> Self {
+        Self { records: settings.max_records, claims: settings.max_records, turns: 10_000, stored_bytes: 256 << 20 }
+    }
+}
+
+/// [`Records`] in memory. At its limit the finished records go first, the soonest to expire before the others; where none is
+/// finished, new keys are refused.
+pub struct MemoryRecords {
+    clock: Clock,
+    limits: Limits,
+    shards: [Mutex<Shard>; SHARDS],
+    /// Records in all shards, counting places that are reserved for one.
+    held: AtomicUsize,
+    bytes: AtomicUsize,
+    /// One lock: a claim is made once for a write, and a limit over all claims stays exact.
+    claims: Mutex<Claims>,
+    turns: Arc<Turns>,
+}
+
+impl MemoryRecords {
+    /// An empty store on `clock`'s time line.
+    pub fn new(clock: Clock, limits: Limits) -> Self {
+        Self {
+            clock,
+            limits,
+            shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
+            held: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            claims: Mutex::new(Claims::new(limits.claims)),
+            turns: Arc::new(Turns::new(limits.turns)),
+        }
+    }
+
+    /// Records at this moment, for a gauge.
+    pub fn len(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of all kept answers, for a gauge.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Requests that have or wait for a turn, for a gauge.
+    pub fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Forgets what has expired. Traffic does so by the way; a timer of some minutes does it for a host without traffic, whose
+    /// answers would else lie in memory for longer than they are kept. Whether there was anything.
+    pub fn sweep(&self) -> bool {
+        let mut swept = false;
+        for shard in &self.shards {
+            let removed = shard.lock().sweep(self.clock.now(), usize::MAX);
+            swept |= removed.records > 0;
+            self.account(removed);
+        }
+        swept
+    }
+
+    fn shard(&self, id: RecordId) -> MutexGuard<'_, Shard> {
+        let [first, ..] = id.as_bytes();
+        self.shards[usize::from(*first) % SHARDS].lock()
+    }
+
+    fn begin_now(&self, id: RecordId, opening: &Opening) -> Result<Begin, RecordError> {
+        loop {
+            {
+                let mut shard = self.shard(id);
+                let now = self.clock.now();
+                self.account(shard.sweep(now, SWEEP));
+                let existing = shard.get(&id);
+                let (begin, write) = Record::begin(existing, opening, now);
+                let Some(record) = write else { return Ok(begin) };
+                // One that expired and is still there gives its place to its successor.
+                if existing.is_some() || self.reserve() {
+                    self.account_bytes(&shard.put(id, record));
+                    return Ok(begin);
+                }
+            }
+            // Ends: each round another thread took the place that was made, or there is none to make.
+            if !self.make_room() {
+                return Err(RecordError::Full { what: "idempotency records", max: self.limits.records });
+            }
+        }
+    }
+
+    /// Runs a transition on a record that must be there.
+    fn change<T>(&self, id: RecordId, change: impl FnOnce(&mut Record, &Clock) -> Option<(T, Fate)>) -> Option<T> {
+        let mut shard = self.shard(id);
+        let (result, fate) = shard.edit(id, |record| change(record, &self.clock))?;
+        if fate == Fate::Forget {
+            self.account(shard.remove(id));
+        }
+        Some(result)
+    }
+
+    /// As [`Self::change`], for an owner.
+    fn own(
+        &self,
+        id: RecordId,
+        change: impl FnOnce(&mut Record, &Clock) -> Result<Fate, Lost>,
+    ) -> Result<(), RecordError> {
+        self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
+    }
+
+    /// An answer's bytes are counted before it is put in, so that whoever takes it out finds them counted. Here they stay or
+    /// not, and the oldest answers go while all together take too many.
+    fn settle_bytes(&self, size: usize, kept: bool) {
+        if !kept {
+            self.bytes.fetch_sub(size, Relaxed);
+        }
+        while self.stored_bytes() > self.limits.stored_bytes && self.evict() {}
+    }
+
+    fn reserve(&self) -> bool {
+        self.held.fetch_update(Relaxed, Relaxed, |held| (held < self.limits.records).then_some(held + 1)).is_ok()
+    }
+
+    fn make_room(&self) -> bool {
+        self.sweep() || self.evict()
+    }
+
+    /// Forgets the finished record that would expire first.
+    fn evict(&self) -> bool {
+        let first = self
+            .shards
+            .iter()
+            .filter_map(|shard| Some((shard.lock().first_finished()?, shard)))
+            .min_by_key(|(at, _)| *at);
+        let Some((_, shard)) = first else { return false };
+        self.account(shard.lock().remove_first_finished());
+        // It may have gone meanwhile, by another thread's hand: that made room too.
+        true
+    }
+
+    fn account(&self, removed: Removed) {
+        self.held.fetch_sub(removed.records, Relaxed);
+        self.account_bytes(&removed);
+    }
+
+    fn account_bytes(&self, removed: &Removed) {
+        self.bytes.fetch_sub(removed.bytes, Relaxed);
+    }
+}
+
+impl Records for MemoryRecords {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin> {
+        at_hand(self.begin_now(id, &opening))
+    }
+
+    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        at_hand(self.own(id, |record, clock| record.sent(fence, clock.now()).map(|()| Fate::Keep)))
+    }
+
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        let size = stored.size();
+        let stored = Arc::new(stored);
+        self.bytes.fetch_add(size, Relaxed);
+        let finished = self.own(id, |record, clock| record.finish(fence, stored, clock.now()).map(|()| Fate::Keep));
+        self.settle_bytes(size, finished.is_ok());
+        at_hand(finished)
+    }
+
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        at_hand(self.own(id, |record, clock| record.release(fence, clock.now())))
+    }
+
+    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
+        // A successor's record is not ours to change, and a dropped owner has nobody to tell.
+        let _: Result<(), RecordError> = self.own(id, |record, clock| record.leave(fence, sent_ago, clock.now()));
+    }
+
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        let mut claims = self.claims.lock();
+        at_hand(claims.claim(name, owner, keep, self.clock.now()))
+    }
+
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        match self.turns.take(fingerprint) {
+            Err(full) => at_hand(Err(full)),
+            Ok(Place::First(guard)) => at_hand(Ok(Turn::new(guard))),
+            Ok(Place::Queued(waiting)) => Reply::Right(waiting.wait().map(|turn| turn.map(Turn::new)).boxed()),
+        }
+    }
+
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(shard.lock().unsettled(self.clock.now()));
+        }
+        found.sort_unstable_by_key(|(expires, unsettled)| (*expires, unsettled.id));
+        found.truncate(limit);
+        at_hand(Ok(found.into_iter().map(|(_, unsettled)| unsettled).collect()))
+    }
+
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        let answer = match resolution {
+            Resolution::Applied(stored) => Some(Arc::new(stored)),
+            Resolution::NotApplied => None,
+        };
+        let size = answer.as_ref().map_or(0, |answer| answer.size());
+        self.bytes.fetch_add(size, Relaxed);
+        let resolved = self.change(id, |record, clock| Some(((), record.resolve(answer, clock.now())?)));
+        self.settle_bytes(size, resolved.is_some());
+        at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
+    }
+}
+
+impl fmt::Debug for MemoryRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryRecords")
+            .field("limits", &self.limits)
+            .field("records", &self.len())
+            .field("stored_bytes", &self.stored_bytes())
+            .field("turns", &self.turns())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Finding a compiler that has, or can build, a standard library for WebAssembly.
+
+use super::TARGET;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A way to compile for WebAssembly.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Toolchain {
+    pub(super) cargo: PathBuf,
+    pub(super) flags: &'static [&'static str],
+    pub(super) environment: Vec<(&'static str, OsString)>,
+}
+
+/// What a machine has.
+#[derive(Debug, Default)]
+struct Found {
+    /// rustup's standard library for the target.
+    installed_target: bool,
+    /// Debian's compiler and the sources of its standard library.
+    debian: bool,
+    /// A linker for WebAssembly.
+    linker: Option<PathBuf>,
+}
+
+/// Debian's rustc-web, cargo-web and rust-web-src.
+const DEBIAN: [&str; 3] = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/Cargo.toml"];
+
+impl Toolchain {
+    /// The machine's best.
+    pub(super) fn find() -> Option<Self> {
+        let sysroot = output("rustc", &["--print", "sysroot"]).map(PathBuf::from);
+        let installed = |sysroot: &PathBuf| sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir();
+        let host = output("rustc", &["-vV"])
+            .and_then(|text| text.lines().find_map(|line| line.strip_prefix("host: ").map(str::to_owned)));
+        let in_sysroot =
+            sysroot.as_ref().zip(host).map(|(root, host)| root.join("lib/rustlib").join(host).join("bin/rust-lld"));
+        let linkers = in_sysroot.into_iter().chain(["/usr/bin/wasm-ld", "/usr/bin/rust-lld"].map(PathBuf::from));
+        Self::choose(Found {
+            installed_target: sysroot.as_ref().is_some_and(installed),
+            debian: DEBIAN.iter().all(|path| Path::new(path).exists()),
+            linker: linkers.into_iter().find(|path| path.exists()),
+        })
+    }
+
+    fn choose(found: Found) -> Option<Self> {
+        if found.installed_target {
+            return Some(Self { cargo: "cargo".into(), flags: &[], environment: Vec::new() });
+        }
+        let linker = found.linker.filter(|_| found.debian)?;
+        Some(Self {
+            cargo: DEBIAN[1].into(),
+            flags: &["-Zbuild-std=std,panic_abort"],
+            environment: vec![
+                ("RUSTC", DEBIAN[0].into()),
+                ("RUSTC_BOOTSTRAP", "1".into()),
+                ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker.into()),
+            ],
+        })
+    }
+}
+
+/// Where a crate's build goes: its workspace's target folder, so that the standard library is built once.
+pub(super) fn target_folder(dir: &Path) -> PathBuf {
+    let workspace = dir.parent().filter(|parent| parent.join("Cargo.toml").is_file()).unwrap_or(dir);
+    workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned()).join("target")
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rustups_target_goes_before_debians() {
+        let linker = Some(PathBuf::from("lld"));
+        let choose = |installed_target, debian, linker: &Option<PathBuf>| {
+            Toolchain::choose(Found { installed_target, debian, linker: linker.clone() }).map(|found| found.cargo)
+        };
+        assert_eq!(choose(true, true, &linker), Some("cargo".into()));
+        assert_eq!(choose(false, true, &linker), Some("/usr/bin/cargo".into()));
+        assert_eq!(choose(false, true, &None), None, "without a linker");
+        assert_eq!(choose(false, false, &linker), None, "without a compiler");
+    }
+}

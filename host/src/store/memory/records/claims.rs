@@ -1,0 +1,166 @@
+//! Who owns what an upstream made. Not shared: its owner locks it.
+
+use crate::{
+    clock::Timestamp,
+    idempotency::{Claim, ClaimName, ClaimOwner, RecordError},
+};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+/// A claim younger than this is never forgotten to make room: its owner may be at work still. Longer than the default lock.
+const YOUNG: Duration = Duration::from_secs(300);
+
+/// Expired claims that one call clears away at most.
+const SWEEP: usize = 16;
+
+/// Claims by name, and in the order in which they expire.
+pub(super) struct Claims {
+    max: usize,
+    owners: HashMap<ClaimName, Owned>,
+    order: BTreeSet<(Timestamp, ClaimName)>,
+}
+
+struct Owned {
+    owner: ClaimOwner,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+impl Claims {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, owners: HashMap::new(), order: BTreeSet::new() }
+    }
+
+    pub(super) fn claim(
+        &mut self,
+        name: ClaimName,
+        owner: ClaimOwner,
+        keep: Duration,
+        now: Timestamp,
+    ) -> Result<Claim, RecordError> {
+        for _ in 0..SWEEP {
+            match self.order.first() {
+                Some((until, expired)) if *until <= now => self.forget(*until, *expired),
+                _ => break,
+            }
+        }
+        let until = now.after(keep);
+        match self.owners.entry(name) {
+            Entry::Occupied(mut claim) => {
+                let claim = claim.get_mut();
+                if claim.owner != owner && now < claim.until {
+                    return Ok(Claim::Taken);
+                }
+                // Claimed again: it lives on, as the record that it belongs to does.
+                let longer = if claim.owner == owner { claim.until.max(until) } else { until };
+                self.order.remove(&(claim.until, name));
+                self.order.insert((longer, name));
+                *claim = Owned { owner, since: now, until: longer };
+            }
+            Entry::Vacant(_) => {
+                self.make_room(now)?;
+                self.owners.insert(name, Owned { owner, since: now, until });
+                self.order.insert((until, name));
+            }
+        }
+        Ok(Claim::Ours)
+    }
+
+    fn make_room(&mut self, now: Timestamp) -> Result<(), RecordError> {
+        if self.owners.len() < self.max {
+            return Ok(());
+        }
+        match self.order.first().copied() {
+            Some((until, name))
+                if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) =>
+            {
+                self.forget(until, name);
+                Ok(())
+            }
+            _ => Err(RecordError::Full { what: "claims", max: self.max }),
+        }
+    }
+
+    fn forget(&mut self, until: Timestamp, name: ClaimName) {
+        self.order.remove(&(until, name));
+        self.owners.remove(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::idempotency::Fence;
+    use proptest::prelude::*;
+
+    fn name(n: u8) -> ClaimName {
+        ClaimName::of("up", &n.to_string())
+    }
+
+    fn owner(n: u8) -> ClaimOwner {
+        ClaimOwner::Request(Fence(n.into()))
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(0).after(Duration::from_secs(seconds))
+    }
+
+    const KEEP: Duration = Duration::from_secs(1000);
+
+    #[test]
+    fn the_first_one_owns_until_it_expires() {
+        let mut claims = Claims::new(10);
+        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(0)).unwrap(), Claim::Ours);
+        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(999)).unwrap(), Claim::Taken);
+        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(999)).unwrap(), Claim::Ours);
+        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(1998)).unwrap(), Claim::Taken, "claimed again at 999");
+        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(1999)).unwrap(), Claim::Ours);
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_old_and_refuses_for_the_young() {
+        let mut claims = Claims::new(2);
+        for n in 1..=2 {
+            assert_eq!(claims.claim(name(n), owner(n), KEEP, at(n.into())).unwrap(), Claim::Ours);
+        }
+        let full = claims.claim(name(3), owner(3), KEEP, at(200)).unwrap_err();
+        assert_eq!(
+            full.to_string(),
+            "claims hold 2 entries, the most allowed, all in use; try again later or raise the limit"
+        );
+        assert_eq!(claims.claim(name(3), owner(3), KEEP, at(301)).unwrap(), Claim::Ours);
+        assert_eq!(claims.claim(name(2), owner(9), KEEP, at(301)).unwrap(), Claim::Taken);
+    }
+
+    proptest! {
+        #[test]
+        fn a_claim_has_one_owner(calls in prop::collection::vec((0..6_u8, 0..4_u8, 0..400_u64), 1..80)) {
+            let mut claims = Claims::new(4);
+            let mut model: HashMap<u8, (u8, u64)> = HashMap::new();
+            let mut now = 0;
+            for (resource, asking, pause) in calls {
+                now += pause;
+                let taken = model.get(&resource).copied().filter(|(_, until)| now < *until);
+                match claims.claim(name(resource), owner(asking), KEEP, at(now)) {
+                    Ok(Claim::Taken) => prop_assert!(taken.is_some_and(|(owner, _)| owner != asking)),
+                    Ok(Claim::Ours) => {
+                        if let Some((owner, until)) = taken {
+                            // Another's claim may pass on only if it was forgotten to make room, never while it was young.
+                            prop_assert!(owner == asking || now >= until - 1000 + 300, "young claim lost");
+                        }
+                        model.insert(resource, (asking, now + 1000));
+                    }
+                    Err(_) => {
+                        let forgotten = taken.is_none_or(|(_, until)| now >= until - 1000 + 300);
+                        prop_assert!(forgotten, "a claim that is there needs no room");
+                    }
+                }
+                prop_assert!(claims.owners.len() <= 4 && claims.order.len() == claims.owners.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One part of the records, with their order of expiry. Not shared: its owner locks it.
+
+use crate::{
+    clock::Timestamp,
+    idempotency::{
+        RecordId, Unsettled,
+        record::{Phase, Record},
+    },
+};
+use std::collections::{BTreeSet, HashMap};
+
+/// Records by id, and in the order in which they expire: the finished ones, which may go early, and the live ones, which may not.
+#[derive(Default)]
+pub(super) struct Shard {
+    records: HashMap<RecordId, Record>,
+    live: Order,
+    finished: Order,
+}
+
+type Order = BTreeSet<(Timestamp, RecordId)>;
+
+/// What was taken out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Removed {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+impl Shard {
+    pub(super) fn get(&self, id: &RecordId) -> Option<&Record> {
+        self.records.get(id)
+    }
+
+    /// Puts a record in, in the place of an earlier one with its id; gives the bytes that one took.
+    pub(super) fn put(&mut self, id: RecordId, record: Record) -> Removed {
+        let replaced = self.remove(id);
+        self.order(record.phase()).insert((record.expires(), id));
+        self.records.insert(id, record);
+        replaced
+    }
+
+    /// Changes a record in place and keeps the order true. None if there is no record, or `change` says so.
+    pub(super) fn edit<T>(&mut self, id: RecordId, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
+        let record = self.records.get_mut(&id)?;
+        let before = (record.phase(), record.expires());
+        let result = change(record);
+        let after = (record.phase(), record.expires());
+        if before != after {
+            self.order(before.0).remove(&(before.1, id));
+            self.order(after.0).insert((after.1, id));
+        }
+        result
+    }
+
+    pub(super) fn remove(&mut self, id: RecordId) -> Removed {
+        let Some(record) = self.records.remove(&id) else { return Removed::default() };
+        self.order(record.phase()).remove(&(record.expires(), id));
+        Removed { records: 1, bytes: record.stored().map_or(0, crate::idempotency::Stored::size) }
+    }
+
+    /// Takes out up to `limit` expired records.
+    pub(super) fn sweep(&mut self, now: Timestamp, limit: usize) -> Removed {
+        let mut removed = Removed::default();
+        while removed.records < limit {
+            let expired = [&self.live, &self.finished].into_iter().filter_map(Order::first).find(|(at, _)| *at <= now);
+            let Some((_, id)) = expired.copied() else { break };
+            let one = self.remove(id);
+            removed.records += one.records;
+            removed.bytes += one.bytes;
+        }
+        removed
+    }
+
+    /// When the first finished record expires.
+    pub(super) fn first_finished(&self) -> Option<Timestamp> {
+        self.finished.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn remove_first_finished(&mut self) -> Removed {
+        self.finished.first().map(|(_, id)| *id).map_or_else(Removed::default, |id| self.remove(id))
+    }
+
+    /// The unsettled records and when each expires.
+    pub(super) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
+        self.live.iter().filter_map(move |(expires, id)| {
+            let sent_ago = self.records.get(id)?.unsettled(now)?;
+            Some((*expires, Unsettled { id: *id, sent_ago }))
+        })
+    }
+
+    fn order(&mut self, phase: Phase) -> &mut Order {
+        match phase {
+            Phase::New | Phase::Sent => &mut self.live,
+            Phase::Done => &mut self.finished,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let ordered =
+            self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
+        let mut count = 0;
+        for ((at, id), finished) in ordered {
+            let record = &self.records[id];
+            assert_eq!((record.expires(), record.phase() == Phase::Done), (*at, finished), "{id:?}");
+            count += 1;
+        }
+        assert_eq!(count, self.records.len(), "each record is in one order once");
+    }
+}

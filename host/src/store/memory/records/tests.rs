@@ -1,0 +1,189 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+use crate::idempotency::{Answer, Begun, Hold, Identity, Key, Tenant, begin};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use tokio::time::advance;
+
+#[path = "tests/history.rs"]
+mod history;
+
+const LOCK: Duration = Duration::from_secs(150);
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn id(n: u16) -> RecordId {
+    let value = HeaderValue::from_str(&n.to_string()).unwrap();
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("idempotency-key"), value)]);
+    RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
+}
+
+pub(super) fn opening(fence: u128, payload: u8) -> Opening {
+    let body = [payload];
+    let request =
+        Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: &body };
+    Opening { fence: Fence(fence), fingerprint: Fingerprint::of(&request), maybe_sent: false, lock: LOCK, keep: KEEP }
+}
+
+pub(super) fn stored(body: &str) -> Stored {
+    Stored::Answer(Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        class: "applied",
+        policy: "p@1".into(),
+    })
+}
+
+fn limits(records: usize) -> Limits {
+    Limits { records, ..Limits::default() }
+}
+
+fn begin_now(records: &MemoryRecords, n: u16, fence: u128) -> Result<Begin, RecordError> {
+    records.begin_now(id(n), &opening(fence, 0))
+}
+
+fn finish_now(records: &MemoryRecords, n: u16, fence: u128, body: &str) {
+    assert_eq!(begin_now(records, n, fence).unwrap(), Begin::New, "key {n}");
+    records.finish(id(n), Fence(fence), stored(body)).into_inner().unwrap();
+}
+
+trait AtHand<T> {
+    fn into_inner(self) -> Result<T, RecordError>;
+}
+
+impl<T> AtHand<T> for Reply<'_, T> {
+    fn into_inner(self) -> Result<T, RecordError> {
+        self.now_or_never().expect("memory answers at once")
+    }
+}
+
+/// The tripwire: each of these fails if idempotency silently does nothing.
+#[tokio::test(start_paused = true)]
+async fn a_key_is_sent_once_and_replayed_as_it_was() {
+    let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(Clock::system(), Limits::default()));
+    let begin = |fence| begin(&records, Clock::system(), id(1), opening(fence, 0));
+    let Begun::New(mut hold) = begin(1).await.unwrap() else { panic!("the first is not new") };
+    hold.sent().await.unwrap();
+    assert!(matches!(begin(2).await.unwrap(), Begun::InFlight { .. }), "the second is let through");
+    hold.finish(stored("hospital 7")).await.unwrap();
+    let Begun::Replay(replay) = begin(3).await.unwrap() else { panic!("the third is not replayed") };
+    assert_eq!(*replay, stored("hospital 7"));
+    advance(KEEP).await;
+    assert!(matches!(begin(4).await.unwrap(), Begun::New(_)), "kept for longer than it should be");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_limit_the_oldest_finished_go_first() {
+    let records = MemoryRecords::new(Clock::system(), limits(3));
+    for n in [1, 2, 3] {
+        finish_now(&records, n, n.into(), "x");
+        advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(begin_now(&records, 4, 4).unwrap(), Begin::New);
+    assert_eq!(records.len(), 3);
+    assert_eq!(begin_now(&records, 1, 5).unwrap(), Begin::New, "the oldest went");
+    assert!(matches!(begin_now(&records, 3, 6).unwrap(), Begin::Replay(_)), "the youngest stayed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_records_never_make_room() {
+    let records = MemoryRecords::new(Clock::system(), limits(3));
+    begin_now(&records, 1, 1).unwrap();
+    begin_now(&records, 2, 2).unwrap();
+    records.sent(id(2), Fence(2)).into_inner().unwrap();
+    begin_now(&records, 3, 3).unwrap();
+    records.sent(id(3), Fence(3)).into_inner().unwrap();
+    records.leave(id(3), Fence(3), Some(Duration::ZERO));
+    let full = begin_now(&records, 4, 4).unwrap_err();
+    assert_eq!(
+        full.to_string(),
+        "idempotency records hold 3 entries, the most allowed, all in use; try again later or raise the limit"
+    );
+    assert!(matches!(begin_now(&records, 3, 5).unwrap(), Begin::Reconcile { .. }), "what is there needs no room");
+    advance(LOCK).await;
+    assert_eq!(begin_now(&records, 4, 6).unwrap(), Begin::New, "a crashed owner that sent nothing takes no room");
+    assert!(begin_now(&records, 5, 7).is_err(), "one that sent does");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_take_a_bounded_room() {
+    let room = 10 * stored(&"x".repeat(1000)).size();
+    let records = MemoryRecords::new(Clock::system(), Limits { stored_bytes: room, ..limits(1000) });
+    for n in 1..=30 {
+        finish_now(&records, n, n.into(), &"x".repeat(1000));
+        assert!(records.stored_bytes() <= room, "after {n}");
+        advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!((records.len(), records.stored_bytes()), (10, room));
+    advance(KEEP).await;
+    assert!(records.sweep() && records.is_empty() && records.stored_bytes() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_administrator_lists_and_settles() {
+    let records = MemoryRecords::new(Clock::system(), Limits::default());
+    for n in 1..=4_u16 {
+        begin_now(&records, n, n.into()).unwrap();
+        records.sent(id(n), Fence(n.into())).into_inner().unwrap();
+        if n < 4 {
+            records.leave(id(n), Fence(n.into()), Some(Duration::ZERO));
+        }
+        advance(Duration::from_secs(10)).await;
+    }
+    let listed = records.unsettled(2).into_inner().unwrap();
+    let ages: Vec<_> = listed.iter().map(|unsettled| (unsettled.id, unsettled.sent_ago.as_secs())).collect();
+    assert_eq!(ages, [(id(1), 40), (id(2), 30)]);
+    let resolve = |n, resolution| records.resolve(id(n), resolution).into_inner().unwrap();
+    assert_eq!(resolve(1, Resolution::Applied(stored("by hand"))), Resolved::Done);
+    assert_eq!(resolve(2, Resolution::NotApplied), Resolved::Done);
+    assert_eq!(resolve(4, Resolution::NotApplied), Resolved::NotUnsettled, "under way");
+    assert_eq!(resolve(9, Resolution::Applied(stored("none"))), Resolved::NotUnsettled, "no record");
+    assert_eq!(records.stored_bytes(), stored("by hand").size());
+    assert_eq!(begin_now(&records, 1, 11).unwrap(), Begin::Replay(Arc::new(stored("by hand"))));
+    assert_eq!(begin_now(&records, 2, 12).unwrap(), Begin::New);
+    let left: Vec<_> = records.unsettled(10).into_inner().unwrap().iter().map(|unsettled| unsettled.id).collect();
+    assert_eq!(left, [id(3)]);
+}
+
+#[test]
+fn of_many_threads_one_is_new_and_the_limit_holds() {
+    const THREADS: u128 = 8;
+    let records = MemoryRecords::new(Clock::system(), limits(40));
+    let news = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (records, news) = (&records, &news);
+            scope.spawn(move || {
+                for n in 0..400_u16 {
+                    let fence = u128::from(n) << 64 | thread;
+                    // The first 20 are left unknown and keep their places for good.
+                    match begin_now(records, n, fence) {
+                        Ok(Begin::New) => {
+                            news.fetch_add(1, Relaxed);
+                            records.sent(id(n), Fence(fence)).into_inner().unwrap();
+                            if n < 20 {
+                                records.leave(id(n), Fence(fence), Some(Duration::ZERO));
+                            } else {
+                                records.finish(id(n), Fence(fence), stored("x")).into_inner().unwrap();
+                            }
+                        }
+                        Ok(Begin::Reconcile { .. }) => records.leave(id(n), Fence(fence), None),
+                        Ok(Begin::Replay(_) | Begin::InFlight { .. }) => {}
+                        other => panic!("key {n}: {other:?}"),
+                    }
+                    assert!(records.len() <= 40);
+                }
+            });
+        }
+    });
+    assert!(news.load(Relaxed) >= 400, "each key was begun");
+    assert_eq!(records.unsettled(100).into_inner().unwrap().len(), 20, "no unknown record was forgotten");
+    let bytes: usize = (0..400).filter_map(|n| Some(records.shard(id(n)).get(&id(n))?.stored()?.size())).sum();
+    assert_eq!(records.stored_bytes(), bytes);
+    for shard in &records.shards {
+        shard.lock().check();
+    }
+}
