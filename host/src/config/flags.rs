@@ -13,7 +13,7 @@ pub struct Flags {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The API to stand in front of, such as http://127.0.0.1:8000.
+    /// The API to stand in front of, such as `http://127.0.0.1:8000`.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
     /// Where to listen; default 127.0.0.1:8080.

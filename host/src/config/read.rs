@@ -20,8 +20,7 @@ pub(super) fn settings(layers: &Layers) -> Result<Settings, Problems> {
         let must = "have an upstream: give --upstream URL, HOSPITAL_API_BASE_URL or a table [upstreams.NAME]";
         reading.wrong("upstreams", "", must);
     }
-    let upstreams: Vec<Upstream> =
-        sections.iter().filter_map(|(name, section)| upstream::read(name, section)).collect();
+    let upstreams: Vec<Upstream> = sections.iter().map(|(name, section)| upstream::read(name, section)).collect();
     overlapping(&reading, &upstreams);
     root.finish();
     reading.done(Some(Settings { server, state, upstreams }))

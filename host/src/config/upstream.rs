@@ -10,8 +10,8 @@ use crate::{idempotency, policy::prebuilt, upstream};
 use http::{HeaderName, Uri};
 use std::path::PathBuf;
 
-/// Reads `[upstreams.NAME]`; none where there is no usable base URL.
-pub(super) fn read(name: &str, section: &Section<'_>) -> Option<Upstream> {
+/// Reads `[upstreams.NAME]`. Where there is no usable base URL, that is noted and a placeholder stands in its place.
+pub(super) fn read(name: &str, section: &Section<'_>) -> Upstream {
     let url_form =
         "be an absolute http or https URL without user, query or fragment, such as \"http://127.0.0.1:8000\"";
     let base_url = section.parsed("base_url", url_form, base_url);
@@ -26,7 +26,7 @@ pub(super) fn read(name: &str, section: &Section<'_>) -> Option<Upstream> {
         connection: connection.unwrap_or_else(|| upstream::Settings::new(Uri::from_static("http://invalid"))),
         path_prefix: section
             .parsed("path_prefix", "start with '/'", |text| text.starts_with('/').then(|| text.to_owned())),
-        host: section.parsed("host", "be a host name without port", |text| host(text)),
+        host: section.parsed("host", "be a host name without port", host),
         listen: section
             .parsed("listen", "be an address with port, such as \"127.0.0.1:8081\"", |text| text.parse().ok()),
         policy: section
@@ -46,7 +46,7 @@ pub(super) fn read(name: &str, section: &Section<'_>) -> Option<Upstream> {
             .collect(),
     };
     section.finish();
-    Some(upstream)
+    upstream
 }
 
 fn connection(section: &Section<'_>, base_url: Option<Uri>) -> Option<upstream::Settings> {
