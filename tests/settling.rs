@@ -89,7 +89,7 @@ async fn ten_thousand_creates_through_faults_lose_and_repeat_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_is_found_not_repeated() {
     let world = Arc::new(World::new(
-        &settings(),
+        &unlimited(),
         Options { create_delay: Duration::ZERO, limit_window: None, ..Options::default() },
     ));
     let late = Duration::ZERO..=Duration::from_secs(60);

@@ -287,7 +287,7 @@ fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
     if spread == 0 {
         return doubled;
     }
-    doubled - Duration::from_micros(spread / 2) + Duration::from_micros(random % spread)
+    doubled.saturating_sub(Duration::from_micros(spread / 2)) + Duration::from_micros(random % spread)
 }
 
 #[cfg(test)]

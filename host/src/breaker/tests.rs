@@ -11,7 +11,7 @@ const START: Timestamp = Timestamp(1_000_000_000);
 fn pass(breaker: &mut Breaker, now: Timestamp, settings: &Settings) -> Ticket {
     match breaker.admit(now, settings) {
         Admission::Pass(ticket) => ticket,
-        refused => panic!("{refused:?}"),
+        refused @ Admission::Refused { .. } => panic!("{refused:?}"),
     }
 }
 

@@ -274,6 +274,7 @@ fn limits(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Vec<Quot
 
 fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
     const KEYS: [&str; 3] = ["requests", "period", "burst"];
+    const MANY: Kind = Kind::Count(1, u32::MAX as u64);
     let Raw::Table(entries) = raw else {
         let rule = "a table, such as { requests = 10, period = \"1s\", burst = 10 }";
         problems.push(Problem::value(path, raw.to_string(), rule));
@@ -296,7 +297,6 @@ fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
             }
         }
     };
-    const MANY: Kind = Kind::Count(1, u32::MAX as u64);
     let requests = read("requests", MANY, true);
     let period = read("period", Kind::Duration, true);
     let burst = read("burst", MANY, false);

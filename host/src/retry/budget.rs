@@ -75,8 +75,8 @@ impl Budget {
         }
         let missing = MILLI - self.tokens_milli;
         let floor = u64::from(settings.floor_per_second);
-        let retry_after =
-            if floor == 0 { Duration::from_secs(1) } else { Duration::from_micros(missing * 1000 / floor + 1) };
+        let wait_us = (missing * 1000).checked_div(floor);
+        let retry_after = wait_us.map_or(Duration::from_secs(1), |wait_us| Duration::from_micros(wait_us + 1));
         Err(Exhausted { retry_after })
     }
 

@@ -20,7 +20,7 @@ const OUT_OF_FILES: Duration = Duration::from_millis(50);
 /// Bound sockets, one for each worker and address.
 pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
 
-/// Binds each address once for each worker: the kernel spreads connections over them (SO_REUSEPORT).
+/// Binds each address once for each worker: the kernel spreads connections over them (`SO_REUSEPORT`).
 pub(super) fn bind(wanted: &[SocketAddr], workers: usize) -> Result<Listeners, ServerError> {
     let mut all: Vec<Vec<Option<std::net::TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
     for address in wanted {

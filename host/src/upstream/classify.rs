@@ -63,7 +63,7 @@ fn tls(error: &reqwest::Error) -> bool {
         })
 }
 
-fn in_chain<'a, E: Error + 'static>(error: &'a reqwest::Error) -> Option<&'a E> {
+fn in_chain<E: Error + 'static>(error: &reqwest::Error) -> Option<&E> {
     chain(error).find_map(|link| link.downcast_ref::<E>())
 }
 

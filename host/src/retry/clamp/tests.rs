@@ -149,11 +149,13 @@ proptest! {
     }
 }
 
+type Case = (&'static str, Facts, Class, Next, Class, Step, Option<Limit>);
+
 #[test]
 fn what_is_done_with_each_verdict() {
     let granted = Facts { granted: true, ..facts() };
     let retry = || Next::Retry(Duration::from_secs(3));
-    let cases: Vec<(&str, Facts, Class, Next, Class, Step, Option<Limit>)> = vec![
+    let cases: Vec<Case> = vec![
         ("lying not-applied", facts(), Class::NotApplied, retry(), Class::Unknown, Step::Deliver, Some(Limit::Effect)),
         (
             "lost and lying",
