@@ -125,7 +125,8 @@ pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> 
 pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
     match checked {
         Ok(loaded) => {
-            let named = |upstream: &settings::Upstream| format!("{} at {}", upstream.name, upstream.connection.base_url);
+            let named =
+                |upstream: &settings::Upstream| format!("{} at {}", upstream.name, upstream.connection.base_url);
             let upstreams: Vec<String> = loaded.settings.upstreams.iter().map(named).collect();
             format!("the configuration holds: {}\n", upstreams.join(", "))
         }

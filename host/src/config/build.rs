@@ -67,7 +67,9 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
         host: stated.read("host"),
         listen: stated.read("listen"),
         policy: PolicySource::Builtin,
-        policy_settings: stated.read("policy_settings").map_or("{}".to_owned(), |json: serde_json::Value| json.to_string()),
+        policy_settings: stated
+            .read("policy_settings")
+            .map_or("{}".to_owned(), |json: serde_json::Value| json.to_string()),
         reuse_instances: false,
         max_buffered_request_bytes: 1 << 20,
         deadline_header: http::HeaderName::from_static("triage-deadline-ms"),

@@ -100,7 +100,8 @@ fn added_problems(path: &str, name: &str, values: &Values, description: &Descrip
     if !missing.is_empty() {
         let near = keys::nearest(name, description.endpoints.iter().map(|endpoint| endpoint.name.as_str()));
         let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        let got = format!("a name that the policy {} does not describe, without {}", description.name, missing.join(" and "));
+        let got =
+            format!("a name that the policy {} does not describe, without {}", description.name, missing.join(" and "));
         problems.push(Problem::value(path, got, format!("a described name, or have method and path{near}")));
         return;
     }

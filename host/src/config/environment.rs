@@ -74,7 +74,8 @@ impl<'a> Env<'a> {
 
     fn general(&self) -> Vec<Statement<'a>> {
         let ours = self.0.iter().filter_map(|(name, value)| Some((name, name.strip_prefix(GENERAL)?, value)));
-        ours.map(|(name, rest, value)| Statement { path: path_of_variable(rest), value, source: env_source(name) }).collect()
+        ours.map(|(name, rest, value)| Statement { path: path_of_variable(rest), value, source: env_source(name) })
+            .collect()
     }
 }
 

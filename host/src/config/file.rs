@@ -23,6 +23,11 @@ pub(super) fn read(draft: &mut Draft, path: &Path, text: &str) -> bool {
     if errors.is_empty() {
         Walk { draft, path, text }.table(&mut Vec::new(), document.get_ref());
     }
+    // Tables are walked one by one, but a file is mended from top to bottom.
+    draft.problems.sort_by_key(|problem| match problem.source {
+        Some(Source::File { line, .. }) => line,
+        _ => None,
+    });
     errors.is_empty()
 }
 
@@ -38,10 +43,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn table(&mut self, path: &mut Vec<String>, table: &DeTable<'_>) {
-        // As written, not as sorted: problems read best from top to bottom.
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in entries {
+        for (key, value) in table {
             path.push(key.get_ref().to_string());
             let source = Source::File { path: self.path.to_owned(), line: Some(line(self.text, key.span().start)) };
             self.entry(path, value.get_ref(), source);

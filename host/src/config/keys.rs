@@ -1,6 +1,6 @@
 //! The one table of keys: the reader, `config show` and the README's table all follow it.
 
-use super::kind::Kind;
+use super::{kind::Kind, value::is_bare};
 use std::fmt::Write as _;
 
 /// Whose setting a key is.
@@ -150,7 +150,8 @@ pub(super) fn place(path: &[String]) -> Place {
         }
         ["upstreams", name, rest @ ..] => {
             let before = format!("upstreams.{name}.");
-            let found = within(&[Upstream], &["defaults", "endpoints"], rest, Owner::Upstream((*name).to_owned()), &before);
+            let found =
+                within(&[Upstream], &["defaults", "endpoints"], rest, Owner::Upstream((*name).to_owned()), &before);
             // A key of an endpoint, one level too high.
             match (found, within(&[Endpoint], &[], rest, Owner::Host, "")) {
                 (Place::Unknown(_), Place::Leaf(..) | Place::Branch) => {
@@ -208,9 +209,8 @@ fn distance(left: &str, right: &str) -> usize {
 
 /// A segment as TOML would have it: quoted where it is not bare.
 pub(super) fn shown(segment: &str) -> String {
-    let bare = !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     let cut: String = segment.chars().take(64).collect();
-    if bare && cut.len() == segment.len() { cut } else { format!("{cut:?}") }
+    if is_bare(segment) && cut.len() == segment.len() { cut } else { format!("{cut:?}") }
 }
 
 /// A key path as one text.

@@ -63,8 +63,13 @@ impl Kind {
                 Ok(value) => Some(value),
                 Err(must_be) => {
                     let or = if may_be_off { ", or \"off\"" } else { "" };
-                    let got = if self == Self::Url { without_userinfo(raw) } else { raw.clone() };
-                    problems.push(Problem::value(path, got.to_string(), must_be + or));
+                    let got = match (self, raw) {
+                        (Self::Url, _) => without_userinfo(raw).to_string(),
+                        // It may hold secrets.
+                        (Self::Json, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
+                        _ => raw.to_string(),
+                    };
+                    problems.push(Problem::value(path, got, must_be + or));
                     None
                 }
             },
@@ -222,7 +227,9 @@ fn percent(raw: &Raw, least: u32) -> Result<Value, String> {
 
 fn duration(raw: &Raw, least: Duration) -> Result<Value, String> {
     if let Some(number) = raw.bare_number() {
-        return Err(format!("a duration with its unit: write \"{number}s\" for seconds, \"{number}ms\" for milliseconds"));
+        return Err(format!(
+            "a duration with its unit: write \"{number}s\" for seconds, \"{number}ms\" for milliseconds"
+        ));
     }
     let range = format!("from {} to {}", units::write_duration(least), units::write_duration(LONGEST));
     let read = raw.text().and_then(units::duration).filter(|duration| (least..=LONGEST).contains(duration));
@@ -232,7 +239,7 @@ fn duration(raw: &Raw, least: Duration) -> Result<Value, String> {
 fn size(raw: &Raw, least: u64) -> Result<Value, String> {
     const MOST: u64 = 1 << 30;
     if let Some(number) = raw.bare_number() {
-        return Err(format!("a size with its unit: write \"{number}KiB\" or \"{number}B\""));
+        return Err(format!("a size with its unit: write \"{number}B\" for bytes, \"{number}KiB\" for kibibytes"));
     }
     let read = raw.text().and_then(units::size).filter(|bytes| (least..=MOST).contains(bytes));
     let range = format!("from {} to {}", units::write_size(least), units::write_size(MOST));
@@ -291,7 +298,11 @@ fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
             Some((_, raw)) => kind.read(&path, raw, false, problems),
             None => {
                 if required {
-                    problems.push(Problem::value(path, "nothing", kind.simple(&Raw::Bool(false)).err().unwrap_or_default()));
+                    problems.push(Problem::value(
+                        path,
+                        "nothing",
+                        kind.simple(&Raw::Bool(false)).err().unwrap_or_default(),
+                    ));
                 }
                 None
             }

@@ -61,9 +61,7 @@ impl Raw {
         match json {
             Value::Null => Self::Number("null".to_owned()),
             Value::Bool(truth) => Self::Bool(*truth),
-            Value::Number(number) => {
-                number.as_i64().map_or_else(|| Self::Number(number.to_string()), Self::Whole)
-            }
+            Value::Number(number) => number.as_i64().map_or_else(|| Self::Number(number.to_string()), Self::Whole),
             Value::String(text) => Self::Text(text.clone()),
             Value::Array(items) => Self::List(items.iter().map(Self::of_json).collect()),
             Value::Object(map) => Self::Table(map.iter().map(|(k, v)| (k.clone(), Self::of_json(v))).collect()),

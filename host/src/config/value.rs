@@ -90,6 +90,11 @@ pub(super) fn effect_name(effect: Effect) -> &'static str {
     }
 }
 
+/// Whether TOML takes a key without quotes.
+pub(super) fn is_bare(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
 fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_str(&toml::Value::String(text.to_owned()).to_string())
 }
@@ -118,7 +123,10 @@ fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
         Value::Object(map) => {
             for (index, (key, value)) in map.iter().enumerate() {
                 f.write_str(if index > 0 { ", " } else { "{ " })?;
-                quoted(f, key)?;
+                match is_bare(key) {
+                    true => f.write_str(key)?,
+                    false => quoted(f, key)?,
+                }
                 f.write_str(" = ")?;
                 if is_secret(key) { f.write_str("\"(hidden)\"")? } else { inline(f, value)? }
             }
