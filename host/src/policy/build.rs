@@ -116,14 +116,15 @@ fn package(dir: &Path) -> Result<String, BuildError> {
 
 fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
     let toolchain = Toolchain::find().ok_or(BuildError::NoToolchain)?;
-    let target = toolchain::target_folder(dir);
+    let workspace = toolchain::workspace(dir);
+    let target = workspace.join("target");
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
         .current_dir(dir)
         .args(["build", "--release", "--quiet", "--lib", "--target", TARGET, "--package", name])
         .args(toolchain.flags)
         .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(dir))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&workspace))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO")
         .env_remove("RUSTUP_TOOLCHAIN");
@@ -138,12 +139,11 @@ fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
 }
 
 /// The linker's flags, and no path of this machine in the result: the same sources give the same bytes anywhere.
-fn rust_flags(dir: &Path) -> String {
+fn rust_flags(workspace: &Path) -> String {
     let mut flags = vec![FLAGS.to_owned()];
-    let sources = dir.parent().and_then(|parent| parent.canonicalize().ok());
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    for (path, name) in [(sources, "policies"), (home, "cargo")] {
+    for (path, name) in [(Some(workspace.to_owned()), "policies"), (home, "cargo")] {
         if let Some(path) = path {
             flags.push(format!("--remap-path-prefix={}={name}", path.display()));
         }
