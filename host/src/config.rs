@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, the environment over it, flags over both.
 //!
-//! Reading goes in three steps: [`layers`] puts the sources on top of each other and remembers where each value came from,
-//! [`read`] turns the result into validated [`settings`] and collects every problem on the way, and [`endpoints`] lays the
+//! Reading goes in three steps: `layers` puts the sources on top of each other and remembers where each value came from,
+//! `read` turns the result into validated [`settings`] and collects every problem on the way, and [`endpoints`] lays the
 //! operator's word over what a policy proposes.
 
 mod endpoint;
