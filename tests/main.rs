@@ -1,7 +1,9 @@
 //! Integration tests: one binary, a module a feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod hostile;
 mod idempotency;
+mod prebuilt;
 mod settling;
 mod support;
 mod vectors;

@@ -109,3 +109,18 @@ pub async fn read(response: Response<triage::upstream::Body>) -> Answered {
     let body = body.collect().await.expect("the body is whole").to_bytes();
     Answered { status: head.status.as_u16(), headers: head.headers, body }
 }
+
+/// Settings whose policy is a testing guest, from a file: not granted.
+pub fn from_guest(name: &str) -> Settings {
+    let file = format!("{}/../guest-policies/prebuilt/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+    config::from_toml(&format!(
+        r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "{file}"
+        [upstreams.hospital.defaults]
+        breaker = {{ enabled = false }}
+        "#
+    ))
+    .unwrap_or_else(|problems| panic!("{problems}"))
+}

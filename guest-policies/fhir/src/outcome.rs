@@ -45,7 +45,10 @@ impl Issue {
         let outcome: OperationOutcome = json::from_slice(&response.body).ok()?;
         let grave = |entry: &&Entry| matches!(entry.severity.as_str(), "error" | "fatal");
         let found = outcome.issue.iter().filter(grave);
-        found.filter_map(|entry| Some((entry.severity == "fatal", Self::of(&entry.code)?))).max().map(|(_, issue)| issue)
+        found
+            .filter_map(|entry| Some((entry.severity == "fatal", Self::of(&entry.code)?)))
+            .max()
+            .map(|(_, issue)| issue)
     }
 
     fn of(code: &str) -> Option<Self> {
@@ -56,9 +59,9 @@ impl Issue {
             "login" | "expired" => Self::Login,
             "multiple-matches" => Self::MultipleMatches,
             "duplicate" => Self::Duplicate,
-            "invalid" | "structure" | "required" | "value" | "invariant" | "business-rule" | "code-invalid" | "extension"
-            | "too-long" | "too-costly" | "not-supported" | "forbidden" | "suppressed" | "unknown" | "security"
-            | "processing" | "not-found" | "deleted" => Self::Final,
+            "invalid" | "structure" | "required" | "value" | "invariant" | "business-rule" | "code-invalid"
+            | "extension" | "too-long" | "too-costly" | "not-supported" | "forbidden" | "suppressed" | "unknown"
+            | "security" | "processing" | "not-found" | "deleted" => Self::Final,
             _ => return None,
         })
     }

@@ -6,8 +6,7 @@ use crate::{
     endpoints::{COMMIT_WITHIN_MS, Call},
 };
 use triage_policy::{
-    Attempt, Outcome, Response, Verdict,
-    json,
+    Attempt, Outcome, Response, Verdict, json,
     verdict::{BreakerSignal, Class},
 };
 
@@ -102,7 +101,9 @@ fn activated(hospitals: &[Hospital], late: bool) -> Option<Verdict> {
 
 fn batch(call: Call, attempt: &Attempt) -> Option<String> {
     match call {
-        Call::Create => directory::wanted(&attempt.request_body).and_then(|wanted| directory::batch(&wanted).map(str::to_owned)),
+        Call::Create => {
+            directory::wanted(&attempt.request_body).and_then(|wanted| directory::batch(&wanted).map(str::to_owned))
+        }
         Call::Activate => directory::batch_of_path(&attempt.path).map(str::to_owned),
         _ => None,
     }

@@ -55,7 +55,9 @@ impl Policy for HttpStandard {
 fn judge(settings: &Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict {
     let wait = || settings.wait.ms(attempt);
     let response = match outcome {
-        Outcome::Failure(Failure { sent: false, .. }) => return Verdict::retry(Class::NotApplied, wait(), "nothing was sent"),
+        Outcome::Failure(Failure { sent: false, .. }) => {
+            return Verdict::retry(Class::NotApplied, wait(), "nothing was sent");
+        }
         Outcome::Failure(_) => return unknown(attempt, wait(), "no answer"),
         Outcome::Response(response) => response,
     };
@@ -66,7 +68,9 @@ fn judge(settings: &Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict {
         404 if attempt.prior_unknown && attempt.endpoint == DELETE => {
             Verdict::deliver(Class::AlreadyApplied, "gone, perhaps by an earlier attempt")
         }
-        425 => Verdict::retry(Class::NotApplied, asked.unwrap_or_else(wait), "too early").breaker(BreakerSignal::Ignore),
+        425 => {
+            Verdict::retry(Class::NotApplied, asked.unwrap_or_else(wait), "too early").breaker(BreakerSignal::Ignore)
+        }
         429 => Verdict::throttled(asked.unwrap_or_else(wait), asked),
         408 | 500 | 502 | 503 | 504 => unknown(attempt, asked.unwrap_or_else(wait), "the upstream is in trouble"),
         status if settings.retry_statuses.contains(&status) => {

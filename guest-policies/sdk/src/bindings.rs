@@ -7,4 +7,3 @@ wit_bindgen::generate!({
     pub_export_macro: true,
     export_macro_name: "export_policy",
 });
-

@@ -116,7 +116,9 @@ impl Wait {
         let seconds = match self {
             Self::Fixed { seconds } => *seconds,
             Self::Exponential { multiplier, base, min, max } => (multiplier * power(*base, n)).min(*max).max(*min),
-            Self::RandomExponential { multiplier, min, max } => min + chance * ((multiplier * power(2.0, n)).min(*max) - min).max(0.0),
+            Self::RandomExponential { multiplier, min, max } => {
+                min + chance * ((multiplier * power(2.0, n)).min(*max) - min).max(0.0)
+            }
             Self::ExponentialJitter { initial, max, jitter } => (initial * power(2.0, n) + chance * jitter).min(*max),
             Self::Random { min, max } => min + chance * (max - min).max(0.0),
             Self::Incrementing { start, increment, max } => (start + increment * n).min(*max),

@@ -7,7 +7,14 @@ impl Verdict {
     /// The answer goes to the caller; the upstream works.
     #[must_use]
     pub fn deliver(class: Class, reason: &str) -> Self {
-        Self { class, breaker: BreakerSignal::Success, next: Next::Deliver, claim: None, pause_ms: None, reason: reason.to_owned() }
+        Self {
+            class,
+            breaker: BreakerSignal::Success,
+            next: Next::Deliver,
+            claim: None,
+            pause_ms: None,
+            reason: reason.to_owned(),
+        }
     }
 
     /// The request is sent again; the upstream is in trouble.

@@ -123,9 +123,10 @@ fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
         Value::Object(map) => {
             for (index, (key, value)) in map.iter().enumerate() {
                 f.write_str(if index > 0 { ", " } else { "{ " })?;
-                match is_bare(key) {
-                    true => f.write_str(key)?,
-                    false => quoted(f, key)?,
+                if is_bare(key) {
+                    f.write_str(key)?;
+                } else {
+                    quoted(f, key)?;
                 }
                 f.write_str(" = ")?;
                 if is_secret(key) { f.write_str("\"(hidden)\"")? } else { inline(f, value)? }

@@ -1,5 +1,6 @@
 //! `triage policy build`: from a crate to a component, with what a fresh machine has.
 
+pub mod sources;
 mod toolchain;
 
 use super::Digest;
@@ -83,16 +84,26 @@ pub fn build(dir: &Path, out: Option<&Path>) -> Result<Built, BuildError> {
     Ok(Built { bytes: component.len(), digest: Digest::of(&component), file })
 }
 
-/// Builds every embedded policy of `guest-policies/` into a folder.
+/// Builds every policy of `guest-policies/`, those in `testing/` too, into a folder, and notes the digest of the sources.
 ///
 /// # Errors
 /// [`BuildError`] as for [`build`].
 pub fn rebuild(guest_policies: &Path, into: &Path) -> Result<Vec<Built>, BuildError> {
-    let names = super::prebuilt::names();
-    let mut built = Vec::with_capacity(names.len());
-    for name in names {
-        built.push(build(&guest_policies.join(name), Some(&into.join(format!("{name}.wasm"))))?);
+    let mut folders: Vec<PathBuf> = super::prebuilt::names().iter().map(|name| guest_policies.join(name)).collect();
+    let testing = guest_policies.join("testing");
+    let failed = |source| BuildError::File { path: testing.clone(), source };
+    let mut tests: Vec<PathBuf> =
+        fs::read_dir(&testing).map_err(failed)?.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    tests.sort();
+    folders.append(&mut tests);
+    let mut built = Vec::with_capacity(folders.len());
+    for folder in folders.iter().filter(|folder| folder.join("Cargo.toml").is_file()) {
+        let name = package(folder)?;
+        built.push(build(folder, Some(&into.join(format!("{name}.wasm"))))?);
     }
+    let sources = into.join(sources::FILE);
+    let digest = sources::digest(guest_policies)?;
+    fs::write(&sources, format!("{digest}\n")).map_err(|source| BuildError::File { path: sources, source })?;
     Ok(built)
 }
 
@@ -105,14 +116,15 @@ fn package(dir: &Path) -> Result<String, BuildError> {
 
 fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
     let toolchain = Toolchain::find().ok_or(BuildError::NoToolchain)?;
-    let target = toolchain::target_folder(dir);
+    let workspace = toolchain::workspace(dir);
+    let target = workspace.join("target");
     let mut cargo = Command::new(&toolchain.cargo);
     cargo
         .current_dir(dir)
         .args(["build", "--release", "--quiet", "--lib", "--target", TARGET, "--package", name])
         .args(toolchain.flags)
         .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(dir))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&workspace))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO")
         .env_remove("RUSTUP_TOOLCHAIN");
@@ -127,12 +139,11 @@ fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
 }
 
 /// The linker's flags, and no path of this machine in the result: the same sources give the same bytes anywhere.
-fn rust_flags(dir: &Path) -> String {
+fn rust_flags(workspace: &Path) -> String {
     let mut flags = vec![FLAGS.to_owned()];
-    let sources = dir.parent().and_then(|parent| parent.canonicalize().ok());
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    for (path, name) in [(sources, "policies"), (home, "cargo")] {
+    for (path, name) in [(Some(workspace.to_owned()), "policies"), (home, "cargo")] {
         if let Some(path) = path {
             flags.push(format!("--remap-path-prefix={}={name}", path.display()));
         }

@@ -85,7 +85,8 @@ pub enum LoadError {
 
 /// A compiled and linked component.
 pub(super) struct Component {
-    engine: wasmtime::Engine,
+    /// Kept whole: without its ticker a call that never returns would not be stopped.
+    engine: Engine,
     pre: PolicyPre<StoreLimits>,
     settings: String,
     warm: Option<Mutex<Vec<Instance>>>,
@@ -105,7 +106,6 @@ struct Instance {
 
 impl Component {
     pub(super) fn load(engine: &Engine, bytes: &[u8], loading: &Loading) -> Result<(Self, Description), LoadError> {
-        let engine = engine.wasmtime();
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });
         }
@@ -115,12 +115,12 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component = wasmtime::component::Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?;
-        let missing = imports(engine, &component);
+        let component = wasmtime::component::Component::from_binary(engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
+        let missing = imports(engine.wasmtime(), &component);
         if !missing.is_empty() {
             return Err(LoadError::Imports { missing });
         }
-        let linked = Linker::new(engine).instantiate_pre(&component).map_err(LoadError::World)?;
+        let linked = Linker::new(engine.wasmtime()).instantiate_pre(&component).map_err(LoadError::World)?;
         let pre = PolicyPre::new(linked).map_err(LoadError::World)?;
         let settings = if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() };
         let warm = loading.reuse_instances.then(Mutex::default);
@@ -145,7 +145,7 @@ impl Component {
 
     fn store(&self, deadline_ms: u64) -> Store<StoreLimits> {
         let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).memories(1).tables(4).instances(4).build();
-        let mut store = Store::new(&self.engine, limits);
+        let mut store = Store::new(self.engine.wasmtime(), limits);
         store.limiter(|limits| limits);
         store.set_hostcall_fuel(LIFTED_BYTES);
         store.set_epoch_deadline(deadline_ms);

@@ -63,10 +63,14 @@ impl Toolchain {
     }
 }
 
-/// Where a crate's build goes: its workspace's target folder, so that the standard library is built once.
-pub(super) fn target_folder(dir: &Path) -> PathBuf {
-    let workspace = dir.parent().filter(|parent| parent.join("Cargo.toml").is_file()).unwrap_or(dir);
-    workspace.canonicalize().unwrap_or_else(|_| workspace.to_owned()).join("target")
+/// The crate's workspace, or the crate itself: its target folder is shared, so that the standard library is built once.
+pub(super) fn workspace(dir: &Path) -> PathBuf {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let is_workspace = |folder: &&Path| {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml"));
+        manifest.is_ok_and(|text| text.lines().any(|line| line.trim() == "[workspace]"))
+    };
+    dir.ancestors().find(is_workspace).unwrap_or(&dir).to_owned()
 }
 
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
