@@ -21,11 +21,11 @@
 //! effect = "idempotent"
 //! ```
 //!
-//! Every key is in [`reference`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
+//! Every key is in [`reference()`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
 //!
 //! The environment: `TRIAGE_LISTEN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
-//! names; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable counts as unset. The seed's
-//! names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
+//! names, `TRIAGE_DRAIN` is `server.drain`; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable
+//! counts as unset. The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
 //! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
 //! upstream; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
 //! there is no upstream at all.

@@ -14,10 +14,11 @@ use crate::rate_limit::Quota;
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a name of their own; the key is the upstream's where it begins with a dot.
-const NAMED: [(&str, &str); 5] = [
+const NAMED: [(&str, &str); 6] = [
     ("TRIAGE_LISTEN", "server.listen"),
     ("TRIAGE_WORKERS", "server.workers"),
     ("TRIAGE_STATE", "state.url"),
+    ("TRIAGE_DRAIN", "server.drain"),
     ("TRIAGE_UPSTREAM", ".base_url"),
     ("TRIAGE_POLICY", ".policy"),
 ];
