@@ -115,7 +115,8 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component = wasmtime::component::Component::from_binary(engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
+        let component =
+            wasmtime::component::Component::from_binary(engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
         let missing = imports(engine.wasmtime(), &component);
         if !missing.is_empty() {
             return Err(LoadError::Imports { missing });
