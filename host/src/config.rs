@@ -1,77 +1,140 @@
-//! Configuration: one TOML file, the environment over it, flags over both.
+//! Configuration: defaults, under what a policy proposes, under one TOML file, under the environment, under flags.
 //!
-//! Reading goes in three steps: `layers` puts the sources on top of each other and remembers where each value came from,
-//! `read` turns the result into validated [`settings`] and collects every problem on the way, and [`endpoints`] lays the
-//! operator's word over what a policy proposes.
+//! ```toml
+//! [server]
+//! listen = "127.0.0.1:8080"
+//!
+//! [upstreams.hospital]                       # as many as there are; told apart by path_prefix, host or listen
+//! base_url = "https://hospital.example/api"
+//! policy = "hospital-directory"
+//!
+//! [upstreams.hospital.defaults]              # every endpoint of it, over what the policy proposes
+//! limits = [{ requests = 10, period = "1s", burst = 10 }]
+//! retry = { max_attempts = 5 }
+//!
+//! [upstreams.hospital.endpoints.create-hospital]   # one endpoint, over `defaults`
+//! attempt_timeout = "20s"
+//!
+//! [upstreams.hospital.endpoints.report]      # one that the policy does not describe
+//! method = "POST"
+//! path = "/reports/{id}"
+//! effect = "idempotent"
+//! ```
+//!
+//! Every key is in [`reference`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
+//!
+//! The environment: `TRIAGE_LISTEN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
+//! names; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable counts as unset. The seed's
+//! names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
+//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
+//! upstream; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
+//! there is no upstream at all.
+//!
+//! A layer goes before another key by key; then the more exact key goes before the less exact one: an endpoint's own value in
+//! the file goes before `defaults` of a flag.
 
-mod endpoint;
+mod build;
+mod check;
+mod draft;
+mod effective;
 mod environment;
+mod file;
 mod flags;
-mod layers;
-mod merge;
+mod keys;
+mod kind;
 mod problem;
-mod read;
-mod section;
+mod raw;
 pub mod settings;
 mod show;
-mod upstream;
+#[cfg(test)]
+mod tests;
+mod units;
 mod value;
 
+pub use effective::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
 pub use flags::Flags;
-pub use layers::Source;
-pub use merge::endpoints;
-pub use problem::{Problem, Problems};
+pub use keys::reference;
+pub use problem::{Fault, Problem, Problems, Source};
 pub use show::show;
+pub use value::{Stated, Value, Values};
 
-use layers::Layers;
+use draft::Draft;
 use settings::Settings;
+use std::path::Path;
 
-/// All that a configuration is made of. Nothing else is read: no file, no process environment.
-#[derive(Debug, Default)]
+/// Everything that a configuration is read from. The process's own environment and disk are the caller's business.
+#[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    /// The file's name and text.
+    /// The file's path, as messages name it, and its text.
     pub file: Option<(String, String)>,
-    /// Environment variables; those that are not ours are passed over.
+    /// The environment; variables of others are passed over.
     pub environment: Vec<(String, String)>,
-    /// The command line.
+    /// The flags.
     pub flags: Flags,
 }
 
-/// A configuration that is valid, and where its values came from.
-#[derive(Debug)]
+/// A configuration that holds.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// What the host runs on.
+    /// The settings.
     pub settings: Settings,
-    layers: Layers,
+    /// The host's own values with their sources; those of upstreams and endpoints are in the settings.
+    pub stated: Values,
 }
 
-/// Reads a configuration.
+/// Reads and checks a configuration.
 ///
 /// # Errors
-/// [`Problems`]: every one, not just the first.
+/// Every problem at once; of a file that is not TOML, only that.
 pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
-    let layers = Layers::stack(inputs)?;
-    let settings = read::settings(&layers)?;
-    Ok(Loaded { settings, layers })
+    let mut draft = Draft::default();
+    let is_toml = match &inputs.file {
+        Some((path, text)) => file::read(&mut draft, Path::new(path), text),
+        None => true,
+    };
+    environment::read(&mut draft, &inputs.environment, &inputs.flags);
+    if !is_toml {
+        // What seems to be missing may stand in the file.
+        draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
+        Problems::check(std::mem::take(&mut draft.problems))?;
+    }
+    let (settings, stated, problems) = build::settings(draft);
+    Problems::check(problems)?;
+    Ok(Loaded { settings, stated })
 }
 
-/// Settings from a TOML text alone.
+/// The settings of a file's text, with no environment and no flags.
 ///
 /// # Errors
-/// [`Problems`] as for [`load`].
+/// Every problem at once.
 pub fn from_toml(text: &str) -> Result<Settings, Problems> {
     let inputs = Inputs { file: Some(("triage.toml".to_owned(), text.to_owned())), ..Inputs::default() };
     load(&inputs).map(|loaded| loaded.settings)
 }
 
-/// Default settings for one upstream, as `triage serve --upstream URL --policy NAME` has them.
+/// The defaults for one upstream, which is named `default`.
 ///
 /// # Errors
-/// [`Problems`] where the URL or the policy cannot be used.
+/// Every problem of the base URL and the policy's name.
 pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> {
     let flags = Flags { upstream: Some(base_url.to_owned()), policy: Some(policy.to_owned()), ..Flags::default() };
     load(&Inputs { flags, ..Inputs::default() }).map(|loaded| loaded.settings)
 }
 
-#[cfg(test)]
-mod tests;
+/// What `config check` prints: that all is well, or every problem.
+pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
+    match checked {
+        Ok(loaded) => {
+            let named =
+                |upstream: &settings::Upstream| format!("{} at {}", upstream.name, upstream.connection.base_url);
+            let upstreams: Vec<String> = loaded.settings.upstreams.iter().map(named).collect();
+            format!("the configuration holds: {}\n", upstreams.join(", "))
+        }
+        Err(problems) => {
+            let count = problems.iter().count();
+            let plural = if count == 1 { "" } else { "s" };
+            let lines = problems.to_string().replace('\n', "\n  ");
+            format!("the configuration has {count} problem{plural}:\n  {lines}\n")
+        }
+    }
+}

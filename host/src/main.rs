@@ -42,6 +42,8 @@ enum ConfigCommand {
     Check(config::Flags),
     /// Print the effective values and where each came from.
     Show(config::Flags),
+    /// Print every key with its default and its meaning, as README has them.
+    Reference,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +108,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Config(ConfigCommand::Show(flags)) => {
             let loaded = load(&flags)?;
             print!("{}", config::show(&loaded, &describe(&loaded)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", config::reference());
             Ok(ExitCode::SUCCESS)
         }
         Command::Policy(PolicyCommand::Build { dir, out }) => {

@@ -153,7 +153,9 @@ impl Service {
         let router = Router::new(endpoints.iter().map(|e| (e.described.method.as_ref(), e.described.path.as_str())))
             .map_err(|source| ServiceError::Route { upstream: upstream(), source })?;
         let wakefulness = Wakefulness::new(description.health.clone());
-        Ok(Self { settings: settings.clone(), endpoints, policy: ArcSwap::new(policy), wakefulness, router })
+        let mut settings = settings.clone();
+        settings.idempotency = config::idempotency(&settings, description);
+        Ok(Self { settings, endpoints, policy: ArcSwap::new(policy), wakefulness, router })
     }
 
     /// What the policy of an upstream says of itself, without serving it.

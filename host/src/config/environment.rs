@@ -1,107 +1,271 @@
-//! Environment variables: `TRIAGE_*`, and the names that the replaced Python stack used.
+//! The layers over the file: the environment, and flags over it.
 
-use super::layers::{Layers, Source};
-use toml::Value;
+use super::{
+    draft::Draft,
+    flags::Flags,
+    keys,
+    kind::{self, Kind},
+    problem::{Problem, Source},
+    raw::Raw,
+    units,
+    value::Value,
+};
+use crate::rate_limit::Quota;
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-/// What a variable's text becomes.
-#[derive(Clone, Copy)]
-enum Form {
-    Text,
-    Number,
-    /// Seconds, decimals allowed, as tenacity and pybreaker have them.
-    Seconds,
-}
-
-/// Variables of the host itself.
-const OWN: [(&str, &str, Form); 4] = [
-    ("TRIAGE_LISTEN", "server.listen", Form::Text),
-    ("TRIAGE_WORKERS", "server.workers", Form::Number),
-    ("TRIAGE_STATE", "state.url", Form::Text),
-    ("TRIAGE_DRAIN", "server.drain", Form::Text),
+/// Variables with a name of their own; the key is the upstream's where it begins with a dot.
+const NAMED: [(&str, &str); 5] = [
+    ("TRIAGE_LISTEN", "server.listen"),
+    ("TRIAGE_WORKERS", "server.workers"),
+    ("TRIAGE_STATE", "state.url"),
+    ("TRIAGE_UPSTREAM", ".base_url"),
+    ("TRIAGE_POLICY", ".policy"),
 ];
-
-/// The seed's names: they set every upstream's defaults.
-const SEED: [(&str, &str, Form); 5] = [
-    ("RETRY_MAX_ATTEMPTS", "retry.max_attempts", Form::Number),
-    ("RETRY_MIN_WAIT", "retry.min_wait", Form::Seconds),
-    ("RETRY_MAX_WAIT", "retry.max_wait", Form::Seconds),
-    ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold", Form::Number),
-    ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for", Form::Seconds),
+/// Variables that begin like ours and are read elsewhere.
+const OTHERS: [&str; 1] = ["TRIAGE_LOG"];
+/// The seed's variables for a setting of every endpoint.
+const SEED: [(&str, &str); 5] = [
+    ("RETRY_MAX_ATTEMPTS", "retry.max_attempts"),
+    ("RETRY_MIN_WAIT", "retry.min_wait"),
+    ("RETRY_MAX_WAIT", "retry.max_wait"),
+    ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
+    ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for"),
 ];
+const SEED_BASE_URL: &str = "HOSPITAL_API_BASE_URL";
+const GENERAL: &str = "TRIAGE__";
 
-/// The upstream that is meant where none has a name.
-pub(super) const ONLY: &str = "default";
-
-pub(super) fn lay(layers: &mut Layers, environment: &[(String, String)]) {
-    let get = |name: &str| environment.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
-    for (name, key, form) in OWN {
-        if let Some(text) = get(name) {
-            layers.put(key, value(text, form), Source::Environment(name.to_owned()));
-        }
+/// Puts the environment and the flags over what the draft holds.
+pub(super) fn read(draft: &mut Draft, env: &[(String, String)], flags: &Flags) {
+    // An empty variable is an unset one, as compose files have it.
+    let env = Env(env.iter().filter(|(_, value)| !value.trim().is_empty()).collect());
+    let general: Vec<Statement<'_>> = env.general();
+    let sets: Vec<Statement<'_>> = flags.set.iter().filter_map(|set| statement_of_flag(draft, set)).collect();
+    let layers = Layers { targets: targets(draft, &env, &general, &sets, flags), env, flags };
+    layers.seed(draft);
+    layers.named(draft);
+    for statement in &general {
+        draft.state(&statement.path, &Raw::Word(statement.value.to_owned()), statement.source.clone());
     }
-    for (name, policy) in [("HOSPITAL_API_BASE_URL", Some("hospital-directory")), ("TRIAGE_UPSTREAM", None)] {
-        let Some(url) = get(name) else { continue };
-        let upstream = only(layers);
-        let source = || Source::Environment(name.to_owned());
-        layers.put(&format!("upstreams.{upstream}.base_url"), Value::String(url.to_owned()), source());
-        let named = layers.source(&format!("upstreams.{upstream}.policy")).is_some();
-        if let Some(policy) = policy.filter(|_| !named) {
-            layers.put(&format!("upstreams.{upstream}.policy"), Value::String(policy.to_owned()), source());
-        }
-    }
-    if let Some(policy) = get("TRIAGE_POLICY") {
-        let upstream = only(layers);
-        let source = Source::Environment("TRIAGE_POLICY".to_owned());
-        layers.put(&format!("upstreams.{upstream}.policy"), Value::String(policy.to_owned()), source);
-    }
-    seed(layers, &get);
-    for (name, text) in environment {
-        if let Some(path) = name.strip_prefix("TRIAGE__") {
-            let key = path.to_ascii_lowercase().replace("__", ".");
-            layers.put(&key, guessed(text), Source::Environment(name.clone()));
-        }
+    layers.flags(draft);
+    for statement in &sets {
+        draft.state(&statement.path, &Raw::Word(statement.value.to_owned()), statement.source.clone());
     }
 }
 
-fn seed<'a>(layers: &mut Layers, get: &impl Fn(&str) -> Option<&'a str>) {
-    let upstreams = layers.upstreams();
-    for upstream in upstreams {
-        let defaults = format!("upstreams.{upstream}.defaults");
-        for (name, key, form) in SEED {
-            if let Some(text) = get(name) {
-                layers.put(&format!("{defaults}.{key}"), value(text, form), Source::Environment(name.to_owned()));
+struct Statement<'a> {
+    path: Vec<String>,
+    value: &'a str,
+    source: Source,
+}
+
+impl Statement<'_> {
+    fn upstream(&self) -> Option<&String> {
+        self.path.get(1).filter(|name| self.path[0] == "upstreams" && kind::is_name(name))
+    }
+}
+
+struct Env<'a>(Vec<&'a (String, String)>);
+
+impl<'a> Env<'a> {
+    fn get(&self, wanted: &str) -> Option<&'a str> {
+        // A process environment holds a name once; of a list that holds it twice, the last one counts.
+        self.0.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    fn general(&self) -> Vec<Statement<'a>> {
+        let ours = self.0.iter().filter_map(|(name, value)| Some((name, name.strip_prefix(GENERAL)?, value)));
+        ours.map(|(name, rest, value)| Statement { path: path_of_variable(rest), value, source: env_source(name) })
+            .collect()
+    }
+}
+
+/// `UPSTREAMS__HOSPITAL__ENDPOINTS__CREATE_HOSPITAL__DEADLINE`: names take `-` where a variable can only have `_`.
+fn path_of_variable(rest: &str) -> Vec<String> {
+    let mut path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+    if path.first().is_some_and(|first| first == "upstreams") {
+        let is_endpoint = path.get(2).is_some_and(|third| third == "endpoints");
+        for (index, segment) in path.iter_mut().enumerate() {
+            if index == 1 || (index == 3 && is_endpoint) {
+                *segment = segment.replace('_', "-");
             }
         }
-        if let Some(requests) = get("RATE_LIMIT_REQUESTS") {
-            let mut limit = toml::Table::new();
-            limit.insert("requests".to_owned(), value(requests, Form::Number));
-            limit.insert("burst".to_owned(), value(requests, Form::Number));
-            limit.insert("period".to_owned(), value(get("RATE_LIMIT_PERIOD").unwrap_or("1.0"), Form::Seconds));
-            let source = Source::Environment("RATE_LIMIT_REQUESTS".to_owned());
-            layers.put(&format!("{defaults}.limits"), Value::Array(vec![Value::Table(limit)]), source);
+    }
+    path
+}
+
+fn statement_of_flag<'a>(draft: &mut Draft, set: &'a str) -> Option<Statement<'a>> {
+    let source = Source::Flag("--set");
+    let Some((path, value)) = set.split_once('=').filter(|(path, _)| !path.trim().is_empty()) else {
+        let got = Raw::Text(set.to_owned()).to_string();
+        draft.fault(Problem::value("--set", got, "KEY=VALUE, such as server.drain=5s"), &source);
+        return None;
+    };
+    Some(Statement { path: path.trim().split('.').map(str::to_owned).collect(), value, source })
+}
+
+fn env_source(name: &str) -> Source {
+    Source::Env(name.to_owned())
+}
+
+/// Every upstream that there is, or will be once all layers are read. Where nothing names one, a base URL by itself makes one:
+/// `hospital` by the seed's variable, else `default`.
+fn targets(
+    draft: &mut Draft,
+    env: &Env<'_>,
+    general: &[Statement<'_>],
+    sets: &[Statement<'_>],
+    flags: &Flags,
+) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = draft.upstreams.keys().cloned().collect();
+    names.extend(general.iter().chain(sets).filter_map(Statement::upstream).cloned());
+    if names.is_empty() && env.get(SEED_BASE_URL).is_some() {
+        draft.upstream("hospital", &env_source(SEED_BASE_URL));
+        if let Some(upstream) = draft.upstreams.get_mut("hospital") {
+            let policy = super::settings::PolicySource::Embedded("hospital-directory".to_owned());
+            upstream.own.set("policy", Value::Policy(policy), env_source(SEED_BASE_URL));
+        }
+        names.insert("hospital".to_owned());
+    }
+    if names.is_empty() && (flags.upstream.is_some() || env.get("TRIAGE_UPSTREAM").is_some()) {
+        names.insert("default".to_owned());
+    }
+    names
+}
+
+struct Layers<'a> {
+    targets: BTreeSet<String>,
+    env: Env<'a>,
+    flags: &'a Flags,
+}
+
+impl Layers<'_> {
+    /// The seed's names hold for every endpoint of every upstream, over the file's `defaults` and over policies' proposals.
+    fn seed(&self, draft: &mut Draft) {
+        for (name, key) in SEED {
+            let Some(text) = self.env.get(name) else { continue };
+            let Some(key) = keys::KEYS.iter().find(|known| known.name == key) else { continue };
+            let path = format!("upstreams.*.defaults.{}", key.name);
+            let value = match key.kind {
+                Kind::Duration | Kind::Wait => seconds(draft, &path, text, &env_source(name), key.kind),
+                kind => draft.read(&path, kind, false, &Raw::Word(text.to_owned()), &env_source(name)),
+            };
+            self.every_default(draft, key.name, value, name);
+        }
+        self.seed_limit(draft);
+        if let Some(url) = self.env.get(SEED_BASE_URL) {
+            let target = match draft.hospital_directories().as_slice() {
+                [only] => Ok(only.clone()),
+                [] => Err("no upstream has the policy hospital-directory"),
+                _ => Err("several upstreams have the policy hospital-directory"),
+            };
+            shortcut(draft, target, "base_url", url, env_source(SEED_BASE_URL));
+        }
+    }
+
+    /// `RATE_LIMIT_REQUESTS` each `RATE_LIMIT_PERIOD`; what is not given is the seed's default, 10 and 1 s.
+    fn seed_limit(&self, draft: &mut Draft) {
+        const REQUESTS: &str = "RATE_LIMIT_REQUESTS";
+        const PERIOD: &str = "RATE_LIMIT_PERIOD";
+        let (requests, period) = (self.env.get(REQUESTS), self.env.get(PERIOD));
+        let name = if requests.is_some() { REQUESTS } else { PERIOD };
+        if requests.is_none() && period.is_none() {
+            return;
+        }
+        let path = "upstreams.*.defaults.limits[0]";
+        let requests = requests.map_or(Some(Value::Count(10)), |text| {
+            let kind = Kind::Count(1, u64::from(u32::MAX));
+            draft.read(&format!("{path}.requests"), kind, false, &Raw::Word(text.to_owned()), &env_source(REQUESTS))
+        });
+        let period = period.map_or(Some(Value::Duration(Duration::from_secs(1))), |text| {
+            seconds(draft, &format!("{path}.period"), text, &env_source(PERIOD), Kind::Duration)
+        });
+        let (Some(Value::Count(requests)), Some(Value::Duration(period))) = (requests, period) else { return };
+        let Some(requests) = u32::try_from(requests).ok().and_then(NonZeroU32::new) else { return };
+        let mut problems = Vec::new();
+        let quota: Option<Quota> = kind::quota(path, requests, period, requests, &mut problems);
+        for problem in problems {
+            draft.fault(problem, &env_source(name));
+        }
+        self.every_default(draft, "limits", quota.map(|quota| Value::Limits(vec![quota])), name);
+    }
+
+    fn every_default(&self, draft: &mut Draft, key: &'static str, value: Option<Value>, variable: &str) {
+        let Some(value) = value else { return };
+        for name in &self.targets {
+            let source = env_source(variable);
+            if draft.upstream(name, &source)
+                && let Some(upstream) = draft.upstreams.get_mut(name)
+            {
+                upstream.defaults.set(key, value.clone(), source);
+            }
+        }
+    }
+
+    fn named(&self, draft: &mut Draft) {
+        for (name, key) in NAMED {
+            if let Some(value) = self.env.get(name) {
+                self.statement(draft, key, value, env_source(name));
+            }
+        }
+        let known = || NAMED.iter().map(|(name, _)| *name).chain(OTHERS);
+        let unknown = self.env.0.iter().map(|(name, _)| name.as_str()).filter(|name| {
+            name.starts_with("TRIAGE_") && !name.starts_with(GENERAL) && !known().any(|known| known == *name)
+        });
+        for name in unknown {
+            let near = keys::nearest(name, known()).map(str::to_owned);
+            draft.fault(Problem::unknown(keys::shown(name), near), &Source::Env(keys::shown(name)));
+        }
+    }
+
+    fn flags(&self, draft: &mut Draft) {
+        let given = [
+            ("--listen", "server.listen", &self.flags.listen),
+            ("--workers", "server.workers", &self.flags.workers),
+            ("--state", "state.url", &self.flags.state),
+            ("--upstream", ".base_url", &self.flags.upstream),
+            ("--policy", ".policy", &self.flags.policy),
+        ];
+        for (name, key, value) in given {
+            if let Some(value) = value {
+                self.statement(draft, key, value, Source::Flag(name));
+            }
+        }
+    }
+
+    fn statement(&self, draft: &mut Draft, key: &str, value: &str, source: Source) {
+        let Some(of_upstream) = key.strip_prefix('.') else {
+            let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+            return draft.state(&path, &Raw::Word(value.to_owned()), source);
+        };
+        let mut targets = self.targets.iter();
+        let target = match (targets.next(), targets.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            (None, _) => Err("there is no upstream"),
+            (Some(_), Some(_)) => Err("there are several upstreams"),
+        };
+        shortcut(draft, target, of_upstream, value, source);
+    }
+}
+
+/// A setting of the one upstream that is meant.
+fn shortcut(draft: &mut Draft, target: Result<String, &str>, key: &str, value: &str, source: Source) {
+    let path = |name: &str| ["upstreams", name, key].map(str::to_owned);
+    match target {
+        Ok(name) => draft.state(&path(&name), &Raw::Word(value.to_owned()), source),
+        Err(because) => {
+            let key = format!("upstreams.*.{key}");
+            let must_be = format!("set by name: --set upstreams.NAME.{}=...", key.trim_start_matches("upstreams.*."));
+            draft.fault(Problem::conflict(key, "a value", because, must_be), &source);
         }
     }
 }
 
-/// The one upstream, or the name that the only one gets.
-pub(super) fn only(layers: &Layers) -> String {
-    layers.upstreams().into_iter().next().unwrap_or_else(|| ONLY.to_owned())
-}
-
-fn value(text: &str, form: Form) -> Value {
-    let trimmed = text.trim();
-    match form {
-        Form::Text => Value::String(trimmed.to_owned()),
-        Form::Number => trimmed.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-        Form::Seconds if trimmed.parse::<f64>().is_ok_and(|seconds| seconds >= 0.0) => {
-            Value::String(format!("{trimmed}s"))
-        }
-        Form::Seconds => Value::String(text.to_owned()),
+/// The seed gives times in seconds, without a unit.
+fn seconds(draft: &mut Draft, path: &str, text: &str, source: &Source, kind: Kind) -> Option<Value> {
+    if units::seconds(text).is_some() {
+        return draft.read(path, kind, false, &Raw::Word(format!("{}s", text.trim())), source);
     }
-}
-
-/// A TOML value where the text is one, else a text.
-pub(super) fn guessed(text: &str) -> Value {
-    let parsed = format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
-    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+    let got = Raw::Word(text.to_owned()).to_string();
+    draft.fault(Problem::value(path, got, "a number of seconds, such as 2 or 0.5"), source);
+    None
 }

@@ -1,5 +1,6 @@
 //! The validated settings that the host runs on.
 
+use super::value::Values;
 use crate::{breaker, idempotency, policy::contract::Effect, rate_limit::Quota, retry, upstream};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -72,12 +73,16 @@ pub struct Upstream {
     pub max_buffered_request_bytes: usize,
     /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
-    /// How keys are honoured.
+    /// How keys are honoured. Its lock is long enough for the deadlines known without the policy:
+    /// [`super::idempotency`] also looks at those that the policy proposes.
     pub idempotency: idempotency::Settings,
-    /// What the operator says of every endpoint.
-    pub defaults: EndpointOverride,
+    /// What the operator says of every endpoint, over the policy's proposals. Not the defaults: see
+    /// [`super::effective_endpoint`].
+    pub defaults: Values,
     /// Overrides by endpoint name; names the policy does not describe add endpoints and need method and path.
     pub endpoints: Vec<EndpointOverride>,
+    /// The upstream's own values with their sources, defaults included: what `config show` shows.
+    pub stated: Values,
 }
 
 /// The settings of an endpoint.
@@ -122,73 +127,12 @@ impl Default for Endpoint {
     }
 }
 
-/// What the operator says of one endpoint, or of all endpoints of an upstream. A value that is absent is the policy's
-/// proposal, else the host's default.
+/// What the operator says of one endpoint. A value that is absent is the upstream's `defaults`, else the policy's proposal, else
+/// Triage's default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointOverride {
-    /// The endpoint's name; empty for what holds for all.
+    /// The endpoint's name.
     pub name: String,
-    /// The method, for an endpoint that the policy does not describe.
-    pub method: Option<http::Method>,
-    /// The URI template, for an endpoint that the policy does not describe.
-    pub path: Option<String>,
-    /// The limit on one attempt.
-    pub attempt_timeout: Option<Duration>,
-    /// The limit on the whole request.
-    pub deadline: Option<Duration>,
-    /// Retrying.
-    pub retry: RetryOverride,
-    /// The retry budget.
-    pub budget: BudgetOverride,
-    /// The circuit breaker.
-    pub breaker: BreakerOverride,
-    /// Rate limits; an empty list takes the policy's away.
-    pub limits: Option<Vec<Quota>>,
-    /// Attempts under way at once.
-    pub concurrency: Option<usize>,
-    /// The group.
-    pub group: Option<String>,
-    /// Whether the policy is trusted to settle unknown writes.
-    pub settle: Option<bool>,
-    /// What a request may do.
-    pub effect: Option<Effect>,
-}
-
-/// See [`retry::Settings`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct RetryOverride {
-    pub max_attempts: Option<u32>,
-    pub min_wait: Option<Duration>,
-    pub max_wait: Option<Duration>,
-}
-
-/// See [`retry::budget::Settings`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct BudgetOverride {
-    pub percent: Option<u32>,
-    pub floor_per_second: Option<u32>,
-    pub capacity: Option<u32>,
-}
-
-/// See [`breaker::Settings`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct BreakerOverride {
-    /// False: none.
-    pub enabled: Option<bool>,
-    /// Consecutive failures; 0 switches the criterion off.
-    pub failure_threshold: Option<u32>,
-    /// In percent; 0 switches the criterion off.
-    pub failure_rate: Option<u32>,
-    pub slow_call_after: Option<Duration>,
-    pub slow_rate: Option<u32>,
-    pub window: Option<Duration>,
-    pub minimum_calls: Option<u32>,
-    pub open_for: Option<Duration>,
-    pub open_for_max: Option<Duration>,
-    pub jitter: Option<u32>,
-    pub probes: Option<u32>,
-    pub probe_lease: Option<Duration>,
+    /// The values; `method` and `path` for an endpoint that the policy does not describe.
+    pub values: Values,
 }

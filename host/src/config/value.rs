@@ -1,89 +1,251 @@
-//! Values with units, and the words that say what a value must be.
+//! Values that a key has accepted, and how they are written.
 
-use std::time::Duration;
-use toml::Value;
+use super::{
+    problem::Source,
+    settings::{PolicySource, State},
+    units,
+};
+use crate::{policy::contract::Effect, rate_limit::Quota};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-/// A parser of one kind of value, and what it takes.
-pub(super) type Kind<T> = (fn(&Value) -> Option<T>, &'static str);
-
-/// `"250ms"`, `"5s"`, `"1m"`, `"24h"`; decimals are taken.
-pub(super) const DURATION: Kind<Duration> =
-    (duration, "be a duration with its unit, such as \"250ms\", \"5s\", \"1m\" or \"24h\"");
-/// `"64KiB"`, `"1MiB"` or a number of bytes.
-pub(super) const SIZE: Kind<usize> =
-    (size, "be a size in bytes with its unit, such as \"512B\", \"64KiB\" or \"1MiB\"");
-/// true or false.
-pub(super) const FLAG: Kind<bool> = (Value::as_bool, "be true or false");
-/// A number from 1.
-pub(super) const COUNT: Kind<u32> = (count, "be a whole number from 1 to 1000000000");
-/// A number from 0.
-pub(super) const NUMBER: Kind<u32> = (number, "be a whole number from 0 to 1000000000");
-/// A share.
-pub(super) const PERCENT: Kind<u32> = (percent, "be a whole number from 0 to 100");
-/// Text.
-pub(super) const TEXT: Kind<String> = (text, "be a text that is not empty");
-
-const MOST: i64 = 1_000_000_000;
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+/// A value that fits its key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Switched off: `"off"`.
+    Off,
+    /// A boolean.
+    Bool(bool),
+    /// A count.
+    Count(u64),
+    /// A share in percent.
+    Percent(u32),
+    /// A duration.
+    Duration(Duration),
+    /// A size in bytes.
+    Size(u64),
+    /// A name, host or path.
+    Text(String),
+    /// A file of this machine.
+    File(PathBuf),
+    /// A listening address.
+    Address(SocketAddr),
+    /// A base URL.
+    Url(http::Uri),
+    /// Where state is kept.
+    State(State),
+    /// Where a policy comes from.
+    Policy(PolicySource),
+    /// A header's name.
+    Header(http::HeaderName),
+    /// A method; none for every one.
+    Method(Option<http::Method>),
+    /// An effect.
+    Effect(Effect),
+    /// Rate limits.
+    Limits(Vec<Quota>),
+    /// A policy's own settings: an object.
+    Json(serde_json::Value),
 }
 
-fn number(value: &Value) -> Option<u32> {
-    value.as_integer().filter(|number| (0..=MOST).contains(number)).and_then(|number| u32::try_from(number).ok())
+/// A value as TOML. What may be a secret is hidden.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("\"off\""),
+            Self::Bool(truth) => write!(f, "{truth}"),
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}"),
+            Self::Duration(duration) => write!(f, "\"{}\"", units::write_duration(*duration)),
+            Self::Size(bytes) => write!(f, "\"{}\"", units::write_size(*bytes)),
+            Self::Text(text) => quoted(f, text),
+            Self::File(path) | Self::Policy(PolicySource::File(path)) => quoted(f, &path.to_string_lossy()),
+            Self::Address(address) => write!(f, "\"{address}\""),
+            Self::Url(url) => quoted(f, &url.to_string()),
+            Self::State(State::Memory) => f.write_str("\"memory:\""),
+            Self::Policy(PolicySource::Builtin) => f.write_str("\"builtin\""),
+            Self::Policy(PolicySource::Embedded(name)) => quoted(f, name),
+            Self::Header(name) => write!(f, "\"{name}\""),
+            Self::Method(method) => quoted(f, method.as_ref().map_or("*", http::Method::as_str)),
+            Self::Effect(effect) => quoted(f, effect_name(*effect)),
+            Self::Limits(limits) => {
+                f.write_str("[")?;
+                for (index, limit) in limits.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    let period = units::write_duration(limit.period);
+                    let (requests, burst) = (limit.requests, limit.burst);
+                    write!(f, "{comma}{{ requests = {requests}, period = \"{period}\", burst = {burst} }}")?;
+                }
+                f.write_str("]")
+            }
+            Self::Json(json) => inline(f, json),
+        }
+    }
 }
 
-fn count(value: &Value) -> Option<u32> {
-    number(value).filter(|number| *number > 0)
+pub(super) fn effect_name(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Safe => "safe",
+        Effect::Idempotent => "idempotent",
+        Effect::Unsafe => "unsafe",
+    }
 }
 
-fn percent(value: &Value) -> Option<u32> {
-    number(value).filter(|number| *number <= 100)
+/// Whether TOML takes a key without quotes.
+pub(super) fn is_bare(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// Splits "12.5ms" into its number and its unit.
-fn split(text: &str) -> Option<(f64, &str)> {
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(at);
-    Some((number.parse().ok()?, unit.trim()))
+fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str(&toml::Value::String(text.to_owned()).to_string())
 }
 
-pub(super) fn duration(value: &Value) -> Option<Duration> {
-    let (number, unit) = split(value.as_str()?.trim())?;
-    let seconds = match unit {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        "d" => number * 86_400.0,
-        _ => return None,
-    };
-    // A year bounds every sum of times that the host computes.
-    (seconds <= 366.0 * 86_400.0).then(|| Duration::try_from_secs_f64(seconds).ok())?
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    ["secret", "token", "password", "credential", "api_key", "apikey", "private_key"].iter().any(|s| key.contains(s))
 }
 
-fn size(value: &Value) -> Option<usize> {
-    let (number, unit) = split(value.as_str()?.trim())?;
-    let factor = match unit {
-        "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    let bytes = number * factor;
-    (bytes <= 64.0 * 1024.0 * 1024.0 * 1024.0).then_some(bytes as usize)
+fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
+    use serde_json::Value;
+    match json {
+        // Never accepted by a key; TOML has no null.
+        Value::Null => f.write_str("\"\""),
+        Value::Bool(_) | Value::Number(_) => write!(f, "{json}"),
+        Value::String(text) => quoted(f, text),
+        Value::Array(items) => {
+            f.write_str("[")?;
+            for (index, item) in items.iter().enumerate() {
+                f.write_str(if index > 0 { ", " } else { "" })?;
+                inline(f, item)?;
+            }
+            f.write_str("]")
+        }
+        Value::Object(map) if map.is_empty() => f.write_str("{}"),
+        Value::Object(map) => {
+            for (index, (key, value)) in map.iter().enumerate() {
+                f.write_str(if index > 0 { ", " } else { "{ " })?;
+                if is_bare(key) {
+                    f.write_str(key)?;
+                } else {
+                    quoted(f, key)?;
+                }
+                f.write_str(" = ")?;
+                if is_secret(key) { f.write_str("\"(hidden)\"")? } else { inline(f, value)? }
+            }
+            f.write_str(" }")
+        }
+    }
 }
 
-/// A duration as the file would have it.
-pub(super) fn written(duration: Duration) -> String {
-    let ms = crate::clock::millis(duration);
-    match ms {
-        0 => "0s".to_owned(),
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
-        ms => format!("{ms}ms"),
+/// A value, and who said it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stated {
+    /// The value.
+    pub value: Value,
+    /// Who said it.
+    pub source: Source,
+}
+
+/// Values by key, such as `retry.max_attempts`: one layer, or several merged.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Values(BTreeMap<&'static str, Stated>);
+
+impl Values {
+    /// The value of a key, if this layer says one.
+    pub fn get(&self, key: &str) -> Option<&Stated> {
+        self.0.get(key)
+    }
+
+    /// Whether this layer says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn set(&mut self, key: &'static str, value: Value, source: Source) {
+        self.0.insert(key, Stated { value, source });
+    }
+
+    /// Puts a layer over this one: what it says, holds.
+    pub(super) fn cover(&mut self, upper: &Self) {
+        self.0.extend(upper.0.iter().map(|(key, stated)| (*key, stated.clone())));
+    }
+
+    pub(super) fn read<T: Field>(&self, key: &str) -> Option<T> {
+        self.get(key).and_then(|stated| T::of(&stated.value))
+    }
+
+    /// Writes a key's value into a field; one that was not stated leaves the field as it is.
+    pub(super) fn fill<T: Field>(&self, key: &str, field: &mut T) {
+        if let Some(value) = self.read(key) {
+            *field = value;
+        }
+    }
+
+    /// Whether the operator said it, so that it gives way to nothing.
+    pub(super) fn is_operators(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|stated| stated.source.is_operator())
+    }
+
+    pub(super) fn source(&self, key: &str) -> Option<Source> {
+        self.get(key).map(|stated| stated.source.clone())
+    }
+}
+
+/// A field's type, as it is read from a [`Value`].
+pub(super) trait Field: Sized {
+    /// The field; none where the value is of another type.
+    fn of(value: &Value) -> Option<Self>;
+}
+
+macro_rules! fields {
+    ($($pattern:pat => $type:ty, $field:expr;)*) => {$(
+        impl Field for $type {
+            fn of(value: &Value) -> Option<Self> {
+                match value { $pattern => $field, _ => None }
+            }
+        }
+    )*};
+}
+
+fields! {
+    Value::Bool(truth) => bool, Some(*truth);
+    Value::Count(number) | Value::Size(number) => usize, usize::try_from(*number).ok();
+    Value::Duration(duration) => Duration, Some(*duration);
+    Value::Text(text) => String, Some(text.clone());
+    Value::File(path) => PathBuf, Some(path.clone());
+    Value::Address(address) => SocketAddr, Some(*address);
+    Value::Url(url) => http::Uri, Some(url.clone());
+    Value::State(state) => State, Some(state.clone());
+    Value::Policy(policy) => PolicySource, Some(policy.clone());
+    Value::Header(name) => http::HeaderName, Some(name.clone());
+    Value::Effect(effect) => Effect, Some(*effect);
+    Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
+    Value::Json(json) => serde_json::Value, Some(json.clone());
+}
+
+impl Field for u32 {
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Percent(percent) => Some(*percent),
+            Value::Count(count) => Self::try_from(*count).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Off => Some(None),
+            _ => T::of(value).map(Some),
+        }
+    }
+}
+
+impl Field for Option<http::Method> {
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Method(method) => Some(method.clone()),
+            _ => None,
+        }
     }
 }

@@ -1,0 +1,127 @@
+//! From the draft to settings.
+
+use super::{
+    check,
+    draft::{Draft, UpstreamDraft},
+    effective,
+    keys::Scope,
+    problem::Problem,
+    settings::{EndpointOverride, PolicySource, Server, Settings, State, Upstream},
+    value::Values,
+};
+use crate::{idempotency, upstream};
+use std::{net::Ipv4Addr, time::Duration};
+
+/// Builds the settings, and notes what does not fit together.
+pub(super) fn settings(draft: Draft) -> (Settings, Values, Vec<Problem>) {
+    let Draft { host, upstreams, mut problems, .. } = draft;
+    let mut stated = effective::table_defaults(Scope::Host);
+    stated.cover(&host);
+    if upstreams.is_empty() {
+        let must_be = "at least one: give --upstream URL, or base_url below [upstreams.NAME]";
+        problems.push(Problem::value("upstreams", "none", must_be));
+    }
+    let built = upstreams.into_iter().map(|(name, draft)| upstream(name, draft, &mut problems)).collect();
+    let mut state = State::Memory;
+    stated.fill("state.url", &mut state);
+    let settings = Settings { server: server(&stated), state, upstreams: built };
+    problems.extend(check::upstreams(&settings));
+    (settings, stated, problems)
+}
+
+fn server(stated: &Values) -> Server {
+    let mut server = Server {
+        listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+        workers: 1,
+        max_connections: 10_000,
+        max_header_bytes: 64 << 10,
+        header_read_timeout: Duration::from_secs(10),
+        drain: Duration::from_secs(30),
+    };
+    stated.fill("server.listen", &mut server.listen);
+    stated.fill("server.workers", &mut server.workers);
+    stated.fill("server.max_connections", &mut server.max_connections);
+    stated.fill("server.max_header_bytes", &mut server.max_header_bytes);
+    stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
+    stated.fill("server.drain", &mut server.drain);
+    server
+}
+
+fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> Upstream {
+    let UpstreamDraft { own, defaults, endpoints, has_base_url } = draft;
+    let path = format!("upstreams.{name}");
+    if !has_base_url {
+        let must_be = "the URL of the API, such as \"http://127.0.0.1:8000\"";
+        problems.push(Problem::value(format!("{path}.base_url"), "nothing", must_be));
+    }
+    let mut stated = effective::table_defaults(Scope::Upstream);
+    stated.cover(&own);
+    // Without a base URL there is a problem, and these settings are thrown away.
+    let base_url = stated.read("base_url").unwrap_or_default();
+    let mut settings = Upstream {
+        connection: connection(&stated, base_url),
+        path_prefix: stated.read("path_prefix").and_then(|prefix: String| {
+            let prefix = prefix.trim_end_matches('/');
+            (!prefix.is_empty()).then(|| prefix.to_owned())
+        }),
+        host: stated.read("host"),
+        listen: stated.read("listen"),
+        policy: PolicySource::Builtin,
+        policy_settings: stated
+            .read("policy_settings")
+            .map_or("{}".to_owned(), |json: serde_json::Value| json.to_string()),
+        reuse_instances: false,
+        max_buffered_request_bytes: 1 << 20,
+        deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
+        idempotency: keys(&stated),
+        defaults,
+        endpoints: endpoints.into_iter().map(|(name, values)| EndpointOverride { name, values }).collect(),
+        stated,
+        name,
+    };
+    settings.stated.fill("policy", &mut settings.policy);
+    settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
+    settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
+    settings.stated.fill("deadline_header", &mut settings.deadline_header);
+    fit(&path, &mut settings, problems);
+    settings
+}
+
+/// Checks the endpoints as far as they are known without the policy, and lets the lock outlast their deadlines.
+fn fit(path: &str, settings: &mut Upstream, problems: &mut Vec<Problem>) {
+    let mut check = |own: Option<&EndpointOverride>| {
+        let values = effective::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));
+        let path = own.map_or_else(|| format!("{path}.defaults"), |own| format!("{path}.endpoints.{}", own.name));
+        problems.extend(check::endpoint(&path, &values, own.map(|own| &own.values)));
+        if own.is_none_or(|own| own.values.get("deadline").is_some()) {
+            problems.extend(check::lock(&settings.name, &settings.stated, &path, &values));
+        }
+        effective::lock_for(&values)
+    };
+    let longest = settings.endpoints.iter().map(|own| check(Some(own))).fold(Duration::ZERO, Duration::max);
+    let longest = longest.max(check(None));
+    if !settings.stated.is_operators("idempotency.lock") {
+        settings.idempotency.lock = settings.idempotency.lock.max(longest);
+    }
+}
+
+fn connection(stated: &Values, base_url: http::Uri) -> upstream::Settings {
+    let mut connection = upstream::Settings::new(base_url);
+    connection.ca_file = stated.read("ca_file");
+    stated.fill("connect_timeout", &mut connection.connect_timeout);
+    stated.fill("idle_timeout", &mut connection.idle_timeout);
+    stated.fill("max_idle", &mut connection.max_idle);
+    stated.fill("http2_prior_knowledge", &mut connection.http2_prior_knowledge);
+    connection
+}
+
+fn keys(stated: &Values) -> idempotency::Settings {
+    let mut keys = idempotency::Settings::default();
+    stated.fill("idempotency.keep", &mut keys.keep);
+    stated.fill("idempotency.lock", &mut keys.lock);
+    stated.fill("idempotency.max_request", &mut keys.max_request_bytes);
+    stated.fill("idempotency.max_response", &mut keys.max_response_bytes);
+    stated.fill("idempotency.max_records", &mut keys.max_records);
+    stated.fill("idempotency.tenant_header", &mut keys.tenant_header);
+    keys
+}

@@ -1,0 +1,120 @@
+//! Values that are fine by themselves, but not together.
+
+use super::{problem::Problem, settings::Settings, value::Values};
+use std::time::Duration;
+
+/// `low` must not be above `high` (or, if `strict`, must be below it).
+struct Order {
+    low: &'static str,
+    high: &'static str,
+    strict: bool,
+}
+
+const ORDERS: [Order; 4] = [
+    Order { low: "attempt_timeout", high: "deadline", strict: false },
+    Order { low: "retry.min_wait", high: "retry.max_wait", strict: false },
+    Order { low: "breaker.open_for", high: "breaker.open_for_max", strict: false },
+    Order { low: "attempt_timeout", high: "breaker.probe_lease", strict: true },
+];
+const CRITERIA: [&str; 3] = ["breaker.failure_threshold", "breaker.failure_rate", "breaker.slow_call_after"];
+
+/// Checks an endpoint's merged values. With `own`, only what those have to do with: the rest is reported of the layer below.
+pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec<Problem> {
+    let concerns = |keys: &[&str]| own.is_none_or(|own| keys.iter().any(|key| own.get(key).is_some()));
+    let has_breaker = values.read("breaker.enabled") != Some(false);
+    let mut problems = Vec::new();
+    for Order { low, high, strict } in ORDERS {
+        if !concerns(&[low, high]) || (low.starts_with("breaker.") || high.starts_with("breaker.")) && !has_breaker {
+            continue;
+        }
+        let (Some(least), Some(most)) = (values.read::<Duration>(low), values.read::<Duration>(high)) else { continue };
+        let wrong = if strict { least >= most } else { least > most };
+        if !wrong {
+            continue;
+        }
+        // The one that the operator set is the one to change.
+        let (key, other, rule) = if values.is_operators(high) {
+            (high, low, if strict { "longer than it" } else { "at least as long" })
+        } else {
+            (low, high, if strict { "shorter than it" } else { "at most as long" })
+        };
+        problems.extend(pair(path, values, key, other, rule));
+    }
+    let off = |key: &str| values.read::<Option<Anything>>(key).is_some_and(|value| value.is_none());
+    if has_breaker && concerns(&CRITERIA) && CRITERIA.iter().all(|key| off(key)) {
+        let must_be = "at least one of failure_threshold, failure_rate and slow_call_after, or enabled = false";
+        let problem = Problem::value(format!("{path}.breaker"), "nothing that trips it", must_be);
+        problems.push(with_source(problem, values, CRITERIA[0]));
+    }
+    problems
+}
+
+/// Any value at all: tells what is off from what is on.
+struct Anything;
+
+impl super::value::Field for Anything {
+    fn of(_: &super::value::Value) -> Option<Self> {
+        Some(Self)
+    }
+}
+
+fn pair(path: &str, values: &Values, key: &str, other: &str, rule: &str) -> Option<Problem> {
+    let (own, beside) = (values.get(key)?, values.get(other)?);
+    let because = format!("{other} is {} ({})", beside.value, beside.source);
+    let problem = Problem::conflict(format!("{path}.{key}"), own.value.to_string(), because, rule);
+    Some(with_source(problem, values, key))
+}
+
+fn with_source(problem: Problem, values: &Values, key: &str) -> Problem {
+    match values.source(key) {
+        Some(source) => problem.from(&source),
+        None => problem,
+    }
+}
+
+/// A record's lock must outlast every deadline, or a second sender would take it from one that is still at work.
+pub(super) fn lock(upstream: &str, stated: &Values, endpoint: &str, values: &Values) -> Option<Problem> {
+    const LOCK: &str = "idempotency.lock";
+    let (lock, deadline) = (stated.read::<Duration>(LOCK)?, values.read::<Duration>("deadline")?);
+    if lock >= deadline || !stated.is_operators(LOCK) {
+        return None;
+    }
+    let (own, beside) = (stated.get(LOCK)?, values.get("deadline")?);
+    let because = format!("{endpoint}.deadline is {} ({})", beside.value, beside.source);
+    let key = format!("upstreams.{upstream}.{LOCK}");
+    Some(Problem::conflict(key, own.value.to_string(), because, "at least as long").from(&own.source))
+}
+
+/// Listeners and requests that two upstreams would both have.
+pub(super) fn upstreams(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, upstream) in settings.upstreams.iter().enumerate() {
+        let before = &settings.upstreams[..index];
+        if let Some(listen) = upstream.listen {
+            let twin = before.iter().find(|other| other.listen == upstream.listen);
+            let taken = match twin {
+                Some(twin) => Some(format!("upstreams.{}.listen is the same", twin.name)),
+                None if listen == settings.server.listen => Some("server.listen is the same".to_owned()),
+                None if listen.port() == 0 => Some("port 0 is another one at each start".to_owned()),
+                None => None,
+            };
+            if let Some(because) = taken {
+                let key = format!("upstreams.{}.listen", upstream.name);
+                let problem = Problem::conflict(key, format!("\"{listen}\""), because, "a listener of its own");
+                problems.push(with_source(problem, &upstream.stated, "listen"));
+                continue;
+            }
+        }
+        let takes = |other: &super::settings::Upstream| (other.listen, other.host.clone(), other.path_prefix.clone());
+        if let Some(twin) = before.iter().find(|other| takes(other) == takes(upstream)) {
+            let got = format!("the same requests as upstreams.{}", twin.name);
+            let problem = Problem::value(
+                format!("upstreams.{}", upstream.name),
+                got,
+                "told apart by path_prefix, host or listen",
+            );
+            problems.push(with_source(problem, &upstream.stated, "base_url"));
+        }
+    }
+    problems
+}

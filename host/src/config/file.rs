@@ -1,0 +1,67 @@
+//! The file's layer: TOML, with the line of every key.
+
+use super::{
+    draft::Draft,
+    keys::{self, Place},
+    problem::{Fault, Problem, Source},
+    raw::Raw,
+};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// Syntax errors beyond these are consequences of the first ones.
+const MOST_SYNTAX_ERRORS: usize = 10;
+
+/// Reads a file into the draft. False where it is no TOML: then nothing of it is taken, and what seems missing may stand in it.
+pub(super) fn read(draft: &mut Draft, path: &Path, text: &str) -> bool {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors.iter().take(MOST_SYNTAX_ERRORS) {
+        let source = Source::File { path: path.to_owned(), line: error.span().map(|span| line(text, span.start)) };
+        let fault = Fault::Syntax(error.message().to_owned());
+        draft.fault(Problem { key: String::new(), fault, source: None }, &source);
+    }
+    if errors.is_empty() {
+        Walk { draft, path, text }.table(&mut Vec::new(), document.get_ref());
+    }
+    // Tables are walked one by one, but a file is mended from top to bottom.
+    draft.problems.sort_by_key(|problem| match problem.source {
+        Some(Source::File { line, .. }) => line,
+        _ => None,
+    });
+    errors.is_empty()
+}
+
+fn line(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
+struct Walk<'a> {
+    draft: &'a mut Draft,
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Walk<'_> {
+    fn table(&mut self, path: &mut Vec<String>, table: &DeTable<'_>) {
+        for (key, value) in table {
+            path.push(key.get_ref().to_string());
+            let source = Source::File { path: self.path.to_owned(), line: Some(line(self.text, key.span().start)) };
+            self.entry(path, value.get_ref(), source);
+            path.pop();
+        }
+    }
+
+    fn entry(&mut self, path: &mut Vec<String>, value: &DeValue<'_>, source: Source) {
+        let fine = match keys::place(path) {
+            Place::Leaf(..) | Place::Unknown(_) => false,
+            Place::Branch => true,
+            Place::Upstream(name) => self.draft.upstream(&name, &source),
+            Place::Endpoint(upstream, name) => self.draft.endpoint(&upstream, &name, &source),
+        };
+        match value {
+            DeValue::Table(table) if fine => self.table(path, table),
+            DeValue::Table(_) if matches!(keys::place(path), Place::Upstream(_) | Place::Endpoint(..)) => {}
+            _ => self.draft.state(path, &Raw::of(value), source),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The one table of keys: the reader, `config show` and the README's table all follow it.
+
+use super::{kind::Kind, value::is_bare};
+use std::fmt::Write as _;
+
+/// Whose setting a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The host's.
+    Host,
+    /// An upstream's: `upstreams.NAME.` stands before it.
+    Upstream,
+    /// An endpoint's: `upstreams.NAME.defaults.` or `upstreams.NAME.endpoints.NAME.` stands before it.
+    Endpoint,
+    /// One of an endpoint that the policy does not describe.
+    Added,
+}
+
+/// A key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) scope: Scope,
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// The default, as a variable would have it; none for what is unset.
+    pub(super) default: Option<&'static str>,
+    pub(super) meaning: &'static str,
+}
+
+impl Key {
+    /// Whether it takes `"off"`: where that is the default, or one way to trip is switched off.
+    pub(super) fn may_be_off(&self) -> bool {
+        self.default == Some("off") || matches!(self.name, "breaker.failure_threshold" | "breaker.failure_rate")
+    }
+}
+
+const fn key(
+    scope: Scope,
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    meaning: &'static str,
+) -> Key {
+    Key { scope, name, kind, default, meaning }
+}
+
+const U32: u64 = u32::MAX as u64;
+
+use Scope::{Added, Endpoint, Host, Upstream};
+
+/// Every key.
+#[rustfmt::skip]
+pub(super) static KEYS: &[Key] = &[
+    key(Host, "server.listen", Kind::Address, Some("127.0.0.1:8080"), "address that callers connect to"),
+    key(Host, "server.workers", Kind::Workers, Some("auto"), "threads, each with a runtime of its own; `auto`: one a core"),
+    key(Host, "server.max_connections", Kind::Count(1, 1_000_000), Some("10000"), "connections at once"),
+    key(Host, "server.max_header_bytes", Kind::Size(8 << 10), Some("64KiB"), "bytes of a request's head"),
+    key(Host, "server.header_read_timeout", Kind::Duration, Some("10s"), "time a caller may take to send a request's head"),
+    key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
+    key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept; `memory:` is this process"),
+
+    key(Upstream, "base_url", Kind::Url, None, "scheme, host, port and path prefix of the API; required"),
+    key(Upstream, "policy", Kind::Policy, Some("http-standard"), "embedded policy, or the path of a component (from the file's folder)"),
+    key(Upstream, "policy_settings", Kind::Json, Some("{}"), "table handed to the policy's `configure`"),
+    key(Upstream, "reuse_instances", Kind::Bool, Some("false"), "whether one policy instance serves many requests"),
+    key(Upstream, "path_prefix", Kind::PathPrefix, None, "only requests below this path; it is taken off"),
+    key(Upstream, "host", Kind::Host, None, "only requests with this `Host`"),
+    key(Upstream, "listen", Kind::Address, None, "only requests to this further listener"),
+    key(Upstream, "ca_file", Kind::File, None, "PEM file of authorities to trust instead of the system's"),
+    key(Upstream, "connect_timeout", Kind::Duration, Some("3s"), "limit on making a connection"),
+    key(Upstream, "idle_timeout", Kind::Duration, Some("30s"), "how long an idle connection serves safe requests (unsafe ones: under 4 s)"),
+    key(Upstream, "max_idle", Kind::Count(0, 65_536), Some("256"), "idle connections kept for each core"),
+    key(Upstream, "http2_prior_knowledge", Kind::Bool, Some("false"), "speak HTTP/2 without TLS or negotiation"),
+    key(Upstream, "max_buffered_request", Kind::Size(0), Some("1MiB"), "request bodies above it are streamed once and never retried"),
+    key(Upstream, "deadline_header", Kind::Header, Some("triage-deadline-ms"), "request header by which a caller gives its deadline"),
+    key(Upstream, "idempotency.keep", Kind::Duration, Some("24h"), "how long a finished record is kept for replays"),
+    key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s"),
+    key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
+    key(Upstream, "idempotency.max_response", Kind::Size(0), Some("1MiB"), "largest answer kept for replays"),
+    key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("100000"), "records kept at most"),
+    key(Upstream, "idempotency.tenant_header", Kind::Header, Some("off"), "request header that names the tenant; `off`: all callers are one"),
+
+    key(Endpoint, "attempt_timeout", Kind::Duration, Some("5s"), "limit on one attempt"),
+    key(Endpoint, "deadline", Kind::Duration, Some("15s"), "limit on the whole request; grows to the attempt timeout + 10 s"),
+    key(Endpoint, "concurrency", Kind::Count(1, 1_000_000), Some("off"), "attempts under way at once"),
+    key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given"),
+    key(Endpoint, "group", Kind::Name, None, "endpoints of one group share breaker, budget and limits"),
+    key(Endpoint, "effect", Kind::Effect, None, "`safe`, `idempotent` or `unsafe`, against method and policy"),
+    key(Endpoint, "settle", Kind::Bool, None, "whether the policy is trusted to settle unknown writes; embedded ones are, others not"),
+    key(Endpoint, "retry.max_attempts", Kind::Count(1, 100), Some("3"), "attempts a request may make, the first one counted"),
+    key(Endpoint, "retry.min_wait", Kind::Wait, Some("2s"), "shortest wait before a retry without a hint of the upstream"),
+    key(Endpoint, "retry.max_wait", Kind::Wait, Some("10s"), "longest wait before a retry without a hint of the upstream"),
+    key(Endpoint, "budget.percent", Kind::Percent(0), Some("20"), "retries that traffic earns, in percent of first attempts"),
+    key(Endpoint, "budget.floor_per_second", Kind::Count(0, U32), Some("3"), "retries a second that are free"),
+    key(Endpoint, "budget.capacity", Kind::Count(1, U32), Some("100"), "most retries that can be saved up"),
+    key(Endpoint, "breaker.enabled", Kind::Bool, Some("true"), "whether there is a breaker"),
+    key(Endpoint, "breaker.failure_threshold", Kind::Count(1, U32), Some("5"), "failures in a row that trip it, or `off`"),
+    key(Endpoint, "breaker.failure_rate", Kind::Percent(1), Some("50"), "share of failures in the window that trips it, in percent, or `off`"),
+    key(Endpoint, "breaker.slow_call_after", Kind::Duration, Some("off"), "when a call counts as slow, or `off`"),
+    key(Endpoint, "breaker.slow_rate", Kind::Percent(1), Some("80"), "share of slow calls in the window that trips it, in percent"),
+    key(Endpoint, "breaker.window", Kind::Duration, Some("30s"), "length of the sliding window"),
+    key(Endpoint, "breaker.minimum_calls", Kind::Count(1, U32), Some("20"), "calls in the window before a rate counts"),
+    key(Endpoint, "breaker.open_for", Kind::Duration, Some("60s"), "how long it stays open the first time"),
+    key(Endpoint, "breaker.open_for_max", Kind::Duration, Some("5m"), "longest time open; each failed probe doubles it up to here"),
+    key(Endpoint, "breaker.jitter", Kind::Percent(0), Some("10"), "random part of the open time, in percent"),
+    key(Endpoint, "breaker.probes", Kind::Count(1, 1_000), Some("1"), "probes at once, and successes in a row that close it"),
+    key(Endpoint, "breaker.probe_lease", Kind::Duration, Some("35s"), "how long a probe holds its place; grows to the attempt timeout + 5 s"),
+
+    key(Added, "method", Kind::Method, None, "method of an endpoint that the policy does not describe, or `*`"),
+    key(Added, "path", Kind::Template, None, "URI template of an endpoint that the policy does not describe"),
+];
+
+/// Who keeps a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    Host,
+    Upstream(String),
+    Defaults(String),
+    Endpoint(String, String),
+}
+
+/// What a key path leads to.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A key.
+    Leaf(Owner, &'static Key),
+    /// A table of keys.
+    Branch,
+    /// An upstream's table.
+    Upstream(String),
+    /// An endpoint's table.
+    Endpoint(String, String),
+    /// Nothing; perhaps a known path was meant.
+    Unknown(Option<String>),
+}
+
+/// Finds what a key path leads to.
+pub(super) fn place(path: &[String]) -> Place {
+    let segments: Vec<&str> = path.iter().map(String::as_str).collect();
+    match segments.as_slice() {
+        [] | ["upstreams"] | ["upstreams", _, "defaults" | "endpoints"] => Place::Branch,
+        ["upstreams", name] => Place::Upstream((*name).to_owned()),
+        ["upstreams", name, "endpoints", endpoint] => Place::Endpoint((*name).to_owned(), (*endpoint).to_owned()),
+        ["upstreams", name, "defaults", rest @ ..] => {
+            within(&[Endpoint], &[], rest, Owner::Defaults((*name).to_owned()), &format!("upstreams.{name}.defaults."))
+        }
+        ["upstreams", name, "endpoints", endpoint, rest @ ..] => {
+            let owner = Owner::Endpoint((*name).to_owned(), (*endpoint).to_owned());
+            within(&[Endpoint, Added], &[], rest, owner, &format!("upstreams.{name}.endpoints.{endpoint}."))
+        }
+        ["upstreams", name, rest @ ..] => {
+            let before = format!("upstreams.{name}.");
+            let found =
+                within(&[Upstream], &["defaults", "endpoints"], rest, Owner::Upstream((*name).to_owned()), &before);
+            // A key of an endpoint, one level too high.
+            match (found, within(&[Endpoint], &[], rest, Owner::Host, "")) {
+                (Place::Unknown(_), Place::Leaf(..) | Place::Branch) => {
+                    Place::Unknown(Some(format!("{before}defaults.{}", rest.join("."))))
+                }
+                (found, _) => found,
+            }
+        }
+        rest => within(&[Host], &["upstreams"], rest, Owner::Host, ""),
+    }
+}
+
+fn within(scopes: &[Scope], branches: &[&'static str], rest: &[&str], owner: Owner, before: &str) -> Place {
+    let wanted = rest.join(".");
+    let keys = || KEYS.iter().filter(|key| scopes.contains(&key.scope));
+    if let Some(key) = keys().find(|key| key.name == wanted) {
+        return Place::Leaf(owner, key);
+    }
+    let table = format!("{wanted}.");
+    if keys().any(|key| key.name.starts_with(&table)) {
+        return Place::Branch;
+    }
+    let names = keys().map(|key| key.name).chain(keys().filter_map(|key| Some(key.name.split_once('.')?.0)));
+    let near = nearest(&wanted, names.chain(branches.iter().copied()));
+    Place::Unknown(near.map(|near| format!("{before}{near}")))
+}
+
+/// The candidate that differs least, if a slip of the fingers explains the difference.
+pub(super) fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if wanted.len() > 64 {
+        return None;
+    }
+    let scored = candidates.map(|candidate| (distance(wanted, candidate), candidate));
+    let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + wanted.chars().count() / 5).then_some(near)
+}
+
+/// The Levenshtein distance: insertions, deletions and replacements (Wagner and Fischer, 1974).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (index, from) in left.chars().enumerate() {
+        let mut diagonal = index;
+        let mut last = index + 1;
+        row[0] = last;
+        for (to, cell) in right.iter().zip(row.iter_mut().skip(1)) {
+            let cost = (diagonal + usize::from(from != *to)).min(last + 1).min(*cell + 1);
+            diagonal = *cell;
+            *cell = cost;
+            last = cost;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// A segment as TOML would have it: quoted where it is not bare.
+pub(super) fn shown(segment: &str) -> String {
+    let cut: String = segment.chars().take(64).collect();
+    if is_bare(segment) && cut.len() == segment.len() { cut } else { format!("{cut:?}") }
+}
+
+/// A key path as one text.
+pub(super) fn joined(path: &[String]) -> String {
+    path.iter().map(|segment| shown(segment)).collect::<Vec<_>>().join(".")
+}
+
+/// The Markdown table of every key, its default and its meaning: what README shows between its `config` markers.
+pub fn reference() -> String {
+    let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
+    for key in KEYS {
+        let before = match key.scope {
+            Host => "",
+            Upstream => "upstreams.NAME.",
+            Endpoint => "... .",
+            Added => "upstreams.NAME.endpoints.NAME.",
+        };
+        let name = format!("{before}{}", key.name).replace("... .", "… ");
+        let default = key.default.map_or(String::new(), |default| format!("`{default}`"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| `{name}` | {default} | {} |", key.meaning);
+    }
+    table.push_str(
+        "\n`…` stands for `upstreams.NAME.defaults.` (every endpoint) and for `upstreams.NAME.endpoints.NAME.` (one of them).\n",
+    );
+    table
+}

@@ -1,0 +1,339 @@
+//! What a key takes: from a value as written to one that fits.
+
+use super::{
+    problem::Problem,
+    raw::Raw,
+    settings::{PolicySource, State},
+    units,
+    value::Value,
+};
+use crate::{
+    policy::{contract::Effect, prebuilt},
+    rate_limit::Quota,
+    route::Router,
+};
+use std::{num::NonZeroU32, time::Duration};
+
+/// The longest duration that a key takes: beyond it, deadline arithmetic could overflow and nobody means it.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// More limits an endpoint are not meant seriously.
+const MOST_LIMITS: usize = 16;
+
+/// The type of a key's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Address,
+    Url,
+    State,
+    Policy,
+    Json,
+    PathPrefix,
+    Host,
+    File,
+    Bool,
+    /// A count from the first to the second.
+    Count(u64, u64),
+    /// A count of threads, or `"auto"`.
+    Workers,
+    /// A share, at least the given one.
+    Percent(u32),
+    /// At least a millisecond.
+    Duration,
+    /// At least nothing.
+    Wait,
+    /// At least so many bytes.
+    Size(u64),
+    Header,
+    Method,
+    Template,
+    Effect,
+    Name,
+    Limits,
+}
+
+impl Kind {
+    /// Reads a value. What is wrong goes to `problems`, with `path` before it.
+    pub(super) fn read(self, path: &str, raw: &Raw, may_be_off: bool, problems: &mut Vec<Problem>) -> Option<Value> {
+        if may_be_off && raw.text() == Some("off") {
+            return Some(Value::Off);
+        }
+        match self {
+            Self::Limits => limits(path, raw, problems).map(Value::Limits),
+            _ => match self.simple(raw) {
+                Ok(value) => Some(value),
+                Err(must_be) => {
+                    let or = if may_be_off { ", or \"off\"" } else { "" };
+                    let got = match (self, raw) {
+                        (Self::Url, _) => without_userinfo(raw).to_string(),
+                        // It may hold secrets.
+                        (Self::Json, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
+                        _ => raw.to_string(),
+                    };
+                    problems.push(Problem::value(path, got, must_be + or));
+                    None
+                }
+            },
+        }
+    }
+
+    /// Reads a value; the error is what it must be.
+    fn simple(self, raw: &Raw) -> Result<Value, String> {
+        let text = |rule: &str| raw.text().map(str::trim).ok_or_else(|| rule.to_owned());
+        match self {
+            Self::Address => {
+                const RULE: &str = "an IP address and a port, such as \"127.0.0.1:8080\"";
+                text(RULE)?.parse().map(Value::Address).map_err(|_| RULE.to_owned())
+            }
+            Self::Url => url(text(URL)?).map(Value::Url),
+            Self::State => match text(STATE)? {
+                "memory:" => Ok(Value::State(State::Memory)),
+                shared if shared.starts_with("redis:") || shared.starts_with("rediss:") => {
+                    Err("\"memory:\"; state shared through Redis comes with a later release".to_owned())
+                }
+                _ => Err(STATE.to_owned()),
+            },
+            Self::Policy => policy(text(&policy_rule())?),
+            Self::Json => {
+                const RULE: &str = "a table (or its JSON text) without null";
+                let structured = raw.structured();
+                let is_table = matches!(structured, Raw::Table(_));
+                structured.json().filter(|_| is_table).map(Value::Json).ok_or_else(|| RULE.to_owned())
+            }
+            Self::PathPrefix => path_prefix(text(PREFIX)?),
+            Self::Host => host(text(HOST)?),
+            Self::File => {
+                const RULE: &str = "the path of a file";
+                let path = text(RULE)?;
+                if path.is_empty() { Err(RULE.to_owned()) } else { Ok(Value::File(path.into())) }
+            }
+            Self::Bool => raw.truth().map(Value::Bool).ok_or_else(|| "true or false".to_owned()),
+            Self::Count(least, most) => count(raw, least, most),
+            Self::Workers if raw.text() == Some("auto") => Ok(Value::Count(cores())),
+            Self::Workers => count(raw, 1, 1024).map_err(|rule| rule + ", or \"auto\" for one a core"),
+            Self::Percent(least) => percent(raw, least),
+            Self::Duration => duration(raw, Duration::from_millis(1)),
+            Self::Wait => duration(raw, Duration::ZERO),
+            Self::Size(least) => size(raw, least),
+            Self::Header => {
+                const RULE: &str = "a header name, such as \"x-tenant\"";
+                http::HeaderName::from_bytes(text(RULE)?.as_bytes()).map(Value::Header).map_err(|_| RULE.to_owned())
+            }
+            Self::Method => method(text(METHOD)?),
+            Self::Template => template(text(TEMPLATE)?),
+            Self::Effect => match text(EFFECT)? {
+                "safe" => Ok(Value::Effect(Effect::Safe)),
+                "idempotent" => Ok(Value::Effect(Effect::Idempotent)),
+                "unsafe" => Ok(Value::Effect(Effect::Unsafe)),
+                _ => Err(EFFECT.to_owned()),
+            },
+            Self::Name => {
+                let name = text(NAME)?;
+                if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
+            }
+            Self::Limits => Err(LIMITS.to_owned()),
+        }
+    }
+}
+
+const URL: &str = "an absolute http or https URL, such as \"http://127.0.0.1:8000\"";
+const STATE: &str = "\"memory:\"";
+const PREFIX: &str = "a path that starts with \"/\" and has no query, fragment, blank or dot segment, such as \"/api\"";
+const HOST: &str = "a host name without scheme, port and path, such as \"hospital.example\"";
+const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for every one";
+const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
+const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
+const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
+pub(super) const NAME: &str = "1 to 64 characters of a-z, 0-9 and -";
+
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// How many threads can run at once; one where the system does not say.
+fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+}
+
+fn url(text: &str) -> Result<http::Uri, String> {
+    if text.contains('#') {
+        return Err("a URL without a fragment".to_owned());
+    }
+    let url: http::Uri = text.parse().map_err(|_| URL.to_owned())?;
+    let authority = url.authority().ok_or(URL)?;
+    if authority.as_str().contains('@') {
+        return Err("a URL without user name and password; credentials belong in request headers".to_owned());
+    }
+    match url.scheme_str() {
+        Some("http" | "https") if authority.host().is_empty() => Err(URL.to_owned()),
+        Some("http" | "https") if url.query().is_some() => Err("a URL without a query".to_owned()),
+        Some("http" | "https") => Ok(url),
+        Some(_) => Err(URL.to_owned()),
+        None => Err(format!("a URL with its scheme: write \"http://{authority}\" or \"https://{authority}\"")),
+    }
+}
+
+/// A URL may carry a password, which no message repeats.
+fn without_userinfo(raw: &Raw) -> Raw {
+    let hidden = |text: &str| {
+        let (user, host) = text.rsplit_once('@')?;
+        let scheme = user.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+        Some(Raw::Text(format!("{scheme}***@{host}")))
+    };
+    raw.text().and_then(hidden).unwrap_or_else(|| raw.clone())
+}
+
+fn policy_rule() -> String {
+    format!("an embedded policy ({}), or the path of a component that ends in .wasm", prebuilt::names().join(", "))
+}
+
+fn policy(text: &str) -> Result<Value, String> {
+    if text == "builtin" {
+        return Ok(Value::Policy(PolicySource::Builtin));
+    }
+    if prebuilt::names().contains(&text) {
+        return Ok(Value::Policy(PolicySource::Embedded(text.to_owned())));
+    }
+    let path = std::path::Path::new(text);
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return Ok(Value::Policy(PolicySource::File(path.to_owned())));
+    }
+    Err(super::keys::nearest(text, prebuilt::names().into_iter())
+        .map_or_else(policy_rule, |near| format!("{}; did you mean {near:?}?", policy_rule())))
+}
+
+fn path_prefix(text: &str) -> Result<Value, String> {
+    let fine = crate::route::is_plain(text)
+        && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#{}\"".contains(&b))
+        && !text.contains("//");
+    if fine { Ok(Value::Text(text.to_owned())) } else { Err(PREFIX.to_owned()) }
+}
+
+fn host(text: &str) -> Result<Value, String> {
+    let fine = (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if fine { Ok(Value::Text(text.to_ascii_lowercase())) } else { Err(HOST.to_owned()) }
+}
+
+fn count(raw: &Raw, least: u64, most: u64) -> Result<Value, String> {
+    let fits = raw.whole().filter(|count| (least..=most).contains(count));
+    fits.map(Value::Count).ok_or_else(|| format!("a whole number from {least} to {most}"))
+}
+
+fn percent(raw: &Raw, least: u32) -> Result<Value, String> {
+    let share = raw.whole().and_then(|share| u32::try_from(share).ok()).filter(|share| (least..=100).contains(share));
+    share.map(Value::Percent).ok_or_else(|| format!("a whole number of percent, from {least} to 100"))
+}
+
+fn duration(raw: &Raw, least: Duration) -> Result<Value, String> {
+    if let Some(number) = raw.bare_number() {
+        return Err(format!(
+            "a duration with its unit: write \"{number}s\" for seconds, \"{number}ms\" for milliseconds"
+        ));
+    }
+    let range = format!("from {} to {}", units::write_duration(least), units::write_duration(LONGEST));
+    let read = raw.text().and_then(units::duration).filter(|duration| (least..=LONGEST).contains(duration));
+    read.map(Value::Duration).ok_or_else(|| format!("a duration {range}, such as \"250ms\", \"5s\", \"1m\" or \"24h\""))
+}
+
+fn size(raw: &Raw, least: u64) -> Result<Value, String> {
+    const MOST: u64 = 1 << 30;
+    if let Some(number) = raw.bare_number() {
+        return Err(format!("a size with its unit: write \"{number}B\" for bytes, \"{number}KiB\" for kibibytes"));
+    }
+    let read = raw.text().and_then(units::size).filter(|bytes| (least..=MOST).contains(bytes));
+    let range = format!("from {} to {}", units::write_size(least), units::write_size(MOST));
+    read.map(Value::Size).ok_or_else(|| format!("a size {range}, such as \"64KiB\" or \"1MiB\""))
+}
+
+fn method(text: &str) -> Result<Value, String> {
+    if text == "*" {
+        return Ok(Value::Method(None));
+    }
+    let upper = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    let method = http::Method::from_bytes(text.as_bytes()).ok().filter(|_| upper);
+    method.map(|method| Value::Method(Some(method))).ok_or_else(|| METHOD.to_owned())
+}
+
+fn template(text: &str) -> Result<Value, String> {
+    let fine = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
+    if !fine || Router::new(std::iter::once((None, text))).is_err() {
+        return Err(TEMPLATE.to_owned());
+    }
+    Ok(Value::Text(text.to_owned()))
+}
+
+fn limits(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Vec<Quota>> {
+    let structured = raw.structured();
+    let Raw::List(items) = &structured else {
+        problems.push(Problem::value(path, structured.to_string(), LIMITS));
+        return None;
+    };
+    if items.len() > MOST_LIMITS {
+        let got = format!("{} limits", items.len());
+        problems.push(Problem::value(path, got, format!("at most {MOST_LIMITS} limits")));
+        return None;
+    }
+    let read = items.iter().enumerate().map(|(index, item)| limit(&format!("{path}[{index}]"), item, problems));
+    // Every limit is read before the first bad one ends it, so that all problems are found.
+    read.collect::<Vec<_>>().into_iter().collect()
+}
+
+fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
+    const KEYS: [&str; 3] = ["requests", "period", "burst"];
+    const MANY: Kind = Kind::Count(1, u32::MAX as u64);
+    let Raw::Table(entries) = raw else {
+        let rule = "a table, such as { requests = 10, period = \"1s\", burst = 10 }";
+        problems.push(Problem::value(path, raw.to_string(), rule));
+        return None;
+    };
+    let before = problems.len();
+    for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
+        let near = super::keys::nearest(key, KEYS.into_iter()).map(str::to_owned);
+        problems.push(Problem::unknown(format!("{path}.{}", super::keys::shown(key)), near));
+    }
+    let mut read = |key: &str, kind: Kind, required: bool| {
+        let path = format!("{path}.{key}");
+        match entries.iter().find(|(name, _)| name == key) {
+            Some((_, raw)) => kind.read(&path, raw, false, problems),
+            None => {
+                if required {
+                    problems.push(Problem::value(
+                        path,
+                        "nothing",
+                        kind.simple(&Raw::Bool(false)).err().unwrap_or_default(),
+                    ));
+                }
+                None
+            }
+        }
+    };
+    let requests = read("requests", MANY, true);
+    let period = read("period", Kind::Duration, true);
+    let burst = read("burst", MANY, false);
+    if problems.len() > before {
+        return None;
+    }
+    let number = |value| match value {
+        Some(Value::Count(count)) => u32::try_from(count).ok().and_then(NonZeroU32::new),
+        _ => None,
+    };
+    let (Some(requests), Some(Value::Duration(period))) = (number(requests), period) else { return None };
+    quota(path, requests, period, number(burst).unwrap_or(requests), problems)
+}
+
+/// The quota, if its period holds a microsecond for each request: the clock knows nothing finer.
+pub(super) fn quota(
+    path: &str,
+    requests: NonZeroU32,
+    period: Duration,
+    burst: NonZeroU32,
+    problems: &mut Vec<Problem>,
+) -> Option<Quota> {
+    if crate::clock::micros(period) < u64::from(requests.get()) {
+        let got = format!("{requests} requests each {}", units::write_duration(period));
+        problems.push(Problem::value(path, got, "at most 1000 requests a millisecond"));
+        return None;
+    }
+    Some(Quota { requests, period, burst })
+}

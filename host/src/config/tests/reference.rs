@@ -1,0 +1,83 @@
+//! What is printed of a configuration: `config show`, the reference, README.
+
+use super::*;
+use crate::config::keys::KEYS;
+
+const FILE: &str = r#"
+[server]
+listen = "127.0.0.1:9090"
+workers = 2
+[upstreams.hospital]
+base_url = "http://hospital.example/api"
+policy = "hospital-directory"
+policy_settings = { api_token = "s3cret", retries = 2 }
+[upstreams.hospital.defaults.retry]
+max_wait = "4s"
+[upstreams.hospital.endpoints.create-hospital]
+limits = [{ requests = 3, period = "1m" }]
+[upstreams.hospital.endpoints.report]
+method = "GET"
+path = "/report"
+"#;
+
+#[test]
+fn every_effective_value_is_shown_with_its_source() {
+    let loaded =
+        loaded(FILE, &[("RETRY_MAX_ATTEMPTS", "6")], Flags { workers: Some("3".to_owned()), ..Flags::default() });
+    let shown = show(&loaded, &[description()]);
+    let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for expected in [
+        "server.listen = \"127.0.0.1:9090\" # file triage.toml:3",
+        "server.workers = 3 # flag --workers",
+        "server.drain = \"30s\" # default",
+        "state.url = \"memory:\" # default",
+        "upstreams.hospital.base_url = \"http://hospital.example/api\" # file triage.toml:6",
+        "upstreams.hospital.policy_settings = { api_token = \"(hidden)\", retries = 2 } # file triage.toml:8",
+        "upstreams.hospital.idempotency.lock = \"150s\" # default",
+        "upstreams.hospital.defaults.retry.max_attempts = 6 # env RETRY_MAX_ATTEMPTS",
+        "upstreams.hospital.defaults.retry.max_wait = \"4s\" # file triage.toml:10",
+        "# POST /hospitals/",
+        "upstreams.hospital.endpoints.create-hospital.attempt_timeout = \"30s\" # policy hospital-directory",
+        "upstreams.hospital.endpoints.create-hospital.limits = [{ requests = 3, period = \"1m\", burst = 3 }] # file triage.toml:12",
+        "upstreams.hospital.endpoints.create-hospital.concurrency = 20 # policy hospital-directory",
+        "upstreams.hospital.endpoints.report.method = \"GET\" # file triage.toml:14",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}\n\n{shown}");
+    }
+    assert!(!shown.contains("s3cret"));
+    let columns: Vec<usize> = shown.lines().filter_map(|line| line.rfind("  # ")).collect();
+    let aligned = columns.iter().filter(|column| Some(*column) == columns.iter().min()).count();
+    assert!(aligned * 10 > columns.len() * 8, "not aligned:\n{shown}");
+}
+
+/// What is shown is a configuration: it loads to the same effective settings.
+#[test]
+fn what_is_shown_loads_to_the_same() {
+    let file = FILE.replace("api_token = \"s3cret\", ", "");
+    let before = loaded(&file, &[("RATE_LIMIT_REQUESTS", "5")], Flags::default());
+    let after = loaded(&show(&before, &[description()]), &[], Flags::default());
+    assert_eq!(before.settings.server, after.settings.server);
+    let (was, is) = (&before.settings.upstreams[0], &after.settings.upstreams[0]);
+    assert_eq!(endpoints(was, &description()), endpoints(is, &description()));
+    assert_eq!(idempotency(was, &description()), idempotency(is, &description()));
+    assert_eq!((&was.connection, &was.policy_settings), (&is.connection, &is.policy_settings));
+}
+
+#[test]
+fn every_default_of_the_table_fits_its_key() {
+    for key in KEYS {
+        let Some(default) = key.default else { continue };
+        let (raw, mut problems) = (raw::Raw::Word(default.to_owned()), Vec::new());
+        let read = key.kind.read(key.name, &raw, key.may_be_off(), &mut problems);
+        assert!(read.is_some() && problems.is_empty(), "{}: {problems:?}", key.name);
+    }
+}
+
+#[test]
+fn the_readmes_table_is_the_reference() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let Ok(readme) = std::fs::read_to_string(path) else { return };
+    let between = readme.split_once("<!-- config -->").and_then(|(_, rest)| rest.split_once("<!-- /config -->"));
+    let (table, _) = between.expect("README has the markers <!-- config --> and <!-- /config -->");
+    assert_eq!(table.trim(), reference().trim(), "paste what `cargo run -- config reference` prints into README.md");
+}
