@@ -184,27 +184,9 @@ pub(super) fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str
     if wanted.len() > 64 {
         return None;
     }
-    let scored = candidates.map(|candidate| (distance(wanted, candidate), candidate));
+    let scored = candidates.map(|candidate| (strsim::levenshtein(wanted, candidate), candidate));
     let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
     (distance <= 1 + wanted.chars().count() / 5).then_some(near)
-}
-
-/// The Levenshtein distance: insertions, deletions and replacements (Wagner and Fischer, 1974).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (index, from) in left.chars().enumerate() {
-        let mut diagonal = index;
-        let mut last = index + 1;
-        row[0] = last;
-        for (to, cell) in right.iter().zip(row.iter_mut().skip(1)) {
-            let cost = (diagonal + usize::from(from != *to)).min(last + 1).min(*cell + 1);
-            diagonal = *cell;
-            *cell = cost;
-            last = cost;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 /// A segment as TOML would have it: quoted where it is not bare.
