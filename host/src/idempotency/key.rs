@@ -55,7 +55,9 @@ pub enum KeyError {
     #[error("the idempotency-key is not one well-formed quoted string; close the quote and send nothing after it")]
     Quoting,
     /// `Triage-Maybe-Sent` with another value, or several of them.
-    #[error("triage-maybe-sent must be one header with the value true, ?1 or 1; leave it out if the request was never sent")]
+    #[error(
+        "triage-maybe-sent must be one header with the value true, ?1 or 1; leave it out if the request was never sent"
+    )]
     MaybeSent,
     /// `Triage-Maybe-Sent` without a key to look for.
     #[error("triage-maybe-sent needs the idempotency-key that the request was sent with; add it")]

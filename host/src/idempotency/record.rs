@@ -3,17 +3,14 @@
 //! ```text
 //!            begin            sent              finish
 //!   (none) --------> new -----------> sent ------------> done --keep--> (none)
-//!      ^              |                |  ^                
+//!      ^              |                |  ^
 //!      |<- leave, lock ran out         |  | begin: Reconcile
 //!      |<------------ release ---------+  |
 //!                                leave, lock ran out: unknown
 //! ```
 
 use super::{fingerprint::Fingerprint, stored::Stored};
-use crate::{
-    clock::Timestamp,
-    entropy::Entropy,
-};
+use crate::{clock::Timestamp, entropy::Entropy};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The least time that a caller is told to wait for a request under way: HTTP's Retry-After counts in seconds.

@@ -22,7 +22,10 @@ const LOCK: Duration = Duration::from_secs(150);
 struct Slow(Arc<MemoryRecords>);
 
 impl Slow {
-    fn reply<'a, T: Send + 'a>(&self, effect: impl FnOnce(&MemoryRecords) -> Result<T, RecordError> + Send + 'a) -> Reply<'a, T> {
+    fn reply<'a, T: Send + 'a>(
+        &self,
+        effect: impl FnOnce(&MemoryRecords) -> Result<T, RecordError> + Send + 'a,
+    ) -> Reply<'a, T> {
         let records = Arc::clone(&self.0);
         Reply::Right(
             async move {
@@ -71,7 +74,8 @@ impl Records for Slow {
 }
 
 fn id() -> RecordId {
-    let headers = HeaderMap::from_iter([(http::HeaderName::from_static("idempotency-key"), HeaderValue::from_static("k"))]);
+    let headers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("idempotency-key"), HeaderValue::from_static("k"))]);
     RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
 }
 
@@ -83,7 +87,7 @@ fn opening(fence: u128) -> Opening {
         fingerprint: Fingerprint::of(&request),
         maybe_sent: false,
         lock: LOCK,
-        keep: Duration::from_secs(3600),
+        keep: Duration::from_hours(1),
     }
 }
 
@@ -195,7 +199,7 @@ async fn a_cancelled_reconciler_never_makes_the_unknown_new() {
         let mut first = setup.hold(1);
         first.sent().await.unwrap();
         drop(first);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         let (sends, _) = owner_dropped_after(polls, &setup, 2, End::Finish);
         match setup.begin(3) {
             Begun::Reconcile { sent_ago, .. } => {
@@ -221,7 +225,10 @@ async fn a_panic_gives_the_record_back() {
         });
         assert!(owner.catch_unwind().await.is_err());
         let next = setup.begin(2);
-        assert!(if send { matches!(next, Begun::Reconcile { .. }) } else { matches!(next, Begun::New(_)) }, "{case}: {next:?}");
+        assert!(
+            if send { matches!(next, Begun::Reconcile { .. }) } else { matches!(next, Begun::New(_)) },
+            "{case}: {next:?}"
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 const LOCK: Duration = Duration::from_secs(150);
-const KEEP: Duration = Duration::from_secs(3600);
+const KEEP: Duration = Duration::from_hours(1);
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp(0).after(Duration::from_secs(10_000 + seconds))
@@ -17,8 +17,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn opening(fence: u128, body: &[u8]) -> Opening {
-    let request =
-        Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body };
+    let request = Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body };
     Opening { fence: Fence(fence), fingerprint: Fingerprint::of(&request), maybe_sent: false, lock: LOCK, keep: KEEP }
 }
 
@@ -72,17 +71,19 @@ fn one_under_way_asks_for_patience_that_grows_up_to_the_lock() {
 fn a_lock_that_ran_out_is_new_before_and_unknown_after_a_send() {
     assert_eq!(begin(&new(), 2, at(149)), Begin::InFlight { retry_after: seconds(1) });
     assert_eq!(begin(&new(), 2, at(150)), Begin::New);
-    assert_eq!(begin(&sent(), 2, at(150)), Begin::Reconcile { sent_ago: seconds(0) }, "it may have been sending until then");
+    assert_eq!(
+        begin(&sent(), 2, at(150)),
+        Begin::Reconcile { sent_ago: seconds(0) },
+        "it may have been sending until then"
+    );
     assert_eq!(begin(&sent(), 2, at(160)), Begin::Reconcile { sent_ago: seconds(10) });
 }
 
 #[test]
 fn an_owner_that_leaves_says_when_it_last_sent() {
-    for (case, ago, now, age) in [
-        ("its word", 10, 100, 70),
-        ("never before its mark", 1000, 100, 155 - 60),
-        ("until now", 0, 100, 60),
-    ] {
+    for (case, ago, now, age) in
+        [("its word", 10, 100, 70), ("never before its mark", 1000, 100, 155 - 60), ("until now", 0, 100, 60)]
+    {
         let mut record = new();
         record.sent(Fence(1), at(65)).unwrap();
         assert_eq!(record.leave(Fence(1), Some(seconds(ago)), at(now)), Ok(Fate::Keep), "{case}");
@@ -115,7 +116,10 @@ fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
     let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
     assert_eq!(Record::begin(None, &maybe, at(0)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
     assert_eq!(Record::begin(Some(&new()), &maybe, at(200)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
-    assert!(matches!(Record::begin(Some(&new()), &maybe, at(1)).0, Begin::InFlight { .. }), "under way here is known better");
+    assert!(
+        matches!(Record::begin(Some(&new()), &maybe, at(1)).0, Begin::InFlight { .. }),
+        "under way here is known better"
+    );
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use crate::{
     clock::Clock,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordError, RecordId, Records, Resolution, Resolved,
-        Settings, Stored, Turn, Unsettled,
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordError, RecordId, Records, Resolution,
+        Resolved, Settings, Stored, Turn, Unsettled,
         record::{Begin, Fate, Lost, Record},
         records::{Reply, at_hand},
     },
@@ -157,7 +157,11 @@ impl MemoryRecords {
     }
 
     /// As [`Self::change`], for an owner.
-    fn own(&self, id: RecordId, change: impl FnOnce(&mut Record, &Clock) -> Result<Fate, Lost>) -> Result<(), RecordError> {
+    fn own(
+        &self,
+        id: RecordId,
+        change: impl FnOnce(&mut Record, &Clock) -> Result<Fate, Lost>,
+    ) -> Result<(), RecordError> {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
 
@@ -180,7 +184,11 @@ impl MemoryRecords {
 
     /// Forgets the finished record that would expire first.
     fn evict(&self) -> bool {
-        let first = self.shards.iter().filter_map(|shard| Some((shard.lock().first_finished()?, shard))).min_by_key(|(at, _)| *at);
+        let first = self
+            .shards
+            .iter()
+            .filter_map(|shard| Some((shard.lock().first_finished()?, shard)))
+            .min_by_key(|(at, _)| *at);
         let Some((_, shard)) = first else { return false };
         self.account(shard.lock().remove_first_finished());
         // It may have gone meanwhile, by another thread's hand: that made room too.

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// A claim younger than this is never forgotten to make room: its owner may be at work still. Longer than the default lock.
-const YOUNG: Duration = Duration::from_secs(300);
+const YOUNG: Duration = Duration::from_mins(5);
 
 /// Expired claims that one call clears away at most.
 const SWEEP: usize = 16;
@@ -73,7 +73,9 @@ impl Claims {
             return Ok(());
         }
         match self.order.first().copied() {
-            Some((until, name)) if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) => {
+            Some((until, name))
+                if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) =>
+            {
                 self.forget(until, name);
                 Ok(())
             }

@@ -97,7 +97,8 @@ impl Shard {
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let ordered = self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
+        let ordered =
+            self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
         let mut count = 0;
         for ((at, id), finished) in ordered {
             let record = &self.records[id];

@@ -6,7 +6,11 @@ use crate::clock::Timestamp;
 /// What happens next. Owners are counted round those that still hold a record.
 #[derive(Debug, Clone)]
 enum Event {
-    Begin { key: u16, payload: u8, maybe_sent: bool },
+    Begin {
+        key: u16,
+        payload: u8,
+        maybe_sent: bool,
+    },
     Sent(usize),
     Finish(usize),
     Release(usize),
@@ -15,7 +19,12 @@ enum Event {
     /// The owner vanishes without a word.
     Crash(usize),
     Advance(u64),
-    Resolve { key: u16, applied: bool },
+    /// An owner that was taken over comes back and acts as if it were not.
+    Late(u8),
+    Resolve {
+        key: u16,
+        applied: bool,
+    },
     /// The process ends and starts: all records are lost, and callers say of what they began that it may have been sent.
     Restart,
 }
@@ -34,6 +43,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => index().prop_map(Event::Drop),
         2 => index().prop_map(Event::Crash),
         6 => prop_oneof![0..20_u64, 100..200_u64].prop_map(Event::Advance),
+        3 => (0..4_u8).prop_map(Event::Late),
         1 => (0..KEYS, any::<bool>()).prop_map(|(key, applied)| Event::Resolve { key, applied }),
         1 => Just(Event::Restart),
     ];
@@ -68,6 +78,10 @@ struct World {
     owners: Vec<Owner>,
     /// Owners that vanished, and when their locks run out.
     crashed: Vec<(u16, Timestamp, bool)>,
+    /// Owners whose locks ran out, with their keys.
+    late: Vec<(u16, Hold)>,
+    /// Those of them that have a successor.
+    superseded: Vec<Hold>,
     known: HashMap<u16, Known>,
     cap: usize,
     fences: u128,
@@ -88,6 +102,8 @@ impl World {
             restart: Box::new(restart),
             owners: Vec::new(),
             crashed: Vec::new(),
+            late: Vec::new(),
+            superseded: Vec::new(),
             known: HashMap::new(),
             cap,
             fences: 0,
@@ -146,7 +162,9 @@ impl World {
                     self.answers += 1;
                     let answer = stored(&format!("answer {}", self.answers));
                     let finished = owner.hold.finish(answer.clone()).await;
-                    require(finished.is_ok() == in_time, || format!("key {key}: finish in time {in_time}: {finished:?}"))?;
+                    require(finished.is_ok() == in_time, || {
+                        format!("key {key}: finish in time {in_time}: {finished:?}")
+                    })?;
                     if in_time {
                         let known = self.known.entry(key).or_default();
                         known.answer = Some(answer);
@@ -157,7 +175,9 @@ impl World {
                 if let Some(owner) = self.owner(index) {
                     let (key, in_time) = (owner.key, self.holds_still(&owner));
                     let released = owner.hold.release().await;
-                    require(released.is_ok() == in_time, || format!("key {key}: release in time {in_time}: {released:?}"))?;
+                    require(released.is_ok() == in_time, || {
+                        format!("key {key}: release in time {in_time}: {released:?}")
+                    })?;
                     if in_time {
                         self.known.remove(&key);
                     }
@@ -181,6 +201,17 @@ impl World {
                     std::mem::forget(owner.hold);
                 }
             }
+            Event::Late(how) => {
+                let Some(mut hold) = self.superseded.pop() else { return Ok(()) };
+                let id = hold.id();
+                let lost = match how {
+                    0 => hold.sent().await.is_err(),
+                    1 => hold.finish(stored("late")).await.is_err(),
+                    2 => hold.release().await.is_err(),
+                    _ => true,
+                };
+                return require(lost, || format!("{id:?}: a superseded owner did {how}"));
+            }
             Event::Resolve { key, applied } => {
                 let answer = stored("by hand");
                 let resolution = if applied { Resolution::Applied(answer.clone()) } else { Resolution::NotApplied };
@@ -188,7 +219,9 @@ impl World {
                 if resolved == Resolved::Done {
                     require(!self.locked(key), || format!("key {key}: settled by hand while under way"))?;
                     let known = self.known.entry(key).or_default();
-                    require(known.unknown_since.is_some() && known.answer.is_none(), || format!("key {key}: nothing to settle"))?;
+                    require(known.unknown_since.is_some() && known.answer.is_none(), || {
+                        format!("key {key}: nothing to settle")
+                    })?;
                     if applied {
                         known.answer = Some(answer);
                     } else {
@@ -201,6 +234,8 @@ impl World {
                     std::mem::forget(owner.hold);
                 }
                 self.crashed.clear();
+                self.late.drain(..).for_each(|(_, hold)| std::mem::forget(hold));
+                self.superseded.drain(..).for_each(std::mem::forget);
                 self.records = (self.restart)();
                 for known in self.known.values_mut() {
                     *known = Known { unknown_since: known.unknown_since, lost: true, ..Known::default() };
@@ -210,16 +245,16 @@ impl World {
         Ok(())
     }
 
-    /// Owners whose lock runs out on the way vanish: none acts after its lock here, since what it may still do is the hold's own
-    /// test.
+    /// Owners whose lock runs out on the way vanish, until each has a successor.
     async fn advance(&mut self, seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
         let now = self.clock.now();
-        let (going, late): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owners).into_iter().partition(|owner| now < owner.until);
+        let (going, late): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.owners).into_iter().partition(|owner| now < owner.until);
         self.owners = going;
         for owner in late {
             self.crashed.push((owner.key, owner.until, owner.marked.is_some()));
-            std::mem::forget(owner.hold);
+            self.late.push((owner.key, owner.hold));
         }
         self.run_out();
     }
@@ -258,14 +293,20 @@ impl World {
         let (hold, told) = match begun {
             Err(RecordError::Full { .. }) => {
                 let live = (0..KEYS).filter(|key| self.live(*key)).count();
-                return require(live >= self.cap && !self.live(key), || format!("key {key}: refused at {live} live records"));
+                return require(live >= self.cap && !self.live(key), || {
+                    format!("key {key}: refused at {live} live records")
+                });
             }
             Err(error) => return Err(format!("key {key}: {error}")),
             Ok(Begun::Replay(answer)) => {
-                return require(!locked && known.answer.as_ref() == Some(&*answer), || format!("key {key}: replays {answer:?}"));
+                return require(!locked && known.answer.as_ref() == Some(&*answer), || {
+                    format!("key {key}: replays {answer:?}")
+                });
             }
             Ok(Begun::InFlight { retry_after }) => {
-                return require(locked && retry_after <= LOCK && payload == known.payload, || format!("key {key}: waits for nobody"));
+                return require(locked && retry_after <= LOCK && payload == known.payload, || {
+                    format!("key {key}: waits for nobody")
+                });
             }
             Ok(Begun::Mismatch) => {
                 return require(recorded && payload != known.payload, || format!("key {key}: mismatches nothing"));
@@ -282,25 +323,35 @@ impl World {
                 let recorded = recorded && known.answer.is_none();
                 let since = known.unknown_since.filter(|_| recorded).unwrap_or(now);
                 require(recorded || maybe_sent, || format!("key {key}: nothing to reconcile"))?;
-                require(sent_ago == now.since(since), || format!("key {key}: {sent_ago:?} ago, not {:?}", now.since(since)))?;
+                require(sent_ago == now.since(since), || {
+                    format!("key {key}: {sent_ago:?} ago, not {:?}", now.since(since))
+                })?;
                 self.known.insert(key, Known { payload, unknown_since: Some(since), ..Known::default() });
                 (hold, true)
             }
         };
         require(!locked, || format!("key {key}: two owners"))?;
+        let (superseded, late) =
+            std::mem::take(&mut self.late).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == key);
+        self.late = late;
+        self.superseded.extend(superseded.into_iter().map(|(_, hold)| hold));
         self.owners.push(Owner { hold, key, until: now.after(LOCK), marked: None, told });
         Ok(())
     }
 
     /// Whether a record of the key may not be forgotten.
     fn live(&self, key: u16) -> bool {
-        let unknown = self.known.get(&key).is_some_and(|known| known.unknown_since.is_some() && known.answer.is_none() && !known.lost);
+        let unknown = self
+            .known
+            .get(&key)
+            .is_some_and(|known| known.unknown_since.is_some() && known.answer.is_none() && !known.lost);
         unknown || self.locked(key)
     }
 
     /// Whatever happened: once all locks have run out every key can go on.
     async fn settle(mut self) -> Checked {
         self.owners.clear();
+        self.superseded.clear();
         advance(LOCK).await;
         for key in 0..KEYS {
             self.fences += 1;
@@ -389,9 +440,21 @@ impl Records for Nothing {
 fn the_model_catches_a_store_that_does_nothing() {
     let begin = || Event::Begin { key: 1, payload: 0, maybe_sent: false };
     for (case, end, broken) in [
-        ("unknown", Event::Drop(0), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send"),
-        ("done", Event::Finish(0), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an answer"),
-        ("under way", Event::Advance(1), "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send"),
+        (
+            "unknown",
+            Event::Drop(0),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send",
+        ),
+        (
+            "done",
+            Event::Finish(0),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an answer",
+        ),
+        (
+            "under way",
+            Event::Advance(1),
+            "event 3, Begin { key: 1, payload: 0, maybe_sent: false }: key 1: new after an unknown send",
+        ),
     ] {
         let events = vec![begin(), Event::Sent(0), end, begin()];
         assert_eq!(run(100, || Arc::new(Nothing), events, || ()), Err(broken.to_owned()), "{case}");
