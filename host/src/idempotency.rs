@@ -40,7 +40,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            keep: Duration::from_secs(24 * 3600),
+            keep: Duration::from_hours(24),
             lock: Duration::from_secs(150),
             max_request_bytes: 1 << 20,
             max_response_bytes: 1 << 20,

@@ -113,9 +113,9 @@ fn digit(character: u8) -> Result<u8, NotARecordId> {
 }
 
 /// The first digits name a value well enough in a log, and give nothing away of what was hashed.
-fn short(name: &str, hash: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let [a, b, c, d, ..] = hash;
-    write!(f, "{name}({a:02x}{b:02x}{c:02x}{d:02x})")
+pub(super) fn short(name: &str, hash: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let start = hash.first_chunk().copied().map_or(0, u32::from_be_bytes);
+    write!(f, "{name}({start:08x})")
 }
 
 impl fmt::Debug for Fingerprint {

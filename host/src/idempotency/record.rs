@@ -3,7 +3,7 @@
 //! ```text
 //!            begin            sent              finish
 //!   (none) --------> new -----------> sent ------------> done --keep--> (none)
-//!      ^              |                |  ^                
+//!      ^              |                |  ^
 //!      |<- leave, lock ran out         |  | begin: Reconcile
 //!      |<------------ release ---------+  |
 //!                                leave, lock ran out: unknown

@@ -1,12 +1,12 @@
 //! What keeping records, claims and turns asks of a store.
 
 use super::{
-    fingerprint::{Fingerprint, RecordId, digest},
+    fingerprint::{Fingerprint, RecordId, digest, short},
     record::{Begin, Fence, Opening},
     stored::Stored,
 };
 use futures_util::future::{BoxFuture, Either, Ready, ready};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 /// A store's answer: at hand, without an allocation, for one that keeps its state in this process; else awaited.
 pub type Reply<'a, T> = Either<Ready<Result<T, RecordError>>, BoxFuture<'a, Result<T, RecordError>>>;
@@ -90,8 +90,7 @@ impl ClaimName {
 
 impl fmt::Debug for ClaimName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "ClaimName({a:02x}{b:02x}{c:02x}{d:02x})")
+        short("ClaimName", &self.0, f)
     }
 }
 
@@ -158,6 +157,3 @@ pub enum Resolved {
     /// There is no such record, it is settled, or a request is settling it: nothing was changed.
     NotUnsettled,
 }
-
-/// Shared as requests hold it.
-pub type Shared = Arc<dyn Records>;

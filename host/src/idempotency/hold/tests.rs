@@ -87,7 +87,7 @@ fn opening(fence: u128) -> Opening {
         fingerprint: Fingerprint::of(&request),
         maybe_sent: false,
         lock: LOCK,
-        keep: Duration::from_secs(3600),
+        keep: Duration::from_hours(1),
     }
 }
 
@@ -199,7 +199,7 @@ async fn a_cancelled_reconciler_never_makes_the_unknown_new() {
         let mut first = setup.hold(1);
         first.sent().await.unwrap();
         drop(first);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         let (sends, _) = owner_dropped_after(polls, &setup, 2, End::Finish);
         match setup.begin(3) {
             Begun::Reconcile { sent_ago, .. } => {

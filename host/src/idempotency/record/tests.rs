@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 const LOCK: Duration = Duration::from_secs(150);
-const KEEP: Duration = Duration::from_secs(3600);
+const KEEP: Duration = Duration::from_hours(1);
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp(0).after(Duration::from_secs(10_000 + seconds))

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// A claim younger than this is never forgotten to make room: its owner may be at work still. Longer than the default lock.
-const YOUNG: Duration = Duration::from_secs(300);
+const YOUNG: Duration = Duration::from_mins(5);
 
 /// Expired claims that one call clears away at most.
 const SWEEP: usize = 16;

@@ -12,7 +12,7 @@ use tokio::time::advance;
 mod history;
 
 const LOCK: Duration = Duration::from_secs(150);
-const KEEP: Duration = Duration::from_secs(24 * 3600);
+const KEEP: Duration = Duration::from_hours(24);
 
 pub(super) fn id(n: u16) -> RecordId {
     let value = HeaderValue::from_str(&n.to_string()).unwrap();

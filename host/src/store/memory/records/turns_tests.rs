@@ -66,10 +66,11 @@ proptest! {
         let mut requests: Vec<(u8, Request)> = Vec::new();
         for step in steps {
             match step {
-                Step::Arrive(n) => match Request::take(&turns, twin(n)) {
-                    Ok(request) => requests.push((n, request)),
-                    Err(_) => prop_assert_eq!(requests.len(), MAX, "refused only when full"),
-                },
+                Step::Arrive(n) => {
+                    let request = Request::take(&turns, twin(n));
+                    prop_assert_eq!(request.is_err(), requests.len() == MAX, "refused only when full");
+                    requests.extend(request.ok().map(|request| (n, request)));
+                }
                 Step::Leave(index) if !requests.is_empty() => drop(requests.remove(index.index(requests.len()))),
                 Step::Leave(_) => {}
                 Step::Look => {

@@ -19,6 +19,11 @@ enum Event {
     /// The owner vanishes without a word.
     Crash(usize),
     Advance(u64),
+<<<<<<< HEAD
+=======
+    /// An owner that was taken over comes back and acts as if it were not.
+    Late(u8),
+>>>>>>> keys
     Resolve {
         key: u16,
         applied: bool,
@@ -41,6 +46,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => index().prop_map(Event::Drop),
         2 => index().prop_map(Event::Crash),
         6 => prop_oneof![0..20_u64, 100..200_u64].prop_map(Event::Advance),
+        3 => (0..4_u8).prop_map(Event::Late),
         1 => (0..KEYS, any::<bool>()).prop_map(|(key, applied)| Event::Resolve { key, applied }),
         1 => Just(Event::Restart),
     ];
@@ -75,6 +81,10 @@ struct World {
     owners: Vec<Owner>,
     /// Owners that vanished, and when their locks run out.
     crashed: Vec<(u16, Timestamp, bool)>,
+    /// Owners whose locks ran out, with their keys.
+    late: Vec<(u16, Hold)>,
+    /// Those of them that have a successor.
+    superseded: Vec<Hold>,
     known: HashMap<u16, Known>,
     cap: usize,
     fences: u128,
@@ -95,6 +105,8 @@ impl World {
             restart: Box::new(restart),
             owners: Vec::new(),
             crashed: Vec::new(),
+            late: Vec::new(),
+            superseded: Vec::new(),
             known: HashMap::new(),
             cap,
             fences: 0,
@@ -192,6 +204,17 @@ impl World {
                     std::mem::forget(owner.hold);
                 }
             }
+            Event::Late(how) => {
+                let Some(mut hold) = self.superseded.pop() else { return Ok(()) };
+                let id = hold.id();
+                let lost = match how {
+                    0 => hold.sent().await.is_err(),
+                    1 => hold.finish(stored("late")).await.is_err(),
+                    2 => hold.release().await.is_err(),
+                    _ => true,
+                };
+                return require(lost, || format!("{id:?}: a superseded owner did {how}"));
+            }
             Event::Resolve { key, applied } => {
                 let answer = stored("by hand");
                 let resolution = if applied { Resolution::Applied(answer.clone()) } else { Resolution::NotApplied };
@@ -214,6 +237,8 @@ impl World {
                     std::mem::forget(owner.hold);
                 }
                 self.crashed.clear();
+                self.late.drain(..).for_each(|(_, hold)| std::mem::forget(hold));
+                self.superseded.drain(..).for_each(std::mem::forget);
                 self.records = (self.restart)();
                 for known in self.known.values_mut() {
                     *known = Known { unknown_since: known.unknown_since, lost: true, ..Known::default() };
@@ -223,8 +248,7 @@ impl World {
         Ok(())
     }
 
-    /// Owners whose lock runs out on the way vanish: none acts after its lock here, since what it may still do is the hold's own
-    /// test.
+    /// Owners whose lock runs out on the way vanish, until each has a successor.
     async fn advance(&mut self, seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
         let now = self.clock.now();
@@ -233,7 +257,7 @@ impl World {
         self.owners = going;
         for owner in late {
             self.crashed.push((owner.key, owner.until, owner.marked.is_some()));
-            std::mem::forget(owner.hold);
+            self.late.push((owner.key, owner.hold));
         }
         self.run_out();
     }
@@ -310,6 +334,10 @@ impl World {
             }
         };
         require(!locked, || format!("key {key}: two owners"))?;
+        let (superseded, late) =
+            std::mem::take(&mut self.late).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == key);
+        self.late = late;
+        self.superseded.extend(superseded.into_iter().map(|(_, hold)| hold));
         self.owners.push(Owner { hold, key, until: now.after(LOCK), marked: None, told });
         Ok(())
     }
@@ -326,6 +354,7 @@ impl World {
     /// Whatever happened: once all locks have run out every key can go on.
     async fn settle(mut self) -> Checked {
         self.owners.clear();
+        self.superseded.clear();
         advance(LOCK).await;
         for key in 0..KEYS {
             self.fences += 1;
