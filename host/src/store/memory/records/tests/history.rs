@@ -19,11 +19,8 @@ enum Event {
     /// The owner vanishes without a word.
     Crash(usize),
     Advance(u64),
-<<<<<<< HEAD
-=======
     /// An owner that was taken over comes back and acts as if it were not.
     Late(u8),
->>>>>>> keys
     Resolve {
         key: u16,
         applied: bool,
