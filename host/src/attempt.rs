@@ -124,7 +124,7 @@ impl Exchange {
                 tokio::select! {
                     () = sleep(wait) => {}
                     // Nothing was sent yet: a caller that has gone need not be served.
-                    () = self.caller_gone.cancelled(), if is_request => return Err(Problem::DeadlineBeforeSend),
+                    () = self.caller_leaves(), if is_request => return Err(Problem::DeadlineBeforeSend),
                 }
             }
             match permit.recheck().await {
@@ -140,7 +140,7 @@ impl Exchange {
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
     async fn may_send(&self, hold: &mut MaybeHold) -> Result<(), Problem> {
-        if self.remaining().is_zero() || self.caller_gone.is_cancelled() {
+        if self.remaining().is_zero() || self.caller_has_gone() {
             return Err(Problem::DeadlineBeforeSend);
         }
         let Some(hold) = hold else { return Ok(()) };

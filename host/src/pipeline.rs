@@ -21,7 +21,7 @@ use crate::{
     error::Problem,
     gate::Gates,
     idempotency::Records,
-    policy::{Engine, contract::Effect},
+    policy::Engine,
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
@@ -117,14 +117,12 @@ impl Host {
         caller: &Caller,
         listener: Option<SocketAddr>,
     ) -> Response<Body> {
-        let (exchange, effect) = match self.take(request, caller, listener).await {
+        let exchange = match self.take(request, caller, listener).await {
             Ok(taken) => taken,
             Err(problem) => return problem.into_response(),
         };
-        if effect == Effect::Safe && exchange.key.is_none() {
-            return exchange.run().await;
-        }
-        let gone = exchange.caller_gone.clone().drop_guard();
+        let Some(gone) = exchange.caller_gone.clone() else { return exchange.run().await };
+        let gone = gone.drop_guard();
         let finished = self.shared.detached.spawn(exchange.run());
         let answer = finished.await;
         drop(gone.disarm());

@@ -43,7 +43,8 @@ pub(crate) struct Exchange {
     pub(crate) key: Option<Keyed>,
     pub(crate) tenant: Option<Tenant>,
     pub(crate) fingerprint: Option<Fingerprint>,
-    pub(crate) caller_gone: CallerGone,
+    /// Told to a request that runs detached; none for one that is dropped with its caller.
+    pub(crate) caller_gone: Option<CallerGone>,
 }
 
 impl Exchange {
@@ -53,6 +54,19 @@ impl Exchange {
 
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether a detached request's caller has hung up.
+    pub(crate) fn caller_has_gone(&self) -> bool {
+        self.caller_gone.as_ref().is_some_and(CallerGone::is_cancelled)
+    }
+
+    /// Ends when the caller hangs up, if ever.
+    pub(crate) async fn caller_leaves(&self) {
+        match &self.caller_gone {
+            Some(gone) => gone.cancelled().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub(crate) fn buffered(&self) -> &[u8] {

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 impl Host {
@@ -22,7 +22,7 @@ impl Host {
         request: Request<Body>,
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
-    ) -> Result<(Exchange, Effect), Problem> {
+    ) -> Result<Box<Exchange>, Problem> {
         let started = Instant::now();
         let (mut head, body) = request.into_parts();
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
@@ -65,7 +65,7 @@ impl Host {
             }
             _ => None,
         };
-        let exchange = Exchange {
+        Ok(Box::new(Exchange {
             shared: Arc::clone(&self.shared),
             transport: self.transport(index),
             endpoint,
@@ -80,16 +80,16 @@ impl Host {
             key,
             tenant,
             fingerprint,
-            caller_gone: CallerGone::new(),
+            // Safe requests end with the caller's future; only detached ones must be told.
+            caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             service,
-        };
-        Ok((exchange, effect))
+        }))
     }
 
     /// The upstream that takes a request, and the path that it gets: the most exact of listener, host and prefix wins.
     fn upstream_of(&self, head: &Parts, listener: Option<SocketAddr>) -> Result<(usize, String), Problem> {
         let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let host = host(head);
+        let host = LazyCell::new(|| host(head));
         let mut best: Option<(usize, (bool, bool, usize))> = None;
         for (index, service) in self.shared.services.iter().enumerate() {
             let settings = &service.settings;

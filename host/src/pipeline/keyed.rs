@@ -24,14 +24,14 @@ enum Start {
 
 impl Exchange {
     /// Runs the request to its answer.
-    pub(super) async fn run(self) -> Response<Body> {
+    pub(super) async fn run(self: Box<Self>) -> Response<Body> {
         match self.keyed().await {
             Ok(response) => response,
             Err(problem) => problem.into_response(),
         }
     }
 
-    async fn keyed(mut self) -> Result<Response<Body>, Problem> {
+    async fn keyed(mut self: Box<Self>) -> Result<Response<Body>, Problem> {
         let mut hold: MaybeHold = None;
         let mut start = Start::Fresh;
         let fence = Fence::draw(&self.shared.entropy);
@@ -75,7 +75,7 @@ impl Exchange {
 
     /// Finishes, releases or keeps the record, by what became of the effect.
     async fn settle(
-        self,
+        self: Box<Self>,
         result: Result<Outgoing, Problem>,
         progress: Progress,
         hold: MaybeHold,

@@ -1,7 +1,7 @@
 //! The transport over sockets: two connection pools, no redirects, no retries, nothing decoded.
 
 use super::{BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify, resolve::SystemResolver};
-use crate::policy::contract::{Failure, FailureKind};
+use crate::policy::contract::Failure;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use reqwest::{Client, Url, redirect};
@@ -28,7 +28,7 @@ pub enum TransportError {
 /// One worker's connections to an upstream.
 #[derive(Debug)]
 pub struct HttpClient {
-    base: String,
+    base: Url,
     safe: Client,
     guarded: Client,
 }
@@ -40,8 +40,7 @@ impl HttpClient {
     /// [`TransportError`] where the CA file or the URL is unusable.
     pub fn new(settings: &Settings) -> Result<Self, TransportError> {
         let base = settings.base_url.to_string();
-        let base = base.trim_end_matches('/').to_owned();
-        Url::parse(&base).map_err(|_| TransportError::Url(base.clone()))?;
+        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| TransportError::Url(base))?;
         let tls = tls(settings)?;
         let client = |idle: Duration| {
             let mut builder = Client::builder()
@@ -64,6 +63,23 @@ impl HttpClient {
             builder.build().map_err(|error| TransportError::Client(error.into()))
         };
         Ok(Self { base, safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
+    }
+}
+
+impl HttpClient {
+    /// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
+    fn url(&self, path_and_query: &str) -> Url {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let mut url = self.base.clone();
+        match self.base.path() {
+            "" | "/" => url.set_path(path),
+            prefix => url.set_path(&[prefix, path].concat()),
+        }
+        url.set_query(query);
+        url
     }
 }
 
@@ -94,12 +110,7 @@ fn tls(settings: &Settings) -> Result<Option<ClientConfig>, TransportError> {
 impl Transport for HttpClient {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         Box::pin(async move {
-            let unsent = Failure { kind: FailureKind::Send, sent: false };
-            let mut url = String::with_capacity(self.base.len() + request.path_and_query.len());
-            url.push_str(&self.base);
-            url.push_str(&request.path_and_query);
-            let url = Url::parse(&url).map_err(|_| unsent)?;
-            let mut outbound = reqwest::Request::new(request.method, url);
+            let mut outbound = reqwest::Request::new(request.method, self.url(&request.path_and_query));
             *outbound.headers_mut() = request.headers;
             *outbound.body_mut() = match request.body {
                 OutboundBody::Bytes(bytes) if bytes.is_empty() => None,
