@@ -12,6 +12,7 @@ mod convert;
 mod engine;
 mod load;
 pub mod prebuilt;
+mod watch;
 
 pub use builtin::judge as builtin_judge;
 pub use engine::{Engine, EngineError};
