@@ -1,7 +1,7 @@
 //! From a component's bytes to a linked policy, and the call into it.
 
 use super::{
-    Fault,
+    Digest, Fault,
     bindings::PolicyPre,
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
@@ -120,7 +120,12 @@ struct Instance {
 }
 
 impl Component {
-    pub(super) fn load(engine: &Engine, bytes: &[u8], loading: &Loading) -> Result<(Self, Description), LoadError> {
+    pub(super) fn load(
+        engine: &Engine,
+        digest: &Digest,
+        bytes: &[u8],
+        loading: &Loading,
+    ) -> Result<(Self, Description), LoadError> {
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });
         }
@@ -130,8 +135,7 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component =
-            wasmtime::component::Component::from_binary(engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
+        let component = engine.compiled(digest, bytes).map_err(LoadError::Invalid)?;
         let missing = imports(engine.wasmtime(), &component);
         if !missing.is_empty() {
             return Err(LoadError::Imports { missing });
