@@ -65,18 +65,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn run(self) {
+    /// Runs until the server stops; whether everything that was under way then was finished.
+    pub(super) fn run(self) -> bool {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "a worker's runtime could not be started");
-                return;
+                return false;
             }
         };
-        runtime.block_on(self.serve());
+        runtime.block_on(self.serve())
     }
 
-    async fn serve(self) {
+    async fn serve(self) -> bool {
         let connections = TaskTracker::new();
         let shared = Arc::new(self);
         let mut accepting = JoinSet::new();
@@ -95,9 +96,11 @@ impl Worker {
             connections.wait().await;
             shared.host.drained().await;
         };
-        if timeout(shared.settings.drain, drained).await.is_err() {
+        let finished = timeout(shared.settings.drain, drained).await.is_ok();
+        if !finished {
             tracing::warn!(limit = ?shared.settings.drain, "requests were still under way when the drain's time was over");
         }
+        finished
     }
 
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
