@@ -1,7 +1,7 @@
 //! The `triage` command: arguments, logging, and what the process answers to its caller.
 //!
-//! Exit codes: 0 for done, 1 for what went wrong (or was not finished), 2 for what the operator got wrong: then nothing was
-//! started.
+//! Exit codes: 0 for done, 1 for what went wrong or was not finished, 2 for arguments or a configuration that cannot be used:
+//! then nothing was started.
 
 mod command;
 
