@@ -271,6 +271,7 @@ impl Emulator {
             Route::Answered(response) => return Reply::Answer(response),
         };
         let fault = self.state.lock().arrive(call, self.options.entropy.next());
+        tracing::debug!("{call:?} begins");
         match &fault {
             Some(Fault::FailBefore(status)) => return Reply::Answer(answer::failure(*status)),
             Some(Fault::ResetBefore) => return Reply::Reset,

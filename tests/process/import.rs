@@ -16,7 +16,7 @@ fn directory(faults: &[&str]) -> (Triage, String) {
     for fault in faults {
         arguments.extend(["--fault", fault]);
     }
-    let mut directory = Triage::start(&mut triage(&arguments));
+    let mut directory = Triage::start(triage(&arguments).env("TRIAGE_LOG", "triage::emulator=debug"));
     let line = directory.says("listens on http://");
     (directory, line.rsplit(' ').next().unwrap().to_owned())
 }
@@ -28,10 +28,17 @@ fn file(folder: &Path) -> PathBuf {
     csv
 }
 
-/// Three rows at once, so that some are done, some under way and some not begun when it is killed.
-fn import(csv: &Path, to: SocketAddr) -> Triage {
+fn import(csv: &Path, to: SocketAddr, concurrency: &str) -> Triage {
     let to = format!("http://{to}");
-    Triage::start(&mut triage(&["import", csv.to_str().unwrap(), "--to", &to, "--activate", "--concurrency", "3"]))
+    Triage::start(&mut triage(&[
+        "import",
+        csv.to_str().unwrap(),
+        "--to",
+        &to,
+        "--activate",
+        "--concurrency",
+        concurrency,
+    ]))
 }
 
 fn assert_each_row_was_made_once(import: &Ended, directory: Triage) {
@@ -50,13 +57,14 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     let csv = file(folder.path());
     let (directory, url) = directory(&["create=reset-after@4"]);
     let (_host, address) = Triage::serve(&["--upstream", &url, "--policy", "hospital-directory"]);
-    let mut first = import(&csv, address);
+    // Three rows at once: some are done, some under way and some not begun when it is killed.
+    let mut first = import(&csv, address, "3");
     first.logs(": created ");
     first.kill();
     let journal = fs::read_to_string(folder.path().join("hospitals.csv.journal")).unwrap();
     let sending = journal.lines().filter(|line| line.contains("\"sending\"")).count();
     assert!((1..ROWS).contains(&sending), "it was killed in the middle: {sending} rows were begun");
-    let resumed = import(&csv, address).ended();
+    let resumed = import(&csv, address, "3").ended();
     assert!(resumed.err.contains(" settled by an earlier run"), "{resumed:?}");
     assert_each_row_was_made_once(&resumed, directory);
     // And once more: everything stands in the journal.
@@ -64,27 +72,50 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     assert_eq!(again.code, Some(0), "{again:?}");
 }
 
-#[test]
-fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
-    let folder = tempfile::tempdir().unwrap();
-    let csv = file(folder.path());
-    let (directory, url) = directory(&[]);
-    let (host, address) = Triage::serve(&["--upstream", &url, "--policy", "hospital-directory"]);
-    let mut first = import(&csv, address);
-    first.logs(": created ");
+/// Kills host and import, starts a new host on the same address, and lets the import go on.
+fn both_killed(
+    csv: &Path,
+    directory: &mut Triage,
+    url: &str,
+    concurrency: &str,
+    until: impl FnOnce(&mut Triage, &mut Triage),
+) -> Ended {
+    let (host, address) = Triage::serve(&["--upstream", url, "--policy", "hospital-directory"]);
+    let mut first = import(csv, address, concurrency);
+    until(&mut first, directory);
     host.kill();
     first.kill();
     // The new host remembers nothing: that these rows may have been sent stands only in the journal.
     let listen = address.to_string();
-    let mut host = Triage::start(&mut triage(&[
-        "serve",
-        "--upstream",
-        &url,
-        "--policy",
-        "hospital-directory",
-        "--listen",
-        &listen,
-    ]));
+    let again = ["serve", "--upstream", url, "--policy", "hospital-directory", "--listen", &listen];
+    let mut host = Triage::start(&mut triage(&again));
     host.says("listening on");
-    assert_each_row_was_made_once(&import(&csv, address).ended(), directory);
+    import(csv, address, concurrency).ended()
+}
+
+#[test]
+fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = file(folder.path());
+    let (mut directory, url) = directory(&[]);
+    // Every row is under way at the directory, none is answered, when both are killed: all must be found, none sent again.
+    let resumed = both_killed(&csv, &mut directory, &url, "20", |_, directory| {
+        for _ in 0..ROWS {
+            directory.logs("Create begins");
+        }
+    });
+    assert_each_row_was_made_once(&resumed, directory);
+}
+
+/// A row that was about to be sent may have been sent: it is sent again once 75 s have shown that it was not.
+#[test]
+#[ignore = "waits out the directory's 75 s"]
+fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = file(folder.path());
+    let (mut directory, url) = directory(&[]);
+    let resumed = both_killed(&csv, &mut directory, &url, "3", |import, _| {
+        import.logs(": created ");
+    });
+    assert_each_row_was_made_once(&resumed, directory);
 }
