@@ -4,6 +4,7 @@
 mod hostile;
 mod idempotency;
 mod prebuilt;
+mod process;
 mod settling;
 mod support;
 mod vectors;

@@ -24,6 +24,7 @@ mod fault;
 mod in_process;
 mod perform;
 mod record;
+mod rule;
 mod sleep;
 mod socket;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use directory::{BATCH_CAP, Draft, Hospital};
 pub use fault::{Fault, Faults, When};
 pub use in_process::InProcess;
 pub use record::Arrival;
+pub use rule::Rule;
 pub use sleep::{ColdStart, Meanwhile};
 
 use crate::entropy::Entropy;
@@ -269,6 +271,7 @@ impl Emulator {
             Route::Answered(response) => return Reply::Answer(response),
         };
         let fault = self.state.lock().arrive(call, self.options.entropy.next());
+        tracing::debug!("{call:?} begins");
         match &fault {
             Some(Fault::FailBefore(status)) => return Reply::Answer(answer::failure(*status)),
             Some(Fault::ResetBefore) => return Reply::Reset,

@@ -6,12 +6,14 @@
 //! whose effect is already under way.
 
 mod answer;
+mod check;
 mod course;
 pub(crate) mod exchange;
 mod intake;
 mod keyed;
 mod wake;
 
+pub use check::check;
 pub(crate) use exchange::Exchange;
 
 use crate::{
@@ -37,7 +39,7 @@ pub enum HostError {
     #[error(transparent)]
     Service(#[from] ServiceError),
     /// An upstream cannot be reached.
-    #[error("upstream {upstream}: {source}")]
+    #[error("upstream {upstream} cannot be called")]
     Transport {
         /// The upstream.
         upstream: String,
@@ -172,7 +174,7 @@ impl Host {
 ///
 /// # Errors
 /// [`HostError::Service`] where the engine cannot be started. A cache that cannot be used costs time, not the start.
-pub fn engine(settings: &Settings) -> Result<Engine, HostError> {
+fn engine(settings: &Settings) -> Result<Engine, HostError> {
     let engine = Engine::start().map_err(ServiceError::from)?;
     match settings.policies.cache.as_ref().map(Cache::open) {
         None => Ok(engine),

@@ -39,7 +39,7 @@ pub struct Server {
     host: Host,
     addresses: Vec<SocketAddr>,
     stopping: CancellationToken,
-    workers: Vec<thread::JoinHandle<()>>,
+    workers: Vec<thread::JoinHandle<bool>>,
 }
 
 impl Server {
@@ -82,13 +82,12 @@ impl Server {
         &self.host
     }
 
-    /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks.
-    pub fn stop(mut self) {
+    /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks. Says whether everything
+    /// was finished.
+    pub fn stop(mut self) -> bool {
         self.stopping.cancel();
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has nothing left to drain.
-            let _ = worker.join();
-        }
+        // Every worker is joined; one that panicked finished nothing.
+        self.workers.drain(..).fold(true, |finished, worker| worker.join().unwrap_or(false) && finished)
     }
 }
 

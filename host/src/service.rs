@@ -46,7 +46,7 @@ pub enum ServiceError {
         name: String,
     },
     /// The policy was refused.
-    #[error("the policy of upstream {upstream} was refused: {source}")]
+    #[error("the policy of upstream {upstream} was refused")]
     Policy {
         /// The upstream.
         upstream: String,
@@ -156,14 +156,6 @@ impl Service {
         let mut settings = settings.clone();
         settings.idempotency = config::idempotency(&settings, description);
         Ok(Self { settings, endpoints, policy: ArcSwap::new(policy), wakefulness, router })
-    }
-
-    /// What the policy of an upstream says of itself, without serving it.
-    ///
-    /// # Errors
-    /// [`ServiceError`] where the policy is refused.
-    pub fn describe(settings: &settings::Upstream, engine: &Engine) -> Result<contract::Description, ServiceError> {
-        policy(settings, engine).map(|(policy, _)| policy.description().clone())
     }
 
     /// The endpoint that takes a request.

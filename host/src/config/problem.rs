@@ -71,6 +71,8 @@ pub enum Fault {
     },
     /// The file is not TOML.
     Syntax(String),
+    /// What the value names is there, or should be, and cannot be used: a policy, a file.
+    Refused(String),
 }
 
 /// One thing that is wrong.
@@ -104,7 +106,14 @@ impl Problem {
         Self { key: key.into(), fault: Fault::Unknown { near }, source: None }
     }
 
-    pub(super) fn from(mut self, source: &Source) -> Self {
+    /// What the value names cannot be used.
+    pub fn refused(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { key: key.into(), fault: Fault::Refused(why.into()), source: None }
+    }
+
+    /// The same problem, with who said the value.
+    #[must_use]
+    pub fn from(mut self, source: &Source) -> Self {
         self.source = Some(source.clone());
         self
     }
@@ -119,6 +128,7 @@ impl fmt::Display for Problem {
             }
             Fault::Unknown { near: None } => write!(f, "{}: is not known; remove it", self.key)?,
             Fault::Unknown { near: Some(near) } => write!(f, "{}: is not known; did you mean {near}?", self.key)?,
+            Fault::Refused(why) => write!(f, "{}: {why}", self.key)?,
             Fault::Syntax(what) => write!(f, "not TOML: {what}")?,
         }
         match &self.source {
@@ -133,8 +143,13 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    pub(super) fn check(problems: Vec<Problem>) -> Result<(), Self> {
+    pub(crate) fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
+    }
+
+    /// The problems.
+    pub(crate) fn into_vec(self) -> Vec<Problem> {
+        self.0
     }
 
     /// The problems.
@@ -152,6 +167,12 @@ impl fmt::Display for Problems {
             write!(f, "{problem}")?;
         }
         Ok(())
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
     }
 }
 

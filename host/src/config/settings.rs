@@ -7,7 +7,7 @@ use crate::{
     rate_limit::Quota,
     retry, upstream,
 };
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// All settings of a host.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +63,16 @@ pub enum PolicySource {
     File(PathBuf),
     /// The native policy that the others fall back to.
     Builtin,
+}
+
+impl fmt::Display for PolicySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Builtin => f.write_str("built-in"),
+        }
+    }
 }
 
 /// One upstream.

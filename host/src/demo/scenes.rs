@@ -111,7 +111,7 @@ async fn storm_and_recovery(stage: &Stage, screen: &mut impl Write, shown: &mut 
             break;
         }
         let (status, attempts) = (answer.status.as_u16(), answer.header("triage-attempts"));
-        say!(screen, "   request {asked}: {status} after {attempts} attempts");
+        say!(screen, "   request {asked}: {status}, attempts: {attempts}");
     }
     let before = lists(stage);
     let begun = Instant::now();
@@ -176,7 +176,7 @@ async fn replay(stage: &Stage, screen: &mut impl Write, shown: &mut Shown) -> Re
         let answer = stage.caller.create("demo-replay-1", &hospital).await?;
         say!(
             screen,
-            "   the {time} time: {}, hospital {}, {} attempts, replay: {}, {} ms",
+            "   the {time} time: {}, hospital {}, attempts: {}, replay: {}, {} ms",
             answer.status.as_u16(),
             answer.json["id"],
             answer.header("triage-attempts"),
@@ -200,17 +200,17 @@ fn sums(stage: &Stage, screen: &mut impl Write, shown: &mut Shown, elapsed: Dura
     shown.elapsed = elapsed;
     say!(screen, "In all");
     for (name, number) in [
-        ("hospitals asked for", shown.asked),
+        ("rows asked for", shown.asked),
         ("hospitals made", shown.hospitals),
         ("duplicates", shown.duplicates),
-        ("creates sent", shown.creates_sent),
-        ("requests sent, looks and probes too", shown.requests_sent),
+        ("attempts to create", shown.creates_sent),
+        ("all requests sent, with looks and probes", shown.requests_sent),
         ("requests struck by a fault", shown.faults as usize),
-        ("refused by the open breaker", shown.refused),
-        ("sent while it was open", shown.sent_while_open),
+        ("requests refused by the open breaker", shown.refused),
+        ("requests sent while it was open", shown.sent_while_open),
     ] {
-        say!(screen, "   {name:<36} {number:>6}");
+        say!(screen, "   {name:<42} {number:>6}");
     }
-    say!(screen, "   {:<36} {:>6.1} s", "time", elapsed.as_secs_f64());
+    say!(screen, "   {:<42} {:>6.1} s", "time", elapsed.as_secs_f64());
     Ok(())
 }

@@ -92,7 +92,15 @@ impl Emulator {
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let request =
             Request { method: head.method, path_and_query, headers: head.headers, body: body.to_bytes(), client };
-        match self.answer(request).await {
+        let asked = format!("{} {}", request.method, request.path_and_query.escape_debug());
+        let reply = self.answer(request).await;
+        match &reply {
+            Reply::Answer(response) => tracing::info!("{asked}: {}", response.status().as_u16()),
+            Reply::CutShort(..) => tracing::info!("{asked}: half an answer, then a reset"),
+            Reply::Reset | Reply::Refused => tracing::info!("{asked}: connection reset"),
+            Reply::Stall => tracing::info!("{asked}: no answer"),
+        }
+        match reply {
             Reply::Answer(response) => whole(response),
             Reply::CutShort(response, sent) => cut_short(response, sent),
             Reply::Reset | Reply::Refused => {

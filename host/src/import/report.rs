@@ -119,7 +119,9 @@ impl fmt::Display for Outcome {
 impl fmt::Display for Activation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Done(1) => write!(f, "activated, 1 hospital"),
             Self::Done(count) => write!(f, "activated, {count} hospitals"),
+            Self::Withheld(1) => write!(f, "not activated: 1 of its rows is not settled"),
             Self::Withheld(rows) => write!(f, "not activated: {rows} of its rows are not settled"),
             Self::Empty => write!(f, "not activated: every row was rejected"),
             Self::Failed(Outcome::Unknown(why)) => write!(f, "may or may not be activated: {why}"),
@@ -142,14 +144,19 @@ impl fmt::Display for Summary {
         let (rows, seconds) = (self.rows.len(), self.elapsed.as_secs_f64());
         write!(
             f,
-            "{rows} rows in {} batches: {created} created, {rejected} rejected, {not_sent} not sent, {unknown} unknown; {seconds:.1} s",
-            self.batches
+            "{} in {}: {created} created, {rejected} rejected, {not_sent} not sent, {unknown} unknown; {seconds:.1} s",
+            counted(rows, "row", "rows"),
+            counted(self.batches, "batch", "batches")
         )?;
         if not_sent + unknown > 0 {
             write!(f, "\nRun the same command again to settle the rest; the journal keeps the keys.")?;
         }
         Ok(())
     }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// A progress bar where standard error is a terminal, else plain lines there.
@@ -189,7 +196,8 @@ impl Report for Terminal {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
         let before = if settled == 0 { String::new() } else { format!(", {settled} settled by an earlier run") };
-        self.say(&format!("{rows} rows in {batches} batches{before}"));
+        let (rows, batches) = (counted(rows, "row", "rows"), counted(batches, "batch", "batches"));
+        self.say(&format!("{rows} in {batches}{before}"));
     }
 
     fn row(&mut self, line: u64, outcome: &Outcome) {

@@ -116,6 +116,7 @@ fn package(dir: &Path) -> Result<String, BuildError> {
 
 fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
     let toolchain = Toolchain::find().ok_or(BuildError::NoToolchain)?;
+    tracing::info!("building {name} for {TARGET} with {}", toolchain.described());
     let workspace = toolchain::workspace(dir);
     let target = workspace.join("target");
     let mut cargo = Command::new(&toolchain.cargo);

@@ -12,7 +12,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use std::{convert::Infallible, net::SocketAddr, pin::pin};
-use tokio::{net::TcpStream, time::sleep};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Requests that one HTTP/2 connection may have under way.
@@ -54,12 +54,10 @@ pub(super) async fn serve(
     };
     let ended = match ended {
         Some(ended) => ended,
+        // What takes longer than the drain ends with its worker, which knows then that not everything was finished.
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection => ended,
-                () = sleep(settings.drain) => return,
-            }
+            connection.await
         }
     };
     if let Err(error) = ended {

@@ -24,21 +24,24 @@ pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
 pub(super) fn bind(wanted: &[SocketAddr], workers: usize) -> Result<Listeners, ServerError> {
     let mut all: Vec<Vec<Option<std::net::TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
     for address in wanted {
+        let refused = |source| ServerError::Listen { address: *address, source };
+        // A shared port could be shared with another host too: half of the requests would go past this one's records.
+        drop(listener(*address, false).map_err(refused)?);
         let mut actual = *address;
         for sockets in &mut all {
-            let socket = listener(actual).map_err(|source| ServerError::Listen { address: *address, source })?;
+            let socket = listener(actual, true).map_err(refused)?;
             // Port 0 is chosen by the first socket and shared by the others.
-            actual = socket.local_addr().map_err(|source| ServerError::Listen { address: *address, source })?;
+            actual = socket.local_addr().map_err(refused)?;
             sockets.push(Some(socket));
         }
     }
     Ok(Listeners(all))
 }
 
-fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listener(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -65,18 +68,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn run(self) {
+    /// Runs until the server stops; whether everything that was under way then was finished.
+    pub(super) fn run(self) -> bool {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(%error, "a worker's runtime could not be started");
-                return;
+                return false;
             }
         };
-        runtime.block_on(self.serve());
+        runtime.block_on(self.serve())
     }
 
-    async fn serve(self) {
+    async fn serve(self) -> bool {
         let connections = TaskTracker::new();
         let shared = Arc::new(self);
         let mut accepting = JoinSet::new();
@@ -95,9 +99,11 @@ impl Worker {
             connections.wait().await;
             shared.host.drained().await;
         };
-        if timeout(shared.settings.drain, drained).await.is_err() {
+        let finished = timeout(shared.settings.drain, drained).await.is_ok();
+        if !finished {
             tracing::warn!(limit = ?shared.settings.drain, "requests were still under way when the drain's time was over");
         }
+        finished
     }
 
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {

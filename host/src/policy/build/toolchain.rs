@@ -46,6 +46,15 @@ impl Toolchain {
         })
     }
 
+    /// For people who wait for it.
+    pub(super) fn described(&self) -> &'static str {
+        if self.flags.is_empty() {
+            "rustup's standard library"
+        } else {
+            "Debian's sources of the standard library; compiling those takes a minute or two the first time"
+        }
+    }
+
     fn choose(found: Found) -> Option<Self> {
         if found.installed_target {
             return Some(Self { cargo: "cargo".into(), flags: &[], environment: Vec::new() });

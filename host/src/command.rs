@@ -1,0 +1,90 @@
+//! The subcommands.
+
+mod config;
+mod emulator;
+mod policy;
+mod serve;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use std::{io, process::ExitCode};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use triage::{config::Flags, demo, import};
+
+/// What can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Stand in front of an API until SIGTERM or Ctrl-C
+    Serve(Flags),
+    /// Watch it work, in under a minute: an emulated hospital API, faults, an import, a breaker, a replay
+    Demo(demo::Options),
+    /// Send a CSV file (name,address,phone) through a running host, each row exactly once
+    Import(import::Options),
+    /// Emulate the hospital directory API, to try things without the real one
+    Emulator(emulator::Options),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Build policies
+    #[command(subcommand)]
+    Policy(policy::Command),
+}
+
+impl Command {
+    /// What is logged where `TRIAGE_LOG` does not say. The demo tells what happens itself.
+    pub fn log_level(&self) -> &'static str {
+        if matches!(self, Self::Demo(_)) { "error" } else { "info" }
+    }
+
+    /// Does it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Serve(flags) => serve::run(&flags),
+            Self::Demo(options) => {
+                let shown = runtime()?.block_on(demo::run(&options, &mut io::stdout()))?;
+                Ok(code(shown.duplicates == 0 && shown.hospitals == shown.asked))
+            }
+            Self::Import(options) => {
+                let summary = runtime()?.block_on(import::run(&options, &mut import::Terminal::new()))?;
+                println!("{summary}");
+                Ok(code(summary.complete()))
+            }
+            Self::Emulator(options) => runtime()?.block_on(emulator::run(&options)),
+            Self::Config(command) => command.run(),
+            Self::Policy(command) => command.run(),
+        }
+    }
+}
+
+fn code(done: bool) -> ExitCode {
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime could not be started")
+}
+
+/// SIGTERM and Ctrl-C, from now on.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    fn listen() -> Result<Self> {
+        let on = |kind| signal(kind).context("SIGTERM and Ctrl-C cannot be listened for");
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> Result<()> {
+        let received = tokio::select! {
+            received = self.terminate.recv() => received,
+            received = self.interrupt.recv() => received,
+        };
+        if received.is_none() {
+            bail!("SIGTERM and Ctrl-C can no longer be received");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! `triage config`: check, show, reference.
+
+use anyhow::Result;
+use clap::Subcommand;
+use std::process::ExitCode;
+use triage::{
+    config::{self, Flags, Inputs, Loaded, Problem, Problems, Source},
+    pipeline,
+};
+
+/// What can be asked of the configuration.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Report every problem, start nothing; exit code 2 where there is one
+    Check(Flags),
+    /// Print the effective values and where each came from
+    Show(Flags),
+    /// Print every key with its default and its meaning, as README has them
+    Reference,
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Check(flags) => {
+                let loaded = load(&flags)?;
+                pipeline::check(&loaded.settings)?;
+                print!("{}", config::verdict(&Ok(loaded)));
+            }
+            Self::Show(flags) => {
+                let loaded = load(&flags)?;
+                let descriptions = pipeline::check(&loaded.settings)?;
+                print!("{}", config::show(&loaded, &descriptions));
+            }
+            Self::Reference => print!("{}", config::reference()),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The configuration of this process: its file, its environment, its flags.
+pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
+    let file = match &flags.config {
+        None => None,
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Some((path.display().to_string(), text)),
+            Err(error) => {
+                let why = format!("{} cannot be read: {error}", path.display());
+                return Err(Problem::refused("--config", why).from(&Source::Flag("--config")).into());
+            }
+        },
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect();
+    config::load(&Inputs { file, environment, flags: flags.clone() })
+}

@@ -1,0 +1,50 @@
+//! What only loading shows: whether every upstream can be served as it is configured.
+
+use crate::{
+    clock::Clock,
+    config::{Problem, Problems, settings::Settings},
+    entropy::Entropy,
+    gate::Gates,
+    policy::contract::Description,
+    service::{Service, ServiceError},
+    upstream::{HttpClient, TransportError},
+};
+use std::error::Error;
+
+/// Loads all that a host would load, and says what each upstream's policy describes, in the upstreams' order.
+///
+/// # Errors
+/// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
+pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
+    let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let mut gates = Gates::memory(Clock::system(), Entropy::system());
+    let mut descriptions = Vec::with_capacity(settings.upstreams.len());
+    let mut problems = Vec::new();
+    for upstream in &settings.upstreams {
+        match Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint)) {
+            Ok(service) => descriptions.push(service.policy.load().description().clone()),
+            Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
+            Err(error) => {
+                let key = if matches!(error, ServiceError::Route { .. }) { "endpoints" } else { "policy" };
+                problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), told(&error)));
+            }
+        }
+        if let Err(error) = HttpClient::new(&upstream.connection) {
+            let key = if matches!(error, TransportError::Url(_)) { "base_url" } else { "ca_file" };
+            problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), told(&error)));
+        }
+    }
+    Problems::check(problems)?;
+    Ok(descriptions)
+}
+
+/// An error with its causes, on one line.
+fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

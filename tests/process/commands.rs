@@ -1,0 +1,92 @@
+//! The other commands.
+
+use super::child::{Triage, run, triage};
+use std::path::Path;
+
+/// One line of `config show` for this key.
+fn shown(ended: &super::child::Ended, key: &str) -> String {
+    let line = ended.out.lines().find(|line| line.starts_with(&format!("{key} =")));
+    let line = line.unwrap_or_else(|| panic!("{key} is not shown: {ended:?}"));
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_environment_goes_over_the_file_and_flags_over_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[server]\ndrain = \"1s\"\nlisten = \"127.0.0.1:1\"\nworkers = 1\n[upstreams.a]\nbase_url = \"http://a.example\"\n";
+    std::fs::write(folder.path().join("triage.toml"), text).unwrap();
+    let mut command = triage(&["config", "show", "--config", "triage.toml", "--listen", "127.0.0.1:3"]);
+    command.current_dir(folder.path()).envs([("TRIAGE_LISTEN", "127.0.0.1:2"), ("TRIAGE_WORKERS", "2")]);
+    let ended = Triage::start(&mut command).ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(shown(&ended, "server.drain"), "server.drain = \"1s\" # file triage.toml:2");
+    assert_eq!(shown(&ended, "server.workers"), "server.workers = 2 # env TRIAGE_WORKERS");
+    assert_eq!(shown(&ended, "server.listen"), "server.listen = \"127.0.0.1:3\" # flag --listen");
+}
+
+#[test]
+fn config_check_says_what_holds() {
+    let ended = run(&["config", "check", "--upstream", "http://a.example", "--policy", "fhir"]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert_eq!(ended.out, "the configuration holds: default at http://a.example/\n");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_the_operators_problem() {
+    let ended = run(&["config", "check", "--config", "gone.toml"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+    let told = "the configuration has 1 problem:\n  --config: gone.toml cannot be read: ";
+    assert!(ended.err.starts_with(told) && ended.err.ends_with("(flag --config)\n"), "{ended:?}");
+}
+
+#[test]
+fn the_demo_ends_with_its_sums() {
+    let ended = run(&["demo", "--no-pause"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let sums = ended.out.split("\nIn all\n").nth(1).unwrap_or_else(|| panic!("no sums in {ended:?}"));
+    let sum = |name: &str| {
+        let line = sums.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name:?} in {sums}")).trim().to_owned()
+    };
+    assert_eq!([sum("rows asked for"), sum("hospitals made"), sum("duplicates")], ["21", "21", "0"], "{sums}");
+    assert_eq!(sum("requests sent while it was open"), "0", "{sums}");
+    assert!(sum("attempts to create").parse::<u32>().unwrap() >= 21, "{sums}");
+    assert!(sum("time").ends_with(" s"), "{sums}");
+    assert!(!ended.err.contains('\u{1b}') && !ended.out.contains('\u{1b}'), "colours where no terminal is: {ended:?}");
+}
+
+#[test]
+fn policy_build_without_a_toolchain_says_what_to_install() {
+    // With a system-wide linker for WebAssembly, Debian's compiler needs no PATH.
+    if ["/usr/bin/wasm-ld", "/usr/bin/rust-lld"].iter().any(|linker| Path::new(linker).exists()) {
+        return;
+    }
+    let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-policies/http-standard");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("x.wasm");
+    let mut command = triage(&["policy", "build", policy, "--out", out.to_str().unwrap()]);
+    let ended = Triage::start(command.env("PATH", "")).ended();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    assert_eq!(
+        ended.err,
+        "triage: no standard library for wasm32-unknown-unknown was found; install one: `rustup target add \
+         wasm32-unknown-unknown`, or on Debian `apt-get install rustc-web cargo-web rust-web-src` (with rustup's toolchain for \
+         its linker)\n"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_folder_that_is_no_crate_is_told_before_any_toolchain_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run(&["policy", "build", folder.path().to_str().unwrap()]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.ends_with(" holds no Cargo.toml; name the folder of a policy's crate\n"), "{ended:?}");
+}
+
+#[test]
+fn a_fault_that_is_none_is_refused() {
+    let ended = run(&["emulator", "--fault", "create=explode"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+    assert!(ended.err.contains("\"explode\" is no fault"), "{ended:?}");
+}
