@@ -3,6 +3,7 @@
 
 mod hostile;
 mod idempotency;
+mod layers;
 mod prebuilt;
 mod process;
 mod settling;
