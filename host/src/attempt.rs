@@ -3,13 +3,15 @@
 //! Everything acquired here is released by Drop: a caller that goes away at any await gives its place, its permit and, as
 //! long as nothing was sent, its record back.
 
+mod tail;
+
 use crate::{
     error::Problem,
     gate::{Ask, Permit, Recheck, Refusal},
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
-    upstream::{Body, Inbound, Outbound, OutboundBody},
+    upstream::{self, Body, Inbound, Outbound, OutboundBody},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, header};
@@ -36,6 +38,9 @@ pub(crate) enum Attempted {
     Arrived { arrival: Arrival, permit: Permit, took: Duration },
 }
 
+/// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
+pub(crate) const LEAST: Duration = Duration::from_millis(10);
+
 /// Headers of the caller that a probe carries: who asks, never what was written.
 const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
 
@@ -49,6 +54,17 @@ impl Exchange {
         match self.try_attempt(errand, progress, hold).await {
             Ok((arrival, permit, took)) => Attempted::Arrived { arrival, permit, took },
             Err(problem) => Attempted::Refused(problem),
+        }
+    }
+
+    /// Reports that the upstream did well, once the body of its answer has ended.
+    pub(crate) fn did_well(&self, arrival: &mut Arrival, permit: Permit, took: Duration) {
+        match arrival {
+            Arrival::Answer(Answer { rest: Some(rest), .. }) => {
+                let body = std::mem::replace(rest, upstream::full(Bytes::new()));
+                *rest = tail::watch(body, permit, took, self.endpoint().settings.attempt_timeout);
+            }
+            _ => permit.report(BreakerSignal::Success, took),
         }
     }
 
@@ -116,8 +132,9 @@ impl Exchange {
             Errand::Request => self.endpoint().group,
             Errand::Probe(probe) => self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
+        let bearable = self.remaining().saturating_sub(LEAST);
         let mut permit =
-            self.shared.gates.acquire(group, ask, self.remaining()).await.map_err(|refusal| self.problem(refusal))?;
+            self.shared.gates.acquire(group, ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
             if !wait.is_zero() {
@@ -129,7 +146,7 @@ impl Exchange {
             }
             match permit.recheck().await {
                 Recheck::Send => return Ok(permit),
-                Recheck::Wait(more) if more < self.remaining() => wait = more,
+                Recheck::Wait(more) if more.saturating_add(LEAST) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
                 }

@@ -61,6 +61,7 @@ impl Server {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {
                 host: own,
+                tidies: index == 0,
                 settings: settings.server.clone(),
                 sockets: listeners.take(index),
                 places: Arc::clone(&places),

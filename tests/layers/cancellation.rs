@@ -71,7 +71,11 @@ async fn a_safe_request_gives_back_what_it_held_at_every_poll() {
         }
         assert_eq!(stage.upstream.seen.lock().under_way, 0, "polls: {polls}: the send was dropped too");
         let was_sent = stage.arrived() == 2;
-        if was_sent { sent += 1 } else { unsent += 1 }
+        if was_sent {
+            sent += 1
+        } else {
+            unsent += 1
+        }
         let answer = stage.get("/").await;
         assert_eq!(answer.status, 200, "polls: {polls}, sent: {was_sent}: place and probe are free: {answer:?}");
         let next = *stage.arrivals().last().unwrap() - began;
@@ -101,7 +105,11 @@ async fn a_retry_that_is_not_made_is_paid_back() {
         let attempts = stage.get("/").await.header("triage-attempts").to_owned();
         let expected = if retried { "1" } else { "2" };
         assert_eq!(attempts, expected, "polls: {polls}, the dropped one had retried: {retried}");
-        if retried { spent += 1 } else { paid_back += 1 }
+        if retried {
+            spent += 1
+        } else {
+            paid_back += 1
+        }
         polls += 1;
     }
     assert!(paid_back >= 4 && spent >= 1, "{paid_back} paid back, {spent} spent");
@@ -127,7 +135,7 @@ async fn a_caller_that_leaves_the_line_frees_it() {
     assert!(polls >= 3, "{polls}");
 }
 
-/// A create waits for a place, a turn and a moment, is sent, and is recorded. Its caller hangs up at each quarter of a second.
+/// A create waits for a place, a turn and a moment, is sent, and is recorded. Its caller hangs up at each half of a second.
 #[tokio::test(start_paused = true)]
 async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
     let text = r#"
@@ -140,8 +148,9 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
     "#;
     let settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
     let (mut given_up, mut finished) = (0, 0);
-    for quarter in 0..60 {
-        let after = millis(250 * quarter);
+    for half in 0..30 {
+        // Beside the moments at which something happens.
+        let after = millis(500 * half + 100);
         let world = Arc::new(World::new(&settings, Options::default()));
         let (first, twin) = (Arc::clone(&world), Arc::clone(&world));
         let first = tokio::spawn(async move { first.create("First", None).await.status });
@@ -151,10 +160,14 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
         let answered = twin.await.unwrap();
         sleep(secs(60)).await;
         let made = world.emulator.hospitals().iter().filter(|hospital| hospital.name == "Row").count();
-        // The moment comes at 8 s, the answer 5 s later.
-        assert_eq!(made, usize::from(after >= secs(8)), "hung up after {after:?}");
-        assert_eq!(answered, after >= secs(14), "hung up after {after:?}");
-        if made == 0 { given_up += 1 } else { finished += 1 }
+        // The first one wakes the upstream for 0.3 s; the moment comes 8 s later, the answer after 5 s more.
+        assert_eq!(made, usize::from(after > millis(8_300)), "hung up after {after:?}");
+        assert_eq!(answered, after > millis(13_300), "hung up after {after:?}");
+        if made == 0 {
+            given_up += 1
+        } else {
+            finished += 1
+        }
         let again = world.create("Row", Some("key")).await;
         let replay = if made == 1 { "true" } else { "" };
         assert_eq!((again.status, again.header("triage-replay")), (200, replay), "hung up after {after:?}: {again:?}");
@@ -162,5 +175,5 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
         assert_eq!(other.expect("the turn is free").status, 200, "hung up after {after:?}");
         assert_eq!(world.emulator.hospitals().len(), 3, "hung up after {after:?}");
     }
-    assert!(given_up > 20 && finished > 20, "{given_up} given up, {finished} finished");
+    assert!(given_up > 10 && finished > 10, "{given_up} given up, {finished} finished");
 }

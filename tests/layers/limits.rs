@@ -6,10 +6,10 @@ use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_waits_its_turn_if_its_deadline_allows() {
-    let stage =
-        Stage::new(&api("deadline = \"5s\"\nattempt_timeout = \"1s\"\nlimits = [{ requests = 1, period = \"1s\" }]"), {
-            |_| Plan::status(200)
-        });
+    let stage = Stage::new(
+        &api("deadline = \"5s\"\nattempt_timeout = \"1s\"\nlimits = [{ requests = 1, period = \"1s\" }]"),
+        |_| Plan::status(200),
+    );
     let began = Instant::now();
     let crowd: Vec<_> = (0..10).map(|_| stage.begin("/")).collect();
     let mut answers = Vec::new();
@@ -42,7 +42,8 @@ async fn a_refusal_says_when_and_keeps_its_word() {
 
 #[tokio::test(start_paused = true)]
 async fn all_limits_of_a_route_hold_in_every_window() {
-    let limits = "limits = [{ requests = 5, period = \"1s\", burst = 5 }, { requests = 20, period = \"60s\", burst = 10 }]";
+    let limits =
+        "limits = [{ requests = 5, period = \"1s\", burst = 5 }, { requests = 20, period = \"60s\", burst = 10 }]";
     let stage = Stage::new(&api(&format!("deadline = \"30s\"\n{limits}")), |_| Plan::status(200));
     for _ in 0..12 {
         for _ in 0..20 {
