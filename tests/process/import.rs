@@ -22,9 +22,10 @@ fn directory(faults: &[&str]) -> (Triage, String) {
 }
 
 fn file(folder: &Path) -> PathBuf {
-    let rows: String = (1..=ROWS).map(|row| format!("Hospital {row},{row} Long Street,555-01{row:02}\n")).collect();
+    let rows = (1..=ROWS).map(|row| format!("Hospital {row},{row} Long Street,555-01{row:02}"));
+    let text: Vec<String> = std::iter::once("name,address,phone".to_owned()).chain(rows).collect();
     let csv = folder.join("hospitals.csv");
-    fs::write(&csv, format!("name,address,phone\n{rows}")).unwrap();
+    fs::write(&csv, text.join("\n")).unwrap();
     csv
 }
 
