@@ -40,6 +40,12 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What this thread has had of the processor so far. A system call: for the rare moments that need it.
+pub fn thread_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// Monotonic and wall time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {

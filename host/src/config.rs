@@ -98,7 +98,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
         draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
         Problems::check(std::mem::take(&mut draft.problems))?;
     }
-    let (settings, stated, problems) = build::settings(draft);
+    let (settings, stated, problems) = build::settings(draft, &inputs.environment);
     Problems::check(problems)?;
     Ok(Loaded { settings, stated })
 }

@@ -23,7 +23,7 @@ use crate::{
     error::Problem,
     gate::Gates,
     idempotency::Records,
-    policy::Engine,
+    policy::{Cache, Engine},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
@@ -88,7 +88,7 @@ impl Host {
         entropy: Entropy,
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
-        let engine = Engine::start().map_err(ServiceError::from)?;
+        let engine = engine(settings)?;
         let mut gates = Gates::memory(clock, entropy.clone());
         let mut services = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
@@ -167,6 +167,22 @@ impl Host {
 
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
         Arc::clone(&self.transports[service])
+    }
+}
+
+/// The engine, with the cache of compiled code where there may be one.
+///
+/// # Errors
+/// [`HostError::Service`] where the engine cannot be started. A cache that cannot be used costs time, not the start.
+fn engine(settings: &Settings) -> Result<Engine, HostError> {
+    let engine = Engine::start().map_err(ServiceError::from)?;
+    match settings.policies.cache.as_ref().map(Cache::open) {
+        None => Ok(engine),
+        Some(Ok(cache)) => Ok(engine.caching(cache)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "policies are compiled at each start");
+            Ok(engine)
+        }
     }
 }
 

@@ -7,13 +7,16 @@ mod bindings;
 
 pub mod build;
 mod builtin;
+mod cache;
 pub mod contract;
 mod convert;
 mod engine;
 mod load;
 pub mod prebuilt;
+mod watch;
 
 pub use builtin::judge as builtin_judge;
+pub use cache::{Cache, CacheError, CachePlaces};
 pub use engine::{Engine, EngineError};
 pub use load::{LoadError, Loading};
 
@@ -115,7 +118,7 @@ impl Policy {
     /// [`LoadError`] says which step refused the component, why, and what to do.
     pub fn load(engine: &Engine, component: &[u8], loading: &Loading) -> Result<Arc<Self>, LoadError> {
         let digest = Digest::of(component);
-        let (component, description) = Component::load(engine, component, loading)?;
+        let (component, description) = Component::load(engine, &digest, component, loading)?;
         let label = format!("{};digest={}", description.name, digest.short());
         let label = http::HeaderValue::try_from(label).unwrap_or(http::HeaderValue::from_static("component"));
         Ok(Arc::new(Self { description, label, kind: Kind::Component(Box::new(component)) }))

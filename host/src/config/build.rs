@@ -6,14 +6,14 @@ use super::{
     effective,
     keys::Scope,
     problem::Problem,
-    settings::{EndpointOverride, PolicySource, Server, Settings, State, Upstream},
+    settings::{EndpointOverride, Policies, PolicySource, Server, Settings, State, Upstream},
     value::Values,
 };
-use crate::{idempotency, upstream};
-use std::{net::Ipv4Addr, time::Duration};
+use crate::{idempotency, policy::CachePlaces, upstream};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
-pub(super) fn settings(draft: Draft) -> (Settings, Values, Vec<Problem>) {
+pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Values, Vec<Problem>) {
     let Draft { host, upstreams, mut problems, .. } = draft;
     let mut stated = effective::table_defaults(Scope::Host);
     stated.cover(&host);
@@ -24,7 +24,8 @@ pub(super) fn settings(draft: Draft) -> (Settings, Values, Vec<Problem>) {
     let built = upstreams.into_iter().map(|(name, draft)| upstream(name, draft, &mut problems)).collect();
     let mut state = State::Memory;
     stated.fill("state.url", &mut state);
-    let settings = Settings { server: server(&stated), state, upstreams: built };
+    let settings =
+        Settings { server: server(&stated), policies: policies(&stated, environment), state, upstreams: built };
     problems.extend(check::upstreams(&settings));
     (settings, stated, problems)
 }
@@ -45,6 +46,22 @@ fn server(stated: &Values) -> Server {
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
     stated.fill("server.drain", &mut server.drain);
     server
+}
+
+/// Compiled code lies in the user's cache folder, and the key that seals it in the state folder.
+fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
+    let variable = |name: &str| {
+        let found = environment.iter().find(|(own, value)| own == name && !value.is_empty());
+        found.map(|(_, value)| PathBuf::from(value))
+    };
+    let home = variable("HOME");
+    let below = |own: &str, usual: &str| variable(own).or_else(|| home.as_ref().map(|home| home.join(usual)));
+    let dir = stated.read("policies.cache_dir");
+    let dir = dir.or_else(|| below("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("triage/compiled")));
+    let key = below("XDG_STATE_HOME", ".local/state").map(|state| state.join("triage/cache.key"));
+    let wanted = stated.read("policies.cache").unwrap_or(true);
+    let places = dir.zip(key).map(|(dir, key)| CachePlaces { dir, key });
+    Policies { cache: places.filter(|_| wanted) }
 }
 
 fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> Upstream {

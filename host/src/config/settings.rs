@@ -1,7 +1,12 @@
 //! The validated settings that the host runs on.
 
 use super::value::Values;
-use crate::{breaker, idempotency, policy::contract::Effect, rate_limit::Quota, retry, upstream};
+use crate::{
+    breaker, idempotency,
+    policy::{CachePlaces, contract::Effect},
+    rate_limit::Quota,
+    retry, upstream,
+};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// All settings of a host.
@@ -11,6 +16,8 @@ pub struct Settings {
     pub server: Server,
     /// Where state is kept: `memory:`.
     pub state: State,
+    /// What concerns all policies.
+    pub policies: Policies,
     /// The upstreams; at least one.
     pub upstreams: Vec<Upstream>,
 }
@@ -30,6 +37,14 @@ pub struct Server {
     pub header_read_timeout: Duration,
     /// How long a drain waits for requests under way. Default 30 s.
     pub drain: Duration,
+}
+
+/// What concerns all policies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// Where compiled code is kept between starts. Default: below the user's cache folder, as the environment names it;
+    /// none where it names none, so that a library writes nothing unasked.
+    pub cache: Option<CachePlaces>,
 }
 
 /// Where state is kept.

@@ -5,7 +5,7 @@ use crate::{
     config::{Problem, Problems, settings::Settings},
     entropy::Entropy,
     gate::Gates,
-    policy::{Engine, contract::Description},
+    policy::contract::Description,
     service::{Service, ServiceError},
     upstream::{HttpClient, TransportError},
 };
@@ -16,7 +16,7 @@ use std::error::Error;
 /// # Errors
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
-    let engine = Engine::start().map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
     let mut gates = Gates::memory(Clock::system(), Entropy::system());
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     let mut problems = Vec::new();

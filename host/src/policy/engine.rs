@@ -1,7 +1,8 @@
 //! The wasmtime engine: one a process, with a pool of instance slots and a thread that counts milliseconds.
 
+use super::{Cache, Digest};
 use std::{sync::Arc, time::Duration};
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, component::Component};
 
 /// The epoch's step, by which overruns are measured.
 const TICK: Duration = Duration::from_millis(1);
@@ -26,6 +27,7 @@ pub struct EngineError(#[source] wasmtime::Error);
 #[derive(Clone)]
 pub struct Engine {
     inner: wasmtime::Engine,
+    cache: Option<Arc<Cache>>,
     _ticker: Arc<()>,
 }
 
@@ -57,7 +59,25 @@ impl Engine {
                 }
             })
             .map_err(|error| EngineError(error.into()))?;
-        Ok(Self { inner, _ticker: alive })
+        Ok(Self { inner, cache: None, _ticker: alive })
+    }
+
+    /// The same engine with a cache of compiled code.
+    #[must_use]
+    pub fn caching(mut self, cache: Cache) -> Self {
+        self.cache = Some(Arc::new(cache));
+        self
+    }
+
+    /// Compiled code: from the cache, or compiled now and kept there.
+    pub(super) fn compiled(&self, digest: &Digest, bytes: &[u8]) -> wasmtime::Result<Component> {
+        let Some(cache) = &self.cache else { return Component::from_binary(&self.inner, bytes) };
+        if let Some(component) = cache.load(&self.inner, digest) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(&self.inner, bytes)?;
+        cache.store(&self.inner, digest, &component);
+        Ok(component)
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {

@@ -1,19 +1,21 @@
 //! From a component's bytes to a linked policy, and the call into it.
 
 use super::{
-    Fault,
+    Digest, Fault,
     bindings::PolicyPre,
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::{Engine, MEMORY_BYTES},
+    watch::{FIRST_EPOCHS, Watch},
 };
+use crate::clock;
 use parking_lot::Mutex;
 use wasmtime::{
-    Store, StoreLimits, StoreLimitsBuilder, Trap,
+    Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline,
     component::{Linker, types::ComponentItem},
 };
 
-/// The cap on one decision, in epochs of a millisecond.
+/// The cap on one decision, in milliseconds of the processor.
 const DECIDE_MS: u64 = 5;
 /// The cap on `describe` and on `configure` at load.
 const LOAD_MS: u64 = 100;
@@ -87,7 +89,7 @@ pub enum LoadError {
 pub(super) struct Component {
     /// Kept whole: without its ticker a call that never returns would not be stopped.
     engine: Engine,
-    pre: PolicyPre<StoreLimits>,
+    pre: PolicyPre<Caps>,
     settings: String,
     warm: Option<Mutex<Vec<Instance>>>,
 }
@@ -98,14 +100,32 @@ impl std::fmt::Debug for Component {
     }
 }
 
+/// What a call may use.
+struct Caps {
+    memory: StoreLimits,
+    time: Watch,
+}
+
+/// Starts a call's time anew.
+fn allow(store: &mut Store<Caps>, cap_ms: u64) {
+    store.data_mut().time = Watch::new(cap_ms);
+    store.set_epoch_deadline(FIRST_EPOCHS);
+    store.set_hostcall_fuel(LIFTED_BYTES);
+}
+
 struct Instance {
-    store: Store<StoreLimits>,
+    store: Store<Caps>,
     guest: super::bindings::Policy,
     calls: u32,
 }
 
 impl Component {
-    pub(super) fn load(engine: &Engine, bytes: &[u8], loading: &Loading) -> Result<(Self, Description), LoadError> {
+    pub(super) fn load(
+        engine: &Engine,
+        digest: &Digest,
+        bytes: &[u8],
+        loading: &Loading,
+    ) -> Result<(Self, Description), LoadError> {
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });
         }
@@ -115,8 +135,7 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component =
-            wasmtime::component::Component::from_binary(engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
+        let component = engine.compiled(digest, bytes).map_err(LoadError::Invalid)?;
         let missing = imports(engine.wasmtime(), &component);
         if !missing.is_empty() {
             return Err(LoadError::Imports { missing });
@@ -136,7 +155,7 @@ impl Component {
         let guest = self.pre.instantiate(&mut store).map_err(call("start"))?;
         let described = guest.call_describe(&mut store).map_err(call("describe"))?;
         let description = convert::description(described)?;
-        store.set_epoch_deadline(LOAD_MS);
+        allow(&mut store, LOAD_MS);
         guest
             .call_configure(&mut store, &self.settings)
             .map_err(call("configure"))?
@@ -144,17 +163,22 @@ impl Component {
         Ok(description)
     }
 
-    fn store(&self, deadline_ms: u64) -> Store<StoreLimits> {
-        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).memories(1).tables(4).instances(4).build();
-        let mut store = Store::new(self.engine.wasmtime(), limits);
-        store.limiter(|limits| limits);
-        store.set_hostcall_fuel(LIFTED_BYTES);
-        store.set_epoch_deadline(deadline_ms);
+    fn store(&self, cap_ms: u64) -> Store<Caps> {
+        let memory = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).memories(1).tables(4).instances(4).build();
+        let mut store = Store::new(self.engine.wasmtime(), Caps { memory, time: Watch::new(cap_ms) });
+        store.limiter(|caps| &mut caps.memory);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(match store.data_mut().time.at_deadline(clock::thread_time()) {
+                Some(epochs) => UpdateDeadline::Continue(epochs),
+                None => UpdateDeadline::Interrupt,
+            })
+        });
+        allow(&mut store, cap_ms);
         store
     }
 
     fn fresh(&self) -> Result<Instance, Fault> {
-        let mut store = self.store(DECIDE_MS + 1);
+        let mut store = self.store(DECIDE_MS);
         let guest = self.pre.instantiate(&mut store).map_err(Fault::Instantiate)?;
         guest
             .call_configure(&mut store, &self.settings)
@@ -175,9 +199,7 @@ impl Component {
             None => self.fresh()?,
         };
         let Instance { store, guest, calls } = &mut instance;
-        // One more than the cap: the epoch may turn right after the call began.
-        store.set_epoch_deadline(DECIDE_MS + 1);
-        store.set_hostcall_fuel(LIFTED_BYTES);
+        allow(store, DECIDE_MS);
         let lifted = convert::lowered(attempt, outcome, interest, |attempt, outcome| {
             guest.call_decide(&mut *store, attempt, outcome).map_err(fault)
         })?;

@@ -1,0 +1,124 @@
+//! What a decision costs, and what stands around it. `cargo bench --bench decision`.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::RETRY_AFTER};
+use std::{hint::black_box, num::NonZeroU32, sync::Arc, time::Duration};
+use triage::{
+    breaker,
+    clock::Clock,
+    entropy::Entropy,
+    gate::{Ask, Settings},
+    idempotency::{Fingerprint, Identity},
+    policy::{
+        Engine, Loading, Policy,
+        contract::{Attempt, BreakerSignal, Effect, Outcome, Purpose},
+        prebuilt,
+    },
+    rate_limit::Quota,
+    retry::budget,
+    route::{Router, is_plain},
+    store::memory::gate::MemoryGate,
+};
+
+fn decisions(criterion: &mut Criterion) {
+    let engine = Engine::start().unwrap();
+    let load = |name, reuse_instances| {
+        let loading = Loading { reuse_instances, ..Loading::default() };
+        Policy::load(&engine, prebuilt::embedded(name).unwrap(), &loading).unwrap()
+    };
+    let nothing = HeaderMap::new();
+    let mut three = HeaderMap::new();
+    for seconds in [7, 8, 9] {
+        three.append(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    let mut group = criterion.benchmark_group("decision");
+    group.bench_function("builtin, status only", |bench| {
+        let policy = Policy::builtin();
+        bench.iter(|| decide(&policy, &nothing));
+    });
+    for (isolation, reused) in [("reused", true), ("fresh", false)] {
+        let policy = load("http-standard", reused);
+        group.bench_function(format!("{isolation} instance, status only"), |bench| {
+            bench.iter(|| decide(&policy, &nothing));
+        });
+        group
+            .bench_function(format!("{isolation} instance, 3 headers"), |bench| bench.iter(|| decide(&policy, &three)));
+    }
+    let policy = load("hospital-directory", false);
+    group.bench_function("fresh instance, hospital-directory", |bench| bench.iter(|| decide(&policy, &nothing)));
+    group.finish();
+}
+
+fn decide(policy: &Arc<Policy>, headers: &HeaderMap) {
+    let nothing = HeaderMap::new();
+    let attempt = Attempt {
+        endpoint: 1,
+        effect: Effect::Safe,
+        purpose: Purpose::Request,
+        number: 1,
+        prior_unknown: false,
+        sent_ago: None,
+        elapsed: Duration::from_millis(20),
+        remaining: Duration::from_secs(10),
+        previous_delay: Duration::ZERO,
+        random: 1 << 40,
+        now_unix_ms: 1_767_225_600_000,
+        keyed: false,
+        path: "/hospitals/1",
+        request_headers: &nothing,
+        request_body: &[],
+        taken: &[],
+    };
+    let outcome = Outcome::Response { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: &[], complete: true };
+    black_box(policy.decide(black_box(&attempt), black_box(&outcome)).unwrap());
+}
+
+/// Longer than the limits can be booked up in a bench: no call is refused.
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn around(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("around");
+    let count = |count| NonZeroU32::new(count).unwrap();
+    let quota = Quota { requests: count(1000), period: Duration::from_millis(1), burst: count(1_000_000) };
+    let settings = Settings {
+        breaker: Some(breaker::Settings::default()),
+        limits: vec![quota, quota],
+        budget: budget::Settings::default(),
+    };
+    let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
+    group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {
+        bench.iter(|| {
+            let mut grant = gate.acquire(Ask::First, HOUR).unwrap();
+            black_box(gate.recheck(&mut grant));
+            gate.report(&grant, BreakerSignal::Success, Duration::from_millis(1));
+        });
+    });
+    let endpoints = [
+        (Some(&Method::GET), "/"),
+        (Some(&Method::POST), "/hospitals/"),
+        (Some(&Method::GET), "/hospitals/{id}"),
+        (None, "/{*rest}"),
+    ];
+    let router = Router::new(endpoints.into_iter()).unwrap();
+    group.bench_function("route", |bench| {
+        bench.iter(|| black_box(is_plain("/hospitals/7") && router.find(&Method::GET, "/hospitals/7").is_some()));
+    });
+    let body = vec![b'x'; 1024];
+    group.bench_function("fingerprint of 1 KiB", |bench| {
+        bench.iter(|| {
+            black_box(Fingerprint::of(&Identity {
+                upstream: "hospital",
+                endpoint: "create-hospital",
+                method: &Method::POST,
+                path_and_query: "/hospitals/",
+                body: &body,
+            }))
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decisions, around);
+criterion_main!(benches);

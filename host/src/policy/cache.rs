@@ -1,0 +1,312 @@
+//! Compiled code kept between starts: a restart loads a policy in milliseconds.
+//!
+//! What lies in the cache is native code, so it is trusted only as far as this host sealed it itself: the folder and each
+//! entry belong to this user alone, an entry carries a MAC whose key lies in another folder, and the very bytes that were
+//! checked are the ones that are loaded. Anything else counts as a miss, and the component is compiled again.
+
+use super::Digest;
+use ring::hmac;
+use rustix::{
+    fs::{CWD, Mode, OFlags, fstat, openat},
+    process::geteuid,
+};
+use std::{
+    fs::{self, DirBuilder, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+use wasmtime::component::Component;
+
+/// The largest entry that is read: an 18 MB Python component compiles to about 80 MB.
+const ENTRY_BYTES: u64 = 256 << 20;
+/// What the folder may hold; the entries written longest ago go first.
+const FOLDER_BYTES: u64 = 1 << 30;
+const MAC_BYTES: usize = 32;
+
+/// Where compiled code is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePlaces {
+    /// The folder of the entries.
+    pub dir: PathBuf,
+    /// The file of the key that seals them, in another folder.
+    pub key: PathBuf,
+}
+
+/// A cache of compiled components.
+pub struct Cache {
+    dir: PathBuf,
+    key: [u8; 32],
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no cache. The host then compiles at each start.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A folder or the key cannot be made or read.
+    #[error("{} cannot be used for the cache of compiled policies", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Another user owns it, or others may enter.
+    #[error("{} must belong to the user that runs triage, and nobody else may have access: chmod 700 the folder, 600 the key", .0.display())]
+    Shared(PathBuf),
+}
+
+impl Cache {
+    /// Opens the cache; the folders and the key are made where there are none.
+    ///
+    /// # Errors
+    /// [`CacheError`] where a place cannot be used, or is open to other users.
+    pub fn open(places: &CachePlaces) -> Result<Self, CacheError> {
+        let parent = places.key.parent().unwrap_or(Path::new("."));
+        for folder in [places.dir.as_path(), parent] {
+            let failed = |source| CacheError::File { path: folder.to_owned(), source };
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+            let found = fs::symlink_metadata(folder).map_err(failed)?;
+            if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+                return Err(CacheError::Shared(folder.to_owned()));
+            }
+        }
+        let failed = |source| CacheError::File { path: places.key.clone(), source };
+        let mut key = [0; 32];
+        let Some(mut file) = private(&places.key, OFlags::RDONLY).map_err(failed)? else {
+            return Ok(Self { dir: places.dir.clone(), key: new_key(&places.key).map_err(failed)? });
+        };
+        file.read_exact(&mut key).map_err(failed)?;
+        Ok(Self { dir: places.dir.clone(), key })
+    }
+
+    /// The component's code, if it was compiled before by this engine.
+    pub(super) fn load(&self, engine: &wasmtime::Engine, digest: &Digest) -> Option<Component> {
+        let name = name(engine, digest);
+        let sealed = self.read(&name)?;
+        let (mac, code) = sealed.split_at_checked(MAC_BYTES)?;
+        if hmac::verify(&self.seal(&name), code, mac).is_err() {
+            tracing::warn!(entry = %name, "an entry of the cache of compiled policies was changed; it is compiled again");
+            return None;
+        }
+        // SAFETY: the bytes were sealed by a host of this user with a key that nobody else can read, under this very
+        // component's digest and engine; wasmtime checks its own version and settings besides.
+        #[allow(unsafe_code)]
+        let component = unsafe { Component::deserialize(engine, code) };
+        component.ok()
+    }
+
+    /// Keeps compiled code. A failure costs the next start a compilation, so that it is only logged.
+    pub(super) fn store(&self, engine: &wasmtime::Engine, digest: &Digest, component: &Component) {
+        let kept = component.serialize().map_err(io::Error::other).and_then(|code| {
+            let name = name(engine, digest);
+            let mac = hmac::sign(&self.seal(&name), &code);
+            self.write(&name, &[mac.as_ref(), &code])?;
+            self.make_room()
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, folder = %self.dir.display(), "compiled code could not be kept");
+        }
+    }
+
+    /// The key of one entry: under another name its code is worth nothing.
+    fn seal(&self, name: &str) -> hmac::Key {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, name.as_bytes()).as_ref())
+    }
+
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let file = private(&self.dir.join(name), OFlags::RDONLY).ok()??;
+        let size = file.metadata().ok()?.len();
+        if size > ENTRY_BYTES {
+            return None;
+        }
+        let mut sealed = Vec::with_capacity(usize::try_from(size).ok()?);
+        file.take(ENTRY_BYTES).read_to_end(&mut sealed).ok()?;
+        Some(sealed)
+    }
+
+    /// Written beside and renamed: another host that starts now reads all of it or nothing.
+    fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.persist(self.dir.join(name)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn make_room(&self) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            entries.push((found.mtime(), found.len(), entry.path()));
+        }
+        entries.sort();
+        let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in entries {
+            if total <= FOLDER_BYTES {
+                break;
+            }
+            fs::remove_file(path)?;
+            total = total.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Component and engine: another version or other settings of wasmtime make another entry.
+fn name(engine: &wasmtime::Engine, digest: &Digest) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{digest}-{:016x}", hasher.finish())
+}
+
+/// A file of this user alone, opened without following a link; none where there is none.
+fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+    let opened = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let file = match opened {
+        Ok(file) => file,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let found = fstat(&file)?;
+    let regular = rustix::fs::FileType::from_raw_mode(found.st_mode).is_file();
+    if !regular || found.st_uid != geteuid().as_raw() || found.st_mode & 0o077 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a file of this user alone"));
+    }
+    Ok(Some(File::from(file)))
+}
+
+/// Draws a key. Of two hosts that start at once the first one's stays.
+fn new_key(path: &Path) -> io::Result<[u8; 32]> {
+    let key: [u8; 32] = rand::random();
+    let mut file = tempfile::Builder::new().tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(&key)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(key),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut key = [0; 32];
+            let mut file = private(path, OFlags::RDONLY)?.ok_or(io::ErrorKind::NotFound)?;
+            file.read_exact(&mut key)?;
+            Ok(key)
+        }
+        Err(error) => Err(error.error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::{Engine, Loading, Policy, prebuilt};
+    use super::*;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+    struct Places(tempfile::TempDir);
+
+    impl Places {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn places(&self) -> CachePlaces {
+            CachePlaces { dir: self.0.path().join("cache/compiled"), key: self.0.path().join("state/cache.key") }
+        }
+
+        fn load(&self) -> Arc<Policy> {
+            let engine = Engine::start().unwrap().caching(Cache::open(&self.places()).unwrap());
+            Policy::load(&engine, prebuilt::embedded("http-standard").unwrap(), &Loading::default()).unwrap()
+        }
+
+        fn entry(&self) -> PathBuf {
+            let mut entries = fs::read_dir(self.places().dir).unwrap();
+            entries.next().unwrap().unwrap().path()
+        }
+
+        fn hits(&self) -> bool {
+            let engine = Engine::start().unwrap();
+            let digest = Digest::of(prebuilt::embedded("http-standard").unwrap());
+            Cache::open(&self.places()).unwrap().load(engine.wasmtime(), &digest).is_some()
+        }
+    }
+
+    #[test]
+    fn compiled_code_is_found_again() {
+        let places = Places::new();
+        assert!(!places.hits(), "a new cache is empty");
+        let compiled = places.load();
+        assert!(places.hits());
+        assert_eq!(places.load().description(), compiled.description());
+        assert_eq!(fs::read_dir(places.places().dir).unwrap().count(), 1, "one entry for one component");
+    }
+
+    #[test]
+    fn a_changed_entry_is_a_miss_and_is_replaced() {
+        let places = Places::new();
+        places.load();
+        let entry = places.entry();
+        let mut bytes = fs::read(&entry).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&entry, &bytes).unwrap();
+        assert!(!places.hits(), "one bit differs");
+        places.load();
+        assert!(places.hits(), "compiled and kept again");
+        fs::write(&entry, b"short").unwrap();
+        assert!(!places.hits(), "shorter than a seal");
+    }
+
+    #[test]
+    fn an_entry_sealed_with_another_key_is_a_miss() {
+        let places = Places::new();
+        places.load();
+        fs::remove_file(places.places().key).unwrap();
+        assert!(!places.hits());
+    }
+
+    #[test]
+    fn an_entry_under_another_name_is_a_miss() {
+        let places = Places::new();
+        places.load();
+        let engine = Engine::start().unwrap();
+        let other = Digest::of(b"another component");
+        fs::rename(places.entry(), places.places().dir.join(name(engine.wasmtime(), &other))).unwrap();
+        assert!(Cache::open(&places.places()).unwrap().load(engine.wasmtime(), &other).is_none());
+    }
+
+    #[test]
+    fn links_and_files_of_others_are_misses() {
+        let places = Places::new();
+        places.load();
+        let entry = places.entry();
+        fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!places.hits(), "readable by others");
+        fs::set_permissions(&entry, fs::Permissions::from_mode(0o600)).unwrap();
+        let elsewhere = places.0.path().join("elsewhere");
+        fs::rename(&entry, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
+        assert!(!places.hits(), "a link");
+    }
+
+    #[test]
+    fn a_folder_open_to_others_is_refused() {
+        let places = Places::new();
+        places.load();
+        let dir = places.places().dir;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let refused = Cache::open(&places.places()).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            format!(
+                "{} must belong to the user that runs triage, and nobody else may have access: chmod 700 the folder, 600 the key",
+                dir.display()
+            )
+        );
+    }
+}
