@@ -100,7 +100,7 @@ fn both_killed(
 fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
-    let (mut directory, url) = directory("20", &[]);
+    let (mut directory, url) = directory("10", &[]);
     // Every row is under way at the directory, none is answered, when both are killed: all must be found, none sent again.
     let resumed = both_killed(&csv, &mut directory, &url, "20", |_, directory| {
         for _ in 0..ROWS {
@@ -116,7 +116,7 @@ fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
 fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
-    let (mut directory, url) = directory("20", &[]);
+    let (mut directory, url) = directory("10", &[]);
     let resumed = both_killed(&csv, &mut directory, &url, "3", |import, _| {
         import.logs(": created ");
     });

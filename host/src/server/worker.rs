@@ -80,13 +80,14 @@ impl Worker {
         runtime.block_on(self.serve())
     }
 
-    async fn serve(self) -> bool {
+    async fn serve(mut self) -> bool {
         let connections = TaskTracker::new();
+        // Each goes with its loop: what is still listened on while the host drains would be accepted and never answered.
+        let sockets = std::mem::take(&mut self.sockets);
         let shared = Arc::new(self);
         let mut accepting = JoinSet::new();
-        for socket in &shared.sockets {
-            let socket = socket.try_clone().and_then(TcpListener::from_std);
-            match socket {
+        for socket in sockets {
+            match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn(Self::accept(Arc::clone(&shared), socket, connections.clone()));
                 }
