@@ -6,6 +6,7 @@ mod idempotency;
 mod layers;
 mod prebuilt;
 mod process;
+mod proxy;
 mod settling;
 mod support;
 mod vectors;

@@ -82,8 +82,10 @@ impl Worker {
         runtime.block_on(self.serve())
     }
 
-    async fn serve(self) -> bool {
+    async fn serve(mut self) -> bool {
         let connections = TaskTracker::new();
+        // Each goes with its loop: what is still listened on while the host drains would be accepted and never answered.
+        let sockets = std::mem::take(&mut self.sockets);
         let shared = Arc::new(self);
         // Ends with this function: dropping the set aborts what is in it.
         let mut background = JoinSet::new();
@@ -92,9 +94,8 @@ impl Worker {
             background.spawn(async move { host.tidy().await });
         }
         let mut accepting = JoinSet::new();
-        for socket in &shared.sockets {
-            let socket = socket.try_clone().and_then(TcpListener::from_std);
-            match socket {
+        for socket in sockets {
+            match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn(Self::accept(Arc::clone(&shared), socket, connections.clone()));
                 }
