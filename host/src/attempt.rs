@@ -68,6 +68,20 @@ impl Exchange {
         }
     }
 
+    /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
+    /// to send its own body. Nobody opens a breaker for all others by a short deadline.
+    pub(crate) fn blame(&self, signal: BreakerSignal, arrival: &Arrival, took: Duration) -> BreakerSignal {
+        let Arrival::Failure(Failure { kind, sent: true }) = arrival else { return signal };
+        let settings = &self.endpoint().settings;
+        let callers_deadline = self.deadline < self.started + settings.deadline && took < settings.attempt_timeout;
+        let callers_doing = match kind {
+            FailureKind::Timeout => callers_deadline || !self.repeatable(),
+            FailureKind::Send => !self.repeatable(),
+            _ => false,
+        };
+        if callers_doing { BreakerSignal::Ignore } else { signal }
+    }
+
     async fn try_attempt(
         &mut self,
         errand: Errand<'_>,
@@ -81,6 +95,9 @@ impl Exchange {
         let place = if is_request { self.place().await? } else { None };
         let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
         if is_request && permit.is_probe() && !self.is_well().await {
+            if self.remaining().is_zero() {
+                return Err(Problem::DeadlineBeforeSend);
+            }
             permit.report(BreakerSignal::Failure, Duration::ZERO);
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
         }
@@ -117,7 +134,10 @@ impl Exchange {
             endpoint: self.endpoint().described.name.clone(),
             limit: self.endpoint().settings.concurrency.unwrap_or(0),
         };
-        let waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()).await;
+        let waited = tokio::select! {
+            waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()) => waited,
+            () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+        };
         waited.map_err(|_| full())?.map(Some).map_err(|_| full())
     }
 

@@ -254,6 +254,73 @@ async fn a_caller_that_reads_slowly_does_not_make_the_upstream_slow() {
     }
 }
 
+/// Five impatient callers must not close the service for all others.
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_short_deadline_is_no_failure_of_the_upstream() {
+    let stage = Stage::new(&settings("failure_threshold = 5"), |_| Plan::status(200).after(secs(1)));
+    let impatient = |ms: &'static str| {
+        let mut request = super::get("/");
+        request.headers_mut().insert("triage-deadline-ms", ms.parse().unwrap());
+        stage.send(request)
+    };
+    for _ in 0..50 {
+        assert_eq!(impatient("100").await.problem(), "upstream-timeout");
+    }
+    assert_eq!(stage.get("/").await.status, 200, "patient callers are served");
+    stage.then(|_| Plan::status(200).after(secs(3600)));
+    for _ in 0..5 {
+        assert_eq!(impatient("5100").await.problem(), "upstream-timeout");
+    }
+    assert_eq!(stage.get("/").await.problem(), "breaker-open", "longer than an attempt may take: that is a failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_sends_its_body_slowly_is_no_failure_of_the_upstream() {
+    let small = "[upstreams.api]\nbase_url = \"http://api.invalid\"\nmax_buffered_request = \"1KiB\"\n";
+    let settings = triage::config::from_toml(small).unwrap_or_else(|problems| panic!("{problems}"));
+    let stage = Stage::new(&settings, |request| match request.body {
+        triage::upstream::OutboundBody::Stream(_) => Plan::status(200).after(secs(3600)),
+        triage::upstream::OutboundBody::Bytes(_) => Plan::status(200),
+    });
+    for _ in 0..10 {
+        let large = http::Request::put("/").body(bytes::Bytes::from(vec![b'x'; 2 << 10])).unwrap();
+        assert_eq!(stage.send(large).await.status, 504);
+    }
+    assert_eq!(stage.get("/").await.status, 200);
+}
+
+/// A breaker that has waited long enough asks a health call first, and risks no request while that fails.
+#[tokio::test(start_paused = true)]
+async fn the_health_call_gates_half_open() {
+    use crate::support::{World, read};
+    use triage::emulator::{Call, Fault, Faults, Options, When};
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.defaults]
+        retry = { max_attempts = 1 }
+        breaker = { jitter = 0, open_for = "10s" }
+    "#;
+    let settings = triage::config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let world = World::new(&settings, Options::default());
+    let list = || async { read(world.host.call(super::get("/hospitals/")).await).await };
+    let lists = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::List).count();
+    world.emulator.set_faults(Faults::none().anywhere(When::Always, Fault::FailBefore(http::StatusCode::BAD_GATEWAY)));
+    for _ in 0..5 {
+        assert_eq!(list().await.status, 502);
+    }
+    assert_eq!((list().await.problem().as_str(), lists()), ("breaker-open", 5));
+    sleep(secs(10)).await;
+    let refused = list().await;
+    assert_eq!((refused.problem().as_str(), lists()), ("breaker-open", 5), "no request was risked: {refused:?}");
+    assert!(refused.json()["detail"].as_str().unwrap().contains("its health call fails"), "{refused:?}");
+    world.emulator.set_faults(Faults::none());
+    assert_eq!(list().await.problem(), "breaker-open", "open again, for twice as long");
+    sleep(secs(20)).await;
+    assert_eq!((list().await.status, lists()), (200, 6));
+}
+
 /// Tripwire: what the tests above see is the breaker's doing.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_a_breaker_everything_reaches_the_upstream() {

@@ -177,3 +177,27 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
     }
     assert!(given_up > 10 && finished > 10, "{given_up} given up, {finished} finished");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_free_at_once_if_its_caller_left_before_the_send() {
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.endpoints.create-hospital]
+        concurrency = 1
+    "#;
+    let settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    // One waits for a place, one for its twin's turn.
+    for name in ["Other", "First"] {
+        let world = Arc::new(World::new(&settings, Options::default()));
+        let holder = Arc::clone(&world);
+        let holder = tokio::spawn(async move { holder.create("First", None).await.status });
+        sleep(millis(500)).await;
+        assert!(timeout(secs(1), world.create(name, Some("key"))).await.is_err(), "{name} waits");
+        let again = timeout(secs(60), world.create(name, Some("key"))).await.unwrap();
+        assert_eq!((again.status, again.header("triage-replay")), (200, ""), "{name}: not 409: {again:?}");
+        assert_eq!(holder.await.unwrap(), 200);
+        assert_eq!(world.emulator.hospitals().len(), 2, "{name}");
+    }
+}

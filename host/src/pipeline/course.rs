@@ -131,6 +131,7 @@ impl Exchange {
             return Ok(Step::Deliver);
         }
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
+        let signal = self.blame(signal, &arrival, took);
         // An answer that is not delivered is over here, and the next attempt may need its place.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, Step::Deliver) => self.did_well(&mut arrival, permit, took),

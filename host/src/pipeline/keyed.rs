@@ -54,7 +54,11 @@ impl Exchange {
         let _turn = match self.fingerprint {
             Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().settles() => {
                 let turn = self.shared.records.turn(fingerprint);
-                let turn = timeout_at(self.deadline, turn).await.map_err(|_| Problem::DeadlineBeforeSend)?;
+                let turn = tokio::select! {
+                    turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
+                    // Its key is free at once for a caller that comes back, unless an earlier owner sent something.
+                    () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+                };
                 Some(turn.map_err(problem)?)
             }
             _ => None,
