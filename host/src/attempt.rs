@@ -30,12 +30,11 @@ pub(crate) enum Errand<'a> {
     Probe(&'a Probe),
 }
 
-/// What came of an attempt.
-pub(crate) enum Attempted {
-    /// The host refused it; nothing was sent.
-    Refused(Problem),
-    /// It was sent, or could not be.
-    Arrived { arrival: Arrival, permit: Permit, took: Duration },
+/// An attempt that was made: it was sent, or could not be.
+pub(crate) struct Arrived {
+    pub(crate) arrival: Arrival,
+    pub(crate) permit: Permit,
+    pub(crate) took: Duration,
 }
 
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
@@ -45,18 +44,6 @@ pub(crate) const LEAST: Duration = Duration::from_millis(10);
 const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
 
 impl Exchange {
-    pub(crate) async fn attempt(
-        &mut self,
-        errand: Errand<'_>,
-        progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Attempted {
-        match self.try_attempt(errand, progress, hold).await {
-            Ok((arrival, permit, took)) => Attempted::Arrived { arrival, permit, took },
-            Err(problem) => Attempted::Refused(problem),
-        }
-    }
-
     /// Reports that the upstream did well, once the body of its answer has ended.
     pub(crate) fn did_well(&self, arrival: &mut Arrival, permit: Permit, took: Duration) {
         match arrival {
@@ -82,12 +69,13 @@ impl Exchange {
         if callers_doing { BreakerSignal::Ignore } else { signal }
     }
 
-    async fn try_attempt(
+    /// Makes one attempt. A refusal is the host's own: nothing was sent then.
+    pub(crate) async fn attempt(
         &mut self,
         errand: Errand<'_>,
         progress: &mut Progress,
         hold: &mut MaybeHold,
-    ) -> Result<(Arrival, Permit, Duration), Problem> {
+    ) -> Result<Arrived, Problem> {
         let is_request = matches!(errand, Errand::Request);
         if is_request && self.effect == Effect::Unsafe {
             self.wake().await?;
@@ -124,7 +112,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok((arrival, permit, began.elapsed()))
+        Ok(Arrived { arrival, permit, took: began.elapsed() })
     }
 
     /// A place among the attempts under way.

@@ -72,9 +72,9 @@ async fn a_safe_request_gives_back_what_it_held_at_every_poll() {
         assert_eq!(stage.upstream.seen.lock().under_way, 0, "polls: {polls}: the send was dropped too");
         let was_sent = stage.arrived() == 2;
         if was_sent {
-            sent += 1
+            sent += 1;
         } else {
-            unsent += 1
+            unsent += 1;
         }
         let answer = stage.get("/").await;
         assert_eq!(answer.status, 200, "polls: {polls}, sent: {was_sent}: place and probe are free: {answer:?}");
@@ -106,9 +106,9 @@ async fn a_retry_that_is_not_made_is_paid_back() {
         let expected = if retried { "1" } else { "2" };
         assert_eq!(attempts, expected, "polls: {polls}, the dropped one had retried: {retried}");
         if retried {
-            spent += 1
+            spent += 1;
         } else {
-            paid_back += 1
+            paid_back += 1;
         }
         polls += 1;
     }
@@ -164,9 +164,9 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
         assert_eq!(made, usize::from(after > millis(8_300)), "hung up after {after:?}");
         assert_eq!(answered, after > millis(13_300), "hung up after {after:?}");
         if made == 0 {
-            given_up += 1
+            given_up += 1;
         } else {
-            finished += 1
+            finished += 1;
         }
         let again = world.create("Row", Some("key")).await;
         let replay = if made == 1 { "true" } else { "" };

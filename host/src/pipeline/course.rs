@@ -7,7 +7,7 @@ use super::{
     keyed,
 };
 use crate::{
-    attempt::{Attempted, Errand, LEAST},
+    attempt::{Arrived, Errand, LEAST},
     error::Problem,
     idempotency::{Claim, ClaimName},
     policy::{
@@ -116,8 +116,8 @@ impl Exchange {
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let attempted = self.attempt(Errand::Request, progress, hold).await;
         let (mut arrival, permit, took) = match attempted {
-            Attempted::Arrived { arrival, permit, took } => (arrival, permit, took),
-            Attempted::Refused(problem) => return self.refused(problem, progress),
+            Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
+            Err(problem) => return self.refused(problem, progress),
         };
         let settled = match &arrival {
             Arrival::Answer(answer) => self.endpoint().is_settled(answer.status.as_u16(), self.effect),
@@ -145,11 +145,11 @@ impl Exchange {
         progress.probes += 1;
         let attempted = self.attempt(Errand::Probe(probe), progress, hold).await;
         let arrival = match attempted {
-            Attempted::Arrived { arrival, permit, took } => {
+            Ok(Arrived { arrival, permit, took }) => {
                 permit.report(BreakerSignal::Ignore, took);
                 arrival
             }
-            Attempted::Refused(_) => return Ok(Step::Unsettled),
+            Err(_) => return Ok(Step::Unsettled),
         };
         let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
         Ok(self.follow(clamped, progress))
