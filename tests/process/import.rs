@@ -75,18 +75,20 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     assert_eq!(again.code, Some(0), "{again:?}");
 }
 
-/// Kills host and import, starts a new host on the same address, and lets the import go on.
+/// Kills the host, then the import, starts a new host on the same address, and lets the import go on.
 fn both_killed(
     csv: &Path,
     directory: &mut Triage,
     url: &str,
     concurrency: &str,
-    until: impl FnOnce(&mut Triage, &mut Triage),
+    before: impl FnOnce(&mut Triage, &mut Triage),
+    between: impl FnOnce(&mut Triage),
 ) -> Ended {
     let (host, address) = Triage::serve(&["--upstream", url, "--policy", "hospital-directory"]);
     let mut first = import(csv, address, concurrency);
-    until(&mut first, directory);
+    before(&mut first, directory);
     host.kill();
+    between(&mut first);
     first.kill();
     // The new host remembers nothing: that these rows may have been sent stands only in the journal.
     let listen = address.to_string();
@@ -102,11 +104,18 @@ fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
     let csv = file(folder.path());
     let (mut directory, url) = directory("10", &[]);
     // Every row is under way at the directory, none is answered, when both are killed: all must be found, none sent again.
-    let resumed = both_killed(&csv, &mut directory, &url, "20", |_, directory| {
-        for _ in 0..ROWS {
-            directory.logs("Create begins");
-        }
-    });
+    let resumed = both_killed(
+        &csv,
+        &mut directory,
+        &url,
+        "20",
+        |_, directory| {
+            for _ in 0..ROWS {
+                directory.logs("Create begins");
+            }
+        },
+        |_| {},
+    );
     assert_each_row_was_made_once(&resumed, directory);
 }
 
@@ -117,8 +126,9 @@ fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
     let (mut directory, url) = directory("10", &[]);
-    let resumed = both_killed(&csv, &mut directory, &url, "3", |import, _| {
-        import.logs(": created ");
-    });
+    let first_answer = |import: &mut Triage, _: &mut Triage| drop(import.logs(": created "));
+    // The journal says of the next row that it is being sent, and nobody takes it.
+    let nobody_takes_it = |import: &mut Triage| drop(import.logs(" waits "));
+    let resumed = both_killed(&csv, &mut directory, &url, "3", first_answer, nobody_takes_it);
     assert_each_row_was_made_once(&resumed, directory);
 }
