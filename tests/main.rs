@@ -7,6 +7,7 @@ mod layers;
 mod prebuilt;
 mod process;
 mod proxy;
+mod reload;
 mod settling;
 mod support;
 mod vectors;

@@ -137,8 +137,8 @@ impl Exchange {
             (false, _) => Ask::Probe,
         };
         let group = match errand {
-            Errand::Request => self.endpoint().group,
-            Errand::Probe(probe) => self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
+            Errand::Request => &self.endpoint().group,
+            Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(LEAST);
         let mut permit =

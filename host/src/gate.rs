@@ -10,11 +10,12 @@ use crate::{
     retry::budget,
     store::memory::gate::{Grant, MemoryGate},
 };
+use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Endpoints that share a breaker, a budget and limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Group(usize);
+#[derive(Debug, Clone)]
+pub struct Group(Arc<MemoryGate>);
 
 /// A group's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,35 +74,44 @@ pub enum Recheck {
     Refused(Refusal),
 }
 
+impl Settings {
+    /// An endpoint's.
+    pub fn of(endpoint: &settings::Endpoint) -> Self {
+        Self { breaker: endpoint.breaker.clone(), limits: endpoint.limits.clone(), budget: endpoint.budget.clone() }
+    }
+}
+
+impl Group {
+    /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
+    /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
+    pub fn adopt(&self, endpoint: &settings::Endpoint) {
+        self.0.adopt(Settings::of(endpoint));
+    }
+}
+
 /// All groups of a host.
 #[derive(Debug)]
 pub struct Gates {
     clock: Clock,
     entropy: Entropy,
-    names: HashMap<String, usize>,
-    groups: Vec<Arc<MemoryGate>>,
+    groups: Mutex<HashMap<String, Arc<MemoryGate>>>,
 }
 
 impl Gates {
     /// Groups whose state is in this process.
     pub fn memory(clock: Clock, entropy: Entropy) -> Self {
-        Self { clock, entropy, names: HashMap::new(), groups: Vec::new() }
+        Self { clock, entropy, groups: Mutex::default() }
     }
 
-    /// The group of a name; the first endpoint that names it brings its settings.
-    pub fn group(&mut self, name: &str, endpoint: &settings::Endpoint) -> Group {
-        if let Some(index) = self.names.get(name) {
-            return Group(*index);
-        }
-        let settings = Settings {
-            breaker: endpoint.breaker.clone(),
-            limits: endpoint.limits.clone(),
-            budget: endpoint.budget.clone(),
+    /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
+    /// state and, until [`Group::adopt`], its settings.
+    pub fn group(&self, name: &str, endpoint: &settings::Endpoint) -> Group {
+        let mut groups = self.groups.lock();
+        let made = || {
+            let settings = Settings::of(endpoint);
+            Arc::new(MemoryGate::new(name.to_owned(), settings, self.clock, self.entropy.clone()))
         };
-        let gate = MemoryGate::new(name.to_owned(), settings, self.clock, self.entropy.clone());
-        self.names.insert(name.to_owned(), self.groups.len());
-        self.groups.push(Arc::new(gate));
-        Group(self.groups.len() - 1)
+        Group(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
     }
 
     /// Asks for one attempt, willing to wait up to `max_wait` for it. Dropping the future takes nothing.
@@ -109,16 +119,15 @@ impl Gates {
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
     #[allow(clippy::unused_async)]
-    pub async fn acquire(&self, group: Group, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
-        let gate = &self.groups[group.0];
-        let grant = gate.acquire(ask, max_wait)?;
-        Ok(Permit { gate: Arc::clone(gate), grant: Some(grant) })
+    pub async fn acquire(&self, group: &Group, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
+        let grant = group.0.acquire(ask, max_wait)?;
+        Ok(Permit { gate: Arc::clone(&group.0), grant: Some(grant) })
     }
 
     /// Holds every attempt of the group back for a time, as the upstream asked.
     #[allow(clippy::unused_async)]
-    pub async fn pause(&self, group: Group, pause: Duration) {
-        self.groups[group.0].pause(pause);
+    pub async fn pause(&self, group: &Group, pause: Duration) {
+        group.0.pause(pause);
     }
 }
 

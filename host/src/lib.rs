@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;
 pub mod retry;
+pub mod rollout;
 pub mod route;
 pub mod server;
 pub mod service;

@@ -18,12 +18,13 @@ pub(crate) use exchange::Exchange;
 
 use crate::{
     clock::Clock,
-    config::settings::Settings,
+    config::settings::{Policies, Settings},
     entropy::Entropy,
     error::Problem,
     gate::Gates,
     idempotency::Records,
     policy::{Cache, Engine},
+    rollout::{Event, Serving, Watch, WatchError},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
@@ -64,7 +65,8 @@ pub struct Host {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
-    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) upstreams: Vec<Serving>,
+    pub(crate) engine: Engine,
     pub(crate) gates: Gates,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) detached: TaskTracker,
@@ -92,17 +94,17 @@ impl Host {
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
         let engine = engine(settings)?;
-        let mut gates = Gates::memory(clock, entropy.clone());
-        let mut services = Vec::with_capacity(settings.upstreams.len());
+        let gates = Gates::memory(clock, entropy.clone());
+        let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint))?;
-            services.push(Arc::new(service));
+            upstreams.push(Serving::new(upstream.clone(), service));
         }
         let largest =
             settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
         let records: Arc<dyn Records> =
             Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
-        let shared = Shared { clock, entropy, services, gates, records, detached: TaskTracker::new() };
+        let shared = Shared { clock, entropy, upstreams, engine, gates, records, detached: TaskTracker::new() };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
 
@@ -169,6 +171,21 @@ impl Host {
             tokio::time::sleep(TIDY).await;
             self.shared.records.tidy();
         }
+    }
+
+    /// Watches the files of policies: what is dropped in serves at once, if it passes every check. Files that are there
+    /// already are taken before this returns. Ends when the [`Watch`] is dropped.
+    ///
+    /// # Errors
+    /// [`WatchError`] where no thread can be started.
+    pub fn watch(&self, policies: &Policies) -> Result<Watch, WatchError> {
+        Watch::start(&self.shared, policies.dir.as_deref(), policies.poll)
+    }
+
+    /// What happened to the policy of an upstream, the oldest first; none where there is no such upstream.
+    pub fn policy_events(&self, upstream: &str) -> Option<Vec<Event>> {
+        let serving = self.shared.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
+        Some(serving.events())
     }
 
     /// Waits for the work that callers left behind. No more of it may be started.

@@ -8,6 +8,7 @@ mod bindings;
 pub mod build;
 mod builtin;
 mod cache;
+pub mod cases;
 pub mod contract;
 mod convert;
 mod engine;
@@ -55,6 +56,7 @@ impl std::fmt::Display for Digest {
 #[derive(Debug)]
 pub struct Policy {
     description: Description,
+    digest: Option<Digest>,
     label: http::HeaderValue,
     kind: Kind,
 }
@@ -106,6 +108,7 @@ impl Policy {
     pub fn builtin() -> Arc<Self> {
         Arc::new(Self {
             description: builtin::description(),
+            digest: None,
             label: http::HeaderValue::from_static("builtin"),
             kind: Kind::Builtin,
         })
@@ -121,7 +124,12 @@ impl Policy {
         let (component, description) = Component::load(engine, &digest, component, loading)?;
         let label = format!("{};digest={}", description.name, digest.short());
         let label = http::HeaderValue::try_from(label).unwrap_or(http::HeaderValue::from_static("component"));
-        Ok(Arc::new(Self { description, label, kind: Kind::Component(Box::new(component)) }))
+        Ok(Arc::new(Self { description, digest: Some(digest), label, kind: Kind::Component(Box::new(component)) }))
+    }
+
+    /// The component's digest; none for the native policy.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     /// What the policy says of itself.

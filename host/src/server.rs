@@ -8,6 +8,7 @@ use crate::{
     config::settings::Settings,
     entropy::Entropy,
     pipeline::{Host, HostError},
+    rollout::{Watch, WatchError},
 };
 use std::{io, net::SocketAddr, sync::Arc, thread};
 use tokio::sync::Semaphore;
@@ -28,6 +29,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// Policy files cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// A thread or runtime could not be started.
     #[error("a worker thread could not be started")]
     Worker(#[source] io::Error),
@@ -40,6 +44,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     stopping: CancellationToken,
     workers: Vec<thread::JoinHandle<bool>>,
+    _policies: Watch,
 }
 
 impl Server {
@@ -56,7 +61,9 @@ impl Server {
         wanted.dedup();
         let mut listeners = worker::bind(&wanted, settings.server.workers.max(1))?;
         let addresses = listeners.addresses();
-        let mut server = Self { host, addresses, stopping, workers: Vec::new() };
+        // Before the first request: what lies in the folder already serves from the start.
+        let policies = host.watch(&settings.policies)?;
+        let mut server = Self { host, addresses, stopping, workers: Vec::new(), _policies: policies };
         for index in 0..settings.server.workers.max(1) {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {

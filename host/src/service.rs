@@ -1,4 +1,5 @@
-//! One upstream in service: its endpoints with their effective settings, its policy and what is known of its health.
+//! One upstream in service, in one generation of its policy: its endpoints with their effective settings, and what is known
+//! of its health. A reload makes another; a request ends in the one it began in.
 
 mod health;
 
@@ -13,9 +14,9 @@ use crate::{
         contract::{self, Effect},
         prebuilt,
     },
+    rollout::Probation,
     route::{RouteError, Router},
 };
-use arc_swap::ArcSwap;
 use http::Method;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::Semaphore;
@@ -108,15 +109,19 @@ impl Endpoint {
     }
 }
 
-/// One upstream in service.
+/// One upstream in service, in one generation.
 #[derive(Debug)]
 pub struct Service {
     /// Its settings.
     pub settings: settings::Upstream,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
-    /// Its policy; a request keeps the generation that it began with.
-    pub policy: ArcSwap<Policy>,
+    /// Its policy.
+    pub policy: Arc<Policy>,
+    /// Counts up with each reload, from 1.
+    pub generation: u64,
+    /// How the policy does.
+    pub probation: Probation,
     /// When it was last heard of.
     pub wakefulness: Wakefulness,
     router: Router,
@@ -130,10 +135,24 @@ impl Service {
     pub fn load(
         settings: &settings::Upstream,
         engine: &Engine,
+        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+    ) -> Result<Self, ServiceError> {
+        let (policy, trusted) = policy(settings, engine)?;
+        Self::with_policy(settings, policy, trusted, group_of)
+    }
+
+    /// Settles every endpoint's settings for a policy that is loaded. `trusted`: whether it may settle unknown writes where
+    /// the configuration does not say so.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the configuration does not fit the policy.
+    pub fn with_policy(
+        settings: &settings::Upstream,
+        policy: Arc<Policy>,
+        trusted: bool,
         mut group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
     ) -> Result<Self, ServiceError> {
         let upstream = || settings.name.clone();
-        let (policy, trusted) = policy(settings, engine)?;
         let description = policy.description();
         let merged = config::endpoints(settings, description)
             .map_err(|problems| ServiceError::Config { upstream: upstream(), problems })?;
@@ -155,7 +174,29 @@ impl Service {
         let wakefulness = Wakefulness::new(description.health.clone());
         let mut settings = settings.clone();
         settings.idempotency = config::idempotency(&settings, description);
-        Ok(Self { settings, endpoints, policy: ArcSwap::new(policy), wakefulness, router })
+        Ok(Self { settings, endpoints, policy, generation: 1, probation: Probation::default(), wakefulness, router })
+    }
+
+    /// Takes the place of another generation: what was learned of the upstream stays known, and places that are taken stay
+    /// taken where their number is the same.
+    #[must_use]
+    pub fn succeeding(mut self, other: &Self, generation: u64) -> Self {
+        self.generation = generation;
+        self.wakefulness.remember(&other.wakefulness);
+        for endpoint in &mut self.endpoints {
+            let before = other.endpoints.iter().find(|before| before.described.name == endpoint.described.name);
+            if let Some(before) = before.filter(|before| before.settings.concurrency == endpoint.settings.concurrency) {
+                endpoint.places.clone_from(&before.places);
+            }
+        }
+        self
+    }
+
+    /// Puts this generation's settings into force for its groups. Their state stays.
+    pub fn adopt(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.group.adopt(&endpoint.settings);
+        }
     }
 
     /// The endpoint that takes a request.

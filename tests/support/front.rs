@@ -50,6 +50,10 @@ impl Front {
         self.server.addresses()[0]
     }
 
+    pub fn host(&self) -> &triage::Host {
+        self.server.host()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address())
     }

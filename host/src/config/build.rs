@@ -61,7 +61,9 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
     let key = below("XDG_STATE_HOME", ".local/state").map(|state| state.join("triage/cache.key"));
     let wanted = stated.read("policies.cache").unwrap_or(true);
     let places = dir.zip(key).map(|(dir, key)| CachePlaces { dir, key });
-    Policies { cache: places.filter(|_| wanted) }
+    let mut poll = Duration::from_secs(2);
+    stated.fill("policies.poll", &mut poll);
+    Policies { cache: places.filter(|_| wanted), dir: stated.read("policies.dir"), poll }
 }
 
 fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> Upstream {

@@ -40,11 +40,15 @@ pub struct Server {
 }
 
 /// What concerns all policies.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policies {
     /// Where compiled code is kept between starts. Default: below the user's cache folder, as the environment names it;
     /// none where it names none, so that a library writes nothing unasked.
     pub cache: Option<CachePlaces>,
+    /// A folder whose `NAME.wasm` takes the place of the embedded policy of that name, at the start and at any time.
+    pub dir: Option<PathBuf>,
+    /// How often policy files are looked at without being told of a change, for folders that tell nothing. Default 2 s.
+    pub poll: Duration,
 }
 
 /// Where state is kept.

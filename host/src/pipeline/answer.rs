@@ -99,7 +99,7 @@ impl Outgoing {
                 headers: self.headers.clone(),
                 body: self.read.clone(),
                 class: progress.class.name(),
-                policy: exchange.policy.label().to_str().unwrap_or_default().into(),
+                policy: exchange.service.policy.label().to_str().unwrap_or_default().into(),
             };
             Stored::capped(answer, most)
         } else {
@@ -128,7 +128,7 @@ fn dress(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
 
 fn told(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
     headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
-    headers.insert(POLICY, exchange.policy.label().clone());
+    headers.insert(POLICY, exchange.service.policy.label().clone());
     if let Some(limit) = progress.limit {
         headers.insert(CLAMPED, HeaderValue::from_static(limit.name()));
     }

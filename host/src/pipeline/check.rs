@@ -17,12 +17,12 @@ use std::error::Error;
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
-    let mut gates = Gates::memory(Clock::system(), Entropy::system());
+    let gates = Gates::memory(Clock::system(), Entropy::system());
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     let mut problems = Vec::new();
     for upstream in &settings.upstreams {
         match Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint)) {
-            Ok(service) => descriptions.push(service.policy.load().description().clone()),
+            Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
                 let key = if matches!(error, ServiceError::Route { .. }) { "endpoints" } else { "policy" };

@@ -199,7 +199,7 @@ impl Exchange {
                 clamped.step = Step::Unsettled;
             }
             if let Some(pause) = pause {
-                self.shared.gates.pause(self.endpoint().group, pause.min(PAUSE)).await;
+                self.shared.gates.pause(&self.endpoint().group, pause.min(PAUSE)).await;
             }
             let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
             let adopts = matches!(clamped.step, Step::Replace(_));
@@ -274,17 +274,25 @@ impl Exchange {
         if endpoint.policy_index.is_none() {
             return (policy::builtin_judge(&attempt, &outcome), false);
         }
-        match self.policy.decide(&attempt, &outcome) {
-            Ok(verdict) => (verdict, false),
+        let serving = &self.shared.upstreams[self.upstream];
+        if self.service.probation.is_suspended() {
+            return (policy::builtin_judge(&attempt, &outcome), true);
+        }
+        match self.service.policy.decide(&attempt, &outcome) {
+            Ok(verdict) => {
+                serving.decided(&self.service, None, self.shared.clock.now());
+                (verdict, false)
+            }
             Err(fault) => {
                 progress.faults += 1;
                 tracing::warn!(
-                    policy = ?self.policy.label(),
+                    policy = ?self.service.policy.label(),
                     endpoint = %endpoint.described.name,
                     fault = fault.name(),
                     error = %fault,
                     "the policy failed; the built-in one decides"
                 );
+                serving.decided(&self.service, Some(&fault), self.shared.clock.now());
                 (policy::builtin_judge(&attempt, &outcome), true)
             }
         }

@@ -3,10 +3,7 @@
 use super::{CallerGone, Shared};
 use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant},
-    policy::{
-        Policy,
-        contract::{Class, Effect, Failure},
-    },
+    policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
     upstream::{Body, Outbound, OutboundBody, Transport},
 };
@@ -28,11 +25,12 @@ pub(crate) enum RequestBody {
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) shared: Arc<Shared>,
+    /// Which of the host's upstreams.
+    pub(crate) upstream: usize,
+    /// The generation that serves this request from its first attempt to its last.
     pub(crate) service: Arc<Service>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) endpoint: usize,
-    /// The generation that judges this request from its first attempt to its last.
-    pub(crate) policy: Arc<Policy>,
     pub(crate) effect: Effect,
     pub(crate) method: Method,
     pub(crate) path_and_query: String,

@@ -26,7 +26,7 @@ impl Host {
         let started = Instant::now();
         let (mut head, body) = request.into_parts();
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
-        let service = Arc::clone(&self.shared.services[index]);
+        let service = self.shared.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");
         if !route::is_plain(path) {
             return Err(Problem::PathNotPlain);
@@ -67,9 +67,9 @@ impl Host {
         };
         Ok(Box::new(Exchange {
             shared: Arc::clone(&self.shared),
+            upstream: index,
             transport: self.transport(index),
             endpoint,
-            policy: service.policy.load_full(),
             effect,
             method: head.method,
             path_and_query,
@@ -91,8 +91,8 @@ impl Host {
         let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let host = LazyCell::new(|| host(head));
         let mut best: Option<(usize, (bool, bool, usize))> = None;
-        for (index, service) in self.shared.services.iter().enumerate() {
-            let settings = &service.settings;
+        for (index, upstream) in self.shared.upstreams.iter().enumerate() {
+            let settings = &upstream.settings;
             let prefix = settings.path_prefix.as_deref().unwrap_or("");
             let matches = settings.listen.is_none_or(|own| Some(own) == listener)
                 && settings.host.as_deref().is_none_or(|own| host.as_deref() == Some(own))
@@ -103,7 +103,7 @@ impl Host {
             }
         }
         let (index, _) = best.ok_or(Problem::NoUpstream)?;
-        let prefix = self.shared.services[index].settings.path_prefix.as_deref().unwrap_or("");
+        let prefix = self.shared.upstreams[index].settings.path_prefix.as_deref().unwrap_or("");
         let rest = below(path_and_query, prefix).unwrap_or("/");
         let rooted = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
         Ok((index, rooted))

@@ -19,6 +19,11 @@ impl Wakefulness {
         Self { call, last_heard_us: AtomicU64::new(0), waking: Mutex::new(()) }
     }
 
+    /// Takes over when the upstream was heard of.
+    pub fn remember(&self, other: &Self) {
+        self.last_heard_us.store(other.last_heard_us.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// The health call, where the policy names one.
     pub fn call(&self) -> Option<&HealthCall> {
         self.call.as_ref()

@@ -16,7 +16,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct MemoryGate {
     name: String,
-    settings: Settings,
     clock: Clock,
     entropy: Entropy,
     state: Mutex<State>,
@@ -24,12 +23,15 @@ pub struct MemoryGate {
 
 #[derive(Debug)]
 struct State {
+    settings: Settings,
     breaker: Breaker,
     budget: Budget,
     limits: Vec<Gcra>,
     paused_until: Timestamp,
     /// By how much pauses have moved all that was reserved, since the start.
     moved: Duration,
+    /// How often the settings were exchanged.
+    edition: u64,
 }
 
 /// What was taken for an attempt.
@@ -45,6 +47,8 @@ pub struct Grant {
     ask: Ask,
     /// The send began: limits and budget are used up, whatever becomes of it.
     sent: bool,
+    /// Which settings it was taken under: what later ones limit, it did not take.
+    edition: u64,
 }
 
 impl Grant {
@@ -68,8 +72,10 @@ impl MemoryGate {
             limits: vec![Gcra::default(); settings.limits.len()],
             paused_until: Timestamp::default(),
             moved: Duration::ZERO,
+            edition: 0,
+            settings,
         };
-        Self { name, settings, clock, entropy, state: Mutex::new(state) }
+        Self { name, clock, entropy, state: Mutex::new(state) }
     }
 
     /// All or nothing; the wait is the longest of all.
@@ -85,7 +91,8 @@ impl MemoryGate {
         }
         // Whoever comes during a pause stands in line for its end.
         let from = now.max(state.paused_until);
-        let earliest = state.limits.iter().zip(&self.settings.limits);
+        let state = &mut *state;
+        let earliest = state.limits.iter().zip(&state.settings.limits);
         let last = earliest.map(|(gcra, quota)| (gcra.earliest(quota, from), quota)).max_by_key(|(due, _)| *due);
         let due = last.map_or(from, |(due, _)| due);
         let wait = due.since(now);
@@ -93,9 +100,9 @@ impl MemoryGate {
             let quota = last.map(|(_, quota)| *quota);
             return Err(Refusal::RateLimited { quota, retry_after: wait });
         }
-        let ticket = self.ticket(&mut state, ask, now)?;
+        let ticket = ticket(state, ask, now)?;
         if ask == Ask::Retry
-            && let Err(exhausted) = state.budget.withdraw(&self.settings.budget, now)
+            && let Err(exhausted) = state.budget.withdraw(&state.settings.budget, now)
         {
             if let Some(ticket) = &ticket {
                 state.breaker.give_back(ticket);
@@ -103,20 +110,12 @@ impl MemoryGate {
             return Err(Refusal::BudgetExhausted { retry_after: exhausted.retry_after });
         }
         if ask == Ask::First {
-            state.budget.deposit(&self.settings.budget);
+            state.budget.deposit(&state.settings.budget);
         }
         let moved = state.moved;
-        let limits = state.limits.iter_mut().zip(&self.settings.limits);
+        let limits = state.limits.iter_mut().zip(&state.settings.limits);
         let reservations = limits.map(|(gcra, quota)| gcra.take(quota, due)).collect();
-        Ok(Grant { wait, due, moved, ticket, reservations, ask, sent: false })
-    }
-
-    fn ticket(&self, state: &mut State, ask: Ask, now: Timestamp) -> Result<Option<Ticket>, Refusal> {
-        let Some(settings) = self.settings.breaker.as_ref().filter(|_| ask != Ask::Probe) else { return Ok(None) };
-        match state.breaker.admit(now, settings) {
-            Admission::Pass(ticket) => Ok(Some(ticket)),
-            Admission::Refused { retry_after, why } => Err(Refusal::BreakerOpen { retry_after, why }),
-        }
+        Ok(Grant { wait, due, moved, ticket, reservations, ask, sent: false, edition: state.edition })
     }
 
     /// The look right before the send.
@@ -128,7 +127,8 @@ impl MemoryGate {
         if due > now {
             return Recheck::Wait(due.since(now));
         }
-        if let (Some(ticket), Some(settings)) = (grant.ticket, &self.settings.breaker)
+        let state = &mut *state;
+        if let (Some(ticket), Some(settings)) = (grant.ticket, &state.settings.breaker)
             && !state.breaker.recheck(&ticket, now, settings)
         {
             // The epoch moved on while this attempt waited: it needs a ticket of the new one, perhaps a probe's.
@@ -146,10 +146,13 @@ impl MemoryGate {
 
     /// Takes a result.
     pub fn report(&self, grant: &Grant, signal: BreakerSignal, took: Duration) {
-        let (Some(ticket), Some(settings)) = (&grant.ticket, &self.settings.breaker) else { return };
+        let Some(ticket) = &grant.ticket else { return };
         let now = self.clock.now();
         let random = if signal == BreakerSignal::Failure { self.entropy.next() } else { 0 };
-        let transition = self.state.lock().breaker.record(ticket, signal, took, now, random, settings);
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(settings) = &state.settings.breaker else { return };
+        let transition = state.breaker.record(ticket, signal, took, now, random, settings);
         match transition {
             Some(Transition::Opened { why, open_for }) => {
                 tracing::warn!(group = %self.name, %why, ?open_for, "circuit breaker opened");
@@ -168,13 +171,33 @@ impl MemoryGate {
         if grant.sent {
             return;
         }
-        let moved = state.moved.saturating_sub(grant.moved);
-        for (gcra, reservation) in state.limits.iter_mut().zip(&grant.reservations) {
-            gcra.refund(reservation, moved);
+        let state = &mut *state;
+        if grant.edition == state.edition {
+            let moved = state.moved.saturating_sub(grant.moved);
+            for (gcra, reservation) in state.limits.iter_mut().zip(&grant.reservations) {
+                gcra.refund(reservation, moved);
+            }
         }
         if grant.ask == Ask::Retry {
-            state.budget.refund(&self.settings.budget);
+            state.budget.refund(&state.settings.budget);
         }
+    }
+
+    /// Takes other settings over. The breaker and the budget go on as they are; a limit keeps what it counted, or what the
+    /// limit counted that it stands in the place of.
+    pub fn adopt(&self, settings: Settings) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.settings == settings {
+            return;
+        }
+        let counted = |(index, quota)| {
+            let same = state.settings.limits.iter().position(|own| own == quota);
+            same.or(Some(index)).and_then(|index| state.limits.get(index).cloned()).unwrap_or_default()
+        };
+        state.limits = settings.limits.iter().enumerate().map(counted).collect();
+        state.settings = settings;
+        state.edition += 1;
     }
 
     /// Holds attempts back; a shorter pause never cuts a longer one.
@@ -191,6 +214,14 @@ impl MemoryGate {
         for gcra in &mut state.limits {
             gcra.delay(by);
         }
+    }
+}
+
+fn ticket(state: &mut State, ask: Ask, now: Timestamp) -> Result<Option<Ticket>, Refusal> {
+    let Some(settings) = state.settings.breaker.as_ref().filter(|_| ask != Ask::Probe) else { return Ok(None) };
+    match state.breaker.admit(now, settings) {
+        Admission::Pass(ticket) => Ok(Some(ticket)),
+        Admission::Refused { retry_after, why } => Err(Refusal::BreakerOpen { retry_after, why }),
     }
 }
 

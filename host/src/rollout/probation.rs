@@ -1,0 +1,155 @@
+//! Whether a generation does its work: faults are counted from its first decision on.
+
+use crate::clock::Timestamp;
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// Decisions until a generation counts as good. Also the length of the stretches that are judged afterwards.
+const DECISIONS: u32 = 1000;
+/// Or so long without being caught.
+const TIME: Duration = Duration::from_secs(60);
+/// One fault is chance, two may be; the third in a stretch is judged.
+const FAULTS: u32 = 3;
+/// The share of faults, in percent, that a generation may not reach.
+const SHARE_PERCENT: u32 = 1;
+
+/// What a decision says of the generation that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing new.
+    Watched,
+    /// It has proven itself: from now on it is the one to roll back to.
+    Good,
+    /// It fails too often.
+    Bad {
+        /// Faults in this stretch.
+        faults: u32,
+        /// Of so many decisions.
+        decisions: u32,
+    },
+}
+
+/// The pure part: one stretch of decisions.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stretch {
+    since: Option<Timestamp>,
+    decisions: u32,
+    faults: u32,
+    good: bool,
+    bad: bool,
+}
+
+impl Stretch {
+    fn decided(&mut self, failed: bool, now: Timestamp) -> Judgement {
+        if self.bad {
+            return Judgement::Watched;
+        }
+        let since = *self.since.get_or_insert(now);
+        self.decisions += 1;
+        self.faults += u32::from(failed);
+        if self.faults >= FAULTS && self.faults * 100 >= self.decisions * SHARE_PERCENT {
+            self.bad = true;
+            return Judgement::Bad { faults: self.faults, decisions: self.decisions };
+        }
+        if self.decisions < DECISIONS && now.since(since) < TIME {
+            return Judgement::Watched;
+        }
+        let first = !self.good;
+        *self = Self { good: true, ..Self::default() };
+        if first { Judgement::Good } else { Judgement::Watched }
+    }
+}
+
+/// One generation's record.
+#[derive(Debug, Default)]
+pub struct Probation {
+    stretch: Mutex<Stretch>,
+    suspended: AtomicBool,
+}
+
+impl Probation {
+    /// Takes a decision into account.
+    pub fn decided(&self, failed: bool, now: Timestamp) -> Judgement {
+        self.stretch.lock().decided(failed, now)
+    }
+
+    /// Whether it has proven itself.
+    pub fn is_good(&self) -> bool {
+        self.stretch.lock().good
+    }
+
+    /// Takes the generation out of service where there is none to go back to: the built-in policy decides.
+    pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was taken out.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn at(ms: u64) -> Timestamp {
+        Timestamp(ms * 1000)
+    }
+
+    fn run(outcomes: impl IntoIterator<Item = bool>) -> Vec<Judgement> {
+        let probation = Probation::default();
+        let judged = outcomes.into_iter().zip(0..).map(|(failed, ms)| probation.decided(failed, at(ms)));
+        judged.filter(|judgement| *judgement != Judgement::Watched).collect()
+    }
+
+    #[test]
+    fn a_thousand_decisions_make_it_good_once() {
+        assert_eq!(run(vec![false; 5000]), [Judgement::Good]);
+    }
+
+    #[test]
+    fn so_does_a_minute() {
+        let probation = Probation::default();
+        assert_eq!(probation.decided(false, at(0)), Judgement::Watched);
+        assert_eq!(probation.decided(false, at(59_999)), Judgement::Watched);
+        assert_eq!(probation.decided(false, at(60_000)), Judgement::Good);
+    }
+
+    #[test]
+    fn two_percent_of_faults_are_found_within_the_stretch() {
+        let judged = run((0..1000).map(|n| n % 50 == 49));
+        assert_eq!(judged, [Judgement::Bad { faults: 3, decisions: 150 }]);
+    }
+
+    #[test]
+    fn the_third_fault_in_a_row_ends_it_and_only_once() {
+        assert_eq!(run(vec![true; 100]), [Judgement::Bad { faults: 3, decisions: 3 }]);
+    }
+
+    #[test]
+    fn rare_faults_are_borne() {
+        assert_eq!(run((0..10_000).map(|n| n % 500 == 499)), [Judgement::Good]);
+    }
+
+    #[test]
+    fn a_good_one_is_watched_on() {
+        let judged = run((0..2000).map(|n| n >= 1000));
+        assert_eq!(judged, [Judgement::Good, Judgement::Bad { faults: 3, decisions: 3 }]);
+    }
+
+    proptest! {
+        #[test]
+        fn bad_means_the_share_was_reached(outcomes in proptest::collection::vec(any::<bool>(), 0..3000)) {
+            for judgement in run(outcomes) {
+                if let Judgement::Bad { faults, decisions } = judgement {
+                    prop_assert!(faults >= FAULTS && faults * 100 >= decisions * SHARE_PERCENT);
+                }
+            }
+        }
+    }
+}

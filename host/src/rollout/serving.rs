@@ -1,0 +1,132 @@
+//! One upstream and the generation that serves it now.
+
+use super::{Event, Judgement};
+use crate::{
+    clock::Timestamp,
+    config::settings,
+    policy::{Digest, Fault},
+    service::Service,
+};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+/// Events that are kept for operators.
+const EVENTS: usize = 64;
+/// Digests that are remembered as bad.
+const QUARANTINED: usize = 1024;
+
+/// An upstream in service.
+#[derive(Debug)]
+pub struct Serving {
+    /// Its settings as configured, before a policy's proposals.
+    pub settings: settings::Upstream,
+    current: ArcSwap<Service>,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    /// The number of the latest generation, whether it still serves or not.
+    latest: u64,
+    last_good: Option<Arc<Service>>,
+    quarantined: HashSet<Digest>,
+    events: VecDeque<Event>,
+}
+
+impl Ledger {
+    fn note(&mut self, upstream: &str, event: Event) {
+        match &event {
+            Event::Installed { .. } | Event::Good { .. } => tracing::info!(upstream, "policy: {event}"),
+            Event::Refused { .. } | Event::RolledBack { .. } => tracing::warn!(upstream, "policy: {event}"),
+        }
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+impl Serving {
+    /// Serves the first generation. It came with the host's start and is trusted as good.
+    pub fn new(settings: settings::Upstream, service: Service) -> Self {
+        let first = Arc::new(service);
+        let ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
+        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
+    }
+
+    /// The generation that serves now.
+    pub fn current(&self) -> Arc<Service> {
+        self.current.load_full()
+    }
+
+    /// Puts a generation into service: one swap, between two requests.
+    pub fn install(&self, next: Service) {
+        let mut ledger = self.ledger.lock();
+        ledger.latest += 1;
+        let next = Arc::new(next.succeeding(&self.current.load(), ledger.latest));
+        next.adopt();
+        self.current.store(Arc::clone(&next));
+        let ungranted = next.endpoints.iter().filter(|e| e.described.commit_within.is_some() && !e.granted).count();
+        let installed = Event::Installed { generation: next.generation, digest: next.policy.digest(), ungranted };
+        ledger.note(&self.settings.name, installed);
+    }
+
+    /// Notes that a component was refused.
+    pub fn refused(&self, event: Event) {
+        self.ledger.lock().note(&self.settings.name, event);
+    }
+
+    /// Whether a component was rolled back here.
+    pub fn is_quarantined(&self, digest: &Digest) -> bool {
+        self.ledger.lock().quarantined.contains(digest)
+    }
+
+    /// What happened, the oldest first; the last 64.
+    pub fn events(&self) -> Vec<Event> {
+        self.ledger.lock().events.iter().cloned().collect()
+    }
+
+    /// Takes a decision of a generation into account, and rolls it back where it fails too often.
+    pub fn decided(&self, service: &Arc<Service>, fault: Option<&Fault>, now: Timestamp) {
+        match service.probation.decided(fault.is_some(), now) {
+            Judgement::Watched => {}
+            Judgement::Good => {
+                let mut ledger = self.ledger.lock();
+                // A late request may still speak for a generation that was replaced meanwhile.
+                if Arc::ptr_eq(service, &self.current.load()) {
+                    ledger.last_good = Some(Arc::clone(service));
+                    ledger.note(&self.settings.name, Event::Good { generation: service.generation });
+                }
+            }
+            Judgement::Bad { faults, decisions } => self.roll_back(service, faults, decisions),
+        }
+    }
+
+    fn roll_back(&self, service: &Arc<Service>, faults: u32, decisions: u32) {
+        let mut ledger = self.ledger.lock();
+        let digest = service.policy.digest();
+        if let Some(digest) = digest
+            && ledger.quarantined.len() < QUARANTINED
+        {
+            ledger.quarantined.insert(digest);
+        }
+        // Requests that began in it end in it; the built-in policy decides for them.
+        service.probation.suspend();
+        if !Arc::ptr_eq(service, &self.current.load()) {
+            return;
+        }
+        let good = ledger.last_good.clone().filter(|good| !Arc::ptr_eq(good, service));
+        if let Some(good) = &good {
+            good.adopt();
+            good.wakefulness.remember(&service.wakefulness);
+            self.current.store(Arc::clone(good));
+        }
+        let to = good.map(|good| good.generation);
+        let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions };
+        ledger.note(&self.settings.name, event);
+    }
+}

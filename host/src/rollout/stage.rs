@@ -1,0 +1,91 @@
+//! From a file to a generation that may serve: every check in order, nothing touched.
+
+use super::{Event, Serving, Step};
+use crate::{
+    config::settings,
+    gate::Gates,
+    policy::{Digest, Engine, Loading, Policy, cases},
+    service::Service,
+};
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+/// The largest component that is read.
+const COMPONENT_BYTES: u64 = 64 << 20;
+/// The largest file of cases.
+const CASES_BYTES: u64 = 4 << 20;
+
+/// Why a component may not serve.
+#[derive(Debug)]
+pub struct Refused {
+    digest: Option<Digest>,
+    step: Step,
+    reason: String,
+}
+
+impl Refused {
+    /// As an event.
+    pub fn event(self, file: &Path) -> Event {
+        Event::Refused { file: file.to_owned(), digest: self.digest, step: self.step, reason: self.reason }
+    }
+}
+
+/// Reads and checks a component for an upstream: size, digest, format, imports, exports, description, settings, its golden
+/// cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of milliseconds: not for request threads.
+/// None: it is what serves already.
+///
+/// # Errors
+/// [`Refused`] names the step; what serves is untouched.
+pub fn stage(serving: &Serving, engine: &Engine, gates: &Gates, file: &Path) -> Result<Option<Service>, Refused> {
+    let refused = |digest, step| move |reason: String| Refused { digest, step, reason };
+    let bytes = read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()))?;
+    let digest = Digest::of(&bytes);
+    if serving.current().policy.digest() == Some(digest) {
+        return Ok(None);
+    }
+    let refused = |step| refused(Some(digest), step);
+    if serving.is_quarantined(&digest) {
+        let reason = "it was rolled back before; mend it: the same bytes are not taken again";
+        return Err(refused(Step::Quarantine)(reason.to_owned()));
+    }
+    let settings: &settings::Upstream = &serving.settings;
+    let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+    let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(Step::Load)(told(&error)))?;
+    match read(&file.with_extension("cases.csv"), CASES_BYTES) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text);
+            cases::play(&policy, &text).map_err(|error| refused(Step::Cases)(error.to_string()))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(refused(Step::Cases)(error.to_string())),
+    }
+    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
+        .map(Some)
+        .map_err(|error| refused(Step::Configuration)(told(&error)))
+}
+
+fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    if read as u64 > most {
+        return Err(io::Error::other(format!("it has more than {most} bytes, the most that are read")));
+    }
+    Ok(bytes)
+}
+
+/// An error with its causes.
+fn told(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&link| link.source());
+    let mut told: Vec<String> = Vec::new();
+    for text in causes.map(ToString::to_string) {
+        // A transparent wrapper says what its cause says.
+        if told.last().is_none_or(|last| !last.contains(&text)) {
+            told.push(text);
+        }
+    }
+    told.join(": ")
+}

@@ -1,0 +1,245 @@
+//! Policies at runtime: dropped in, refused, watched, rolled back, while requests go on.
+
+use crate::support::{
+    front::Front,
+    scripted::{Scripted, status},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use triage::rollout::{Event, Step};
+
+fn prebuilt(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"))
+}
+
+/// A host with a folder of policies, in front of an upstream that always answers 503, so that every answer is judged.
+struct Stage {
+    folder: tempfile::TempDir,
+    front: Front,
+    _upstream: Scripted,
+}
+
+impl Stage {
+    async fn new(before: &[(&str, &str)]) -> Self {
+        let upstream = Scripted::start(|_| status(503)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let stage = |(name, guest): &(&str, &str)| fs::copy(prebuilt(guest), folder.path().join(name)).unwrap();
+        for file in before {
+            stage(file);
+        }
+        let front = Front::serve(&format!(
+            "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n[upstreams.api]\nbase_url = \"{}\"\n\
+             [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
+            folder.path().display(),
+            upstream.url()
+        ));
+        Self { folder, front, _upstream: upstream }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Beside and renamed, as a careful operator does it.
+    fn drop_in(&self, bytes: &[u8]) {
+        let beside = self.path("new.tmp");
+        fs::write(&beside, bytes).unwrap();
+        fs::rename(beside, self.path("http-standard.wasm")).unwrap();
+    }
+
+    fn drop_guest(&self, guest: &str) {
+        self.drop_in(&fs::read(prebuilt(guest)).unwrap());
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.front.host().policy_events("api").unwrap()
+    }
+
+    async fn policy(&self) -> String {
+        let got = self.front.ask("GET", "/a", "").await;
+        assert_eq!(got.status(), "503", "{}", got.text());
+        got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned()
+    }
+
+    /// Waits until an event comes, and asks in between, so that a generation is judged.
+    async fn until(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
+        for _ in 0..2000 {
+            if let Some(event) = self.events().into_iter().find(&matches) {
+                return event;
+            }
+            self.policy().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no event: {what}; there were {:?}", self.events());
+    }
+
+    async fn installed(&self, generation: u64) {
+        self.until(
+            "installed",
+            |event| matches!(event, Event::Installed { generation: own, .. } if *own == generation),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_component_dropped_in_serves_and_a_replaced_one_gives_way() {
+    let stage = Stage::new(&[]).await;
+    assert_eq!(stage.policy().await, "http-standard", "the embedded one");
+    stage.drop_guest("always-retry");
+    stage.installed(2).await;
+    assert_eq!(stage.policy().await, "always-retry");
+    stage.drop_guest("fhir");
+    stage.installed(3).await;
+    assert_eq!(stage.policy().await, "fhir");
+}
+
+#[tokio::test]
+async fn a_component_that_is_there_already_serves_from_the_first_request() {
+    let stage = Stage::new(&[("http-standard.wasm", "always-retry")]).await;
+    assert_eq!(stage.policy().await, "always-retry");
+}
+
+#[tokio::test]
+async fn the_same_bytes_again_are_no_new_generation() {
+    let stage = Stage::new(&[]).await;
+    stage.drop_guest("http-standard");
+    stage.drop_guest("fhir");
+    stage.installed(2).await;
+    stage.drop_guest("fhir");
+    stage.drop_guest("always-retry");
+    stage.installed(3).await;
+    assert_eq!(stage.events().len(), 2, "{:?}", stage.events());
+}
+
+#[tokio::test]
+async fn a_link_that_is_exchanged_brings_what_it_leads_to() {
+    let stage = Stage::new(&[]).await;
+    let data = |name: &str, guest: &str| {
+        fs::create_dir(stage.path(name)).unwrap();
+        fs::copy(prebuilt(guest), stage.path(name).join("http-standard.wasm")).unwrap();
+    };
+    // As a ConfigMap is mounted: a link to a link's folder, which is exchanged.
+    data("..1", "always-retry");
+    std::os::unix::fs::symlink("..1", stage.path("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/http-standard.wasm", stage.path("http-standard.wasm")).unwrap();
+    stage.installed(2).await;
+    assert_eq!(stage.policy().await, "always-retry");
+    data("..2", "fhir");
+    std::os::unix::fs::symlink("..2", stage.path("..data.new")).unwrap();
+    fs::rename(stage.path("..data.new"), stage.path("..data")).unwrap();
+    stage.installed(3).await;
+    assert_eq!(stage.policy().await, "fhir");
+}
+
+#[tokio::test]
+async fn what_fails_a_check_never_serves_and_the_event_says_why() {
+    let good = fs::read(prebuilt("fhir")).unwrap();
+    for (what, bytes, step, reason) in [
+        ("empty", Vec::new(), Step::Load, "it must be a whole one"),
+        ("garbage", b"#!/bin/sh\nexit 0\n".to_vec(), Step::Load, "it must be a whole one"),
+        ("truncated", good[..good.len() / 2].to_vec(), Step::Load, "it must be a whole one"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), Step::Load, "build it with `triage policy build`"),
+        ("precompiled", b"\x7fELF and more".to_vec(), Step::Load, "the host compiles it itself"),
+        ("another world", b"\0asm\x0d\0\x01\0".to_vec(), Step::Load, "it must export describe, configure and decide"),
+    ] {
+        let stage = Stage::new(&[]).await;
+        stage.drop_in(&bytes);
+        let event = stage.until(what, |event| matches!(event, Event::Refused { .. })).await;
+        let Event::Refused { file, step: at, reason: told, .. } = &event else { unreachable!() };
+        assert_eq!((file, *at), (&stage.path("http-standard.wasm"), step), "{what}: {event}");
+        assert!(told.contains(reason), "{what}: {event}");
+        assert!(event.to_string().ends_with("the generation before it goes on"), "{what}: {event}");
+        assert_eq!(stage.policy().await, "http-standard", "{what}");
+        stage.drop_guest("fhir");
+        stage.installed(2).await;
+    }
+}
+
+#[tokio::test]
+async fn golden_cases_that_differ_keep_a_component_out() {
+    let stage = Stage::new(&[]).await;
+    let head = include_str!("vectors/http-standard.csv").lines().next().unwrap();
+    let case = "GET,/a,request,1,no,,,200,,,,,rejected,,,,,,a wrong hope\n";
+    fs::write(stage.path("http-standard.cases.csv"), format!("{head}\n{case}")).unwrap();
+    stage.drop_guest("fhir");
+    let event = stage.until("refused", |event| matches!(event, Event::Refused { step: Step::Cases, .. })).await;
+    assert!(event.to_string().contains("line 2: GET /a 200 (a wrong hope): class"), "{event}");
+    assert_eq!(stage.policy().await, "http-standard");
+}
+
+#[tokio::test]
+async fn a_generation_that_traps_is_rolled_back_and_not_taken_again() {
+    let stage = Stage::new(&[]).await;
+    stage.drop_guest("trap");
+    let event = stage.until("rolled back", |event| matches!(event, Event::RolledBack { .. })).await;
+    assert!(matches!(event, Event::RolledBack { generation: 2, to: Some(1), .. }), "{event}");
+    assert!(event.to_string().contains("the policy of generation 1 serves again"), "{event}");
+    assert_eq!(stage.policy().await, "http-standard");
+    // A changed file with the same bytes.
+    stage.drop_guest("trap");
+    let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
+    assert!(matches!(event, Event::Refused { step: Step::Quarantine, .. }), "{event}");
+    assert_eq!(stage.policy().await, "http-standard");
+    stage.drop_guest("fhir");
+    stage.installed(3).await;
+    assert_eq!(stage.policy().await, "fhir", "another component is taken");
+}
+
+#[tokio::test]
+async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() {
+    let upstream = Scripted::start(|_| status(503)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::serve(&format!(
+        "[policies]\ndir = \"{}\"\n[upstreams.api]\nbase_url = \"{}\"\npolicy = \"hospital-directory\"\n",
+        folder.path().display(),
+        upstream.url()
+    ));
+    // The same policy in other bytes: a custom section more.
+    let mut bytes = fs::read(prebuilt("hospital-directory")).unwrap();
+    bytes.extend_from_slice(&[0, 2, 1, b'x']);
+    fs::write(folder.path().join("hospital-directory.wasm"), bytes).unwrap();
+    let event = loop {
+        if let Some(event) = front.host().policy_events("api").unwrap().pop() {
+            break event;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let Event::Installed { ungranted, .. } = event else { panic!("{event}") };
+    assert_eq!(ungranted, 2, "create and activate");
+    assert!(event.to_string().ends_with("set `settle = true` there to trust it"), "{event}");
+}
+
+#[tokio::test]
+async fn reloads_under_load_lose_no_request() {
+    const RELOADS: u64 = 20;
+    let stage = Stage::new(&[]).await;
+    let over = AtomicBool::new(false);
+    let load = async {
+        let client = {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            reqwest::Client::builder().no_proxy().build().unwrap()
+        };
+        let mut served = 0;
+        while !over.load(Ordering::Relaxed) {
+            let got = client.get(stage.front.url("/a")).send().await.expect("an answer");
+            assert_eq!(got.status(), 503);
+            assert!(got.headers().contains_key("triage-policy"));
+            served += 1;
+        }
+        served
+    };
+    let reload = async {
+        for generation in 0..RELOADS {
+            stage.drop_guest(["always-retry", "fhir"][usize::try_from(generation % 2).unwrap()]);
+            stage.installed(generation + 2).await;
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    let (served, ()) = tokio::join!(load, reload);
+    assert!(served > RELOADS, "the load ran: {served}");
+}
