@@ -25,7 +25,7 @@ pub enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Build policies
+    /// Begin, build, test and inspect policies
     #[command(subcommand)]
     Policy(policy::Command),
 }

@@ -14,6 +14,7 @@ mod convert;
 mod engine;
 mod load;
 pub mod prebuilt;
+pub mod scaffold;
 mod watch;
 
 pub use builtin::judge as builtin_judge;

@@ -90,3 +90,40 @@ fn a_fault_that_is_none_is_refused() {
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
     assert!(ended.err.contains("\"explode\" is no fault"), "{ended:?}");
 }
+
+/// The three commands of the README, as printed, and the answer that they change.
+#[test]
+fn a_new_policy_is_built_tested_and_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let within = |arguments: &[&str]| {
+        let mut command = triage(arguments);
+        command.current_dir(folder.path());
+        let ended = Triage::start(&mut command).ended();
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+        ended.out
+    };
+    let told = within(&["policy", "new", "parcels"]);
+    assert!(told.contains("triage policy build parcels\n  triage policy test parcels/parcels.wasm\n"), "{told}");
+    within(&["policy", "build", "parcels"]);
+    assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), "6 cases pass\n");
+    let inspected = within(&["policy", "inspect", "parcels/parcels.wasm"]);
+    let last = "  any: * /{*rest} (reads response headers retry-after, 200 bytes of the response)\n";
+    assert!(inspected.starts_with("parcels 0.1.0  ") && inspected.ends_with(last), "{inspected}");
+    let component = folder.path().join("parcels/parcels.wasm");
+    let upstream = "http://127.0.0.1:9";
+    let (_host, address) = Triage::serve(&["--upstream", upstream, "--policy", component.to_str().unwrap()]);
+    let answer = super::child::get(address, "/a");
+    assert!(answer.contains("triage-policy: parcels;digest="), "{answer}");
+}
+
+#[test]
+fn a_case_that_differs_is_told_and_the_command_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt/http-standard.wasm");
+    let head = include_str!("../vectors/http-standard.csv").lines().next().unwrap();
+    let cases = folder.path().join("wrong.csv");
+    std::fs::write(&cases, format!("{head}\nGET,/a,request,1,no,,,200,,,,,unknown,,,,,,doubt\n")).unwrap();
+    let ended = run(&["policy", "test", component.to_str().unwrap(), "--cases", cases.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("line 2: GET /a 200 (doubt): class \"applied\", not \"unknown\""), "{ended:?}");
+}

@@ -1,13 +1,39 @@
-//! `triage policy`: from sources to components.
+//! `triage policy`: begin, build, look at and test policies.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use std::{path::PathBuf, process::ExitCode};
-use triage::policy::build;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+use triage::policy::{Engine, Loading, Policy, build, cases, contract::Endpoint, scaffold};
 
-/// What can be built.
+/// What can be done with a policy.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Begin a policy: a crate that builds, with its cases, in a new folder of that name
+    New {
+        /// Its name: a-z, 0-9 and '-'
+        name: String,
+    },
+    /// Play a component's cases (NAME.cases.csv beside it) through the engine and tell what differs
+    Test {
+        /// The component
+        component: PathBuf,
+        /// The cases [default: COMPONENT with .cases.csv in place of .wasm]
+        #[arg(long, value_name = "FILE")]
+        cases: Option<PathBuf>,
+        /// A table of JSON for the policy's `configure`
+        #[arg(long, value_name = "JSON", default_value = "{}")]
+        settings: String,
+    },
+    /// Show what a component is: digest, size, endpoints and what it reads of each
+    Inspect {
+        /// The component
+        component: PathBuf,
+    },
     /// Build the policy in a folder into a component
     Build {
         /// The policy's folder, with its Cargo.toml
@@ -31,6 +57,14 @@ impl Command {
     /// Does it.
     pub fn run(self) -> Result<ExitCode> {
         match self {
+            Self::New { name } => begin(&name)?,
+            Self::Test { component, cases, settings } => {
+                let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
+                let policy = load(&component, settings)?;
+                let text = fs::read_to_string(&cases).with_context(|| format!("{} cannot be read", cases.display()))?;
+                println!("{} cases pass", cases::play(&policy, &text)?);
+            }
+            Self::Inspect { component } => inspect(&component)?,
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
             Self::RebuildPrebuilt { dir, out } => {
                 let out = out.unwrap_or_else(|| dir.join("prebuilt"));
@@ -41,4 +75,61 @@ impl Command {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
+    let bytes = fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
+    let loading = Loading { settings, ..Loading::default() };
+    Policy::load(&Engine::start()?, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))
+}
+
+fn begin(name: &str) -> Result<()> {
+    let folder = scaffold::scaffold(Path::new(""), name)?;
+    println!("{} holds a policy that works; its decisions are in src/lib.rs. Then:", folder.display());
+    println!("  triage policy build {name}");
+    println!("  triage policy test {name}/{name}.wasm");
+    println!("  triage serve --upstream URL --policy {name}/{name}.wasm");
+    Ok(())
+}
+
+fn inspect(component: &Path) -> Result<()> {
+    let policy = load(component, String::new())?;
+    let description = policy.description();
+    let digest = policy.digest().map_or_else(String::new, |digest| digest.to_string());
+    let bytes = fs::metadata(component)?.len();
+    println!("{} {}  {bytes} bytes  sha256:{digest}", description.name, description.version);
+    println!("contract triage:policy@0.1.0, no imports");
+    if let Some(health) = &description.health {
+        println!("health call: GET {}", health.path_and_query);
+    }
+    for endpoint in &description.endpoints {
+        let method = endpoint.method.as_ref().map_or("*", |method| method.as_str());
+        println!("  {}: {method} {} ({})", endpoint.name, endpoint.path, reads(endpoint));
+    }
+    Ok(())
+}
+
+/// What a policy reads of an endpoint's exchanges, in words.
+fn reads(endpoint: &Endpoint) -> String {
+    let interest = &endpoint.interest;
+    let names =
+        |headers: &[http::HeaderName]| headers.iter().map(http::HeaderName::as_str).collect::<Vec<_>>().join(", ");
+    let mut reads = Vec::new();
+    if interest.path {
+        reads.push("the path".to_owned());
+    }
+    if !interest.request_headers.is_empty() {
+        reads.push(format!("request headers {}", names(&interest.request_headers)));
+    }
+    if interest.request_body_bytes > 0 {
+        reads.push(format!("{} bytes of the request", interest.request_body_bytes));
+    }
+    if !interest.response_headers.is_empty() {
+        reads.push(format!("response headers {}", names(&interest.response_headers)));
+    }
+    if interest.response_body_bytes > 0 {
+        reads.push(format!("{} bytes of the response", interest.response_body_bytes));
+    }
+    let settled = if endpoint.settled.is_empty() { "" } else { "; not asked where the status settles it" };
+    format!("reads {}{settled}", if reads.is_empty() { "the status only".to_owned() } else { reads.join(", ") })
 }

@@ -193,7 +193,7 @@ impl MemoryGate {
         }
         let counted = |(index, quota)| {
             let same = state.settings.limits.iter().position(|own| own == quota);
-            same.or(Some(index)).and_then(|index| state.limits.get(index).cloned()).unwrap_or_default()
+            same.or(Some(index)).and_then(|index| state.limits.get(index).copied()).unwrap_or_default()
         };
         state.limits = settings.limits.iter().enumerate().map(counted).collect();
         state.settings = settings;

@@ -1,0 +1,131 @@
+//! `triage policy new`: a crate that builds, with cases that pass, and nothing to look for elsewhere.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+const LIB: &str = include_str!("scaffold/lib.rs.txt");
+const CASES: &str = include_str!("scaffold/cases.csv.txt");
+
+/// The SDK as this host knows it, beside the policy: the two never differ in their contract.
+const SDK: [(&str, &str); 6] = [
+    ("src/lib.rs", include_str!("../../../guest-policies/sdk/src/lib.rs")),
+    ("src/bindings.rs", include_str!("../../../guest-policies/sdk/src/bindings.rs")),
+    ("src/retry.rs", include_str!("../../../guest-policies/sdk/src/retry.rs")),
+    ("src/verdict.rs", include_str!("../../../guest-policies/sdk/src/verdict.rs")),
+    ("wit/policy.wit", include_str!("../../../wit/policy.wit")),
+    ("wit/types.wit", include_str!("../../../wit/types.wit")),
+];
+const SDK_MANIFEST: &str = include_str!("../../../guest-policies/sdk/Cargo.toml");
+
+/// Why no policy was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ScaffoldError {
+    /// The name is not usable.
+    #[error("{0:?} cannot be a policy's name; it must be 1 to 64 of a-z, 0-9 and '-', and begin with a letter")]
+    Name(String),
+    /// Something is there.
+    #[error("{} is there already; choose another name, or another folder", .0.display())]
+    Exists(PathBuf),
+    /// A file.
+    #[error("{} cannot be written", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Begins a policy in a new folder of its name below `parent`, and returns the folder.
+///
+/// # Errors
+/// [`ScaffoldError`]; nothing that was there is touched.
+pub fn scaffold(parent: &Path, name: &str) -> Result<PathBuf, ScaffoldError> {
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.bytes().all(fits) {
+        return Err(ScaffoldError::Name(name.to_owned()));
+    }
+    let folder = parent.join(name);
+    if folder.exists() {
+        return Err(ScaffoldError::Exists(folder));
+    }
+    let write = |path: PathBuf, text: &str| {
+        let failed = |source| ScaffoldError::File { path: path.clone(), source };
+        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text)).map_err(failed)
+    };
+    write(folder.join("Cargo.toml"), &manifest(name))?;
+    write(folder.join("src/lib.rs"), &LIB.replace("NAME", name))?;
+    write(folder.join(format!("{name}.cases.csv")), CASES)?;
+    write(folder.join(".gitignore"), "target/\n*.wasm\n")?;
+    let sdk = folder.join("triage-policy");
+    for (path, text) in SDK {
+        // In this repository the contract lies beside the guests; here it lies in the crate.
+        write(sdk.join(path), &text.replace("path: \"../../wit\"", "path: \"wit\""))?;
+    }
+    write(sdk.join("Cargo.toml"), SDK_MANIFEST)?;
+    Ok(folder)
+}
+
+fn manifest(name: &str) -> String {
+    format!(
+        r#"[package]
+name = "{name}"
+version.workspace = true
+edition.workspace = true
+license.workspace = true
+publish.workspace = true
+
+[lib]
+crate-type = ["cdylib"]
+
+[dependencies]
+triage-policy = {{ path = "triage-policy" }}
+
+[workspace]
+members = ["triage-policy"]
+
+[workspace.package]
+version = "0.1.0"
+edition = "2024"
+license = "Apache-2.0"
+publish = false
+
+[profile.release]
+opt-level = "s"
+lto = true
+codegen-units = 1
+panic = "abort"
+strip = true
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_that_are_none_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["", "A", "a b", "../a", "1a", "-a", "ä", &"a".repeat(65)] {
+            let refused = scaffold(folder.path(), name).unwrap_err().to_string();
+            assert!(refused.ends_with("begin with a letter"), "{name:?}: {refused}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+    }
+
+    #[test]
+    fn what_is_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        scaffold(folder.path(), "mine").unwrap();
+        let file = folder.path().join("mine/src/lib.rs");
+        fs::write(&file, "changed").unwrap();
+        let refused = scaffold(folder.path(), "mine").unwrap_err();
+        assert!(matches!(refused, ScaffoldError::Exists(_)), "{refused}");
+        assert_eq!(fs::read_to_string(file).unwrap(), "changed");
+    }
+}
