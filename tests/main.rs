@@ -5,6 +5,7 @@ mod hostile;
 mod idempotency;
 mod prebuilt;
 mod process;
+mod refusals;
 mod settling;
 mod support;
 mod vectors;
