@@ -1,6 +1,6 @@
 //! Keys, end to end.
 
-use crate::support::{World, create, settings};
+use crate::support::{World, create, settings, unlimited};
 use std::{sync::Arc, time::Duration};
 use triage::emulator::Options;
 
@@ -35,4 +35,26 @@ async fn refusals_of_keys() {
     let answer = world.send(large).await;
     assert_eq!((answer.status, answer.problem().as_str()), (413, "body-too-large"));
     assert_eq!(world.emulator.hospitals().len(), 1);
+}
+
+/// Answers may hold patients' data: they go when their time is over, not when the next request happens to come.
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_cleared_away_without_traffic() {
+    let world = World::new(&unlimited(), Options::immediate());
+    for row in 0..20 {
+        assert_eq!(world.create("A", Some(&format!("k{row}"))).await.status, 200);
+    }
+    let held = |records: &str, claims: &str| {
+        let state = format!("{:?}", world.host);
+        state.contains(&format!("records: {records}, stored_bytes: "))
+            && state.contains(&format!("claims_held: {claims}"))
+    };
+    assert!(held("20", "20"), "{:?}", world.host);
+    tokio::time::sleep(Duration::from_hours(25)).await;
+    assert!(held("20", "20"), "tripwire: nobody looks");
+    let host = world.host.clone();
+    let tidying = tokio::spawn(async move { host.tidy().await });
+    tokio::time::sleep(Duration::from_mins(6)).await;
+    assert!(held("0", "0"), "{:?}", world.host);
+    tidying.abort();
 }

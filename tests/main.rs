@@ -3,8 +3,10 @@
 
 mod hostile;
 mod idempotency;
+mod layers;
 mod prebuilt;
 mod process;
+mod proxy;
 mod refusals;
 mod settling;
 mod support;

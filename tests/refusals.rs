@@ -48,6 +48,7 @@ impl Row {
 }
 
 /// The table.
+#[allow(clippy::too_many_lines)]
 fn expected(problem: &Problem) -> Row {
     match problem {
         Problem::NoUpstream => row(

@@ -1,5 +1,8 @@
 //! A host in front of the emulator, in one process and on paused time.
 
+pub mod front;
+pub mod scripted;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;

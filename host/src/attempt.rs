@@ -3,13 +3,15 @@
 //! Everything acquired here is released by Drop: a caller that goes away at any await gives its place, its permit and, as
 //! long as nothing was sent, its record back.
 
+mod tail;
+
 use crate::{
     error::Problem,
     gate::{Ask, Permit, Recheck, Refusal},
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
-    upstream::{Body, Inbound, Outbound, OutboundBody},
+    upstream::{self, Body, Inbound, Outbound, OutboundBody},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, header};
@@ -28,36 +30,52 @@ pub(crate) enum Errand<'a> {
     Probe(&'a Probe),
 }
 
-/// What came of an attempt.
-pub(crate) enum Attempted {
-    /// The host refused it; nothing was sent.
-    Refused(Problem),
-    /// It was sent, or could not be.
-    Arrived { arrival: Arrival, permit: Permit, took: Duration },
+/// An attempt that was made: it was sent, or could not be.
+pub(crate) struct Arrived {
+    pub(crate) arrival: Arrival,
+    pub(crate) permit: Permit,
+    pub(crate) took: Duration,
 }
+
+/// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
+pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
 /// Headers of the caller that a probe carries: who asks, never what was written.
 const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
 
 impl Exchange {
+    /// Reports that the upstream did well, once the body of its answer has ended.
+    pub(crate) fn did_well(&self, arrival: &mut Arrival, permit: Permit, took: Duration) {
+        match arrival {
+            Arrival::Answer(Answer { rest: Some(rest), .. }) => {
+                let body = std::mem::replace(rest, upstream::full(Bytes::new()));
+                *rest = tail::watch(body, permit, took, self.endpoint().settings.attempt_timeout);
+            }
+            _ => permit.report(BreakerSignal::Success, took),
+        }
+    }
+
+    /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
+    /// to send its own body. Nobody opens a breaker for all others by a short deadline.
+    pub(crate) fn blame(&self, signal: BreakerSignal, arrival: &Arrival, took: Duration) -> BreakerSignal {
+        let Arrival::Failure(Failure { kind, sent: true }) = arrival else { return signal };
+        let settings = &self.endpoint().settings;
+        let callers_deadline = self.deadline < self.started + settings.deadline && took < settings.attempt_timeout;
+        let callers_doing = match kind {
+            FailureKind::Timeout => callers_deadline || !self.repeatable(),
+            FailureKind::Send => !self.repeatable(),
+            _ => false,
+        };
+        if callers_doing { BreakerSignal::Ignore } else { signal }
+    }
+
+    /// Makes one attempt. A refusal is the host's own: nothing was sent then.
     pub(crate) async fn attempt(
         &mut self,
         errand: Errand<'_>,
         progress: &mut Progress,
         hold: &mut MaybeHold,
-    ) -> Attempted {
-        match self.try_attempt(errand, progress, hold).await {
-            Ok((arrival, permit, took)) => Attempted::Arrived { arrival, permit, took },
-            Err(problem) => Attempted::Refused(problem),
-        }
-    }
-
-    async fn try_attempt(
-        &mut self,
-        errand: Errand<'_>,
-        progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Result<(Arrival, Permit, Duration), Problem> {
+    ) -> Result<Arrived, Problem> {
         let is_request = matches!(errand, Errand::Request);
         if is_request && self.effect == Effect::Unsafe {
             self.wake().await?;
@@ -65,6 +83,9 @@ impl Exchange {
         let place = if is_request { self.place().await? } else { None };
         let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
         if is_request && permit.is_probe() && !self.is_well().await {
+            if self.remaining().is_zero() {
+                return Err(Problem::DeadlineBeforeSend);
+            }
             permit.report(BreakerSignal::Failure, Duration::ZERO);
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
         }
@@ -91,7 +112,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok((arrival, permit, began.elapsed()))
+        Ok(Arrived { arrival, permit, took: began.elapsed() })
     }
 
     /// A place among the attempts under way.
@@ -101,7 +122,10 @@ impl Exchange {
             endpoint: self.endpoint().described.name.clone(),
             limit: self.endpoint().settings.concurrency.unwrap_or(0),
         };
-        let waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()).await;
+        let waited = tokio::select! {
+            waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()) => waited,
+            () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+        };
         waited.map_err(|_| full())?.map(Some).map_err(|_| full())
     }
 
@@ -116,8 +140,9 @@ impl Exchange {
             Errand::Request => self.endpoint().group,
             Errand::Probe(probe) => self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
+        let bearable = self.remaining().saturating_sub(LEAST);
         let mut permit =
-            self.shared.gates.acquire(group, ask, self.remaining()).await.map_err(|refusal| self.problem(refusal))?;
+            self.shared.gates.acquire(group, ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
             if !wait.is_zero() {
@@ -129,7 +154,7 @@ impl Exchange {
             }
             match permit.recheck().await {
                 Recheck::Send => return Ok(permit),
-                Recheck::Wait(more) if more < self.remaining() => wait = more,
+                Recheck::Wait(more) if more.saturating_add(LEAST) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
                 }

@@ -237,6 +237,9 @@ impl Problem {
             "status": status.as_u16(),
             "detail": self.to_string(),
         });
+        if let Self::UpstreamFailed { kind, .. } = &self {
+            body["failure"] = (*kind).into();
+        }
         let wait = self.retry_after();
         if let Some(wait) = wait {
             body["retry_after_ms"] = crate::clock::millis(wait).into();

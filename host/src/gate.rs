@@ -141,6 +141,11 @@ impl Permit {
         self.grant.as_ref().is_some_and(Grant::is_probe)
     }
 
+    /// Whether a report changes anything: there is a breaker.
+    pub fn counts(&self) -> bool {
+        self.grant.as_ref().is_some_and(Grant::counts)
+    }
+
     /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
     #[allow(clippy::unused_async)]
     pub async fn recheck(&mut self) -> Recheck {

@@ -29,8 +29,11 @@ use crate::{
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{Request, Response};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Between two looks for what has expired: short beside the day that records are kept.
+const TIDY: Duration = Duration::from_mins(5);
 
 /// Why a host could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,15 @@ impl Host {
     pub async fn call(&self, request: Request<bytes::Bytes>) -> Response<Body> {
         let caller = Caller::new(std::net::Ipv4Addr::LOCALHOST.into(), "http");
         self.handle(request.map(crate::upstream::full), &caller, None).await
+    }
+
+    /// Keeps the memory bounded while there is no traffic: forgets every few minutes what has expired. Never ends; the server runs
+    /// it on one of its workers, a program that uses the host as a library on a task of its own.
+    pub async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            self.shared.records.tidy();
+        }
     }
 
     /// Waits for the work that callers left behind. No more of it may be started.

@@ -61,6 +61,7 @@ impl Server {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {
                 host: own,
+                tidies: index == 0,
                 settings: settings.server.clone(),
                 sockets: listeners.take(index),
                 places: Arc::clone(&places),
@@ -86,8 +87,9 @@ impl Server {
     /// was finished.
     pub fn stop(mut self) -> bool {
         self.stopping.cancel();
-        // Every worker is joined; one that panicked finished nothing.
-        self.workers.drain(..).fold(true, |finished, worker| worker.join().unwrap_or(false) && finished)
+        // Every worker is joined before any is judged; one that panicked finished nothing.
+        let finished: Vec<bool> = self.workers.drain(..).map(|worker| worker.join().unwrap_or(false)).collect();
+        finished.into_iter().all(|finished| finished)
     }
 }
 

@@ -10,9 +10,9 @@ use std::{
 
 const ROWS: usize = 12;
 
-/// The directory, ten times faster than the real one.
-fn directory(faults: &[&str]) -> (Triage, String) {
-    let mut arguments = vec!["emulator", "--listen", "127.0.0.1:0", "--faster", "10"];
+/// The directory, so many times faster than the real one.
+fn directory(faster: &str, faults: &[&str]) -> (Triage, String) {
+    let mut arguments = vec!["emulator", "--listen", "127.0.0.1:0", "--faster", faster];
     for fault in faults {
         arguments.extend(["--fault", fault]);
     }
@@ -22,9 +22,10 @@ fn directory(faults: &[&str]) -> (Triage, String) {
 }
 
 fn file(folder: &Path) -> PathBuf {
-    let rows: String = (1..=ROWS).map(|row| format!("Hospital {row},{row} Long Street,555-01{row:02}\n")).collect();
+    let rows = (1..=ROWS).map(|row| format!("Hospital {row},{row} Long Street,555-01{row:02}"));
+    let text: Vec<String> = std::iter::once("name,address,phone".to_owned()).chain(rows).collect();
     let csv = folder.join("hospitals.csv");
-    fs::write(&csv, format!("name,address,phone\n{rows}")).unwrap();
+    fs::write(&csv, text.join("\n")).unwrap();
     csv
 }
 
@@ -48,18 +49,20 @@ fn assert_each_row_was_made_once(import: &Ended, directory: Triage) {
     assert!(import.out.contains(&format!("batch 1: activated, {ROWS} hospitals\n")), "{import:?}");
     directory.terminate();
     let holds = directory.ended();
-    assert!(holds.out.ends_with(&format!("; {ROWS} hospitals, 0 duplicates\n")), "{holds:?}");
+    assert!(holds.out.ends_with(&format!("; hospitals: {ROWS}, duplicates: 0\n")), "{holds:?}");
 }
 
 #[test]
 fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
-    let (directory, url) = directory(&["create=reset-after@4"]);
+    let (mut directory, url) = directory("5", &["create=reset-after@4"]);
     let (_host, address) = Triage::serve(&["--upstream", &url, "--policy", "hospital-directory"]);
-    // Three rows at once: some are done, some under way and some not begun when it is killed.
-    let mut first = import(&csv, address, "3");
-    first.logs(": created ");
+    // Three rows at once: three are done, three under way at the directory and six not begun when it is killed.
+    let first = import(&csv, address, "3");
+    for _ in 0..6 {
+        directory.logs("Create begins");
+    }
     first.kill();
     let journal = fs::read_to_string(folder.path().join("hospitals.csv.journal")).unwrap();
     let sending = journal.lines().filter(|line| line.contains("\"sending\"")).count();
@@ -72,18 +75,20 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     assert_eq!(again.code, Some(0), "{again:?}");
 }
 
-/// Kills host and import, starts a new host on the same address, and lets the import go on.
+/// Kills the host, then the import, starts a new host on the same address, and lets the import go on.
 fn both_killed(
     csv: &Path,
     directory: &mut Triage,
     url: &str,
     concurrency: &str,
-    until: impl FnOnce(&mut Triage, &mut Triage),
+    before: impl FnOnce(&mut Triage, &mut Triage),
+    between: impl FnOnce(&mut Triage),
 ) -> Ended {
     let (host, address) = Triage::serve(&["--upstream", url, "--policy", "hospital-directory"]);
     let mut first = import(csv, address, concurrency);
-    until(&mut first, directory);
+    before(&mut first, directory);
     host.kill();
+    between(&mut first);
     first.kill();
     // The new host remembers nothing: that these rows may have been sent stands only in the journal.
     let listen = address.to_string();
@@ -97,13 +102,20 @@ fn both_killed(
 fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
-    let (mut directory, url) = directory(&[]);
+    let (mut directory, url) = directory("10", &[]);
     // Every row is under way at the directory, none is answered, when both are killed: all must be found, none sent again.
-    let resumed = both_killed(&csv, &mut directory, &url, "20", |_, directory| {
-        for _ in 0..ROWS {
-            directory.logs("Create begins");
-        }
-    });
+    let resumed = both_killed(
+        &csv,
+        &mut directory,
+        &url,
+        "20",
+        |_, directory| {
+            for _ in 0..ROWS {
+                directory.logs("Create begins");
+            }
+        },
+        |_| {},
+    );
     assert_each_row_was_made_once(&resumed, directory);
 }
 
@@ -113,9 +125,10 @@ fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
 fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
-    let (mut directory, url) = directory(&[]);
-    let resumed = both_killed(&csv, &mut directory, &url, "3", |import, _| {
-        import.logs(": created ");
-    });
+    let (mut directory, url) = directory("10", &[]);
+    let first_answer = |import: &mut Triage, _: &mut Triage| drop(import.logs(": created "));
+    // The journal says of the next row that it is being sent, and nobody takes it.
+    let nobody_takes_it = |import: &mut Triage| drop(import.logs(" waits "));
+    let resumed = both_killed(&csv, &mut directory, &url, "3", first_answer, nobody_takes_it);
     assert_each_row_was_made_once(&resumed, directory);
 }

@@ -56,7 +56,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     serving.await;
     let duplicates = directory.duplicates();
     say(&format!(
-        "{} requests, {} of them struck by a fault; {} hospitals, {duplicates} duplicates",
+        "requests: {}, struck by a fault: {}; hospitals: {}, duplicates: {duplicates}",
         directory.arrivals().len(),
         directory.faults_struck(),
         directory.hospitals().len(),

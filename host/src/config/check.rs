@@ -1,6 +1,7 @@
 //! Values that are fine by themselves, but not together.
 
 use super::{problem::Problem, settings::Settings, value::Values};
+use crate::policy::contract;
 use std::time::Duration;
 
 /// `low` must not be above `high` (or, if `strict`, must be below it).
@@ -70,6 +71,36 @@ fn with_source(problem: Problem, values: &Values, key: &str) -> Problem {
         Some(source) => problem.from(&source),
         None => problem,
     }
+}
+
+/// Members of a group share one breaker, one budget and one list of limits: what they say of them must be the same.
+pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
+    const SHARED: [&str; 3] = ["breaker.", "budget.", "limits"];
+    // Grows with each member's attempt timeout; the group takes the longest.
+    const LEASE: &str = "breaker.probe_lease";
+    let group = |(endpoint, values): &(contract::Endpoint, Values)| {
+        values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())
+    };
+    let mut problems = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let own = group(member);
+        let Some((other, beside)) = members[..index].iter().find(|before| group(before) == own) else { continue };
+        let (endpoint, values) = member;
+        let (name, other) = (&endpoint.name, &other.name);
+        for key in super::keys::KEYS.iter().map(|key| key.name) {
+            let shared = SHARED.iter().any(|prefix| key.starts_with(prefix)) && key != LEASE;
+            let (Some(got), Some(theirs)) = (values.get(key), beside.get(key)) else { continue };
+            if !shared || got.value == theirs.value {
+                continue;
+            }
+            let because =
+                format!("endpoints.{other}.{key} is {} ({}), and both are in group {own}", theirs.value, theirs.source);
+            let path = format!("upstreams.{upstream}.endpoints.{name}.{key}");
+            let problem = Problem::conflict(path, got.value.to_string(), because, "the same in a whole group");
+            problems.push(with_source(problem, values, key));
+        }
+    }
+    problems
 }
 
 /// A record's lock must outlast every deadline, or a second sender would take it from one that is still at work.

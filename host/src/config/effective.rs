@@ -16,7 +16,7 @@ use crate::{
     rate_limit::Quota,
 };
 use http::Method;
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
 /// What a deadline has over the attempt timeout that it grew for: the default's 15 s over 5 s, room to wait and try again.
 const ROOM_TO_RETRY: Duration = Duration::from_secs(10);
@@ -46,7 +46,28 @@ pub fn endpoints(
 ) -> Result<Vec<(contract::Endpoint, Endpoint)>, Problems> {
     check_against(upstream, description)?;
     let all = described_and_added(upstream, description);
-    Ok(all.into_iter().map(|(described, values)| (described, endpoint(&values))).collect())
+    let mut all: Vec<_> = all.into_iter().map(|(described, values)| (described, endpoint(&values))).collect();
+    share_leases(&mut all);
+    Ok(all)
+}
+
+/// A group's probes hold their lease for as long as its slowest member may need.
+fn share_leases(all: &mut [(contract::Endpoint, Endpoint)]) {
+    let mut longest: HashMap<String, Duration> = HashMap::new();
+    let group = |(described, settings): &(contract::Endpoint, Endpoint)| {
+        settings.group.clone().unwrap_or_else(|| described.name.clone())
+    };
+    for member in all.iter() {
+        let lease = member.1.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.probe_lease);
+        let own = longest.entry(group(member)).or_default();
+        *own = lease.max(*own);
+    }
+    for member in all {
+        let lease = longest.get(&group(member)).copied();
+        if let (Some(breaker), Some(lease)) = (&mut member.1.breaker, lease) {
+            breaker.probe_lease = lease;
+        }
+    }
 }
 
 /// How keys are honoured beside this policy: a lock that the operator did not set is longer than every deadline.
@@ -83,11 +104,13 @@ pub fn check_against(upstream: &Upstream, description: &Description) -> Result<(
             None => added_problems(&path, name, values, description, &mut problems),
         }
     }
-    for (endpoint, values) in described_and_added(upstream, description) {
+    let all = described_and_added(upstream, description);
+    for (endpoint, values) in &all {
         let path = format!("upstreams.{}.endpoints.{}", upstream.name, endpoint.name);
-        problems.extend(check::endpoint(&path, &values, None));
-        problems.extend(check::lock(&upstream.name, &upstream.stated, &path, &values));
+        problems.extend(check::endpoint(&path, values, None));
+        problems.extend(check::lock(&upstream.name, &upstream.stated, &path, values));
     }
+    problems.extend(check::groups(&upstream.name, &all));
     Problems::check(problems)
 }
 

@@ -87,8 +87,10 @@ async fn import_through_faults(stage: &Stage, screen: &mut impl Write, shown: &m
     );
     say!(
         screen,
-        "   {} creates were spoiled, each was looked up and found, and none was sent again blindly.\n",
-        stage.emulator.faults_struck()
+        "   {} creates were spoiled. Creates sent for these rows: {}; looks at the directory, to see what became of them: {}.\n",
+        stage.emulator.faults_struck(),
+        arrived(stage, Call::Create),
+        arrived(stage, Call::ListBatch),
     );
     Ok(())
 }
@@ -113,7 +115,7 @@ async fn storm_and_recovery(stage: &Stage, screen: &mut impl Write, shown: &mut 
         let (status, attempts) = (answer.status.as_u16(), answer.header("triage-attempts"));
         say!(screen, "   request {asked}: {status}, attempts: {attempts}");
     }
-    let before = lists(stage);
+    let before = arrived(stage, Call::List);
     let begun = Instant::now();
     let mut refused = 0;
     for _ in 0..REFUSALS {
@@ -121,12 +123,12 @@ async fn storm_and_recovery(stage: &Stage, screen: &mut impl Write, shown: &mut 
     }
     let each = begun.elapsed() / REFUSALS as u32;
     shown.refused += refused;
-    shown.sent_while_open += lists(stage) - before;
+    shown.sent_while_open += arrived(stage, Call::List) - before;
     say!(
         screen,
         "   {REFUSALS} more requests: {refused} refused in {} us each; {} reached the directory",
         each.as_micros(),
-        lists(stage) - before
+        arrived(stage, Call::List) - before
     );
     stage.emulator.set_faults(Faults::none());
     say!(
@@ -134,14 +136,14 @@ async fn storm_and_recovery(stage: &Stage, screen: &mut impl Write, shown: &mut 
         "   The directory is back. The breaker stays open for {} s (a minute, scaled down) ...",
         OPEN_FOR.as_secs()
     );
-    let before = lists(stage);
+    let before = arrived(stage, Call::List);
     let answer = recovered(stage).await?;
     say!(
         screen,
         "   ... then one request is let through as a probe: {} in {} ms, {} sent. The breaker is closed:",
         answer.status.as_u16(),
         answer.took.as_millis(),
-        lists(stage) - before
+        arrived(stage, Call::List) - before
     );
     let answer = stage.caller.get("/hospitals/").await?;
     let count = answer.json.as_array().map_or(0, Vec::len);
@@ -162,8 +164,8 @@ async fn recovered(stage: &Stage) -> Result<Answer, DemoError> {
     }
 }
 
-fn lists(stage: &Stage) -> usize {
-    stage.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::List).count()
+fn arrived(stage: &Stage, call: Call) -> usize {
+    stage.emulator.arrivals().iter().filter(|arrival| arrival.call == call).count()
 }
 
 async fn replay(stage: &Stage, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
@@ -194,7 +196,7 @@ fn sums(stage: &Stage, screen: &mut impl Write, shown: &mut Shown, elapsed: Dura
     let arrivals = stage.emulator.arrivals();
     shown.hospitals = stage.emulator.hospitals().len();
     shown.duplicates = stage.emulator.duplicates();
-    shown.creates_sent = arrivals.iter().filter(|arrival| arrival.call == Call::Create).count();
+    shown.creates_sent = arrived(stage, Call::Create);
     shown.requests_sent = arrivals.len();
     shown.faults = stage.emulator.faults_struck();
     shown.elapsed = elapsed;

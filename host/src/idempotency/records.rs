@@ -70,6 +70,9 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// An administrator's word on an unsettled record.
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;
+
+    /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
+    fn tidy(&self) {}
 }
 
 /// What an upstream made, as a policy names it within its upstream: hashed, so that a guest's text takes a fixed room.

@@ -5,7 +5,7 @@ use super::{
     exchange::{Answer, Progress},
 };
 use crate::{
-    error::VERDICT,
+    error::{Problem, VERDICT},
     idempotency::{self, Stored},
     policy::contract::Replacement,
     upstream::{self, Body, headers},
@@ -114,9 +114,20 @@ fn broken() -> Body {
     StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(error)])).boxed()
 }
 
+/// A refusal of a request that came as far as its attempts.
+pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &Progress) -> Response<Body> {
+    let mut response = problem.into_response();
+    told(response.headers_mut(), exchange, progress);
+    response
+}
+
 fn dress(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
-    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
     headers.insert(VERDICT, HeaderValue::from_static(progress.class.name()));
+    told(headers, exchange, progress);
+}
+
+fn told(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
+    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
     headers.insert(POLICY, exchange.policy.label().clone());
     if let Some(limit) = progress.limit {
         headers.insert(CLAMPED, HeaderValue::from_static(limit.name()));

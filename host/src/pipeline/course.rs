@@ -7,7 +7,7 @@ use super::{
     keyed,
 };
 use crate::{
-    attempt::{Attempted, Errand},
+    attempt::{Arrived, Errand, LEAST},
     error::Problem,
     idempotency::{Claim, ClaimName},
     policy::{
@@ -26,8 +26,6 @@ use tokio::time::{Instant, sleep};
 const CLAIMS: usize = 64;
 /// A wait that the upstream asks for is passed on to the fleet up to this.
 const PAUSE: Duration = Duration::from_secs(300);
-/// What a safe retry must have left to be worth sending.
-const LEAST: Duration = Duration::from_millis(10);
 
 /// A reconcile that cannot look has no way on.
 const NEVER_HEARD: Failure = Failure { kind: FailureKind::Reset, sent: true };
@@ -117,23 +115,28 @@ impl Exchange {
 
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let attempted = self.attempt(Errand::Request, progress, hold).await;
-        let (arrival, permit, took) = match attempted {
-            Attempted::Arrived { arrival, permit, took } => (arrival, permit, took),
-            Attempted::Refused(problem) => return self.refused(problem, progress),
+        let (mut arrival, permit, took) = match attempted {
+            Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
+            Err(problem) => return self.refused(problem, progress),
         };
         let settled = match &arrival {
             Arrival::Answer(answer) => self.endpoint().is_settled(answer.status.as_u16(), self.effect),
             Arrival::Failure(_) => false,
         };
         if settled {
-            permit.report(BreakerSignal::Success, took);
+            self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
             progress.last = Some(arrival);
             return Ok(Step::Deliver);
         }
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
-        permit.report(signal, took);
+        let signal = self.blame(signal, &arrival, took);
+        // An answer that is not delivered is over here, and the next attempt may need its place.
+        match (signal, &clamped.step) {
+            (BreakerSignal::Success, Step::Deliver) => self.did_well(&mut arrival, permit, took),
+            _ => permit.report(signal, took),
+        }
         progress.last = Some(arrival);
         Ok(self.follow(clamped, progress))
     }
@@ -142,11 +145,11 @@ impl Exchange {
         progress.probes += 1;
         let attempted = self.attempt(Errand::Probe(probe), progress, hold).await;
         let arrival = match attempted {
-            Attempted::Arrived { arrival, permit, took } => {
+            Ok(Arrived { arrival, permit, took }) => {
                 permit.report(BreakerSignal::Ignore, took);
                 arrival
             }
-            Attempted::Refused(_) => return Ok(Step::Unsettled),
+            Err(_) => return Ok(Step::Unsettled),
         };
         let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
         Ok(self.follow(clamped, progress))

@@ -54,7 +54,11 @@ impl Exchange {
         let _turn = match self.fingerprint {
             Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().settles() => {
                 let turn = self.shared.records.turn(fingerprint);
-                let turn = timeout_at(self.deadline, turn).await.map_err(|_| Problem::DeadlineBeforeSend)?;
+                let turn = tokio::select! {
+                    turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
+                    // Its key is free at once for a caller that comes back, unless an earlier owner sent something.
+                    () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+                };
                 Some(turn.map_err(problem)?)
             }
             _ => None,
@@ -70,7 +74,7 @@ impl Exchange {
                 self.reconcile(&mut progress, &mut hold).await
             }
         };
-        self.settle(result, progress, hold).await
+        Ok(self.settle(result, progress, hold).await)
     }
 
     /// Finishes, releases or keeps the record, by what became of the effect.
@@ -79,8 +83,13 @@ impl Exchange {
         result: Result<Outgoing, Problem>,
         progress: Progress,
         hold: MaybeHold,
-    ) -> Result<Response<Body>, Problem> {
-        let Some(hold) = hold else { return result.map(|outgoing| outgoing.into_response(&self, &progress)) };
+    ) -> Response<Body> {
+        let Some(hold) = hold else {
+            return match result {
+                Ok(outgoing) => outgoing.into_response(&self, &progress),
+                Err(problem) => answer::refused(problem, &self, &progress),
+            };
+        };
         let sent_ago = progress.last_sent.map_or(std::time::Duration::ZERO, |sent| sent.elapsed());
         let outgoing = match result {
             Ok(outgoing) => outgoing,
@@ -91,7 +100,7 @@ impl Exchange {
                 } else {
                     let _ = hold.release().await;
                 }
-                return Err(problem);
+                return answer::refused(problem, &self, &progress);
             }
         };
         let keep = match progress.class {
@@ -101,12 +110,12 @@ impl Exchange {
             Class::NotApplied | Class::Throttled => false,
             Class::Unknown => {
                 hold.leave_unknown(sent_ago);
-                return Ok(outgoing.into_response(&self, &progress));
+                return outgoing.into_response(&self, &progress);
             }
         };
         if !keep {
             let _ = hold.release().await;
-            return Ok(outgoing.into_response(&self, &progress));
+            return outgoing.into_response(&self, &progress);
         }
         let most = self.service.settings.idempotency.max_response_bytes;
         let (response, stored) = outgoing.store(&self, &progress, most).await;
@@ -114,7 +123,7 @@ impl Exchange {
         if let Err(error) = hold.finish(stored).await {
             tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
         }
-        Ok(response)
+        response
     }
 }
 

@@ -80,9 +80,8 @@ impl Cache {
         }
         let failed = |source| CacheError::File { path: places.key.clone(), source };
         let mut key = [0; 32];
-        let mut file = match private(&places.key, OFlags::RDONLY).map_err(failed)? {
-            Some(file) => file,
-            None => return Ok(Self { dir: places.dir.clone(), key: new_key(&places.key).map_err(failed)? }),
+        let Some(mut file) = private(&places.key, OFlags::RDONLY).map_err(failed)? else {
+            return Ok(Self { dir: places.dir.clone(), key: new_key(&places.key).map_err(failed)? });
         };
         file.read_exact(&mut key).map_err(failed)?;
         Ok(Self { dir: places.dir.clone(), key })

@@ -38,9 +38,10 @@ pub struct Exhausted {
 }
 
 impl Budget {
-    /// A bucket with a second's floor in it, so that the first failure after a start can be retried.
+    /// A bucket with a second's floor in it, as far as it holds that, so that the first failure after a start can be retried.
     pub fn new(settings: &Settings, now: Timestamp) -> Self {
-        Self { tokens_milli: u64::from(settings.floor_per_second).max(1) * MILLI, at: now }
+        let most = settings.capacity.max(1);
+        Self { tokens_milli: u64::from(settings.floor_per_second.clamp(1, most)) * MILLI, at: now }
     }
 
     fn refill(&mut self, settings: &Settings, now: Timestamp) {
@@ -90,6 +91,76 @@ impl Budget {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::clock::micros;
+    use proptest::prelude::*;
+
+    const START: Timestamp = Timestamp(3_600_000_000);
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Deposit,
+        Withdraw,
+        Refund,
+        Advance(u64),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            3 => Just(Event::Deposit),
+            4 => Just(Event::Withdraw),
+            1 => Just(Event::Refund),
+            3 => (0u64..2_000_000).prop_map(Event::Advance),
+        ];
+        prop::collection::vec(event, 0..300)
+    }
+
+    /// Retries <= what was there at the start + the share of the first attempts + the floor of the time, in thousandths.
+    fn within_bound(sent: u64, deposits: u64, elapsed_us: u64, settings: &Settings) -> bool {
+        let floor = u64::from(settings.floor_per_second);
+        let earned = deposits * u64::from(settings.percent) * MILLI / 100;
+        sent * MILLI <= floor.max(1) * MILLI + earned + floor * elapsed_us / 1000
+    }
+
+    proptest! {
+        #[test]
+        fn retries_stay_within_their_share(
+            events in events(), percent in 0u32..150, floor_per_second in 0u32..20, capacity in 1u32..50,
+        ) {
+            let settings = Settings { percent, floor_per_second, capacity };
+            let mut budget = Budget::new(&settings, START);
+            let (mut now, mut deposits, mut sent) = (START, 0, 0_u64);
+            for event in events {
+                match event {
+                    Event::Deposit => { budget.deposit(&settings); deposits += 1; }
+                    Event::Advance(us) => now = now.after(Duration::from_micros(us)),
+                    Event::Refund if sent > 0 => { budget.refund(&settings); sent -= 1; }
+                    Event::Refund => {}
+                    Event::Withdraw => match budget.withdraw(&settings, now) {
+                        Ok(()) => sent += 1,
+                        Err(Exhausted { retry_after }) if floor_per_second > 0 => {
+                            let mut then = budget;
+                            prop_assert!(then.withdraw(&settings, now.after(retry_after)).is_ok(), "the promise");
+                        }
+                        Err(_) => {}
+                    },
+                }
+                prop_assert!(
+                    budget.tokens_milli <= u64::from(capacity.max(1)) * MILLI,
+                    "{} saved up of {capacity}", budget.tokens_milli
+                );
+                prop_assert!(within_bound(sent, deposits, micros(now.since(START)), &settings), "{sent} sent");
+            }
+        }
+    }
+
+    /// The bound is tight: a budget that gave one retry more would break it.
+    #[test]
+    fn the_bound_catches_one_retry_too_many() {
+        let settings = Settings::default();
+        let mut budget = Budget::new(&settings, START);
+        let sent = (0..100).filter(|_| budget.withdraw(&settings, START).is_ok()).count() as u64;
+        assert!(within_bound(sent, 0, 0, &settings) && !within_bound(sent + 1, 0, 0, &settings), "{sent}");
+    }
 
     #[test]
     fn retries_are_a_share_of_traffic_above_a_floor() {

@@ -61,6 +61,8 @@ impl Listeners {
 /// What a worker thread runs on.
 pub(super) struct Worker {
     pub(super) host: Host,
+    /// Whether this is the one that clears away what has expired.
+    pub(super) tidies: bool,
     pub(super) settings: settings::Server,
     pub(super) sockets: Vec<std::net::TcpListener>,
     pub(super) places: Arc<Semaphore>,
@@ -80,13 +82,20 @@ impl Worker {
         runtime.block_on(self.serve())
     }
 
-    async fn serve(self) -> bool {
+    async fn serve(mut self) -> bool {
         let connections = TaskTracker::new();
+        // Each goes with its loop: what is still listened on while the host drains would be accepted and never answered.
+        let sockets = std::mem::take(&mut self.sockets);
         let shared = Arc::new(self);
+        // Ends with this function: dropping the set aborts what is in it.
+        let mut background = JoinSet::new();
+        if shared.tidies {
+            let host = shared.host.clone();
+            background.spawn(async move { host.tidy().await });
+        }
         let mut accepting = JoinSet::new();
-        for socket in &shared.sockets {
-            let socket = socket.try_clone().and_then(TcpListener::from_std);
-            match socket {
+        for socket in sockets {
+            match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     accepting.spawn(Self::accept(Arc::clone(&shared), socket, connections.clone()));
                 }

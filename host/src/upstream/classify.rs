@@ -56,11 +56,18 @@ fn after_send(error: &reqwest::Error) -> FailureKind {
 }
 
 fn tls(error: &reqwest::Error) -> bool {
-    // The handshake's error travels inside an io::Error, whose `source` skips its payload.
-    in_chain::<rustls::Error>(error).is_some()
-        || chain(error).filter_map(|link| link.downcast_ref::<io::Error>()).any(|io| {
-            io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>() || inner.to_string().contains("TLS"))
-        })
+    chain(error).any(handshake)
+}
+
+/// The handshake's error travels inside an `io::Error`, at times inside another one, whose `source` skips its payload.
+fn handshake(link: &(dyn Error + 'static)) -> bool {
+    if link.is::<rustls::Error>() {
+        return true;
+    }
+    let payload = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    payload.is_some_and(|inner| {
+        std::iter::successors(Some(inner as &(dyn Error + 'static)), |&link| link.source()).any(handshake)
+    })
 }
 
 fn in_chain<E: Error + 'static>(error: &reqwest::Error) -> Option<&E> {

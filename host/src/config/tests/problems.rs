@@ -482,6 +482,14 @@ fn overrides_are_checked_against_the_policy() {
             "upstreams.a.endpoints.create-hospital.breaker.probe_lease: got \"20s\", but attempt_timeout is \"30s\" (policy hospital-directory); must be longer than it (file triage.toml:4)",
         ),
         (
+            "endpoints.create-hospital.group = \"all\"\nendpoints.list-hospitals.group = \"all\"",
+            "upstreams.a.endpoints.list-hospitals.limits: got [], but endpoints.create-hospital.limits is [{ requests = 1, period = \"6500ms\", burst = 20 }] (policy hospital-directory), and both are in group all; must be the same in a whole group (default)",
+        ),
+        (
+            "defaults = { group = \"all\", limits = [], breaker = { probes = 2 } }\nendpoints.list-hospitals.breaker.probes = 3",
+            "upstreams.a.endpoints.list-hospitals.breaker.probes: got 3, but endpoints.create-hospital.breaker.probes is 2 (file triage.toml:4), and both are in group all; must be the same in a whole group (file triage.toml:5)",
+        ),
+        (
             "idempotency.lock = \"60s\"",
             "upstreams.a.idempotency.lock: got \"1m\", but upstreams.a.endpoints.create-hospital.deadline is \"2m\" (policy hospital-directory); must be at least as long (file triage.toml:4)",
         ),
@@ -502,4 +510,15 @@ fn a_verdict_counts_problems() {
     );
     let good = load(&inputs(LEAST, &[], Flags::default()));
     assert_eq!(verdict(&good), "the configuration holds: a at http://a.example/\n");
+}
+
+#[test]
+fn a_group_that_agrees_is_taken_and_its_probes_have_the_longest_lease() {
+    let text = format!("{LEAST}policy = \"hospital-directory\"\ndefaults = {{ group = \"all\", limits = [] }}");
+    let settings = from_toml(&text).unwrap();
+    let endpoints = endpoints(&settings.upstreams[0], &description()).unwrap();
+    for (described, endpoint) in endpoints {
+        let lease = endpoint.breaker.unwrap().probe_lease;
+        assert_eq!(lease, Duration::from_secs(35), "{}: create-hospital may take 30 s", described.name);
+    }
 }

@@ -238,5 +238,5 @@ async fn the_caller_is_told_as_it_happens() {
     let (_folder, options) = file(1);
     let mut heard = Heard::default();
     run_in(surroundings(&way, 1), &options, &mut heard).await.unwrap();
-    assert_eq!(heard.0, ["1 1 0", "Line(2) 1000 breaker-open", "2 created   id 1", "0 activated, 1 hospitals"]);
+    assert_eq!(heard.0, ["1 1 0", "Line(2) 1000 breaker-open", "2 created   id 1", "0 activated, 1 hospital"]);
 }

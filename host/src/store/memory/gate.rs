@@ -28,6 +28,8 @@ struct State {
     budget: Budget,
     limits: Vec<Gcra>,
     paused_until: Timestamp,
+    /// By how much pauses have moved all that was reserved, since the start.
+    moved: Duration,
 }
 
 /// What was taken for an attempt.
@@ -35,6 +37,9 @@ struct State {
 pub struct Grant {
     /// Until the reserved moment.
     pub wait: Duration,
+    /// The reserved moment, and how far pauses had moved everything when it was reserved.
+    due: Timestamp,
+    moved: Duration,
     ticket: Option<Ticket>,
     reservations: Vec<Reservation>,
     ask: Ask,
@@ -43,6 +48,11 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether there is a breaker that the attempt's result counts for.
+    pub fn counts(&self) -> bool {
+        self.ticket.is_some()
+    }
+
     /// Whether the attempt holds a probe's place.
     pub fn is_probe(&self) -> bool {
         self.ticket.is_some_and(|ticket| ticket.is_probe())
@@ -57,6 +67,7 @@ impl MemoryGate {
             budget: Budget::new(&settings.budget, clock.now()),
             limits: vec![Gcra::default(); settings.limits.len()],
             paused_until: Timestamp::default(),
+            moved: Duration::ZERO,
         };
         Self { name, settings, clock, entropy, state: Mutex::new(state) }
     }
@@ -72,14 +83,15 @@ impl MemoryGate {
         if pause > max_wait {
             return Err(Refusal::RateLimited { quota: None, retry_after: pause });
         }
-        let mut reservations = Vec::with_capacity(self.settings.limits.len());
-        let mut wait = pause;
-        for (gcra, quota) in state.limits.iter().zip(&self.settings.limits) {
-            let reservation = gcra
-                .reserve(quota, now, max_wait)
-                .map_err(|denied| Refusal::RateLimited { quota: Some(*quota), retry_after: denied.retry_after })?;
-            wait = wait.max(reservation.wait);
-            reservations.push(reservation);
+        // Whoever comes during a pause stands in line for its end.
+        let from = now.max(state.paused_until);
+        let earliest = state.limits.iter().zip(&self.settings.limits);
+        let last = earliest.map(|(gcra, quota)| (gcra.earliest(quota, from), quota)).max_by_key(|(due, _)| *due);
+        let due = last.map_or(from, |(due, _)| due);
+        let wait = due.since(now);
+        if wait > max_wait {
+            let quota = last.map(|(_, quota)| *quota);
+            return Err(Refusal::RateLimited { quota, retry_after: wait });
         }
         let ticket = self.ticket(&mut state, ask, now)?;
         if ask == Ask::Retry
@@ -93,10 +105,10 @@ impl MemoryGate {
         if ask == Ask::First {
             state.budget.deposit(&self.settings.budget);
         }
-        for (gcra, reservation) in state.limits.iter_mut().zip(&reservations) {
-            gcra.take(reservation);
-        }
-        Ok(Grant { wait, ticket, reservations, ask, sent: false })
+        let moved = state.moved;
+        let limits = state.limits.iter_mut().zip(&self.settings.limits);
+        let reservations = limits.map(|(gcra, quota)| gcra.take(quota, due)).collect();
+        Ok(Grant { wait, due, moved, ticket, reservations, ask, sent: false })
     }
 
     fn ticket(&self, state: &mut State, ask: Ask, now: Timestamp) -> Result<Option<Ticket>, Refusal> {
@@ -111,9 +123,10 @@ impl MemoryGate {
     pub fn recheck(&self, grant: &mut Grant) -> Recheck {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let pause = state.paused_until.since(now);
-        if !pause.is_zero() {
-            return Recheck::Wait(pause);
+        // A pause moves all that waits, each as far: they do not leave it in a crowd.
+        let due = grant.due.after(state.moved.saturating_sub(grant.moved)).max(state.paused_until);
+        if due > now {
+            return Recheck::Wait(due.since(now));
         }
         if let (Some(ticket), Some(settings)) = (grant.ticket, &self.settings.breaker)
             && !state.breaker.recheck(&ticket, now, settings)
@@ -155,8 +168,9 @@ impl MemoryGate {
         if grant.sent {
             return;
         }
+        let moved = state.moved.saturating_sub(grant.moved);
         for (gcra, reservation) in state.limits.iter_mut().zip(&grant.reservations) {
-            gcra.refund(reservation);
+            gcra.refund(reservation, moved);
         }
         if grant.ask == Ask::Retry {
             state.budget.refund(&self.settings.budget);
@@ -165,8 +179,21 @@ impl MemoryGate {
 
     /// Holds attempts back; a shorter pause never cuts a longer one.
     pub fn pause(&self, pause: Duration) {
-        let until = self.clock.now().after(pause);
+        let now = self.clock.now();
+        let until = now.after(pause);
         let mut state = self.state.lock();
-        state.paused_until = state.paused_until.max(until);
+        let by = until.since(state.paused_until.max(now));
+        if by.is_zero() {
+            return;
+        }
+        state.paused_until = until;
+        state.moved = state.moved.saturating_add(by);
+        for gcra in &mut state.limits {
+            gcra.delay(by);
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "gate/tests.rs"]
+mod tests;

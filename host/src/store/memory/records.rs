@@ -107,8 +107,8 @@ impl MemoryRecords {
         self.turns.len()
     }
 
-    /// Forgets what has expired. Traffic does so by the way; a timer of some minutes does it for a host without traffic, whose
-    /// answers would else lie in memory for longer than they are kept. Whether there was anything.
+    /// Forgets what has expired. Traffic does so by the way; [`Host::tidy`](crate::Host::tidy) does it for a host
+    /// without traffic, whose answers would else lie in memory for longer than they are kept. Whether there was anything.
     pub fn sweep(&self) -> bool {
         let mut swept = false;
         for shard in &self.shards {
@@ -266,6 +266,11 @@ impl Records for MemoryRecords {
         self.settle_bytes(size, resolved.is_some());
         at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
     }
+
+    fn tidy(&self) {
+        self.sweep();
+        self.claims.lock().sweep(self.clock.now(), usize::MAX);
+    }
 }
 
 impl fmt::Debug for MemoryRecords {
@@ -275,6 +280,7 @@ impl fmt::Debug for MemoryRecords {
             .field("records", &self.len())
             .field("stored_bytes", &self.stored_bytes())
             .field("turns", &self.turns())
+            .field("claims_held", &self.claims.lock().len())
             .finish_non_exhaustive()
     }
 }

@@ -40,12 +40,7 @@ impl Claims {
         keep: Duration,
         now: Timestamp,
     ) -> Result<Claim, RecordError> {
-        for _ in 0..SWEEP {
-            match self.order.first() {
-                Some((until, expired)) if *until <= now => self.forget(*until, *expired),
-                _ => break,
-            }
-        }
+        self.sweep(now, SWEEP);
         let until = now.after(keep);
         match self.owners.entry(name) {
             Entry::Occupied(mut claim) => {
@@ -66,6 +61,20 @@ impl Claims {
             }
         }
         Ok(Claim::Ours)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Forgets expired claims, at most so many.
+    pub(super) fn sweep(&mut self, now: Timestamp, most: usize) {
+        for _ in 0..most {
+            match self.order.first() {
+                Some((until, expired)) if *until <= now => self.forget(*until, *expired),
+                _ => break,
+            }
+        }
     }
 
     fn make_room(&mut self, now: Timestamp) -> Result<(), RecordError> {

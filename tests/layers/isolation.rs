@@ -1,0 +1,93 @@
+//! Replays go to the tenant that made the request, and to nobody else.
+
+use super::{Plan, Stage};
+use bytes::Bytes;
+use http::Request;
+use std::sync::Arc;
+use triage::config::{self, settings::Settings};
+
+fn settings(tenant_header: &str) -> Settings {
+    let text = format!(
+        r#"
+        [upstreams.api]
+        base_url = "http://api.invalid"
+        idempotency = {{ tenant_header = "{tenant_header}" }}
+        "#
+    );
+    config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn post(path: &str, tenant: Option<&str>, key: &str, body: &'static str) -> Request<Bytes> {
+    let mut request = Request::post(path).header("idempotency-key", key);
+    if let Some(tenant) = tenant {
+        request = request.header("x-tenant", tenant);
+    }
+    request.body(Bytes::from_static(body.as_bytes())).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_goes_to_the_same_tenant_only() {
+    let stage = Stage::new(&settings("x-tenant"), |_| Plan::status(201));
+    for (tenant, replay, arrived) in [
+        (Some("a"), "", 1),
+        (Some("a"), "true", 1),
+        (Some("b"), "", 2),
+        (Some("b"), "true", 2),
+        (None, "", 3),
+        (None, "true", 3),
+        (Some(""), "", 4),
+        (Some("A"), "", 5),
+        (Some("a"), "true", 5),
+    ] {
+        let answer = stage.send(post("/", tenant, "k", "x")).await;
+        assert_eq!((answer.status, answer.header("triage-replay")), (201, replay), "{tenant:?}: {answer:?}");
+        assert_eq!(stage.arrived(), arrived, "{tenant:?}");
+    }
+}
+
+/// Whether a key is in use, and for what, is nobody else's to know.
+#[tokio::test(start_paused = true)]
+async fn neither_conflict_nor_mismatch_tells_of_another_tenants_key() {
+    let stage = Stage::new(&settings("x-tenant"), |_| Plan::status(201).after(super::secs(1)));
+    let slow = Arc::clone(&stage);
+    let first = tokio::spawn(async move { slow.send(post("/", Some("a"), "k", "x")).await });
+    tokio::time::sleep(super::millis(500)).await;
+    assert_eq!(stage.send(post("/", Some("a"), "k", "x")).await.problem(), "in-flight");
+    assert_eq!(stage.send(post("/", Some("a"), "k", "other")).await.problem(), "key-reused");
+    assert_eq!(stage.send(post("/", Some("b"), "k", "other")).await.status, 201);
+    assert_eq!(first.await.unwrap().status, 201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_one_upstream_says_nothing_at_another() {
+    let text = r#"
+        [upstreams.one]
+        base_url = "http://one.invalid"
+        path_prefix = "/one"
+        [upstreams.two]
+        base_url = "http://two.invalid"
+        path_prefix = "/two"
+    "#;
+    let settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let one = Stage::new(&super::api(""), |_| Plan::status(201));
+    let two = Stage::new(&super::api(""), |_| Plan::status(202));
+    let host = triage::Host::with_transports(
+        &settings,
+        triage::clock::Clock::anchored(0),
+        triage::entropy::Entropy::seeded(1),
+        vec![Arc::clone(&one.upstream) as _, Arc::clone(&two.upstream) as _],
+    )
+    .unwrap();
+    for (path, status, replay) in [("/one/x", 201, ""), ("/two/x", 202, ""), ("/one/x", 201, "true")] {
+        let answer = crate::support::read(host.call(post(path, None, "k", "x")).await).await;
+        assert_eq!((answer.status, answer.header("triage-replay")), (status, replay), "{path}: {answer:?}");
+    }
+}
+
+/// Tripwire: without a tenant header all callers are one.
+#[tokio::test(start_paused = true)]
+async fn tripwire_without_tenants_the_key_alone_counts() {
+    let stage = Stage::new(&settings("off"), |_| Plan::status(201));
+    assert_eq!(stage.send(post("/", Some("a"), "k", "x")).await.header("triage-replay"), "");
+    assert_eq!(stage.send(post("/", Some("b"), "k", "x")).await.header("triage-replay"), "true");
+}

@@ -1,0 +1,127 @@
+//! Rate limits: several at once, waits within the deadline, refusals that keep their promise, pauses.
+
+use super::{Plan, Stage, api, millis, secs};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_its_turn_if_its_deadline_allows() {
+    let stage = Stage::new(
+        &api("deadline = \"5s\"\nattempt_timeout = \"1s\"\nlimits = [{ requests = 1, period = \"1s\" }]"),
+        |_| Plan::status(200),
+    );
+    let began = Instant::now();
+    let crowd: Vec<_> = (0..10).map(|_| stage.begin("/")).collect();
+    let mut answers = Vec::new();
+    for answer in crowd {
+        answers.push(answer.await.unwrap());
+    }
+    let at: Vec<u64> = stage.arrivals().iter().map(|at| (*at - began).as_millis() as u64 / 100).collect();
+    assert_eq!(at, [0, 10, 20, 30, 40], "one a second, in line");
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert_eq!(refused.len() + at.len(), 10, "{answers:?}");
+    for answer in refused {
+        assert_eq!(answer.problem(), "rate-limited", "{answer:?}");
+        assert!(!answer.header("retry-after").is_empty() && answer.header("triage-sent") == "no", "{answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_when_and_keeps_its_word() {
+    let stage =
+        Stage::new(&api("deadline = \"5s\"\nlimits = [{ requests = 1, period = \"60s\" }]"), |_| Plan::status(200));
+    assert_eq!(stage.get("/").await.status, 200);
+    sleep(secs(10)).await;
+    let refused = stage.get("/").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "50"), "{refused:?}");
+    sleep(Duration::from_millis(refused.json()["retry_after_ms"].as_u64().unwrap())).await;
+    let began = Instant::now();
+    assert_eq!(stage.get("/").await.status, 200);
+    assert_eq!(began.elapsed(), Duration::ZERO, "after that time there is no wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_limits_of_a_route_hold_in_every_window() {
+    let limits =
+        "limits = [{ requests = 5, period = \"1s\", burst = 5 }, { requests = 20, period = \"60s\", burst = 10 }]";
+    let stage = Stage::new(&api(&format!("deadline = \"30s\"\n{limits}")), |_| Plan::status(200));
+    for _ in 0..12 {
+        for _ in 0..20 {
+            drop(stage.begin("/"));
+        }
+        sleep(secs(10)).await;
+    }
+    sleep(secs(60)).await;
+    let arrivals = stage.arrivals();
+    assert!(arrivals.len() > 40, "{} passed", arrivals.len());
+    for (index, from) in arrivals.iter().enumerate() {
+        for (count, to) in arrivals[index..].iter().enumerate().map(|(count, to)| (count as u128 + 1, to)) {
+            // Reserved moments are exact, timers are not: they wake up to a millisecond late.
+            let width = (*to - *from + millis(2)).as_millis();
+            for (requests, period, burst) in [(5, 1_000, 5), (20, 60_000, 10)] {
+                let most = burst + width * requests / period;
+                assert!(count <= most, "{count} in {width} ms, at most {most} of {requests} a {period} ms");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_has_no_room_takes_nothing_from_the_others() {
+    let limits = "limits = [{ requests = 3, period = \"3600s\", burst = 3 }, { requests = 1, period = \"10s\" }]";
+    let stage = Stage::new(&api(&format!("deadline = \"5s\"\n{limits}")), |_| Plan::status(200));
+    assert_eq!(stage.get("/").await.status, 200);
+    for _ in 0..50 {
+        assert_eq!(stage.get("/").await.status, 429);
+    }
+    sleep(secs(10)).await;
+    assert_eq!(stage.get("/").await.status, 200, "fifty refusals cost the hourly limit nothing");
+    sleep(secs(10)).await;
+    assert_eq!(stage.get("/").await.status, 200);
+    sleep(secs(10)).await;
+    assert_eq!(stage.get("/").await.status, 429, "three an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_answer_holds_everybody_back() {
+    let mut call = 0;
+    let stage = Stage::new(&api("retry = { max_attempts = 1 }\ndeadline = \"10s\""), move |_| {
+        call += 1;
+        if call == 1 { Plan::asking(429, &[("retry-after", "20")]) } else { Plan::status(200) }
+    });
+    let throttled = stage.get("/").await;
+    assert_eq!((throttled.status, throttled.header("triage-verdict")), (429, "throttled"), "{throttled:?}");
+    let refused = stage.get("/").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate-limited"), "{refused:?}");
+    assert_eq!((refused.header("retry-after"), stage.arrived()), ("20", 1));
+    sleep(secs(12)).await;
+    let began = Instant::now();
+    assert_eq!(stage.get("/").await.status, 200, "8 s are left of the pause: within the deadline");
+    assert!((secs(8)..secs(9)).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_comes_while_a_request_waits_is_seen_before_it_is_sent() {
+    let mut call = 0;
+    let limits = "retry = { max_attempts = 1 }\ndeadline = \"30s\"\nlimits = [{ requests = 1, period = \"2s\" }]";
+    let stage = Stage::new(&api(limits), move |_| {
+        call += 1;
+        if call == 1 { Plan::asking(429, &[("retry-after", "15")]).after(secs(1)) } else { Plan::status(200) }
+    });
+    let began = Instant::now();
+    let (first, second) = (stage.begin("/"), stage.begin("/"));
+    assert_eq!((first.await.unwrap().status, second.await.unwrap().status), (429, 200));
+    let at = stage.arrivals()[1] - began;
+    assert!(at >= secs(16), "reserved for 2 s, told at 1 s to wait 15 s, sent at {at:?}");
+}
+
+/// Tripwire: what the tests above see is the limit's doing.
+#[tokio::test(start_paused = true)]
+async fn tripwire_without_limits_everything_passes_at_once() {
+    let stage = Stage::new(&api("limits = []"), |_| Plan::status(200));
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        assert_eq!(stage.get("/").await.status, 200);
+    }
+    assert_eq!((began.elapsed(), stage.arrived()), (Duration::ZERO, 1_000));
+}

@@ -1,0 +1,87 @@
+//! A host on a real socket, and callers of it.
+
+use super::scripted::message;
+use std::net::SocketAddr;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use triage::{config, server::Server};
+
+/// A host in service; it stops with this.
+pub struct Front {
+    server: Server,
+}
+
+/// What a caller got.
+#[derive(Debug)]
+pub struct Got {
+    /// Status line and header lines, in lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Got {
+    pub fn status(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.filter(|(own, _)| *own == name).map(|(_, value)| value).next()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Front {
+    /// Serves a configuration; `server.listen` is a free port, and one worker sees every connection.
+    pub fn serve(toml: &str) -> Self {
+        let text = format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n{toml}");
+        let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        Self { server: Server::start(&settings).unwrap() }
+    }
+
+    /// In front of one upstream, with further keys of that upstream.
+    pub fn of(base_url: &str, keys: &str) -> Self {
+        Self::serve(&format!("[upstreams.api]\nbase_url = \"{base_url}\"\n{keys}"))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.addresses()[0]
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// Sends bytes on a connection of their own and reads one answer.
+    pub async fn raw(&self, request: &str) -> Got {
+        raw(self.address(), request.as_bytes()).await
+    }
+
+    /// A request without a body.
+    pub async fn ask(&self, method: &str, path: &str, headers: &str) -> Got {
+        self.raw(&format!("{method} {path} HTTP/1.1\r\nHost: triage.test\r\n{headers}\r\n")).await
+    }
+
+    /// A request with a body.
+    pub async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
+        let length = body.len();
+        self.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: triage.test\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        ))
+        .await
+    }
+}
+
+pub async fn raw(address: SocketAddr, request: &[u8]) -> Got {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut read = Vec::new();
+    loop {
+        let (head, body) = message(&mut stream, &mut read).await.unwrap().expect("an answer");
+        if !head.starts_with("http/1.1 1") {
+            return Got { head, body };
+        }
+    }
+}
