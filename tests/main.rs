@@ -1,12 +1,15 @@
 //! Integration tests: one binary, a module a feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod abuse;
 mod hostile;
 mod idempotency;
+mod inputs;
 mod layers;
 mod prebuilt;
 mod process;
 mod proxy;
+mod refusals;
 mod reload;
 mod settling;
 mod support;

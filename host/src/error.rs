@@ -36,6 +36,9 @@ pub enum Problem {
         "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
     )]
     PathNotPlain,
+    /// The caller wants a tunnel.
+    #[error("CONNECT asks for a tunnel, and this host forwards single requests; send the request itself")]
+    Tunnel,
     /// The deadline header makes no sense.
     #[error("header {header} must be a whole number of milliseconds from 1; send one or leave it out")]
     Deadline {
@@ -147,9 +150,6 @@ pub enum Problem {
         /// Its kind's name.
         kind: &'static str,
     },
-    /// The host itself ended.
-    #[error("the host is stopping; send the request to another host")]
-    Stopping,
 }
 
 fn quota_text(quota: Option<&Quota>) -> String {
@@ -167,6 +167,7 @@ impl Problem {
             Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
             Self::PathNotPlain => (StatusCode::BAD_REQUEST, "path-not-plain", "path is ambiguous"),
+            Self::Tunnel => (StatusCode::NOT_IMPLEMENTED, "tunnel", "tunnels are not offered"),
             Self::Deadline { .. } => (StatusCode::BAD_REQUEST, "deadline-malformed", "deadline is malformed"),
             Self::Key { .. } => (StatusCode::BAD_REQUEST, "key-malformed", "idempotency key is malformed"),
             Self::KeyReused => {
@@ -201,7 +202,6 @@ impl Problem {
                 _ if failure.sent => (StatusCode::BAD_GATEWAY, "upstream-failed", "upstream failed"),
                 _ => (StatusCode::BAD_GATEWAY, "upstream-unreachable", "upstream cannot be reached"),
             },
-            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping", "host is stopping"),
         }
     }
 
@@ -211,9 +211,7 @@ impl Problem {
             | Self::BreakerOpen { retry_after, .. }
             | Self::RateLimited { retry_after, .. }
             | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
-            Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable | Self::Stopping => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Asleep => Some(Duration::from_secs(10)),
             _ => None,
         }

@@ -11,6 +11,8 @@ pub mod error;
 pub mod gate;
 pub mod idempotency;
 pub mod import;
+#[doc(hidden)]
+pub mod inputs;
 pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;

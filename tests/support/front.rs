@@ -41,6 +41,15 @@ impl Front {
         Self { server: Server::start(&settings).unwrap() }
     }
 
+    /// In front of one upstream, with further keys of the server.
+    pub fn with_server(keys: &str, base_url: &str) -> Self {
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{keys}[upstreams.api]\nbase_url = \"{base_url}\"\n"
+        );
+        let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        Self { server: Server::start(&settings).unwrap() }
+    }
+
     /// In front of one upstream, with further keys of that upstream.
     pub fn of(base_url: &str, keys: &str) -> Self {
         Self::serve(&format!("[upstreams.api]\nbase_url = \"{base_url}\"\n{keys}"))

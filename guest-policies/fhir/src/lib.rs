@@ -100,6 +100,7 @@ impl Judging<'_> {
             }
             (409 | 412 | 428, _) if self.is_write() && self.attempt.prior_unknown => {
                 Verdict::deliver(Class::Unknown, "the version may have changed by our own write")
+                    .breaker(BreakerSignal::Success)
             }
             (409 | 412 | 428, _) => rejected("another version; read it again"),
             (404 | 410, _) if self.attempt.endpoint == DELETE => Verdict::deliver(Class::AlreadyApplied, "gone"),
@@ -107,7 +108,7 @@ impl Judging<'_> {
             (500, Some(Issue::Final)) | (502..=504, Some(Issue::Final)) => rejected("a final issue"),
             (500 | 502..=504, _) => self.in_doubt(asked, "the server is in trouble"),
             (400..=499, Some(Issue::Transient)) => self.in_doubt(asked, "a transient issue"),
-            (505..=599, _) => Verdict::deliver(Class::Unknown, "an odd status").breaker(BreakerSignal::Failure),
+            (505..=599, _) => Verdict::deliver(Class::Unknown, "an odd status"),
             _ => rejected("refused"),
         }
     }
@@ -122,7 +123,7 @@ impl Judging<'_> {
             let wait = asked.unwrap_or_else(|| self.settings.wait.ms(self.attempt));
             return Verdict::retry(Class::Unknown, wait, reason);
         }
-        Verdict::deliver(Class::Unknown, reason).breaker(BreakerSignal::Failure)
+        Verdict::deliver(Class::Unknown, reason)
     }
 
     /// A conditional create: the server itself makes sure that there is one.

@@ -75,9 +75,7 @@ impl Policy for HospitalDirectory {
 fn in_doubt(settings: &Settings, call: Call, attempt: &Attempt, asked: Option<u64>, reason: &str) -> Verdict {
     match call {
         Call::Create | Call::Activate => settle::begin(call, attempt, reason).breaker(BreakerSignal::Failure),
-        Call::Other if attempt.effect == triage_policy::Effect::Unsafe => {
-            Verdict::deliver(Class::Unknown, reason).breaker(BreakerSignal::Failure)
-        }
+        Call::Other if attempt.effect == triage_policy::Effect::Unsafe => Verdict::deliver(Class::Unknown, reason),
         _ => Verdict::retry(Class::Unknown, asked.unwrap_or_else(|| settings.wait.ms(attempt)), reason),
     }
 }

@@ -56,7 +56,9 @@ pub fn probed(settings: &Settings, call: Call, attempt: &Attempt, outcome: &Outc
         Batch::Holds(hospitals) => hospitals,
         Batch::Empty => Vec::new(),
         Batch::Unclear => return look(&batch, attempt, "the look failed"),
-        Batch::Useless => return Verdict::deliver(Class::Unknown, "the look proves nothing"),
+        Batch::Useless => {
+            return Verdict::deliver(Class::Unknown, "the look proves nothing").breaker(BreakerSignal::Success);
+        }
     };
     let late = attempt.sent_ms_ago.is_none_or(|ago| ago >= u64::from(COMMIT_WITHIN_MS));
     let found = match call {

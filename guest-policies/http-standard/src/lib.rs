@@ -82,7 +82,7 @@ fn judge(settings: &Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict {
 
 fn unknown(attempt: &Attempt, delay_ms: u64, reason: &str) -> Verdict {
     if attempt.effect == Effect::Unsafe {
-        return Verdict::deliver(Class::Unknown, reason).breaker(BreakerSignal::Failure);
+        return Verdict::deliver(Class::Unknown, reason);
     }
     Verdict::retry(Class::Unknown, delay_ms, reason)
 }

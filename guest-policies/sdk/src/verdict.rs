@@ -4,17 +4,11 @@ pub use crate::bindings::triage::policy::types::{BreakerSignal, Class};
 use crate::{Next, Probe, Replacement, Verdict};
 
 impl Verdict {
-    /// The answer goes to the caller; the upstream works.
+    /// The answer goes to the caller; the upstream works, unless what became of the request is unknown.
     #[must_use]
     pub fn deliver(class: Class, reason: &str) -> Self {
-        Self {
-            class,
-            breaker: BreakerSignal::Success,
-            next: Next::Deliver,
-            claim: None,
-            pause_ms: None,
-            reason: reason.to_owned(),
-        }
+        let breaker = if class == Class::Unknown { BreakerSignal::Failure } else { BreakerSignal::Success };
+        Self { class, breaker, next: Next::Deliver, claim: None, pause_ms: None, reason: reason.to_owned() }
     }
 
     /// The request is sent again; the upstream is in trouble.
@@ -34,7 +28,7 @@ impl Verdict {
     #[must_use]
     pub fn verify(path_and_query: String, delay_ms: u64, reason: &str) -> Self {
         let probe = Probe { method: "GET".to_owned(), path_and_query, headers: Vec::new(), delay_ms };
-        Self { next: Next::Verify(probe), breaker: BreakerSignal::Failure, ..Self::deliver(Class::Unknown, reason) }
+        Self { next: Next::Verify(probe), ..Self::deliver(Class::Unknown, reason) }
     }
 
     /// The caller gets this JSON.

@@ -10,7 +10,7 @@ use crate::{
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, header::HOST, request::Parts};
+use http::{HeaderMap, Method, Request, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
@@ -25,6 +25,9 @@ impl Host {
     ) -> Result<Box<Exchange>, Problem> {
         let started = Instant::now();
         let (mut head, body) = request.into_parts();
+        if head.method == Method::CONNECT {
+            return Err(Problem::Tunnel);
+        }
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
         let service = self.shared.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");

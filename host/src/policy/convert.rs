@@ -7,7 +7,7 @@ use super::{
         Next, Outcome, Probe, ProposedLimit, Purpose, Replacement, Verdict,
     },
 };
-use crate::clock::millis;
+use crate::{clock::millis, route};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{borrow::Cow, str::FromStr, time::Duration};
@@ -25,7 +25,9 @@ const CLAIM_BYTES: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidVerdict {
     /// The probe is not one.
-    #[error("a probe must be a GET, HEAD or OPTIONS of a path on the same upstream that starts with one '/'; got {0}")]
+    #[error(
+        "a probe must be a GET, HEAD or OPTIONS of a plain path on the same upstream that starts with one '/'; got {0}"
+    )]
     Probe(String),
     /// A header is none, or is not the guest's to set.
     #[error("header {0:?} is malformed or not a policy's to set")]
@@ -220,7 +222,9 @@ fn probe(asked: wit::Probe) -> Result<Probe, InvalidVerdict> {
     };
     let path = asked.path_and_query;
     // "//host" would be another authority once it is joined to a base; a backslash is read as '/' by some servers.
-    let local = path.starts_with('/') && !path.starts_with("//") && !path.contains('\\') && path.len() <= 8192;
+    // Dot segments would be resolved: the path that is checked must be the one that is asked for.
+    let local = path.starts_with('/') && !path.starts_with("//") && path.len() <= 8192;
+    let local = local && route::is_plain(path.split('?').next().unwrap_or_default());
     if !local || http::uri::PathAndQuery::from_str(&path).is_err() {
         return Err(InvalidVerdict::Probe(format!("{:?}", short(&path, 64))));
     }
@@ -265,8 +269,10 @@ fn taken_headers(given: Vec<wit::HeaderResult>) -> Result<HeaderMap, InvalidVerd
                 | "authorization"
                 | "cookie"
                 | "set-cookie"
+                | "forwarded"
+                | "via"
         );
-        if reserved || name.as_str().starts_with("triage-") {
+        if reserved || ["triage-", "x-forwarded-"].iter().any(|own| name.as_str().starts_with(own)) {
             return Err(refused());
         }
         headers.append(name, value);

@@ -1,0 +1,92 @@
+//! Every parser of input from outside behind one kind of entry, for fuzzing: none may panic, hang or grow without bound,
+//! whatever the bytes. `host/fuzz` calls these, and so do the property tests in `tests/inputs.rs`.
+
+use crate::{
+    config::{self, Inputs},
+    idempotency::Keyed,
+    import,
+    policy::{Engine, Loading, Policy, cases},
+    route,
+    upstream::headers,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use std::sync::OnceLock;
+
+/// A parser.
+pub type Entry = fn(&[u8]);
+
+/// Every one, by name.
+pub const ALL: [(&str, Entry); 8] = [
+    ("config", config),
+    ("environment", environment),
+    ("key", key),
+    ("headers", retry_after),
+    ("path", path),
+    ("rows", rows),
+    ("cases", golden_cases),
+    ("component", component),
+];
+
+/// A configuration file.
+pub fn config(bytes: &[u8]) {
+    let _ = config::from_toml(&String::from_utf8_lossy(bytes));
+}
+
+/// Environment variables: lines of NAME=VALUE.
+pub fn environment(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let _ = config::load(&Inputs { environment, ..Inputs::default() });
+}
+
+/// `Idempotency-Key`.
+pub fn key(bytes: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for value in bytes.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(HeaderName::from_static("idempotency-key"), value);
+        }
+    }
+    let _ = Keyed::parse(&headers);
+}
+
+/// `Retry-After` and `Connection`.
+pub fn retry_after(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let mut map = HeaderMap::new();
+    map.insert(http::header::RETRY_AFTER, value.clone());
+    map.insert(http::header::CONNECTION, value);
+    let _ = headers::retry_after(&map, 1_767_225_600_000);
+    headers::strip_hop_by_hop(&mut map);
+    assert!(!map.contains_key(http::header::CONNECTION), "it stays whatever it names");
+}
+
+/// A request's path, against templates.
+pub fn path(bytes: &[u8]) {
+    let path = String::from_utf8_lossy(bytes);
+    let templates = [(Some(&Method::GET), "/a/{id}"), (None, "/{*rest}")];
+    let plain = route::is_plain(&path);
+    if let Ok(router) = route::Router::new(templates.into_iter()) {
+        let found = router.find(&Method::GET, &path).is_some();
+        assert!(found || !plain || path == "/", "a plain path is taken by the catch-all: {path:?}");
+    }
+}
+
+/// A CSV file to import.
+pub fn rows(bytes: &[u8]) {
+    let _ = import::parse(bytes);
+}
+
+/// A file of golden cases.
+pub fn golden_cases(bytes: &[u8]) {
+    let _ = cases::play(&Policy::builtin(), &String::from_utf8_lossy(bytes));
+}
+
+/// A component. One that can be loaded by chance has passed every check.
+pub fn component(bytes: &[u8]) {
+    static ENGINE: OnceLock<Option<Engine>> = OnceLock::new();
+    if let Some(engine) = ENGINE.get_or_init(|| Engine::start().ok()) {
+        let _ = Policy::load(engine, bytes, &Loading::default());
+    }
+}

@@ -1,0 +1,195 @@
+//! Callers that mean harm, on real sockets: a clear answer or a closed connection each, nothing sent on that should not be,
+//! and the host serves the next one.
+
+use crate::support::{
+    front::Front,
+    scripted::{Scripted, ok},
+};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// Sends bytes, closes the sending side, and reads whatever comes until the connection ends.
+async fn all(front: &Front, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    // The host may close before it has read everything: that is an answer too.
+    let _ = stream.write_all(request).await;
+    let _ = stream.shutdown().await;
+    let mut read = Vec::new();
+    let _ = stream.read_to_end(&mut read).await;
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+async fn world(keys: &str) -> (Scripted, Front) {
+    let upstream = Scripted::start(|_| ok("", "fine")).await;
+    let front = Front::of(&upstream.url(), keys);
+    (upstream, front)
+}
+
+/// It must still serve.
+async fn serves(front: &Front, after: &str) {
+    let got = front.ask("GET", "/alive", "").await;
+    assert_eq!((got.status(), got.text().as_str()), ("200", "fine"), "after {after}");
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_never_sent_on() {
+    let (upstream, front) = world("").await;
+    let long = "x".repeat(200_000);
+    for (what, request, expected) in [
+        ("no HTTP", "hello\r\n\r\n".to_owned(), "400"),
+        ("another version", "GET /a HTTP/3.7\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("NUL in a header", "GET /a HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n".to_owned(), "400"),
+        ("a folded header", "GET /a HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n".to_owned(), "400"),
+        ("a space before the colon", "GET /a HTTP/1.1\r\nHost: x\r\nX : a\r\n\r\n".to_owned(), "400"),
+        (
+            "two lengths",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_owned(),
+            "400",
+        ),
+        ("a length that is none", "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n".to_owned(), "400"),
+        ("a signed length", "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\na".to_owned(), "400"),
+        (
+            "an unknown coding",
+            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n".to_owned(),
+            "400",
+        ),
+        ("dot segments", "GET /a/../b HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("encoded dot segments", "GET /a/%2e%2E/b HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("a backslash", "GET /a\\b HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("a line of 200 KB", format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), "4"),
+        ("a header of 200 KB", format!("GET /a HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"), "431"),
+        ("10,000 headers", format!("GET /a HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(10_000)), "431"),
+        ("CONNECT", "CONNECT inside:22 HTTP/1.1\r\nHost: inside:22\r\n\r\n".to_owned(), "501"),
+        ("an asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
+        ("nothing", String::new(), ""),
+        ("half a head", "GET /a HT".to_owned(), ""),
+    ] {
+        let answer = all(&front, request.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        assert!(status.starts_with(expected) && (expected.is_empty() == answer.is_empty()), "{what}: {answer:?}");
+        assert_eq!(upstream.seen().len(), 0, "{what} was sent on: {:?}", upstream.seen().last());
+    }
+    serves(&front, "all of it").await;
+}
+
+#[tokio::test]
+async fn both_framings_at_once_never_smuggle_a_second_request() {
+    let (upstream, front) = world("").await;
+    // Read by length the body is the whole second request; read by chunks it is empty.
+    let hidden = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    let request = format!(
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n{hidden}",
+        hidden.len()
+    );
+    all(&front, request.as_bytes()).await;
+    for seen in upstream.seen() {
+        let framings = seen.all("content-length").len() + seen.all("transfer-encoding").len();
+        assert!(framings <= 1, "sent on with both framings: {}", seen.head);
+    }
+    serves(&front, "both framings").await;
+}
+
+#[tokio::test]
+async fn ten_megabytes_of_header_are_cut_off() {
+    let (upstream, front) = world("").await;
+    let mut request = b"GET /a HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
+    request.resize(10 << 20, b'x');
+    let answer = all(&front, &request).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer:?}");
+    assert!(upstream.seen().is_empty());
+    serves(&front, "10 MB of header").await;
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_cut_off_and_holds_nobody_up() {
+    let upstream = Scripted::start(|_| ok("", "fine")).await;
+    let front = Front::with_server("header_read_timeout = \"100ms\"\n", &upstream.url());
+    let mut slow = TcpStream::connect(front.address()).await.unwrap();
+    slow.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+    serves(&front, "a head that is not whole").await;
+    // No byte more: the host gives up by itself. The bound is far above the limit; without one this would hang.
+    let mut read = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(60), slow.read_to_end(&mut read)).await;
+    assert!(ended.is_ok(), "still open");
+    assert_eq!(upstream.seen().len(), 1, "only the one that was whole");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_half_way_sends_nothing() {
+    let (upstream, front) = world("").await;
+    let answer = all(&front, b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer:?}");
+    assert!(upstream.seen().is_empty(), "{:?}", upstream.seen());
+    serves(&front, "half a body").await;
+}
+
+#[tokio::test]
+async fn a_chunk_that_lies_sends_nothing() {
+    let (upstream, front) = world("").await;
+    for chunk in ["zz\r\nab\r\n", "ffffffffffffffffff\r\nab\r\n", "2;a=\"\r\nab\r\n0\r\n\r", "-2\r\nab\r\n"] {
+        let request = format!("POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
+        let answer = all(&front, request.as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{chunk:?}: {answer:?}");
+    }
+    assert!(upstream.seen().is_empty(), "{:?}", upstream.seen());
+    serves(&front, "lying chunks").await;
+}
+
+#[tokio::test]
+async fn an_absolute_form_goes_to_the_configured_upstream_only() {
+    let (upstream, front) = world("").await;
+    let got = front.raw("GET http://inside.example:9/a HTTP/1.1\r\nHost: inside.example:9\r\n\r\n").await;
+    assert_eq!(got.text(), "fine");
+    assert_eq!(upstream.seen()[0].line(), "get /a http/1.1");
+    assert_eq!(upstream.seen()[0].all("host"), [upstream.address.to_string()]);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let upstream = Scripted::start(|seen| ok("", seen.line().split(' ').nth(1).unwrap())).await;
+    let front = Front::of(&upstream.url(), "");
+    let request = |n: usize| {
+        let close = if n == 49 { "Connection: close\r\n" } else { "" };
+        format!("GET /{n} HTTP/1.1\r\nHost: x\r\n{close}\r\n")
+    };
+    let many: Vec<String> = (0..50).map(request).collect();
+    // A caller that closes its sending side counts as gone: this one waits for its answers.
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    stream.write_all(many.concat().as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let order: Vec<usize> = (0..50).filter_map(|n| answers.find(&format!("\r\n\r\n/{n}"))).collect();
+    assert_eq!(order.len(), 50, "{answers}");
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+#[tokio::test]
+async fn malformed_keys_are_refused_and_nothing_is_sent() {
+    let (upstream, front) = world("").await;
+    let long = format!("\"{}\"", "k".repeat(5000));
+    for key in ["", "\"\"", "\"open", "a b", "\"a\"b", long.as_str()] {
+        let got = front.send("POST", "/a", &format!("Idempotency-Key: {key}\r\n"), "x").await;
+        assert_eq!(got.status(), "400", "{key:?}: {}", got.text());
+        assert!(got.text().contains("urn:triage:problem:key-malformed"), "{key:?}: {}", got.text());
+    }
+    let twice = front.send("POST", "/a", "Idempotency-Key: \"a\"\r\nIdempotency-Key: \"b\"\r\n", "x").await;
+    assert_eq!(twice.status(), "400", "{}", twice.text());
+    assert!(upstream.seen().is_empty());
+    serves(&front, "malformed keys").await;
+}
+
+#[tokio::test]
+async fn a_keyed_body_above_the_cap_is_refused_before_it_is_read() {
+    let (upstream, front) = world("idempotency = { max_request = \"1KiB\" }\n").await;
+    let got = front.send("POST", "/a", "Idempotency-Key: \"a\"\r\n", &"x".repeat(1025)).await;
+    assert_eq!(got.status(), "413", "{}", got.text());
+    // It only says how long it is: the host does not wait for it.
+    let got =
+        front.raw("POST /a HTTP/1.1\r\nHost: x\r\nIdempotency-Key: \"a\"\r\nContent-Length: 1073741824\r\n\r\n").await;
+    assert_eq!(got.status(), "413", "{}", got.text());
+    assert!(upstream.seen().is_empty());
+    serves(&front, "a large keyed body").await;
+}
