@@ -22,6 +22,18 @@ async fn all(front: &Front, request: &[u8]) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
+/// Sends a whole request and reads whatever comes, up to the end of an answer's head. The sending side stays open: a caller
+/// that closes it counts as gone, and need not be answered.
+async fn answer(front: &Front, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let _ = stream.write_all(request).await;
+    let mut read = Vec::new();
+    while !read.windows(4).any(|end| end == b"\r\n\r\n")
+        && stream.read_buf(&mut read).await.is_ok_and(|count| count > 0)
+    {}
+    String::from_utf8_lossy(&read).into_owned()
+}
+
 async fn world(keys: &str) -> (Scripted, Front) {
     let upstream = Scripted::start(|_| ok("", "fine")).await;
     let front = Front::of(&upstream.url(), keys);
@@ -67,7 +79,9 @@ async fn malformed_requests_are_refused_and_never_sent_on() {
         ("nothing", String::new(), ""),
         ("half a head", "GET /a HT".to_owned(), ""),
     ] {
-        let answer = all(&front, request.as_bytes()).await;
+        let is_whole = request.contains("\r\n\r\n");
+        let answer =
+            if is_whole { answer(&front, request.as_bytes()).await } else { all(&front, request.as_bytes()).await };
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert!(status.starts_with(expected) && (expected.is_empty() == answer.is_empty()), "{what}: {answer:?}");
         assert_eq!(upstream.seen().len(), 0, "{what} was sent on: {:?}", upstream.seen().last());
