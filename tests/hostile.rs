@@ -1,5 +1,11 @@
 //! Guests that lie, trap, spin and hoard: nothing is repeated, nothing fails by their fault.
 
+mod description;
+mod file;
+mod guest;
+mod loading;
+mod refusal;
+
 use crate::support::{World, create, create_in, from_guest};
 use bytes::Bytes;
 use http::{Request, StatusCode};

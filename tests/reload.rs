@@ -3,88 +3,14 @@
 use crate::support::{
     front::Front,
     scripted::{Scripted, status},
+    stage::{Stage, prebuilt},
 };
 use std::{
     fs,
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use triage::rollout::{Event, Step};
-
-fn prebuilt(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"))
-}
-
-/// A host with a folder of policies, in front of an upstream that always answers 503, so that every answer is judged.
-struct Stage {
-    folder: tempfile::TempDir,
-    front: Front,
-    _upstream: Scripted,
-}
-
-impl Stage {
-    async fn new(before: &[(&str, &str)]) -> Self {
-        let upstream = Scripted::start(|_| status(503)).await;
-        let folder = tempfile::tempdir().unwrap();
-        let stage = |(name, guest): &(&str, &str)| fs::copy(prebuilt(guest), folder.path().join(name)).unwrap();
-        for file in before {
-            stage(file);
-        }
-        let front = Front::serve(&format!(
-            "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n[upstreams.api]\nbase_url = \"{}\"\n\
-             [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
-            folder.path().display(),
-            upstream.url()
-        ));
-        Self { folder, front, _upstream: upstream }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Beside and renamed, as a careful operator does it.
-    fn drop_in(&self, bytes: &[u8]) {
-        let beside = self.path("new.tmp");
-        fs::write(&beside, bytes).unwrap();
-        fs::rename(beside, self.path("http-standard.wasm")).unwrap();
-    }
-
-    fn drop_guest(&self, guest: &str) {
-        self.drop_in(&fs::read(prebuilt(guest)).unwrap());
-    }
-
-    fn events(&self) -> Vec<Event> {
-        self.front.host().policy_events("api").unwrap()
-    }
-
-    async fn policy(&self) -> String {
-        let got = self.front.ask("GET", "/a", "").await;
-        assert_eq!(got.status(), "503", "{}", got.text());
-        got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned()
-    }
-
-    /// Waits until an event comes, and asks in between, so that a generation is judged.
-    async fn until(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
-        for _ in 0..2000 {
-            if let Some(event) = self.events().into_iter().find(&matches) {
-                return event;
-            }
-            self.policy().await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("no event: {what}; there were {:?}", self.events());
-    }
-
-    async fn installed(&self, generation: u64) {
-        self.until(
-            "installed",
-            |event| matches!(event, Event::Installed { generation: own, .. } if *own == generation),
-        )
-        .await;
-    }
-}
 
 #[tokio::test]
 async fn a_component_dropped_in_serves_and_a_replaced_one_gives_way() {

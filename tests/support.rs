@@ -2,6 +2,7 @@
 
 pub mod front;
 pub mod scripted;
+pub mod stage;
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -18,6 +18,8 @@ const ENDPOINTS: usize = 256;
 const HEADERS: usize = 32;
 /// Body bytes that may be asked for.
 const BODY_BYTES: u32 = 1 << 20;
+/// The length of a path's template.
+const PATH_BYTES: usize = 512;
 /// The length of a claim.
 const CLAIM_BYTES: usize = 512;
 
@@ -59,7 +61,7 @@ pub enum InvalidDescription {
     #[error("endpoint {0:?}: {1:?} is no method; it must be one in upper case or '*'")]
     Method(String, String),
     /// A path is no template.
-    #[error("endpoint {0:?}: path {1:?} must be a URI template that starts with '/'")]
+    #[error("endpoint {0:?}: path {1:?} must be a URI template of at most {PATH_BYTES} bytes that starts with '/'")]
     Path(String, String),
     /// A header of the interest is none.
     #[error("endpoint {0:?}: {1:?} is no header name in lower case")]
@@ -77,7 +79,7 @@ pub enum InvalidDescription {
     #[error("endpoint {0:?}: a proposed time must be from 1 ms to 1 h")]
     Time(String),
     /// The health call is no path.
-    #[error("health call {0:?} must be a path that starts with '/'")]
+    #[error("health call {0:?} must be a path on the same upstream that starts with one '/'")]
     Health(String),
 }
 
@@ -328,7 +330,7 @@ fn endpoint(described: wit::Endpoint) -> Result<Endpoint, InvalidDescription> {
             _ => return Err(InvalidDescription::Method(name, short(other, 32))),
         },
     };
-    if !described.path.starts_with('/') || described.path.len() > 512 {
+    if !described.path.starts_with('/') || described.path.len() > PATH_BYTES {
         return Err(InvalidDescription::Path(name, short(&described.path, 64)));
     }
     if let Some(range) =

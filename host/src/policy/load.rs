@@ -23,6 +23,8 @@ const LOAD_MS: u64 = 100;
 const LIFTED_BYTES: usize = 2 << 20;
 /// The largest component that is looked at: a Python policy has 18 MB.
 const COMPONENT_BYTES: usize = 64 << 20;
+/// Components in components: a composed policy has two or three levels.
+const NESTING: usize = 32;
 /// How many calls a reused instance serves before a fresh one takes its place.
 const REUSED_CALLS: u32 = 10_000;
 /// Warm instances kept with `reused` isolation.
@@ -58,7 +60,10 @@ pub enum LoadError {
     )]
     Invalid(#[source] wasmtime::Error),
     /// It wants what the host does not offer.
-    #[error("the component imports {}; a policy may import nothing: build it for wasm32-unknown-unknown", .missing.join(", "))]
+    #[error(
+        "the component imports {}; a policy may import nothing: build it for wasm32-unknown-unknown",
+        listed(missing)
+    )]
     Imports {
         /// Every import, by name.
         missing: Vec<String>,
@@ -68,10 +73,29 @@ pub enum LoadError {
         "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as in wit/"
     )]
     World(#[source] wasmtime::Error),
-    /// A call at load trapped or overran.
-    #[error("the policy failed in `{call}`; it must answer within {} ms", LOAD_MS)]
+    /// It asks for more than a policy gets.
+    #[error(
+        "the component asks for more than a policy gets: one memory of at most {} MiB, 4 tables and 4 core instances; \
+         build it smaller with `triage policy build`",
+        MEMORY_BYTES >> 20
+    )]
+    TooMuch(#[source] wasmtime::Error),
+    /// Components in components past all reason.
+    #[error("the component holds components nested deeper than {NESTING}; compose it flatter")]
+    Nested,
+    /// A call at load was stopped.
+    #[error(
+        "the policy ran on in `{call}`; it must return within {} ms: take out what loops or computes there",
+        LOAD_MS
+    )]
+    Overran {
+        /// Which function; `start` is everything that runs before the first.
+        call: &'static str,
+    },
+    /// A call at load trapped, or returned what is nothing.
+    #[error("the policy failed in `{call}`; it must return what wit/ says, without a trap: mend that function")]
     Call {
-        /// Which function.
+        /// Which function; `start` is everything that runs before the first.
         call: &'static str,
         /// The trap.
         #[source]
@@ -135,7 +159,10 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component = engine.compiled(digest, bytes).map_err(LoadError::Invalid)?;
+        if nested_too_deep(bytes) {
+            return Err(LoadError::Nested);
+        }
+        let component = engine.compiled(digest, bytes).map_err(refused)?;
         let missing = imports(engine.wasmtime(), &component);
         if !missing.is_empty() {
             return Err(LoadError::Imports { missing });
@@ -150,7 +177,12 @@ impl Component {
     }
 
     fn describe(&self) -> Result<Description, LoadError> {
-        let call = |call| move |source| LoadError::Call { call, source };
+        let call = |call| {
+            move |error: wasmtime::Error| match error.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) => LoadError::Overran { call },
+                _ => LoadError::Call { call, source: error },
+            }
+        };
         let mut store = self.store(LOAD_MS);
         let guest = self.pre.instantiate(&mut store).map_err(call("start"))?;
         let described = guest.call_describe(&mut store).map_err(call("describe"))?;
@@ -224,6 +256,31 @@ fn fault(error: wasmtime::Error) -> Fault {
     }
 }
 
+/// Whether components lie in components deeper than [`NESTING`]. The compiler's time grows with the square of the depth:
+/// a small file could keep every other policy out for minutes.
+fn nested_too_deep(bytes: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    // What does not parse is refused by the engine, with a reason.
+    for payload in wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok) {
+        match payload {
+            wasmparser::Payload::ComponentSection { .. } | wasmparser::Payload::ModuleSection { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > NESTING {
+            return true;
+        }
+    }
+    false
+}
+
+/// Why a component does not compile: it is broken, or larger than the pool's places.
+fn refused(error: wasmtime::Error) -> LoadError {
+    // The engine tells the two apart by nothing but this text; a test pins each.
+    let too_much = error.chain().any(|cause| cause.to_string().contains("pooling allocator"));
+    if too_much { LoadError::TooMuch(error) } else { LoadError::Invalid(error) }
+}
+
 /// Every function or resource that the component imports; an interface of types alone is no import.
 fn imports(engine: &wasmtime::Engine, component: &wasmtime::component::Component) -> Vec<String> {
     let mut missing = Vec::new();
@@ -240,6 +297,14 @@ fn imports(engine: &wasmtime::Engine, component: &wasmtime::component::Component
             _ => missing.push(name.to_owned()),
         }
     }
-    missing.truncate(64);
     missing
+}
+
+/// The first names, each no longer than a line, and how many there are beside.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 32;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| convert::short(name, 160)).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
 }

@@ -77,7 +77,10 @@ fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// An error with its causes.
+/// The length of a reason: a component has a part in its wording.
+const REASON_CHARS: usize = 4000;
+
+/// An error with its causes, on one line.
 fn told(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&link| link.source());
     let mut told: Vec<String> = Vec::new();
@@ -87,5 +90,6 @@ fn told(error: &dyn Error) -> String {
             told.push(text);
         }
     }
-    told.join(": ")
+    let words = told.join(": ");
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(REASON_CHARS).collect()
 }

@@ -1,0 +1,64 @@
+//! What a table of hostile components is checked with.
+
+use super::guest::Guest;
+use crate::support::stage::Stage;
+use triage::{
+    policy::Digest,
+    rollout::{Event, Step},
+};
+
+/// A component and what the event says of it.
+pub struct Case(pub &'static str, pub Vec<u8>, pub Step, pub String);
+
+impl Case {
+    /// A guest that is refused at load.
+    pub fn load(what: &'static str, guest: &Guest, reason: String) -> Self {
+        Self::file(what, guest.build(), reason)
+    }
+
+    /// A file that is refused at load.
+    pub fn file(what: &'static str, bytes: Vec<u8>, reason: String) -> Self {
+        Self(what, bytes, Step::Load, reason)
+    }
+}
+
+/// A case that fails in a load's calls.
+pub fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, reason: String) -> Case {
+    let mut guest = Guest::new();
+    spoil(&mut guest);
+    Case(what, guest.build(), Step::Load, reason)
+}
+
+pub fn overran(call: &str) -> String {
+    format!("the policy ran on in `{call}`; it must return within 100 ms: take out what loops or computes there")
+}
+
+pub fn failed(call: &str, cause: &str) -> String {
+    format!("the policy failed in `{call}`; it must return what wit/ says, without a trap: mend that function: {cause}")
+}
+
+pub const UNREACHABLE: &str = "wasm trap: wasm `unreachable` instruction executed";
+
+/// Drops every component in, one after the other, into one host.
+pub async fn refused(cases: Vec<Case>) {
+    let stage = Stage::new(&[]).await;
+    let mut wrong = Vec::new();
+    for Case(what, bytes, step, reason) in cases {
+        stage.drop_in(&bytes);
+        let own = Digest::of(&bytes);
+        let event = stage
+            .until(what, |event| {
+                matches!(event, Event::Refused { digest, .. } if digest.is_none_or(|digest| digest == own))
+                    || matches!(event, Event::Installed { .. })
+            })
+            .await;
+        let Event::Refused { step: at, reason: told, .. } = &event else { panic!("{what}: {event}") };
+        // Where in the file it was is the encoder's affair.
+        let told = told.split(" (at offset").next().unwrap_or_default();
+        if (*at, told) != (step, reason.as_str()) {
+            wrong.push(format!("{what}:\n     got {told}\n  wanted {reason}"));
+        }
+        assert_eq!(stage.policy().await, "http-standard", "{what}: the one before serves on");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
