@@ -1,6 +1,9 @@
 //! Guests that lie, trap, spin and hoard: nothing is repeated, nothing fails by their fault.
+#![allow(clippy::format_collect, clippy::too_many_lines)]
 
+mod clamped;
 mod description;
+mod fault;
 mod file;
 mod guest;
 mod loading;

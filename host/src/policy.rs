@@ -102,6 +102,16 @@ impl Fault {
             Self::Invalid(_) => "invalid",
         }
     }
+
+    /// The fault with its cause, in a line for operators.
+    pub fn told(&self) -> String {
+        let cause = std::error::Error::source(self).map(ToString::to_string);
+        match (self, cause) {
+            // Its message holds the cause already.
+            (Self::Invalid(_), _) | (_, None) => self.to_string(),
+            (_, Some(cause)) => convert::short(&format!("{self}: {cause}"), 400),
+        }
+    }
 }
 
 impl Policy {

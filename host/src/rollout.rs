@@ -11,6 +11,6 @@ mod stage;
 
 pub use event::{Event, Step};
 pub use folder::{Watch, WatchError};
-pub use probation::{Judgement, Probation};
+pub use probation::{Conduct, Judgement, Probation};
 pub use serving::Serving;
 pub use stage::{Refused, stage};

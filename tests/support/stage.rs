@@ -2,14 +2,14 @@
 
 use super::{
     front::Front,
-    scripted::{Scripted, status},
+    scripted::{Scripted, Seen, status},
 };
 use std::{
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
-use triage::rollout::Event;
+use triage::{policy::Digest, rollout::Event};
 
 pub fn prebuilt(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"))
@@ -19,7 +19,7 @@ pub fn prebuilt(name: &str) -> PathBuf {
 pub struct Stage {
     folder: tempfile::TempDir,
     pub front: Front,
-    _upstream: Scripted,
+    upstream: Scripted,
 }
 
 impl Stage {
@@ -36,7 +36,7 @@ impl Stage {
             folder.path().display(),
             upstream.url()
         ));
-        Self { folder, front, _upstream: upstream }
+        Self { folder, front, upstream }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -56,6 +56,26 @@ impl Stage {
 
     pub fn events(&self) -> Vec<Event> {
         self.front.host().policy_events("api").unwrap()
+    }
+
+    /// What has reached the upstream.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.upstream.seen()
+    }
+
+    /// Waits until a component serves, without asking anything.
+    pub async fn loaded(&self, what: &str, own: Digest) {
+        for _ in 0..2000 {
+            if let Some(event) = self.events().pop() {
+                match event {
+                    Event::Installed { digest, .. } if digest == Some(own) => return,
+                    Event::Refused { digest, .. } if digest == Some(own) => panic!("{what}: {event}"),
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{what} was not loaded; there were {:?}", self.events());
     }
 
     pub async fn policy(&self) -> String {

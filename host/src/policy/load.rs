@@ -211,7 +211,11 @@ impl Component {
 
     fn fresh(&self) -> Result<Instance, Fault> {
         let mut store = self.store(DECIDE_MS);
-        let guest = self.pre.instantiate(&mut store).map_err(Fault::Instantiate)?;
+        let guest = self.pre.instantiate(&mut store).map_err(|error| match fault(error) {
+            // What runs before the first call is the guest's own too.
+            Fault::Trapped(error) if !error.is::<Trap>() => Fault::Instantiate(error),
+            guilty => guilty,
+        })?;
         guest
             .call_configure(&mut store, &self.settings)
             .map_err(fault)?

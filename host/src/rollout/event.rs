@@ -71,6 +71,8 @@ pub enum Event {
         faults: u32,
         /// Of so many decisions.
         decisions: u32,
+        /// What the last fault was.
+        last: String,
     },
 }
 
@@ -107,8 +109,12 @@ impl fmt::Display for Event {
                 step.name()
             ),
             Self::Good { generation } => write!(f, "generation {generation} has proven itself"),
-            Self::RolledBack { generation, digest, to, faults, decisions } => {
-                write!(f, "generation {generation} ({}) failed {faults} of {decisions} decisions; ", Short(*digest))?;
+            Self::RolledBack { generation, digest, to, faults, decisions, last } => {
+                let digest = Short(*digest);
+                write!(
+                    f,
+                    "generation {generation} ({digest}) failed {faults} of {decisions} decisions, at last: {last}; "
+                )?;
                 match to {
                     Some(to) => write!(f, "the policy of generation {to} serves again")?,
                     None => f.write_str("the built-in policy decides")?,

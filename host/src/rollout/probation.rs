@@ -15,6 +15,19 @@ const TIME: Duration = Duration::from_secs(60);
 const FAULTS: u32 = 3;
 /// The share of faults, in percent, that a generation may not reach.
 const SHARE_PERCENT: u32 = 1;
+/// Overruns in a stretch that end it whatever their share: each one holds a core for milliseconds that other endpoints need.
+const OVERRUNS: u32 = 3;
+
+/// How a decision went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conduct {
+    /// A verdict that makes sense.
+    Decided,
+    /// A trap, or nonsense.
+    Failed,
+    /// Stopped at its cap.
+    Overran,
+}
 
 /// What a decision says of the generation that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,19 +51,22 @@ struct Stretch {
     since: Option<Timestamp>,
     decisions: u32,
     faults: u32,
+    overruns: u32,
     good: bool,
     bad: bool,
 }
 
 impl Stretch {
-    fn decided(&mut self, failed: bool, now: Timestamp) -> Judgement {
+    fn decided(&mut self, conduct: Conduct, now: Timestamp) -> Judgement {
         if self.bad {
             return Judgement::Watched;
         }
         let since = *self.since.get_or_insert(now);
         self.decisions += 1;
-        self.faults += u32::from(failed);
-        if self.faults >= FAULTS && self.faults * 100 >= self.decisions * SHARE_PERCENT {
+        self.faults += u32::from(conduct != Conduct::Decided);
+        self.overruns += u32::from(conduct == Conduct::Overran);
+        let often = self.faults >= FAULTS && self.faults * 100 >= self.decisions * SHARE_PERCENT;
+        if often || self.overruns >= OVERRUNS {
             self.bad = true;
             return Judgement::Bad { faults: self.faults, decisions: self.decisions };
         }
@@ -72,8 +88,8 @@ pub struct Probation {
 
 impl Probation {
     /// Takes a decision into account.
-    pub fn decided(&self, failed: bool, now: Timestamp) -> Judgement {
-        self.stretch.lock().decided(failed, now)
+    pub fn decided(&self, conduct: Conduct, now: Timestamp) -> Judgement {
+        self.stretch.lock().decided(conduct, now)
     }
 
     /// Whether it has proven itself.
@@ -102,8 +118,12 @@ mod tests {
     }
 
     fn run(outcomes: impl IntoIterator<Item = bool>) -> Vec<Judgement> {
+        conducted(outcomes.into_iter().map(|failed| if failed { Conduct::Failed } else { Conduct::Decided }))
+    }
+
+    fn conducted(conduct: impl IntoIterator<Item = Conduct>) -> Vec<Judgement> {
         let probation = Probation::default();
-        let judged = outcomes.into_iter().zip(0..).map(|(failed, ms)| probation.decided(failed, at(ms)));
+        let judged = conduct.into_iter().zip(0..).map(|(conduct, ms)| probation.decided(conduct, at(ms)));
         judged.filter(|judgement| *judgement != Judgement::Watched).collect()
     }
 
@@ -115,9 +135,9 @@ mod tests {
     #[test]
     fn so_does_a_minute() {
         let probation = Probation::default();
-        assert_eq!(probation.decided(false, at(0)), Judgement::Watched);
-        assert_eq!(probation.decided(false, at(59_999)), Judgement::Watched);
-        assert_eq!(probation.decided(false, at(60_000)), Judgement::Good);
+        assert_eq!(probation.decided(Conduct::Decided, at(0)), Judgement::Watched);
+        assert_eq!(probation.decided(Conduct::Decided, at(59_999)), Judgement::Watched);
+        assert_eq!(probation.decided(Conduct::Decided, at(60_000)), Judgement::Good);
     }
 
     #[test]
@@ -134,6 +154,18 @@ mod tests {
     #[test]
     fn rare_faults_are_borne() {
         assert_eq!(run((0..10_000).map(|n| n % 500 == 499)), [Judgement::Good]);
+    }
+
+    #[test]
+    fn rare_overruns_are_not() {
+        let overruns = (0..10_000).map(|n| if n % 300 == 299 { Conduct::Overran } else { Conduct::Decided });
+        assert_eq!(conducted(overruns), [Judgement::Bad { faults: 3, decisions: 900 }]);
+    }
+
+    #[test]
+    fn overruns_of_long_ago_are_forgotten() {
+        let overruns = (0..10_000).map(|n| if n % 500 == 499 { Conduct::Overran } else { Conduct::Decided });
+        assert_eq!(conducted(overruns), [Judgement::Good]);
     }
 
     #[test]

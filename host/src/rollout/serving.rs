@@ -1,6 +1,6 @@
 //! One upstream and the generation that serves it now.
 
-use super::{Event, Judgement};
+use super::{Conduct, Event, Judgement};
 use crate::{
     clock::Timestamp,
     config::settings,
@@ -92,7 +92,12 @@ impl Serving {
 
     /// Takes a decision of a generation into account, and rolls it back where it fails too often.
     pub fn decided(&self, service: &Arc<Service>, fault: Option<&Fault>, now: Timestamp) {
-        match service.probation.decided(fault.is_some(), now) {
+        let conduct = match fault {
+            None => Conduct::Decided,
+            Some(Fault::Overran { .. }) => Conduct::Overran,
+            Some(_) => Conduct::Failed,
+        };
+        match service.probation.decided(conduct, now) {
             Judgement::Watched => {}
             Judgement::Good => {
                 let mut ledger = self.ledger.lock();
@@ -102,11 +107,14 @@ impl Serving {
                     ledger.note(&self.settings.name, Event::Good { generation: service.generation });
                 }
             }
-            Judgement::Bad { faults, decisions } => self.roll_back(service, faults, decisions),
+            Judgement::Bad { faults, decisions } => {
+                let last = fault.map(Fault::told).unwrap_or_default();
+                self.roll_back(service, faults, decisions, last);
+            }
         }
     }
 
-    fn roll_back(&self, service: &Arc<Service>, faults: u32, decisions: u32) {
+    fn roll_back(&self, service: &Arc<Service>, faults: u32, decisions: u32, last: String) {
         let mut ledger = self.ledger.lock();
         let digest = service.policy.digest();
         if let Some(digest) = digest
@@ -126,7 +134,7 @@ impl Serving {
             self.current.store(Arc::clone(good));
         }
         let to = good.map(|good| good.generation);
-        let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions };
+        let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
         ledger.note(&self.settings.name, event);
     }
 }
