@@ -135,9 +135,32 @@ async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() 
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    let Event::Installed { ungranted, .. } = event else { panic!("{event}") };
-    assert_eq!(ungranted, 2, "create and activate");
-    assert!(event.to_string().ends_with("set `settle = true` there to trust it"), "{event}");
+    let told = event.to_string();
+    assert!(told.starts_with("generation 2 ("), "{event}");
+    assert!(
+        told.ends_with(
+            ") serves; it may not settle unknown writes until you trust it to: set \
+             `upstreams.api.endpoints.create-hospital.settle = true`, \
+             `upstreams.api.endpoints.activate-batch.settle = true` and start again"
+        ),
+        "{event}"
+    );
+}
+
+#[tokio::test]
+async fn a_component_that_a_configuration_names_must_be_trusted_too_and_keys_say_so() {
+    let upstream = Scripted::start(|_| status(503)).await;
+    let served = |keys: &str| {
+        let file = prebuilt("hospital-directory");
+        Front::of(&upstream.url(), &format!("policy = {:?}\n{keys}", file.display().to_string()))
+    };
+    let events = served("").host().policy_events("api").unwrap();
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    assert!(event.to_string().contains("set `upstreams.api.endpoints.create-hospital.settle = true`"), "{event}");
+    let trusted = served(
+        "[upstreams.api.endpoints.create-hospital]\nsettle = true\n[upstreams.api.endpoints.activate-batch]\nsettle = true\n",
+    );
+    assert_eq!(trusted.host().policy_events("api").unwrap(), [], "nothing is left to say");
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ pub enum Event {
         generation: u64,
         /// Its digest; none for the native policy.
         digest: Option<Digest>,
-        /// Endpoints where it may not settle unknown writes.
-        ungranted: usize,
+        /// The keys to set where it may settle unknown writes only once the operator says so.
+        ungranted: Vec<String>,
     },
     /// A component was refused; the generation before goes on.
     Refused {
@@ -93,11 +93,12 @@ impl fmt::Display for Event {
         match self {
             Self::Installed { generation, digest, ungranted } => {
                 write!(f, "generation {generation} ({}) serves", Short(*digest))?;
-                if *ungranted > 0 {
-                    write!(
-                        f,
-                        "; it may not settle unknown writes on {ungranted} endpoints: set `settle = true` there to trust it"
-                    )?;
+                if !ungranted.is_empty() {
+                    f.write_str("; it may not settle unknown writes until you trust it to: set ")?;
+                    for (index, key) in ungranted.iter().enumerate() {
+                        write!(f, "{}`{key} = true`", if index > 0 { ", " } else { "" })?;
+                    }
+                    f.write_str(" and start again")?;
                 }
                 Ok(())
             }

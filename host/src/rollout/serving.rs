@@ -54,7 +54,12 @@ impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
     pub fn new(settings: settings::Upstream, service: Service) -> Self {
         let first = Arc::new(service);
-        let ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
+        let mut ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
+        // What came with the start is told only where the operator has something left to say.
+        match installed(&first) {
+            Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
+            event => ledger.note(&settings.name, event),
+        }
         Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
     }
 
@@ -70,9 +75,7 @@ impl Serving {
         let next = Arc::new(next.succeeding(&self.current.load(), ledger.latest));
         next.adopt();
         self.current.store(Arc::clone(&next));
-        let ungranted = next.endpoints.iter().filter(|e| e.described.commit_within.is_some() && !e.granted).count();
-        let installed = Event::Installed { generation: next.generation, digest: next.policy.digest(), ungranted };
-        ledger.note(&self.settings.name, installed);
+        ledger.note(&self.settings.name, installed(&next));
     }
 
     /// Notes that a component was refused.
@@ -136,5 +139,17 @@ impl Serving {
         let to = good.map(|good| good.generation);
         let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
         ledger.note(&self.settings.name, event);
+    }
+}
+
+/// The event of a generation that serves from now on.
+fn installed(service: &Service) -> Event {
+    let ungranted =
+        service.endpoints.iter().filter(|endpoint| endpoint.described.commit_within.is_some() && !endpoint.granted);
+    let key = |name: &str| format!("upstreams.{}.endpoints.{name}.settle", service.settings.name);
+    Event::Installed {
+        generation: service.generation,
+        digest: service.policy.digest(),
+        ungranted: ungranted.map(|endpoint| key(&endpoint.described.name)).collect(),
     }
 }
