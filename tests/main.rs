@@ -12,5 +12,6 @@ mod proxy;
 mod refusals;
 mod reload;
 mod settling;
+mod signatures;
 mod support;
 mod vectors;

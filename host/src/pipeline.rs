@@ -23,7 +23,10 @@ use crate::{
     error::Problem,
     gate::Gates,
     idempotency::Records,
-    policy::{Cache, Engine},
+    policy::{
+        Cache, Engine,
+        signature::{KeyError, Keys},
+    },
     rollout::{Event, Serving, Watch, WatchError},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
@@ -42,6 +45,9 @@ pub enum HostError {
     /// An upstream cannot be served.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// A key cannot be used.
+    #[error("`policies.keys` cannot be used")]
+    Keys(#[from] KeyError),
     /// An upstream cannot be reached.
     #[error("upstream {upstream} cannot be called")]
     Transport {
@@ -67,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Entropy,
     pub(crate) upstreams: Vec<Serving>,
     pub(crate) engine: Engine,
+    pub(crate) keys: Keys,
     pub(crate) gates: Gates,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) detached: TaskTracker,
@@ -94,17 +101,18 @@ impl Host {
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
         let engine = engine(settings)?;
+        let keys = Keys::open(&settings.policies.keys)?;
         let gates = Gates::memory(clock, entropy.clone());
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
-            let service = Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint))?;
+            let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
             upstreams.push(Serving::new(upstream.clone(), service));
         }
         let largest =
             settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
         let records: Arc<dyn Records> =
             Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
-        let shared = Shared { clock, entropy, upstreams, engine, gates, records, detached: TaskTracker::new() };
+        let shared = Shared { clock, entropy, upstreams, engine, keys, gates, records, detached: TaskTracker::new() };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
 

@@ -15,6 +15,7 @@ mod engine;
 mod load;
 pub mod prebuilt;
 pub mod scaffold;
+pub mod signature;
 mod watch;
 
 pub use builtin::judge as builtin_judge;

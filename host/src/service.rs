@@ -13,6 +13,7 @@ use crate::{
         Engine, EngineError, LoadError, Loading, Policy,
         contract::{self, Effect},
         prebuilt,
+        signature::{Keys, Unproven},
     },
     rollout::Probation,
     route::{RouteError, Router},
@@ -37,6 +38,17 @@ pub enum ServiceError {
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// It is not certain whose work the policy's file is.
+    #[error("policy file {} of upstream {upstream} is refused", path.display())]
+    Unproven {
+        /// The upstream.
+        upstream: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<Unproven>,
     },
     /// No such embedded policy.
     #[error("upstream {upstream}: there is no embedded policy {name:?}; there are {}", prebuilt::names().join(", "))]
@@ -128,16 +140,18 @@ pub struct Service {
 }
 
 impl Service {
-    /// Loads the policy and settles every endpoint's settings. `groups` hands out a gate group for a name.
+    /// Loads the policy, signed by one of the keys if it comes from a file, and settles every endpoint's settings.
+    /// `groups` hands out a gate group for a name.
     ///
     /// # Errors
     /// [`ServiceError`] where the policy or the configuration is refused.
     pub fn load(
         settings: &settings::Upstream,
         engine: &Engine,
+        keys: &Keys,
         group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
     ) -> Result<Self, ServiceError> {
-        let (policy, trusted) = policy(settings, engine)?;
+        let (policy, trusted) = policy(settings, engine, keys)?;
         Self::with_policy(settings, policy, trusted, group_of)
     }
 
@@ -211,7 +225,7 @@ impl Service {
     }
 }
 
-fn policy(settings: &settings::Upstream, engine: &Engine) -> Result<(Arc<Policy>, bool), ServiceError> {
+fn policy(settings: &settings::Upstream, engine: &Engine, keys: &Keys) -> Result<(Arc<Policy>, bool), ServiceError> {
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let upstream = || settings.name.clone();
     let refused = |source| ServiceError::Policy { upstream: upstream(), source };
@@ -227,6 +241,12 @@ fn policy(settings: &settings::Upstream, engine: &Engine) -> Result<(Arc<Policy>
                 upstream: upstream(),
                 path: path.clone(),
                 source,
+            })?;
+            let path = path.clone();
+            keys.check(&path, &component).map_err(|source| ServiceError::Unproven {
+                upstream: upstream(),
+                path,
+                source: Box::new(source),
             })?;
             Ok((Policy::load(engine, &component, &loading).map_err(refused)?, false))
         }

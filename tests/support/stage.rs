@@ -24,6 +24,11 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new(before: &[(&str, &str)]) -> Self {
+        Self::with("", before).await
+    }
+
+    /// With further keys of `policies`.
+    pub async fn with(keys: &str, before: &[(&str, &str)]) -> Self {
         let upstream = Scripted::start(|_| status(503)).await;
         let folder = tempfile::tempdir().unwrap();
         let stage = |(name, guest): &(&str, &str)| fs::copy(prebuilt(guest), folder.path().join(name)).unwrap();
@@ -31,7 +36,7 @@ impl Stage {
             stage(file);
         }
         let front = Front::serve(&format!(
-            "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n[upstreams.api]\nbase_url = \"{}\"\n\
+            "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n{keys}\n[upstreams.api]\nbase_url = \"{}\"\n\
              [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
             folder.path().display(),
             upstream.url()

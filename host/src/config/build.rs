@@ -63,7 +63,12 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
     let places = dir.zip(key).map(|(dir, key)| CachePlaces { dir, key });
     let mut poll = Duration::from_secs(2);
     stated.fill("policies.poll", &mut poll);
-    Policies { cache: places.filter(|_| wanted), dir: stated.read("policies.dir"), poll }
+    Policies {
+        cache: places.filter(|_| wanted),
+        dir: stated.read("policies.dir"),
+        poll,
+        keys: stated.read("policies.keys").unwrap_or_default(),
+    }
 }
 
 fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> Upstream {

@@ -136,6 +136,7 @@ fn from_the_files_folder(value: Value, source: &Source) -> Value {
     let Some(folder) = file.parent() else { return value };
     match value {
         Value::File(path) => Value::File(folder.join(path)),
+        Value::Keys(keys) => Value::Keys(keys.into_iter().map(|key| key.in_folder(folder)).collect()),
         Value::Policy(PolicySource::File(path)) => Value::Policy(PolicySource::File(folder.join(path))),
         other => other,
     }

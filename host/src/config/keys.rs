@@ -59,6 +59,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
+    key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),
     key(Host, "policies.cache", Kind::Bool, Some("true"), "whether compiled policies are kept for the next start"),
     key(Host, "policies.cache_dir", Kind::File, None, "folder for them, of this user alone; unset: `triage/compiled` in $XDG_CACHE_HOME or ~/.cache"),
     key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept; `memory:` is this process"),

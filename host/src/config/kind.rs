@@ -16,6 +16,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 /// The longest duration that a key takes: beyond it, deadline arithmetic could overflow and nobody means it.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// More keys than that are no list of those one trusts.
+const MOST_KEYS: usize = 16;
 /// More limits an endpoint are not meant seriously.
 const MOST_LIMITS: usize = 16;
 
@@ -49,6 +51,8 @@ pub(super) enum Kind {
     Effect,
     Name,
     Limits,
+    /// Public keys, as texts or files.
+    Keys,
 }
 
 impl Kind {
@@ -130,6 +134,15 @@ impl Kind {
                 let name = text(NAME)?;
                 if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
             }
+            Self::Keys => {
+                let one = |raw: &Raw| raw.text().and_then(|text| text.trim().parse().ok());
+                let structured = raw.structured();
+                let read = match &structured {
+                    Raw::List(items) => items.iter().take(MOST_KEYS + 1).map(one).collect::<Option<Vec<_>>>(),
+                    single => one(single).map(|key| vec![key]),
+                };
+                read.filter(|keys| keys.len() <= MOST_KEYS).map(Value::Keys).ok_or_else(|| KEYS.to_owned())
+            }
             Self::Limits => Err(LIMITS.to_owned()),
         }
     }
@@ -143,6 +156,8 @@ const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for eve
 const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
 const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
+const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \
+                    in .pub";
 pub(super) const NAME: &str = "1 to 64 characters of a-z, 0-9 and -";
 
 pub(super) fn is_name(name: &str) -> bool {

@@ -3,7 +3,7 @@
 use super::value::Values;
 use crate::{
     breaker, idempotency,
-    policy::{CachePlaces, contract::Effect},
+    policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     retry, upstream,
 };
@@ -49,6 +49,8 @@ pub struct Policies {
     pub dir: Option<PathBuf>,
     /// How often policy files are looked at without being told of a change, for folders that tell nothing. Default 2 s.
     pub poll: Duration,
+    /// Keys of which one must have signed every component that comes from a file. Default: none, and none must be signed.
+    pub keys: Vec<KeySource>,
 }
 
 /// Where state is kept.

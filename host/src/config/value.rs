@@ -5,7 +5,10 @@ use super::{
     settings::{PolicySource, State},
     units,
 };
-use crate::{policy::contract::Effect, rate_limit::Quota};
+use crate::{
+    policy::{contract::Effect, signature::KeySource},
+    rate_limit::Quota,
+};
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A value that fits its key.
@@ -43,6 +46,8 @@ pub enum Value {
     Effect(Effect),
     /// Rate limits.
     Limits(Vec<Quota>),
+    /// Public keys.
+    Keys(Vec<KeySource>),
     /// A policy's own settings: an object.
     Json(serde_json::Value),
 }
@@ -76,6 +81,10 @@ impl fmt::Display for Value {
                     write!(f, "{comma}{{ requests = {requests}, period = \"{period}\", burst = {burst} }}")?;
                 }
                 f.write_str("]")
+            }
+            Self::Keys(keys) => {
+                let quoted = keys.iter().map(|key| toml::Value::String(key.to_string()).to_string());
+                write!(f, "[{}]", quoted.collect::<Vec<_>>().join(", "))
             }
             Self::Json(json) => inline(f, json),
         }
@@ -219,6 +228,7 @@ fields! {
     Value::Header(name) => http::HeaderName, Some(name.clone());
     Value::Effect(effect) => Effect, Some(*effect);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
+    Value::Keys(keys) => Vec<KeySource>, Some(keys.clone());
     Value::Json(json) => serde_json::Value, Some(json.clone());
 }
 

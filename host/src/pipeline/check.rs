@@ -5,7 +5,7 @@ use crate::{
     config::{Problem, Problems, settings::Settings},
     entropy::Entropy,
     gate::Gates,
-    policy::contract::Description,
+    policy::{contract::Description, signature::Keys},
     service::{Service, ServiceError},
     upstream::{HttpClient, TransportError},
 };
@@ -17,11 +17,15 @@ use std::error::Error;
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let mut problems = Vec::new();
+    let keys = Keys::open(&settings.policies.keys).unwrap_or_else(|error| {
+        problems.push(Problem::refused("policies.keys", told(&error)));
+        Keys::default()
+    });
     let gates = Gates::memory(Clock::system(), Entropy::system());
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
-    let mut problems = Vec::new();
     for upstream in &settings.upstreams {
-        match Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint)) {
+        match Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint)) {
             Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {

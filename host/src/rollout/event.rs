@@ -10,6 +10,10 @@ pub enum Step {
     Read,
     /// It was rolled back before.
     Quarantine,
+    /// Its checksum, where there is one.
+    Checksum,
+    /// Its signature, where there are keys.
+    Signature,
     /// Everything up to `configure`: size, format, imports, exports, description, settings.
     Load,
     /// Its golden cases.
@@ -24,6 +28,8 @@ impl Step {
         match self {
             Self::Read => "read",
             Self::Quarantine => "quarantine",
+            Self::Checksum => "checksum",
+            Self::Signature => "signature",
             Self::Load => "load",
             Self::Cases => "cases",
             Self::Configuration => "configuration",

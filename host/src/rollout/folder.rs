@@ -2,7 +2,7 @@
 //! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
 
 use super::stage;
-use crate::{config::settings::PolicySource, pipeline::Shared};
+use crate::{config::settings::PolicySource, pipeline::Shared, policy::signature::companions};
 use notify::{RecursiveMode, Watcher as _};
 use std::{
     collections::HashSet,
@@ -56,8 +56,11 @@ impl Drop for Watch {
 struct Watched {
     upstream: usize,
     file: PathBuf,
-    seen: Option<Identity>,
+    seen: Identities,
 }
+
+/// A component and the files beside it that speak for it: one that was refused is looked at again when they come.
+type Identities = [Option<Identity>; 4];
 
 /// What a file is known by without reading it: device, inode, size, time of change of its bytes and of itself.
 type Identity = (u64, u64, u64, i128, i128);
@@ -105,7 +108,7 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
     let upstreams = shared.upstreams.iter().enumerate();
     upstreams
         .filter_map(|(upstream, serving)| {
-            file(&serving.settings.policy).map(|file| Watched { upstream, file, seen: None })
+            file(&serving.settings.policy).map(|file| Watched { upstream, file, seen: [None; 4] })
         })
         .collect()
 }
@@ -132,18 +135,23 @@ fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], p
 
 fn look(shared: &Shared, files: &mut [Watched]) {
     for watched in files {
-        let found = identity(&watched.file);
-        if found.is_none() || found == watched.seen {
+        let found = identities(&watched.file);
+        if found[0].is_none() || found == watched.seen {
             continue;
         }
         watched.seen = found;
         let Some(serving) = shared.upstreams.get(watched.upstream) else { continue };
-        match stage(serving, &shared.engine, &shared.gates, &watched.file) {
+        match stage(serving, &shared.engine, &shared.keys, &shared.gates, &watched.file) {
             Ok(Some(service)) => serving.install(service),
             Ok(None) => {}
             Err(refused) => serving.refused(refused.event(&watched.file)),
         }
     }
+}
+
+fn identities(file: &Path) -> Identities {
+    let [signature, checksum] = companions(file);
+    [identity(file), identity(&file.with_extension("cases.csv")), identity(&signature), identity(&checksum)]
 }
 
 fn identity(file: &Path) -> Option<Identity> {

@@ -4,7 +4,7 @@ use super::{Event, Serving, Step};
 use crate::{
     config::settings,
     gate::Gates,
-    policy::{Digest, Engine, Loading, Policy, cases},
+    policy::{Digest, Engine, Loading, Policy, cases, signature::Keys},
     service::Service,
 };
 use std::{
@@ -34,13 +34,19 @@ impl Refused {
     }
 }
 
-/// Reads and checks a component for an upstream: size, digest, format, imports, exports, description, settings, its golden
-/// cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of milliseconds: not for request threads.
-/// None: it is what serves already.
+/// Reads and checks a component for an upstream: size, digest, checksum and signature, format, imports, exports,
+/// description, settings, its golden cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of
+/// milliseconds: not for request threads. None: it is what serves already.
 ///
 /// # Errors
 /// [`Refused`] names the step; what serves is untouched.
-pub fn stage(serving: &Serving, engine: &Engine, gates: &Gates, file: &Path) -> Result<Option<Service>, Refused> {
+pub fn stage(
+    serving: &Serving,
+    engine: &Engine,
+    keys: &Keys,
+    gates: &Gates,
+    file: &Path,
+) -> Result<Option<Service>, Refused> {
     let refused = |digest, step| move |reason: String| Refused { digest, step, reason };
     let bytes = read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()))?;
     let digest = Digest::of(&bytes);
@@ -51,6 +57,10 @@ pub fn stage(serving: &Serving, engine: &Engine, gates: &Gates, file: &Path) -> 
     if serving.is_quarantined(&digest) {
         let reason = "it was rolled back before; mend it: the same bytes are not taken again";
         return Err(refused(Step::Quarantine)(reason.to_owned()));
+    }
+    if let Err(error) = keys.check(file, &bytes) {
+        let step = if error.is_checksum() { Step::Checksum } else { Step::Signature };
+        return Err(refused(step)(told(&error)));
     }
     let settings: &settings::Upstream = &serving.settings;
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };

@@ -1,0 +1,250 @@
+//! Whose work a component is: a signature (minisign's ed25519) and a checksum, in files beside it.
+//!
+//! Where the operator names public keys, nothing is loaded from a file without a valid signature of one of them. A checksum
+//! is only a guard against broken copies; it is looked at wherever there is one.
+
+use super::Digest;
+use minisign_verify::{Error, PublicKey, Signature};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+/// The largest key, signature or checksum file that is read; they have some hundred bytes.
+const FILE_BYTES: u64 = 8 << 10;
+
+/// A public key as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// The key itself, as minisign writes it: `RW...`.
+    Text(String),
+    /// A file as `minisign -G` makes it, `NAME.pub`.
+    File(PathBuf),
+}
+
+impl KeySource {
+    /// The same with a relative path taken from a folder.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        match self {
+            Self::File(path) => Self::File(folder.join(path)),
+            text @ Self::Text(_) => text,
+        }
+    }
+}
+
+impl FromStr for KeySource {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let path = Path::new(text);
+        if path.extension().is_some_and(|extension| extension == "pub") {
+            return Ok(Self::File(path.to_owned()));
+        }
+        PublicKey::from_base64(text).map(|_| Self::Text(text.to_owned()))
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(key) => f.write_str(key),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// A key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Its file.
+    #[error("the key file {} cannot be read; it must be one that `minisign -G` made", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is none.
+    #[error("{name} holds no minisign public key; it must be one that `minisign -G` made")]
+    Malformed {
+        /// The file, or the text.
+        name: String,
+        /// Why.
+        #[source]
+        source: Error,
+    },
+}
+
+/// Why it is not certain whose work a component is.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    /// There is no signature.
+    #[error(
+        "it is not signed: there is no {}; with `policies.keys` every component must be signed by one of them: \
+         sign it with `minisign -Sm {}` and put the signature there first",
+        shown(signature),
+        shown(component)
+    )]
+    Unsigned {
+        /// The component.
+        component: PathBuf,
+        /// Where the signature should be.
+        signature: PathBuf,
+    },
+    /// The signature is none.
+    #[error("{} is no minisign signature; it must be what `minisign -S` wrote: copy it again", shown(signature))]
+    Malformed {
+        /// Its file.
+        signature: PathBuf,
+        /// Why.
+        #[source]
+        source: Error,
+    },
+    /// Somebody else's.
+    #[error(
+        "it is signed by none of `policies.keys`; one of them must have signed it: sign it again, or add its key there"
+    )]
+    Stranger,
+    /// The bytes are others than those that were signed.
+    #[error("its signature is of other bytes; it must be of the very file: copy both again, or sign it again")]
+    Forged,
+    /// The checksum is of other bytes.
+    #[error("its SHA-256 is {found}, but {} says {said}; they must be equal: copy both again", shown(checksum))]
+    Checksum {
+        /// Its file.
+        checksum: PathBuf,
+        /// What it says.
+        said: String,
+        /// What the component has.
+        found: Digest,
+    },
+    /// A file beside the component cannot be read.
+    #[error("{} cannot be read; it must be a file of at most {FILE_BYTES} bytes", shown(file))]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Unproven {
+    /// Whether the checksum is at fault, not the signature.
+    pub fn is_checksum(&self) -> bool {
+        match self {
+            Self::Checksum { .. } => true,
+            Self::Read { file, .. } => file.extension().is_some_and(|extension| extension == "sha256"),
+            _ => false,
+        }
+    }
+}
+
+fn shown(path: &Path) -> impl fmt::Display {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The keys of which one must have signed every component that comes from a file. None: none must be signed.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Arc<[PublicKey]>);
+
+impl Keys {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the first that is none.
+    pub fn open(sources: &[KeySource]) -> Result<Self, KeyError> {
+        let key = |source: &KeySource| {
+            let malformed = |error| KeyError::Malformed { name: source.to_string(), source: error };
+            match source {
+                KeySource::Text(text) => PublicKey::from_base64(text).map_err(malformed),
+                KeySource::File(path) => {
+                    let text = read(path).map_err(|error| KeyError::File { path: path.clone(), source: error })?;
+                    PublicKey::decode(text.trim_end())
+                        .or_else(|_| PublicKey::from_base64(text.trim()))
+                        .map_err(malformed)
+                }
+            }
+        };
+        Ok(Self(sources.iter().map(key).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether components need no signature.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Checks a component's bytes against the files beside it: `NAME.wasm.sha256` where there is one, and where there are keys
+    /// `NAME.wasm.minisig`.
+    ///
+    /// # Errors
+    /// [`Unproven`] says what does not fit, and what to do.
+    pub fn check(&self, component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+        check_sum(component, bytes)?;
+        if self.is_empty() { Ok(()) } else { self.check_signature(component, bytes) }
+    }
+
+    fn check_signature(&self, component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+        let file = beside(component, "minisig");
+        let Some(text) = read_if_there(&file)? else {
+            return Err(Unproven::Unsigned { component: component.to_owned(), signature: file });
+        };
+        let malformed = |source| Unproven::Malformed { signature: file.clone(), source };
+        let signature = Signature::decode(&text).map_err(malformed)?;
+        let mut strangers = 0;
+        for key in self.0.iter() {
+            // Signatures of minisign before 0.9 are as good: they are of the bytes, not of a hash of them.
+            match key.verify(bytes, &signature, true) {
+                Ok(()) => return Ok(()),
+                Err(Error::UnexpectedKeyId) => strangers += 1,
+                Err(_) => {}
+            }
+        }
+        Err(if strangers == self.0.len() { Unproven::Stranger } else { Unproven::Forged })
+    }
+}
+
+/// The files beside a component that say whose work it is.
+pub fn companions(component: &Path) -> [PathBuf; 2] {
+    [beside(component, "minisig"), beside(component, "sha256")]
+}
+
+/// What `sha256sum NAME.wasm` wrote, or the digits alone.
+fn check_sum(component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+    let file = beside(component, "sha256");
+    let Some(text) = read_if_there(&file)? else { return Ok(()) };
+    let said = text.split_whitespace().next().unwrap_or_default();
+    let found = Digest::of(bytes);
+    if said.eq_ignore_ascii_case(&found.to_string()) {
+        return Ok(());
+    }
+    let said = super::convert::short(said, 64);
+    Err(Unproven::Checksum { checksum: file, said: if said.is_empty() { "nothing".to_owned() } else { said }, found })
+}
+
+fn beside(component: &Path, extension: &str) -> PathBuf {
+    let mut name = component.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+fn read_if_there(file: &Path) -> Result<Option<String>, Unproven> {
+    match read(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Unproven::Read { file: file.to_owned(), source }),
+    }
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(file)?.take(FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+}

@@ -1,0 +1,216 @@
+//! Signed components: where keys are set, nothing that is not signed by one of them gets in.
+
+use crate::support::{
+    front::Front,
+    scripted::{Scripted, status},
+    stage::{Stage, prebuilt},
+};
+use minisign::{KeyPair, PublicKey, SecretKey};
+use std::{fs, io::Cursor, path::Path};
+use triage::{
+    config,
+    policy::{
+        Digest,
+        signature::{KeyError, KeySource, Keys, Unproven},
+    },
+    rollout::{Event, Step},
+    server::Server,
+};
+
+/// Somebody who signs.
+struct Signer {
+    public: PublicKey,
+    secret: SecretKey,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let KeyPair { pk: public, sk: secret } = KeyPair::generate_unencrypted_keypair().unwrap();
+        Self { public, secret }
+    }
+
+    fn key(&self) -> String {
+        self.public.to_base64()
+    }
+
+    fn sign(&self, bytes: &[u8]) -> String {
+        minisign::sign(None, &self.secret, Cursor::new(bytes), None, None).unwrap().into_string()
+    }
+}
+
+fn guest(name: &str) -> Vec<u8> {
+    fs::read(prebuilt(name)).unwrap()
+}
+
+/// Drops a component in, and says at which step it was refused and why.
+async fn refused(stage: &Stage, what: &str, bytes: &[u8]) -> (Step, String) {
+    stage.drop_in(bytes);
+    let own = Digest::of(bytes);
+    let is_own =
+        |event: &Event| matches!(event, Event::Refused { digest, .. } if *digest == Some(own)) || is_installed(event);
+    let Event::Refused { step, reason, .. } = stage.until(what, is_own).await else { panic!("{what}: it got in") };
+    assert_eq!(stage.policy().await, "http-standard", "{what}: the one before serves on");
+    (step, reason)
+}
+
+fn is_installed(event: &Event) -> bool {
+    matches!(event, Event::Installed { .. })
+}
+
+#[tokio::test]
+async fn what_is_signed_by_a_key_gets_in() {
+    let [ours, others] = [Signer::new(), Signer::new()];
+    let keys = format!("keys = [{:?}, {:?}]", others.key(), ours.key());
+    let stage = Stage::with(&keys, &[]).await;
+    for (generation, name) in (2..).zip(["fhir", "always-retry"]) {
+        fs::write(stage.path("http-standard.wasm.minisig"), ours.sign(&guest(name))).unwrap();
+        stage.drop_guest(name);
+        stage.installed(generation).await;
+        assert_eq!(stage.policy().await, name);
+    }
+}
+
+#[tokio::test]
+async fn what_no_key_signed_stays_out() {
+    let [ours, stranger] = [Signer::new(), Signer::new()];
+    let [fhir, other] = [guest("fhir"), guest("always-retry")];
+    let good = ours.sign(&fhir);
+    // The signature's own comment is signed too.
+    let commented = good.replace("trusted comment: ", "trusted comment: by all means ");
+    for (what, signature, reason) in [
+        (
+            "no signature",
+            None,
+            "it is not signed: there is no http-standard.wasm.minisig; with `policies.keys` every component must be signed by \
+             one of them: sign it with `minisign -Sm http-standard.wasm` and put the signature there first",
+        ),
+        (
+            "a stranger's",
+            Some(stranger.sign(&fhir)),
+            "it is signed by none of `policies.keys`; one of them must have signed it: sign it again, or add its key there",
+        ),
+        (
+            "another file's",
+            Some(ours.sign(&other)),
+            "its signature is of other bytes; it must be of the very file: copy both again, or sign it again",
+        ),
+        (
+            "one with another comment",
+            Some(commented.replacen("untrusted comment: by all means ", "untrusted comment: ", 1)),
+            "its signature is of other bytes; it must be of the very file: copy both again, or sign it again",
+        ),
+        (
+            "half a signature",
+            Some(good.lines().next().unwrap().to_owned()),
+            "http-standard.wasm.minisig is no minisign signature; it must be what `minisign -S` wrote: copy it again: Invalid \
+             encoding in minisign data",
+        ),
+        (
+            "a book",
+            Some("a".repeat(9000)),
+            "http-standard.wasm.minisig cannot be read; it must be a file of at most 8192 bytes: file too large",
+        ),
+    ] {
+        let stage = Stage::with(&format!("keys = [{:?}]", ours.key()), &[]).await;
+        if let Some(signature) = signature {
+            fs::write(stage.path("http-standard.wasm.minisig"), signature).unwrap();
+        }
+        let (step, told) = refused(&stage, what, &fhir).await;
+        assert_eq!((step, told.as_str()), (Step::Signature, reason), "{what}");
+        // The right one comes: no need to touch the component.
+        fs::write(stage.path("http-standard.wasm.minisig"), &good).unwrap();
+        stage.installed(2).await;
+        assert_eq!(stage.policy().await, "fhir", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_unsigned_component_runs() {
+    // It would be refused for its own sake: the signature comes first.
+    let stage = Stage::with(&format!("keys = {:?}", Signer::new().key()), &[]).await;
+    let (step, _) = refused(&stage, "a core module", b"\0asm\x01\0\0\0").await;
+    assert_eq!(step, Step::Signature);
+}
+
+#[tokio::test]
+async fn a_checksum_is_checked_where_there_is_one() {
+    let fhir = guest("fhir");
+    let digest = Digest::of(&fhir).to_string();
+    let wrong = "0".repeat(64);
+    let stage = Stage::new(&[]).await;
+    let sum = stage.path("http-standard.wasm.sha256");
+    fs::write(&sum, format!("{wrong}  http-standard.wasm\n")).unwrap();
+    let (step, told) = refused(&stage, "a wrong checksum", &fhir).await;
+    let reason = format!(
+        "its SHA-256 is {digest}, but http-standard.wasm.sha256 says {wrong}; they must be equal: copy both again"
+    );
+    assert_eq!((step, told), (Step::Checksum, reason));
+    fs::write(&sum, format!("{}  http-standard.wasm\n", digest.to_uppercase())).unwrap();
+    stage.installed(2).await;
+    assert_eq!(stage.policy().await, "fhir");
+}
+
+#[tokio::test]
+async fn a_file_that_the_configuration_names_must_be_signed_too() {
+    let signer = Signer::new();
+    let upstream = Scripted::start(|_| status(503)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.wasm");
+    fs::write(&file, guest("fhir")).unwrap();
+    let key = folder.path().join("team.pub");
+    fs::write(&key, signer.public.to_box().unwrap().into_string()).unwrap();
+    let text = format!(
+        "[policies]\nkeys = [{:?}]\n[upstreams.api]\nbase_url = {:?}\npolicy = {:?}\n",
+        key.display().to_string(),
+        upstream.url(),
+        file.display().to_string()
+    );
+    let settings = config::from_toml(&format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{text}")).unwrap();
+    assert!(Server::start(&settings).is_err(), "unsigned");
+    let told = triage::pipeline::check(&settings).unwrap_err().to_string();
+    assert!(
+        told.contains("own.wasm of upstream api is refused: it is not signed: there is no own.wasm.minisig"),
+        "{told}"
+    );
+    fs::write(folder.path().join("own.wasm.minisig"), signer.sign(&guest("fhir"))).unwrap();
+    let front = Front::serve(&text);
+    assert!(front.ask("GET", "/a", "").await.header("triage-policy").unwrap().starts_with("fhir"));
+}
+
+#[test]
+fn keys_that_are_none_are_refused() {
+    for (keys, told) in [
+        ("[\"RWabc\"]", "policies.keys: got a list; must be a list of at most 16 minisign public keys"),
+        ("[3]", "policies.keys: got a list; must be a list of at most 16 minisign public keys"),
+        ("true", "policies.keys: got true; must be a list of at most 16 minisign public keys"),
+    ] {
+        let text = format!("[policies]\nkeys = {keys}\n[upstreams.a]\nbase_url = \"http://a.invalid\"\n");
+        let problems = config::from_toml(&text).unwrap_err().to_string();
+        assert!(problems.contains(told), "{keys}: {problems}");
+    }
+    let missing = Keys::open(&[KeySource::File("missing.pub".into())]).unwrap_err();
+    assert!(matches!(missing, KeyError::File { .. }), "{missing}");
+    assert_eq!(missing.to_string(), "the key file missing.pub cannot be read; it must be one that `minisign -G` made");
+}
+
+#[test]
+fn no_single_bit_of_a_signature_may_differ() {
+    let signer = Signer::new();
+    let keys = Keys::open(&[signer.key().parse().unwrap()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.wasm");
+    let signature = signer.sign(b"component");
+    let said = |signature: &[u8]| {
+        fs::write(folder.path().join("a.wasm.minisig"), signature).unwrap();
+        keys.check(Path::new(&file), b"component")
+    };
+    said(signature.as_bytes()).unwrap();
+    // The first line is a remark that nobody signs.
+    let from = signature.find('\n').unwrap() + 1;
+    for at in (from..signature.trim_end().len()).filter(|at| signature.as_bytes()[*at] != b'\n') {
+        let mut bent = signature.clone().into_bytes();
+        bent[at] ^= 1;
+        let Err(error) = said(&bent) else { panic!("byte {at} of {signature:?}") };
+        assert!(!matches!(error, Unproven::Unsigned { .. }), "{at}: {error}");
+    }
+}
