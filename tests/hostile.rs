@@ -5,7 +5,7 @@ mod clamped;
 mod description;
 mod fault;
 mod file;
-mod guest;
+pub mod guest;
 mod loading;
 mod refusal;
 

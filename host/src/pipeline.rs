@@ -10,6 +10,7 @@ mod check;
 mod course;
 pub(crate) mod exchange;
 mod intake;
+mod judge;
 mod keyed;
 mod wake;
 
@@ -18,7 +19,7 @@ pub(crate) use exchange::Exchange;
 
 use crate::{
     clock::Clock,
-    config::settings::{Policies, Settings},
+    config::settings::{Mode, Policies, Settings},
     entropy::Entropy,
     error::Problem,
     gate::Gates,
@@ -27,7 +28,7 @@ use crate::{
         Cache, Engine,
         signature::{KeyError, Keys},
     },
-    rollout::{Event, Serving, Watch, WatchError},
+    rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
@@ -71,7 +72,9 @@ pub struct Host {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
-    pub(crate) upstreams: Vec<Serving>,
+    pub(crate) upstreams: Vec<Arc<Serving>>,
+    /// Where candidates decide in shadow; none where there are none.
+    pub(crate) shadow: Option<Shadow>,
     pub(crate) engine: Engine,
     pub(crate) keys: Keys,
     pub(crate) gates: Gates,
@@ -106,13 +109,17 @@ impl Host {
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
-            upstreams.push(Serving::new(upstream.clone(), service));
+            let serving = Serving::new(upstream.clone(), service);
+            rollout::begin(&serving, &engine, &keys, &gates);
+            upstreams.push(Arc::new(serving));
         }
+        let shadow = shadow(settings);
         let largest =
             settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
         let records: Arc<dyn Records> =
             Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
-        let shared = Shared { clock, entropy, upstreams, engine, keys, gates, records, detached: TaskTracker::new() };
+        let shared =
+            Shared { clock, entropy, upstreams, shadow, engine, keys, gates, records, detached: TaskTracker::new() };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
 
@@ -196,6 +203,12 @@ impl Host {
         Some(serving.events())
     }
 
+    /// How the candidate of an upstream does; none where the upstream has none.
+    pub fn candidate(&self, upstream: &str) -> Option<CandidateReport> {
+        let serving = self.shared.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
+        serving.candidate.as_ref().map(rollout::Candidate::report)
+    }
+
     /// Waits for the work that callers left behind. No more of it may be started.
     pub async fn drained(&self) {
         self.shared.detached.close();
@@ -221,6 +234,17 @@ fn engine(settings: &Settings) -> Result<Engine, HostError> {
             Ok(engine)
         }
     }
+}
+
+/// The thread for candidates in shadow, where there may be any. Without it they are not asked, and nothing else changes.
+fn shadow(settings: &Settings) -> Option<Shadow> {
+    let in_shadow = |upstream: &crate::config::settings::Upstream| {
+        upstream.candidate.as_ref().is_some_and(|candidate| candidate.mode == Mode::Shadow)
+    };
+    if !settings.upstreams.iter().any(in_shadow) {
+        return None;
+    }
+    Shadow::start().inspect_err(|error| tracing::warn!(%error, "candidates in shadow are not asked")).ok()
 }
 
 fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {

@@ -3,14 +3,18 @@
 //! file -> [`stage`] (every check, off the request threads) -> [`Serving::install`] (one swap) -> [`Probation`] -> good, or
 //! back to the last good one. Requests under way end in the generation they began in.
 
+mod candidate;
 mod event;
 mod folder;
 mod probation;
 mod serving;
+mod shadow;
 mod stage;
 
+pub use candidate::{Candidate, CandidateReport, Difference, Gist};
 pub use event::{Event, Step};
 pub use folder::{Watch, WatchError};
 pub use probation::{Conduct, Judgement, Probation};
-pub use serving::Serving;
-pub use stage::{Refused, stage};
+pub use serving::{Serving, Slot};
+pub use shadow::{Case, Shadow};
+pub use stage::{Refused, begin, stage};

@@ -155,6 +155,21 @@ impl Service {
         Self::with_policy(settings, policy, trusted, group_of)
     }
 
+    /// The same for another policy in the upstream's place: its candidate.
+    ///
+    /// # Errors
+    /// As for [`Service::load`].
+    pub fn load_candidate(
+        settings: &settings::Upstream,
+        source: &settings::PolicySource,
+        engine: &Engine,
+        keys: &Keys,
+        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+    ) -> Result<Self, ServiceError> {
+        let settings = settings::Upstream { policy: source.clone(), ..settings.clone() };
+        Self::load(&settings, engine, keys, group_of)
+    }
+
     /// Settles every endpoint's settings for a policy that is loaded. `trusted`: whether it may settle unknown writes where
     /// the configuration does not say so.
     ///

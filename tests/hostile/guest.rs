@@ -26,6 +26,7 @@ pub mod at {
     pub const REQUEST_HEADERS: u32 = ENDPOINT + 32;
     pub const REQUEST_BODY_BYTES: u32 = ENDPOINT + 40;
     pub const RESPONSE_HEADERS: u32 = ENDPOINT + 44;
+    pub const RESPONSE_BODY_BYTES: u32 = ENDPOINT + 52;
     pub const SETTLED: u32 = ENDPOINT + 56;
     pub const COMMIT_WITHIN: u32 = ENDPOINT + 64;
     pub const ATTEMPT_TIMEOUT: u32 = ENDPOINT + 72;

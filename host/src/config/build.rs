@@ -6,7 +6,7 @@ use super::{
     effective,
     keys::Scope,
     problem::Problem,
-    settings::{EndpointOverride, Policies, PolicySource, Server, Settings, State, Upstream},
+    settings::{Candidate, EndpointOverride, Mode, Policies, PolicySource, Server, Settings, State, Upstream},
     value::Values,
 };
 use crate::{idempotency, policy::CachePlaces, upstream};
@@ -91,6 +91,11 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
         host: stated.read("host"),
         listen: stated.read("listen"),
         policy: PolicySource::Builtin,
+        candidate: stated.read("candidate.policy").map(|policy| Candidate {
+            policy,
+            mode: stated.read("candidate.mode").unwrap_or(Mode::Shadow),
+            share_percent: stated.read("candidate.share").unwrap_or(10),
+        }),
         policy_settings: stated
             .read("policy_settings")
             .map_or("{}".to_owned(), |json: serde_json::Value| json.to_string()),
@@ -107,6 +112,11 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);
+    if settings.candidate.as_ref().is_some_and(|candidate| candidate.policy == settings.policy) {
+        let got = settings.policy.to_string();
+        let must_be = "another policy than the upstream's own, to be tried beside it";
+        problems.push(Problem::value(format!("{path}.candidate.policy"), got, must_be));
+    }
     fit(&path, &mut settings, problems);
     settings
 }

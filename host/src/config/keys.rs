@@ -66,6 +66,9 @@ pub(super) static KEYS: &[Key] = &[
 
     key(Upstream, "base_url", Kind::Url, None, "scheme, host, port and path prefix of the API; required"),
     key(Upstream, "policy", Kind::Policy, Some("http-standard"), "embedded policy, or the path of a component (from the file's folder)"),
+    key(Upstream, "candidate.policy", Kind::Policy, None, "policy that is tried beside it; its file may come later"),
+    key(Upstream, "candidate.mode", Kind::Mode, Some("shadow"), "`shadow`: it decides after the other one and is only compared; `canary`: it decides for a share of the requests"),
+    key(Upstream, "candidate.share", Kind::Percent(1), Some("10"), "that share, in percent, by the hash of a request's idempotency key, else of its x-request-id"),
     key(Upstream, "policy_settings", Kind::Json, Some("{}"), "table handed to the policy's `configure`"),
     key(Upstream, "reuse_instances", Kind::Bool, Some("false"), "whether one policy instance serves many requests"),
     key(Upstream, "path_prefix", Kind::PathPrefix, None, "only requests below this path; it is taken off"),

@@ -3,7 +3,7 @@
 use super::{
     problem::Problem,
     raw::Raw,
-    settings::{PolicySource, State},
+    settings::{Mode, PolicySource, State},
     units,
     value::Value,
 };
@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Effect,
     Name,
     Limits,
+    /// How a candidate is tried.
+    Mode,
     /// Public keys, as texts or files.
     Keys,
 }
@@ -134,6 +136,11 @@ impl Kind {
                 let name = text(NAME)?;
                 if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
             }
+            Self::Mode => match text(MODE)? {
+                "shadow" => Ok(Value::Mode(Mode::Shadow)),
+                "canary" => Ok(Value::Mode(Mode::Canary)),
+                _ => Err(MODE.to_owned()),
+            },
             Self::Keys => {
                 let one = |raw: &Raw| raw.text().and_then(|text| text.trim().parse().ok());
                 let structured = raw.structured();
@@ -156,6 +163,7 @@ const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for eve
 const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
 const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
+const MODE: &str = "\"shadow\" or \"canary\"";
 const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \
                     in .pub";
 pub(super) const NAME: &str = "1 to 64 characters of a-z, 0-9 and -";

@@ -81,6 +81,36 @@ impl fmt::Display for PolicySource {
     }
 }
 
+/// How a candidate is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It decides after the live policy, and its verdicts are only compared.
+    Shadow,
+    /// It decides for a share of the requests.
+    Canary,
+}
+
+impl Mode {
+    /// The name in the configuration and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+        }
+    }
+}
+
+/// A policy that is tried beside an upstream's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which. A file may come at any time later.
+    pub policy: PolicySource,
+    /// How. Default: in shadow, which changes no answer.
+    pub mode: Mode,
+    /// As a canary: for how many requests of a hundred. Default 10.
+    pub share_percent: u32,
+}
+
 /// One upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
@@ -96,6 +126,8 @@ pub struct Upstream {
     pub listen: Option<SocketAddr>,
     /// The policy.
     pub policy: PolicySource,
+    /// The policy that is tried beside it. Default none.
+    pub candidate: Option<Candidate>,
     /// The JSON settings handed to the policy's `configure`.
     pub policy_settings: String,
     /// Whether one instance serves many requests. Default false: one request, one instance.

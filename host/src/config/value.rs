@@ -2,7 +2,7 @@
 
 use super::{
     problem::Source,
-    settings::{PolicySource, State},
+    settings::{Mode, PolicySource, State},
     units,
 };
 use crate::{
@@ -46,6 +46,8 @@ pub enum Value {
     Effect(Effect),
     /// Rate limits.
     Limits(Vec<Quota>),
+    /// How a candidate is tried.
+    Mode(Mode),
     /// Public keys.
     Keys(Vec<KeySource>),
     /// A policy's own settings: an object.
@@ -82,6 +84,7 @@ impl fmt::Display for Value {
                 }
                 f.write_str("]")
             }
+            Self::Mode(mode) => write!(f, "\"{}\"", mode.name()),
             Self::Keys(keys) => {
                 let quoted = keys.iter().map(|key| toml::Value::String(key.to_string()).to_string());
                 write!(f, "[{}]", quoted.collect::<Vec<_>>().join(", "))
@@ -228,6 +231,7 @@ fields! {
     Value::Header(name) => http::HeaderName, Some(name.clone());
     Value::Effect(effect) => Effect, Some(*effect);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
+    Value::Mode(mode) => Mode, Some(*mode);
     Value::Keys(keys) => Vec<KeySource>, Some(keys.clone());
     Value::Json(json) => serde_json::Value, Some(json.clone());
 }

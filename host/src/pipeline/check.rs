@@ -2,7 +2,10 @@
 
 use crate::{
     clock::Clock,
-    config::{Problem, Problems, settings::Settings},
+    config::{
+        Problem, Problems,
+        settings::{PolicySource, Settings},
+    },
     entropy::Entropy,
     gate::Gates,
     policy::{contract::Description, signature::Keys},
@@ -31,6 +34,15 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
             Err(error) => {
                 let key = if matches!(error, ServiceError::Route { .. }) { "endpoints" } else { "policy" };
                 problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), told(&error)));
+            }
+        }
+        if let Some(source) = upstream.candidate.as_ref().map(|candidate| &candidate.policy) {
+            // A file may come at any time later.
+            let is_there = !matches!(source, PolicySource::File(file) if !file.exists());
+            let loaded =
+                is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, |n, e| gates.group(n, e)));
+            if let Some(Err(error)) = loaded {
+                problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));
             }
         }
         if let Err(error) = HttpClient::new(&upstream.connection) {

@@ -10,17 +10,12 @@ use crate::{
     attempt::{Arrived, Errand, LEAST},
     error::Problem,
     idempotency::{Claim, ClaimName},
-    policy::{
-        self,
-        contract::{
-            Attempt, BreakerSignal, Class, Effect, Failure, FailureKind, Next, Outcome, Probe, Purpose, Verdict,
-        },
-    },
+    policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
     retry::{self, Clamped, Facts, Seen, Step},
     upstream::headers,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Candidates that a guest may propose for adoption before it must make do: more than any batch holds.
 const CLAIMS: usize = 64;
@@ -124,6 +119,7 @@ impl Exchange {
             Arrival::Failure(_) => false,
         };
         if settled {
+            self.show_settled(&arrival, progress);
             self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
@@ -238,64 +234,6 @@ impl Exchange {
             }
         };
         made.map_err(keyed::problem)
-    }
-
-    /// What the policy says, or where it fails the built-in one. True: it failed.
-    fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress) -> (Verdict, bool) {
-        let now = Instant::now();
-        let endpoint = self.endpoint();
-        let attempt = Attempt {
-            endpoint: endpoint.policy_index.unwrap_or(usize::MAX),
-            effect: self.effect,
-            purpose,
-            number: if purpose == Purpose::Probe { progress.probes } else { progress.attempts.max(1) },
-            prior_unknown: progress.ever_unknown,
-            sent_ago: progress.last_sent.map(|sent| now.saturating_duration_since(sent)),
-            elapsed: now.saturating_duration_since(self.started),
-            remaining: self.deadline.saturating_duration_since(now),
-            previous_delay: progress.previous_delay,
-            random: self.shared.entropy.next(),
-            now_unix_ms: self.shared.clock.unix_ms(),
-            keyed: self.key.is_some(),
-            path: &self.path_and_query,
-            request_headers: &self.headers,
-            request_body: self.buffered(),
-            taken: &progress.taken,
-        };
-        let outcome = match arrival {
-            Arrival::Answer(answer) => Outcome::Response {
-                status: answer.status,
-                headers: &answer.headers,
-                body: &answer.read,
-                complete: answer.rest.is_none(),
-            },
-            Arrival::Failure(failure) => Outcome::Failure(*failure),
-        };
-        if endpoint.policy_index.is_none() {
-            return (policy::builtin_judge(&attempt, &outcome), false);
-        }
-        let serving = &self.shared.upstreams[self.upstream];
-        if self.service.probation.is_suspended() {
-            return (policy::builtin_judge(&attempt, &outcome), true);
-        }
-        match self.service.policy.decide(&attempt, &outcome) {
-            Ok(verdict) => {
-                serving.decided(&self.service, None, self.shared.clock.now());
-                (verdict, false)
-            }
-            Err(fault) => {
-                progress.faults += 1;
-                tracing::warn!(
-                    policy = ?self.service.policy.label(),
-                    endpoint = %endpoint.described.name,
-                    fault = fault.name(),
-                    error = %fault,
-                    "the policy failed; the built-in one decides"
-                );
-                serving.decided(&self.service, Some(&fault), self.shared.clock.now());
-                (policy::builtin_judge(&attempt, &outcome), true)
-            }
-        }
     }
 
     fn clamped(&self, verdict: Verdict, purpose: Purpose, arrival: &Arrival, progress: &Progress) -> Clamped {

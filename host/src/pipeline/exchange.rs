@@ -29,6 +29,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream: usize,
     /// The generation that serves this request from its first attempt to its last.
     pub(crate) service: Arc<Service>,
+    /// Where a candidate serves: the generation that decides where it fails, and its endpoint.
+    pub(crate) stand_in: Option<(Arc<Service>, usize)>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) endpoint: usize,
     pub(crate) effect: Effect,

@@ -3,18 +3,21 @@
 use super::{CallerGone, Exchange, Host, exchange::RequestBody};
 use crate::{
     error::Problem,
-    idempotency::{Fingerprint, Identity, Keyed, Tenant},
+    idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
     policy::contract::Effect,
     route,
     service::Service,
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Request, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
+
+/// By which a caller or a proxy before the host names a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Host {
     pub(super) async fn take(
@@ -29,16 +32,25 @@ impl Host {
             return Err(Problem::Tunnel);
         }
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
-        let service = self.shared.upstreams[index].current();
+        let live = self.shared.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");
         if !route::is_plain(path) {
             return Err(Problem::PathNotPlain);
         }
-        let endpoint = service.find(&head.method, path).ok_or_else(|| Problem::NoEndpoint {
-            upstream: service.settings.name.clone(),
+        let found = live.find(&head.method, path).ok_or_else(|| Problem::NoEndpoint {
+            upstream: live.settings.name.clone(),
             method: head.method.to_string(),
         })?;
-        let effect = service.endpoints[endpoint].effect(&head.method);
+        // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
+        let mut effect = live.endpoints[found].effect(&head.method);
+        let named = live.endpoints[found].described.name.clone();
+        let (service, endpoint, stand_in) = match self.canary(index, &head, path) {
+            Some((candidate, own)) => {
+                effect = effect.max(candidate.endpoints[own].effect(&head.method));
+                (candidate, own, Some((live, found)))
+            }
+            None => (live, found, None),
+        };
         let deadline = started + allowed(&service, endpoint, &head.headers)?;
         head.headers.remove(&service.settings.deadline_header);
         // A safe request needs no key: repeating it is harmless.
@@ -60,7 +72,7 @@ impl Host {
             RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].settles() => {
                 Some(Fingerprint::of(&Identity {
                     upstream: &service.settings.name,
-                    endpoint: &service.endpoints[endpoint].described.name,
+                    endpoint: &named,
                     method: &head.method,
                     path_and_query: &path_and_query,
                     body: bytes,
@@ -71,6 +83,7 @@ impl Host {
         Ok(Box::new(Exchange {
             shared: Arc::clone(&self.shared),
             upstream: index,
+            stand_in,
             transport: self.transport(index),
             endpoint,
             effect,
@@ -87,6 +100,18 @@ impl Host {
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             service,
         }))
+    }
+
+    /// The candidate and its endpoint, where it decides for the request.
+    fn canary(&self, upstream: usize, head: &Parts, path: &str) -> Option<(Arc<Service>, usize)> {
+        let candidate = self.shared.upstreams[upstream].candidate.as_ref()?;
+        let name = [IDEMPOTENCY_KEY, REQUEST_ID].into_iter().find_map(|name| head.headers.get(name));
+        let service = match name {
+            Some(name) => candidate.as_canary(name.as_bytes()),
+            None => candidate.as_canary(&self.shared.entropy.next().to_le_bytes()),
+        }?;
+        let endpoint = service.find(&head.method, path)?;
+        Some((service, endpoint))
     }
 
     /// The upstream that takes a request, and the path that it gets: the most exact of listener, host and prefix wins.

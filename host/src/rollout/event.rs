@@ -60,6 +60,24 @@ pub enum Event {
         /// Why, and what to do.
         reason: String,
     },
+    /// A candidate is being tried.
+    Tried {
+        /// Its digest; none for the native policy.
+        digest: Option<Digest>,
+        /// As a canary: for how many requests of a hundred; none in shadow.
+        share_percent: Option<u32>,
+    },
+    /// A candidate failed too often and is tried no more; its digest is not taken again.
+    GivenUp {
+        /// Its digest.
+        digest: Option<Digest>,
+        /// Faults.
+        faults: u32,
+        /// Of so many decisions.
+        decisions: u32,
+        /// What the last fault was.
+        last: String,
+    },
     /// A generation has proven itself.
     Good {
         /// Its number.
@@ -114,6 +132,19 @@ impl fmt::Display for Event {
                 file.display(),
                 Short(*digest),
                 step.name()
+            ),
+            Self::Tried { digest, share_percent } => {
+                write!(f, "candidate {} ", Short(*digest))?;
+                match share_percent {
+                    None => f.write_str("decides in shadow: its verdicts are only compared"),
+                    Some(share) => write!(f, "decides for {share} % of the requests"),
+                }
+            }
+            Self::GivenUp { digest, faults, decisions, last } => write!(
+                f,
+                "candidate {} failed {faults} of {decisions} decisions, at last: {last}; it decides no more; the component is \
+                 quarantined: mend it and drop it in again",
+                Short(*digest)
             ),
             Self::Good { generation } => write!(f, "generation {generation} has proven itself"),
             Self::RolledBack { generation, digest, to, faults, decisions, last } => {

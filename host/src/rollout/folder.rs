@@ -1,7 +1,7 @@
 //! Watches policy files. Events tell when to look; what counts is what a look finds, so that renames, links that are
 //! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
 
-use super::stage;
+use super::{Slot, stage};
 use crate::{config::settings::PolicySource, pipeline::Shared, policy::signature::companions};
 use notify::{RecursiveMode, Watcher as _};
 use std::{
@@ -55,6 +55,7 @@ impl Drop for Watch {
 #[derive(Debug)]
 struct Watched {
     upstream: usize,
+    slot: Slot,
     file: PathBuf,
     seen: Identities,
 }
@@ -105,12 +106,14 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
         PolicySource::Embedded(name) => dir.map(|dir| dir.join(format!("{name}.wasm"))),
         PolicySource::Builtin => None,
     };
-    let upstreams = shared.upstreams.iter().enumerate();
-    upstreams
-        .filter_map(|(upstream, serving)| {
-            file(&serving.settings.policy).map(|file| Watched { upstream, file, seen: [None; 4] })
-        })
-        .collect()
+    let mut files = Vec::new();
+    for (upstream, serving) in shared.upstreams.iter().enumerate() {
+        let candidate = serving.settings.candidate.as_ref().map(|candidate| (Slot::Candidate, &candidate.policy));
+        for (slot, source) in std::iter::once((Slot::Live, &serving.settings.policy)).chain(candidate) {
+            files.extend(file(source).map(|file| Watched { upstream, slot, file, seen: [None; 4] }));
+        }
+    }
+    files
 }
 
 fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], poll: Duration) {
@@ -141,8 +144,8 @@ fn look(shared: &Shared, files: &mut [Watched]) {
         }
         watched.seen = found;
         let Some(serving) = shared.upstreams.get(watched.upstream) else { continue };
-        match stage(serving, &shared.engine, &shared.keys, &shared.gates, &watched.file) {
-            Ok(Some(service)) => serving.install(service),
+        match stage(serving, watched.slot, &shared.engine, &shared.keys, &shared.gates, &watched.file) {
+            Ok(Some(service)) => serving.put(watched.slot, service),
             Ok(None) => {}
             Err(refused) => serving.refused(refused.event(&watched.file)),
         }

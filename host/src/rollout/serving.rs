@@ -1,6 +1,6 @@
 //! One upstream and the generation that serves it now.
 
-use super::{Conduct, Event, Judgement};
+use super::{Candidate, Conduct, Event, Judgement};
 use crate::{
     clock::Timestamp,
     config::settings,
@@ -19,11 +19,22 @@ const EVENTS: usize = 64;
 /// Digests that are remembered as bad.
 const QUARANTINED: usize = 1024;
 
+/// Which of an upstream's two policies is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The one that serves.
+    Live,
+    /// The one that is tried beside it.
+    Candidate,
+}
+
 /// An upstream in service.
 #[derive(Debug)]
 pub struct Serving {
     /// Its settings as configured, before a policy's proposals.
     pub settings: settings::Upstream,
+    /// The policy that is tried beside the one that serves.
+    pub candidate: Option<Candidate>,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
 }
@@ -40,8 +51,12 @@ struct Ledger {
 impl Ledger {
     fn note(&mut self, upstream: &str, event: Event) {
         match &event {
-            Event::Installed { .. } | Event::Good { .. } => tracing::info!(upstream, "policy: {event}"),
-            Event::Refused { .. } | Event::RolledBack { .. } => tracing::warn!(upstream, "policy: {event}"),
+            Event::Installed { .. } | Event::Tried { .. } | Event::Good { .. } => {
+                tracing::info!(upstream, "policy: {event}");
+            }
+            Event::Refused { .. } | Event::GivenUp { .. } | Event::RolledBack { .. } => {
+                tracing::warn!(upstream, "policy: {event}");
+            }
         }
         if self.events.len() == EVENTS {
             self.events.pop_front();
@@ -60,7 +75,8 @@ impl Serving {
             Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
             event => ledger.note(&settings.name, event),
         }
-        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
+        let candidate = settings.candidate.clone().map(Candidate::new);
+        Self { settings, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
     }
 
     /// The generation that serves now.
@@ -76,6 +92,35 @@ impl Serving {
         next.adopt();
         self.current.store(Arc::clone(&next));
         ledger.note(&self.settings.name, installed(&next));
+    }
+
+    /// The digest of what is in a slot.
+    pub fn digest_in(&self, slot: Slot) -> Option<Digest> {
+        match slot {
+            Slot::Live => self.current.load().policy.digest(),
+            Slot::Candidate => self.candidate.as_ref()?.current()?.policy.digest(),
+        }
+    }
+
+    /// Puts what was staged for a slot there.
+    pub fn put(&self, slot: Slot, next: Service) {
+        match slot {
+            Slot::Live => self.install(next),
+            Slot::Candidate => self.try_out(next),
+        }
+    }
+
+    /// Tries a component beside the one that serves, whose limits and breakers it shares and does not change.
+    fn try_out(&self, next: Service) {
+        let Some(candidate) = &self.candidate else { return };
+        let mut ledger = self.ledger.lock();
+        let current = self.current.load();
+        let next = Arc::new(next.succeeding(&current, current.generation));
+        let digest = next.policy.digest();
+        candidate.put(Some(next));
+        let share = candidate.settings.share_percent;
+        let share_percent = (candidate.settings.mode == settings::Mode::Canary).then_some(share);
+        ledger.note(&self.settings.name, Event::Tried { digest, share_percent });
     }
 
     /// Notes that a component was refused.
@@ -127,6 +172,11 @@ impl Serving {
         }
         // Requests that began in it end in it; the built-in policy decides for them.
         service.probation.suspend();
+        if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
+            candidate.put(None);
+            ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last });
+            return;
+        }
         if !Arc::ptr_eq(service, &self.current.load()) {
             return;
         }

@@ -1,8 +1,8 @@
 //! From a file to a generation that may serve: every check in order, nothing touched.
 
-use super::{Event, Serving, Step};
+use super::{Event, Serving, Slot, Step};
 use crate::{
-    config::settings,
+    config::settings::{self, PolicySource},
     gate::Gates,
     policy::{Digest, Engine, Loading, Policy, cases, signature::Keys},
     service::Service,
@@ -36,12 +36,13 @@ impl Refused {
 
 /// Reads and checks a component for an upstream: size, digest, checksum and signature, format, imports, exports,
 /// description, settings, its golden cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of
-/// milliseconds: not for request threads. None: it is what serves already.
+/// milliseconds: not for request threads. None: it is there already.
 ///
 /// # Errors
 /// [`Refused`] names the step; what serves is untouched.
 pub fn stage(
     serving: &Serving,
+    slot: Slot,
     engine: &Engine,
     keys: &Keys,
     gates: &Gates,
@@ -50,7 +51,7 @@ pub fn stage(
     let refused = |digest, step| move |reason: String| Refused { digest, step, reason };
     let bytes = read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()))?;
     let digest = Digest::of(&bytes);
-    if serving.current().policy.digest() == Some(digest) {
+    if serving.digest_in(slot) == Some(digest) {
         return Ok(None);
     }
     let refused = |step| refused(Some(digest), step);
@@ -76,6 +77,30 @@ pub fn stage(
     Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
         .map(Some)
         .map_err(|error| refused(Step::Configuration)(told(&error)))
+}
+
+/// Puts the candidate there that a configuration names, as far as it can be had at the start. What is wrong with it is an
+/// event: it keeps nothing from serving.
+pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, gates: &Gates) {
+    let Some(source) = serving.settings.candidate.as_ref().map(|candidate| &candidate.policy) else { return };
+    match source {
+        // It may come later.
+        PolicySource::File(file) if !file.exists() => {}
+        PolicySource::File(file) => match stage(serving, Slot::Candidate, engine, keys, gates, file) {
+            Ok(Some(service)) => serving.put(Slot::Candidate, service),
+            Ok(None) => {}
+            Err(refused) => serving.refused(refused.event(file)),
+        },
+        PolicySource::Embedded(_) | PolicySource::Builtin => {
+            match Service::load_candidate(&serving.settings, source, engine, keys, |name, e| gates.group(name, e)) {
+                Ok(service) => serving.put(Slot::Candidate, service),
+                Err(error) => {
+                    let refused = Refused { digest: None, step: Step::Configuration, reason: told(&error) };
+                    serving.refused(refused.event(Path::new(&source.to_string())));
+                }
+            }
+        }
+    }
 }
 
 fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {

@@ -1,0 +1,140 @@
+//! Who judges an outcome: the policy that serves the request, another where it fails; and a candidate beside them.
+
+use super::{
+    Exchange,
+    exchange::{Arrival, Progress},
+};
+use crate::{
+    policy::{
+        self,
+        contract::{Attempt, Outcome, Purpose, Verdict},
+    },
+    rollout::{Candidate, Case, Gist, Shadow},
+    service::Service,
+};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+impl Exchange {
+    /// What the policy says, or where it fails the built-in one. True: it failed.
+    pub(super) fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress) -> (Verdict, bool) {
+        let mut faults = 0;
+        let judged = self.judged_by(&self.attempted(purpose, progress), &arrived(arrival), &mut faults);
+        progress.faults += faults;
+        judged
+    }
+
+    fn judged_by(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, faults: &mut u32) -> (Verdict, bool) {
+        if self.endpoint().policy_index.is_none() {
+            return (policy::builtin_judge(attempt, outcome), false);
+        }
+        if let Some(verdict) = self.asked(&self.service, attempt, outcome, faults) {
+            self.show(Gist::of(&verdict), attempt, outcome);
+            return (verdict, false);
+        }
+        // Where a candidate fails, the policy that serves decides as it would have without it; but what a probe found is
+        // only for the one that asked.
+        if let (Purpose::Request, Some((live, index))) = (attempt.purpose, &self.stand_in)
+            && let Some(index) = live.endpoints[*index].policy_index
+            && let Some(verdict) = self.asked(live, &Attempt { endpoint: index, ..*attempt }, outcome, faults)
+        {
+            return (verdict, false);
+        }
+        let verdict = policy::builtin_judge(attempt, outcome);
+        self.show(Gist::of(&verdict), attempt, outcome);
+        (verdict, true)
+    }
+
+    /// What a policy says; none where it fails, or was taken out of service.
+    fn asked(
+        &self,
+        service: &Arc<Service>,
+        attempt: &Attempt<'_>,
+        outcome: &Outcome<'_>,
+        faults: &mut u32,
+    ) -> Option<Verdict> {
+        if service.probation.is_suspended() {
+            return None;
+        }
+        let decided = service.policy.decide(attempt, outcome);
+        if let Err(fault) = &decided {
+            *faults += 1;
+            tracing::warn!(
+                policy = ?service.policy.label(),
+                endpoint = %self.endpoint().described.name,
+                fault = fault.name(),
+                error = %fault,
+                "the policy failed; another decides"
+            );
+        }
+        let serving = &self.shared.upstreams[self.upstream];
+        serving.decided(service, decided.as_ref().err(), self.shared.clock.now());
+        decided.ok()
+    }
+
+    /// Shows a candidate in shadow what the live policy has judged: the request's own outcomes only, as a probe is between
+    /// its policy and the host.
+    fn show(&self, live: Gist, attempt: &Attempt<'_>, outcome: &Outcome<'_>) {
+        let Some((shadow, candidate, endpoint)) = self.in_shadow() else { return };
+        if attempt.purpose != Purpose::Request || !attempt.taken.is_empty() {
+            return;
+        }
+        let serving = &self.shared.upstreams[self.upstream];
+        let judged = (self.endpoint().described.name.as_str(), live, self.shared.clock.now());
+        if let Some(case) = Case::of(serving, candidate, endpoint, judged, attempt, outcome) {
+            shadow.show(case);
+        }
+    }
+
+    /// The same for an answer that was settled without a judge, unless it is settled for the candidate too.
+    pub(super) fn show_settled(&self, arrival: &Arrival, progress: &Progress) {
+        let (Some((_, candidate, endpoint)), Arrival::Answer(answer)) = (self.in_shadow(), arrival) else { return };
+        if candidate.endpoints[endpoint].is_settled(answer.status.as_u16(), self.effect) {
+            return;
+        }
+        self.show(Gist::SETTLED, &self.attempted(Purpose::Request, progress), &arrived(arrival));
+    }
+
+    fn in_shadow(&self) -> Option<(&Shadow, Arc<Service>, usize)> {
+        let shadow = self.shared.shadow.as_ref()?;
+        let candidate = self.shared.upstreams[self.upstream].candidate.as_ref().and_then(Candidate::in_shadow)?;
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        let endpoint = candidate.find(&self.method, path)?;
+        Some((shadow, candidate, endpoint))
+    }
+
+    /// The attempt as a policy sees it.
+    fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress) -> Attempt<'a> {
+        let now = Instant::now();
+        Attempt {
+            endpoint: self.endpoint().policy_index.unwrap_or(usize::MAX),
+            effect: self.effect,
+            purpose,
+            number: if purpose == Purpose::Probe { progress.probes } else { progress.attempts.max(1) },
+            prior_unknown: progress.ever_unknown,
+            sent_ago: progress.last_sent.map(|sent| now.saturating_duration_since(sent)),
+            elapsed: now.saturating_duration_since(self.started),
+            remaining: self.deadline.saturating_duration_since(now),
+            previous_delay: progress.previous_delay,
+            random: self.shared.entropy.next(),
+            now_unix_ms: self.shared.clock.unix_ms(),
+            keyed: self.key.is_some(),
+            path: &self.path_and_query,
+            request_headers: &self.headers,
+            request_body: self.buffered(),
+            taken: &progress.taken,
+        }
+    }
+}
+
+fn arrived(arrival: &Arrival) -> Outcome<'_> {
+    match arrival {
+        Arrival::Answer(answer) => Outcome::Response {
+            status: answer.status,
+            headers: &answer.headers,
+            body: &answer.read,
+            complete: answer.rest.is_none(),
+        },
+        Arrival::Failure(failure) => Outcome::Failure(*failure),
+    }
+}

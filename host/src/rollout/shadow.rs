@@ -1,0 +1,200 @@
+//! The thread on which candidates decide in shadow: after the live decision, off every request's path, and never more of it
+//! than the queue holds.
+
+use super::{Difference, Gist, Serving};
+use crate::{
+    clock::Timestamp,
+    policy::contract::{Attempt, Failure, Outcome},
+    service::Service,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+use std::{
+    io,
+    sync::{
+        Arc, LazyLock,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+
+/// Cases that wait for the thread: what comes beyond is skipped, and counted.
+const WAITING: usize = 256;
+
+/// Sends cases to the thread; it ends with the last of these.
+#[derive(Debug, Clone)]
+pub struct Shadow(SyncSender<Box<Case>>);
+
+impl Shadow {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start() -> io::Result<Self> {
+        let (sender, cases) = sync_channel(WAITING);
+        thread::Builder::new().name("triage-shadow".to_owned()).spawn(move || work(&cases))?;
+        Ok(Self(sender))
+    }
+
+    /// Hands an outcome over that the live policy has judged. Never waits.
+    pub fn show(&self, case: Case) {
+        if let Err(error) = self.0.try_send(Box::new(case)) {
+            let (TrySendError::Full(case) | TrySendError::Disconnected(case)) = error;
+            if let Some(candidate) = &case.serving.candidate {
+                candidate.skip();
+            }
+        }
+    }
+}
+
+/// An outcome as the candidate may see it, owned: only what its interest names.
+#[derive(Debug)]
+pub struct Case {
+    serving: Arc<Serving>,
+    candidate: Arc<Service>,
+    /// The endpoint's name in the live policy.
+    named: String,
+    live: Gist,
+    now: Timestamp,
+    facts: Attempt<'static>,
+    path: String,
+    request_headers: HeaderMap,
+    request_body: Bytes,
+    outcome: Seen,
+}
+
+#[derive(Debug)]
+enum Seen {
+    Response { status: StatusCode, headers: HeaderMap, body: Bytes, complete: bool },
+    Failure(Failure),
+}
+
+impl Case {
+    /// What the candidate is shown of an outcome; none where it is not asked for such a request, or wants to read more of it
+    /// than is there.
+    pub fn of(
+        serving: &Arc<Serving>,
+        candidate: Arc<Service>,
+        endpoint: usize,
+        judged: (&str, Gist, Timestamp),
+        attempt: &Attempt<'_>,
+        outcome: &Outcome<'_>,
+    ) -> Option<Self> {
+        let skipped = || {
+            if let Some(candidate) = &serving.candidate {
+                candidate.skip();
+            }
+        };
+        let own = candidate.endpoints.get(endpoint)?;
+        let policy_index = own.policy_index?;
+        let interest = &own.described.interest;
+        let seen = match outcome {
+            Outcome::Response { status, headers, body, complete } => {
+                if !complete && body.len() < interest.response_body_bytes {
+                    skipped();
+                    return None;
+                }
+                Seen::Response {
+                    status: *status,
+                    headers: named(headers, &interest.response_headers),
+                    body: Bytes::copy_from_slice(prefix(body, interest.response_body_bytes)),
+                    complete: *complete && body.len() <= interest.response_body_bytes,
+                }
+            }
+            Outcome::Failure(failure) => Seen::Failure(*failure),
+        };
+        let (name, live, now) = judged;
+        Some(Self {
+            serving: Arc::clone(serving),
+            named: name.to_owned(),
+            live,
+            now,
+            path: if interest.path { attempt.path.to_owned() } else { String::new() },
+            request_headers: named(attempt.request_headers, &interest.request_headers),
+            request_body: Bytes::copy_from_slice(prefix(attempt.request_body, interest.request_body_bytes)),
+            outcome: seen,
+            facts: facts(attempt, policy_index),
+            candidate,
+        })
+    }
+
+    /// Asks the candidate and notes how it compares.
+    fn judge(self) {
+        let Some(slot) = &self.serving.candidate else { return };
+        if !slot.is(&self.candidate) {
+            return;
+        }
+        let attempt = Attempt {
+            path: &self.path,
+            request_headers: &self.request_headers,
+            request_body: &self.request_body,
+            ..self.facts
+        };
+        let outcome = match &self.outcome {
+            Seen::Response { status, headers, body, complete } => {
+                Outcome::Response { status: *status, headers, body, complete: *complete }
+            }
+            Seen::Failure(failure) => Outcome::Failure(*failure),
+        };
+        let decided = self.candidate.policy.decide(&attempt, &outcome);
+        let said = match &decided {
+            Ok(verdict) if Gist::of(verdict) == self.live => None,
+            Ok(verdict) => Some(Gist::of(verdict).to_string()),
+            Err(fault) => Some(fault.name().to_owned()),
+        };
+        let difference = said.map(|candidate| Difference {
+            endpoint: self.named.clone(),
+            outcome: match &self.outcome {
+                Seen::Response { status, .. } => status.as_u16().to_string(),
+                Seen::Failure(failure) => failure.kind.name().to_owned(),
+            },
+            live: self.live.to_string(),
+            candidate,
+        });
+        slot.compared(difference);
+        self.serving.decided(&self.candidate, decided.err().as_ref(), self.now);
+    }
+}
+
+/// What can be copied of an attempt; the rest is empty.
+fn facts(attempt: &Attempt<'_>, endpoint: usize) -> Attempt<'static> {
+    static NOTHING: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    Attempt {
+        endpoint,
+        effect: attempt.effect,
+        purpose: attempt.purpose,
+        number: attempt.number,
+        prior_unknown: attempt.prior_unknown,
+        sent_ago: attempt.sent_ago,
+        elapsed: attempt.elapsed,
+        remaining: attempt.remaining,
+        previous_delay: attempt.previous_delay,
+        random: attempt.random,
+        now_unix_ms: attempt.now_unix_ms,
+        keyed: attempt.keyed,
+        path: "",
+        request_headers: &NOTHING,
+        request_body: b"",
+        taken: &[],
+    }
+}
+
+fn work(cases: &Receiver<Box<Case>>) {
+    while let Ok(case) = cases.recv() {
+        case.judge();
+    }
+}
+
+fn named(all: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let mut found = HeaderMap::new();
+    for name in names {
+        for value in all.get_all(name) {
+            found.append(name.clone(), value.clone());
+        }
+    }
+    found
+}
+
+fn prefix(bytes: &[u8], most: usize) -> &[u8] {
+    bytes.get(..most).unwrap_or(bytes)
+}
