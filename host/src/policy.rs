@@ -15,6 +15,7 @@ mod engine;
 mod load;
 pub mod prebuilt;
 pub mod scaffold;
+mod shape;
 pub mod signature;
 mod watch;
 
@@ -22,6 +23,7 @@ pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub use engine::{Engine, EngineError};
 pub use load::{LoadError, Loading};
+pub use shape::TooDeep;
 
 use contract::{Attempt, Description, Outcome, Verdict};
 use load::Component;

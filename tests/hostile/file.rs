@@ -155,6 +155,11 @@ async fn more_than_a_policy_gets() {
     let nested = |depth: usize| (0..depth).fold(text("(component)"), |inner, _| section_of(&inner));
     refused(vec![
         Case::file(
+            "blocks in blocks",
+            with(&format!("(func {}{})", many(5000, "block "), many(5000, "end "))),
+            "a function of the component has blocks nested deeper than 4096; split that function".to_owned(),
+        ),
+        Case::file(
             "a memory of 4 GiB",
             with("(memory 65536)"),
             too_much(

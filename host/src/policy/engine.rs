@@ -1,6 +1,6 @@
 //! The wasmtime engine: one a process, with a pool of instance slots and a thread that counts milliseconds.
 
-use super::{Cache, Digest};
+use super::{Cache, Digest, shape};
 use std::{sync::Arc, time::Duration};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, component::Component};
 
@@ -71,11 +71,15 @@ impl Engine {
 
     /// Compiled code: from the cache, or compiled now and kept there.
     pub(super) fn compiled(&self, digest: &Digest, bytes: &[u8]) -> wasmtime::Result<Component> {
-        let Some(cache) = &self.cache else { return Component::from_binary(&self.inner, bytes) };
+        let compile = || {
+            shape::check(bytes).map_err(wasmtime::Error::new)?;
+            Component::from_binary(&self.inner, bytes)
+        };
+        let Some(cache) = &self.cache else { return compile() };
         if let Some(component) = cache.load(&self.inner, digest) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.inner, bytes)?;
+        let component = compile()?;
         cache.store(&self.inner, digest, &component);
         Ok(component)
     }

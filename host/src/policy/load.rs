@@ -6,6 +6,7 @@ use super::{
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::{Engine, MEMORY_BYTES},
+    shape::TooDeep,
     watch::{FIRST_EPOCHS, Watch},
 };
 use crate::clock;
@@ -23,8 +24,6 @@ const LOAD_MS: u64 = 100;
 const LIFTED_BYTES: usize = 2 << 20;
 /// The largest component that is looked at: a Python policy has 18 MB.
 const COMPONENT_BYTES: usize = 64 << 20;
-/// Components in components: a composed policy has two or three levels.
-const NESTING: usize = 32;
 /// How many calls a reused instance serves before a fresh one takes its place.
 const REUSED_CALLS: u32 = 10_000;
 /// Warm instances kept with `reused` isolation.
@@ -80,9 +79,9 @@ pub enum LoadError {
         MEMORY_BYTES >> 20
     )]
     TooMuch(#[source] wasmtime::Error),
-    /// Components in components past all reason.
-    #[error("the component holds components nested deeper than {NESTING}; compose it flatter")]
-    Nested,
+    /// It would keep the compiler busy out of all proportion.
+    #[error(transparent)]
+    TooDeep(#[from] TooDeep),
     /// A call at load was stopped.
     #[error(
         "the policy ran on in `{call}`; it must return within {} ms: take out what loops or computes there",
@@ -158,9 +157,6 @@ impl Component {
         }
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
-        }
-        if nested_too_deep(bytes) {
-            return Err(LoadError::Nested);
         }
         let component = engine.compiled(digest, bytes).map_err(refused)?;
         let missing = imports(engine.wasmtime(), &component);
@@ -260,26 +256,11 @@ fn fault(error: wasmtime::Error) -> Fault {
     }
 }
 
-/// Whether components lie in components deeper than [`NESTING`]. The compiler's time grows with the square of the depth:
-/// a small file could keep every other policy out for minutes.
-fn nested_too_deep(bytes: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    // What does not parse is refused by the engine, with a reason.
-    for payload in wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok) {
-        match payload {
-            wasmparser::Payload::ComponentSection { .. } | wasmparser::Payload::ModuleSection { .. } => depth += 1,
-            wasmparser::Payload::End(_) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > NESTING {
-            return true;
-        }
-    }
-    false
-}
-
 /// Why a component does not compile: it is broken, or larger than the pool's places.
 fn refused(error: wasmtime::Error) -> LoadError {
+    if let Some(too_deep) = error.downcast_ref::<TooDeep>() {
+        return LoadError::TooDeep(*too_deep);
+    }
     // The engine tells the two apart by nothing but this text; a test pins each.
     let too_much = error.chain().any(|cause| cause.to_string().contains("pooling allocator"));
     if too_much { LoadError::TooMuch(error) } else { LoadError::Invalid(error) }
