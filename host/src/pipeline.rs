@@ -27,6 +27,7 @@ use crate::{
     rollout::{Event, Serving, Watch, WatchError},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
+    telemetry::Events,
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{Request, Response};
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) gates: Gates,
     pub(crate) records: Arc<dyn Records>,
+    pub(crate) events: Arc<Events>,
     pub(crate) detached: TaskTracker,
 }
 
@@ -94,17 +96,19 @@ impl Host {
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
         let engine = engine(settings)?;
-        let gates = Gates::memory(clock, entropy.clone());
+        let events = Arc::new(Events::new(clock));
+        let gates = Gates::memory(clock, entropy.clone(), Arc::clone(&events));
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint))?;
-            upstreams.push(Serving::new(upstream.clone(), service));
+            upstreams.push(Serving::new(upstream.clone(), service, Arc::clone(&events)));
         }
         let largest =
             settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
         let records: Arc<dyn Records> =
             Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
-        let shared = Shared { clock, entropy, upstreams, engine, gates, records, detached: TaskTracker::new() };
+        let detached = TaskTracker::new();
+        let shared = Shared { clock, entropy, upstreams, engine, gates, records, events, detached };
         Ok(Self { shared: Arc::new(shared), transports: transports.into() })
     }
 

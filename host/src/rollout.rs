@@ -12,5 +12,5 @@ mod stage;
 pub use event::{Event, Step};
 pub use folder::{Watch, WatchError};
 pub use probation::{Judgement, Probation};
-pub use serving::Serving;
+pub use serving::{NotDone, Serving, View};
 pub use stage::{Refused, stage};

@@ -59,6 +59,9 @@ fn announce(server: &Server, settings: &Settings) -> io::Result<()> {
     for address in server.addresses() {
         writeln!(out, "listening on http://{address}")?;
     }
+    if let Some(address) = server.admin() {
+        writeln!(out, "  admin: http://{address}/")?;
+    }
     for upstream in &settings.upstreams {
         writeln!(out, "  {}: {}, policy {}", upstream.name, upstream.connection.base_url, upstream.policy)?;
     }

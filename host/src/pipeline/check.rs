@@ -1,15 +1,17 @@
 //! What only loading shows: whether every upstream can be served as it is configured.
 
 use crate::{
+    admin,
     clock::Clock,
     config::{Problem, Problems, settings::Settings},
     entropy::Entropy,
     gate::Gates,
     policy::contract::Description,
     service::{Service, ServiceError},
+    telemetry::Events,
     upstream::{HttpClient, TransportError},
 };
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 /// Loads all that a host would load, and says what each upstream's policy describes, in the upstreams' order.
 ///
@@ -17,9 +19,12 @@ use std::error::Error;
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
-    let gates = Gates::memory(Clock::system(), Entropy::system());
+    let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     let mut problems = Vec::new();
+    if let Err(error) = admin::check(&settings.admin, Clock::system()) {
+        problems.push(Problem::refused("admin", told(&error)));
+    }
     for upstream in &settings.upstreams {
         match Service::load(upstream, &engine, |name, endpoint| gates.group(name, endpoint)) {
             Ok(service) => descriptions.push(service.policy.description().clone()),

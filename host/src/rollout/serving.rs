@@ -6,6 +6,7 @@ use crate::{
     config::settings,
     policy::{Digest, Fault},
     service::Service,
+    telemetry::Events,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -26,6 +27,34 @@ pub struct Serving {
     pub settings: settings::Upstream,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
+    told: Arc<Events>,
+}
+
+/// How an upstream's policy stands.
+#[derive(Debug)]
+pub struct View {
+    /// The generation that serves.
+    pub current: Arc<Service>,
+    /// The number of the latest generation, whether it still serves or not.
+    pub latest: u64,
+    /// The generation to roll back to; none: there is no other good one.
+    pub fallback: Option<Arc<Service>>,
+    /// Components that are not taken again.
+    pub quarantined: Vec<Digest>,
+}
+
+/// Why an operator's word on a policy was not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// There is nothing to go back to.
+    #[error("no other generation has proven itself; drop in a component that serves better")]
+    NoOther,
+    /// It is out of service already.
+    #[error("the generation failed too often and was taken out of service; drop in a mended component")]
+    Suspended,
+    /// It is good already.
+    #[error("the generation that serves has proven itself already; there is nothing to promote")]
+    GoodAlready,
 }
 
 #[derive(Debug, Default)]
@@ -33,16 +62,21 @@ struct Ledger {
     /// The number of the latest generation, whether it still serves or not.
     latest: u64,
     last_good: Option<Arc<Service>>,
+    /// The one before it.
+    good_before: Option<Arc<Service>>,
     quarantined: HashSet<Digest>,
     events: VecDeque<Event>,
 }
 
 impl Ledger {
-    fn note(&mut self, upstream: &str, event: Event) {
+    fn note(&mut self, upstream: &str, event: Event, told: &Events) {
         match &event {
             Event::Installed { .. } | Event::Good { .. } => tracing::info!(upstream, "policy: {event}"),
-            Event::Refused { .. } | Event::RolledBack { .. } => tracing::warn!(upstream, "policy: {event}"),
+            Event::Refused { .. } | Event::RolledBack { .. } | Event::Withdrawn { .. } => {
+                tracing::warn!(upstream, "policy: {event}");
+            }
         }
+        told.note(event.kind(), upstream, event.to_string());
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
@@ -50,12 +84,18 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    fn fallback(&self, current: &Arc<Service>) -> Option<Arc<Service>> {
+        [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !Arc::ptr_eq(good, current)).cloned()
+    }
+}
+
 impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
-    pub fn new(settings: settings::Upstream, service: Service) -> Self {
+    pub fn new(settings: settings::Upstream, service: Service, told: Arc<Events>) -> Self {
         let first = Arc::new(service);
         let ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
-        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
+        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told }
     }
 
     /// The generation that serves now.
@@ -72,12 +112,12 @@ impl Serving {
         self.current.store(Arc::clone(&next));
         let ungranted = next.endpoints.iter().filter(|e| e.described.commit_within.is_some() && !e.granted).count();
         let installed = Event::Installed { generation: next.generation, digest: next.policy.digest(), ungranted };
-        ledger.note(&self.settings.name, installed);
+        ledger.note(&self.settings.name, installed, &self.told);
     }
 
     /// Notes that a component was refused.
     pub fn refused(&self, event: Event) {
-        self.ledger.lock().note(&self.settings.name, event);
+        self.ledger.lock().note(&self.settings.name, event, &self.told);
     }
 
     /// Whether a component was rolled back here.
@@ -98,8 +138,7 @@ impl Serving {
                 let mut ledger = self.ledger.lock();
                 // A late request may still speak for a generation that was replaced meanwhile.
                 if Arc::ptr_eq(service, &self.current.load()) {
-                    ledger.last_good = Some(Arc::clone(service));
-                    ledger.note(&self.settings.name, Event::Good { generation: service.generation });
+                    self.proven(&mut ledger, service);
                 }
             }
             Judgement::Bad { faults, decisions } => self.roll_back(service, faults, decisions),
@@ -127,6 +166,66 @@ impl Serving {
         }
         let to = good.map(|good| good.generation);
         let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions };
-        ledger.note(&self.settings.name, event);
+        ledger.note(&self.settings.name, event, &self.told);
+    }
+
+    fn proven(&self, ledger: &mut Ledger, service: &Arc<Service>) {
+        ledger.good_before = ledger.last_good.replace(Arc::clone(service));
+        ledger.note(&self.settings.name, Event::Good { generation: service.generation }, &self.told);
+    }
+
+    /// Ends the probation of the generation that serves, on an operator's word.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub fn promote(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        if current.probation.is_suspended() {
+            return Err(NotDone::Suspended);
+        }
+        if ledger.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, &current)) {
+            return Err(NotDone::GoodAlready);
+        }
+        current.probation.promote();
+        self.proven(&mut ledger, &current);
+        Ok(())
+    }
+
+    /// Goes back to the last good generation before the one that serves, on an operator's word; its component is not taken
+    /// again. Requests that began in it end in it.
+    ///
+    /// # Errors
+    /// [`NotDone::NoOther`]
+    pub fn withdraw(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        let good = ledger.fallback(&current).ok_or(NotDone::NoOther)?;
+        let digest = current.policy.digest();
+        if let Some(digest) = digest
+            && ledger.quarantined.len() < QUARANTINED
+        {
+            ledger.quarantined.insert(digest);
+        }
+        good.adopt();
+        good.wakefulness.remember(&current.wakefulness);
+        self.current.store(Arc::clone(&good));
+        let event = Event::Withdrawn { generation: current.generation, digest, to: good.generation };
+        ledger.last_good = Some(good);
+        ledger.good_before = None;
+        ledger.note(&self.settings.name, event, &self.told);
+        Ok(())
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> View {
+        let ledger = self.ledger.lock();
+        let current = self.current();
+        View {
+            latest: ledger.latest,
+            fallback: ledger.fallback(&current),
+            quarantined: ledger.quarantined.iter().copied().collect(),
+            current,
+        }
     }
 }
