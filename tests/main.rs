@@ -7,6 +7,7 @@ mod hostile;
 mod idempotency;
 mod inputs;
 mod layers;
+mod metrics;
 mod prebuilt;
 mod process;
 mod proxy;

@@ -11,6 +11,7 @@ use crate::{
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
+    telemetry::Step,
     upstream::{self, Body, Inbound, Outbound, OutboundBody},
 };
 use bytes::{Bytes, BytesMut};
@@ -82,6 +83,7 @@ impl Exchange {
         }
         let place = if is_request { self.place().await? } else { None };
         let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
                 return Err(Problem::DeadlineBeforeSend);
@@ -93,15 +95,27 @@ impl Exchange {
             Errand::Request => {
                 self.may_send(hold).await?;
                 progress.attempts += 1;
-                (self.outbound(), self.endpoint().settings.attempt_timeout)
+                let attempt = progress.attempts;
+                progress.account.note(|| Step::Sent { attempt });
+                (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
             }
-            Errand::Probe(probe) => (self.probe_request(probe), self.probe_timeout(probe)),
+            Errand::Probe(probe) => {
+                let look = progress.probes;
+                progress.account.meter().probes.add();
+                progress.account.note(|| Step::Looked { look });
+                (self.probe_request(probe), self.probe_timeout(probe))
+            }
         };
         let began = Instant::now();
         let until = (began + limit).min(self.deadline);
         let sent = timeout_at(until, self.send(outbound, is_request)).await;
         let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
         drop(place);
+        let took = began.elapsed();
+        match &arrival {
+            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), took),
+            Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
+        }
         if is_request {
             match &arrival {
                 Arrival::Failure(Failure { sent: false, .. }) => {}
@@ -112,7 +126,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok(Arrived { arrival, permit, took: began.elapsed() })
+        Ok(Arrived { arrival, permit, took })
     }
 
     /// A place among the attempts under way.

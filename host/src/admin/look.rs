@@ -1,11 +1,14 @@
 //! What readers get.
 
+// A method of a type with a lifetime is no function for every lifetime.
+#![allow(clippy::redundant_closure_for_method_calls)]
+
 use super::{
     Desk,
     answer::{At, Json, Refusal},
     shapes::{self, Shared},
 };
-use crate::{clock::millis, config, service::Service, telemetry::Event};
+use crate::{clock::millis, config, service::Service, telemetry, telemetry::Event};
 use axum::{
     extract::{Query, State},
     http::{StatusCode, header},
@@ -92,6 +95,22 @@ pub(super) async fn policy(
 ) -> Result<Json<shapes::Policy>, Refusal> {
     let none = Refusal::None { what: "such upstream", list: "/api/v1/policies" };
     shapes::serving(&desk.host, &upstream).map(|serving| Json(shapes::policy(serving))).ok_or(none)
+}
+
+/// `OpenMetrics` text.
+pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusal> {
+    let shared = &desk.host.shared;
+    let sources = telemetry::Sources {
+        meters: Arc::clone(&shared.meters),
+        events: Arc::clone(&shared.events),
+        services: shared.upstreams.iter().map(crate::rollout::Serving::current).collect(),
+        unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
+        ready: desk.lifecycle.unready().is_none(),
+        started_unix_ms: desk.started_unix_ms,
+    };
+    let text = telemetry::scrape(sources).map_err(|_| Refusal::Store)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
 }
 
 #[derive(Debug, Default, Deserialize)]

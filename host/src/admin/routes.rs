@@ -1,4 +1,4 @@
-//! Every path. The OpenAPI document lists the same ones: a test compares.
+//! Every path. The `OpenAPI` document lists the same ones: a test compares.
 
 use super::{Desk, access, actions, answer::Refusal, look};
 use axum::{
@@ -8,7 +8,7 @@ use axum::{
     routing::{MethodRouter, delete, get, post},
 };
 
-/// The OpenAPI document of the listener.
+/// The `OpenAPI` document of the listener.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Bytes of a body that are read.
@@ -17,6 +17,7 @@ const BODY: usize = 64 << 10;
 /// What readers get.
 fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
     vec![
+        ("/metrics", get(look::metrics)),
         ("/api/v1/openapi.json", get(look::openapi)),
         ("/api/v1/status", get(look::status)),
         ("/api/v1/breakers", get(look::breakers)),

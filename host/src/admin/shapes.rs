@@ -1,5 +1,8 @@
 //! The shapes of JSON answers. Times are milliseconds, shares are between 0 and 1.
 
+// The names are the API's.
+#![allow(clippy::struct_field_names)]
+
 use crate::{
     breaker::Standing,
     clock::millis,

@@ -17,6 +17,7 @@ use crate::{
         },
     },
     retry::{self, Clamped, Facts, Seen, Step},
+    telemetry::Step as Noticed,
     upstream::headers,
 };
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Exchange {
         loop {
             step = match step {
                 Step::Retry(delay) => {
-                    self.wait(delay, progress).await?;
+                    self.wait(delay, progress).await;
                     self.request(progress, hold).await?
                 }
                 Step::Verify(probe) => {
@@ -104,26 +105,31 @@ impl Exchange {
         }
     }
 
-    async fn wait(&self, delay: Duration, progress: &mut Progress) -> Result<(), Problem> {
-        if delay.is_zero() {
-            return Ok(());
+    async fn wait(&self, delay: Duration, progress: &mut Progress) {
+        if progress.attempts > 0 {
+            progress.account.retries(progress.class, delay);
         }
-        progress.previous_delay = delay;
-        sleep(delay).await;
-        Ok(())
+        if !delay.is_zero() {
+            progress.previous_delay = delay;
+            sleep(delay).await;
+        }
     }
 
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let attempted = self.attempt(Errand::Request, progress, hold).await;
         let (mut arrival, permit, took) = match attempted {
             Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
-            Err(problem) => return self.refused(problem, progress),
+            Err(problem) => {
+                progress.account.denied(&problem);
+                return self.refused(problem, progress);
+            }
         };
         let settled = match &arrival {
             Arrival::Answer(answer) => self.endpoint().is_settled(answer.status.as_u16(), self.effect),
             Arrival::Failure(_) => false,
         };
         if settled {
+            progress.account.settled();
             self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
@@ -149,7 +155,10 @@ impl Exchange {
                 permit.report(BreakerSignal::Ignore, took);
                 arrival
             }
-            Err(_) => return Ok(Step::Unsettled),
+            Err(problem) => {
+                progress.account.denied(&problem);
+                return Ok(Step::Unsettled);
+            }
         };
         let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
         Ok(self.follow(clamped, progress))
@@ -176,6 +185,9 @@ impl Exchange {
         }
         progress.class = clamped.class;
         progress.limit = clamped.limit.or(progress.limit);
+        if let Some(limit) = clamped.limit {
+            progress.account.clamped(limit);
+        }
         clamped.step
     }
 
@@ -189,7 +201,9 @@ impl Exchange {
         hold: &MaybeHold,
     ) -> Result<(BreakerSignal, Clamped), Problem> {
         for _ in 0..CLAIMS {
-            let (verdict, faulty) = self.verdict(purpose, arrival, progress);
+            let began = Instant::now();
+            let (verdict, faulty) = self.verdict(purpose, arrival, progress, began);
+            progress.account.judged(&verdict, began.elapsed());
             let signal = verdict.breaker;
             let pause = verdict.pause;
             let claim = verdict.claim.clone();
@@ -199,7 +213,9 @@ impl Exchange {
                 clamped.step = Step::Unsettled;
             }
             if let Some(pause) = pause {
-                self.shared.gates.pause(&self.endpoint().group, pause.min(PAUSE)).await;
+                let pause = pause.min(PAUSE);
+                progress.account.note(|| Noticed::Paused { pause });
+                self.shared.gates.pause(&self.endpoint().group, pause).await;
             }
             let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
             let adopts = matches!(clamped.step, Step::Replace(_));
@@ -241,8 +257,7 @@ impl Exchange {
     }
 
     /// What the policy says, or where it fails the built-in one. True: it failed.
-    fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress) -> (Verdict, bool) {
-        let now = Instant::now();
+    fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress, now: Instant) -> (Verdict, bool) {
         let endpoint = self.endpoint();
         let attempt = Attempt {
             endpoint: endpoint.policy_index.unwrap_or(usize::MAX),
@@ -285,6 +300,7 @@ impl Exchange {
             }
             Err(fault) => {
                 progress.faults += 1;
+                progress.account.fault(fault.name());
                 tracing::warn!(
                     policy = ?self.service.policy.label(),
                     endpoint = %endpoint.described.name,

@@ -5,6 +5,7 @@ use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
+    telemetry::{Account, trace_context},
     upstream::{Body, Outbound, OutboundBody, Transport},
 };
 use bytes::Bytes;
@@ -79,7 +80,7 @@ impl Exchange {
     }
 
     /// The request as it is sent.
-    pub(crate) fn outbound(&mut self) -> Outbound {
+    pub(crate) fn outbound(&mut self, account: &Account) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
             RequestBody::Stream(stream) => match stream.take() {
@@ -87,10 +88,14 @@ impl Exchange {
                 None => OutboundBody::Bytes(Bytes::new()),
             },
         };
+        let mut headers = self.headers.clone();
+        if let Some(trace) = account.trace {
+            headers.insert(trace_context::TRACEPARENT, trace.header(self.shared.entropy.next()));
+        }
         Outbound {
             method: self.method.clone(),
             path_and_query: self.path_and_query.clone(),
-            headers: self.headers.clone(),
+            headers,
             body,
             guarded: self.effect == Effect::Unsafe,
         }
@@ -134,10 +139,12 @@ pub(crate) struct Progress {
     pub(crate) limit: Option<crate::retry::Limit>,
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
+    /// What is noted of the request.
+    pub(crate) account: Account,
 }
 
 impl Progress {
-    pub(crate) fn new(owner: ClaimOwner) -> Self {
+    pub(crate) fn new(owner: ClaimOwner, account: Account) -> Self {
         Self {
             attempts: 0,
             probes: 0,
@@ -151,6 +158,7 @@ impl Progress {
             limit: None,
             faults: 0,
             owner,
+            account,
         }
     }
 }

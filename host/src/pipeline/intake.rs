@@ -7,6 +7,7 @@ use crate::{
     policy::contract::Effect,
     route,
     service::Service,
+    telemetry::{Account, TraceContext},
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,7 @@ impl Host {
         request: Request<Body>,
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
+        account: &mut Account,
     ) -> Result<Box<Exchange>, Problem> {
         let started = Instant::now();
         let (mut head, body) = request.into_parts();
@@ -38,6 +40,8 @@ impl Host {
             upstream: service.settings.name.clone(),
             method: head.method.to_string(),
         })?;
+        account.found(&service, &service.endpoints[endpoint], &head.method);
+        account.trace = TraceContext::take(&mut head.headers);
         let effect = service.endpoints[endpoint].effect(&head.method);
         let deadline = started + allowed(&service, endpoint, &head.headers)?;
         head.headers.remove(&service.settings.deadline_header);

@@ -6,7 +6,7 @@ use crate::{
     config::settings,
     policy::{Digest, Fault},
     service::Service,
-    telemetry::Events,
+    telemetry::{Events, Meters},
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ pub struct Serving {
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
+    meters: Arc<Meters>,
 }
 
 /// How an upstream's policy stands.
@@ -92,10 +93,11 @@ impl Ledger {
 
 impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
-    pub fn new(settings: settings::Upstream, service: Service, told: Arc<Events>) -> Self {
+    pub fn new(settings: settings::Upstream, mut service: Service, told: Arc<Events>, meters: Arc<Meters>) -> Self {
+        service.counting(&meters);
         let first = Arc::new(service);
         let ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
-        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told }
+        Self { settings, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
     }
 
     /// The generation that serves now.
@@ -107,7 +109,9 @@ impl Serving {
     pub fn install(&self, next: Service) {
         let mut ledger = self.ledger.lock();
         ledger.latest += 1;
-        let next = Arc::new(next.succeeding(&self.current.load(), ledger.latest));
+        let mut next = next.succeeding(&self.current.load(), ledger.latest);
+        next.counting(&self.meters);
+        let next = Arc::new(next);
         next.adopt();
         self.current.store(Arc::clone(&next));
         let ungranted = next.endpoints.iter().filter(|e| e.described.commit_within.is_some() && !e.granted).count();

@@ -40,6 +40,7 @@ struct Inner {
     ring: VecDeque<Event>,
     /// How often each breaker changed, by group and kind; as many entries as there are groups, times three.
     transitions: BTreeMap<(String, &'static str), u64>,
+    kinds: BTreeMap<&'static str, u64>,
 }
 
 impl Events {
@@ -53,6 +54,7 @@ impl Events {
         let unix_ms = self.clock.unix_ms();
         let mut inner = self.inner.lock();
         inner.noted += 1;
+        *inner.kinds.entry(kind).or_default() += 1;
         let event = Event { number: inner.noted, unix_ms, kind, subject: subject.to_owned(), text };
         if inner.ring.len() == KEPT {
             inner.ring.pop_front();
@@ -78,6 +80,11 @@ impl Events {
     /// The events after the one of this number, the oldest first.
     pub fn after(&self, number: u64) -> Vec<Event> {
         self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()
+    }
+
+    /// How many events there were of each kind.
+    pub fn kinds(&self) -> Vec<(&'static str, u64)> {
+        self.inner.lock().kinds.iter().map(|(kind, count)| (*kind, *count)).collect()
     }
 
     /// How often each breaker changed: group, kind, count.
