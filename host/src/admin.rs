@@ -7,12 +7,14 @@
 mod access;
 mod actions;
 mod answer;
+mod client;
 mod listen;
 mod look;
 mod routes;
 mod shapes;
 
 pub use access::TokenError;
+pub use client::{Client, ClientError};
 pub use routes::OPENAPI;
 
 use crate::{clock::Clock, config::settings, pipeline::Host};

@@ -19,6 +19,10 @@ pub(super) enum Refusal {
     NoMethod,
     #[error("there is no {what}; {list} lists them")]
     None { what: &'static str, list: &'static str },
+    #[error(
+        "this request is not kept any more, or never was here; /api/v1/requests lists those that are, and admin.explain says how many"
+    )]
+    NoStory,
     #[error("{0}")]
     Malformed(String),
     #[error("{0}")]
@@ -42,7 +46,7 @@ pub(super) enum Refusal {
 impl Refusal {
     fn row(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::NoPath | Self::None { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            Self::NoPath | Self::NoStory | Self::None { .. } => (StatusCode::NOT_FOUND, "not-found"),
             Self::NoMethod => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
             Self::NotNow(_) => (StatusCode::CONFLICT, "conflict"),

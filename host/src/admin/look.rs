@@ -146,3 +146,36 @@ pub(super) async fn records(State(desk): State<Desk>) -> Result<Json<Vec<shapes:
     };
     Ok(Json(unsettled.into_iter().map(shape).collect()))
 }
+
+/// Requests in one answer.
+const REQUESTS: usize = 500;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    #[serde(default)]
+    rough: bool,
+    limit: Option<usize>,
+}
+
+/// The latest requests, the latest first.
+pub(super) async fn requests(
+    State(desk): State<Desk>,
+    query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<shapes::Summary>>, Refusal> {
+    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {REQUESTS}"));
+    let Query(Which { rough, limit }) = query.map_err(|_| malformed())?;
+    let limit = limit.unwrap_or(100);
+    if !(1..=REQUESTS).contains(&limit) {
+        return Err(malformed());
+    }
+    Ok(Json(desk.host.shared.desks.latest(limit, rough).iter().map(shapes::summary).collect()))
+}
+
+/// One request's course.
+pub(super) async fn request(State(desk): State<Desk>, At(id): At<String>) -> Result<Json<shapes::Request>, Refusal> {
+    let id: telemetry::RequestId =
+        id.parse().map_err(|error: telemetry::NotARequestId| Refusal::Malformed(error.to_string()))?;
+    let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
+    Ok(Json(shapes::request(story)))
+}

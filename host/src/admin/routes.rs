@@ -29,6 +29,8 @@ fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/events", get(look::events)),
         ("/api/v1/config", get(look::config)),
         ("/api/v1/records", get(look::records)),
+        ("/api/v1/requests", get(look::requests)),
+        ("/api/v1/requests/{id}", get(look::request)),
     ]
 }
 

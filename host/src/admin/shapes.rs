@@ -5,11 +5,12 @@
 
 use crate::{
     breaker::Standing,
-    clock::millis,
+    clock::{micros, millis},
     gate,
     pipeline::Host,
     rollout::{self, Serving},
     service::Service,
+    telemetry::{Noted, Story},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -297,4 +298,61 @@ pub(super) fn upstream(serving: &Serving) -> Upstream {
 /// The upstream of a name.
 pub(super) fn serving<'a>(host: &'a Host, name: &str) -> Option<&'a Serving> {
     host.shared.upstreams.iter().find(|serving| serving.settings.name == name)
+}
+
+/// A request's course.
+#[derive(Debug, Serialize)]
+pub(super) struct Request {
+    #[serde(flatten)]
+    pub(super) summary: Summary,
+    pub(super) policy: String,
+    pub(super) generation: u64,
+    /// The caller's trace.
+    pub(super) trace: Option<String>,
+    pub(super) steps: Vec<Step>,
+    /// Steps that were not kept.
+    pub(super) omitted: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    pub(super) id: String,
+    pub(super) upstream: String,
+    pub(super) endpoint: String,
+    pub(super) method: &'static str,
+    pub(super) unix_ms: u64,
+    pub(super) took_us: u64,
+    /// None: the caller left before the answer.
+    pub(super) status: Option<u16>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    #[serde(flatten)]
+    noted: Noted,
+    /// The same in words.
+    text: String,
+}
+
+pub(super) fn summary(story: &Story) -> Summary {
+    Summary {
+        id: story.id.to_string(),
+        upstream: story.names.upstream.clone(),
+        endpoint: story.names.endpoint.clone(),
+        method: story.method,
+        unix_ms: story.unix_ms,
+        took_us: micros(story.took),
+        status: story.status,
+    }
+}
+
+pub(super) fn request(story: Story) -> Request {
+    Request {
+        summary: summary(&story),
+        policy: story.policy.to_str().unwrap_or_default().to_owned(),
+        generation: story.generation,
+        trace: story.trace.map(|trace| trace.to_string()),
+        steps: story.steps.into_iter().map(|noted| Step { text: noted.step.to_string(), noted }).collect(),
+        omitted: story.omitted,
+    }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use triage::{
+    admin::AdminError,
     config::{Flags, settings::Settings},
     pipeline,
     server::{Server, ServerError},
@@ -25,7 +26,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     let server = match Server::start(&settings) {
         Ok(server) => server,
         Err(error) => {
-            if let ServerError::Host(_) = error {
+            if let ServerError::Host(_) | ServerError::Admin(AdminError::Token(_)) = error {
                 // The start ends at the first problem; the operator gets them all.
                 pipeline::check(&settings)?;
             }
