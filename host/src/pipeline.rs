@@ -33,6 +33,7 @@ use crate::{
 use http::{HeaderName, HeaderValue, Request, Response};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 /// Between two looks for what has expired: short beside the day that records are kept.
 const TIDY: Duration = Duration::from_mins(5);
@@ -148,9 +149,12 @@ impl Host {
                 return identified(response, id);
             }
         };
-        let Some(gone) = exchange.caller_gone.clone() else { return identified(exchange.run(account).await, id) };
+        let span = exchange.span(&account);
+        let Some(gone) = exchange.caller_gone.clone() else {
+            return identified(exchange.run(account).instrument(span).await, id);
+        };
         let gone = gone.drop_guard();
-        let finished = self.shared.detached.spawn(exchange.run(account));
+        let finished = self.shared.detached.spawn(exchange.run(account).instrument(span));
         let answer = finished.await;
         drop(gone.disarm());
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)

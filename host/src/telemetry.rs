@@ -20,5 +20,5 @@ pub use histogram::Histogram;
 pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names};
 pub use metrics::{METRICS, Metric, reference};
 pub use scrape::{Sources, scrape};
-pub use story::{NotARequestId, Noted, RequestId, Step, Story};
+pub use story::{NotARequestId, Noted, RequestId, Rounded, Step, Story};
 pub use trace_context::TraceContext;

@@ -3,7 +3,7 @@
 use super::child::{Ended, Triage, get, run};
 use std::{
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
 };
 
@@ -23,12 +23,16 @@ fn failing() -> String {
 
 struct Host {
     process: Triage,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     admin: String,
 }
 
 fn host(arguments: &[&str]) -> Host {
-    let (mut process, address) = Triage::serve(arguments);
+    host_with(arguments, &[])
+}
+
+fn host_with(arguments: &[&str], environment: &[(&str, &str)]) -> Host {
+    let (mut process, address) = Triage::serve_with(arguments, environment);
     let line = process.says("admin: ");
     let admin = line.trim().trim_start_matches("admin: ").to_owned();
     Host { process, address, admin }
@@ -61,7 +65,7 @@ fn a_request_is_explained_by_its_id() {
     assert_eq!((told[0], told[1]), ("permit", "attempt 1 sent"), "{ended:?}");
     assert!(told[2].starts_with("answered 503 after "), "{ended:?}");
     assert!(told[3].starts_with("policy: ") && told[3].contains(", retry"), "{ended:?}");
-    assert!(told.contains(&"attempt 3 sent") && told.contains(&"not followed: attempts"), "{ended:?}");
+    assert!(told.contains(&"attempt 3 sent") && told.contains(&"not followed: no attempt is left"), "{ended:?}");
     assert!(!ended.out.contains("s3cret"));
     let list = asked(&host, &["explain", "--rough"]);
     assert!(list.out.starts_with(id) && list.out.ends_with("GET default/any: 503\n"), "{list:?}");
@@ -124,4 +128,85 @@ fn a_weak_token_is_the_operators_problem() {
     let ended = run(&[&all[..], &[&format!("admin.read_token_file={file}")]].concat());
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
     assert!(ended.err.contains("\n  admin: the token of admin.read_token_file must be one word"), "{ended:?}");
+}
+
+fn id(answer: &str) -> &str {
+    answer.lines().find_map(|line| line.strip_prefix("triage-request-id: ")).unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[test]
+fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
+    let upstream = failing();
+    let mut host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
+    let text = get(host.address, "/x");
+    let line = host.process.logs("retrying");
+    for part in [
+        " INFO ",
+        &format!("request={}", id(&text)),
+        "upstream=default endpoint=any attempt=2 wait_ms=0 class=\"unknown\" reason=",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(host.process.logs("retrying").contains("attempt=3"));
+    get(host.address, "/x");
+    let line = host.process.logs("circuit breaker opened");
+    assert!(line.contains(" WARN ") && line.contains("group=default/any why=5 failures in a row"), "{line}");
+}
+
+#[test]
+fn a_log_line_is_a_json_object_where_that_is_wanted() {
+    let upstream = failing();
+    let flags = [&["--upstream", &upstream][..], &QUICK, &["--log-format", "json"]].concat();
+    for (arguments, environment) in
+        [(&flags[..], &[][..]), (&flags[..flags.len() - 2], &[("TRIAGE_LOG_FORMAT", "json")])]
+    {
+        let mut host = host_with(arguments, environment);
+        let text = get(host.address, "/x");
+        let line = host.process.logs("retrying");
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!((&json["level"], &json["message"]), (&"INFO".into(), &"retrying".into()), "{line}");
+        assert_eq!((&json["request"], &json["attempt"]), (&id(&text).into(), &2.into()), "{line}");
+    }
+}
+
+#[test]
+fn each_action_is_a_line_of_the_audit() {
+    let upstream = failing();
+    let mut host = host(&["--upstream", &upstream]);
+    let admin: SocketAddr = host.admin.trim_end_matches('/').rsplit('/').next().unwrap().parse().unwrap();
+    let mut stream = TcpStream::connect(admin).unwrap();
+    let path = "/api/v1/breakers/default/any/open";
+    write!(stream, "POST {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").unwrap();
+    let line = host.process.logs("triage::audit");
+    let peer = format!("peer={}", stream.local_addr().unwrap());
+    let told = "role=\"write\" action=\"breaker-open\" subject=\"default/any\"";
+    assert!(line.contains(&peer) && line.contains(told), "{line}");
+    assert!(line.contains("an operator opens the breaker for 600000 ms"), "{line}");
+}
+
+/// Hospital data is confidential: not even the host's own debug lines hold what was sent.
+#[test]
+fn the_log_holds_nothing_that_was_sent() {
+    let upstream = failing();
+    let flags = [&["--upstream", &upstream][..], &QUICK].concat();
+    let host = host_with(&flags, &[("TRIAGE_LOG", "triage=trace")]);
+    for method in ["GET", "POST"] {
+        let mut stream = TcpStream::connect(host.address).unwrap();
+        let body = "{\"name\": \"s3cret-body\"}";
+        write!(
+            stream,
+            "{method} /s3cret-path?q=s3cret-query HTTP/1.1\r\nhost: s3cret-host.example\r\nx-patient: s3cret-header\r\n\
+             authorization: Bearer s3cret-token\r\nidempotency-key: \"s3cret-key\"\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 50"), "{text}");
+    }
+    host.process.terminate();
+    let ended = host.process.ended();
+    assert!(ended.err.contains("request{request=") && ended.err.contains("retrying"), "{ended:?}");
+    assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
 }

@@ -4,6 +4,7 @@ use super::remote::Remote;
 use anyhow::Result;
 use serde_json::Value;
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use triage::telemetry::Rounded;
 
 /// What to explain.
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn time(us: &Value) -> String {
-    format!("{:?}", Duration::from_micros(us.as_u64().unwrap_or_default()))
+    Rounded(Duration::from_micros(us.as_u64().unwrap_or_default())).to_string()
 }
 
 fn outcome(story: &Value) -> String {

@@ -1,6 +1,6 @@
 //! The way to a running host's admin listener, as commands have it.
 
-use super::runtime;
+use super::{runtime, variable};
 use anyhow::{Context as _, Result};
 use std::{fs, path::PathBuf};
 use triage::{
@@ -11,11 +11,17 @@ use triage::{
 /// Where the host is.
 #[derive(Debug, clap::Args)]
 pub struct Remote {
-    /// The host's admin listener; its token comes from TRIAGE_ADMIN_TOKEN or from a file
-    #[arg(long, value_name = "URL", env = "TRIAGE_ADMIN_URL", default_value = "http://127.0.0.1:9464")]
-    admin: String,
-    /// A file with the token
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The host's admin listener [default: TRIAGE_ADMIN_URL, else http://127.0.0.1:9464]"
+    )]
+    admin: Option<String>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "A file with the token, where the listener wants one [default: the token in TRIAGE_ADMIN_TOKEN]"
+    )]
     token_file: Option<PathBuf>,
 }
 
@@ -26,9 +32,11 @@ impl Remote {
                 let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
                 Some(text.trim().to_owned())
             }
-            None => std::env::var("TRIAGE_ADMIN_TOKEN").ok().filter(|token| !token.trim().is_empty()),
+            None => variable("TRIAGE_ADMIN_TOKEN"),
         };
-        Ok(Client::new(&self.admin, token.map(|token| Secret::new(token.trim())).as_ref())?)
+        let url = self.admin.clone().or_else(|| variable("TRIAGE_ADMIN_URL"));
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:9464".to_owned());
+        Ok(Client::new(&url, token.map(|token| Secret::new(token.trim())).as_ref())?)
     }
 
     /// What a path says.

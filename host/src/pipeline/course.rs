@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     attempt::{Arrived, Errand, LEAST},
+    clock,
     error::Problem,
     idempotency::{Claim, ClaimName},
     policy::{
@@ -22,6 +23,7 @@ use crate::{
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 /// Candidates that a guest may propose for adoption before it must make do: more than any batch holds.
 const CLAIMS: usize = 64;
@@ -107,6 +109,16 @@ impl Exchange {
 
     async fn wait(&self, delay: Duration, progress: &mut Progress) {
         if progress.attempts > 0 {
+            tracing::info!(
+                request = %progress.account.id,
+                upstream = %self.service.settings.name,
+                endpoint = %self.endpoint().described.name,
+                attempt = progress.attempts + 1,
+                wait_ms = clock::millis(delay),
+                class = progress.class.name(),
+                reason = %Noticed::words(&progress.reason),
+                "retrying"
+            );
             progress.account.retries(progress.class, delay);
         }
         if !delay.is_zero() {
@@ -116,7 +128,8 @@ impl Exchange {
     }
 
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
-        let attempted = self.attempt(Errand::Request, progress, hold).await;
+        let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
+        let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
         let (mut arrival, permit, took) = match attempted {
             Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
             Err(problem) => {
@@ -149,7 +162,8 @@ impl Exchange {
 
     async fn probe(&mut self, probe: &Probe, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         progress.probes += 1;
-        let attempted = self.attempt(Errand::Probe(probe), progress, hold).await;
+        let span = tracing::debug_span!("look", look = progress.probes);
+        let attempted = self.attempt(Errand::Probe(probe), progress, hold).instrument(span).await;
         let arrival = match attempted {
             Ok(Arrived { arrival, permit, took }) => {
                 permit.report(BreakerSignal::Ignore, took);
@@ -202,8 +216,9 @@ impl Exchange {
     ) -> Result<(BreakerSignal, Clamped), Problem> {
         for _ in 0..CLAIMS {
             let began = Instant::now();
-            let (verdict, faulty) = self.verdict(purpose, arrival, progress, began);
+            let (mut verdict, faulty) = self.verdict(purpose, arrival, progress, began);
             progress.account.judged(&verdict, began.elapsed());
+            progress.reason = std::mem::take(&mut verdict.reason);
             let signal = verdict.breaker;
             let pause = verdict.pause;
             let claim = verdict.claim.clone();
@@ -302,6 +317,7 @@ impl Exchange {
                 progress.faults += 1;
                 progress.account.fault(fault.name());
                 tracing::warn!(
+                    request = %progress.account.id,
                     policy = ?self.service.policy.label(),
                     endpoint = %endpoint.described.name,
                     fault = fault.name(),

@@ -51,6 +51,13 @@ impl Exchange {
         &self.service.endpoints[self.endpoint]
     }
 
+    /// The request in traces. At the level of debugging: a span that nobody reads would cost more than a decision.
+    pub(crate) fn span(&self, account: &Account) -> tracing::Span {
+        let trace = account.trace.map(tracing::field::display);
+        let (upstream, endpoint) = (&*self.service.settings.name, &*self.endpoint().described.name);
+        tracing::debug_span!("request", request = %account.id, upstream, endpoint, trace)
+    }
+
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -136,6 +143,8 @@ pub(crate) struct Progress {
     /// The last thing that the upstream said to the request itself.
     pub(crate) last: Option<Arrival>,
     pub(crate) class: Class,
+    /// The policy's words on the last outcome.
+    pub(crate) reason: String,
     pub(crate) limit: Option<crate::retry::Limit>,
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
@@ -155,6 +164,7 @@ impl Progress {
             taken: Vec::new(),
             last: None,
             class: Class::NotApplied,
+            reason: String::new(),
             limit: None,
             faults: 0,
             owner,

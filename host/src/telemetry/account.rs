@@ -1,7 +1,7 @@
 //! What is noted of a request while it runs. It is closed when dropped, so that a request whose caller leaves is told of too.
 
 use super::{
-    Desk, Meter, Noted, RequestId, Step, Story, TraceContext,
+    Desk, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
     meter::{KeyResult, status},
     story::STEPS,
 };
@@ -162,7 +162,7 @@ impl Account {
     pub fn clamped(&mut self, limit: Limit) {
         self.meter.clamps.add(limit as usize);
         self.is_rough = true;
-        self.note(|| Step::Clamped { limit: limit.name() });
+        self.note(|| Step::Clamped { limit });
     }
 
     /// It is sent again after a wait.
@@ -174,6 +174,10 @@ impl Account {
     /// The host answers itself.
     pub fn refused(&mut self, problem: &Problem) {
         let reason = problem.reason();
+        if *problem == Problem::EffectUnknown {
+            let Names { upstream, endpoint } = &*self.meter.names;
+            tracing::warn!(request = %self.id, %upstream, %endpoint, "the effect of a write is unknown");
+        }
         self.meter.refusals.add(crate::error::REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
         self.is_rough = true;
         self.note(|| Step::Refused { reason });

@@ -1,6 +1,7 @@
 //! The course of one request, step by step: what `triage explain` tells.
 
 use super::meter::Names;
+use crate::retry::Limit;
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -119,7 +120,8 @@ pub enum Step {
     /// The host did not follow the verdict.
     Clamped {
         /// Why.
-        limit: &'static str,
+        #[serde(serialize_with = "name")]
+        limit: Limit,
     },
     /// The upstream asked for a pause, and the whole group holds back.
     Paused {
@@ -146,6 +148,43 @@ fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(crate::clock::micros(*duration))
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn name<S: Serializer>(limit: &Limit, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(limit.name())
+}
+
+/// A clamp in words.
+fn because(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Attempts => "no attempt is left",
+        Limit::Deadline => "the next attempt would not end before the deadline",
+        Limit::Effect => "the write may have been done, and nothing proves that it was not",
+        Limit::Body => "the body was streamed and is gone",
+        Limit::Grant => "the policy is not trusted to settle this endpoint",
+        Limit::Probes => "as many looks were made as one request may",
+        Limit::TooEarly => "the upstream may still do it: it is too early to believe that it did not",
+    }
+}
+
+/// A duration as a person reads it: rounded to three digits and with its unit.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounded(pub Duration);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = self.0.as_secs_f64() * 1e6;
+        let (value, unit) = match us {
+            _ if us < 1e3 => (us, "µs"),
+            _ if us < 1e6 => (us / 1e3, "ms"),
+            _ => (us / 1e6, "s"),
+        };
+        let digits = usize::from(value < 100.0) + usize::from(value < 10.0);
+        let text = format!("{value:.digits$}");
+        let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        f.pad(&format!("{text}{unit}"))
+    }
+}
+
 impl Step {
     /// A policy's words, cut to a length that is read, on one line.
     pub fn words(reason: &str) -> Box<str> {
@@ -160,13 +199,19 @@ impl fmt::Display for Step {
             Self::Key { result } => write!(f, "idempotency key: {result}"),
             Self::Permit { is_probe, wait } => {
                 f.write_str(if *is_probe { "permit, as a probe of the half-open breaker" } else { "permit" })?;
-                if wait.is_zero() { Ok(()) } else { write!(f, ", after a wait of {wait:?} for the rate limit") }
+                if wait.is_zero() {
+                    Ok(())
+                } else {
+                    write!(f, ", after a wait of {} for the rate limit", Rounded(*wait))
+                }
             }
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),
-            Self::Answered { status, took } => write!(f, "answered {status} after {took:?}"),
-            Self::Failed { kind, sent, took } => write!(f, "failed ({kind}) after {took:?}; {}", or_not(*sent)),
+            Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
+            Self::Failed { kind, sent, took } => {
+                write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))
+            }
             Self::Settled => f.write_str("settled: delivered without asking the policy"),
             Self::Verdict { class, next, breaker, reason } => {
                 write!(f, "policy: {class}, {next}")?;
@@ -176,11 +221,11 @@ impl fmt::Display for Step {
                 if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
             }
             Self::Fault { fault } => write!(f, "the policy failed ({fault}); the built-in one decides"),
-            Self::Clamped { limit } => write!(f, "not followed: {limit}"),
+            Self::Clamped { limit } => write!(f, "not followed: {}", because(*limit)),
             Self::Paused { pause } => {
-                write!(f, "the upstream asked for a pause of {pause:?}: the whole group holds back")
+                write!(f, "the upstream asked for a pause of {}: the whole group holds back", Rounded(*pause))
             }
-            Self::Waits { wait } => write!(f, "waits {wait:?}"),
+            Self::Waits { wait } => write!(f, "waits {}", Rounded(*wait)),
             Self::Refused { reason } => write!(f, "the host answers itself: {reason}"),
             Self::Abandoned => f.write_str("the caller left before the answer"),
         }
@@ -237,6 +282,23 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         for wrong in ["", "123", "+0abcdef01234567", "00abcdef012345678", "zzabcdef01234567"] {
             assert_eq!(wrong.parse::<RequestId>(), Err(NotARequestId), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        for (us, text) in [
+            (0, "0µs"),
+            (7, "7µs"),
+            (999, "999µs"),
+            (1_147, "1.15ms"),
+            (12_340, "12.3ms"),
+            (123_456, "123ms"),
+            (2_000_000, "2s"),
+            (2_013_000, "2.01s"),
+            (300_000_000, "300s"),
+        ] {
+            assert_eq!(Rounded(Duration::from_micros(us)).to_string(), text);
         }
     }
 

@@ -4,6 +4,7 @@ use crate::command::remote::Remote;
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
+use std::fmt::Write as _;
 
 /// What can be asked of a running host.
 #[derive(Debug, Subcommand)]
@@ -84,10 +85,10 @@ fn line(policy: &Value) -> String {
         text(&serving["standing"]),
     );
     if serving["standing"] == "probation" {
-        line.push_str(&format!(": {} faults in {} decisions", serving["faults"], serving["decisions"]));
+        let _ = write!(line, ": {} faults in {} decisions", serving["faults"], serving["decisions"]);
     }
     if !policy["fallback"].is_null() {
-        line.push_str(&format!("; before it generation {}", policy["fallback"]["generation"]));
+        let _ = write!(line, "; before it generation {}", policy["fallback"]["generation"]);
     }
     line
 }
