@@ -182,12 +182,17 @@ async fn what_makes_no_sense_is_refused_in_the_same_form() {
         ("POST", "/api/v1/breakers/api/any/open", "not JSON", ("400", "malformed")),
         ("POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": 0}", ("400", "malformed")),
         ("POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": 86400001}", ("400", "malformed")),
+        ("POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": 1.5}", ("400", "malformed")),
+        ("POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": -1}", ("400", "malformed")),
+        ("POST", "/api/v1/breakers/api/any/open", "[]", ("400", "malformed")),
+        ("POST", "/api/v1/breakers/api/any/open", "\r", ("400", "malformed")),
+        ("GET", "/api/v1/events?after=9223372036854775808", "", ("400", "malformed")),
         ("POST", "/api/v1/breakers/api/any/open", "{\"until\": 1}", ("400", "malformed")),
         ("POST", "/api/v1/breakers/api/any/open", &long, ("413", "too-large")),
         ("POST", "/api/v1/records/1234/applied", "", ("400", "malformed")),
         ("GET", "/api/v1/events?after=x", "", ("400", "malformed")),
         ("POST", "/api/v1/policies/gone/rollback", "", ("404", "not-found")),
-        ("DELETE", "/api/v1/breakers/api/any", "", ("409", "conflict")),
+        ("DELETE", "/api/v1/breakers/api/any/forced", "", ("409", "conflict")),
         ("POST", "/api/v1/policies/api/promote", "", ("409", "conflict")),
         ("POST", "/api/v1/policies/api/rollback", "", ("409", "conflict")),
     ] {
@@ -305,4 +310,30 @@ fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     for (name, schema) in properties {
         conforms(document, schema, object.get(name).unwrap_or(&Value::Null), &format!("{at} {name}"));
     }
+}
+
+/// Sends what the document allows and what it forbids, and looks at every answer.
+#[tokio::test]
+async fn schemathesis_finds_nothing() {
+    let program = std::env::var("TRIAGE_TEST_SCHEMATHESIS").unwrap_or_else(|_| "schemathesis".to_owned());
+    let quiet = std::process::Stdio::null;
+    let found = std::process::Command::new(&program).arg("--version").stdout(quiet()).stderr(quiet()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        println!("skipped: {program} does not run; `pip install schemathesis`, or set TRIAGE_TEST_SCHEMATHESIS");
+        return;
+    }
+    let (front, _upstream) = stage(200, "").await;
+    front.ask("GET", "/a", "").await;
+    let url = format!("http://{}", front.admin_address());
+    let folder = tempfile::tempdir().unwrap();
+    let run = move || {
+        std::process::Command::new(program)
+            .args(["run", &format!("{url}/api/v1/openapi.json"), "--url", &url])
+            .args(["--rate-limit", "80/s", "--max-examples", "20", "--no-color", "--seed", "1"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

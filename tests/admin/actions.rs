@@ -29,14 +29,14 @@ fn kinds(events: &Value) -> Vec<(&str, &str)> {
 #[tokio::test]
 async fn a_breaker_is_forced_open_given_back_and_each_action_is_an_event() {
     let (front, upstream) = stage(200, "").await;
-    let opened = act(&front, "POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": 600000}").await;
+    let opened = act(&front, "POST", "/api/v1/breakers/api/any/open", "{\"for_ms\": 600000.0}").await;
     assert_eq!((&opened["state"], &opened["forced"]), (&json!("open"), &json!(true)), "{opened}");
     assert_eq!(opened["why"], "an operator opened it");
     let refused = front.ask("GET", "/a", "").await;
     assert_eq!(refused.status(), "503");
     assert!(refused.text().contains("is open: an operator opened it"), "{}", refused.text());
     assert!(upstream.seen().is_empty());
-    let undone = act(&front, "DELETE", "/api/v1/breakers/api/any", "").await;
+    let undone = act(&front, "DELETE", "/api/v1/breakers/api/any/forced", "").await;
     assert_eq!((&undone["state"], &undone["forced"]), (&json!("half-open"), &json!(false)), "{undone}");
     assert_eq!(front.ask("GET", "/a", "").await.status(), "200", "the probe");
     assert_eq!(front.look("/api/v1/breakers/api/any").await["state"], "closed");

@@ -48,6 +48,7 @@ impl Desk {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expiry {
+    #[serde(default, deserialize_with = "whole")]
     for_ms: Option<u64>,
 }
 
@@ -61,6 +62,16 @@ impl Expiry {
         }
         Ok(wanted)
     }
+}
+
+/// A whole number, also as `1.0`: to JSON they are the same.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    const MOST: f64 = 9e15;
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    if number.fract() != 0.0 || !(0.0..=MOST).contains(&number) {
+        return Err(serde::de::Error::custom(format!("{number} is no whole number from 0")));
+    }
+    Ok(Some(number as u64))
 }
 
 type Acted<T> = Result<Json<T>, Refusal>;
@@ -135,7 +146,8 @@ pub(super) async fn policy(
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
-    status: Option<u16>,
+    #[serde(default, deserialize_with = "whole")]
+    status: Option<u64>,
     content_type: Option<String>,
     body: Option<String>,
 }
@@ -170,7 +182,7 @@ pub(super) async fn settle(
 
 fn answer(given: Given) -> Result<Stored, Refusal> {
     let malformed = |text: &str| Refusal::Malformed(text.to_owned());
-    let status = given.status.unwrap_or(200);
+    let status = u16::try_from(given.status.unwrap_or(200)).unwrap_or(0);
     let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_success);
     let status = status.ok_or_else(|| malformed("status must be from 200 to 299: the write took effect"))?;
     let text = given.body.unwrap_or_else(|| {

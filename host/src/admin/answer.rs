@@ -98,11 +98,16 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 /// Reads a body: JSON, or nothing at all for the defaults.
 pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Refusal> {
-    if bytes.trim_ascii().is_empty() {
+    if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| Refusal::Malformed(format!("the body must be a JSON object: {error}")))
+    let malformed =
+        |error: &dyn std::fmt::Display| Refusal::Malformed(format!("the body must be a JSON object: {error}"));
+    let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    if !json.is_object() {
+        return Err(malformed(&"this is JSON, but no object"));
+    }
+    serde_json::from_value(json).map_err(|error| malformed(&error))
 }
 
 /// A body as it was sent, up to the listener's cap.

@@ -125,7 +125,12 @@ pub(super) async fn events(
     State(desk): State<Desk>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<Event>>, Refusal> {
-    let Query(After { after }) = query.map_err(|_| Refusal::Malformed("after must be an event's number".to_owned()))?;
+    let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
+    let Query(After { after }) = query.map_err(|_| malformed())?;
+    // What other languages take for a number.
+    if i64::try_from(after).is_err() {
+        return Err(malformed());
+    }
     Ok(Json(desk.host.shared.events.after(after)))
 }
 

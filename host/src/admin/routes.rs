@@ -37,7 +37,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
 /// What operators do.
 fn writing() -> Vec<(&'static str, MethodRouter<Desk>)> {
     vec![
-        ("/api/v1/breakers/{upstream}/{endpoint}", delete(actions::undo)),
+        ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
         ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
         ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
         ("/api/v1/records/{id}/{verb}", post(actions::settle)),
