@@ -95,25 +95,24 @@ impl Exchange {
             Errand::Request => {
                 self.may_send(hold).await?;
                 progress.attempts += 1;
-                let attempt = progress.attempts;
-                progress.account.note(|| Step::Sent { attempt });
                 (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
             }
             Errand::Probe(probe) => {
-                let look = progress.probes;
                 progress.account.meter().probes.add();
-                progress.account.note(|| Step::Looked { look });
                 (self.probe_request(probe), self.probe_timeout(probe))
             }
         };
         let began = Instant::now();
+        let (attempt, look) = (progress.attempts, progress.probes);
+        let step = || if is_request { Step::Sent { attempt } } else { Step::Looked { look } };
+        progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let sent = timeout_at(until, self.send(outbound, is_request)).await;
         let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
         drop(place);
         let took = began.elapsed();
         match &arrival {
-            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), took),
+            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), began, took),
             Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
         }
         if is_request {

@@ -104,7 +104,7 @@ impl Host {
         let events = Arc::new(Events::new(clock));
         // The first desk is the library's own; workers have theirs beside it.
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
-        let desks = Desks::new(clock, entropy.clone(), settings.admin.explain, &meters);
+        let desks = Desks::new(entropy.clone(), settings.admin.explain, &meters);
         let desk = desks.add();
         let gates = Gates::memory(clock, entropy.clone(), Arc::clone(&events));
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());

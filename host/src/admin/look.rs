@@ -174,7 +174,9 @@ pub(super) async fn requests(
     if !(1..=REQUESTS).contains(&limit) {
         return Err(malformed());
     }
-    Ok(Json(desk.host.shared.desks.latest(limit, rough).iter().map(shapes::summary).collect()))
+    let shared = &desk.host.shared;
+    let summary = |story: &telemetry::Story| shapes::summary(story, &shared.clock);
+    Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
 }
 
 /// One request's course.
@@ -182,5 +184,5 @@ pub(super) async fn request(State(desk): State<Desk>, At(id): At<String>) -> Res
     let id: telemetry::RequestId =
         id.parse().map_err(|error: telemetry::NotARequestId| Refusal::Malformed(error.to_string()))?;
     let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
-    Ok(Json(shapes::request(story)))
+    Ok(Json(shapes::request(story, &desk.host.shared.clock)))
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     breaker::Standing,
-    clock::{micros, millis},
+    clock::{Clock, micros, millis},
     gate,
     pipeline::Host,
     rollout::{self, Serving},
@@ -334,21 +334,21 @@ pub(super) struct Step {
     text: String,
 }
 
-pub(super) fn summary(story: &Story) -> Summary {
+pub(super) fn summary(story: &Story, clock: &Clock) -> Summary {
     Summary {
         id: story.id.to_string(),
         upstream: story.names.upstream.clone(),
         endpoint: story.names.endpoint.clone(),
         method: story.method,
-        unix_ms: story.unix_ms,
+        unix_ms: clock.unix_ms().saturating_sub(millis(story.began.elapsed())),
         took_us: micros(story.took),
         status: story.status,
     }
 }
 
-pub(super) fn request(story: Story) -> Request {
+pub(super) fn request(story: Story, clock: &Clock) -> Request {
     Request {
-        summary: summary(&story),
+        summary: summary(&story, clock),
         policy: story.policy.to_str().unwrap_or_default().to_owned(),
         generation: story.generation,
         trace: story.trace.map(|trace| trace.to_string()),

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Request, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 impl Host {
     pub(super) async fn take(
@@ -25,7 +25,7 @@ impl Host {
         listener: Option<SocketAddr>,
         account: &mut Account,
     ) -> Result<Box<Exchange>, Problem> {
-        let started = Instant::now();
+        let started = account.began();
         let (mut head, body) = request.into_parts();
         if head.method == Method::CONNECT {
             return Err(Problem::Tunnel);

@@ -75,8 +75,20 @@ impl Account {
         &self.meter
     }
 
-    /// Notes a step.
+    /// Since when it is open: the request's beginning.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Notes a step that is taken now.
     pub fn note(&mut self, step: impl FnOnce() -> Step) {
+        if self.desk.explains() {
+            self.note_at(Instant::now(), step);
+        }
+    }
+
+    /// Notes a step whose moment is known: reading the clock costs more than the note.
+    pub fn note_at(&mut self, at: Instant, step: impl FnOnce() -> Step) {
         if !self.desk.explains() {
             return;
         }
@@ -87,7 +99,7 @@ impl Account {
         if self.steps.capacity() == 0 {
             self.steps.reserve_exact(USUAL);
         }
-        self.steps.push(Noted { at: self.began.elapsed(), step: step() });
+        self.steps.push(Noted { at: at.saturating_duration_since(self.began), step: step() });
     }
 
     /// What the key brought.
@@ -109,11 +121,11 @@ impl Account {
         self.note(|| Step::Denied { reason: problem.reason() });
     }
 
-    /// An attempt's answer.
-    pub fn answered(&mut self, code: u16, took: Duration) {
+    /// An attempt's answer, `took` after its send.
+    pub fn answered(&mut self, code: u16, sent: Instant, took: Duration) {
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
-        self.note(|| Step::Answered { status: code, took });
+        self.note_at(sent + took, || Step::Answered { status: code, took });
     }
 
     /// An attempt without an answer.
@@ -124,10 +136,11 @@ impl Account {
         self.note(|| Step::Failed { kind: kind.name(), sent, took });
     }
 
-    /// A settled status: no policy was asked.
+    /// A settled status: no policy was asked, and no time passed since the answer.
     pub fn settled(&mut self) {
         self.meter.verdicts.add(Class::Applied as usize);
-        self.note(|| Step::Settled);
+        let at = self.began + self.steps.last().map(|last| last.at).unwrap_or_default();
+        self.note_at(at, || Step::Settled);
     }
 
     /// What the policy said, and how long that took.
@@ -220,7 +233,7 @@ impl Drop for Account {
             policy: self.policy.take().unwrap_or(HeaderValue::from_static("")),
             generation: self.generation,
             trace: self.trace,
-            unix_ms: self.desk.clock.unix_ms().saturating_sub(crate::clock::millis(took)),
+            began: self.began,
             took,
             status: self.status,
             steps: std::mem::take(&mut self.steps),

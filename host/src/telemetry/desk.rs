@@ -1,7 +1,7 @@
 //! A worker's own place for what it tells: nothing in it is shared with another worker while requests run.
 
 use super::{EndpointMeters, Meters, RequestId, Story, meter::Meter};
-use crate::{clock::Clock, entropy::Entropy};
+use crate::entropy::Entropy;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,7 +12,6 @@ pub struct Desk {
     pub index: usize,
     /// Requests of each kind that are kept for explaining; none: steps are not noted.
     keep: usize,
-    pub(super) clock: Clock,
     entropy: Entropy,
     nowhere: Arc<EndpointMeters>,
     /// Locked for the length of a move, by this worker alone unless somebody asks for an explanation.
@@ -66,7 +65,6 @@ impl Desk {
 /// Every worker's desk.
 #[derive(Debug)]
 pub struct Desks {
-    clock: Clock,
     entropy: Entropy,
     keep: usize,
     nowhere: Arc<EndpointMeters>,
@@ -75,8 +73,8 @@ pub struct Desks {
 
 impl Desks {
     /// None yet. `keep` is how many requests of each kind a desk keeps.
-    pub fn new(clock: Clock, entropy: Entropy, keep: usize, meters: &Meters) -> Self {
-        Self { clock, entropy, keep, nowhere: Arc::clone(meters.nowhere()), all: Mutex::default() }
+    pub fn new(entropy: Entropy, keep: usize, meters: &Meters) -> Self {
+        Self { entropy, keep, nowhere: Arc::clone(meters.nowhere()), all: Mutex::default() }
     }
 
     /// A desk for one more worker.
@@ -85,7 +83,6 @@ impl Desks {
         let desk = Arc::new(Desk {
             index: all.len(),
             keep: self.keep,
-            clock: self.clock,
             entropy: self.entropy.clone(),
             nowhere: Arc::clone(&self.nowhere),
             stories: Mutex::default(),
@@ -103,7 +100,7 @@ impl Desks {
     /// clamped, abandoned, or answered by a failure.
     pub fn latest(&self, most: usize, rough_alone: bool) -> Vec<Story> {
         let mut latest: Vec<Story> = self.all.lock().iter().flat_map(|desk| desk.latest(most, rough_alone)).collect();
-        latest.sort_by_key(|story| std::cmp::Reverse(story.unix_ms));
+        latest.sort_by_key(|story| std::cmp::Reverse(story.began));
         latest.truncate(most);
         latest
     }

@@ -4,6 +4,7 @@ use super::meter::Names;
 use crate::retry::Limit;
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Steps of one request that are kept: more than any has that a person reads.
 pub const STEPS: usize = 100;
@@ -258,8 +259,8 @@ pub struct Story {
     pub generation: u64,
     /// The caller's trace.
     pub trace: Option<super::TraceContext>,
-    /// When it came, in milliseconds since 1970.
-    pub unix_ms: u64,
+    /// When it came.
+    pub began: Instant,
     /// Until the answer's head, or until the caller left.
     pub took: Duration,
     /// The answer's status; none where there was no caller any more.
