@@ -166,9 +166,7 @@ async fn callers_make_no_time_series() {
         front.raw(&request).await;
     }
     let after = scrape(&front).await;
-    // A breaker's transitions and an event's kind come with the first of their kind.
-    let own = |name: &String| !name.starts_with("triage_breaker_transitions") && !name.starts_with("triage_events");
-    let more: Vec<_> = names(&after).difference(&names(&before)).filter(|name| own(name)).cloned().collect();
+    let more: Vec<_> = names(&after).difference(&names(&before)).cloned().collect();
     assert!(more.is_empty(), "{more:#?}");
     let text = page(&front).await;
     for secret in ["s3cret", "hospital-", "tenant-", "BREW", "k-1"] {
@@ -275,4 +273,37 @@ async fn a_real_prometheus_takes_the_page() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!((found.as_deref(), count.as_deref(), up.as_deref()), (Some("5"), Some("5"), Some("1")));
+}
+
+/// What is shipped asks for nothing that does not exist, and Prometheus takes it.
+#[test]
+fn rules_and_dashboard_ask_for_metrics_that_exist() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    let (rules, dashboard) = (read("prometheus-rules.yml"), read("grafana-dashboard.json"));
+    let _: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    for text in [&rules, &dashboard] {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut asked = 0;
+        for word in text.split(|c| !is_name(c)).filter(|word| word.starts_with("triage_")) {
+            let known = METRICS.iter().any(|metric| {
+                word == metric.name
+                    || ["_bucket", "_sum", "_count"].iter().any(|end| word.strip_suffix(end) == Some(metric.name))
+            });
+            assert!(known, "{word}");
+            asked += 1;
+        }
+        assert!(asked > 10, "{asked}");
+    }
+    for reason in rules.split("reason=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(triage::error::REASONS.contains(&reason), "{reason}");
+    }
+    for kind in rules.split("kind=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(triage::telemetry::KINDS.contains(&kind), "{kind}");
+    }
+    let Some(program) = prometheus() else { return };
+    let promtool = program.replace("prometheus", "promtool").replace("/promtool/", "/prometheus/");
+    let checked = Command::new(promtool).args(["check", "rules", &format!("{folder}/prometheus-rules.yml")]).output();
+    let Ok(checked) = checked else { return };
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }

@@ -21,9 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once: a few scrapers, probes and people.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 /// How long a head may take, and how long a connection may be idle.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(5);
 /// No connection lives longer, so that none keeps its place for good.
 const LIFE: Duration = Duration::from_secs(300);
 /// After accept failed for want of file descriptors.

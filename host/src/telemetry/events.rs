@@ -11,6 +11,19 @@ use std::collections::{BTreeMap, VecDeque};
 /// Events that are kept: hours of a quiet host, minutes of a troubled one.
 const KEPT: usize = 512;
 
+/// Every kind of event.
+pub const KINDS: [&str; 9] = [
+    "breaker-opened",
+    "breaker-closed",
+    "breaker-held",
+    "policy-installed",
+    "policy-refused",
+    "policy-good",
+    "policy-rolled-back",
+    "policy-withdrawn",
+    "action",
+];
+
 /// Something that an operator wants to know of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
@@ -18,8 +31,7 @@ pub struct Event {
     pub number: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// `breaker-opened`, `breaker-closed`, `breaker-held`, `policy-installed`, `policy-refused`, `policy-good`,
-    /// `policy-rolled-back`, `policy-withdrawn`, or `action`.
+    /// One of [`KINDS`].
     pub kind: &'static str,
     /// An upstream's name, or `upstream/group` for a breaker.
     pub subject: String,
@@ -82,15 +94,15 @@ impl Events {
         self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()
     }
 
-    /// How many events there were of each kind.
+    /// How many events there were of each kind. Those that never were are in it too, so that their first one can be seen.
     pub fn kinds(&self) -> Vec<(&'static str, u64)> {
-        self.inner.lock().kinds.iter().map(|(kind, count)| (*kind, *count)).collect()
+        let inner = self.inner.lock();
+        KINDS.iter().map(|kind| (*kind, inner.kinds.get(kind).copied().unwrap_or_default())).collect()
     }
 
-    /// How often each breaker changed: group, kind, count.
-    pub fn transitions(&self) -> Vec<(String, &'static str, u64)> {
-        let inner = self.inner.lock();
-        inner.transitions.iter().map(|((group, kind), count)| (group.clone(), *kind, *count)).collect()
+    /// How often a breaker came into the state that this kind of event tells of.
+    pub fn transitions(&self, group: &str, kind: &'static str) -> u64 {
+        self.inner.lock().transitions.get(&(group.to_owned(), kind)).copied().unwrap_or_default()
     }
 }
 

@@ -229,9 +229,10 @@ impl Sources {
         page.gauges(&metrics::BREAKER, states)?;
         let forced = breakers().map(|(labels, breaker)| (labels, f64::from(u8::from(breaker.forced))));
         page.gauges(&metrics::BREAKER_FORCED, forced)?;
-        let transitions = self.events.transitions();
-        let to = |kind: &'static str| kind.trim_start_matches("breaker-");
-        let counted = transitions.iter().map(|(name, kind, count)| (with(group_labels(name), "to", to(kind)), *count));
+        let counted = groups.iter().filter(|(_, view)| view.breaker.is_some()).flat_map(|(name, _)| {
+            [("opened", "breaker-opened"), ("closed", "breaker-closed"), ("held", "breaker-held")]
+                .map(|(to, kind)| (with(group_labels(name), "to", to), self.events.transitions(name, kind)))
+        });
         page.counters(&metrics::TRANSITIONS, counted)?;
         let numbers: Vec<String> = (0..16).map(|number| number.to_string()).collect();
         let limits = groups.iter().flat_map(|(name, view)| {
