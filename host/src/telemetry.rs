@@ -9,6 +9,7 @@ mod events;
 mod histogram;
 mod meter;
 mod metrics;
+mod process;
 mod scrape;
 mod story;
 pub mod trace_context;

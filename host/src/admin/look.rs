@@ -8,7 +8,12 @@ use super::{
     answer::{At, Json, Refusal},
     shapes::{self, Shared},
 };
-use crate::{clock::millis, config, service::Service, telemetry, telemetry::Event};
+use crate::{
+    clock::millis,
+    config::{self, settings},
+    service::Service,
+    telemetry::{self, Event},
+};
 use axum::{
     extract::{Query, State},
     http::{StatusCode, header},
@@ -46,7 +51,9 @@ pub(super) async fn status(State(desk): State<Desk>) -> Json<shapes::Status> {
         started_unix_ms: desk.started_unix_ms,
         uptime_ms: now.saturating_sub(desk.started_unix_ms),
         workers: desk.lifecycle.workers(),
-        state: "memory",
+        state: match desk.settings.state {
+            settings::State::Memory => "memory",
+        },
         upstreams: desk.host.shared.upstreams.iter().map(shapes::upstream).collect(),
     })
 }

@@ -4,7 +4,7 @@ use super::{
     EndpointMeters, Events, Meter, Meters, Metric,
     histogram::{Histogram, Observed},
     meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
-    metrics,
+    metrics, process,
 };
 use crate::{breaker::Standing, error::REASONS, gate::View, service::Service};
 use prometheus_client::{
@@ -267,19 +267,15 @@ impl Sources {
     }
 
     fn policies(&self, page: &mut Page<'_>) -> fmt::Result {
-        let name = |service: &'_ Arc<Service>| service.settings.name.clone();
-        let names: Vec<String> = self.services.iter().map(name).collect();
-        let numbers = self.services.iter().zip(&names);
-        let generations = numbers.clone().map(|(one, name)| (vec![("upstream", name.as_str())], one.generation as f64));
-        page.gauges(&metrics::GENERATION, generations)?;
-        let digests: Vec<String> = self
-            .services
-            .iter()
-            .map(|one| one.policy.digest().map_or(String::new(), |digest| digest.short()))
-            .collect();
-        let serving = numbers.zip(&digests).map(|((one, name), digest)| {
-            let policy = one.policy.description().name.as_str();
-            (vec![("upstream", name.as_str()), ("policy", policy), ("digest", digest.as_str())], 1.0)
+        fn labels(service: &Service) -> Labels<'_> {
+            vec![("upstream", service.settings.name.as_str())]
+        }
+        page.gauges(&metrics::GENERATION, self.services.iter().map(|one| (labels(one), one.generation as f64)))?;
+        let digest = |one: &Arc<Service>| one.policy.digest().map_or_else(String::new, |digest| digest.short());
+        let digests: Vec<String> = self.services.iter().map(digest).collect();
+        let serving = self.services.iter().zip(&digests).map(|(one, digest)| {
+            let named = with(labels(one), "policy", &one.policy.description().name);
+            (with(named, "digest", digest), 1.0)
         });
         page.gauges(&metrics::POLICY, serving)
     }
@@ -300,28 +296,5 @@ impl Sources {
         family.encode_counter(&process.cpu_seconds, none)?;
         page.gauges(&metrics::FILES, process.open_files.map(|files| (Labels::new(), files as f64)))?;
         page.gauges(&metrics::BUILD, [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)])
-    }
-}
-
-mod process {
-    //! What the system says of this process.
-
-    use std::fs;
-
-    pub(super) struct Process {
-        pub(super) memory_bytes: Option<u64>,
-        pub(super) cpu_seconds: f64,
-        pub(super) open_files: Option<usize>,
-    }
-
-    pub(super) fn read() -> Process {
-        let pages = fs::read_to_string("/proc/self/statm").ok();
-        let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
-        Process {
-            memory_bytes: resident.map(|pages| pages * rustix::param::page_size() as u64),
-            cpu_seconds: crate::clock::process_time().as_secs_f64(),
-            // Without the one that this look opens.
-            open_files: fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1)),
-        }
     }
 }

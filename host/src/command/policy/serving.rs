@@ -73,7 +73,8 @@ fn path(upstream: &str, verb: &str) -> String {
 
 fn line(policy: &Value) -> String {
     let serving = &policy["serving"];
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    // A policy's words on a terminal: no control characters.
+    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     let digest = text(&serving["digest"]);
     let mut line = format!(
         "{}: {} {} ({}), generation {}, {}",
