@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
+mod admin;
 mod candidate;
 mod hostile;
 mod idempotency;
 mod inputs;
 mod layers;
+mod metrics;
 mod prebuilt;
 mod process;
 mod proxy;

@@ -3,4 +3,5 @@
 mod child;
 mod commands;
 mod import;
+mod operating;
 mod serving;

@@ -11,6 +11,7 @@ use crate::{
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
+    telemetry::Step,
     upstream::{self, Body, Inbound, Outbound, OutboundBody},
 };
 use bytes::{Bytes, BytesMut};
@@ -82,6 +83,7 @@ impl Exchange {
         }
         let place = if is_request { self.place().await? } else { None };
         let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
                 return Err(Problem::DeadlineBeforeSend);
@@ -93,15 +95,26 @@ impl Exchange {
             Errand::Request => {
                 self.may_send(hold).await?;
                 progress.attempts += 1;
-                (self.outbound(), self.endpoint().settings.attempt_timeout)
+                (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
             }
-            Errand::Probe(probe) => (self.probe_request(probe), self.probe_timeout(probe)),
+            Errand::Probe(probe) => {
+                progress.account.meter().probes.add();
+                (self.probe_request(probe), self.probe_timeout(probe))
+            }
         };
         let began = Instant::now();
+        let (attempt, look) = (progress.attempts, progress.probes);
+        let step = || if is_request { Step::Sent { attempt } } else { Step::Looked { look } };
+        progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let sent = timeout_at(until, self.send(outbound, is_request)).await;
         let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
         drop(place);
+        let took = began.elapsed();
+        match &arrival {
+            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), began, took),
+            Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
+        }
         if is_request {
             match &arrival {
                 Arrival::Failure(Failure { sent: false, .. }) => {}
@@ -112,7 +125,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok(Arrived { arrival, permit, took: began.elapsed() })
+        Ok(Arrived { arrival, permit, took })
     }
 
     /// A place among the attempts under way.

@@ -5,7 +5,8 @@
 mod state;
 mod window;
 
-pub use state::{Admission, Breaker, Standing, Ticket, Transition, Trip};
+pub use state::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip, View};
+pub use window::Counts;
 
 use std::time::Duration;
 

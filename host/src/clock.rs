@@ -46,6 +46,12 @@ pub fn thread_time() -> Duration {
     Duration::try_from(spent).unwrap_or_default()
 }
 
+/// What this process has had of the processor so far.
+pub fn process_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// Monotonic and wall time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {

@@ -2,7 +2,9 @@
 
 mod config;
 mod emulator;
+mod explain;
 mod policy;
+mod remote;
 mod serve;
 
 use anyhow::{Context as _, Result, bail};
@@ -22,10 +24,12 @@ pub enum Command {
     Import(import::Options),
     /// Emulate the hospital directory API, to try things without the real one
     Emulator(emulator::Options),
+    /// Tell the course of a request through a running host: permits, waits, attempts, verdicts, clamps
+    Explain(explain::Options),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Begin, build, test and inspect policies
+    /// Begin, build, test and inspect policies; list those of a running host, and go back
     #[command(subcommand)]
     Policy(policy::Command),
 }
@@ -50,10 +54,16 @@ impl Command {
                 Ok(code(summary.complete()))
             }
             Self::Emulator(options) => runtime()?.block_on(emulator::run(&options)),
+            Self::Explain(options) => explain::run(&options),
             Self::Config(command) => command.run(),
             Self::Policy(command) => command.run(),
         }
     }
+}
+
+/// A variable of the environment; an empty one counts as unset.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 fn code(done: bool) -> ExitCode {

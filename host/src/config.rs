@@ -23,7 +23,7 @@
 //!
 //! Every key is in [`reference()`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
 //!
-//! The environment: `TRIAGE_LISTEN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
+//! The environment: `TRIAGE_LISTEN`, `TRIAGE_ADMIN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
 //! names, `TRIAGE_DRAIN` is `server.drain`; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable
 //! counts as unset. The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
 //! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
@@ -78,8 +78,6 @@ pub struct Inputs {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// The host's own values with their sources; those of upstreams and endpoints are in the settings.
-    pub stated: Values,
 }
 
 /// Reads and checks a configuration.
@@ -98,9 +96,9 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
         draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
         Problems::check(std::mem::take(&mut draft.problems))?;
     }
-    let (settings, stated, problems) = build::settings(draft, &inputs.environment);
+    let (settings, problems) = build::settings(draft, &inputs.environment);
     Problems::check(problems)?;
-    Ok(Loaded { settings, stated })
+    Ok(Loaded { settings })
 }
 
 /// The settings of a file's text, with no environment and no flags.

@@ -15,6 +15,34 @@ pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
 /// The header that says what became of the request's effect.
 pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
 
+/// Every reason, as [`Problem::reason`] gives it.
+pub const REASONS: [&str; 24] = [
+    "no-upstream",
+    "no-endpoint",
+    "path-not-plain",
+    "tunnel",
+    "deadline-malformed",
+    "key-malformed",
+    "key-reused",
+    "in-flight",
+    "answer-not-kept",
+    "keys-full",
+    "body-too-large",
+    "body-broken",
+    "breaker-open",
+    "rate-limited",
+    "budget-exhausted",
+    "overloaded",
+    "deadline-before-send",
+    "upstream-asleep",
+    "store-unavailable",
+    "effect-unknown",
+    "not-in-effect",
+    "upstream-timeout",
+    "upstream-failed",
+    "upstream-unreachable",
+];
+
 /// Why the host answers itself instead of passing an answer on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -203,6 +231,11 @@ impl Problem {
                 _ => (StatusCode::BAD_GATEWAY, "upstream-unreachable", "upstream cannot be reached"),
             },
         }
+    }
+
+    /// The reason in a word: of the problem's type, and in metrics.
+    pub fn reason(&self) -> &'static str {
+        self.row().1
     }
 
     fn retry_after(&self) -> Option<Duration> {

@@ -1,7 +1,7 @@
 //! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
 
 use crate::{
-    breaker::{self, Trip},
+    breaker::{self, Force, Trip},
     clock::Clock,
     config::settings,
     entropy::Entropy,
@@ -9,6 +9,7 @@ use crate::{
     rate_limit::Quota,
     retry::budget,
     store::memory::gate::{Grant, MemoryGate},
+    telemetry::Events,
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -74,6 +75,32 @@ pub enum Recheck {
     Refused(Refusal),
 }
 
+/// All that there is to see of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// `upstream/group`.
+    pub group: String,
+    /// The breaker; none where it is switched off.
+    pub breaker: Option<breaker::View>,
+    /// The limits.
+    pub limits: Vec<LimitView>,
+    /// Retries that are saved up, in thousandths.
+    pub budget: u64,
+    /// What earns them.
+    pub budget_settings: budget::Settings,
+    /// How long the upstream's pause still lasts.
+    pub paused: Option<Duration>,
+}
+
+/// A limit and how far it is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitView {
+    /// The limit.
+    pub quota: Quota,
+    /// Places that are taken, of `burst`; more where some are reserved for later.
+    pub taken: u32,
+}
+
 impl Settings {
     /// An endpoint's.
     pub fn of(endpoint: &settings::Endpoint) -> Self {
@@ -82,6 +109,21 @@ impl Settings {
 }
 
 impl Group {
+    /// `upstream/group`.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// What there is to see.
+    pub fn view(&self) -> View {
+        self.0.view()
+    }
+
+    /// Does what an operator wants of the breaker. False: there is none.
+    pub fn force(&self, force: Force) -> bool {
+        self.0.force(force)
+    }
+
     /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
     /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
     pub fn adopt(&self, endpoint: &settings::Endpoint) {
@@ -94,13 +136,14 @@ impl Group {
 pub struct Gates {
     clock: Clock,
     entropy: Entropy,
+    events: Arc<Events>,
     groups: Mutex<HashMap<String, Arc<MemoryGate>>>,
 }
 
 impl Gates {
-    /// Groups whose state is in this process.
-    pub fn memory(clock: Clock, entropy: Entropy) -> Self {
-        Self { clock, entropy, groups: Mutex::default() }
+    /// Groups whose state is in this process; transitions are noted in `events`.
+    pub fn memory(clock: Clock, entropy: Entropy, events: Arc<Events>) -> Self {
+        Self { clock, entropy, events, groups: Mutex::default() }
     }
 
     /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
@@ -109,7 +152,8 @@ impl Gates {
         let mut groups = self.groups.lock();
         let made = || {
             let settings = Settings::of(endpoint);
-            Arc::new(MemoryGate::new(name.to_owned(), settings, self.clock, self.entropy.clone()))
+            let gate = MemoryGate::new(name.to_owned(), settings, self.clock, self.entropy.clone());
+            Arc::new(gate.telling(Arc::clone(&self.events)))
         };
         Group(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
     }

@@ -1,5 +1,6 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
 
+pub mod admin;
 mod attempt;
 pub mod breaker;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod route;
 pub mod server;
 pub mod service;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;
 
 pub use pipeline::{Host, HostError};

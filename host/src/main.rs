@@ -5,7 +5,7 @@
 
 mod command;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use command::Command;
 use std::{
     io::{self, IsTerminal as _},
@@ -20,20 +20,47 @@ use triage::config::Problems;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        help = "How log lines are written, to standard error [default: TRIAGE_LOG_FORMAT, else text]"
+    )]
+    log_format: Option<LogFormat>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for collectors.
+    Json,
+}
+
+impl LogFormat {
+    fn of_environment() -> Option<Self> {
+        let value = command::variable("TRIAGE_LOG_FORMAT")?;
+        let known = Self::from_str(value.trim(), true);
+        if known.is_err() {
+            eprintln!("triage: TRIAGE_LOG_FORMAT is {value:?}, which is not known; must be text or json: text it is");
+        }
+        known.ok()
+    }
 }
 
 /// What the operator got wrong, against 1 for what went wrong.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
+    let Arguments { command, log_format } = Arguments::parse();
     // Standard output is for what was asked for; the log goes to standard error.
     let filter = EnvFilter::try_from_env("TRIAGE_LOG").unwrap_or_else(|_| EnvFilter::new(command.log_level()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log_format.or_else(LogFormat::of_environment).unwrap_or(LogFormat::Text) {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     match command.run() {
         Ok(code) => code,
         Err(error) => match error.downcast::<Problems>() {

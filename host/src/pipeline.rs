@@ -31,11 +31,13 @@ use crate::{
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::memory::records::{Limits, MemoryRecords},
+    telemetry::{Account, Desk, Desks, Events, Meters, RequestId},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 /// Between two looks for what has expired: short beside the day that records are kept.
 const TIDY: Duration = Duration::from_mins(5);
@@ -64,6 +66,8 @@ pub enum HostError {
 #[derive(Debug, Clone)]
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
+    /// Where this worker's requests are noted.
+    desk: Arc<Desk>,
     transports: Arc<[Arc<dyn Transport>]>,
 }
 
@@ -79,6 +83,9 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) gates: Gates,
     pub(crate) records: Arc<dyn Records>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) desks: Desks,
     pub(crate) detached: TaskTracker,
 }
 
@@ -105,11 +112,16 @@ impl Host {
     ) -> Result<Self, HostError> {
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
-        let gates = Gates::memory(clock, entropy.clone());
+        let events = Arc::new(Events::new(clock));
+        // The first desk is the library's own; workers have theirs beside it.
+        let meters = Arc::new(Meters::new(settings.server.workers + 1));
+        let desks = Desks::new(entropy.clone(), settings.admin.explain, &meters);
+        let desk = desks.add();
+        let gates = Gates::memory(clock, entropy.clone(), Arc::clone(&events));
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
-            let serving = Serving::new(upstream.clone(), service);
+            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters));
             rollout::begin(&serving, &engine, &keys, &gates);
             upstreams.push(Arc::new(serving));
         }
@@ -118,9 +130,21 @@ impl Host {
             settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
         let records: Arc<dyn Records> =
             Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
-        let shared =
-            Shared { clock, entropy, upstreams, shadow, engine, keys, gates, records, detached: TaskTracker::new() };
-        Ok(Self { shared: Arc::new(shared), transports: transports.into() })
+        let shared = Shared {
+            clock,
+            entropy,
+            upstreams,
+            shadow,
+            engine,
+            keys,
+            gates,
+            records,
+            events,
+            meters,
+            desks,
+            detached: TaskTracker::new(),
+        };
+        Ok(Self { shared: Arc::new(shared), desk, transports: transports.into() })
     }
 
     /// The same host with connections of its own: one for each worker thread, so that no connection is shared across cores.
@@ -128,7 +152,8 @@ impl Host {
     /// # Errors
     /// [`HostError::Transport`] where the clients cannot be made.
     pub fn worker(&self, settings: &Settings) -> Result<Self, HostError> {
-        Ok(Self { shared: Arc::clone(&self.shared), transports: connect(settings)?.into() })
+        let desk = self.shared.desks.add();
+        Ok(Self { shared: Arc::clone(&self.shared), desk, transports: connect(settings)?.into() })
     }
 
     /// Answers one request. Every refusal is an answer too. Dropping the future cancels safe requests; others go on in the
@@ -139,16 +164,26 @@ impl Host {
         caller: &Caller,
         listener: Option<SocketAddr>,
     ) -> Response<Body> {
-        let exchange = match self.take(request, caller, listener).await {
+        let mut account = Account::open(&self.desk);
+        let id = account.id;
+        let exchange = match self.take(request, caller, listener, &mut account).await {
             Ok(taken) => taken,
-            Err(problem) => return problem.into_response(),
+            Err(problem) => {
+                account.refused(&problem);
+                let response = problem.into_response();
+                account.close(response.status().as_u16());
+                return identified(response, id);
+            }
         };
-        let Some(gone) = exchange.caller_gone.clone() else { return exchange.run().await };
+        let span = exchange.span(&account);
+        let Some(gone) = exchange.caller_gone.clone() else {
+            return identified(exchange.run(account).instrument(span).await, id);
+        };
         let gone = gone.drop_guard();
-        let finished = self.shared.detached.spawn(exchange.run());
+        let finished = self.shared.detached.spawn(exchange.run(account).instrument(span));
         let answer = finished.await;
         drop(gone.disarm());
-        answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response())
+        identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)
     }
 
     /// Answers one request whose body is in memory: the pipeline without a listener.
@@ -218,6 +253,16 @@ impl Host {
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
         Arc::clone(&self.transports[service])
     }
+}
+
+/// How to ask for a request's explanation.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("triage-request-id");
+
+fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_bytes(&id.digits()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
 }
 
 /// The engine, with the cache of compiled code where there may be one.

@@ -51,6 +51,12 @@ impl Gcra {
         Reservation { made: *self, before }
     }
 
+    /// How many places are taken at `now`: of `burst`, or more where some are reserved for later.
+    pub fn taken(&self, quota: &Quota, now: Timestamp) -> u32 {
+        let taken = micros(self.tat.since(now)).div_ceil(micros(quota.interval()).max(1));
+        u32::try_from(taken).unwrap_or(u32::MAX)
+    }
+
     /// Moves all that is reserved by this much: a pause.
     pub fn delay(&mut self, by: Duration) {
         self.tat = self.tat.after(by);

@@ -4,6 +4,7 @@ mod connection;
 mod worker;
 
 use crate::{
+    admin::{Admin, AdminError, Lifecycle},
     clock::Clock,
     config::settings::Settings,
     entropy::Entropy,
@@ -29,6 +30,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// Health, metrics and control cannot be offered.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Policy files cannot be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -44,6 +48,9 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     stopping: CancellationToken,
     workers: Vec<thread::JoinHandle<bool>>,
+    lifecycle: Arc<Lifecycle>,
+    /// Answers until the last request is finished.
+    admin: Option<Admin>,
     _policies: Watch,
 }
 
@@ -63,7 +70,10 @@ impl Server {
         let addresses = listeners.addresses();
         // Before the first request: what lies in the folder already serves from the start.
         let policies = host.watch(&settings.policies)?;
-        let mut server = Self { host, addresses, stopping, workers: Vec::new(), _policies: policies };
+        let lifecycle = Arc::new(Lifecycle::default());
+        let admin = Admin::start(&host, settings, &lifecycle)?;
+        let workers = Vec::new();
+        let mut server = Self { host, addresses, stopping, workers, lifecycle, admin, _policies: policies };
         for index in 0..settings.server.workers.max(1) {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {
@@ -77,7 +87,13 @@ impl Server {
             let spawned = thread::Builder::new().name(format!("triage-{index}")).spawn(move || worker.run());
             server.workers.push(spawned.map_err(ServerError::Worker)?);
         }
+        server.lifecycle.serving(server.workers.len());
         Ok(server)
+    }
+
+    /// Where health, metrics and control are, if anywhere.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// The addresses that are listened on; the first one is `server.listen`.
@@ -93,6 +109,7 @@ impl Server {
     /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks. Says whether everything
     /// was finished.
     pub fn stop(mut self) -> bool {
+        self.lifecycle.draining();
         self.stopping.cancel();
         // Every worker is joined before any is judged; one that panicked finished nothing.
         let finished: Vec<bool> = self.workers.drain(..).map(|worker| worker.join().unwrap_or(false)).collect();

@@ -17,6 +17,7 @@ use crate::{
     },
     rollout::Probation,
     route::{RouteError, Router},
+    telemetry::{EndpointMeters, Meters},
 };
 use http::Method;
 use std::{path::PathBuf, sync::Arc};
@@ -99,6 +100,8 @@ pub struct Endpoint {
     pub granted: bool,
     /// Whose breaker, budget and limits it shares.
     pub group: Group,
+    /// Its counters.
+    pub meters: Arc<EndpointMeters>,
     /// Places for attempts under way, where they are limited.
     pub places: Option<Arc<Semaphore>>,
 }
@@ -193,6 +196,7 @@ impl Service {
                 policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },
                 granted: effective.settle.unwrap_or(trusted),
                 group: group_of(&format!("{}/{name}", settings.name), &effective),
+                meters: EndpointMeters::unread(),
                 places: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),
                 described,
                 settings: effective,
@@ -219,6 +223,13 @@ impl Service {
             }
         }
         self
+    }
+
+    /// Counts in these from now on.
+    pub fn counting(&mut self, meters: &Meters) {
+        for endpoint in &mut self.endpoints {
+            endpoint.meters = meters.of(&self.settings.name, &endpoint.described.name);
+        }
     }
 
     /// Puts this generation's settings into force for its groups. Their state stays.

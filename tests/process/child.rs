@@ -56,8 +56,14 @@ impl Triage {
 
     /// `triage serve` on a port that the system chooses, and its address.
     pub fn serve(arguments: &[&str]) -> (Self, SocketAddr) {
-        let all: Vec<&str> = ["serve", "--listen", "127.0.0.1:0"].iter().chain(arguments).copied().collect();
-        let mut host = Self::start(&mut triage(&all));
+        Self::serve_with(arguments, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn serve_with(arguments: &[&str], environment: &[(&str, &str)]) -> (Self, SocketAddr) {
+        let all: Vec<&str> =
+            ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].iter().chain(arguments).copied().collect();
+        let mut host = Self::start(triage(&all).envs(environment.iter().copied()));
         let line = host.says("listening on http://");
         let address = line.rsplit("//").next().unwrap().parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
         (host, address)

@@ -92,7 +92,7 @@ fn both_killed(
     first.kill();
     // The new host remembers nothing: that these rows may have been sent stands only in the journal.
     let listen = address.to_string();
-    let again = ["serve", "--upstream", url, "--policy", "hospital-directory", "--listen", &listen];
+    let again = ["serve", "--upstream", url, "--policy", "hospital-directory", "--listen", &listen, "--admin", "off"];
     let mut host = Triage::start(&mut triage(&again));
     host.says("listening on");
     import(csv, address, concurrency).ended()

@@ -134,7 +134,8 @@ fn an_idle_connection_does_not_hold_up_the_end() {
 #[test]
 fn a_taken_port_is_refused_even_if_another_host_has_it() {
     let (_first, address) = Triage::serve(&["--upstream", "http://127.0.0.1:9"]);
-    let second = run(&["serve", "--upstream", "http://127.0.0.1:9", "--listen", &address.to_string()]);
+    let second =
+        run(&["serve", "--upstream", "http://127.0.0.1:9", "--listen", &address.to_string(), "--admin", "off"]);
     assert_eq!(second.code, Some(1), "{second:?}");
     let told = format!(
         "triage: cannot listen on {address}; it must be an address of this machine that no other program listens on: "

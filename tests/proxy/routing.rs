@@ -46,7 +46,7 @@ async fn a_listener_chooses_the_upstream() {
     // A port that was free a moment ago: a listener of an upstream is configured by number.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let settings = config::from_toml(&format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[upstreams.plain]\nbase_url = \"{}\"\n\
+        "admin.listen = \"off\"\n[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[upstreams.plain]\nbase_url = \"{}\"\n\
          [upstreams.own]\nbase_url = \"{}\"\nlisten = \"{free}\"\n",
         plain.url(),
         own.url()

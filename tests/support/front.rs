@@ -36,15 +36,40 @@ impl Got {
 impl Front {
     /// Serves a configuration; `server.listen` is a free port, and one worker sees every connection.
     pub fn serve(toml: &str) -> Self {
-        let text = format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n{toml}");
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"off\"\n{toml}"
+        );
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         Self { server: Server::start(&settings).unwrap() }
+    }
+
+    /// Serves a configuration with an admin listener on a free port; further keys of it come first.
+    pub fn with_admin(keys: &str, toml: &str) -> Self {
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{keys}{toml}"
+        );
+        let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        Self { server: Server::start(&settings).unwrap() }
+    }
+
+    /// Asks the admin listener.
+    pub async fn admin(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
+        let (address, length) = (self.server.admin().unwrap(), body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n");
+        raw(address, format!("{head}{body}").as_bytes()).await
+    }
+
+    /// What a path of the admin listener says, as JSON.
+    pub async fn look(&self, path: &str) -> serde_json::Value {
+        let got = self.admin("GET", path, "", "").await;
+        assert_eq!(got.status(), "200", "{path}: {}", got.text());
+        serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", got.text()))
     }
 
     /// In front of one upstream, with further keys of the server.
     pub fn with_server(keys: &str, base_url: &str) -> Self {
         let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{keys}[upstreams.api]\nbase_url = \"{base_url}\"\n"
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{keys}[admin]\nlisten = \"off\"\n[upstreams.api]\nbase_url = \"{base_url}\"\n"
         );
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         Self { server: Server::start(&settings).unwrap() }
@@ -57,6 +82,15 @@ impl Front {
 
     pub fn address(&self) -> SocketAddr {
         self.server.addresses()[0]
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.server.admin().unwrap()
+    }
+
+    /// Drains and ends.
+    pub fn stop(self) -> bool {
+        self.server.stop()
     }
 
     pub fn host(&self) -> &triage::Host {

@@ -1,11 +1,17 @@
 //! The breaker's transitions: pure functions of state, event and time.
 
-use super::{Settings, window::Window};
+use super::{
+    Settings,
+    window::{Counts, Window},
+};
 use crate::{
     clock::{Timestamp, micros},
     policy::contract::BreakerSignal,
 };
 use std::{fmt, time::Duration};
+
+/// How a breaker begins.
+const AFRESH: State = State::Closed { failures_in_row: 0, window: Window::EMPTY };
 
 /// A term of the breaker's office: every transition begins a new one, and results of an older one change nothing. The first
 /// half is chance, so that epochs never repeat after a store lost its data.
@@ -26,6 +32,8 @@ pub enum Trip {
     SlowRate(u32),
     /// A probe failed.
     ProbeFailed,
+    /// An operator opened it.
+    Forced,
 }
 
 impl fmt::Display for Trip {
@@ -35,6 +43,7 @@ impl fmt::Display for Trip {
             Self::FailureRate(percent) => write!(f, "{percent} % of calls failed"),
             Self::SlowRate(percent) => write!(f, "{percent} % of calls were slow"),
             Self::ProbeFailed => f.write_str("a probe failed"),
+            Self::Forced => f.write_str("an operator opened it"),
         }
     }
 }
@@ -50,6 +59,10 @@ enum State {
         since: Timestamp,
         trips: u32,
         why: Trip,
+    },
+    /// An operator holds it closed until then: nothing is counted.
+    Held {
+        until: Timestamp,
     },
     /// Leases of the probes under way, by number and end.
     HalfOpen {
@@ -108,6 +121,59 @@ pub enum Transition {
     },
     /// It closed.
     Closed,
+    /// An operator closed it, for so long.
+    Held {
+        /// For how long.
+        hold: Duration,
+    },
+}
+
+impl Standing {
+    /// The name in metrics and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// What an operator wants of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Let nothing pass for so long; then probes decide.
+    Open(Duration),
+    /// Let everything pass for so long, whatever comes back; then start afresh, closed.
+    Close(Duration),
+    /// Start afresh, closed.
+    Reset,
+    /// Take `Open` or `Close` back: a breaker that was forced open lets its probes pass now, one that was forced closed starts
+    /// afresh. Nothing to one that is not forced.
+    Undo,
+}
+
+/// All that there is to see of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct View {
+    /// How it stands.
+    pub standing: Standing,
+    /// What tripped it; none while it is closed.
+    pub why: Option<Trip>,
+    /// Whether an operator has set it.
+    pub forced: bool,
+    /// How long it stays as it is at most: until its probes, or until an operator's word ends.
+    pub remaining: Option<Duration>,
+    /// Since it opened.
+    pub open_since: Option<Duration>,
+    /// Failures in a row.
+    pub failures_in_row: u32,
+    /// Calls in the sliding window, weighted, with failures and slow ones among them.
+    pub counts: Counts,
+    /// Probes under way.
+    pub probes: usize,
+    /// Counts up with each transition.
+    pub epoch: u64,
 }
 
 /// How a breaker stands.
@@ -124,8 +190,7 @@ pub enum Standing {
 impl Breaker {
     /// A closed breaker; `random` makes its epochs its own.
     pub fn new(random: u64) -> Self {
-        let state = State::Closed { failures_in_row: 0, window: Window::default() };
-        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state }
+        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: AFRESH }
     }
 
     /// Asks for one attempt.
@@ -135,6 +200,9 @@ impl Breaker {
                 return Admission::Refused { retry_after: until.since(now), why };
             }
             self.enter(State::HalfOpen { leases: Vec::new(), successes: 0, trips, why });
+        }
+        if matches!(self.state, State::Held { until } if until <= now) {
+            self.enter(AFRESH);
         }
         let epoch = self.epoch;
         match &mut self.state {
@@ -149,7 +217,9 @@ impl Breaker {
                 leases.push((lease, now.after(settings.probe_lease)));
                 Admission::Pass(Ticket { epoch, lease: Some(lease) })
             }
-            State::Closed { .. } | State::Open { .. } => Admission::Pass(Ticket { epoch, lease: None }),
+            State::Closed { .. } | State::Held { .. } | State::Open { .. } => {
+                Admission::Pass(Ticket { epoch, lease: None })
+            }
         }
     }
 
@@ -166,7 +236,7 @@ impl Breaker {
                 *ends = now.after(settings.probe_lease);
                 true
             }
-            (State::Closed { .. }, None) => true,
+            (State::Closed { .. } | State::Held { .. }, None) => true,
             _ => false,
         }
     }
@@ -201,7 +271,7 @@ impl Breaker {
                         if *successes < settings.probes.max(1) {
                             return None;
                         }
-                        self.enter(State::Closed { failures_in_row: 0, window: Window::default() });
+                        self.enter(AFRESH);
                         Some(Transition::Closed)
                     }
                 }
@@ -233,10 +303,77 @@ impl Breaker {
     /// How it stands.
     pub fn standing(&self) -> Standing {
         match self.state {
-            State::Closed { .. } => Standing::Closed,
+            State::Closed { .. } | State::Held { .. } => Standing::Closed,
             State::Open { .. } => Standing::Open,
             State::HalfOpen { .. } => Standing::HalfOpen,
         }
+    }
+
+    /// Does what an operator wants. None: there was nothing to do.
+    pub fn force(&mut self, force: Force, now: Timestamp) -> Option<Transition> {
+        match (force, &self.state) {
+            (Force::Open(open_for), _) => {
+                let why = Trip::Forced;
+                self.enter(State::Open { until: now.after(open_for), since: now, trips: 0, why });
+                Some(Transition::Opened { why, open_for })
+            }
+            (Force::Close(hold), _) => {
+                self.enter(State::Held { until: now.after(hold) });
+                Some(Transition::Held { hold })
+            }
+            (Force::Undo, State::Open { why: Trip::Forced, since, .. }) => {
+                let since = *since;
+                self.enter(State::Open { until: now, since, trips: 0, why: Trip::Forced });
+                None
+            }
+            (Force::Reset, _) | (Force::Undo, State::Held { .. }) => {
+                self.enter(AFRESH);
+                Some(Transition::Closed)
+            }
+            (Force::Undo, _) => None,
+        }
+    }
+
+    /// Whether [`Force::Undo`] has something to take back.
+    pub fn is_forced(&self, now: Timestamp) -> bool {
+        match self.state {
+            State::Open { why: Trip::Forced, until, .. } | State::Held { until } => now < until,
+            _ => false,
+        }
+    }
+
+    /// What there is to see. An open time or an operator's word that has run out shows as what the next attempt will find.
+    pub fn view(&self, now: Timestamp, settings: &Settings) -> View {
+        let mut view = View {
+            standing: Standing::Closed,
+            why: None,
+            forced: self.is_forced(now),
+            remaining: None,
+            open_since: None,
+            failures_in_row: 0,
+            counts: Counts::default(),
+            probes: self.leases(now),
+            epoch: self.epoch.counter,
+        };
+        match &self.state {
+            State::Closed { failures_in_row, window } => {
+                view.failures_in_row = *failures_in_row;
+                view.counts = window.counts(settings.window, now);
+            }
+            State::Held { until } => view.remaining = view.forced.then(|| until.since(now)),
+            State::Open { until, since, why, .. } => {
+                let over = *until <= now;
+                view.standing = if over { Standing::HalfOpen } else { Standing::Open };
+                view.why = Some(*why);
+                view.remaining = (!over).then(|| until.since(now));
+                view.open_since = Some(now.since(*since));
+            }
+            State::HalfOpen { why, .. } => {
+                view.standing = Standing::HalfOpen;
+                view.why = Some(*why);
+            }
+        }
+        view
     }
 
     /// Unexpired probe leases.

@@ -150,3 +150,87 @@ proptest! {
         prop_assert_eq!(breaker.standing(), Standing::Closed);
     }
 }
+
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+#[test]
+fn forced_open_it_refuses_until_the_word_ends_and_then_probes() {
+    let settings = settings();
+    let mut breaker = Breaker::new(1);
+    let before = pass(&mut breaker, START, &settings);
+    let opened = Transition::Opened { why: Trip::Forced, open_for: TEN_MINUTES };
+    assert_eq!(breaker.force(Force::Open(TEN_MINUTES), START), Some(opened));
+    assert!(!breaker.recheck(&before, START, &settings), "who waited since before is not sent");
+    assert_eq!(breaker.record(&before, BreakerSignal::Success, Duration::ZERO, START, 0, &settings), None, "stale");
+    let last = START.after(TEN_MINUTES).before(Duration::from_micros(1));
+    let Admission::Refused { why, .. } = breaker.admit(last, &settings) else { panic!("admitted") };
+    assert_eq!(why, Trip::Forced);
+    assert!(breaker.is_forced(last) && !breaker.is_forced(START.after(TEN_MINUTES)));
+    assert!(pass(&mut breaker, START.after(TEN_MINUTES), &settings).is_probe());
+}
+
+#[test]
+fn held_closed_it_counts_nothing_until_the_word_ends_and_then_starts_afresh() {
+    let settings = settings();
+    let mut breaker = Breaker::new(1);
+    fail(&mut breaker, 5, START, &settings).unwrap();
+    assert_eq!(breaker.force(Force::Close(TEN_MINUTES), START), Some(Transition::Held { hold: TEN_MINUTES }));
+    assert_eq!(fail(&mut breaker, 100, START, &settings), None);
+    assert_eq!(breaker.view(START, &settings).remaining, Some(TEN_MINUTES));
+    let over = START.after(TEN_MINUTES);
+    assert!(!breaker.view(over, &settings).forced);
+    let late = pass(&mut breaker, START, &settings);
+    assert_eq!(fail(&mut breaker, 4, over, &settings), None);
+    assert_eq!(breaker.record(&late, BreakerSignal::Failure, Duration::ZERO, over, 0, &settings), None, "stale");
+    assert!(fail(&mut breaker, 1, over, &settings).is_some(), "the fifth");
+}
+
+#[test]
+fn what_was_forced_is_taken_back_and_nothing_else() {
+    let settings = settings();
+    let mut breaker = Breaker::new(1);
+    fail(&mut breaker, 5, START, &settings).unwrap();
+    let tripped = breaker.clone();
+    assert_eq!(breaker.force(Force::Undo, START), None);
+    assert_eq!(breaker, tripped, "it tripped by itself");
+    breaker.force(Force::Open(TEN_MINUTES), START);
+    breaker.force(Force::Undo, START);
+    assert!(pass(&mut breaker, START, &settings).is_probe(), "its probes decide now");
+    breaker.force(Force::Close(TEN_MINUTES), START);
+    assert_eq!(breaker.force(Force::Undo, START), Some(Transition::Closed));
+    assert!(fail(&mut breaker, 5, START, &settings).is_some(), "it counts again");
+    assert_eq!(breaker.force(Force::Reset, START), Some(Transition::Closed));
+    assert_eq!(breaker.standing(), Standing::Closed);
+}
+
+proptest! {
+    /// Whatever operators and traffic do: an operator's word ends at its time, and what is seen is what the next attempt finds.
+    #[test]
+    fn a_word_ends_and_the_view_does_not_lie(steps in prop::collection::vec((0..6_u8, 0..200_u64), 1..60)) {
+        let settings = settings();
+        let mut breaker = Breaker::new(1);
+        let (mut now, mut until) = (START, START);
+        for (step, seconds) in steps {
+            let time = Duration::from_secs(seconds);
+            match step {
+                0 => now = now.after(time),
+                1 => { breaker.force(Force::Open(time), now); until = now.after(time); }
+                2 => { breaker.force(Force::Close(time), now); until = now.after(time); }
+                3 => { breaker.force(Force::Reset, now); until = now; }
+                4 => { breaker.force(Force::Undo, now); until = now; }
+                _ => if let Admission::Pass(ticket) = breaker.admit(now, &settings) {
+                    breaker.record(&ticket, BreakerSignal::Failure, Duration::ZERO, now, 0, &settings);
+                },
+            }
+            let view = breaker.view(now, &settings);
+            prop_assert_eq!(view.forced, now < until);
+            let admitted = match breaker.clone().admit(now, &settings) {
+                Admission::Pass(ticket) if ticket.is_probe() => Standing::HalfOpen,
+                Admission::Pass(_) => Standing::Closed,
+                Admission::Refused { .. } if view.probes > 0 => Standing::HalfOpen,
+                Admission::Refused { .. } => Standing::Open,
+            };
+            prop_assert_eq!(view.standing, admitted);
+        }
+    }
+}

@@ -11,6 +11,10 @@ struct Bucket {
     slow: u32,
 }
 
+impl Bucket {
+    const EMPTY: Self = Self { calls: 0, failures: 0, slow: 0 };
+}
+
 /// The window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
@@ -20,7 +24,7 @@ pub struct Window {
 }
 
 /// What the window holds, weighted.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     /// Calls.
     pub calls: f64,
@@ -31,6 +35,9 @@ pub struct Counts {
 }
 
 impl Window {
+    /// Nothing counted yet.
+    pub(super) const EMPTY: Self = Self { began: Timestamp(0), now: Bucket::EMPTY, before: Bucket::EMPTY };
+
     /// Counts one call.
     pub fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) {
         self.turn(length, now);

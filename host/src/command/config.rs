@@ -31,7 +31,7 @@ impl Command {
             Self::Show(flags) => {
                 let loaded = load(&flags)?;
                 let descriptions = pipeline::check(&loaded.settings)?;
-                print!("{}", config::show(&loaded, &descriptions));
+                print!("{}", config::show(&loaded.settings, &descriptions));
             }
             Self::Reference => print!("{}", config::reference()),
         }

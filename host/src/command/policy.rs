@@ -1,5 +1,7 @@
 //! `triage policy`: begin, build, look at and test policies.
 
+mod serving;
+
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use std::{
@@ -51,12 +53,15 @@ pub enum Command {
         #[arg(short, long, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
+    #[command(flatten)]
+    Serving(serving::Command),
 }
 
 impl Command {
     /// Does it.
     pub fn run(self) -> Result<ExitCode> {
         match self {
+            Self::Serving(command) => command.run()?,
             Self::New { name } => begin(&name)?,
             Self::Test { component, cases, settings } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));

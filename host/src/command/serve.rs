@@ -9,6 +9,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use triage::{
+    admin::AdminError,
     config::{Flags, settings::Settings},
     pipeline,
     server::{Server, ServerError},
@@ -25,7 +26,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     let server = match Server::start(&settings) {
         Ok(server) => server,
         Err(error) => {
-            if let ServerError::Host(_) = error {
+            if let ServerError::Host(_) | ServerError::Admin(AdminError::Token(_)) = error {
                 // The start ends at the first problem; the operator gets them all.
                 pipeline::check(&settings)?;
             }
@@ -58,6 +59,9 @@ fn announce(server: &Server, settings: &Settings) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for address in server.addresses() {
         writeln!(out, "listening on http://{address}")?;
+    }
+    if let Some(address) = server.admin() {
+        writeln!(out, "  admin: http://{address}/")?;
     }
     for upstream in &settings.upstreams {
         writeln!(out, "  {}: {}, policy {}", upstream.name, upstream.connection.base_url, upstream.policy)?;

@@ -6,14 +6,17 @@ use super::{
     effective,
     keys::Scope,
     problem::Problem,
-    settings::{Candidate, EndpointOverride, Mode, Policies, PolicySource, Server, Settings, State, Upstream},
+    settings::{
+        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, Secret, Server, Settings, State,
+        TokenSource, Upstream, WRITE_TOKEN,
+    },
     value::Values,
 };
 use crate::{idempotency, policy::CachePlaces, upstream};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
-pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Values, Vec<Problem>) {
+pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Vec<Problem>) {
     let Draft { host, upstreams, mut problems, .. } = draft;
     let mut stated = effective::table_defaults(Scope::Host);
     stated.cover(&host);
@@ -24,10 +27,17 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     let built = upstreams.into_iter().map(|(name, draft)| upstream(name, draft, &mut problems)).collect();
     let mut state = State::Memory;
     stated.fill("state.url", &mut state);
-    let settings =
-        Settings { server: server(&stated), policies: policies(&stated, environment), state, upstreams: built };
+    let settings = Settings {
+        server: server(&stated),
+        admin: admin(&stated, environment),
+        policies: policies(&stated, environment),
+        state,
+        upstreams: built,
+        stated,
+    };
     problems.extend(check::upstreams(&settings));
-    (settings, stated, problems)
+    problems.extend(check::admin(&settings));
+    (settings, problems)
 }
 
 fn server(stated: &Values) -> Server {
@@ -46,6 +56,24 @@ fn server(stated: &Values) -> Server {
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
     stated.fill("server.drain", &mut server.drain);
     server
+}
+
+/// A token in the environment goes before one in a file, as every variable does.
+fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
+    let token = |key: &str, variable: &str| {
+        let found = environment.iter().rev().find(|(name, value)| name == variable && !value.trim().is_empty());
+        let held = found.map(|(_, value)| TokenSource::Environment(Secret::new(value.trim())));
+        held.or_else(|| stated.read(key).map(TokenSource::File))
+    };
+    let mut admin = Admin {
+        listen: None,
+        read_token: token("admin.read_token_file", READ_TOKEN),
+        write_token: token("admin.write_token_file", WRITE_TOKEN),
+        explain: 512,
+    };
+    stated.fill("admin.listen", &mut admin.listen);
+    stated.fill("admin.explain", &mut admin.explain);
+    admin
 }
 
 /// Compiled code lies in the user's cache folder, and the key that seals it in the state folder.

@@ -116,6 +116,24 @@ pub(super) fn lock(upstream: &str, stated: &Values, endpoint: &str, values: &Val
     Some(Problem::conflict(key, own.value.to_string(), because, "at least as long").from(&own.source))
 }
 
+/// What steers the host is not open to everybody who reaches it, and has a port of its own.
+pub(super) fn admin(settings: &Settings) -> Option<Problem> {
+    const KEY: &str = "admin.listen";
+    let (admin, own) = (&settings.admin, settings.admin.listen?);
+    let has_token = admin.read_token.is_some() || admin.write_token.is_some();
+    let others = settings.upstreams.iter().filter_map(|upstream| upstream.listen);
+    let (because, must_be) = if !own.ip().is_loopback() && !has_token {
+        let must_be = "an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or \
+                       admin.write_token_file beside it";
+        ("whoever reaches it could steer the host: no token is set", must_be)
+    } else if own.port() != 0 && others.chain([settings.server.listen]).any(|other| other == own) {
+        ("callers connect to the same address", "an address of its own")
+    } else {
+        return None;
+    };
+    Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
+}
+
 /// Listeners and requests that two upstreams would both have.
 pub(super) fn upstreams(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();

@@ -7,15 +7,16 @@ use super::{
     kind::{self, Kind},
     problem::{Problem, Source},
     raw::Raw,
-    units,
+    settings, units,
     value::Value,
 };
 use crate::rate_limit::Quota;
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a name of their own; the key is the upstream's where it begins with a dot.
-const NAMED: [(&str, &str); 6] = [
+const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_LISTEN", "server.listen"),
+    ("TRIAGE_ADMIN", "admin.listen"),
     ("TRIAGE_WORKERS", "server.workers"),
     ("TRIAGE_STATE", "state.url"),
     ("TRIAGE_DRAIN", "server.drain"),
@@ -23,7 +24,14 @@ const NAMED: [(&str, &str); 6] = [
     ("TRIAGE_POLICY", ".policy"),
 ];
 /// Variables that begin like ours and are read elsewhere.
-const OTHERS: [&str; 1] = ["TRIAGE_LOG"];
+const OTHERS: [&str; 6] = [
+    "TRIAGE_LOG",
+    "TRIAGE_LOG_FORMAT",
+    "TRIAGE_ADMIN_URL",
+    "TRIAGE_ADMIN_TOKEN",
+    settings::READ_TOKEN,
+    settings::WRITE_TOKEN,
+];
 /// The seed's variables for a setting of every endpoint.
 const SEED: [(&str, &str); 5] = [
     ("RETRY_MAX_ATTEMPTS", "retry.max_attempts"),
@@ -122,7 +130,7 @@ fn targets(
     if names.is_empty() && env.get(SEED_BASE_URL).is_some() {
         draft.upstream("hospital", &env_source(SEED_BASE_URL));
         if let Some(upstream) = draft.upstreams.get_mut("hospital") {
-            let policy = super::settings::PolicySource::Embedded("hospital-directory".to_owned());
+            let policy = settings::PolicySource::Embedded("hospital-directory".to_owned());
             upstream.own.set("policy", Value::Policy(policy), env_source(SEED_BASE_URL));
         }
         names.insert("hospital".to_owned());
@@ -221,6 +229,7 @@ impl Layers<'_> {
     fn flags(&self, draft: &mut Draft) {
         let given = [
             ("--listen", "server.listen", &self.flags.listen),
+            ("--admin", "admin.listen", &self.flags.admin),
             ("--workers", "server.workers", &self.flags.workers),
             ("--state", "state.url", &self.flags.state),
             ("--upstream", ".base_url", &self.flags.upstream),

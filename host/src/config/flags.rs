@@ -15,6 +15,9 @@ pub struct Flags {
     /// Address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Address of health, metrics and control, or off [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS|off")]
+    pub admin: Option<String>,
     /// An embedded policy's name, or a component file [default: http-standard]
     #[arg(long, value_name = "NAME|FILE")]
     pub policy: Option<String>,

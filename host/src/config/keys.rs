@@ -30,7 +30,8 @@ pub(super) struct Key {
 impl Key {
     /// Whether it takes `"off"`: where that is the default, or one way to trip is switched off.
     pub(super) fn may_be_off(&self) -> bool {
-        self.default == Some("off") || matches!(self.name, "breaker.failure_threshold" | "breaker.failure_rate")
+        self.default == Some("off")
+            || matches!(self.name, "admin.listen" | "breaker.failure_threshold" | "breaker.failure_rate")
     }
 }
 
@@ -57,6 +58,10 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.max_header_bytes", Kind::Size(8 << 10), Some("64KiB"), "bytes of a request's head"),
     key(Host, "server.header_read_timeout", Kind::Duration, Some("10s"), "time a caller may take to send a request's head"),
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
+    key(Host, "admin.listen", Kind::Address, Some("127.0.0.1:9464"), "address of health, metrics and control, or `off`; beyond this machine it needs a token"),
+    key(Host, "admin.read_token_file", Kind::File, None, "file with the token that may look; or TRIAGE_ADMIN_READ_TOKEN"),
+    key(Host, "admin.write_token_file", Kind::File, None, "file with the token that may look and act; or TRIAGE_ADMIN_WRITE_TOKEN"),
+    key(Host, "admin.explain", Kind::Count(0, 1_000_000), Some("512"), "requests that each worker keeps for `triage explain`, and as many again that did not go smoothly; 0: none"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),

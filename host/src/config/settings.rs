@@ -16,10 +16,14 @@ pub struct Settings {
     pub server: Server,
     /// Where state is kept: `memory:`.
     pub state: State,
+    /// Health, metrics and control.
+    pub admin: Admin,
     /// What concerns all policies.
     pub policies: Policies,
     /// The upstreams; at least one.
     pub upstreams: Vec<Upstream>,
+    /// The host's own values with their sources, defaults included: what `config show` shows.
+    pub stated: Values,
 }
 
 /// The listener's settings.
@@ -37,6 +41,57 @@ pub struct Server {
     pub header_read_timeout: Duration,
     /// How long a drain waits for requests under way. Default 30 s.
     pub drain: Duration,
+}
+
+/// The variable that holds the token that may look.
+pub const READ_TOKEN: &str = "TRIAGE_ADMIN_READ_TOKEN";
+/// The variable that holds the token that may look and act.
+pub const WRITE_TOKEN: &str = "TRIAGE_ADMIN_WRITE_TOKEN";
+
+/// Health, metrics and control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The address; none to do without. Default 127.0.0.1:9464, so that a host can be seen from its own machine and from no
+    /// other.
+    pub listen: Option<SocketAddr>,
+    /// The token that may look.
+    pub read_token: Option<TokenSource>,
+    /// The token that may look and act. Without any token, everybody on this machine may do both.
+    pub write_token: Option<TokenSource>,
+    /// Requests that each worker keeps for explaining, and as many again that did not go smoothly. Default 512: about half a
+    /// megabyte.
+    pub explain: usize,
+}
+
+/// Where a token comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// A file; blanks around the token do not count.
+    File(PathBuf),
+    /// The environment.
+    Environment(Secret),
+}
+
+/// What is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for the one that compares it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// What concerns all policies.

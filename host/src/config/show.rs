@@ -1,11 +1,10 @@
 //! `config show`: the effective values as TOML, each with its source.
 
 use super::{
-    Loaded,
     effective::{described_and_added, idempotency, merged},
     keys::{KEYS, Scope},
     problem::Source,
-    settings::Upstream,
+    settings::{Settings, Upstream},
     value::{Stated, Value, Values},
 };
 use crate::policy::contract::Description;
@@ -16,10 +15,10 @@ use std::fmt::Write as _;
 ///
 /// `descriptions` are those of the upstreams' policies, in the upstreams' order; without one, only the endpoints of the
 /// configuration are shown. Of an endpoint, what it has from the upstream's `defaults` is not repeated.
-pub fn show(loaded: &Loaded, descriptions: &[Description]) -> String {
+pub fn show(settings: &Settings, descriptions: &[Description]) -> String {
     let mut page = Page::default();
-    page.lines("", &loaded.stated, &[Scope::Host], None);
-    for (index, upstream) in loaded.settings.upstreams.iter().enumerate() {
+    page.lines("", &settings.stated, &[Scope::Host], None);
+    for (index, upstream) in settings.upstreams.iter().enumerate() {
         page.blank();
         page.upstream(upstream, descriptions.get(index));
     }

@@ -73,7 +73,7 @@ impl fmt::Display for Value {
             Self::Policy(PolicySource::Embedded(name)) => quoted(f, name),
             Self::Header(name) => write!(f, "\"{name}\""),
             Self::Method(method) => quoted(f, method.as_ref().map_or("*", http::Method::as_str)),
-            Self::Effect(effect) => quoted(f, effect_name(*effect)),
+            Self::Effect(effect) => quoted(f, effect.name()),
             Self::Limits(limits) => {
                 f.write_str("[")?;
                 for (index, limit) in limits.iter().enumerate() {
@@ -91,14 +91,6 @@ impl fmt::Display for Value {
             }
             Self::Json(json) => inline(f, json),
         }
-    }
-}
-
-pub(super) fn effect_name(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Safe => "safe",
-        Effect::Idempotent => "idempotent",
-        Effect::Unsafe => "unsafe",
     }
 }
 

@@ -42,7 +42,9 @@ impl Stage {
             // A dropped sender stops it too.
             let _ = stopped.await;
         }));
-        let settings = settings(&url(upstream))?;
+        let mut settings = settings(&url(upstream))?;
+        // A demo may run beside a host in service.
+        settings.admin.listen = None;
         let server = Server::start(&settings)?;
         let listens = server.addresses().first().copied().unwrap_or(settings.server.listen);
         let url = url(listens);

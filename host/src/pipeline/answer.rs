@@ -115,7 +115,8 @@ fn broken() -> Body {
 }
 
 /// A refusal of a request that came as far as its attempts.
-pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &Progress) -> Response<Body> {
+pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &mut Progress) -> Response<Body> {
+    progress.account.refused(&problem);
     let mut response = problem.into_response();
     told(response.headers_mut(), exchange, progress);
     response

@@ -1,6 +1,7 @@
 //! What only loading shows: whether every upstream can be served as it is configured.
 
 use crate::{
+    admin,
     clock::Clock,
     config::{
         Problem, Problems,
@@ -10,9 +11,10 @@ use crate::{
     gate::Gates,
     policy::{contract::Description, signature::Keys},
     service::{Service, ServiceError},
+    telemetry::Events,
     upstream::{HttpClient, TransportError},
 };
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 /// Loads all that a host would load, and says what each upstream's policy describes, in the upstreams' order.
 ///
@@ -25,7 +27,10 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         problems.push(Problem::refused("policies.keys", told(&error)));
         Keys::default()
     });
-    let gates = Gates::memory(Clock::system(), Entropy::system());
+    if let Err(error) = admin::check(&settings.admin, Clock::system()) {
+        problems.push(Problem::refused("admin", told(&error)));
+    }
+    let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     for upstream in &settings.upstreams {
         match Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint)) {

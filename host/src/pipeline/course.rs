@@ -8,14 +8,17 @@ use super::{
 };
 use crate::{
     attempt::{Arrived, Errand, LEAST},
+    clock,
     error::Problem,
     idempotency::{Claim, ClaimName},
     policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
     retry::{self, Clamped, Facts, Seen, Step},
+    telemetry::Step as Noticed,
     upstream::headers,
 };
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 /// Candidates that a guest may propose for adoption before it must make do: more than any batch holds.
 const CLAIMS: usize = 64;
@@ -32,7 +35,7 @@ impl Exchange {
         loop {
             step = match step {
                 Step::Retry(delay) => {
-                    self.wait(delay, progress).await?;
+                    self.wait(delay, progress).await;
                     self.request(progress, hold).await?
                 }
                 Step::Verify(probe) => {
@@ -99,20 +102,35 @@ impl Exchange {
         }
     }
 
-    async fn wait(&self, delay: Duration, progress: &mut Progress) -> Result<(), Problem> {
-        if delay.is_zero() {
-            return Ok(());
+    async fn wait(&self, delay: Duration, progress: &mut Progress) {
+        if progress.attempts > 0 {
+            tracing::info!(
+                request = %progress.account.id,
+                upstream = %self.service.settings.name,
+                endpoint = %self.endpoint().described.name,
+                attempt = progress.attempts + 1,
+                wait_ms = clock::millis(delay),
+                class = progress.class.name(),
+                reason = %Noticed::words(&progress.reason),
+                "retrying"
+            );
+            progress.account.retries(progress.class, delay);
         }
-        progress.previous_delay = delay;
-        sleep(delay).await;
-        Ok(())
+        if !delay.is_zero() {
+            progress.previous_delay = delay;
+            sleep(delay).await;
+        }
     }
 
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
-        let attempted = self.attempt(Errand::Request, progress, hold).await;
+        let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
+        let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
         let (mut arrival, permit, took) = match attempted {
             Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
-            Err(problem) => return self.refused(problem, progress),
+            Err(problem) => {
+                progress.account.denied(&problem);
+                return self.refused(problem, progress);
+            }
         };
         let settled = match &arrival {
             Arrival::Answer(answer) => self.endpoint().is_settled(answer.status.as_u16(), self.effect),
@@ -120,6 +138,7 @@ impl Exchange {
         };
         if settled {
             self.show_settled(&arrival, progress);
+            progress.account.settled();
             self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
@@ -139,13 +158,17 @@ impl Exchange {
 
     async fn probe(&mut self, probe: &Probe, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         progress.probes += 1;
-        let attempted = self.attempt(Errand::Probe(probe), progress, hold).await;
+        let span = tracing::debug_span!("look", look = progress.probes);
+        let attempted = self.attempt(Errand::Probe(probe), progress, hold).instrument(span).await;
         let arrival = match attempted {
             Ok(Arrived { arrival, permit, took }) => {
                 permit.report(BreakerSignal::Ignore, took);
                 arrival
             }
-            Err(_) => return Ok(Step::Unsettled),
+            Err(problem) => {
+                progress.account.denied(&problem);
+                return Ok(Step::Unsettled);
+            }
         };
         let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
         Ok(self.follow(clamped, progress))
@@ -172,6 +195,9 @@ impl Exchange {
         }
         progress.class = clamped.class;
         progress.limit = clamped.limit.or(progress.limit);
+        if let Some(limit) = clamped.limit {
+            progress.account.clamped(limit);
+        }
         clamped.step
     }
 
@@ -185,7 +211,10 @@ impl Exchange {
         hold: &MaybeHold,
     ) -> Result<(BreakerSignal, Clamped), Problem> {
         for _ in 0..CLAIMS {
-            let (verdict, faulty) = self.verdict(purpose, arrival, progress);
+            let began = Instant::now();
+            let (mut verdict, faulty) = self.verdict(purpose, arrival, progress, began);
+            progress.account.judged(&verdict, began.elapsed());
+            progress.reason = std::mem::take(&mut verdict.reason);
             let signal = verdict.breaker;
             let pause = verdict.pause;
             let claim = verdict.claim.clone();
@@ -195,7 +224,9 @@ impl Exchange {
                 clamped.step = Step::Unsettled;
             }
             if let Some(pause) = pause {
-                self.shared.gates.pause(&self.endpoint().group, pause.min(PAUSE)).await;
+                let pause = pause.min(PAUSE);
+                progress.account.note(|| Noticed::Paused { pause });
+                self.shared.gates.pause(&self.endpoint().group, pause).await;
             }
             let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
             let adopts = matches!(clamped.step, Step::Replace(_));

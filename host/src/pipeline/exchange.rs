@@ -5,6 +5,7 @@ use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
+    telemetry::{Account, trace_context},
     upstream::{Body, Outbound, OutboundBody, Transport},
 };
 use bytes::Bytes;
@@ -52,6 +53,13 @@ impl Exchange {
         &self.service.endpoints[self.endpoint]
     }
 
+    /// The request in traces. At the level of debugging: a span that nobody reads would cost more than a decision.
+    pub(crate) fn span(&self, account: &Account) -> tracing::Span {
+        let trace = account.trace.map(tracing::field::display);
+        let (upstream, endpoint) = (&*self.service.settings.name, &*self.endpoint().described.name);
+        tracing::debug_span!("request", request = %account.id, upstream, endpoint, trace)
+    }
+
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -81,7 +89,7 @@ impl Exchange {
     }
 
     /// The request as it is sent.
-    pub(crate) fn outbound(&mut self) -> Outbound {
+    pub(crate) fn outbound(&mut self, account: &Account) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
             RequestBody::Stream(stream) => match stream.take() {
@@ -89,10 +97,14 @@ impl Exchange {
                 None => OutboundBody::Bytes(Bytes::new()),
             },
         };
+        let mut headers = self.headers.clone();
+        if let Some(trace) = account.trace {
+            headers.insert(trace_context::TRACEPARENT, trace.header(self.shared.entropy.next()));
+        }
         Outbound {
             method: self.method.clone(),
             path_and_query: self.path_and_query.clone(),
-            headers: self.headers.clone(),
+            headers,
             body,
             guarded: self.effect == Effect::Unsafe,
         }
@@ -133,13 +145,17 @@ pub(crate) struct Progress {
     /// The last thing that the upstream said to the request itself.
     pub(crate) last: Option<Arrival>,
     pub(crate) class: Class,
+    /// The policy's words on the last outcome.
+    pub(crate) reason: String,
     pub(crate) limit: Option<crate::retry::Limit>,
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
+    /// What is noted of the request.
+    pub(crate) account: Account,
 }
 
 impl Progress {
-    pub(crate) fn new(owner: ClaimOwner) -> Self {
+    pub(crate) fn new(owner: ClaimOwner, account: Account) -> Self {
         Self {
             attempts: 0,
             probes: 0,
@@ -150,9 +166,11 @@ impl Progress {
             taken: Vec::new(),
             last: None,
             class: Class::NotApplied,
+            reason: String::new(),
             limit: None,
             faults: 0,
             owner,
+            account,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     policy::contract::Effect,
     route,
     service::Service,
+    telemetry::{Account, TraceContext},
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderName, Method, Request, header::HOST, request::Parts}
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 /// By which a caller or a proxy before the host names a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,8 +26,9 @@ impl Host {
         request: Request<Body>,
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
+        account: &mut Account,
     ) -> Result<Box<Exchange>, Problem> {
-        let started = Instant::now();
+        let started = account.began();
         let (mut head, body) = request.into_parts();
         if head.method == Method::CONNECT {
             return Err(Problem::Tunnel);
@@ -41,6 +43,8 @@ impl Host {
             upstream: live.settings.name.clone(),
             method: head.method.to_string(),
         })?;
+        account.found(&live, &live.endpoints[found], &head.method);
+        account.trace = TraceContext::take(&mut head.headers);
         // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
         let mut effect = live.endpoints[found].effect(&head.method);
         let named = live.endpoints[found].described.name.clone();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     policy::{
-        self,
+        self, Fault,
         contract::{Attempt, Outcome, Purpose, Verdict},
     },
     rollout::{Candidate, Case, Gist, Shadow},
@@ -17,14 +17,30 @@ use tokio::time::Instant;
 
 impl Exchange {
     /// What the policy says, or where it fails the built-in one. True: it failed.
-    pub(super) fn verdict(&self, purpose: Purpose, arrival: &Arrival, progress: &mut Progress) -> (Verdict, bool) {
-        let mut faults = 0;
-        let judged = self.judged_by(&self.attempted(purpose, progress), &arrived(arrival), &mut faults);
-        progress.faults += faults;
+    pub(super) fn verdict(
+        &self,
+        purpose: Purpose,
+        arrival: &Arrival,
+        progress: &mut Progress,
+        now: Instant,
+    ) -> (Verdict, bool) {
+        let mut faults = Vec::new();
+        let judged = self.judged_by(&self.attempted(purpose, progress, now), &arrived(arrival), &mut faults);
+        for fault in faults {
+            progress.faults += 1;
+            progress.account.fault(fault.name());
+            tracing::warn!(
+                request = %progress.account.id,
+                endpoint = %self.endpoint().described.name,
+                fault = fault.name(),
+                error = %fault,
+                "the policy failed; another decides"
+            );
+        }
         judged
     }
 
-    fn judged_by(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, faults: &mut u32) -> (Verdict, bool) {
+    fn judged_by(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, faults: &mut Vec<Fault>) -> (Verdict, bool) {
         if self.endpoint().policy_index.is_none() {
             return (policy::builtin_judge(attempt, outcome), false);
         }
@@ -51,25 +67,15 @@ impl Exchange {
         service: &Arc<Service>,
         attempt: &Attempt<'_>,
         outcome: &Outcome<'_>,
-        faults: &mut u32,
+        faults: &mut Vec<Fault>,
     ) -> Option<Verdict> {
         if service.probation.is_suspended() {
             return None;
         }
         let decided = service.policy.decide(attempt, outcome);
-        if let Err(fault) = &decided {
-            *faults += 1;
-            tracing::warn!(
-                policy = ?service.policy.label(),
-                endpoint = %self.endpoint().described.name,
-                fault = fault.name(),
-                error = %fault,
-                "the policy failed; another decides"
-            );
-        }
         let serving = &self.shared.upstreams[self.upstream];
         serving.decided(service, decided.as_ref().err(), self.shared.clock.now());
-        decided.ok()
+        decided.map_err(|fault| faults.push(fault)).ok()
     }
 
     /// Shows a candidate in shadow what the live policy has judged: the request's own outcomes only, as a probe is between
@@ -92,7 +98,7 @@ impl Exchange {
         if candidate.endpoints[endpoint].is_settled(answer.status.as_u16(), self.effect) {
             return;
         }
-        self.show(Gist::SETTLED, &self.attempted(Purpose::Request, progress), &arrived(arrival));
+        self.show(Gist::SETTLED, &self.attempted(Purpose::Request, progress, Instant::now()), &arrived(arrival));
     }
 
     fn in_shadow(&self) -> Option<(&Shadow, Arc<Service>, usize)> {
@@ -104,8 +110,7 @@ impl Exchange {
     }
 
     /// The attempt as a policy sees it.
-    fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress) -> Attempt<'a> {
-        let now = Instant::now();
+    fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress, now: Instant) -> Attempt<'a> {
         Attempt {
             endpoint: self.endpoint().policy_index.unwrap_or(usize::MAX),
             effect: self.effect,

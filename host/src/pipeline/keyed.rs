@@ -9,6 +9,7 @@ use crate::{
     error::Problem,
     idempotency::{self, Begun, ClaimOwner, Fence, Opening, RecordError, RecordId, Stored},
     policy::contract::{Class, Effect},
+    telemetry::{Account, KeyResult},
     upstream::Body,
 };
 use http::Response;
@@ -24,22 +25,30 @@ enum Start {
 
 impl Exchange {
     /// Runs the request to its answer.
-    pub(super) async fn run(self: Box<Self>) -> Response<Body> {
-        match self.keyed().await {
+    pub(super) async fn run(mut self: Box<Self>, account: Account) -> Response<Body> {
+        let fence = Fence::draw(&self.shared.entropy);
+        let mut progress = Progress::new(ClaimOwner::Request(fence), account);
+        let response = match self.keyed(fence, &mut progress).await {
             Ok(response) => response,
-            Err(problem) => problem.into_response(),
-        }
+            Err(problem) => {
+                progress.account.refused(&problem);
+                problem.into_response()
+            }
+        };
+        progress.account.close(response.status().as_u16());
+        response
     }
 
-    async fn keyed(mut self: Box<Self>) -> Result<Response<Body>, Problem> {
+    async fn keyed(&mut self, fence: Fence, progress: &mut Progress) -> Result<Response<Body>, Problem> {
         let mut hold: MaybeHold = None;
         let mut start = Start::Fresh;
-        let fence = Fence::draw(&self.shared.entropy);
         if let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) {
             let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
             let settings = &self.service.settings.idempotency;
             let opening = Opening::new(fence, fingerprint, keyed.maybe_sent, settings);
-            match idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await.map_err(problem)? {
+            let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
+            progress.account.keyed(result(&begun));
+            match begun.map_err(problem)? {
                 Begun::New(held) => hold = Some(held),
                 Begun::Reconcile { hold: held, sent_ago } => {
                     hold = Some(held);
@@ -63,15 +72,16 @@ impl Exchange {
             }
             _ => None,
         };
-        let owner = hold.as_ref().map_or(ClaimOwner::Request(fence), |hold| ClaimOwner::Record(hold.id()));
-        let mut progress = Progress::new(owner);
+        if let Some(hold) = &hold {
+            progress.owner = ClaimOwner::Record(hold.id());
+        }
         let result = match start {
-            Start::Fresh => self.course(&mut progress, &mut hold).await,
+            Start::Fresh => self.course(progress, &mut hold).await,
             Start::Reconcile(since) => {
                 progress.last_sent = Some(since);
                 progress.ever_unknown = true;
                 progress.unsettled = true;
-                self.reconcile(&mut progress, &mut hold).await
+                self.reconcile(progress, &mut hold).await
             }
         };
         Ok(self.settle(result, progress, hold).await)
@@ -79,15 +89,15 @@ impl Exchange {
 
     /// Finishes, releases or keeps the record, by what became of the effect.
     async fn settle(
-        self: Box<Self>,
+        &self,
         result: Result<Outgoing, Problem>,
-        progress: Progress,
+        progress: &mut Progress,
         hold: MaybeHold,
     ) -> Response<Body> {
         let Some(hold) = hold else {
             return match result {
-                Ok(outgoing) => outgoing.into_response(&self, &progress),
-                Err(problem) => answer::refused(problem, &self, &progress),
+                Ok(outgoing) => outgoing.into_response(self, progress),
+                Err(problem) => answer::refused(problem, self, progress),
             };
         };
         let sent_ago = progress.last_sent.map_or(std::time::Duration::ZERO, |sent| sent.elapsed());
@@ -100,7 +110,7 @@ impl Exchange {
                 } else {
                     let _ = hold.release().await;
                 }
-                return answer::refused(problem, &self, &progress);
+                return answer::refused(problem, self, progress);
             }
         };
         let keep = match progress.class {
@@ -110,20 +120,31 @@ impl Exchange {
             Class::NotApplied | Class::Throttled => false,
             Class::Unknown => {
                 hold.leave_unknown(sent_ago);
-                return outgoing.into_response(&self, &progress);
+                return outgoing.into_response(self, progress);
             }
         };
         if !keep {
             let _ = hold.release().await;
-            return outgoing.into_response(&self, &progress);
+            return outgoing.into_response(self, progress);
         }
         let most = self.service.settings.idempotency.max_response_bytes;
-        let (response, stored) = outgoing.store(&self, &progress, most).await;
+        let (response, stored) = outgoing.store(self, progress, most).await;
         // A store that fails now leaves the record unknown: the next request with the key looks before it sends.
         if let Err(error) = hold.finish(stored).await {
             tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
         }
         response
+    }
+}
+
+fn result(begun: &Result<Begun, RecordError>) -> KeyResult {
+    match begun {
+        Ok(Begun::New(_)) => KeyResult::New,
+        Ok(Begun::Replay(_)) => KeyResult::Replay,
+        Ok(Begun::InFlight { .. }) => KeyResult::InFlight,
+        Ok(Begun::Mismatch) => KeyResult::Mismatch,
+        Ok(Begun::Reconcile { .. }) => KeyResult::Reconcile,
+        Err(_) => KeyResult::Failed,
     }
 }
 

@@ -24,6 +24,15 @@ impl Effect {
             _ => Self::Unsafe,
         }
     }
+
+    /// The name in configurations and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Idempotent => "idempotent",
+            Self::Unsafe => "unsafe",
+        }
+    }
 }
 
 /// What became of a request's effect.

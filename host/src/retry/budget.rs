@@ -81,6 +81,13 @@ impl Budget {
         Err(Exhausted { retry_after })
     }
 
+    /// Retries that are affordable now, in thousandths.
+    pub fn saved(&self, settings: &Settings, now: Timestamp) -> u64 {
+        let mut refilled = *self;
+        refilled.refill(settings, now);
+        refilled.tokens_milli
+    }
+
     /// Gives a retry back that was not made.
     pub fn refund(&mut self, settings: &Settings) {
         self.add(settings, MILLI);

@@ -98,6 +98,30 @@ pub enum Event {
         /// What the last fault was.
         last: String,
     },
+    /// An operator took a generation out of service; its digest is not taken again.
+    Withdrawn {
+        /// Its number.
+        generation: u64,
+        /// Its digest.
+        digest: Option<Digest>,
+        /// Which generation's policy serves now.
+        to: u64,
+    },
+}
+
+impl Event {
+    /// Its kind among a host's events.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Installed { .. } => "policy-installed",
+            Self::Refused { .. } => "policy-refused",
+            Self::Good { .. } => "policy-good",
+            Self::RolledBack { .. } => "policy-rolled-back",
+            Self::Tried { .. } => "candidate-tried",
+            Self::GivenUp { .. } => "candidate-given-up",
+            Self::Withdrawn { .. } => "policy-withdrawn",
+        }
+    }
 }
 
 /// A digest's short form, or `-`.
@@ -147,6 +171,12 @@ impl fmt::Display for Event {
                 Short(*digest)
             ),
             Self::Good { generation } => write!(f, "generation {generation} has proven itself"),
+            Self::Withdrawn { generation, digest, to } => write!(
+                f,
+                "generation {generation} ({}) was withdrawn by an operator; the policy of generation {to} serves, and the \
+                 component is quarantined",
+                Short(*digest)
+            ),
             Self::RolledBack { generation, digest, to, faults, decisions, last } => {
                 let digest = Short(*digest);
                 write!(

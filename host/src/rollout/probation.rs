@@ -97,6 +97,17 @@ impl Probation {
         self.stretch.lock().good
     }
 
+    /// Counts as good from now on, on an operator's word.
+    pub fn promote(&self) {
+        *self.stretch.lock() = Stretch { good: true, ..Stretch::default() };
+    }
+
+    /// Decisions and faults of the present stretch.
+    pub fn counts(&self) -> (u32, u32) {
+        let stretch = self.stretch.lock();
+        (stretch.decisions, stretch.faults)
+    }
+
     /// Takes the generation out of service where there is none to go back to: the built-in policy decides.
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use crate::{
     config::settings,
     policy::{Digest, Fault},
     service::Service,
+    telemetry::{Events, Meters},
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -37,6 +38,35 @@ pub struct Serving {
     pub candidate: Option<Candidate>,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
+    told: Arc<Events>,
+    meters: Arc<Meters>,
+}
+
+/// How an upstream's policy stands.
+#[derive(Debug)]
+pub struct View {
+    /// The generation that serves.
+    pub current: Arc<Service>,
+    /// The number of the latest generation, whether it still serves or not.
+    pub latest: u64,
+    /// The generation to roll back to; none: there is no other good one.
+    pub fallback: Option<Arc<Service>>,
+    /// Components that are not taken again.
+    pub quarantined: Vec<Digest>,
+}
+
+/// Why an operator's word on a policy was not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// There is nothing to go back to.
+    #[error("no other generation has proven itself; drop in a component that serves better")]
+    NoOther,
+    /// It is out of service already.
+    #[error("the generation failed too often and was taken out of service; drop in a mended component")]
+    Suspended,
+    /// It is good already.
+    #[error("the generation that serves has proven itself already; there is nothing to promote")]
+    GoodAlready,
 }
 
 #[derive(Debug, Default)]
@@ -44,20 +74,23 @@ struct Ledger {
     /// The number of the latest generation, whether it still serves or not.
     latest: u64,
     last_good: Option<Arc<Service>>,
+    /// The one before it.
+    good_before: Option<Arc<Service>>,
     quarantined: HashSet<Digest>,
     events: VecDeque<Event>,
 }
 
 impl Ledger {
-    fn note(&mut self, upstream: &str, event: Event) {
+    fn note(&mut self, upstream: &str, event: Event, told: &Events) {
         match &event {
             Event::Installed { .. } | Event::Tried { .. } | Event::Good { .. } => {
                 tracing::info!(upstream, "policy: {event}");
             }
-            Event::Refused { .. } | Event::GivenUp { .. } | Event::RolledBack { .. } => {
+            Event::Refused { .. } | Event::GivenUp { .. } | Event::RolledBack { .. } | Event::Withdrawn { .. } => {
                 tracing::warn!(upstream, "policy: {event}");
             }
         }
+        told.note(event.kind(), upstream, event.to_string());
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
@@ -65,18 +98,25 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    fn fallback(&self, current: &Arc<Service>) -> Option<Arc<Service>> {
+        [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !Arc::ptr_eq(good, current)).cloned()
+    }
+}
+
 impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
-    pub fn new(settings: settings::Upstream, service: Service) -> Self {
+    pub fn new(settings: settings::Upstream, mut service: Service, told: Arc<Events>, meters: Arc<Meters>) -> Self {
+        service.counting(&meters);
         let first = Arc::new(service);
         let mut ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
         // What came with the start is told only where the operator has something left to say.
         match installed(&first) {
             Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
-            event => ledger.note(&settings.name, event),
+            event => ledger.note(&settings.name, event, &told),
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
-        Self { settings, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger) }
+        Self { settings, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
     }
 
     /// The generation that serves now.
@@ -88,10 +128,12 @@ impl Serving {
     pub fn install(&self, next: Service) {
         let mut ledger = self.ledger.lock();
         ledger.latest += 1;
-        let next = Arc::new(next.succeeding(&self.current.load(), ledger.latest));
+        let mut next = next.succeeding(&self.current.load(), ledger.latest);
+        next.counting(&self.meters);
+        let next = Arc::new(next);
         next.adopt();
         self.current.store(Arc::clone(&next));
-        ledger.note(&self.settings.name, installed(&next));
+        ledger.note(&self.settings.name, installed(&next), &self.told);
     }
 
     /// The digest of what is in a slot.
@@ -120,12 +162,12 @@ impl Serving {
         candidate.put(Some(next));
         let share = candidate.settings.share_percent;
         let share_percent = (candidate.settings.mode == settings::Mode::Canary).then_some(share);
-        ledger.note(&self.settings.name, Event::Tried { digest, share_percent });
+        ledger.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.told);
     }
 
     /// Notes that a component was refused.
     pub fn refused(&self, event: Event) {
-        self.ledger.lock().note(&self.settings.name, event);
+        self.ledger.lock().note(&self.settings.name, event, &self.told);
     }
 
     /// Whether a component was rolled back here.
@@ -151,8 +193,7 @@ impl Serving {
                 let mut ledger = self.ledger.lock();
                 // A late request may still speak for a generation that was replaced meanwhile.
                 if Arc::ptr_eq(service, &self.current.load()) {
-                    ledger.last_good = Some(Arc::clone(service));
-                    ledger.note(&self.settings.name, Event::Good { generation: service.generation });
+                    self.proven(&mut ledger, service);
                 }
             }
             Judgement::Bad { faults, decisions } => {
@@ -174,7 +215,7 @@ impl Serving {
         service.probation.suspend();
         if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
             candidate.put(None);
-            ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last });
+            ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.told);
             return;
         }
         if !Arc::ptr_eq(service, &self.current.load()) {
@@ -188,7 +229,67 @@ impl Serving {
         }
         let to = good.map(|good| good.generation);
         let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
-        ledger.note(&self.settings.name, event);
+        ledger.note(&self.settings.name, event, &self.told);
+    }
+
+    fn proven(&self, ledger: &mut Ledger, service: &Arc<Service>) {
+        ledger.good_before = ledger.last_good.replace(Arc::clone(service));
+        ledger.note(&self.settings.name, Event::Good { generation: service.generation }, &self.told);
+    }
+
+    /// Ends the probation of the generation that serves, on an operator's word.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub fn promote(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        if current.probation.is_suspended() {
+            return Err(NotDone::Suspended);
+        }
+        if ledger.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, &current)) {
+            return Err(NotDone::GoodAlready);
+        }
+        current.probation.promote();
+        self.proven(&mut ledger, &current);
+        Ok(())
+    }
+
+    /// Goes back to the last good generation before the one that serves, on an operator's word; its component is not taken
+    /// again. Requests that began in it end in it.
+    ///
+    /// # Errors
+    /// [`NotDone::NoOther`]
+    pub fn withdraw(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        let good = ledger.fallback(&current).ok_or(NotDone::NoOther)?;
+        let digest = current.policy.digest();
+        if let Some(digest) = digest
+            && ledger.quarantined.len() < QUARANTINED
+        {
+            ledger.quarantined.insert(digest);
+        }
+        good.adopt();
+        good.wakefulness.remember(&current.wakefulness);
+        self.current.store(Arc::clone(&good));
+        let event = Event::Withdrawn { generation: current.generation, digest, to: good.generation };
+        ledger.last_good = Some(good);
+        ledger.good_before = None;
+        ledger.note(&self.settings.name, event, &self.told);
+        Ok(())
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> View {
+        let ledger = self.ledger.lock();
+        let current = self.current();
+        View {
+            latest: ledger.latest,
+            fallback: ledger.fallback(&current),
+            quarantined: ledger.quarantined.iter().copied().collect(),
+            current,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ fn check(inputs: &Inputs) -> Result<(), TestCaseError> {
     match load(inputs) {
         Err(problems) => prop_assert!(problems.iter().all(|problem| !problem.to_string().is_empty())),
         Ok(loaded) => {
-            let shown = show(&loaded, &[description()]);
+            let shown = show(&loaded.settings, &[description()]);
             prop_assert!(shown.parse::<toml::Table>().is_ok(), "not TOML:\n{shown}");
             for upstream in &loaded.settings.upstreams {
                 let Ok(all) = endpoints(upstream, &description()) else { continue };
@@ -102,6 +102,7 @@ proptest! {
         let flags = Flags {
             set: vec![format!("{path}={value}"), value.clone()],
             listen: Some(value.clone()),
+            admin: Some(value.clone()),
             policy: Some(value.clone()),
             upstream: Some(value.clone()),
             ..Flags::default()

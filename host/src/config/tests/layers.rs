@@ -4,7 +4,7 @@ use super::*;
 use crate::config::settings::PolicySource;
 
 fn drain(loaded: &Loaded) -> (Duration, String) {
-    (loaded.settings.server.drain, loaded.stated.get("server.drain").unwrap().source.to_string())
+    (loaded.settings.server.drain, loaded.settings.stated.get("server.drain").unwrap().source.to_string())
 }
 
 #[test]

@@ -97,6 +97,20 @@ const FILES: &[Case] = &[
         ],
     ),
     (
+        "an admin listener for everybody",
+        "admin.listen = \"0.0.0.0:9464\"",
+        &[
+            "admin.listen: got \"0.0.0.0:9464\", but whoever reaches it could steer the host: no token is set; must be an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or admin.write_token_file beside it (file triage.toml:3)",
+        ],
+    ),
+    (
+        "one port for callers and operators",
+        "admin.listen = \"127.0.0.1:8080\"",
+        &[
+            "admin.listen: got \"127.0.0.1:8080\", but callers connect to the same address; must be an address of its own (file triage.toml:3)",
+        ],
+    ),
+    (
         "state in Redis",
         "state.url = \"redis://localhost\"",
         &[

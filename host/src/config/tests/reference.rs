@@ -24,7 +24,7 @@ path = "/report"
 fn every_effective_value_is_shown_with_its_source() {
     let loaded =
         loaded(FILE, &[("RETRY_MAX_ATTEMPTS", "6")], Flags { workers: Some("3".to_owned()), ..Flags::default() });
-    let shown = show(&loaded, &[description()]);
+    let shown = show(&loaded.settings, &[description()]);
     let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for expected in [
         "server.listen = \"127.0.0.1:9090\" # file triage.toml:3",
@@ -55,7 +55,7 @@ fn every_effective_value_is_shown_with_its_source() {
 fn what_is_shown_loads_to_the_same() {
     let file = FILE.replace("api_token = \"s3cret\", ", "");
     let before = loaded(&file, &[("RATE_LIMIT_REQUESTS", "5")], Flags::default());
-    let after = loaded(&show(&before, &[description()]), &[], Flags::default());
+    let after = loaded(&show(&before.settings, &[description()]), &[], Flags::default());
     assert_eq!(before.settings.server, after.settings.server);
     let (was, is) = (&before.settings.upstreams[0], &after.settings.upstreams[0]);
     assert_eq!(endpoints(was, &description()), endpoints(is, &description()));

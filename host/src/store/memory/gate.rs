@@ -1,16 +1,17 @@
 //! One group's breaker, budget and limits behind one lock, held for nanoseconds and never across an await.
 
 use crate::{
-    breaker::{Admission, Breaker, Ticket, Transition},
+    breaker::{Admission, Breaker, Force, Ticket, Transition},
     clock::{Clock, Timestamp},
     entropy::Entropy,
-    gate::{Ask, Recheck, Refusal, Settings},
+    gate::{Ask, LimitView, Recheck, Refusal, Settings, View},
     policy::contract::BreakerSignal,
     rate_limit::{Gcra, Reservation},
     retry::budget::Budget,
+    telemetry::Events,
 };
 use parking_lot::Mutex;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// A group's state and settings.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct MemoryGate {
     name: String,
     clock: Clock,
     entropy: Entropy,
+    events: Arc<Events>,
     state: Mutex<State>,
 }
 
@@ -75,7 +77,19 @@ impl MemoryGate {
             edition: 0,
             settings,
         };
-        Self { name, clock, entropy, state: Mutex::new(state) }
+        Self { name, clock, entropy, events: Arc::new(Events::new(clock)), state: Mutex::new(state) }
+    }
+
+    /// Notes transitions there.
+    #[must_use]
+    pub fn telling(mut self, events: Arc<Events>) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// `upstream/group`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// All or nothing; the wait is the longest of all.
@@ -153,12 +167,49 @@ impl MemoryGate {
         let state = &mut *state;
         let Some(settings) = &state.settings.breaker else { return };
         let transition = state.breaker.record(ticket, signal, took, now, random, settings);
+        if let Some(transition) = transition {
+            self.tell(transition);
+        }
+    }
+
+    fn tell(&self, transition: Transition) {
         match transition {
-            Some(Transition::Opened { why, open_for }) => {
+            Transition::Opened { why, open_for } => {
                 tracing::warn!(group = %self.name, %why, ?open_for, "circuit breaker opened");
             }
-            Some(Transition::Closed) => tracing::warn!(group = %self.name, "circuit breaker closed"),
-            None => {}
+            Transition::Closed => tracing::warn!(group = %self.name, "circuit breaker closed"),
+            Transition::Held { hold } => tracing::warn!(group = %self.name, ?hold, "circuit breaker held closed"),
+        }
+        self.events.transition(&self.name, transition);
+    }
+
+    /// Does what an operator wants of the breaker. False: there is none.
+    pub fn force(&self, force: Force) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        if state.settings.breaker.is_none() {
+            return false;
+        }
+        let transition = state.breaker.force(force, now);
+        drop(state);
+        if let Some(transition) = transition {
+            self.tell(transition);
+        }
+        true
+    }
+
+    /// What there is to see.
+    pub fn view(&self) -> View {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        let limits = state.limits.iter().zip(&state.settings.limits);
+        View {
+            group: self.name.clone(),
+            breaker: state.settings.breaker.as_ref().map(|settings| state.breaker.view(now, settings)),
+            limits: limits.map(|(gcra, quota)| LimitView { quota: *quota, taken: gcra.taken(quota, now) }).collect(),
+            budget: state.budget.saved(&state.settings.budget, now),
+            budget_settings: state.settings.budget.clone(),
+            paused: Some(state.paused_until.since(now)).filter(|pause| !pause.is_zero()),
         }
     }
 

@@ -1,0 +1,247 @@
+//! Who may do what: bearer tokens with a role each, few requests a second, and nothing by way of a browser.
+
+use super::{Desk, answer::Refusal, listen::Peer};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::settings::{self, READ_TOKEN, TokenSource, WRITE_TOKEN},
+    rate_limit::{Gcra, Quota},
+};
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::{HeaderMap, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use std::{fs, io, net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use subtle::ConstantTimeEq as _;
+
+/// Shorter ones can be guessed.
+const SHORTEST: usize = 16;
+/// What a scraper, probes, a page and a script need together, many times over.
+const QUOTA: Quota = Quota {
+    requests: NonZeroU32::new(100).unwrap(),
+    period: Duration::from_secs(1),
+    burst: NonZeroU32::new(200).unwrap(),
+};
+
+/// Why a token cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file.
+    #[error("the token file {} ({key}) cannot be read; it must hold the token", path.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is too short, or not one word.
+    #[error(
+        "the token of {key} must be one word of at least {SHORTEST} printable ASCII characters; make one with `openssl rand -hex 32`"
+    )]
+    Weak {
+        /// The key or variable that holds it.
+        key: &'static str,
+    },
+    /// Both roles have it.
+    #[error("the token that may look and the one that may act are the same; make two, or leave the first one out")]
+    Same,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Look.
+    Read,
+    /// Look and act.
+    Write,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// A token's hash: of a fixed length, so that a comparison tells nothing of the token's.
+type Hash = [u8; 32];
+
+#[derive(Debug)]
+struct Spent {
+    limit: Gcra,
+    /// When a refused caller was last told of in the log.
+    told: Timestamp,
+}
+
+/// The gate before every handler.
+pub(super) struct Access {
+    clock: Clock,
+    read: Option<Hash>,
+    write: Option<Hash>,
+    spent: Mutex<Spent>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("is_open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Reads the tokens.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    pub(super) fn of(settings: &settings::Admin, clock: Clock) -> Result<Self, TokenError> {
+        let read = settings.read_token.as_ref().map(|source| hash(source, "admin.read_token_file", READ_TOKEN));
+        let write = settings.write_token.as_ref().map(|source| hash(source, "admin.write_token_file", WRITE_TOKEN));
+        let (read, write) = (read.transpose()?, write.transpose()?);
+        if read.is_some() && read == write {
+            return Err(TokenError::Same);
+        }
+        let spent = Spent { limit: Gcra::default(), told: Timestamp::default() };
+        Ok(Self { clock, read, write, spent: Mutex::new(spent) })
+    }
+
+    /// Whether no token is configured: the listener is on this machine alone then.
+    fn is_open(&self) -> bool {
+        self.read.is_none() && self.write.is_none()
+    }
+
+    /// What the bearer of a request's token may do.
+    fn role(&self, headers: &HeaderMap) -> Option<Role> {
+        if self.is_open() {
+            return Some(Role::Write);
+        }
+        let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+        let (scheme, token) = value.split_at_checked(7)?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return None;
+        }
+        let given: Hash = Sha256::digest(token.trim_ascii()).into();
+        // Both are always compared, so that the time says nothing.
+        let is = |own: &Option<Hash>| own.is_some_and(|own| own.ct_eq(&given).into());
+        match (is(&self.read), is(&self.write)) {
+            (_, true) => Some(Role::Write),
+            (true, false) => Some(Role::Read),
+            (false, false) => None,
+        }
+    }
+
+    fn admit(&self) -> Result<(), Duration> {
+        let now = self.clock.now();
+        let mut spent = self.spent.lock();
+        let due = spent.limit.earliest(&QUOTA, now);
+        if due > now {
+            return Err(due.since(now));
+        }
+        let _ = spent.limit.take(&QUOTA, now);
+        Ok(())
+    }
+
+    /// Whether a refused caller is worth a line now: one a second, so that they cannot fill the log.
+    fn worth_a_line(&self) -> bool {
+        let now = self.clock.now();
+        let mut spent = self.spent.lock();
+        let worth = now.since(spent.told) >= Duration::from_secs(1);
+        if worth {
+            spent.told = now;
+        }
+        worth
+    }
+
+    fn check(&self, method: &Method, headers: &HeaderMap, needed: Role) -> Result<Role, Refusal> {
+        if let Err(retry_after) = self.admit() {
+            return Err(Refusal::TooMany { retry_after });
+        }
+        if self.is_open() && !names_this_machine(headers) {
+            return Err(Refusal::Rebound);
+        }
+        if method != Method::GET && is_foreign(headers) {
+            return Err(Refusal::Foreign);
+        }
+        match self.role(headers) {
+            Some(role) if role >= needed => Ok(role),
+            Some(_) => Err(Refusal::ReadOnly),
+            None => Err(Refusal::NoToken),
+        }
+    }
+}
+
+fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Result<Hash, TokenError> {
+    let (text, name) = match source {
+        TokenSource::Environment(secret) => (secret.reveal().to_owned(), variable),
+        TokenSource::File(path) => {
+            let read = fs::read_to_string(path);
+            (read.map_err(|source| TokenError::File { key, path: path.clone(), source })?, key)
+        }
+    };
+    let token = text.trim();
+    if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenError::Weak { key: name });
+    }
+    Ok(Sha256::digest(token).into())
+}
+
+/// Where there is no token, a page of some site could ask by a name of its own that it lets lead here (DNS rebinding).
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a browser sends this on behalf of another site.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let cross = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let own = text("host").unwrap_or_default();
+    let elsewhere = text("origin").is_some_and(|origin| {
+        !origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(own))
+    });
+    cross || elsewhere
+}
+
+/// Lets readers through.
+pub(super) async fn readers(desk: State<Desk>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(desk, peer, request, next, Role::Read).await
+}
+
+/// Lets those through who may act.
+pub(super) async fn writers(desk: State<Desk>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(desk, peer, request, next, Role::Write).await
+}
+
+async fn admit(
+    State(desk): State<Desk>,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request,
+    next: Next,
+    needed: Role,
+) -> Response {
+    match desk.access.check(request.method(), request.headers(), needed) {
+        Ok(role) => {
+            request.extensions_mut().insert(role);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            if desk.access.worth_a_line() {
+                tracing::warn!(target: "triage::audit", %peer, needed = needed.name(), %refusal, "refused");
+            }
+            axum::response::IntoResponse::into_response(refusal)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "access/tests.rs"]
+mod tests;

@@ -1,0 +1,215 @@
+//! What operators do. Each action is an audit event: in the log under the target `triage::audit`, and among the recent events.
+
+use super::{
+    Desk,
+    access::Role,
+    answer::{At, Json, Refusal, Sent, body},
+    listen::Peer,
+    look, shapes,
+};
+use crate::{
+    breaker::Force,
+    clock::millis,
+    idempotency::{Answer, RecordId, Resolution, Resolved, Stored},
+    policy::contract::Class,
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// How long an operator's word on a breaker holds if nothing else is said: long enough to look into things, short enough to
+/// be forgotten.
+const USUAL: Duration = Duration::from_mins(10);
+/// And at most.
+const LONGEST: Duration = Duration::from_hours(24);
+/// The longest answer that an operator may give for a record.
+const ANSWER_BYTES: usize = 32 << 10;
+
+/// Who acts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Actor {
+    peer: std::net::SocketAddr,
+    role: Role,
+}
+
+impl Desk {
+    fn audit(&self, actor: Actor, action: &str, subject: &str, text: String) {
+        let Actor { peer, role } = actor;
+        tracing::info!(target: "triage::audit", %peer, role = role.name(), action, subject, "{text}");
+        self.host.shared.events.note("action", subject, text);
+    }
+}
+
+/// How long.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expiry {
+    #[serde(default, deserialize_with = "whole")]
+    for_ms: Option<u64>,
+}
+
+impl Expiry {
+    fn duration(&self) -> Result<Duration, Refusal> {
+        let Some(ms) = self.for_ms else { return Ok(USUAL) };
+        let wanted = Duration::from_millis(ms);
+        if wanted.is_zero() || wanted > LONGEST {
+            let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(LONGEST));
+            return Err(Refusal::Malformed(text));
+        }
+        Ok(wanted)
+    }
+}
+
+/// A whole number, also as `1.0`: to JSON they are the same.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    const MOST: f64 = 9e15;
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    if number.fract() != 0.0 || !(0.0..=MOST).contains(&number) {
+        return Err(serde::de::Error::custom(format!("{number} is no whole number from 0")));
+    }
+    Ok(Some(number as u64))
+}
+
+type Acted<T> = Result<Json<T>, Refusal>;
+
+/// `open`, `close` or `reset`.
+pub(super) async fn force(
+    State(desk): State<Desk>,
+    actor: Acting,
+    At((upstream, endpoint, verb)): At<(String, String, String)>,
+    Sent(bytes): Sent,
+) -> Acted<shapes::Breaker> {
+    let force = match verb.as_str() {
+        "open" => Force::Open(body::<Expiry>(&bytes)?.duration()?),
+        "close" => Force::Close(body::<Expiry>(&bytes)?.duration()?),
+        "reset" => Force::Reset,
+        _ => return Err(Refusal::NoPath),
+    };
+    set(&desk, actor.0, &upstream, &endpoint, force)
+}
+
+/// Takes `open` or `close` back.
+pub(super) async fn undo(
+    State(desk): State<Desk>,
+    actor: Acting,
+    At((upstream, endpoint)): At<(String, String)>,
+) -> Acted<shapes::Breaker> {
+    set(&desk, actor.0, &upstream, &endpoint, Force::Undo)
+}
+
+fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<shapes::Breaker> {
+    let before = look::one_breaker(desk, upstream, endpoint)?;
+    let service = shapes::serving(&desk.host, upstream).map(crate::rollout::Serving::current);
+    let endpoints = service.iter().flat_map(|service| &service.endpoints);
+    let group = endpoints.filter(|own| own.described.name == endpoint).map(|own| own.group.clone()).next();
+    let (action, text) = match force {
+        Force::Open(time) => ("breaker-open", format!("an operator opens the breaker for {} ms", millis(time))),
+        Force::Close(time) => {
+            ("breaker-close", format!("an operator holds the breaker closed for {} ms", millis(time)))
+        }
+        Force::Reset => ("breaker-reset", "an operator resets the breaker".to_owned()),
+        Force::Undo if !before.forced => {
+            return Err(Refusal::NotNow("no operator has set this breaker; there is nothing to take back".to_owned()));
+        }
+        Force::Undo => ("breaker-undo", "an operator gives the breaker back to itself".to_owned()),
+    };
+    if !group.is_some_and(|group| group.force(force)) {
+        return Err(Refusal::NotNow("this endpoint has no breaker; set breaker.enabled = true".to_owned()));
+    }
+    desk.audit(actor, action, &format!("{upstream}/{}", before.group), text);
+    look::one_breaker(desk, upstream, endpoint).map(Json)
+}
+
+/// `rollback` or `promote`.
+pub(super) async fn policy(
+    State(desk): State<Desk>,
+    actor: Acting,
+    At((upstream, verb)): At<(String, String)>,
+) -> Acted<shapes::Policy> {
+    let serving = shapes::serving(&desk.host, &upstream)
+        .ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
+    let (done, action, text) = match verb.as_str() {
+        "rollback" => (serving.withdraw(), "policy-rollback", "an operator rolls the policy back"),
+        "promote" => (serving.promote(), "policy-promote", "an operator ends the policy's probation"),
+        _ => return Err(Refusal::NoPath),
+    };
+    done.map_err(|why| Refusal::NotNow(why.to_string()))?;
+    desk.audit(actor.0, action, &upstream, text.to_owned());
+    Ok(Json(shapes::policy(serving)))
+}
+
+/// What repetitions of a request get from now on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    #[serde(default, deserialize_with = "whole")]
+    status: Option<u64>,
+    content_type: Option<String>,
+    body: Option<String>,
+}
+
+/// `applied` or `not-applied`: an operator's word on what became of a write.
+pub(super) async fn settle(
+    State(desk): State<Desk>,
+    actor: Acting,
+    At((id, verb)): At<(String, String)>,
+    Sent(bytes): Sent,
+) -> Acted<serde_json::Value> {
+    let id: RecordId = id
+        .parse()
+        .map_err(|error: crate::idempotency::fingerprint::NotARecordId| Refusal::Malformed(error.to_string()))?;
+    let (resolution, text) = match verb.as_str() {
+        "applied" => (Resolution::Applied(answer(body(&bytes)?)?), "an operator says that the write took effect"),
+        "not-applied" => (Resolution::NotApplied, "an operator says that the write did not take effect"),
+        _ => return Err(Refusal::NoPath),
+    };
+    match desk.host.shared.records.resolve(id, resolution).await {
+        Ok(Resolved::Done) => {
+            desk.audit(actor.0, &format!("record-{verb}"), &id.to_string(), text.to_owned());
+            Ok(Json(serde_json::json!({ "id": id.to_string(), "settled": verb })))
+        }
+        Ok(Resolved::NotUnsettled) => Err(Refusal::NotNow(
+            "there is no such record, it is settled, or a request is settling it; /api/v1/records lists the unsettled ones"
+                .to_owned(),
+        )),
+        Err(_) => Err(Refusal::Store),
+    }
+}
+
+fn answer(given: Given) -> Result<Stored, Refusal> {
+    let malformed = |text: &str| Refusal::Malformed(text.to_owned());
+    let status = u16::try_from(given.status.unwrap_or(200)).unwrap_or(0);
+    let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_success);
+    let status = status.ok_or_else(|| malformed("status must be from 200 to 299: the write took effect"))?;
+    let text = given.body.unwrap_or_else(|| {
+        serde_json::json!({ "title": "settled by an operator", "detail": "the request took effect; its answer was lost" })
+            .to_string()
+    });
+    if text.len() > ANSWER_BYTES {
+        return Err(Refusal::TooLarge);
+    }
+    let kind = given.content_type.unwrap_or_else(|| "application/json".to_owned());
+    let kind = HeaderValue::from_str(&kind).map_err(|_| malformed("content_type must be a header's value"))?;
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+    let body = Bytes::from(text);
+    let class = Class::Applied.name();
+    Ok(Stored::Answer(Answer { status, headers, body, class, policy: "operator".into() }))
+}
+
+/// The actor, as the gate before the handler noted it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acting(Actor);
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Acting {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Refusal> {
+        let Peer(peer) = *parts.extensions.get::<Peer>().ok_or(Refusal::NoToken)?;
+        let role = *parts.extensions.get::<Role>().ok_or(Refusal::NoToken)?;
+        Ok(Self(Actor { peer, role }))
+    }
+}

@@ -1,0 +1,143 @@
+//! What goes out: JSON, or a refusal as problem+json.
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::request::Parts;
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+
+/// Why a request to the admin listener was not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("there is nothing here; /api/v1/openapi.json lists what there is")]
+    NoPath,
+    #[error("this path has other methods; /api/v1/openapi.json lists them")]
+    NoMethod,
+    #[error("there is no {what}; {list} lists them")]
+    None { what: &'static str, list: &'static str },
+    #[error(
+        "this request is not kept any more, or never was here; /api/v1/requests lists those that are, and admin.explain says how many"
+    )]
+    NoStory,
+    #[error("{0}")]
+    Malformed(String),
+    #[error("{0}")]
+    NotNow(String),
+    #[error("send a configured token as `authorization: Bearer TOKEN`")]
+    NoToken,
+    #[error("this token may only look; acting needs the write token")]
+    ReadOnly,
+    #[error("without a token, the listener must be asked by an IP address or as localhost")]
+    Rebound,
+    #[error("another site asks through a browser; act from the command line or from this listener's own page")]
+    Foreign,
+    #[error("too many requests; ask again after the wait")]
+    TooMany { retry_after: Duration },
+    #[error("the body has more bytes than is read; send a small JSON object")]
+    TooLarge,
+    #[error("the state store did not answer; ask again later")]
+    Store,
+}
+
+impl Refusal {
+    fn row(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NoPath | Self::NoStory | Self::None { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            Self::NoMethod => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::NotNow(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::NoToken => (StatusCode::UNAUTHORIZED, "no-token"),
+            Self::ReadOnly => (StatusCode::FORBIDDEN, "read-only"),
+            Self::Rebound | Self::Foreign => (StatusCode::FORBIDDEN, "foreign"),
+            Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::Store => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, kind) = self.row();
+        let body = serde_json::json!({
+            "type": format!("urn:triage:admin:{kind}"),
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+        });
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self == Self::NoToken {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Self::TooMany { retry_after } = self {
+            let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
+        }
+        response
+    }
+}
+
+/// A JSON answer that nobody keeps.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        let mut response = axum::Json(self.0).into_response();
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// Reads a body: JSON, or nothing at all for the defaults.
+pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Refusal> {
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    let malformed =
+        |error: &dyn std::fmt::Display| Refusal::Malformed(format!("the body must be a JSON object: {error}"));
+    let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    if !json.is_object() {
+        return Err(malformed(&"this is JSON, but no object"));
+    }
+    serde_json::from_value(json).map_err(|error| malformed(&error))
+}
+
+/// A body as it was sent, up to the listener's cap.
+#[derive(Debug)]
+pub(super) struct Sent(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let read = Bytes::from_request(request, state).await;
+        read.map(Self).map_err(|rejection: BytesRejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
+            _ => Refusal::Malformed("the body broke off".to_owned()),
+        })
+    }
+}
+
+/// What a path names.
+#[derive(Debug)]
+pub(super) struct At<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(named)) => Ok(Self(named)),
+            // Not even text: it names nothing.
+            Err(_) => Err(Refusal::NoPath),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A caller of another host's admin listener: what `triage explain` and `triage policy list` use.
+
+use crate::{
+    config::settings::Secret,
+    upstream::{self, HttpClient, Outbound, OutboundBody, Transport as _, TransportError},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
+
+/// Bytes of an answer that are read: far more than a host has to say.
+const MOST: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address.
+    #[error("{0:?} is no address of an admin listener; give its URL, such as http://127.0.0.1:9464")]
+    Url(String),
+    /// The token.
+    #[error("the token of TRIAGE_ADMIN_TOKEN cannot be sent; it must be one word of printable ASCII characters")]
+    Token,
+    /// The client.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Nobody answers there.
+    #[error(
+        "no answer from {url} ({kind}); start the host with an admin listener there, or give its address with --admin URL"
+    )]
+    NoAnswer {
+        /// Where.
+        url: String,
+        /// The kind of failure.
+        kind: &'static str,
+    },
+    /// The answer is none of a host's.
+    #[error("{url} answered {status}, but not as a host does; give the address of an admin listener with --admin URL")]
+    Strange {
+        /// Where.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The host refuses.
+    #[error("{detail}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// What the host says.
+        detail: String,
+    },
+}
+
+/// A caller of one listener.
+#[derive(Debug)]
+pub struct Client {
+    url: String,
+    http: HttpClient,
+    bearer: Option<HeaderValue>,
+}
+
+impl Client {
+    /// Of the listener at `url`, with a token where it wants one.
+    ///
+    /// # Errors
+    /// [`ClientError`] where URL or token make no sense.
+    pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, ClientError> {
+        let refused = || ClientError::Url(url.to_owned());
+        let base: Uri = url.trim_end_matches('/').parse().map_err(|_| refused())?;
+        if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
+            return Err(refused());
+        }
+        let bearer = |token: &Secret| {
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", token.reveal())).map_err(|_| ClientError::Token)?;
+            value.set_sensitive(true);
+            Ok::<_, ClientError>(value)
+        };
+        let http = HttpClient::new(&upstream::Settings::new(base))?;
+        Ok(Self { url: url.to_owned(), http, bearer: token.map(bearer).transpose()? })
+    }
+
+    /// What a path says.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn look(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Does something.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn act(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Value, ClientError> {
+        let mut headers = HeaderMap::new();
+        if let Some(bearer) = &self.bearer {
+            headers.insert(header::AUTHORIZATION, bearer.clone());
+        }
+        let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(Bytes::new()));
+        let request = Outbound { method, path_and_query, headers, body, guarded: true };
+        let no_answer = |kind| ClientError::NoAnswer { url: self.url.clone(), kind };
+        let answer = self.http.send(request).await.map_err(|failure| no_answer(failure.kind.name()))?;
+        let read = Limited::new(answer.body, MOST).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
+        let status = answer.status.as_u16();
+        let strange = || ClientError::Strange { url: self.url.clone(), status };
+        let json: Value = serde_json::from_slice(&read).map_err(|_| strange())?;
+        if answer.status.is_success() {
+            return Ok(json);
+        }
+        let detail = json["detail"].as_str().ok_or_else(strange)?.to_owned();
+        Err(ClientError::Refused { status, detail })
+    }
+}

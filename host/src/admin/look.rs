@@ -1,0 +1,195 @@
+//! What readers get.
+
+// A method of a type with a lifetime is no function for every lifetime.
+#![allow(clippy::redundant_closure_for_method_calls)]
+
+use super::{
+    Desk,
+    answer::{At, Json, Refusal},
+    shapes::{self, Shared},
+};
+use crate::{
+    clock::millis,
+    config::{self, settings},
+    service::Service,
+    telemetry::{self, Event},
+};
+use axum::{
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Unsettled records in one answer.
+const RECORDS: usize = 1000;
+
+/// The process runs and answers.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The process should be sent requests: policies are loaded, every worker listens, and it is not stopping.
+pub(super) async fn readyz(State(desk): State<Desk>) -> Response {
+    let unready = desk.lifecycle.unready();
+    let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": unready.is_none(), "why": unready }))).into_response()
+}
+
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], super::OPENAPI).into_response()
+}
+
+pub(super) async fn status(State(desk): State<Desk>) -> Json<shapes::Status> {
+    let unready = desk.lifecycle.unready();
+    let now = desk.host.shared.clock.unix_ms();
+    Json(shapes::Status {
+        version: env!("CARGO_PKG_VERSION"),
+        ready: unready.is_none(),
+        unready,
+        started_unix_ms: desk.started_unix_ms,
+        uptime_ms: now.saturating_sub(desk.started_unix_ms),
+        workers: desk.lifecycle.workers(),
+        state: match desk.settings.state {
+            settings::State::Memory => "memory",
+        },
+        upstreams: desk.host.shared.upstreams.iter().map(|serving| shapes::upstream(serving)).collect(),
+    })
+}
+
+/// One shape of every group of every upstream.
+fn every<T>(desk: &Desk, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
+    let services: Vec<Arc<Service>> = desk.host.shared.upstreams.iter().map(|serving| serving.current()).collect();
+    Json(services.iter().flat_map(|service| shapes::groups(service)).map(|group| shape(&group)).collect())
+}
+
+pub(super) async fn breakers(State(desk): State<Desk>) -> Json<Vec<shapes::Breaker>> {
+    every(&desk, |group| group.breaker())
+}
+
+pub(super) async fn limits(State(desk): State<Desk>) -> Json<Vec<shapes::Limits>> {
+    every(&desk, |group| group.limits())
+}
+
+pub(super) async fn budgets(State(desk): State<Desk>) -> Json<Vec<shapes::Budget>> {
+    every(&desk, |group| group.budget())
+}
+
+pub(super) async fn breaker(
+    State(desk): State<Desk>,
+    At((upstream, endpoint)): At<(String, String)>,
+) -> Result<Json<shapes::Breaker>, Refusal> {
+    one_breaker(&desk, &upstream, &endpoint).map(Json)
+}
+
+/// The breaker of an endpoint.
+pub(super) fn one_breaker(desk: &Desk, upstream: &str, endpoint: &str) -> Result<shapes::Breaker, Refusal> {
+    let none = || Refusal::None { what: "such upstream or endpoint", list: "/api/v1/breakers" };
+    let service = shapes::serving(&desk.host, upstream).ok_or_else(none)?.current();
+    let groups = shapes::groups(&service);
+    let has = |group: &&Shared<'_>| group.endpoints.iter().any(|own| own.described.name == endpoint);
+    groups.iter().find(has).map(Shared::breaker).ok_or_else(none)
+}
+
+pub(super) async fn policies(State(desk): State<Desk>) -> Json<Vec<shapes::Policy>> {
+    Json(desk.host.shared.upstreams.iter().map(|serving| shapes::policy(serving)).collect())
+}
+
+pub(super) async fn policy(
+    State(desk): State<Desk>,
+    At(upstream): At<String>,
+) -> Result<Json<shapes::Policy>, Refusal> {
+    let none = Refusal::None { what: "such upstream", list: "/api/v1/policies" };
+    shapes::serving(&desk.host, &upstream).map(|serving| Json(shapes::policy(serving))).ok_or(none)
+}
+
+/// `OpenMetrics` text.
+pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusal> {
+    let shared = &desk.host.shared;
+    let sources = telemetry::Sources {
+        meters: Arc::clone(&shared.meters),
+        events: Arc::clone(&shared.events),
+        services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
+        unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
+        ready: desk.lifecycle.unready().is_none(),
+        started_unix_ms: desk.started_unix_ms,
+    };
+    let text = telemetry::scrape(sources).map_err(|_| Refusal::Store)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+/// The events after a number, the oldest first.
+pub(super) async fn events(
+    State(desk): State<Desk>,
+    query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<Event>>, Refusal> {
+    let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
+    let Query(After { after }) = query.map_err(|_| malformed())?;
+    // What other languages take for a number.
+    if i64::try_from(after).is_err() {
+        return Err(malformed());
+    }
+    Ok(Json(desk.host.shared.events.after(after)))
+}
+
+/// The effective configuration, each value with its source, as TOML in which secrets are hidden.
+pub(super) async fn config(State(desk): State<Desk>) -> Response {
+    let current = desk.host.shared.upstreams.iter().map(|serving| serving.current());
+    let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
+    let text = config::show(&desk.settings, &descriptions);
+    ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// Records whose effect is unknown and which nobody works on, the next to be forgotten first.
+pub(super) async fn records(State(desk): State<Desk>) -> Result<Json<Vec<shapes::Record>>, Refusal> {
+    let unsettled = desk.host.shared.records.unsettled(RECORDS).await.map_err(|_| Refusal::Store)?;
+    let shape = |own: crate::idempotency::Unsettled| shapes::Record {
+        id: own.id.to_string(),
+        sent_ms_ago: millis(own.sent_ago),
+    };
+    Ok(Json(unsettled.into_iter().map(shape).collect()))
+}
+
+/// Requests in one answer.
+const REQUESTS: usize = 500;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    #[serde(default)]
+    rough: bool,
+    limit: Option<usize>,
+}
+
+/// The latest requests, the latest first.
+pub(super) async fn requests(
+    State(desk): State<Desk>,
+    query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<shapes::Summary>>, Refusal> {
+    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {REQUESTS}"));
+    let Query(Which { rough, limit }) = query.map_err(|_| malformed())?;
+    let limit = limit.unwrap_or(100);
+    if !(1..=REQUESTS).contains(&limit) {
+        return Err(malformed());
+    }
+    let shared = &desk.host.shared;
+    let summary = |story: &telemetry::Story| shapes::summary(story, &shared.clock);
+    Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
+}
+
+/// One request's course.
+pub(super) async fn request(State(desk): State<Desk>, At(id): At<String>) -> Result<Json<shapes::Request>, Refusal> {
+    let id: telemetry::RequestId =
+        id.parse().map_err(|error: telemetry::NotARequestId| Refusal::Malformed(error.to_string()))?;
+    let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
+    Ok(Json(shapes::request(story, &desk.host.shared.clock)))
+}

@@ -1,0 +1,64 @@
+//! Every path. The `OpenAPI` document lists the same ones: a test compares.
+
+use super::{Desk, access, actions, answer::Refusal, look};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
+    routing::{MethodRouter, delete, get, post},
+};
+
+/// The `OpenAPI` document of the listener.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// Bytes of a body that are read.
+const BODY: usize = 64 << 10;
+
+/// What readers get.
+fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
+    vec![
+        ("/metrics", get(look::metrics)),
+        ("/api/v1/openapi.json", get(look::openapi)),
+        ("/api/v1/status", get(look::status)),
+        ("/api/v1/breakers", get(look::breakers)),
+        ("/api/v1/breakers/{upstream}/{endpoint}", get(look::breaker)),
+        ("/api/v1/limits", get(look::limits)),
+        ("/api/v1/budgets", get(look::budgets)),
+        ("/api/v1/policies", get(look::policies)),
+        ("/api/v1/policies/{upstream}", get(look::policy)),
+        ("/api/v1/events", get(look::events)),
+        ("/api/v1/config", get(look::config)),
+        ("/api/v1/records", get(look::records)),
+        ("/api/v1/requests", get(look::requests)),
+        ("/api/v1/requests/{id}", get(look::request)),
+    ]
+}
+
+/// What operators do.
+fn writing() -> Vec<(&'static str, MethodRouter<Desk>)> {
+    vec![
+        ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
+        ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
+        ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
+        ("/api/v1/records/{id}/{verb}", post(actions::settle)),
+    ]
+}
+
+fn routes(paths: Vec<(&'static str, MethodRouter<Desk>)>) -> Router<Desk> {
+    paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+}
+
+/// The whole listener. Whether the process lives and wants requests is no secret: orchestrators ask without a token.
+pub(super) fn router(desk: Desk) -> Router {
+    let readers = routes(reading()).route_layer(from_fn_with_state(desk.clone(), access::readers));
+    let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), access::writers));
+    Router::new()
+        .route("/healthz", get(look::healthz))
+        .route("/readyz", get(look::readyz))
+        .merge(readers)
+        .merge(writers)
+        .fallback(|| async { Refusal::NoPath })
+        .method_not_allowed_fallback(|| async { Refusal::NoMethod })
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(desk)
+}

@@ -1,0 +1,358 @@
+//! The shapes of JSON answers. Times are milliseconds, shares are between 0 and 1.
+
+// The names are the API's.
+#![allow(clippy::struct_field_names)]
+
+use crate::{
+    breaker::Standing,
+    clock::{Clock, micros, millis},
+    gate,
+    pipeline::Host,
+    rollout::{self, Serving},
+    service::Service,
+    telemetry::{Noted, Story},
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The host as a whole.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) version: &'static str,
+    pub(super) ready: bool,
+    /// Why not.
+    pub(super) unready: Option<&'static str>,
+    pub(super) started_unix_ms: u64,
+    pub(super) uptime_ms: u64,
+    pub(super) workers: usize,
+    pub(super) state: &'static str,
+    pub(super) upstreams: Vec<Upstream>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Upstream {
+    pub(super) name: String,
+    pub(super) base_url: String,
+    pub(super) policy: String,
+    pub(super) generation: u64,
+    pub(super) endpoints: usize,
+    /// Breakers that are not closed.
+    pub(super) breakers_open: usize,
+}
+
+/// A group's breaker.
+#[derive(Debug, Serialize)]
+pub(super) struct Breaker {
+    pub(super) upstream: String,
+    pub(super) group: String,
+    pub(super) endpoints: Vec<String>,
+    pub(super) enabled: bool,
+    pub(super) state: &'static str,
+    /// What tripped it.
+    pub(super) why: Option<String>,
+    /// Whether an operator has set it.
+    pub(super) forced: bool,
+    /// Until its probes, or until an operator's word ends.
+    pub(super) remaining_ms: Option<u64>,
+    pub(super) open_since_ms: Option<u64>,
+    pub(super) failures_in_row: u32,
+    pub(super) window: Option<Window>,
+    pub(super) probes_under_way: usize,
+    pub(super) transitions: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Window {
+    pub(super) calls: f64,
+    pub(super) failures: f64,
+    pub(super) slow: f64,
+}
+
+/// A group's rate limits.
+#[derive(Debug, Serialize)]
+pub(super) struct Limits {
+    pub(super) upstream: String,
+    pub(super) group: String,
+    pub(super) endpoints: Vec<String>,
+    pub(super) limits: Vec<Limit>,
+    /// How long the upstream's pause still lasts.
+    pub(super) paused_ms: Option<u64>,
+    pub(super) concurrency: Vec<Concurrency>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Limit {
+    pub(super) requests: u32,
+    pub(super) period_ms: u64,
+    pub(super) burst: u32,
+    /// Of `burst`; more where some are reserved for later.
+    pub(super) taken: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Concurrency {
+    pub(super) endpoint: String,
+    pub(super) places: usize,
+    pub(super) taken: usize,
+}
+
+/// A group's retry budget.
+#[derive(Debug, Serialize)]
+pub(super) struct Budget {
+    pub(super) upstream: String,
+    pub(super) group: String,
+    pub(super) endpoints: Vec<String>,
+    /// Retries that are affordable now.
+    pub(super) saved: f64,
+    pub(super) capacity: u32,
+    pub(super) percent: u32,
+    pub(super) floor_per_second: u32,
+}
+
+/// An upstream's policy.
+#[derive(Debug, Serialize)]
+pub(super) struct Policy {
+    pub(super) upstream: String,
+    pub(super) source: String,
+    pub(super) serving: Generation,
+    /// The number of the latest generation, whether it serves or not.
+    pub(super) latest: u64,
+    /// What `rollback` would go back to.
+    pub(super) fallback: Option<Generation>,
+    pub(super) quarantined: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Generation {
+    pub(super) generation: u64,
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) digest: Option<String>,
+    /// `probation`, `good` or `suspended`.
+    pub(super) standing: &'static str,
+    /// Decisions and faults in the present stretch.
+    pub(super) decisions: u32,
+    pub(super) faults: u32,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Endpoint {
+    pub(super) name: String,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) effect: &'static str,
+    /// Whether the policy may settle unknown writes here.
+    pub(super) granted: bool,
+}
+
+/// A record whose effect is unknown.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    pub(super) id: String,
+    pub(super) sent_ms_ago: u64,
+}
+
+/// A group of an upstream and the endpoints that share it.
+pub(super) struct Shared<'a> {
+    pub(super) upstream: &'a str,
+    pub(super) endpoints: Vec<&'a crate::service::Endpoint>,
+    pub(super) view: gate::View,
+}
+
+/// Every group of an upstream.
+pub(super) fn groups(service: &Service) -> Vec<Shared<'_>> {
+    let mut groups: BTreeMap<&str, Vec<&crate::service::Endpoint>> = BTreeMap::new();
+    for endpoint in &service.endpoints {
+        groups.entry(endpoint.group.name()).or_default().push(endpoint);
+    }
+    let upstream = service.settings.name.as_str();
+    let views = groups.into_values().filter_map(|endpoints| Some((endpoints.first()?.group.view(), endpoints)));
+    views.map(|(view, endpoints)| Shared { upstream, endpoints, view }).collect()
+}
+
+impl Shared<'_> {
+    fn group(&self) -> String {
+        let own = self.view.group.split_once('/').map_or(self.view.group.as_str(), |(_, group)| group);
+        own.to_owned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.endpoints.iter().map(|endpoint| endpoint.described.name.clone()).collect()
+    }
+
+    pub(super) fn breaker(&self) -> Breaker {
+        let view = &self.view.breaker;
+        let standing = view.as_ref().map_or(Standing::Closed, |view| view.standing);
+        Breaker {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            enabled: view.is_some(),
+            state: standing.name(),
+            why: view.as_ref().and_then(|view| view.why).map(|why| why.to_string()),
+            forced: view.as_ref().is_some_and(|view| view.forced),
+            remaining_ms: view.as_ref().and_then(|view| view.remaining).map(millis),
+            open_since_ms: view.as_ref().and_then(|view| view.open_since).map(millis),
+            failures_in_row: view.as_ref().map_or(0, |view| view.failures_in_row),
+            window: view.as_ref().map(|view| Window {
+                calls: view.counts.calls,
+                failures: view.counts.failures,
+                slow: view.counts.slow,
+            }),
+            probes_under_way: view.as_ref().map_or(0, |view| view.probes),
+            transitions: view.as_ref().map_or(0, |view| view.epoch),
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let limit = |own: &gate::LimitView| Limit {
+            requests: own.quota.requests.get(),
+            period_ms: millis(own.quota.period),
+            burst: own.quota.burst.get(),
+            taken: own.taken,
+        };
+        let places = self.endpoints.iter().filter_map(|endpoint| {
+            let (places, most) = (endpoint.places.as_ref()?, endpoint.settings.concurrency?);
+            let taken = most.saturating_sub(places.available_permits());
+            Some(Concurrency { endpoint: endpoint.described.name.clone(), places: most, taken })
+        });
+        Limits {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            limits: self.view.limits.iter().map(limit).collect(),
+            paused_ms: self.view.paused.map(millis),
+            concurrency: places.collect(),
+        }
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        let settings = &self.view.budget_settings;
+        Budget {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            saved: self.view.budget as f64 / 1000.0,
+            capacity: settings.capacity,
+            percent: settings.percent,
+            floor_per_second: settings.floor_per_second,
+        }
+    }
+}
+
+pub(super) fn policy(serving: &Serving) -> Policy {
+    let rollout::View { current, latest, fallback, quarantined } = serving.view();
+    let mut quarantined: Vec<String> = quarantined.iter().map(ToString::to_string).collect();
+    quarantined.sort_unstable();
+    Policy {
+        upstream: serving.settings.name.clone(),
+        source: serving.settings.policy.to_string(),
+        serving: generation(&current),
+        latest,
+        fallback: fallback.map(|service| generation(&service)),
+        quarantined,
+    }
+}
+
+fn generation(service: &Service) -> Generation {
+    let description = service.policy.description();
+    let (decisions, faults) = service.probation.counts();
+    let standing = match (service.probation.is_suspended(), service.probation.is_good() || service.generation == 1) {
+        (true, _) => "suspended",
+        (false, true) => "good",
+        (false, false) => "probation",
+    };
+    let endpoint = |own: &crate::service::Endpoint| Endpoint {
+        name: own.described.name.clone(),
+        method: own.described.method.as_ref().map_or("*", http::Method::as_str).to_owned(),
+        path: own.described.path.clone(),
+        effect: own.described.effect.name(),
+        granted: own.granted,
+    };
+    Generation {
+        generation: service.generation,
+        name: description.name.clone(),
+        version: description.version.clone(),
+        digest: service.policy.digest().map(|digest| digest.to_string()),
+        standing,
+        decisions,
+        faults,
+        endpoints: service.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+pub(super) fn upstream(serving: &Serving) -> Upstream {
+    let service = serving.current();
+    let open = groups(&service).iter().filter(|group| group.breaker().state != Standing::Closed.name()).count();
+    Upstream {
+        name: serving.settings.name.clone(),
+        base_url: serving.settings.connection.base_url.to_string(),
+        policy: service.policy.label().to_str().unwrap_or_default().to_owned(),
+        generation: service.generation,
+        endpoints: service.endpoints.len(),
+        breakers_open: open,
+    }
+}
+
+/// The upstream of a name.
+pub(super) fn serving<'a>(host: &'a Host, name: &str) -> Option<&'a Serving> {
+    host.shared.upstreams.iter().find(|serving| serving.settings.name == name).map(AsRef::as_ref)
+}
+
+/// A request's course.
+#[derive(Debug, Serialize)]
+pub(super) struct Request {
+    #[serde(flatten)]
+    pub(super) summary: Summary,
+    pub(super) policy: String,
+    pub(super) generation: u64,
+    /// The caller's trace.
+    pub(super) trace: Option<String>,
+    pub(super) steps: Vec<Step>,
+    /// Steps that were not kept.
+    pub(super) omitted: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    pub(super) id: String,
+    pub(super) upstream: String,
+    pub(super) endpoint: String,
+    pub(super) method: &'static str,
+    pub(super) unix_ms: u64,
+    pub(super) took_us: u64,
+    /// None: the caller left before the answer.
+    pub(super) status: Option<u16>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    #[serde(flatten)]
+    noted: Noted,
+    /// The same in words.
+    text: String,
+}
+
+pub(super) fn summary(story: &Story, clock: &Clock) -> Summary {
+    Summary {
+        id: story.id.to_string(),
+        upstream: story.names.upstream.clone(),
+        endpoint: story.names.endpoint.clone(),
+        method: story.method,
+        unix_ms: clock.unix_ms().saturating_sub(millis(story.began.elapsed())),
+        took_us: micros(story.took),
+        status: story.status,
+    }
+}
+
+pub(super) fn request(story: Story, clock: &Clock) -> Request {
+    Request {
+        summary: summary(&story, clock),
+        policy: story.policy.to_str().unwrap_or_default().to_owned(),
+        generation: story.generation,
+        trace: story.trace.map(|trace| trace.to_string()),
+        steps: story.steps.into_iter().map(|noted| Step { text: noted.step.to_string(), noted }).collect(),
+        omitted: story.omitted,
+    }
+}

@@ -1,0 +1,25 @@
+//! What the host tells of itself: recent events, metrics, and the course of single requests.
+//!
+//! Nothing in here holds a body, a header's value or a path's parameter: hospital data is confidential. A request counts on
+//! its worker's own [`Meter`], so that no two cores write to one cache line, and is told of once, when its [`Account`] ends.
+
+mod account;
+mod desk;
+mod events;
+mod histogram;
+mod meter;
+mod metrics;
+mod process;
+mod scrape;
+mod story;
+pub mod trace_context;
+
+pub use account::Account;
+pub use desk::{Desk, Desks};
+pub use events::{Event, Events, KINDS};
+pub use histogram::Histogram;
+pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names};
+pub use metrics::{METRICS, Metric, reference};
+pub use scrape::{Sources, scrape};
+pub use story::{NotARequestId, Noted, RequestId, Rounded, Step, Story};
+pub use trace_context::TraceContext;

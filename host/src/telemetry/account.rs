@@ -1,0 +1,258 @@
+//! What is noted of a request while it runs. It is closed when dropped, so that a request whose caller leaves is told of too.
+
+use super::{
+    Desk, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
+    meter::{KeyResult, status},
+    story::STEPS,
+};
+use crate::{
+    error::Problem,
+    policy::contract::{BreakerSignal, Class, Next, Verdict},
+    retry::Limit,
+    service::{Endpoint, Service},
+};
+use http::{HeaderValue, Method};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Room for the steps of an ordinary request: permit, sent, answered, settled or verdict.
+const USUAL: usize = 6;
+
+/// One request's account.
+#[derive(Debug)]
+pub struct Account {
+    desk: Arc<Desk>,
+    /// The request's id.
+    pub id: RequestId,
+    meter: Arc<Meter>,
+    began: Instant,
+    status: Option<u16>,
+    is_rough: bool,
+    found: bool,
+    method: &'static str,
+    policy: Option<HeaderValue>,
+    generation: u64,
+    /// The caller's trace.
+    pub trace: Option<TraceContext>,
+    steps: Vec<Noted>,
+    omitted: u32,
+}
+
+impl Account {
+    /// A request came in.
+    pub fn open(desk: &Arc<Desk>) -> Self {
+        Self {
+            id: desk.id(),
+            meter: Arc::clone(desk.nowhere()),
+            began: Instant::now(),
+            status: None,
+            is_rough: false,
+            found: false,
+            method: "",
+            policy: None,
+            generation: 0,
+            trace: None,
+            steps: Vec::new(),
+            omitted: 0,
+            desk: Arc::clone(desk),
+        }
+    }
+
+    /// It found its endpoint: from now on it counts there.
+    pub fn found(&mut self, service: &Service, endpoint: &Endpoint, method: &Method) {
+        self.meter = Arc::clone(endpoint.meters.of(self.desk.index));
+        self.meter.begun.add();
+        self.found = true;
+        if self.desk.explains() {
+            self.method = standard(method);
+            self.policy = Some(service.policy.label().clone());
+            self.generation = service.generation;
+        }
+    }
+
+    /// The counters it counts on.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Since when it is open: the request's beginning.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Notes a step that is taken now.
+    pub fn note(&mut self, step: impl FnOnce() -> Step) {
+        if self.desk.explains() {
+            self.note_at(Instant::now(), step);
+        }
+    }
+
+    /// Notes a step whose moment is known: reading the clock costs more than the note.
+    pub fn note_at(&mut self, at: Instant, step: impl FnOnce() -> Step) {
+        if !self.desk.explains() {
+            return;
+        }
+        if self.steps.len() >= STEPS {
+            self.omitted += 1;
+            return;
+        }
+        if self.steps.capacity() == 0 {
+            self.steps.reserve_exact(USUAL);
+        }
+        self.steps.push(Noted { at: at.saturating_duration_since(self.began), step: step() });
+    }
+
+    /// What the key brought.
+    pub fn keyed(&mut self, result: KeyResult) {
+        self.meter.keyed.add(result as usize);
+        self.note(|| Step::Key { result: result.name() });
+    }
+
+    /// An attempt may be made.
+    pub fn permitted(&mut self, is_probe: bool, wait: Duration) {
+        self.meter.wait_time.observe(wait);
+        self.is_rough |= is_probe;
+        self.note(|| Step::Permit { is_probe, wait });
+    }
+
+    /// An attempt was not made.
+    pub fn denied(&mut self, problem: &Problem) {
+        self.is_rough = true;
+        self.note(|| Step::Denied { reason: problem.reason() });
+    }
+
+    /// An attempt's answer, `took` after its send.
+    pub fn answered(&mut self, code: u16, sent: Instant, took: Duration) {
+        self.meter.answered.add(status(code));
+        self.meter.attempt_time.observe(took);
+        self.note_at(sent + took, || Step::Answered { status: code, took });
+    }
+
+    /// An attempt without an answer.
+    pub fn failed(&mut self, kind: crate::policy::contract::FailureKind, sent: bool, took: Duration) {
+        self.meter.failed.add(kind as usize);
+        self.meter.attempt_time.observe(took);
+        self.is_rough = true;
+        self.note(|| Step::Failed { kind: kind.name(), sent, took });
+    }
+
+    /// A settled status: no policy was asked, and no time passed since the answer.
+    pub fn settled(&mut self) {
+        self.meter.verdicts.add(Class::Applied as usize);
+        let at = self.began + self.steps.last().map(|last| last.at).unwrap_or_default();
+        self.note_at(at, || Step::Settled);
+    }
+
+    /// What the policy said, and how long that took.
+    pub fn judged(&mut self, verdict: &Verdict, took: Duration) {
+        self.meter.verdicts.add(verdict.class as usize);
+        self.meter.decision_time.observe(took);
+        let next = match verdict.next {
+            Next::Deliver => "deliver",
+            Next::Retry(_) => "retry",
+            Next::Verify(_) => "verify",
+            Next::Replace(_) => "replace",
+        };
+        let breaker = match verdict.breaker {
+            BreakerSignal::Success => "success",
+            BreakerSignal::Failure => "failure",
+            BreakerSignal::Ignore => "ignore",
+        };
+        self.is_rough |= next != "deliver" || breaker != "success";
+        let class = verdict.class.name();
+        self.note(|| Step::Verdict { class, next, breaker, reason: Step::words(&verdict.reason) });
+    }
+
+    /// The policy failed.
+    pub fn fault(&mut self, fault: &'static str) {
+        let known = super::meter::FAULTS.iter().position(|own| *own == fault);
+        self.meter.faults.add(known.unwrap_or(usize::MAX));
+        self.is_rough = true;
+        self.note(|| Step::Fault { fault });
+    }
+
+    /// The verdict was not followed as given.
+    pub fn clamped(&mut self, limit: Limit) {
+        self.meter.clamps.add(limit as usize);
+        self.is_rough = true;
+        self.note(|| Step::Clamped { limit });
+    }
+
+    /// It is sent again after a wait.
+    pub fn retries(&mut self, class: Class, wait: Duration) {
+        self.meter.retries.add(class as usize);
+        self.note(|| Step::Waits { wait });
+    }
+
+    /// The host answers itself.
+    pub fn refused(&mut self, problem: &Problem) {
+        let reason = problem.reason();
+        if *problem == Problem::EffectUnknown {
+            let Names { upstream, endpoint } = &*self.meter.names;
+            tracing::warn!(request = %self.id, %upstream, %endpoint, "the effect of a write is unknown");
+        }
+        self.meter.refusals.add(crate::error::REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
+        self.is_rough = true;
+        self.note(|| Step::Refused { reason });
+    }
+
+    /// The answer goes out.
+    pub fn close(mut self, code: u16) {
+        self.status = Some(code);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let meter = &self.meter;
+        if self.found {
+            meter.ended.add();
+        }
+        match self.status {
+            Some(code) => {
+                meter.requests.add(status(code));
+                meter.request_time.observe(took);
+                self.is_rough |= code >= 500 || code == 429;
+            }
+            None => {
+                meter.abandoned.add();
+                self.is_rough = true;
+            }
+        }
+        if !self.desk.explains() {
+            return;
+        }
+        if self.status.is_none() {
+            self.note(|| Step::Abandoned);
+        }
+        let story = Story {
+            id: self.id,
+            names: Arc::clone(&self.meter.names),
+            method: self.method,
+            policy: self.policy.take().unwrap_or(HeaderValue::from_static("")),
+            generation: self.generation,
+            trace: self.trace,
+            began: self.began,
+            took,
+            status: self.status,
+            steps: std::mem::take(&mut self.steps),
+            omitted: self.omitted,
+        };
+        self.desk.keep(story, self.is_rough);
+    }
+}
+
+/// A method's name where it is a standard one: others are the caller's words.
+fn standard(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}

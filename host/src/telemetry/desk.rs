@@ -1,0 +1,107 @@
+//! A worker's own place for what it tells: nothing in it is shared with another worker while requests run.
+
+use super::{EndpointMeters, Meters, RequestId, Story, meter::Meter};
+use crate::entropy::Entropy;
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc};
+
+/// One worker's.
+#[derive(Debug)]
+pub struct Desk {
+    /// Which worker's, from 0.
+    pub index: usize,
+    /// Requests of each kind that are kept for explaining; none: steps are not noted.
+    keep: usize,
+    entropy: Entropy,
+    nowhere: Arc<EndpointMeters>,
+    /// Locked for the length of a move, by this worker alone unless somebody asks for an explanation.
+    stories: Mutex<Stories>,
+}
+
+/// What is kept: ordinary requests do not push out those that somebody will ask about.
+#[derive(Debug, Default)]
+struct Stories {
+    smooth: VecDeque<Story>,
+    rough: VecDeque<Story>,
+}
+
+impl Desk {
+    /// A new request's id.
+    pub fn id(&self) -> RequestId {
+        RequestId(self.entropy.next())
+    }
+
+    /// Whether steps are noted.
+    pub fn explains(&self) -> bool {
+        self.keep > 0
+    }
+
+    pub(super) fn nowhere(&self) -> &Arc<Meter> {
+        self.nowhere.of(self.index)
+    }
+
+    pub(super) fn keep(&self, story: Story, is_rough: bool) {
+        let mut stories = self.stories.lock();
+        let ring = if is_rough { &mut stories.rough } else { &mut stories.smooth };
+        let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
+        ring.push_back(story);
+        drop(stories);
+        drop(oldest);
+    }
+
+    fn find(&self, id: RequestId) -> Option<Story> {
+        let stories = self.stories.lock();
+        stories.rough.iter().chain(&stories.smooth).find(|story| story.id == id).cloned()
+    }
+
+    fn latest(&self, most: usize, rough_alone: bool) -> Vec<Story> {
+        let stories = self.stories.lock();
+        let rough = stories.rough.iter().rev().take(most);
+        let smooth = stories.smooth.iter().rev().take(if rough_alone { 0 } else { most });
+        rough.chain(smooth).cloned().collect()
+    }
+}
+
+/// Every worker's desk.
+#[derive(Debug)]
+pub struct Desks {
+    entropy: Entropy,
+    keep: usize,
+    nowhere: Arc<EndpointMeters>,
+    all: Mutex<Vec<Arc<Desk>>>,
+}
+
+impl Desks {
+    /// None yet. `keep` is how many requests of each kind a desk keeps.
+    pub fn new(entropy: Entropy, keep: usize, meters: &Meters) -> Self {
+        Self { entropy, keep, nowhere: Arc::clone(meters.nowhere()), all: Mutex::default() }
+    }
+
+    /// A desk for one more worker.
+    pub fn add(&self) -> Arc<Desk> {
+        let mut all = self.all.lock();
+        let desk = Arc::new(Desk {
+            index: all.len(),
+            keep: self.keep,
+            entropy: self.entropy.clone(),
+            nowhere: Arc::clone(&self.nowhere),
+            stories: Mutex::default(),
+        });
+        all.push(Arc::clone(&desk));
+        desk
+    }
+
+    /// The course of a request, if it is still kept.
+    pub fn story(&self, id: RequestId) -> Option<Story> {
+        self.all.lock().iter().find_map(|desk| desk.find(id))
+    }
+
+    /// The latest requests, the latest first; with `rough_alone` only those that did not go smoothly: refused, repeated,
+    /// clamped, abandoned, or answered by a failure.
+    pub fn latest(&self, most: usize, rough_alone: bool) -> Vec<Story> {
+        let mut latest: Vec<Story> = self.all.lock().iter().flat_map(|desk| desk.latest(most, rough_alone)).collect();
+        latest.sort_by_key(|story| std::cmp::Reverse(story.began));
+        latest.truncate(most);
+        latest
+    }
+}

@@ -1,0 +1,124 @@
+//! Recent events: a bounded ring that operators read.
+
+use crate::{
+    breaker::Transition,
+    clock::{Clock, millis},
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Events that are kept: hours of a quiet host, minutes of a troubled one.
+const KEPT: usize = 512;
+
+/// Every kind of event.
+pub const KINDS: [&str; 9] = [
+    "breaker-opened",
+    "breaker-closed",
+    "breaker-held",
+    "policy-installed",
+    "policy-refused",
+    "policy-good",
+    "policy-rolled-back",
+    "policy-withdrawn",
+    "action",
+];
+
+/// Something that an operator wants to know of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Counts up from 1, without gaps.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// One of [`KINDS`].
+    pub kind: &'static str,
+    /// An upstream's name, or `upstream/group` for a breaker.
+    pub subject: String,
+    /// What happened, in words.
+    pub text: String,
+}
+
+/// The ring.
+#[derive(Debug)]
+pub struct Events {
+    clock: Clock,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    noted: u64,
+    ring: VecDeque<Event>,
+    /// How often each breaker changed, by group and kind; as many entries as there are groups, times three.
+    transitions: BTreeMap<(String, &'static str), u64>,
+    kinds: BTreeMap<&'static str, u64>,
+}
+
+impl Events {
+    /// Nothing happened yet.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, inner: Mutex::default() }
+    }
+
+    /// Notes an event; the oldest one goes where there is no room.
+    pub fn note(&self, kind: &'static str, subject: &str, text: String) {
+        let unix_ms = self.clock.unix_ms();
+        let mut inner = self.inner.lock();
+        inner.noted += 1;
+        *inner.kinds.entry(kind).or_default() += 1;
+        let event = Event { number: inner.noted, unix_ms, kind, subject: subject.to_owned(), text };
+        if inner.ring.len() == KEPT {
+            inner.ring.pop_front();
+        }
+        inner.ring.push_back(event);
+    }
+
+    /// Notes that a breaker changed.
+    pub fn transition(&self, group: &str, transition: Transition) {
+        let (kind, text) = match transition {
+            Transition::Opened { why, open_for } => {
+                ("breaker-opened", format!("opened for {} ms: {why}", millis(open_for)))
+            }
+            Transition::Closed => ("breaker-closed", "closed".to_owned()),
+            Transition::Held { hold } => {
+                ("breaker-held", format!("held closed for {} ms by an operator", millis(hold)))
+            }
+        };
+        *self.inner.lock().transitions.entry((group.to_owned(), kind)).or_default() += 1;
+        self.note(kind, group, text);
+    }
+
+    /// The events after the one of this number, the oldest first.
+    pub fn after(&self, number: u64) -> Vec<Event> {
+        self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()
+    }
+
+    /// How many events there were of each kind. Those that never were are in it too, so that their first one can be seen.
+    pub fn kinds(&self) -> Vec<(&'static str, u64)> {
+        let inner = self.inner.lock();
+        KINDS.iter().map(|kind| (*kind, inner.kinds.get(kind).copied().unwrap_or_default())).collect()
+    }
+
+    /// How often a breaker came into the state that this kind of event tells of.
+    pub fn transitions(&self, group: &str, kind: &'static str) -> u64 {
+        self.inner.lock().transitions.get(&(group.to_owned(), kind)).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_bounded_and_numbers_have_no_gaps() {
+        let events = Events::new(Clock::anchored(5));
+        for number in 0..KEPT as u64 + 10 {
+            events.note("action", "api", number.to_string());
+        }
+        let kept = events.after(0);
+        assert_eq!(kept.len(), KEPT);
+        assert!(kept.iter().zip(11..).all(|(event, number)| event.number == number));
+        assert_eq!(events.after(KEPT as u64 + 9).len(), 1);
+    }
+}

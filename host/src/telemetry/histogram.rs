@@ -1,0 +1,122 @@
+//! A histogram of atomics: an observation is two additions, without a lock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Upper bounds in nanoseconds, ascending.
+pub type Bounds = [u64; BOUNDS];
+
+/// How many bounds a histogram has; beyond the last one lies one bucket more.
+pub const BOUNDS: usize = 14;
+
+const MS: u64 = 1_000_000;
+
+/// For what an upstream takes: from a cache's millisecond to a cold start's minute.
+pub const ANSWERS: Bounds = [
+    MS,
+    2 * MS + MS / 2,
+    5 * MS,
+    10 * MS,
+    25 * MS,
+    50 * MS,
+    100 * MS,
+    250 * MS,
+    500 * MS,
+    1_000 * MS,
+    2_500 * MS,
+    5_000 * MS,
+    10_000 * MS,
+    60_000 * MS,
+];
+
+/// For what a policy takes: from a native one's 50 ns to the cap of 5 ms.
+pub const DECISIONS: Bounds =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, MS, 5 * MS];
+
+/// Counts by duration.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static Bounds,
+    buckets: [AtomicU64; BOUNDS + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty one.
+    pub fn new(bounds: &'static Bounds) -> Self {
+        Self { bounds, buckets: std::array::from_fn(|_| AtomicU64::new(0)), sum_ns: AtomicU64::new(0) }
+    }
+
+    /// Counts one duration.
+    pub fn observe(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = self.bounds.iter().position(|bound| ns <= *bound).unwrap_or(BOUNDS);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// What was counted.
+    pub fn read(&self) -> Observed {
+        let mut read = Observed { bounds: self.bounds, buckets: [0; BOUNDS + 1], sum_ns: self.sum_ns.load(Relaxed) };
+        for (read, own) in read.buckets.iter_mut().zip(&self.buckets) {
+            *read = own.load(Relaxed);
+        }
+        read
+    }
+}
+
+/// A histogram's counts at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    bounds: &'static Bounds,
+    buckets: [u64; BOUNDS + 1],
+    sum_ns: u64,
+}
+
+impl Observed {
+    /// Adds another one with the same bounds.
+    pub fn add(&mut self, other: &Self) {
+        for (own, other) in self.buckets.iter_mut().zip(other.buckets) {
+            *own += other;
+        }
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Their sum in seconds.
+    pub fn sum_seconds(&self) -> f64 {
+        self.sum_ns as f64 / 1e9
+    }
+
+    /// Upper bound in seconds and count of each bucket, the last one without a bound.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let bounds = self.bounds.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
+        bounds.zip(self.buckets).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_in_the_first_bucket_that_holds_it() {
+        assert!([ANSWERS, DECISIONS].iter().all(|bounds| bounds.is_sorted_by(|a, b| a < b)));
+        let histogram = Histogram::new(&ANSWERS);
+        for ms in [0, 1, 2, 60_000, 60_001] {
+            histogram.observe(Duration::from_millis(ms));
+        }
+        let mut read = histogram.read();
+        assert_eq!((read.count(), read.buckets[0], read.buckets[1]), (5, 2, 1));
+        assert_eq!((read.buckets[BOUNDS - 1], read.buckets[BOUNDS]), (1, 1));
+        assert!((read.sum_seconds() - 120.004).abs() < 1e-9);
+        read.add(&histogram.read());
+        assert_eq!(read.count(), 10);
+    }
+}

@@ -1,0 +1,146 @@
+//! The name of every metric. Times are seconds, sizes bytes; labels come from closed sets or from the configuration, never from
+//! a request.
+
+use prometheus_client::metrics::MetricType;
+
+/// A metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// The name, as a query has it. Of a histogram, without `_bucket`, `_sum` and `_count`.
+    pub name: &'static str,
+    /// Counter, gauge, histogram or info.
+    pub kind: MetricType,
+    /// What it says.
+    pub help: &'static str,
+    /// The labels.
+    pub labels: &'static [&'static str],
+}
+
+const fn metric(name: &'static str, kind: MetricType, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind, help, labels }
+}
+
+use MetricType::{Counter, Gauge, Histogram};
+
+const ENDPOINT: &[&str] = &["upstream", "endpoint"];
+const GROUP: &[&str] = &["upstream", "group"];
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:expr, $labels:expr, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric = metric($name, $kind, $labels, $help);
+        )*
+
+        /// Every metric, in the order of a scrape.
+        pub const METRICS: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    REQUESTS = "triage_requests_total", Counter, &["upstream", "endpoint", "status"],
+        "Requests answered, by the answer's status class; of requests that found no endpoint, upstream and endpoint are empty";
+    REFUSALS = "triage_refusals_total", Counter, &["upstream", "endpoint", "reason"],
+        "Requests that the host answered itself, by the reason in the problem's type";
+    ABANDONED = "triage_requests_abandoned_total", Counter, ENDPOINT,
+        "Requests whose caller left before the answer";
+    IN_FLIGHT = "triage_requests_in_flight", Gauge, ENDPOINT,
+        "Requests under way";
+    REQUEST_TIME = "triage_request_duration_seconds", Histogram, ENDPOINT,
+        "Time from a request to the head of its answer";
+    ATTEMPTS = "triage_attempts_total", Counter, &["upstream", "endpoint", "outcome"],
+        "Attempts sent, by status class or kind of failure";
+    ATTEMPT_TIME = "triage_attempt_duration_seconds", Histogram, ENDPOINT,
+        "Time from an attempt's send to the head of its answer or its failure";
+    RETRIES = "triage_retries_total", Counter, &["upstream", "endpoint", "class"],
+        "Retries, by the class of the outcome that led to them";
+    LOOKS = "triage_looks_total", Counter, ENDPOINT,
+        "Looks at what became of a write whose effect was unknown";
+    VERDICTS = "triage_verdicts_total", Counter, &["upstream", "endpoint", "class"],
+        "Outcomes judged, by class; settled statuses count as applied";
+    DECISION_TIME = "triage_decision_duration_seconds", Histogram, ENDPOINT,
+        "Time a policy took for a verdict";
+    CLAMPS = "triage_clamps_total", Counter, &["upstream", "endpoint", "limit"],
+        "Verdicts that the host did not follow as given, by why";
+    FAULTS = "triage_policy_faults_total", Counter, &["upstream", "endpoint", "fault"],
+        "Failures of a policy, after which the built-in one decided";
+    WAIT_TIME = "triage_limit_wait_duration_seconds", Histogram, ENDPOINT,
+        "Time that permitted attempts waited for their reserved moment";
+    KEYED = "triage_idempotency_total", Counter, &["upstream", "endpoint", "result"],
+        "Requests with an idempotency key, by what the key brought";
+    BREAKER = "triage_breaker_state", Gauge, &["upstream", "group", "state"],
+        "1 for the state that the breaker is in, 0 for the others";
+    BREAKER_FORCED = "triage_breaker_forced", Gauge, GROUP,
+        "1 while an operator holds the breaker open or closed";
+    TRANSITIONS = "triage_breaker_transitions_total", Counter, &["upstream", "group", "to"],
+        "Transitions of the breaker: opened, closed, or held closed by an operator";
+    LIMIT_TAKEN = "triage_limit_taken_ratio", Gauge, &["upstream", "group", "limit"],
+        "Places of a rate limit that are taken, as a share of its burst; above 1 where some are reserved for later";
+    PAUSED = "triage_paused_seconds", Gauge, GROUP,
+        "How long the pause still lasts that the upstream asked for";
+    PLACES_TAKEN = "triage_concurrency_taken", Gauge, ENDPOINT,
+        "Attempts under way where their number is limited";
+    PLACES = "triage_concurrency_limit", Gauge, ENDPOINT,
+        "The most attempts under way at once";
+    BUDGET = "triage_retry_budget_tokens", Gauge, GROUP,
+        "Retries that are affordable now";
+    RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],
+        "Writes whose effect is unknown and which nobody is settling, up to 1000";
+    GENERATION = "triage_policy_generation", Gauge, &["upstream"],
+        "The generation of the policy that serves";
+    POLICY = "triage_policy_serving", Gauge, &["upstream", "policy", "digest"],
+        "1 for the policy that serves";
+    EVENTS = "triage_events_total", Counter, &["kind"],
+        "Events that operators want to know of, by kind";
+    READY = "triage_ready", Gauge, &[],
+        "1 while the host should be sent requests";
+    STARTED = "triage_start_time_seconds", Gauge, &[],
+        "When the host started, in seconds since 1970";
+    MEMORY = "triage_resident_memory_bytes", Gauge, &[],
+        "Memory of the process that is resident";
+    CPU = "triage_cpu_seconds_total", Counter, &[],
+        "Processor time of the process";
+    FILES = "triage_open_files", Gauge, &[],
+        "File descriptors of the process that are open";
+    BUILD = "triage_build", Gauge, &["version"],
+        "1 for the version that runs";
+}
+
+/// The README's table.
+pub fn reference() -> String {
+    let row = |metric: &Metric| {
+        let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        format!("| `{}` | {} | {labels} | {} |\n", metric.name, metric.kind.as_str(), metric.help)
+    };
+    let rows: String = METRICS.iter().map(row).collect();
+    format!("| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_readmes_table_is_the_reference() {
+        let Ok(readme) = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")) else { return };
+        let between = readme.split_once("<!-- metrics -->").and_then(|(_, rest)| rest.split_once("<!-- /metrics -->"));
+        let (table, _) = between.expect("README has the markers <!-- metrics --> and <!-- /metrics -->");
+        println!("{}", reference());
+        assert_eq!(table.trim(), reference().trim(), "paste what this test prints above into README.md");
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(name.starts_with("triage_"), "{name}");
+            assert_eq!(name.ends_with("_total"), matches!(metric.kind, Counter), "{name}");
+            assert!(!matches!(metric.kind, Histogram) || name.ends_with("_seconds"), "{name}");
+            assert!(!metric.help.ends_with('.'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! All metrics as `OpenMetrics` text.
+
+use super::{
+    EndpointMeters, Events, Meter, Meters, Metric,
+    histogram::{Histogram, Observed},
+    meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
+    metrics, process,
+};
+use crate::{breaker::Standing, error::REASONS, gate::View, service::Service};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::exemplar::Exemplar,
+    registry::Registry,
+};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// What a scrape reads.
+#[derive(Debug)]
+pub struct Sources {
+    /// The counters.
+    pub meters: Arc<Meters>,
+    /// The events.
+    pub events: Arc<Events>,
+    /// What serves, by upstream.
+    pub services: Vec<Arc<Service>>,
+    /// Unsettled records, as far as they could be counted.
+    pub unsettled: Option<usize>,
+    /// Whether the host should be sent requests.
+    pub ready: bool,
+    /// When it started, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+}
+
+/// Renders everything.
+///
+/// # Errors
+/// None that is known of: a string takes what is written.
+pub fn scrape(sources: Sources) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(sources));
+    let mut page = String::new();
+    text::encode(&mut page, &registry)?;
+    Ok(page)
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// A metric's lines.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counters<'a>(&mut self, metric: &Metric, samples: impl IntoIterator<Item = (Labels<'a>, u64)>) -> fmt::Result {
+        // The encoder puts it on again.
+        let name = metric.name.trim_end_matches("_total");
+        let mut family = self.0.encode_descriptor(name, metric.help, None, metric.kind)?;
+        for (labels, value) in samples {
+            let none: Option<&Exemplar<NoLabelSet, f64>> = None;
+            family.encode_family(&labels)?.encode_counter(&value, none)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<'a>(&mut self, metric: &Metric, samples: impl IntoIterator<Item = (Labels<'a>, f64)>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+        for (labels, value) in samples {
+            if labels.is_empty() {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms<'a>(
+        &mut self,
+        metric: &Metric,
+        samples: impl IntoIterator<Item = (Labels<'a>, Observed)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+        for (labels, read) in samples {
+            let mut one = family.encode_family(&labels)?;
+            one.encode_histogram::<NoLabelSet>(read.sum_seconds(), read.count(), &read.buckets(), None)?;
+        }
+        Ok(())
+    }
+}
+
+/// One endpoint, all workers together.
+struct Endpoint(Arc<EndpointMeters>);
+
+impl Endpoint {
+    fn names(&self) -> &Names {
+        &self.0.of(0).names
+    }
+
+    fn labels(&self) -> Labels<'_> {
+        let Names { upstream, endpoint } = self.names();
+        vec![("upstream", upstream), ("endpoint", endpoint)]
+    }
+
+    fn labels_and(&self, name: &'static str, value: &'static str) -> Labels<'_> {
+        let mut labels = self.labels();
+        labels.push((name, value));
+        labels
+    }
+
+    fn sum(&self, counter: impl Fn(&Meter) -> &Counter) -> u64 {
+        self.0.all().iter().map(|meter| counter(meter).read()).sum()
+    }
+
+    fn each(&self, counters: impl Fn(&Meter) -> &[Counter]) -> Vec<u64> {
+        let mut sums = vec![0; counters(self.0.of(0)).len()];
+        for meter in self.0.all() {
+            for (sum, counter) in sums.iter_mut().zip(counters(meter)) {
+                *sum += counter.read();
+            }
+        }
+        sums
+    }
+
+    fn observed(&self, histogram: impl Fn(&Meter) -> &Histogram) -> Observed {
+        let (first, others) = (histogram(self.0.of(0)).read(), self.0.all().iter().skip(1));
+        others.fold(first, |mut sum, meter| {
+            sum.add(&histogram(meter).read());
+            sum
+        })
+    }
+
+    /// Whether it had a request: the others' series come with their first one, all at once, so that none begins above zero.
+    fn is_used(&self) -> bool {
+        self.sum(|meter| &meter.begun) > 0 || self.each(|meter| meter.requests.all()).iter().any(|count| *count > 0)
+    }
+}
+
+/// Samples of a labelled set of counters.
+fn labelled<'a>(
+    endpoints: &'a [Endpoint],
+    label: &'static str,
+    values: &'a [&'static str],
+    counters: impl Fn(&Meter) -> &[Counter] + 'a,
+) -> impl Iterator<Item = (Labels<'a>, u64)> {
+    endpoints.iter().flat_map(move |endpoint| {
+        let sums = endpoint.each(&counters);
+        values.iter().zip(sums).map(move |(value, sum)| (endpoint.labels_and(label, value), sum))
+    })
+}
+
+impl Collector for Sources {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        let all: Vec<Endpoint> = self.meters.all().into_iter().map(Endpoint).filter(Endpoint::is_used).collect();
+        requests(&mut page, &all)?;
+        let found: Vec<Endpoint> = all.into_iter().filter(|one| !one.names().upstream.is_empty()).collect();
+        attempts(&mut page, &found)?;
+        verdicts(&mut page, &found)?;
+        self.groups(&mut page)?;
+        self.policies(&mut page)?;
+        self.host(&mut page)
+    }
+}
+
+fn requests(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
+    page.counters(&metrics::REQUESTS, labelled(all, "status", &STATUSES, |meter| meter.requests.all()))?;
+    page.counters(&metrics::REFUSALS, labelled(all, "reason", &REASONS, |meter| meter.refusals.all()))?;
+    page.counters(&metrics::ABANDONED, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.abandoned))))?;
+    // Ended is read first, so that a request that comes meanwhile does not count below zero.
+    let in_flight = |one: &Endpoint| {
+        let ended = one.sum(|meter| &meter.ended);
+        one.sum(|meter| &meter.begun).saturating_sub(ended) as f64
+    };
+    page.gauges(&metrics::IN_FLIGHT, all.iter().map(|one| (one.labels(), in_flight(one))))?;
+    let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.request_time)));
+    page.histograms(&metrics::REQUEST_TIME, times)?;
+    page.counters(&metrics::KEYED, labelled(all, "result", &KEYED, |meter| meter.keyed.all()))
+}
+
+fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
+    let failures = FAILURES.map(crate::policy::contract::FailureKind::name);
+    let classes = CLASSES.map(crate::policy::contract::Class::name);
+    let answered = labelled(all, "outcome", &STATUSES, |meter| meter.answered.all());
+    let failed = labelled(all, "outcome", &failures, |meter| meter.failed.all());
+    page.counters(&metrics::ATTEMPTS, answered.chain(failed))?;
+    let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.attempt_time)));
+    page.histograms(&metrics::ATTEMPT_TIME, times)?;
+    page.counters(&metrics::RETRIES, labelled(all, "class", &classes, |meter| meter.retries.all()))?;
+    page.counters(&metrics::LOOKS, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.probes))))?;
+    let waits = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.wait_time)));
+    page.histograms(&metrics::WAIT_TIME, waits)
+}
+
+fn verdicts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
+    let classes = CLASSES.map(crate::policy::contract::Class::name);
+    let limits = LIMITS.map(crate::retry::Limit::name);
+    page.counters(&metrics::VERDICTS, labelled(all, "class", &classes, |meter| meter.verdicts.all()))?;
+    let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.decision_time)));
+    page.histograms(&metrics::DECISION_TIME, times)?;
+    page.counters(&metrics::CLAMPS, labelled(all, "limit", &limits, |meter| meter.clamps.all()))?;
+    page.counters(&metrics::FAULTS, labelled(all, "fault", &FAULTS, |meter| meter.faults.all()))
+}
+
+/// `upstream/group` as labels.
+fn group_labels(name: &str) -> Labels<'_> {
+    let (upstream, group) = name.split_once('/').unwrap_or(("", name));
+    vec![("upstream", upstream), ("group", group)]
+}
+
+fn with<'a>(mut labels: Labels<'a>, name: &'static str, value: &'a str) -> Labels<'a> {
+    labels.push((name, value));
+    labels
+}
+
+const STANDINGS: [Standing; 3] = [Standing::Closed, Standing::Open, Standing::HalfOpen];
+
+impl Sources {
+    fn groups(&self, page: &mut Page<'_>) -> fmt::Result {
+        let endpoints = self.services.iter().flat_map(|service| &service.endpoints);
+        let groups: BTreeMap<&str, View> =
+            endpoints.clone().map(|endpoint| (endpoint.group.name(), endpoint.group.view())).collect();
+        let breakers = || {
+            groups.iter().filter_map(|(name, view)| view.breaker.as_ref().map(|breaker| (group_labels(name), breaker)))
+        };
+        let states = breakers().flat_map(|(labels, breaker)| {
+            STANDINGS.map(|state| {
+                (with(labels.clone(), "state", state.name()), f64::from(u8::from(breaker.standing == state)))
+            })
+        });
+        page.gauges(&metrics::BREAKER, states)?;
+        let forced = breakers().map(|(labels, breaker)| (labels, f64::from(u8::from(breaker.forced))));
+        page.gauges(&metrics::BREAKER_FORCED, forced)?;
+        let counted = groups.iter().filter(|(_, view)| view.breaker.is_some()).flat_map(|(name, _)| {
+            [("opened", "breaker-opened"), ("closed", "breaker-closed"), ("held", "breaker-held")]
+                .map(|(to, kind)| (with(group_labels(name), "to", to), self.events.transitions(name, kind)))
+        });
+        page.counters(&metrics::TRANSITIONS, counted)?;
+        let numbers: Vec<String> = (0..16).map(|number| number.to_string()).collect();
+        let limits = groups.iter().flat_map(|(name, view)| {
+            view.limits.iter().zip(&numbers).map(|(limit, number)| {
+                let share = f64::from(limit.taken) / f64::from(limit.quota.burst.get());
+                (with(group_labels(name), "limit", number), share)
+            })
+        });
+        page.gauges(&metrics::LIMIT_TAKEN, limits)?;
+        let pauses = groups
+            .iter()
+            .map(|(name, view)| (group_labels(name), view.paused.map_or(0.0, |pause| pause.as_secs_f64())));
+        page.gauges(&metrics::PAUSED, pauses)?;
+        let budgets = groups.iter().map(|(name, view)| (group_labels(name), view.budget as f64 / 1000.0));
+        page.gauges(&metrics::BUDGET, budgets)?;
+        self.places(page)
+    }
+
+    fn places(&self, page: &mut Page<'_>) -> fmt::Result {
+        let limited: Vec<(Labels<'_>, usize, usize)> = self
+            .services
+            .iter()
+            .flat_map(|service| service.endpoints.iter().map(|endpoint| (service.settings.name.as_str(), endpoint)))
+            .filter_map(|(upstream, endpoint)| {
+                let (places, most) = (endpoint.places.as_ref()?, endpoint.settings.concurrency?);
+                let labels = vec![("upstream", upstream), ("endpoint", endpoint.described.name.as_str())];
+                Some((labels, most.saturating_sub(places.available_permits()), most))
+            })
+            .collect();
+        page.gauges(&metrics::PLACES_TAKEN, limited.iter().map(|(labels, taken, _)| (labels.clone(), *taken as f64)))?;
+        page.gauges(&metrics::PLACES, limited.iter().map(|(labels, _, most)| (labels.clone(), *most as f64)))
+    }
+
+    fn policies(&self, page: &mut Page<'_>) -> fmt::Result {
+        fn labels(service: &Service) -> Labels<'_> {
+            vec![("upstream", service.settings.name.as_str())]
+        }
+        page.gauges(&metrics::GENERATION, self.services.iter().map(|one| (labels(one), one.generation as f64)))?;
+        let digest = |one: &Arc<Service>| one.policy.digest().map_or_else(String::new, |digest| digest.short());
+        let digests: Vec<String> = self.services.iter().map(digest).collect();
+        let serving = self.services.iter().zip(&digests).map(|(one, digest)| {
+            let named = with(labels(one), "policy", &one.policy.description().name);
+            (with(named, "digest", digest), 1.0)
+        });
+        page.gauges(&metrics::POLICY, serving)
+    }
+
+    fn host(&self, page: &mut Page<'_>) -> fmt::Result {
+        let unsettled = self.unsettled.map(|count| (Labels::new(), count as f64));
+        page.gauges(&metrics::RECORDS_UNSETTLED, unsettled)?;
+        let kinds = self.events.kinds();
+        page.counters(&metrics::EVENTS, kinds.iter().map(|(kind, count)| (vec![("kind", *kind)], *count)))?;
+        let one = |value: f64| [(Labels::new(), value)];
+        page.gauges(&metrics::READY, one(f64::from(u8::from(self.ready))))?;
+        page.gauges(&metrics::STARTED, one(self.started_unix_ms as f64 / 1000.0))?;
+        let process = process::read();
+        page.gauges(&metrics::MEMORY, process.memory_bytes.map(|bytes| (Labels::new(), bytes as f64)))?;
+        let cpu = &metrics::CPU;
+        let mut family = page.0.encode_descriptor(cpu.name.trim_end_matches("_total"), cpu.help, None, cpu.kind)?;
+        let none: Option<&Exemplar<NoLabelSet, f64>> = None;
+        family.encode_counter(&process.cpu_seconds, none)?;
+        page.gauges(&metrics::FILES, process.open_files.map(|files| (Labels::new(), files as f64)))?;
+        page.gauges(&metrics::BUILD, [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)])
+    }
+}

@@ -1,0 +1,129 @@
+//! W3C Trace Context: `traceparent` in and out.
+//!
+//! A caller's trace is continued: each attempt is a span of it. Where the caller sends none, none is begun: a header that says
+//! "not sampled" would switch off the upstream's own traces, and one that says "sampled" would force them.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::fmt;
+
+/// The trace that a request belongs to.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What tracing systems add to it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// A caller's trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceContext {
+    trace: u128,
+    flags: u8,
+}
+
+impl TraceContext {
+    /// Takes a caller's trace from its headers. One that cannot be read is taken off, and what goes with it: the specification
+    /// wants it not to be passed on.
+    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
+        headers.get(TRACEPARENT)?;
+        let mut all = headers.get_all(TRACEPARENT).iter();
+        let read = match (all.next(), all.next()) {
+            (Some(only), None) => Self::parse(only.as_bytes()),
+            _ => None,
+        };
+        if read.is_none() {
+            headers.remove(TRACEPARENT);
+            headers.remove(TRACESTATE);
+        }
+        read
+    }
+
+    /// `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal digits; a later version may have more after another dash.
+    fn parse(value: &[u8]) -> Option<Self> {
+        let (known, rest) = value.split_at_checked(55)?;
+        let [version, trace, parent, flags] = known.split(|byte| *byte == b'-').collect::<Vec<_>>().try_into().ok()?;
+        let hex = |digits: &[u8], count: usize| {
+            let fits = digits.len() == count && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            fits.then(|| std::str::from_utf8(digits).ok().and_then(|digits| u128::from_str_radix(digits, 16).ok()))?
+        };
+        let version = hex(version, 2)?;
+        let more = match version {
+            0 => rest.is_empty(),
+            0xff => false,
+            _ => rest.is_empty() || rest.starts_with(b"-"),
+        };
+        let trace = hex(trace, 32).filter(|trace| *trace != 0)?;
+        hex(parent, 16).filter(|parent| *parent != 0)?;
+        let flags = u8::try_from(hex(flags, 2)?).ok()?;
+        // Of later versions' flags, only those that this one knows are passed on.
+        more.then_some(Self { trace, flags: if version == 0 { flags } else { flags & 1 } })
+    }
+
+    /// The header of an attempt's span; `span` is chance.
+    pub fn header(&self, span: u64) -> HeaderValue {
+        let (trace, span, flags) = (self.trace, span.max(1), self.flags);
+        HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-{flags:02x}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("00"))
+    }
+}
+
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.trace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn take(values: &[&str]) -> (Option<TraceContext>, HeaderMap) {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
+        for value in values {
+            headers.append(TRACEPARENT, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        (TraceContext::take(&mut headers), headers)
+    }
+
+    #[test]
+    fn a_trace_is_continued_under_a_span_of_its_own() {
+        let (trace, headers) = take(&[GOOD]);
+        assert!(headers.contains_key(TRACESTATE));
+        assert_eq!(trace.unwrap().header(0xab), "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000ab-01");
+        assert_eq!(trace.unwrap().header(0), "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000001-01", "never zero");
+        let later = GOOD.replacen("00", "cc", 1).replace("-01", "-ff-what-comes");
+        assert_eq!(take(&[&later]).0.unwrap().header(1).to_str().unwrap().rsplit('-').next(), Some("01"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_taken_off() {
+        for (what, value) in [
+            ("empty", String::new()),
+            ("upper case", GOOD.to_uppercase()),
+            ("short", GOOD[..54].to_owned()),
+            ("longer than its version", format!("{GOOD}-x")),
+            ("version ff", GOOD.replacen("00", "ff", 1)),
+            ("no trace", GOOD.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32))),
+            ("no parent", GOOD.replace("00f067aa0ba902b7", &"0".repeat(16))),
+            ("a sign", GOOD.replace("00f067aa0ba902b7", "+0f067aa0ba902b7")),
+            ("no dashes", GOOD.replace('-', "0")),
+        ] {
+            let (trace, headers) = take(&[&value]);
+            assert!(trace.is_none() && headers.is_empty(), "{what}: {trace:?} {headers:?}");
+        }
+        let (trace, headers) = take(&[GOOD, GOOD]);
+        assert!(trace.is_none() && headers.is_empty(), "twice");
+        assert!(take(&[]).1.contains_key(TRACESTATE), "alone it concerns nobody");
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_breaks_it(value in prop::collection::vec(0x20_u8..0x7f, 0..80)) {
+            if let Some(trace) = TraceContext::parse(&value) {
+                prop_assert_eq!(TraceContext::parse(trace.header(7).as_bytes()).unwrap().trace, trace.trace);
+            }
+        }
+    }
+}

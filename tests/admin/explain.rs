@@ -1,0 +1,184 @@
+//! The course of single requests.
+
+use super::{Front, Scripted, Value, json, ok, problem, status};
+use crate::support::{
+    front::Got,
+    scripted::{Reply, Seen},
+};
+
+const DEFAULTS: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n\
+                        breaker = { failure_threshold = 3, failure_rate = \"off\" }\n";
+
+/// 503 to every other request to `/flaky`, nothing to `/lost`, else 200.
+fn answer(flaky: &mut u32, seen: &Seen) -> Reply {
+    if seen.line().contains("lost") {
+        return Reply::Close;
+    }
+    *flaky += u32::from(seen.line().contains("flaky"));
+    if *flaky % 2 == 1 { status(503) } else { ok("triage-request-id: forged\r\n", "done") }
+}
+
+async fn stage(keys: &str) -> (Front, Scripted) {
+    let mut flaky = 0;
+    let upstream = Scripted::start(move |seen| answer(&mut flaky, seen)).await;
+    let toml = format!("[upstreams.api]\nbase_url = \"{}\"\n{DEFAULTS}", upstream.url());
+    (Front::with_admin(keys, &toml), upstream)
+}
+
+fn id(got: &Got) -> String {
+    let id = got.header("triage-request-id").unwrap_or_else(|| panic!("no id: {}", got.head));
+    assert_eq!(id.len(), 16, "{}", got.head);
+    id.to_owned()
+}
+
+async fn story(front: &Front, got: &Got) -> Value {
+    front.look(&format!("/api/v1/requests/{}", id(got))).await
+}
+
+fn steps(story: &Value) -> Vec<&str> {
+    story["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_retried_request_is_told_in_order() {
+    let (front, _upstream) = stage("").await;
+    let got = front.ask("GET", "/flaky", "").await;
+    assert_eq!((got.status(), got.header("triage-attempts")), ("200", Some("2")), "{}", got.head);
+    let story = story(&front, &got).await;
+    let expected = ["permit", "sent", "answered", "verdict", "waits", "permit", "sent", "answered"];
+    assert_eq!(steps(&story)[..8], expected, "{story:#}");
+    let verdict = &story["steps"][3];
+    assert_eq!((&verdict["class"], &verdict["next"]), (&json!("unknown"), &json!("retry")), "{story:#}");
+    assert!(!verdict["reason"].as_str().unwrap().is_empty(), "{story:#}");
+    assert_eq!((&story["status"], &story["method"], &story["endpoint"]), (&json!(200), &json!("GET"), &json!("any")));
+    let times: Vec<u64> =
+        story["steps"].as_array().unwrap().iter().map(|step| step["at_us"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && *times.last().unwrap() <= story["took_us"].as_u64().unwrap(), "{story:#}");
+    let rough = front.look("/api/v1/requests?rough=true").await;
+    assert_eq!(rough[0]["id"], story["id"], "{rough}");
+}
+
+#[tokio::test]
+async fn a_lost_write_and_a_refusal_say_why() {
+    let (front, _upstream) = stage("").await;
+    let key = "idempotency-key: \"k\"\r\n";
+    let got = front.send("POST", "/lost", key, "{}").await;
+    assert_eq!(got.status(), "504");
+    let lost = story(&front, &got).await;
+    assert_eq!(steps(&lost), ["key", "permit", "sent", "failed", "verdict", "refused"], "{lost:#}");
+    assert_eq!((&lost["steps"][0]["result"], &lost["steps"][3]["sent"]), (&json!("new"), &json!(true)), "{lost:#}");
+    assert_eq!(lost["steps"][5]["reason"], "effect-unknown", "{lost:#}");
+    let again = front.send("POST", "/lost", key, "{\"other\": 1}").await;
+    assert_eq!(steps(&story(&front, &again).await), ["key", "refused"]);
+    front.admin("POST", "/api/v1/breakers/api/any/open", "", "").await;
+    let got = front.ask("GET", "/x", "").await;
+    let open = story(&front, &got).await;
+    assert_eq!(steps(&open), ["denied", "refused"], "{open:#}");
+    assert_eq!(open["steps"][0]["text"], "no permit: breaker-open");
+    let got = front.ask("GET", "/x", "triage-deadline-ms: soon\r\n").await;
+    assert_eq!(steps(&story(&front, &got).await), ["refused"]);
+}
+
+#[tokio::test]
+async fn the_ring_is_bounded_and_smooth_requests_do_not_push_out_the_others() {
+    let (front, _upstream) = stage("explain = 2\n").await;
+    let rough = front.ask("GET", "/flaky", "").await;
+    let mut smooth = Vec::new();
+    for _ in 0..5 {
+        smooth.push(front.ask("GET", "/x", "").await);
+    }
+    story(&front, &rough).await;
+    for got in &smooth[3..] {
+        story(&front, got).await;
+    }
+    for got in &smooth[..3] {
+        let gone = front.admin("GET", &format!("/api/v1/requests/{}", id(got)), "", "").await;
+        assert_eq!(problem(&gone), ("404".to_owned(), "not-found".to_owned()));
+    }
+    assert_eq!(front.look("/api/v1/requests").await.as_array().unwrap().len(), 3);
+    assert_eq!(front.look("/api/v1/requests?limit=1").await.as_array().unwrap().len(), 1);
+    assert_eq!(problem(&front.admin("GET", "/api/v1/requests/none", "", "").await).1, "malformed");
+}
+
+#[tokio::test]
+async fn switched_off_nothing_is_kept_and_each_answer_has_its_id_still() {
+    let (front, _upstream) = stage("explain = 0\n").await;
+    let (first, second) = (front.ask("GET", "/flaky", "").await, front.ask("GET", "/x", "").await);
+    assert_ne!(id(&first), id(&second));
+    assert_eq!(front.look("/api/v1/requests").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_is_told_of_too() {
+    let upstream = Scripted::start(|_| Reply::Hang).await;
+    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
+    let address = front.address();
+    let caller =
+        tokio::spawn(async move { crate::support::front::raw(address, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await });
+    while upstream.seen().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    caller.abort();
+    let mut list = front.look("/api/v1/requests").await;
+    while list == json!([]) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        list = front.look("/api/v1/requests").await;
+    }
+    assert_eq!(list[0]["status"], Value::Null, "{list}");
+    let told = front.look(&format!("/api/v1/requests/{}", list[0]["id"].as_str().unwrap())).await;
+    assert_eq!(steps(&told), ["permit", "sent", "abandoned"], "{told:#}");
+}
+
+/// Hospital data is confidential: what callers and the upstream send is in none of the pages.
+#[tokio::test]
+async fn no_page_holds_what_was_sent() {
+    let (front, _upstream) = stage("").await;
+    let headers = "x-patient: s3cret-header\r\nauthorization: Bearer s3cret-token\r\nidempotency-key: \"s3cret-key\"\r\n\
+                   tracestate: s3cret=state\r\n";
+    for (method, path) in [
+        ("POST", "/hospitals/s3cret-path?q=s3cret-query"),
+        ("POST", "/lost/s3cret-path"),
+        ("GET", "/flaky/s3cret-path"),
+        ("S3CRET", "/s3cret-path"),
+        ("GET", "/s3cret-path/../x"),
+    ] {
+        front.send(method, path, headers, "{\"name\": \"s3cret-body\"}").await;
+    }
+    let list = front.look("/api/v1/requests").await;
+    assert_eq!(list.as_array().unwrap().len(), 5);
+    let mut pages = vec![list.to_string()];
+    for story in list.as_array().unwrap() {
+        pages.push(front.look(&format!("/api/v1/requests/{}", story["id"].as_str().unwrap())).await.to_string());
+    }
+    for path in
+        ["/metrics", "/api/v1/events", "/api/v1/status", "/api/v1/records", "/api/v1/breakers", "/api/v1/config"]
+    {
+        pages.push(front.admin("GET", path, "", "").await.text());
+    }
+    for page in pages {
+        assert!(!page.to_lowercase().contains("s3cret"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_callers_trace_is_continued_with_a_span_for_each_attempt() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let (front, upstream) = stage("").await;
+    let headers = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\ntracestate: vendor=1\r\n");
+    let got = front.ask("GET", "/flaky", &headers).await;
+    assert_eq!(story(&front, &got).await["trace"], TRACE);
+    let seen = upstream.seen();
+    let spans: Vec<String> = seen.iter().map(|seen| seen.all("traceparent").join("|")).collect();
+    assert_eq!(spans.len(), 2);
+    assert_ne!(spans[0], spans[1], "a span for each attempt");
+    for (span, seen) in spans.iter().zip(&seen) {
+        assert!(span.starts_with(&format!("00-{TRACE}-")) && span.ends_with("-01") && span.len() == 55, "{span}");
+        assert!(!span.contains("00f067aa0ba902b7"), "{span}");
+        assert_eq!(seen.all("tracestate"), ["vendor=1"]);
+    }
+    front.ask("GET", "/x", "traceparent: 00-broken\r\ntracestate: vendor=1\r\n").await;
+    front.ask("GET", "/x", "").await;
+    for seen in &upstream.seen()[2..] {
+        assert!(seen.all("traceparent").is_empty() && seen.all("tracestate").is_empty(), "{}", seen.head);
+    }
+}

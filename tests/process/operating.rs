@@ -1,0 +1,212 @@
+//! What operators do from the command line, against a host that runs.
+
+use super::child::{Ended, Triage, get, run};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+/// An upstream that answers every request with 503.
+fn failing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    url
+}
+
+struct Host {
+    process: Triage,
+    address: SocketAddr,
+    admin: String,
+}
+
+fn host(arguments: &[&str]) -> Host {
+    host_with(arguments, &[])
+}
+
+fn host_with(arguments: &[&str], environment: &[(&str, &str)]) -> Host {
+    let (mut process, address) = Triage::serve_with(arguments, environment);
+    let line = process.says("admin: ");
+    let admin = line.trim().trim_start_matches("admin: ").to_owned();
+    Host { process, address, admin }
+}
+
+fn asked(host: &Host, arguments: &[&str]) -> Ended {
+    let all: Vec<&str> = arguments.iter().chain(&["--admin", &host.admin]).copied().collect();
+    run(&all)
+}
+
+const QUICK: [&str; 4] =
+    ["--set", "upstreams.default.defaults.retry.min_wait=0s", "--set", "upstreams.default.defaults.retry.max_wait=0s"];
+
+#[test]
+fn a_request_is_explained_by_its_id() {
+    let upstream = failing();
+    let host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
+    let text = get(host.address, "/s3cret");
+    let id = text.lines().find_map(|line| line.strip_prefix("triage-request-id: ")).unwrap_or_else(|| panic!("{text}"));
+    let ended = asked(&host, &["explain", id]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert!(lines[0].starts_with("GET default/any: 503 in "), "{ended:?}");
+    assert_eq!(lines[1], format!("  request   {id}"));
+    assert!(
+        lines[2].starts_with("  policy    http-standard;digest=") && lines[2].ends_with(", generation 1"),
+        "{ended:?}"
+    );
+    let told: Vec<&str> = lines[3..].iter().map(|line| line.trim_start().split_once("  ").unwrap().1).collect();
+    assert_eq!((told[0], told[1]), ("permit", "attempt 1 sent"), "{ended:?}");
+    assert!(told[2].starts_with("answered 503 after "), "{ended:?}");
+    assert!(told[3].starts_with("policy: ") && told[3].contains(", retry"), "{ended:?}");
+    assert!(told.contains(&"attempt 3 sent") && told.contains(&"not followed: no attempt is left"), "{ended:?}");
+    assert!(!ended.out.contains("s3cret"));
+    let list = asked(&host, &["explain", "--rough"]);
+    assert!(list.out.starts_with(id) && list.out.ends_with("GET default/any: 503\n"), "{list:?}");
+    let gone = asked(&host, &["explain", "0123456789abcdef"]);
+    assert_eq!(gone.code, Some(1), "{gone:?}");
+    assert!(gone.err.starts_with("triage: this request is not kept any more, or never was here"), "{gone:?}");
+    let none = asked(&host, &["explain", "../status"]);
+    assert!(none.err.starts_with("triage: a request id has 16 hexadecimal digits"), "{none:?}");
+}
+
+#[test]
+fn the_policies_of_a_running_host_are_listed_and_acted_on() {
+    let upstream = failing();
+    let host = host(&["--upstream", &upstream]);
+    let list = asked(&host, &["policy", "list"]);
+    assert_eq!(list.code, Some(0), "{list:?}");
+    assert!(
+        list.out.starts_with("default: http-standard ") && list.out.ends_with("), generation 1, good\n"),
+        "{list:?}"
+    );
+    let back = asked(&host, &["policy", "rollback", "default"]);
+    assert_eq!(back.code, Some(1), "{back:?}");
+    let told = "triage: no other generation has proven itself; drop in a component that serves better\n";
+    assert_eq!(back.err, told, "{back:?}");
+    let promote = asked(&host, &["policy", "promote", "default"]);
+    assert!(promote.err.contains("has proven itself already"), "{promote:?}");
+    assert_eq!(asked(&host, &["policy", "history", "default"]).out, "");
+    let wrong = asked(&host, &["policy", "history", "gone"]);
+    assert!(wrong.err.starts_with("triage: there is no such upstream; /api/v1/policies lists them"), "{wrong:?}");
+}
+
+#[test]
+fn a_host_that_is_not_there_or_wants_a_token_is_told() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = run(&["policy", "list", "--admin", &format!("http://{free}")]);
+    assert_eq!(nobody.code, Some(1), "{nobody:?}");
+    let told = format!(
+        "triage: no answer from http://{free} (connect); start the host with an admin listener there, or give its address with \
+         --admin URL\n"
+    );
+    assert_eq!(nobody.err, told);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token").display().to_string();
+    std::fs::write(&file, "0123456789abcdef\n").unwrap();
+    let upstream = failing();
+    let host = host(&["--upstream", &upstream, "--set", &format!("admin.write_token_file={file}")]);
+    let without = asked(&host, &["policy", "list"]);
+    assert_eq!(without.err, "triage: the host wants a token; give it by TRIAGE_ADMIN_TOKEN or --token-file FILE\n");
+    let with = asked(&host, &["policy", "list", "--token-file", &file]);
+    assert_eq!((with.code, with.err.as_str()), (Some(0), ""), "{with:?}");
+    drop(host.process);
+}
+
+#[test]
+fn a_weak_token_is_the_operators_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token").display().to_string();
+    std::fs::write(&file, "short\n").unwrap();
+    let all = ["serve", "--upstream", "http://a.example", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--set"];
+    let ended = run(&[&all[..], &[&format!("admin.read_token_file={file}")]].concat());
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+    assert!(ended.err.contains("\n  admin: the token of admin.read_token_file must be one word"), "{ended:?}");
+}
+
+fn id(answer: &str) -> &str {
+    answer.lines().find_map(|line| line.strip_prefix("triage-request-id: ")).unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[test]
+fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
+    let upstream = failing();
+    let mut host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
+    let text = get(host.address, "/x");
+    let line = host.process.logs("retrying");
+    for part in [
+        " INFO ",
+        &format!("request={}", id(&text)),
+        "upstream=default endpoint=any attempt=2 wait_ms=0 class=\"unknown\" reason=",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(host.process.logs("retrying").contains("attempt=3"));
+    get(host.address, "/x");
+    let line = host.process.logs("circuit breaker opened");
+    assert!(line.contains(" WARN ") && line.contains("group=default/any why=5 failures in a row"), "{line}");
+}
+
+#[test]
+fn a_log_line_is_a_json_object_where_that_is_wanted() {
+    let upstream = failing();
+    let flags = [&["--upstream", &upstream][..], &QUICK, &["--log-format", "json"]].concat();
+    for (arguments, environment) in
+        [(&flags[..], &[][..]), (&flags[..flags.len() - 2], &[("TRIAGE_LOG_FORMAT", "json")])]
+    {
+        let mut host = host_with(arguments, environment);
+        let text = get(host.address, "/x");
+        let line = host.process.logs("retrying");
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!((&json["level"], &json["message"]), (&"INFO".into(), &"retrying".into()), "{line}");
+        assert_eq!((&json["request"], &json["attempt"]), (&id(&text).into(), &2.into()), "{line}");
+    }
+}
+
+#[test]
+fn each_action_is_a_line_of_the_audit() {
+    let upstream = failing();
+    let mut host = host(&["--upstream", &upstream]);
+    let admin: SocketAddr = host.admin.trim_end_matches('/').rsplit('/').next().unwrap().parse().unwrap();
+    let mut stream = TcpStream::connect(admin).unwrap();
+    let path = "/api/v1/breakers/default/any/open";
+    write!(stream, "POST {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").unwrap();
+    let line = host.process.logs("triage::audit");
+    let peer = format!("peer={}", stream.local_addr().unwrap());
+    let told = "role=\"write\" action=\"breaker-open\" subject=\"default/any\"";
+    assert!(line.contains(&peer) && line.contains(told), "{line}");
+    assert!(line.contains("an operator opens the breaker for 600000 ms"), "{line}");
+}
+
+/// Hospital data is confidential: not even the host's own debug lines hold what was sent.
+#[test]
+fn the_log_holds_nothing_that_was_sent() {
+    let upstream = failing();
+    let flags = [&["--upstream", &upstream][..], &QUICK].concat();
+    let host = host_with(&flags, &[("TRIAGE_LOG", "triage=trace")]);
+    for method in ["GET", "POST"] {
+        let mut stream = TcpStream::connect(host.address).unwrap();
+        let body = "{\"name\": \"s3cret-body\"}";
+        write!(
+            stream,
+            "{method} /s3cret-path?q=s3cret-query HTTP/1.1\r\nhost: s3cret-host.example\r\nx-patient: s3cret-header\r\n\
+             authorization: Bearer s3cret-token\r\nidempotency-key: \"s3cret-key\"\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 50"), "{text}");
+    }
+    host.process.terminate();
+    let ended = host.process.ended();
+    assert!(ended.err.contains("request{request=") && ended.err.contains("retrying"), "{ended:?}");
+    assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
+}
