@@ -105,7 +105,7 @@ fn expected(problem: &Problem) -> Row {
             409,
             "answer-not-kept",
             "the first answer was too large to keep",
-            "the request with this key was answered 200, but the answer had more than 16 bytes and was not kept; it is not sent again",
+            "the request with this key was answered 200, but the answer was not kept: it had more than 16 bytes, or kept answers take all their room; it is not sent again",
         )
         .maybe_sent(),
         Problem::KeysFull => row(

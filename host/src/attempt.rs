@@ -50,7 +50,12 @@ impl Exchange {
         match arrival {
             Arrival::Answer(Answer { rest: Some(rest), .. }) => {
                 let body = std::mem::replace(rest, upstream::full(Bytes::new()));
-                *rest = tail::watch(body, permit, took, self.endpoint().settings.attempt_timeout);
+                let mut longest = self.endpoint().settings.attempt_timeout;
+                if permit.is_probe() {
+                    // Its lease covers one attempt, head and body together.
+                    longest = longest.saturating_sub(took).max(Duration::from_secs(1));
+                }
+                *rest = tail::watch(body, permit, took, longest);
             }
             _ => permit.report(BreakerSignal::Success, took),
         }
@@ -82,7 +87,7 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        let mut permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
         progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
@@ -90,6 +95,16 @@ impl Exchange {
             }
             permit.report(BreakerSignal::Failure, Duration::ZERO);
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
+        }
+        if is_request && permit.is_probe() {
+            // The health call took time: the lease starts now.
+            match permit.recheck().await {
+                Recheck::Send => {}
+                Recheck::Wait(retry_after) => {
+                    return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
+                }
+                Recheck::Refused(refusal) => return Err(self.problem(refusal)),
+            }
         }
         let (outbound, limit) = match errand {
             Errand::Request => {

@@ -92,7 +92,7 @@ pub enum Problem {
     },
     /// The first answer was too large to keep.
     #[error(
-        "the request with this key was answered {status}, but the answer had more than {limit_bytes} bytes and was not kept; it is not sent again"
+        "the request with this key was answered {status}, but the answer was not kept: it had more than {limit_bytes} bytes, or kept answers take all their room; it is not sent again"
     )]
     NotKept {
         /// The first answer's status.
@@ -284,8 +284,13 @@ impl Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
         }
         headers.insert(SENT, HeaderValue::from_static(if self.sent() { "maybe" } else { "no" }));
-        if self == Self::EffectUnknown {
-            headers.insert(VERDICT, HeaderValue::from_static(Class::Unknown.name()));
+        let verdict = match self {
+            Self::EffectUnknown => Some(Class::Unknown.name()),
+            Self::NotInEffect { class } => Some(class),
+            _ => None,
+        };
+        if let Some(verdict) = verdict {
+            headers.insert(VERDICT, HeaderValue::from_static(verdict));
         }
         response
     }

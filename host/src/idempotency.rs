@@ -31,7 +31,8 @@ pub struct Settings {
     pub max_request_bytes: usize,
     /// The largest response body that is kept for replays. Default 1 MiB.
     pub max_response_bytes: usize,
-    /// Records kept at most (memory state); the oldest finished ones go first. Default 100,000.
+    /// Records kept at most (memory state); at the limit new keys are refused. Default 1,000,000: 11 a second,
+    /// and some 200 MB.
     pub max_records: usize,
     /// The request header that names the tenant; none: all callers are one. Its value is hashed. Default none.
     pub tenant_header: Option<http::HeaderName>,
@@ -44,7 +45,7 @@ impl Default for Settings {
             lock: Duration::from_secs(150),
             max_request_bytes: 1 << 20,
             max_response_bytes: 1 << 20,
-            max_records: 100_000,
+            max_records: 1_000_000,
             tenant_header: None,
         }
     }

@@ -112,9 +112,10 @@ impl Endpoint {
         self.settings.effect.unwrap_or_else(|| Effect::of(method).max(self.described.effect))
     }
 
-    /// Whether an unknown write can be settled by looking: then equal ones are sent one at a time.
-    pub fn settles(&self) -> bool {
-        self.granted && self.described.commit_within.is_some()
+    /// Whether the policy looks for late commits here: then equal writes are sent one at a time and own what they made,
+    /// granted or not, since a generation that is granted may be looking for a twin.
+    pub fn commits_late(&self) -> bool {
+        self.described.commit_within.is_some()
     }
 
     /// Whether the status means `applied` and `deliver` without asking the policy.

@@ -239,10 +239,10 @@ async fn what_is_no_verdict() {
 #[tokio::test]
 async fn probes_of_what_is_not_the_upstreams() {
     let path = |what, path: &'static str| {
-        let told = path.replace(['\r', '\n', '\0'], " ");
         let cause = format!(
             "a probe must be a GET, HEAD or OPTIONS of a plain path on the same upstream that starts with one '/'; got \
-             {told:?}"
+             another path, of {} bytes",
+            path.len()
         );
         spoilt(what, |guest| guest.probe("GET", path, &[]), invalid(&cause))
     };

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// A guard against hanging for ever, far above what anything here takes.
-const HUNG: Duration = Duration::from_secs(120);
+const HUNG: Duration = Duration::from_secs(400);
 
 /// How a run ended.
 #[derive(Debug)]

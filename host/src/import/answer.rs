@@ -14,7 +14,7 @@ pub enum Heard {
     Applied(u64),
     /// The upstream refused it for good, or the host proved that it has no effect.
     Rejected(String),
-    /// This time nothing was sent; asking again can help.
+    /// This time nothing was sent, or nothing came of it; asking again can help.
     Refused {
         /// When the host says to come back.
         after: Option<Duration>,
@@ -45,6 +45,9 @@ pub fn read(number: &str, status: StatusCode, headers: &HeaderMap, body: &[u8], 
     let nothing_sent = value(error::SENT.as_str()) == Some("no");
     if value(header::CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("application/problem+json")) {
         let kind = json.as_ref().and_then(|json| json["type"].as_str()).unwrap_or_default();
+        if matches!(value(error::VERDICT.as_str()), Some("not-applied" | "throttled")) {
+            return Heard::Refused { after, why: detail };
+        }
         return problem(kind.rsplit([':', '/']).next().unwrap_or_default(), nothing_sent, after, detail);
     }
     let rejected = status.is_client_error() && !matches!(status.as_u16(), 408 | 425 | 429);

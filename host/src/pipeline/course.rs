@@ -94,7 +94,10 @@ impl Exchange {
                     }
                     Step::Replace(answer) => Ok(answer.into()),
                     Step::Deliver => deliver(progress),
-                    Step::Verify(_) | Step::Unsettled => Err(Problem::EffectUnknown),
+                    Step::Verify(_) | Step::Unsettled => {
+                        progress.class = Class::Unknown;
+                        Err(Problem::EffectUnknown)
+                    }
                 }
             }
             Step::Retry(_) => self.course(progress, hold).await,
@@ -230,7 +233,7 @@ impl Exchange {
             }
             let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
             let adopts = matches!(clamped.step, Step::Replace(_));
-            let Some(name) = claim.filter(|_| self.endpoint().granted && (in_place || adopts)) else {
+            let Some(name) = claim.filter(|_| self.endpoint().commits_late() && (in_place || adopts)) else {
                 return Ok((signal, clamped));
             };
             match self.claim(&name, progress, hold).await {
@@ -302,11 +305,15 @@ impl Exchange {
 fn deliver(progress: &mut Progress) -> Result<Outgoing, Problem> {
     match progress.last.take() {
         Some(Arrival::Answer(answer)) => Ok(answer.into()),
-        Some(Arrival::Failure(failure)) => match progress.class {
+        Some(Arrival::Failure(mut failure)) => match progress.class {
             Class::Rejected | Class::NotApplied if failure.sent => {
                 Err(Problem::NotInEffect { class: progress.class.name() })
             }
-            _ => Err(Problem::UpstreamFailed { failure, kind: failure.kind.name() }),
+            _ => {
+                // The last attempt may not have left the host where an earlier one did.
+                failure.sent |= progress.last_sent.is_some();
+                Err(Problem::UpstreamFailed { failure, kind: failure.kind.name() })
+            }
         },
         None => Err(Problem::NotInEffect { class: progress.class.name() }),
     }

@@ -73,7 +73,7 @@ impl Host {
         let body = timeout_at(deadline, buffered(body, most)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
         let fingerprint = match &body {
             RequestBody::Stream(_) if key.is_some() => return Err(Problem::BodyTooLarge { limit_bytes: most }),
-            RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].settles() => {
+            RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].commits_late() => {
                 Some(Fingerprint::of(&Identity {
                     upstream: &service.settings.name,
                     endpoint: &named,

@@ -61,7 +61,7 @@ impl Exchange {
         }
         // Equal requests one at a time, so that none adopts what a twin made.
         let _turn = match self.fingerprint {
-            Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().settles() => {
+            Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().commits_late() => {
                 let turn = self.shared.records.turn(fingerprint);
                 let turn = tokio::select! {
                     turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
@@ -104,11 +104,17 @@ impl Exchange {
         let outgoing = match result {
             Ok(outgoing) => outgoing,
             Err(problem) => {
-                // A refusal before anything was sent frees the key; what may have been sent keeps it.
-                if progress.unsettled || problem.sent() && progress.class == Class::Unknown {
-                    hold.leave_unknown(sent_ago);
-                } else {
+                // A refusal before anything was sent frees the key; what may have been sent keeps it, and so does what is known
+                // to be in place without an answer to replay.
+                let not_in_effect = match progress.class {
+                    Class::NotApplied | Class::Throttled | Class::Rejected => problem != Problem::EffectUnknown,
+                    Class::Unknown => !problem.sent(),
+                    Class::Applied | Class::AlreadyApplied => false,
+                };
+                if not_in_effect && !progress.unsettled {
                     let _ = hold.release().await;
+                } else {
+                    hold.leave_unknown(sent_ago);
                 }
                 return answer::refused(problem, self, progress);
             }

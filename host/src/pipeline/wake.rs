@@ -43,7 +43,11 @@ impl Exchange {
             }
         };
         let longest = wakefulness.call().map_or(Duration::ZERO, |call| call.wake_within);
-        timeout(longest.min(self.remaining()), waking).await.map_err(|_| Problem::Asleep)
+        tokio::select! {
+            woken = timeout(longest.min(self.remaining()), waking) => woken.map_err(|_| Problem::Asleep),
+            // Nothing was sent yet: who has gone need not be served.
+            () = self.caller_leaves() => Err(Problem::DeadlineBeforeSend),
+        }
     }
 
     /// Whether the upstream's health call answers well; true where it has none.

@@ -179,7 +179,7 @@ fn believed(class: Class, facts: &Facts) -> Class {
     if facts.granted {
         // One look that came too early, or a send that was not the unknown one, does not settle it.
         let settles_by_absence =
-            facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled);
+            facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
         let early = settles_by_absence && !absence_counts(facts);
         let other_attempt = facts.unsettled
             && facts.purpose == Purpose::Request

@@ -221,7 +221,12 @@ impl Serving {
         if !Arc::ptr_eq(service, &self.current.load()) {
             return;
         }
-        let good = ledger.last_good.clone().filter(|good| !Arc::ptr_eq(good, service));
+        let good = ledger.fallback(service);
+        if ledger.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, service)) {
+            // It is no generation to come back to any more.
+            ledger.last_good.clone_from(&good);
+            ledger.good_before = None;
+        }
         if let Some(good) = &good {
             good.adopt();
             good.wakefulness.remember(&service.wakefulness);

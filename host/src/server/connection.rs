@@ -11,12 +11,33 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use std::{convert::Infallible, net::SocketAddr, pin::pin};
-use tokio::net::TcpStream;
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that one HTTP/2 connection may have under way.
 const STREAMS: u32 = 256;
+
+/// Between two looks whether an HTTP/2 peer still lives, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(20);
+
+/// Ends when a connection has asked for nothing for too long. The protocol is told apart before any other timer runs, so that
+/// one who sends nothing, or half a preface, would hold its place for ever. Twice the limit: a slow head has its own.
+async fn silence(limit: Duration, spoken: &AtomicBool) {
+    sleep(limit.saturating_mul(2)).await;
+    if spoken.load(Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
 
 /// Serves a connection until it ends, or finishes what is under way on it once the server stops.
 pub(super) async fn serve(
@@ -28,8 +49,11 @@ pub(super) async fn serve(
     stopping: CancellationToken,
 ) {
     let caller = Caller::new(peer.ip(), "http");
+    let spoken = Arc::new(AtomicBool::new(false));
+    let spoke = Arc::clone(&spoken);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (host, caller) = (host.clone(), caller.clone());
+        spoke.store(true, Relaxed);
         async move {
             let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed());
             Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
@@ -46,11 +70,16 @@ pub(super) async fn serve(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stopping.cancelled() => None,
+        () = silence(settings.header_read_timeout, &spoken) => {
+            return tracing::debug!("a connection that asked for nothing was closed");
+        }
     };
     let ended = match ended {
         Some(ended) => ended,

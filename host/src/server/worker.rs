@@ -118,13 +118,14 @@ impl Worker {
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
         let listener = socket.local_addr().ok();
         loop {
-            let Some(place) = self.place().await else { return };
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 () = self.stopping.cancelled() => return,
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    // After the accept: a loop that waits for a caller holds no place that another socket's caller needs.
+                    let Some(place) = self.place().await else { return };
                     let _ = stream.set_nodelay(true);
                     let served = connection::serve(
                         self.host.clone(),

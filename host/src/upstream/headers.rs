@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA},
 };
 use std::{net::IpAddr, time::Duration};
 
@@ -72,6 +72,10 @@ pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
 
 /// Turns an upstream's headers into the caller's. Only the host speaks of itself in `triage-` headers.
 pub fn to_caller(headers: &mut HeaderMap) {
+    // A length beside a transfer coding is void (RFC 9112 section 6.3), and would desynchronise whoever believes it.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers);
     let forged: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("triage-")).cloned().collect();
     for name in forged {
@@ -128,6 +132,16 @@ mod tests {
         assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=http");
         assert_eq!(headers["via"], "1.1 triage");
         assert!(!headers.contains_key("host"));
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_is_dropped() {
+        let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
+        to_caller(&mut headers);
+        assert_eq!(headers, map(&[("via", "1.1 triage")]));
+        let mut headers = map(&[("content-length", "5")]);
+        to_caller(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "5"), ("via", "1.1 triage")]));
     }
 
     #[test]

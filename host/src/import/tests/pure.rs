@@ -214,6 +214,12 @@ fn what_answers_mean() {
         (502, problem_headers, problem("upstream-failed"), Heard::Unknown(text("d"))),
         (409, problem_headers, problem("in-flight"), Heard::InFlight(None)),
         (409, problem_headers, problem("not-in-effect"), Heard::Rejected(text("d"))),
+        (
+            409,
+            &[("content-type", "application/problem+json"), ("triage-verdict", "not-applied")],
+            problem("not-in-effect"),
+            refused(None, "d"),
+        ),
         (409, problem_headers, problem("answer-not-kept"), Heard::Unknown(text("d"))),
         (503, unsent, problem("breaker-open"), refused(Some(7), "d")),
         (429, unsent, problem("rate-limited"), refused(Some(7), "d")),

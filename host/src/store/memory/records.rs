@@ -42,7 +42,8 @@ pub struct Limits {
     pub claims: usize,
     /// Requests that have or wait for a turn. Default 10,000: a host's connections.
     pub turns: usize,
-    /// The bytes of all answers together; the oldest go first. Default 256 MiB: a quarter of a small machine.
+    /// The bytes of all answers together; past it only the status of further ones is kept. Default 256 MiB: a quarter of a
+    /// small machine.
     pub stored_bytes: usize,
 }
 
@@ -59,8 +60,8 @@ impl Limits {
     }
 }
 
-/// [`Records`] in memory. At its limit the finished records go first, the soonest to expire before the others; where none is
-/// finished, new keys are refused.
+/// [`Records`] in memory. Nothing is forgotten before its time, since a forgotten key would be sent again: at the limit new keys
+/// are refused, and answers that have no room leave their status.
 pub struct MemoryRecords {
     clock: Clock,
     limits: Limits,
@@ -140,7 +141,7 @@ impl MemoryRecords {
                 }
             }
             // Ends: each round another thread took the place that was made, or there is none to make.
-            if !self.make_room() {
+            if !self.sweep() {
                 return Err(RecordError::Full { what: "idempotency records", max: self.limits.records });
             }
         }
@@ -165,34 +166,24 @@ impl MemoryRecords {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
 
-    /// An answer's bytes are counted before it is put in, so that whoever takes it out finds them counted. Here they stay or
-    /// not, and the oldest answers go while all together take too many.
-    fn settle_bytes(&self, size: usize, kept: bool) {
-        if !kept {
-            self.bytes.fetch_sub(size, Relaxed);
-        }
-        while self.stored_bytes() > self.limits.stored_bytes && self.evict() {}
+    /// What there is room for of an answer. Its bytes are counted before it is put in, so that whoever takes it out finds them
+    /// counted.
+    fn fitting(&self, stored: Stored) -> Arc<Stored> {
+        let size = stored.size();
+        let room = |held: usize| held.checked_add(size).filter(|all| *all <= self.limits.stored_bytes);
+        let stored = match self.bytes.fetch_update(Relaxed, Relaxed, room) {
+            Ok(_) => stored,
+            Err(_) => {
+                let status_only = Stored::TooLarge { status: stored.status() };
+                self.bytes.fetch_add(status_only.size(), Relaxed);
+                status_only
+            }
+        };
+        Arc::new(stored)
     }
 
     fn reserve(&self) -> bool {
         self.held.fetch_update(Relaxed, Relaxed, |held| (held < self.limits.records).then_some(held + 1)).is_ok()
-    }
-
-    fn make_room(&self) -> bool {
-        self.sweep() || self.evict()
-    }
-
-    /// Forgets the finished record that would expire first.
-    fn evict(&self) -> bool {
-        let first = self
-            .shards
-            .iter()
-            .filter_map(|shard| Some((shard.lock().first_finished()?, shard)))
-            .min_by_key(|(at, _)| *at);
-        let Some((_, shard)) = first else { return false };
-        self.account(shard.lock().remove_first_finished());
-        // It may have gone meanwhile, by another thread's hand: that made room too.
-        true
     }
 
     fn account(&self, removed: Removed) {
@@ -215,11 +206,12 @@ impl Records for MemoryRecords {
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        let stored = self.fitting(stored);
         let size = stored.size();
-        let stored = Arc::new(stored);
-        self.bytes.fetch_add(size, Relaxed);
         let finished = self.own(id, |record, clock| record.finish(fence, stored, clock.now()).map(|()| Fate::Keep));
-        self.settle_bytes(size, finished.is_ok());
+        if finished.is_err() {
+            self.bytes.fetch_sub(size, Relaxed);
+        }
         at_hand(finished)
     }
 
@@ -257,13 +249,14 @@ impl Records for MemoryRecords {
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
         let answer = match resolution {
-            Resolution::Applied(stored) => Some(Arc::new(stored)),
+            Resolution::Applied(stored) => Some(self.fitting(stored)),
             Resolution::NotApplied => None,
         };
         let size = answer.as_ref().map_or(0, |answer| answer.size());
-        self.bytes.fetch_add(size, Relaxed);
         let resolved = self.change(id, |record, clock| Some(((), record.resolve(answer, clock.now())?)));
-        self.settle_bytes(size, resolved.is_some());
+        if resolved.is_none() {
+            self.bytes.fetch_sub(size, Relaxed);
+        }
         at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 use std::collections::{BTreeSet, HashMap};
 
-/// Records by id, and in the order in which they expire: the finished ones, which may go early, and the live ones, which may not.
+/// Records by id, and in the order in which they expire: the finished ones, and the live ones, among which the unsettled are found.
 #[derive(Default)]
 pub(super) struct Shard {
     records: HashMap<RecordId, Record>,
@@ -69,15 +69,6 @@ impl Shard {
             removed.bytes += one.bytes;
         }
         removed
-    }
-
-    /// When the first finished record expires.
-    pub(super) fn first_finished(&self) -> Option<Timestamp> {
-        self.finished.first().map(|(at, _)| *at)
-    }
-
-    pub(super) fn remove_first_finished(&mut self) -> Removed {
-        self.finished.first().map(|(_, id)| *id).map_or_else(Removed::default, |id| self.remove(id))
     }
 
     /// The unsettled records and when each expires.

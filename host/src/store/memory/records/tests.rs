@@ -76,16 +76,17 @@ async fn a_key_is_sent_once_and_replayed_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_limit_the_oldest_finished_go_first() {
+async fn at_the_limit_new_keys_are_refused_and_none_is_forgotten() {
     let records = MemoryRecords::new(Clock::system(), limits(3));
     for n in [1, 2, 3] {
         finish_now(&records, n, n.into(), "x");
         advance(Duration::from_secs(1)).await;
     }
-    assert_eq!(begin_now(&records, 4, 4).unwrap(), Begin::New);
-    assert_eq!(records.len(), 3);
-    assert_eq!(begin_now(&records, 1, 5).unwrap(), Begin::New, "the oldest went");
-    assert!(matches!(begin_now(&records, 3, 6).unwrap(), Begin::Replay(_)), "the youngest stayed");
+    begin_now(&records, 4, 4).unwrap_err();
+    assert!(matches!(begin_now(&records, 1, 5).unwrap(), Begin::Replay(_)), "the oldest is not sent again");
+    advance(KEEP - Duration::from_secs(3)).await;
+    assert_eq!(begin_now(&records, 4, 6).unwrap(), Begin::New, "the oldest has expired");
+    assert!(matches!(begin_now(&records, 3, 7).unwrap(), Begin::Replay(_)), "the youngest has not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,10 +115,14 @@ async fn answers_take_a_bounded_room() {
     let records = MemoryRecords::new(Clock::system(), Limits { stored_bytes: room, ..limits(1000) });
     for n in 1..=30 {
         finish_now(&records, n, n.into(), &"x".repeat(1000));
-        assert!(records.stored_bytes() <= room, "after {n}");
+        let statuses = 30 * Stored::TooLarge { status: http::StatusCode::OK }.size();
+        assert!(records.stored_bytes() <= room + statuses, "after {n}");
         advance(Duration::from_secs(1)).await;
     }
-    assert_eq!((records.len(), records.stored_bytes()), (10, room));
+    assert_eq!(records.len(), 30, "none is forgotten");
+    let kept =
+        |n| matches!(begin_now(&records, n, 99).unwrap(), Begin::Replay(kept) if matches!(*kept, Stored::Answer(_)));
+    assert_eq!((1..=30).map(kept).collect::<Vec<_>>(), [vec![true; 10], vec![false; 20]].concat());
     advance(KEEP).await;
     assert!(records.sweep() && records.is_empty() && records.stored_bytes() == 0);
 }
@@ -157,9 +162,9 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
         for thread in 0..THREADS {
             let (records, news) = (&records, &news);
             scope.spawn(move || {
-                for n in 0..400_u16 {
+                for n in 0..40_u16 {
                     let fence = u128::from(n) << 64 | thread;
-                    // The first 20 are left unknown and keep their places for good.
+                    // The first 20 are left unknown.
                     match begin_now(records, n, fence) {
                         Ok(Begin::New) => {
                             news.fetch_add(1, Relaxed);
@@ -171,7 +176,13 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                             }
                         }
                         Ok(Begin::Reconcile { .. }) => records.leave(id(n), Fence(fence), None),
-                        Ok(Begin::Replay(_) | Begin::InFlight { .. }) => {}
+                        Ok(Begin::Replay(_) | Begin::InFlight { .. }) => {
+                            let crowded = begin_now(records, n + 40, fence);
+                            assert!(crowded.is_err() || n < 39, "key {n} had room behind it: {crowded:?}");
+                            if let Ok(Begin::New) = crowded {
+                                records.leave(id(n + 40), Fence(fence), None);
+                            }
+                        }
                         other => panic!("key {n}: {other:?}"),
                     }
                     assert!(records.len() <= 40);
@@ -179,9 +190,9 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
             });
         }
     });
-    assert!(news.load(Relaxed) >= 400, "each key was begun");
+    assert_eq!(news.load(Relaxed), 40, "each key was begun");
     assert_eq!(records.unsettled(100).into_inner().unwrap().len(), 20, "no unknown record was forgotten");
-    let bytes: usize = (0..400).filter_map(|n| Some(records.shard(id(n)).get(&id(n))?.stored()?.size())).sum();
+    let bytes: usize = (0..40).filter_map(|n| Some(records.shard(id(n)).get(&id(n))?.stored()?.size())).sum();
     assert_eq!(records.stored_bytes(), bytes);
     for shard in &records.shards {
         shard.lock().check();

@@ -292,7 +292,7 @@ impl World {
         let begun = begin(&self.records, self.clock, id(key), opening).await;
         let (hold, told) = match begun {
             Err(RecordError::Full { .. }) => {
-                let live = (0..KEYS).filter(|key| self.live(*key)).count();
+                let live = (0..KEYS).filter(|key| self.live(*key) || self.answered(*key)).count();
                 return require(live >= self.cap && !self.live(key), || {
                     format!("key {key}: refused at {live} live records")
                 });
@@ -312,9 +312,8 @@ impl World {
                 return require(recorded && payload != known.payload, || format!("key {key}: mismatches nothing"));
             }
             Ok(Begun::New(hold)) => {
-                let evicted = known.answer.is_some();
-                require(known.unknown_since.is_none() || evicted, || format!("key {key}: new after an unknown send"))?;
-                require(!evicted || self.cap < usize::from(KEYS), || format!("key {key}: new after an answer"))?;
+                require(known.answer.is_none(), || format!("key {key}: new after an answer"))?;
+                require(known.unknown_since.is_none(), || format!("key {key}: new after an unknown send"))?;
                 require(!maybe_sent, || format!("key {key}: new though it may have been sent"))?;
                 self.known.insert(key, Known { payload, ..Known::default() });
                 (hold, false)
@@ -340,6 +339,11 @@ impl World {
     }
 
     /// Whether a record of the key may not be forgotten.
+    /// Whether its answer is kept, or was until a moment ago.
+    fn answered(&self, key: u16) -> bool {
+        self.known.get(&key).is_some_and(|known| known.answer.is_some())
+    }
+
     fn live(&self, key: u16) -> bool {
         let unknown = self
             .known
