@@ -207,3 +207,21 @@ async fn a_keyed_body_above_the_cap_is_refused_before_it_is_read() {
     assert!(upstream.seen().is_empty());
     serves(&front, "a large keyed body").await;
 }
+
+/// Nobody holds a place for ever by saying nothing, or only so much that the protocol cannot be told yet.
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let upstream = Scripted::start(|_| ok("", "fine")).await;
+    let front = Front::with_server("header_read_timeout = \"50ms\"\n", &upstream.url());
+    for (what, said) in [("silence", &b""[..]), ("half a preface", b"PRI * HTTP/2.0\r\n"), ("half a word", b"GE")] {
+        let mut stream = TcpStream::connect(front.address()).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        let mut read = Vec::new();
+        // A bound that only a connection left open would pass.
+        let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut read)).await;
+        assert!(ended.is_ok(), "{what}: still open");
+        assert!(!read.starts_with(b"HTTP/1.1 2"), "{what}: {:?}", String::from_utf8_lossy(&read));
+        serves(&front, what).await;
+    }
+    assert!(upstream.seen().iter().all(|seen| seen.line().starts_with("get /alive")));
+}

@@ -136,6 +136,21 @@ async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     assert_eq!(world.emulator.hospitals().len(), 1, "settled, not repeated");
 }
 
+/// Whoever comes back with the key while nothing can be looked up finds it kept, as often as that is.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_fails_again_frees_no_key() {
+    let world = World::new(&settings(), Options::default());
+    let blind = Faults::none().on(Call::ListBatch, When::Always, Fault::FailBefore(StatusCode::BAD_GATEWAY));
+    world.emulator.set_faults(blind.clone().on(Call::Create, When::First(1), Fault::ResetAfter));
+    for time in 1..=4 {
+        let answer = world.create("Lost", Some("k1")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (504, "effect-unknown"), "time {time}: {answer:?}");
+    }
+    world.emulator.set_faults(Faults::none());
+    assert_eq!(world.create("Lost", Some("k1")).await.status, 200);
+    assert_eq!(world.emulator.made(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn maybe_sent_looks_before_it_sends() {
     let world = World::new(&settings(), Options::default());

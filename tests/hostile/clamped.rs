@@ -84,6 +84,20 @@ async fn a_retry_of_what_may_be_in_effect_is_not_made() {
     assert_eq!(world.emulator.made(), 1);
 }
 
+/// Nothing is there to replay, and still the key is not free: what is in place would be made again.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_that_a_trusted_policy_calls_applied_keeps_its_key() {
+    let world = world(&spoilt(|guest| guest.byte(at::CLASS, 0)), "", "settle = true");
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetAfter));
+    let lost = world.create("A", Some("k")).await;
+    assert_eq!((lost.status, lost.problem().as_str()), (502, "upstream-failed"), "{lost:?}");
+    for again in 1..=3 {
+        let lost = world.create("A", Some("k")).await;
+        assert_eq!((lost.status, lost.problem().as_str()), (504, "effect-unknown"), "time {again}: {lost:?}");
+    }
+    assert_eq!(world.emulator.made(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pause_without_end_ends_and_pauses_do_not_add_up() {
     let world = world(&spoilt(|guest| guest.byte(at::PAUSE, 1).long(at::PAUSE_MS, u64::MAX)), "", "");

@@ -339,3 +339,25 @@ async fn what_was_found_out_is_not_taken_again() {
     let Event::Refused { step: Step::Quarantine, reason, .. } = &event else { panic!("{event}") };
     assert_eq!(reason, "it was rolled back before; mend it: the same bytes are not taken again");
 }
+
+/// One that proved itself and failed later is no policy to come back to.
+#[tokio::test]
+async fn a_good_generation_that_went_bad_is_never_fallen_back_to() {
+    let stage = Stage::new(&[]).await;
+    // All goes well until it sees an unsafe request.
+    let turncoat = "(if (i32.eq (i32.load8_u offset=4 (local.get 0)) (i32.const 2)) (then unreachable))";
+    let bytes = Guest::new().decide(turncoat).build();
+    stage.drop_in(&bytes);
+    stage.loaded("turncoat", Digest::of(&bytes)).await;
+    stage.policy().await;
+    let promoted = stage.front.admin("POST", "/api/v1/policies/api/promote", "", "").await;
+    assert_eq!(promoted.status(), "200", "{}", promoted.text());
+    for _ in 0..3 {
+        stage.front.send("POST", "/a", "", "{}").await;
+    }
+    stage.until("back to 1", |event| matches!(event, Event::RolledBack { generation: 2, to: Some(1), .. })).await;
+    stage.drop_in(&Guest::new().decide(TRAP).build());
+    let event = stage.until("out", |event| matches!(event, Event::RolledBack { generation: 3, .. })).await;
+    assert!(matches!(event, Event::RolledBack { to: Some(1), .. }), "{event}");
+    assert_eq!(stage.policy().await, "http-standard");
+}

@@ -321,6 +321,47 @@ async fn the_health_call_gates_half_open() {
     assert_eq!((list().await.status, lists()), (200, 6));
 }
 
+/// While the health call is under way, a late answer to an older request asks everybody to wait: the probe waits too.
+#[tokio::test(start_paused = true)]
+async fn what_changes_during_the_health_call_counts() {
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.defaults]
+        attempt_timeout = "15s"
+        retry = { max_attempts = 1 }
+        breaker = { jitter = 0, open_for = "10s" }
+    "#;
+    let settings = triage::config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut lists = 0;
+    let stage = Stage::new(&settings, move |request| {
+        if request.path_and_query == "/" {
+            return Plan::status(200).after(secs(5));
+        }
+        lists += 1;
+        match lists {
+            1 => Plan::asking(429, &[("retry-after", "30")]).after(secs(12)),
+            2..=6 => Plan::status(500),
+            _ => Plan::status(200),
+        }
+    });
+    let late = stage.begin("/hospitals/");
+    tokio::task::yield_now().await;
+    for _ in 0..5 {
+        assert_eq!(stage.get("/hospitals/").await.status, 500);
+    }
+    assert_eq!(stage.get("/hospitals/").await.problem(), "breaker-open");
+    sleep(secs(10)).await;
+    let arrived = stage.arrived();
+    let held = stage.get("/hospitals/").await;
+    assert_eq!(late.await.unwrap().status, 429, "it came in during the health call");
+    assert_eq!((held.status, held.problem().as_str()), (429, "rate-limited"), "{held:?}");
+    assert_eq!(stage.arrived(), arrived + 1, "the health call, and no request");
+    sleep(secs(30)).await;
+    assert_eq!(stage.get("/hospitals/").await.status, 200, "the probe's place was given back");
+}
+
 /// Tripwire: what the tests above see is the breaker's doing.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_a_breaker_everything_reaches_the_upstream() {

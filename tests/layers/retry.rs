@@ -136,3 +136,16 @@ async fn tripwire_a_retry_heals_and_without_one_the_failure_shows() {
         assert_eq!(stage.get("/").await.status, status, "max_attempts = {most}");
     }
 }
+
+/// The last attempt never left the host, but the one before it may have arrived.
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_attempt_may_have_done_is_said() {
+    let mut call = 0;
+    let stage = Stage::new(&api("retry = { max_attempts = 2 }\nattempt_timeout = \"2s\""), move |_| {
+        call += 1;
+        if call == 1 { Plan::status(200).after(secs(60)) } else { Plan::of(Answer::Refused) }
+    });
+    let lost = stage.get("/").await;
+    assert_eq!((lost.problem().as_str(), lost.header("triage-attempts")), ("upstream-failed", "2"), "{lost:?}");
+    assert_eq!(lost.header("triage-sent"), "maybe", "{lost:?}");
+}

@@ -59,6 +59,26 @@ async fn a_listener_chooses_the_upstream() {
     }
 }
 
+/// Places belong to callers: a listener that waits for one holds none.
+#[tokio::test]
+async fn one_place_serves_every_listener() {
+    let (plain, own) = (named("plain").await, named("own").await);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = config::from_toml(&format!(
+        "admin.listen = \"off\"\n[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\nmax_connections = 1\n\
+         [upstreams.plain]\nbase_url = \"{}\"\n[upstreams.own]\nbase_url = \"{}\"\nlisten = \"{free}\"\n",
+        plain.url(),
+        own.url()
+    ))
+    .unwrap();
+    let server = Server::start(&settings).unwrap();
+    for (address, expected) in [(server.addresses()[0], "plain"), (free, "own"), (server.addresses()[0], "plain")] {
+        let asked = raw(address, b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let got = tokio::time::timeout(std::time::Duration::from_secs(60), asked).await.expect("a place is free");
+        assert_eq!(got.text(), expected, "{address}");
+    }
+}
+
 #[tokio::test]
 async fn without_an_upstream_for_it_a_request_is_refused() {
     let upstream = named("api").await;

@@ -35,7 +35,7 @@ impl Stage {
         for file in before {
             stage(file);
         }
-        let front = Front::serve(&format!(
+        let front = Front::with_admin("", &format!(
             "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n{keys}\n[upstreams.api]\nbase_url = \"{}\"\n\
              [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
             folder.path().display(),

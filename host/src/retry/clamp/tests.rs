@@ -204,6 +204,15 @@ fn what_is_done_with_each_verdict() {
             Some(Limit::TooEarly),
         ),
         (
+            "refused for good, says a look that came too early",
+            Facts { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
+            Class::Rejected,
+            Next::Deliver,
+            Class::Unknown,
+            Step::Unsettled,
+            None,
+        ),
+        (
             "absent in time",
             Facts { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(75)), ..granted },
             Class::NotApplied,
