@@ -21,7 +21,7 @@ fn guarded(toml: &str) -> (Front, tempfile::TempDir) {
     for (name, token) in TOKENS {
         let file = folder.path().join(name);
         fs::write(&file, token).unwrap();
-        keys += &format!("{name}_token_file = \"{}\"\n", file.display());
+        keys.extend([name, "_token_file = \"", file.to_str().unwrap(), "\"\n"]);
     }
     (Front::with_admin(&keys, toml), folder)
 }

@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-/// Keys as WebDriver names them.
+/// Keys as `WebDriver` names them.
 const ENTER: char = '\u{e007}';
 const TAB: char = '\u{e004}';
 const ESCAPE: char = '\u{e00c}';

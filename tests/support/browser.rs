@@ -1,4 +1,4 @@
-//! A real Chromium, driven by WebDriver. The driver chooses its port; browser and driver end with this.
+//! A real Chromium, driven by `WebDriver`. The driver chooses its port; browser and driver end with this.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ const LOOKS: usize = 1200;
 
 pub struct Browser {
     driver: Child,
-    browser: Option<u64>,
+    pid: Option<u64>,
     session: String,
     client: reqwest::Client,
     _profile: tempfile::TempDir,
@@ -36,8 +36,8 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
-        if let Some(browser) = self.browser {
-            let _ = Command::new("kill").args(["-KILL", &browser.to_string()]).status();
+        if let Some(pid) = self.pid {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         }
     }
 }
@@ -68,14 +68,14 @@ impl Browser {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let base = format!("http://127.0.0.1:{port}/session");
-        let mut own = Self { driver, browser: None, session: base, client, _profile: profile };
+        let mut own = Self { driver, pid: None, session: base, client, _profile: profile };
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": { "args": flags },
             "goog:loggingPrefs": { "browser": "ALL" },
         } } });
         let made = own.command("", &wanted).await;
-        own.browser = made["capabilities"]["goog:processID"].as_u64();
+        own.pid = made["capabilities"]["goog:processID"].as_u64();
         own.session = format!("{}/{}", own.session, made["sessionId"].as_str().expect("a session"));
         own
     }

@@ -128,8 +128,8 @@ fn text<T: Serialize>(value: &T) -> Arc<str> {
     serde_json::to_string(value).unwrap_or_default().into()
 }
 
-fn event(name: &'static str, data: &str) -> Result<Event, Infallible> {
-    Ok(Event::default().event(name).data(data))
+fn event(name: &'static str, data: &str) -> Event {
+    Event::default().event(name).data(data)
 }
 
 /// Follows: the past once, then everything each second. Ends with the page, and with the connection's life at the latest.
@@ -153,7 +153,7 @@ pub(super) async fn follow(State(desk): State<Desk>, headers: HeaderMap) -> Resu
             let now = Arc::clone(&told.borrow_and_update());
             Some((event("now", &now), (told, place)))
         });
-    let mut response = Sse::new(begin.chain(then)).into_response();
+    let mut response = Sse::new(begin.chain(then).map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
     headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     Ok(response)
