@@ -34,7 +34,8 @@ fn the_same_cases_pass_in_each() {
             Err(error) => panic!("{title}: {error}"),
         };
         let component = std::fs::read(&built.file).unwrap();
-        let policy = Policy::load(&engine, &component, &Loading::default()).unwrap_or_else(|e| panic!("{title}: {e:?}"));
+        let policy =
+            Policy::load(&engine, &component, &Loading::default()).unwrap_or_else(|e| panic!("{title}: {e:?}"));
         let tier = if language == Language::Rust { Tier::Fast } else { Tier::Roomy };
         assert_eq!(policy.tier(), Some(tier), "{title}");
         assert_eq!(policy.description().name, "parcels", "{title}");

@@ -52,7 +52,7 @@ pub(super) fn component(language: Language, dir: &Path) -> Result<Vec<u8>, Build
     let work = tempfile::tempdir().map_err(|source| BuildError::File { path: std::env::temp_dir(), source })?;
     let out = work.path().join("policy.wasm");
     let dir = dir.canonicalize().map_err(|source| BuildError::File { path: dir.to_owned(), source })?;
-    let mut command = builder.command(builder.program);
+    let mut command = Builder::command(builder.program);
     match language {
         Language::Python => {
             let run =
@@ -85,7 +85,7 @@ impl Builder {
         format!("{} {}", self.package, self.version)
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(program: &str) -> Command {
         let mut command = Command::new(program);
         // Of a caller's own settings none may change what is installed or run.
         command.env_remove("PYTHONHOME").env_remove("PYTHONSTARTUP").env_remove("NODE_OPTIONS");
@@ -113,7 +113,7 @@ impl Builder {
         // Beside and renamed: half an installation is none.
         let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(tools).map_err(failed)?;
         tracing::info!("installing {} into {}; this is done once", self.named(), folder.display());
-        let mut command = self.command(self.installer);
+        let mut command = Self::command(self.installer);
         match self.language {
             Language::Python => {
                 command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
