@@ -35,12 +35,15 @@ impl Stage {
         for file in before {
             stage(file);
         }
-        let front = Front::with_admin("", &format!(
-            "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n{keys}\n[upstreams.api]\nbase_url = \"{}\"\n\
+        let front = Front::with_admin(
+            "",
+            &format!(
+                "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n{keys}\n[upstreams.api]\nbase_url = \"{}\"\n\
              [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
-            folder.path().display(),
-            upstream.url()
-        ));
+                folder.path().display(),
+                upstream.url()
+            ),
+        );
         Self { folder, front, upstream }
     }
 
