@@ -1,4 +1,4 @@
-//! TLS on the host's own listeners. Certificate, key and the callers' authorities are read again when they change.
+//! TLS on the host's own listeners. Certificate, key and the callers' authorities are read again on a reload.
 
 use crate::config::settings;
 use arc_swap::ArcSwap;

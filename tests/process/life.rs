@@ -1,4 +1,4 @@
-//! SIGHUP, sockets that are handed over, restarts without a lost request, and TLS that follows its files.
+//! SIGHUP, sockets that are handed over, restarts without a lost request, and the process between them.
 
 use super::child::{Triage, get, triage};
 use std::{

@@ -49,7 +49,7 @@ pub struct Server {
     pub tls: Option<Tls>,
 }
 
-/// A listener's TLS: paths of PEM files, which are followed.
+/// A listener's TLS: paths of PEM files, which a reload reads again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The certificate, and those between it and its authority.
