@@ -4,6 +4,7 @@
 mod abuse;
 mod admin;
 mod candidate;
+mod deploy;
 mod hostile;
 mod idempotency;
 mod inputs;

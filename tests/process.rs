@@ -3,5 +3,6 @@
 mod child;
 mod commands;
 mod import;
+mod life;
 mod operating;
 mod serving;

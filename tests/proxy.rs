@@ -3,5 +3,6 @@
 mod bodies;
 mod connections;
 mod headers;
+mod own_tls;
 mod routing;
 mod tls;

@@ -20,13 +20,19 @@ pub use access::TokenError;
 pub use client::{Client, ClientError};
 pub use routes::OPENAPI;
 
-use crate::{clock::Clock, config::settings, pipeline::Host};
+use crate::{
+    clock::Clock,
+    config::settings,
+    pipeline::Host,
+    tls::{Tls, TlsError},
+};
 use access::Access;
+use arc_swap::ArcSwap;
 use live::Live;
 use parking_lot::Mutex;
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -53,6 +59,9 @@ pub enum AdminError {
     /// A token cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The listener's TLS.
+    #[error("the admin listener cannot speak TLS (admin.tls)")]
+    Tls(#[source] TlsError),
     /// The thread could not be started.
     #[error("the admin listener's thread could not be started")]
     Thread(#[source] io::Error),
@@ -109,9 +118,9 @@ impl Lifecycle {
 #[derive(Debug, Clone)]
 struct Desk {
     host: Host,
-    settings: Arc<settings::Settings>,
+    settings: Arc<ArcSwap<settings::Settings>>,
     lifecycle: Arc<Lifecycle>,
-    access: Arc<Access>,
+    access: Arc<ArcSwap<Access>>,
     live: Arc<Live>,
     /// Whether callers come by TLS.
     is_encrypted: bool,
@@ -120,14 +129,20 @@ struct Desk {
 
 impl Desk {
     fn access(&self) -> Arc<Access> {
-        Arc::clone(&self.access)
+        self.access.load_full()
     }
 }
+
+/// Tokens that were read and are not in force yet.
+#[derive(Debug)]
+pub struct Prepared(Access);
 
 /// The running listener; it ends when dropped.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    desk: Desk,
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -141,26 +156,50 @@ impl Admin {
         host: &Host,
         settings: &settings::Settings,
         lifecycle: &Arc<Lifecycle>,
+        inherited: Option<TcpListener>,
     ) -> Result<Option<Self>, AdminError> {
         let Some(wanted) = settings.admin.listen else { return Ok(None) };
-        let access = Arc::new(Access::of(&settings.admin, host.shared.clock)?);
+        let access = Arc::new(ArcSwap::from_pointee(Access::of(&settings.admin, host.shared.clock)?));
+        let tls = settings.admin.tls.as_ref().map(|tls| Tls::open(tls, &["http/1.1"]).map(Arc::new));
+        let tls = tls.transpose().map_err(AdminError::Tls)?;
         let refused = |source| AdminError::Listen { address: wanted, source };
-        let socket = listen::bind(wanted).map_err(refused)?;
+        let socket = inherited.map_or_else(|| listen::bind(wanted), Ok).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
         let desk = Desk {
             host: host.clone(),
-            settings: Arc::new(settings.clone()),
+            settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             lifecycle: Arc::clone(lifecycle),
             access,
             live: Arc::new(Live::new()),
-            is_encrypted: false,
+            is_encrypted: tls.is_some(),
             started_unix_ms: host.shared.clock.unix_ms(),
         };
+        let (own, own_tls) = (desk.clone(), tls.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let run = move || listen::run(socket, routes::router(desk.clone()), live::run(desk), stopped);
+        let run = move || listen::run(socket, tls, routes::router(desk.clone()), live::run(desk), stopped);
         let thread = thread::Builder::new().name("triage-admin".to_owned()).spawn(run).map_err(AdminError::Thread)?;
-        Ok(Some(Self { address, stop, thread: Some(thread) }))
+        Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
+    }
+
+    /// Reads certificates and tokens again; the tokens are adopted later.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing changes then.
+    pub fn prepare(&self, settings: &settings::Settings) -> Result<Prepared, AdminError> {
+        let access = Access::of(&settings.admin, self.desk.host.shared.clock)?;
+        if let Some(tls) = &self.tls {
+            tls.reload().map_err(AdminError::Tls)?;
+        }
+        Ok(Prepared(access))
+    }
+
+    /// Goes by new tokens and shows new settings. Sessions end where tokens have changed.
+    pub fn adopt(&self, Prepared(access): Prepared, settings: &settings::Settings) {
+        if !access.has_the_tokens_of(&self.desk.access()) {
+            self.desk.access.store(Arc::new(access));
+        }
+        self.desk.settings.store(Arc::new(settings.clone()));
     }
 
     /// Where it listens.

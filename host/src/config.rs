@@ -44,6 +44,7 @@ mod keys;
 mod kind;
 mod problem;
 mod raw;
+mod reload;
 pub mod settings;
 mod show;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use effective::{check_against, effective_endpoint, effective_values, endpoin
 pub use flags::Flags;
 pub use keys::reference;
 pub use problem::{Fault, Problem, Problems, Source};
+pub use reload::{Reload, reload};
 pub use show::show;
 pub use value::{Stated, Value, Values};
 

@@ -19,7 +19,10 @@ pub(crate) use exchange::Exchange;
 
 use crate::{
     clock::Clock,
-    config::settings::{Mode, Policies, Settings},
+    config::{
+        Reload,
+        settings::{Mode, Policies, Settings},
+    },
     entropy::Entropy,
     error::Problem,
     gate::Gates,
@@ -230,6 +233,34 @@ impl Host {
     /// [`WatchError`] where no thread can be started.
     pub fn watch(&self, policies: &Policies) -> Result<Watch, WatchError> {
         Watch::start(&self.shared, policies.dir.as_deref(), policies.poll)
+    }
+
+    /// Puts what a reload has changed into force for every upstream, or for none.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where it does not fit a policy.
+    pub fn reload(&self, reload: &Reload) -> Result<(), ServiceError> {
+        let shared = &self.shared;
+        let mut all = Vec::with_capacity(shared.upstreams.len());
+        for (serving, settings) in shared.upstreams.iter().zip(&reload.settings.upstreams) {
+            all.push(serving.reconfigured(settings, &shared.gates)?);
+        }
+        for (serving, reconfigured) in shared.upstreams.iter().zip(all) {
+            serving.reconfigure(reconfigured);
+        }
+        let list = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+        let (changed, waiting) = (list(&reload.changed), list(&reload.waiting));
+        tracing::info!(%changed, %waiting, "the configuration was read again");
+        shared.events.note("reloaded", "config", format!("in force: {changed}; waits for a restart: {waiting}"));
+        Ok(())
+    }
+
+    /// Tells that a changed configuration was not put into force.
+    pub(crate) fn reload_refused(&self, error: &dyn std::error::Error) {
+        let causes = std::iter::successors(Some(error), |&link| link.source());
+        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        tracing::warn!(error = %text, "the configuration was not read again; what is in force stays");
+        self.shared.events.note("reload-refused", "config", text);
     }
 
     /// What happened to the policy of an upstream, the oldest first; none where there is no such upstream.

@@ -15,6 +15,6 @@ pub use candidate::{Candidate, CandidateReport, Difference, Gist};
 pub use event::{Event, Step};
 pub use folder::{Watch, WatchError};
 pub use probation::{Conduct, Judgement, Probation};
-pub use serving::{NotDone, Serving, Slot, View};
+pub use serving::{NotDone, Reconfigured, Serving, Slot, View};
 pub use shadow::{Case, Shadow};
 pub use stage::{Refused, begin, stage};

@@ -1,16 +1,22 @@
 //! The listener: one single-threaded runtime for each core, each with a socket and connections of its own.
 
 mod connection;
+mod inherited;
 mod worker;
+
+pub use inherited::Inherited;
 
 use crate::{
     admin::{Admin, AdminError, Lifecycle},
     clock::Clock,
-    config::settings::Settings,
+    config::{self, settings::Settings},
     entropy::Entropy,
     pipeline::{Host, HostError},
     rollout::{Watch, WatchError},
+    service::ServiceError,
+    tls::{Tls, TlsError},
 };
+use arc_swap::ArcSwap;
 use std::{io, net::SocketAddr, sync::Arc, thread};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +36,15 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// A socket was handed over that nothing is configured for.
+    #[error(
+        "the system handed over sockets on {}, where no listener is configured; server.listen, an upstream's listen or \
+         admin.listen must name each", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Unclaimed(Vec<SocketAddr>),
+    /// The listeners' TLS.
+    #[error("the listeners cannot speak TLS (server.tls)")]
+    Tls(#[source] TlsError),
     /// Health, metrics and control cannot be offered.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -41,10 +56,31 @@ pub enum ServerError {
     Worker(#[source] io::Error),
 }
 
+/// Why a changed configuration was not put into force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration.
+    #[error("the new values do not fit those that stay: {0}")]
+    Problems(config::Problems),
+    /// A policy.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A certificate.
+    #[error("the listeners' certificate was not read again (server.tls)")]
+    Tls(#[source] TlsError),
+}
+
 /// A running server. Dropping it stops accepting; [`Server::stop`] drains it.
 #[derive(Debug)]
 pub struct Server {
     host: Host,
+    settings: ArcSwap<Settings>,
+    /// What workers read of them for each connection.
+    live: Arc<ArcSwap<config::settings::Server>>,
+    tls: Option<Arc<Tls>>,
     addresses: Vec<SocketAddr>,
     stopping: CancellationToken,
     workers: Vec<thread::JoinHandle<bool>>,
@@ -60,26 +96,56 @@ impl Server {
     /// # Errors
     /// [`ServerError`]; nothing keeps running then.
     pub fn start(settings: &Settings) -> Result<Self, ServerError> {
+        Self::start_with(settings, Inherited::default())
+    }
+
+    /// The same on sockets that the process was started with, as far as there are any.
+    ///
+    /// # Errors
+    /// [`ServerError`]; nothing keeps running then.
+    pub fn start_with(settings: &Settings, mut inherited: Inherited) -> Result<Self, ServerError> {
+        let tls = settings.server.tls.as_ref().map(|tls| Tls::open(tls, &["h2", "http/1.1"]).map(Arc::new));
+        let tls = tls.transpose().map_err(ServerError::Tls)?;
         let host = Host::new(settings, Clock::system(), Entropy::system())?;
         let stopping = CancellationToken::new();
         let places = Arc::new(Semaphore::new(settings.server.max_connections));
         let mut wanted = vec![settings.server.listen];
         wanted.extend(settings.upstreams.iter().filter_map(|upstream| upstream.listen));
         wanted.dedup();
-        let mut listeners = worker::bind(&wanted, settings.server.workers.max(1))?;
+        let mut listeners =
+            worker::bind(&wanted, settings.server.workers.max(1), settings.server.reuse_port, &mut inherited)?;
+        let admin_socket = settings.admin.listen.and_then(|wanted| inherited.claim(wanted));
+        let unclaimed = inherited.unclaimed();
+        if !unclaimed.is_empty() {
+            return Err(ServerError::Unclaimed(unclaimed));
+        }
         let addresses = listeners.addresses();
         // Before the first request: what lies in the folder already serves from the start.
         let policies = host.watch(&settings.policies)?;
         let lifecycle = Arc::new(Lifecycle::default());
-        let admin = Admin::start(&host, settings, &lifecycle)?;
+        let admin = Admin::start(&host, settings, &lifecycle, admin_socket)?;
+        let server_settings = Arc::new(ArcSwap::from_pointee(settings.server.clone()));
         let workers = Vec::new();
-        let mut server = Self { host, addresses, stopping, workers, lifecycle, admin, _policies: policies };
+        let settings_now = ArcSwap::from_pointee(settings.clone());
+        let mut server = Self {
+            host,
+            settings: settings_now,
+            live: Arc::clone(&server_settings),
+            tls,
+            addresses,
+            stopping,
+            workers,
+            lifecycle,
+            admin,
+            _policies: policies,
+        };
         for index in 0..settings.server.workers.max(1) {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {
                 host: own,
                 tidies: index == 0,
-                settings: settings.server.clone(),
+                settings: Arc::clone(&server_settings),
+                tls: server.tls.clone(),
                 sockets: listeners.take(index),
                 places: Arc::clone(&places),
                 stopping: server.stopping.clone(),
@@ -106,10 +172,49 @@ impl Server {
         &self.host
     }
 
+    /// Puts a changed configuration into force, as far as it can be while the host runs, and reads certificates and tokens again.
+    /// Says what waits for a restart. Blocks for as long as files take.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the configuration stays as it was then.
+    pub fn reload(&self, settings: &Settings) -> Result<config::Reload, ReloadError> {
+        let done = self.reloaded(settings);
+        if let Err(error) = &done {
+            self.host.reload_refused(error);
+        }
+        done
+    }
+
+    /// Tells that a changed configuration could not be read.
+    pub fn reload_refused(&self, error: &(dyn std::error::Error + 'static)) {
+        self.host.reload_refused(error);
+    }
+
+    fn reloaded(&self, settings: &Settings) -> Result<config::Reload, ReloadError> {
+        let reload = config::reload(&self.settings.load(), settings).map_err(ReloadError::Problems)?;
+        // What can fail comes first.
+        let access = self.admin.as_ref().map(|admin| admin.prepare(&reload.settings)).transpose()?;
+        if let Some(tls) = &self.tls {
+            tls.reload().map_err(ReloadError::Tls)?;
+        }
+        self.host.reload(&reload)?;
+        if let (Some(admin), Some(access)) = (&self.admin, access) {
+            admin.adopt(access, &reload.settings);
+        }
+        self.live.store(Arc::new(reload.settings.server.clone()));
+        self.settings.store(Arc::new(reload.settings.clone()));
+        Ok(reload)
+    }
+
     /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks. Says whether everything
     /// was finished.
     pub fn stop(mut self) -> bool {
         self.lifecycle.draining();
+        // Not ready, and still open: balancers get the time to turn away.
+        let delay = self.live.load().shutdown_delay;
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
         self.stopping.cancel();
         // Every worker is joined before any is judged; one that panicked finished nothing.
         let finished: Vec<bool> = self.workers.drain(..).map(|worker| worker.join().unwrap_or(false)).collect();

@@ -136,8 +136,10 @@ pub struct Service {
     pub policy: Arc<Policy>,
     /// Counts up with each reload, from 1.
     pub generation: u64,
-    /// How the policy does.
-    pub probation: Probation,
+    /// How the policy does. It is what a generation is known by: settings may change while it serves.
+    pub probation: Arc<Probation>,
+    /// Whether the policy may settle unknown writes where the configuration does not say so.
+    trusted: bool,
     /// When it was last heard of.
     pub wakefulness: Wakefulness,
     router: Router,
@@ -208,7 +210,27 @@ impl Service {
         let wakefulness = Wakefulness::new(description.health.clone());
         let mut settings = settings.clone();
         settings.idempotency = config::idempotency(&settings, description);
-        Ok(Self { settings, endpoints, policy, generation: 1, probation: Probation::default(), wakefulness, router })
+        Ok(Self { settings, endpoints, policy, generation: 1, probation: Arc::default(), trusted, wakefulness, router })
+    }
+
+    /// The same generation of the same policy with other settings.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where they do not fit the policy.
+    pub fn with_settings(
+        &self,
+        settings: &settings::Upstream,
+        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+    ) -> Result<Self, ServiceError> {
+        let made = Self::with_policy(settings, Arc::clone(&self.policy), self.trusted, group_of)?;
+        let mut made = made.succeeding(self, self.generation);
+        made.probation = Arc::clone(&self.probation);
+        Ok(made)
+    }
+
+    /// Whether this is the same generation, with whatever settings.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.probation, &other.probation)
     }
 
     /// Takes the place of another generation: what was learned of the upstream stays known, and places that are taken stay

@@ -3,11 +3,15 @@
 use super::scripted::message;
 use std::net::SocketAddr;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
-use triage::{config, server::Server};
+use triage::{
+    config::{self, settings::Settings},
+    server::{ReloadError, Server},
+};
 
 /// A host in service; it stops with this.
 pub struct Front {
     server: Server,
+    settings: Settings,
 }
 
 /// What a caller got.
@@ -40,7 +44,7 @@ impl Front {
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"off\"\n{toml}"
         );
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
-        Self { server: Server::start(&settings).unwrap() }
+        Self { server: Server::start(&settings).unwrap(), settings }
     }
 
     /// Serves a configuration with an admin listener on a free port; further keys of it come first.
@@ -49,7 +53,18 @@ impl Front {
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{keys}{toml}"
         );
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
-        Self { server: Server::start(&settings).unwrap() }
+        Self { server: Server::start(&settings).unwrap(), settings }
+    }
+
+    /// Serves a whole configuration.
+    pub fn start(toml: &str) -> Self {
+        let settings = config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}"));
+        Self { server: Server::start(&settings).unwrap(), settings }
+    }
+
+    /// Reads certificates and tokens again.
+    pub fn reload(&self) -> Result<config::Reload, ReloadError> {
+        self.server.reload(&self.settings)
     }
 
     /// Asks the admin listener.
@@ -72,7 +87,7 @@ impl Front {
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{keys}[admin]\nlisten = \"off\"\n[upstreams.api]\nbase_url = \"{base_url}\"\n"
         );
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
-        Self { server: Server::start(&settings).unwrap() }
+        Self { server: Server::start(&settings).unwrap(), settings }
     }
 
     /// In front of one upstream, with further keys of that upstream.

@@ -93,6 +93,8 @@ pub(super) struct Access {
     read: Option<Hash>,
     write: Option<Hash>,
     sessions: Option<Sessions>,
+    /// Whether every caller has shown a certificate of ours.
+    knows_callers: bool,
     spent: Mutex<Spent>,
 }
 
@@ -115,7 +117,13 @@ impl Access {
             return Err(TokenError::Same);
         }
         let spent = Spent { limit: Gcra::default(), told: Timestamp::default() };
-        Ok(Self { clock, read, write, sessions: Sessions::new(), spent: Mutex::new(spent) })
+        let knows_callers = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        Ok(Self { clock, read, write, sessions: Sessions::new(), knows_callers, spent: Mutex::new(spent) })
+    }
+
+    /// Whether the same tokens open both.
+    pub(super) fn has_the_tokens_of(&self, other: &Self) -> bool {
+        self.read == other.read && self.write == other.write
     }
 
     /// Whether no token is configured: the listener is on this machine alone then.
@@ -191,7 +199,7 @@ impl Access {
         if let Err(retry_after) = self.admit() {
             return Err(Refusal::TooMany { retry_after });
         }
-        if self.is_open() && !names_this_machine(headers) {
+        if self.is_open() && !self.knows_callers && !names_this_machine(headers) {
             return Err(Refusal::Rebound);
         }
         let entry = self.entry(headers);

@@ -1,5 +1,6 @@
 //! The listener: few connections, each with little time, on a thread that gives way to the workers.
 
+use crate::tls::Tls;
 use axum::Router;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -13,11 +14,13 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once: a few scrapers, probes and people.
@@ -38,7 +41,13 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until it is stopped, with some work beside it. Blocks.
-pub(super) fn run(socket: TcpListener, router: Router, beside: impl Future<Output = ()>, stop: CancellationToken) {
+pub(super) fn run(
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    beside: impl Future<Output = ()>,
+    stop: CancellationToken,
+) {
     // On Linux, this thread alone.
     if let Err(error) = setpriority_process(None, NICE) {
         tracing::debug!(%error, "the admin thread keeps the workers' priority");
@@ -47,7 +56,7 @@ pub(super) fn run(socket: TcpListener, router: Router, beside: impl Future<Outpu
     match runtime {
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
-                () = accept(socket, router) => {}
+                () = accept(socket, tls, router) => {}
                 () = beside => {}
                 () = stop.cancelled() => {}
             }
@@ -56,7 +65,7 @@ pub(super) fn run(socket: TcpListener, router: Router, beside: impl Future<Outpu
     }
 }
 
-async fn accept(socket: TcpListener, router: Router) {
+async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, router: Router) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "the admin listener could not be used"),
@@ -70,8 +79,9 @@ async fn accept(socket: TcpListener, router: Router) {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let router = router.clone();
+                let acceptor = tls.as_deref().map(Tls::acceptor);
                 connections.spawn(async move {
-                    let _ = timeout(LIFE, serve(stream, peer, router)).await;
+                    let _ = timeout(LIFE, begin(stream, acceptor, peer, router)).await;
                     drop(place);
                 });
             }
@@ -83,8 +93,17 @@ async fn accept(socket: TcpListener, router: Router) {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router) {
+async fn begin(stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, router: Router) {
     let _ = stream.set_nodelay(true);
+    let Some(acceptor) = tls else { return serve(stream, peer, router).await };
+    match timeout(HEAD, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, peer, router).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a caller of the admin listener did not agree on TLS"),
+        Err(_) => {}
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, peer: SocketAddr, router: Router) {
     let service = TowerToHyperService::new(router.layer(axum::Extension(Peer(peer))));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 << 10);

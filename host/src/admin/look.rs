@@ -131,7 +131,7 @@ pub(super) async fn events(
 pub(super) async fn config(State(desk): State<Desk>) -> Response {
     let current = desk.host.shared.upstreams.iter().map(|serving| serving.current());
     let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
-    let text = config::show(&desk.settings, &descriptions);
+    let text = config::show(&desk.settings.load(), &descriptions);
     ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 

@@ -167,7 +167,7 @@ pub(super) fn status(desk: &Desk) -> Status {
         started_unix_ms: desk.started_unix_ms,
         uptime_ms: now.saturating_sub(desk.started_unix_ms),
         workers: desk.lifecycle.workers(),
-        state: match desk.settings.state {
+        state: match desk.settings.load().state {
             settings::State::Memory => "memory",
         },
         upstreams: desk.host.shared.upstreams.iter().map(|serving| upstream(serving)).collect(),

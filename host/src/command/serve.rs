@@ -2,17 +2,21 @@
 
 use super::{Stops, code, config, runtime};
 use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
 use std::{
     io::{self, Write as _},
     process::ExitCode,
     thread,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use triage::{
     admin::AdminError,
     config::{Flags, settings::Settings},
     pipeline,
-    server::{Server, ServerError},
+    server::{Inherited, Server, ServerError},
 };
 
 /// Serves until a signal, then drains; a second signal ends it at once.
@@ -23,7 +27,11 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         let _inside = runtime.enter();
         Stops::listen()?
     };
-    let server = match Server::start(&settings) {
+    let mut hangups = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup()).context("SIGHUP cannot be listened for")?
+    };
+    let server = match Server::start_with(&settings, Inherited::take()) {
         Ok(server) => server,
         Err(error) => {
             if let ServerError::Host(_) | ServerError::Admin(AdminError::Token(_)) = error {
@@ -34,7 +42,16 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         }
     };
     announce(&server, &settings).context("standard output cannot be written")?;
-    runtime.block_on(stops.next())?;
+    tell_system(NotifyState::Ready);
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                stopped = stops.next() => break stopped,
+                Some(()) = hangups.recv() => reload(&server, flags),
+            }
+        }
+    })?;
+    tell_system(NotifyState::Stopping);
     tracing::info!(limit = ?settings.server.drain, "stopping: no new connections; finishing what is under way");
     let (stopped, drained) = oneshot::channel();
     // On a thread of its own: a second signal does not wait for it.
@@ -54,14 +71,32 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     Ok(code(finished))
 }
 
+/// SIGHUP: the configuration is read as at the start. What is wrong with it is told, and what is in force stays.
+fn reload(server: &Server, flags: &Flags) {
+    match config::load(flags) {
+        // What came of it stands in the log, and among the recent events.
+        Ok(loaded) => drop(server.reload(&loaded.settings)),
+        Err(error) => server.reload_refused(&error),
+    }
+}
+
+/// Tells systemd, where it asked to be told (`Type=notify`).
+fn tell_system(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
 /// On standard output, for people and for scripts that asked for port 0.
 fn announce(server: &Server, settings: &Settings) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
     for address in server.addresses() {
-        writeln!(out, "listening on http://{address}")?;
+        writeln!(out, "listening on {scheme}://{address}")?;
     }
     if let Some(address) = server.admin() {
-        writeln!(out, "  admin: http://{address}/")?;
+        let scheme = if settings.admin.tls.is_some() { "https" } else { "http" };
+        writeln!(out, "  admin: {scheme}://{address}/")?;
     }
     for upstream in &settings.upstreams {
         writeln!(out, "  {}: {}, policy {}", upstream.name, upstream.connection.base_url, upstream.policy)?;

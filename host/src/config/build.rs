@@ -8,7 +8,7 @@ use super::{
     problem::Problem,
     settings::{
         Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, Secret, Server, Settings, State,
-        TokenSource, Upstream, WRITE_TOKEN,
+        Tls, TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
@@ -37,10 +37,16 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     };
     problems.extend(check::upstreams(&settings));
     problems.extend(check::admin(&settings));
+    problems.extend(check::tls(&settings.stated));
     (settings, problems)
 }
 
-fn server(stated: &Values) -> Server {
+/// A listener's TLS, where it has both files; one alone is a problem that a check finds.
+fn tls(stated: &Values, certificate: &str, key: &str, client_ca: &str) -> Option<Tls> {
+    Some(Tls { certificate: stated.read(certificate)?, key: stated.read(key)?, client_ca: stated.read(client_ca) })
+}
+
+pub(super) fn server(stated: &Values) -> Server {
     let mut server = Server {
         listen: (Ipv4Addr::LOCALHOST, 8080).into(),
         workers: 1,
@@ -48,6 +54,9 @@ fn server(stated: &Values) -> Server {
         max_header_bytes: 64 << 10,
         header_read_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(30),
+        shutdown_delay: Duration::ZERO,
+        reuse_port: false,
+        tls: tls(stated, "server.tls.certificate", "server.tls.key", "server.tls.client_ca"),
     };
     stated.fill("server.listen", &mut server.listen);
     stated.fill("server.workers", &mut server.workers);
@@ -55,6 +64,8 @@ fn server(stated: &Values) -> Server {
     stated.fill("server.max_header_bytes", &mut server.max_header_bytes);
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
     stated.fill("server.drain", &mut server.drain);
+    stated.fill("server.shutdown_delay", &mut server.shutdown_delay);
+    stated.fill("server.reuse_port", &mut server.reuse_port);
     server
 }
 
@@ -70,6 +81,7 @@ fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
         read_token: token("admin.read_token_file", READ_TOKEN),
         write_token: token("admin.write_token_file", WRITE_TOKEN),
         explain: 512,
+        tls: tls(stated, "admin.tls.certificate", "admin.tls.key", "admin.tls.client_ca"),
     };
     stated.fill("admin.listen", &mut admin.listen);
     stated.fill("admin.explain", &mut admin.explain);
@@ -108,6 +120,19 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
     }
     let mut stated = effective::table_defaults(Scope::Upstream);
     stated.cover(&own);
+    let endpoints = endpoints.into_iter().map(|(name, values)| EndpointOverride { name, values }).collect();
+    let mut settings = upstream_of(name, stated, defaults, endpoints);
+    if settings.candidate.as_ref().is_some_and(|candidate| candidate.policy == settings.policy) {
+        let got = settings.policy.to_string();
+        let must_be = "another policy than the upstream's own, to be tried beside it";
+        problems.push(Problem::value(format!("{path}.candidate.policy"), got, must_be));
+    }
+    fit(&path, &mut settings, problems);
+    settings
+}
+
+/// An upstream's settings, as its values have them.
+fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<EndpointOverride>) -> Upstream {
     // Without a base URL there is a problem, and these settings are thrown away.
     let base_url = stated.read("base_url").unwrap_or_default();
     let mut settings = Upstream {
@@ -132,7 +157,7 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
         deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
         idempotency: keys(&stated),
         defaults,
-        endpoints: endpoints.into_iter().map(|(name, values)| EndpointOverride { name, values }).collect(),
+        endpoints,
         stated,
         name,
     };
@@ -140,12 +165,19 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);
-    if settings.candidate.as_ref().is_some_and(|candidate| candidate.policy == settings.policy) {
-        let got = settings.policy.to_string();
-        let must_be = "another policy than the upstream's own, to be tried beside it";
-        problems.push(Problem::value(format!("{path}.candidate.policy"), got, must_be));
-    }
-    fit(&path, &mut settings, problems);
+    settings
+}
+
+/// An upstream whose values were merged with those of another configuration.
+pub(super) fn upstream_again(
+    name: &str,
+    stated: Values,
+    defaults: Values,
+    endpoints: Vec<EndpointOverride>,
+) -> Upstream {
+    let mut settings = upstream_of(name.to_owned(), stated, defaults, endpoints);
+    // What does not fit was found when the new configuration was read.
+    fit(&format!("upstreams.{name}"), &mut settings, &mut Vec::new());
     settings
 }
 

@@ -121,10 +121,11 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     const KEY: &str = "admin.listen";
     let (admin, own) = (&settings.admin, settings.admin.listen?);
     let has_token = admin.read_token.is_some() || admin.write_token.is_some();
+    let knows_callers = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let others = settings.upstreams.iter().filter_map(|upstream| upstream.listen);
-    let (because, must_be) = if !own.ip().is_loopback() && !has_token {
+    let (because, must_be) = if !own.ip().is_loopback() && !has_token && !knows_callers {
         let must_be = "an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or \
-                       admin.write_token_file beside it";
+                       admin.write_token_file beside it, or admin.tls.client_ca";
         ("whoever reaches it could steer the host: no token is set", must_be)
     } else if own.port() != 0 && others.chain([settings.server.listen]).any(|other| other == own) {
         ("callers connect to the same address", "an address of its own")
@@ -132,6 +133,23 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
         return None;
     };
     Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
+}
+
+/// A certificate is of no use without its key, and neither is one without the other, or a list of authorities without both.
+pub(super) fn tls(stated: &Values) -> Vec<Problem> {
+    const TABLES: [[&str; 3]; 2] = [
+        ["server.tls.certificate", "server.tls.key", "server.tls.client_ca"],
+        ["admin.tls.certificate", "admin.tls.key", "admin.tls.client_ca"],
+    ];
+    let missing = |keys: [&str; 3]| {
+        let given = keys.into_iter().find(|key| stated.get(key).is_some())?;
+        let lacking = keys.into_iter().take(2).find(|key| stated.get(key).is_none())?;
+        let because = format!("{lacking} is not given");
+        let got = stated.get(given)?.value.to_string();
+        let problem = Problem::conflict(given, got, because, "given with certificate and key");
+        Some(with_source(problem, stated, given))
+    };
+    TABLES.into_iter().filter_map(missing).collect()
 }
 
 /// Listeners and requests that two upstreams would both have.

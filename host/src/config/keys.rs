@@ -28,12 +28,33 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// Whether SIGHUP puts another value into force; else it takes a restart.
+    pub(super) fn is_reloaded(&self) -> bool {
+        matches!(self.scope, Scope::Endpoint | Scope::Added) || RELOADED.contains(&self.name)
+    }
+
     /// Whether it takes `"off"`: where that is the default, or one way to trip is switched off.
     pub(super) fn may_be_off(&self) -> bool {
         self.default == Some("off")
             || matches!(self.name, "admin.listen" | "breaker.failure_threshold" | "breaker.failure_rate")
     }
 }
+
+/// Keys of host and upstream that SIGHUP puts into force. Of an endpoint, it does all.
+pub(super) const RELOADED: [&str; 12] = [
+    "server.max_header_bytes",
+    "server.header_read_timeout",
+    "server.drain",
+    "server.shutdown_delay",
+    "admin.read_token_file",
+    "admin.write_token_file",
+    "max_buffered_request",
+    "deadline_header",
+    "idempotency.keep",
+    "idempotency.lock",
+    "idempotency.max_request",
+    "idempotency.max_response",
+];
 
 const fn key(
     scope: Scope,
@@ -58,10 +79,18 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.max_header_bytes", Kind::Size(8 << 10), Some("64KiB"), "bytes of a request's head"),
     key(Host, "server.header_read_timeout", Kind::Duration, Some("10s"), "time a caller may take to send a request's head"),
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
+    key(Host, "server.shutdown_delay", Kind::Wait, Some("0s"), "time before that in which it still accepts and says that it is not ready, so that balancers turn away"),
+    key(Host, "server.reuse_port", Kind::Bool, Some("false"), "whether another process may listen on the same address, as when a new host takes over from an old one"),
+    key(Host, "server.tls.certificate", Kind::File, None, "PEM file of the listeners' certificate chain; makes them speak TLS; read again on SIGHUP"),
+    key(Host, "server.tls.key", Kind::File, None, "PEM file of its private key; read again too"),
+    key(Host, "server.tls.client_ca", Kind::File, None, "PEM file of authorities of which callers must have a certificate (mutual TLS); read again too"),
     key(Host, "admin.listen", Kind::Address, Some("127.0.0.1:9464"), "address of health, metrics and control, or `off`; beyond this machine it needs a token"),
     key(Host, "admin.read_token_file", Kind::File, None, "file with the token that may look; or TRIAGE_ADMIN_READ_TOKEN"),
     key(Host, "admin.write_token_file", Kind::File, None, "file with the token that may look and act; or TRIAGE_ADMIN_WRITE_TOKEN"),
     key(Host, "admin.explain", Kind::Count(0, 1_000_000), Some("512"), "requests that each worker keeps for `triage explain`, and as many again that did not go smoothly; 0: none"),
+    key(Host, "admin.tls.certificate", Kind::File, None, "the same for the admin listener"),
+    key(Host, "admin.tls.key", Kind::File, None, "the same"),
+    key(Host, "admin.tls.client_ca", Kind::File, None, "the same; whoever has such a certificate needs no token where there is none"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),
@@ -215,7 +244,7 @@ pub(super) fn joined(path: &[String]) -> String {
 
 /// The Markdown table of every key, its default and its meaning: what README shows between its `config` markers.
 pub fn reference() -> String {
-    let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
+    let mut table = String::from("| key | default | reload | meaning |\n|---|---|---|---|\n");
     for key in KEYS {
         let before = match key.scope {
             Host => "",
@@ -225,11 +254,13 @@ pub fn reference() -> String {
         };
         let name = format!("{before}{}", key.name).replace("... .", "… ");
         let default = key.default.map_or(String::new(), |default| format!("`{default}`"));
+        let reload = if key.is_reloaded() { "yes" } else { "" };
         // Writing to a string cannot fail.
-        let _ = writeln!(table, "| `{name}` | {default} | {} |", key.meaning);
+        let _ = writeln!(table, "| `{name}` | {default} | {reload} | {} |", key.meaning);
     }
     table.push_str(
-        "\n`…` stands for `upstreams.NAME.defaults.` (every endpoint) and for `upstreams.NAME.endpoints.NAME.` (one of them).\n",
+        "\nSIGHUP puts a changed key into force where its row says so; the others wait for a restart.\n\
+         `…` stands for `upstreams.NAME.defaults.` (every endpoint) and for `upstreams.NAME.endpoints.NAME.` (one of them).\n",
     );
     table
 }

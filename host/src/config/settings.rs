@@ -41,6 +41,23 @@ pub struct Server {
     pub header_read_timeout: Duration,
     /// How long a drain waits for requests under way. Default 30 s.
     pub drain: Duration,
+    /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
+    pub shutdown_delay: Duration,
+    /// Whether another process may listen on the same address at the same time. Default false.
+    pub reuse_port: bool,
+    /// TLS; none for plain text.
+    pub tls: Option<Tls>,
+}
+
+/// A listener's TLS: paths of PEM files, which a reload reads again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities of which callers must have a certificate. None: they need not have one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The variable that holds the token that may look.
@@ -61,6 +78,8 @@ pub struct Admin {
     /// Requests that each worker keeps for explaining, and as many again that did not go smoothly. Default 512: about half a
     /// megabyte.
     pub explain: usize,
+    /// TLS; none for plain text.
+    pub tls: Option<Tls>,
 }
 
 /// Where a token comes from.

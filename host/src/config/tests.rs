@@ -5,6 +5,7 @@ mod hostile;
 mod layers;
 mod problems;
 mod reference;
+mod reload;
 
 use super::*;
 use crate::policy::contract::{Defaults, Description, Effect, Endpoint, Interest, ProposedLimit};

@@ -109,9 +109,14 @@ impl Candidate {
         self.current.store(next);
     }
 
+    /// The same component with other settings; what was counted stays.
+    pub(super) fn replace(&self, next: Arc<Service>) {
+        self.current.store(Some(next));
+    }
+
     /// Whether this is the component that is being tried.
     pub(super) fn is(&self, service: &Arc<Service>) -> bool {
-        self.current.load().as_ref().is_some_and(|own| Arc::ptr_eq(own, service))
+        self.current.load().as_ref().is_some_and(|own| own.is_same(service))
     }
 
     /// Notes that an outcome was not shown to it.

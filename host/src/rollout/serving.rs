@@ -4,8 +4,9 @@ use super::{Candidate, Conduct, Event, Judgement};
 use crate::{
     clock::Timestamp,
     config::settings,
+    gate::Gates,
     policy::{Digest, Fault},
-    service::Service,
+    service::{Service, ServiceError},
     telemetry::{Events, Meters},
 };
 use arc_swap::ArcSwap;
@@ -32,14 +33,24 @@ pub enum Slot {
 /// An upstream in service.
 #[derive(Debug)]
 pub struct Serving {
-    /// Its settings as configured, before a policy's proposals.
+    /// Its settings as configured at the start, before a policy's proposals: of these, name, address and policy never change.
     pub settings: settings::Upstream,
+    /// The same as they are now.
+    configured: ArcSwap<settings::Upstream>,
     /// The policy that is tried beside the one that serves.
     pub candidate: Option<Candidate>,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
     meters: Arc<Meters>,
+}
+
+/// What other settings make of an upstream.
+#[derive(Debug)]
+pub struct Reconfigured {
+    settings: Arc<settings::Upstream>,
+    services: Vec<Arc<Service>>,
+    candidate: Option<Arc<Service>>,
 }
 
 /// How an upstream's policy stands.
@@ -100,7 +111,7 @@ impl Ledger {
 
 impl Ledger {
     fn fallback(&self, current: &Arc<Service>) -> Option<Arc<Service>> {
-        [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !Arc::ptr_eq(good, current)).cloned()
+        [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !good.is_same(current)).cloned()
     }
 }
 
@@ -116,12 +127,63 @@ impl Serving {
             event => ledger.note(&settings.name, event, &told),
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
-        Self { settings, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
+        let configured = ArcSwap::from_pointee(settings.clone());
+        Self { settings, configured, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
     }
 
     /// The generation that serves now.
     pub fn current(&self) -> Arc<Service> {
         self.current.load_full()
+    }
+
+    /// The settings as they are now.
+    pub fn configured(&self) -> Arc<settings::Upstream> {
+        self.configured.load_full()
+    }
+
+    /// What other settings would make of every generation that serves or may serve again. Nothing changes yet.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where they do not fit a policy.
+    pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Gates) -> Result<Reconfigured, ServiceError> {
+        let ledger = self.ledger.lock();
+        let remade = |service: &Arc<Service>| {
+            let mut made = service.with_settings(settings, |name, endpoint| gates.group(name, endpoint))?;
+            made.counting(&self.meters);
+            Ok::<_, ServiceError>(Arc::new(made))
+        };
+        let all = [Some(self.current()), ledger.last_good.clone(), ledger.good_before.clone()];
+        let mut services: Vec<Arc<Service>> = Vec::new();
+        for service in all.iter().flatten() {
+            if !services.iter().any(|made| made.is_same(service)) {
+                services.push(remade(service)?);
+            }
+        }
+        let candidate = self.candidate.as_ref().and_then(Candidate::current).map(|own| remade(&own)).transpose()?;
+        Ok(Reconfigured { settings: Arc::new(settings.clone()), services, candidate })
+    }
+
+    /// Puts other settings into force, between two requests. A policy that came meanwhile keeps the old ones until the next time.
+    pub fn reconfigure(&self, Reconfigured { settings, services, candidate }: Reconfigured) {
+        let mut held = self.ledger.lock();
+        let ledger = &mut *held;
+        let made = |old: &Arc<Service>| services.iter().find(|made| made.is_same(old)).cloned();
+        for good in [&mut ledger.last_good, &mut ledger.good_before].into_iter().flatten() {
+            if let Some(made) = made(good) {
+                *good = made;
+            }
+        }
+        if let Some(next) = made(&self.current.load()) {
+            next.adopt();
+            next.wakefulness.remember(&self.current.load().wakefulness);
+            self.current.store(next);
+        }
+        if let (Some(candidate), Some(next)) = (&self.candidate, candidate)
+            && candidate.is(&next)
+        {
+            candidate.replace(next);
+        }
+        self.configured.store(settings);
     }
 
     /// Puts a generation into service: one swap, between two requests.
@@ -192,7 +254,7 @@ impl Serving {
             Judgement::Good => {
                 let mut ledger = self.ledger.lock();
                 // A late request may still speak for a generation that was replaced meanwhile.
-                if Arc::ptr_eq(service, &self.current.load()) {
+                if service.is_same(&self.current.load()) {
                     self.proven(&mut ledger, service);
                 }
             }
@@ -218,11 +280,11 @@ impl Serving {
             ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.told);
             return;
         }
-        if !Arc::ptr_eq(service, &self.current.load()) {
+        if !service.is_same(&self.current.load()) {
             return;
         }
         let good = ledger.fallback(service);
-        if ledger.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, service)) {
+        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(service)) {
             // It is no generation to come back to any more.
             ledger.last_good.clone_from(&good);
             ledger.good_before = None;
@@ -252,7 +314,7 @@ impl Serving {
         if current.probation.is_suspended() {
             return Err(NotDone::Suspended);
         }
-        if ledger.last_good.as_ref().is_some_and(|good| Arc::ptr_eq(good, &current)) {
+        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(&current)) {
             return Err(NotDone::GoodAlready);
         }
         current.probation.promote();

@@ -63,7 +63,7 @@ pub fn stage(
         let step = if error.is_checksum() { Step::Checksum } else { Step::Signature };
         return Err(refused(step)(told(&error)));
     }
-    let settings: &settings::Upstream = &serving.settings;
+    let settings: &settings::Upstream = &serving.configured();
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(Step::Load)(told(&error)))?;
     match read(&file.with_extension("cases.csv"), CASES_BYTES) {

@@ -21,7 +21,12 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Requests that one HTTP/2 connection may have under way.
@@ -39,16 +44,39 @@ async fn silence(limit: Duration, spoken: &AtomicBool) {
     }
 }
 
-/// Serves a connection until it ends, or finishes what is under way on it once the server stops.
-pub(super) async fn serve(
+/// Speaks TLS first, where the listener does; a caller that takes longer than for a request's head is left.
+pub(super) async fn begin(
     host: Host,
+    tls: Option<TlsAcceptor>,
     stream: TcpStream,
     peer: SocketAddr,
     listener: Option<SocketAddr>,
-    settings: settings::Server,
+    settings: Arc<settings::Server>,
     stopping: CancellationToken,
 ) {
-    let caller = Caller::new(peer.ip(), "http");
+    let Some(acceptor) = tls else {
+        return serve(host, stream, Caller::new(peer.ip(), "http"), listener, &settings, stopping).await;
+    };
+    let greeted = tokio::select! {
+        greeted = timeout(settings.header_read_timeout, acceptor.accept(stream)) => greeted,
+        () = stopping.cancelled() => return,
+    };
+    match greeted {
+        Ok(Ok(stream)) => serve(host, stream, Caller::new(peer.ip(), "https"), listener, &settings, stopping).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a caller did not agree on TLS"),
+        Err(_) => tracing::debug!("a caller took too long to agree on TLS"),
+    }
+}
+
+/// Serves a connection until it ends, or finishes what is under way on it once the server stops.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    host: Host,
+    stream: S,
+    caller: Caller,
+    listener: Option<SocketAddr>,
+    settings: &settings::Server,
+    stopping: CancellationToken,
+) {
     let spoken = Arc::new(AtomicBool::new(false));
     let spoke = Arc::clone(&spoken);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {

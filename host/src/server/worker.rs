@@ -1,7 +1,8 @@
 //! One worker: a thread, a single-threaded runtime, its sockets.
 
-use super::{ServerError, connection};
-use crate::{config::settings, pipeline::Host};
+use super::{Inherited, ServerError, connection};
+use crate::{config::settings, pipeline::Host, tls::Tls};
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -21,12 +22,26 @@ const OUT_OF_FILES: Duration = Duration::from_millis(50);
 pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
 
 /// Binds each address once for each worker: the kernel spreads connections over them (`SO_REUSEPORT`).
-pub(super) fn bind(wanted: &[SocketAddr], workers: usize) -> Result<Listeners, ServerError> {
+pub(super) fn bind(
+    wanted: &[SocketAddr],
+    workers: usize,
+    reuse_port: bool,
+    inherited: &mut Inherited,
+) -> Result<Listeners, ServerError> {
     let mut all: Vec<Vec<Option<std::net::TcpListener>>> = (0..workers).map(|_| Vec::new()).collect();
     for address in wanted {
         let refused = |source| ServerError::Listen { address: *address, source };
+        if let Some(socket) = inherited.claim(*address) {
+            // All workers accept from the one queue: it outlives this process.
+            for sockets in &mut all {
+                sockets.push(Some(socket.try_clone().map_err(refused)?));
+            }
+            continue;
+        }
         // A shared port could be shared with another host too: half of the requests would go past this one's records.
-        drop(listener(*address, false).map_err(refused)?);
+        if !reuse_port {
+            drop(listener(*address, false).map_err(refused)?);
+        }
         let mut actual = *address;
         for sockets in &mut all {
             let socket = listener(actual, true).map_err(refused)?;
@@ -63,7 +78,8 @@ pub(super) struct Worker {
     pub(super) host: Host,
     /// Whether this is the one that clears away what has expired.
     pub(super) tidies: bool,
-    pub(super) settings: settings::Server,
+    pub(super) settings: Arc<ArcSwap<settings::Server>>,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) sockets: Vec<std::net::TcpListener>,
     pub(super) places: Arc<Semaphore>,
     pub(super) stopping: CancellationToken,
@@ -108,9 +124,10 @@ impl Worker {
             connections.wait().await;
             shared.host.drained().await;
         };
-        let finished = timeout(shared.settings.drain, drained).await.is_ok();
+        let limit = shared.settings.load().drain;
+        let finished = timeout(limit, drained).await.is_ok();
         if !finished {
-            tracing::warn!(limit = ?shared.settings.drain, "requests were still under way when the drain's time was over");
+            tracing::warn!(?limit, "requests were still under way when the drain's time was over");
         }
         finished
     }
@@ -127,12 +144,13 @@ impl Worker {
                     // After the accept: a loop that waits for a caller holds no place that another socket's caller needs.
                     let Some(place) = self.place().await else { return };
                     let _ = stream.set_nodelay(true);
-                    let served = connection::serve(
+                    let served = connection::begin(
                         self.host.clone(),
+                        self.tls.as_deref().map(Tls::acceptor),
                         stream,
                         peer,
                         listener,
-                        self.settings.clone(),
+                        self.settings.load_full(),
                         self.stopping.clone(),
                     );
                     connections.spawn(async move {

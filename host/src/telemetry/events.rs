@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 11] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -22,6 +22,8 @@ pub const KINDS: [&str; 9] = [
     "policy-rolled-back",
     "policy-withdrawn",
     "action",
+    "reloaded",
+    "reload-refused",
 ];
 
 /// Something that an operator wants to know of.

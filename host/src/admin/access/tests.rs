@@ -7,7 +7,8 @@ const WRITE: &str = "0123456789abcdef-write";
 
 fn access(read: Option<&str>, write: Option<&str>) -> Result<Access, TokenError> {
     let source = |token: Option<&str>| token.map(|token| TokenSource::Environment(Secret::new(token)));
-    let admin = settings::Admin { listen: None, read_token: source(read), write_token: source(write), explain: 0 };
+    let admin =
+        settings::Admin { listen: None, read_token: source(read), write_token: source(write), explain: 0, tls: None };
     Access::of(&admin, Clock::anchored(0))
 }
 

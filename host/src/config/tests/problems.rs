@@ -100,7 +100,7 @@ const FILES: &[Case] = &[
         "an admin listener for everybody",
         "admin.listen = \"0.0.0.0:9464\"",
         &[
-            "admin.listen: got \"0.0.0.0:9464\", but whoever reaches it could steer the host: no token is set; must be an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or admin.write_token_file beside it (file triage.toml:3)",
+            "admin.listen: got \"0.0.0.0:9464\", but whoever reaches it could steer the host: no token is set; must be an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or admin.write_token_file beside it, or admin.tls.client_ca (file triage.toml:3)",
         ],
     ),
     (
