@@ -4,6 +4,7 @@
 mod abuse;
 mod admin;
 mod candidate;
+mod contracts;
 mod hostile;
 mod idempotency;
 mod inputs;
