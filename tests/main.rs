@@ -5,6 +5,7 @@ mod abuse;
 mod admin;
 mod candidate;
 mod deploy;
+mod contracts;
 mod hostile;
 mod idempotency;
 mod inputs;

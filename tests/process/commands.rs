@@ -130,3 +130,46 @@ fn a_case_that_differs_is_told_and_the_command_fails() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("line 2: GET /a 200 (doubt): class \"applied\", not \"unknown\""), "{ended:?}");
 }
+
+#[test]
+fn inspect_tells_whose_work_a_component_is_and_where_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = folder.path().join("http-standard.wasm");
+    let bytes = std::fs::read(crate::support::stage::prebuilt("http-standard")).unwrap();
+    std::fs::write(&component, &bytes).unwrap();
+    let inspected = |arguments: &[&str]| {
+        let ended = run(&[&["policy", "inspect", component.to_str().unwrap()], arguments].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let mut lines = ended.out.lines().skip(1).map(str::to_owned);
+        (lines.next().unwrap(), lines.next().unwrap())
+    };
+    let (state, contract) = inspected(&[]);
+    assert_eq!(state, "not signed; no checksum");
+    assert_eq!(contract, "contract triage:policy@0.1, runs on the fast tier: up to 16 MiB, no imports");
+    let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let signature = minisign::sign(None, &pair.sk, std::io::Cursor::new(&bytes), None, None).unwrap().into_string();
+    std::fs::write(folder.path().join("http-standard.wasm.minisig"), signature).unwrap();
+    let sum = format!("{}  http-standard.wasm\n", triage::policy::Digest::of(&bytes));
+    std::fs::write(folder.path().join("http-standard.wasm.sha256"), sum).unwrap();
+    assert_eq!(inspected(&[]).0, "signed, by whom was not checked: give --key; checksum fits");
+    assert_eq!(inspected(&["--key", &pair.pk.to_base64()]).0, "signed by a key that was given; checksum fits");
+    let stranger = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
+    let told = inspected(&["--key", &stranger]).0;
+    assert!(told.starts_with("it is signed by none of `policies.keys`"), "{told}");
+    std::fs::write(folder.path().join("http-standard.wasm.sha256"), format!("{}  x\n", "0".repeat(64))).unwrap();
+    let told = inspected(&[]).0;
+    assert!(told.contains("its SHA-256 is "), "{told}");
+}
+
+#[test]
+fn bench_measures_and_a_policy_that_fails_is_told() {
+    let component = |name: &str| crate::support::stage::prebuilt(name).display().to_string();
+    let ended = run(&["policy", "bench", &component("http-standard"), "-n", "50"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let kinds: Vec<&str> =
+        ended.out.lines().filter_map(|line| line.split_once(": p50 ")).map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, ["a fresh instance each", "reused instances"], "{ended:?}");
+    let ended = run(&["policy", "bench", &component("trap"), "-n", "50"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("the policy failed in decision 1: the policy trapped"), "{ended:?}");
+}

@@ -1,5 +1,6 @@
 //! `triage policy`: begin, build, look at and test policies.
 
+mod bench;
 mod serving;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +12,11 @@ use std::{
     sync::Arc,
 };
 use triage::policy::{
-    Contract, Engine, Loading, Policy, Tier, build, cases, contract::Endpoint, language::Language, scaffold,
+    Contract, Engine, Loading, Policy, Tier, build, cases,
+    contract::Endpoint,
+    language::Language,
+    scaffold,
+    signature::{self, KeySource, Keys},
 };
 
 /// The languages, as the command line names them.
@@ -57,10 +62,21 @@ pub enum Command {
         #[arg(long, value_name = "JSON", default_value = "{}")]
         settings: String,
     },
-    /// Show what a component is: digest, size, endpoints and what it reads of each
+    /// Show what a component is: digest, size, signature, contract, tier, endpoints and what it reads of each
     Inspect {
         /// The component
         component: PathBuf,
+        /// A minisign public key that may have signed it: `RW...`, or a .pub file
+        #[arg(long, value_name = "KEY")]
+        key: Vec<KeySource>,
+    },
+    /// Measure a component's decisions: fresh instances and reused ones, over its cases and the usual answers
+    Bench {
+        /// The component
+        component: PathBuf,
+        /// Decisions of each kind
+        #[arg(short = 'n', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        decisions: u32,
     },
     /// Build the policy in a folder into a component
     Build {
@@ -95,7 +111,8 @@ impl Command {
                 let text = fs::read_to_string(&cases).with_context(|| format!("{} cannot be read", cases.display()))?;
                 println!("{} cases pass", cases::play(&policy, &text)?);
             }
-            Self::Inspect { component } => inspect(&component)?,
+            Self::Inspect { component, key } => inspect(&component, &key)?,
+            Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
             Self::RebuildPrebuilt { dir, out } => {
                 let out = out.unwrap_or_else(|| dir.join("prebuilt"));
@@ -109,9 +126,13 @@ impl Command {
 }
 
 fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
-    let bytes = fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
+    let bytes = read(component)?;
     let loading = Loading { settings, ..Loading::default() };
     Policy::load(&Engine::start()?, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))
+}
+
+fn read(component: &Path) -> Result<Vec<u8>> {
+    fs::read(component).with_context(|| format!("{} cannot be read", component.display()))
 }
 
 fn begin(name: &str, language: Language) -> Result<()> {
@@ -123,7 +144,9 @@ fn begin(name: &str, language: Language) -> Result<()> {
     Ok(())
 }
 
-fn inspect(component: &Path) -> Result<()> {
+fn inspect(component: &Path, keys: &[KeySource]) -> Result<()> {
+    let keys = Keys::open(keys)?;
+    let state = signature::state(&keys, component, &read(component)?);
     let policy = load(component, String::new())?;
     let description = policy.description();
     let digest = policy.digest().map_or_else(String::new, |digest| digest.to_string());
@@ -133,6 +156,7 @@ fn inspect(component: &Path) -> Result<()> {
         Some(Tier::Roomy) => "the roomy tier: up to 64 MiB, and a WASI that gives nothing",
         Some(Tier::Fast) | None => "the fast tier: up to 16 MiB, no imports",
     };
+    println!("{state}");
     println!("contract {}, runs on {tier}", policy.contract().map_or("none", Contract::name));
     if let Some(health) = &description.health {
         println!("health call: GET {}", health.path_and_query);

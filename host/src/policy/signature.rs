@@ -210,6 +210,26 @@ impl Keys {
     }
 }
 
+/// What the files beside a component say of whose work it is, in words for a terminal. With keys, one of them must have
+/// signed it; without, a signature is only known to be there.
+pub fn state(keys: &Keys, component: &Path, bytes: &[u8]) -> String {
+    let [signature, checksum] = companions(component);
+    let of_sum = match check_sum(component, bytes) {
+        Ok(()) if checksum.exists() => "checksum fits".to_owned(),
+        Ok(()) => "no checksum".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let of_signature = match (keys.is_empty(), signature.exists()) {
+        (_, false) => "not signed".to_owned(),
+        (true, true) => "signed, by whom was not checked: give --key".to_owned(),
+        (false, true) => match keys.check_signature(component, bytes) {
+            Ok(()) => "signed by a key that was given".to_owned(),
+            Err(error) => error.to_string(),
+        },
+    };
+    format!("{of_signature}; {of_sum}")
+}
+
 /// The files beside a component that say whose work it is.
 pub fn companions(component: &Path) -> [PathBuf; 2] {
     [beside(component, "minisig"), beside(component, "sha256")]

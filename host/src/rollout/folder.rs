@@ -1,7 +1,7 @@
 //! Watches policy files. Events tell when to look; what counts is what a look finds, so that renames, links that are
 //! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
 
-use super::{Slot, stage};
+use super::{Refused, Slot, stage};
 use crate::{config::settings::PolicySource, pipeline::Shared, policy::signature::companions};
 use notify::{RecursiveMode, Watcher as _};
 use std::{
@@ -57,7 +57,28 @@ struct Watched {
     upstream: usize,
     slot: Slot,
     file: PathBuf,
+    attention: Attention,
+}
+
+/// What was last seen of a file and its companions, and whether it could be read.
+#[derive(Debug, Default)]
+struct Attention {
     seen: Identities,
+    unread: bool,
+}
+
+impl Attention {
+    /// Whether what is found now is worth reading: it changed, or could not be read before.
+    fn is_due(&self, found: &Identities) -> bool {
+        found[0].is_some() && (self.unread || *found != self.seen)
+    }
+
+    /// Notes that it could, or could not, be read. Whether that is worth telling: a file that stays unreadable is told of once.
+    fn looked(&mut self, found: &Identities, unread: bool) -> bool {
+        let news = !(unread && self.unread && *found == self.seen);
+        *self = Self { seen: *found, unread };
+        news
+    }
 }
 
 /// A component and the files beside it that speak for it: one that was refused is looked at again when they come.
@@ -110,7 +131,7 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
     for (upstream, serving) in shared.upstreams.iter().enumerate() {
         let candidate = serving.settings.candidate.as_ref().map(|candidate| (Slot::Candidate, &candidate.policy));
         for (slot, source) in std::iter::once((Slot::Live, &serving.settings.policy)).chain(candidate) {
-            files.extend(file(source).map(|file| Watched { upstream, slot, file, seen: [None; 4] }));
+            files.extend(file(source).map(|file| Watched { upstream, slot, file, attention: Attention::default() }));
         }
     }
     files
@@ -139,15 +160,17 @@ fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], p
 fn look(shared: &Shared, files: &mut [Watched]) {
     for watched in files {
         let found = identities(&watched.file);
-        if found[0].is_none() || found == watched.seen {
+        if !watched.attention.is_due(&found) {
             continue;
         }
-        watched.seen = found;
         let Some(serving) = shared.upstreams.get(watched.upstream) else { continue };
-        match stage(serving, watched.slot, &shared.engine, &shared.keys, &shared.gates, &watched.file) {
+        let staged = stage(serving, watched.slot, &shared.engine, &shared.keys, &shared.gates, &watched.file);
+        let unread = staged.as_ref().is_err_and(Refused::is_worth_another_look);
+        let news = watched.attention.looked(&found, unread);
+        match staged {
             Ok(Some(service)) => serving.put(watched.slot, service),
-            Ok(None) => {}
-            Err(refused) => serving.refused(refused.event(&watched.file)),
+            Err(refused) if news => serving.refused(refused.event(&watched.file)),
+            Ok(None) | Err(_) => {}
         }
     }
 }
@@ -162,4 +185,26 @@ fn identity(file: &Path) -> Option<Identity> {
     let time = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let bytes = time(found.mtime(), found.mtime_nsec());
     Some((found.dev(), found.ino(), found.size(), bytes, time(found.ctime(), found.ctime_nsec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn found(size: u64) -> Identities {
+        [Some((1, 1, size, 0, 0)), None, None, None]
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_looked_at_again_and_told_once() {
+        let mut attention = Attention::default();
+        assert!(!attention.is_due(&[None; 4]), "no file");
+        assert!(attention.is_due(&found(1)) && attention.looked(&found(1), true), "told the first time");
+        assert!(attention.is_due(&found(1)), "nothing changed, but it was not read");
+        assert!(!attention.looked(&found(1), true), "and not told again");
+        assert!(attention.looked(&found(2), true), "unless it changed");
+        assert!(attention.is_due(&found(2)) && attention.looked(&found(2), false), "now it was read");
+        assert!(!attention.is_due(&found(2)), "that is done");
+        assert!(attention.is_due(&found(3)));
+    }
 }

@@ -4,7 +4,10 @@ use super::{Event, Serving, Slot, Step};
 use crate::{
     config::settings::{self, PolicySource},
     gate::Gates,
-    policy::{Digest, Engine, Loading, Policy, cases, signature::Keys},
+    policy::{
+        Digest, Engine, Loading, Policy, cases,
+        signature::{Keys, Unproven},
+    },
     service::Service,
 };
 use std::{
@@ -25,9 +28,20 @@ pub struct Refused {
     digest: Option<Digest>,
     step: Step,
     reason: String,
+    again: bool,
 }
 
 impl Refused {
+    /// Whether a file could not be read: nothing is known of it yet, and another look may find it readable.
+    pub fn is_worth_another_look(&self) -> bool {
+        self.again
+    }
+
+    /// The same for a file that could not be read, unless it is only too large.
+    fn unread(self, error: &io::Error) -> Self {
+        Self { again: error.kind() != io::ErrorKind::FileTooLarge, ..self }
+    }
+
     /// As an event.
     pub fn event(self, file: &Path) -> Event {
         Event::Refused { file: file.to_owned(), digest: self.digest, step: self.step, reason: self.reason }
@@ -48,8 +62,9 @@ pub fn stage(
     gates: &Gates,
     file: &Path,
 ) -> Result<Option<Service>, Refused> {
-    let refused = |digest, step| move |reason: String| Refused { digest, step, reason };
-    let bytes = read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()))?;
+    let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
+    let bytes =
+        read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()).unread(&error))?;
     let digest = Digest::of(&bytes);
     if serving.digest_in(slot) == Some(digest) {
         return Ok(None);
@@ -61,7 +76,11 @@ pub fn stage(
     }
     if let Err(error) = keys.check(file, &bytes) {
         let step = if error.is_checksum() { Step::Checksum } else { Step::Signature };
-        return Err(refused(step)(told(&error)));
+        let refused = refused(step)(told(&error));
+        return Err(match &error {
+            Unproven::Read { source, .. } => refused.unread(source),
+            _ => refused,
+        });
     }
     let settings: &settings::Upstream = &serving.configured();
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
@@ -72,7 +91,7 @@ pub fn stage(
             cases::play(&policy, &text).map_err(|error| refused(Step::Cases)(error.to_string()))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(refused(Step::Cases)(error.to_string())),
+        Err(error) => return Err(refused(Step::Cases)(error.to_string()).unread(&error)),
     }
     Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
         .map(Some)
@@ -95,7 +114,8 @@ pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, gates: &Gates) {
             match Service::load_candidate(&serving.settings, source, engine, keys, |name, e| gates.group(name, e)) {
                 Ok(service) => serving.put(Slot::Candidate, service),
                 Err(error) => {
-                    let refused = Refused { digest: None, step: Step::Configuration, reason: told(&error) };
+                    let refused =
+                        Refused { digest: None, step: Step::Configuration, reason: told(&error), again: false };
                     serving.refused(refused.event(Path::new(&source.to_string())));
                 }
             }
@@ -107,7 +127,10 @@ fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
     if read as u64 > most {
-        return Err(io::Error::other(format!("it has more than {most} bytes, the most that are read")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {most} bytes, the most that are read"),
+        ));
     }
     Ok(bytes)
 }
