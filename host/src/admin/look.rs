@@ -53,6 +53,7 @@ pub(super) async fn status(State(desk): State<Desk>) -> Json<shapes::Status> {
         workers: desk.lifecycle.workers(),
         state: match desk.settings.state {
             settings::State::Memory => "memory",
+            settings::State::Shared(_) => "shared",
         },
         upstreams: desk.host.shared.upstreams.iter().map(|serving| shapes::upstream(serving)).collect(),
     })
