@@ -28,7 +28,8 @@
 //! counts as unset. The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
 //! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
 //! upstream; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
-//! there is no upstream at all.
+//! there is no upstream at all. Secrets come
+//! from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
 //!
 //! A layer goes before another key by key; then the more exact key goes before the less exact one: an endpoint's own value in
 //! the file goes before `defaults` of a flag.
@@ -119,6 +120,11 @@ pub fn from_toml(text: &str) -> Result<Settings, Problems> {
 pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> {
     let flags = Flags { upstream: Some(base_url.to_owned()), policy: Some(policy.to_owned()), ..Flags::default() };
     load(&Inputs { flags, ..Inputs::default() }).map(|loaded| loaded.settings)
+}
+
+/// A duration as the configuration has it.
+pub(crate) fn written(duration: std::time::Duration) -> String {
+    units::write_duration(duration)
 }
 
 /// What `config check` prints: that all is well, or every problem.

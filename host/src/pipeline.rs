@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, Settings},
+        settings::{Mode, Policies, Settings, State},
     },
     entropy::Entropy,
     error::Problem,
@@ -51,6 +51,9 @@ pub enum HostError {
     /// An upstream cannot be served.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// No layer keeps its state there yet; to keep it here instead would promise what a fleet does not get.
+    #[error("`state.url` names shared state, which no layer of this version uses; set it to \"memory:\"")]
+    Shared,
     /// A key cannot be used.
     #[error("`policies.keys` cannot be used")]
     Keys(#[from] KeyError),
@@ -113,6 +116,9 @@ impl Host {
         entropy: Entropy,
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
+        if settings.state != State::Memory {
+            return Err(HostError::Shared);
+        }
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
         let events = Arc::new(Events::new(clock));
@@ -334,3 +340,18 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Tripwire: state that nobody shares must not pass for shared.
+    #[test]
+    fn shared_state_that_no_layer_uses_is_refused() {
+        let text = "state.url = \"redis://127.0.0.1\"\n[upstreams.a]\nbase_url = \"http://a.example\"";
+        let settings = crate::config::from_toml(text).unwrap();
+        let refused = Host::new(&settings, Clock::system(), Entropy::system()).unwrap_err();
+        assert!(matches!(refused, HostError::Shared), "{refused}");
+    }
+}

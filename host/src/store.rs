@@ -1,3 +1,4 @@
 //! Where state is kept.
 
 pub mod memory;
+pub mod redis;

@@ -169,6 +169,7 @@ pub(super) fn status(desk: &Desk) -> Status {
         workers: desk.lifecycle.workers(),
         state: match desk.settings.load().state {
             settings::State::Memory => "memory",
+            settings::State::Shared(_) => "shared",
         },
         upstreams: desk.host.shared.upstreams.iter().map(|serving| upstream(serving)).collect(),
     }

@@ -7,12 +7,12 @@ use super::{
     keys::Scope,
     problem::Problem,
     settings::{
-        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, Secret, Server, Settings, State,
-        Tls, TokenSource, Upstream, WRITE_TOKEN,
+        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, STATE_KEY, STATE_PASSWORD,
+        Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
-use crate::{idempotency, policy::CachePlaces, upstream};
+use crate::{idempotency, policy::CachePlaces, store::redis::Address, upstream};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
@@ -25,13 +25,11 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         problems.push(Problem::value("upstreams", "none", must_be));
     }
     let built = upstreams.into_iter().map(|(name, draft)| upstream(name, draft, &mut problems)).collect();
-    let mut state = State::Memory;
-    stated.fill("state.url", &mut state);
     let settings = Settings {
         server: server(&stated),
         admin: admin(&stated, environment),
         policies: policies(&stated, environment),
-        state,
+        state: state(&stated, environment),
         upstreams: built,
         stated,
     };
@@ -69,13 +67,34 @@ pub(super) fn server(stated: &Values) -> Server {
     server
 }
 
-/// A token in the environment goes before one in a file, as every variable does.
-fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
-    let token = |key: &str, variable: &str| {
-        let found = environment.iter().rev().find(|(name, value)| name == variable && !value.trim().is_empty());
-        let held = found.map(|(_, value)| TokenSource::Environment(Secret::new(value.trim())));
-        held.or_else(|| stated.read(key).map(TokenSource::File))
+/// A secret in the environment goes before one in a file, as every variable does.
+fn secret(stated: &Values, environment: &[(String, String)], key: &str, variable: &str) -> Option<TokenSource> {
+    let found = environment.iter().rev().find(|(name, value)| name == variable && !value.trim().is_empty());
+    let held = found.map(|(_, value)| TokenSource::Environment(Secret::new(value.trim())));
+    held.or_else(|| stated.read(key).map(TokenSource::File))
+}
+
+fn state(stated: &Values, environment: &[(String, String)]) -> State {
+    let Some(address) = stated.read::<Option<Address>>("state.url").flatten() else { return State::Memory };
+    let mut shared = Shared {
+        address,
+        prefix: "triage".to_owned(),
+        timeout: Duration::from_millis(20),
+        quorum: 2,
+        required: false,
+        ca_file: stated.read("state.ca_file"),
+        password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
+        key: secret(stated, environment, "state.key_file", STATE_KEY),
     };
+    stated.fill("state.prefix", &mut shared.prefix);
+    stated.fill("state.timeout", &mut shared.timeout);
+    stated.fill("state.quorum", &mut shared.quorum);
+    stated.fill("state.required", &mut shared.required);
+    State::Shared(Box::new(shared))
+}
+
+fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
+    let token = |key: &str, variable: &str| secret(stated, environment, key, variable);
     let mut admin = Admin {
         listen: None,
         read_token: token("admin.read_token_file", READ_TOKEN),

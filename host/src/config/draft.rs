@@ -35,7 +35,10 @@ impl Draft {
         match keys::place(path) {
             Place::Leaf(owner, key) => self.leaf(path, owner, key, raw, source),
             Place::Branch | Place::Upstream(_) | Place::Endpoint(..) => {
-                self.fault(Problem::value(keys::joined(path), raw.to_string(), "a table of keys"), &source);
+                self.fault(
+                    Problem::value(keys::joined(path), kind::without_userinfo(raw).to_string(), "a table of keys"),
+                    &source,
+                );
             }
             Place::Unknown(near) => self.fault(Problem::unknown(keys::joined(path), near), &source),
         }

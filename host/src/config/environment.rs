@@ -24,13 +24,15 @@ const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_POLICY", ".policy"),
 ];
 /// Variables that begin like ours and are read elsewhere.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 8] = [
     "TRIAGE_LOG",
     "TRIAGE_LOG_FORMAT",
     "TRIAGE_ADMIN_URL",
     "TRIAGE_ADMIN_TOKEN",
     settings::READ_TOKEN,
     settings::WRITE_TOKEN,
+    settings::STATE_PASSWORD,
+    settings::STATE_KEY,
 ];
 /// The seed's variables for a setting of every endpoint.
 const SEED: [(&str, &str); 5] = [

@@ -3,7 +3,7 @@
 use super::{
     problem::Problem,
     raw::Raw,
-    settings::{Mode, PolicySource, State},
+    settings::{Mode, PolicySource},
     units,
     value::Value,
 };
@@ -11,6 +11,7 @@ use crate::{
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
     route::Router,
+    store::redis::{self, Address},
 };
 use std::{num::NonZeroU32, time::Duration};
 
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     Address,
     Url,
     State,
+    /// What keys in shared state begin with.
+    Prefix,
     Policy,
     Json,
     PathPrefix,
@@ -71,6 +74,7 @@ impl Kind {
                     let or = if may_be_off { ", or \"off\"" } else { "" };
                     let got = match (self, raw) {
                         (Self::Url, _) => without_userinfo(raw).to_string(),
+                        (Self::State, _) => scheme_only(raw),
                         // It may hold secrets.
                         (Self::Json, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
                         _ => raw.to_string(),
@@ -91,13 +95,16 @@ impl Kind {
                 text(RULE)?.parse().map(Value::Address).map_err(|_| RULE.to_owned())
             }
             Self::Url => url(text(URL)?).map(Value::Url),
-            Self::State => match text(STATE)? {
-                "memory:" => Ok(Value::State(State::Memory)),
-                shared if shared.starts_with("redis:") || shared.starts_with("rediss:") => {
-                    Err("\"memory:\"; state shared through Redis comes with a later release".to_owned())
-                }
-                _ => Err(STATE.to_owned()),
+            Self::State => match text(redis::RULE)? {
+                "memory:" => Ok(Value::State(None)),
+                shared => Address::parse(shared).map(|address| Value::State(Some(address))),
             },
+            Self::Prefix => {
+                let prefix = text(PREFIX_OF_KEYS)?;
+                let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+                let fits = (1..=64).contains(&prefix.len()) && prefix.bytes().all(fine);
+                if fits { Ok(Value::Text(prefix.to_owned())) } else { Err(PREFIX_OF_KEYS.to_owned()) }
+            }
             Self::Policy => policy(text(&policy_rule())?),
             Self::Json => {
                 const RULE: &str = "a table (or its JSON text) without null";
@@ -156,7 +163,7 @@ impl Kind {
 }
 
 const URL: &str = "an absolute http or https URL, such as \"http://127.0.0.1:8000\"";
-const STATE: &str = "\"memory:\"";
+const PREFIX_OF_KEYS: &str = "1 to 64 characters of A-Z, a-z, 0-9 and -_.:";
 const PREFIX: &str = "a path that starts with \"/\" and has no query, fragment, blank or dot segment, such as \"/api\"";
 const HOST: &str = "a host name without scheme, port and path, such as \"hospital.example\"";
 const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for every one";
@@ -196,13 +203,21 @@ fn url(text: &str) -> Result<http::Uri, String> {
 }
 
 /// A URL may carry a password, which no message repeats.
-fn without_userinfo(raw: &Raw) -> Raw {
+pub(super) fn without_userinfo(raw: &Raw) -> Raw {
     let hidden = |text: &str| {
         let (user, host) = text.rsplit_once('@')?;
         let scheme = user.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
         Some(Raw::Text(format!("{scheme}***@{host}")))
     };
     raw.text().and_then(hidden).unwrap_or_else(|| raw.clone())
+}
+
+/// What is no address may still hold a password, anywhere in it.
+fn scheme_only(raw: &Raw) -> String {
+    match raw.text().and_then(|text| text.split_once(':')) {
+        Some((scheme, _)) => Raw::Text(format!("{scheme}:...")).to_string(),
+        None => raw.to_string(),
+    }
 }
 
 fn policy_rule() -> String {

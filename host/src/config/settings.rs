@@ -5,7 +5,9 @@ use crate::{
     breaker, idempotency,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
-    retry, upstream,
+    retry,
+    store::redis::Address,
+    upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -14,7 +16,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub struct Settings {
     /// Where the host listens and what it admits.
     pub server: Server,
-    /// Where state is kept: `memory:`.
+    /// Where state is kept.
     pub state: State,
     /// Health, metrics and control.
     pub admin: Admin,
@@ -132,6 +134,36 @@ pub struct Policies {
 pub enum State {
     /// In this process; lost when it ends.
     Memory,
+    /// In a Redis, by all hosts of a fleet together.
+    Shared(Box<Shared>),
+}
+
+/// The variable that holds the password of shared state.
+pub const STATE_PASSWORD: &str = "TRIAGE_STATE_PASSWORD";
+/// The variable that holds the key that seals what shared state keeps of answers.
+pub const STATE_KEY: &str = "TRIAGE_STATE_KEY";
+
+/// State that a fleet shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Where it is.
+    pub address: Address,
+    /// What every key there begins with; fleets with the same one share state. Default `triage`.
+    pub prefix: String,
+    /// How long one step may take before this host goes on by itself. Default 20 ms: 20 times what one takes in one data
+    /// centre, and little beside an attempt.
+    pub timeout: Duration,
+    /// How many hosts must have seen failures before the whole fleet's breaker opens; all of them where fewer live. Default 2,
+    /// so that one host with a bad network opens its own breaker alone.
+    pub quorum: u32,
+    /// Whether a host that does not reach it says that it should not be sent requests. Default false.
+    pub required: bool,
+    /// PEM file of authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The password; goes before one in the URL.
+    pub password: Option<TokenSource>,
+    /// The key that seals stored answers: 32 bytes in hex or base64.
+    pub key: Option<TokenSource>,
 }
 
 /// Where a policy comes from.

@@ -2,12 +2,13 @@
 
 use super::{
     problem::Source,
-    settings::{Mode, PolicySource, State},
+    settings::{Mode, PolicySource},
     units,
 };
 use crate::{
     policy::{contract::Effect, signature::KeySource},
     rate_limit::Quota,
+    store::redis::Address,
 };
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -34,8 +35,8 @@ pub enum Value {
     Address(SocketAddr),
     /// A base URL.
     Url(http::Uri),
-    /// Where state is kept.
-    State(State),
+    /// Where state is kept; none for this process.
+    State(Option<Address>),
     /// Where a policy comes from.
     Policy(PolicySource),
     /// A header's name.
@@ -68,7 +69,8 @@ impl fmt::Display for Value {
             Self::File(path) | Self::Policy(PolicySource::File(path)) => quoted(f, &path.to_string_lossy()),
             Self::Address(address) => write!(f, "\"{address}\""),
             Self::Url(url) => quoted(f, &url.to_string()),
-            Self::State(State::Memory) => f.write_str("\"memory:\""),
+            Self::State(None) => f.write_str("\"memory:\""),
+            Self::State(Some(address)) => quoted(f, &address.to_string()),
             Self::Policy(PolicySource::Builtin) => f.write_str("\"builtin\""),
             Self::Policy(PolicySource::Embedded(name)) => quoted(f, name),
             Self::Header(name) => write!(f, "\"{name}\""),
@@ -218,7 +220,6 @@ fields! {
     Value::File(path) => PathBuf, Some(path.clone());
     Value::Address(address) => SocketAddr, Some(*address);
     Value::Url(url) => http::Uri, Some(url.clone());
-    Value::State(state) => State, Some(state.clone());
     Value::Policy(policy) => PolicySource, Some(policy.clone());
     Value::Header(name) => http::HeaderName, Some(name.clone());
     Value::Effect(effect) => Effect, Some(*effect);
@@ -243,6 +244,15 @@ impl<T: Field> Field for Option<T> {
         match value {
             Value::Off => Some(None),
             _ => T::of(value).map(Some),
+        }
+    }
+}
+
+impl Field for Option<Address> {
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::State(address) => Some(address.clone()),
+            _ => None,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What only loading shows: whether every upstream can be served as it is configured.
 
+use super::HostError;
 use crate::{
     admin,
     clock::Clock,
     config::{
         Problem, Problems,
-        settings::{PolicySource, Settings},
+        settings::{PolicySource, Settings, State},
     },
     entropy::Entropy,
     gate::Gates,
@@ -27,6 +28,9 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         problems.push(Problem::refused("policies.keys", told(&error)));
         Keys::default()
     });
+    if settings.state != State::Memory {
+        problems.push(Problem::refused("state.url", told(&HostError::Shared)));
+    }
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
         problems.push(Problem::refused("admin", told(&error)));
     }

@@ -111,16 +111,18 @@ const FILES: &[Case] = &[
         ],
     ),
     (
-        "state in Redis",
-        "state.url = \"redis://localhost\"",
+        "state in a Redis, badly named, with a password that no message repeats",
+        "state.url = \"redis://:hush@localhost/x\"",
         &[
-            "state.url: got \"redis://localhost\"; must be \"memory:\"; state shared through Redis comes with a later release (file triage.toml:3)",
+            "state.url: got \"redis:...\"; must be a URL whose path is the number of a database, such as \"redis://host/0\" (file triage.toml:3)",
         ],
     ),
     (
         "state elsewhere",
         "state.url = \"disk:\"",
-        &["state.url: got \"disk:\"; must be \"memory:\" (file triage.toml:3)"],
+        &[
+            "state.url: got \"disk:...\"; must be \"memory:\", or the URL of a Redis or Valkey: \"redis://host:6379/0\", \"rediss://host\" with TLS, \"unix:///path/of.sock\", \"redis://a:6379,b:6379\" for a Cluster, or \"redis+sentinel://a:26379,b:26379/master\" (file triage.toml:3)",
+        ],
     ),
     (
         "a yes that is no boolean",
@@ -519,7 +521,8 @@ fn a_verdict_counts_problems() {
         verdict(&bad),
         "the configuration has 3 problems:\n  \
          server.drain: got 1; must be a duration with its unit: write \"1s\" for seconds, \"1ms\" for milliseconds (file triage.toml:1)\n  \
-         state.url: got \"x\"; must be \"memory:\" (file triage.toml:2)\n  \
+         state.url: got \"x\"; must be \"memory:\", or the URL of a Redis or Valkey: \"redis://host:6379/0\", \"rediss://host\" with TLS, \
+         \"unix:///path/of.sock\", \"redis://a:6379,b:6379\" for a Cluster, or \"redis+sentinel://a:26379,b:26379/master\" (file triage.toml:2)\n  \
          upstreams: got none; must be at least one: give --upstream URL, or base_url below [upstreams.NAME]\n"
     );
     let good = load(&inputs(LEAST, &[], Flags::default()));

@@ -64,6 +64,28 @@ fn what_is_shown_loads_to_the_same() {
 }
 
 #[test]
+fn shared_state_is_read_from_file_and_environment_and_shown_without_secrets() {
+    let state = |text: &str, env: &[(&str, &str)]| match loaded(&format!("{text}\n{LEAST}"), env, Flags::default())
+        .settings
+        .state
+    {
+        settings::State::Shared(shared) => Some(*shared),
+        settings::State::Memory => None,
+    };
+    assert_eq!(state("", &[]), None);
+    let url = ("TRIAGE_STATE", "redis://:hush@broker:6379/0");
+    assert_eq!(state("", &[url]).unwrap().address.to_string(), "redis://:***@broker:6379/0");
+    let text = "state = { url = \"redis://a,b\", prefix = \"x:y\", timeout = \"5ms\", quorum = 3, required = true, password_file = \"p\" }";
+    let shared = state(text, &[("TRIAGE_STATE_KEY", "hush")]).unwrap();
+    let plain = (shared.prefix.as_str(), shared.timeout, shared.quorum, shared.required);
+    assert_eq!(plain, ("x:y", Duration::from_millis(5), 3, true));
+    assert!(matches!(&shared.password, Some(settings::TokenSource::File(path)) if path.ends_with("p")));
+    assert!(!format!("{shared:?}").contains("hush"));
+    let shown = show(&loaded(LEAST, &[url, ("TRIAGE_STATE_PASSWORD", "hush")], Flags::default()).settings, &[]);
+    assert!(shown.contains("redis://:***@broker:6379/0") && !shown.contains("hush"), "{shown}");
+}
+
+#[test]
 fn every_default_of_the_table_fits_its_key() {
     for key in KEYS {
         let Some(default) = key.default else { continue };

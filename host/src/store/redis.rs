@@ -1,0 +1,35 @@
+//! State in a Redis (or Valkey), shared by a fleet: the only user of `redis`.
+//!
+//! ```text
+//! address   where it is, from a URL             client   how connections are made
+//! link      run a script, within 20 ms          slot     one thread's connection, and what becomes of it
+//! script    one atomic step, known by digest    census   which server this is, and whether it lost data
+//! keys      how everything is named             reply    what came back
+//! push      what hosts tell each other
+//! ```
+//!
+//! Each worker has a connection of its own, driven by its own runtime: a request's step costs no wake-up of another thread.
+//! What nobody waits for goes by the way of one more thread, `triage-state`, which also watches the server.
+
+mod address;
+mod census;
+mod client;
+mod keys;
+mod link;
+mod push;
+pub mod reply;
+mod script;
+mod slot;
+#[cfg(test)]
+#[path = "../../../tests/support/redis_server.rs"]
+pub(crate) mod test_server;
+
+pub use address::{Address, Node, Place, RULE};
+pub use census::{Loss, Lost};
+pub use keys::Keys;
+pub use link::{Link, LinkError, OpenError};
+pub use push::Pushed;
+pub use script::Script;
+
+/// What a server answers, and what it says when it cannot.
+pub use redis::{RedisError, Value};

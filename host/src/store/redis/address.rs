@@ -1,0 +1,316 @@
+//! Where the shared state is: one Redis (or Valkey), a Cluster, or what Sentinel says is the master.
+
+use crate::config::settings::Secret;
+use std::{fmt, path::PathBuf};
+
+/// What a URL of shared state must be, for messages.
+pub const RULE: &str = "\"memory:\", or the URL of a Redis or Valkey: \"redis://host:6379/0\", \"rediss://host\" with TLS, \
+                        \"unix:///path/of.sock\", \"redis://a:6379,b:6379\" for a Cluster, or \
+                        \"redis+sentinel://a:26379,b:26379/master\"";
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26_379;
+/// More than anybody has to name.
+const MOST_NODES: usize = 64;
+/// Redis has 16 unless told otherwise.
+const MOST_DB: i64 = 65_535;
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// A name or an IP address, an IPv6 one without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// One server.
+    One(Node),
+    /// One server, by a socket of this machine.
+    Unix(PathBuf),
+    /// A Cluster, by some of its nodes.
+    Cluster(Vec<Node>),
+    /// The master of this name, as Sentinels know it.
+    Sentinel {
+        /// Some of the Sentinels.
+        sentinels: Vec<Node>,
+        /// The name under which they watch it.
+        master: String,
+    },
+}
+
+/// Where the shared state is, and as whom it is asked for. The password is never shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// What is there.
+    pub place: Place,
+    /// Whether connections are encrypted.
+    pub tls: bool,
+    /// The user; none for the server's default one.
+    pub user: Option<String>,
+    /// The password, where the URL has one.
+    pub password: Option<Secret>,
+    /// The number of the database; 0 on a Cluster.
+    pub db: i64,
+}
+
+impl Address {
+    /// Whether a URL is meant for a Redis at all, right or wrong.
+    pub fn is_meant(text: &str) -> bool {
+        text.split_once(':').is_some_and(|(scheme, _)| Scheme::of(scheme).is_some())
+    }
+
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What the URL must be; it repeats nothing of the URL, which may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let rule = || RULE.to_owned();
+        let (scheme, rest) = text.trim().split_once("://").ok_or_else(rule)?;
+        let scheme = Scheme::of(scheme).ok_or_else(rule)?;
+        if rest.contains('#') {
+            return Err("a URL without a fragment; a `#` in a password is written %23".to_owned());
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
+        // A password may hold an `@` that nobody escaped.
+        let (identity, hosts) = authority.rsplit_once('@').map_or((None, authority), |(who, at)| (Some(who), at));
+        let (user, password) = identity.map(identified).transpose()?.unwrap_or_default();
+        let mut db = None;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("db" | "virtual_host", number) => db = Some(database(number)?),
+                // Celery's: to verify is what we do in any case.
+                ("ssl_cert_reqs", "required" | "CERT_REQUIRED") => {}
+                ("ssl_cert_reqs", _) => {
+                    return Err("a URL whose ssl_cert_reqs is required: certificates are always verified".to_owned());
+                }
+                _ => return Err("a URL whose query has db at most".to_owned()),
+            }
+        }
+        let place = match scheme.kind {
+            Kind::Unix if hosts.is_empty() && !path.is_empty() => Place::Unix(format!("/{}", decoded(path)?).into()),
+            Kind::Unix => return Err("the absolute path of a socket, such as \"unix:///run/redis.sock\"".to_owned()),
+            Kind::Sentinel => {
+                let (master, number) = path.split_once('/').map_or((path, None), |(master, db)| (master, Some(db)));
+                if master.is_empty() {
+                    return Err("a URL with the name of the master that the Sentinels watch: \"redis+sentinel://host:26379/NAME\"".to_owned());
+                }
+                db = number.filter(|number| !number.is_empty()).map(database).transpose()?.or(db);
+                Place::Sentinel { sentinels: nodes(hosts, SENTINEL_PORT)?, master: decoded(master)? }
+            }
+            Kind::Server | Kind::Cluster => {
+                db = Some(path).filter(|number| !number.is_empty()).map(database).transpose()?.or(db);
+                let mut nodes = nodes(hosts, PORT)?;
+                match (nodes.len(), scheme.kind) {
+                    (1, Kind::Server) => Place::One(nodes.remove(0)),
+                    _ if db.is_some_and(|db| db != 0) => {
+                        return Err("a URL without a database: a Cluster has only 0".to_owned());
+                    }
+                    _ => Place::Cluster(nodes),
+                }
+            }
+        };
+        Ok(Self { place, tls: scheme.tls, user, password, db: db.unwrap_or(0) })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server,
+    Unix,
+    Cluster,
+    Sentinel,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Scheme {
+    kind: Kind,
+    tls: bool,
+}
+
+impl Scheme {
+    fn of(name: &str) -> Option<Self> {
+        let (kind, tls) = match name {
+            "redis" | "valkey" => (Kind::Server, false),
+            "rediss" | "valkeys" => (Kind::Server, true),
+            "unix" | "redis+unix" | "redis+socket" | "valkey+unix" => (Kind::Unix, false),
+            "redis+cluster" | "valkey+cluster" => (Kind::Cluster, false),
+            "rediss+cluster" | "valkeys+cluster" => (Kind::Cluster, true),
+            "redis+sentinel" | "valkey+sentinel" => (Kind::Sentinel, false),
+            "rediss+sentinel" | "valkeys+sentinel" => (Kind::Sentinel, true),
+            _ => return None,
+        };
+        Some(Self { kind, tls })
+    }
+}
+
+/// `user:password`, `:password`, or `user`.
+fn identified(identity: &str) -> Result<(Option<String>, Option<Secret>), String> {
+    let (user, password) = identity.split_once(':').map_or((identity, None), |(user, word)| (user, Some(word)));
+    let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+    let password = password.map(decoded).transpose()?.and_then(filled);
+    Ok((filled(decoded(user)?), password.map(Secret::new)))
+}
+
+fn database(text: &str) -> Result<i64, String> {
+    let number = text.parse().ok().filter(|number| (0..=MOST_DB).contains(number));
+    number.ok_or_else(|| "a URL whose path is the number of a database, such as \"redis://host/0\"".to_owned())
+}
+
+fn nodes(hosts: &str, usual: u16) -> Result<Vec<Node>, String> {
+    let nodes: Vec<Node> =
+        hosts.split(',').take(MOST_NODES + 1).map(|host| node(host, usual)).collect::<Result<_, _>>()?;
+    if nodes.len() > MOST_NODES {
+        return Err(format!("a URL with at most {MOST_NODES} hosts"));
+    }
+    Ok(nodes)
+}
+
+fn node(text: &str, usual: u16) -> Result<Node, String> {
+    let rule = || "a URL with hosts and ports, such as \"redis://host:6379\"".to_owned();
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or_else(rule)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| rule())?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or_else(rule)?) })
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let named = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(named) {
+        return Err(rule());
+    }
+    let port = port.map_or(Ok(usual), str::parse).ok().filter(|port| *port != 0).ok_or_else(rule)?;
+    Ok(Node { host: host.to_owned(), port })
+}
+
+/// Undoes percent-encoding.
+fn decoded(text: &str) -> Result<String, String> {
+    let rule = || "a URL whose percent-encoding is whole, in UTF-8; a `%` in a password is written %25".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        let (high, low) = (digit().ok_or_else(rule)?, digit().ok_or_else(rule)?);
+        bytes.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(bytes).map_err(|_| rule())
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The URL, with `***` for the password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secured = if self.tls { "rediss" } else { "redis" };
+        let (kind, hosts) = match &self.place {
+            Place::One(node) => ("", node.to_string()),
+            Place::Unix(_) => ("+unix", String::new()),
+            Place::Cluster(nodes) => ("+cluster", listed(nodes)),
+            Place::Sentinel { sentinels, .. } => ("+sentinel", listed(sentinels)),
+        };
+        write!(f, "{secured}{kind}://")?;
+        match (&self.user, &self.password) {
+            (Some(user), Some(_)) => write!(f, "{user}:***@")?,
+            (Some(user), None) => write!(f, "{user}@")?,
+            (None, Some(_)) => f.write_str(":***@")?,
+            (None, None) => {}
+        }
+        f.write_str(&hosts)?;
+        match &self.place {
+            Place::One(_) => write!(f, "/{}", self.db),
+            Place::Cluster(_) => Ok(()),
+            Place::Unix(path) if self.db == 0 => write!(f, "{}", path.display()),
+            Place::Unix(path) => write!(f, "{}?db={}", path.display(), self.db),
+            Place::Sentinel { master, .. } => write!(f, "/{master}/{}", self.db),
+        }
+    }
+}
+
+fn listed(nodes: &[Node]) -> String {
+    nodes.iter().map(Node::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn every_form_is_read_and_shown_without_its_password() {
+        for (text, shown) in [
+            ("redis://127.0.0.1", "redis://127.0.0.1:6379/0"),
+            ("redis://h:7000/3", "redis://h:7000/3"),
+            ("valkey://h?db=2", "redis://h:6379/2"),
+            ("rediss://ada:p%40ss@h/1?ssl_cert_reqs=required", "rediss://ada:***@h:6379/1"),
+            ("redis://:p@ss:geheim@h", "redis://:***@h:6379/0"),
+            ("redis://ada@[::1]:7000", "redis://ada@[::1]:7000/0"),
+            ("redis://[::1]", "redis://[::1]:6379/0"),
+            ("unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+            ("redis+socket:///run/r%20s.sock?virtual_host=4", "redis+unix:///run/r s.sock?db=4"),
+            ("redis+unix://:geheim@/run/redis.sock", "redis+unix://:***@/run/redis.sock"),
+            ("redis://a:7000,b:7001,c", "redis+cluster://a:7000,b:7001,c:6379"),
+            ("valkeys+cluster://a", "rediss+cluster://a:6379"),
+            ("redis+sentinel://:geheim@a,b:5000/mymaster", "redis+sentinel://:***@a:26379,b:5000/mymaster/0"),
+            ("rediss+sentinel://a/mymaster/2", "rediss+sentinel://a:26379/mymaster/2"),
+        ] {
+            let address = Address::parse(text).unwrap_or_else(|rule| panic!("{text}: {rule}"));
+            assert_eq!(address.to_string(), shown, "{text}");
+            let debug = format!("{address:?}");
+            assert!(!debug.contains("geheim") && !debug.contains("p@ss"), "{text}: {debug}");
+        }
+        let password = |text| Address::parse(text).unwrap().password.unwrap().reveal().to_owned();
+        assert_eq!(password("redis://:p%40ss%25@h"), "p@ss%");
+        assert_eq!(password("redis://:p@ss:geheim@h"), "p@ss:geheim");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_repeating_it() {
+        for text in [
+            "",
+            "redis:",
+            "redis://",
+            "http://h",
+            "amqp://h",
+            "redis://h:0",
+            "redis://h:x",
+            "redis://h:70000",
+            "redis://h/x",
+            "redis://h/-1",
+            "redis://h/0#secret",
+            "redis://h?protocol=resp3",
+            "redis://:secret%4@h",
+            "redis://:secret%ff@h",
+            "redis://a,b/1",
+            "redis://a,,b",
+            "redis://[::1",
+            "redis://[secret]",
+            "unix://host/path",
+            "unix://",
+            "redis+sentinel://a",
+            "redis+sentinel://a/",
+            "redis+sentinel://a/m/x",
+            "rediss://:secret@h?ssl_cert_reqs=none",
+            "redis://h ost",
+        ] {
+            let rule = Address::parse(text).expect_err(text);
+            assert!(!rule.contains("secret"), "{text}: {rule}");
+        }
+        assert!(Address::is_meant("redis://%") && !Address::is_meant("amqp://h") && !Address::is_meant("memory:"));
+    }
+}

@@ -1,0 +1,37 @@
+-- Which server is this, and has it lost data since anybody looked?
+-- KEYS[1]  what is known: id, lost (ms), and run:<address> for each master
+-- ARGV     an id to begin with, the id that this host knows or '', then address and run of each master
+-- Answers  the id, and how many milliseconds ago data was last lost, or -1
+local known = redis.call('HGETALL', KEYS[1])
+local fields = {}
+local runs = 0
+for i = 1, #known, 2 do
+  fields[known[i]] = known[i + 1]
+  if string.sub(known[i], 1, 4) == 'run:' then runs = runs + 1 end
+end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local id = fields['id']
+local lost = ARGV[2] ~= '' and id ~= ARGV[2]
+local changed = {}
+if not id then
+  id = ARGV[1]
+  changed = {'id', id}
+end
+for i = 3, #ARGV, 2 do
+  local field = 'run:' .. ARGV[i]
+  if fields[field] ~= ARGV[i + 1] then
+    -- A master that was not there before took another one's place, perhaps without its last writes.
+    if runs > 0 then lost = true end
+    changed[#changed + 1] = field
+    changed[#changed + 1] = ARGV[i + 1]
+  end
+end
+local since = tonumber(fields['lost'])
+if lost then
+  since = now
+  changed[#changed + 1] = 'lost'
+  changed[#changed + 1] = string.format('%.0f', now)
+end
+if #changed > 0 then redis.call('HSET', KEYS[1], unpack(changed)) end
+return {id, since and string.format('%.0f', math.max(0, now - since)) or '-1'}

@@ -1,0 +1,217 @@
+//! How connections are made, and what can be asked over them.
+
+use super::{
+    address::{Address, Node, Place},
+    link::OpenError,
+};
+use redis::{
+    AsyncConnectionConfig, Client as OneClient, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
+    RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode, Value,
+    aio::{MultiplexedConnection, PubSub},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
+};
+use std::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// Requests that may wait to be written: more than a worker has under way.
+const BUFFER: usize = 1024;
+/// Between two signs of life on an idle connection; a peer that is gone is found out after three of them.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long sent bytes may stay unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// A Cluster's own limit on one answer. Ours is shorter; this one clears up behind it.
+const CLUSTER_ANSWER: Duration = Duration::from_secs(1);
+
+/// Makes connections.
+pub(super) struct Client {
+    kind: Kind,
+    /// Which node of a Cluster the next subscription asks.
+    next: AtomicUsize,
+}
+
+enum Kind {
+    One(OneClient),
+    Cluster { client: ClusterClient, nodes: Vec<OneClient> },
+    Sentinel(Mutex<SentinelClient>),
+}
+
+/// A connection. Clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Client {
+    /// Prepares; connects to nothing yet. `password` goes before the address's own.
+    pub(super) fn new(
+        address: &Address,
+        password: Option<&str>,
+        authority_pem: Option<Vec<u8>>,
+    ) -> Result<Self, OpenError> {
+        let made = Self::make(address, password, authority_pem);
+        made.map(|kind| Self { kind, next: AtomicUsize::new(0) }).map_err(OpenError::Client)
+    }
+
+    fn make(address: &Address, password: Option<&str>, authority_pem: Option<Vec<u8>>) -> RedisResult<Kind> {
+        let password = password.or(address.password.as_ref().map(crate::config::settings::Secret::reveal));
+        let certificates = authority_pem.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        let mut identity =
+            RedisConnectionInfo::default().set_db(address.db).set_lib_name("triage", env!("CARGO_PKG_VERSION"));
+        if let Some(user) = &address.user {
+            identity = identity.set_username(user);
+        }
+        if let Some(password) = password {
+            identity = identity.set_password(password);
+        }
+        let info = |place: ConnectionAddr| -> RedisResult<ConnectionInfo> {
+            Ok(place.into_connection_info()?.set_tcp_settings(tcp()).set_redis_settings(identity.clone()))
+        };
+        let node = |node: &Node| {
+            let (host, port) = (node.host.clone(), node.port);
+            if address.tls {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            } else {
+                ConnectionAddr::Tcp(host, port)
+            }
+        };
+        let client = |place: ConnectionAddr| match (&certificates, &place) {
+            (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
+                OneClient::build_with_tls(info(place)?, certificates.clone())
+            }
+            _ => OneClient::open(info(place)?),
+        };
+        match &address.place {
+            Place::One(own) => client(node(own)).map(Kind::One),
+            Place::Unix(path) => client(ConnectionAddr::Unix(path.clone())).map(Kind::One),
+            Place::Cluster(all) => {
+                let infos: Vec<ConnectionInfo> = all.iter().map(|own| info(node(own))).collect::<RedisResult<_>>()?;
+                let mut builder = ClusterClient::builder(infos)
+                    // An answer that comes too late is the caller's loss: what was not answered is not known to be undone.
+                    .retries(1)
+                    .response_timeout(CLUSTER_ANSWER)
+                    .connection_timeout(CLUSTER_ANSWER)
+                    .tcp_settings(tcp());
+                if address.tls {
+                    builder = builder.tls(TlsMode::Secure);
+                }
+                if let Some(certificates) = &certificates {
+                    builder = builder.certs(certificates.clone());
+                }
+                let nodes = all.iter().map(|own| client(node(own))).collect::<RedisResult<_>>()?;
+                Ok(Kind::Cluster { client: builder.build()?, nodes })
+            }
+            Place::Sentinel { sentinels, master } => {
+                let places = sentinels.iter().map(node);
+                let mut builder = SentinelClientBuilder::new(places, master, SentinelServerType::Master)?
+                    .set_client_to_redis_db(address.db)
+                    .set_client_to_redis_tcp_settings(tcp())
+                    .set_client_to_sentinel_tcp_settings(tcp());
+                if address.tls {
+                    builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+                }
+                if let Some(certificates) = certificates {
+                    builder = builder
+                        .set_client_to_sentinel_certificates(certificates.clone())
+                        .set_client_to_redis_certificates(certificates);
+                }
+                if let Some(user) = &address.user {
+                    builder = builder.set_client_to_redis_username(user);
+                }
+                if let Some(password) = password {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                builder.build().map(|client| Kind::Sentinel(Mutex::new(client)))
+            }
+        }
+    }
+
+    /// A connection for commands, driven by the runtime that this is called on. No time limit of its own.
+    pub(super) async fn connect(&self) -> RedisResult<Connection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(BUFFER);
+        match &self.kind {
+            Kind::Cluster { client, .. } => client.get_async_connection().await.map(Connection::Cluster),
+            Kind::One(client) => {
+                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+            }
+            Kind::Sentinel(_) => {
+                let client = self.master().await?;
+                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+            }
+        }
+    }
+
+    /// A connection for subscriptions. No time limit of its own.
+    pub(super) async fn subscribe(&self) -> RedisResult<PubSub> {
+        match &self.kind {
+            Kind::One(client) => client.get_async_pubsub().await,
+            Kind::Sentinel(_) => self.master().await?.get_async_pubsub().await,
+            Kind::Cluster { nodes, .. } => {
+                // What is published at one node of a Cluster is heard at every one.
+                nodes[self.next.fetch_add(1, Relaxed) % nodes.len()].get_async_pubsub().await
+            }
+        }
+    }
+
+    /// The master as the Sentinels know it now.
+    async fn master(&self) -> RedisResult<OneClient> {
+        match &self.kind {
+            Kind::One(client) => Ok(client.clone()),
+            Kind::Cluster { nodes, .. } => Ok(nodes[0].clone()),
+            Kind::Sentinel(client) => {
+                let found = client.lock().await.async_get_client().await?;
+                let info = found.get_connection_info().clone();
+                OneClient::open(info.set_tcp_settings(tcp()))
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Sends one command and waits for its answer.
+    pub(super) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
+        use redis::aio::ConnectionLike as _;
+        let answer = match self {
+            Self::One(connection) => connection.req_packed_command(command).await,
+            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        };
+        answer?.extract_error()
+    }
+
+    /// Asks every master; the answers by address. A single server's address is empty.
+    pub(super) async fn ask_masters(&mut self, command: Cmd) -> RedisResult<Vec<(String, Value)>> {
+        let connection = match self {
+            Self::One(_) => return Ok(vec![(String::new(), self.ask(&command).await?)]),
+            Self::Cluster(connection) => connection,
+        };
+        let everywhere = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let answers = connection.route_command(command, everywhere).await?;
+        redis::from_redis_value(answers).map_err(Into::into)
+    }
+}
+
+fn tcp() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3);
+    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(UNACKNOWLEDGED)
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::One(_) => "Client::One",
+            Kind::Cluster { .. } => "Client::Cluster",
+            Kind::Sentinel(_) => "Client::Sentinel",
+        })
+    }
+}

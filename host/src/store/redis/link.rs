@@ -1,0 +1,374 @@
+//! The way to shared state: run a script, and know within 20 ms whether it was done.
+
+use super::{
+    census::Lost,
+    client::{Client, Connection},
+    keys::Keys,
+    push::{self, Pushed},
+    script::Script,
+    slot::Slot,
+};
+use crate::{
+    clock::Clock,
+    config::settings::{Shared, TokenSource},
+    entropy::Entropy,
+};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, ToRedisArgs, Value};
+use std::{
+    cell::RefCell,
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Between two looks at the server.
+const BEAT: Duration = Duration::from_secs(1);
+/// Messages that a listener may be behind; beyond that it is told that it missed some.
+const PUSHED: usize = 1024;
+/// How long an answer that nobody waits for any more may still take to be made good for.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Why shared state cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address or the certificates.
+    #[error("the client of `state.url` cannot be made")]
+    Client(#[source] RedisError),
+    /// A file that is named.
+    #[error("{key} {} cannot be read", path.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread beside.
+    #[error("the thread that watches shared state could not be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a step was not done, or is not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// There is no connection now; it is being made in the background. Nothing was sent, and nothing was waited for.
+    #[error("shared state cannot be reached now")]
+    Down,
+    /// No answer in time. The step may have been done.
+    #[error("shared state did not answer within {}", crate::config::written(*.0))]
+    TimedOut(Duration),
+    /// The connection broke. The step may have been done.
+    #[error("the connection to shared state broke")]
+    Broke(#[source] RedisError),
+    /// The server answers, but cannot serve: it is loading, a replica, or without its master. Nothing was done.
+    #[error("shared state cannot serve now: {0}")]
+    NotServing(&'static str),
+    /// The server refused the step: its memory is full, or we lack the right. Nothing was done.
+    #[error("shared state refused")]
+    Refused(#[source] RedisError),
+    /// The answer is none of ours.
+    #[error(
+        "shared state answered script {script} with something else; something other than Triage writes below its prefix"
+    )]
+    Nonsense {
+        /// The script.
+        script: &'static str,
+    },
+}
+
+impl LinkError {
+    pub(super) fn of(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+                Self::NotServing("the server is a replica and takes no writes")
+            }
+            ErrorKind::Server(ServerErrorKind::BusyLoading) => Self::NotServing("the server is loading its data"),
+            ErrorKind::Server(ServerErrorKind::MasterDown) => Self::NotServing("the server has lost its master"),
+            ErrorKind::Server(ServerErrorKind::ClusterDown) => Self::NotServing("the Cluster is down"),
+            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(error),
+            _ => Self::Broke(error),
+        }
+    }
+
+    /// Whether the step may have been done although this came back.
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Broke(_) | Self::Nonsense { .. })
+    }
+}
+
+/// The way to shared state. Clones share everything; with the last one its connections end.
+///
+/// Every thread that asks has a connection of its own, driven by the runtime that it first asked on: two threads never wait
+/// for each other, and a runtime that ends takes only its own connection with it. A connection is built again after three
+/// time-outs in a row, when it breaks, and when the server turns out to be loading or a replica; until then each call is told
+/// so at once, without waiting.
+#[derive(Clone)]
+pub struct Link {
+    inner: Arc<Inner>,
+    _open: Arc<DropGuard>,
+}
+
+/// What the link's threads share.
+pub(super) struct Inner {
+    number: u64,
+    pub(super) client: Client,
+    pub(super) keys: Keys,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) timeout: Duration,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    /// The id of the server's data, as this host knows it.
+    pub(super) known: Mutex<Option<String>>,
+    pub(super) lost: watch::Sender<Option<Lost>>,
+    pub(super) alarmed: Mutex<Option<String>>,
+    pushed: broadcast::Sender<Pushed>,
+    pub(super) closed: CancellationToken,
+}
+
+impl Link {
+    /// Prepares the way and begins to watch the server; whether it can be reached shows later.
+    ///
+    /// # Errors
+    /// [`OpenError`] where the address, a certificate or a password file cannot be used.
+    pub fn open(settings: &Shared, clock: Clock, entropy: Entropy) -> Result<Self, OpenError> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let password = settings.password.as_ref().map(|source| secret(source, "state.password_file")).transpose()?;
+        let authorities = settings.ca_file.as_ref().map(|path| read("state.ca_file", path)).transpose()?;
+        let inner = Arc::new(Inner {
+            number: NUMBERS.fetch_add(1, Relaxed),
+            client: Client::new(&settings.address, password.as_deref(), authorities)?,
+            keys: Keys::new(&settings.prefix),
+            clock,
+            entropy,
+            timeout: settings.timeout,
+            slots: Mutex::default(),
+            known: Mutex::default(),
+            lost: watch::Sender::new(None),
+            alarmed: Mutex::default(),
+            pushed: broadcast::Sender::new(PUSHED),
+            closed: CancellationToken::new(),
+        });
+        let watching = Arc::clone(&inner);
+        let spawned = thread::Builder::new().name("triage-state".to_owned()).spawn(move || beside(&watching));
+        spawned.map_err(OpenError::Thread)?;
+        let open = Arc::new(inner.closed.clone().drop_guard());
+        Ok(Self { inner, _open: open })
+    }
+
+    /// How keys are named.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// Runs a script: one round trip, within `state.timeout`. Dropping the future does not undo what was sent.
+    ///
+    /// # Errors
+    /// [`LinkError`]; [`LinkError::may_be_done`] says where the step may have been done all the same.
+    pub async fn run<A: ToRedisArgs>(
+        &self,
+        script: &'static Script,
+        keys: &[String],
+        args: &[A],
+    ) -> Result<Value, LinkError> {
+        let deadline = Instant::now() + self.inner.timeout;
+        let slot = self.inner.slot();
+        let mut connection = slot.connection(&self.inner, deadline).await?;
+        let step = self.inner.evaluate(&mut connection, script, keys, args);
+        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
+        slot.heard(&self.inner, &connection, answer.as_ref().err());
+        answer
+    }
+
+    /// As [`Link::run`], for a step that takes something: if nobody waits for its answer any more, because it is late or the
+    /// caller has gone, the answer goes to `late`, which gives back what was taken.
+    ///
+    /// # Errors
+    /// As [`Link::run`].
+    pub async fn run_or_late(
+        &self,
+        script: &'static Script,
+        keys: Vec<String>,
+        args: Vec<String>,
+        late: impl FnOnce(Value) + Send + 'static,
+    ) -> Result<Value, LinkError> {
+        let deadline = Instant::now() + self.inner.timeout;
+        let slot = self.inner.slot();
+        let connection = slot.connection(&self.inner, deadline).await?;
+        let (inner, mut own) = (Arc::clone(&self.inner), connection.clone());
+        let step = async move { inner.evaluate(&mut own, script, &keys, &args).await }.boxed();
+        let mut awaited = Awaited { step: Some(step), late: Some(late) };
+        let answer =
+            timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
+        slot.heard(&self.inner, &connection, answer.as_ref().err());
+        answer
+    }
+
+    /// When data was lost at the latest, as far as this host knows: whatever was entrusted to the server before may be gone.
+    /// A connection is used only once this is known of its server.
+    pub fn lost_data(&self) -> Option<Lost> {
+        *self.inner.lost.borrow()
+    }
+
+    /// Tells of each loss.
+    pub fn losses(&self) -> watch::Receiver<Option<Lost>> {
+        self.inner.lost.subscribe()
+    }
+
+    /// What hosts tell each other from now on: see [`Keys::channel`]. A receiver that lags has missed messages, as if it had just
+    /// [`Joined`](Pushed::Joined).
+    pub fn pushed(&self) -> broadcast::Receiver<Pushed> {
+        self.inner.pushed.subscribe()
+    }
+
+    /// Whether this thread's connection, or that of the thread beside, stands: what a look from outside can know.
+    pub fn is_up(&self) -> bool {
+        self.inner.slots.lock().iter().any(|slot| slot.is_up())
+    }
+}
+
+impl Inner {
+    pub(super) fn push(&self, pushed: Pushed) {
+        // Nobody may be listening.
+        let _ = self.pushed.send(pushed);
+    }
+
+    /// This thread's slot.
+    fn slot(&self) -> Arc<Slot> {
+        thread_local! {
+            static OWN: RefCell<Vec<(u64, Weak<Slot>)>> = const { RefCell::new(Vec::new()) };
+        }
+        OWN.with_borrow_mut(|own| {
+            if let Some(slot) =
+                own.iter().find(|(number, _)| *number == self.number).and_then(|(_, slot)| slot.upgrade())
+            {
+                return slot;
+            }
+            own.retain(|(_, slot)| slot.strong_count() > 0);
+            let slot = Arc::new(Slot::default());
+            own.push((self.number, Arc::downgrade(&slot)));
+            self.slots.lock().push(Arc::clone(&slot));
+            slot
+        })
+    }
+
+    /// By digest; by its text where the server does not know it (a new one, or after SCRIPT FLUSH), which then does.
+    pub(super) async fn evaluate<A: ToRedisArgs>(
+        &self,
+        connection: &mut Connection,
+        script: &'static Script,
+        keys: &[String],
+        args: &[A],
+    ) -> Result<Value, LinkError> {
+        let command = |verb: &str, text: &str| -> Cmd {
+            let mut command = redis::cmd(verb);
+            command.arg(text).arg(keys.len()).arg(keys).arg(args);
+            command
+        };
+        match connection.ask(&command("EVALSHA", script.sha())).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                connection.ask(&command("EVAL", script.source())).await.map_err(LinkError::of)
+            }
+            answer => answer.map_err(LinkError::of),
+        }
+    }
+}
+
+/// A step whose answer is somebody's business, whatever becomes of the one who asked.
+struct Awaited<F: FnOnce(Value) + Send + 'static> {
+    step: Option<BoxFuture<'static, Result<Value, LinkError>>>,
+    late: Option<F>,
+}
+
+impl<F: FnOnce(Value) + Send + 'static> Awaited<F> {
+    async fn answer(&mut self) -> Result<Value, LinkError> {
+        let Some(step) = &mut self.step else { return Err(LinkError::Down) };
+        let answer = step.await;
+        self.step = None;
+        answer
+    }
+}
+
+impl<F: FnOnce(Value) + Send + 'static> Drop for Awaited<F> {
+    fn drop(&mut self) {
+        let (Some(step), Some(late)) = (self.step.take(), self.late.take()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Ok(Ok(answer)) = timeout(LATE, step).await {
+                    late(answer);
+                }
+            });
+        }
+    }
+}
+
+/// The thread beside: looks at the server each second.
+fn beside(inner: &Arc<Inner>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "shared state is not watched: a runtime could not be started");
+            return;
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            () = watch(inner) => {}
+            () = push::listen(inner) => {}
+            () = inner.closed.cancelled() => {}
+        }
+    });
+}
+
+async fn watch(inner: &Arc<Inner>) {
+    let slot = inner.slot();
+    loop {
+        if let Ok(mut connection) = slot.connection(inner, Instant::now() + BEAT).await {
+            let looked = timeout(BEAT, inner.census(&mut connection)).await;
+            let looked = looked.unwrap_or(Err(LinkError::TimedOut(BEAT)));
+            slot.heard(inner, &connection, looked.as_ref().err());
+        }
+        sleep(BEAT).await;
+    }
+}
+
+/// A secret's text, without blanks around it.
+fn secret(source: &TokenSource, key: &'static str) -> Result<String, OpenError> {
+    match source {
+        TokenSource::Environment(secret) => Ok(secret.reveal().to_owned()),
+        TokenSource::File(path) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|source| OpenError::File { key, path: path.clone(), source })?;
+            Ok(text.trim().to_owned())
+        }
+    }
+}
+
+fn read(key: &'static str, path: &PathBuf) -> Result<Vec<u8>, OpenError> {
+    std::fs::read(path).map_err(|source| OpenError::File { key, path: path.clone(), source })
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("client", &self.inner.client)
+            .field("keys", &self.inner.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
