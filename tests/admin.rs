@@ -173,7 +173,7 @@ async fn what_makes_no_sense_is_refused_in_the_same_form() {
     let (front, _upstream) = stage(200, "").await;
     let long = format!("{{\"for_ms\": 1{}}}", " ".repeat(70_000));
     for (method, path, body, expected) in [
-        ("GET", "/", "", ("404", "not-found")),
+        ("GET", "/gone", "", ("404", "not-found")),
         ("GET", "/api/v1/breakers/api/gone", "", ("404", "not-found")),
         ("POST", "/api/v1/breakers/gone/any/open", "", ("404", "not-found")),
         ("POST", "/api/v1/breakers/api/any/explode", "", ("404", "not-found")),

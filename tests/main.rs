@@ -9,6 +9,7 @@ mod idempotency;
 mod inputs;
 mod layers;
 mod metrics;
+mod page;
 mod prebuilt;
 mod process;
 mod proxy;

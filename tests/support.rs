@@ -1,5 +1,6 @@
 //! A host in front of the emulator, in one process and on paused time.
 
+pub mod browser;
 pub mod front;
 pub mod scripted;
 pub mod stage;

@@ -9,8 +9,11 @@ mod actions;
 mod answer;
 mod client;
 mod listen;
+mod live;
 mod look;
+mod page;
 mod routes;
+mod session;
 mod shapes;
 
 pub use access::TokenError;
@@ -19,6 +22,7 @@ pub use routes::OPENAPI;
 
 use crate::{clock::Clock, config::settings, pipeline::Host};
 use access::Access;
+use live::Live;
 use parking_lot::Mutex;
 use std::{
     io,
@@ -108,7 +112,16 @@ struct Desk {
     settings: Arc<settings::Settings>,
     lifecycle: Arc<Lifecycle>,
     access: Arc<Access>,
+    live: Arc<Live>,
+    /// Whether callers come by TLS.
+    is_encrypted: bool,
     started_unix_ms: u64,
+}
+
+impl Desk {
+    fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access)
+    }
 }
 
 /// The running listener; it ends when dropped.
@@ -139,11 +152,13 @@ impl Admin {
             settings: Arc::new(settings.clone()),
             lifecycle: Arc::clone(lifecycle),
             access,
+            live: Arc::new(Live::new()),
+            is_encrypted: false,
             started_unix_ms: host.shared.clock.unix_ms(),
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let run = move || listen::run(socket, routes::router(desk), stopped);
+        let run = move || listen::run(socket, routes::router(desk.clone()), live::run(desk), stopped);
         let thread = thread::Builder::new().name("triage-admin".to_owned()).spawn(run).map_err(AdminError::Thread)?;
         Ok(Some(Self { address, stop, thread: Some(thread) }))
     }

@@ -1,6 +1,11 @@
 //! Who may do what: bearer tokens with a role each, few requests a second, and nothing by way of a browser.
 
-use super::{Desk, answer::Refusal, listen::Peer};
+use super::{
+    Desk,
+    answer::Refusal,
+    listen::Peer,
+    session::{self, Sessions},
+};
 use crate::{
     clock::{Clock, Timestamp},
     config::settings::{self, READ_TOKEN, TokenSource, WRITE_TOKEN},
@@ -87,6 +92,7 @@ pub(super) struct Access {
     clock: Clock,
     read: Option<Hash>,
     write: Option<Hash>,
+    sessions: Option<Sessions>,
     spent: Mutex<Spent>,
 }
 
@@ -109,7 +115,7 @@ impl Access {
             return Err(TokenError::Same);
         }
         let spent = Spent { limit: Gcra::default(), told: Timestamp::default() };
-        Ok(Self { clock, read, write, spent: Mutex::new(spent) })
+        Ok(Self { clock, read, write, sessions: Sessions::new(), spent: Mutex::new(spent) })
     }
 
     /// Whether no token is configured: the listener is on this machine alone then.
@@ -117,17 +123,29 @@ impl Access {
         self.read.is_none() && self.write.is_none()
     }
 
-    /// What the bearer of a request's token may do.
-    fn role(&self, headers: &HeaderMap) -> Option<Role> {
+    /// What the bearer of a request's token may do, or who has signed in by the page.
+    fn entry(&self, headers: &HeaderMap) -> Entry {
         if self.is_open() {
-            return Some(Role::Write);
+            return Entry { role: Some(Role::Write), by_session: false };
         }
-        let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-        let (scheme, token) = value.split_at_checked(7)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return None;
+        match headers.get(header::AUTHORIZATION) {
+            Some(value) => {
+                let bearer = value.as_bytes().split_at_checked(7);
+                let token = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+                Entry { role: token.and_then(|(_, token)| self.role(token.trim_ascii())), by_session: false }
+            }
+            None => {
+                let now = self.clock.unix_ms();
+                let sealed = session::cookie(headers).zip(self.sessions.as_ref());
+                let role = sealed.and_then(|(value, sessions)| sessions.open(value, now));
+                Entry { role, by_session: role.is_some() }
+            }
         }
-        let given: Hash = Sha256::digest(token.trim_ascii()).into();
+    }
+
+    /// What the bearer of a token may do.
+    fn role(&self, token: &[u8]) -> Option<Role> {
+        let given: Hash = Sha256::digest(token).into();
         // Both are always compared, so that the time says nothing.
         let is = |own: &Option<Hash>| own.is_some_and(|own| own.ct_eq(&given).into());
         match (is(&self.read), is(&self.write)) {
@@ -135,6 +153,12 @@ impl Access {
             (true, false) => Some(Role::Read),
             (false, false) => None,
         }
+    }
+
+    /// The role of a token, and the cookie that stands for it in a browser.
+    pub(super) fn session(&self, token: &[u8], now_unix_ms: u64) -> Option<(Role, String)> {
+        let role = if self.is_open() { Role::Write } else { self.role(token)? };
+        Some((role, self.sessions.as_ref()?.seal(role, now_unix_ms)))
     }
 
     fn admit(&self) -> Result<(), Duration> {
@@ -149,7 +173,7 @@ impl Access {
     }
 
     /// Whether a refused caller is worth a line now: one a second, so that they cannot fill the log.
-    fn worth_a_line(&self) -> bool {
+    pub(super) fn worth_a_line(&self) -> bool {
         let now = self.clock.now();
         let mut spent = self.spent.lock();
         let worth = now.since(spent.told) >= Duration::from_secs(1);
@@ -159,22 +183,42 @@ impl Access {
         worth
     }
 
-    fn check(&self, method: &Method, headers: &HeaderMap, needed: Role) -> Result<Role, Refusal> {
+    /// Who comes, whether they may look or not.
+    ///
+    /// # Errors
+    /// [`Refusal`] of what nobody may do: ask too often, by a strange name, or on behalf of another site.
+    pub(super) fn enter(&self, method: &Method, headers: &HeaderMap) -> Result<Entry, Refusal> {
         if let Err(retry_after) = self.admit() {
             return Err(Refusal::TooMany { retry_after });
         }
         if self.is_open() && !names_this_machine(headers) {
             return Err(Refusal::Rebound);
         }
-        if method != Method::GET && is_foreign(headers) {
+        let entry = self.entry(headers);
+        let acts = method != Method::GET && method != Method::HEAD;
+        // A browser sends its cookie by itself: what acts by it must prove that the page asks.
+        if acts && (is_foreign(headers) || entry.by_session && !is_own(headers)) {
             return Err(Refusal::Foreign);
         }
-        match self.role(headers) {
+        Ok(entry)
+    }
+
+    fn check(&self, method: &Method, headers: &HeaderMap, needed: Role) -> Result<Role, Refusal> {
+        match self.enter(method, headers)?.role {
             Some(role) if role >= needed => Ok(role),
             Some(_) => Err(Refusal::ReadOnly),
             None => Err(Refusal::NoToken),
         }
     }
+}
+
+/// Who comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// What they may do; none: nothing.
+    pub(super) role: Option<Role>,
+    /// Whether a cookie says so.
+    pub(super) by_session: bool,
 }
 
 fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Result<Hash, TokenError> {
@@ -200,15 +244,25 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+fn is_own_origin(headers: &HeaderMap, origin: &str) -> bool {
+    let own = text(headers, "host").unwrap_or_default();
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(own))
+}
+
 /// Whether a browser sends this on behalf of another site.
-fn is_foreign(headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let cross = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let own = text("host").unwrap_or_default();
-    let elsewhere = text("origin").is_some_and(|origin| {
-        !origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(own))
-    });
-    cross || elsewhere
+pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
+    let cross = text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    cross || text(headers, "origin").is_some_and(|origin| !is_own_origin(headers, origin))
+}
+
+/// Whether a browser says that the page itself asks. Those that say nothing are too old to trust with a cookie.
+fn is_own(headers: &HeaderMap) -> bool {
+    let own = text(headers, "sec-fetch-site").is_some_and(|site| site == "same-origin");
+    own || text(headers, "origin").is_some_and(|origin| is_own_origin(headers, origin))
 }
 
 /// Lets readers through.
@@ -228,13 +282,14 @@ async fn admit(
     next: Next,
     needed: Role,
 ) -> Response {
-    match desk.access.check(request.method(), request.headers(), needed) {
+    let access = desk.access();
+    match access.check(request.method(), request.headers(), needed) {
         Ok(role) => {
             request.extensions_mut().insert(role);
             next.run(request).await
         }
         Err(refusal) => {
-            if desk.access.worth_a_line() {
+            if access.worth_a_line() {
                 tracing::warn!(target: "triage::audit", %peer, needed = needed.name(), %refusal, "refused");
             }
             axum::response::IntoResponse::into_response(refusal)

@@ -37,6 +37,8 @@ pub(super) enum Refusal {
     Foreign,
     #[error("too many requests; ask again after the wait")]
     TooMany { retry_after: Duration },
+    #[error("as many pages follow this host as it has places for; close one of them")]
+    TooManyPages,
     #[error("the body has more bytes than is read; send a small JSON object")]
     TooLarge,
     #[error("the state store did not answer; ask again later")]
@@ -53,6 +55,7 @@ impl Refusal {
             Self::NoToken => (StatusCode::UNAUTHORIZED, "no-token"),
             Self::ReadOnly => (StatusCode::FORBIDDEN, "read-only"),
             Self::Rebound | Self::Foreign => (StatusCode::FORBIDDEN, "foreign"),
+            Self::TooManyPages => (StatusCode::SERVICE_UNAVAILABLE, "too-many-pages"),
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::Store => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),

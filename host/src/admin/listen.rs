@@ -37,8 +37,8 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket)
 }
 
-/// Serves until it is stopped. Blocks.
-pub(super) fn run(socket: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves until it is stopped, with some work beside it. Blocks.
+pub(super) fn run(socket: TcpListener, router: Router, beside: impl Future<Output = ()>, stop: CancellationToken) {
     // On Linux, this thread alone.
     if let Err(error) = setpriority_process(None, NICE) {
         tracing::debug!(%error, "the admin thread keeps the workers' priority");
@@ -48,6 +48,7 @@ pub(super) fn run(socket: TcpListener, router: Router, stop: CancellationToken) 
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
                 () = accept(socket, router) => {}
+                () = beside => {}
                 () = stop.cancelled() => {}
             }
         }),

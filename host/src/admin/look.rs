@@ -9,8 +9,7 @@ use super::{
     shapes::{self, Shared},
 };
 use crate::{
-    clock::millis,
-    config::{self, settings},
+    config,
     service::Service,
     telemetry::{self, Event},
 };
@@ -42,20 +41,7 @@ pub(super) async fn openapi() -> Response {
 }
 
 pub(super) async fn status(State(desk): State<Desk>) -> Json<shapes::Status> {
-    let unready = desk.lifecycle.unready();
-    let now = desk.host.shared.clock.unix_ms();
-    Json(shapes::Status {
-        version: env!("CARGO_PKG_VERSION"),
-        ready: unready.is_none(),
-        unready,
-        started_unix_ms: desk.started_unix_ms,
-        uptime_ms: now.saturating_sub(desk.started_unix_ms),
-        workers: desk.lifecycle.workers(),
-        state: match desk.settings.state {
-            settings::State::Memory => "memory",
-        },
-        upstreams: desk.host.shared.upstreams.iter().map(|serving| shapes::upstream(serving)).collect(),
-    })
+    Json(shapes::status(&desk))
 }
 
 /// One shape of every group of every upstream.
@@ -152,11 +138,7 @@ pub(super) async fn config(State(desk): State<Desk>) -> Response {
 /// Records whose effect is unknown and which nobody works on, the next to be forgotten first.
 pub(super) async fn records(State(desk): State<Desk>) -> Result<Json<Vec<shapes::Record>>, Refusal> {
     let unsettled = desk.host.shared.records.unsettled(RECORDS).await.map_err(|_| Refusal::Store)?;
-    let shape = |own: crate::idempotency::Unsettled| shapes::Record {
-        id: own.id.to_string(),
-        sent_ms_ago: millis(own.sent_ago),
-    };
-    Ok(Json(unsettled.into_iter().map(shape).collect()))
+    Ok(Json(unsettled.into_iter().map(shapes::record).collect()))
 }
 
 /// Requests in one answer.

@@ -1,6 +1,6 @@
-//! Every path. The `OpenAPI` document lists the same ones: a test compares.
+//! Every path. The `OpenAPI` document lists the same ones but for the page's: a test compares.
 
-use super::{Desk, access, actions, answer::Refusal, look};
+use super::{Desk, access, actions, answer::Refusal, live, look, page};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -50,11 +50,17 @@ fn routes(paths: Vec<(&'static str, MethodRouter<Desk>)>) -> Router<Desk> {
 
 /// The whole listener. Whether the process lives and wants requests is no secret: orchestrators ask without a token.
 pub(super) fn router(desk: Desk) -> Router {
-    let readers = routes(reading()).route_layer(from_fn_with_state(desk.clone(), access::readers));
+    // What the page follows is its own: the document tells of what tools ask.
+    let readers = routes(reading())
+        .route("/live", get(live::follow))
+        .route_layer(from_fn_with_state(desk.clone(), access::readers));
     let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), access::writers));
     Router::new()
         .route("/healthz", get(look::healthz))
         .route("/readyz", get(look::readyz))
+        .route("/", get(page::root))
+        .route("/session", post(page::enter))
+        .route("/session/end", post(page::leave))
         .merge(readers)
         .merge(writers)
         .fallback(|| async { Refusal::NoPath })

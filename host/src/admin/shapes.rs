@@ -3,10 +3,13 @@
 // The names are the API's.
 #![allow(clippy::struct_field_names)]
 
+use super::Desk;
 use crate::{
     breaker::Standing,
     clock::{Clock, micros, millis},
+    config::settings,
     gate,
+    idempotency::Unsettled,
     pipeline::Host,
     rollout::{self, Serving},
     service::Service,
@@ -151,6 +154,28 @@ pub(super) struct Endpoint {
 pub(super) struct Record {
     pub(super) id: String,
     pub(super) sent_ms_ago: u64,
+}
+
+/// The host as it stands.
+pub(super) fn status(desk: &Desk) -> Status {
+    let unready = desk.lifecycle.unready();
+    let now = desk.host.shared.clock.unix_ms();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        ready: unready.is_none(),
+        unready,
+        started_unix_ms: desk.started_unix_ms,
+        uptime_ms: now.saturating_sub(desk.started_unix_ms),
+        workers: desk.lifecycle.workers(),
+        state: match desk.settings.state {
+            settings::State::Memory => "memory",
+        },
+        upstreams: desk.host.shared.upstreams.iter().map(|serving| upstream(serving)).collect(),
+    }
+}
+
+pub(super) fn record(own: Unsettled) -> Record {
+    Record { id: own.id.to_string(), sent_ms_ago: millis(own.sent_ago) }
 }
 
 /// A group of an upstream and the endpoints that share it.

@@ -94,6 +94,12 @@ impl Events {
         self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()
     }
 
+    /// The latest events, the oldest first.
+    pub fn latest(&self, most: usize) -> Vec<Event> {
+        let inner = self.inner.lock();
+        inner.ring.iter().skip(inner.ring.len().saturating_sub(most)).cloned().collect()
+    }
+
     /// How many events there were of each kind. Those that never were are in it too, so that their first one can be seen.
     pub fn kinds(&self) -> Vec<(&'static str, u64)> {
         let inner = self.inner.lock();
@@ -120,5 +126,6 @@ mod tests {
         assert_eq!(kept.len(), KEPT);
         assert!(kept.iter().zip(11..).all(|(event, number)| event.number == number));
         assert_eq!(events.after(KEPT as u64 + 9).len(), 1);
+        assert_eq!(events.latest(3), kept[KEPT - 3..]);
     }
 }

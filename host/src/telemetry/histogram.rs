@@ -84,6 +84,38 @@ impl Observed {
         self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
     }
 
+    /// What came since an earlier look at the same histogram.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = *self;
+        for (own, earlier) in since.buckets.iter_mut().zip(earlier.buckets) {
+            *own = own.saturating_sub(earlier);
+        }
+        since.sum_ns = self.sum_ns.wrapping_sub(earlier.sum_ns);
+        since
+    }
+
+    /// The duration within which a share of all lies, as far as the buckets tell: straight between two bounds, and the last bound
+    /// for what is beyond it. None where there is nothing.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let wanted = share * count as f64;
+        let (mut below, mut lower) = (0.0, 0);
+        for (bound, own) in self.bounds.iter().zip(self.buckets) {
+            let own = own as f64;
+            if below + own >= wanted && own > 0.0 {
+                let within = (wanted - below).max(0.0) / own;
+                return Some(Duration::from_nanos(lower + ((*bound - lower) as f64 * within) as u64));
+            }
+            below += own;
+            lower = *bound;
+        }
+        Some(Duration::from_nanos(lower))
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -118,5 +150,23 @@ mod tests {
         assert!((read.sum_seconds() - 120.004).abs() < 1e-9);
         read.add(&histogram.read());
         assert_eq!(read.count(), 10);
+    }
+
+    #[test]
+    fn quantiles_lie_between_the_bounds_of_their_bucket() {
+        let histogram = Histogram::new(&ANSWERS);
+        assert_eq!(histogram.read().quantile(0.5), None);
+        for _ in 0..100 {
+            histogram.observe(Duration::from_millis(7));
+        }
+        let before = histogram.read();
+        let half = before.quantile(0.5).unwrap_or_default();
+        assert!(half > Duration::from_millis(5) && half <= Duration::from_millis(10), "{half:?}");
+        histogram.observe(Duration::from_secs(100));
+        let since = histogram.read().since(&before);
+        assert_eq!(since.count(), 1);
+        assert_eq!(since.quantile(0.5), Some(Duration::from_secs(60)), "beyond the last bound");
+        let most = histogram.read().quantile(0.99).unwrap_or_default();
+        assert!(most <= Duration::from_millis(10), "{most:?}");
     }
 }

@@ -8,11 +8,16 @@ pub(super) struct Process {
     pub(super) open_files: Option<usize>,
 }
 
-pub(super) fn read() -> Process {
+/// Memory of this process that is resident, where the system tells.
+pub fn memory_bytes() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    resident.map(|pages| pages * rustix::param::page_size() as u64)
+}
+
+pub(super) fn read() -> Process {
     Process {
-        memory_bytes: resident.map(|pages| pages * rustix::param::page_size() as u64),
+        memory_bytes: memory_bytes(),
         cpu_seconds: crate::clock::process_time().as_secs_f64(),
         // Without the one that this look opens.
         open_files: fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1)),

@@ -83,3 +83,24 @@ async fn weak_tokens_are_refused_and_none_is_shown() {
     let secret = TokenSource::Environment(Secret::new(READ));
     assert!(!format!("{secret:?} {:?}", access(Some(READ), None)).contains(READ));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_looks_by_itself_and_acts_only_for_the_page() {
+    let access = access(Some(READ), Some(WRITE)).unwrap();
+    let (role, value) = access.session(WRITE.as_bytes(), 0).unwrap();
+    assert_eq!((role, access.session(b"another", 0).is_none()), (Role::Write, true));
+    let cookie = format!("triage-session={value}");
+    let with = |name: &'static str, value: &str| headers(&[("cookie", &cookie), ("host", "h.example"), (name, value)]);
+    for (method, given, expected) in [
+        (Method::GET, with("accept", "*/*"), Ok(Role::Write)),
+        (Method::POST, with("accept", "*/*"), Err(Refusal::Foreign)),
+        (Method::POST, with("sec-fetch-site", "same-origin"), Ok(Role::Write)),
+        (Method::POST, with("sec-fetch-site", "same-site"), Err(Refusal::Foreign)),
+        (Method::POST, with("sec-fetch-site", "none"), Err(Refusal::Foreign)),
+        (Method::POST, with("origin", "https://h.example"), Ok(Role::Write)),
+        (Method::POST, with("origin", "https://g.example"), Err(Refusal::Foreign)),
+        (Method::GET, with("authorization", "Bearer wrong"), Err(Refusal::NoToken)),
+    ] {
+        assert_eq!(access.check(&method, &given, Role::Write), expected, "{method} {given:?}");
+    }
+}

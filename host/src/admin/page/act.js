@@ -1,0 +1,88 @@
+// Nothing is done before it was confirmed, with what it means and when it ends.
+const mayAct = document.body.dataset.role === "write";
+const dialog = at("confirm");
+let pending = null;
+
+async function ask(method, path, body) {
+  const answer = await fetch(path, {
+    method, body: body && JSON.stringify(body), headers: body ? { "content-type": "application/json" } : {}, cache: "no-store",
+  });
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({}));
+    throw new Error(problem.detail ?? `the host answered ${answer.status}`);
+  }
+  return answer.json();
+}
+
+function confirmed(action) {
+  pending = { ...action, opener: document.activeElement };
+  say(at("confirm-title"), action.title);
+  say(at("confirm-text"), action.text);
+  say(at("confirm-yes"), action.verb);
+  say(at("confirm-error"), "");
+  at("confirm-time").hidden = !action.timed;
+  dialog.showModal();
+  at("confirm-no").focus();
+}
+
+at("confirm-no").addEventListener("click", () => dialog.close());
+dialog.addEventListener("close", () => {
+  const opener = pending?.opener;
+  pending = null;
+  if (opener?.isConnected) opener.focus();
+});
+at("confirm-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const action = pending;
+  at("confirm-yes").disabled = true;
+  try {
+    await ask(action.method ?? "POST", action.path, action.timed ? { for_ms: Number(at("confirm-for").value) } : undefined);
+    dialog.close();
+    say(at("done"), action.done);
+    setTimeout(() => say(at("done"), ""), 6000);
+  } catch (error) {
+    say(at("confirm-error"), `It was not done: ${error.message}`);
+  } finally {
+    at("confirm-yes").disabled = false;
+  }
+});
+
+const seg = encodeURIComponent;
+const breakerPath = (breaker, verb) => `/api/v1/breakers/${seg(breaker.upstream)}/${seg(breaker.endpoints[0])}/${verb}`;
+
+const BREAKER = {
+  open: (b) => ({
+    title: `Force ${b.upstream}/${b.group} open?`, verb: "Force open", timed: true, path: breakerPath(b, "open"),
+    text: `Every request to ${b.endpoints.join(", ")} is refused at once, and the upstream gets none of them.`,
+    done: `${b.upstream}/${b.group} is held open.`,
+  }),
+  close: (b) => ({
+    title: `Force ${b.upstream}/${b.group} closed?`, verb: "Force closed", timed: true, path: breakerPath(b, "close"),
+    text: `Requests to ${b.endpoints.join(", ")} are sent however many of them fail. Limits and retries stay as they are.`,
+    done: `${b.upstream}/${b.group} is held closed.`,
+  }),
+  reset: (b) => ({
+    title: `Reset ${b.upstream}/${b.group}?`, verb: "Reset", path: breakerPath(b, "reset"),
+    text: "It closes and forgets what it has counted. It opens again if the upstream goes on to fail.",
+    done: `${b.upstream}/${b.group} begins afresh.`,
+  }),
+  undo: (b) => ({
+    title: `Give ${b.upstream}/${b.group} back to itself?`, verb: "Give back", method: "DELETE", path: breakerPath(b, "forced"),
+    text: "The operator's word ends now, and the breaker begins afresh.", done: `${b.upstream}/${b.group} decides for itself again.`,
+  }),
+};
+
+const rollBack = (p) => ({
+  title: `Roll the policy of ${p.upstream} back?`, verb: "Roll back", path: `/api/v1/policies/${seg(p.upstream)}/rollback`,
+  text: `Generation ${p.fallback.generation} (${p.fallback.name}) serves from the next request on; the present component is not taken again.`,
+  done: `The policy of ${p.upstream} was rolled back.`,
+});
+
+const settle = (record, verb) => ({
+  title: verb === "applied" ? "It took effect?" : "It did not take effect?", verb: verb === "applied" ? "It took effect" : "It did not",
+  path: `/api/v1/records/${record.id}/${verb}`, done: "The write is settled.",
+  text: verb === "applied" ? "A repetition with the same key is answered as done, and not sent."
+    : "A repetition with the same key is sent: if the write did take effect after all, it is done twice.",
+});
+
+const button = (text, label, action) => el("button", { type: "button", "aria-label": label, onclick: () => confirmed(action()) }, text);

@@ -1,0 +1,64 @@
+// Nodes are made once and changed in place, so that focus and what a screen reader is at stay where they are.
+const at = (id) => document.getElementById(id);
+
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function mark(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+// One child for each item, known by its key; new ones are made, old ones changed, the others removed.
+function each(parent, items, key, make, change) {
+  const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  let before = null;
+  for (const item of items) {
+    const name = String(key(item));
+    let node = old.get(name);
+    old.delete(name);
+    if (!node) {
+      node = make(item);
+      node.dataset.key = name;
+    }
+    change?.(node, item);
+    const place = before ? before.nextSibling : parent.firstChild;
+    if (place !== node) parent.insertBefore(node, place);
+    before = node;
+  }
+  for (const node of old.values()) node.remove();
+}
+
+const part = (node, name) => node.querySelector(`[data-part="${name}"]`);
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+function number(value) {
+  if (value >= 1e6) return `${(value / 1e6).toFixed(1)} M`;
+  if (value >= 1e4) return `${(value / 1e3).toFixed(1)} k`;
+  return value >= 100 ? value.toFixed(0) : value.toFixed(1).replace(/\.0$/, "");
+}
+
+function time(ms) {
+  if (ms == null) return "–";
+  if (ms < 1) return `${Math.round(ms * 1000)} µs`;
+  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
+  const two = (whole, unit, rest, less) => rest ? `${whole} ${unit} ${rest} ${less}` : `${whole} ${unit}`;
+  if (ms < 3_600_000) return two(Math.floor(ms / 60_000), "min", Math.floor((ms % 60_000) / 1000), "s");
+  const hours = Math.floor(ms / 3_600_000);
+  return hours < 48 ? two(hours, "h", Math.floor((ms % 3_600_000) / 60_000), "min") : `${Math.floor(hours / 24)} days`;
+}
+
+const bytes = (count) => count == null ? "–" : `${(count / (1 << 20)).toFixed(0)} MiB`;
+const clock = (unixMs) => new Date(unixMs).toLocaleTimeString(undefined, { hour12: false });

@@ -1,0 +1,177 @@
+//! In a real Chromium, where there is one.
+
+use super::{Front, Reply, Scripted, TOKENS, guarded, ok, status};
+use crate::support::{
+    browser::{Browser, installed},
+    stage::prebuilt,
+};
+use serde_json::json;
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Keys as `WebDriver` names them.
+const ENTER: char = '\u{e007}';
+const TAB: char = '\u{e004}';
+const ESCAPE: char = '\u{e00c}';
+
+/// An upstream that answers 503 while it is told to.
+async fn upstream(down: &Arc<AtomicBool>) -> Scripted {
+    let down = Arc::clone(down);
+    Scripted::start(move |_| -> Reply {
+        if down.load(Ordering::Relaxed) { status(503) } else { ok("", "{}") }
+    })
+    .await
+}
+
+fn toml(upstream: &Scripted, folder: &std::path::Path) -> String {
+    format!(
+        "[policies]\ndir = \"{}\"\npoll = \"50ms\"\n[upstreams.api]\nbase_url = \"{}\"\n[upstreams.api.defaults]\n\
+         retry = {{ max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }}\n\
+         breaker = {{ failure_threshold = 6, jitter = 0 }}\nlimits = [{{ requests = 600, period = \"1m\" }}]\n",
+        folder.display(),
+        upstream.url()
+    )
+}
+
+const CARD: &str = "document.querySelector('#breakers .card')";
+
+#[tokio::test]
+async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
+    if !installed() {
+        return;
+    }
+    let down = Arc::new(AtomicBool::new(false));
+    let upstream = upstream(&down).await;
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::with_admin("", &toml(&upstream, folder.path()));
+    let browser = Browser::start().await;
+    browser.looks(1280, false).await;
+    browser.open(&format!("http://{}/", front.admin_address())).await;
+    browser.until("document.getElementById('summary').dataset.tone === 'good'").await;
+    for _ in 0..20 {
+        assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
+    }
+    browser.until(&format!("{CARD}?.dataset.state === 'closed'")).await;
+    // A fault: the page tells of it by itself.
+    down.store(true, Ordering::Relaxed);
+    for _ in 0..8 {
+        front.ask("GET", "/a", "").await;
+    }
+    browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
+    let summary = browser.text("#summary").await;
+    assert_eq!(summary, "Breaker api/any is open: 6 failures in a row.");
+    assert!(browser.text("#breakers .card").await.contains("✕ open"));
+    assert!(browser.text("#events").await.contains("breaker opened"));
+    // Its cause: a request that did not go smoothly, step by step.
+    browser.until("document.querySelectorAll('#rough details').length > 0").await;
+    browser.click("#rough details:last-of-type summary").await;
+    browser.until("document.querySelector('#rough details[open] [data-part=steps]').childElementCount > 0").await;
+    let story = browser.text("#rough details[open]").await;
+    assert!(story.contains("answered 503") && story.contains("triage explain "), "{story}");
+    for (width, dark) in [(360, false), (360, true), (1280, true), (1280, false)] {
+        browser.looks(width, dark).await;
+        let wide = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
+        assert_eq!(wide, 0, "the page is wider than {width} px");
+        browser.picture(&format!("tripped-{width}-{}", if dark { "dark" } else { "light" })).await;
+    }
+    // Force it closed, by keyboard alone. The first press asks, and nothing is done by it.
+    browser.script(&format!("{CARD}.querySelector('[data-part=close]').focus()")).await;
+    browser.press(ENTER).await;
+    browser.until("document.getElementById('confirm').open").await;
+    assert_eq!(browser.value("document.activeElement.id").await, "confirm-no", "the harmless button has the focus");
+    browser.picture("confirm-1280-light").await;
+    browser.press(ESCAPE).await;
+    browser.until("!document.getElementById('confirm').open").await;
+    assert_eq!(browser.value("document.activeElement.dataset.part").await, "close", "the focus comes back");
+    assert_eq!(front.look("/api/v1/breakers").await[0]["forced"], false);
+    browser.press(ENTER).await;
+    browser.until("document.getElementById('confirm').open").await;
+    browser.press(TAB).await;
+    assert_eq!(browser.value("document.activeElement.id").await, "confirm-yes");
+    browser.press(ENTER).await;
+    browser.until(&format!("{CARD}.innerText.includes('✓ closed, by an operator')")).await;
+    let breakers = front.look("/api/v1/breakers").await;
+    assert_eq!((&breakers[0]["forced"], &breakers[0]["state"]), (&json!(true), &json!("closed")), "{breakers}");
+    // And a policy that is dropped in.
+    fs::copy(prebuilt("hospital-directory"), folder.path().join("new.tmp")).unwrap();
+    fs::rename(folder.path().join("new.tmp"), folder.path().join("http-standard.wasm")).unwrap();
+    browser.until("document.getElementById('upstreams').innerText.includes('generation 2')").await;
+    assert!(browser.text("#upstreams").await.contains("hospital-directory"));
+    let log = browser.log().await;
+    assert_eq!(log, json!([]), "the page complained");
+}
+
+#[tokio::test]
+async fn people_sign_in_and_readers_cannot_act() {
+    if !installed() {
+        return;
+    }
+    let upstream = upstream(&Arc::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (front, _tokens) = guarded(&toml(&upstream, folder.path()));
+    let browser = Browser::start().await;
+    browser.looks(360, false).await;
+    browser.open(&format!("http://{}/", front.admin_address())).await;
+    browser.picture("sign-in-360-light").await;
+    browser.fill("#token", "no-token-of-this-host").await;
+    browser.press(ENTER).await;
+    browser.until("document.querySelector('.error').innerText.includes('no token')").await;
+    browser.fill("#token", TOKENS[0].1).await;
+    browser.press(ENTER).await;
+    browser.until("document.getElementById('summary')?.dataset.tone === 'good'").await;
+    assert_eq!(browser.value("document.cookie").await, "", "a script cannot read the session");
+    browser.until("document.querySelector('#breakers .card')").await;
+    assert_eq!(browser.value(&format!("{CARD}.querySelector('[data-part=buttons]').hidden")).await, true);
+    assert!(browser.text("#reader").await.starts_with("You may look."));
+    browser.click("#leave button").await;
+    browser.until("document.getElementById('token')").await;
+    browser.fill("#token", TOKENS[1].1).await;
+    browser.press(ENTER).await;
+    browser.until(&format!("{CARD} && !{CARD}.querySelector('[data-part=buttons]').hidden")).await;
+    browser.click("#breakers [data-part=open]").await;
+    browser.click("#confirm-yes").await;
+    browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
+    assert!(browser.text("#summary").await.contains("is open, by an operator"));
+}
+
+/// What a screen reader goes by: landmarks, one first heading, names for all that can be operated, and quiet where much moves.
+#[tokio::test]
+async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
+    if !installed() {
+        return;
+    }
+    let upstream = upstream(&Arc::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let front = Front::with_admin("", &toml(&upstream, folder.path()));
+    front.ask("GET", "/a", "").await;
+    let browser = Browser::start().await;
+    browser.looks(1280, false).await;
+    browser.open(&format!("http://{}/", front.admin_address())).await;
+    browser.until("document.querySelectorAll('#upstreams tbody tr').length > 0").await;
+    let nameless = "[...document.querySelectorAll('button, input, select, meter, [role=img], [role=region], section, article')]\
+        .filter((node) => node.checkVisibility() && !(node.ariaLabel || node.textContent.trim() || node.labels?.length))\
+        .map((node) => node.outerHTML)";
+    assert_eq!(browser.value(nameless).await, json!([]));
+    for (what, selector, count) in [("main", "main", 1), ("first headings", "h1", 1), ("headers", "body > header", 1)] {
+        assert_eq!(browser.value(&format!("document.querySelectorAll('{selector}').length")).await, count, "{what}");
+    }
+    let unnamed = "[...document.querySelectorAll('section')].filter((node) => !document.getElementById(node.getAttribute('aria-labelledby'))).length";
+    assert_eq!(browser.value(unnamed).await, 0);
+    // While seconds pass, nothing that is spoken by itself changes.
+    browser
+        .script(
+            "window.spoken = 0; new MutationObserver((all) => spoken += all.length).observe(document.getElementById('summary'), \
+             { childList: true, characterData: true, subtree: true }); window.ticks = document.getElementById('clock').innerText",
+        )
+        .await;
+    browser.until("document.getElementById('clock').innerText !== ticks").await;
+    assert_eq!(browser.value("spoken").await, 0);
+    let alive =
+        "[...document.querySelectorAll('[aria-live], [role=status], [role=alert]')].map((node) => node.id).sort()";
+    assert_eq!(browser.value(alive).await, json!(["confirm-error", "done", "summary"]));
+}
