@@ -8,6 +8,7 @@ mod file;
 pub mod guest;
 mod loading;
 mod refusal;
+mod wasi;
 
 use crate::support::{World, create, create_in, from_guest};
 use bytes::Bytes;

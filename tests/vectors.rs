@@ -1,5 +1,7 @@
 //! Every row of the vectors, through the real engine and the built component.
 
+mod languages;
+
 use triage::policy::{Engine, Loading, Policy, cases, prebuilt};
 
 /// The component under test: the embedded one, or the one of `TRIAGE_PREBUILT`, as the rebuild check sets it.

@@ -12,17 +12,23 @@ pub mod cases;
 pub mod contract;
 mod convert;
 mod engine;
+mod instances;
+pub mod language;
 mod load;
+mod outline;
 pub mod prebuilt;
 pub mod scaffold;
 mod shape;
 pub mod signature;
+mod wasi;
 mod watch;
+mod way;
 
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub use engine::{Engine, EngineError};
 pub use load::{LoadError, Loading};
+pub use outline::{Contract, OtherContract, Tier, VERSION};
 pub use shape::TooDeep;
 
 use contract::{Attempt, Description, Outcome, Verdict};
@@ -80,6 +86,9 @@ pub enum Fault {
         /// The cap in milliseconds.
         cap_ms: u64,
     },
+    /// The call waited for something.
+    #[error("the policy waited for something; it must answer at once, the call was stopped")]
+    Waited,
     /// The guest trapped, or returned more than the host takes.
     #[error("the policy trapped")]
     Trapped(#[source] wasmtime::Error),
@@ -99,6 +108,7 @@ impl Fault {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Overran { .. } => "overran",
+            Self::Waited => "waited",
             Self::Trapped(_) => "trapped",
             Self::Instantiate(_) => "instantiate",
             Self::Configure(_) => "configure",
@@ -144,6 +154,22 @@ impl Policy {
     /// The component's digest; none for the native policy.
     pub fn digest(&self) -> Option<Digest> {
         self.digest
+    }
+
+    /// The contract that it was built for; none for the native policy.
+    pub fn contract(&self) -> Option<Contract> {
+        match &self.kind {
+            Kind::Builtin => None,
+            Kind::Component(component) => Some(component.contract()),
+        }
+    }
+
+    /// Where it runs; none for the native policy.
+    pub fn tier(&self) -> Option<Tier> {
+        match &self.kind {
+            Kind::Builtin => None,
+            Kind::Component(component) => Some(component.tier()),
+        }
     }
 
     /// What the policy says of itself.

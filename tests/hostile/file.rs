@@ -26,7 +26,15 @@ fn world(cause: &str) -> String {
 }
 
 fn imports(named: &str) -> String {
-    format!("the component imports {named}; a policy may import nothing: build it for wasm32-unknown-unknown")
+    format!(
+        "the component imports {named}; a policy may import nothing but WASI 0.2, which it gets empty: take out what uses it"
+    )
+}
+
+fn wasi(cause: &str) -> String {
+    format!(
+        "the component imports of WASI 0.2 what this host does not have; build it with a released toolchain: {cause}"
+    )
 }
 
 fn too_much(cause: &str) -> String {
@@ -82,7 +90,16 @@ async fn worlds_that_are_another() {
                 )],
                 "policy",
             ),
-            world("no export `configure` found"),
+            "the component was built for triage:policy@9.0.0; this host loads 0.1 (wit/ is 0.1.0): update the host, or \
+             build it with this host's `triage policy build`"
+                .to_owned(),
+        ),
+        Case::file(
+            "a version of long ago",
+            text("(component (import \"triage:policy/types@0.0.3\" (instance)))"),
+            "the component was built for triage:policy@0.0.3; this host loads 0.1 (wit/ is 0.1.0): build it again with \
+             `triage policy build`"
+                .to_owned(),
         ),
     ])
     .await;
@@ -100,24 +117,35 @@ async fn imports_that_nobody_gets() {
     let long = import(&format!("a:{}/c", "long-".repeat(2000) + "b"), &["d"]);
     refused(vec![
         Case::file(
-            "files",
-            wanting(import("wasi:filesystem/preopens@0.2.3", &["get-directories"])),
-            imports("wasi:filesystem/preopens@0.2.3#get-directories"),
-        ),
-        Case::file(
-            "sockets",
-            wanting(import("wasi:sockets/tcp-create-socket@0.2.3", &["create-tcp-socket"])),
-            imports("wasi:sockets/tcp-create-socket@0.2.3#create-tcp-socket"),
-        ),
-        Case::file(
-            "the environment",
-            wanting(import("wasi:cli/environment@0.2.3", &["get-environment", "get-arguments"])),
-            imports("wasi:cli/environment@0.2.3#get-environment, wasi:cli/environment@0.2.3#get-arguments"),
-        ),
-        Case::file(
             "requests",
             wanting(import("wasi:http/outgoing-handler@0.2.3", &["handle"])),
             imports("wasi:http/outgoing-handler@0.2.3#handle"),
+        ),
+        Case::file(
+            "a WASI to come",
+            wanting(import("wasi:cli/environment@0.3.0", &["get-environment", "get-arguments"])),
+            imports("wasi:cli/environment@0.3.0#get-environment, wasi:cli/environment@0.3.0#get-arguments"),
+        ),
+        Case::file(
+            "a WASI without a version",
+            wanting(import("wasi:cli/environment", &["get-environment"])),
+            imports("wasi:cli/environment#get-environment"),
+        ),
+        Case::file(
+            "no function of WASI",
+            wanting(import("wasi:cli/environment@0.2.3", &["get-everything"])),
+            wasi(
+                "component imports instance `wasi:cli/environment@0.2.3`, but a matching implementation was not found in the \
+                 linker: instance export `get-everything` has the wrong type: function implementation is missing",
+            ),
+        ),
+        Case::file(
+            "another function of WASI",
+            wanting(import("wasi:cli/environment@0.2.3", &["get-environment"])),
+            wasi(
+                "component imports instance `wasi:cli/environment@0.2.3`, but a matching implementation was not found in the \
+                 linker: instance export `get-environment` has the wrong type: type mismatch with results: expected 1-tuple, found 0-tuple",
+            ),
         ),
         Case::file(
             "the unknown",

@@ -86,6 +86,7 @@ pub struct Guest {
     configure: String,
     decide: String,
     realloc: String,
+    imports: String,
     more: String,
     pages: u32,
 }
@@ -105,6 +106,7 @@ impl Guest {
                 (global.set $heap (i32.add (local.get $given) (local.get $size)))
                 (local.get $given)"
                 .to_owned(),
+            imports: String::new(),
             more: String::new(),
             pages: 4,
         };
@@ -231,6 +233,12 @@ impl Guest {
         self
     }
 
+    /// Imports of WASI, as the module's first fields.
+    pub fn importing(&mut self, imports: &str) -> &mut Self {
+        self.imports.push_str(imports);
+        self
+    }
+
     /// Further fields of the module.
     pub fn more(&mut self, fields: &str) -> &mut Self {
         self.more.push_str(fields);
@@ -250,6 +258,7 @@ impl Guest {
         };
         format!(
             "(module
+                {imports}
                 (memory (export \"memory\") {pages})
                 (global $heap (mut i32) (i32.const {heap}))
                 (global $count (mut i32) (i32.const 0))
@@ -261,6 +270,7 @@ impl Guest {
                     (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
                     {realloc})
                 {more})",
+            imports = self.imports,
             pages = self.pages,
             heap = at::HEAP,
             data = self.memory.iter().map(data).collect::<String>(),
@@ -274,9 +284,82 @@ impl Guest {
 
     /// The component.
     pub fn build(&self) -> Vec<u8> {
-        component(&self.module(), &[("policy.wit", &contract())], "policy")
+        if self.imports.is_empty() {
+            return component(&self.module(), &[("policy.wit", &contract())], "policy");
+        }
+        let contract = contract();
+        let packages = [WASI, &[("policy.wit", &contract), ("guest.wit", GUEST)]].concat();
+        component(&self.module(), &packages, "test:guest/guest")
     }
 }
+
+/// As much of WASI 0.2 as the tests use, in its own words.
+const WASI: &[(&str, &str)] = &[
+    ("io.wit", "package wasi:io@0.2.3; interface poll { resource pollable { block: func(); } }"),
+    (
+        "clocks.wit",
+        "package wasi:clocks@0.2.3;
+         interface monotonic-clock {
+            use wasi:io/poll@0.2.3.{pollable};
+            now: func() -> u64;
+            subscribe-duration: func(when: u64) -> pollable;
+         }
+         interface wall-clock {
+            record datetime { seconds: u64, nanoseconds: u32 }
+            now: func() -> datetime;
+         }",
+    ),
+    (
+        "cli.wit",
+        "package wasi:cli@0.2.3;
+         interface environment {
+            get-environment: func() -> list<tuple<string, string>>;
+            get-arguments: func() -> list<string>;
+         }
+         interface exit { exit: func(status: result); }",
+    ),
+    (
+        "filesystem.wit",
+        "package wasi:filesystem@0.2.3;
+         interface types { resource descriptor; }
+         interface preopens {
+            use types.{descriptor};
+            get-directories: func() -> list<tuple<descriptor, string>>;
+         }",
+    ),
+    (
+        "sockets.wit",
+        "package wasi:sockets@0.2.3;
+         interface network {
+            enum error-code {
+                unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout, concurrency-conflict,
+                not-in-progress, would-block, invalid-state, new-socket-limit, address-not-bindable, address-in-use,
+                remote-unreachable, connection-refused, connection-reset, connection-aborted, datagram-too-large,
+                name-unresolvable, temporary-resolver-failure, permanent-resolver-failure,
+            }
+            enum ip-address-family { ipv4, ipv6 }
+         }
+         interface tcp { resource tcp-socket; }
+         interface tcp-create-socket {
+            use network.{error-code, ip-address-family};
+            use tcp.{tcp-socket};
+            create-tcp-socket: func(address-family: ip-address-family) -> result<tcp-socket, error-code>;
+         }",
+    ),
+    ("random.wit", "package wasi:random@0.2.3; interface random { get-random-u64: func() -> u64; }"),
+];
+/// A policy that may import all of that.
+const GUEST: &str = "package test:guest;
+    world guest {
+        include triage:policy/policy@0.1.0;
+        import wasi:clocks/monotonic-clock@0.2.3;
+        import wasi:clocks/wall-clock@0.2.3;
+        import wasi:cli/environment@0.2.3;
+        import wasi:cli/exit@0.2.3;
+        import wasi:filesystem/preopens@0.2.3;
+        import wasi:sockets/tcp-create-socket@0.2.3;
+        import wasi:random/random@0.2.3;
+    }";
 
 fn returning(place: u32) -> String {
     format!("(i32.const {place})")

@@ -81,7 +81,10 @@ fn a_folder_that_is_no_crate_is_told_before_any_toolchain_is_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(&["policy", "build", folder.path().to_str().unwrap()]);
     assert_eq!(ended.code, Some(1));
-    assert!(ended.err.ends_with(" holds no Cargo.toml; name the folder of a policy's crate\n"), "{ended:?}");
+    assert!(
+        ended.err.ends_with(" holds no Cargo.toml, package.json or pyproject.toml; name the folder of a policy\n"),
+        "{ended:?}"
+    );
 }
 
 #[test]

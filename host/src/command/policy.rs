@@ -10,15 +10,41 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use triage::policy::{Engine, Loading, Policy, build, cases, contract::Endpoint, scaffold};
+use triage::policy::{
+    Contract, Engine, Loading, Policy, Tier, build, cases, contract::Endpoint, language::Language, scaffold,
+};
+
+/// The languages, as the command line names them.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Lang {
+    /// With the SDK: the smallest and fastest
+    Rust,
+    /// Built by componentize-js
+    Js,
+    /// Built by componentize-py
+    Python,
+}
+
+impl From<Lang> for Language {
+    fn from(lang: Lang) -> Self {
+        match lang {
+            Lang::Rust => Self::Rust,
+            Lang::Js => Self::JavaScript,
+            Lang::Python => Self::Python,
+        }
+    }
+}
 
 /// What can be done with a policy.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Begin a policy: a crate that builds, with its cases, in a new folder of that name
+    /// Begin a policy: one that builds, with its cases, in a new folder of that name
     New {
         /// Its name: a-z, 0-9 and '-'
         name: String,
+        /// In which language
+        #[arg(long, value_enum, default_value_t = Lang::Rust)]
+        lang: Lang,
     },
     /// Play a component's cases (NAME.cases.csv beside it) through the engine and tell what differs
     Test {
@@ -38,7 +64,7 @@ pub enum Command {
     },
     /// Build the policy in a folder into a component
     Build {
-        /// The policy's folder, with its Cargo.toml
+        /// The policy's folder, with its Cargo.toml, package.json or pyproject.toml
         dir: PathBuf,
         /// Where the component goes [default: DIR/PACKAGE.wasm]
         #[arg(short, long, value_name = "FILE")]
@@ -62,7 +88,7 @@ impl Command {
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Serving(command) => command.run()?,
-            Self::New { name } => begin(&name)?,
+            Self::New { name, lang } => begin(&name, lang.into())?,
             Self::Test { component, cases, settings } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
                 let policy = load(&component, settings)?;
@@ -88,9 +114,9 @@ fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
     Policy::load(&Engine::start()?, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))
 }
 
-fn begin(name: &str) -> Result<()> {
-    let folder = scaffold::scaffold(Path::new(""), name)?;
-    println!("{} holds a policy that works; its decisions are in src/lib.rs. Then:", folder.display());
+fn begin(name: &str, language: Language) -> Result<()> {
+    let folder = scaffold::scaffold(Path::new(""), name, language)?;
+    println!("{} holds a policy that works; its decisions are in {}. Then:", folder.display(), language.source());
     println!("  triage policy build {name}");
     println!("  triage policy test {name}/{name}.wasm");
     println!("  triage serve --upstream URL --policy {name}/{name}.wasm");
@@ -103,7 +129,11 @@ fn inspect(component: &Path) -> Result<()> {
     let digest = policy.digest().map_or_else(String::new, |digest| digest.to_string());
     let bytes = fs::metadata(component)?.len();
     println!("{} {}  {bytes} bytes  sha256:{digest}", description.name, description.version);
-    println!("contract triage:policy@0.1.0, no imports");
+    let tier = match policy.tier() {
+        Some(Tier::Roomy) => "the roomy tier: up to 64 MiB, and a WASI that gives nothing",
+        Some(Tier::Fast) | None => "the fast tier: up to 16 MiB, no imports",
+    };
+    println!("contract {}, runs on {tier}", policy.contract().map_or("none", Contract::name));
     if let Some(health) = &description.health {
         println!("health call: GET {}", health.path_and_query);
     }

@@ -6,3 +6,14 @@ wasmtime::component::bindgen!({
     world: "policy",
     ownership: Borrowing { duplicate_if_necessary: true },
 });
+
+/// The same with calls that run on a stack of their own, for guests whose imports may wait.
+pub mod waiting {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "policy",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        exports: { default: async },
+        with: { "triage:policy/types": super::triage::policy::types },
+    });
+}

@@ -1,19 +1,16 @@
-//! `triage policy build`: from a crate to a component, with what a fresh machine has.
+//! `triage policy build`: from a policy in any of its languages to a component, with what a fresh machine has.
 
+mod interpreted;
+mod rust;
 pub mod sources;
 mod toolchain;
 
-use super::Digest;
+use super::{Digest, language::Language};
+use rust::TARGET;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    process::Command,
 };
-use toolchain::Toolchain;
-
-const TARGET: &str = "wasm32-unknown-unknown";
-/// A policy needs little stack; the linker's default of 1 MiB makes every fresh instance larger.
-const FLAGS: &str = "-Clink-arg=-zstack-size=32768";
 
 /// A component that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,18 +38,58 @@ pub enum BuildError {
          `apt-get install rustc-web cargo-web rust-web-src` (with rustup's toolchain for its linker)"
     )]
     NoToolchain,
-    /// The folder is no crate.
-    #[error("{} holds no Cargo.toml; name the folder of a policy's crate", .0.display())]
-    NoCrate(PathBuf),
+    /// A program that builds a language's policies.
+    #[error("{needed} cannot be run, and {language} policies are built with it; install {install}")]
+    NoProgram {
+        /// The language.
+        language: &'static str,
+        /// The program.
+        needed: &'static str,
+        /// What to install.
+        install: &'static str,
+    },
+    /// The builder could not be had from its registry.
+    #[error("{tool} could not be installed into {}; it must come from its registry once: {said}", into.display())]
+    Install {
+        /// Package and version.
+        tool: String,
+        /// Where to.
+        into: PathBuf,
+        /// What the installer said.
+        said: String,
+    },
+    /// There is nowhere to keep tools.
+    #[error("there is no folder for tools; set XDG_CACHE_HOME or HOME")]
+    NoFolder,
+    /// The folder is no policy.
+    #[error("{} holds no Cargo.toml, package.json or pyproject.toml; name the folder of a policy", .0.display())]
+    NoPolicy(PathBuf),
     /// The manifest names no package.
-    #[error("{} names no package; it must be a policy's crate, not a workspace", .0.display())]
+    #[error("{} names no package; it must be that of a policy, and no workspace's", .0.display())]
     NoPackage(PathBuf),
-    /// The compiler could not be run.
-    #[error("cargo could not be run")]
-    Run(#[source] io::Error),
+    /// The contract is not there.
+    #[error("no wit/policy.wit was found in {} or above it; copy the wit/ folder of this host there", .0.display())]
+    NoContract(PathBuf),
+    /// A program could not be run.
+    #[error("{program} could not be run")]
+    Run {
+        /// Which.
+        program: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The compiler refused the crate.
     #[error("the crate does not compile; cargo said:\n{0}")]
     Compile(String),
+    /// The builder of another language refused the source.
+    #[error("the policy does not build; {tool} said:\n{said}")]
+    Interpreted {
+        /// The builder.
+        tool: String,
+        /// What it said.
+        said: String,
+    },
     /// A file.
     #[error("{} cannot be read or written", path.display())]
     File {
@@ -67,15 +104,19 @@ pub enum BuildError {
     Encode(String),
 }
 
-/// Builds the crate in `dir` and writes its component to `out`, or beside the crate as NAME.wasm.
+/// Builds the policy in `dir`, of whatever language its manifest is, and writes its component to `out`, or beside the
+/// manifest as NAME.wasm. What builds JavaScript and Python is installed from npm and `PyPI` the first time.
 ///
 /// # Errors
 /// [`BuildError`] says what to install or to correct.
 pub fn build(dir: &Path, out: Option<&Path>) -> Result<Built, BuildError> {
-    let name = package(dir)?;
-    let module = compile(dir, &name)?;
-    let core = fs::read(&module).map_err(|source| BuildError::File { path: module.clone(), source })?;
-    let component = encode(&core)?;
+    let (language, manifest) = Language::of(dir).ok_or_else(|| BuildError::NoPolicy(dir.to_owned()))?;
+    let text = fs::read_to_string(&manifest).map_err(|source| BuildError::File { path: manifest.clone(), source })?;
+    let name = language.package(&text).ok_or(BuildError::NoPackage(manifest))?;
+    let component = match language {
+        Language::Rust => rust::component(dir, &name)?,
+        Language::JavaScript | Language::Python => interpreted::component(language, dir)?,
+    };
     let file = out.map_or_else(|| dir.join(format!("{name}.wasm")), Path::to_owned);
     // Written beside and renamed: a host that watches the folder never sees half of it.
     let beside = file.with_extension("wasm.new");
@@ -98,70 +139,11 @@ pub fn rebuild(guest_policies: &Path, into: &Path) -> Result<Vec<Built>, BuildEr
     folders.append(&mut tests);
     let mut built = Vec::with_capacity(folders.len());
     for folder in folders.iter().filter(|folder| folder.join("Cargo.toml").is_file()) {
-        let name = package(folder)?;
-        built.push(build(folder, Some(&into.join(format!("{name}.wasm"))))?);
+        let name = folder.file_name().unwrap_or_default();
+        built.push(build(folder, Some(&into.join(name).with_extension("wasm")))?);
     }
     let sources = into.join(sources::FILE);
     let digest = sources::digest(guest_policies)?;
     fs::write(&sources, format!("{digest}\n")).map_err(|source| BuildError::File { path: sources, source })?;
     Ok(built)
-}
-
-fn package(dir: &Path) -> Result<String, BuildError> {
-    let manifest = dir.join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).map_err(|_| BuildError::NoCrate(dir.to_owned()))?;
-    let named = |table: toml::Table| Some(table.get("package")?.get("name")?.as_str()?.to_owned());
-    text.parse().ok().and_then(named).ok_or(BuildError::NoPackage(manifest))
-}
-
-fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
-    let toolchain = Toolchain::find().ok_or(BuildError::NoToolchain)?;
-    tracing::info!("building {name} for {TARGET} with {}", toolchain.described());
-    let workspace = toolchain::workspace(dir);
-    let target = workspace.join("target");
-    let mut cargo = Command::new(&toolchain.cargo);
-    cargo
-        .current_dir(dir)
-        .args(["build", "--release", "--quiet", "--lib", "--target", TARGET, "--package", name])
-        .args(toolchain.flags)
-        .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&workspace))
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO")
-        .env_remove("RUSTUP_TOOLCHAIN");
-    for (key, value) in &toolchain.environment {
-        cargo.env(key, value);
-    }
-    let output = cargo.output().map_err(BuildError::Run)?;
-    if !output.status.success() {
-        return Err(BuildError::Compile(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    Ok(target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_"))))
-}
-
-/// The linker's flags, and no path of this machine in the result: the same sources give the same bytes anywhere.
-fn rust_flags(workspace: &Path) -> String {
-    let mut flags = vec![FLAGS.to_owned()];
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    for (path, name) in [(Some(workspace.to_owned()), "policies"), (home, "cargo")] {
-        if let Some(path) = path {
-            flags.push(format!("--remap-path-prefix={}={name}", path.display()));
-        }
-    }
-    flags.join("\u{1f}")
-}
-
-/// The core module as a component; one that is a component already stays as it is.
-fn encode(core: &[u8]) -> Result<Vec<u8>, BuildError> {
-    if !core.starts_with(b"\0asm\x01\0\0\0") {
-        return Ok(core.to_vec());
-    }
-    let encode_error = |error: &dyn fmt::Display| BuildError::Encode(format!("{error:#}"));
-    wit_component::ComponentEncoder::default()
-        .module(core)
-        .map_err(|error| encode_error(&error))?
-        .validate(true)
-        .encode()
-        .map_err(|error| encode_error(&error))
 }

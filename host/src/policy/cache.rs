@@ -232,7 +232,7 @@ mod tests {
         fn hits(&self) -> bool {
             let engine = Engine::start().unwrap();
             let digest = Digest::of(prebuilt::embedded("http-standard").unwrap());
-            Cache::open(&self.places()).unwrap().load(engine.wasmtime(), &digest).is_some()
+            Cache::open(&self.places()).unwrap().load(engine.fast(), &digest).is_some()
         }
     }
 
@@ -276,8 +276,8 @@ mod tests {
         places.load();
         let engine = Engine::start().unwrap();
         let other = Digest::of(b"another component");
-        fs::rename(places.entry(), places.places().dir.join(name(engine.wasmtime(), &other))).unwrap();
-        assert!(Cache::open(&places.places()).unwrap().load(engine.wasmtime(), &other).is_none());
+        fs::rename(places.entry(), places.places().dir.join(name(engine.fast(), &other))).unwrap();
+        assert!(Cache::open(&places.places()).unwrap().load(engine.fast(), &other).is_none());
     }
 
     #[test]

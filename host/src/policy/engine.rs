@@ -1,20 +1,34 @@
-//! The wasmtime engine: one a process, with a pool of instance slots and a thread that counts milliseconds.
+//! The wasmtime engines: one for each tier, each with a pool of instance slots, and a thread that counts milliseconds.
 
-use super::{Cache, Digest, shape};
-use std::{sync::Arc, time::Duration};
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, component::Component};
+use super::{
+    Cache, Digest, shape,
+    wasi::{self, Wasi},
+    way::{Bounds, Caps, FAST, ROOMY},
+};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig,
+    component::{Component, Linker},
+};
 
 /// The epoch's step, by which overruns are measured.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The most linear memory that one instance may have: a policy reads a few hundred KiB and keeps nothing.
-pub(super) const MEMORY_BYTES: usize = 16 << 20;
-
 /// Instances alive at once: one for each core that is deciding, the rest for `reused` isolation and for loads.
 const INSTANCES: u32 = 256;
+/// The same with an interpreter in each.
+const ROOMY_INSTANCES: u32 = 64;
 
 /// What is kept resident of a slot between instances; a policy touches less, so that a fresh one needs no page faults.
 const RESIDENT_BYTES: usize = 256 << 10;
+/// The same with an interpreter, which touches more.
+const ROOMY_RESIDENT_BYTES: usize = 4 << 20;
+
+/// The stack of a call that may wait, the guest's part of which is as large as without.
+const STACK_BYTES: usize = 512 << 10;
 
 /// The engine could not be made on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -23,12 +37,19 @@ const RESIDENT_BYTES: usize = 256 << 10;
 )]
 pub struct EngineError(#[source] wasmtime::Error);
 
-/// The process's engine. Clones share it; its ticker ends with the last clone.
+/// The process's engines. Clones share them; their ticker ends with the last clone.
 #[derive(Clone)]
 pub struct Engine {
-    inner: wasmtime::Engine,
+    fast: wasmtime::Engine,
+    /// Started with the first component that needs it.
+    roomy: Arc<OnceLock<RoomyEngine>>,
     cache: Option<Arc<Cache>>,
-    _ticker: Arc<()>,
+}
+
+/// The roomy tier: its engine, and the WASI that its guests get.
+pub(super) struct RoomyEngine {
+    pub(super) wasmtime: wasmtime::Engine,
+    pub(super) linker: Linker<Caps<Wasi>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -43,23 +64,26 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] where the pool's address space cannot be reserved.
     pub fn start() -> Result<Self, EngineError> {
-        let inner = wasmtime::Engine::new(&config(Enabled::Yes))
-            .or_else(|_| wasmtime::Engine::new(&config(Enabled::No)))
-            .map_err(EngineError)?;
-        let alive = Arc::new(());
-        let (weak, ticking) = (Arc::downgrade(&alive), inner.weak());
+        let fast = started(FAST, INSTANCES, RESIDENT_BYTES)?;
+        let roomy: Arc<OnceLock<RoomyEngine>> = Arc::default();
+        let (second, first) = (Arc::downgrade(&roomy), fast.weak());
         std::thread::Builder::new()
             .name("triage-epochs".to_owned())
             .spawn(move || {
-                while weak.strong_count() > 0 {
+                while second.strong_count() > 0 {
                     std::thread::sleep(TICK);
-                    if let Some(engine) = ticking.upgrade() {
+                    if let Some(engine) = first.upgrade() {
                         engine.increment_epoch();
+                    }
+                    if let Some(engine) = second.upgrade()
+                        && let Some(engine) = engine.get()
+                    {
+                        engine.wasmtime.increment_epoch();
                     }
                 }
             })
             .map_err(|error| EngineError(error.into()))?;
-        Ok(Self { inner, cache: None, _ticker: alive })
+        Ok(Self { fast, roomy, cache: None })
     }
 
     /// The same engine with a cache of compiled code.
@@ -69,37 +93,60 @@ impl Engine {
         self
     }
 
+    /// The engine of components that import nothing.
+    pub(super) fn fast(&self) -> &wasmtime::Engine {
+        &self.fast
+    }
+
+    /// The engine of all others, started now if it was not.
+    pub(super) fn roomy(&self) -> Result<&RoomyEngine, EngineError> {
+        if let Some(roomy) = self.roomy.get() {
+            return Ok(roomy);
+        }
+        let wasmtime = started(ROOMY, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES)?;
+        let linker = wasi::linker(&wasmtime).map_err(EngineError)?;
+        Ok(self.roomy.get_or_init(|| RoomyEngine { wasmtime, linker }))
+    }
+
     /// Compiled code: from the cache, or compiled now and kept there.
-    pub(super) fn compiled(&self, digest: &Digest, bytes: &[u8]) -> wasmtime::Result<Component> {
+    pub(super) fn compiled(
+        &self,
+        engine: &wasmtime::Engine,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> wasmtime::Result<Component> {
         let compile = || {
             shape::check(bytes).map_err(wasmtime::Error::new)?;
-            Component::from_binary(&self.inner, bytes)
+            Component::from_binary(engine, bytes)
         };
         let Some(cache) = &self.cache else { return compile() };
-        if let Some(component) = cache.load(&self.inner, digest) {
+        if let Some(component) = cache.load(engine, digest) {
             return Ok(component);
         }
         let component = compile()?;
-        cache.store(&self.inner, digest, &component);
+        cache.store(engine, digest, &component);
         Ok(component)
-    }
-
-    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.inner
     }
 }
 
-fn config(pagemap_scan: Enabled) -> Config {
+fn started(bounds: Bounds, instances: u32, resident_bytes: usize) -> Result<wasmtime::Engine, EngineError> {
+    let start = |pagemap_scan| wasmtime::Engine::new(&config(bounds, instances, resident_bytes, pagemap_scan));
+    start(Enabled::Yes).or_else(|_| start(Enabled::No)).map_err(EngineError)
+}
+
+fn config(bounds: Bounds, instances: u32, resident_bytes: usize, pagemap_scan: Enabled) -> Config {
+    let each = |count: usize| instances.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(INSTANCES)
-        .total_core_instances(INSTANCES * 4)
-        .total_memories(INSTANCES)
-        .total_tables(INSTANCES * 4)
-        .max_memory_size(MEMORY_BYTES)
+    pool.total_component_instances(instances)
+        .total_core_instances(each(bounds.core_instances))
+        .total_memories(instances)
+        .total_tables(each(bounds.tables))
+        .total_stacks(instances)
+        .max_memory_size(bounds.memory_bytes)
         .max_memories_per_component(1)
-        .max_tables_per_component(4)
-        .table_elements(10_000)
-        .linear_memory_keep_resident(RESIDENT_BYTES)
+        .max_tables_per_component(u32::try_from(bounds.tables).unwrap_or(u32::MAX))
+        .table_elements(bounds.table_elements)
+        .linear_memory_keep_resident(resident_bytes)
         .table_keep_resident(16 << 10)
         .max_unused_warm_slots(16)
         .pagemap_scan(pagemap_scan);
@@ -108,7 +155,8 @@ fn config(pagemap_scan: Enabled) -> Config {
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .concurrency_support(false)
         .epoch_interruption(true)
-        .max_wasm_stack(512 << 10)
+        .max_wasm_stack(STACK_BYTES)
+        .async_stack_size(STACK_BYTES * 2)
         .wasm_backtrace_max_frames(None)
         .memory_init_cow(true);
     config

@@ -1,33 +1,20 @@
-//! From a component's bytes to a linked policy, and the call into it.
+//! From a component's bytes to a linked policy: every check, in order.
 
 use super::{
-    Digest, Fault,
-    bindings::PolicyPre,
+    Digest, EngineError, Fault,
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
-    engine::{Engine, MEMORY_BYTES},
+    engine::Engine,
+    instances::{Instances, LOAD_MS},
+    outline::{Contract, OtherContract, Outline, Tier},
     shape::TooDeep,
-    watch::{FIRST_EPOCHS, Watch},
+    wasi::LogBudget,
+    way::{Bounds, FAST, Fast, ROOMY, Roomy},
 };
-use crate::clock;
-use parking_lot::Mutex;
-use wasmtime::{
-    Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline,
-    component::{Linker, types::ComponentItem},
-};
+use wasmtime::component::{InstancePre, Linker, types::ComponentItem};
 
-/// The cap on one decision, in milliseconds of the processor.
-const DECIDE_MS: u64 = 5;
-/// The cap on `describe` and on `configure` at load.
-const LOAD_MS: u64 = 100;
-/// The bytes that a guest may hand over in one call: an answer of 1 MiB and its headers.
-const LIFTED_BYTES: usize = 2 << 20;
 /// The largest component that is looked at: a Python policy has 18 MB.
 const COMPONENT_BYTES: usize = 64 << 20;
-/// How many calls a reused instance serves before a fresh one takes its place.
-const REUSED_CALLS: u32 = 10_000;
-/// Warm instances kept with `reused` isolation.
-const WARM: usize = 16;
 
 /// How a component is loaded.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +47,7 @@ pub enum LoadError {
     Invalid(#[source] wasmtime::Error),
     /// It wants what the host does not offer.
     #[error(
-        "the component imports {}; a policy may import nothing: build it for wasm32-unknown-unknown",
+        "the component imports {}; a policy may import nothing but WASI 0.2, which it gets empty: take out what uses it",
         listed(missing)
     )]
     Imports {
@@ -72,13 +59,31 @@ pub enum LoadError {
         "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as in wit/"
     )]
     World(#[source] wasmtime::Error),
+    /// Its WASI is another.
+    #[error("the component imports of WASI 0.2 what this host does not have; build it with a released toolchain")]
+    Wasi(#[source] wasmtime::Error),
+    /// It speaks another contract.
+    #[error(transparent)]
+    Contract(#[from] OtherContract),
+    /// The tier for components with an interpreter cannot be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// It asks for more than a policy gets.
     #[error(
-        "the component asks for more than a policy gets: one memory of at most {} MiB, 4 tables and 4 core instances; \
-         build it smaller with `triage policy build`",
-        MEMORY_BYTES >> 20
+        "the component asks for more than a policy gets: one memory of at most {memory_mib} MiB, {tables} tables and \
+         {core_instances} core instances; build it smaller with `triage policy build`"
     )]
-    TooMuch(#[source] wasmtime::Error),
+    TooMuch {
+        /// The most memory.
+        memory_mib: usize,
+        /// The most tables.
+        tables: usize,
+        /// The most core instances.
+        core_instances: usize,
+        /// The engine's word.
+        #[source]
+        source: wasmtime::Error,
+    },
     /// It would keep the compiler busy out of all proportion.
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
@@ -108,38 +113,23 @@ pub enum LoadError {
     Settings(String),
 }
 
-/// A compiled and linked component.
+/// A compiled and linked component, on its tier.
 pub(super) struct Component {
-    /// Kept whole: without its ticker a call that never returns would not be stopped.
-    engine: Engine,
-    pre: PolicyPre<Caps>,
-    settings: String,
-    warm: Option<Mutex<Vec<Instance>>>,
+    contract: Contract,
+    instances: Tiered,
+}
+
+enum Tiered {
+    /// Without imports.
+    Fast(Instances<Fast>),
+    /// With an interpreter, or with WASI.
+    Roomy(Instances<Roomy>),
 }
 
 impl std::fmt::Debug for Component {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Component")
     }
-}
-
-/// What a call may use.
-struct Caps {
-    memory: StoreLimits,
-    time: Watch,
-}
-
-/// Starts a call's time anew.
-fn allow(store: &mut Store<Caps>, cap_ms: u64) {
-    store.data_mut().time = Watch::new(cap_ms);
-    store.set_epoch_deadline(FIRST_EPOCHS);
-    store.set_hostcall_fuel(LIFTED_BYTES);
-}
-
-struct Instance {
-    store: Store<Caps>,
-    guest: super::bindings::Policy,
-    calls: u32,
 }
 
 impl Component {
@@ -158,65 +148,33 @@ impl Component {
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
         }
-        let component = engine.compiled(digest, bytes).map_err(refused)?;
-        let missing = imports(engine.wasmtime(), &component);
-        if !missing.is_empty() {
-            return Err(LoadError::Imports { missing });
+        let outline = Outline::of(bytes);
+        let contract = outline.contract()?;
+        match contract {
+            // An older one would be linked through its adapter here.
+            Contract::V0_1 => {}
         }
-        let linked = Linker::new(engine.wasmtime()).instantiate_pre(&component).map_err(LoadError::World)?;
-        let pre = PolicyPre::new(linked).map_err(LoadError::World)?;
-        let settings = if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() };
-        let warm = loading.reuse_instances.then(Mutex::default);
-        let loaded = Self { engine: engine.clone(), pre, settings, warm };
-        let description = loaded.describe()?;
-        Ok((loaded, description))
-    }
-
-    fn describe(&self) -> Result<Description, LoadError> {
-        let call = |call| {
-            move |error: wasmtime::Error| match error.downcast_ref::<Trap>() {
-                Some(Trap::Interrupt) => LoadError::Overran { call },
-                _ => LoadError::Call { call, source: error },
+        let log = LogBudget::new(digest.short());
+        let (instances, description) = match outline.tier() {
+            Tier::Fast => {
+                let component = engine.compiled(engine.fast(), digest, bytes).map_err(|error| refused(error, FAST))?;
+                let linker = Linker::new(engine.fast());
+                let linked = linked(&linker, &component, Tier::Fast)?;
+                let instances = Instances::new(engine, linked, loading, log)?;
+                let description = instances.describe()?;
+                (Tiered::Fast(instances), description)
+            }
+            Tier::Roomy => {
+                let roomy = engine.roomy()?;
+                let component =
+                    engine.compiled(&roomy.wasmtime, digest, bytes).map_err(|error| refused(error, ROOMY))?;
+                let linked = linked(&roomy.linker, &component, Tier::Roomy)?;
+                let instances = Instances::new(engine, linked, loading, log)?;
+                let description = instances.describe()?;
+                (Tiered::Roomy(instances), description)
             }
         };
-        let mut store = self.store(LOAD_MS);
-        let guest = self.pre.instantiate(&mut store).map_err(call("start"))?;
-        let described = guest.call_describe(&mut store).map_err(call("describe"))?;
-        let description = convert::description(described)?;
-        allow(&mut store, LOAD_MS);
-        guest
-            .call_configure(&mut store, &self.settings)
-            .map_err(call("configure"))?
-            .map_err(|refusal| LoadError::Settings(convert::short(&refusal, 1000)))?;
-        Ok(description)
-    }
-
-    fn store(&self, cap_ms: u64) -> Store<Caps> {
-        let memory = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).memories(1).tables(4).instances(4).build();
-        let mut store = Store::new(self.engine.wasmtime(), Caps { memory, time: Watch::new(cap_ms) });
-        store.limiter(|caps| &mut caps.memory);
-        store.epoch_deadline_callback(|mut store| {
-            Ok(match store.data_mut().time.at_deadline(clock::thread_time()) {
-                Some(epochs) => UpdateDeadline::Continue(epochs),
-                None => UpdateDeadline::Interrupt,
-            })
-        });
-        allow(&mut store, cap_ms);
-        store
-    }
-
-    fn fresh(&self) -> Result<Instance, Fault> {
-        let mut store = self.store(DECIDE_MS);
-        let guest = self.pre.instantiate(&mut store).map_err(|error| match fault(error) {
-            // What runs before the first call is the guest's own too.
-            Fault::Trapped(error) if !error.is::<Trap>() => Fault::Instantiate(error),
-            guilty => guilty,
-        })?;
-        guest
-            .call_configure(&mut store, &self.settings)
-            .map_err(fault)?
-            .map_err(|refusal| Fault::Configure(convert::short(&refusal, 200)))?;
-        Ok(Instance { store, guest, calls: 0 })
+        Ok((Self { contract, instances }, description))
     }
 
     pub(super) fn decide(
@@ -225,51 +183,66 @@ impl Component {
         outcome: &Outcome<'_>,
         interest: Option<&Interest>,
     ) -> Result<Verdict, Fault> {
-        let warm = self.warm.as_ref().and_then(|warm| warm.lock().pop());
-        let mut instance = match warm {
-            Some(instance) => instance,
-            None => self.fresh()?,
-        };
-        let Instance { store, guest, calls } = &mut instance;
-        allow(store, DECIDE_MS);
-        let lifted = convert::lowered(attempt, outcome, interest, |attempt, outcome| {
-            guest.call_decide(&mut *store, attempt, outcome).map_err(fault)
-        })?;
-        *calls += 1;
-        // Only an instance that answered comes back: one that trapped is in no known state.
-        if let Some(warm) = &self.warm
-            && *calls < REUSED_CALLS
-        {
-            let mut warm = warm.lock();
-            if warm.len() < WARM {
-                warm.push(instance);
-            }
+        match &self.instances {
+            Tiered::Fast(instances) => instances.decide(attempt, outcome, interest),
+            Tiered::Roomy(instances) => instances.decide(attempt, outcome, interest),
         }
-        Ok(convert::verdict(lifted)?)
+    }
+
+    pub(super) fn tier(&self) -> Tier {
+        match &self.instances {
+            Tiered::Fast(_) => Tier::Fast,
+            Tiered::Roomy(_) => Tier::Roomy,
+        }
+    }
+
+    pub(super) fn contract(&self) -> Contract {
+        self.contract
     }
 }
 
-fn fault(error: wasmtime::Error) -> Fault {
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => Fault::Overran { cap_ms: DECIDE_MS },
-        _ => Fault::Trapped(error),
+fn linked<T: 'static>(
+    linker: &Linker<T>,
+    component: &wasmtime::component::Component,
+    tier: Tier,
+) -> Result<InstancePre<T>, LoadError> {
+    let missing = imports(component, tier);
+    if !missing.is_empty() {
+        return Err(LoadError::Imports { missing });
     }
+    linker.instantiate_pre(component).map_err(match tier {
+        Tier::Fast => LoadError::World,
+        Tier::Roomy => LoadError::Wasi,
+    })
 }
 
 /// Why a component does not compile: it is broken, or larger than the pool's places.
-fn refused(error: wasmtime::Error) -> LoadError {
+fn refused(error: wasmtime::Error, bounds: Bounds) -> LoadError {
     if let Some(too_deep) = error.downcast_ref::<TooDeep>() {
         return LoadError::TooDeep(*too_deep);
     }
     // The engine tells the two apart by nothing but this text; a test pins each.
     let too_much = error.chain().any(|cause| cause.to_string().contains("pooling allocator"));
-    if too_much { LoadError::TooMuch(error) } else { LoadError::Invalid(error) }
+    if !too_much {
+        return LoadError::Invalid(error);
+    }
+    let Bounds { memory_bytes, tables, core_instances, .. } = bounds;
+    LoadError::TooMuch { memory_mib: memory_bytes >> 20, tables, core_instances, source: error }
 }
 
-/// Every function or resource that the component imports; an interface of types alone is no import.
-fn imports(engine: &wasmtime::Engine, component: &wasmtime::component::Component) -> Vec<String> {
+/// The interfaces of WASI 0.2 that a guest may import: it gets each of them empty.
+const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+
+/// Every function or resource that the component imports beyond what it may; an interface of types alone is no import.
+fn imports(component: &wasmtime::component::Component, tier: Tier) -> Vec<String> {
+    let granted = |name: &str| {
+        let package = name.strip_prefix("wasi:").and_then(|name| name.split_once('/'));
+        let version = name.rsplit_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
+        tier == Tier::Roomy && version && package.is_some_and(|(package, _)| WASI.contains(&package))
+    };
+    let engine = component.engine();
     let mut missing = Vec::new();
-    for (name, item) in component.component_type().imports(engine) {
+    for (name, item) in component.component_type().imports(engine).filter(|(name, _)| !granted(name)) {
         match item.ty {
             ComponentItem::ComponentInstance(instance) => {
                 for (function, item) in instance.exports(engine) {

@@ -1,21 +1,32 @@
-//! `triage policy new`: a crate that builds, with cases that pass, and nothing to look for elsewhere.
+//! `triage policy new`: a policy that builds, with cases that pass, and nothing to look for elsewhere.
 
+use super::language::Language;
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-const LIB: &str = include_str!("scaffold/lib.rs.txt");
-const CASES: &str = include_str!("scaffold/cases.csv.txt");
+/// The examples of `guest-policies/`, which the tests play: what is begun here is what works there.
+const RUST: &str = include_str!("../../../guest-policies/examples/rust/src/lib.rs");
+const JAVASCRIPT: &str = include_str!("../../../guest-policies/examples/javascript/policy.js");
+const PYTHON: &str = include_str!("../../../guest-policies/examples/python/policy.py");
+const PACKAGE_JSON: &str = include_str!("../../../guest-policies/examples/javascript/package.json");
+const PYPROJECT: &str = include_str!("../../../guest-policies/examples/python/pyproject.toml");
+const CASES: &str = include_str!("../../../guest-policies/examples/parcels.cases.csv");
+/// What they are called there.
+const EXAMPLE: &str = "parcels";
+
+const CONTRACT: [(&str, &str); 2] = [
+    ("wit/policy.wit", include_str!("../../../wit/policy.wit")),
+    ("wit/types.wit", include_str!("../../../wit/types.wit")),
+];
 
 /// The SDK as this host knows it, beside the policy: the two never differ in their contract.
-const SDK: [(&str, &str); 6] = [
+const SDK: [(&str, &str); 4] = [
     ("src/lib.rs", include_str!("../../../guest-policies/sdk/src/lib.rs")),
     ("src/bindings.rs", include_str!("../../../guest-policies/sdk/src/bindings.rs")),
     ("src/retry.rs", include_str!("../../../guest-policies/sdk/src/retry.rs")),
     ("src/verdict.rs", include_str!("../../../guest-policies/sdk/src/verdict.rs")),
-    ("wit/policy.wit", include_str!("../../../wit/policy.wit")),
-    ("wit/types.wit", include_str!("../../../wit/types.wit")),
 ];
 const SDK_MANIFEST: &str = include_str!("../../../guest-policies/sdk/Cargo.toml");
 
@@ -43,7 +54,7 @@ pub enum ScaffoldError {
 ///
 /// # Errors
 /// [`ScaffoldError`]; nothing that was there is touched.
-pub fn scaffold(parent: &Path, name: &str) -> Result<PathBuf, ScaffoldError> {
+pub fn scaffold(parent: &Path, name: &str, language: Language) -> Result<PathBuf, ScaffoldError> {
     let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.bytes().all(fits) {
         return Err(ScaffoldError::Name(name.to_owned()));
@@ -56,20 +67,29 @@ pub fn scaffold(parent: &Path, name: &str) -> Result<PathBuf, ScaffoldError> {
         let failed = |source| ScaffoldError::File { path: path.clone(), source };
         path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text)).map_err(failed)
     };
-    write(folder.join("Cargo.toml"), &manifest(name))?;
-    write(folder.join("src/lib.rs"), &LIB.replace("NAME", name))?;
+    let (source, manifest, contract_in) = match language {
+        Language::Rust => (RUST, cargo_toml(name), folder.join("triage-policy")),
+        Language::JavaScript => (JAVASCRIPT, PACKAGE_JSON.replace(EXAMPLE, name), folder.clone()),
+        Language::Python => (PYTHON, PYPROJECT.replace(EXAMPLE, name), folder.clone()),
+    };
+    write(folder.join(language.manifest()), &manifest)?;
+    write(folder.join(language.source()), &source.replace(EXAMPLE, name))?;
     write(folder.join(format!("{name}.cases.csv")), CASES)?;
     write(folder.join(".gitignore"), "target/\n*.wasm\n")?;
-    let sdk = folder.join("triage-policy");
-    for (path, text) in SDK {
-        // In this repository the contract lies beside the guests; here it lies in the crate.
-        write(sdk.join(path), &text.replace("path: \"../../wit\"", "path: \"wit\""))?;
+    for (path, text) in CONTRACT {
+        write(contract_in.join(path), text)?;
     }
-    write(sdk.join("Cargo.toml"), SDK_MANIFEST)?;
+    if language == Language::Rust {
+        for (path, text) in SDK {
+            // In this repository the contract lies beside the guests; here it lies in the crate.
+            write(contract_in.join(path), &text.replace("path: \"../../wit\"", "path: \"wit\""))?;
+        }
+        write(contract_in.join("Cargo.toml"), SDK_MANIFEST)?;
+    }
     Ok(folder)
 }
 
-fn manifest(name: &str) -> String {
+fn cargo_toml(name: &str) -> String {
     format!(
         r#"[package]
 name = "{name}"
@@ -112,7 +132,7 @@ mod tests {
     fn names_that_are_none_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["", "A", "a b", "../a", "1a", "-a", "ä", &"a".repeat(65)] {
-            let refused = scaffold(folder.path(), name).unwrap_err().to_string();
+            let refused = scaffold(folder.path(), name, Language::Rust).unwrap_err().to_string();
             assert!(refused.ends_with("begin with a letter"), "{name:?}: {refused}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
@@ -121,10 +141,10 @@ mod tests {
     #[test]
     fn what_is_there_stays() {
         let folder = tempfile::tempdir().unwrap();
-        scaffold(folder.path(), "mine").unwrap();
+        scaffold(folder.path(), "mine", Language::Rust).unwrap();
         let file = folder.path().join("mine/src/lib.rs");
         fs::write(&file, "changed").unwrap();
-        let refused = scaffold(folder.path(), "mine").unwrap_err();
+        let refused = scaffold(folder.path(), "mine", Language::Rust).unwrap_err();
         assert!(matches!(refused, ScaffoldError::Exists(_)), "{refused}");
         assert_eq!(fs::read_to_string(file).unwrap(), "changed");
     }

@@ -87,7 +87,7 @@ pub const LIMITS: [Limit; 7] =
     [Limit::Attempts, Limit::Deadline, Limit::Effect, Limit::Body, Limit::Grant, Limit::Probes, Limit::TooEarly];
 
 /// Every way in which a policy fails, in the order of its counters.
-pub const FAULTS: [&str; 6] = ["overran", "trapped", "instantiate", "configure", "invalid", "other"];
+pub const FAULTS: [&str; 7] = ["overran", "waited", "trapped", "instantiate", "configure", "invalid", "other"];
 
 /// What a key brought, in the order of its counters.
 pub const KEYED: [&str; 6] = ["new", "replay", "in-flight", "mismatch", "reconcile", "failed"];

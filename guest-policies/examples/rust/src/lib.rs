@@ -1,4 +1,4 @@
-//! NAME: what went wrong, and whether to try again.
+//! parcels: what went wrong, and whether to try again.
 
 use triage_policy::{Attempt, Description, Effect, Outcome, Policy, Verdict, description, endpoint, verdict::Class};
 
@@ -13,7 +13,7 @@ impl Policy for Mine {
         // All that `decide` sees of an answer besides its status.
         any.interest.response_headers = vec!["retry-after".to_owned()];
         any.interest.response_body_bytes = 200;
-        description("NAME", env!("CARGO_PKG_VERSION"), vec![any])
+        description("parcels", env!("CARGO_PKG_VERSION"), vec![any])
     }
 
     fn decide(_settings: &(), attempt: &Attempt, outcome: &Outcome) -> Verdict {

@@ -1,0 +1,166 @@
+//! JavaScript by componentize-js and Python by componentize-py, which are installed once, each into a folder of its own.
+
+use super::BuildError;
+use crate::policy::language::Language;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// What builds a language's policies.
+struct Builder {
+    language: Language,
+    package: &'static str,
+    version: &'static str,
+    /// A file of the installed package.
+    witness: &'static str,
+    /// The program that runs it.
+    program: &'static str,
+    /// The program that installs it.
+    installer: &'static str,
+    /// Where both come from.
+    install: &'static str,
+}
+
+const COMPONENTIZE_JS: Builder = Builder {
+    language: Language::JavaScript,
+    package: "@bytecodealliance/componentize-js",
+    version: "0.23.0",
+    witness: "node_modules/@bytecodealliance/componentize-js/src/cli.js",
+    program: "node",
+    installer: "npm",
+    install: "Node.js 20 or later with npm (on Debian `apt-get install nodejs npm`)",
+};
+
+const COMPONENTIZE_PY: Builder = Builder {
+    language: Language::Python,
+    package: "componentize-py",
+    version: "0.25.1",
+    witness: "componentize_py/__init__.py",
+    program: "python3",
+    installer: "python3",
+    install: "Python 3.10 or later with pip (on Debian `apt-get install python3-pip`)",
+};
+
+/// The component of the policy in a folder.
+pub(super) fn component(language: Language, dir: &Path) -> Result<Vec<u8>, BuildError> {
+    let contract = contract(dir)?;
+    let builder = if language == Language::Python { COMPONENTIZE_PY } else { COMPONENTIZE_JS };
+    let tools = builder.installed(&tools()?)?;
+    // Both builders leave files beside their sources or write many: they work elsewhere.
+    let work = tempfile::tempdir().map_err(|source| BuildError::File { path: std::env::temp_dir(), source })?;
+    let out = work.path().join("policy.wasm");
+    let dir = dir.canonicalize().map_err(|source| BuildError::File { path: dir.to_owned(), source })?;
+    let mut command = Builder::command(builder.program);
+    match language {
+        Language::Python => {
+            let run =
+                "import sys; from componentize_py import script; sys.argv[0] = 'componentize-py'; sys.exit(script())";
+            command.args(["-c", run, "--wit-path"]).arg(&contract).args([
+                "--world",
+                "policy",
+                "componentize",
+                "policy",
+            ]);
+            command.arg("--python-path").arg(&dir).arg("--output").arg(&out);
+            command.env("PYTHONPATH", &tools).env("PYTHONDONTWRITEBYTECODE", "1");
+        }
+        Language::Rust | Language::JavaScript => {
+            command.arg(tools.join(builder.witness)).arg(dir.join(language.source())).arg("--wit").arg(&contract);
+            // What a policy gets anyway: nothing but a log.
+            command.args(["--world-name", "policy", "--out"]).arg(&out);
+            command.args(["--disable", "random", "clocks", "http", "fetch-event"]);
+        }
+    }
+    let output = builder.run(command.current_dir(work.path()), builder.program)?;
+    if !output.status.success() {
+        return Err(BuildError::Interpreted { tool: builder.named(), said: said(&output) });
+    }
+    fs::read(&out).map_err(|source| BuildError::File { path: out, source })
+}
+
+impl Builder {
+    fn named(&self) -> String {
+        format!("{} {}", self.package, self.version)
+    }
+
+    fn command(program: &str) -> Command {
+        let mut command = Command::new(program);
+        // Of a caller's own settings none may change what is installed or run.
+        command.env_remove("PYTHONHOME").env_remove("PYTHONSTARTUP").env_remove("NODE_OPTIONS");
+        command
+    }
+
+    fn run(&self, command: &mut Command, needed: &'static str) -> Result<Output, BuildError> {
+        command.output().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                BuildError::NoProgram { language: self.language.title(), needed, install: self.install }
+            }
+            _ => BuildError::Run { program: needed, source: error },
+        })
+    }
+
+    /// The folder in which it is installed, now if it was not.
+    fn installed(&self, tools: &Path) -> Result<PathBuf, BuildError> {
+        let folder =
+            tools.join(format!("{}-{}", self.package.rsplit('/').next().unwrap_or(self.package), self.version));
+        if folder.join(self.witness).is_file() {
+            return Ok(folder);
+        }
+        let failed = |source| BuildError::File { path: tools.to_owned(), source };
+        fs::create_dir_all(tools).map_err(failed)?;
+        // Beside and renamed: half an installation is none.
+        let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(tools).map_err(failed)?;
+        tracing::info!("installing {} into {}; this is done once", self.named(), folder.display());
+        let mut command = Self::command(self.installer);
+        match self.language {
+            Language::Python => {
+                command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
+                command.arg(beside.path()).arg(format!("{}=={}", self.package, self.version));
+            }
+            Language::Rust | Language::JavaScript => {
+                command.args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"]);
+                command.arg(beside.path()).arg(format!("{}@{}", self.package, self.version));
+            }
+        }
+        let output = self.run(command.current_dir(beside.path()), self.installer)?;
+        if !output.status.success() || !beside.path().join(self.witness).is_file() {
+            return Err(BuildError::Install { tool: self.named(), into: folder, said: said(&output) });
+        }
+        match fs::rename(beside.path(), &folder) {
+            Ok(()) => {
+                let _ = beside.keep();
+                Ok(folder)
+            }
+            // Somebody else was first.
+            Err(_) if folder.join(self.witness).is_file() => Ok(folder),
+            Err(source) => Err(failed(source)),
+        }
+    }
+}
+
+/// The tools' folder of this user.
+fn tools() -> Result<PathBuf, BuildError> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("triage/tools"))
+        .ok_or(BuildError::NoFolder)
+}
+
+/// The contract that a policy is built against: its own copy, or the one of the repository that it lies in.
+fn contract(dir: &Path) -> Result<PathBuf, BuildError> {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let found = dir.ancestors().map(|folder| folder.join("wit")).find(|wit| wit.join("policy.wit").is_file());
+    found.ok_or(BuildError::NoContract(dir))
+}
+
+/// What a program said, its end where that is long.
+fn said(output: &Output) -> String {
+    const SAID: usize = 4000;
+    let text = [&output.stderr[..], &output.stdout[..]].map(|part| String::from_utf8_lossy(part).into_owned()).concat();
+    let text = text.trim();
+    let from = text.char_indices().rev().nth(SAID).map_or(0, |(index, _)| index);
+    text.get(from..).unwrap_or(text).to_owned()
+}

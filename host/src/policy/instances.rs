@@ -1,0 +1,140 @@
+//! Instances of one component: made, called within their bounds, kept warm where the operator wants that.
+
+use super::{
+    Fault,
+    contract::{Attempt, Description, Interest, Outcome, Verdict},
+    convert,
+    engine::Engine,
+    load::{LoadError, Loading},
+    wasi::LogBudget,
+    way::{Caps, Waited, Way, allow},
+};
+use crate::clock;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use wasmtime::{Store, Trap, UpdateDeadline, component::InstancePre};
+
+/// The cap on one decision, in milliseconds of the processor.
+const DECIDE_MS: u64 = 5;
+/// The cap on `describe` and on `configure` at load.
+pub(super) const LOAD_MS: u64 = 100;
+/// How many calls a reused instance serves before a fresh one takes its place.
+const REUSED_CALLS: u32 = 10_000;
+/// Warm instances kept with `reused` isolation.
+const WARM: usize = 16;
+
+/// A linked component, and its instances.
+pub(super) struct Instances<W: Way> {
+    /// Kept whole: without its ticker a call that never returns would not be stopped.
+    _engine: Engine,
+    wasmtime: wasmtime::Engine,
+    pre: W::Pre,
+    settings: String,
+    log: Arc<LogBudget>,
+    warm: Option<Mutex<Vec<Instance<W>>>>,
+}
+
+struct Instance<W: Way> {
+    store: Store<Caps<W::Wasi>>,
+    guest: W::Guest,
+    calls: u32,
+}
+
+impl<W: Way> Instances<W> {
+    pub(super) fn new(
+        engine: &Engine,
+        linked: InstancePre<Caps<W::Wasi>>,
+        loading: &Loading,
+        log: LogBudget,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            _engine: engine.clone(),
+            wasmtime: linked.engine().clone(),
+            pre: W::prepared(linked).map_err(LoadError::World)?,
+            settings: if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() },
+            log: Arc::new(log),
+            warm: loading.reuse_instances.then(Mutex::default),
+        })
+    }
+
+    pub(super) fn describe(&self) -> Result<Description, LoadError> {
+        let call = |call| {
+            move |error: wasmtime::Error| match error.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) => LoadError::Overran { call },
+                _ => LoadError::Call { call, source: error },
+            }
+        };
+        let mut store = self.store(LOAD_MS);
+        let guest = W::instantiate(&self.pre, &mut store).map_err(call("start"))?;
+        let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
+        let description = convert::description(described)?;
+        allow(&mut store, LOAD_MS);
+        W::configure(&guest, &mut store, &self.settings)
+            .map_err(call("configure"))?
+            .map_err(|refusal| LoadError::Settings(convert::short(&refusal, 1000)))?;
+        Ok(description)
+    }
+
+    fn store(&self, cap_ms: u64) -> Store<Caps<W::Wasi>> {
+        let mut store = Store::new(&self.wasmtime, W::caps(cap_ms, &self.log));
+        store.limiter(Caps::limits);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(match store.data_mut().time.at_deadline(clock::thread_time()) {
+                Some(epochs) => UpdateDeadline::Continue(epochs),
+                None => UpdateDeadline::Interrupt,
+            })
+        });
+        allow(&mut store, cap_ms);
+        store
+    }
+
+    fn fresh(&self) -> Result<Instance<W>, Fault> {
+        let mut store = self.store(DECIDE_MS);
+        let guest = W::instantiate(&self.pre, &mut store).map_err(|error| match fault(error) {
+            // What runs before the first call is the guest's own too.
+            Fault::Trapped(error) if !error.is::<Trap>() => Fault::Instantiate(error),
+            guilty => guilty,
+        })?;
+        W::configure(&guest, &mut store, &self.settings)
+            .map_err(fault)?
+            .map_err(|refusal| Fault::Configure(convert::short(&refusal, 200)))?;
+        Ok(Instance { store, guest, calls: 0 })
+    }
+
+    pub(super) fn decide(
+        &self,
+        attempt: &Attempt<'_>,
+        outcome: &Outcome<'_>,
+        interest: Option<&Interest>,
+    ) -> Result<Verdict, Fault> {
+        let warm = self.warm.as_ref().and_then(|warm| warm.lock().pop());
+        let mut instance = match warm {
+            Some(instance) => instance,
+            None => self.fresh()?,
+        };
+        let Instance { store, guest, calls } = &mut instance;
+        allow(store, DECIDE_MS);
+        let lifted = convert::lowered(attempt, outcome, interest, |attempt, outcome| {
+            W::decide(guest, store, attempt, outcome).map_err(fault)
+        })?;
+        *calls += 1;
+        // Only an instance that answered comes back: one that trapped is in no known state.
+        if let Some(warm) = &self.warm
+            && *calls < REUSED_CALLS
+        {
+            let mut warm = warm.lock();
+            if warm.len() < WARM {
+                warm.push(instance);
+            }
+        }
+        Ok(convert::verdict(lifted)?)
+    }
+}
+
+fn fault(error: wasmtime::Error) -> Fault {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => Fault::Overran { cap_ms: DECIDE_MS },
+        _ if error.is::<Waited>() => Fault::Waited,
+        _ => Fault::Trapped(error),
+    }
+}

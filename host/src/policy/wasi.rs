@@ -1,0 +1,293 @@
+//! The WASI that a guest gets: all of its functions, and nothing behind them.
+//!
+//! No files, no sockets, no names of hosts, no environment, no arguments; a clock that stands still and chance that is
+//! always the same, as decisions must replay (`attempt.now-unix-ms` and `attempt.random` are the true ones). What it prints
+//! goes to the log, as far as it is worth reading.
+
+use super::{convert, way::Caps};
+use crate::clock::{Clock, Timestamp};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use std::{sync::Arc, time::Duration};
+use tokio::io::AsyncWrite;
+use wasmtime::{
+    Engine, Result,
+    component::{Linker, ResourceTable},
+};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+/// What one component may print at once, in bytes.
+const LOG_BYTES: u64 = 16 << 10;
+/// And in the long run, each second.
+const LOG_BYTES_PER_SECOND: u64 = 1 << 10;
+/// The longest line that is logged.
+const LINE_BYTES: usize = 1 << 10;
+
+/// Handles that an instance may hold at once.
+const HANDLES: usize = 256;
+/// Chance that it is given at once: making it is not watched.
+const RANDOM_BYTES: u64 = 4 << 10;
+/// What is taken of a guest at once.
+const WRITE_BYTES: usize = 4 << 10;
+
+/// An instance's view of WASI.
+pub(super) struct Wasi {
+    context: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Wasi {
+    /// With nothing behind it but the log.
+    pub(super) fn empty(log: &Arc<LogBudget>) -> Self {
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .wall_clock(Still)
+            .monotonic_clock(Still)
+            .secure_random(rand::rngs::SmallRng::seed_from_u64(0))
+            .insecure_random(rand::rngs::SmallRng::seed_from_u64(0))
+            .insecure_random_seed(0)
+            .max_random_size(RANDOM_BYTES)
+            .stdout(Log::new(log))
+            .stderr(Log::new(log));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
+        Self { context: builder.build(), table }
+    }
+}
+
+impl WasiView for Caps<Wasi> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
+    }
+}
+
+/// The linker of a tier with WASI.
+pub(super) fn linker(engine: &Engine) -> Result<Linker<Caps<Wasi>>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// A clock that stands still.
+struct Still;
+
+impl HostWallClock for Still {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Still {
+    fn resolution(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
+/// How much a component may still print.
+#[derive(Debug)]
+pub(super) struct LogBudget {
+    policy: String,
+    clock: Clock,
+    left: Mutex<Left>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    bytes: u64,
+    dropped: u64,
+    at: Timestamp,
+}
+
+impl Left {
+    /// Takes so many bytes, if they are there: true, and how many were dropped before.
+    fn take(&mut self, bytes: u64, now: Timestamp) -> Option<u64> {
+        let earned = now.since(self.at).as_secs().saturating_mul(LOG_BYTES_PER_SECOND);
+        if earned > 0 {
+            self.bytes = self.bytes.saturating_add(earned).min(LOG_BYTES);
+            self.at = now;
+        }
+        match self.bytes.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes = left;
+                Some(std::mem::take(&mut self.dropped))
+            }
+            None => {
+                self.dropped = self.dropped.saturating_add(bytes);
+                None
+            }
+        }
+    }
+}
+
+impl LogBudget {
+    /// A whole budget for the component of this digest.
+    pub(super) fn new(policy: String) -> Self {
+        let clock = Clock::system();
+        let left = Left { bytes: LOG_BYTES, dropped: 0, at: clock.now() };
+        Self { policy, clock, left: Mutex::new(left) }
+    }
+
+    fn print(&self, line: &[u8]) {
+        let line = convert::short(String::from_utf8_lossy(line).trim_end(), LINE_BYTES);
+        if line.is_empty() {
+            return;
+        }
+        let taken = self.left.lock().take(line.len() as u64, self.clock.now());
+        match taken {
+            Some(0) => tracing::info!(target: "triage::guest", policy = %self.policy, "{line}"),
+            Some(dropped) => {
+                tracing::info!(target: "triage::guest", policy = %self.policy, dropped_bytes = dropped, "{line}");
+            }
+            None => {}
+        }
+    }
+}
+
+/// One of an instance's streams: its lines go to the log when they end, or with the instance.
+struct Log(Arc<Mutex<Line>>);
+
+struct Line {
+    budget: Arc<LogBudget>,
+    bytes: Vec<u8>,
+}
+
+impl Log {
+    fn new(budget: &Arc<LogBudget>) -> Self {
+        Self(Arc::new(Mutex::new(Line { budget: Arc::clone(budget), bytes: Vec::new() })))
+    }
+}
+
+impl IsTerminal for Log {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Log {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        // WASI 0.3 would ask for this one; it is not linked.
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl OutputStream for Log {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.lock().write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Log {
+    async fn ready(&mut self) {}
+}
+
+impl Line {
+    fn write(&mut self, written: &[u8]) {
+        for part in written.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE_BYTES.saturating_sub(self.bytes.len());
+            self.bytes.extend_from_slice(part.get(..room).unwrap_or(part));
+            if part.ends_with(b"\n") {
+                self.budget.print(&std::mem::take(&mut self.bytes));
+            }
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.budget.print(&self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::{self, Write};
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log holds after these writes.
+    fn logged(writes: &[&[u8]]) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let log =
+            tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let mut stream = Log::new(&Arc::new(LogBudget::new("abc".to_owned()))).p2_stream();
+            for written in writes {
+                stream.write(Bytes::copy_from_slice(written)).unwrap();
+            }
+        });
+        let text = captured.0.lock().clone();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_guest_prints_is_logged_by_lines() {
+        let line = |text: &str| format!(" INFO triage::guest: {text} policy=abc\n");
+        assert_eq!(logged(&[b"one\ntw", b"o\n\nthree"]), [line("one"), line("two"), line("three")].concat());
+        assert_eq!(logged(&[b"\x1b[2J\xff\r\n"]), line(" [2J\u{fffd}"), "no control characters, no broken text");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_is_worth_reading() {
+        let long = vec![b'x'; 100_000];
+        let logged = logged(&[&long, b"\n", &b"more\n".repeat(100_000)]);
+        assert!((16_000..400_000).contains(&logged.len()), "{}", logged.len());
+        assert_eq!(logged.matches('x').count(), LINE_BYTES, "a long line is cut");
+    }
+
+    #[test]
+    fn the_budget_comes_back_with_time_and_tells_what_was_dropped() {
+        let at = |seconds: u64| Timestamp(seconds * 1_000_000);
+        let mut left = Left { bytes: LOG_BYTES, dropped: 0, at: at(0) };
+        assert_eq!(left.take(LOG_BYTES, at(0)), Some(0));
+        assert_eq!(left.take(10, at(0)), None);
+        assert_eq!(left.take(10, at(0)), None);
+        assert_eq!(left.take(LOG_BYTES_PER_SECOND, at(1)), Some(20), "a second later, with what was dropped");
+        assert_eq!(left.take(1, at(1)), None);
+        assert_eq!(left.take(LOG_BYTES + 1, at(1_000_000)), None, "it never exceeds itself");
+    }
+}
