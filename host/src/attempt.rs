@@ -6,6 +6,7 @@
 mod tail;
 
 use crate::{
+    breaker,
     error::Problem,
     gate::{Ask, Permit, Recheck, Refusal},
     pipeline::Exchange,
@@ -87,7 +88,7 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let mut permit = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand).await?;
         progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
@@ -98,6 +99,7 @@ impl Exchange {
         }
         if is_request && permit.is_probe() {
             // The health call took time: the lease starts now.
+            looked = Instant::now();
             match permit.recheck().await {
                 Recheck::Send => {}
                 Recheck::Wait(retry_after) => {
@@ -108,7 +110,8 @@ impl Exchange {
         }
         let (outbound, limit) = match errand {
             Errand::Request => {
-                self.may_send(hold).await?;
+                self.may_send(hold, progress).await?;
+                self.may_probe(&permit, looked)?;
                 progress.attempts += 1;
                 (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
             }
@@ -158,7 +161,8 @@ impl Exchange {
     }
 
     /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
-    async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<Permit, Problem> {
+    /// And when it was last asked whether they hold.
+    async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
             (true, false) => Ask::First,
             (true, true) => Ask::Retry,
@@ -180,8 +184,9 @@ impl Exchange {
                     () = self.caller_leaves(), if is_request => return Err(Problem::DeadlineBeforeSend),
                 }
             }
+            let looked = Instant::now();
             match permit.recheck().await {
-                Recheck::Send => return Ok(permit),
+                Recheck::Send => return Ok((permit, looked)),
                 Recheck::Wait(more) if more.saturating_add(LEAST) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
@@ -192,17 +197,34 @@ impl Exchange {
     }
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
-    async fn may_send(&self, hold: &mut MaybeHold) -> Result<(), Problem> {
+    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress) -> Result<(), Problem> {
         if self.remaining().is_zero() || self.caller_has_gone() {
             return Err(Problem::DeadlineBeforeSend);
         }
-        let Some(hold) = hold else { return Ok(()) };
-        hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
-        // Read on this host's own clock: a process that was stopped past its lock sends nothing when it wakes.
-        if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
+        if let Some(hold) = hold {
+            hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
+            // Read on this host's own clock: a process that was stopped past its lock sends nothing when it wakes.
+            if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
+                return Err(Problem::StoreUnavailable);
+            }
+        }
+        // The same for its turn: by now a twin may be at work.
+        if progress.turn.as_ref().is_some_and(|turn| !turn.holds()) {
             return Err(Problem::StoreUnavailable);
         }
         Ok(())
+    }
+
+    /// A probe whose lease no longer covers it is another host's by the time it arrives: this process was stopped, or the store
+    /// was slow.
+    fn may_probe(&self, permit: &Permit, looked: Instant) -> Result<(), Problem> {
+        let settings = &self.endpoint().settings;
+        let Some(breaker) = settings.breaker.as_ref().filter(|_| permit.is_probe()) else { return Ok(()) };
+        let attempt = settings.attempt_timeout.min(self.remaining());
+        if breaker::lease_covers(looked.elapsed(), attempt, breaker) {
+            return Ok(());
+        }
+        Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
     async fn send(&self, outbound: Outbound, is_request: bool) -> Arrival {

@@ -10,6 +10,17 @@ pub use window::Counts;
 
 use std::time::Duration;
 
+/// What a probe leaves of its lease: for clocks that do not run alike, and for the answer on its way.
+const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Whether a probe may begin now: what is left of its lease covers a whole attempt and a margin, half of the room between the
+/// two at most. `looked_ago` is the time on this host's own clock since it *asked* for the look by which the lease began: a host
+/// that was stopped meanwhile finds that it is too late.
+pub fn lease_covers(looked_ago: Duration, attempt: Duration, settings: &Settings) -> bool {
+    let room = settings.probe_lease.saturating_sub(attempt);
+    looked_ago.saturating_add(LEASE_MARGIN.min(room / 2)) < room
+}
+
 /// When a breaker opens, for how long, and how it finds out that the upstream is back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {

@@ -17,7 +17,7 @@ pub use fingerprint::{Fingerprint, Identity, RecordId, Tenant};
 pub use hold::{Begun, Hold, begin};
 pub use key::{Key, KeyError, Keyed};
 pub use record::{Fence, Opening};
-pub use records::{Claim, ClaimName, ClaimOwner, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
+pub use records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
 pub use stored::{Answer, Stored};
 
 /// How keys are honoured.

@@ -430,3 +430,7 @@ fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "model.rs"]
+mod model;

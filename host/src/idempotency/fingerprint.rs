@@ -67,6 +67,11 @@ impl Tenant {
 }
 
 impl RecordId {
+    /// The id that a store gives back.
+    pub fn from_bytes(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a
     /// mismatch, not a new request.
     pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {

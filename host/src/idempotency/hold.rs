@@ -4,7 +4,7 @@
 use super::{
     fingerprint::RecordId,
     record::{Begin, Fence, Opening},
-    records::{Claim, ClaimName, ClaimOwner, RecordError, Records},
+    records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Turn},
     stored::Stored,
 };
 use crate::clock::{Clock, Timestamp};
@@ -53,12 +53,19 @@ pub async fn begin(
         fence: opening.fence,
         until: clock.now().after(opening.lock),
         claims_kept: opening.keep.saturating_add(opening.lock),
+        turn: None,
         sent: false,
         over: false,
     };
-    let begin = records.begin(id, opening).await;
-    hold.over = !matches!(begin, Ok(Begin::New | Begin::Reconcile { .. }) | Err(RecordError::Unavailable { .. }));
-    Ok(match begin? {
+    let opened = records.begin(id, opening).await;
+    let goes_on = |opened: &Opened| matches!(opened.begin, Begin::New | Begin::Reconcile { .. });
+    hold.over = match &opened {
+        Ok(opened) => !goes_on(opened),
+        Err(error) => !matches!(error, RecordError::Unavailable { .. }),
+    };
+    let Opened { begin, turn } = opened?;
+    hold.turn = turn;
+    Ok(match begin {
         Begin::New => Begun::New(hold),
         Begin::Reconcile { sent_ago } => Begun::Reconcile { hold, sent_ago },
         Begin::Replay(stored) => Begun::Replay(stored),
@@ -77,6 +84,7 @@ pub struct Hold {
     fence: Fence,
     until: Timestamp,
     claims_kept: Duration,
+    turn: Option<Turn>,
     sent: bool,
     over: bool,
 }
@@ -85,6 +93,16 @@ impl Hold {
     /// The record.
     pub fn id(&self) -> RecordId {
         self.id
+    }
+
+    /// Whether the request's turn came along with the record.
+    pub fn has_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// The request's turn, where it came along with the record.
+    pub fn take_turn(&mut self) -> Option<Turn> {
+        self.turn.take()
     }
 
     /// How long the lock still lasts, on this host's own clock. Check it right before the first byte, and end the send before it

@@ -42,6 +42,8 @@ pub struct Opening {
     pub fingerprint: Fingerprint,
     /// Whether its caller may have sent it before.
     pub maybe_sent: bool,
+    /// Whether it takes its turn among equal requests too, where the turn is free and the store can do both in one step.
+    pub turn: bool,
     /// How long it may hold the record. See [`super::Settings::lock`].
     pub lock: Duration,
     /// How long the record is kept. See [`super::Settings::keep`].
@@ -51,7 +53,20 @@ pub struct Opening {
 impl Opening {
     /// An opening under `settings`.
     pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
-        Self { fence, fingerprint, maybe_sent, lock: settings.lock, keep: settings.keep }
+        Self { fence, fingerprint, maybe_sent, turn: false, lock: settings.lock, keep: settings.keep }
+    }
+
+    /// The same, with its turn.
+    #[must_use]
+    pub fn with_turn(self, turn: bool) -> Self {
+        Self { turn, ..self }
+    }
+
+    /// The last moment at which somebody may have sent it whose record the store has lost: all records of that time are over a
+    /// lock and a lifetime later.
+    fn before_loss(&self, lost: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+        let lost = lost.filter(|lost| now < lost.after(self.keep).after(self.lock))?;
+        Some(lost.after(self.lock).min(now))
     }
 
     fn held(&self, prior: Option<Timestamp>, now: Timestamp) -> (Begin, Option<Record>) {
@@ -143,10 +158,17 @@ impl Record {
     /// Begins a request: what it gets, and the record to write (none: leave it as it is).
     ///
     /// Another payload is a mismatch whatever the phase. A lock that ran out before anything was sent is taken over as new;
-    /// after a send it is not, since nobody knows what came of it.
-    pub fn begin(existing: Option<&Self>, opening: &Opening, now: Timestamp) -> (Begin, Option<Self>) {
+    /// after a send it is not, since nobody knows what came of it. `lost`: when the store last lost records, if ever; a key that
+    /// it does not know may have been among them.
+    pub fn begin(
+        existing: Option<&Self>,
+        opening: &Opening,
+        lost: Option<Timestamp>,
+        now: Timestamp,
+    ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
-            return opening.held(opening.maybe_sent.then_some(now), now);
+            let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(lost, now) };
+            return opening.held(prior, now);
         };
         if record.fingerprint != opening.fingerprint {
             return (Begin::Mismatch, None);

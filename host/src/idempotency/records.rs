@@ -45,7 +45,7 @@ pub enum RecordError {
 /// reply is dropped; a later call for the same record, `leave` above all, takes effect after it.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, which gives the record back whatever happens.
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin>;
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened>;
 
     /// [`super::record::Record::sent`].
     fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
@@ -73,6 +73,26 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
     fn tidy(&self) {}
+
+    /// Waits until what [`Records::leave`] and dropped turns began is done: before the process ends.
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
+}
+
+/// What a request gets from its record, and its turn where that came along.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it gets.
+    pub begin: Begin,
+    /// Its turn, if [`Opening::turn`] asked for it, it was free, and the request may go on.
+    pub turn: Option<Turn>,
+}
+
+impl From<Begin> for Opened {
+    fn from(begin: Begin) -> Self {
+        Self { begin, turn: None }
+    }
 }
 
 /// What an upstream made, as a policy names it within its upstream: hashed, so that a guest's text takes a fixed room.
@@ -118,12 +138,30 @@ pub enum Claim {
 
 /// The right to be the one request of its fingerprint under way. Dropping it, also by a panic, calls the next in the queue.
 #[must_use = "the turn ends when this is dropped"]
-pub struct Turn(#[allow(dead_code)] Box<dyn Send + Sync>);
+pub struct Turn(Box<dyn Lease>);
+
+/// What a store gives for a turn: dropping it ends the turn.
+pub trait Lease: Send + Sync + 'static {
+    /// Whether it still holds, by this host's own clock. One that is kept in another process ends when it is not renewed.
+    fn holds(&self) -> bool;
+}
+
+#[cfg(test)]
+impl Lease for () {
+    fn holds(&self) -> bool {
+        true
+    }
+}
 
 impl Turn {
-    /// A turn that ends when `guard` is dropped.
-    pub fn new(guard: impl Send + Sync + 'static) -> Self {
-        Self(Box::new(guard))
+    /// A turn that ends when `lease` is dropped.
+    pub fn new(lease: impl Lease) -> Self {
+        Self(Box::new(lease))
+    }
+
+    /// Whether it is still this request's turn. Look right before the first byte.
+    pub fn holds(&self) -> bool {
+        self.0.holds()
     }
 }
 

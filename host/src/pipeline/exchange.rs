@@ -2,7 +2,7 @@
 
 use super::{CallerGone, Shared};
 use crate::{
-    idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant},
+    idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
@@ -150,6 +150,8 @@ pub(crate) struct Progress {
     pub(crate) limit: Option<crate::retry::Limit>,
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
+    /// Its turn among equal requests.
+    pub(crate) turn: Option<Turn>,
     /// What is noted of the request.
     pub(crate) account: Account,
 }
@@ -170,6 +172,7 @@ impl Progress {
             limit: None,
             faults: 0,
             owner,
+            turn: None,
             account,
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Problem,
-    idempotency::{self, Begun, ClaimOwner, Fence, Opening, RecordError, RecordId, Stored},
+    idempotency::{self, Begun, ClaimOwner, Fence, Hold, Opening, RecordError, RecordId, Stored},
     policy::contract::{Class, Effect},
     telemetry::{Account, KeyResult},
     upstream::Body,
@@ -45,7 +45,7 @@ impl Exchange {
         if let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) {
             let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
             let settings = &self.service.settings.idempotency;
-            let opening = Opening::new(fence, fingerprint, keyed.maybe_sent, settings);
+            let opening = Opening::new(fence, fingerprint, keyed.maybe_sent, settings).with_turn(self.takes_turns());
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
             progress.account.keyed(result(&begun));
             match begun.map_err(problem)? {
@@ -60,8 +60,9 @@ impl Exchange {
             }
         }
         // Equal requests one at a time, so that none adopts what a twin made.
-        let _turn = match self.fingerprint {
-            Some(fingerprint) if self.effect == Effect::Unsafe && self.endpoint().commits_late() => {
+        progress.turn = match self.fingerprint {
+            Some(_) if hold.as_ref().is_some_and(Hold::has_turn) => hold.as_mut().and_then(Hold::take_turn),
+            Some(fingerprint) if self.takes_turns() => {
                 let turn = self.shared.records.turn(fingerprint);
                 let turn = tokio::select! {
                     turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
@@ -85,6 +86,10 @@ impl Exchange {
             }
         };
         Ok(self.settle(result, progress, hold).await)
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.effect == Effect::Unsafe && self.endpoint().commits_late()
     }
 
     /// Finishes, releases or keeps the record, by what became of the effect.

@@ -44,7 +44,7 @@ fn now<T>(reply: Reply<'_, T>) -> Result<T, RecordError> {
 }
 
 impl Records for Slow {
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin> {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
         self.reply(move |records| now(records.begin(id, opening)))
     }
     fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
@@ -86,6 +86,7 @@ fn opening(fence: u128) -> Opening {
         fence: Fence(fence),
         fingerprint: Fingerprint::of(&request),
         maybe_sent: false,
+        turn: false,
         lock: LOCK,
         keep: Duration::from_hours(1),
     }

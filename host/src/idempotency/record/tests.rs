@@ -18,7 +18,14 @@ fn seconds(seconds: u64) -> Duration {
 
 fn opening(fence: u128, body: &[u8]) -> Opening {
     let request = Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body };
-    Opening { fence: Fence(fence), fingerprint: Fingerprint::of(&request), maybe_sent: false, lock: LOCK, keep: KEEP }
+    Opening {
+        fence: Fence(fence),
+        fingerprint: Fingerprint::of(&request),
+        maybe_sent: false,
+        turn: false,
+        lock: LOCK,
+        keep: KEEP,
+    }
 }
 
 fn answer() -> Arc<Stored> {
@@ -32,7 +39,7 @@ fn answer() -> Arc<Stored> {
 }
 
 fn new() -> Record {
-    let (begin, record) = Record::begin(None, &opening(1, b"a"), at(0));
+    let (begin, record) = Record::begin(None, &opening(1, b"a"), None, at(0));
     assert_eq!(begin, Begin::New);
     record.unwrap()
 }
@@ -44,7 +51,7 @@ fn sent() -> Record {
 }
 
 fn begin(record: &Record, fence: u128, now: Timestamp) -> Begin {
-    Record::begin(Some(record), &opening(fence, b"a"), now).0
+    Record::begin(Some(record), &opening(fence, b"a"), None, now).0
 }
 
 #[test]
@@ -54,10 +61,10 @@ fn another_payload_is_a_mismatch_in_every_phase() {
     let mut unknown = sent();
     unknown.leave(Fence(1), Some(Duration::ZERO), at(6)).unwrap();
     for (case, record) in [("new", new()), ("in flight", sent()), ("unknown", unknown), ("done", done)] {
-        let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), at(10));
+        let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), None, at(10));
         assert_eq!((begin, write), (Begin::Mismatch, None), "{case}");
     }
-    assert_eq!(Record::begin(Some(&sent()), &opening(2, b"b"), at(200)).0, Begin::Mismatch, "lock ran out");
+    assert_eq!(Record::begin(Some(&sent()), &opening(2, b"b"), None, at(200)).0, Begin::Mismatch, "lock ran out");
 }
 
 #[test]
@@ -99,7 +106,7 @@ fn an_owner_that_sent_nothing_leaves_nothing() {
 
 #[test]
 fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
-    let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), at(160));
+    let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), None, at(160));
     assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(10) });
     let vanished = record.clone().unwrap();
     assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "vanished");
@@ -114,10 +121,10 @@ fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
 #[test]
 fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
     let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
-    assert_eq!(Record::begin(None, &maybe, at(0)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
-    assert_eq!(Record::begin(Some(&new()), &maybe, at(200)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(Record::begin(None, &maybe, None, at(0)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(Record::begin(Some(&new()), &maybe, None, at(200)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
     assert!(
-        matches!(Record::begin(Some(&new()), &maybe, at(1)).0, Begin::InFlight { .. }),
+        matches!(Record::begin(Some(&new()), &maybe, None, at(1)).0, Begin::InFlight { .. }),
         "under way here is known better"
     );
 }
@@ -142,7 +149,7 @@ fn a_lock_that_ran_out_sends_nothing_but_may_still_finish() {
     let mut late = sent();
     assert_eq!(late.finish(Fence(1), answer(), at(155)), Ok(()));
     assert_eq!(begin(&late, 2, at(156)), Begin::Replay(answer()));
-    let (_, successor) = Record::begin(Some(&sent()), &opening(2, b"a"), at(160));
+    let (_, successor) = Record::begin(Some(&sent()), &opening(2, b"a"), None, at(160));
     assert_eq!(successor.unwrap().finish(Fence(1), answer(), at(161)), Err(Lost));
 }
 
@@ -173,4 +180,19 @@ fn an_administrator_settles_what_nobody_works_on() {
     assert_eq!(sent().resolve(None, at(30)), None, "under way");
     assert_eq!(sent().resolve(None, at(150)), Some(Fate::Forget), "its owner vanished");
     assert_eq!(new().resolve(None, at(10)), None, "nothing sent");
+}
+
+/// A key that the store does not know may have been among those that it lost, for one lifetime.
+#[test]
+fn after_a_loss_an_unknown_key_is_looked_up() {
+    let lost = at(1000);
+    let begun = |now| Record::begin(None, &opening(1, b"a"), Some(lost), now).0;
+    // Until the locks of that time are over, somebody may be sending still.
+    assert_eq!(begun(at(1000)), Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(begun(at(1000).after(LOCK)), Begin::Reconcile { sent_ago: Duration::ZERO });
+    let later = Duration::from_secs(75);
+    assert_eq!(begun(at(1000).after(LOCK).after(later)), Begin::Reconcile { sent_ago: later });
+    let over = at(1000).after(KEEP).after(LOCK);
+    assert!(matches!(begun(over.before(Duration::from_micros(1))), Begin::Reconcile { .. }));
+    assert_eq!(begun(over), Begin::New, "every record of that time is over");
 }

@@ -3,7 +3,7 @@
 use crate::{
     clock::Clock,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordError, RecordId, Records, Resolution,
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
         Resolved, Settings, Stored, Turn, Unsettled,
         record::{Begin, Fate, Lost, Record},
         records::{Reply, at_hand},
@@ -132,7 +132,7 @@ impl MemoryRecords {
                 let now = self.clock.now();
                 self.account(shard.sweep(now, SWEEP));
                 let existing = shard.get(&id);
-                let (begin, write) = Record::begin(existing, opening, now);
+                let (begin, write) = Record::begin(existing, opening, None, now);
                 let Some(record) = write else { return Ok(begin) };
                 // One that expired and is still there gives its place to its successor.
                 if existing.is_some() || self.reserve() {
@@ -197,8 +197,8 @@ impl MemoryRecords {
 }
 
 impl Records for MemoryRecords {
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Begin> {
-        at_hand(self.begin_now(id, &opening))
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+        at_hand(self.begin_now(id, &opening).map(Opened::from))
     }
 
     fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
@@ -279,4 +279,4 @@ impl fmt::Debug for MemoryRecords {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

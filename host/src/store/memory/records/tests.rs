@@ -14,20 +14,27 @@ mod history;
 const LOCK: Duration = Duration::from_secs(150);
 const KEEP: Duration = Duration::from_hours(24);
 
-pub(super) fn id(n: u16) -> RecordId {
+pub(crate) fn id(n: u16) -> RecordId {
     let value = HeaderValue::from_str(&n.to_string()).unwrap();
     let headers = HeaderMap::from_iter([(HeaderName::from_static("idempotency-key"), value)]);
     RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
 }
 
-pub(super) fn opening(fence: u128, payload: u8) -> Opening {
+pub(crate) fn opening(fence: u128, payload: u8) -> Opening {
     let body = [payload];
     let request =
         Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: &body };
-    Opening { fence: Fence(fence), fingerprint: Fingerprint::of(&request), maybe_sent: false, lock: LOCK, keep: KEEP }
+    Opening {
+        fence: Fence(fence),
+        fingerprint: Fingerprint::of(&request),
+        maybe_sent: false,
+        turn: false,
+        lock: LOCK,
+        keep: KEEP,
+    }
 }
 
-pub(super) fn stored(body: &str) -> Stored {
+pub(crate) fn stored(body: &str) -> Stored {
     Stored::Answer(Answer {
         status: StatusCode::OK,
         headers: HeaderMap::new(),

@@ -1,6 +1,6 @@
 //! Equal requests go one at a time: a queue for each fingerprint that is under way.
 
-use crate::idempotency::{Fingerprint, RecordError};
+use crate::idempotency::{Fingerprint, RecordError, records::Lease};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
@@ -36,6 +36,12 @@ pub(super) enum Place {
 pub(super) struct TurnGuard {
     _baton: Baton,
     _seat: Seat,
+}
+
+impl Lease for TurnGuard {
+    fn holds(&self) -> bool {
+        true
+    }
 }
 
 /// A place in a queue that is given up when dropped.

@@ -413,8 +413,8 @@ proptest! {
 struct Nothing;
 
 impl Records for Nothing {
-    fn begin(&self, _: RecordId, _: Opening) -> Reply<'_, Begin> {
-        at_hand(Ok(Begin::New))
+    fn begin(&self, _: RecordId, _: Opening) -> Reply<'_, Opened> {
+        at_hand(Ok(Begin::New.into()))
     }
     fn sent(&self, _: RecordId, _: Fence) -> Reply<'_, ()> {
         at_hand(Ok(()))
