@@ -4,8 +4,8 @@
 mod abuse;
 mod admin;
 mod candidate;
-mod deploy;
 mod contracts;
+mod deploy;
 mod hostile;
 mod idempotency;
 mod inputs;
