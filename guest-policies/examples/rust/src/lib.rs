@@ -19,7 +19,9 @@ impl Policy for Mine {
     fn decide(_settings: &(), attempt: &Attempt, outcome: &Outcome) -> Verdict {
         match outcome {
             // An API that answers 200 while it still works on it.
-            Outcome::Response(r) if r.body.starts_with(b"PENDING") => Verdict::retry(Class::NotApplied, 2000, "pending"),
+            Outcome::Response(r) if r.body.starts_with(b"PENDING") => {
+                Verdict::retry(Class::NotApplied, 2000, "pending")
+            }
             Outcome::Response(r) if r.status < 400 => Verdict::deliver(Class::Applied, "success"),
             Outcome::Response(r) if r.status == 429 => Verdict::throttled(5000, Some(5000)),
             Outcome::Response(r) if r.status < 500 => Verdict::deliver(Class::Rejected, "refused"),
