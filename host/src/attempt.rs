@@ -161,7 +161,7 @@ impl Exchange {
     }
 
     /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
-    /// And when it was last asked whether they hold.
+    /// Returned with the permit: when that was last asked.
     async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
             (true, false) => Ask::First,

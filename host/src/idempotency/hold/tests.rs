@@ -82,14 +82,8 @@ fn id() -> RecordId {
 fn opening(fence: u128) -> Opening {
     let request =
         Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: b"row" };
-    Opening {
-        fence: Fence(fence),
-        fingerprint: Fingerprint::of(&request),
-        maybe_sent: false,
-        turn: false,
-        lock: LOCK,
-        keep: Duration::from_hours(1),
-    }
+    let settings = crate::idempotency::Settings { lock: LOCK, keep: Duration::from_hours(1), ..Default::default() };
+    Opening::new(Fence(fence), Fingerprint::of(&request), false, &settings)
 }
 
 fn stored() -> Stored {

@@ -18,14 +18,8 @@ fn seconds(seconds: u64) -> Duration {
 
 fn opening(fence: u128, body: &[u8]) -> Opening {
     let request = Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body };
-    Opening {
-        fence: Fence(fence),
-        fingerprint: Fingerprint::of(&request),
-        maybe_sent: false,
-        turn: false,
-        lock: LOCK,
-        keep: KEEP,
-    }
+    let settings = crate::idempotency::Settings { lock: LOCK, keep: KEEP, ..Default::default() };
+    Opening::new(Fence(fence), Fingerprint::of(&request), false, &settings)
 }
 
 fn answer() -> Arc<Stored> {

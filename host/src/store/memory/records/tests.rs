@@ -24,14 +24,8 @@ pub(crate) fn opening(fence: u128, payload: u8) -> Opening {
     let body = [payload];
     let request =
         Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: &body };
-    Opening {
-        fence: Fence(fence),
-        fingerprint: Fingerprint::of(&request),
-        maybe_sent: false,
-        turn: false,
-        lock: LOCK,
-        keep: KEEP,
-    }
+    let settings = Settings { lock: LOCK, keep: KEEP, ..Settings::default() };
+    Opening::new(Fence(fence), Fingerprint::of(&request), false, &settings)
 }
 
 pub(crate) fn stored(body: &str) -> Stored {
