@@ -24,6 +24,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::Notify,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -35,12 +36,39 @@ const STREAMS: u32 = 256;
 /// Between two looks whether an HTTP/2 peer still lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
 
-/// Ends when a connection has asked for nothing for too long. The protocol is told apart before any other timer runs, so that
-/// one who sends nothing, or half a preface, would hold its place for ever. Twice the limit: a slow head has its own.
-async fn silence(limit: Duration, spoken: &AtomicBool) {
-    sleep(limit.saturating_mul(2)).await;
-    if spoken.load(Relaxed) {
-        std::future::pending::<()>().await;
+/// What a new connection has left for its first request once the server stops: one that was accepted a moment before has its
+/// request on the way, and hyper closes a connection that nothing was read from yet.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Whether a connection has asked for anything yet.
+#[derive(Default)]
+struct Spoken {
+    at_all: AtomicBool,
+    told: Notify,
+}
+
+impl Spoken {
+    fn tell(&self) {
+        if !self.at_all.swap(true, Relaxed) {
+            self.told.notify_one();
+        }
+    }
+
+    /// Ends when a connection has asked for nothing for too long. The protocol is told apart before any other timer runs, so
+    /// that one who sends nothing, or half a preface, would hold its place for ever. Twice the limit: a slow head has its own.
+    async fn silence(&self, limit: Duration) {
+        sleep(limit.saturating_mul(2)).await;
+        if self.at_all.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends when the server stops and the connection's first request is there, or has had its time.
+    async fn last_call(&self, stopping: &CancellationToken) {
+        stopping.cancelled().await;
+        if !self.at_all.load(Relaxed) {
+            let _ = timeout(FIRST_REQUEST, self.told.notified()).await;
+        }
     }
 }
 
@@ -59,7 +87,7 @@ pub(super) async fn begin(
     };
     let greeted = tokio::select! {
         greeted = timeout(settings.header_read_timeout, acceptor.accept(stream)) => greeted,
-        () = stopping.cancelled() => return,
+        () = async { stopping.cancelled().await; sleep(FIRST_REQUEST).await } => return,
     };
     match greeted {
         Ok(Ok(stream)) => serve(host, stream, Caller::new(peer.ip(), "https"), listener, &settings, stopping).await,
@@ -77,11 +105,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     settings: &settings::Server,
     stopping: CancellationToken,
 ) {
-    let spoken = Arc::new(AtomicBool::new(false));
+    let spoken = Arc::new(Spoken::default());
     let spoke = Arc::clone(&spoken);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (host, caller) = (host.clone(), caller.clone());
-        spoke.store(true, Relaxed);
+        spoke.tell();
         async move {
             let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed());
             Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
@@ -104,8 +132,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = stopping.cancelled() => None,
-        () = silence(settings.header_read_timeout, &spoken) => {
+        () = spoken.last_call(&stopping) => None,
+        () = spoken.silence(settings.header_read_timeout) => {
             return tracing::debug!("a connection that asked for nothing was closed");
         }
     };

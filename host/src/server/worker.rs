@@ -166,9 +166,12 @@ impl Worker {
         }
     }
 
-    /// A place for one more connection; none when the server stops. At the cap, connections wait in the kernel's backlog.
+    /// A place for one more connection; none when the server stops before there is one. At the cap, connections wait in the
+    /// kernel's backlog.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
+            // Who was accepted is served, though the server stops.
+            biased;
             place = Arc::clone(&self.places).acquire_owned() => place.ok(),
             () = self.stopping.cancelled() => None,
         }
