@@ -40,6 +40,17 @@ pub enum Ask {
     Probe,
 }
 
+impl Ask {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Probe => "probe",
+        }
+    }
+}
+
 /// Why an attempt is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
