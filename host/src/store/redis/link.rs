@@ -169,6 +169,11 @@ impl Link {
         Ok(Self { inner, _open: open })
     }
 
+    /// Whether keys of different slots lie on different nodes: a script may touch one slot only.
+    pub fn is_cluster(&self) -> bool {
+        self.inner.client.is_cluster()
+    }
+
     /// How keys are named.
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
@@ -184,11 +189,25 @@ impl Link {
         keys: &[String],
         args: &[A],
     ) -> Result<Value, LinkError> {
-        let deadline = Instant::now() + self.inner.timeout;
+        self.run_within(self.inner.timeout, script, keys, args).await
+    }
+
+    /// As [`Link::run`] within another time, for what cannot go on without the answer.
+    ///
+    /// # Errors
+    /// As [`Link::run`].
+    pub async fn run_within<A: ToRedisArgs>(
+        &self,
+        longest: Duration,
+        script: &'static Script,
+        keys: &[String],
+        args: &[A],
+    ) -> Result<Value, LinkError> {
+        let deadline = Instant::now() + longest;
         let slot = self.inner.slot();
         let mut connection = slot.connection(&self.inner, deadline).await?;
         let step = self.inner.evaluate(&mut connection, script, keys, args);
-        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
+        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
         slot.heard(&self.inner, &connection, answer.as_ref().err());
         answer
     }
