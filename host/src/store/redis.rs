@@ -28,7 +28,7 @@ pub(crate) mod test_server;
 pub use address::{Address, Node, Place, RULE};
 pub use census::{Loss, Lost};
 pub use keys::Keys;
-pub use link::{Link, LinkError, OpenError};
+pub use link::{Condition, Link, LinkError, OpenError};
 pub use push::Pushed;
 pub use script::Script;
 

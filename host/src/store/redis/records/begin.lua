@@ -15,6 +15,11 @@ if r then
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }
   else
     prior = last_byte(r)
+    -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
+    if KEYS[5] then
+      redis.call('ZREM', KEYS[4], r.o)
+      redis.call('ZREM', KEYS[5], r.o)
+    end
   end
 else
   local lost_ago = tonumber(ARGV[8])

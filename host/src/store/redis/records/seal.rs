@@ -4,7 +4,8 @@
 //! bytes, so that no nonce is ever used twice however many hosts share the key. The record's id is authenticated with it: an
 //! answer that is moved to another record does not open.
 
-use crate::idempotency::RecordId;
+use super::super::link::{OpenError, secret};
+use crate::{config::settings::TokenSource, idempotency::RecordId};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     digest, hkdf,
@@ -123,6 +124,15 @@ impl Sealer {
             keys.push(key.ok_or(KeyError::Malformed { line: index + 1 })?);
         }
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self::new(&keys)) }
+    }
+
+    /// With the keys that are configured, if any.
+    ///
+    /// # Errors
+    /// [`OpenError::File`], [`OpenError::Key`].
+    pub fn configured(source: Option<&TokenSource>) -> Result<Self, OpenError> {
+        let Some(source) = source else { return Ok(Self::new(&[])) };
+        Self::read(&secret(source, "state.key_file")?).map_err(OpenError::Key)
     }
 
     /// Whether there is a key to seal with.
