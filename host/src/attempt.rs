@@ -173,8 +173,7 @@ impl Exchange {
             Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(LEAST);
-        let mut permit =
-            self.shared.gates.acquire(group, ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
+        let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
             if !wait.is_zero() {

@@ -166,14 +166,7 @@ impl MemoryGate {
     }
 
     fn tell(&self, transition: Transition) {
-        match transition {
-            Transition::Opened { why, open_for } => {
-                tracing::warn!(group = %self.name, %why, ?open_for, "circuit breaker opened");
-            }
-            Transition::Closed => tracing::warn!(group = %self.name, "circuit breaker closed"),
-            Transition::Held { hold } => tracing::warn!(group = %self.name, ?hold, "circuit breaker held closed"),
-        }
-        self.events.transition(&self.name, transition);
+        tell(&self.name, &self.events, transition);
     }
 
     /// Does what an operator wants of the breaker. False: there is none.
@@ -308,6 +301,16 @@ impl MemoryGate {
         let now = self.clock.now();
         self.state.lock().paused_until.since(now)
     }
+}
+
+/// Tells of a group's transition.
+pub fn tell(group: &str, events: &Events, transition: Transition) {
+    match transition {
+        Transition::Opened { why, open_for } => tracing::warn!(group, %why, ?open_for, "circuit breaker opened"),
+        Transition::Closed => tracing::warn!(group, "circuit breaker closed"),
+        Transition::Held { hold } => tracing::warn!(group, ?hold, "circuit breaker held closed"),
+    }
+    events.transition(group, transition);
 }
 
 fn ticket(state: &mut State, ask: Ask, now: Timestamp) -> Result<Option<Ticket>, Refusal> {

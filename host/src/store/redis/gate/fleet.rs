@@ -1,6 +1,6 @@
 //! What this host knows of a group's shared breaker: pure.
 
-use super::steps::Epoch;
+use super::steps::{Epoch, Memory};
 use crate::{
     breaker::{self, Transition, Trip},
     clock::Timestamp,
@@ -132,9 +132,22 @@ impl Fleet {
         }
     }
 
+    /// For a server that has lost an open breaker: how long it stays open, its cause and its epoch.
+    pub(super) fn memory(&self, now: Timestamp) -> Memory {
+        match (self.open(now), self.epoch()) {
+            (Some((left, why)), Some(epoch)) => Memory { left, of: format!("{} {}", word(why), epoch.random) },
+            _ => Memory::default(),
+        }
+    }
+
     /// Whether attempts pass as far as is known, so that this host's own breaker has a say. So it is before anything is known.
     pub(super) fn is_closed(&self) -> bool {
         !matches!(&self.known, Some((Standing { state: State::Open { .. } | State::HalfOpen { .. }, .. }, _)))
+    }
+
+    /// How it stands, once something is known.
+    pub(super) fn state(&self) -> Option<State> {
+        self.known.as_ref().map(|(known, _)| known.state)
     }
 
     /// The epoch, once something is known.
@@ -143,7 +156,10 @@ impl Fleet {
     }
 
     /// What there is to see; nothing before anything is known.
-    pub(super) fn view(&self, now: Timestamp) -> Option<(breaker::Standing, bool, Option<Trip>, Option<Duration>, u64)> {
+    pub(super) fn view(
+        &self,
+        now: Timestamp,
+    ) -> Option<(breaker::Standing, bool, Option<Trip>, Option<Duration>, u64)> {
         let (known, at) = self.known.as_ref()?;
         let still = |left: Duration| Some(at.after(left).since(now)).filter(|left| !left.is_zero());
         let (standing, forced, why, left) = match known.state {
@@ -194,7 +210,9 @@ mod tests {
         let (group, standing) = Standing::heard("breaker 77 3 1 5000000 f60 api/list them").unwrap();
         assert_eq!(group, "api/list them");
         assert_eq!(standing.state, State::Open { left: Duration::from_secs(5), why: Trip::FailureRate(60) });
-        for nonsense in ["", "breaker", "breaker 1 x 1 5 c5 g", "breaker 1 1 9 5 c5 g", "breaker 1 1 1 5 é g", "pause 5 g"] {
+        for nonsense in
+            ["", "breaker", "breaker 1 x 1 5 c5 g", "breaker 1 1 9 5 c5 g", "breaker 1 1 1 5 é g", "pause 5 g"]
+        {
             assert!(Standing::heard(nonsense).is_none(), "{nonsense}");
         }
         assert_eq!(pause_heard("pause 5 a b"), Some(("a b", Duration::from_micros(5))));

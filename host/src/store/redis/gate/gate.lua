@@ -5,7 +5,7 @@
 -- KEYS[2]  the hosts that saw failures since the breaker closed, by when
 -- KEYS[3]  the hosts that live, by when they last said so
 -- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 group  4 this host  5 chance (53 bits)
---          6 the open time (us) and 7 the cause that this host knows of, for a server that has lost the breaker
+--          6 the open time (us), and 7 the cause and epoch, that this host knows of, for a server that has lost the breaker
 --          8 quorum  9 whether there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
 --          13 window  14 minimum calls  15 open for  16 open for at most  17 jitter  18 probes  19 probe lease
 --          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own
@@ -94,8 +94,11 @@ if not gate.er then
   put('tk', math.min(math.max(setting(21), 1), math.max(setting(22), 1)) * 1000)
   put('ta', now)
   afresh()
-  -- What this host still knows of a breaker that the server has lost stays open.
-  if setting(6) > 0 then open(ARGV[7], 0, setting(6)) end
+end
+-- A breaker that the server has lost stays open as long as some host knows of it.
+if setting(6) > 0 and gate.st == '0' then
+  local why, random = string.match(ARGV[7], '^(%S+) (%S+)$')
+  if random ~= gate.er then open(why, 0, setting(6)) end
 end
 
 -- A clock that was set back, or that of another server: what lies ahead moves with it.

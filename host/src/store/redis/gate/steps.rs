@@ -64,7 +64,7 @@ pub(super) struct Ticket {
 }
 
 /// What was taken of the shared limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) due: String,
     pub(super) moved: String,
@@ -104,10 +104,11 @@ pub(super) struct Beaten {
 }
 
 /// What this host knows of a breaker that is open, for a server that has lost it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Memory<'a> {
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
     pub(super) left: Duration,
-    pub(super) why: &'a str,
+    /// The cause, and the epoch's chance.
+    pub(super) of: String,
 }
 
 fn us(duration: Duration) -> String {
@@ -163,15 +164,22 @@ impl Frame {
     }
 
     /// A step's arguments. `now_us` is the server's own time in service.
-    pub(super) fn arguments(&self, now_us: Option<u64>, chance: u64, memory: Memory<'_>, own: &[String]) -> Vec<String> {
+    pub(super) fn arguments(&self, now_us: Option<u64>, chance: u64, memory: Memory, own: &[String]) -> Vec<String> {
         let mut all = Vec::with_capacity(8 + self.settings.len() + own.len());
         all.push(now_us.map_or_else(String::new, |now| now.to_string()));
         all.extend([&self.channel, &self.group, &self.host].map(String::clone));
         all.push((chance >> CHANCE_SHIFT).to_string());
-        all.extend([us(memory.left), memory.why.to_owned(), self.quorum.to_string()]);
+        all.extend([us(memory.left), memory.of, self.quorum.to_string()]);
         all.extend_from_slice(&self.settings);
         all.extend_from_slice(own);
         all
+    }
+}
+
+impl Taken {
+    /// Whether there is no limit that anything was taken of.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 }
 

@@ -94,10 +94,13 @@ fn settings() -> impl Strategy<Value = Settings> {
         probes,
         probe_lease: Duration::from_millis(lease),
     });
-    let budget = (0u32..150, 0u32..5, 1u32..20)
-        .prop_map(|(percent, floor_per_second, capacity)| budget::Settings { percent, floor_per_second, capacity });
+    let budget = (0u32..150, 0u32..5, 1u32..20).prop_map(|(percent, floor_per_second, capacity)| budget::Settings {
+        percent,
+        floor_per_second,
+        capacity,
+    });
     (prop::option::weighted(0.9, breaker), prop::collection::vec(quota, 0..3), budget)
-        .prop_map(|(breaker, limits, budget)| Settings { breaker, limits, budget })
+        .prop_map(|(breaker, limits, budget)| Settings { breaker, limits, budget, leased: false })
 }
 
 /// Both gates, and the same chance for both.
@@ -286,7 +289,8 @@ fn one_history_goes_alike_in_memory_and_in_redis() {
                 **case += 1;
                 format!("api/{case}")
             };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(run(settings, events, &group, &server))
         })
         .unwrap();
