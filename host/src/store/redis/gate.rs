@@ -208,12 +208,10 @@ impl RedisGate {
                     own.ticket = self.alone.admit()?;
                 }
             }
-            if ask == Ask::First && !own.is_probe() && self.alone.paused().is_zero() {
-                if let Some(ticket) = known.take_leased(now) {
-                    let own = own.keep();
-                    let wait = Duration::ZERO;
-                    return Ok(Grant::Shared(Shared { wait, ask, taken: None, ticket, own, sent: false }));
-                }
+            let may_lease = ask == Ask::First && !own.is_probe() && self.alone.paused().is_zero();
+            if may_lease && let Some(ticket) = known.take_leased(now) {
+                let (wait, own) = (Duration::ZERO, own.keep());
+                return Ok(Grant::Shared(Shared { wait, ask, taken: None, ticket, own, sent: false }));
             }
             let places = if ask == Ask::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();

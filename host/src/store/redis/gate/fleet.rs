@@ -156,13 +156,10 @@ impl Fleet {
     }
 
     /// What there is to see; nothing before anything is known.
-    pub(super) fn view(
-        &self,
-        now: Timestamp,
-    ) -> Option<(breaker::Standing, bool, Option<Trip>, Option<Duration>, u64)> {
+    pub(super) fn seen(&self, now: Timestamp) -> Option<Seen> {
         let (known, at) = self.known.as_ref()?;
         let still = |left: Duration| Some(at.after(left).since(now)).filter(|left| !left.is_zero());
-        let (standing, forced, why, left) = match known.state {
+        let (standing, forced, why, remaining) = match known.state {
             State::Closed => (breaker::Standing::Closed, false, None, None),
             State::HalfOpen { why } => (breaker::Standing::HalfOpen, false, Some(why), None),
             State::Held { left } => (breaker::Standing::Closed, still(left).is_some(), None, still(left)),
@@ -171,8 +168,24 @@ impl Fleet {
                 None => (breaker::Standing::HalfOpen, false, Some(why), None),
             },
         };
-        Some((standing, forced, why, left, known.epoch.counter))
+        Some(Seen { standing, forced, why, remaining, epoch: known.epoch.counter })
     }
+}
+
+/// What there is to see of it: see [`breaker::View`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) standing: breaker::Standing,
+    pub(super) forced: bool,
+    pub(super) why: Option<Trip>,
+    pub(super) remaining: Option<Duration>,
+    pub(super) epoch: u64,
+}
+
+impl Seen {
+    /// Of a group without a breaker.
+    pub(super) const NONE: Self =
+        Self { standing: breaker::Standing::Closed, forced: false, why: None, remaining: None, epoch: 0 };
 }
 
 #[cfg(test)]

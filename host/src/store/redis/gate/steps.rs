@@ -258,8 +258,9 @@ fn time(value: &Value) -> Option<Duration> {
     reply::count(value).map(Duration::from_micros)
 }
 
-fn lease(value: &Value) -> Option<Option<u64>> {
-    reply::whole(value).map(|number| u64::try_from(number).ok())
+/// None is needed: a negative number.
+fn lease(number: i64) -> Option<u64> {
+    u64::try_from(number).ok()
 }
 
 /// The breaker, which every step answers first, and the step's own answer.
@@ -279,7 +280,7 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
                 moved: reply::text(moved)?.to_owned(),
                 places: places.iter().map(|place| reply::text(place).map(str::to_owned)).collect::<Option<_>>()?,
             },
-            lease: lease(of_probe)?,
+            lease: lease(reply::whole(of_probe)?),
             leased: u32::try_from(reply::count(leased)?).ok()?,
         }),
         ("limited", [which, wait]) => {
@@ -293,7 +294,7 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
 
 pub(super) fn looked(own: &[Value]) -> Option<Looked> {
     match (reply::text(own.first()?)?, own.get(1..)?) {
-        ("send", [of_probe]) => Some(Looked::Send { lease: lease(of_probe)? }),
+        ("send", [of_probe]) => Some(Looked::Send { lease: lease(reply::whole(of_probe)?) }),
         ("wait", [wait]) => Some(Looked::Wait(time(wait)?)),
         ("open", [wait]) => Some(Looked::Open { wait: time(wait)? }),
         _ => None,

@@ -1,6 +1,6 @@
 //! What there is to see of a group, as of the last beat.
 
-use super::{RedisGate, STALE};
+use super::{RedisGate, STALE, fleet::Seen};
 use crate::{
     breaker,
     gate::{LimitView, View},
@@ -13,33 +13,30 @@ impl RedisGate {
         let now = self.clock.now();
         let alone = self.alone.view();
         let known = self.known.lock();
-        let (Some((beaten, at)), Some((standing, forced, why, remaining, epoch))) =
-            (&known.beaten, known.fleet.view(now).or_else(|| known.settings.breaker.is_none().then(breakerless)))
-        else {
-            return alone;
-        };
+        let breakerless = known.settings.breaker.is_none();
+        let seen = if breakerless { Some(Seen::NONE) } else { known.fleet.seen(now) };
+        let (Some((beaten, at)), Some(seen)) = (&known.beaten, seen) else { return alone };
         if now.since(*at) > STALE {
             return alone;
         }
         let since = |time: Duration| time.saturating_sub(now.since(*at));
         let of_fleet = breaker::View {
-            standing,
-            why,
-            forced,
-            remaining,
-            open_since: why.is_some().then(|| beaten.open_since.saturating_add(now.since(*at))),
+            standing: seen.standing,
+            why: seen.why,
+            forced: seen.forced,
+            remaining: seen.remaining,
+            open_since: seen.why.is_some().then(|| beaten.open_since.saturating_add(now.since(*at))),
             failures_in_row: beaten.failures_in_row,
             counts: beaten.counts,
             probes: beaten.probes,
-            epoch,
+            epoch: seen.epoch,
         };
-        let own = alone.breaker.filter(|own| {
-            standing == breaker::Standing::Closed && !forced && own.standing != breaker::Standing::Closed
-        });
+        let passes = seen.standing == breaker::Standing::Closed && !seen.forced;
+        let own = alone.breaker.filter(|own| passes && own.standing != breaker::Standing::Closed);
         let limits = known.settings.limits.iter().zip(&beaten.ahead);
         View {
             group: self.name.clone(),
-            breaker: known.settings.breaker.is_some().then(|| own.unwrap_or(of_fleet)),
+            breaker: (!breakerless).then(|| own.unwrap_or(of_fleet)),
             limits: limits
                 .map(|(quota, ahead)| LimitView { quota: *quota, taken: quota.places(since(*ahead)) })
                 .collect(),
@@ -48,10 +45,4 @@ impl RedisGate {
             paused: Some(since(beaten.pause)).filter(|pause| !pause.is_zero()).max(alone.paused),
         }
     }
-}
-
-type Stands = (breaker::Standing, bool, Option<breaker::Trip>, Option<Duration>, u64);
-
-fn breakerless() -> Stands {
-    (breaker::Standing::Closed, false, None, None, 0)
 }
