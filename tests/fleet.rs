@@ -1,5 +1,8 @@
 //! Several hosts around one Redis: keys, claims and turns are shared.
 
+mod kill;
+mod trouble;
+
 use crate::support::{create, fleet::Fleet, front::Front, redis_server::RedisServer};
 use http::{HeaderValue, Request};
 use std::{collections::BTreeSet, time::Duration};
@@ -27,7 +30,7 @@ async fn a_request_under_way_at_one_host_is_in_flight_at_another() {
     fleet.emulator = Emulator::new(Options { create_delay: Duration::from_secs(1), ..Options::immediate() });
     let (one, other) = (fleet.host(), fleet.host());
     let first = tokio::spawn(async move { one.create("A", Some("k")).await });
-    while fleet.emulator.arrivals().is_empty() {
+    while fleet.creates() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let second = other.create("A", Some("k")).await;
@@ -168,11 +171,11 @@ async fn a_keyed_create_asks_twice_before_it_is_sent_and_a_read_never() {
     // The look that the thread beside takes each second may be among them, in one of the rounds.
     let (mut before, mut after) = (u64::MAX, u64::MAX);
     for row in 0..3 {
-        let came = fleet.emulator.arrivals().len();
+        let came = fleet.creates();
         let () = fleet.server.ask(&["CONFIG", "RESETSTAT"]);
         let own = host.clone();
         let answer = tokio::spawn(async move { own.create("A", Some(&format!("k{row}"))).await });
-        while fleet.emulator.arrivals().len() == came {
+        while fleet.creates() == came {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         before = before.min(fleet.server.calls("evalsha"));

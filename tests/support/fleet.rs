@@ -9,7 +9,7 @@ use triage::{
         self,
         settings::{Settings, State},
     },
-    emulator::{Emulator, InProcess, Options},
+    emulator::{Call, Emulator, InProcess, Options},
     entropy::Entropy,
 };
 
@@ -67,6 +67,11 @@ impl Fleet {
         let transport = Arc::new(InProcess(Arc::clone(&self.emulator)));
         let host = Host::with_transports(&self.settings(), Clock::system(), Entropy::system(), vec![transport]);
         Member(host.unwrap())
+    }
+
+    /// Creates that have reached the directory. The first request of all is a health call: it may be asleep.
+    pub fn creates(&self) -> usize {
+        self.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
     }
 
     pub fn made(&self) -> usize {

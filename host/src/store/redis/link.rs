@@ -204,6 +204,11 @@ impl Link {
         &self.inner.keys
     }
 
+    /// `state.timeout`.
+    pub fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
     /// Runs a script: one round trip, within `state.timeout`. Dropping the future does not undo what was sent.
     ///
     /// # Errors

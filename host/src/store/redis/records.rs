@@ -34,7 +34,7 @@ mod seal;
 mod steps;
 mod turn;
 
-/// How long a write waits for one step: it cannot go on without, other than a read.
+/// How long a write waits for one step, unless `state.timeout` is longer: it cannot go on without, other than a read.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What nobody waits for is tried again after these.
@@ -90,8 +90,12 @@ impl Inner {
         self.link.keys()
     }
 
+    fn patience(&self) -> Duration {
+        PATIENCE.max(self.link.timeout())
+    }
+
     async fn run(&self, step: &Step) -> Result<Value, RecordError> {
-        let ran = self.link.run_within(PATIENCE, step.script, &step.keys, &step.args).await;
+        let ran = self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await;
         ran.map_err(unavailable)
     }
 
@@ -99,11 +103,11 @@ impl Inner {
     async fn insist(&self, step: &Step, again: &[Duration]) -> Result<Value, RecordError> {
         let mut again = again.iter();
         loop {
-            let error = match self.link.run_within(PATIENCE, step.script, &step.keys, &step.args).await {
+            let error = match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let in_vain = matches!(error, LinkError::Refused(_) | LinkError::Nonsense { .. });
+            let in_vain = matches!(error, LinkError::Nonsense { .. });
             match again.next().filter(|_| !in_vain) {
                 Some(wait) => sleep(*wait).await,
                 None => return Err(unavailable(error)),

@@ -4,6 +4,11 @@
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local r = read()
 local there = r ~= nil
+if r and r.s == 'h' and r.e <= now and KEYS[5] then
+  -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
+  redis.call('ZREM', KEYS[4], r.o)
+  redis.call('ZREM', KEYS[5], r.o)
+end
 if r and expires(r) <= now then r = nil end
 local prior = nil
 if r then
@@ -15,11 +20,6 @@ if r then
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }
   else
     prior = last_byte(r)
-    -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
-    if KEYS[5] then
-      redis.call('ZREM', KEYS[4], r.o)
-      redis.call('ZREM', KEYS[5], r.o)
-    end
   end
 else
   local lost_ago = tonumber(ARGV[8])
