@@ -306,9 +306,9 @@ impl MemoryGate {
 /// Tells of a group's transition.
 pub fn tell(group: &str, events: &Events, transition: Transition) {
     match transition {
-        Transition::Opened { why, open_for } => tracing::warn!(group, %why, ?open_for, "circuit breaker opened"),
-        Transition::Closed => tracing::warn!(group, "circuit breaker closed"),
-        Transition::Held { hold } => tracing::warn!(group, ?hold, "circuit breaker held closed"),
+        Transition::Opened { why, open_for } => tracing::warn!(%group, %why, ?open_for, "circuit breaker opened"),
+        Transition::Closed => tracing::warn!(%group, "circuit breaker closed"),
+        Transition::Held { hold } => tracing::warn!(%group, ?hold, "circuit breaker held closed"),
     }
     events.transition(group, transition);
 }

@@ -61,6 +61,10 @@ impl Known {
     /// A leased place and what goes with it, where nothing needs to be asked.
     #[allow(clippy::option_option)]
     pub(super) fn take_leased(&mut self, now: Timestamp) -> Option<Option<Ticket>> {
+        if self.settings.breaker.is_none() && self.settings.limits.is_empty() {
+            self.saved_up.firsts = self.saved_up.firsts.saturating_add(1);
+            return Some(None);
+        }
         let fresh = self.beaten.as_ref().is_some_and(|(_, at)| now.since(*at) < STALE);
         if !self.settings.leased || !fresh {
             return None;
