@@ -2,6 +2,7 @@
 
 pub mod child;
 mod commands;
+mod fleet;
 mod import;
 mod life;
 mod operating;

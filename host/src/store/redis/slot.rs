@@ -23,7 +23,7 @@ const TIMEOUTS: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(1);
 /// Between two attempts: the first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// One thread's connection.
 #[derive(Default)]

@@ -19,6 +19,8 @@ use tokio::{
 
 /// Between two beats.
 const BEAT: Duration = Duration::from_secs(1);
+/// To the next one after one that did not arrive.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Groups whose beats are under way at once.
 const AT_ONCE: usize = 16;
 
@@ -36,15 +38,21 @@ pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>
             Some(Ok(Pushed::Message(message))) => gates.hear(&message),
             Some(Err(RecvError::Closed)) => return,
             // What was said meanwhile was not heard.
-            None | Some(Ok(Pushed::Joined) | Err(RecvError::Lagged(_))) => gates.beat().await,
+            None | Some(Ok(Pushed::Joined) | Err(RecvError::Lagged(_))) => {
+                if !gates.beat().await {
+                    beats.reset_after(AGAIN);
+                }
+            }
         }
     }
 }
 
 impl RedisGates {
-    async fn beat(&self) {
+    /// Whether every group's arrived.
+    async fn beat(&self) -> bool {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
-        stream::iter(groups).for_each_concurrent(AT_ONCE, |gate| async move { gate.beat().await }).await;
+        let beats = stream::iter(groups).map(|gate| async move { gate.beat().await });
+        beats.buffer_unordered(AT_ONCE).all(|arrived| async move { arrived }).await
     }
 
     fn hear(&self, message: &str) {
@@ -62,14 +70,14 @@ impl RedisGates {
 }
 
 impl RedisGate {
-    async fn beat(&self) {
+    async fn beat(&self) -> bool {
         let (keys, arguments) = {
             let mut known = self.known.lock();
             let saved_up = known.take_saved_up();
             self.arguments(&known, self.clock.now(), steps::beat(&saved_up))
         };
-        let Ok(answer) = self.link.run(&steps::BEAT, &keys, &arguments).await else { return };
-        let Some((_, beaten)) = self.read(&steps::BEAT, &answer, steps::beaten) else { return };
+        let Ok(answer) = self.link.run(&steps::BEAT, &keys, &arguments).await else { return false };
+        let Some((_, beaten)) = self.read(&steps::BEAT, &answer, steps::beaten) else { return false };
         if !beaten.pause.is_zero() {
             self.alone.pause(beaten.pause);
         }
@@ -78,6 +86,7 @@ impl RedisGate {
         let share = known.share();
         drop(known);
         self.alone.adopt(share);
+        true
     }
 
     /// Hands in what is saved up, without waiting.

@@ -13,7 +13,7 @@ use crate::{
     store::redis::{
         Address, Link,
         gate::{RedisGate, RedisGates},
-        test_server::{Proxy, RedisServer, Way},
+        test_server::{Proxy, RedisCluster, RedisServer, Way},
     },
     telemetry::Events,
 };
@@ -308,4 +308,70 @@ async fn leased_places_ask_nobody_and_stay_within_the_limit() {
         one.gate.view().breaker.unwrap().counts.calls_milli / 1000 >= u64::from(passed) * 8 / 10
     })
     .await;
+}
+
+/// What one step touches lies in one slot, also where a group's name holds braces.
+#[tokio::test]
+async fn gates_work_on_a_cluster() {
+    let cluster = RedisCluster::start();
+    let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 100)]);
+    let [one, other] = [(); 2].map(|()| host_at(&cluster.url(), &settings, Duration::from_secs(5)));
+    for name in ["api/get", "api/{braces} and blanks", "api/third", "other/get"] {
+        let gates = [&one, &other].map(|host| host.gates.group(name, || settings.clone()));
+        for gate in &gates {
+            soon("its first beat", || gate.known.lock().beaten.is_some()).await;
+        }
+        for turn in 0..6 {
+            let grant = gates[turn % 2].acquire(Ask::First, Duration::ZERO).await.unwrap();
+            assert!(matches!(grant, Grant::Shared(_)), "{name}");
+            gates[turn % 2].report(&grant, Failure, Duration::ZERO);
+            one.gates.flush().await;
+            other.gates.flush().await;
+            if turn == 4 {
+                break;
+            }
+        }
+        for gate in &gates {
+            soon("it is pushed", || gate.view().breaker.unwrap().standing == breaker::Standing::Open).await;
+        }
+    }
+}
+
+/// Memory that is full, a replica, a server that says nothing: each host goes on alone, and back.
+#[tokio::test]
+async fn a_server_that_refuses_is_as_good_as_none() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![]);
+    let host = host_at(&server.url(), &settings, 100 * MS);
+    let is_alone = async || {
+        let grant = host.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+        host.gate.give_back(&grant);
+        matches!(grant, Grant::Alone(_))
+    };
+    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    assert!(!is_alone().await);
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(is_alone().await, "full");
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(!is_alone().await, "no longer full");
+    let () = server.ask(&["SCRIPT", "FLUSH"]);
+    assert!(!is_alone().await, "scripts are loaded again");
+    let () = server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert!(is_alone().await, "a replica");
+    let () = server.ask(&["REPLICAOF", "NO", "ONE"]);
+    for (what, alone) in [("a master again", false), ("stopped", true), ("goes on", false)] {
+        match what {
+            "stopped" => server.stop(),
+            _ => server.go_on(),
+        }
+        let mut found = !alone;
+        for _ in 0..300 {
+            found = is_alone().await;
+            if found == alone {
+                break;
+            }
+            sleep(10 * MS).await;
+        }
+        assert_eq!(found, alone, "{what}");
+    }
 }

@@ -306,3 +306,37 @@ fn one_history_goes_alike_in_memory_and_in_redis() {
         })
         .unwrap();
 }
+
+/// A clock that is set back by an hour moves what lies ahead with it: nobody waits for an hour.
+#[test]
+fn a_clock_that_is_set_back_holds_nobody_up() {
+    let server = RedisServer::start();
+    let breaker =
+        breaker::Settings { consecutive_failures: Some(1), jitter_percent: 0, ..breaker::Settings::default() };
+    let limits =
+        vec![Quota { requests: NonZeroU32::MIN, period: Duration::from_secs(1), burst: NonZeroU32::new(2).unwrap() }];
+    let settings = Settings { breaker: Some(breaker), limits, budget: budget::Settings::default(), leased: false };
+    let frame = Frame::new(&Keys::new("test"), "api/clock", "here", 1, &settings);
+    let mut connection = server.connection();
+    let mut run = |now: u64, script: &'static Script, own: &[String]| -> Value {
+        let arguments = frame.arguments(Some(now), 5, steps::Memory::default(), own);
+        let mut command = redis::cmd("EVAL");
+        command.arg(script.source()).arg(frame.keys.len()).arg(&frame.keys).arg(arguments);
+        command.query(&mut connection).unwrap()
+    };
+    const HOUR_US: u64 = 3_600_000_000;
+    let (late, early) = (10 * HOUR_US, 9 * HOUR_US);
+    let ask = steps::acquire(Ask::First, Duration::ZERO, &SavedUp::default(), 0);
+    for _ in 0..2 {
+        run(late, &steps::ACQUIRE, &ask);
+    }
+    let full = run(early, &steps::ACQUIRE, &ask);
+    let (standing, own) = steps::standing(&full).unwrap();
+    assert_eq!(steps::acquired(own), Some(Acquired::Limited { which: Some(0), wait: Duration::from_secs(1) }));
+    let ticket = Ticket { epoch: standing.epoch, lease: None };
+    let own = steps::report(&SavedUp::default(), Some((&ticket, BreakerSignal::Failure)), false);
+    run(late, &steps::REPORT, &own);
+    let open = run(early, &steps::BEAT, &steps::beat(&SavedUp::default()));
+    let state = steps::standing(&open).unwrap().0.state;
+    assert_eq!(state, State::Open { left: Duration::from_secs(60), why: breaker::Trip::Consecutive(1) });
+}
