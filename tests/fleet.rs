@@ -219,8 +219,13 @@ async fn operators_are_told_of_a_server_that_evicts_and_of_one_that_is_gone() {
     let () = fleet.server.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     until(&front, "/metrics", "\ntriage_state_evicts 0").await;
     assert!(!front.admin("GET", "/metrics", "", "").await.text().contains("\ntriage_state_lost_seconds "));
+    until(&front, "/metrics", "\ntriage_state_step_seconds_bucket{le=\"1.0\"} ").await;
+    let page = front.admin("GET", "/metrics", "", "").await.text();
+    assert!(!page.contains("\ntriage_state_step_seconds_count 0\n"), "steps are counted: {page}");
     fleet.server.kill();
     until(&front, "/metrics", "\ntriage_state_up 0").await;
+    let page = front.admin("GET", "/metrics", "", "").await.text();
+    assert!(page.contains("\ntriage_state_failures_total{why=\"down\"} "), "{page}");
     until(&front, "/readyz", "state.required").await;
     assert_eq!(front.admin("GET", "/readyz", "", "").await.status(), "503");
     fleet.server.restart();

@@ -18,7 +18,7 @@ pub mod trace_context;
 pub use account::Account;
 pub use desk::{Desk, Desks};
 pub use events::{Event, Events, KINDS};
-pub use histogram::Histogram;
+pub use histogram::{Bounds, Histogram, Observed};
 pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names};
 pub use metrics::{METRICS, Metric, reference};
 pub use process::memory_bytes;

@@ -100,6 +100,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
         state: shared.link.as_ref().map(Link::condition),
+        steps: shared.link.as_ref().map(Link::steps),
         ready: desk.unready().is_none(),
         started_unix_ms: desk.started_unix_ms,
     };

@@ -17,6 +17,7 @@ mod client;
 pub mod gate;
 mod keys;
 mod link;
+mod meter;
 mod push;
 pub mod records;
 pub mod reply;
@@ -30,6 +31,7 @@ pub use address::{Address, Node, Place, RULE};
 pub use census::{Loss, Lost};
 pub use keys::Keys;
 pub use link::{Condition, Link, LinkError, OpenError};
+pub use meter::Steps;
 pub use push::Pushed;
 pub use script::Script;
 

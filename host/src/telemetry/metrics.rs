@@ -92,6 +92,10 @@ metrics! {
         "1 where shared state evicts data when its memory is full: idempotency keys may be forgotten";
     STATE_LOST = "triage_state_lost_seconds", Gauge, &[],
         "Time since shared state last lost data; missing where it never did";
+    STATE_TIME = "triage_state_step_seconds", Histogram, &[],
+        "Time that a step of shared state took, of those that were answered";
+    STATE_FAILURES = "triage_state_failures_total", Counter, &["why"],
+        "Steps of shared state that were not done, or are not known to be: this host went on by itself";
     GENERATION = "triage_policy_generation", Gauge, &["upstream"],
         "The generation of the policy that serves";
     POLICY = "triage_policy_serving", Gauge, &["upstream", "policy", "digest"],

@@ -6,7 +6,13 @@ use super::{
     meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
     metrics, process,
 };
-use crate::{breaker::Standing, error::REASONS, gate::View, service::Service, store::redis::Condition};
+use crate::{
+    breaker::Standing,
+    error::REASONS,
+    gate::View,
+    service::Service,
+    store::redis::{Condition, Steps},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text},
@@ -28,6 +34,8 @@ pub struct Sources {
     pub unsettled: Option<usize>,
     /// How shared state stands; none where state is in this process.
     pub state: Option<Condition>,
+    /// How its steps went.
+    pub steps: Option<Steps>,
     /// Whether the host should be sent requests.
     pub ready: bool,
     /// When it started, in milliseconds since 1970.
@@ -290,6 +298,9 @@ impl Sources {
         page.gauges(&metrics::STATE_EVICTS, state(|state| f64::from(u8::from(state.may_evict))))?;
         let lost = self.state.and_then(|state| state.lost_ago);
         page.gauges(&metrics::STATE_LOST, lost.map(|ago| (Labels::new(), ago.as_secs_f64())))?;
+        page.histograms(&metrics::STATE_TIME, self.steps.map(|steps| (Labels::new(), steps.times)))?;
+        let failed = self.steps.into_iter().flat_map(|steps| steps.failed);
+        page.counters(&metrics::STATE_FAILURES, failed.map(|(why, count)| (vec![("why", why)], count)))?;
         let kinds = self.events.kinds();
         page.counters(&metrics::EVENTS, kinds.iter().map(|(kind, count)| (vec![("kind", *kind)], *count)))?;
         let one = |value: f64| [(Labels::new(), value)];

@@ -4,9 +4,10 @@ use super::{
     census::Lost,
     client::{Client, Connection},
     keys::Keys,
+    meter::{Meter, Steps},
     push::{self, Pushed},
     script::Script,
-    slot::Slot,
+    slot::{Numbered, Slot},
 };
 use crate::{
     clock::Clock,
@@ -152,6 +153,7 @@ pub(super) struct Inner {
     pub(super) alarmed: Mutex<Option<String>>,
     pushed: broadcast::Sender<Pushed>,
     pub(super) closed: CancellationToken,
+    meter: Meter,
 }
 
 impl Link {
@@ -175,6 +177,7 @@ impl Link {
             alarmed: Mutex::default(),
             pushed: broadcast::Sender::new(PUSHED),
             closed: CancellationToken::new(),
+            meter: Meter::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
         let beside = runtime.handle().clone();
@@ -233,12 +236,12 @@ impl Link {
         keys: &[String],
         args: &[A],
     ) -> Result<Value, LinkError> {
-        let deadline = Instant::now() + longest;
-        let slot = self.inner.slot();
-        let mut connection = slot.connection(&self.inner, deadline).await?;
+        let (began, slot) = (Instant::now(), self.inner.slot());
+        let deadline = began + longest;
+        let mut connection = self.inner.connected(&slot, deadline).await?;
         let step = self.inner.evaluate(&mut connection, script, keys, args);
         let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
-        slot.heard(&self.inner, &connection, answer.as_ref().err());
+        self.inner.heard(&slot, &connection, began, answer.as_ref().err());
         answer
     }
 
@@ -254,15 +257,15 @@ impl Link {
         args: Vec<String>,
         late: impl FnOnce(Value) + Send + 'static,
     ) -> Result<Value, LinkError> {
-        let deadline = Instant::now() + self.inner.timeout;
-        let slot = self.inner.slot();
-        let connection = slot.connection(&self.inner, deadline).await?;
+        let (began, slot) = (Instant::now(), self.inner.slot());
+        let deadline = began + self.inner.timeout;
+        let connection = self.inner.connected(&slot, deadline).await?;
         let (inner, mut own) = (Arc::clone(&self.inner), connection.clone());
         let step = async move { inner.evaluate(&mut own, script, &keys, &args).await }.boxed();
         let mut awaited = Awaited { step: Some(step), late: Some(late) };
         let answer =
             timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
-        slot.heard(&self.inner, &connection, answer.as_ref().err());
+        self.inner.heard(&slot, &connection, began, answer.as_ref().err());
         answer
     }
 
@@ -286,6 +289,11 @@ impl Link {
     /// Runs a task on the thread beside, until it or the last link ends. It must not keep a link alive.
     pub fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.beside.spawn(task);
+    }
+
+    /// How the steps went so far.
+    pub fn steps(&self) -> Steps {
+        self.inner.meter.read()
     }
 
     /// How shared state stands.
@@ -327,6 +335,16 @@ impl Inner {
             self.slots.lock().push(Arc::clone(&slot));
             slot
         })
+    }
+
+    async fn connected(self: &Arc<Self>, slot: &Arc<Slot>, deadline: Instant) -> Result<Numbered, LinkError> {
+        let connection = slot.connection(self, deadline).await;
+        connection.inspect_err(|error| self.meter.note(Duration::ZERO, Some(error)))
+    }
+
+    fn heard(self: &Arc<Self>, slot: &Arc<Slot>, over: &Numbered, began: Instant, error: Option<&LinkError>) {
+        self.meter.note(began.elapsed(), error);
+        slot.heard(self, over, error);
     }
 
     /// By digest; by its text where the server does not know it (a new one, or after SCRIPT FLUSH), which then does.

@@ -17,7 +17,8 @@ macro_rules! step {
     };
 }
 
-pub(super) static ACQUIRE: Script = step!("acquire");
+pub(super) static ACQUIRE: Script =
+    Script::new("acquire", concat!(include_str!("brief.lua"), include_str!("gate.lua"), include_str!("acquire.lua")));
 pub(super) static LOOK: Script = step!("look");
 pub(super) static REPORT: Script = step!("report");
 pub(super) static GIVE_BACK: Script = step!("give_back");
