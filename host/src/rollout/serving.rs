@@ -8,6 +8,7 @@ use crate::{
     policy::{Digest, Fault},
     service::{Service, ServiceError},
     telemetry::{Events, Meters},
+    trace::Recorder,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -39,6 +40,8 @@ pub struct Serving {
     configured: ArcSwap<settings::Upstream>,
     /// The policy that is tried beside the one that serves.
     pub candidate: Option<Candidate>,
+    /// What its decisions are recorded in, where an operator wants that.
+    pub recorder: Recorder,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
@@ -128,7 +131,16 @@ impl Serving {
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
         let configured = ArcSwap::from_pointee(settings.clone());
-        Self { settings, configured, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
+        Self {
+            settings,
+            configured,
+            candidate,
+            recorder: Recorder::default(),
+            current: ArcSwap::new(first),
+            ledger: Mutex::new(ledger),
+            told,
+            meters,
+        }
     }
 
     /// The generation that serves now.

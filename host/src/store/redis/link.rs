@@ -133,6 +133,7 @@ pub struct Condition {
 #[derive(Clone)]
 pub struct Link {
     inner: Arc<Inner>,
+    beside: tokio::runtime::Handle,
     _open: Arc<DropGuard>,
 }
 
@@ -175,11 +176,14 @@ impl Link {
             pushed: broadcast::Sender::new(PUSHED),
             closed: CancellationToken::new(),
         });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
+        let beside = runtime.handle().clone();
         let watching = Arc::clone(&inner);
-        let spawned = thread::Builder::new().name("triage-state".to_owned()).spawn(move || beside(&watching));
+        let spawned =
+            thread::Builder::new().name("triage-state".to_owned()).spawn(move || runtime.block_on(watched(&watching)));
         spawned.map_err(OpenError::Thread)?;
         let open = Arc::new(inner.closed.clone().drop_guard());
-        Ok(Self { inner, _open: open })
+        Ok(Self { inner, beside, _open: open })
     }
 
     /// Whether [`Link::open`] would succeed. Connects to nothing.
@@ -303,6 +307,11 @@ impl Link {
         self.inner.pushed.subscribe()
     }
 
+    /// Runs a task on the thread beside, until it or the last link ends. It must not keep a link alive.
+    pub fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.beside.spawn(task);
+    }
+
     /// How shared state stands.
     pub fn condition(&self) -> Condition {
         let lost = *self.inner.lost.borrow();
@@ -394,22 +403,13 @@ impl<F: FnOnce(Value) + Send + 'static> Drop for Awaited<F> {
     }
 }
 
-/// The thread beside: looks at the server each second.
-fn beside(inner: &Arc<Inner>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "shared state is not watched: a runtime could not be started");
-            return;
-        }
-    };
-    runtime.block_on(async {
-        tokio::select! {
-            () = watch(inner) => {}
-            () = push::listen(inner) => {}
-            () = inner.closed.cancelled() => {}
-        }
-    });
+/// What the thread beside does: it looks at the server each second.
+async fn watched(inner: &Arc<Inner>) {
+    tokio::select! {
+        () = watch(inner) => {}
+        () = push::listen(inner) => {}
+        () = inner.closed.cancelled() => {}
+    }
 }
 
 async fn watch(inner: &Arc<Inner>) {
