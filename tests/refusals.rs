@@ -159,6 +159,13 @@ fn expected(problem: &Problem) -> Row {
             "list has 1 requests under way, as many as it may; ask again after the wait",
         )
         .waits("1", 1000),
+        Problem::Overloaded { .. } => row(
+            503,
+            "overloaded",
+            "upstream is overloaded",
+            "upstream up has as many requests under way as it bears, and what matters more than low goes first; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
         Problem::DeadlineBeforeSend => row(
             504,
             "deadline-before-send",
@@ -290,6 +297,7 @@ async fn produced(problem: &Problem) -> Answered {
             first.abort();
             second
         }
+        Problem::Overloaded { .. } => overloaded().await,
         Problem::DeadlineBeforeSend => {
             let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
@@ -323,6 +331,26 @@ async fn produced(problem: &Problem) -> Answered {
     }
 }
 
+/// More at once than any limit admits, and an upstream that says nothing.
+async fn overloaded() -> Answered {
+    let scene = plain("", "deadline = \"1h\"\nattempt_timeout = \"1h\"").upstream(|_| Scripted::Silence);
+    let scene = Arc::new(scene);
+    let ask = |deadline: &'static str| {
+        let scene = Arc::clone(&scene);
+        let headers = [("triage-priority", "Low"), ("triage-deadline-ms", deadline)];
+        async move { scene.ask("GET", "/list", &headers, "").await }
+    };
+    let crowd: Vec<_> = (0..10_000).map(|_| tokio::spawn(ask("60000"))).collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let refused = ask("50").await;
+    for caller in crowd {
+        caller.abort();
+    }
+    refused
+}
+
 /// One of each, two of those that are told differently.
 fn every_problem() -> Vec<Problem> {
     let failed =
@@ -348,6 +376,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::RateLimited { endpoint: endpoint(), quota: None, retry_after },
         Problem::BudgetExhausted { endpoint: endpoint(), retry_after: Duration::from_micros(1_001_000) },
         Problem::Concurrency { endpoint: endpoint(), limit: 1 },
+        Problem::Overloaded { upstream: "up".to_owned(), priority: "low" },
         Problem::DeadlineBeforeSend,
         Problem::Asleep,
         Problem::StoreUnavailable,

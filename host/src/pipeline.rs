@@ -130,7 +130,7 @@ impl Host {
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
-            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters));
+            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
             rollout::begin(&serving, &engine, &keys, &gates);
             upstreams.push(Arc::new(serving));
         }

@@ -97,6 +97,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         meters: Arc::clone(&shared.meters),
         events: Arc::clone(&shared.events),
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
+        loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
         ready: desk.lifecycle.unready().is_none(),
         started_unix_ms: desk.started_unix_ms,

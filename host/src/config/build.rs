@@ -174,6 +174,8 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
         reuse_instances: false,
         max_buffered_request_bytes: 1 << 20,
         deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
+        sheds_overload: true,
+        priority_header: http::HeaderName::from_static("triage-priority"),
         idempotency: keys(&stated),
         defaults,
         endpoints,
@@ -184,6 +186,8 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);
+    settings.stated.fill("overload.enabled", &mut settings.sheds_overload);
+    settings.stated.fill("overload.priority_header", &mut settings.priority_header);
     settings
 }
 

@@ -41,7 +41,7 @@ impl Key {
 }
 
 /// Keys of host and upstream that SIGHUP puts into force. Of an endpoint, it does all.
-pub(super) const RELOADED: [&str; 12] = [
+pub(super) const RELOADED: [&str; 14] = [
     "server.max_header_bytes",
     "server.header_read_timeout",
     "server.drain",
@@ -50,6 +50,8 @@ pub(super) const RELOADED: [&str; 12] = [
     "admin.write_token_file",
     "max_buffered_request",
     "deadline_header",
+    "overload.enabled",
+    "overload.priority_header",
     "idempotency.keep",
     "idempotency.lock",
     "idempotency.max_request",
@@ -122,6 +124,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "http2_prior_knowledge", Kind::Bool, Some("false"), "speak HTTP/2 without TLS or negotiation"),
     key(Upstream, "max_buffered_request", Kind::Size(0), Some("1MiB"), "request bodies above it are streamed once and never retried"),
     key(Upstream, "deadline_header", Kind::Header, Some("triage-deadline-ms"), "request header by which a caller gives its deadline"),
+    key(Upstream, "overload.enabled", Kind::Bool, Some("true"), "whether fewer attempts are sent at once while the upstream has more to do than it bears, and requests above that are refused, the least important first"),
+    key(Upstream, "overload.priority_header", Kind::Header, Some("triage-priority"), "request header by which a caller says that it matters less: `low` or `normal`"),
     key(Upstream, "idempotency.keep", Kind::Duration, Some("24h"), "how long a finished record is kept for replays"),
     key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s"),
     key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
@@ -135,6 +139,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given"),
     key(Endpoint, "group", Kind::Name, None, "endpoints of one group share breaker, budget and limits"),
     key(Endpoint, "effect", Kind::Effect, None, "`safe`, `idempotent` or `unsafe`, against method and policy"),
+    key(Endpoint, "priority", Kind::Priority, None, "`low`, `normal` or `high`: who is served while the upstream is overloaded; unset: `normal` for what is safe, `high` for what is not"),
     key(Endpoint, "settle", Kind::Bool, None, "whether the policy is trusted to settle unknown writes; embedded ones are, others not"),
     key(Endpoint, "retry.max_attempts", Kind::Count(1, 100), Some("3"), "attempts a request may make, the first one counted"),
     key(Endpoint, "retry.min_wait", Kind::Wait, Some("2s"), "shortest wait before a retry without a hint of the upstream"),

@@ -8,6 +8,7 @@ use super::{
     value::Value,
 };
 use crate::{
+    overload::Priority,
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
     route::Router,
@@ -52,6 +53,8 @@ pub(super) enum Kind {
     Method,
     Template,
     Effect,
+    /// How much requests matter.
+    Priority,
     Name,
     Limits,
     /// How a candidate is tried.
@@ -139,6 +142,7 @@ impl Kind {
                 "unsafe" => Ok(Value::Effect(Effect::Unsafe)),
                 _ => Err(EFFECT.to_owned()),
             },
+            Self::Priority => Priority::of(text(PRIORITY)?).map(Value::Priority).ok_or_else(|| PRIORITY.to_owned()),
             Self::Name => {
                 let name = text(NAME)?;
                 if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
@@ -169,6 +173,7 @@ const HOST: &str = "a host name without scheme, port and path, such as \"hospita
 const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for every one";
 const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
 const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
+const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
 const MODE: &str = "\"shadow\" or \"canary\"";
 const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \

@@ -4,9 +4,10 @@ use super::{CallerGone, Exchange, Host, exchange::RequestBody};
 use crate::{
     error::Problem,
     idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
+    overload::{Asking, Priority},
     policy::contract::Effect,
     route,
-    service::Service,
+    service::{Endpoint, Service},
     telemetry::{Account, TraceContext},
     upstream::{self, Body, headers},
 };
@@ -62,6 +63,17 @@ impl Host {
             Effect::Safe => None,
             _ => Keyed::parse(&head.headers).map_err(|error| Problem::Key { why: error.to_string() })?,
         };
+        let own = &service.endpoints[endpoint];
+        let priority = priority(&service, own, effect, &mut head.headers);
+        // What may be under way already is not held up; a key may be of such a request.
+        if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
+            let asking =
+                Asking { priority, endpoint: &own.described.name, attempt_timeout: own.settings.attempt_timeout };
+            self.shared.upstreams[index].overload.hope(&asking).map_err(|_| Problem::Overloaded {
+                upstream: service.settings.name.clone(),
+                priority: priority.name(),
+            })?;
+        }
         let idempotency = &service.settings.idempotency;
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
@@ -91,6 +103,7 @@ impl Host {
             transport: self.transport(index),
             endpoint,
             effect,
+            priority,
             method: head.method,
             path_and_query,
             headers: head.headers,
@@ -167,6 +180,14 @@ fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Du
         Ok(ms) if ms > 0 => Ok(Duration::from_millis(ms).min(most)),
         _ => Err(malformed()),
     }
+}
+
+/// What the operator says, else what is usual; the caller may ask for less, never for more than others get.
+fn priority(service: &Service, endpoint: &Endpoint, effect: Effect, headers: &mut HeaderMap) -> Priority {
+    let own = endpoint.settings.priority.unwrap_or(Priority::usual(effect));
+    let asked = headers.remove(&service.settings.priority_header);
+    let asked = asked.as_ref().and_then(|value| Priority::of(value.to_str().ok()?));
+    asked.map_or(own, |asked| asked.min(own))
 }
 
 /// Reads a body into memory up to a cap; a larger one stays a stream that begins with what was read.

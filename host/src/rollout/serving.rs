@@ -2,9 +2,10 @@
 
 use super::{Candidate, Conduct, Event, Judgement};
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     config::settings,
     gate::Gates,
+    overload::Overload,
     policy::{Digest, Fault},
     service::{Service, ServiceError},
     telemetry::{Events, Meters},
@@ -39,6 +40,8 @@ pub struct Serving {
     configured: ArcSwap<settings::Upstream>,
     /// The policy that is tried beside the one that serves.
     pub candidate: Option<Candidate>,
+    /// How many attempts it bears at once.
+    pub overload: Arc<Overload>,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
@@ -117,7 +120,13 @@ impl Ledger {
 
 impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
-    pub fn new(settings: settings::Upstream, mut service: Service, told: Arc<Events>, meters: Arc<Meters>) -> Self {
+    pub fn new(
+        settings: settings::Upstream,
+        mut service: Service,
+        told: Arc<Events>,
+        meters: Arc<Meters>,
+        clock: Clock,
+    ) -> Self {
         service.counting(&meters);
         let first = Arc::new(service);
         let mut ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
@@ -128,7 +137,8 @@ impl Serving {
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
         let configured = ArcSwap::from_pointee(settings.clone());
-        Self { settings, configured, candidate, current: ArcSwap::new(first), ledger: Mutex::new(ledger), told, meters }
+        let (current, ledger, overload) = (ArcSwap::new(first), Mutex::new(ledger), overload(&settings, &told, clock));
+        Self { settings, configured, candidate, overload, current, ledger, told, meters }
     }
 
     /// The generation that serves now.
@@ -358,6 +368,10 @@ impl Serving {
             current,
         }
     }
+}
+
+fn overload(settings: &settings::Upstream, told: &Arc<Events>, clock: Clock) -> Arc<Overload> {
+    Overload::new(settings.name.clone(), clock, Arc::clone(told))
 }
 
 /// The event of a generation that serves from now on.

@@ -82,6 +82,14 @@ metrics! {
         "Attempts under way where their number is limited";
     PLACES = "triage_concurrency_limit", Gauge, ENDPOINT,
         "The most attempts under way at once";
+    LOAD_TAKEN = "triage_overload_taken", Gauge, &["upstream"],
+        "Attempts under way at the upstream, of endpoints without a limit of their own";
+    LOAD_LIMIT = "triage_overload_limit", Gauge, &["upstream"],
+        "The most of them, as it follows from how long answers take; 10000 where nothing speaks for less";
+    LOAD_WAITING = "triage_overload_waiting", Gauge, &["upstream"],
+        "Requests in line while the upstream is overloaded";
+    SHED = "triage_overload_shed_total", Counter, &["upstream", "priority"],
+        "Requests refused because the upstream was overloaded";
     BUDGET = "triage_retry_budget_tokens", Gauge, GROUP,
         "Retries that are affordable now";
     RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],

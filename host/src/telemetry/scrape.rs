@@ -6,7 +6,13 @@ use super::{
     meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
     metrics, process,
 };
-use crate::{breaker::Standing, error::REASONS, gate::View, service::Service};
+use crate::{
+    breaker::Standing,
+    error::REASONS,
+    gate::View,
+    overload::{self, Priority},
+    service::Service,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text},
@@ -24,6 +30,8 @@ pub struct Sources {
     pub events: Arc<Events>,
     /// What serves, by upstream.
     pub services: Vec<Arc<Service>>,
+    /// How loaded each of them is, in the same order.
+    pub loads: Vec<overload::View>,
     /// Unsettled records, as far as they could be counted.
     pub unsettled: Option<usize>,
     /// Whether the host should be sent requests.
@@ -248,7 +256,8 @@ impl Sources {
         page.gauges(&metrics::PAUSED, pauses)?;
         let budgets = groups.iter().map(|(name, view)| (group_labels(name), view.budget as f64 / 1000.0));
         page.gauges(&metrics::BUDGET, budgets)?;
-        self.places(page)
+        self.places(page)?;
+        self.loads(page)
     }
 
     fn places(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -264,6 +273,20 @@ impl Sources {
             .collect();
         page.gauges(&metrics::PLACES_TAKEN, limited.iter().map(|(labels, taken, _)| (labels.clone(), *taken as f64)))?;
         page.gauges(&metrics::PLACES, limited.iter().map(|(labels, _, most)| (labels.clone(), *most as f64)))
+    }
+
+    fn loads(&self, page: &mut Page<'_>) -> fmt::Result {
+        let all = || {
+            let names = self.services.iter().map(|one| vec![("upstream", one.settings.name.as_str())]);
+            names.zip(&self.loads)
+        };
+        page.gauges(&metrics::LOAD_TAKEN, all().map(|(labels, load)| (labels, load.under_way as f64)))?;
+        page.gauges(&metrics::LOAD_LIMIT, all().map(|(labels, load)| (labels, load.limit as f64)))?;
+        page.gauges(&metrics::LOAD_WAITING, all().map(|(labels, load)| (labels, load.waiting as f64)))?;
+        let shed = all().flat_map(|(labels, load)| {
+            Priority::ALL.map(|own| (with(labels.clone(), "priority", own.name()), load.shed[own as usize]))
+        });
+        page.counters(&metrics::SHED, shed)
     }
 
     fn policies(&self, page: &mut Page<'_>) -> fmt::Result {
