@@ -6,6 +6,7 @@ mod admin;
 mod candidate;
 mod contracts;
 mod deploy;
+mod fleet;
 mod hostile;
 mod idempotency;
 mod inputs;

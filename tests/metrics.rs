@@ -198,7 +198,8 @@ async fn the_page_is_the_table() {
                 || ["_bucket", "_sum", "_count"].iter().any(|end| *name == format!("{family}{end}"))
         };
         let lines: Vec<&str> = text.lines().filter(of_family).collect();
-        assert!(!lines.is_empty(), "{family} has no sample");
+        // What is only there with shared state has its samples in `fleet`.
+        assert!(!lines.is_empty() || family.starts_with("triage_state_"), "{family} has no sample");
         for line in lines {
             let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
             let own: Vec<&str> = labels

@@ -1,6 +1,6 @@
 //! The real binary, as an operator meets it: what it prints, how it ends, what a signal does to it.
 
-mod child;
+pub mod child;
 mod commands;
 mod import;
 mod life;

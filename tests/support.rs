@@ -1,7 +1,9 @@
 //! A host in front of the emulator, in one process and on paused time.
 
 pub mod browser;
+pub mod fleet;
 pub mod front;
+pub mod redis_server;
 pub mod scripted;
 pub mod stage;
 

@@ -128,6 +128,16 @@ struct Desk {
 }
 
 impl Desk {
+    /// Why the host should not be sent requests; none: it should.
+    fn unready(&self) -> Option<&'static str> {
+        self.lifecycle.unready().or_else(|| {
+            let settings = self.settings.load();
+            let required = matches!(&settings.state, settings::State::Shared(shared) if shared.required);
+            let is_down = self.host.shared.link.as_ref().is_some_and(|link| !link.is_up());
+            (required && is_down).then_some("shared state cannot be reached, and state.required is true")
+        })
+    }
+
     fn access(&self) -> Arc<Access> {
         self.access.load_full()
     }

@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 mod intake;
 mod judge;
 mod keyed;
+mod state;
 mod wake;
 
 pub use check::check;
@@ -21,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, Settings, State},
+        settings::{Mode, Policies, Settings},
     },
     entropy::Entropy,
     error::Problem,
@@ -33,7 +34,7 @@ use crate::{
     },
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
-    store::memory::records::{Limits, MemoryRecords},
+    store::redis::{Link, OpenError},
     telemetry::{Account, Desk, Desks, Events, Meters, RequestId},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
@@ -54,6 +55,9 @@ pub enum HostError {
     /// No layer keeps its state there yet; to keep it here instead would promise what a fleet does not get.
     #[error("`state.url` names shared state, which no layer of this version uses; set it to \"memory:\"")]
     Shared,
+    /// Shared state cannot be used as it is configured.
+    #[error("shared state (`state`) cannot be used")]
+    State(#[from] OpenError),
     /// A key cannot be used.
     #[error("`policies.keys` cannot be used")]
     Keys(#[from] KeyError),
@@ -88,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) keys: Keys,
     pub(crate) gates: Gates,
+    /// The way to shared state; none where state is in this process.
+    pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
@@ -116,9 +122,8 @@ impl Host {
         entropy: Entropy,
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
-        if settings.state != State::Memory {
-            return Err(HostError::Shared);
-        }
+        let link = state::open(settings, clock, &entropy)?;
+        let records = state::records(settings, link.as_ref(), clock, &entropy)?;
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
         let events = Arc::new(Events::new(clock));
@@ -135,10 +140,6 @@ impl Host {
             upstreams.push(Arc::new(serving));
         }
         let shadow = shadow(settings);
-        let largest =
-            settings.upstreams.iter().map(|upstream| &upstream.idempotency).max_by_key(|keys| keys.max_records);
-        let records: Arc<dyn Records> =
-            Arc::new(MemoryRecords::new(clock, largest.map(Limits::of).unwrap_or_default()));
         let shared = Shared {
             clock,
             entropy,
@@ -147,6 +148,7 @@ impl Host {
             engine,
             keys,
             gates,
+            link,
             records,
             events,
             meters,
@@ -285,6 +287,8 @@ impl Host {
     pub async fn drained(&self) {
         self.shared.detached.close();
         self.shared.detached.wait().await;
+        // What they gave back may still be on its way to the store.
+        self.shared.records.flushed().await;
     }
 
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {

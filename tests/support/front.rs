@@ -56,6 +56,11 @@ impl Front {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
+    /// Serves settings that are made otherwise.
+    pub fn of_settings(settings: Settings) -> Self {
+        Self { server: Server::start(&settings).unwrap(), settings }
+    }
+
     /// Serves a whole configuration.
     pub fn start(toml: &str) -> Self {
         let settings = config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}"));

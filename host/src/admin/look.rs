@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config,
     service::Service,
+    store::redis::Link,
     telemetry::{self, Event},
 };
 use axum::{
@@ -31,7 +32,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// The process should be sent requests: policies are loaded, every worker listens, and it is not stopping.
 pub(super) async fn readyz(State(desk): State<Desk>) -> Response {
-    let unready = desk.lifecycle.unready();
+    let unready = desk.unready();
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": unready.is_none(), "why": unready }))).into_response()
 }
@@ -99,7 +100,8 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
         loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
-        ready: desk.lifecycle.unready().is_none(),
+        state: shared.link.as_ref().map(Link::condition),
+        ready: desk.unready().is_none(),
         started_unix_ms: desk.started_unix_ms,
     };
     let text = telemetry::scrape(sources).map_err(|_| Refusal::Store)?;

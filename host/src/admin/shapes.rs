@@ -158,7 +158,7 @@ pub(super) struct Record {
 
 /// The host as it stands.
 pub(super) fn status(desk: &Desk) -> Status {
-    let unready = desk.lifecycle.unready();
+    let unready = desk.unready();
     let now = desk.host.shared.clock.unix_ms();
     Status {
         version: env!("CARGO_PKG_VERSION"),

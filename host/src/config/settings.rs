@@ -165,6 +165,9 @@ pub struct Shared {
     pub password: Option<TokenSource>,
     /// The key that seals stored answers: 32 bytes in hex or base64.
     pub key: Option<TokenSource>,
+    /// Whether records are shared although breakers and limits are each host's own: for tests. Default false.
+    #[doc(hidden)]
+    pub gate_here: bool,
 }
 
 /// Where a policy comes from.

@@ -1,12 +1,11 @@
 //! What only loading shows: whether every upstream can be served as it is configured.
 
-use super::HostError;
 use crate::{
     admin,
     clock::Clock,
     config::{
         Problem, Problems,
-        settings::{PolicySource, Settings, State},
+        settings::{PolicySource, Settings},
     },
     entropy::Entropy,
     gate::Gates,
@@ -28,8 +27,8 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         problems.push(Problem::refused("policies.keys", told(&error)));
         Keys::default()
     });
-    if settings.state != State::Memory {
-        problems.push(Problem::refused("state.url", told(&HostError::Shared)));
+    if let Err((key, error)) = super::state::check(settings) {
+        problems.push(Problem::refused(key, told(&error)));
     }
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
         problems.push(Problem::refused("admin", told(&error)));

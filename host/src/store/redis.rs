@@ -5,7 +5,7 @@
 //! link      run a script, within 20 ms          slot     one thread's connection, and what becomes of it
 //! script    one atomic step, known by digest    census   which server this is, and whether it lost data
 //! keys      how everything is named             reply    what came back
-//! push      what hosts tell each other
+//! push      what hosts tell each other        records   idempotency records, claims and turns
 //! ```
 //!
 //! Each worker has a connection of its own, driven by its own runtime: a request's step costs no wake-up of another thread.
@@ -17,6 +17,7 @@ mod client;
 mod keys;
 mod link;
 mod push;
+pub mod records;
 pub mod reply;
 mod script;
 mod slot;
@@ -27,7 +28,7 @@ pub(crate) mod test_server;
 pub use address::{Address, Node, Place, RULE};
 pub use census::{Loss, Lost};
 pub use keys::Keys;
-pub use link::{Link, LinkError, OpenError};
+pub use link::{Condition, Link, LinkError, OpenError};
 pub use push::Pushed;
 pub use script::Script;
 

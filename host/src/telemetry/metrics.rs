@@ -94,6 +94,12 @@ metrics! {
         "Retries that are affordable now";
     RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],
         "Writes whose effect is unknown and which nobody is settling, up to 1000";
+    STATE_UP = "triage_state_up", Gauge, &[],
+        "1 while shared state can be reached; missing where state is in this process, as the next two are";
+    STATE_EVICTS = "triage_state_evicts", Gauge, &[],
+        "1 where shared state evicts data when its memory is full: idempotency keys may be forgotten";
+    STATE_LOST = "triage_state_lost_seconds", Gauge, &[],
+        "Time since shared state last lost data; missing where it never did";
     GENERATION = "triage_policy_generation", Gauge, &["upstream"],
         "The generation of the policy that serves";
     POLICY = "triage_policy_serving", Gauge, &["upstream", "policy", "digest"],

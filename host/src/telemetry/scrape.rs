@@ -12,6 +12,7 @@ use crate::{
     gate::View,
     overload::{self, Priority},
     service::Service,
+    store::redis::Condition,
 };
 use prometheus_client::{
     collector::Collector,
@@ -34,6 +35,8 @@ pub struct Sources {
     pub loads: Vec<overload::View>,
     /// Unsettled records, as far as they could be counted.
     pub unsettled: Option<usize>,
+    /// How shared state stands; none where state is in this process.
+    pub state: Option<Condition>,
     /// Whether the host should be sent requests.
     pub ready: bool,
     /// When it started, in milliseconds since 1970.
@@ -306,6 +309,11 @@ impl Sources {
     fn host(&self, page: &mut Page<'_>) -> fmt::Result {
         let unsettled = self.unsettled.map(|count| (Labels::new(), count as f64));
         page.gauges(&metrics::RECORDS_UNSETTLED, unsettled)?;
+        let state = |value: fn(&Condition) -> f64| self.state.as_ref().map(|state| (Labels::new(), value(state)));
+        page.gauges(&metrics::STATE_UP, state(|state| f64::from(u8::from(state.is_up))))?;
+        page.gauges(&metrics::STATE_EVICTS, state(|state| f64::from(u8::from(state.may_evict))))?;
+        let lost = self.state.and_then(|state| state.lost_ago);
+        page.gauges(&metrics::STATE_LOST, lost.map(|ago| (Labels::new(), ago.as_secs_f64())))?;
         let kinds = self.events.kinds();
         page.counters(&metrics::EVENTS, kinds.iter().map(|(kind, count)| (vec![("kind", *kind)], *count)))?;
         let one = |value: f64| [(Labels::new(), value)];

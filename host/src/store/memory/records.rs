@@ -25,7 +25,7 @@ use turns::{Place, Turns};
 
 mod claims;
 mod shard;
-mod turns;
+pub(crate) mod turns;
 
 /// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
 const SHARDS: usize = 16;

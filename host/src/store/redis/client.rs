@@ -61,6 +61,11 @@ impl Client {
         made.map(|kind| Self { kind, next: AtomicUsize::new(0) }).map_err(OpenError::Client)
     }
 
+    /// Whether keys of different slots lie on different nodes.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.kind, Kind::Cluster { .. })
+    }
+
     fn make(address: &Address, password: Option<&str>, authority_pem: Option<Vec<u8>>) -> RedisResult<Kind> {
         let password = password.or(address.password.as_ref().map(crate::config::settings::Secret::reveal));
         let certificates = authority_pem.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });

@@ -57,6 +57,9 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// The key that seals answers.
+    #[error("`state.key_file` or TRIAGE_STATE_KEY cannot be used")]
+    Key(#[source] super::records::KeyError),
     /// The thread beside.
     #[error("the thread that watches shared state could not be started")]
     Thread(#[source] io::Error),
@@ -110,6 +113,17 @@ impl LinkError {
     }
 }
 
+/// How shared state stands, for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether it can be reached now.
+    pub is_up: bool,
+    /// Whether it evicts data when its memory is full.
+    pub may_evict: bool,
+    /// How long ago it last lost data, as far as this host knows.
+    pub lost_ago: Option<Duration>,
+}
+
 /// The way to shared state. Clones share everything; with the last one its connections end.
 ///
 /// Every thread that asks has a connection of its own, driven by the runtime that it first asked on: two threads never wait
@@ -146,11 +160,10 @@ impl Link {
     /// [`OpenError`] where the address, a certificate or a password file cannot be used.
     pub fn open(settings: &Shared, clock: Clock, entropy: Entropy) -> Result<Self, OpenError> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let password = settings.password.as_ref().map(|source| secret(source, "state.password_file")).transpose()?;
-        let authorities = settings.ca_file.as_ref().map(|path| read("state.ca_file", path)).transpose()?;
+        let client = client(settings)?;
         let inner = Arc::new(Inner {
             number: NUMBERS.fetch_add(1, Relaxed),
-            client: Client::new(&settings.address, password.as_deref(), authorities)?,
+            client,
             keys: Keys::new(&settings.prefix),
             clock,
             entropy,
@@ -169,9 +182,27 @@ impl Link {
         Ok(Self { inner, _open: open })
     }
 
+    /// Whether [`Link::open`] would succeed. Connects to nothing.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub fn check(settings: &Shared) -> Result<(), OpenError> {
+        client(settings).map(drop)
+    }
+
+    /// Whether keys of different slots lie on different nodes: a script may touch one slot only.
+    pub fn is_cluster(&self) -> bool {
+        self.inner.client.is_cluster()
+    }
+
     /// How keys are named.
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
+    }
+
+    /// `state.timeout`.
+    pub fn timeout(&self) -> Duration {
+        self.inner.timeout
     }
 
     /// Runs a script: one round trip, within `state.timeout`. Dropping the future does not undo what was sent.
@@ -184,11 +215,25 @@ impl Link {
         keys: &[String],
         args: &[A],
     ) -> Result<Value, LinkError> {
-        let deadline = Instant::now() + self.inner.timeout;
+        self.run_within(self.inner.timeout, script, keys, args).await
+    }
+
+    /// As [`Link::run`] within another time, for what cannot go on without the answer.
+    ///
+    /// # Errors
+    /// As [`Link::run`].
+    pub async fn run_within<A: ToRedisArgs>(
+        &self,
+        longest: Duration,
+        script: &'static Script,
+        keys: &[String],
+        args: &[A],
+    ) -> Result<Value, LinkError> {
+        let deadline = Instant::now() + longest;
         let slot = self.inner.slot();
         let mut connection = slot.connection(&self.inner, deadline).await?;
         let step = self.inner.evaluate(&mut connection, script, keys, args);
-        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
+        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
         slot.heard(&self.inner, &connection, answer.as_ref().err());
         answer
     }
@@ -232,6 +277,16 @@ impl Link {
     /// [`Joined`](Pushed::Joined).
     pub fn pushed(&self) -> broadcast::Receiver<Pushed> {
         self.inner.pushed.subscribe()
+    }
+
+    /// How shared state stands.
+    pub fn condition(&self) -> Condition {
+        let lost = *self.inner.lost.borrow();
+        Condition {
+            is_up: self.is_up(),
+            may_evict: self.inner.alarmed.lock().is_some(),
+            lost_ago: lost.map(|lost| self.inner.clock.now().since(lost.at)),
+        }
     }
 
     /// Whether this thread's connection, or that of the thread beside, stands: what a look from outside can know.
@@ -345,8 +400,14 @@ async fn watch(inner: &Arc<Inner>) {
     }
 }
 
+fn client(settings: &Shared) -> Result<Client, OpenError> {
+    let password = settings.password.as_ref().map(|source| secret(source, "state.password_file")).transpose()?;
+    let authorities = settings.ca_file.as_ref().map(|path| read("state.ca_file", path)).transpose()?;
+    Client::new(&settings.address, password.as_deref(), authorities)
+}
+
 /// A secret's text, without blanks around it.
-fn secret(source: &TokenSource, key: &'static str) -> Result<String, OpenError> {
+pub(super) fn secret(source: &TokenSource, key: &'static str) -> Result<String, OpenError> {
     match source {
         TokenSource::Environment(secret) => Ok(secret.reveal().to_owned()),
         TokenSource::File(path) => {

@@ -17,7 +17,7 @@ const SHARDS: usize = 16;
 /// Who waits behind a request under way, in order. The entry is there as long as somebody has the turn.
 type Queue = VecDeque<(u64, oneshot::Sender<Baton>)>;
 
-pub(super) struct Turns {
+pub(crate) struct Turns {
     max: usize,
     shards: [Mutex<HashMap<Fingerprint, Queue>>; SHARDS],
     held: AtomicUsize,
@@ -25,7 +25,7 @@ pub(super) struct Turns {
 }
 
 /// A request's place in its queue.
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It has the turn.
     First(TurnGuard),
     /// Others are before it.
@@ -33,7 +33,7 @@ pub(super) enum Place {
 }
 
 /// A turn. Fields are dropped in order: the turn passes on before the seat is free.
-pub(super) struct TurnGuard {
+pub(crate) struct TurnGuard {
     _baton: Baton,
     _seat: Seat,
 }
@@ -45,7 +45,7 @@ impl Lease for TurnGuard {
 }
 
 /// A place in a queue that is given up when dropped.
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     fingerprint: Fingerprint,
     ticket: u64,
     baton: oneshot::Receiver<Baton>,
@@ -65,7 +65,7 @@ struct Baton {
 struct Seat(Arc<Turns>);
 
 impl Turns {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self {
             max,
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -75,12 +75,12 @@ impl Turns {
     }
 
     /// Requests with a place in a queue.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held.load(Relaxed)
     }
 
     /// Takes the turn, or a place at the end of the queue for it.
-    pub(super) fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<Place, RecordError> {
+    pub(crate) fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<Place, RecordError> {
         let seat = self.seat().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
         let mut queues = self.shard(fingerprint).lock();
         let Some(queue) = queues.get_mut(&fingerprint) else {
@@ -117,7 +117,7 @@ impl Turns {
 
 impl Waiting {
     /// Waits for the turn.
-    pub(super) async fn wait(mut self) -> Result<TurnGuard, RecordError> {
+    pub(crate) async fn wait(mut self) -> Result<TurnGuard, RecordError> {
         // Neither can be missing: a queue that holds our sender passes the baton on, and the seat is taken once, here.
         let baton = (&mut self.baton).await.map_err(|source| RecordError::Unavailable { source: Box::new(source) })?;
         let seat = self.seat.take().ok_or(RecordError::Lost)?;

@@ -25,6 +25,7 @@ fn settings(url: &str) -> Shared {
         ca_file: None,
         password: None,
         key: None,
+        gate_here: false,
     }
 }
 

@@ -1,0 +1,62 @@
+//! Where a host keeps what its fleet must know.
+
+use super::HostError;
+use crate::{
+    clock::Clock,
+    config::settings::{Settings, State},
+    entropy::Entropy,
+    idempotency::Records,
+    store::{
+        memory::records::{Limits, MemoryRecords},
+        redis::{
+            Link, OpenError,
+            records::{RedisRecords, Sealer},
+        },
+    },
+};
+use std::sync::Arc;
+
+/// The way to shared state, where there is any.
+pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Entropy) -> Result<Option<Link>, HostError> {
+    match &settings.state {
+        State::Memory => Ok(None),
+        // Half of the layers shared would promise what a fleet does not get.
+        State::Shared(shared) if !shared.gate_here => Err(HostError::Shared),
+        State::Shared(shared) => Ok(Some(Link::open(shared, clock, entropy.clone())?)),
+    }
+}
+
+/// Idempotency records, claims and turns.
+pub(super) fn records(
+    settings: &Settings,
+    link: Option<&Link>,
+    clock: Clock,
+    entropy: &Entropy,
+) -> Result<Arc<dyn Records>, HostError> {
+    let keys = settings.upstreams.iter().map(|upstream| &upstream.idempotency);
+    let limits = keys.max_by_key(|keys| keys.max_records).map(Limits::of).unwrap_or_default();
+    let (Some(link), State::Shared(shared)) = (link, &settings.state) else {
+        return Ok(Arc::new(MemoryRecords::new(clock, limits)));
+    };
+    let sealer = Sealer::configured(shared.key.as_ref())?;
+    if !sealer.has_key() {
+        tracing::warn!(
+            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
+        );
+    }
+    Ok(Arc::new(RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records)))
+}
+
+/// Whether shared state can be opened as it is configured. Connects to nothing.
+///
+/// # Errors
+/// The key that is wrong, and why.
+pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
+    let State::Shared(shared) = &settings.state else { return Ok(()) };
+    if !shared.gate_here {
+        return Err(("state.url", HostError::Shared));
+    }
+    Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;
+    let key = |error: &OpenError| if let OpenError::File { key, .. } = error { key } else { "state.url" };
+    Link::check(shared).map_err(|error| (key(&error), error.into()))
+}

@@ -1,0 +1,373 @@
+//! Idempotency records, claims and turns on a server that a fleet shares.
+//!
+//! Each operation is one script, the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same history on
+//! both. Answers are sealed before they leave this process.
+
+use super::{Keys, Link, LinkError, Value};
+use crate::{
+    clock::Clock,
+    entropy::Entropy,
+    idempotency::{
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
+        Resolved, Stored, Turn, Unsettled,
+        record::Begin,
+        records::{Reply, at_hand},
+    },
+    store::memory::records::turns::{Place as PlaceHere, Turns},
+};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
+pub use seal::{KeyError, SealError, Sealer};
+use std::{fmt, sync::Arc, time::Duration};
+use steps::{Answer, Circumstances, PARTS, Step};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
+use tokio_util::task::TaskTracker;
+use turn::Place;
+
+mod codec;
+mod seal;
+mod steps;
+mod turn;
+
+/// How long a write waits for one step, unless `state.timeout` is longer: it cannot go on without, other than a read.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What nobody waits for is tried again after these.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
+
+/// An answer is kept while its caller waits: it is tried again only once.
+const FINISH_AGAIN: [Duration; 1] = [Duration::from_millis(20)];
+
+/// Requests of one host that have or wait for a turn: a host's connections.
+const TURNS: usize = 10_000;
+
+/// Records that are looked at together, where all unsettled ones are asked for.
+const LOOKS: usize = 64;
+
+/// The first byte of what is not sealed.
+const UNSEALED: u8 = 0;
+
+/// [`Records`] on a shared server.
+pub struct RedisRecords(Arc<Inner>);
+
+pub(super) struct Inner {
+    link: Link,
+    clock: Clock,
+    entropy: Entropy,
+    sealer: Sealer,
+    cap: usize,
+    here: Arc<Turns>,
+    /// What was begun and nobody waits for.
+    behind: TaskTracker,
+}
+
+/// What is wrong with an answer that is kept.
+#[derive(Debug, thiserror::Error)]
+enum KeptError {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Codec(#[from] codec::Unreadable),
+}
+
+impl RedisRecords {
+    /// Records over `link`, at most `max_records` of them; each of sixteen parts holds its share.
+    pub fn new(link: Link, clock: Clock, entropy: Entropy, sealer: Sealer, max_records: usize) -> Self {
+        let cap = max_records.div_ceil(PARTS.into());
+        let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
+        Self(Arc::new(Inner { link, clock, entropy, sealer, cap, here, behind }))
+    }
+}
+
+impl Inner {
+    fn keys(&self) -> &Keys {
+        self.link.keys()
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE.max(self.link.timeout())
+    }
+
+    async fn run(&self, step: &Step) -> Result<Value, RecordError> {
+        let ran = self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await;
+        ran.map_err(unavailable)
+    }
+
+    /// Runs a step that does no harm if it is done twice, and again if it may not have been done.
+    async fn insist(&self, step: &Step, again: &[Duration]) -> Result<Value, RecordError> {
+        let mut again = again.iter();
+        loop {
+            let error = match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let in_vain = matches!(error, LinkError::Nonsense { .. });
+            match again.next().filter(|_| !in_vain) {
+                Some(wait) => sleep(*wait).await,
+                None => return Err(unavailable(error)),
+            }
+        }
+    }
+
+    /// Runs a step that nobody waits for.
+    fn afterwards(self: &Arc<Self>, step: Step) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let inner = Arc::clone(self);
+        let work = async move {
+            if let Err(error) = inner.insist(&step, &AGAIN).await {
+                tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
+            }
+        };
+        runtime.spawn(self.behind.track_future(work));
+    }
+
+    fn kept(&self, id: RecordId, bytes: &[u8]) -> Result<Stored, RecordError> {
+        let kept = match bytes.split_first() {
+            // Anybody who writes there could have written it: it may say no more than that there was an answer.
+            Some((&UNSEALED, plain)) => codec::decode(plain).map_err(KeptError::from).and_then(|stored| match stored {
+                Stored::TooLarge { .. } => Ok(stored),
+                Stored::Answer(_) => Err(KeptError::Seal(SealError::Broken)),
+            }),
+            _ => self.sealer.open(id, bytes).map_err(KeptError::from).and_then(|plain| Ok(codec::decode(&plain)?)),
+        };
+        kept.map_err(|error| {
+            tracing::error!(%error, ?id, "an answer that was kept cannot be given again");
+            RecordError::Unavailable { source: Box::new(error) }
+        })
+    }
+
+    /// What leaves this process of an answer: all of it sealed, or without a key its status.
+    fn seal(&self, id: RecordId, stored: &Stored) -> Result<Vec<u8>, RecordError> {
+        if !self.sealer.has_key() {
+            let status = codec::encode(&Stored::TooLarge { status: stored.status() });
+            return Ok([vec![UNSEALED], status].concat());
+        }
+        let sealed = self.sealer.seal(id, &codec::encode(stored));
+        sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error) })
+    }
+
+    async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
+        /// Losses that are noticed while a record is begun, before the store counts as not to be used.
+        const LOSSES: usize = 3;
+        for _ in 0..LOSSES {
+            let lost = self.link.lost_data();
+            let about = Circumstances {
+                cap: self.cap,
+                lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
+                one_node: !self.link.is_cluster(),
+            };
+            let asked = Instant::now();
+            // Made before it is taken, so that it is given up whatever becomes of the answer.
+            let place = (opening.turn && about.one_node).then(|| Place::new(&self, opening.fingerprint, opening.fence));
+            let value = self.run(&steps::begin(self.keys(), id, &opening, &about)).await?;
+            let answer = Answer::of(&value).ok_or_else(|| nonsense("begin"))?;
+            let sent_ago = answer.duration();
+            let begin = match (answer.word, sent_ago) {
+                ("new", _) => Begin::New,
+                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago },
+                ("busy", Some(retry_after)) => Begin::InFlight { retry_after },
+                ("mismatch", _) => Begin::Mismatch,
+                ("replay", _) => {
+                    let sealed = answer.bytes().ok_or_else(|| nonsense("begin"))?;
+                    Begin::Replay(Arc::new(self.kept(id, sealed)?))
+                }
+                ("full", _) => {
+                    return Err(RecordError::Full { what: "idempotency records", max: self.cap * usize::from(PARTS) });
+                }
+                _ => return Err(nonsense("begin")),
+            };
+            if matches!(begin, Begin::New) && self.link.lost_data() != lost {
+                // It was new to a server that has lost data, which this host knew only after it had asked.
+                self.run(&steps::leave(self.keys(), id, opening.fence, None)).await?;
+                continue;
+            }
+            let turn = match place {
+                Some(place) if answer.turn() => {
+                    place.heard(asked);
+                    Some(place.hold(None))
+                }
+                Some(place) => {
+                    place.was_not_taken();
+                    None
+                }
+                None => None,
+            };
+            return Ok(Opened { begin, turn });
+        }
+        Err(unavailable(LinkError::Down))
+    }
+
+    async fn own(&self, step: Step) -> Result<(), RecordError> {
+        done(step.script.name(), &self.run(&step).await?)
+    }
+
+    async fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Result<(), RecordError> {
+        let step = steps::finish(self.keys(), id, fence, self.seal(id, &stored)?);
+        match self.insist(&step, &FINISH_AGAIN).await {
+            Ok(value) => done("finish", &value),
+            // Where there is no room for the answer, there may be some for its status.
+            Err(error) if matches!(stored, Stored::Answer(_)) => {
+                tracing::warn!(%error, "an answer could not be kept; its status is tried");
+                let status = Stored::TooLarge { status: stored.status() };
+                self.own(steps::finish(self.keys(), id, fence, self.seal(id, &status)?)).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
+        let value = self.insist(&steps::claim(self.keys(), name, owner, keep), &FINISH_AGAIN).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("ours") => Ok(Claim::Ours),
+            Some("taken") => Ok(Claim::Taken),
+            _ => Err(nonsense("claim")),
+        }
+    }
+
+    async fn turn(self: Arc<Self>, fingerprint: Fingerprint, here: PlaceHere) -> Result<Turn, RecordError> {
+        let here = match here {
+            PlaceHere::First(guard) => guard,
+            PlaceHere::Queued(waiting) => waiting.wait().await?,
+        };
+        let place = Place::new(&self, fingerprint, Fence::draw(&self.entropy));
+        Ok(place.wait().await?.hold(Some(here)))
+    }
+
+    async fn unsettled(&self, limit: usize) -> Result<Vec<Unsettled>, RecordError> {
+        let lists = join_all((0..PARTS).map(|part| async move {
+            let value = self.run(&steps::open(self.keys(), part, limit)).await?;
+            ids(&value).ok_or_else(|| nonsense("open"))
+        }));
+        let mut open = Vec::new();
+        for list in lists.await {
+            open.extend(list?);
+        }
+        open.sort_unstable_by(|(left, id), (right, other)| left.total_cmp(right).then(id.cmp(other)));
+        let mut found = Vec::new();
+        for chunk in open.chunks(LOOKS) {
+            let looks = chunk.iter().map(|(_, id)| async move {
+                let value = self.run(&steps::look(self.keys(), *id)).await?;
+                let answer = Answer::of(&value).ok_or_else(|| nonsense("look"))?;
+                Ok::<_, RecordError>(answer.duration().map(|sent_ago| Unsettled { id: *id, sent_ago }))
+            });
+            for look in join_all(looks).await {
+                found.extend(look?);
+            }
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn resolve(&self, id: RecordId, resolution: Resolution) -> Result<Resolved, RecordError> {
+        let sealed = match &resolution {
+            Resolution::Applied(stored) => Some(self.seal(id, stored)?),
+            Resolution::NotApplied => None,
+        };
+        let value = self.run(&steps::resolve(self.keys(), id, sealed)).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("done") => Ok(Resolved::Done),
+            Some("not-unsettled") => Ok(Resolved::NotUnsettled),
+            _ => Err(nonsense("resolve")),
+        }
+    }
+}
+
+fn done(script: &'static str, value: &Value) -> Result<(), RecordError> {
+    match Answer::of(value).map(|answer| answer.word) {
+        Some("done") => Ok(()),
+        Some("lost") => Err(RecordError::Lost),
+        _ => Err(nonsense(script)),
+    }
+}
+
+fn nonsense(script: &'static str) -> RecordError {
+    unavailable(LinkError::Nonsense { script })
+}
+
+fn unavailable(error: LinkError) -> RecordError {
+    RecordError::Unavailable { source: Box::new(error) }
+}
+
+/// Ids and their scores, as an index gives them.
+fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
+    let items = super::reply::list(value)?;
+    let pair = |pair: &[Value]| {
+        let [id, expires] = pair else { return None };
+        let id = RecordId::from_bytes(super::reply::bytes(id)?.try_into().ok()?);
+        Some((super::reply::text(expires)?.parse().ok()?, id))
+    };
+    items.chunks(2).map(pair).collect()
+}
+
+impl Records for RedisRecords {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+        Reply::Right(Arc::clone(&self.0).begin(id, opening).boxed())
+    }
+
+    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        Reply::Right(self.0.own(steps::sent(self.0.keys(), id, fence)).boxed())
+    }
+
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        Reply::Right(self.0.finish(id, fence, stored).boxed())
+    }
+
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        Reply::Right(self.0.own(steps::release(self.0.keys(), id, fence)).boxed())
+    }
+
+    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
+        self.0.afterwards(steps::leave(self.0.keys(), id, fence, sent_ago));
+    }
+
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        Reply::Right(self.0.claim(name, owner, keep).boxed())
+    }
+
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        match self.0.here.take(fingerprint) {
+            Err(full) => at_hand(Err(full)),
+            Ok(here) => Reply::Right(Arc::clone(&self.0).turn(fingerprint, here).boxed()),
+        }
+    }
+
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        Reply::Right(self.0.unsettled(limit).boxed())
+    }
+
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        Reply::Right(async move { self.0.resolve(id, resolution).await }.boxed())
+    }
+
+    fn tidy(&self) {
+        for part in 0..PARTS {
+            self.0.afterwards(steps::sweep(self.0.keys(), part));
+        }
+    }
+
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        async {
+            self.0.behind.close();
+            self.0.behind.wait().await;
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for RedisRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRecords").field("link", &self.0.link).field("cap", &self.0.cap).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

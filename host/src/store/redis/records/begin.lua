@@ -1,0 +1,49 @@
+-- KEYS[4], KEYS[5]  queue of its twins, and who of them lives; only where its turn is wanted too
+-- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
+--      [8] how long ago records were last lost, or ''  [9] lease of the turn
+local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
+local r = read()
+local there = r ~= nil
+if r and r.s == 'h' and r.e <= now and KEYS[5] then
+  -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
+  redis.call('ZREM', KEYS[4], r.o)
+  redis.call('ZREM', KEYS[5], r.o)
+end
+if r and expires(r) <= now then r = nil end
+local prior = nil
+if r then
+  if r.f ~= fingerprint then return { 'mismatch' } end
+  if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
+  if r.s == 'u' then
+    prior = r.t
+  elseif now < r.e then
+    return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }
+  else
+    prior = last_byte(r)
+  end
+else
+  local lost_ago = tonumber(ARGV[8])
+  if ARGV[4] == '1' then
+    prior = now
+  elseif lost_ago and lost_ago < keep + lock then
+    -- Nobody else's record of that time can still be sending.
+    prior = math.min(now - lost_ago + lock, now)
+  end
+  if not there then
+    for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', whole(now), 'LIMIT', 0, 16)) do
+      redis.call('ZREM', KEYS[2], dead)
+      redis.call('ZREM', KEYS[3], dead)
+    end
+    if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then
+      redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
+      redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', whole(now))
+      if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then return { 'full' } end
+    end
+  end
+end
+redis.call('HDEL', KEYS[1], 'a')
+write({ f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior })
+local turn = '0'
+if KEYS[5] and enter(KEYS[4], KEYS[5], fence, tonumber(ARGV[9]), true) then turn = '1' end
+if prior then return { 'reconcile', whole(now - prior), turn } end
+return { 'new', '', turn }

@@ -1,0 +1,80 @@
+-- One key's record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
+-- KEYS[1]  the record: f fingerprint, k lifetime, s state (h held, u unknown, d done), o holder's fence, b since when,
+--          e end of the lock, t last marked send, p last byte of an earlier holder, a sealed answer
+-- KEYS[2]  ids of all records of the part, by expiry
+-- KEYS[3]  those that may be unsettled, by expiry
+-- ARGV[1]  the record's id
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function read()
+  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p')
+  if not r[3] then return nil end
+  return {
+    f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
+    p = tonumber(r[8])
+  }
+end
+
+local function later(a, b)
+  if a and (not b or a > b) then return a end
+  return b
+end
+
+-- The last moment at which a byte may have been sent, if the holder vanished: any time until its lock ran out.
+local function last_byte(r)
+  return later(r.p, r.t and later(r.t, r.e))
+end
+
+local function expires(r)
+  if r.s ~= 'h' then return r.b + r.k end
+  if last_byte(r) then return r.e + r.k end
+  return r.e
+end
+
+local function forget()
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+end
+
+-- Writes all but the answer.
+local function write(r)
+  local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
+  for _, name in ipairs({ 'o', 'e', 't', 'p' }) do
+    local value = r[name]
+    if value then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = type(value) == 'number' and whole(value) or value
+    else
+      void[#void + 1] = name
+    end
+  end
+  redis.call('HSET', KEYS[1], unpack(fields))
+  if #void > 0 then redis.call('HDEL', KEYS[1], unpack(void)) end
+  local at = expires(r)
+  -- A second more than it lives: what counts is the time that stands in it.
+  redis.call('PEXPIRE', KEYS[1], whole(math.ceil((at - now) / 1000) + 1000))
+  redis.call('ZADD', KEYS[2], whole(at), ARGV[1])
+  if r.s == 'u' or (r.s == 'h' and last_byte(r)) then
+    redis.call('ZADD', KEYS[3], whole(at), ARGV[1])
+  else
+    redis.call('ZREM', KEYS[3], ARGV[1])
+  end
+end
+
+-- The record, if this fence holds it.
+local function held(fence)
+  local r = read()
+  if r and r.s == 'h' and r.o == fence and now < expires(r) then return r end
+  return nil
+end
+
+-- When a byte was last sent, if what came of it is unknown and nobody is finding out.
+local function unsettled(r)
+  if not r or expires(r) <= now then return nil end
+  if r.s == 'u' then return r.t end
+  if r.s == 'h' and r.e <= now then return last_byte(r) end
+  return nil
+end

@@ -1,0 +1,211 @@
+//! Each operation as a step: the script, its keys and its arguments; and what its answers mean.
+//!
+//! Records lie in sixteen parts, by their ids: the keys of one part share a Cluster slot, so that a record, its part's indexes
+//! and its part's share of the cap change in one step.
+
+use super::super::{Keys, Script, Value, reply};
+use crate::{
+    clock::micros,
+    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordId},
+};
+use std::{fmt::Write as _, time::Duration};
+
+/// Parts of all records: few enough to be looked through, and more than a Cluster usually has masters.
+pub const PARTS: u8 = 16;
+
+/// How long a request's place among its twins lives without a word of it. Renewed at a third: a twin waits no longer than this for
+/// one that died.
+pub const TURN_LEASE: Duration = Duration::from_secs(15);
+
+macro_rules! script {
+    ($name:literal $(, $part:literal)*) => {
+        Script::new($name, concat!(include_str!("clock.lua"), $(include_str!($part), )* include_str!(concat!($name, ".lua"))))
+    };
+}
+
+static BEGIN: Script = script!("begin", "record.lua", "queue.lua");
+static SENT: Script = script!("sent", "record.lua");
+static FINISH: Script = script!("finish", "record.lua");
+static RELEASE: Script = script!("release", "record.lua");
+static LEAVE: Script = script!("leave", "record.lua");
+static RESOLVE: Script = script!("resolve", "record.lua");
+static LOOK: Script = script!("look", "record.lua");
+static OPEN: Script = script!("open");
+static SWEEP: Script = script!("sweep");
+static CLAIM: Script = script!("claim");
+static TURN: Script = script!("turn", "queue.lua");
+static RENEW: Script = script!("renew", "queue.lua");
+static PASS: Script = script!("pass");
+
+/// One step, ready to be run.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub script: &'static Script,
+    pub keys: Vec<String>,
+    pub args: Vec<Vec<u8>>,
+}
+
+/// What a request brings to its record beside its opening.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances {
+    /// Records that a part may hold.
+    pub cap: usize,
+    /// How long ago records were last lost.
+    pub lost_ago: Option<Duration>,
+    /// Whether one step may touch the record and the queue of its twins.
+    pub one_node: bool,
+}
+
+pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances) -> Step {
+    let mut step = of_record(&BEGIN, keys, id);
+    if opening.turn && about.one_node {
+        step.keys.extend(queue(keys, opening.fingerprint));
+    }
+    step.args.extend([
+        fence(opening.fence),
+        opening.fingerprint.as_bytes().to_vec(),
+        vec![if opening.maybe_sent { b'1' } else { b'0' }],
+        duration(opening.lock),
+        duration(opening.keep),
+        about.cap.to_string().into_bytes(),
+        about.lost_ago.map(duration).unwrap_or_default(),
+        duration(TURN_LEASE),
+    ]);
+    step
+}
+
+pub fn sent(keys: &Keys, id: RecordId, own: Fence) -> Step {
+    of_record(&SENT, keys, id).with(fence(own))
+}
+
+pub fn finish(keys: &Keys, id: RecordId, own: Fence, sealed: Vec<u8>) -> Step {
+    of_record(&FINISH, keys, id).with(fence(own)).with(sealed)
+}
+
+pub fn release(keys: &Keys, id: RecordId, own: Fence) -> Step {
+    of_record(&RELEASE, keys, id).with(fence(own))
+}
+
+pub fn leave(keys: &Keys, id: RecordId, own: Fence, sent_ago: Option<Duration>) -> Step {
+    of_record(&LEAVE, keys, id).with(fence(own)).with(sent_ago.map(duration).unwrap_or_default())
+}
+
+/// `sealed`: the answer from now on; none where the effect did not take place.
+pub fn resolve(keys: &Keys, id: RecordId, sealed: Option<Vec<u8>>) -> Step {
+    of_record(&RESOLVE, keys, id).with(sealed.unwrap_or_default())
+}
+
+pub fn look(keys: &Keys, id: RecordId) -> Step {
+    of_record(&LOOK, keys, id)
+}
+
+/// The ids of a part's records that may be unsettled, the next to be forgotten first.
+pub fn open(keys: &Keys, part: u8, limit: usize) -> Step {
+    Step { script: &OPEN, keys: vec![of_part(keys, part, "open")], args: vec![limit.to_string().into_bytes()] }
+}
+
+pub fn sweep(keys: &Keys, part: u8) -> Step {
+    Step { script: &SWEEP, keys: vec![of_part(keys, part, "all"), of_part(keys, part, "open")], args: Vec::new() }
+}
+
+pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Step {
+    let owner = match owner {
+        ClaimOwner::Record(id) => format!("record:{id}"),
+        ClaimOwner::Request(Fence(fence)) => format!("request:{fence:032x}"),
+    };
+    let keep_ms = duration_ms(keep).to_string();
+    Step {
+        script: &CLAIM,
+        keys: vec![keys.single("claim", hex(name.as_bytes()))],
+        args: vec![owner.into_bytes(), keep_ms.into_bytes()],
+    }
+}
+
+pub fn turn(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
+    Step { script: &TURN, keys: queue(keys, fingerprint).into(), args: vec![fence(own), duration(TURN_LEASE)] }
+}
+
+pub fn renew(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
+    Step { script: &RENEW, ..turn(keys, fingerprint, own) }
+}
+
+pub fn pass(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
+    Step { script: &PASS, ..turn(keys, fingerprint, own) }
+}
+
+impl Step {
+    fn with(mut self, argument: Vec<u8>) -> Self {
+        self.args.push(argument);
+        self
+    }
+}
+
+fn of_record(script: &'static Script, keys: &Keys, id: RecordId) -> Step {
+    let [.., last] = id.as_bytes();
+    let part = last % PARTS;
+    Step {
+        script,
+        keys: vec![of_part(keys, part, &id.to_string()), of_part(keys, part, "all"), of_part(keys, part, "open")],
+        args: vec![id.as_bytes().to_vec()],
+    }
+}
+
+fn of_part(keys: &Keys, part: u8, what: &str) -> String {
+    keys.tagged(format_args!("idem-{part:x}"), what)
+}
+
+fn queue(keys: &Keys, fingerprint: Fingerprint) -> [String; 2] {
+    let twins = format!("twin-{}", hex(fingerprint.as_bytes()));
+    [keys.tagged(&twins, "queue"), keys.tagged(&twins, "alive")]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn fence(Fence(fence): Fence) -> Vec<u8> {
+    fence.to_be_bytes().to_vec()
+}
+
+/// Lua's numbers are exact up to 2^53, and now is at a fifth of that: no duration is longer than fifty years.
+fn duration(duration: Duration) -> Vec<u8> {
+    micros(duration.min(FIFTY_YEARS)).to_string().into_bytes()
+}
+
+fn duration_ms(duration: Duration) -> u64 {
+    crate::clock::millis(duration.min(FIFTY_YEARS)).max(1)
+}
+
+const FIFTY_YEARS: Duration = Duration::from_hours(24 * 365 * 50);
+
+/// What a step answered: a word, and what belongs to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    pub word: &'a str,
+    rest: &'a [Value],
+}
+
+impl<'a> Answer<'a> {
+    /// None: it is none of ours.
+    pub fn of(value: &'a Value) -> Option<Self> {
+        let (word, rest) = reply::list(value)?.split_first()?;
+        Some(Self { word: reply::text(word)?, rest })
+    }
+
+    pub fn bytes(&self) -> Option<&'a [u8]> {
+        self.rest.first().and_then(reply::bytes)
+    }
+
+    pub fn duration(&self) -> Option<Duration> {
+        self.rest.first().and_then(reply::count).map(Duration::from_micros)
+    }
+
+    /// Whether the turn came along.
+    pub fn turn(&self) -> bool {
+        self.rest.get(1).and_then(reply::text) == Some("1")
+    }
+}

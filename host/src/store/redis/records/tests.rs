@@ -1,0 +1,293 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+//! The scripts and the pure transitions, through the same history; and the whole store on a server.
+
+use super::{steps::Step, *};
+use crate::{
+    clock::Timestamp,
+    idempotency::{
+        Begun, begin,
+        record::{Fate, Phase, Record},
+    },
+    store::{
+        memory::records::tests::{id, opening, stored},
+        redis::test_server::RedisServer,
+    },
+};
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// The server's clock in these tests: what they say, as the last argument.
+const NOW: &str = "local now = tonumber(ARGV[#ARGV])\n";
+
+const START: Timestamp = Timestamp(1_800_000_000_000_000);
+
+#[derive(Debug, Clone)]
+enum Event {
+    Begin { key: u16, payload: u8, maybe_sent: bool },
+    Sent(u16, u8),
+    Finish(u16, u8),
+    Release(u16, u8),
+    Leave(u16, u8, Option<u64>),
+    Resolve(u16, bool),
+    Look(u16),
+    Pass(u64),
+    Lose,
+}
+
+const KEYS: u16 = 4;
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    // How many owners ago: the last one, or one that was taken over.
+    let owner = || (0..KEYS, prop_oneof![4 => Just(0_u8), 1 => 1..3_u8]);
+    let event = prop_oneof![
+        8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1))
+            .prop_map(|(key, payload, maybe_sent)| Event::Begin { key, payload, maybe_sent }),
+        6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
+        2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
+        2 => owner().prop_map(|(key, ago)| Event::Release(key, ago)),
+        2 => (owner(), prop::option::of(0..400_u64)).prop_map(|((key, ago), sent)| Event::Leave(key, ago, sent)),
+        1 => (0..KEYS, any::<bool>()).prop_map(|(key, applied)| Event::Resolve(key, applied)),
+        3 => (0..KEYS).prop_map(Event::Look),
+        5 => prop_oneof![0..30_u64, 100..400_u64, 80_000..100_000_u64].prop_map(Event::Pass),
+        1 => Just(Event::Lose),
+    ];
+    prop::collection::vec(event, 1..60)
+}
+
+/// Both, side by side.
+struct World {
+    connection: redis::Connection,
+    keys: Keys,
+    now: Timestamp,
+    lost: Option<Timestamp>,
+    records: HashMap<u16, Record>,
+    fences: HashMap<u16, Vec<Fence>>,
+    drawn: u128,
+}
+
+impl World {
+    fn ask(&mut self, step: Step) -> (String, Option<Vec<u8>>) {
+        let source = step.script.source().replace(include_str!("clock.lua"), NOW);
+        assert!(source.starts_with(NOW), "the script reads another clock");
+        let mut command = redis::cmd("EVAL");
+        command.arg(source).arg(step.keys.len()).arg(&step.keys).arg(&step.args).arg(self.now.0.to_string());
+        let value: Value = command.query(&mut self.connection).unwrap();
+        let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
+        (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
+    }
+
+    fn fence(&self, key: u16, ago: u8) -> Fence {
+        let drawn = self.fences.get(&key).map_or(&[][..], Vec::as_slice);
+        drawn.iter().rev().nth(ago.into()).copied().unwrap_or(Fence(u128::MAX))
+    }
+
+    /// What the pure transition makes of the key's record; none: it was not the fence's.
+    fn change(&mut self, key: u16, change: impl FnOnce(&mut Record, Timestamp) -> Option<Fate>) -> &'static str {
+        let now = self.now;
+        let fate = self.records.get_mut(&key).and_then(|record| change(record, now));
+        if fate == Some(Fate::Forget) {
+            self.records.remove(&key);
+        }
+        if fate.is_some() { "done" } else { "lost" }
+    }
+
+    fn play(&mut self, event: Event) -> Result<(), TestCaseError> {
+        let keys = self.keys.clone();
+        match event {
+            Event::Pass(seconds) => self.now = self.now.after(Duration::from_secs(seconds)),
+            // The marks are gone, and so are the records.
+            Event::Lose => {
+                redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
+                self.records.clear();
+                self.lost = Some(self.now);
+            }
+            Event::Begin { key, payload, maybe_sent } => {
+                self.drawn += 1;
+                let opening = Opening { maybe_sent, ..opening(self.drawn, payload) };
+                let about =
+                    Circumstances { cap: 100, lost_ago: self.lost.map(|lost| self.now.since(lost)), one_node: true };
+                let (word, rest) = self.ask(steps::begin(&keys, id(key), &opening, &about));
+                let (begin, record) = Record::begin(self.records.get(&key), &opening, self.lost, self.now);
+                let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
+                let (expected, with) = match begin {
+                    Begin::New => ("new", Vec::new()),
+                    Begin::Replay(answer) => ("replay", codec::encode(&answer)),
+                    Begin::InFlight { retry_after } => ("busy", micros(retry_after)),
+                    Begin::Mismatch => ("mismatch", Vec::new()),
+                    Begin::Reconcile { sent_ago } => ("reconcile", micros(sent_ago)),
+                };
+                prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
+                if let Some(record) = record {
+                    self.records.insert(key, record);
+                    self.fences.entry(key).or_default().push(opening.fence);
+                }
+            }
+            Event::Sent(key, ago) => {
+                let fence = self.fence(key, ago);
+                let (word, _) = self.ask(steps::sent(&keys, id(key), fence));
+                let expected = self.change(key, |record, now| record.sent(fence, now).ok().map(|()| Fate::Keep));
+                prop_assert_eq!(word, expected);
+            }
+            Event::Finish(key, ago) => {
+                let fence = self.fence(key, ago);
+                // Finishing twice is the one difference: a host may not know whether it has. See `finish.lua`.
+                if self.records.get(&key).is_some_and(|record| record.phase() == Phase::Done) {
+                    return Ok(());
+                }
+                let answer = stored(&format!("answer {}", self.drawn));
+                let (word, _) = self.ask(steps::finish(&keys, id(key), fence, codec::encode(&answer)));
+                let finish = |record: &mut Record, now| record.finish(fence, Arc::new(answer), now).ok();
+                let expected = self.change(key, |record, now| finish(record, now).map(|()| Fate::Keep));
+                prop_assert_eq!(word, expected);
+            }
+            Event::Release(key, ago) => {
+                let fence = self.fence(key, ago);
+                let (word, _) = self.ask(steps::release(&keys, id(key), fence));
+                prop_assert_eq!(word, self.change(key, |record, now| record.release(fence, now).ok()));
+            }
+            Event::Leave(key, ago, sent) => {
+                let (fence, sent) = (self.fence(key, ago), sent.map(Duration::from_secs));
+                let (word, _) = self.ask(steps::leave(&keys, id(key), fence, sent));
+                prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, sent, now).ok()));
+            }
+            Event::Resolve(key, applied) => {
+                let answer = applied.then(|| stored("by hand"));
+                let (word, _) = self.ask(steps::resolve(&keys, id(key), answer.as_ref().map(codec::encode)));
+                let resolved = self.change(key, |record, now| record.resolve(answer.map(Arc::new), now));
+                prop_assert_eq!(word == "done", resolved == "done");
+            }
+            Event::Look(key) => {
+                let (word, rest) = self.ask(steps::look(&keys, id(key)));
+                let unsettled = self.records.get(&key).and_then(|record| record.unsettled(self.now));
+                prop_assert_eq!(word == "unsettled", unsettled.is_some());
+                prop_assert_eq!(rest, unsettled.map(|ago| ago.as_micros().to_string().into_bytes()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_scripts_do_what_the_transitions_do() {
+    let server = RedisServer::start();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(300));
+    let played = runner.run(&events(), |events| {
+        let mut connection = server.connection();
+        redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
+        let mut world = World {
+            connection,
+            keys: Keys::new("t"),
+            now: START,
+            lost: None,
+            records: HashMap::new(),
+            fences: HashMap::new(),
+            drawn: 0,
+        };
+        events.into_iter().try_for_each(|event| world.play(event))
+    });
+    played.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A host of a fleet, as far as records go.
+fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
+    let toml = format!(
+        "[state]\nurl = \"{}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n",
+        server.url()
+    );
+    let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
+    let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
+    let clock = Clock::system();
+    let link = Link::open(shared, clock, Entropy::system()).unwrap();
+    let sealer = Sealer::new(key.as_slice());
+    (Arc::new(RedisRecords::new(link, clock, Entropy::system(), sealer, 1000)), clock)
+}
+
+/// The tripwire: each of these fails if the fleet silently shares nothing.
+#[tokio::test]
+async fn what_one_host_sent_another_does_not_send() {
+    let server = RedisServer::start();
+    let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
+    let on_one = |fence| begin(&one, clock, id(1), opening(fence, 0));
+    let on_other = |fence| begin(&other, other_clock, id(1), opening(fence, 0));
+    let Begun::New(mut hold) = on_one(1).await.unwrap() else { panic!("the first is not new") };
+    hold.sent().await.unwrap();
+    assert!(matches!(on_other(2).await.unwrap(), Begun::InFlight { .. }), "the second is let through");
+    hold.finish(stored("patient 7")).await.unwrap();
+    let Begun::Replay(replay) = on_other(3).await.unwrap() else { panic!("the third is not replayed") };
+    assert_eq!(*replay, stored("patient 7"));
+    let held: Vec<String> = server.ask(&["KEYS", "*"]);
+    for key in held.iter().filter(|key| key.contains(&id(1).to_string())) {
+        let fields: Vec<Vec<u8>> = server.ask(&["HVALS", key]);
+        assert!(!fields.concat().windows(7).any(|part| part == b"patient"), "{key} can be read");
+    }
+    // What one leaves without an answer, another looks up.
+    let Begun::New(mut hold) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else { panic!("not new") };
+    hold.sent().await.unwrap();
+    hold.leave_unknown(Duration::from_secs(1));
+    one.flushed().await;
+    let unsettled = other.unsettled(10).await.unwrap();
+    assert_eq!(unsettled.iter().map(|unsettled| unsettled.id).collect::<Vec<_>>(), [id(2)]);
+    let begun = begin(&other, other_clock, id(2), opening(5, 0)).await.unwrap();
+    let Begun::Reconcile { hold, sent_ago } = begun else { panic!("{begun:?}") };
+    assert!(sent_ago <= Duration::from_secs(60), "{sent_ago:?}");
+    // One resource, one owner.
+    let name = ClaimName::of("up", "7");
+    assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
+    let stranger = ClaimOwner::Request(Fence(9));
+    assert_eq!(one.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
+    hold.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn twins_of_two_hosts_go_one_after_the_other() {
+    let server = RedisServer::start();
+    let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
+    let fingerprint = opening(1, 0).fingerprint;
+    let first = one.turn(fingerprint).await.unwrap();
+    let mut second = tokio::spawn(other.turn(fingerprint));
+    let opened = one.begin(id(1), opening(2, 0).with_turn(true)).await.unwrap();
+    assert!(opened.turn.is_none(), "a turn that is taken came along");
+    assert!((&mut second).now_or_never().is_none(), "two at once");
+    assert!(first.holds());
+    drop(first);
+    let second = second.await.unwrap().unwrap();
+    assert!(second.holds());
+    drop(second);
+    other.flushed().await;
+    let opened = one.begin(id(2), opening(3, 0).with_turn(true)).await.unwrap();
+    assert!(opened.turn.is_some_and(|turn| turn.holds()), "a turn that is free did not come along");
+}
+
+/// Without a key nothing of an answer leaves the process but its status.
+#[tokio::test]
+async fn without_a_key_only_the_status_is_kept() {
+    let server = RedisServer::start();
+    let (records, clock) = host(&server, None);
+    let Begun::New(hold) = begin(&records, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
+    hold.finish(stored("patient 7")).await.unwrap();
+    let begun = begin(&records, clock, id(1), opening(2, 0)).await.unwrap();
+    let Begun::Replay(kept) = begun else { panic!("{begun:?}") };
+    assert_eq!(*kept, Stored::TooLarge { status: http::StatusCode::OK });
+}
+
+/// A server that comes back empty: keys of before are looked up, not sent as new.
+#[tokio::test]
+async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
+    let mut server = RedisServer::start();
+    let (records, clock) = host(&server, None);
+    let begun = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
+    let Begun::New(mut hold) = begun else { panic!("{begun:?}") };
+    hold.sent().await.unwrap();
+    server.restart();
+    // Until it is reached again nothing may be sent; then the key is known to be doubtful.
+    let begun = loop {
+        match begin(&records, clock, id(1), opening(2, 0)).await {
+            Ok(begun) => break begun,
+            Err(RecordError::Unavailable { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(matches!(begun, Begun::Reconcile { .. }), "{begun:?}");
+    drop(hold);
+}

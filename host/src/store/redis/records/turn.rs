@@ -1,0 +1,138 @@
+//! Equal requests of a whole fleet go one at a time: a queue on the server, a place in it for each host, and among the requests of
+//! one host the queue in memory, so that only one of them asks.
+
+use super::{
+    Inner,
+    steps::{self, Answer, TURN_LEASE},
+};
+use crate::{
+    idempotency::{Fence, Fingerprint, RecordError, Turn, records::Lease},
+    store::memory::records::turns::TurnGuard,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
+
+/// Between two questions whether it is our turn: the first wait, and the longest. A create takes seconds.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// A place in the queue. Dropping it leaves the queue, and so passes the turn on.
+pub(super) struct Place {
+    inner: Arc<Inner>,
+    fingerprint: Fingerprint,
+    own: Fence,
+    /// Until when the server holds the place at least, on this host's own time line.
+    until: Arc<AtomicU64>,
+    taken: bool,
+}
+
+/// The turn, renewed as long as it is held.
+struct Held {
+    renewing: Option<AbortHandle>,
+    place: Place,
+    _here: Option<TurnGuard>,
+}
+
+impl Place {
+    /// A place that may have been taken: whatever becomes of the question, it is given up with this.
+    pub(super) fn new(inner: &Arc<Inner>, fingerprint: Fingerprint, own: Fence) -> Self {
+        Self { inner: Arc::clone(inner), fingerprint, own, until: Arc::new(AtomicU64::new(0)), taken: true }
+    }
+
+    /// Notes that the server heard of it when it was asked at `asked`.
+    pub(super) fn heard(&self, asked: Instant) {
+        let until = self.inner.clock.timestamp(asked).after(TURN_LEASE);
+        self.until.store(until.0, Relaxed);
+    }
+
+    /// The server has said that there is no such place.
+    pub(super) fn was_not_taken(mut self) {
+        self.taken = false;
+    }
+
+    fn holds(&self) -> bool {
+        self.inner.clock.now().0 < self.until.load(Relaxed)
+    }
+
+    /// Waits for the turn. A server that does not answer is asked again for as long as the place may still be there.
+    pub(super) async fn wait(self) -> Result<Self, RecordError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let asked = Instant::now();
+            let answer = self.inner.run(&steps::turn(self.inner.keys(), self.fingerprint, self.own)).await;
+            match answer {
+                Ok(value) => {
+                    self.heard(asked);
+                    match Answer::of(&value).map(|answer| answer.word) {
+                        Some("ours") => return Ok(self),
+                        Some("waits") => {}
+                        _ => return Err(super::nonsense("turn")),
+                    }
+                }
+                Err(error) if self.holds() => tracing::debug!(%error, "a turn is asked for again"),
+                Err(error) => return Err(error),
+            }
+            sleep(wait.mul_f64(0.75 + (self.inner.entropy.next() % 512) as f64 / 1024.0)).await;
+            wait = (wait * 3 / 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// The turn, which is ours now, for as long as it is held.
+    pub(super) fn hold(self, here: Option<TurnGuard>) -> Turn {
+        let renewing = Handle::try_current().ok().map(|runtime| {
+            let (inner, fingerprint, own) = (Arc::clone(&self.inner), self.fingerprint, self.own);
+            runtime.spawn(renew(inner, fingerprint, own, Arc::clone(&self.until))).abort_handle()
+        });
+        Turn::new(Held { renewing, place: self, _here: here })
+    }
+}
+
+async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: Fence, until: Arc<AtomicU64>) {
+    loop {
+        sleep(TURN_LEASE / 3).await;
+        let asked = Instant::now();
+        match inner.run(&steps::renew(inner.keys(), fingerprint, own)).await {
+            Ok(value) if Answer::of(&value).is_some_and(|answer| answer.word == "ours") => {
+                until.store(inner.clock.timestamp(asked).after(TURN_LEASE).0, Relaxed);
+            }
+            // Another has it, or may have.
+            Ok(_) => {
+                until.store(0, Relaxed);
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "a turn could not be renewed"),
+        }
+    }
+}
+
+impl Lease for Held {
+    fn holds(&self) -> bool {
+        self.place.holds()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.taken {
+            self.inner.afterwards(steps::pass(self.inner.keys(), self.fingerprint, self.own));
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Real hosts, each a process, killed and stopped at any moment: nothing is done twice, and no key stays in use.
+//!
+//! A host is this very binary, told by its environment to run [`a_host`] alone.
+
+use crate::{
+    process::child::Triage,
+    support::{
+        create_in,
+        fleet::{KEY, shared},
+        redis_server::{Proxy, RedisServer},
+        scripted::message,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use triage::{
+    config::settings::Settings,
+    emulator::{Call, Emulator, Options},
+    entropy::Entropy,
+    server::Server,
+};
+
+/// Short, so that what a dead host held is free again soon; the policy's own commit time is the real one.
+const UPSTREAM: &str = r#"
+policy = "hospital-directory"
+idempotency.lock = "4s"
+[upstreams.hospital.defaults]
+breaker = { enabled = false }
+limits = []
+budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
+attempt_timeout = "2s"
+deadline = "4s"
+[upstreams.hospital.endpoints.create-hospital]
+limits = []
+concurrency = 10000
+attempt_timeout = "2s"
+deadline = "4s"
+[upstreams.hospital.endpoints.activate-batch]
+deadline = "4s"
+"#;
+
+fn settings(state: &str, upstream: &str) -> Settings {
+    shared(state, "", upstream, UPSTREAM, Some(KEY))
+}
+
+/// Not a test: a host, where the environment asks for one.
+#[test]
+#[ignore = "a host that other tests start"]
+fn a_host() {
+    let (Ok(state), Ok(upstream)) = (std::env::var("FLEET_STATE"), std::env::var("FLEET_UPSTREAM")) else { return };
+    let server = Server::start(&settings(&state, &upstream)).unwrap();
+    println!("\nlistening on http://{}", server.addresses()[0]);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Starts a host; it ends with what is returned.
+fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["fleet::kill::a_host", "--exact", "--ignored", "--nocapture"]).env_clear();
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("FLEET_STATE", state).env("FLEET_UPSTREAM", format!("http://{upstream}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut host = Triage::start(&mut command);
+    let line = host.says("listening on http://");
+    let address = line.rsplit("//").next().unwrap().parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
+    (host, address)
+}
+
+/// The emulated directory on a port of its own; it ends with what is returned.
+async fn directory(create_delay: Duration) -> (Arc<Emulator>, SocketAddr, JoinHandle<()>) {
+    let options = Options { create_delay, handlers: 1000, capacity: 20_000, ..Options::immediate() };
+    let emulator = Emulator::new(options);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(Arc::clone(&emulator).serve(listener, std::future::pending()));
+    (emulator, address, serving)
+}
+
+fn creates(emulator: &Emulator) -> usize {
+    emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
+}
+
+/// What a host answered: status, problem or verdict, body.
+#[derive(Debug)]
+struct Got {
+    status: u16,
+    head: String,
+    body: serde_json::Value,
+}
+
+/// Sends a create; an error where the host is gone.
+async fn send(to: SocketAddr, batch: &str, name: &str, key: &str) -> io::Result<Got> {
+    let request = create_in(batch, name, None);
+    let body = request.body();
+    let head = format!(
+        "POST /hospitals/ HTTP/1.1\r\nhost: fleet.test\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(&[head.as_bytes(), body].concat()).await?;
+    let answer = message(&mut stream, &mut Vec::new()).await?;
+    let (head, body) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let body = serde_json::from_slice(&body).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+    Ok(Got { status, head, body })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_host_sent_another_settles() {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
+    let ((one, first), (_other, second)) = (host(&server.url(), upstream), host(&server.url(), upstream));
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    while creates(&emulator) == 0 {
+        sleep(Duration::from_millis(2)).await;
+    }
+    one.kill();
+    assert!(caller.await.unwrap().is_err(), "the host was killed too late");
+    let got = loop {
+        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        if got.status != 409 {
+            break got;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((got.status, got.body["id"].as_u64()), (200, Some(1)), "{got:?}");
+    assert!(got.head.contains("triage-verdict: already-applied"), "{got:?}");
+    assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
+}
+
+/// Killed before it sent anything, with its turn: another one sends it once the lock is over, and waits for no lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_host_had_begun_another_does() {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
+    let proxy = Proxy::before(server.port());
+    let ((one, first), (_other, second)) = (host(&proxy.url(), upstream), host(&server.url(), upstream));
+    assert_eq!(send(first, crate::support::BATCH, "before", "before").await.unwrap().status, 200);
+    proxy.delay(Duration::from_millis(300));
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    let mut connection = server.connection();
+    let mut begun = || redis::cmd("KEYS").arg("triage:{twin-*}:queue").query::<Vec<String>>(&mut connection).unwrap();
+    while begun().is_empty() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    one.kill();
+    assert!(caller.await.unwrap().is_err());
+    let got = loop {
+        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        if got.status != 409 {
+            break got;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!((got.status, got.body["name"].as_str()), (200, Some("A")), "{got:?}");
+    assert_eq!((creates(&emulator), emulator.hospitals().len()), (2, 2));
+}
+
+/// Stopped between the mark and the first byte, for longer than its lock: by then the record is another host's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
+    let proxy = Proxy::before(server.port());
+    let ((sleeper, first), (_other, second)) = (host(&proxy.url(), upstream), host(&server.url(), upstream));
+    // Its connection stands; from now on there is time between what the server did and what the host knows of it.
+    let before = send(first, crate::support::BATCH, "before", "before").await.unwrap();
+    assert_eq!(before.status, 200, "{before:?}");
+    proxy.delay(Duration::from_millis(300));
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    let mut connection = server.connection();
+    let mut marked = || -> bool {
+        let keys: Vec<String> = redis::cmd("KEYS").arg("triage:{idem-*}:*").query(&mut connection).unwrap();
+        let fields = |key: &String| -> Vec<Option<String>> {
+            redis::cmd("HMGET").arg(key).arg(&["s", "t"]).query(&mut connection).unwrap_or_default()
+        };
+        keys.iter().map(fields).any(|own| matches!(&own[..], [Some(state), Some(_)] if state == "h"))
+    };
+    while !marked() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    sleeper.signal("STOP");
+    assert_eq!(creates(&emulator), 1, "it was stopped too late");
+    // The other one is kept off as long as the lock lasts; then it looks, and finds nothing that would allow it to send.
+    let got = loop {
+        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        if got.status != 409 {
+            break got;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(got.status, 504, "{got:?}");
+    sleeper.signal("CONT");
+    let woken = caller.await.unwrap().unwrap();
+    assert_eq!(woken.status, 503, "{woken:?}");
+    assert_eq!(woken.body["type"], "urn:triage:problem:store-unavailable", "{woken:?}");
+    assert!(woken.head.contains("triage-sent: no"), "{woken:?}");
+    assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1), "it sent after it woke");
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+struct Tally {
+    kills: usize,
+    broken: usize,
+    in_flight: usize,
+    refused: usize,
+    unknown: usize,
+    adopted: usize,
+    replayed: usize,
+    /// The longest time for which a key was in use after its host had gone.
+    stuck: Duration,
+}
+
+/// `rows` keyed creates through three hosts, of which one or another is killed all the time until the last row is answered.
+async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(60)).await;
+    let url: Arc<str> = server.url().into();
+    let entropy = Entropy::system();
+    let start = || async {
+        let url = Arc::clone(&url);
+        tokio::task::spawn_blocking(move || host(&url, upstream)).await.unwrap()
+    };
+    let mut running = Vec::new();
+    let addresses = Arc::new(Mutex::new(Vec::new()));
+    for _ in 0..3 {
+        let (own, address) = start().await;
+        running.push(own);
+        addresses.lock().unwrap().push(address);
+    }
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let (next, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let answered = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..at_once {
+        let (next, done, answered) = (Arc::clone(&next), Arc::clone(&done), Arc::clone(&answered));
+        let (addresses, tally, entropy) = (Arc::clone(&addresses), Arc::clone(&tally), entropy.clone());
+        callers.spawn(async move {
+            loop {
+                let row = next.fetch_add(1, SeqCst);
+                if row >= rows {
+                    return;
+                }
+                let id = settled(row, &addresses, &tally, &entropy).await;
+                answered.lock().unwrap().insert(row, id);
+                done.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    while next.load(SeqCst) < rows {
+        sleep(Duration::from_millis(pause_ms + entropy.next() % pause_ms)).await;
+        let victim = usize::try_from(entropy.next() % 3).unwrap();
+        let (own, address) = start().await;
+        // Its place is taken before it dies, as a supervisor would have it.
+        addresses.lock().unwrap()[victim] = address;
+        std::mem::replace(&mut running[victim], own).kill();
+        tally.lock().unwrap().kills += 1;
+    }
+    while callers.join_next().await.transpose().unwrap().is_some() {}
+    let answered = answered.lock().unwrap();
+    assert_eq!(answered.len(), rows);
+    let hospitals = emulator.hospitals();
+    assert_eq!((hospitals.len(), emulator.duplicates()), (rows, 0), "{:?}", tally.lock().unwrap());
+    for (row, id) in answered.iter() {
+        let made = emulator.hospital(*id).unwrap_or_else(|| panic!("row {row} was answered with {id}"));
+        assert_eq!(made.name, format!("H{row}"), "row {row} got another one's hospital");
+    }
+    std::mem::take(&mut tally.lock().unwrap())
+}
+
+/// Repeats a row with its key, at whichever host, until it is answered; its hospital's id.
+async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Entropy) -> u64 {
+    let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
+    let (name, key) = (format!("H{row}"), format!("key-{row}"));
+    let mut lost = None;
+    loop {
+        let to = addresses.lock().unwrap()[usize::try_from(entropy.next() % 3).unwrap()];
+        let got = send(to, &batch, &name, &key).await;
+        {
+            let mut tally = tally.lock().unwrap();
+            match &got {
+                Ok(Got { status: 200, head, body }) => {
+                    tally.adopted += usize::from(head.contains("triage-verdict: already-applied"));
+                    tally.replayed += usize::from(head.contains("triage-replay: true"));
+                    return body["id"].as_u64().unwrap();
+                }
+                Ok(Got { status: 409, .. }) => {
+                    tally.in_flight += 1;
+                    let since = lost.unwrap_or_else(|| panic!("row {row} is in flight, and nobody lost it"));
+                    tally.stuck = tally.stuck.max(Instant::now() - since);
+                }
+                Ok(Got { status: 503, .. }) => tally.refused += 1,
+                Ok(Got { status: 504, .. }) => tally.unknown += 1,
+                Ok(other) => panic!("row {row}: {other:?}"),
+                Err(_) => {
+                    tally.broken += 1;
+                    lost = Some(Instant::now());
+                }
+            }
+        }
+        sleep(Duration::from_millis(if got.is_ok() { 200 } else { 10 })).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_killed_at_random_do_nothing_twice() {
+    let tally = killed_at_random(150, 12, 100).await;
+    println!("{tally:?}");
+    assert!(tally.kills > 0 && tally.broken > 0, "tripwire: nothing was interrupted: {tally:?}");
+}
+
+/// The whole of it: `TRIAGE_SOAK=1 .ci/run`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn five_thousand_creates_through_killed_hosts() {
+    let tally = killed_at_random(5000, 48, 300).await;
+    println!("{tally:?}");
+    assert!(tally.kills >= 20, "{tally:?}");
+    // Its lock, and what a busy machine adds to it.
+    assert!(tally.stuck <= Duration::from_secs(4 + 2), "{tally:?}");
+}
