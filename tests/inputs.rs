@@ -16,6 +16,7 @@ fn good(name: &str) -> Vec<u8> {
         "path" => b"/a/%2e%2e/b//c".to_vec(),
         "rows" => b"name,address,phone\n\"A, B\",\"C\"\"D\",1\nE,F,\n".to_vec(),
         "cases" => file("tests/vectors/http-standard.csv"),
+        "trace" => file("tests/vectors/http-standard.trace.jsonl"),
         "component" => file("guest-policies/prebuilt/trap.wasm"),
         other => panic!("{other}: give it something good to begin from"),
     }

@@ -21,4 +21,5 @@ mod reload;
 mod settling;
 mod signatures;
 mod support;
+mod traces;
 mod vectors;

@@ -5,12 +5,10 @@ use crate::support::{
     scripted::{Scripted, status},
     stage::{Stage, prebuilt},
 };
-use std::{
-    fs,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 use triage::rollout::{Event, Step};
+
+mod load;
 
 #[tokio::test]
 async fn a_component_dropped_in_serves_and_a_replaced_one_gives_way() {
@@ -161,34 +159,4 @@ async fn a_component_that_a_configuration_names_must_be_trusted_too_and_keys_say
         "[upstreams.api.endpoints.create-hospital]\nsettle = true\n[upstreams.api.endpoints.activate-batch]\nsettle = true\n",
     );
     assert_eq!(trusted.host().policy_events("api").unwrap(), [], "nothing is left to say");
-}
-
-#[tokio::test]
-async fn reloads_under_load_lose_no_request() {
-    const RELOADS: u64 = 20;
-    let stage = Stage::new(&[]).await;
-    let over = AtomicBool::new(false);
-    let load = async {
-        let client = {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            reqwest::Client::builder().no_proxy().build().unwrap()
-        };
-        let mut served = 0;
-        while !over.load(Ordering::Relaxed) {
-            let got = client.get(stage.front.url("/a")).send().await.expect("an answer");
-            assert_eq!(got.status(), 503);
-            assert!(got.headers().contains_key("triage-policy"));
-            served += 1;
-        }
-        served
-    };
-    let reload = async {
-        for generation in 0..RELOADS {
-            stage.drop_guest(["always-retry", "fhir"][usize::try_from(generation % 2).unwrap()]);
-            stage.installed(generation + 2).await;
-        }
-        over.store(true, Ordering::Relaxed);
-    };
-    let (served, ()) = tokio::join!(load, reload);
-    assert!(served > RELOADS, "the load ran: {served}");
 }

@@ -15,6 +15,7 @@ mod page;
 mod routes;
 mod session;
 mod shapes;
+mod traces;
 
 pub use access::TokenError;
 pub use client::{Client, ClientError};

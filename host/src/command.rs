@@ -4,6 +4,7 @@ mod config;
 mod emulator;
 mod explain;
 mod policy;
+mod record;
 mod remote;
 mod serve;
 
@@ -26,6 +27,8 @@ pub enum Command {
     Emulator(emulator::Options),
     /// Tell the course of a request through a running host: permits, waits, attempts, verdicts, clamps
     Explain(explain::Options),
+    /// Record an upstream's decisions from a running host, for `triage policy replay`
+    Record(record::Options),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -55,6 +58,7 @@ impl Command {
             }
             Self::Emulator(options) => runtime()?.block_on(emulator::run(&options)),
             Self::Explain(options) => explain::run(&options),
+            Self::Record(options) => runtime()?.block_on(record::run(&options)),
             Self::Config(command) => command.run(),
             Self::Policy(command) => command.run(),
         }

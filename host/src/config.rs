@@ -144,3 +144,11 @@ pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
         }
     }
 }
+
+/// Reads a duration such as `250ms`, `1.5s` or `24h`, as the configuration has them.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    units::duration(text).ok_or_else(|| format!("{text:?} is no duration; write one such as 250ms, 30s or 5m"))
+}

@@ -6,7 +6,7 @@ use crate::{
     idempotency::Keyed,
     import,
     policy::{Engine, Loading, Policy, cases},
-    route,
+    route, trace as decision_trace,
     upstream::headers,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 pub type Entry = fn(&[u8]);
 
 /// Every one, by name.
-pub const ALL: [(&str, Entry); 8] = [
+pub const ALL: [(&str, Entry); 9] = [
     ("config", config),
     ("environment", environment),
     ("key", key),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, Entry); 8] = [
     ("rows", rows),
     ("cases", golden_cases),
     ("component", component),
+    ("trace", trace),
 ];
 
 /// A configuration file.
@@ -89,4 +90,9 @@ pub fn component(bytes: &[u8]) {
     if let Some(engine) = ENGINE.get_or_init(|| Engine::start().ok()) {
         let _ = Policy::load(engine, bytes, &Loading::default());
     }
+}
+
+/// A decision trace, through the native policy.
+pub fn trace(bytes: &[u8]) {
+    let _ = decision_trace::replay(bytes, &Policy::builtin(), "{}", 1).map(|report| report.to_string());
 }

@@ -231,6 +231,9 @@ impl Host {
         loop {
             tokio::time::sleep(TIDY).await;
             self.shared.records.tidy();
+            for serving in &self.shared.upstreams {
+                serving.recorder.tidy(self.shared.clock.now());
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What operators do from the command line, against a host that runs.
 
-use super::child::{Ended, Triage, get, run};
+use super::child::{Ended, Triage, get, run, triage};
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -209,4 +209,53 @@ fn the_log_holds_nothing_that_was_sent() {
     let ended = host.process.ended();
     assert!(ended.err.contains("request{request=") && ended.err.contains("retrying"), "{ended:?}");
     assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
+}
+
+/// As the README has it: recorded from a running host, replayed through another policy.
+#[test]
+fn decisions_are_recorded_and_replayed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let upstream = failing();
+    let no_breaker = ["--set", "upstreams.default.defaults.breaker.enabled=false"];
+    let host = host(&[&["--upstream", &upstream][..], &QUICK, &no_breaker].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let record = |out: &str, more: &[&str]| {
+        let fixed = ["record", "default", "-o", out, "-n", "3", "--for", "5m", "--admin", &host.admin];
+        let mut recording = Triage::start(&mut triage(&[&fixed[..], more].concat()));
+        recording.logs("recording default; Ctrl-C ends it");
+        let _ = get(host.address, "/s3cret");
+        recording.ended()
+    };
+    let trace = file("trace.jsonl");
+    let ended = record(&trace, &[]);
+    assert_eq!((ended.code, ended.out), (Some(0), format!("3 decisions in {trace}\n")), "{}", ended.err);
+    assert!(!std::fs::read_to_string(&trace).unwrap().contains("s3cret"));
+    let contents = file("contents.jsonl");
+    assert_eq!(record(&contents, &["--contents"]).code, Some(0));
+    assert!(std::fs::read_to_string(&contents).unwrap().contains("/s3cret"));
+    assert_eq!(std::fs::metadata(&contents).unwrap().permissions().mode() & 0o777, 0o600);
+    let there = asked(&host, &["record", "default", "-o", &trace]);
+    assert!(there.err.contains("cannot be made; name a file that is not there yet: File exists"), "{there:?}");
+    let none = asked(&host, &["record", "gone", "-o", &file("none.jsonl")]);
+    assert_eq!((none.code, std::path::Path::new(&file("none.jsonl")).exists()), (Some(1), false), "{none:?}");
+    assert!(none.err.starts_with("triage: there is no such upstream; /api/v1/traces lists them"), "{none:?}");
+
+    let replay = |policy: &str| run(&["policy", "replay", &trace, "--policy", policy, "--fail-on-difference"]);
+    let same = replay("http-standard");
+    assert_eq!((same.code, same.err.as_str()), (Some(0), ""), "{same:?}");
+    assert!(
+        same.out.contains("\n3 of 3 decisions replayed in ") && same.out.ends_with("no verdict differs\n"),
+        "{same:?}"
+    );
+    let other = replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-policies/prebuilt/always-retry.wasm"));
+    assert_eq!(other.code, Some(1), "{other:?}");
+    assert!(other.out.contains("\n3 verdicts differ:\n"), "{other:?}");
+    let broken = file("broken.jsonl");
+    std::fs::write(&broken, "{}\n").unwrap();
+    let broken = run(&["policy", "replay", &broken, "--policy", "fhir"]);
+    assert!(
+        broken.err.contains("cannot be replayed: line 1 is not a trace's; `triage record` writes one: it has not the"),
+        "{broken:?}"
+    );
 }

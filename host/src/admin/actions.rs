@@ -37,7 +37,7 @@ pub(super) struct Actor {
 }
 
 impl Desk {
-    fn audit(&self, actor: Actor, action: &str, subject: &str, text: String) {
+    pub(super) fn audit(&self, actor: Actor, action: &str, subject: &str, text: String) {
         let Actor { peer, role } = actor;
         tracing::info!(target: "triage::audit", %peer, role = role.name(), action, subject, "{text}");
         self.host.shared.events.note("action", subject, text);
@@ -54,18 +54,23 @@ struct Expiry {
 
 impl Expiry {
     fn duration(&self) -> Result<Duration, Refusal> {
-        let Some(ms) = self.for_ms else { return Ok(USUAL) };
-        let wanted = Duration::from_millis(ms);
-        if wanted.is_zero() || wanted > LONGEST {
-            let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(LONGEST));
-            return Err(Refusal::Malformed(text));
-        }
-        Ok(wanted)
+        lasting(self.for_ms)
     }
 }
 
+/// How long what an operator begins lasts.
+pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
+    let Some(ms) = for_ms else { return Ok(USUAL) };
+    let wanted = Duration::from_millis(ms);
+    if wanted.is_zero() || wanted > LONGEST {
+        let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(LONGEST));
+        return Err(Refusal::Malformed(text));
+    }
+    Ok(wanted)
+}
+
 /// A whole number, also as `1.0`: to JSON they are the same.
-fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     const MOST: f64 = 9e15;
     let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
     if number.fract() != 0.0 || !(0.0..=MOST).contains(&number) {
@@ -74,7 +79,7 @@ fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64
     Ok(Some(number as u64))
 }
 
-type Acted<T> = Result<Json<T>, Refusal>;
+pub(super) type Acted<T> = Result<Json<T>, Refusal>;
 
 /// `open`, `close` or `reset`.
 pub(super) async fn force(
@@ -202,7 +207,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
 
 /// The actor, as the gate before the handler noted it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Acting(Actor);
+pub(super) struct Acting(pub(super) Actor);
 
 impl<S: Sync> axum::extract::FromRequestParts<S> for Acting {
     type Rejection = Refusal;

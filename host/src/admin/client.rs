@@ -86,7 +86,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn look(&self, path: &str) -> Result<Value, ClientError> {
-        self.ask(Method::GET, path).await
+        self.json(self.ask(Method::GET, path, Bytes::new()).await?)
     }
 
     /// Does something.
@@ -94,26 +94,46 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn act(&self, path: &str) -> Result<Value, ClientError> {
-        self.ask(Method::POST, path).await
+        self.json(self.ask(Method::POST, path, Bytes::new()).await?)
     }
 
-    async fn ask(&self, method: Method, path: &str) -> Result<Value, ClientError> {
+    /// Does something that wants to know more.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn act_with(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(self.ask(Method::POST, path, Bytes::from(body.to_string())).await?)
+    }
+
+    /// Takes what is no JSON as a whole: lines.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn take(&self, path: &str) -> Result<Bytes, ClientError> {
+        Ok(self.ask(Method::POST, path, Bytes::new()).await?.1)
+    }
+
+    fn json(&self, (status, read): (u16, Bytes)) -> Result<Value, ClientError> {
+        serde_json::from_slice(&read).map_err(|_| ClientError::Strange { url: self.url.clone(), status })
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, Bytes), ClientError> {
         let mut headers = HeaderMap::new();
         if let Some(bearer) = &self.bearer {
             headers.insert(header::AUTHORIZATION, bearer.clone());
         }
-        let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(Bytes::new()));
+        let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(body));
         let request = Outbound { method, path_and_query, headers, body, guarded: true };
         let no_answer = |kind| ClientError::NoAnswer { url: self.url.clone(), kind };
         let answer = self.http.send(request).await.map_err(|failure| no_answer(failure.kind.name()))?;
         let read = Limited::new(answer.body, MOST).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
         let status = answer.status.as_u16();
-        let strange = || ClientError::Strange { url: self.url.clone(), status };
-        let json: Value = serde_json::from_slice(&read).map_err(|_| strange())?;
         if answer.status.is_success() {
-            return Ok(json);
+            return Ok((status, read));
         }
-        let detail = json["detail"].as_str().ok_or_else(strange)?.to_owned();
-        Err(ClientError::Refused { status, detail })
+        let refusal = self.json((status, read))?;
+        let detail = refusal["detail"].as_str().map(str::to_owned);
+        let strange = || ClientError::Strange { url: self.url.clone(), status };
+        Err(ClientError::Refused { status, detail: detail.ok_or_else(strange)? })
     }
 }

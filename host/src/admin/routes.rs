@@ -1,6 +1,6 @@
 //! Every path. The `OpenAPI` document lists the same ones but for the page's: a test compares.
 
-use super::{Desk, access, actions, answer::Refusal, live, look, page};
+use super::{Desk, access, actions, answer::Refusal, live, look, page, traces};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -29,6 +29,8 @@ fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/events", get(look::events)),
         ("/api/v1/config", get(look::config)),
         ("/api/v1/records", get(look::records)),
+        ("/api/v1/traces", get(traces::list)),
+        ("/api/v1/traces/{upstream}", get(traces::one)),
         ("/api/v1/requests", get(look::requests)),
         ("/api/v1/requests/{id}", get(look::request)),
     ]
@@ -41,6 +43,7 @@ fn writing() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
         ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
         ("/api/v1/records/{id}/{verb}", post(actions::settle)),
+        ("/api/v1/traces/{upstream}/{verb}", post(traces::act)),
     ]
 }
 

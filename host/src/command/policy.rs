@@ -1,6 +1,7 @@
 //! `triage policy`: begin, build, look at and test policies.
 
 mod bench;
+mod replay;
 mod serving;
 
 use anyhow::{Context as _, Result};
@@ -78,6 +79,8 @@ pub enum Command {
         #[arg(short = 'n', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         decisions: u32,
     },
+    /// Replay a trace of `triage record` through a component and tell which verdicts differ
+    Replay(replay::Options),
     /// Build the policy in a folder into a component
     Build {
         /// The policy's folder, with its Cargo.toml, package.json or pyproject.toml
@@ -113,6 +116,7 @@ impl Command {
             }
             Self::Inspect { component, key } => inspect(&component, &key)?,
             Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
+            Self::Replay(options) => return replay::run(&options),
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
             Self::RebuildPrebuilt { dir, out } => {
                 let out = out.unwrap_or_else(|| dir.join("prebuilt"));

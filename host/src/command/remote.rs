@@ -26,7 +26,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    fn client(&self) -> Result<Client> {
+    /// A caller of it.
+    pub fn client(&self) -> Result<Client> {
         let token = match &self.token_file {
             Some(file) => {
                 let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
@@ -53,7 +54,7 @@ impl Remote {
 }
 
 /// The listener speaks of headers; here a token is given otherwise.
-fn with_hint(error: ClientError) -> ClientError {
+pub fn with_hint(error: ClientError) -> ClientError {
     match error {
         ClientError::Refused { status: 401, .. } => ClientError::Refused {
             status: 401,
@@ -61,4 +62,9 @@ fn with_hint(error: ClientError) -> ClientError {
         },
         other => other,
     }
+}
+
+/// A name in a path: one that is none must not become another path.
+pub fn segment(name: &str) -> String {
+    name.replace(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'), "~")
 }

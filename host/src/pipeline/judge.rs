@@ -11,6 +11,7 @@ use crate::{
     },
     rollout::{Candidate, Case, Gist, Shadow},
     service::Service,
+    trace::{Judged, Shown},
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -45,8 +46,12 @@ impl Exchange {
             return (policy::builtin_judge(attempt, outcome), false);
         }
         if let Some(verdict) = self.asked(&self.service, attempt, outcome, faults) {
+            self.record(attempt, outcome, Judged::Verdict(&verdict));
             self.show(Gist::of(&verdict), attempt, outcome);
             return (verdict, false);
+        }
+        if let Some(fault) = faults.last() {
+            self.record(attempt, outcome, Judged::Fault(fault.name()));
         }
         // Where a candidate fails, the policy that serves decides as it would have without it; but what a probe found is
         // only for the one that asked.
@@ -78,6 +83,14 @@ impl Exchange {
         decided.map_err(|fault| faults.push(fault)).ok()
     }
 
+    /// Writes a decision down where an operator records them: those of the policy that serves, not of a canary.
+    fn record(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, judged: Judged<'_>) {
+        let recorder = &self.shared.upstreams[self.upstream].recorder;
+        let Some(recording) = recorder.recording().filter(|_| self.stand_in.is_none()) else { return };
+        let shown = Shown { service: &self.service, method: &self.method, attempt, outcome, judged };
+        recorder.note(recording, &shown, self.shared.clock.now());
+    }
+
     /// Shows a candidate in shadow what the live policy has judged: the request's own outcomes only, as a probe is between
     /// its policy and the host.
     fn show(&self, live: Gist, attempt: &Attempt<'_>, outcome: &Outcome<'_>) {
@@ -94,6 +107,11 @@ impl Exchange {
 
     /// The same for an answer that was settled without a judge, unless it is settled for the candidate too.
     pub(super) fn show_settled(&self, arrival: &Arrival, progress: &Progress) {
+        if self.shared.upstreams[self.upstream].recorder.recording().is_some() && self.endpoint().policy_index.is_some()
+        {
+            let attempt = self.attempted(Purpose::Request, progress, Instant::now());
+            self.record(&attempt, &arrived(arrival), Judged::Settled);
+        }
         let (Some((_, candidate, endpoint)), Arrival::Answer(answer)) = (self.in_shadow(), arrival) else { return };
         if candidate.endpoints[endpoint].is_settled(answer.status.as_u16(), self.effect) {
             return;

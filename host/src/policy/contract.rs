@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What sending a request may do (RFC 9110 section 9.2). Ordered: the greater is the stricter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Reads only.
     Safe,
@@ -36,7 +38,8 @@ impl Effect {
 }
 
 /// What became of a request's effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// It took place, by this attempt.
     Applied,
@@ -67,7 +70,8 @@ impl Class {
 }
 
 /// What an outcome says of the upstream's health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BreakerSignal {
     /// The upstream works.
     Success,
@@ -78,7 +82,8 @@ pub enum BreakerSignal {
 }
 
 /// Whether an outcome is the request's or a probe's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// The request itself.
     Request,
@@ -87,7 +92,8 @@ pub enum Purpose {
 }
 
 /// What went wrong where there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
     /// The upstream's name could not be resolved.
     Dns,

@@ -9,6 +9,7 @@ use crate::{
     policy::{Digest, Fault},
     service::{Service, ServiceError},
     telemetry::{Events, Meters},
+    trace::Recorder,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -42,6 +43,8 @@ pub struct Serving {
     pub candidate: Option<Candidate>,
     /// How many attempts it bears at once.
     pub overload: Arc<Overload>,
+    /// What its decisions are recorded in, where an operator wants that.
+    pub recorder: Recorder,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
@@ -137,8 +140,18 @@ impl Serving {
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
         let configured = ArcSwap::from_pointee(settings.clone());
-        let (current, ledger, overload) = (ArcSwap::new(first), Mutex::new(ledger), overload(&settings, &told, clock));
-        Self { settings, configured, candidate, overload, current, ledger, told, meters }
+        let overload = overload(&settings, &told, clock);
+        Self {
+            settings,
+            configured,
+            candidate,
+            overload,
+            recorder: Recorder::default(),
+            current: ArcSwap::new(first),
+            ledger: Mutex::new(ledger),
+            told,
+            meters,
+        }
     }
 
     /// The generation that serves now.

@@ -1,6 +1,6 @@
 //! Policies of a running host: what serves, what happened, and going back.
 
-use crate::command::remote::Remote;
+use crate::command::remote::{Remote, segment};
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
@@ -65,10 +65,8 @@ impl Command {
     }
 }
 
-/// A name that is none must not become another path.
 fn path(upstream: &str, verb: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    format!("/api/v1/policies/{}{verb}", upstream.replace(|c| !is_plain(c), "~"))
+    format!("/api/v1/policies/{}{verb}", segment(upstream))
 }
 
 fn line(policy: &Value) -> String {

@@ -1,0 +1,55 @@
+//! `triage policy replay`: recorded decisions through a candidate.
+
+use anyhow::{Context as _, Result};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+};
+use triage::{
+    policy::{Engine, Loading, Policy, prebuilt},
+    trace,
+};
+
+/// What is replayed, through what.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The trace, as `triage record` wrote it
+    trace: PathBuf,
+    /// The candidate: a component, or the name of an embedded policy
+    #[arg(long, value_name = "NEW.wasm")]
+    policy: PathBuf,
+    /// A table of JSON for the candidate's `configure`
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    settings: String,
+    /// Exit with 1 where a verdict differs, or where nothing could be compared
+    #[arg(long)]
+    fail_on_difference: bool,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+}
+
+/// Replays, and tells.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let component = component(options)?;
+    let loading = Loading { settings: options.settings.clone(), reuse_instances: true };
+    let policy = Policy::load(&Engine::start()?, &component, &loading)
+        .with_context(|| format!("{} is refused", options.policy.display()))?;
+    let file = File::open(&options.trace).with_context(|| format!("{} cannot be read", options.trace.display()))?;
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = options.threads.map_or_else(cores, usize::from);
+    let replayed = trace::replay(file, &policy, &options.settings, threads);
+    let report = replayed.with_context(|| format!("{} cannot be replayed", options.trace.display()))?;
+    print!("{report}");
+    Ok(if options.fail_on_difference && !report.agrees() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn component(options: &Options) -> Result<Vec<u8>> {
+    let embedded = options.policy.to_str().and_then(prebuilt::embedded);
+    match embedded {
+        Some(component) => Ok(component.to_vec()),
+        None => fs::read(&options.policy).with_context(|| format!("{} cannot be read", options.policy.display())),
+    }
+}

@@ -1,0 +1,117 @@
+//! `triage record`: an upstream's decisions into a file, until it is stopped.
+
+use super::{
+    Stops, code,
+    remote::{Remote, segment, with_hint},
+};
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+use triage::{admin::Client, clock::millis};
+
+/// Between two looks: the host holds far more decisions than come in this time.
+const BETWEEN: Duration = Duration::from_millis(200);
+/// The host ends the recording by itself a little later, should this command not live to do it.
+const SPARE: Duration = Duration::from_secs(30);
+
+/// What is recorded.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The upstream
+    upstream: String,
+    /// A new file for the trace
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    /// Record what the policy read as well: paths, header values, bodies, claims, probes. The trace is confidential then,
+    /// and the file is for this user alone
+    #[arg(long)]
+    contents: bool,
+    /// How long, such as 30s or 5m; Ctrl-C ends it before
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = lasting)]
+    time: Duration,
+    /// End after so many decisions
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    decisions: Option<u64>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// The longest recording: the host ends what an operator began after a day.
+const LONGEST: Duration = Duration::from_hours(12);
+
+fn lasting(text: &str) -> Result<Duration, String> {
+    let time = triage::config::duration(text)?;
+    if time.is_zero() || time > LONGEST {
+        return Err(format!("{text} must be from 1ms to 12h"));
+    }
+    Ok(time)
+}
+
+/// Records.
+pub async fn run(options: &Options) -> Result<ExitCode> {
+    let mut stops = Stops::listen()?;
+    let client = options.remote.client()?;
+    let mut out = created(&options.out, options.contents)?;
+    let path = |verb: &str| format!("/api/v1/traces/{}/{verb}", segment(&options.upstream));
+    let time = millis(options.time.saturating_add(SPARE));
+    let wanted = json!({ "contents": options.contents, "for_ms": time });
+    if let Err(error) = client.act_with(&path("start"), &wanted).await {
+        // Nothing is in it.
+        let _ = std::fs::remove_file(&options.out);
+        return Err(with_hint(error).into());
+    }
+    eprintln!("recording {}; Ctrl-C ends it", options.upstream);
+    let recorded = tokio::select! {
+        recorded = follow(&client, &path, options, &mut out) => recorded,
+        stopped = stops.next() => stopped,
+    };
+    // Whatever happened, the host is not left recording.
+    let view = client.act(&path("stop")).await.map_err(with_hint);
+    recorded?;
+    let view = view?;
+    append(&client, &path("take"), &mut out).await?;
+    out.sync_all().with_context(|| format!("{} cannot be written", options.out.display()))?;
+    println!("{}", summary(&view, &options.out));
+    Ok(code(view["decisions"] != 0))
+}
+
+/// Takes lines until it has been long enough, or there are enough.
+async fn follow(client: &Client, path: &impl Fn(&str) -> String, options: &Options, out: &mut File) -> Result<()> {
+    let end = Instant::now() + options.time;
+    while Instant::now() < end {
+        sleep(BETWEEN.min(end.saturating_duration_since(Instant::now()))).await;
+        append(client, &path("take"), out).await?;
+        let Some(most) = options.decisions else { continue };
+        let view = client.look(path("").trim_end_matches('/')).await.map_err(with_hint)?;
+        if view["decisions"].as_u64().unwrap_or_default() >= most {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn append(client: &Client, path: &str, out: &mut File) -> Result<()> {
+    let lines = client.take(path).await.map_err(with_hint)?;
+    out.write_all(&lines).context("the trace cannot be written")
+}
+
+/// A file that was not there before: what another may read already must not get contents.
+fn created(path: &Path, contents: bool) -> Result<File> {
+    let mode = if contents { 0o600 } else { 0o666 };
+    let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    made.with_context(|| format!("{} cannot be made; name a file that is not there yet", path.display()))
+}
+
+fn summary(view: &Value, out: &Path) -> String {
+    let (decisions, dropped) = (&view["decisions"], view["dropped"].as_u64().unwrap_or_default());
+    let lost = if dropped > 0 { format!(", {dropped} more came too fast and were dropped") } else { String::new() };
+    format!("{decisions} decisions in {}{lost}", out.display())
+}
