@@ -226,6 +226,7 @@ fn expected(problem: &Problem) -> Row {
 }
 
 /// Brings the refusal about, by what a caller or an upstream does.
+#[allow(clippy::too_many_lines)]
 async fn produced(problem: &Problem) -> Answered {
     match problem {
         Problem::NoUpstream => plain("path_prefix = \"/api\"", "").get("/other").await,
