@@ -171,20 +171,14 @@ impl Exchange {
         if progress.ever_unknown || permit.is_probe() || (progress.attempts > 0 && self.effect != Effect::Safe) {
             return Ok(Some(overload.enter_now()));
         }
-        let began = Instant::now();
         let most = self.remaining().saturating_sub(LEAST);
         let entered = tokio::select! {
             entered = overload.enter(self.asking(), most) => entered,
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
-        let waited = began.elapsed();
-        if !waited.is_zero() {
-            progress.account.note(|| Step::Queued { wait: waited });
-        }
         let place = entered.map_err(|Shed| self.overloaded())?;
-        if waited.is_zero() {
-            return Ok(Some(place));
-        }
+        let Some(wait) = place.waited else { return Ok(Some(place)) };
+        progress.account.note(|| Step::Queued { wait });
         // It waited: what it was permitted may hold no longer.
         match permit.recheck().await {
             Recheck::Send => Ok(Some(place)),

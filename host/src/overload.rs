@@ -96,6 +96,8 @@ pub struct Place {
     /// None once it was given back.
     overload: Option<Arc<Overload>>,
     sent: Timestamp,
+    /// How long it was waited for in line; none where nobody was.
+    pub waited: Option<Duration>,
 }
 
 impl Overload {
@@ -141,7 +143,11 @@ impl Overload {
     pub fn enter_now(self: &Arc<Self>) -> Place {
         let now = self.clock.now();
         self.state.lock().limiter.begin();
-        Place { overload: Some(Arc::clone(self)), sent: now }
+        self.place(now)
+    }
+
+    fn place(self: &Arc<Self>, now: Timestamp) -> Place {
+        Place { overload: Some(Arc::clone(self)), sent: now, waited: None }
     }
 
     /// A place for an attempt, after its turn in the line and within `most`. Dropping the future leaves the line.
@@ -150,13 +156,13 @@ impl Overload {
     /// [`Shed`]; nothing was taken then.
     pub async fn enter(self: &Arc<Self>, asking: Asking<'_>, most: Duration) -> Result<Place, Shed> {
         let priority = asking.priority;
+        let now = self.clock.now();
         let (ticket, turn, patience) = {
-            let now = self.clock.now();
             let mut state = self.state.lock();
             if state.limiter.has_room() && state.line.is_empty() {
                 state.line.passed(now);
                 state.limiter.begin();
-                return Ok(Place { overload: Some(Arc::clone(self)), sent: now });
+                return Ok(self.place(now));
             }
             state.limiter.pressed(now);
             self.pressed.store(true, Relaxed);
@@ -169,7 +175,10 @@ impl Overload {
         };
         let _left = Leaving { overload: self, priority, ticket };
         match tokio::time::timeout(patience.min(most), turn).await {
-            Ok(Ok(place)) => Ok(place),
+            Ok(Ok(mut place)) => {
+                place.waited = Some(place.sent.since(now));
+                Ok(place)
+            }
             _ => Err(self.refuse(self.state.lock(), priority, self.clock.now())),
         }
     }
@@ -197,8 +206,7 @@ impl Overload {
                 return;
             };
             state.limiter.begin();
-            let place = Place { overload: Some(Arc::clone(self)), sent: now };
-            if let Err(mut unwanted) = next.send(place) {
+            if let Err(mut unwanted) = next.send(self.place(now)) {
                 // Who gave up at this moment. Given back here: dropping it would ask for the lock that is held.
                 unwanted.overload = None;
                 state.limiter.end();
