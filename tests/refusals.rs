@@ -7,7 +7,15 @@ use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
-use std::{net::Ipv4Addr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use triage::{
     Host,
     clock::Clock,
@@ -166,6 +174,13 @@ fn expected(problem: &Problem) -> Row {
             "upstream up has as many requests under way as it bears, and what matters more than low goes first; nothing was sent: ask again after the wait",
         )
         .waits("1", 1000),
+        Problem::MemoryScarce { .. } => row(
+            503,
+            "overloaded",
+            "memory is scarce",
+            "this host uses as much memory as it may, which is 1 bytes; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
         Problem::DeadlineBeforeSend => row(
             504,
             "deadline-before-send",
@@ -299,6 +314,11 @@ async fn produced(problem: &Problem) -> Answered {
             second
         }
         Problem::Overloaded { .. } => overloaded().await,
+        Problem::MemoryScarce { .. } => {
+            let mut scene = plain("", "");
+            scene.settings.server.memory_limit = Some(1);
+            scene.upstream(|_| Scripted::Answer(200, "done")).get("/list").await
+        }
         Problem::DeadlineBeforeSend => {
             let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
@@ -334,7 +354,12 @@ async fn produced(problem: &Problem) -> Answered {
 
 /// More at once than any limit admits, and an upstream that says nothing.
 async fn overloaded() -> Answered {
-    let scene = plain("", "deadline = \"1h\"\nattempt_timeout = \"1h\"").upstream(|_| Scripted::Silence);
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&arrived);
+    let scene = plain("", "deadline = \"1h\"\nattempt_timeout = \"1h\"").upstream(move |_| {
+        count.fetch_add(1, Relaxed);
+        Scripted::Silence
+    });
     let scene = Arc::new(scene);
     let ask = |deadline: &'static str| {
         let scene = Arc::clone(&scene);
@@ -342,7 +367,7 @@ async fn overloaded() -> Answered {
         async move { scene.ask("GET", "/list", &headers, "").await }
     };
     let crowd: Vec<_> = (0..10_000).map(|_| tokio::spawn(ask("60000"))).collect();
-    for _ in 0..100 {
+    while arrived.load(Relaxed) < crowd.len() {
         tokio::task::yield_now().await;
     }
     let refused = ask("50").await;
@@ -378,6 +403,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::BudgetExhausted { endpoint: endpoint(), retry_after: Duration::from_micros(1_001_000) },
         Problem::Concurrency { endpoint: endpoint(), limit: 1 },
         Problem::Overloaded { upstream: "up".to_owned(), priority: "low" },
+        Problem::MemoryScarce { limit_bytes: 1 },
         Problem::DeadlineBeforeSend,
         Problem::Asleep,
         Problem::StoreUnavailable,

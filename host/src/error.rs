@@ -158,6 +158,14 @@ pub enum Problem {
         /// The request's priority.
         priority: &'static str,
     },
+    /// The host itself has no room.
+    #[error(
+        "this host uses as much memory as it may, which is {limit_bytes} bytes; nothing was sent: ask again after the wait"
+    )]
+    MemoryScarce {
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// The deadline passed before anything was sent.
     #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
     DeadlineBeforeSend,
@@ -225,6 +233,7 @@ impl Problem {
             }
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "upstream is overloaded"),
+            Self::MemoryScarce { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "memory is scarce"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
             }
@@ -255,9 +264,11 @@ impl Problem {
             | Self::BreakerOpen { retry_after, .. }
             | Self::RateLimited { retry_after, .. }
             | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
-            Self::Concurrency { .. } | Self::Overloaded { .. } | Self::KeysFull | Self::StoreUnavailable => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Concurrency { .. }
+            | Self::Overloaded { .. }
+            | Self::MemoryScarce { .. }
+            | Self::KeysFull
+            | Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Asleep => Some(Duration::from_secs(10)),
             _ => None,
         }

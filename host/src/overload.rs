@@ -9,10 +9,12 @@
 
 mod limiter;
 mod line;
+mod memory;
 mod priority;
 
 pub use limiter::{Limiter, Sample, Went};
 pub use line::Line;
+pub use memory::{Held, Memory, Scarce};
 pub use priority::Priority;
 
 use crate::{

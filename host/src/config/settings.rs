@@ -46,6 +46,8 @@ pub struct Server {
     pub drain: Duration,
     /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
     pub shutdown_delay: Duration,
+    /// Memory in bytes above which requests are refused. Default: 90 % of the control group's limit, where there is one.
+    pub memory_limit: Option<usize>,
     /// Whether another process may listen on the same address at the same time. Default false.
     pub reuse_port: bool,
     /// TLS; none for plain text.

@@ -3,7 +3,7 @@
 use super::{CallerGone, Shared};
 use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
-    overload::{Asking, Overload, Priority},
+    overload::{Asking, Held, Overload, Priority},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) path_and_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
+    /// What the body takes.
+    pub(crate) _held: Held,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,

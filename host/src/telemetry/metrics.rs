@@ -114,6 +114,10 @@ metrics! {
         "Memory of the process that is resident";
     CPU = "triage_cpu_seconds_total", Counter, &[],
         "Processor time of the process";
+    MEMORY_LIMIT = "triage_memory_limit_bytes", Gauge, &[],
+        "Memory above which requests are refused; 0 where there is no limit";
+    HELD = "triage_held_body_bytes", Gauge, &[],
+        "Bytes of request bodies that are in memory";
     FILES = "triage_open_files", Gauge, &[],
         "File descriptors of the process that are open";
     BUILD = "triage_build", Gauge, &["version"],

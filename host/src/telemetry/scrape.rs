@@ -37,6 +37,8 @@ pub struct Sources {
     pub unsettled: Option<usize>,
     /// How shared state stands; none where state is in this process.
     pub state: Option<Condition>,
+    /// The memory's limit, and the bytes of bodies that are held.
+    pub memory: (Option<u64>, u64),
     /// Whether the host should be sent requests.
     pub ready: bool,
     /// When it started, in milliseconds since 1970.
@@ -325,6 +327,9 @@ impl Sources {
         let mut family = page.0.encode_descriptor(cpu.name.trim_end_matches("_total"), cpu.help, None, cpu.kind)?;
         let none: Option<&Exemplar<NoLabelSet, f64>> = None;
         family.encode_counter(&process.cpu_seconds, none)?;
+        let (limit, held) = self.memory;
+        page.gauges(&metrics::MEMORY_LIMIT, one(limit.unwrap_or_default() as f64))?;
+        page.gauges(&metrics::HELD, one(held as f64))?;
         page.gauges(&metrics::FILES, process.open_files.map(|files| (Labels::new(), files as f64)))?;
         page.gauges(&metrics::BUILD, [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }
