@@ -112,7 +112,7 @@ impl Exchange {
         let load = if is_request { self.load(&mut permit, progress).await? } else { None };
         let (outbound, limit) = match errand {
             Errand::Request => {
-                self.may_send(hold, progress).await?;
+                self.may_send(hold, progress, &permit).await?;
                 self.may_probe(&permit, looked)?;
                 progress.attempts += 1;
                 (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
@@ -204,8 +204,7 @@ impl Exchange {
             Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(LEAST);
-        let mut permit =
-            self.shared.gates.acquire(group, ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
+        let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
             if !wait.is_zero() {
@@ -228,7 +227,7 @@ impl Exchange {
     }
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
-    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress) -> Result<(), Problem> {
+    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress, permit: &Permit) -> Result<(), Problem> {
         if self.remaining().is_zero() || self.caller_has_gone() {
             return Err(Problem::DeadlineBeforeSend);
         }
@@ -238,6 +237,11 @@ impl Exchange {
             if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
                 return Err(Problem::StoreUnavailable);
             }
+        }
+        // What nothing else holds back would meet its twins at other hosts unseen.
+        let held_back = hold.is_some() || progress.turn.is_some();
+        if self.effect == Effect::Unsafe && permit.is_alone() && !held_back {
+            return Err(Problem::StoreUnavailable);
         }
         // The same for its turn: by now a twin may be at work.
         if progress.turn.as_ref().is_some_and(|turn| !turn.holds()) {

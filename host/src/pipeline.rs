@@ -56,9 +56,6 @@ pub enum HostError {
     /// An upstream cannot be served.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// No layer keeps its state there yet; to keep it here instead would promise what a fleet does not get.
-    #[error("`state.url` names shared state, which no layer of this version uses; set it to \"memory:\"")]
-    Shared,
     /// Shared state cannot be used as it is configured.
     #[error("shared state (`state`) cannot be used")]
     State(#[from] OpenError),
@@ -136,7 +133,7 @@ impl Host {
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
         let desks = Desks::new(entropy.clone(), settings.admin.explain, &meters);
         let desk = desks.add();
-        let gates = Gates::memory(clock, entropy.clone(), Arc::clone(&events));
+        let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
@@ -321,6 +318,7 @@ impl Host {
         self.shared.detached.wait().await;
         // What they gave back may still be on its way to the store.
         self.shared.records.flushed().await;
+        self.shared.gates.flushed().await;
     }
 
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
@@ -376,18 +374,3 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    /// Tripwire: state that nobody shares must not pass for shared.
-    #[test]
-    fn shared_state_that_no_layer_uses_is_refused() {
-        let text = "state.url = \"redis://127.0.0.1\"\n[upstreams.a]\nbase_url = \"http://a.example\"";
-        let settings = crate::config::from_toml(text).unwrap();
-        let refused = Host::new(&settings, Clock::system(), Entropy::system()).unwrap_err();
-        assert!(matches!(refused, HostError::Shared), "{refused}");
-    }
-}

@@ -134,6 +134,7 @@ async fn what_a_killed_host_sent_another_settles() {
     let ((one, first), (_other, second)) = (host(&server.url(), upstream), host(&server.url(), upstream));
     let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
     while creates(&emulator) == 0 {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     one.kill();
@@ -163,6 +164,7 @@ async fn what_a_killed_host_had_begun_another_does() {
     let mut connection = server.connection();
     let mut begun = || redis::cmd("KEYS").arg("triage:{twin-*}:queue").query::<Vec<String>>(&mut connection).unwrap();
     while begun().is_empty() {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     one.kill();
@@ -199,6 +201,7 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
         keys.iter().map(fields).any(|own| matches!(&own[..], [Some(state), Some(_)] if state == "h"))
     };
     while !marked() {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     sleeper.signal("STOP");
@@ -230,7 +233,7 @@ struct Tally {
     unknown: usize,
     adopted: usize,
     replayed: usize,
-    /// The longest time for which a key was in use after its host had gone.
+    /// The longest time for which a key was in use by nobody who lives.
     stuck: Duration,
 }
 
@@ -295,7 +298,8 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
 async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Entropy) -> u64 {
     let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
     let (name, key) = (format!("H{row}"), format!("key-{row}"));
-    let mut lost = None;
+    // When somebody last had it who is done with it, or dead.
+    let mut since = None;
     loop {
         let to = addresses.lock().unwrap()[usize::try_from(entropy.next() % 3).unwrap()];
         let got = send(to, &batch, &name, &key).await;
@@ -309,16 +313,16 @@ async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<T
                 }
                 Ok(Got { status: 409, .. }) => {
                     tally.in_flight += 1;
-                    let since = lost.unwrap_or_else(|| panic!("row {row} is in flight, and nobody lost it"));
+                    let since = since.unwrap_or_else(|| panic!("row {row} is in flight, and nobody was asked before"));
                     tally.stuck = tally.stuck.max(Instant::now() - since);
                 }
                 Ok(Got { status: 503, .. }) => tally.refused += 1,
                 Ok(Got { status: 504, .. }) => tally.unknown += 1,
                 Ok(other) => panic!("row {row}: {other:?}"),
-                Err(_) => {
-                    tally.broken += 1;
-                    lost = Some(Instant::now());
-                }
+                Err(_) => tally.broken += 1,
+            }
+            if !matches!(got, Ok(Got { status: 409, .. })) {
+                since = Some(Instant::now());
             }
         }
         sleep(Duration::from_millis(if got.is_ok() { 200 } else { 10 })).await;

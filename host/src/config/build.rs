@@ -87,7 +87,6 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
         ca_file: stated.read("state.ca_file"),
         password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
         key: secret(stated, environment, "state.key_file", STATE_KEY),
-        gate_here: false,
     };
     stated.fill("state.prefix", &mut shared.prefix);
     stated.fill("state.timeout", &mut shared.timeout);

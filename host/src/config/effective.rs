@@ -277,6 +277,7 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("deadline", &mut settings.deadline);
     values.fill("concurrency", &mut settings.concurrency);
     values.fill("limits", &mut settings.limits);
+    values.fill("leased", &mut settings.leased);
     values.fill("group", &mut settings.group);
     values.fill("effect", &mut settings.effect);
     values.fill("priority", &mut settings.priority);

@@ -106,7 +106,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),
     key(Host, "policies.cache", Kind::Bool, Some("true"), "whether compiled policies are kept for the next start"),
     key(Host, "policies.cache_dir", Kind::File, None, "folder for them, of this user alone; unset: `triage/compiled` in $XDG_CACHE_HOME or ~/.cache"),
-    key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept: `memory:` is this process; the URL of a Redis or Valkey (`redis://`, `rediss://`, `unix://`, several addresses for a Cluster, `redis+sentinel://.../MASTER`) is checked, but no layer uses one yet, and the host does not start with it"),
+    key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept: `memory:` is this process; the URL of a Redis or Valkey (`redis://`, `rediss://`, `unix://`, several addresses for a Cluster, `redis+sentinel://.../MASTER`) makes all hosts that name it one fleet"),
     key(Host, "state.prefix", Kind::Prefix, Some("triage"), "what every key there begins with; hosts with the same one are a fleet"),
     key(Host, "state.timeout", Kind::Duration, Some("20ms"), "longest time that one step of shared state may cost a request; then this host goes on by itself"),
     key(Host, "state.quorum", Kind::Count(1, 1_000), Some("2"), "hosts that must see failures before the whole fleet's breaker opens (all, where fewer live)"),
@@ -144,6 +144,7 @@ pub(super) static KEYS: &[Key] = &[
 
     key(Endpoint, "attempt_timeout", Kind::Duration, Some("5s"), "limit on one attempt"),
     key(Endpoint, "deadline", Kind::Duration, Some("15s"), "limit on the whole request; grows to the attempt timeout + 10 s"),
+    key(Endpoint, "leased", Kind::Bool, Some("false"), "with shared state: whether each host takes places of the limits ahead, in lots, and asks nobody for most attempts; limits too small for that stay exact"),
     key(Endpoint, "concurrency", Kind::Count(1, 1_000_000), Some("off"), "attempts under way at once"),
     key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given"),
     key(Endpoint, "group", Kind::Name, None, "endpoints of one group share breaker, budget and limits"),

@@ -167,9 +167,6 @@ pub struct Shared {
     pub password: Option<TokenSource>,
     /// The key that seals stored answers: 32 bytes in hex or base64.
     pub key: Option<TokenSource>,
-    /// Whether records are shared although breakers and limits are each host's own: for tests. Default false.
-    #[doc(hidden)]
-    pub gate_here: bool,
 }
 
 /// Where a policy comes from.
@@ -271,6 +268,9 @@ pub struct Endpoint {
     pub attempt_timeout: Duration,
     /// The limit on the whole request. Default 15 s.
     pub deadline: Duration,
+    /// Whether a host takes places of the limits ahead from shared state, in lots: most attempts then ask nobody, and up to a lot
+    /// a host may lie unused. Limits too small to share stay exact. Default no.
+    pub leased: bool,
     /// Retrying.
     pub retry: retry::Settings,
     /// The retry budget.
@@ -296,6 +296,7 @@ impl Default for Endpoint {
         Self {
             attempt_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(15),
+            leased: false,
             retry: retry::Settings::default(),
             budget: retry::budget::Settings::default(),
             breaker: Some(breaker::Settings::default()),

@@ -21,7 +21,7 @@ use futures_util::{
 };
 pub use seal::{KeyError, SealError, Sealer};
 use std::{fmt, sync::Arc, time::Duration};
-use steps::{Answer, Circumstances, PARTS, Step};
+use steps::{Answer, Circumstances, Era, PARTS, Step};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
@@ -154,13 +154,15 @@ impl Inner {
 
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
         /// Losses that are noticed while a record is begun, before the store counts as not to be used.
-        const LOSSES: usize = 3;
+        const LOSSES: usize = 5;
         for _ in 0..LOSSES {
+            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
             let lost = self.link.lost_data();
             let about = Circumstances {
                 cap: self.cap,
                 lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
                 one_node: !self.link.is_cluster(),
+                era,
             };
             let asked = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
@@ -169,6 +171,13 @@ impl Inner {
             let answer = Answer::of(&value).ok_or_else(|| nonsense("begin"))?;
             let sent_ago = answer.duration();
             let begin = match (answer.word, sent_ago) {
+                ("strange", _) => {
+                    if let Some(place) = place {
+                        place.was_not_taken();
+                    }
+                    self.recognise().await?;
+                    continue;
+                }
                 ("new", _) => Begin::New,
                 ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago },
                 ("busy", Some(retry_after)) => Begin::InFlight { retry_after },
@@ -201,6 +210,39 @@ impl Inner {
             return Ok(Opened { begin, turn });
         }
         Err(unavailable(LinkError::Down))
+    }
+
+    /// Finds out why a part's mark is not this server's in this era, and marks every part. What was lost is known then.
+    async fn recognise(&self) -> Result<(), RecordError> {
+        let era = self.link.recognise(self.patience()).await.map_err(unavailable)?;
+        let marked = join_all((0..PARTS).map(|part| self.mark(part, &era))).await;
+        if !marked.into_iter().collect::<Result<Vec<_>, _>>()?.contains(&false) {
+            return Ok(());
+        }
+        let next = format!("{:016x}", self.entropy.next());
+        self.run(&steps::era(self.keys(), 0, &era, Era::Lose(&next))).await?;
+        self.link.recognise(self.patience()).await.map(drop).map_err(unavailable)
+    }
+
+    /// Marks a part. False: it was marked in this era, and is no longer.
+    async fn mark(&self, part: u8, era: &str) -> Result<bool, RecordError> {
+        let of_era = async |what| {
+            let value = self.run(&steps::era(self.keys(), part, era, what)).await?;
+            Answer::of(&value).map(|answer| answer.word.to_owned()).ok_or_else(|| nonsense("era"))
+        };
+        let marked = match of_era(Era::Ask).await?.as_str() {
+            "marked" => true,
+            "unmarked" => false,
+            // Another era began meanwhile: whoever asks next finds out.
+            _ => return Ok(true),
+        };
+        let value = self.run(&steps::mark(self.keys(), part, era, marked)).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("same") if marked => Ok(true),
+            Some("same" | "marked") => of_era(Era::Note).await.map(|_| true),
+            Some("lost") => Ok(false),
+            _ => Err(nonsense("mark")),
+        }
     }
 
     async fn own(&self, step: Step) -> Result<(), RecordError> {

@@ -25,7 +25,6 @@ fn settings(url: &str) -> Shared {
         ca_file: None,
         password: None,
         key: None,
-        gate_here: false,
     }
 }
 
