@@ -3,6 +3,7 @@
 use super::value::Values;
 use crate::{
     breaker, idempotency,
+    overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     retry,
@@ -45,6 +46,8 @@ pub struct Server {
     pub drain: Duration,
     /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
     pub shutdown_delay: Duration,
+    /// Memory in bytes above which requests are refused. Default: 90 % of the control group's limit, where there is one.
+    pub memory_limit: Option<usize>,
     /// Whether another process may listen on the same address at the same time. Default false.
     pub reuse_port: bool,
     /// TLS; none for plain text.
@@ -244,6 +247,10 @@ pub struct Upstream {
     pub max_buffered_request_bytes: usize,
     /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
+    /// Whether requests are refused while the upstream has more to do than it bears. Default true.
+    pub sheds_overload: bool,
+    /// The request header by which a caller says that its request matters less. Default `triage-priority`.
+    pub priority_header: http::HeaderName,
     /// How keys are honoured. Its lock is long enough for the deadlines known without the policy:
     /// [`super::idempotency`] also looks at those that the policy proposes.
     pub idempotency: idempotency::Settings,
@@ -282,6 +289,8 @@ pub struct Endpoint {
     pub settle: Option<bool>,
     /// What a request may do, against the stricter of method and policy: the operator's word.
     pub effect: Option<Effect>,
+    /// How much requests matter while the upstream is overloaded. Default: by their effect.
+    pub priority: Option<Priority>,
 }
 
 impl Default for Endpoint {
@@ -298,6 +307,7 @@ impl Default for Endpoint {
             group: None,
             settle: None,
             effect: None,
+            priority: None,
         }
     }
 }
