@@ -3,7 +3,7 @@
 use super::{
     check,
     draft::{Draft, UpstreamDraft},
-    effective,
+    effective, interop,
     keys::Scope,
     problem::Problem,
     settings::{
@@ -34,6 +34,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         stated,
     };
     problems.extend(check::upstreams(&settings));
+    problems.extend(interop::stated(&settings));
     problems.extend(check::admin(&settings));
     problems.extend(check::tls(&settings.stated));
     (settings, problems)

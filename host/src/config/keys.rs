@@ -155,6 +155,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "breaker.jitter", Kind::Percent(0), Some("10"), "random part of the open time, in percent"),
     key(Endpoint, "breaker.probes", Kind::Count(1, 1_000), Some("1"), "probes at once, and successes in a row that close it"),
     key(Endpoint, "breaker.probe_lease", Kind::Duration, Some("35s"), "how long a probe holds its place; grows to the attempt timeout + 5 s"),
+    key(Endpoint, "breaker.interop", Kind::Interop, Some("off"), "`pybreaker`: Python workers share the breaker, by pybreaker's keys in the Redis of `state.url`"),
+    key(Endpoint, "breaker.interop_namespace", Kind::Namespace, Some("off"), "the `namespace` of their CircuitRedisStorage, or `off` for none; each group has its own. On a Cluster it needs a hash tag"),
 
     key(Added, "method", Kind::Method, None, "method of an endpoint that the policy does not describe, or `*`"),
     key(Added, "path", Kind::Template, None, "URI template of an endpoint that the policy does not describe"),

@@ -2,7 +2,9 @@
 
 use super::value::Values;
 use crate::{
-    breaker, idempotency,
+    breaker,
+    gate::Pybreaker,
+    idempotency,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     retry,
@@ -270,6 +272,8 @@ pub struct Endpoint {
     pub budget: retry::budget::Settings,
     /// The circuit breaker; none to do without.
     pub breaker: Option<breaker::Settings>,
+    /// The breaker of Python workers that is one with it. Default none.
+    pub pybreaker: Option<Pybreaker>,
     /// Rate limits, all of which an attempt passes.
     pub limits: Vec<Quota>,
     /// Attempts under way at once. Default none.
@@ -291,6 +295,7 @@ impl Default for Endpoint {
             retry: retry::Settings::default(),
             budget: retry::budget::Settings::default(),
             breaker: Some(breaker::Settings::default()),
+            pybreaker: None,
             limits: Vec::new(),
             concurrency: None,
             group: None,
