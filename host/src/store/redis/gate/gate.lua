@@ -52,8 +52,9 @@ local function standing()
   return gate.er, gate.ec, gate.st, left, gate.wy or ''
 end
 
--- Shows the breaker to Python workers, where there are any.
+-- Where Python workers share the breaker: shows it to them; and their failures in a row since the last step.
 local mirror
+local theirs = 0
 
 local function done(...)
   if mirror then mirror() end
@@ -153,7 +154,7 @@ end
 -- Successes that a host has saved up under an epoch: they count before whatever it says next.
 local function saved_up(random, counter, calls)
   if calls > 0 and gate.er == random and gate.ec == counter and gate.st == '0' then
-    put('fr', 0)
+    put('fr', theirs)
     count(calls, 0, 0)
   end
 end

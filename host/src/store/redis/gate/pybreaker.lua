@@ -18,8 +18,13 @@ if KEYS[4] then
 
   local failed = whole(failures)
   if failed and gate.st == '0' and failed ~= number('fr') then
-    if failed > number('fr') then redis.call('ZADD', KEYS[2], text(now), 'pybreaker') end
-    put('fr', math.min(failed, 1000000000))
+    failed = math.min(failed, 1000000000)
+    if failed > number('fr') then
+      -- What hosts have saved up is older than these, or as good as.
+      theirs = failed - number('fr')
+      redis.call('ZADD', KEYS[2], text(now), 'pybreaker')
+    end
+    put('fr', failed)
   end
   if not forced then
     if (seen == 'open' and before == 'closed') or (seen == 'half-open' and (before == 'closed' or mirrored)) then

@@ -275,10 +275,19 @@ fn failures_in_a_row_are_counted_together() {
     }
     stage.put(1, "0");
     assert_eq!(stage.row(), 0, "a success of theirs");
-    for word in ["-3", "x", "1.5", "99999999999999", ""] {
+    // Successes that a host has saved up are from before.
+    stage.call(BreakerSignal::Failure);
+    stage.put(1, "3");
+    let epoch = stage.run(&steps::BEAT, &steps::beat(&SavedUp::default())).0.epoch;
+    let saved_up = SavedUp { epoch, successes: 2, firsts: 0 };
+    stage.put(1, "5");
+    stage.run(&steps::BEAT, &steps::beat(&saved_up));
+    assert_eq!((stage.row(), stage.shown().as_str()), (2, "closed 2 0 -"), "two more of theirs");
+    for (word, row) in [("-3", 2), ("x", 2), ("1.5", 2), ("99999999999999", 2), ("", 2), ("9999999999", 1_000_000_000)]
+    {
         stage.put(1, word);
-        assert_eq!(stage.row(), 0, "{word}");
-        assert_eq!(stage.shown(), "closed 0 0 -", "{word}");
+        assert_eq!(stage.row(), row, "{word}");
+        assert_eq!(stage.shown(), format!("closed {row} 0 -"), "{word}");
     }
 }
 
