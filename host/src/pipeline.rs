@@ -22,12 +22,13 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, Settings},
+        settings::{Mode, Policies, Settings, State},
     },
     entropy::Entropy,
     error::Problem,
     gate::Gates,
     idempotency::Records,
+    overload::Memory,
     policy::{
         Cache, Engine,
         signature::{KeyError, Keys},
@@ -35,7 +36,7 @@ use crate::{
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
-    telemetry::{Account, Desk, Desks, Events, Meters, RequestId},
+    telemetry::{self, Account, Desk, Desks, Events, Meters, RequestId},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -45,6 +46,9 @@ use tracing::Instrument as _;
 
 /// Between two looks for what has expired: short beside the day that records are kept.
 const TIDY: Duration = Duration::from_mins(5);
+
+/// Between two looks at the process's memory: bodies are counted meanwhile.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(100);
 
 /// Why a host could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +96,9 @@ pub(crate) struct Shared {
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
+    /// Whether writes go on where shared state cannot be reached.
+    pub(crate) writes_alone: bool,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) desks: Desks,
@@ -132,7 +139,7 @@ impl Host {
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
-            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters));
+            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
             rollout::begin(&serving, &engine, &keys, &gates);
             upstreams.push(Arc::new(serving));
         }
@@ -147,6 +154,8 @@ impl Host {
             gates,
             link,
             records,
+            writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
+            memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,
             meters,
             desks,
@@ -222,6 +231,22 @@ impl Host {
         self.handle(request.map(crate::upstream::full), &caller, None).await
     }
 
+    /// Looks at the process's memory now and then, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never
+    /// ends; the server runs it on one of its workers.
+    pub async fn watch_memory(&self) {
+        loop {
+            if let Some(bytes) = telemetry::memory_bytes() {
+                self.shared.memory.looked(bytes);
+            }
+            tokio::time::sleep(LOOK_AT_MEMORY).await;
+        }
+    }
+
+    /// Whether there is no memory for another connection.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.memory.is_full()
+    }
+
     /// Keeps the memory bounded while there is no traffic: forgets every few minutes what has expired. Never ends; the server runs
     /// it on one of its workers, a program that uses the host as a library on a task of its own.
     pub async fn tidy(&self) {
@@ -261,6 +286,13 @@ impl Host {
         tracing::info!(%changed, %waiting, "the configuration was read again");
         shared.events.note("reloaded", "config", format!("in force: {changed}; waits for a restart: {waiting}"));
         Ok(())
+    }
+
+    /// Tells that certificates and tokens were read again because their files have changed.
+    pub(crate) fn files_read(&self) {
+        tracing::info!("certificates and tokens were read again: their files have changed");
+        let text = "certificates and tokens: their files have changed".to_owned();
+        self.shared.events.note("reloaded", "files", text);
     }
 
     /// Tells that a changed configuration was not put into force.

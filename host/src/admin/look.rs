@@ -98,6 +98,8 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         meters: Arc::clone(&shared.meters),
         events: Arc::clone(&shared.events),
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
+        loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
+        memory: shared.memory.view(),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
         state: shared.link.as_ref().map(Link::condition),
         ready: desk.unready().is_none(),

@@ -42,7 +42,7 @@ const SEED: [(&str, &str); 5] = [
     ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
     ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for"),
 ];
-/// The seed's Redis was its queue's. One of RabbitMQ is none of ours.
+/// The seed's Redis was its queue's. What serves AMQP is none of ours.
 const SEED_BROKER_URL: &str = "CELERY_BROKER_URL";
 const SEED_BASE_URL: &str = "HOSPITAL_API_BASE_URL";
 const GENERAL: &str = "TRIAGE__";

@@ -5,6 +5,7 @@ use crate::{
     breaker,
     gate::Pybreaker,
     idempotency,
+    overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     retry,
@@ -47,6 +48,8 @@ pub struct Server {
     pub drain: Duration,
     /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
     pub shutdown_delay: Duration,
+    /// Memory in bytes above which requests are refused. Default: 90 % of the control group's limit, where there is one.
+    pub memory_limit: Option<usize>,
     /// Whether another process may listen on the same address at the same time. Default false.
     pub reuse_port: bool,
     /// TLS; none for plain text.
@@ -160,6 +163,8 @@ pub struct Shared {
     pub quorum: u32,
     /// Whether a host that does not reach it says that it should not be sent requests. Default false.
     pub required: bool,
+    /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
+    pub writes_alone: bool,
     /// PEM file of authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The password; goes before one in the URL.
@@ -244,6 +249,10 @@ pub struct Upstream {
     pub max_buffered_request_bytes: usize,
     /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
+    /// Whether requests are refused while the upstream has more to do than it bears. Default true.
+    pub sheds_overload: bool,
+    /// The request header by which a caller says that its request matters less. Default `triage-priority`.
+    pub priority_header: http::HeaderName,
     /// How keys are honoured. Its lock is long enough for the deadlines known without the policy:
     /// [`super::idempotency`] also looks at those that the policy proposes.
     pub idempotency: idempotency::Settings,
@@ -284,6 +293,8 @@ pub struct Endpoint {
     pub settle: Option<bool>,
     /// What a request may do, against the stricter of method and policy: the operator's word.
     pub effect: Option<Effect>,
+    /// How much requests matter while the upstream is overloaded. Default: by their effect.
+    pub priority: Option<Priority>,
 }
 
 impl Default for Endpoint {
@@ -301,6 +312,7 @@ impl Default for Endpoint {
             group: None,
             settle: None,
             effect: None,
+            priority: None,
         }
     }
 }

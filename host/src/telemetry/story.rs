@@ -67,6 +67,12 @@ pub enum Step {
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
+    /// The upstream was overloaded: it waited for its turn.
+    Queued {
+        /// For how long.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
     /// An attempt was not made.
     Denied {
         /// Why.
@@ -206,6 +212,7 @@ impl fmt::Display for Step {
                     write!(f, ", after a wait of {} for the rate limit", Rounded(*wait))
                 }
             }
+            Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in line", Rounded(*wait)),
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),

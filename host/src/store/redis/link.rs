@@ -146,7 +146,7 @@ pub(super) struct Inner {
     pub(super) entropy: Entropy,
     pub(super) timeout: Duration,
     slots: Mutex<Vec<Arc<Slot>>>,
-    /// The id of the server's data, as this host knows it.
+    /// The era of the server's data, as this host knows it.
     pub(super) known: Mutex<Option<String>>,
     pub(super) lost: watch::Sender<Option<Lost>>,
     pub(super) alarmed: Mutex<Option<String>>,
@@ -264,6 +264,30 @@ impl Link {
             timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
         slot.heard(&self.inner, &connection, answer.as_ref().err());
         answer
+    }
+
+    /// The era of the server's data: another one begins with each loss that somebody notices. Waits for the first connection.
+    ///
+    /// # Errors
+    /// [`LinkError::Down`] where there is no connection within `longest`.
+    pub(super) async fn era(&self, longest: Duration) -> Result<String, LinkError> {
+        self.inner.slot().connection(&self.inner, Instant::now() + longest).await?;
+        self.inner.known.lock().clone().ok_or(LinkError::Down)
+    }
+
+    /// Looks at the server now, instead of at the next beat: the era, and losses are known then.
+    ///
+    /// # Errors
+    /// As [`Link::run`].
+    pub(super) async fn recognise(&self, longest: Duration) -> Result<String, LinkError> {
+        let deadline = Instant::now() + longest;
+        let slot = self.inner.slot();
+        let mut connection = slot.connection(&self.inner, deadline).await?;
+        let looked = timeout_at(deadline, self.inner.census(&mut connection)).await;
+        let looked = looked.unwrap_or(Err(LinkError::TimedOut(longest)));
+        slot.heard(&self.inner, &connection, looked.as_ref().err());
+        looked?;
+        self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
     /// When data was lost at the latest, as far as this host knows: whatever was entrusted to the server before may be gone.
