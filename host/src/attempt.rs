@@ -240,7 +240,7 @@ impl Exchange {
         }
         // What nothing else holds back would meet its twins at other hosts unseen.
         let held_back = hold.is_some() || progress.turn.is_some();
-        if self.effect == Effect::Unsafe && permit.is_alone() && !held_back {
+        if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }
         // The same for its turn: by now a twin may be at work.

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, Settings},
+        settings::{Mode, Policies, Settings, State},
     },
     entropy::Entropy,
     error::Problem,
@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
+    /// Whether writes go on where shared state cannot be reached.
+    pub(crate) writes_alone: bool,
     pub(crate) memory: Arc<Memory>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
@@ -158,6 +160,7 @@ impl Host {
             gates,
             link,
             records,
+            writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
             memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,
             meters,

@@ -1,21 +1,18 @@
 //! Real hosts, each a process, killed and stopped at any moment: nothing is done twice, and no key stays in use.
-//!
-//! A host is this very binary, told by its environment to run [`a_host`] alone.
 
 use crate::{
     process::child::Triage,
     support::{
         create_in,
-        fleet::{KEY, shared},
+        fleet::KEY,
         redis_server::{Proxy, RedisServer},
         scripted::message,
     },
 };
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write as _},
     net::SocketAddr,
-    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -29,10 +26,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use triage::{
-    config::settings::Settings,
     emulator::{Call, Emulator, Options},
     entropy::Entropy,
-    server::Server,
 };
 
 /// Short, so that what a dead host held is free again soon; the policy's own commit time is the real one.
@@ -54,37 +49,15 @@ deadline = "4s"
 deadline = "4s"
 "#;
 
-fn settings(state: &str, upstream: &str) -> Settings {
-    shared(state, "", upstream, UPSTREAM, Some(KEY))
-}
-
-/// Not a test: a host, where the environment asks for one.
-#[test]
-#[ignore = "a host that other tests start"]
-fn a_host() {
-    let (Ok(state), Ok(upstream)) = (std::env::var("FLEET_STATE"), std::env::var("FLEET_UPSTREAM")) else { return };
-    let server = Server::start(&settings(&state, &upstream)).unwrap();
-    println!("\nlistening on http://{}", server.addresses()[0]);
-    loop {
-        std::thread::park();
-    }
-}
-
-/// Starts a host; it ends with what is returned.
+/// Starts `triage serve`; it ends with what is returned.
 fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["fleet::kill::a_host", "--exact", "--ignored", "--nocapture"]).env_clear();
-    for name in ["PATH", "HOME", "TMPDIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.env("FLEET_STATE", state).env("FLEET_UPSTREAM", format!("http://{upstream}"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut host = Triage::start(&mut command);
-    let line = host.says("listening on http://");
-    let address = line.rsplit("//").next().unwrap().parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
-    (host, address)
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let text = format!(
+        "[server]\nworkers = 1\n[state]\nurl = \"{state}\"\ntimeout = \"5s\"\n\
+         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{UPSTREAM}"
+    );
+    file.write_all(text.as_bytes()).unwrap();
+    Triage::serve_with(&["--config", file.path().to_str().unwrap()], &[("TRIAGE_STATE_KEY", KEY)])
 }
 
 /// The emulated directory on a port of its own; it ends with what is returned.

@@ -85,6 +85,7 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
         timeout: Duration::from_millis(20),
         quorum: 2,
         required: false,
+        writes_alone: false,
         ca_file: stated.read("state.ca_file"),
         password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
         key: secret(stated, environment, "state.key_file", STATE_KEY),
@@ -93,6 +94,7 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
     stated.fill("state.timeout", &mut shared.timeout);
     stated.fill("state.quorum", &mut shared.quorum);
     stated.fill("state.required", &mut shared.required);
+    stated.fill("state.writes_alone", &mut shared.writes_alone);
     State::Shared(Box::new(shared))
 }
 

@@ -163,6 +163,8 @@ pub struct Shared {
     pub quorum: u32,
     /// Whether a host that does not reach it says that it should not be sent requests. Default false.
     pub required: bool,
+    /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
+    pub writes_alone: bool,
     /// PEM file of authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The password; goes before one in the URL.

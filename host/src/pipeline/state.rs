@@ -8,6 +8,7 @@ use crate::{
     gate::Gates,
     idempotency::Records,
     store::{
+        alone::AloneIfNeeded,
         memory::records::{Limits, MemoryRecords},
         redis::{
             Link, OpenError,
@@ -62,7 +63,11 @@ pub(super) fn records(
             "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
         );
     }
-    Ok(Arc::new(RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records)))
+    let records = RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records);
+    if shared.writes_alone {
+        return Ok(Arc::new(AloneIfNeeded::new(Arc::new(records), MemoryRecords::new(clock, limits))));
+    }
+    Ok(Arc::new(records))
 }
 
 /// Whether shared state can be opened as it is configured. Connects to nothing.

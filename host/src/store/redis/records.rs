@@ -21,7 +21,7 @@ use futures_util::{
 };
 pub use seal::{KeyError, SealError, Sealer};
 use std::{fmt, sync::Arc, time::Duration};
-use steps::{Answer, Circumstances, Era, PARTS, Step};
+use steps::{Answer, Circumstances, PARTS, Step};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use turn::Place;
 
 mod codec;
+mod era;
 mod seal;
 mod steps;
 mod turn;
@@ -210,39 +211,6 @@ impl Inner {
             return Ok(Opened { begin, turn });
         }
         Err(unavailable(LinkError::Down))
-    }
-
-    /// Finds out why a part's mark is not this server's in this era, and marks every part. What was lost is known then.
-    async fn recognise(&self) -> Result<(), RecordError> {
-        let era = self.link.recognise(self.patience()).await.map_err(unavailable)?;
-        let marked = join_all((0..PARTS).map(|part| self.mark(part, &era))).await;
-        if !marked.into_iter().collect::<Result<Vec<_>, _>>()?.contains(&false) {
-            return Ok(());
-        }
-        let next = format!("{:016x}", self.entropy.next());
-        self.run(&steps::era(self.keys(), 0, &era, Era::Lose(&next))).await?;
-        self.link.recognise(self.patience()).await.map(drop).map_err(unavailable)
-    }
-
-    /// Marks a part. False: it was marked in this era, and is no longer.
-    async fn mark(&self, part: u8, era: &str) -> Result<bool, RecordError> {
-        let of_era = async |what| {
-            let value = self.run(&steps::era(self.keys(), part, era, what)).await?;
-            Answer::of(&value).map(|answer| answer.word.to_owned()).ok_or_else(|| nonsense("era"))
-        };
-        let marked = match of_era(Era::Ask).await?.as_str() {
-            "marked" => true,
-            "unmarked" => false,
-            // Another era began meanwhile: whoever asks next finds out.
-            _ => return Ok(true),
-        };
-        let value = self.run(&steps::mark(self.keys(), part, era, marked)).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
-            Some("same") if marked => Ok(true),
-            Some("same" | "marked") => of_era(Era::Note).await.map(|_| true),
-            Some("lost") => Ok(false),
-            _ => Err(nonsense("mark")),
-        }
     }
 
     async fn own(&self, step: Step) -> Result<(), RecordError> {

@@ -404,3 +404,23 @@ async fn a_cluster_keeps_records_and_tells_what_it_lost() {
     // From then on, everywhere.
     assert!(doubtful(&one, 300, 300).await || doubtful(&one, 301, 301).await);
 }
+
+/// An operator may know better: the census holds what every host goes by.
+#[tokio::test]
+async fn an_operator_may_say_that_nothing_was_lost() {
+    let server = RedisServer::start();
+    let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
+    assert!(!doubtful(&one, 1, 1).await && !doubtful(&other, 2, 2).await);
+    let () = server.ask(&["FLUSHALL"]);
+    assert!(doubtful(&one, 3, 3).await && doubtful(&other, 4, 4).await);
+    let removed: i64 = server.ask(&["HDEL", "triage:census", "lost"]);
+    assert_eq!(removed, 1);
+    for (records, from) in [(&one, 1000), (&other, 2000)] {
+        let mut tried = from;
+        while doubtful(records, tried, tried.into()).await {
+            tried += 1;
+            assert!(tried < from + 900, "it is still doubted");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

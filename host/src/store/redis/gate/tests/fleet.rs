@@ -54,6 +54,7 @@ fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
         timeout,
         quorum: 2,
         required: false,
+        writes_alone: false,
         ca_file: None,
         password: None,
         key: None,
