@@ -1,6 +1,7 @@
 //! Several hosts around one Redis: keys, claims and turns are shared.
 
 mod kill;
+mod pybreaker;
 mod trouble;
 
 use crate::support::{create, fleet::Fleet, front::Front, redis_server::RedisServer};

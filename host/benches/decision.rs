@@ -87,6 +87,7 @@ fn around(criterion: &mut Criterion) {
         limits: vec![quota, quota],
         budget: budget::Settings::default(),
         leased: false,
+        pybreaker: None,
     };
     let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
     group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {

@@ -41,6 +41,7 @@ mod effective;
 mod environment;
 mod file;
 mod flags;
+mod interop;
 mod keys;
 mod kind;
 mod problem;

@@ -1,5 +1,9 @@
 //! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
 
+mod pybreaker;
+
+pub use pybreaker::Pybreaker;
+
 use crate::{
     breaker::{self, Force, Trip},
     clock::Clock,
@@ -42,6 +46,8 @@ pub struct Settings {
     pub budget: budget::Settings,
     /// Whether places are leased ahead from shared state, so that most attempts ask nobody.
     pub leased: bool,
+    /// The breaker of Python workers that is one with it, in shared state.
+    pub pybreaker: Option<Pybreaker>,
 }
 
 /// What for.
@@ -135,6 +141,7 @@ impl Settings {
             limits: endpoint.limits.clone(),
             budget: endpoint.budget.clone(),
             leased: endpoint.leased,
+            pybreaker: endpoint.pybreaker.clone(),
         }
     }
 }

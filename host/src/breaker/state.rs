@@ -34,6 +34,8 @@ pub enum Trip {
     ProbeFailed,
     /// An operator opened it.
     Forced,
+    /// Python workers that share it opened it.
+    Pybreaker,
 }
 
 impl fmt::Display for Trip {
@@ -44,6 +46,7 @@ impl fmt::Display for Trip {
             Self::SlowRate(percent) => write!(f, "{percent} % of calls were slow"),
             Self::ProbeFailed => f.write_str("a probe failed"),
             Self::Forced => f.write_str("an operator opened it"),
+            Self::Pybreaker => f.write_str("pybreaker opened it"),
         }
     }
 }

@@ -66,7 +66,7 @@ fn pair(path: &str, values: &Values, key: &str, other: &str, rule: &str) -> Opti
     Some(with_source(problem, values, key))
 }
 
-fn with_source(problem: Problem, values: &Values, key: &str) -> Problem {
+pub(super) fn with_source(problem: Problem, values: &Values, key: &str) -> Problem {
     match values.source(key) {
         Some(source) => problem.from(&source),
         None => problem,

@@ -1,7 +1,7 @@
 //! From layers to the settings of an endpoint: default < policy < operator's defaults < operator's override.
 
 use super::{
-    check,
+    check, interop,
     keys::{self, KEYS, Scope},
     problem::{Problem, Problems, Source},
     raw::Raw,
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     breaker,
     clock::micros,
+    gate::Pybreaker,
     idempotency,
     policy::contract::{self, Description, Effect},
     rate_limit::Quota,
@@ -111,6 +112,7 @@ pub fn check_against(upstream: &Upstream, description: &Description) -> Result<(
         problems.extend(check::lock(&upstream.name, &upstream.stated, &path, values));
     }
     problems.extend(check::groups(&upstream.name, &all));
+    problems.extend(interop::groups(&upstream.name, &all));
     Problems::check(problems)
 }
 
@@ -289,7 +291,15 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("budget.floor_per_second", &mut settings.budget.floor_per_second);
     values.fill("budget.capacity", &mut settings.budget.capacity);
     settings.breaker = (values.read("breaker.enabled") != Some(false)).then(|| breaker(values));
+    settings.pybreaker = pybreaker(values);
     settings
+}
+
+/// The breaker of Python workers that an endpoint shares, if any.
+pub(super) fn pybreaker(values: &Values) -> Option<Pybreaker> {
+    let interop: String = values.read("breaker.interop")?;
+    let enabled = values.read("breaker.enabled") != Some(false);
+    (enabled && interop == "pybreaker").then(|| Pybreaker { namespace: values.read("breaker.interop_namespace") })
 }
 
 fn breaker(values: &Values) -> breaker::Settings {

@@ -10,7 +10,7 @@ use super::{
     settings, units,
     value::Value,
 };
-use crate::rate_limit::Quota;
+use crate::{rate_limit::Quota, store::redis::Address};
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a name of their own; the key is the upstream's where it begins with a dot.
@@ -42,6 +42,8 @@ const SEED: [(&str, &str); 5] = [
     ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
     ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for"),
 ];
+/// The seed's Redis was its queue's. What serves AMQP is none of ours.
+const SEED_BROKER_URL: &str = "CELERY_BROKER_URL";
 const SEED_BASE_URL: &str = "HOSPITAL_API_BASE_URL";
 const GENERAL: &str = "TRIAGE__";
 
@@ -61,6 +63,7 @@ pub(super) fn read(draft: &mut Draft, env: &[(String, String)], flags: &Flags) {
     for statement in &sets {
         draft.state(&statement.path, &Raw::Word(statement.value.to_owned()), statement.source.clone());
     }
+    layers.seed_state(draft);
 }
 
 struct Statement<'a> {
@@ -198,6 +201,15 @@ impl Layers<'_> {
             draft.fault(problem, &env_source(name));
         }
         self.every_default(draft, "limits", quota.map(|quota| Value::Limits(vec![quota])), name);
+    }
+
+    /// Where nothing else says where state is kept.
+    fn seed_state(&self, draft: &mut Draft) {
+        const KEY: &str = "state.url";
+        let url = self.env.get(SEED_BROKER_URL).filter(|url| Address::is_meant(url.trim()));
+        if let Some(url) = url.filter(|_| draft.host.get(KEY).is_none()) {
+            self.statement(draft, KEY, url, env_source(SEED_BROKER_URL));
+        }
     }
 
     fn every_default(&self, draft: &mut Draft, key: &'static str, value: Option<Value>, variable: &str) {

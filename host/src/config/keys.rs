@@ -101,6 +101,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "admin.tls.certificate", Kind::File, None, "the same for the admin listener"),
     key(Host, "admin.tls.key", Kind::File, None, "the same"),
     key(Host, "admin.tls.client_ca", Kind::File, None, "the same; whoever has such a certificate needs no token where there is none"),
+    key(Host, "telemetry.otlp.endpoint", Kind::Url, None, "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; traces go to `/v1/traces` below it"),
+    key(Host, "telemetry.otlp.share", Kind::Percent(0), Some("100"), "share of the requests that are traced, in percent; where a caller sends a `traceparent`, that decides"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),
@@ -170,6 +172,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "breaker.jitter", Kind::Percent(0), Some("10"), "random part of the open time, in percent"),
     key(Endpoint, "breaker.probes", Kind::Count(1, 1_000), Some("1"), "probes at once, and successes in a row that close it"),
     key(Endpoint, "breaker.probe_lease", Kind::Duration, Some("35s"), "how long a probe holds its place; grows to the attempt timeout + 5 s"),
+    key(Endpoint, "breaker.interop", Kind::Interop, Some("off"), "`pybreaker`: Python workers share the breaker, by pybreaker's keys in the Redis of `state.url`"),
+    key(Endpoint, "breaker.interop_namespace", Kind::Namespace, Some("off"), "the `namespace` of their CircuitRedisStorage, or `off` for none; each group has its own. On a Cluster it needs a hash tag"),
 
     key(Added, "method", Kind::Method, None, "method of an endpoint that the policy does not describe, or `*`"),
     key(Added, "path", Kind::Template, None, "URI template of an endpoint that the policy does not describe"),

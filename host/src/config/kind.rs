@@ -63,6 +63,10 @@ pub(super) enum Kind {
     Mode,
     /// Public keys, as texts or files.
     Keys,
+    /// What shares a breaker.
+    Interop,
+    /// What the keys of a breaker that is shared begin with.
+    Namespace,
 }
 
 impl Kind {
@@ -165,6 +169,15 @@ impl Kind {
                 };
                 read.filter(|keys| keys.len() <= MOST_KEYS).map(Value::Keys).ok_or_else(|| KEYS.to_owned())
             }
+            Self::Interop => match text(INTEROP)? {
+                name @ "pybreaker" => Ok(Value::Text(name.to_owned())),
+                _ => Err(INTEROP.to_owned()),
+            },
+            Self::Namespace => {
+                let name = text(NAMESPACE)?;
+                let fits = (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+                if fits { Ok(Value::Text(name.to_owned())) } else { Err(NAMESPACE.to_owned()) }
+            }
             Self::Limits => Err(LIMITS.to_owned()),
         }
     }
@@ -180,6 +193,8 @@ const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
 const MODE: &str = "\"shadow\" or \"canary\"";
+const INTEROP: &str = "\"pybreaker\"";
+const NAMESPACE: &str = "1 to 128 visible ASCII characters";
 const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \
                     in .pub";
 pub(super) const NAME: &str = "1 to 64 characters of a-z, 0-9 and -";

@@ -1,7 +1,7 @@
 //! From the configuration that runs and one that was read anew to the one that runs from now on.
 
 use super::{
-    build, check,
+    build, check, interop,
     keys::{KEYS, Scope},
     problem::Problems,
     settings::{EndpointOverride, Settings, Upstream},
@@ -42,7 +42,8 @@ pub fn reload(old: &Settings, new: &Settings) -> Result<Reload, Problems> {
     settings.admin.read_token.clone_from(&new.admin.read_token);
     settings.admin.write_token.clone_from(&new.admin.write_token);
     // Each was checked by itself; together they may open what neither did, such as a public listener without its token.
-    Problems::check(check::admin(&settings).into_iter().chain(check::upstreams(&settings)).collect())?;
+    let problems = check::admin(&settings).into_iter().chain(check::upstreams(&settings));
+    Problems::check(problems.chain(interop::stated(&settings)).collect())?;
     Ok(Reload { settings, changed: changes.changed, waiting: changes.waiting })
 }
 

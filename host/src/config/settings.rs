@@ -2,13 +2,15 @@
 
 use super::value::Values;
 use crate::{
-    breaker, idempotency,
+    breaker,
+    gate::Pybreaker,
+    idempotency,
     overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     retry,
     store::redis::Address,
-    upstream,
+    telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -21,6 +23,8 @@ pub struct Settings {
     pub state: State,
     /// Health, metrics and control.
     pub admin: Admin,
+    /// Where traces go; none: nowhere.
+    pub traces: Option<telemetry::Target>,
     /// What concerns all policies.
     pub policies: Policies,
     /// The upstreams; at least one.
@@ -279,6 +283,8 @@ pub struct Endpoint {
     pub budget: retry::budget::Settings,
     /// The circuit breaker; none to do without.
     pub breaker: Option<breaker::Settings>,
+    /// The breaker of Python workers that is one with it. Default none.
+    pub pybreaker: Option<Pybreaker>,
     /// Rate limits, all of which an attempt passes.
     pub limits: Vec<Quota>,
     /// Attempts under way at once. Default none.
@@ -302,6 +308,7 @@ impl Default for Endpoint {
             retry: retry::Settings::default(),
             budget: retry::budget::Settings::default(),
             breaker: Some(breaker::Settings::default()),
+            pybreaker: None,
             limits: Vec::new(),
             concurrency: None,
             group: None,

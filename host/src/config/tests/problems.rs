@@ -313,6 +313,69 @@ const FILES: &[Case] = &[
     ),
 ];
 
+/// A breaker that Python workers share, by itself and beside others.
+#[test]
+fn what_interop_needs_is_told() {
+    const ON: &str = "breaker = { interop = \"pybreaker\" }";
+    let cases = [
+        (
+            "in memory",
+            format!("upstreams.a.defaults.{ON}"),
+            "upstreams.a.defaults.breaker.interop: got \"pybreaker\", but state.url is \"memory:\"; must be \"off\", or have state.url name the Redis of the Python workers (file triage.toml:3)",
+        ),
+        (
+            "without a breaker",
+            "state.url = \"redis://r\"\nupstreams.a.endpoints.x.breaker = { enabled = false, interop = \"pybreaker\" }".to_owned(),
+            "upstreams.a.endpoints.x.breaker.interop: got \"pybreaker\", but breaker.enabled is false (file triage.toml:4); must be \"off\" there (file triage.toml:4)",
+        ),
+        (
+            "another library",
+            "upstreams.a.defaults.breaker.interop = \"purgatory\"".to_owned(),
+            "upstreams.a.defaults.breaker.interop: got \"purgatory\"; must be \"pybreaker\", or \"off\" (file triage.toml:3)",
+        ),
+        (
+            "a namespace with a blank",
+            "upstreams.a.defaults.breaker.interop_namespace = \"a b\"".to_owned(),
+            "upstreams.a.defaults.breaker.interop_namespace: got \"a b\"; must be 1 to 128 visible ASCII characters, or \"off\" (file triage.toml:3)",
+        ),
+        (
+            "a Cluster without a hash tag",
+            "state.url = \"redis://r,s\"\nupstreams.a.defaults.breaker = { interop = \"pybreaker\", interop_namespace = \"a{}\" }".to_owned(),
+            "upstreams.a.defaults.breaker.interop_namespace: got \"a{}\", but state.url is a Cluster, where all keys of a breaker must lie in one slot; must be a namespace with a hash tag, such as \"{hospital}\", the Python workers' too (file triage.toml:4)",
+        ),
+        (
+            "two upstreams",
+            format!("state.url = \"redis://r\"\nupstreams.a.defaults.{ON}\nupstreams.b = {{ base_url = \"http://b\", host = \"b\", defaults.{ON} }}"),
+            "upstreams.b.defaults.breaker.interop_namespace: got \"off\", but an endpoint of upstreams.a has the same, and each group is a breaker; must be one of its own (default)",
+        ),
+    ];
+    for (name, text, expected) in cases {
+        let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
+        let told = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
+        assert_eq!(told, expected, "{name}");
+    }
+    let fits = |text: &str| {
+        let file = format!("upstreams.a.base_url = \"http://a.example\"\n{text}");
+        let upstream = load(&inputs(&file, &[], Flags::default())).unwrap().settings.upstreams.remove(0);
+        check_against(&upstream, &description()).map_err(|problems| problems.to_string())
+    };
+    let cluster = "state.url = \"redis://r,s\"\nupstreams.a.defaults = { group = \"one\", limits = [], BREAKER }";
+    let breaker = "breaker = { interop = \"pybreaker\", interop_namespace = \"{hospital}\" }";
+    assert_eq!(fits(&cluster.replace("BREAKER", breaker)), Ok(()));
+    let told = fits(&cluster.replace("BREAKER", breaker).replace("group = \"one\", ", "")).unwrap_err();
+    assert_eq!(
+        told,
+        "upstreams.a.endpoints.list-hospitals.breaker.interop_namespace: got \"{hospital}\", but endpoints.create-hospital has the same, and each group is a breaker; must be one of its own, or have `group` put the endpoints that share it into one (file triage.toml:3)"
+    );
+    // Where it is every endpoint's, it goes for those that have a breaker.
+    let some = "state.url = \"redis://r\"\nupstreams.a = { defaults.breaker.interop = \"pybreaker\", endpoints.list-hospitals.breaker.enabled = false }";
+    let file = some.replace("upstreams.a = {", "upstreams.a = { base_url = \"http://a\",");
+    let upstream = load(&inputs(&file, &[], Flags::default())).unwrap().settings.upstreams.remove(0);
+    let shared: Vec<bool> =
+        endpoints(&upstream, &description()).unwrap().iter().map(|(_, own)| own.pybreaker.is_some()).collect();
+    assert_eq!(shared, [true, false]);
+}
+
 /// Prefixes the case with an upstream as dotted keys, so that it stands in line 3.
 #[test]
 fn every_problem_of_a_file_is_told() {

@@ -85,6 +85,40 @@ fn shared_state_is_read_from_file_and_environment_and_shown_without_secrets() {
     assert!(shown.contains("redis://:***@broker:6379/0") && !shown.contains("hush"), "{shown}");
 }
 
+/// The seed's Redis is its queue's; anything else that says where state is goes before it.
+#[test]
+fn the_seeds_broker_is_where_state_is_if_nothing_else_says_so() {
+    let broker = |url| ("CELERY_BROKER_URL", url);
+    let redis = broker("redis://:hush@queue:6379/1");
+    let file = format!("state.url = \"redis://file\"\n{LEAST}");
+    let set = sets(&["state.url=memory:"]);
+    for (name, loaded, expected) in [
+        ("alone", loaded(LEAST, &[redis], Flags::default()), "\"redis://:***@queue:6379/1\" # env CELERY_BROKER_URL"),
+        (
+            "a socket",
+            loaded(LEAST, &[broker("redis+socket:///r.sock")], Flags::default()),
+            "\"redis+unix:///r.sock\" # env CELERY_BROKER_URL",
+        ),
+        ("RabbitMQ", loaded(LEAST, &[broker("amqp://me:hush@queue//")], Flags::default()), "\"memory:\" # default"),
+        ("empty", loaded(LEAST, &[broker(" ")], Flags::default()), "\"memory:\" # default"),
+        ("a file", loaded(&file, &[redis], Flags::default()), "\"redis://file:6379/0\" # file triage.toml:1"),
+        (
+            "a variable",
+            loaded(LEAST, &[redis, ("TRIAGE_STATE", "redis://own")], Flags::default()),
+            "\"redis://own:6379/0\" # env TRIAGE_STATE",
+        ),
+        ("a flag", loaded(LEAST, &[redis], set), "\"memory:\" # flag --set"),
+    ] {
+        let shown = show(&loaded.settings, &[]);
+        let line = shown.lines().find_map(|line| line.strip_prefix("state.url = "));
+        let line = line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        assert_eq!(line.as_deref(), Some(expected), "{name}");
+        assert!(!shown.contains("hush"), "{name}");
+    }
+    let told = load(&inputs(LEAST, &[broker("redis://:hush@queue/x")], Flags::default())).unwrap_err().to_string();
+    assert!(told.ends_with("(env CELERY_BROKER_URL)") && !told.contains("hush"), "{told}");
+}
+
 #[test]
 fn every_default_of_the_table_fits_its_key() {
     for key in KEYS {

@@ -17,5 +17,5 @@ for i = 1, limits do ahead[i] = text(math.max(0, number('t' .. i) - now)) end
 local since = (gate.st == '1') and math.max(0, now - number('si')) or 0
 local answer = done(redis.call('ZCARD', KEYS[3]), gate.st == '0' and text(number('fr')) or '0', text(calls), text(failures), text(slow),
   gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), unpack(ahead))
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[own + 4]) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[own + 4]) end
 return answer

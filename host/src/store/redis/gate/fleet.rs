@@ -60,6 +60,7 @@ fn cause(word: &str) -> Option<Trip> {
         "s" => number().map(Trip::SlowRate),
         "p" => Some(Trip::ProbeFailed),
         "o" => Some(Trip::Forced),
+        "y" => Some(Trip::Pybreaker),
         _ => None,
     }
 }
@@ -72,6 +73,7 @@ pub(super) fn word(why: Trip) -> String {
         Trip::SlowRate(percent) => format!("s{percent}"),
         Trip::ProbeFailed => "p".to_owned(),
         Trip::Forced => "o".to_owned(),
+        Trip::Pybreaker => "y".to_owned(),
     }
 }
 
@@ -229,7 +231,14 @@ mod tests {
             assert!(Standing::heard(nonsense).is_none(), "{nonsense}");
         }
         assert_eq!(pause_heard("pause 5 a b"), Some(("a b", Duration::from_micros(5))));
-        for why in [Trip::Consecutive(5), Trip::FailureRate(50), Trip::SlowRate(80), Trip::ProbeFailed, Trip::Forced] {
+        for why in [
+            Trip::Consecutive(5),
+            Trip::FailureRate(50),
+            Trip::SlowRate(80),
+            Trip::ProbeFailed,
+            Trip::Forced,
+            Trip::Pybreaker,
+        ] {
             assert_eq!(cause(&word(why)), Some(why), "{why}");
         }
     }

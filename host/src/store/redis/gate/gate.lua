@@ -4,6 +4,7 @@
 -- KEYS[1]  the gate: a hash
 -- KEYS[2]  the hosts that saw failures since the breaker closed, by when
 -- KEYS[3]  the hosts that live, by when they last said so
+-- KEYS[4..7] where Python workers share the breaker: see pybreaker.lua
 -- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 group  4 this host  5 chance (53 bits)
 --          6 the open time (us), and 7 the cause and epoch, that this host knows of, for a server that has lost the breaker
 --          8 quorum  9 whether there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
@@ -11,7 +12,8 @@
 --          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own
 --
 -- The hash: er ec epoch; st state; un until; si since; tr trips; wy why; fr failures in a row; wb nc nf ns bc bf bs window;
--- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t1.. arrival times
+-- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t1.. arrival times;
+-- py what Python workers were shown
 local CLOSED, OPEN, HALF_OPEN, HELD = 0, 1, 2, 3
 -- A host that has said nothing for so long does not count as alive.
 local LIVE_US = 5000000
@@ -50,7 +52,12 @@ local function standing()
   return gate.er, gate.ec, gate.st, left, gate.wy or ''
 end
 
+-- Where Python workers share the breaker: shows it to them; and their failures in a row since the last step.
+local mirror
+local theirs = 0
+
 local function done(...)
+  if mirror then mirror() end
   if #changed > 0 then
     put('at', now)
     redis.call('HSET', KEYS[1], unpack(changed))
@@ -147,7 +154,7 @@ end
 -- Successes that a host has saved up under an epoch: they count before whatever it says next.
 local function saved_up(random, counter, calls)
   if calls > 0 and gate.er == random and gate.ec == counter and gate.st == '0' then
-    put('fr', 0)
+    put('fr', theirs)
     count(calls, 0, 0)
   end
 end

@@ -4,7 +4,7 @@ use super::fleet::Standing;
 use crate::{
     breaker::{CHANCE_SHIFT, Counts, Force},
     clock::micros,
-    gate::{Ask, Settings},
+    gate::{Ask, Pybreaker, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     store::redis::{Keys, Script, Value, reply},
@@ -13,7 +13,10 @@ use std::time::Duration;
 
 macro_rules! step {
     ($name:literal) => {
-        Script::new($name, concat!(include_str!("gate.lua"), include_str!(concat!($name, ".lua"))))
+        Script::new(
+            $name,
+            concat!(include_str!("gate.lua"), include_str!("pybreaker.lua"), include_str!(concat!($name, ".lua"))),
+        )
     };
 }
 
@@ -153,9 +156,17 @@ fn tolerance(quota: &Quota) -> Duration {
 impl Frame {
     pub(super) fn new(keys: &Keys, group: &str, host: &str, quorum: u32, settings: &Settings) -> Self {
         // Braces in a name would begin another slot's tag.
-        let tag = group.replace('{', "%7B").replace('}', "%7D");
+        let own = group.replace('{', "%7B").replace('}', "%7D");
+        let python = settings.breaker.as_ref().and(settings.pybreaker.as_ref());
+        let parts = ["gate", "reporters", "instances"];
+        let mut all: Vec<String> = match python.and_then(Pybreaker::hash_tag) {
+            // One script touches one slot, and where Python's keys lie is not ours to say.
+            Some(tag) => parts.map(|what| keys.tagged(tag, format_args!("{own}:{what}"))).into(),
+            None => parts.map(|what| keys.tagged(&own, what)).into(),
+        };
+        all.extend(python.map(Pybreaker::keys).into_iter().flatten());
         Self {
-            keys: ["gate", "reporters", "instances"].map(|what| keys.tagged(&tag, what)).into(),
+            keys: all,
             channel: keys.channel(),
             group: group.to_owned(),
             host: host.to_owned(),

@@ -5,3 +5,4 @@ use super::{Grant, fleet::State};
 
 mod fleet;
 mod history;
+mod pybreaker;

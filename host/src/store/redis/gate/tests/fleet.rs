@@ -30,7 +30,7 @@ struct Host {
 
 fn settings(breaker: Option<breaker::Settings>, limits: Vec<Quota>) -> Settings {
     let budget = budget::Settings { percent: 100, floor_per_second: 1000, capacity: 1000 };
-    Settings { breaker, limits, budget, leased: false }
+    Settings { breaker, limits, budget, leased: false, pybreaker: None }
 }
 
 fn five() -> breaker::Settings {

@@ -5,7 +5,7 @@ use crate::{
     breaker,
     clock::Clock,
     entropy::Entropy,
-    gate::{Ask, Recheck, Refusal, Settings},
+    gate::{Ask, Pybreaker, Recheck, Refusal, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     retry::budget,
@@ -104,8 +104,9 @@ fn settings() -> impl Strategy<Value = Settings> {
         floor_per_second,
         capacity,
     });
-    (prop::option::weighted(0.9, breaker), prop::collection::vec(quota, 0..3), budget)
-        .prop_map(|(breaker, limits, budget)| Settings { breaker, limits, budget, leased: false })
+    let pybreaker = prop::option::of(Just(Pybreaker::default()));
+    (prop::option::weighted(0.9, breaker), prop::collection::vec(quota, 0..3), budget, pybreaker)
+        .prop_map(|(breaker, limits, budget, pybreaker)| Settings { breaker, limits, budget, leased: false, pybreaker })
 }
 
 /// Both gates, and the same chance for both.
@@ -263,13 +264,45 @@ impl Both {
         let taken: Vec<u32> = view.limits.iter().map(|limit| limit.taken).collect();
         let ahead = view.limits.iter().zip(&beaten.ahead).map(|(limit, ahead)| limit.quota.places(*ahead));
         prop_assert_eq!(taken, ahead.collect::<Vec<_>>(), "after {:?}", after);
+        if let Some(own) = &view.breaker {
+            self.compare_shown(own, after)?;
+        }
         Ok(())
     }
 }
 
-async fn run(settings: Settings, events: Vec<Event>, group: &str, server: &RedisServer) -> Result<(), TestCaseError> {
+/// What Python workers would read: nothing of it changes how the gate goes, as long as they are silent.
+impl Both {
+    fn compare_shown(&mut self, own: &breaker::View, after: &Event) -> Result<(), TestCaseError> {
+        let Some(keys) = self.frame.keys.get(3..).filter(|keys| !keys.is_empty()) else { return Ok(()) };
+        let (values, kept): (Vec<Option<String>>, i64) =
+            redis::pipe().mget(keys).pttl(&keys[0]).query(&mut self.connection).unwrap();
+        let [Some(state), Some(failures), Some(successes), opened_at] = values.as_slice() else {
+            return Err(TestCaseError::fail(format!("{values:?} after {after:?}")));
+        };
+        let closed = own.standing == breaker::Standing::Closed;
+        prop_assert_eq!((state.as_str(), kept), (if closed { "closed" } else { "open" }, -1), "after {:?}", after);
+        if closed && !own.forced {
+            prop_assert_eq!(failures, &own.failures_in_row.to_string(), "after {:?}", after);
+        }
+        let whole = |word: &String| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        prop_assert!(closed || opened_at.is_some(), "open since never, after {after:?}");
+        prop_assert!([failures, successes].into_iter().chain(opened_at).all(whole), "{values:?} after {after:?}");
+        Ok(())
+    }
+}
+
+async fn run(
+    mut settings: Settings,
+    events: Vec<Event>,
+    group: &str,
+    server: &RedisServer,
+) -> Result<(), TestCaseError> {
     let (clock, entropy, chance) = (Clock::system(), Entropy::seeded(7), Entropy::seeded(7));
     chance.next();
+    if let Some(pybreaker) = &mut settings.pybreaker {
+        pybreaker.namespace = Some(group.to_owned());
+    }
     let frame = Frame::new(&Keys::new("test"), group, "here", 1, &settings);
     let slow = settings.breaker.as_ref().is_some_and(|breaker| breaker.slow_call_after.is_some());
     let memory = MemoryGate::new(group.to_owned(), settings, clock, entropy);
