@@ -1,8 +1,8 @@
--- The common case at half of the cost: the breaker is closed, and a first attempt passes every limit at once. It does what the rest
--- would do; the histories of the tests are played on both.
+-- The common case at half of the cost: the breaker is closed and this fleet's alone, and a first attempt passes every limit at once. It
+-- does what the rest would do; the histories of the tests are played on both.
 local limits = tonumber(ARGV[23])
 local own = 24 + 2 * limits
-if ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '0' and limits <= 4 then
+if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '0' and limits <= 4 then
   local now = tonumber(ARGV[1])
   if not now then
     local time = redis.call('TIME')

@@ -12,16 +12,20 @@ use crate::{
 use std::time::Duration;
 
 macro_rules! step {
-    ($name:literal) => {
+    ($name:literal $(, $first:literal)?) => {
         Script::new(
             $name,
-            concat!(include_str!("gate.lua"), include_str!("pybreaker.lua"), include_str!(concat!($name, ".lua"))),
+            concat!(
+                $(include_str!($first),)?
+                include_str!("gate.lua"),
+                include_str!("pybreaker.lua"),
+                include_str!(concat!($name, ".lua"))
+            ),
         )
     };
 }
 
-pub(super) static ACQUIRE: Script =
-    Script::new("acquire", concat!(include_str!("brief.lua"), include_str!("gate.lua"), include_str!("acquire.lua")));
+pub(super) static ACQUIRE: Script = step!("acquire", "brief.lua");
 pub(super) static LOOK: Script = step!("look");
 pub(super) static REPORT: Script = step!("report");
 pub(super) static GIVE_BACK: Script = step!("give_back");

@@ -348,7 +348,13 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
         breaker::Settings { consecutive_failures: Some(1), jitter_percent: 0, ..breaker::Settings::default() };
     let limits =
         vec![Quota { requests: NonZeroU32::MIN, period: Duration::from_secs(1), burst: NonZeroU32::new(2).unwrap() }];
-    let settings = Settings { breaker: Some(breaker), limits, budget: budget::Settings::default(), leased: false };
+    let settings = Settings {
+        breaker: Some(breaker),
+        limits,
+        budget: budget::Settings::default(),
+        leased: false,
+        pybreaker: None,
+    };
     let frame = Frame::new(&Keys::new("test"), "api/clock", "here", 1, &settings);
     let mut connection = server.connection();
     let mut run = |now: u64, script: &'static Script, own: &[String]| -> Value {
