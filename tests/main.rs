@@ -20,6 +20,7 @@ mod refusals;
 mod reload;
 mod settling;
 mod signatures;
+mod spans;
 mod support;
 mod traces;
 mod vectors;

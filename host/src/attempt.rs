@@ -115,7 +115,7 @@ impl Exchange {
                 self.may_send(hold, progress, &permit).await?;
                 self.may_probe(&permit, looked)?;
                 progress.attempts += 1;
-                (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
+                (self.outbound(&progress.account, progress.attempts), self.endpoint().settings.attempt_timeout)
             }
             Errand::Probe(probe) => {
                 progress.account.meter().probes.add();

@@ -36,7 +36,7 @@ use crate::{
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
-    telemetry::{self, Account, Desk, Desks, Events, Meters, RequestId},
+    telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -62,6 +62,9 @@ pub enum HostError {
     /// A key cannot be used.
     #[error("`policies.keys` cannot be used")]
     Keys(#[from] KeyError),
+    /// The collector of traces.
+    #[error("traces cannot be exported (telemetry.otlp.endpoint)")]
+    Traces(#[source] TransportError),
     /// An upstream cannot be reached.
     #[error("upstream {upstream} cannot be called")]
     Transport {
@@ -101,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<Memory>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) exporter: Option<Arc<Exporter>>,
     pub(crate) desks: Desks,
     pub(crate) detached: TaskTracker,
 }
@@ -133,7 +137,9 @@ impl Host {
         let events = Arc::new(Events::new(clock));
         // The first desk is the library's own; workers have theirs beside it.
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
-        let desks = Desks::new(entropy.clone(), settings.admin.explain, &meters);
+        let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
+        let exporter = exporter.transpose().map_err(HostError::Traces)?;
+        let desks = Desks::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let desk = desks.add();
         let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
@@ -158,6 +164,7 @@ impl Host {
             memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,
             meters,
+            exporter,
             desks,
             detached: TaskTracker::new(),
         };
@@ -239,6 +246,20 @@ impl Host {
                 self.shared.memory.looked(bytes);
             }
             tokio::time::sleep(LOOK_AT_MEMORY).await;
+        }
+    }
+
+    /// Sends traces to the collector, where there is one. Never ends then; the server runs it on one of its workers.
+    pub async fn export_traces(&self) {
+        if let Some(exporter) = &self.shared.exporter {
+            exporter.run().await;
+        }
+    }
+
+    /// Sends the traces that are left.
+    pub async fn export_rest(&self) {
+        if let Some(exporter) = &self.shared.exporter {
+            exporter.finish().await;
         }
     }
 

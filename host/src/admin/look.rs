@@ -100,6 +100,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
         loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
         memory: shared.memory.view(),
+        traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
         state: shared.link.as_ref().map(Link::condition),
         ready: desk.unready().is_none(),

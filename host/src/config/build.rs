@@ -12,7 +12,7 @@ use super::{
     },
     value::Values,
 };
-use crate::{idempotency, policy::CachePlaces, store::redis::Address, upstream};
+use crate::{idempotency, policy::CachePlaces, store::redis::Address, telemetry::Target, upstream};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
@@ -28,6 +28,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     let settings = Settings {
         server: server(&stated),
         admin: admin(&stated, environment),
+        traces: traces(&stated),
         policies: policies(&stated, environment),
         state: state(&stated, environment),
         upstreams: built,
@@ -109,6 +110,11 @@ fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
     stated.fill("admin.listen", &mut admin.listen);
     stated.fill("admin.explain", &mut admin.explain);
     admin
+}
+
+fn traces(stated: &Values) -> Option<Target> {
+    let share_percent = stated.read("telemetry.otlp.share").unwrap_or(100);
+    Some(Target { endpoint: stated.read("telemetry.otlp.endpoint")?, share_percent })
 }
 
 /// Compiled code lies in the user's cache folder, and the key that seals it in the state folder.

@@ -101,6 +101,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "admin.tls.certificate", Kind::File, None, "the same for the admin listener"),
     key(Host, "admin.tls.key", Kind::File, None, "the same"),
     key(Host, "admin.tls.client_ca", Kind::File, None, "the same; whoever has such a certificate needs no token where there is none"),
+    key(Host, "telemetry.otlp.endpoint", Kind::Url, None, "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; traces go to `/v1/traces` below it"),
+    key(Host, "telemetry.otlp.share", Kind::Percent(0), Some("100"), "share of the requests that are traced, in percent; where a caller sends a `traceparent`, that decides"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file must come with a signature of one of them, NAME.wasm.minisig"),

@@ -8,7 +8,7 @@ use crate::{
     rate_limit::Quota,
     retry,
     store::redis::Address,
-    upstream,
+    telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -21,6 +21,8 @@ pub struct Settings {
     pub state: State,
     /// Health, metrics and control.
     pub admin: Admin,
+    /// Where traces go; none: nowhere.
+    pub traces: Option<telemetry::Target>,
     /// What concerns all policies.
     pub policies: Policies,
     /// The upstreams; at least one.

@@ -106,7 +106,7 @@ impl Exchange {
     }
 
     /// The request as it is sent.
-    pub(crate) fn outbound(&mut self, account: &Account) -> Outbound {
+    pub(crate) fn outbound(&mut self, account: &Account, attempt: u32) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
             RequestBody::Stream(stream) => match stream.take() {
@@ -116,7 +116,7 @@ impl Exchange {
         };
         let mut headers = self.headers.clone();
         if let Some(trace) = account.trace {
-            headers.insert(trace_context::TRACEPARENT, trace.header(self.shared.entropy.next()));
+            headers.insert(trace_context::TRACEPARENT, trace.header(account.id.span(attempt)));
         }
         Outbound {
             method: self.method.clone(),

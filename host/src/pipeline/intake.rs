@@ -45,7 +45,7 @@ impl Host {
             method: head.method.to_string(),
         })?;
         account.found(&live, &live.endpoints[found], &head.method);
-        account.trace = TraceContext::take(&mut head.headers);
+        account.traced(TraceContext::take(&mut head.headers));
         // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
         let mut effect = live.endpoints[found].effect(&head.method);
         let named = live.endpoints[found].described.name.clone();

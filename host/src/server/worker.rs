@@ -17,6 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const BACKLOG: i32 = 1024;
 /// Between two looks whether there is memory again.
 const FULL: Duration = Duration::from_millis(50);
+/// What a collector may take for the last traces.
+const LAST_TRACES: Duration = Duration::from_secs(2);
 /// After accept failed for want of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
@@ -112,6 +114,8 @@ impl Worker {
             let watched = host.clone();
             background.spawn(async move { host.tidy().await });
             background.spawn(async move { watched.watch_memory().await });
+            let traced = shared.host.clone();
+            background.spawn(async move { traced.export_traces().await });
             background.spawn(async move { files.follow().await });
         }
         let mut accepting = JoinSet::new();
@@ -131,6 +135,9 @@ impl Worker {
         };
         let limit = shared.settings.load().drain;
         let finished = timeout(limit, drained).await.is_ok();
+        if shared.keeps.is_some() {
+            let _ = timeout(LAST_TRACES, shared.host.export_rest()).await;
+        }
         if !finished {
             tracing::warn!(?limit, "requests were still under way when the drain's time was over");
         }

@@ -106,6 +106,8 @@ metrics! {
         "1 for the policy that serves";
     EVENTS = "triage_events_total", Counter, &["kind"],
         "Events that operators want to know of, by kind";
+    TRACES = "triage_traces_total", Counter, &["result"],
+        "Requests whose traces the collector took, or did not";
     READY = "triage_ready", Gauge, &[],
         "1 while the host should be sent requests";
     STARTED = "triage_start_time_seconds", Gauge, &[],

@@ -39,6 +39,8 @@ pub struct Sources {
     pub state: Option<Condition>,
     /// The memory's limit, and the bytes of bodies that are held.
     pub memory: (Option<u64>, u64),
+    /// Requests whose traces the collector took, and those whose it did not.
+    pub traces: (u64, u64),
     /// Whether the host should be sent requests.
     pub ready: bool,
     /// When it started, in milliseconds since 1970.
@@ -319,6 +321,9 @@ impl Sources {
         let kinds = self.events.kinds();
         page.counters(&metrics::EVENTS, kinds.iter().map(|(kind, count)| (vec![("kind", *kind)], *count)))?;
         let one = |value: f64| [(Labels::new(), value)];
+        let (exported, dropped) = self.traces;
+        let traces = [("exported", exported), ("dropped", dropped)];
+        page.counters(&metrics::TRACES, traces.map(|(result, count)| (vec![("result", result)], count)))?;
         page.gauges(&metrics::READY, one(f64::from(u8::from(self.ready))))?;
         page.gauges(&metrics::STARTED, one(self.started_unix_ms as f64 / 1000.0))?;
         let process = process::read();
