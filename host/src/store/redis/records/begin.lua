@@ -19,6 +19,7 @@ if r then
   if r.s == 'u' then
     prior = r.t
   elseif now < r.e then
+    if r.moved then write(r) end
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }
   else
     prior = last_byte(r)

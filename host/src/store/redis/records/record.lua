@@ -11,10 +11,19 @@ end
 local function read()
   local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p')
   if not r[3] then return nil end
-  return {
+  local record = {
     f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
     p = tonumber(r[8])
   }
+  local back = math.max(record.b, record.t or 0) - now
+  if back > 0 then
+    -- The server's clock was set back: what lies ahead moves with it, or a lock would last for as long again.
+    for _, name in ipairs({ 'b', 'e', 't', 'p' }) do
+      record[name] = record[name] and math.max(record[name] - back, 0)
+    end
+    record.moved = true
+  end
+  return record
 end
 
 local function later(a, b)

@@ -424,3 +424,33 @@ async fn an_operator_may_say_that_nothing_was_lost() {
         }
     }
 }
+
+/// A lock lasts as long as it should by the server's clock, also where that is set back by a day.
+#[test]
+fn a_clock_that_is_set_back_prolongs_no_lock() {
+    let server = RedisServer::start();
+    let mut world = World {
+        connection: server.connection(),
+        keys: Keys::new("t"),
+        now: START,
+        lost: None,
+        records: HashMap::new(),
+        fences: HashMap::new(),
+        drawn: 0,
+    };
+    world.mark();
+    let about = Circumstances { cap: 100, lost_ago: None, one_node: true, era: "e".to_owned() };
+    let keys = world.keys.clone();
+    let begin = |world: &mut World, fence| world.ask(steps::begin(&keys, id(1), &opening(fence, 0), &about));
+    assert_eq!(begin(&mut world, 1).0, "new");
+    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1))).0, "done");
+    world.now = START.before(Duration::from_hours(24));
+    let (word, wait) = begin(&mut world, 2);
+    assert_eq!(word, "busy");
+    let wait: u64 = String::from_utf8(wait.unwrap()).unwrap().parse().unwrap();
+    let lock = opening(1, 0).lock;
+    assert!(Duration::from_micros(wait) <= lock, "{wait}");
+    world.now = world.now.after(lock);
+    assert_eq!(begin(&mut world, 3).0, "reconcile");
+    assert_eq!(world.ask(steps::finish(&keys, id(1), Fence(1), vec![0])).0, "lost");
+}
