@@ -340,6 +340,8 @@ fn one_history_goes_alike_in_memory_and_in_redis() {
         .unwrap();
 }
 
+const HOUR_US: u64 = 3_600_000_000;
+
 /// A clock that is set back by an hour moves what lies ahead with it: nobody waits for an hour.
 #[test]
 fn a_clock_that_is_set_back_holds_nobody_up() {
@@ -363,7 +365,6 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
         command.arg(script.source()).arg(frame.keys.len()).arg(&frame.keys).arg(arguments);
         command.query(&mut connection).unwrap()
     };
-    const HOUR_US: u64 = 3_600_000_000;
     let (late, early) = (10 * HOUR_US, 9 * HOUR_US);
     let ask = steps::acquire(Ask::First, Duration::ZERO, &SavedUp::default(), 0);
     for _ in 0..2 {
