@@ -17,6 +17,7 @@ pub mod inputs;
 pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;
+pub mod registry;
 pub mod retry;
 pub mod rollout;
 pub mod route;

@@ -5,6 +5,7 @@ pub mod headers;
 mod http_client;
 mod resolve;
 
+pub(crate) use http_client::tls;
 pub use http_client::{HttpClient, TransportError};
 
 use crate::policy::contract::Failure;
