@@ -225,3 +225,46 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     }
     assert!(upstream.seen().iter().all(|seen| seen.line().starts_with("get /alive")));
 }
+
+/// Bodies of a mebibyte that never end, from far more callers than there is memory for: some are told so, the others wait, and what
+/// is held stays within the limit.
+#[tokio::test]
+async fn bodies_are_held_up_to_the_memory_limit() {
+    const ROOM: u64 = 48 << 20;
+    const BODY: usize = 1 << 20;
+    // One for all callers: they share this process with the host.
+    static BYTES: [u8; BODY - 1] = [b'x'; BODY - 1];
+    let (upstream, warm) = world("").await;
+    serves(&warm, "the start").await;
+    let limit = (triage::telemetry::memory_bytes().unwrap() + ROOM).max(64 << 20);
+    let keys = format!("memory_limit = \"{limit}B\"\n");
+    let front = Front::with_server(&keys, &upstream.url());
+    let head = format!("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY}\r\n\r\n");
+    let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
+    let callers: Vec<_> = (0..200)
+        .map(|_| {
+            let (address, head, refused) = (front.address(), head.clone(), refused.clone());
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(&BYTES).await;
+                let mut read = Vec::new();
+                while !read.windows(4).any(|end| end == b"\r\n\r\n")
+                    && stream.read_buf(&mut read).await.is_ok_and(|count| count > 0)
+                {}
+                refused.send(String::from_utf8_lossy(&read).into_owned()).unwrap();
+            })
+        })
+        .collect();
+    let first = refusals.recv().await.unwrap();
+    assert!(first.starts_with("HTTP/1.1 503") && first.contains("triage-sent: no"), "{first}");
+    for caller in callers {
+        caller.abort();
+    }
+    // Once the system has the memory back.
+    while front.ask("GET", "/alive", "").await.status() == "503" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    serves(&front, "bodies without end").await;
+    assert!(upstream.seen().iter().all(|seen| seen.body.is_empty()), "none of them was whole");
+}

@@ -159,11 +159,12 @@ async fn without_a_key_a_repetition_gets_no_answer_and_is_not_sent() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// Round trips by the server's own count. With a key two come before the send, begin (with its turn) and sent; the gate's one is the
-/// third. Two come between the upstream's answer and the caller's: claim and finish.
+/// Round trips by the server's own count. With a key three come before the send: begin (with its turn), the gate's, and sent. Two come
+/// between the upstream's answer and the caller's: claim and finish.
 #[tokio::test]
-async fn a_keyed_create_asks_twice_before_it_is_sent_and_a_read_never() {
+async fn a_keyed_create_asks_three_times_before_it_is_sent_and_a_read_once() {
     let mut fleet = Fleet::new();
+    fleet.upstream = fleet.upstream.replace("breaker = { enabled = false }", "");
     fleet.emulator = Emulator::new(Options { create_delay: Duration::from_millis(300), ..Options::immediate() });
     let host = fleet.host();
     // Scripts are loaded, the connection stands.
@@ -182,14 +183,15 @@ async fn a_keyed_create_asks_twice_before_it_is_sent_and_a_read_never() {
         assert_eq!(answer.await.unwrap().status, 200);
         after = after.min(fleet.server.calls("evalsha"));
     }
-    assert_eq!((before, (4..=5).contains(&after)), (2, true), "{before} before the send, {after} in all");
+    assert_eq!((before, (5..=6).contains(&after)), (3, true), "{before} before the send, {after} in all");
     let () = fleet.server.ask(&["CONFIG", "RESETSTAT"]);
     for _ in 0..20 {
         let read = host.send(Request::get("/hospitals/").body(bytes::Bytes::new()).unwrap()).await;
         assert_eq!(read.status, 200, "{read:?}");
     }
+    // A second's beats of all groups may be among them.
     let asked = fleet.server.calls("evalsha");
-    assert!(asked <= 3, "{asked} scripts for 20 reads");
+    assert!((20..=32).contains(&asked), "{asked} scripts for 20 reads");
 }
 
 /// Waits until the admin listener's page at `path` holds `text`.

@@ -5,6 +5,7 @@ mod cancellation;
 mod concurrency;
 mod isolation;
 mod limits;
+mod overload;
 mod retry;
 
 use crate::support::{Answered, read};

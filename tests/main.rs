@@ -21,6 +21,7 @@ mod registry;
 mod reload;
 mod settling;
 mod signatures;
+mod spans;
 mod support;
 mod traces;
 mod vectors;

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod connections;
+mod dns;
 mod headers;
 mod own_tls;
 mod routing;

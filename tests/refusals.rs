@@ -7,7 +7,15 @@ use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
-use std::{net::Ipv4Addr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use triage::{
     Host,
     clock::Clock,
@@ -159,6 +167,20 @@ fn expected(problem: &Problem) -> Row {
             "list has 1 requests under way, as many as it may; ask again after the wait",
         )
         .waits("1", 1000),
+        Problem::Overloaded { .. } => row(
+            503,
+            "overloaded",
+            "upstream is overloaded",
+            "upstream up has as many requests under way as it bears, and what matters more than low goes first; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
+        Problem::MemoryScarce { .. } => row(
+            503,
+            "overloaded",
+            "memory is scarce",
+            "this host uses as much memory as it may, which is 1 bytes; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
         Problem::DeadlineBeforeSend => row(
             504,
             "deadline-before-send",
@@ -219,6 +241,7 @@ fn expected(problem: &Problem) -> Row {
 }
 
 /// Brings the refusal about, by what a caller or an upstream does.
+#[allow(clippy::too_many_lines)]
 async fn produced(problem: &Problem) -> Answered {
     match problem {
         Problem::NoUpstream => plain("path_prefix = \"/api\"", "").get("/other").await,
@@ -290,6 +313,12 @@ async fn produced(problem: &Problem) -> Answered {
             first.abort();
             second
         }
+        Problem::Overloaded { .. } => overloaded().await,
+        Problem::MemoryScarce { .. } => {
+            let mut scene = plain("", "");
+            scene.settings.server.memory_limit = Some(1);
+            scene.upstream(|_| Scripted::Answer(200, "done")).get("/list").await
+        }
         Problem::DeadlineBeforeSend => {
             let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
@@ -323,6 +352,31 @@ async fn produced(problem: &Problem) -> Answered {
     }
 }
 
+/// More at once than any limit admits, and an upstream that says nothing.
+async fn overloaded() -> Answered {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&arrived);
+    let scene = plain("", "deadline = \"1h\"\nattempt_timeout = \"1h\"").upstream(move |_| {
+        count.fetch_add(1, Relaxed);
+        Scripted::Silence
+    });
+    let scene = Arc::new(scene);
+    let ask = |deadline: &'static str| {
+        let scene = Arc::clone(&scene);
+        let headers = [("triage-priority", "Low"), ("triage-deadline-ms", deadline)];
+        async move { scene.ask("GET", "/list", &headers, "").await }
+    };
+    let crowd: Vec<_> = (0..10_000).map(|_| tokio::spawn(ask("60000"))).collect();
+    while arrived.load(Relaxed) < crowd.len() {
+        tokio::task::yield_now().await;
+    }
+    let refused = ask("50").await;
+    for caller in crowd {
+        caller.abort();
+    }
+    refused
+}
+
 /// One of each, two of those that are told differently.
 fn every_problem() -> Vec<Problem> {
     let failed =
@@ -348,6 +402,8 @@ fn every_problem() -> Vec<Problem> {
         Problem::RateLimited { endpoint: endpoint(), quota: None, retry_after },
         Problem::BudgetExhausted { endpoint: endpoint(), retry_after: Duration::from_micros(1_001_000) },
         Problem::Concurrency { endpoint: endpoint(), limit: 1 },
+        Problem::Overloaded { upstream: "up".to_owned(), priority: "low" },
+        Problem::MemoryScarce { limit_bytes: 1 },
         Problem::DeadlineBeforeSend,
         Problem::Asleep,
         Problem::StoreUnavailable,

@@ -86,6 +86,7 @@ fn around(criterion: &mut Criterion) {
         breaker: Some(breaker::Settings::default()),
         limits: vec![quota, quota],
         budget: budget::Settings::default(),
+        leased: false,
     };
     let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
     group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {

@@ -193,6 +193,25 @@ impl Admin {
         Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
     }
 
+    /// What is read again while it runs.
+    pub fn secrets(&self) -> Secrets {
+        Secrets { desk: self.desk.clone(), tls: self.tls.clone() }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Certificates and tokens of a listener, which are read again while it runs.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    desk: Desk,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Secrets {
     /// Reads certificates and tokens again; the tokens are adopted later.
     ///
     /// # Errors
@@ -211,11 +230,6 @@ impl Admin {
             self.desk.access.store(Arc::new(access));
         }
         self.desk.settings.store(Arc::new(settings.clone()));
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 

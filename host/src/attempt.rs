@@ -9,6 +9,7 @@ use crate::{
     breaker,
     error::Problem,
     gate::{Ask, Permit, Recheck, Refusal},
+    overload::{Place, Shed, Went},
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
@@ -108,12 +109,13 @@ impl Exchange {
                 Recheck::Refused(refusal) => return Err(self.problem(refusal)),
             }
         }
+        let load = if is_request { self.load(&mut permit, progress).await? } else { None };
         let (outbound, limit) = match errand {
             Errand::Request => {
-                self.may_send(hold, progress).await?;
+                self.may_send(hold, progress, &permit).await?;
                 self.may_probe(&permit, looked)?;
                 progress.attempts += 1;
-                (self.outbound(&progress.account), self.endpoint().settings.attempt_timeout)
+                (self.outbound(&progress.account, progress.attempts), self.endpoint().settings.attempt_timeout)
             }
             Errand::Probe(probe) => {
                 progress.account.meter().probes.add();
@@ -128,6 +130,9 @@ impl Exchange {
         let sent = timeout_at(until, self.send(outbound, is_request)).await;
         let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
         drop(place);
+        if let Some(load) = load {
+            load.over(&self.asking(), went(&arrival));
+        }
         let took = began.elapsed();
         match &arrival {
             Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), began, took),
@@ -160,6 +165,32 @@ impl Exchange {
         waited.map_err(|_| full())?.map(Some).map_err(|_| full())
     }
 
+    /// A place among those that the upstream bears. What may have been sent before, or decides about a breaker, is not held up.
+    async fn load(&self, permit: &mut Permit, progress: &mut Progress) -> Result<Option<Place>, Problem> {
+        let Some(overload) = self.overload() else { return Ok(None) };
+        if progress.ever_unknown || permit.is_probe() || (progress.attempts > 0 && self.effect != Effect::Safe) {
+            return Ok(Some(overload.enter_now()));
+        }
+        let most = self.remaining().saturating_sub(LEAST);
+        let entered = tokio::select! {
+            entered = overload.enter(self.asking(), most) => entered,
+            () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+        };
+        let place = entered.map_err(|Shed| self.overloaded())?;
+        let Some(wait) = place.waited else { return Ok(Some(place)) };
+        progress.account.note(|| Step::Queued { wait });
+        // It waited: what it was permitted may hold no longer.
+        match permit.recheck().await {
+            Recheck::Send => Ok(Some(place)),
+            Recheck::Wait(retry_after) => Err(self.problem(Refusal::RateLimited { quota: None, retry_after })),
+            Recheck::Refused(refusal) => Err(self.problem(refusal)),
+        }
+    }
+
+    fn overloaded(&self) -> Problem {
+        Problem::Overloaded { upstream: self.service.settings.name.clone(), priority: self.priority.name() }
+    }
+
     /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
     /// Returned with the permit: when that was last asked.
     async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<(Permit, Instant), Problem> {
@@ -173,8 +204,7 @@ impl Exchange {
             Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(LEAST);
-        let mut permit =
-            self.shared.gates.acquire(group, ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
+        let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
             if !wait.is_zero() {
@@ -197,7 +227,7 @@ impl Exchange {
     }
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
-    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress) -> Result<(), Problem> {
+    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress, permit: &Permit) -> Result<(), Problem> {
         if self.remaining().is_zero() || self.caller_has_gone() {
             return Err(Problem::DeadlineBeforeSend);
         }
@@ -207,6 +237,11 @@ impl Exchange {
             if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
                 return Err(Problem::StoreUnavailable);
             }
+        }
+        // What nothing else holds back would meet its twins at other hosts unseen.
+        let held_back = hold.is_some() || progress.turn.is_some();
+        if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
+            return Err(Problem::StoreUnavailable);
         }
         // The same for its turn: by now a twin may be at work.
         if progress.turn.as_ref().is_some_and(|turn| !turn.holds()) {
@@ -283,6 +318,16 @@ impl Exchange {
             Refusal::RateLimited { quota, retry_after } => Problem::RateLimited { endpoint, quota, retry_after },
             Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
         }
+    }
+}
+
+/// What an attempt says of the upstream's load.
+fn went(arrival: &Arrival) -> Went {
+    match arrival {
+        Arrival::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => Went::Untold,
+        Arrival::Answer(_) => Went::Answered,
+        Arrival::Failure(Failure { kind: FailureKind::Timeout, .. }) => Went::TimedOut,
+        Arrival::Failure(_) => Went::Untold,
     }
 }
 

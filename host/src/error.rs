@@ -148,6 +148,24 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
+    /// The upstream has more to do than it bears.
+    #[error(
+        "upstream {upstream} has as many requests under way as it bears, and what matters more than {priority} goes first; nothing was sent: ask again after the wait"
+    )]
+    Overloaded {
+        /// The upstream's name.
+        upstream: String,
+        /// The request's priority.
+        priority: &'static str,
+    },
+    /// The host itself has no room.
+    #[error(
+        "this host uses as much memory as it may, which is {limit_bytes} bytes; nothing was sent: ask again after the wait"
+    )]
+    MemoryScarce {
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// The deadline passed before anything was sent.
     #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
     DeadlineBeforeSend,
@@ -214,6 +232,8 @@ impl Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up")
             }
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
+            Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "upstream is overloaded"),
+            Self::MemoryScarce { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "memory is scarce"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
             }
@@ -244,7 +264,11 @@ impl Problem {
             | Self::BreakerOpen { retry_after, .. }
             | Self::RateLimited { retry_after, .. }
             | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
-            Self::Concurrency { .. } | Self::KeysFull | Self::StoreUnavailable => Some(Duration::from_secs(1)),
+            Self::Concurrency { .. }
+            | Self::Overloaded { .. }
+            | Self::MemoryScarce { .. }
+            | Self::KeysFull
+            | Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Asleep => Some(Duration::from_secs(10)),
             _ => None,
         }

@@ -8,7 +8,13 @@ use crate::{
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     retry::budget,
-    store::memory::gate::{Grant, MemoryGate},
+    store::{
+        memory::gate::{self as memory, MemoryGate},
+        redis::{
+            LinkError,
+            gate::{self as redis, RedisGate, RedisGates},
+        },
+    },
     telemetry::Events,
 };
 use parking_lot::Mutex;
@@ -16,7 +22,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Endpoints that share a breaker, a budget and limits.
 #[derive(Debug, Clone)]
-pub struct Group(Arc<MemoryGate>);
+pub struct Group(Gate);
+
+/// Where a group's state is.
+#[derive(Debug, Clone)]
+enum Gate {
+    Memory(Arc<MemoryGate>),
+    Redis(Arc<RedisGate>),
+}
 
 /// A group's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +40,8 @@ pub struct Settings {
     pub limits: Vec<Quota>,
     /// The retry budget.
     pub budget: budget::Settings,
+    /// Whether places are leased ahead from shared state, so that most attempts ask nobody.
+    pub leased: bool,
 }
 
 /// What for.
@@ -38,6 +53,17 @@ pub enum Ask {
     Retry,
     /// A look at what became of a write: limits only.
     Probe,
+}
+
+impl Ask {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Probe => "probe",
+        }
+    }
 }
 
 /// Why an attempt is not made.
@@ -104,119 +130,189 @@ pub struct LimitView {
 impl Settings {
     /// An endpoint's.
     pub fn of(endpoint: &settings::Endpoint) -> Self {
-        Self { breaker: endpoint.breaker.clone(), limits: endpoint.limits.clone(), budget: endpoint.budget.clone() }
+        Self {
+            breaker: endpoint.breaker.clone(),
+            limits: endpoint.limits.clone(),
+            budget: endpoint.budget.clone(),
+            leased: endpoint.leased,
+        }
     }
 }
 
 impl Group {
     /// `upstream/group`.
     pub fn name(&self) -> &str {
-        self.0.name()
+        match &self.0 {
+            Gate::Memory(gate) => gate.name(),
+            Gate::Redis(gate) => gate.name(),
+        }
     }
 
     /// What there is to see.
     pub fn view(&self) -> View {
-        self.0.view()
+        match &self.0 {
+            Gate::Memory(gate) => gate.view(),
+            Gate::Redis(gate) => gate.view(),
+        }
     }
 
-    /// Does what an operator wants of the breaker. False: there is none.
-    pub fn force(&self, force: Force) -> bool {
-        self.0.force(force)
+    /// Does what an operator wants of the breaker, of the whole fleet's where there is one. False: there is none.
+    ///
+    /// # Errors
+    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
+        match &self.0 {
+            Gate::Memory(gate) => Ok(gate.force(force)),
+            Gate::Redis(gate) => gate.force(force).await,
+        }
     }
 
     /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
     /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
     pub fn adopt(&self, endpoint: &settings::Endpoint) {
-        self.0.adopt(Settings::of(endpoint));
+        match &self.0 {
+            Gate::Memory(gate) => gate.adopt(Settings::of(endpoint)),
+            Gate::Redis(gate) => gate.adopt(Settings::of(endpoint)),
+        }
     }
 }
 
 /// All groups of a host.
 #[derive(Debug)]
-pub struct Gates {
-    clock: Clock,
-    entropy: Entropy,
-    events: Arc<Events>,
-    groups: Mutex<HashMap<String, Arc<MemoryGate>>>,
+pub struct Gates(Place);
+
+#[derive(Debug)]
+enum Place {
+    Memory { clock: Clock, entropy: Entropy, events: Arc<Events>, groups: Mutex<HashMap<String, Arc<MemoryGate>>> },
+    Redis(Arc<RedisGates>),
 }
 
 impl Gates {
     /// Groups whose state is in this process; transitions are noted in `events`.
     pub fn memory(clock: Clock, entropy: Entropy, events: Arc<Events>) -> Self {
-        Self { clock, entropy, events, groups: Mutex::default() }
+        Self(Place::Memory { clock, entropy, events, groups: Mutex::default() })
+    }
+
+    /// Groups that a fleet shares.
+    pub fn shared(gates: Arc<RedisGates>) -> Self {
+        Self(Place::Redis(gates))
     }
 
     /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
     /// state and, until [`Group::adopt`], its settings.
     pub fn group(&self, name: &str, endpoint: &settings::Endpoint) -> Group {
-        let mut groups = self.groups.lock();
-        let made = || {
-            let settings = Settings::of(endpoint);
-            let gate = MemoryGate::new(name.to_owned(), settings, self.clock, self.entropy.clone());
-            Arc::new(gate.telling(Arc::clone(&self.events)))
-        };
-        Group(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
+        match &self.0 {
+            Place::Redis(gates) => Group(Gate::Redis(gates.group(name, || Settings::of(endpoint)))),
+            Place::Memory { clock, entropy, events, groups } => {
+                let made = || {
+                    let gate = MemoryGate::new(name.to_owned(), Settings::of(endpoint), *clock, entropy.clone());
+                    Arc::new(gate.telling(Arc::clone(events)))
+                };
+                let mut groups = groups.lock();
+                Group(Gate::Memory(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made))))
+            }
+        }
     }
 
+    /// Waits until shared state has what this host has to tell it. Its own time limits bound it.
+    pub async fn flushed(&self) {
+        if let Place::Redis(gates) = &self.0 {
+            gates.flush().await;
+        }
+    }
+}
+
+impl Group {
     /// Asks for one attempt, willing to wait up to `max_wait` for it. Dropping the future takes nothing.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
-    #[allow(clippy::unused_async)]
-    pub async fn acquire(&self, group: &Group, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
-        let grant = group.0.acquire(ask, max_wait)?;
-        Ok(Permit { gate: Arc::clone(&group.0), grant: Some(grant) })
+    pub async fn acquire(&self, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
+        let held = match &self.0 {
+            Gate::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, max_wait)?),
+            Gate::Redis(gate) => Held::Redis(Arc::clone(gate), gate.acquire(ask, max_wait).await?),
+        };
+        Ok(Permit(Some(held)))
     }
 
     /// Holds every attempt of the group back for a time, as the upstream asked.
-    #[allow(clippy::unused_async)]
-    pub async fn pause(&self, group: &Group, pause: Duration) {
-        group.0.pause(pause);
+    pub async fn pause(&self, pause: Duration) {
+        match &self.0 {
+            Gate::Memory(gate) => gate.pause(pause),
+            Gate::Redis(gate) => gate.pause(pause).await,
+        }
     }
 }
 
 /// The right to one attempt. Dropping it unreported gives it back.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives it back"]
-pub struct Permit {
-    gate: Arc<MemoryGate>,
-    grant: Option<Grant>,
+pub struct Permit(Option<Held>);
+
+#[derive(Debug)]
+enum Held {
+    Memory(Arc<MemoryGate>, memory::Grant),
+    Redis(Arc<RedisGate>, redis::Grant),
 }
 
 impl Permit {
     /// How long until the reserved moment.
     pub fn wait(&self) -> Duration {
-        self.grant.as_ref().map_or(Duration::ZERO, |grant| grant.wait)
+        match &self.0 {
+            Some(Held::Memory(_, grant)) => grant.wait,
+            Some(Held::Redis(_, grant)) => grant.wait(),
+            None => Duration::ZERO,
+        }
     }
 
     /// Whether this attempt decides if a half-open breaker closes.
     pub fn is_probe(&self) -> bool {
-        self.grant.as_ref().is_some_and(Grant::is_probe)
+        match &self.0 {
+            Some(Held::Memory(_, grant)) => grant.is_probe(),
+            Some(Held::Redis(_, grant)) => grant.is_probe(),
+            None => false,
+        }
     }
 
     /// Whether a report changes anything: there is a breaker.
     pub fn counts(&self) -> bool {
-        self.grant.as_ref().is_some_and(Grant::counts)
+        match &self.0 {
+            Some(Held::Memory(_, grant)) => grant.counts(),
+            Some(Held::Redis(_, grant)) => grant.counts(),
+            None => false,
+        }
+    }
+
+    /// Whether this host gave it by itself, because shared state could not be reached.
+    pub fn is_alone(&self) -> bool {
+        matches!(&self.0, Some(Held::Redis(_, redis::Grant::Alone(_))))
     }
 
     /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
-    #[allow(clippy::unused_async)]
     pub async fn recheck(&mut self) -> Recheck {
-        self.grant.as_mut().map_or(Recheck::Send, |grant| self.gate.recheck(grant))
+        match &mut self.0 {
+            Some(Held::Memory(gate, grant)) => gate.recheck(grant),
+            Some(Held::Redis(gate, grant)) => gate.recheck(grant).await,
+            None => Recheck::Send,
+        }
     }
 
     /// Reports what the attempt says of the upstream.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
-        if let Some(grant) = self.grant.take() {
-            self.gate.report(&grant, signal, took);
+        match self.0.take() {
+            Some(Held::Memory(gate, grant)) => gate.report(&grant, signal, took),
+            Some(Held::Redis(gate, grant)) => gate.report(&grant, signal, took),
+            None => {}
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(grant) = self.grant.take() {
-            self.gate.give_back(&grant);
+        match self.0.take() {
+            Some(Held::Memory(gate, grant)) => gate.give_back(&grant),
+            Some(Held::Redis(gate, grant)) => gate.give_back(&grant),
+            None => {}
         }
     }
 }

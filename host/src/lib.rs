@@ -14,6 +14,7 @@ pub mod idempotency;
 pub mod import;
 #[doc(hidden)]
 pub mod inputs;
+pub mod overload;
 pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;

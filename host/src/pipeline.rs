@@ -22,12 +22,13 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, REGISTRY_AUTH, Settings, TokenSource},
+        settings::{Mode, Policies, REGISTRY_AUTH, Settings, State, TokenSource},
     },
     entropy::Entropy,
     error::Problem,
     gate::Gates,
     idempotency::Records,
+    overload::Memory,
     policy::{
         Cache, Engine,
         signature::{KeyError, Keys},
@@ -36,7 +37,7 @@ use crate::{
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
-    telemetry::{Account, Desk, Desks, Events, Meters, RequestId},
+    telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -47,15 +48,15 @@ use tracing::Instrument as _;
 /// Between two looks for what has expired: short beside the day that records are kept.
 const TIDY: Duration = Duration::from_mins(5);
 
+/// Between two looks at the process's memory: bodies are counted meanwhile.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(100);
+
 /// Why a host could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// An upstream cannot be served.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// No layer keeps its state there yet; to keep it here instead would promise what a fleet does not get.
-    #[error("`state.url` names shared state, which no layer of this version uses; set it to \"memory:\"")]
-    Shared,
     /// Shared state cannot be used as it is configured.
     #[error("shared state (`state`) cannot be used")]
     State(#[from] OpenError),
@@ -65,6 +66,9 @@ pub enum HostError {
     /// The credentials of registries.
     #[error("`policies.registry_auth_file` cannot be used")]
     Registry(#[from] CredentialsError),
+    /// The collector of traces.
+    #[error("traces cannot be exported (telemetry.otlp.endpoint)")]
+    Traces(#[source] TransportError),
     /// An upstream cannot be reached.
     #[error("upstream {upstream} cannot be called")]
     Transport {
@@ -99,8 +103,12 @@ pub(crate) struct Shared {
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
+    /// Whether writes go on where shared state cannot be reached.
+    pub(crate) writes_alone: bool,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) exporter: Option<Arc<Exporter>>,
     pub(crate) desks: Desks,
     pub(crate) detached: TaskTracker,
 }
@@ -134,13 +142,15 @@ impl Host {
         let events = Arc::new(Events::new(clock));
         // The first desk is the library's own; workers have theirs beside it.
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
-        let desks = Desks::new(entropy.clone(), settings.admin.explain, &meters);
+        let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
+        let exporter = exporter.transpose().map_err(HostError::Traces)?;
+        let desks = Desks::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let desk = desks.add();
-        let gates = Gates::memory(clock, entropy.clone(), Arc::clone(&events));
+        let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
             let service = Service::load(upstream, &engine, &keys, &registry, |name, e| gates.group(name, e))?;
-            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters));
+            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
             rollout::begin(&serving, &engine, &keys, &registry, &gates);
             upstreams.push(Arc::new(serving));
         }
@@ -155,8 +165,11 @@ impl Host {
             gates,
             link,
             records,
+            writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
+            memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,
             meters,
+            exporter,
             desks,
             detached: TaskTracker::new(),
         };
@@ -230,6 +243,36 @@ impl Host {
         self.handle(request.map(crate::upstream::full), &caller, None).await
     }
 
+    /// Looks at the process's memory now and then, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never
+    /// ends; the server runs it on one of its workers.
+    pub async fn watch_memory(&self) {
+        loop {
+            if let Some(bytes) = telemetry::memory_bytes() {
+                self.shared.memory.looked(bytes);
+            }
+            tokio::time::sleep(LOOK_AT_MEMORY).await;
+        }
+    }
+
+    /// Sends traces to the collector, where there is one. Never ends then; the server runs it on one of its workers.
+    pub async fn export_traces(&self) {
+        if let Some(exporter) = &self.shared.exporter {
+            exporter.run().await;
+        }
+    }
+
+    /// Sends the traces that are left.
+    pub async fn export_rest(&self) {
+        if let Some(exporter) = &self.shared.exporter {
+            exporter.finish().await;
+        }
+    }
+
+    /// Whether there is no memory for another connection.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.memory.is_full()
+    }
+
     /// Keeps the memory bounded while there is no traffic: forgets every few minutes what has expired. Never ends; the server runs
     /// it on one of its workers, a program that uses the host as a library on a task of its own.
     pub async fn tidy(&self) {
@@ -271,6 +314,13 @@ impl Host {
         Ok(())
     }
 
+    /// Tells that certificates and tokens were read again because their files have changed.
+    pub(crate) fn files_read(&self) {
+        tracing::info!("certificates and tokens were read again: their files have changed");
+        let text = "certificates and tokens: their files have changed".to_owned();
+        self.shared.events.note("reloaded", "files", text);
+    }
+
     /// Tells that a changed configuration was not put into force.
     pub(crate) fn reload_refused(&self, error: &dyn std::error::Error) {
         let causes = std::iter::successors(Some(error), |&link| link.source());
@@ -297,6 +347,7 @@ impl Host {
         self.shared.detached.wait().await;
         // What they gave back may still be on its way to the store.
         self.shared.records.flushed().await;
+        self.shared.gates.flushed().await;
     }
 
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
@@ -367,18 +418,3 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
 
 /// Cancelled when the caller has gone.
 pub(crate) type CallerGone = CancellationToken;
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    /// Tripwire: state that nobody shares must not pass for shared.
-    #[test]
-    fn shared_state_that_no_layer_uses_is_refused() {
-        let text = "state.url = \"redis://127.0.0.1\"\n[upstreams.a]\nbase_url = \"http://a.example\"";
-        let settings = crate::config::from_toml(text).unwrap();
-        let refused = Host::new(&settings, Clock::system(), Entropy::system()).unwrap_err();
-        assert!(matches!(refused, HostError::Shared), "{refused}");
-    }
-}

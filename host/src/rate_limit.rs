@@ -19,6 +19,11 @@ impl Quota {
     pub fn interval(&self) -> Duration {
         Duration::from_micros(micros(self.period).div_ceil(u64::from(self.requests.get())))
     }
+
+    /// How many places an arrival time so far ahead stands for.
+    pub fn places(&self, ahead: Duration) -> u32 {
+        u32::try_from(micros(ahead).div_ceil(micros(self.interval()).max(1))).unwrap_or(u32::MAX)
+    }
 }
 
 /// The generic cell rate algorithm's state: the theoretical arrival time of the next request (ITU-T I.371).
@@ -53,8 +58,7 @@ impl Gcra {
 
     /// How many places are taken at `now`: of `burst`, or more where some are reserved for later.
     pub fn taken(&self, quota: &Quota, now: Timestamp) -> u32 {
-        let taken = micros(self.tat.since(now)).div_ceil(micros(quota.interval()).max(1));
-        u32::try_from(taken).unwrap_or(u32::MAX)
+        quota.places(self.tat.since(now))
     }
 
     /// Moves all that is reserved by this much: a pause.

@@ -13,6 +13,7 @@ mod stage;
 
 pub use candidate::{Candidate, CandidateReport, Difference, Gist};
 pub use event::{Event, Step};
+pub(crate) use folder::{Identity, identity};
 pub use folder::{Watch, WatchError};
 pub use probation::{Conduct, Judgement, Probation};
 pub use serving::{NotDone, Reconfigured, Serving, Slot, View};

@@ -1,6 +1,7 @@
 //! The listener: one single-threaded runtime for each core, each with a socket and connections of its own.
 
 mod connection;
+mod files;
 mod inherited;
 mod worker;
 
@@ -77,7 +78,7 @@ pub enum ReloadError {
 #[derive(Debug)]
 pub struct Server {
     host: Host,
-    settings: ArcSwap<Settings>,
+    settings: Arc<ArcSwap<Settings>>,
     /// What workers read of them for each connection.
     live: Arc<ArcSwap<config::settings::Server>>,
     tls: Option<Arc<Tls>>,
@@ -126,7 +127,14 @@ impl Server {
         let admin = Admin::start(&host, settings, &lifecycle, admin_socket)?;
         let server_settings = Arc::new(ArcSwap::from_pointee(settings.server.clone()));
         let workers = Vec::new();
-        let settings_now = ArcSwap::from_pointee(settings.clone());
+        let settings_now = Arc::new(ArcSwap::from_pointee(settings.clone()));
+        let files = files::Files {
+            host: host.clone(),
+            settings: Arc::clone(&settings_now),
+            tls: tls.clone(),
+            admin: admin.as_ref().map(Admin::secrets),
+        };
+        let mut files = Some(Arc::new(files));
         let mut server = Self {
             host,
             settings: settings_now,
@@ -143,7 +151,7 @@ impl Server {
             let own = server.host.worker(settings)?;
             let worker = worker::Worker {
                 host: own,
-                tidies: index == 0,
+                keeps: files.take(),
                 settings: Arc::clone(&server_settings),
                 tls: server.tls.clone(),
                 sockets: listeners.take(index),
@@ -193,13 +201,13 @@ impl Server {
     fn reloaded(&self, settings: &Settings) -> Result<config::Reload, ReloadError> {
         let reload = config::reload(&self.settings.load(), settings).map_err(ReloadError::Problems)?;
         // What can fail comes first.
-        let access = self.admin.as_ref().map(|admin| admin.prepare(&reload.settings)).transpose()?;
+        let access = self.admin.as_ref().map(|admin| admin.secrets().prepare(&reload.settings)).transpose()?;
         if let Some(tls) = &self.tls {
             tls.reload().map_err(ReloadError::Tls)?;
         }
         self.host.reload(&reload)?;
         if let (Some(admin), Some(access)) = (&self.admin, access) {
-            admin.adopt(access, &reload.settings);
+            admin.secrets().adopt(access, &reload.settings);
         }
         self.live.store(Arc::new(reload.settings.server.clone()));
         self.settings.store(Arc::new(reload.settings.clone()));

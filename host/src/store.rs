@@ -1,4 +1,5 @@
 //! Where state is kept.
 
+pub mod alone;
 pub mod memory;
 pub mod redis;

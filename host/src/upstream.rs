@@ -1,12 +1,14 @@
 //! The upstream: one API behind the host. The only user of reqwest.
 
 mod classify;
+mod follow;
 pub mod headers;
 mod http_client;
 mod resolve;
 
 pub(crate) use http_client::tls;
 pub use http_client::{HttpClient, TransportError};
+pub use resolve::{Resolver, SystemResolver};
 
 use crate::policy::contract::Failure;
 use bytes::Bytes;
@@ -97,6 +99,9 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Idle connections kept for each core. Default 256.
     pub max_idle: usize,
+    /// How often the name is looked up while it is used: two lookups in a row that say something new move all connections.
+    /// Default 5 s; none to leave them where they are.
+    pub dns_refresh: Option<Duration>,
 }
 
 impl Settings {
@@ -109,6 +114,7 @@ impl Settings {
             http2_prior_knowledge: false,
             idle_timeout: Duration::from_secs(30),
             max_idle: 256,
+            dns_refresh: Some(Duration::from_secs(5)),
         }
     }
 }

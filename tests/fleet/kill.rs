@@ -1,21 +1,18 @@
 //! Real hosts, each a process, killed and stopped at any moment: nothing is done twice, and no key stays in use.
-//!
-//! A host is this very binary, told by its environment to run [`a_host`] alone.
 
 use crate::{
     process::child::Triage,
     support::{
         create_in,
-        fleet::{KEY, shared},
+        fleet::KEY,
         redis_server::{Proxy, RedisServer},
         scripted::message,
     },
 };
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write as _},
     net::SocketAddr,
-    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -29,10 +26,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use triage::{
-    config::settings::Settings,
     emulator::{Call, Emulator, Options},
     entropy::Entropy,
-    server::Server,
 };
 
 /// Short, so that what a dead host held is free again soon; the policy's own commit time is the real one.
@@ -54,37 +49,15 @@ deadline = "4s"
 deadline = "4s"
 "#;
 
-fn settings(state: &str, upstream: &str) -> Settings {
-    shared(state, "", upstream, UPSTREAM, Some(KEY))
-}
-
-/// Not a test: a host, where the environment asks for one.
-#[test]
-#[ignore = "a host that other tests start"]
-fn a_host() {
-    let (Ok(state), Ok(upstream)) = (std::env::var("FLEET_STATE"), std::env::var("FLEET_UPSTREAM")) else { return };
-    let server = Server::start(&settings(&state, &upstream)).unwrap();
-    println!("\nlistening on http://{}", server.addresses()[0]);
-    loop {
-        std::thread::park();
-    }
-}
-
-/// Starts a host; it ends with what is returned.
+/// Starts `triage serve`; it ends with what is returned.
 fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["fleet::kill::a_host", "--exact", "--ignored", "--nocapture"]).env_clear();
-    for name in ["PATH", "HOME", "TMPDIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.env("FLEET_STATE", state).env("FLEET_UPSTREAM", format!("http://{upstream}"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut host = Triage::start(&mut command);
-    let line = host.says("listening on http://");
-    let address = line.rsplit("//").next().unwrap().parse().unwrap_or_else(|_| panic!("no address in {line:?}"));
-    (host, address)
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let text = format!(
+        "[server]\nworkers = 1\n[state]\nurl = \"{state}\"\ntimeout = \"5s\"\n\
+         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{UPSTREAM}"
+    );
+    file.write_all(text.as_bytes()).unwrap();
+    Triage::serve_with(&["--config", file.path().to_str().unwrap()], &[("TRIAGE_STATE_KEY", KEY)])
 }
 
 /// The emulated directory on a port of its own; it ends with what is returned.
@@ -134,6 +107,7 @@ async fn what_a_killed_host_sent_another_settles() {
     let ((one, first), (_other, second)) = (host(&server.url(), upstream), host(&server.url(), upstream));
     let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
     while creates(&emulator) == 0 {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     one.kill();
@@ -163,6 +137,7 @@ async fn what_a_killed_host_had_begun_another_does() {
     let mut connection = server.connection();
     let mut begun = || redis::cmd("KEYS").arg("triage:{twin-*}:queue").query::<Vec<String>>(&mut connection).unwrap();
     while begun().is_empty() {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     one.kill();
@@ -199,6 +174,7 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
         keys.iter().map(fields).any(|own| matches!(&own[..], [Some(state), Some(_)] if state == "h"))
     };
     while !marked() {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     sleeper.signal("STOP");
@@ -230,7 +206,7 @@ struct Tally {
     unknown: usize,
     adopted: usize,
     replayed: usize,
-    /// The longest time for which a key was in use after its host had gone.
+    /// The longest time for which a key was in use by nobody who lives.
     stuck: Duration,
 }
 
@@ -295,7 +271,8 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
 async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Entropy) -> u64 {
     let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
     let (name, key) = (format!("H{row}"), format!("key-{row}"));
-    let mut lost = None;
+    // When somebody last had it who is done with it, or dead.
+    let mut since = None;
     loop {
         let to = addresses.lock().unwrap()[usize::try_from(entropy.next() % 3).unwrap()];
         let got = send(to, &batch, &name, &key).await;
@@ -309,16 +286,16 @@ async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<T
                 }
                 Ok(Got { status: 409, .. }) => {
                     tally.in_flight += 1;
-                    let since = lost.unwrap_or_else(|| panic!("row {row} is in flight, and nobody lost it"));
+                    let since = since.unwrap_or_else(|| panic!("row {row} is in flight, and nobody was asked before"));
                     tally.stuck = tally.stuck.max(Instant::now() - since);
                 }
                 Ok(Got { status: 503, .. }) => tally.refused += 1,
                 Ok(Got { status: 504, .. }) => tally.unknown += 1,
                 Ok(other) => panic!("row {row}: {other:?}"),
-                Err(_) => {
-                    tally.broken += 1;
-                    lost = Some(Instant::now());
-                }
+                Err(_) => tally.broken += 1,
+            }
+            if !matches!(got, Ok(Got { status: 409, .. })) {
+                since = Some(Instant::now());
             }
         }
         sleep(Duration::from_millis(if got.is_ok() { 200 } else { 10 })).await;

@@ -56,6 +56,29 @@ async fn a_server_that_is_killed() {
     assert_eq!(fleet.made(), 1);
 }
 
+/// Where the operator would rather risk a repetition: the host goes on alone, and does not forget what it did.
+#[tokio::test]
+async fn a_host_that_may_write_alone() {
+    let mut fleet = Fleet::new();
+    fleet.state = "writes_alone = true".to_owned();
+    let host = fleet.host();
+    assert_eq!(host.create("A", Some("before")).await.status, 200);
+    fleet.server.kill();
+    let first = host.create("B", Some("k")).await;
+    assert_eq!((first.status, first.header("triage-replay")), (200, ""), "{first:?}");
+    assert_eq!(host.create("C", None).await.status, 200);
+    let reused = host.create("D", Some("k")).await;
+    assert_eq!((reused.status, reused.problem().as_str()), (422, "key-reused"), "{reused:?}");
+    for server_is in ["gone", "back"] {
+        let again = host.create("B", Some("k")).await;
+        assert_eq!((again.header("triage-replay"), &again.body), ("true", &first.body), "{server_is}: {again:?}");
+        if server_is == "gone" {
+            fleet.server.restart();
+        }
+    }
+    assert_eq!(fleet.made(), 3);
+}
+
 #[tokio::test]
 async fn a_server_that_is_swallowed_by_the_network() {
     let mut fleet = Fleet::new();

@@ -166,3 +166,105 @@ fn a_socket_that_nothing_is_configured_for_is_told() {
     let told = format!("the system handed over sockets on {}, where no listener", socket.local_addr().unwrap());
     assert!(ended.code == Some(1) && ended.err.contains(&told), "{ended:?}");
 }
+
+/// Waits until something is so, however long that takes; the runner ends what never is.
+fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn status(address: SocketAddr, path: &str, token: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {text:?}"))
+}
+
+/// The admin listener's address, as the host tells it.
+fn admin(host: &mut Triage) -> SocketAddr {
+    let line = host.says("admin: ");
+    line.trim().trim_start_matches("admin: http://").trim_end_matches('/').parse().unwrap()
+}
+
+#[test]
+fn a_token_is_read_again_when_its_file_changes() {
+    const OLD: &str = "an-old-token-of-some-length";
+    const NEW: &str = "a-new-token-of-some-length";
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), upstream());
+    let file = folder.path().join("token");
+    fs::write(&file, OLD).unwrap();
+    let set = format!("admin.write_token_file={}", file.display());
+    let (mut host, _) = Triage::serve(&["--upstream", &upstream, "--set", &set]);
+    let admin = admin(&mut host);
+    let asks = |token: &str| status(admin, "/api/v1/status", token);
+    assert_eq!((asks(OLD), asks(NEW)), (200, 401));
+    fs::write(&file, NEW).unwrap();
+    until(|| asks(NEW) == 200);
+    assert_eq!(asks(OLD), 401);
+    // One that is too short is none, and the last good one stays.
+    fs::write(&file, "short").unwrap();
+    host.logs("the configuration was not read again; what is in force stays");
+    assert_eq!((asks(NEW), asks("short")), (200, 401));
+}
+
+#[test]
+fn before_it_stops_the_host_says_that_it_is_not_ready_and_still_serves() {
+    let upstream = upstream();
+    let (mut host, address) = Triage::serve(&["--upstream", &upstream, "--set", "server.shutdown_delay=10m"]);
+    let admin = admin(&mut host);
+    assert_eq!((status(admin, "/readyz", ""), status(admin, "/healthz", "")), (200, 200));
+    host.terminate();
+    until(|| status(admin, "/readyz", "") == 503);
+    assert_eq!(once(address), Ok(()), "on a connection that came after the signal");
+    assert_eq!(status(admin, "/healthz", ""), 200);
+    host.terminate();
+    host.logs("a second signal");
+}
+
+#[test]
+fn with_reuse_port_the_next_host_listens_before_the_last_one_stops() {
+    let upstream = upstream();
+    let reuse = ["--upstream", &upstream, "--set", "server.reuse_port=true"];
+    let (first, address) = Triage::serve(&reuse);
+    let listen = address.to_string();
+    let beside = |further: &[&str]| {
+        let all = [&["serve", "--listen", &listen, "--admin", "off", "--upstream", &upstream][..], further].concat();
+        Triage::start(&mut triage(&all))
+    };
+    // Tripwire: without it, the address is taken.
+    let refused = beside(&[]).ended();
+    assert!(refused.code == Some(1) && refused.err.contains("cannot listen on"), "{refused:?}");
+    let mut second = beside(&reuse[2..]);
+    second.says("listening on http://");
+    first.terminate();
+    assert_eq!(first.ended().code, Some(0));
+    for _ in 0..20 {
+        assert_eq!(once(address), Ok(()));
+    }
+}
+
+#[test]
+fn systemd_is_told_when_the_host_is_ready_and_when_it_stops() {
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), upstream());
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let told = || {
+        let mut bytes = [0; 256];
+        let read = socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..read]).trim().to_owned()
+    };
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let (host, address) = Triage::serve_with(&["--upstream", &upstream], &environment);
+    assert_eq!(told(), "READY=1");
+    assert_eq!(once(address), Ok(()), "it is, by then");
+    host.terminate();
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(host.ended().code, Some(0));
+}

@@ -68,6 +68,38 @@ async fn callers_speak_tls_and_a_new_certificate_is_taken_on_a_reload() {
     assert!(caller(&other, None).get(at(port, "/a")).send().await.is_ok());
 }
 
+/// Nobody tells the host: it finds out.
+#[tokio::test]
+async fn a_renewed_certificate_is_taken_by_itself() {
+    let (issuer, other, folder) = (authority(), authority(), tempfile::tempdir().unwrap());
+    write_pair(&issuer, folder.path(), "own");
+    let upstream = Scripted::start(|_| ok("", "done")).await;
+    let front = front(folder.path(), &upstream, "");
+    let ports = [front.address().port(), front.admin_address().port()];
+    let url = |port: u16| format!("https://localhost:{port}/readyz");
+    for port in ports {
+        assert!(caller(&issuer, None).get(url(port)).send().await.is_ok());
+    }
+    write_pair(&other, folder.path(), "own");
+    for port in ports {
+        // Until it looks; the test's own time limit guards against never.
+        while caller(&other, None).get(url(port)).send().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(caller(&issuer, None).get(url(port)).send().await.is_err(), "the old one is gone");
+    }
+    // Half a pair is no pair: the last good one stays, and it is told.
+    fs::write(folder.path().join("own.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    loop {
+        let events = caller(&other, None).get(format!("https://localhost:{}/api/v1/events", ports[1])).send().await;
+        if events.unwrap().text().await.unwrap().contains("reload-refused") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(caller(&other, None).get(url(ports[0])).send().await.is_ok());
+}
+
 #[tokio::test]
 async fn mutual_tls_lets_in_who_has_a_certificate() {
     let (issuer, callers, folder) = (authority(), authority(), tempfile::tempdir().unwrap());

@@ -94,7 +94,7 @@ pub(super) async fn force(
         "reset" => Force::Reset,
         _ => return Err(Refusal::NoPath),
     };
-    set(&desk, actor.0, &upstream, &endpoint, force)
+    set(&desk, actor.0, &upstream, &endpoint, force).await
 }
 
 /// Takes `open` or `close` back.
@@ -103,10 +103,10 @@ pub(super) async fn undo(
     actor: Acting,
     At((upstream, endpoint)): At<(String, String)>,
 ) -> Acted<shapes::Breaker> {
-    set(&desk, actor.0, &upstream, &endpoint, Force::Undo)
+    set(&desk, actor.0, &upstream, &endpoint, Force::Undo).await
 }
 
-fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<shapes::Breaker> {
+async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<shapes::Breaker> {
     let before = look::one_breaker(desk, upstream, endpoint)?;
     let service = shapes::serving(&desk.host, upstream).map(crate::rollout::Serving::current);
     let endpoints = service.iter().flat_map(|service| &service.endpoints);
@@ -122,7 +122,11 @@ fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) 
         }
         Force::Undo => ("breaker-undo", "an operator gives the breaker back to itself".to_owned()),
     };
-    if !group.is_some_and(|group| group.force(force)) {
+    let done = match group {
+        Some(group) => group.force(force).await.map_err(|error| Refusal::NotNow(error.to_string()))?,
+        None => false,
+    };
+    if !done {
         return Err(Refusal::NotNow("this endpoint has no breaker; set breaker.enabled = true".to_owned()));
     }
     desk.audit(actor, action, &format!("{upstream}/{}", before.group), text);

@@ -210,6 +210,7 @@ impl Shared<'_> {
     pub(super) fn breaker(&self) -> Breaker {
         let view = &self.view.breaker;
         let standing = view.as_ref().map_or(Standing::Closed, |view| view.standing);
+        let calls = |milli: u64| milli as f64 / 1000.0;
         Breaker {
             upstream: self.upstream.to_owned(),
             group: self.group(),
@@ -222,9 +223,9 @@ impl Shared<'_> {
             open_since_ms: view.as_ref().and_then(|view| view.open_since).map(millis),
             failures_in_row: view.as_ref().map_or(0, |view| view.failures_in_row),
             window: view.as_ref().map(|view| Window {
-                calls: view.counts.calls,
-                failures: view.counts.failures,
-                slow: view.counts.slow,
+                calls: calls(view.counts.calls_milli),
+                failures: calls(view.counts.failures_milli),
+                slow: calls(view.counts.slow_milli),
             }),
             probes_under_way: view.as_ref().map_or(0, |view| view.probes),
             transitions: view.as_ref().map_or(0, |view| view.epoch),

@@ -251,6 +251,21 @@ impl Breaker {
         random: u64,
         settings: &Settings,
     ) -> Option<Transition> {
+        self.record_if(ticket, signal, took, now, random, settings, || true)
+    }
+
+    /// As [`Breaker::record`], where a closed breaker opens only if enough of the fleet has `agreed`: see [`super::agreed`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn record_if(
+        &mut self,
+        ticket: &Ticket,
+        signal: BreakerSignal,
+        took: Duration,
+        now: Timestamp,
+        random: u64,
+        settings: &Settings,
+        agreed: impl FnOnce() -> bool,
+    ) -> Option<Transition> {
         if ticket.epoch != self.epoch {
             return None;
         }
@@ -284,7 +299,7 @@ impl Breaker {
                 let slow = settings.slow_call_after.is_some_and(|limit| took >= limit);
                 *failures_in_row = if failed { failures_in_row.saturating_add(1) } else { 0 };
                 window.add(failed, slow, settings.window, now);
-                let why = tripped(*failures_in_row, window, failed || slow, now, settings)?;
+                let why = tripped(*failures_in_row, window, failed || slow, now, settings).filter(|_| agreed())?;
                 Some(self.open(why, 0, now, random, settings))
             }
             _ => None,
@@ -332,6 +347,17 @@ impl Breaker {
             }
             (Force::Undo, _) => None,
         }
+    }
+
+    /// Stands as the fleet's does, as far as a host can know: it goes on by itself from there. A half-open one is open until
+    /// now, so that a host alone sends probes of its own.
+    pub fn follow(&mut self, standing: Standing, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
+        let until = now.after(left);
+        self.enter(match (standing, why) {
+            (Standing::Closed, _) if forced => State::Held { until },
+            (Standing::Closed, _) | (_, None) => AFRESH,
+            (Standing::Open | Standing::HalfOpen, Some(why)) => State::Open { until, since: now, trips: 0, why },
+        });
     }
 
     /// Whether [`Force::Undo`] has something to take back.
@@ -405,16 +431,19 @@ fn tripped(in_row: u32, window: &Window, bad: bool, now: Timestamp, settings: &S
         return Some(Trip::Consecutive(in_row));
     }
     let counts = window.counts(settings.window, now);
-    if counts.calls < f64::from(settings.minimum_calls.max(1)) {
+    if counts.calls_milli < u64::from(settings.minimum_calls.max(1)) * 1000 {
         return None;
     }
-    let percent = |part: f64| (part * 100.0 / counts.calls).round() as u32;
-    if settings.failure_rate_percent.is_some_and(|limit| percent(counts.failures) >= limit) {
-        return Some(Trip::FailureRate(percent(counts.failures)));
+    let (failed, slow) = (counts.percent(counts.failures_milli), counts.percent(counts.slow_milli));
+    if settings.failure_rate_percent.is_some_and(|limit| failed >= limit) {
+        return Some(Trip::FailureRate(failed));
     }
-    let slow = settings.slow_call_after.is_some() && percent(counts.slow) >= settings.slow_rate_percent;
-    slow.then(|| Trip::SlowRate(percent(counts.slow)))
+    let too_slow = settings.slow_call_after.is_some() && slow >= settings.slow_rate_percent;
+    too_slow.then_some(Trip::SlowRate(slow))
 }
+
+/// Scripts count in doubles, which hold 53 bits: chance is used as far as they do.
+pub(crate) const CHANCE_SHIFT: u32 = 11;
 
 /// Doubled with each failed probe up to the cap, then spread by +- half the jitter.
 fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
@@ -424,7 +453,7 @@ fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
     if spread == 0 {
         return doubled;
     }
-    doubled.saturating_sub(Duration::from_micros(spread / 2)) + Duration::from_micros(random % spread)
+    doubled.saturating_sub(Duration::from_micros(spread / 2)) + Duration::from_micros((random >> CHANCE_SHIFT) % spread)
 }
 
 #[cfg(test)]

@@ -23,15 +23,23 @@ pub struct Window {
     before: Bucket,
 }
 
-/// What the window holds, weighted.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// What the window holds, weighted, in thousandths: whole numbers come out alike on every host and in shared state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls.
-    pub calls: f64,
+    pub calls_milli: u64,
     /// Failures among them.
-    pub failures: f64,
+    pub failures_milli: u64,
     /// Slow ones among them.
-    pub slow: f64,
+    pub slow_milli: u64,
+}
+
+impl Counts {
+    /// What part of the calls, in whole percent, rounded; nothing where there are none.
+    pub(super) fn percent(&self, part_milli: u64) -> u32 {
+        let percent = part_milli.saturating_mul(200).saturating_add(self.calls_milli) / (self.calls_milli * 2).max(1);
+        u32::try_from(percent).unwrap_or(u32::MAX)
+    }
 }
 
 impl Window {
@@ -50,13 +58,14 @@ impl Window {
     pub fn counts(&self, length: Duration, now: Timestamp) -> Counts {
         let mut turned = *self;
         turned.turn(length, now);
-        let into = now.since(turned.began).as_secs_f64() / length.as_secs_f64().max(1e-6);
-        let share = (1.0 - into).clamp(0.0, 1.0);
-        let sum = |now: u32, before: u32| f64::from(now) + f64::from(before) * share;
+        let length_us = micros(length).max(1);
+        let left_us = length_us.saturating_sub(micros(now.since(turned.began)));
+        let share_milli = left_us.saturating_mul(1000) / length_us;
+        let sum = |now: u32, before: u32| u64::from(now) * 1000 + u64::from(before) * share_milli;
         Counts {
-            calls: sum(turned.now.calls, turned.before.calls),
-            failures: sum(turned.now.failures, turned.before.failures),
-            slow: sum(turned.now.slow, turned.before.slow),
+            calls_milli: sum(turned.now.calls, turned.before.calls),
+            failures_milli: sum(turned.now.failures, turned.before.failures),
+            slow_milli: sum(turned.now.slow, turned.before.slow),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     },
     value::Values,
 };
-use crate::{idempotency, policy::CachePlaces, store::redis::Address, upstream};
+use crate::{idempotency, policy::CachePlaces, store::redis::Address, telemetry::Target, upstream};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
@@ -28,6 +28,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     let settings = Settings {
         server: server(&stated),
         admin: admin(&stated, environment),
+        traces: traces(&stated),
         policies: policies(&stated, environment),
         state: state(&stated, environment),
         upstreams: built,
@@ -53,6 +54,7 @@ pub(super) fn server(stated: &Values) -> Server {
         header_read_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(30),
         shutdown_delay: Duration::ZERO,
+        memory_limit: None,
         reuse_port: false,
         tls: tls(stated, "server.tls.certificate", "server.tls.key", "server.tls.client_ca"),
     };
@@ -63,6 +65,7 @@ pub(super) fn server(stated: &Values) -> Server {
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
     stated.fill("server.drain", &mut server.drain);
     stated.fill("server.shutdown_delay", &mut server.shutdown_delay);
+    stated.fill("server.memory_limit", &mut server.memory_limit);
     stated.fill("server.reuse_port", &mut server.reuse_port);
     server
 }
@@ -82,15 +85,16 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
         timeout: Duration::from_millis(20),
         quorum: 2,
         required: false,
+        writes_alone: false,
         ca_file: stated.read("state.ca_file"),
         password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
         key: secret(stated, environment, "state.key_file", STATE_KEY),
-        gate_here: false,
     };
     stated.fill("state.prefix", &mut shared.prefix);
     stated.fill("state.timeout", &mut shared.timeout);
     stated.fill("state.quorum", &mut shared.quorum);
     stated.fill("state.required", &mut shared.required);
+    stated.fill("state.writes_alone", &mut shared.writes_alone);
     State::Shared(Box::new(shared))
 }
 
@@ -106,6 +110,11 @@ fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
     stated.fill("admin.listen", &mut admin.listen);
     stated.fill("admin.explain", &mut admin.explain);
     admin
+}
+
+fn traces(stated: &Values) -> Option<Target> {
+    let share_percent = stated.read("telemetry.otlp.share").unwrap_or(100);
+    Some(Target { endpoint: stated.read("telemetry.otlp.endpoint")?, share_percent })
 }
 
 /// Compiled code lies in the user's cache folder, and the key that seals it in the state folder.
@@ -176,6 +185,8 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
         reuse_instances: false,
         max_buffered_request_bytes: 1 << 20,
         deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
+        sheds_overload: true,
+        priority_header: http::HeaderName::from_static("triage-priority"),
         idempotency: keys(&stated),
         defaults,
         endpoints,
@@ -186,6 +197,8 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);
+    settings.stated.fill("overload.enabled", &mut settings.sheds_overload);
+    settings.stated.fill("overload.priority_header", &mut settings.priority_header);
     settings
 }
 
@@ -226,6 +239,7 @@ fn connection(stated: &Values, base_url: http::Uri) -> upstream::Settings {
     stated.fill("connect_timeout", &mut connection.connect_timeout);
     stated.fill("idle_timeout", &mut connection.idle_timeout);
     stated.fill("max_idle", &mut connection.max_idle);
+    stated.fill("dns_refresh", &mut connection.dns_refresh);
     stated.fill("http2_prior_knowledge", &mut connection.http2_prior_knowledge);
     connection
 }

@@ -278,8 +278,10 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("deadline", &mut settings.deadline);
     values.fill("concurrency", &mut settings.concurrency);
     values.fill("limits", &mut settings.limits);
+    values.fill("leased", &mut settings.leased);
     values.fill("group", &mut settings.group);
     values.fill("effect", &mut settings.effect);
+    values.fill("priority", &mut settings.priority);
     values.fill("settle", &mut settings.settle);
     values.fill("retry.max_attempts", &mut settings.retry.max_attempts);
     values.fill("retry.min_wait", &mut settings.retry.min_wait);

@@ -36,12 +36,19 @@ impl Key {
     /// Whether it takes `"off"`: where that is the default, or one way to trip is switched off.
     pub(super) fn may_be_off(&self) -> bool {
         self.default == Some("off")
-            || matches!(self.name, "admin.listen" | "breaker.failure_threshold" | "breaker.failure_rate")
+            || matches!(
+                self.name,
+                "dns_refresh"
+                    | "server.memory_limit"
+                    | "admin.listen"
+                    | "breaker.failure_threshold"
+                    | "breaker.failure_rate"
+            )
     }
 }
 
 /// Keys of host and upstream that SIGHUP puts into force. Of an endpoint, it does all.
-pub(super) const RELOADED: [&str; 12] = [
+pub(super) const RELOADED: [&str; 14] = [
     "server.max_header_bytes",
     "server.header_read_timeout",
     "server.drain",
@@ -50,6 +57,8 @@ pub(super) const RELOADED: [&str; 12] = [
     "admin.write_token_file",
     "max_buffered_request",
     "deadline_header",
+    "overload.enabled",
+    "overload.priority_header",
     "idempotency.keep",
     "idempotency.lock",
     "idempotency.max_request",
@@ -81,27 +90,31 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
     key(Host, "server.shutdown_delay", Kind::Wait, Some("0s"), "time before that in which it still accepts and says that it is not ready, so that balancers turn away"),
     key(Host, "server.reuse_port", Kind::Bool, Some("false"), "whether another process may listen on the same address, as when a new host takes over from an old one"),
-    key(Host, "server.tls.certificate", Kind::File, None, "PEM file of the listeners' certificate chain; makes them speak TLS; read again on SIGHUP"),
+    key(Host, "server.memory_limit", Kind::Memory, Some("auto"), "memory above which requests are refused, those of low priority from 80 % on; `auto`: 90 % of the control group's limit, or none without one"),
+    key(Host, "server.tls.certificate", Kind::File, None, "PEM file of the listeners' certificate chain; makes them speak TLS; read again when it changes, and on SIGHUP"),
     key(Host, "server.tls.key", Kind::File, None, "PEM file of its private key; read again too"),
     key(Host, "server.tls.client_ca", Kind::File, None, "PEM file of authorities of which callers must have a certificate (mutual TLS); read again too"),
     key(Host, "admin.listen", Kind::Address, Some("127.0.0.1:9464"), "address of health, metrics and control, or `off`; beyond this machine it needs a token"),
-    key(Host, "admin.read_token_file", Kind::File, None, "file with the token that may look; or TRIAGE_ADMIN_READ_TOKEN"),
-    key(Host, "admin.write_token_file", Kind::File, None, "file with the token that may look and act; or TRIAGE_ADMIN_WRITE_TOKEN"),
+    key(Host, "admin.read_token_file", Kind::File, None, "file with the token that may look, read again when it changes; or TRIAGE_ADMIN_READ_TOKEN"),
+    key(Host, "admin.write_token_file", Kind::File, None, "file with the token that may look and act, read again too; or TRIAGE_ADMIN_WRITE_TOKEN"),
     key(Host, "admin.explain", Kind::Count(0, 1_000_000), Some("512"), "requests that each worker keeps for `triage explain`, and as many again that did not go smoothly; 0: none"),
     key(Host, "admin.tls.certificate", Kind::File, None, "the same for the admin listener"),
     key(Host, "admin.tls.key", Kind::File, None, "the same"),
     key(Host, "admin.tls.client_ca", Kind::File, None, "the same; whoever has such a certificate needs no token where there is none"),
+    key(Host, "telemetry.otlp.endpoint", Kind::Url, None, "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; traces go to `/v1/traces` below it"),
+    key(Host, "telemetry.otlp.share", Kind::Percent(0), Some("100"), "share of the requests that are traced, in percent; where a caller sends a `traceparent`, that decides"),
     key(Host, "policies.dir", Kind::File, None, "folder whose NAME.wasm takes the place of the embedded policy NAME, now or at any time later"),
     key(Host, "policies.poll", Kind::Duration, Some("2s"), "how often policy files are looked at where the system tells of no change"),
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file or a registry must come with a signature of one of them, NAME.wasm.minisig"),
     key(Host, "policies.registry_auth_file", Kind::File, None, "file with names and passwords of registries, a docker config.json; or the same in TRIAGE_REGISTRY_AUTH"),
     key(Host, "policies.cache", Kind::Bool, Some("true"), "whether compiled policies are kept for the next start"),
     key(Host, "policies.cache_dir", Kind::File, None, "folder for them and for components from registries, of this user alone; unset: `triage/compiled` in $XDG_CACHE_HOME or ~/.cache"),
-    key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept: `memory:` is this process; the URL of a Redis or Valkey (`redis://`, `rediss://`, `unix://`, several addresses for a Cluster, `redis+sentinel://.../MASTER`) is checked, but no layer uses one yet, and the host does not start with it"),
+    key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept: `memory:` is this process; the URL of a Redis or Valkey (`redis://`, `rediss://`, `unix://`, several addresses for a Cluster, `redis+sentinel://.../MASTER`) makes all hosts that name it one fleet"),
     key(Host, "state.prefix", Kind::Prefix, Some("triage"), "what every key there begins with; hosts with the same one are a fleet"),
     key(Host, "state.timeout", Kind::Duration, Some("20ms"), "longest time that one step of shared state may cost a request; then this host goes on by itself"),
     key(Host, "state.quorum", Kind::Count(1, 1_000), Some("2"), "hosts that must see failures before the whole fleet's breaker opens (all, where fewer live)"),
     key(Host, "state.required", Kind::Bool, Some("false"), "whether `/readyz` says no while shared state cannot be reached"),
+    key(Host, "state.writes_alone", Kind::Bool, Some("false"), "whether writes go on while shared state cannot be reached, by this host's own records alone: another host may then send one again; else they get 503"),
     key(Host, "state.ca_file", Kind::File, None, "PEM file of authorities to trust for `rediss://` instead of the system's"),
     key(Host, "state.password_file", Kind::File, None, "file with the password, before one in the URL; or TRIAGE_STATE_PASSWORD"),
     key(Host, "state.key_file", Kind::File, None, "file with the key that seals stored answers there, 32 bytes in hex or base64; or TRIAGE_STATE_KEY"),
@@ -120,9 +133,12 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "connect_timeout", Kind::Duration, Some("3s"), "limit on making a connection"),
     key(Upstream, "idle_timeout", Kind::Duration, Some("30s"), "how long an idle connection serves safe requests (unsafe ones: under 4 s)"),
     key(Upstream, "max_idle", Kind::Count(0, 65_536), Some("256"), "idle connections kept for each core"),
+    key(Upstream, "dns_refresh", Kind::Duration, Some("5s"), "how often the upstream's name is looked up while requests come; once two lookups in a row say something new, connections are made anew; or `off`"),
     key(Upstream, "http2_prior_knowledge", Kind::Bool, Some("false"), "speak HTTP/2 without TLS or negotiation"),
     key(Upstream, "max_buffered_request", Kind::Size(0), Some("1MiB"), "request bodies above it are streamed once and never retried"),
     key(Upstream, "deadline_header", Kind::Header, Some("triage-deadline-ms"), "request header by which a caller gives its deadline"),
+    key(Upstream, "overload.enabled", Kind::Bool, Some("true"), "whether fewer attempts are sent at once while the upstream has more to do than it bears, and requests above that are refused, the least important first"),
+    key(Upstream, "overload.priority_header", Kind::Header, Some("triage-priority"), "request header by which a caller says that it matters less: `low` or `normal`"),
     key(Upstream, "idempotency.keep", Kind::Duration, Some("24h"), "how long a finished record is kept for replays"),
     key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s"),
     key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
@@ -132,10 +148,12 @@ pub(super) static KEYS: &[Key] = &[
 
     key(Endpoint, "attempt_timeout", Kind::Duration, Some("5s"), "limit on one attempt"),
     key(Endpoint, "deadline", Kind::Duration, Some("15s"), "limit on the whole request; grows to the attempt timeout + 10 s"),
+    key(Endpoint, "leased", Kind::Bool, Some("false"), "with shared state: whether each host takes places of the limits ahead, in lots, and asks nobody for most attempts; limits too small for that stay exact"),
     key(Endpoint, "concurrency", Kind::Count(1, 1_000_000), Some("off"), "attempts under way at once"),
     key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given"),
     key(Endpoint, "group", Kind::Name, None, "endpoints of one group share breaker, budget and limits"),
     key(Endpoint, "effect", Kind::Effect, None, "`safe`, `idempotent` or `unsafe`, against method and policy"),
+    key(Endpoint, "priority", Kind::Priority, None, "`low`, `normal` or `high`: who is served while the upstream is overloaded; unset: `normal` for what is safe, `high` for what is not"),
     key(Endpoint, "settle", Kind::Bool, None, "whether the policy is trusted to settle unknown writes; embedded ones are, others not"),
     key(Endpoint, "retry.max_attempts", Kind::Count(1, 100), Some("3"), "attempts a request may make, the first one counted"),
     key(Endpoint, "retry.min_wait", Kind::Wait, Some("2s"), "shortest wait before a retry without a hint of the upstream"),

@@ -8,6 +8,7 @@ use super::{
     value::Value,
 };
 use crate::{
+    overload::Priority,
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
     route::Router,
@@ -40,6 +41,8 @@ pub(super) enum Kind {
     Count(u64, u64),
     /// A count of threads, or `"auto"`.
     Workers,
+    /// A size in bytes, or `"auto"`: what the system leaves to this process.
+    Memory,
     /// A share, at least the given one.
     Percent(u32),
     /// At least a millisecond.
@@ -52,6 +55,8 @@ pub(super) enum Kind {
     Method,
     Template,
     Effect,
+    /// How much requests matter.
+    Priority,
     Name,
     Limits,
     /// How a candidate is tried.
@@ -123,6 +128,8 @@ impl Kind {
             Self::Count(least, most) => count(raw, least, most),
             Self::Workers if raw.text() == Some("auto") => Ok(Value::Count(cores())),
             Self::Workers => count(raw, 1, 1024).map_err(|rule| rule + ", or \"auto\" for one a core"),
+            Self::Memory if raw.text() == Some("auto") => Ok(memory().map_or(Value::Off, Value::Size)),
+            Self::Memory => sized(raw, LEAST_MEMORY, 1 << 50).map_err(|rule| rule + ", or \"auto\""),
             Self::Percent(least) => percent(raw, least),
             Self::Duration => duration(raw, Duration::from_millis(1)),
             Self::Wait => duration(raw, Duration::ZERO),
@@ -139,6 +146,7 @@ impl Kind {
                 "unsafe" => Ok(Value::Effect(Effect::Unsafe)),
                 _ => Err(EFFECT.to_owned()),
             },
+            Self::Priority => Priority::of(text(PRIORITY)?).map(Value::Priority).ok_or_else(|| PRIORITY.to_owned()),
             Self::Name => {
                 let name = text(NAME)?;
                 if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
@@ -169,6 +177,7 @@ const HOST: &str = "a host name without scheme, port and path, such as \"hospita
 const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for every one";
 const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
 const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
+const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
 const MODE: &str = "\"shadow\" or \"canary\"";
 const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \
@@ -177,6 +186,21 @@ pub(super) const NAME: &str = "1 to 64 characters of a-z, 0-9 and -";
 
 pub(super) fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Less than that holds no policies and no requests.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Nine tenths of what the control group leaves to this process; none where it sets no limit.
+fn memory() -> Option<u64> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_matches('/');
+    let groups = std::path::Path::new("/sys/fs/cgroup").join(path);
+    let limit =
+        |group: &std::path::Path| std::fs::read_to_string(group.join("memory.max")).ok()?.trim().parse::<u64>().ok();
+    let limits = groups.ancestors().take_while(|group| group.starts_with("/sys/fs/cgroup")).filter_map(limit);
+    // Whole mebibytes, so that it can be shown.
+    limits.min().map(|limit| (limit / 10 * 9) >> 20 << 20)
 }
 
 /// How many threads can run at once; one where the system does not say.
@@ -282,12 +306,15 @@ fn duration(raw: &Raw, least: Duration) -> Result<Value, String> {
 }
 
 fn size(raw: &Raw, least: u64) -> Result<Value, String> {
-    const MOST: u64 = 1 << 30;
+    sized(raw, least, 1 << 30)
+}
+
+fn sized(raw: &Raw, least: u64, most: u64) -> Result<Value, String> {
     if let Some(number) = raw.bare_number() {
         return Err(format!("a size with its unit: write \"{number}B\" for bytes, \"{number}KiB\" for kibibytes"));
     }
-    let read = raw.text().and_then(units::size).filter(|bytes| (least..=MOST).contains(bytes));
-    let range = format!("from {} to {}", units::write_size(least), units::write_size(MOST));
+    let read = raw.text().and_then(units::size).filter(|bytes| (least..=most).contains(bytes));
+    let range = format!("from {} to {}", units::write_size(least), units::write_size(most));
     read.map(Value::Size).ok_or_else(|| format!("a size {range}, such as \"64KiB\" or \"1MiB\""))
 }
 

@@ -3,12 +3,13 @@
 use super::value::Values;
 use crate::{
     breaker, idempotency,
+    overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
     registry::Artifact,
     retry,
     store::redis::Address,
-    upstream,
+    telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -21,6 +22,8 @@ pub struct Settings {
     pub state: State,
     /// Health, metrics and control.
     pub admin: Admin,
+    /// Where traces go; none: nowhere.
+    pub traces: Option<telemetry::Target>,
     /// What concerns all policies.
     pub policies: Policies,
     /// The upstreams; at least one.
@@ -46,6 +49,8 @@ pub struct Server {
     pub drain: Duration,
     /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
     pub shutdown_delay: Duration,
+    /// Memory in bytes above which requests are refused. Default: 90 % of the control group's limit, where there is one.
+    pub memory_limit: Option<usize>,
     /// Whether another process may listen on the same address at the same time. Default false.
     pub reuse_port: bool,
     /// TLS; none for plain text.
@@ -165,15 +170,14 @@ pub struct Shared {
     pub quorum: u32,
     /// Whether a host that does not reach it says that it should not be sent requests. Default false.
     pub required: bool,
+    /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
+    pub writes_alone: bool,
     /// PEM file of authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The password; goes before one in the URL.
     pub password: Option<TokenSource>,
     /// The key that seals stored answers: 32 bytes in hex or base64.
     pub key: Option<TokenSource>,
-    /// Whether records are shared although breakers and limits are each host's own: for tests. Default false.
-    #[doc(hidden)]
-    pub gate_here: bool,
 }
 
 /// Where a policy comes from.
@@ -255,6 +259,10 @@ pub struct Upstream {
     pub max_buffered_request_bytes: usize,
     /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
+    /// Whether requests are refused while the upstream has more to do than it bears. Default true.
+    pub sheds_overload: bool,
+    /// The request header by which a caller says that its request matters less. Default `triage-priority`.
+    pub priority_header: http::HeaderName,
     /// How keys are honoured. Its lock is long enough for the deadlines known without the policy:
     /// [`super::idempotency`] also looks at those that the policy proposes.
     pub idempotency: idempotency::Settings,
@@ -274,6 +282,9 @@ pub struct Endpoint {
     pub attempt_timeout: Duration,
     /// The limit on the whole request. Default 15 s.
     pub deadline: Duration,
+    /// Whether a host takes places of the limits ahead from shared state, in lots: most attempts then ask nobody, and up to a lot
+    /// a host may lie unused. Limits too small to share stay exact. Default no.
+    pub leased: bool,
     /// Retrying.
     pub retry: retry::Settings,
     /// The retry budget.
@@ -290,6 +301,8 @@ pub struct Endpoint {
     pub settle: Option<bool>,
     /// What a request may do, against the stricter of method and policy: the operator's word.
     pub effect: Option<Effect>,
+    /// How much requests matter while the upstream is overloaded. Default: by their effect.
+    pub priority: Option<Priority>,
 }
 
 impl Default for Endpoint {
@@ -297,6 +310,7 @@ impl Default for Endpoint {
         Self {
             attempt_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(15),
+            leased: false,
             retry: retry::Settings::default(),
             budget: retry::budget::Settings::default(),
             breaker: Some(breaker::Settings::default()),
@@ -305,6 +319,7 @@ impl Default for Endpoint {
             group: None,
             settle: None,
             effect: None,
+            priority: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     units,
 };
 use crate::{
+    overload::Priority,
     policy::{contract::Effect, signature::KeySource},
     rate_limit::Quota,
     store::redis::Address,
@@ -45,6 +46,8 @@ pub enum Value {
     Method(Option<http::Method>),
     /// An effect.
     Effect(Effect),
+    /// How much requests matter.
+    Priority(Priority),
     /// Rate limits.
     Limits(Vec<Quota>),
     /// How a candidate is tried.
@@ -77,6 +80,7 @@ impl fmt::Display for Value {
             Self::Header(name) => write!(f, "\"{name}\""),
             Self::Method(method) => quoted(f, method.as_ref().map_or("*", http::Method::as_str)),
             Self::Effect(effect) => quoted(f, effect.name()),
+            Self::Priority(priority) => quoted(f, priority.name()),
             Self::Limits(limits) => {
                 f.write_str("[")?;
                 for (index, limit) in limits.iter().enumerate() {
@@ -224,6 +228,7 @@ fields! {
     Value::Policy(policy) => PolicySource, Some(policy.clone());
     Value::Header(name) => http::HeaderName, Some(name.clone());
     Value::Effect(effect) => Effect, Some(*effect);
+    Value::Priority(priority) => Priority, Some(*priority);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
     Value::Mode(mode) => Mode, Some(*mode);
     Value::Keys(keys) => Vec<KeySource>, Some(keys.clone());

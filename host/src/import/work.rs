@@ -25,6 +25,7 @@ use tokio::{
 use uuid::Uuid;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PRIORITY: HeaderName = HeaderName::from_static("triage-priority");
 const MAYBE_SENT: HeaderName = HeaderName::from_static("triage-maybe-sent");
 /// Above the host's own deadline for a create (120 s), so that the host gives up first.
 const PATIENCE_FOR_AN_ANSWER: Duration = Duration::from_secs(150);
@@ -334,6 +335,8 @@ fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
 fn headers(key: Uuid, maybe_sent: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // It can wait; people cannot.
+    headers.insert(PRIORITY, HeaderValue::from_static("low"));
     // A quoted string, as the header's specification has it; hexadecimal digits and hyphens need no escapes.
     if let Ok(value) = HeaderValue::from_str(&format!("\"{key}\"")) {
         headers.insert(KEY, value);

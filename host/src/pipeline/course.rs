@@ -229,7 +229,7 @@ impl Exchange {
             if let Some(pause) = pause {
                 let pause = pause.min(PAUSE);
                 progress.account.note(|| Noticed::Paused { pause });
-                self.shared.gates.pause(&self.endpoint().group, pause).await;
+                self.endpoint().group.pause(pause).await;
             }
             let in_place = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
             let adopts = matches!(clamped.step, Step::Replace(_));

@@ -3,6 +3,7 @@
 use super::{CallerGone, Shared};
 use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
+    overload::{Asking, Held, Overload, Priority},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
@@ -35,10 +36,13 @@ pub(crate) struct Exchange {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) endpoint: usize,
     pub(crate) effect: Effect,
+    pub(crate) priority: Priority,
     pub(crate) method: Method,
     pub(crate) path_and_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
+    /// What the body takes.
+    pub(crate) _held: Held,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,
@@ -51,6 +55,19 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.service.endpoints[self.endpoint]
+    }
+
+    /// Its upstream's limit, unless that is switched off, or the endpoint has a limit of its own that an operator or the policy
+    /// knows it to bear.
+    pub(crate) fn overload(&self) -> Option<&Arc<Overload>> {
+        let applies = self.service.settings.sheds_overload && self.endpoint().settings.concurrency.is_none();
+        applies.then(|| &self.shared.upstreams[self.upstream].overload)
+    }
+
+    pub(crate) fn asking(&self) -> Asking<'_> {
+        let endpoint = self.endpoint();
+        let (endpoint, attempt_timeout) = (&*endpoint.described.name, endpoint.settings.attempt_timeout);
+        Asking { priority: self.priority, endpoint, attempt_timeout }
     }
 
     /// The request in traces. At the level of debugging: a span that nobody reads would cost more than a decision.
@@ -89,7 +106,7 @@ impl Exchange {
     }
 
     /// The request as it is sent.
-    pub(crate) fn outbound(&mut self, account: &Account) -> Outbound {
+    pub(crate) fn outbound(&mut self, account: &Account, attempt: u32) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
             RequestBody::Stream(stream) => match stream.take() {
@@ -99,7 +116,7 @@ impl Exchange {
         };
         let mut headers = self.headers.clone();
         if let Some(trace) = account.trace {
-            headers.insert(trace_context::TRACEPARENT, trace.header(self.shared.entropy.next()));
+            headers.insert(trace_context::TRACEPARENT, trace.header(account.id.span(attempt)));
         }
         Outbound {
             method: self.method.clone(),

@@ -4,9 +4,10 @@ use super::{CallerGone, Exchange, Host, exchange::RequestBody};
 use crate::{
     error::Problem,
     idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
+    overload::{Asking, Held, Priority, Scarce},
     policy::contract::Effect,
     route,
-    service::Service,
+    service::{Endpoint, Service},
     telemetry::{Account, TraceContext},
     upstream::{self, Body, headers},
 };
@@ -44,7 +45,7 @@ impl Host {
             method: head.method.to_string(),
         })?;
         account.found(&live, &live.endpoints[found], &head.method);
-        account.trace = TraceContext::take(&mut head.headers);
+        account.traced(TraceContext::take(&mut head.headers));
         // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
         let mut effect = live.endpoints[found].effect(&head.method);
         let named = live.endpoints[found].described.name.clone();
@@ -62,15 +63,29 @@ impl Host {
             Effect::Safe => None,
             _ => Keyed::parse(&head.headers).map_err(|error| Problem::Key { why: error.to_string() })?,
         };
+        let own = &service.endpoints[endpoint];
+        let priority = priority(&service, own, effect, &mut head.headers);
+        self.shared.memory.admit(priority).map_err(scarce)?;
+        // What may be under way already is not held up; a key may be of such a request.
+        if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
+            let asking =
+                Asking { priority, endpoint: &own.described.name, attempt_timeout: own.settings.attempt_timeout };
+            self.shared.upstreams[index].overload.hope(&asking).map_err(|_| Problem::Overloaded {
+                upstream: service.settings.name.clone(),
+                priority: priority.name(),
+            })?;
+        }
         let idempotency = &service.settings.idempotency;
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         headers::to_upstream(&mut head.headers, caller);
+        let mut held = self.shared.memory.hold();
         let most = match key {
             Some(_) => idempotency.max_request_bytes,
             None => service.settings.max_buffered_request_bytes,
         };
-        let body = timeout_at(deadline, buffered(body, most)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
+        let body =
+            timeout_at(deadline, buffered(body, most, &mut held)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
         let fingerprint = match &body {
             RequestBody::Stream(_) if key.is_some() => return Err(Problem::BodyTooLarge { limit_bytes: most }),
             RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].commits_late() => {
@@ -91,10 +106,12 @@ impl Host {
             transport: self.transport(index),
             endpoint,
             effect,
+            priority,
             method: head.method,
             path_and_query,
             headers: head.headers,
             body,
+            _held: held,
             started,
             deadline,
             key,
@@ -169,8 +186,20 @@ fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Du
     }
 }
 
+fn scarce(Scarce { limit_bytes }: Scarce) -> Problem {
+    Problem::MemoryScarce { limit_bytes }
+}
+
+/// What the operator says, else what is usual; the caller may ask for less, never for more than others get.
+fn priority(service: &Service, endpoint: &Endpoint, effect: Effect, headers: &mut HeaderMap) -> Priority {
+    let own = endpoint.settings.priority.unwrap_or(Priority::usual(effect));
+    let asked = headers.remove(&service.settings.priority_header);
+    let asked = asked.as_ref().and_then(|value| Priority::of(value.to_str().ok()?));
+    asked.map_or(own, |asked| asked.min(own))
+}
+
 /// Reads a body into memory up to a cap; a larger one stays a stream that begins with what was read.
-async fn buffered(mut body: Body, most: usize) -> Result<RequestBody, Problem> {
+async fn buffered(mut body: Body, most: usize, held: &mut Held) -> Result<RequestBody, Problem> {
     if body.is_end_stream() {
         return Ok(RequestBody::Buffered(Bytes::new()));
     }
@@ -181,6 +210,7 @@ async fn buffered(mut body: Body, most: usize) -> Result<RequestBody, Problem> {
     while let Some(frame) = body.frame().await {
         // Trailers of a request are not passed on.
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
+        held.more(data.len()).map_err(scarce)?;
         read.extend_from_slice(&data);
         if read.len() > most {
             return Ok(RequestBody::Stream(Some(upstream::prefixed(read.freeze(), body))));

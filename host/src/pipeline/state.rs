@@ -5,14 +5,18 @@ use crate::{
     clock::Clock,
     config::settings::{Settings, State},
     entropy::Entropy,
+    gate::Gates,
     idempotency::Records,
     store::{
+        alone::AloneIfNeeded,
         memory::records::{Limits, MemoryRecords},
         redis::{
             Link, OpenError,
+            gate::RedisGates,
             records::{RedisRecords, Sealer},
         },
     },
+    telemetry::Events,
 };
 use std::sync::Arc;
 
@@ -20,9 +24,24 @@ use std::sync::Arc;
 pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Entropy) -> Result<Option<Link>, HostError> {
     match &settings.state {
         State::Memory => Ok(None),
-        // Half of the layers shared would promise what a fleet does not get.
-        State::Shared(shared) if !shared.gate_here => Err(HostError::Shared),
         State::Shared(shared) => Ok(Some(Link::open(shared, clock, entropy.clone())?)),
+    }
+}
+
+/// Breakers, budgets and limits.
+pub(super) fn gates(
+    settings: &Settings,
+    link: Option<&Link>,
+    clock: Clock,
+    entropy: &Entropy,
+    events: &Arc<Events>,
+) -> Gates {
+    let (entropy, events) = (entropy.clone(), Arc::clone(events));
+    match (link, &settings.state) {
+        (Some(link), State::Shared(shared)) => {
+            Gates::shared(RedisGates::open(link.clone(), shared.quorum, clock, entropy, events))
+        }
+        _ => Gates::memory(clock, entropy, events),
     }
 }
 
@@ -44,7 +63,11 @@ pub(super) fn records(
             "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
         );
     }
-    Ok(Arc::new(RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records)))
+    let records = RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records);
+    if shared.writes_alone {
+        return Ok(Arc::new(AloneIfNeeded::new(Arc::new(records), MemoryRecords::new(clock, limits))));
+    }
+    Ok(Arc::new(records))
 }
 
 /// Whether shared state can be opened as it is configured. Connects to nothing.
@@ -53,9 +76,6 @@ pub(super) fn records(
 /// The key that is wrong, and why.
 pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
     let State::Shared(shared) = &settings.state else { return Ok(()) };
-    if !shared.gate_here {
-        return Err(("state.url", HostError::Shared));
-    }
     Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;
     let key = |error: &OpenError| if let OpenError::File { key, .. } = error { key } else { "state.url" };
     Link::check(shared).map_err(|error| (key(&error), error.into()))

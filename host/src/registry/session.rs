@@ -63,9 +63,7 @@ impl<'a> Session<'a> {
         }
         let uri = base.as_str().parse::<http::Uri>().map_err(|error| failed(error.into()))?;
         let tls = upstream::tls(&upstream::Settings::new(uri)).map_err(|error: TransportError| failed(error.into()))?;
-        if let Some(tls) = tls {
-            builder = builder.tls_backend_preconfigured(tls);
-        }
+        builder = builder.tls_backend_preconfigured(tls);
         let http = builder.build().map_err(|error| failed(error.into()))?;
         Ok(Self { http, target, base, login: credentials.of(target.registry()), rights, authorization: None })
     }

@@ -85,7 +85,7 @@ impl Attention {
 type Identities = [Option<Identity>; 4];
 
 /// What a file is known by without reading it: device, inode, size, time of change of its bytes and of itself.
-type Identity = (u64, u64, u64, i128, i128);
+pub(crate) type Identity = (u64, u64, u64, i128, i128);
 
 impl Watch {
     /// Looks once, now, then starts watching. `poll` is how often it looks without being told.
@@ -181,7 +181,8 @@ fn identities(file: &Path) -> Identities {
     [identity(file), identity(&file.with_extension("cases.csv")), identity(&signature), identity(&checksum)]
 }
 
-fn identity(file: &Path) -> Option<Identity> {
+/// What is known of a file without reading it; none where there is none.
+pub(crate) fn identity(file: &Path) -> Option<Identity> {
     let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let time = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let bytes = time(found.mtime(), found.mtime_nsec());

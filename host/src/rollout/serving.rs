@@ -2,9 +2,10 @@
 
 use super::{Candidate, Conduct, Event, Judgement};
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     config::settings,
     gate::Gates,
+    overload::Overload,
     policy::{Digest, Fault},
     service::{Service, ServiceError},
     telemetry::{Events, Meters},
@@ -40,6 +41,8 @@ pub struct Serving {
     configured: ArcSwap<settings::Upstream>,
     /// The policy that is tried beside the one that serves.
     pub candidate: Option<Candidate>,
+    /// How many attempts it bears at once.
+    pub overload: Arc<Overload>,
     /// What its decisions are recorded in, where an operator wants that.
     pub recorder: Recorder,
     current: ArcSwap<Service>,
@@ -120,7 +123,13 @@ impl Ledger {
 
 impl Serving {
     /// Serves the first generation. It came with the host's start and is trusted as good.
-    pub fn new(settings: settings::Upstream, mut service: Service, told: Arc<Events>, meters: Arc<Meters>) -> Self {
+    pub fn new(
+        settings: settings::Upstream,
+        mut service: Service,
+        told: Arc<Events>,
+        meters: Arc<Meters>,
+        clock: Clock,
+    ) -> Self {
         service.counting(&meters);
         let first = Arc::new(service);
         let mut ledger = Ledger { latest: first.generation, last_good: Some(Arc::clone(&first)), ..Ledger::default() };
@@ -131,10 +140,12 @@ impl Serving {
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
         let configured = ArcSwap::from_pointee(settings.clone());
+        let overload = overload(&settings, &told, clock);
         Self {
             settings,
             configured,
             candidate,
+            overload,
             recorder: Recorder::default(),
             current: ArcSwap::new(first),
             ledger: Mutex::new(ledger),
@@ -370,6 +381,10 @@ impl Serving {
             current,
         }
     }
+}
+
+fn overload(settings: &settings::Upstream, told: &Arc<Events>, clock: Clock) -> Arc<Overload> {
+    Overload::new(settings.name.clone(), clock, Arc::clone(told))
 }
 
 /// The event of a generation that serves from now on.

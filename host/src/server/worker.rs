@@ -1,6 +1,6 @@
 //! One worker: a thread, a single-threaded runtime, its sockets.
 
-use super::{Inherited, ServerError, connection};
+use super::{Inherited, ServerError, connection, files::Files};
 use crate::{config::settings, pipeline::Host, tls::Tls};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,6 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many connections the kernel keeps ready for each socket.
 const BACKLOG: i32 = 1024;
+/// Between two looks whether there is memory again.
+const FULL: Duration = Duration::from_millis(50);
+/// What a collector may take for the last traces.
+const LAST_TRACES: Duration = Duration::from_secs(2);
 /// After accept failed for want of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
@@ -76,8 +80,8 @@ impl Listeners {
 /// What a worker thread runs on.
 pub(super) struct Worker {
     pub(super) host: Host,
-    /// Whether this is the one that clears away what has expired.
-    pub(super) tidies: bool,
+    /// One of the workers clears away what has expired, and follows these files.
+    pub(super) keeps: Option<Arc<Files>>,
     pub(super) settings: Arc<ArcSwap<settings::Server>>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) sockets: Vec<std::net::TcpListener>,
@@ -105,9 +109,14 @@ impl Worker {
         let shared = Arc::new(self);
         // Ends with this function: dropping the set aborts what is in it.
         let mut background = JoinSet::new();
-        if shared.tidies {
-            let host = shared.host.clone();
+        if let Some(files) = &shared.keeps {
+            let (host, files) = (shared.host.clone(), Arc::clone(files));
+            let watched = host.clone();
             background.spawn(async move { host.tidy().await });
+            background.spawn(async move { watched.watch_memory().await });
+            let traced = shared.host.clone();
+            background.spawn(async move { traced.export_traces().await });
+            background.spawn(async move { files.follow().await });
         }
         let mut accepting = JoinSet::new();
         for socket in sockets {
@@ -126,6 +135,9 @@ impl Worker {
         };
         let limit = shared.settings.load().drain;
         let finished = timeout(limit, drained).await.is_ok();
+        if shared.keeps.is_some() {
+            let _ = timeout(LAST_TRACES, shared.host.export_rest()).await;
+        }
         if !finished {
             tracing::warn!(?limit, "requests were still under way when the drain's time was over");
         }
@@ -135,6 +147,10 @@ impl Worker {
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
         let listener = socket.local_addr().ok();
         loop {
+            // What waits in the kernel costs this process nothing.
+            while self.host.is_full() && !self.stopping.is_cancelled() {
+                sleep(FULL).await;
+            }
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 () = self.stopping.cancelled() => return,

@@ -14,6 +14,7 @@
 mod address;
 mod census;
 mod client;
+pub mod gate;
 mod keys;
 mod link;
 mod push;

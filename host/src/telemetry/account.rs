@@ -70,6 +70,11 @@ impl Account {
         }
     }
 
+    /// The trace that it belongs to: its caller's, or one of its own where traces are exported.
+    pub fn traced(&mut self, callers: Option<TraceContext>) {
+        self.trace = callers.or_else(|| self.desk.begin_trace(self.id));
+    }
+
     /// The counters it counts on.
     pub fn meter(&self) -> &Meter {
         &self.meter
@@ -160,7 +165,7 @@ impl Account {
         };
         self.is_rough |= next != "deliver" || breaker != "success";
         let class = verdict.class.name();
-        self.note(|| Step::Verdict { class, next, breaker, reason: Step::words(&verdict.reason) });
+        self.note(|| Step::Verdict { class, next, breaker, took, reason: Step::words(&verdict.reason) });
     }
 
     /// The policy failed.

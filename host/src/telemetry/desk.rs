@@ -1,6 +1,6 @@
 //! A worker's own place for what it tells: nothing in it is shared with another worker while requests run.
 
-use super::{EndpointMeters, Meters, RequestId, Story, meter::Meter};
+use super::{EndpointMeters, Exporter, Meters, RequestId, Story, TraceContext, meter::Meter};
 use crate::entropy::Entropy;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
@@ -13,6 +13,7 @@ pub struct Desk {
     /// Requests of each kind that are kept for explaining; none: steps are not noted.
     keep: usize,
     entropy: Entropy,
+    exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
     /// Locked for the length of a move, by this worker alone unless somebody asks for an explanation.
     stories: Mutex<Stories>,
@@ -33,7 +34,14 @@ impl Desk {
 
     /// Whether steps are noted.
     pub fn explains(&self) -> bool {
-        self.keep > 0
+        self.keep > 0 || self.exporter.is_some()
+    }
+
+    /// A trace for a request that came without one, where traces are exported and this one is to be.
+    pub(super) fn begin_trace(&self, id: RequestId) -> Option<TraceContext> {
+        let exporter = self.exporter.as_ref()?;
+        let wanted = exporter.samples(id);
+        wanted.then(|| TraceContext::begin((u128::from(self.entropy.next()) << 64) | u128::from(id.0)))
     }
 
     pub(super) fn nowhere(&self) -> &Arc<Meter> {
@@ -41,6 +49,14 @@ impl Desk {
     }
 
     pub(super) fn keep(&self, story: Story, is_rough: bool) {
+        if let Some(exporter) = &self.exporter
+            && story.trace.is_some_and(|trace| trace.is_sampled())
+        {
+            exporter.take(story.clone());
+        }
+        if self.keep == 0 {
+            return;
+        }
         let mut stories = self.stories.lock();
         let ring = if is_rough { &mut stories.rough } else { &mut stories.smooth };
         let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
@@ -67,14 +83,15 @@ impl Desk {
 pub struct Desks {
     entropy: Entropy,
     keep: usize,
+    exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
     all: Mutex<Vec<Arc<Desk>>>,
 }
 
 impl Desks {
-    /// None yet. `keep` is how many requests of each kind a desk keeps.
-    pub fn new(entropy: Entropy, keep: usize, meters: &Meters) -> Self {
-        Self { entropy, keep, nowhere: Arc::clone(meters.nowhere()), all: Mutex::default() }
+    /// None yet. `keep` is how many requests of each kind a desk keeps; `exporter` gets those that are traced.
+    pub fn new(entropy: Entropy, keep: usize, exporter: Option<Arc<Exporter>>, meters: &Meters) -> Self {
+        Self { entropy, keep, exporter, nowhere: Arc::clone(meters.nowhere()), all: Mutex::default() }
     }
 
     /// A desk for one more worker.
@@ -84,6 +101,7 @@ impl Desks {
             index: all.len(),
             keep: self.keep,
             entropy: self.entropy.clone(),
+            exporter: self.exporter.clone(),
             nowhere: Arc::clone(&self.nowhere),
             stories: Mutex::default(),
         });

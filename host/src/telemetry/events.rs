@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -21,6 +21,7 @@ pub const KINDS: [&str; 11] = [
     "policy-good",
     "policy-rolled-back",
     "policy-withdrawn",
+    "overloaded",
     "action",
     "reloaded",
     "reload-refused",

@@ -82,6 +82,14 @@ metrics! {
         "Attempts under way where their number is limited";
     PLACES = "triage_concurrency_limit", Gauge, ENDPOINT,
         "The most attempts under way at once";
+    LOAD_TAKEN = "triage_overload_taken", Gauge, &["upstream"],
+        "Attempts under way at the upstream, of endpoints without a limit of their own";
+    LOAD_LIMIT = "triage_overload_limit", Gauge, &["upstream"],
+        "The most of them, as it follows from how long answers take; 10000 where nothing speaks for less";
+    LOAD_WAITING = "triage_overload_waiting", Gauge, &["upstream"],
+        "Requests in line while the upstream is overloaded";
+    SHED = "triage_overload_shed_total", Counter, &["upstream", "priority"],
+        "Requests refused because the upstream was overloaded";
     BUDGET = "triage_retry_budget_tokens", Gauge, GROUP,
         "Retries that are affordable now";
     RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],
@@ -98,6 +106,8 @@ metrics! {
         "1 for the policy that serves";
     EVENTS = "triage_events_total", Counter, &["kind"],
         "Events that operators want to know of, by kind";
+    TRACES = "triage_traces_total", Counter, &["result"],
+        "Requests whose traces the collector took, or did not";
     READY = "triage_ready", Gauge, &[],
         "1 while the host should be sent requests";
     STARTED = "triage_start_time_seconds", Gauge, &[],
@@ -106,6 +116,10 @@ metrics! {
         "Memory of the process that is resident";
     CPU = "triage_cpu_seconds_total", Counter, &[],
         "Processor time of the process";
+    MEMORY_LIMIT = "triage_memory_limit_bytes", Gauge, &[],
+        "Memory above which requests are refused; 0 where there is no limit";
+    HELD = "triage_held_body_bytes", Gauge, &[],
+        "Bytes of request bodies that are in memory";
     FILES = "triage_open_files", Gauge, &[],
         "File descriptors of the process that are open";
     BUILD = "triage_build", Gauge, &["version"],

@@ -6,7 +6,14 @@ use super::{
     meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
     metrics, process,
 };
-use crate::{breaker::Standing, error::REASONS, gate::View, service::Service, store::redis::Condition};
+use crate::{
+    breaker::Standing,
+    error::REASONS,
+    gate::View,
+    overload::{self, Priority},
+    service::Service,
+    store::redis::Condition,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text},
@@ -24,10 +31,16 @@ pub struct Sources {
     pub events: Arc<Events>,
     /// What serves, by upstream.
     pub services: Vec<Arc<Service>>,
+    /// How loaded each of them is, in the same order.
+    pub loads: Vec<overload::View>,
     /// Unsettled records, as far as they could be counted.
     pub unsettled: Option<usize>,
     /// How shared state stands; none where state is in this process.
     pub state: Option<Condition>,
+    /// The memory's limit, and the bytes of bodies that are held.
+    pub memory: (Option<u64>, u64),
+    /// Requests whose traces the collector took, and those whose it did not.
+    pub traces: (u64, u64),
     /// Whether the host should be sent requests.
     pub ready: bool,
     /// When it started, in milliseconds since 1970.
@@ -250,7 +263,8 @@ impl Sources {
         page.gauges(&metrics::PAUSED, pauses)?;
         let budgets = groups.iter().map(|(name, view)| (group_labels(name), view.budget as f64 / 1000.0));
         page.gauges(&metrics::BUDGET, budgets)?;
-        self.places(page)
+        self.places(page)?;
+        self.loads(page)
     }
 
     fn places(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -266,6 +280,20 @@ impl Sources {
             .collect();
         page.gauges(&metrics::PLACES_TAKEN, limited.iter().map(|(labels, taken, _)| (labels.clone(), *taken as f64)))?;
         page.gauges(&metrics::PLACES, limited.iter().map(|(labels, _, most)| (labels.clone(), *most as f64)))
+    }
+
+    fn loads(&self, page: &mut Page<'_>) -> fmt::Result {
+        let all = || {
+            let names = self.services.iter().map(|one| vec![("upstream", one.settings.name.as_str())]);
+            names.zip(&self.loads)
+        };
+        page.gauges(&metrics::LOAD_TAKEN, all().map(|(labels, load)| (labels, load.under_way as f64)))?;
+        page.gauges(&metrics::LOAD_LIMIT, all().map(|(labels, load)| (labels, load.limit as f64)))?;
+        page.gauges(&metrics::LOAD_WAITING, all().map(|(labels, load)| (labels, load.waiting as f64)))?;
+        let shed = all().flat_map(|(labels, load)| {
+            Priority::ALL.map(|own| (with(labels.clone(), "priority", own.name()), load.shed[own as usize]))
+        });
+        page.counters(&metrics::SHED, shed)
     }
 
     fn policies(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -293,6 +321,9 @@ impl Sources {
         let kinds = self.events.kinds();
         page.counters(&metrics::EVENTS, kinds.iter().map(|(kind, count)| (vec![("kind", *kind)], *count)))?;
         let one = |value: f64| [(Labels::new(), value)];
+        let (exported, dropped) = self.traces;
+        let traces = [("exported", exported), ("dropped", dropped)];
+        page.counters(&metrics::TRACES, traces.map(|(result, count)| (vec![("result", result)], count)))?;
         page.gauges(&metrics::READY, one(f64::from(u8::from(self.ready))))?;
         page.gauges(&metrics::STARTED, one(self.started_unix_ms as f64 / 1000.0))?;
         let process = process::read();
@@ -301,6 +332,9 @@ impl Sources {
         let mut family = page.0.encode_descriptor(cpu.name.trim_end_matches("_total"), cpu.help, None, cpu.kind)?;
         let none: Option<&Exemplar<NoLabelSet, f64>> = None;
         family.encode_counter(&process.cpu_seconds, none)?;
+        let (limit, held) = self.memory;
+        page.gauges(&metrics::MEMORY_LIMIT, one(limit.unwrap_or_default() as f64))?;
+        page.gauges(&metrics::HELD, one(held as f64))?;
         page.gauges(&metrics::FILES, process.open_files.map(|files| (Labels::new(), files as f64)))?;
         page.gauges(&metrics::BUILD, [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }

@@ -23,6 +23,16 @@ impl RequestId {
     }
 }
 
+impl RequestId {
+    /// The id of the span of an attempt: chance as the request's own is, and the same each time (splitmix64's mixing).
+    pub fn span(self, number: u32) -> u64 {
+        let mut mixed = self.0.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).max(1)
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -64,6 +74,12 @@ pub enum Step {
         /// Whether it decides if a half-open breaker closes.
         is_probe: bool,
         /// How long it waits for its reserved moment.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// The upstream was overloaded: it waited for its turn.
+    Queued {
+        /// For how long.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
@@ -110,6 +126,9 @@ pub enum Step {
         next: &'static str,
         /// What it says of the upstream: `success`, `failure` or `ignore`.
         breaker: &'static str,
+        /// How long it took to say so.
+        #[serde(skip)]
+        took: Duration,
         /// The policy's words.
         reason: Box<str>,
     },
@@ -206,6 +225,7 @@ impl fmt::Display for Step {
                     write!(f, ", after a wait of {} for the rate limit", Rounded(*wait))
                 }
             }
+            Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in line", Rounded(*wait)),
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),
@@ -214,7 +234,7 @@ impl fmt::Display for Step {
                 write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))
             }
             Self::Settled => f.write_str("settled: delivered without asking the policy"),
-            Self::Verdict { class, next, breaker, reason } => {
+            Self::Verdict { class, next, breaker, reason, .. } => {
                 write!(f, "policy: {class}, {next}")?;
                 if *breaker != "success" {
                     write!(f, ", breaker {breaker}")?;

@@ -1,7 +1,8 @@
 //! W3C Trace Context: `traceparent` in and out.
 //!
-//! A caller's trace is continued: each attempt is a span of it. Where the caller sends none, none is begun: a header that says
-//! "not sampled" would switch off the upstream's own traces, and one that says "sampled" would force them.
+//! A caller's trace is continued: each attempt is a span of it. Where the caller sends none, none is begun unless traces are
+//! exported: a header that says "not sampled" would switch off the upstream's own traces, and one that says "sampled" would force
+//! them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
@@ -15,6 +16,8 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
+    /// The caller's span; none where the trace begins here.
+    parent: u64,
     flags: u8,
 }
 
@@ -50,10 +53,25 @@ impl TraceContext {
             _ => rest.is_empty() || rest.starts_with(b"-"),
         };
         let trace = hex(trace, 32).filter(|trace| *trace != 0)?;
-        hex(parent, 16).filter(|parent| *parent != 0)?;
+        let parent = hex(parent, 16).and_then(|parent| u64::try_from(parent).ok()).filter(|parent| *parent != 0)?;
         let flags = u8::try_from(hex(flags, 2)?).ok()?;
         // Of later versions' flags, only those that this one knows are passed on.
-        more.then_some(Self { trace, flags: if version == 0 { flags } else { flags & 1 } })
+        more.then_some(Self { trace, parent, flags: if version == 0 { flags } else { flags & 1 } })
+    }
+
+    /// A trace that begins here, and is sampled.
+    pub fn begin(trace: u128) -> Self {
+        Self { trace: trace.max(1), parent: 0, flags: 1 }
+    }
+
+    /// Whether somebody wants to see it.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & 1 == 1
+    }
+
+    /// The caller's span; 0 where there is none.
+    pub fn parent(&self) -> u64 {
+        self.parent
     }
 
     /// The header of an attempt's span; `span` is chance.

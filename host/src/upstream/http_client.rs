@@ -1,12 +1,27 @@
 //! The transport over sockets: two connection pools, no redirects, no retries, nothing decoded.
 
-use super::{BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify, resolve::SystemResolver};
-use crate::policy::contract::Failure;
+use super::{
+    BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify,
+    follow::Followed,
+    resolve::{Marked, Resolver, SystemResolver},
+};
+use crate::{clock, policy::contract::Failure};
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, timeout};
 
 /// Servers close idle connections after 5 s and more; a write must not race that close (RFC 9112 section 9.3.1).
 const GUARDED_IDLE: Duration = Duration::from_millis(3900);
@@ -25,23 +40,44 @@ pub enum TransportError {
     Client(#[source] BoxError),
 }
 
+/// A lookup that takes longer tells nothing.
+const LOOKUP: Duration = Duration::from_secs(5);
+
 /// One worker's connections to an upstream.
 #[derive(Debug)]
-pub struct HttpClient {
+pub struct HttpClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     base: Url,
+    settings: Settings,
+    tls: ClientConfig,
+    resolver: Arc<dyn Resolver>,
+    /// Exchanged as a whole when the upstream moves: what is under way ends on the old ones, and idle connections go with them.
+    pools: ArcSwap<Pools>,
+    watched: Option<Watched>,
+}
+
+/// Connections for safe requests, and young ones for all others.
+#[derive(Debug)]
+struct Pools {
     safe: Client,
     guarded: Client,
 }
 
-impl HttpClient {
-    /// Makes the two pools: one for safe requests, one of young connections for all others.
-    ///
-    /// # Errors
-    /// [`TransportError`] where the CA file or the URL is unusable.
-    pub fn new(settings: &Settings) -> Result<Self, TransportError> {
-        let base = settings.base_url.to_string();
-        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| TransportError::Url(base))?;
-        let tls = tls(settings)?;
+/// A name whose addresses may change.
+#[derive(Debug)]
+struct Watched {
+    name: String,
+    every: Duration,
+    since: Instant,
+    /// When it was last looked up, in milliseconds since then.
+    looked_ms: AtomicU64,
+    followed: Mutex<Followed>,
+}
+
+impl Pools {
+    fn new(settings: &Settings, tls: &ClientConfig, resolver: &Arc<dyn Resolver>) -> Result<Self, TransportError> {
         let client = |idle: Duration| {
             let mut builder = Client::builder()
                 .redirect(redirect::Policy::none())
@@ -53,20 +89,84 @@ impl HttpClient {
                 .pool_max_idle_per_host(settings.max_idle)
                 .tcp_nodelay(true)
                 .tcp_keepalive(Duration::from_secs(15))
-                .dns_resolver(Arc::new(SystemResolver));
-            if let Some(tls) = &tls {
-                builder = builder.tls_backend_preconfigured(tls.clone());
-            }
+                .dns_resolver(Arc::new(Marked(Arc::clone(resolver))))
+                .tls_backend_preconfigured(tls.clone());
             if settings.http2_prior_knowledge {
                 builder = builder.http2_prior_knowledge();
             }
             builder.build().map_err(|error| TransportError::Client(error.into()))
         };
-        Ok(Self { base, safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
+        Ok(Self { safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
     }
 }
 
 impl HttpClient {
+    /// Makes the two pools: one for safe requests, one of young connections for all others.
+    ///
+    /// # Errors
+    /// [`TransportError`] where the CA file or the URL is unusable.
+    pub fn new(settings: &Settings) -> Result<Self, TransportError> {
+        Self::with_resolver(settings, Arc::new(SystemResolver))
+    }
+
+    /// The same with names resolved in another way.
+    ///
+    /// # Errors
+    /// As for [`HttpClient::new`].
+    pub fn with_resolver(settings: &Settings, resolver: Arc<dyn Resolver>) -> Result<Self, TransportError> {
+        let base = settings.base_url.to_string();
+        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| TransportError::Url(base))?;
+        let tls = tls(settings)?;
+        let pools = ArcSwap::from_pointee(Pools::new(settings, &tls, &resolver)?);
+        let name = base.domain().map(str::to_owned);
+        let watched = name.zip(settings.dns_refresh).map(|(name, every)| Watched {
+            name,
+            every,
+            since: Instant::now(),
+            looked_ms: AtomicU64::new(0),
+            followed: Mutex::default(),
+        });
+        Ok(Self(Arc::new(Inner { base, settings: settings.clone(), tls, resolver, pools, watched })))
+    }
+}
+
+impl Watched {
+    /// Whether it is time to look the name up: true once for everybody who asks.
+    fn is_due(&self) -> bool {
+        let (now, looked) = (clock::millis(self.since.elapsed()), self.looked_ms.load(Relaxed));
+        let is_due = looked == 0 || now.saturating_sub(looked) >= clock::millis(self.every);
+        is_due && self.looked_ms.compare_exchange(looked, now.max(1), Relaxed, Relaxed).is_ok()
+    }
+}
+
+impl Inner {
+    /// Looks the upstream's name up now and then, beside the requests and only while there are any, and moves to new connections
+    /// when it leads elsewhere: a pool would hold on to the old address for as long as that answers.
+    fn follow(self: &Arc<Self>) {
+        if self.watched.as_ref().is_some_and(Watched::is_due) {
+            let inner = Arc::clone(self);
+            tokio::spawn(async move { inner.look_up().await });
+        }
+    }
+
+    async fn look_up(&self) {
+        let Some(watched) = &self.watched else { return };
+        let Ok(Ok(found)) = timeout(LOOKUP, self.resolver.resolve(watched.name.clone())).await else { return };
+        let addresses = found.iter().map(std::net::SocketAddr::ip).collect::<std::collections::BTreeSet<IpAddr>>();
+        if !watched.followed.lock().found(addresses) {
+            return;
+        }
+        match Pools::new(&self.settings, &self.tls, &self.resolver) {
+            Ok(pools) => {
+                self.pools.store(Arc::new(pools));
+                tracing::info!(name = %watched.name, "the upstream has other addresses: connections are made anew");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the upstream has other addresses, and connections could not be made anew");
+            }
+        }
+    }
+
     /// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
     fn url(&self, path_and_query: &str) -> Url {
         let (path, query) = match path_and_query.split_once('?') {
@@ -84,7 +184,7 @@ impl HttpClient {
 }
 
 /// TLS by rustls with ring. An `http` upstream needs no roots, and loading the system's takes 30 ms of the start.
-pub(crate) fn tls(settings: &Settings) -> Result<Option<ClientConfig>, TransportError> {
+pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &settings.ca_file {
         let unreadable = || TransportError::Authorities(path.clone());
@@ -104,21 +204,27 @@ pub(crate) fn tls(settings: &Settings) -> Result<Option<ClientConfig>, Transport
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(config))
+    Ok(config)
 }
 
 impl Transport for HttpClient {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        let inner = &self.0;
         Box::pin(async move {
-            let mut outbound = reqwest::Request::new(request.method, self.url(&request.path_and_query));
+            inner.follow();
+            let mut outbound = reqwest::Request::new(request.method, inner.url(&request.path_and_query));
             *outbound.headers_mut() = request.headers;
             *outbound.body_mut() = match request.body {
                 OutboundBody::Bytes(bytes) if bytes.is_empty() => None,
                 OutboundBody::Bytes(bytes) => Some(bytes.into()),
                 OutboundBody::Stream(body) => Some(reqwest::Body::wrap(body)),
             };
-            let client = if request.guarded { &self.guarded } else { &self.safe };
-            let answer = client.execute(outbound).await.map_err(|error| classify::failure(&error))?;
+            let pools = inner.pools.load();
+            let client = if request.guarded { &pools.guarded } else { &pools.safe };
+            let sent = client.execute(outbound);
+            // Whoever waits for an answer holds no pool: idle connections go when the upstream moves.
+            drop(pools);
+            let answer = sent.await.map_err(|error| classify::failure(&error))?;
             let (head, body) = http::Response::from(answer).into_parts();
             let body = body.map_err(|error| Box::new(error) as BoxError).boxed();
             Ok(Inbound { status: head.status, headers: head.headers, body })

@@ -1,7 +1,7 @@
 //! One group's breaker, budget and limits behind one lock, held for nanoseconds and never across an await.
 
 use crate::{
-    breaker::{Admission, Breaker, Force, Ticket, Transition},
+    breaker::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip},
     clock::{Clock, Timestamp},
     entropy::Entropy,
     gate::{Ask, LimitView, Recheck, Refusal, Settings, View},
@@ -160,27 +160,13 @@ impl MemoryGate {
 
     /// Takes a result.
     pub fn report(&self, grant: &Grant, signal: BreakerSignal, took: Duration) {
-        let Some(ticket) = &grant.ticket else { return };
-        let now = self.clock.now();
-        let random = if signal == BreakerSignal::Failure { self.entropy.next() } else { 0 };
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let Some(settings) = &state.settings.breaker else { return };
-        let transition = state.breaker.record(ticket, signal, took, now, random, settings);
-        if let Some(transition) = transition {
-            self.tell(transition);
+        if let Some(ticket) = &grant.ticket {
+            self.record(ticket, signal, took);
         }
     }
 
     fn tell(&self, transition: Transition) {
-        match transition {
-            Transition::Opened { why, open_for } => {
-                tracing::warn!(group = %self.name, %why, ?open_for, "circuit breaker opened");
-            }
-            Transition::Closed => tracing::warn!(group = %self.name, "circuit breaker closed"),
-            Transition::Held { hold } => tracing::warn!(group = %self.name, ?hold, "circuit breaker held closed"),
-        }
-        self.events.transition(&self.name, transition);
+        tell(&self.name, &self.events, transition);
     }
 
     /// Does what an operator wants of the breaker. False: there is none.
@@ -266,6 +252,65 @@ impl MemoryGate {
             gcra.delay(by);
         }
     }
+}
+
+/// What a gate in shared state needs of the one that stands in for it: its breaker by itself.
+impl MemoryGate {
+    /// Asks this host's own breaker.
+    ///
+    /// # Errors
+    /// [`Refusal::BreakerOpen`].
+    pub fn admit(&self) -> Result<Option<Ticket>, Refusal> {
+        let now = self.clock.now();
+        ticket(&mut self.state.lock(), Ask::First, now)
+    }
+
+    /// Whether a ticket still holds; a probe's lease starts.
+    pub fn still_admits(&self, ticket: &Ticket) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.settings.breaker.as_ref().is_none_or(|settings| state.breaker.recheck(ticket, now, settings))
+    }
+
+    /// Takes a result for this host's own breaker.
+    pub fn record(&self, ticket: &Ticket, signal: BreakerSignal, took: Duration) {
+        let now = self.clock.now();
+        let random = if signal == BreakerSignal::Failure { self.entropy.next() } else { 0 };
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(settings) = &state.settings.breaker else { return };
+        if let Some(transition) = state.breaker.record(ticket, signal, took, now, random, settings) {
+            self.tell(transition);
+        }
+    }
+
+    /// Gives an unused ticket back.
+    pub fn release(&self, ticket: &Ticket) {
+        self.state.lock().breaker.give_back(ticket);
+    }
+
+    /// Makes the breaker stand as the fleet's.
+    pub fn follow(&self, standing: Standing, forced: bool, why: Option<Trip>, left: Duration) {
+        let now = self.clock.now();
+        self.state.lock().breaker.follow(standing, forced, why, left, now);
+    }
+
+    /// How long the upstream's pause still lasts.
+    pub fn paused(&self) -> Duration {
+        let now = self.clock.now();
+        self.state.lock().paused_until.since(now)
+    }
+}
+
+/// Tells of a group's transition.
+pub fn tell(group: &str, events: &Events, transition: Transition) {
+    match transition {
+        Transition::Opened { why, open_for } => tracing::warn!(%group, %why, ?open_for, "circuit breaker opened"),
+        Transition::Closed => tracing::warn!(%group, "circuit breaker closed"),
+        Transition::Held { hold } => tracing::warn!(%group, ?hold, "circuit breaker held closed"),
+    }
+    events.transition(group, transition);
 }
 
 fn ticket(state: &mut State, ask: Ask, now: Timestamp) -> Result<Option<Ticket>, Refusal> {

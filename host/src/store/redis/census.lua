@@ -1,23 +1,22 @@
 -- Which server is this, and has it lost data since anybody looked?
--- KEYS[1]  what is known: id, lost (ms), and run:<address> for each master
--- ARGV     an id to begin with, the id that this host knows or '', then address and run of each master
+-- KEYS[1]  what is known: id (of the era), lost (ms), run:<address> for each master, part:<n> for what is marked in this era
+-- ARGV     an id for an era that begins now, the id that this host knows or '', then address and run of each master
 -- Answers  the id, and how many milliseconds ago data was last lost, or -1
 local known = redis.call('HGETALL', KEYS[1])
 local fields = {}
 local runs = 0
+local parts = {}
 for i = 1, #known, 2 do
   fields[known[i]] = known[i + 1]
   if string.sub(known[i], 1, 4) == 'run:' then runs = runs + 1 end
+  if string.sub(known[i], 1, 5) == 'part:' then parts[#parts + 1] = known[i] end
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local id = fields['id']
-local lost = ARGV[2] ~= '' and id ~= ARGV[2]
+-- Another era than the one that this host knows: a loss, unless it is the one that began the era.
+local lost = ARGV[2] ~= '' and id ~= ARGV[2] and not fields['lost']
 local changed = {}
-if not id then
-  id = ARGV[1]
-  changed = {'id', id}
-end
 for i = 3, #ARGV, 2 do
   local field = 'run:' .. ARGV[i]
   if fields[field] ~= ARGV[i + 1] then
@@ -32,6 +31,12 @@ if lost then
   since = now
   changed[#changed + 1] = 'lost'
   changed[#changed + 1] = string.format('%.0f', now)
+end
+if lost or not id then
+  id = ARGV[1]
+  changed[#changed + 1] = 'id'
+  changed[#changed + 1] = id
+  if #parts > 0 then redis.call('HDEL', KEYS[1], unpack(parts)) end
 end
 if #changed > 0 then redis.call('HSET', KEYS[1], unpack(changed)) end
 return {id, since and string.format('%.0f', math.max(0, now - since)) or '-1'}

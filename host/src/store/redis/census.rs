@@ -98,11 +98,13 @@ impl Inner {
             Some((reply::text(reply::list(answer)?.first()?)?.to_owned(), reply::whole(reply::list(answer)?.get(1)?)?))
         };
         let (id, lost_ms_ago) = read(&answer).ok_or(LinkError::Nonsense { script: CENSUS.name() })?;
-        let seen = known.is_some();
-        *self.known.lock() = Some(id);
         if let Ok(ago) = u64::try_from(lost_ms_ago) {
-            self.note_loss(Duration::from_millis(ago), if seen { Loss::Seen } else { Loss::Told });
+            self.note_loss(Duration::from_millis(ago), if known.is_some() { Loss::Seen } else { Loss::Told });
+        } else if self.lost.send_if_modified(|lost| lost.take().is_some()) {
+            tracing::info!("an operator has said that shared state lost nothing that matters");
         }
+        // Only now: who knows the era knows how it began.
+        *self.known.lock() = Some(id);
         Ok(())
     }
 

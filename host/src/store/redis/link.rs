@@ -133,6 +133,7 @@ pub struct Condition {
 #[derive(Clone)]
 pub struct Link {
     inner: Arc<Inner>,
+    beside: tokio::runtime::Handle,
     _open: Arc<DropGuard>,
 }
 
@@ -145,7 +146,7 @@ pub(super) struct Inner {
     pub(super) entropy: Entropy,
     pub(super) timeout: Duration,
     slots: Mutex<Vec<Arc<Slot>>>,
-    /// The id of the server's data, as this host knows it.
+    /// The era of the server's data, as this host knows it.
     pub(super) known: Mutex<Option<String>>,
     pub(super) lost: watch::Sender<Option<Lost>>,
     pub(super) alarmed: Mutex<Option<String>>,
@@ -175,11 +176,14 @@ impl Link {
             pushed: broadcast::Sender::new(PUSHED),
             closed: CancellationToken::new(),
         });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
+        let beside = runtime.handle().clone();
         let watching = Arc::clone(&inner);
-        let spawned = thread::Builder::new().name("triage-state".to_owned()).spawn(move || beside(&watching));
+        let spawned =
+            thread::Builder::new().name("triage-state".to_owned()).spawn(move || runtime.block_on(watched(&watching)));
         spawned.map_err(OpenError::Thread)?;
         let open = Arc::new(inner.closed.clone().drop_guard());
-        Ok(Self { inner, _open: open })
+        Ok(Self { inner, beside, _open: open })
     }
 
     /// Whether [`Link::open`] would succeed. Connects to nothing.
@@ -262,6 +266,30 @@ impl Link {
         answer
     }
 
+    /// The era of the server's data: another one begins with each loss that somebody notices. Waits for the first connection.
+    ///
+    /// # Errors
+    /// [`LinkError::Down`] where there is no connection within `longest`.
+    pub(super) async fn era(&self, longest: Duration) -> Result<String, LinkError> {
+        self.inner.slot().connection(&self.inner, Instant::now() + longest).await?;
+        self.inner.known.lock().clone().ok_or(LinkError::Down)
+    }
+
+    /// Looks at the server now, instead of at the next beat: the era, and losses are known then.
+    ///
+    /// # Errors
+    /// As [`Link::run`].
+    pub(super) async fn recognise(&self, longest: Duration) -> Result<String, LinkError> {
+        let deadline = Instant::now() + longest;
+        let slot = self.inner.slot();
+        let mut connection = slot.connection(&self.inner, deadline).await?;
+        let looked = timeout_at(deadline, self.inner.census(&mut connection)).await;
+        let looked = looked.unwrap_or(Err(LinkError::TimedOut(longest)));
+        slot.heard(&self.inner, &connection, looked.as_ref().err());
+        looked?;
+        self.inner.known.lock().clone().ok_or(LinkError::Down)
+    }
+
     /// When data was lost at the latest, as far as this host knows: whatever was entrusted to the server before may be gone.
     /// A connection is used only once this is known of its server.
     pub fn lost_data(&self) -> Option<Lost> {
@@ -277,6 +305,11 @@ impl Link {
     /// [`Joined`](Pushed::Joined).
     pub fn pushed(&self) -> broadcast::Receiver<Pushed> {
         self.inner.pushed.subscribe()
+    }
+
+    /// Runs a task on the thread beside, until it or the last link ends. It must not keep a link alive.
+    pub fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.beside.spawn(task);
     }
 
     /// How shared state stands.
@@ -370,22 +403,13 @@ impl<F: FnOnce(Value) + Send + 'static> Drop for Awaited<F> {
     }
 }
 
-/// The thread beside: looks at the server each second.
-fn beside(inner: &Arc<Inner>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "shared state is not watched: a runtime could not be started");
-            return;
-        }
-    };
-    runtime.block_on(async {
-        tokio::select! {
-            () = watch(inner) => {}
-            () = push::listen(inner) => {}
-            () = inner.closed.cancelled() => {}
-        }
-    });
+/// What the thread beside does: it looks at the server each second.
+async fn watched(inner: &Arc<Inner>) {
+    tokio::select! {
+        () = watch(inner) => {}
+        () = push::listen(inner) => {}
+        () = inner.closed.cancelled() => {}
+    }
 }
 
 async fn watch(inner: &Arc<Inner>) {

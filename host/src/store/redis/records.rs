@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use turn::Place;
 
 mod codec;
+mod era;
 mod seal;
 mod steps;
 mod turn;
@@ -154,13 +155,15 @@ impl Inner {
 
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
         /// Losses that are noticed while a record is begun, before the store counts as not to be used.
-        const LOSSES: usize = 3;
+        const LOSSES: usize = 5;
         for _ in 0..LOSSES {
+            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
             let lost = self.link.lost_data();
             let about = Circumstances {
                 cap: self.cap,
                 lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
                 one_node: !self.link.is_cluster(),
+                era,
             };
             let asked = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
@@ -169,6 +172,13 @@ impl Inner {
             let answer = Answer::of(&value).ok_or_else(|| nonsense("begin"))?;
             let sent_ago = answer.duration();
             let begin = match (answer.word, sent_ago) {
+                ("strange", _) => {
+                    if let Some(place) = place {
+                        place.was_not_taken();
+                    }
+                    self.recognise().await?;
+                    continue;
+                }
                 ("new", _) => Begin::New,
                 ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago },
                 ("busy", Some(retry_after)) => Begin::InFlight { retry_after },

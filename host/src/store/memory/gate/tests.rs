@@ -13,7 +13,8 @@ fn quota(requests: u32, period_ms: u64, burst: u32) -> Quota {
 }
 
 fn gate(limits: &[Quota]) -> MemoryGate {
-    let settings = Settings { breaker: None, limits: limits.to_vec(), budget: budget::Settings::default() };
+    let settings =
+        Settings { breaker: None, limits: limits.to_vec(), budget: budget::Settings::default(), leased: false };
     MemoryGate::new("test".to_owned(), settings, Clock::system(), Entropy::seeded(1))
 }
 

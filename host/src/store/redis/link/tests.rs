@@ -22,10 +22,10 @@ fn settings(url: &str) -> Shared {
         timeout: Duration::from_secs(2),
         quorum: 2,
         required: false,
+        writes_alone: false,
         ca_file: None,
         password: None,
         key: None,
-        gate_here: false,
     }
 }
 

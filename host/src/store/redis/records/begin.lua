@@ -1,13 +1,15 @@
--- KEYS[4], KEYS[5]  queue of its twins, and who of them lives; only where its turn is wanted too
+-- KEYS[4]  the part's mark  KEYS[5], KEYS[6]  queue of its twins, and who of them lives; only where its turn is wanted too
 -- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
---      [8] how long ago records were last lost, or ''  [9] lease of the turn
+--      [8] how long ago records were last lost, or ''  [9] lease of the turn  [10] era in which that is known
+-- Another server, or one that was emptied: what this host knows of losses may be too old to go by.
+if redis.call('GET', KEYS[4]) ~= server(ARGV[10]) then return { 'strange' } end
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local r = read()
 local there = r ~= nil
-if r and r.s == 'h' and r.e <= now and KEYS[5] then
+if r and r.s == 'h' and r.e <= now and KEYS[6] then
   -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
-  redis.call('ZREM', KEYS[4], r.o)
   redis.call('ZREM', KEYS[5], r.o)
+  redis.call('ZREM', KEYS[6], r.o)
 end
 if r and expires(r) <= now then r = nil end
 local prior = nil
@@ -44,6 +46,6 @@ end
 redis.call('HDEL', KEYS[1], 'a')
 write({ f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior })
 local turn = '0'
-if KEYS[5] and enter(KEYS[4], KEYS[5], fence, tonumber(ARGV[9]), true) then turn = '1' end
+if KEYS[6] and enter(KEYS[5], KEYS[6], fence, tonumber(ARGV[9]), true) then turn = '1' end
 if prior then return { 'reconcile', whole(now - prior), turn } end
 return { 'new', '', turn }

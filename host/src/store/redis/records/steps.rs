@@ -23,7 +23,9 @@ macro_rules! script {
     };
 }
 
-static BEGIN: Script = script!("begin", "record.lua", "queue.lua");
+static BEGIN: Script = script!("begin", "server.lua", "record.lua", "queue.lua");
+static MARK: Script = script!("mark", "server.lua");
+static ERA: Script = script!("era");
 static SENT: Script = script!("sent", "record.lua");
 static FINISH: Script = script!("finish", "record.lua");
 static RELEASE: Script = script!("release", "record.lua");
@@ -46,18 +48,21 @@ pub struct Step {
 }
 
 /// What a request brings to its record beside its opening.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Circumstances {
     /// Records that a part may hold.
     pub cap: usize,
     /// How long ago records were last lost.
     pub lost_ago: Option<Duration>,
+    /// The era in which that is known.
+    pub era: String,
     /// Whether one step may touch the record and the queue of its twins.
     pub one_node: bool,
 }
 
 pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances) -> Step {
     let mut step = of_record(&BEGIN, keys, id);
+    step.keys.push(of_part(keys, part_of(id), "server"));
     if opening.turn && about.one_node {
         step.keys.extend(queue(keys, opening.fingerprint));
     }
@@ -70,8 +75,36 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances
         about.cap.to_string().into_bytes(),
         about.lost_ago.map(duration).unwrap_or_default(),
         duration(TURN_LEASE),
+        about.era.clone().into_bytes(),
     ]);
     step
+}
+
+/// `marked`: whether the part was marked in this era before.
+pub fn mark(keys: &Keys, part: u8, era: &str, marked: bool) -> Step {
+    let args = vec![era.into(), vec![if marked { b'1' } else { b'0' }]];
+    Step { script: &MARK, keys: vec![of_part(keys, part, "server")], args }
+}
+
+/// What a part's mark has to do with the era.
+#[derive(Debug, Clone, Copy)]
+pub enum Era<'a> {
+    /// Whether the part is marked in it.
+    Ask,
+    /// The part is.
+    Note,
+    /// It is over: the part's mark is gone. What the next one is called.
+    Lose(&'a str),
+}
+
+pub fn era(keys: &Keys, part: u8, era: &str, what: Era<'_>) -> Step {
+    let (word, next) = match what {
+        Era::Ask => ("ask", ""),
+        Era::Note => ("note", ""),
+        Era::Lose(next) => ("lose", next),
+    };
+    let args = [era, &format!("{part:x}"), word, next].map(|word| word.as_bytes().to_vec()).to_vec();
+    Step { script: &ERA, keys: vec![keys.census()], args }
 }
 
 pub fn sent(keys: &Keys, id: RecordId, own: Fence) -> Step {
@@ -141,13 +174,18 @@ impl Step {
 }
 
 fn of_record(script: &'static Script, keys: &Keys, id: RecordId) -> Step {
-    let [.., last] = id.as_bytes();
-    let part = last % PARTS;
+    let part = part_of(id);
     Step {
         script,
         keys: vec![of_part(keys, part, &id.to_string()), of_part(keys, part, "all"), of_part(keys, part, "open")],
         args: vec![id.as_bytes().to_vec()],
     }
+}
+
+/// The part in which a record lies.
+fn part_of(id: RecordId) -> u8 {
+    let [.., last] = id.as_bytes();
+    last % PARTS
 }
 
 fn of_part(keys: &Keys, part: u8, what: &str) -> String {

@@ -11,7 +11,7 @@ use crate::{
     },
     store::{
         memory::records::tests::{id, opening, stored},
-        redis::test_server::RedisServer,
+        redis::test_server::{RedisCluster, RedisServer},
     },
 };
 use proptest::prelude::*;
@@ -77,6 +77,13 @@ impl World {
         (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
     }
 
+    fn mark(&mut self) {
+        for part in 0..PARTS {
+            let (word, _) = self.ask(steps::mark(&self.keys.clone(), part, "e", false));
+            assert_eq!(word, "marked");
+        }
+    }
+
     fn fence(&self, key: u16, ago: u8) -> Fence {
         let drawn = self.fences.get(&key).map_or(&[][..], Vec::as_slice);
         drawn.iter().rev().nth(ago.into()).copied().unwrap_or(Fence(u128::MAX))
@@ -99,14 +106,19 @@ impl World {
             // The marks are gone, and so are the records.
             Event::Lose => {
                 redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
+                self.mark();
                 self.records.clear();
                 self.lost = Some(self.now);
             }
             Event::Begin { key, payload, maybe_sent } => {
                 self.drawn += 1;
                 let opening = Opening { maybe_sent, ..opening(self.drawn, payload) };
-                let about =
-                    Circumstances { cap: 100, lost_ago: self.lost.map(|lost| self.now.since(lost)), one_node: true };
+                let about = Circumstances {
+                    cap: 100,
+                    lost_ago: self.lost.map(|lost| self.now.since(lost)),
+                    one_node: true,
+                    era: "e".to_owned(),
+                };
                 let (word, rest) = self.ask(steps::begin(&keys, id(key), &opening, &about));
                 let (begin, record) = Record::begin(self.records.get(&key), &opening, self.lost, self.now);
                 let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
@@ -184,6 +196,7 @@ fn the_scripts_do_what_the_transitions_do() {
             fences: HashMap::new(),
             drawn: 0,
         };
+        world.mark();
         events.into_iter().try_for_each(|event| world.play(event))
     });
     played.unwrap_or_else(|error| panic!("{error}"));
@@ -191,10 +204,11 @@ fn the_scripts_do_what_the_transitions_do() {
 
 /// A host of a fleet, as far as records go.
 fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
-    let toml = format!(
-        "[state]\nurl = \"{}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n",
-        server.url()
-    );
+    host_at(&server.url(), key)
+}
+
+fn host_at(url: &str, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
+    let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
@@ -290,4 +304,123 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     };
     assert!(matches!(begun, Begun::Reconcile { .. }), "{begun:?}");
     drop(hold);
+}
+
+/// Whether a record is begun as one that may have been sent before.
+async fn doubtful(records: &Arc<dyn Records>, number: u16, fence: u128) -> bool {
+    match records.begin(id(number), opening(fence, 0)).await.unwrap().begin {
+        Begin::New => false,
+        Begin::Reconcile { .. } => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Nobody waits for the next look at the server: the step that meets an emptied one notices it.
+#[tokio::test]
+async fn a_flush_is_noticed_by_the_next_step_of_every_host() {
+    let server = RedisServer::start();
+    let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
+    // More than one in each part, of each host: what was never used has lost nothing.
+    for number in 0..40 {
+        let records = if number % 2 == 0 { &one } else { &other };
+        assert!(!doubtful(records, number, number.into()).await, "{number} is new");
+    }
+    for round in 1..4_u16 {
+        let () = server.ask(&[if round == 1 { "FLUSHALL" } else { "FLUSHDB" }]);
+        for number in 0..4 {
+            let records = if (number + round) % 2 == 0 { &one } else { &other };
+            let number = round * 100 + number;
+            assert!(doubtful(records, number, number.into()).await, "round {round}: {number} passes for new");
+        }
+    }
+}
+
+/// One node of a Cluster was emptied, or a part evicted: its mark went with it.
+#[tokio::test]
+async fn a_part_that_is_gone_is_noticed_by_every_host() {
+    let server = RedisServer::start();
+    let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
+    assert!(!doubtful(&one, 1, 1).await && !doubtful(&other, 2, 2).await);
+    let held: Vec<String> = server.ask(&["KEYS", "*idem-*"]);
+    assert!(held.iter().any(|key| key.ends_with(":server")), "{held:?}");
+    for key in held {
+        let () = server.ask(&["DEL", &key]);
+    }
+    // Of the two, the first one to come finds out; the other one must not go by what it knew.
+    assert!(doubtful(&one, 1, 3).await);
+    assert!(doubtful(&other, 2, 4).await);
+    // Who comes later is told.
+    let (third, _) = host(&server, None);
+    assert!(doubtful(&third, 3, 5).await);
+}
+
+/// Evicted keys may have been records.
+#[tokio::test]
+async fn an_eviction_is_noticed_by_the_next_step() {
+    let server = RedisServer::with(&["--maxmemory-policy", "allkeys-random"]);
+    let (records, _) = host(&server, None);
+    assert!(!doubtful(&records, 1, 1).await);
+    let () = server.ask(&["SET", "other", &"x".repeat(10_000)]);
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let _ = redis::cmd("SET").arg("a").arg("b").exec(&mut server.connection());
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    let stats: String = server.ask(&["INFO", "stats"]);
+    assert!(!stats.contains("evicted_keys:0\r"), "nothing was evicted");
+    assert!(doubtful(&records, 2, 2).await);
+}
+
+/// Records, claims and turns on three masters: each step keeps to one slot, and one node's loss is noticed by the next step there.
+#[tokio::test]
+async fn a_cluster_keeps_records_and_tells_what_it_lost() {
+    let cluster = RedisCluster::start();
+    let ((one, clock), (other, other_clock)) = (host_at(&cluster.url(), Some([7; 32])), host_at(&cluster.url(), None));
+    for number in 0..20 {
+        let opening = opening(number.into(), 0).with_turn(true);
+        let begun = begin(&one, clock, id(number), opening).await.unwrap();
+        let Begun::New(mut hold) = begun else { panic!("{number}: {begun:?}") };
+        assert!(!hold.has_turn(), "the queue may lie on another node");
+        let turn = one.turn(opening.fingerprint).await.unwrap();
+        hold.sent().await.unwrap();
+        assert!(turn.holds());
+        assert_eq!(hold.claim(ClaimName::of("up", &number.to_string())).await.unwrap(), Claim::Ours);
+        if number % 2 == 0 {
+            hold.finish(stored("patient 7")).await.unwrap();
+        } else {
+            hold.leave_unknown(Duration::from_secs(1));
+        }
+    }
+    one.flushed().await;
+    assert_eq!(other.unsettled(100).await.unwrap().len(), 10);
+    let begun = begin(&one, clock, id(0), opening(100, 0)).await.unwrap();
+    assert!(matches!(&begun, Begun::Replay(replay) if **replay == stored("patient 7")), "{begun:?}");
+    let begun = begin(&other, other_clock, id(1), opening(101, 0)).await.unwrap();
+    assert!(matches!(begun, Begun::Reconcile { .. }), "{begun:?}");
+    let () = cluster.0[1].ask(&["FLUSHALL"]);
+    let mut met = 0;
+    for number in 200..248 {
+        met += u32::from(doubtful(&other, number, number.into()).await);
+    }
+    assert!(met > 0, "no part lies on the emptied node");
+    // From then on, everywhere.
+    assert!(doubtful(&one, 300, 300).await || doubtful(&one, 301, 301).await);
+}
+
+/// An operator may know better: the census holds what every host goes by.
+#[tokio::test]
+async fn an_operator_may_say_that_nothing_was_lost() {
+    let server = RedisServer::start();
+    let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
+    assert!(!doubtful(&one, 1, 1).await && !doubtful(&other, 2, 2).await);
+    let () = server.ask(&["FLUSHALL"]);
+    assert!(doubtful(&one, 3, 3).await && doubtful(&other, 4, 4).await);
+    let removed: i64 = server.ask(&["HDEL", "triage:census", "lost"]);
+    assert_eq!(removed, 1);
+    for (records, from) in [(&one, 1000), (&other, 2000)] {
+        let mut tried = from;
+        while doubtful(records, tried, tried.into()).await {
+            tried += 1;
+            assert!(tried < from + 900, "it is still doubted");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }

@@ -1,0 +1,137 @@
+//! What moves the limit, and what does not.
+
+use super::*;
+use proptest::prelude::*;
+
+const MS: u64 = 1000;
+
+fn sample(endpoint: &str, sent: u64, went: Went) -> Sample<'_> {
+    Sample { endpoint, harmless: Duration::from_millis(100), sent: Timestamp(sent), went }
+}
+
+/// A hundred answers a second, with so many under way.
+struct Course {
+    limiter: Limiter,
+    now: u64,
+}
+
+impl Course {
+    fn new() -> Self {
+        Self { limiter: Limiter::default(), now: 3_600_000_000 }
+    }
+
+    fn runs(&mut self, seconds: u64, under_way: usize, took_ms: impl Fn(u64) -> (&'static str, u64, Went)) {
+        while self.limiter.under_way() < under_way {
+            self.limiter.begin();
+        }
+        for number in 0..seconds * 100 {
+            self.now += 10 * MS;
+            let (endpoint, took, went) = took_ms(number);
+            self.limiter.observe(&sample(endpoint, self.now - took * MS, went), Timestamp(self.now));
+        }
+        while self.limiter.under_way() > 0 {
+            self.limiter.end();
+        }
+    }
+}
+
+#[test]
+fn late_answers_lower_the_limit_and_prompt_ones_raise_it() {
+    let mut course = Course::new();
+    course.runs(5, 10, |_| ("any", 100, Went::Answered));
+    assert_eq!(course.limiter.limit(), MOST as usize);
+    course.runs(1, 90, |_| ("any", 900, Went::Answered));
+    let low = course.limiter.limit();
+    assert!((15..25).contains(&low), "a hundred a second for twice the usual 100 ms: {low}");
+    course.runs(10, 10, |_| ("any", 100, Went::Answered));
+    assert!(course.limiter.limit() > 2 * low, "{} after {low}", course.limiter.limit());
+}
+
+/// Whatever is usual: what harms nobody is no reason to refuse anybody.
+#[test]
+fn quick_answers_are_never_late() {
+    let mut course = Course::new();
+    course.runs(5, 1, |_| ("any", 1, Went::Answered));
+    course.runs(60, 9, |_| ("any", 90, Went::Answered));
+    assert_eq!(course.limiter.limit(), MOST as usize);
+}
+
+#[test]
+fn a_few_that_hang_are_no_overload() {
+    let mut course = Course::new();
+    course.runs(5, 20, |_| ("any", 200, Went::Answered));
+    course.runs(60, 400, |number| match number % 10 {
+        0..3 => ("any", 5000, Went::TimedOut),
+        3 => ("any", 4000, Went::Answered),
+        _ => ("any", 200, Went::Answered),
+    });
+    assert_eq!(course.limiter.limit(), MOST as usize);
+}
+
+#[test]
+fn endpoints_of_different_pace_are_no_slowdown() {
+    let mut course = Course::new();
+    let mixed = |slow: u64| {
+        move |number: u64| {
+            if number % 10 < slow { ("create", 3000, Went::Answered) } else { ("read", 5, Went::Answered) }
+        }
+    };
+    course.runs(30, 400, mixed(1));
+    course.runs(30, 400, mixed(9));
+    assert_eq!(course.limiter.limit(), MOST as usize);
+}
+
+#[test]
+fn what_says_nothing_of_the_load_changes_nothing() {
+    let mut course = Course::new();
+    course.runs(5, 20, |_| ("any", 100, Went::Answered));
+    course.runs(30, 400, |_| ("any", 3000, Went::Untold));
+    // A caller's own short deadline ends an attempt early: that it took longer than this is no news.
+    course.runs(30, 400, |_| ("any", 150, Went::TimedOut));
+    assert_eq!(course.limiter.limit(), MOST as usize);
+    course.runs(10, 400, |_| ("any", 5000, Went::TimedOut));
+    assert_eq!(course.limiter.limit(), LEAST as usize);
+}
+
+#[test]
+fn few_samples_say_nothing() {
+    let mut course = Course::new();
+    course.runs(5, 20, |_| ("any", 100, Went::Answered));
+    course.limiter.begin();
+    for _ in 0..100 {
+        course.now += 2_000 * MS;
+        course.limiter.observe(&sample("any", course.now - 1500 * MS, Went::Answered), Timestamp(course.now));
+    }
+    assert_eq!(course.limiter.limit(), MOST as usize);
+}
+
+proptest! {
+    /// Whatever comes: the bounds hold and places are counted.
+    #[test]
+    fn the_limit_stays_within_its_bounds(
+        events in proptest::collection::vec((0..6_u8, 0..2_000_u64, 0..9_000_u64), 1..600),
+    ) {
+        let mut limiter = Limiter::default();
+        let (mut now, mut taken) = (3_600_000_000_u64, 0_usize);
+        for (event, step_ms, took_ms) in events {
+            now += step_ms * MS;
+            match event {
+                0 | 1 => {
+                    limiter.begin();
+                    taken += 1;
+                }
+                2 => limiter.pressed(Timestamp(now)),
+                kind => {
+                    let went = [Went::Answered, Went::TimedOut, Went::Untold][usize::from(kind) - 3];
+                    for _ in 0..12 {
+                        limiter.observe(&sample("any", now - took_ms * MS, went), Timestamp(now));
+                    }
+                    limiter.end();
+                    taken = taken.saturating_sub(1);
+                }
+            }
+            prop_assert_eq!(limiter.under_way(), taken);
+            prop_assert!((LEAST as usize..=MOST as usize).contains(&limiter.limit()));
+        }
+    }
+}

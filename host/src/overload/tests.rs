@@ -1,0 +1,214 @@
+//! Crowds in front of a simulated upstream, on paused time.
+
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::entropy::Entropy;
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// An upstream that works on so many at once, each for so long, the others in a queue without end.
+struct Upstream {
+    slots: Semaphore,
+    service: Mutex<Duration>,
+    entropy: Entropy,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+struct Run {
+    answered: u64,
+    /// Too late for anybody: the attempt had ended.
+    late: u64,
+    refused: [u64; 3],
+    slowest: Duration,
+}
+
+impl Run {
+    fn all_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+fn asking(priority: Priority) -> Asking<'static> {
+    Asking { priority, endpoint: "any", attempt_timeout: TIMEOUT }
+}
+
+fn idle() -> Arc<Overload> {
+    let clock = Clock::system();
+    Overload::new("api".to_owned(), clock, Arc::new(Events::new(clock)))
+}
+
+async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, run: &Mutex<Run>) {
+    let (asking, began) = (asking(priority), Instant::now());
+    let admitted = match overload.hope(&asking) {
+        Ok(()) => overload.enter(asking, TIMEOUT).await,
+        Err(shed) => Err(shed),
+    };
+    let Ok(place) = admitted else {
+        run.lock().refused[priority as usize] += 1;
+        return;
+    };
+    // An upstream works on what nobody waits for any more, as they do.
+    let work = async {
+        let _slot = upstream.slots.acquire().await.unwrap();
+        // From half of it to one and a half times as long.
+        let service = *upstream.service.lock();
+        sleep(service * (50 + (upstream.entropy.next() % 101) as u32) / 100).await;
+    };
+    let mut work = Box::pin(work);
+    let in_time = tokio::time::timeout(TIMEOUT, &mut work).await.is_ok();
+    place.over(&asking, if in_time { Went::Answered } else { Went::TimedOut });
+    if in_time {
+        let mut run = run.lock();
+        run.answered += 1;
+        run.slowest = run.slowest.max(began.elapsed());
+        return;
+    }
+    run.lock().late += 1;
+    work.await;
+}
+
+/// Offers so many requests a second, one third of each priority.
+async fn offer(overload: &Arc<Overload>, upstream: &Arc<Upstream>, per_second: u64, seconds: u64) -> Run {
+    let (run, began) = (Arc::new(Mutex::new(Run::default())), Instant::now());
+    let mut all = JoinSet::new();
+    for number in 0..per_second * seconds {
+        sleep_until(began + Duration::from_micros(number * 1_000_000 / per_second)).await;
+        let priority = Priority::ALL[(number % 3) as usize];
+        let (overload, upstream, run) = (Arc::clone(overload), Arc::clone(upstream), Arc::clone(&run));
+        all.spawn(async move { one(&overload, &upstream, priority, &run).await });
+        while all.try_join_next().is_some() {}
+    }
+    // What is answered later does not count for these seconds.
+    std::mem::take(&mut *run.lock())
+}
+
+fn upstream(slots: usize, service_ms: u64) -> Arc<Upstream> {
+    Arc::new(Upstream {
+        slots: Semaphore::new(slots),
+        service: Mutex::new(Duration::from_millis(service_ms)),
+        entropy: Entropy::seeded(7),
+    })
+}
+
+/// Steady load, bursts, a ramp up to four fifths of what the upstream bears: nobody is refused.
+#[tokio::test(start_paused = true)]
+async fn below_capacity_nobody_is_refused() {
+    for (slots, service_ms) in [(20, 20), (4, 400), (1, 50), (200, 1000)] {
+        let (overload, upstream) = (idle(), upstream(slots, service_ms));
+        let capacity = slots as u64 * 1000 / service_ms;
+        for share in [10, 50, 80] {
+            let run = offer(&overload, &upstream, (capacity * share / 100).max(1), 20).await;
+            assert_eq!(run.all_refused() + run.late, 0, "{slots} slots of {service_ms} ms at {share} %: {run:?}");
+        }
+        // Ten times what it bears for a tenth of a second, again and again.
+        for _ in 0..20 {
+            let run = Arc::new(Mutex::new(Run::default()));
+            let mut burst = JoinSet::new();
+            for _ in 0..capacity {
+                let (overload, upstream, run) = (Arc::clone(&overload), Arc::clone(&upstream), Arc::clone(&run));
+                burst.spawn(async move { one(&overload, &upstream, Priority::Normal, &run).await });
+            }
+            while burst.join_next().await.is_some() {}
+            let run = std::mem::take(&mut *run.lock());
+            assert_eq!(run.all_refused() + run.late, 0, "{slots} slots of {service_ms} ms, a burst: {run:?}");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_five_times_the_capacity_goodput_stays_and_recovery_is_at_once() {
+    for (slots, service_ms) in [(20, 20), (4, 400), (200, 1000)] {
+        let what = format!("{slots} slots of {service_ms} ms");
+        let (overload, upstream) = (idle(), upstream(slots, service_ms));
+        let capacity = slots as u64 * 1000 / service_ms;
+        let (calm, over) = ((capacity * 8 / 10).max(1), capacity * 5);
+        offer(&overload, &upstream, calm, 10).await;
+        let run = offer(&overload, &upstream, over, 30).await;
+        assert!(run.answered >= capacity * 30 * 9 / 10, "{what}: {run:?}");
+        let [low, normal, high] = run.refused;
+        assert!(low > normal && normal > high, "{what}: {run:?}");
+        // Back at four fifths of the capacity: within five seconds nobody is refused any more.
+        offer(&overload, &upstream, calm, 5).await;
+        let after = offer(&overload, &upstream, calm, 10).await;
+        assert_eq!(after.all_refused() + after.late, 0, "{what}: {after:?}, {:?}", overload.view());
+    }
+}
+
+/// An upstream that is slower from now on looks like one with too much to do, until that was measured; one that stands still for
+/// a moment does not.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_has_become_slower_is_measured_anew() {
+    let (overload, upstream) = (idle(), upstream(10_000, 20));
+    offer(&overload, &upstream, 100, 10).await;
+    *upstream.service.lock() = Duration::from_millis(1500);
+    let before = offer(&overload, &upstream, 100, 20).await;
+    assert!(before.answered >= 1000, "{before:?}");
+    let after = offer(&overload, &upstream, 100, 30).await;
+    assert_eq!(after.all_refused() + after.late, 0, "{after:?}, {:?}", overload.view());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_stands_still_for_a_moment_is_not_overloaded() {
+    let (overload, upstream) = (idle(), upstream(20, 20));
+    offer(&overload, &upstream, 500, 10).await;
+    for _ in 0..10 {
+        let stopped = upstream.slots.acquire_many(20).await.unwrap();
+        let during = offer(&overload, &upstream, 500, 1).await;
+        drop(stopped);
+        let after = offer(&overload, &upstream, 500, 9).await;
+        assert_eq!(during.all_refused() + after.all_refused() + after.late, 0, "{during:?} {after:?}");
+    }
+}
+
+/// Tripwire: what the test above sees is the limit's doing. Without it, the queue grows until every answer is too late.
+#[tokio::test(start_paused = true)]
+async fn tripwire_without_a_limit_everything_is_late() {
+    let upstream = upstream(20, 20);
+    let run = Arc::new(Mutex::new(Run::default()));
+    let began = Instant::now();
+    for number in 0..5000 * 30 {
+        sleep_until(began + Duration::from_micros(number * 200)).await;
+        let (upstream, run) = (Arc::clone(&upstream), Arc::clone(&run));
+        // Each has an upstream's limit for itself.
+        tokio::spawn(async move { one(&idle(), &upstream, Priority::High, &run).await });
+    }
+    let run = std::mem::take(&mut *run.lock());
+    assert!(run.answered < 1000 * 30 / 2, "{run:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_the_line_takes_nothing() {
+    let overload = idle();
+    let mut places = Vec::new();
+    while overload.state.lock().limiter.has_room() {
+        places.push(overload.enter(asking(Priority::Low), TIMEOUT).await.unwrap());
+    }
+    let most = places.len();
+    let waits = |priority| {
+        let overload = Arc::clone(&overload);
+        tokio::spawn(async move { overload.enter(asking(priority), TIMEOUT).await })
+    };
+    let (low, gone, high) = (waits(Priority::Low), waits(Priority::High), waits(Priority::High));
+    tokio::task::yield_now().await;
+    assert_eq!(overload.view().waiting, 3);
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    assert_eq!(overload.view().waiting, 2);
+    // What must not be held up is counted, and holds up others.
+    let urgent = overload.enter_now();
+    assert_eq!(overload.view().under_way, most + 1);
+    drop(urgent);
+    places.pop();
+    assert!(high.await.unwrap().is_ok(), "it was let in first, and its place came back unused");
+    assert!(low.await.unwrap().is_ok());
+    places.clear();
+    let view = overload.view();
+    assert_eq!((view.under_way, view.waiting, view.shed), (0, 0, [0; 3]));
+}

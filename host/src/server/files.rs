@@ -1,0 +1,81 @@
+//! Certificates, keys and tokens are read again when their files change: whoever renews them need tell nobody.
+
+use crate::{
+    admin,
+    config::settings::{Settings, TokenSource},
+    pipeline::Host,
+    rollout::{Identity, identity},
+    tls::Tls,
+};
+use arc_swap::ArcSwap;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{task::spawn_blocking, time::sleep};
+
+/// Between two looks. Looked at and not listened to: links that are exchanged (Kubernetes' Secrets) and network folders tell
+/// nothing reliably, and a look costs a system call a file.
+const POLL: Duration = Duration::from_secs(1);
+
+/// What is read from files while the host runs.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) host: Host,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) admin: Option<admin::Secrets>,
+}
+
+impl Files {
+    /// Looks now and then, and reads again what has changed. Never ends.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let mut seen = self.found().await;
+        loop {
+            sleep(POLL).await;
+            let found = self.found().await;
+            if found == seen {
+                continue;
+            }
+            seen = found;
+            let files = Arc::clone(&self);
+            let _ = spawn_blocking(move || files.read_again()).await;
+        }
+    }
+
+    async fn found(self: &Arc<Self>) -> Vec<Option<Identity>> {
+        let files = Arc::clone(self);
+        spawn_blocking(move || files.paths().iter().map(|path| identity(path)).collect()).await.unwrap_or_default()
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let settings = self.settings.load();
+        let tokens = [&settings.admin.read_token, &settings.admin.write_token];
+        let token = |source: &TokenSource| match source {
+            TokenSource::File(path) => Some(path.clone()),
+            TokenSource::Environment(_) => None,
+        };
+        let mut paths: Vec<PathBuf> = tokens.into_iter().flatten().filter_map(token).collect();
+        for tls in [&settings.server.tls, &settings.admin.tls].into_iter().flatten() {
+            paths.extend([tls.certificate.clone(), tls.key.clone()]);
+            paths.extend(tls.client_ca.clone());
+        }
+        paths
+    }
+
+    /// What cannot be used changes nothing; the other half of a pair may be on its way.
+    fn read_again(&self) {
+        let settings = self.settings.load_full();
+        let own = self.tls.as_ref().map(|tls| tls.reload().map_err(super::ReloadError::Tls));
+        let admin = self.admin.as_ref().map(|admin| {
+            let prepared = admin.prepare(&settings)?;
+            admin.adopt(prepared, &settings);
+            Ok::<_, super::ReloadError>(())
+        });
+        let mut whole = true;
+        for error in [own, admin].into_iter().flatten().filter_map(Result::err) {
+            self.host.reload_refused(&error);
+            whole = false;
+        }
+        if whole {
+            self.host.files_read();
+        }
+    }
+}

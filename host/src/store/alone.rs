@@ -1,0 +1,145 @@
+//! A fleet's records, and this host's own while those cannot be reached: for operators who would rather risk that another host
+//! repeats a write than refuse writes.
+//!
+//! What this host has begun by itself it ends by itself, and it goes on knowing it when the fleet's records are back.
+
+use super::memory::records::MemoryRecords;
+use crate::idempotency::{
+    Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
+    Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
+};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+/// [`Records`] that go on without the fleet.
+#[derive(Debug)]
+pub struct AloneIfNeeded {
+    shared: Arc<dyn Records>,
+    own: Arc<MemoryRecords>,
+    /// Whose records are in `own`.
+    alone: Mutex<HashSet<Fence>>,
+}
+
+impl AloneIfNeeded {
+    /// `shared` as long as they can be reached, else `own`.
+    pub fn new(shared: Arc<dyn Records>, own: MemoryRecords) -> Self {
+        Self { shared, own: Arc::new(own), alone: Mutex::default() }
+    }
+
+    fn is_alone(&self, fence: Fence) -> bool {
+        self.alone.lock().contains(&fence)
+    }
+
+    /// Who keeps the record of a fence, for the last time that it is asked for.
+    fn last(&self, fence: Fence) -> &dyn Records {
+        if self.alone.lock().remove(&fence) { &*self.own } else { &*self.shared }
+    }
+
+    async fn begin_alone(&self, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
+        // Before the record is there: an owner that is dropped meanwhile gives it back to where it is.
+        self.alone.lock().insert(opening.fence);
+        let opened = self.own.begin(id, opening).await;
+        if !matches!(&opened, Ok(Opened { begin: Begin::New | Begin::Reconcile { .. }, .. })) {
+            self.alone.lock().remove(&opening.fence);
+        }
+        opened
+    }
+
+    async fn begin_somewhere(&self, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
+        if !self.own.is_empty() {
+            match self.begin_alone(id, Opening { maybe_sent: false, ..opening }).await {
+                // Not by this host alone: the place that it took here is free again.
+                Ok(Opened { begin: Begin::New, .. }) => self.last(opening.fence).release(id, opening.fence).await?,
+                Ok(known) => return Ok(known),
+                // No room for it here: it is not known here.
+                Err(_) => {}
+            }
+        }
+        match self.shared.begin(id, opening).await {
+            Err(RecordError::Unavailable { source }) => {
+                tracing::debug!(error = %source, "a write goes on by this host's own records");
+                // It may have been begun there all the same.
+                self.shared.leave(id, opening.fence, None);
+                self.begin_alone(id, opening).await
+            }
+            opened => opened,
+        }
+    }
+}
+
+impl Records for AloneIfNeeded {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+        Reply::Right(self.begin_somewhere(id, opening).boxed())
+    }
+
+    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        if self.is_alone(fence) { self.own.sent(id, fence) } else { self.shared.sent(id, fence) }
+    }
+
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        self.last(fence).finish(id, fence, stored)
+    }
+
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.last(fence).release(id, fence)
+    }
+
+    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
+        self.last(fence).leave(id, fence, sent_ago);
+    }
+
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        let claim = async move {
+            match self.shared.claim(name, owner, keep).await {
+                Err(RecordError::Unavailable { .. }) => self.own.claim(name, owner, keep).await,
+                claim => claim,
+            }
+        };
+        Reply::Right(claim.boxed())
+    }
+
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        let (shared, own) = (self.shared.turn(fingerprint), Arc::clone(&self.own));
+        let turn = async move {
+            match shared.await {
+                Err(RecordError::Unavailable { .. }) => own.turn(fingerprint).await,
+                turn => turn,
+            }
+        };
+        Reply::Right(turn.boxed())
+    }
+
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        let unsettled = async move {
+            let mut found = self.own.unsettled(limit).await?;
+            match self.shared.unsettled(limit).await {
+                Ok(others) => found.extend(others),
+                Err(RecordError::Unavailable { .. }) if !self.own.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+            found.truncate(limit);
+            Ok(found)
+        };
+        Reply::Right(unsettled.boxed())
+    }
+
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        let resolve = async move {
+            match self.own.resolve(id, resolution.clone()).await? {
+                Resolved::Done => Ok(Resolved::Done),
+                Resolved::NotUnsettled => self.shared.resolve(id, resolution).await,
+            }
+        };
+        Reply::Right(resolve.boxed())
+    }
+
+    fn tidy(&self) {
+        self.own.tidy();
+        self.shared.tidy();
+    }
+
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        self.shared.flushed()
+    }
+}

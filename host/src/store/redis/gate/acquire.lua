@@ -1,0 +1,58 @@
+-- Breaker, budget and every limit: all or nothing, in one step.
+-- ARGV     what for (first, retry, probe)  the longest wait (us)  the epoch (two) and number of successes saved up
+--          first attempts made since under leased places  places to lease beside
+-- Answers  the breaker, then
+--          go  wait  due  moved  lease  leased places  of each limit its time before and as made
+--          limited  which (-1: a pause)  wait     open  wait     budget  wait
+local ask, max_wait = ARGV[own], tonumber(ARGV[own + 1])
+saved_up(ARGV[own + 2], ARGV[own + 3], tonumber(ARGV[own + 4]))
+local firsts, places = tonumber(ARGV[own + 5]), tonumber(ARGV[own + 6])
+if firsts > 0 then earn(firsts * setting(20) * 10) end
+local pause = number('pu') - now
+if pause > max_wait then return done('limited', -1, text(pause)) end
+local due, last = math.max(now, number('pu')), -1
+for i = 1, limits do
+  local _, tolerance = limit(i)
+  local earliest = number('t' .. i) - tolerance
+  if earliest >= due then due, last = earliest, i - 1 end
+end
+if due - now > max_wait then return done('limited', last, text(due - now)) end
+local lease = '-1'
+if setting(9) == 1 and ask ~= 'probe' then
+  local wait
+  lease, wait = admit()
+  if not lease then return done('open', text(wait)) end
+end
+if ask == 'retry' then
+  refill()
+  local missing = 1000 - number('tk')
+  if missing > 0 then
+    release(gate.er, gate.ec, lease)
+    local floor = setting(21)
+    return done('budget', text(floor > 0 and div(missing * 1000, floor) + 1 or 1000000))
+  end
+  put('tk', number('tk') - 1000)
+elseif ask == 'first' then
+  earn(setting(20) * 10)
+end
+local made = {}
+for i = 1, limits do
+  local interval = limit(i)
+  local before = number('t' .. i)
+  put('t' .. i, math.max(before, due) + interval)
+  made[2 * i - 1] = text(before)
+  made[2 * i] = gate['t' .. i]
+end
+-- Only what could be sent at once is handed out ahead.
+local leased = 0
+if due == now and gate.st == '0' then
+  leased = places
+  for i = 1, limits do
+    local interval, tolerance = limit(i)
+    leased = math.max(0, math.min(leased, div(math.max(0, now + tolerance - number('t' .. i) + interval), interval)))
+  end
+  for i = 1, limits do
+    if leased > 0 then put('t' .. i, number('t' .. i) + leased * (limit(i))) end
+  end
+end
+return done('go', text(due - now), text(due), text(number('mv')), lease, leased, unpack(made))

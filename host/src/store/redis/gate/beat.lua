@@ -1,0 +1,21 @@
+-- A host says that it lives, hands in what it has saved up, and reads how the group stands.
+-- ARGV     the epoch (two) and number of successes saved up  first attempts made under leased places  how long to keep a silent group (ms)
+-- Answers  the breaker, then hosts that live  failures in a row  calls, failures and slow ones in the window (thousandths)
+--          probes under way  since it opened (us)  the budget (thousandths)  pause (us)  of each limit how far ahead it is (us)
+saved_up(ARGV[own], ARGV[own + 1], tonumber(ARGV[own + 2]))
+local firsts = tonumber(ARGV[own + 3])
+if firsts > 0 then earn(firsts * setting(20) * 10) end
+redis.call('ZADD', KEYS[3], text(now), ARGV[4])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. text(now - LIVE_US))
+local calls, failures, slow = 0, 0, 0
+if gate.st == '0' then
+  turn(math.max(setting(13), 1))
+  calls, failures, slow = counts()
+end
+local ahead = {}
+for i = 1, limits do ahead[i] = text(math.max(0, number('t' .. i) - now)) end
+local since = (gate.st == '1') and math.max(0, now - number('si')) or 0
+local answer = done(redis.call('ZCARD', KEYS[3]), gate.st == '0' and text(number('fr')) or '0', text(calls), text(failures), text(slow),
+  gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), unpack(ahead))
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[own + 4]) end
+return answer

@@ -1,0 +1,90 @@
+//! Once a second: this host says that it lives, hands in what it has saved up, and reads how each group stands. In between it
+//! listens to the others.
+
+use super::{
+    RedisGate, RedisGates,
+    fleet::{self, Standing},
+    steps,
+};
+use crate::store::redis::Pushed;
+use futures_util::{StreamExt as _, stream};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{MissedTickBehavior, interval},
+};
+
+/// Between two beats.
+const BEAT: Duration = Duration::from_secs(1);
+/// Groups whose beats are under way at once.
+const AT_ONCE: usize = 16;
+
+/// Beats and listens until the gates are gone.
+pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>) {
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let heard = tokio::select! {
+            _ = beats.tick() => None,
+            heard = pushed.recv() => Some(heard),
+        };
+        let Some(gates) = gates.upgrade() else { return };
+        match heard {
+            Some(Ok(Pushed::Message(message))) => gates.hear(&message),
+            Some(Err(RecvError::Closed)) => return,
+            // What was said meanwhile was not heard.
+            None | Some(Ok(Pushed::Joined) | Err(RecvError::Lagged(_))) => gates.beat().await,
+        }
+    }
+}
+
+impl RedisGates {
+    async fn beat(&self) {
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        stream::iter(groups).for_each_concurrent(AT_ONCE, |gate| async move { gate.beat().await }).await;
+    }
+
+    fn hear(&self, message: &str) {
+        let find = |name: &str| self.groups.lock().get(name).cloned();
+        if let Some((name, standing)) = Standing::heard(message) {
+            if let Some(gate) = find(name) {
+                gate.observe(standing, false);
+            }
+        } else if let Some((name, pause)) = fleet::pause_heard(message)
+            && let Some(gate) = find(name)
+        {
+            gate.alone.pause(pause);
+        }
+    }
+}
+
+impl RedisGate {
+    async fn beat(&self) {
+        let (keys, arguments) = {
+            let mut known = self.known.lock();
+            let saved_up = known.take_saved_up();
+            self.arguments(&known, self.clock.now(), steps::beat(&saved_up))
+        };
+        let Ok(answer) = self.link.run(&steps::BEAT, &keys, &arguments).await else { return };
+        let Some((_, beaten)) = self.read(&steps::BEAT, &answer, steps::beaten) else { return };
+        if !beaten.pause.is_zero() {
+            self.alone.pause(beaten.pause);
+        }
+        let mut known = self.known.lock();
+        known.beaten = Some((beaten, self.clock.now()));
+        let share = known.share();
+        drop(known);
+        self.alone.adopt(share);
+    }
+
+    /// Hands in what is saved up, without waiting.
+    pub(super) fn hand_in(self: &Arc<Self>) {
+        let saved_up = self.known.lock().take_saved_up();
+        if saved_up.successes > 0 || saved_up.firsts > 0 {
+            self.later(&steps::REPORT, steps::report(&saved_up, None, false));
+        }
+    }
+}

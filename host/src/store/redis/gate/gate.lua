@@ -1,0 +1,241 @@
+-- What every step of a group's gate begins with. The transitions are those of breaker/state.rs, rate_limit.rs and retry/budget.rs:
+-- whole microseconds and thousandths, so that no digit is lost; a test plays the same histories on both.
+--
+-- KEYS[1]  the gate: a hash
+-- KEYS[2]  the hosts that saw failures since the breaker closed, by when
+-- KEYS[3]  the hosts that live, by when they last said so
+-- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 group  4 this host  5 chance (53 bits)
+--          6 the open time (us), and 7 the cause and epoch, that this host knows of, for a server that has lost the breaker
+--          8 quorum  9 whether there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
+--          13 window  14 minimum calls  15 open for  16 open for at most  17 jitter  18 probes  19 probe lease
+--          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own
+--
+-- The hash: er ec epoch; st state; un until; si since; tr trips; wy why; fr failures in a row; wb nc nf ns bc bf bs window;
+-- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t1.. arrival times
+local CLOSED, OPEN, HALF_OPEN, HELD = 0, 1, 2, 3
+-- A host that has said nothing for so long does not count as alive.
+local LIVE_US = 5000000
+-- Clocks are set by less without anybody noticing.
+local BACK_US = 1000000
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+local limits = tonumber(ARGV[23])
+local own = 24 + 2 * limits
+local chance = tonumber(ARGV[5])
+
+local gate, changed = {}, {}
+local flat = redis.call('HGETALL', KEYS[1])
+for i = 1, #flat, 2 do gate[flat[i]] = flat[i + 1] end
+
+local function text(number) return string.format('%.0f', number) end
+local function number(field) return tonumber(gate[field]) or 0 end
+local function put(field, value)
+  if type(value) == 'number' then value = text(value) end
+  gate[field] = value
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
+end
+-- Whole division that loses nothing.
+local function div(a, b) return (a - math.fmod(a, b)) / b end
+local function setting(index) return tonumber(ARGV[index]) end
+local function limit(index) return tonumber(ARGV[22 + 2 * index]), tonumber(ARGV[23 + 2 * index]) end
+
+local function standing()
+  local left = '0'
+  if gate.st == '1' or gate.st == '3' then left = text(math.max(0, number('un') - now)) end
+  return gate.er, gate.ec, gate.st, left, gate.wy or ''
+end
+
+local function done(...)
+  if #changed > 0 then
+    put('at', now)
+    redis.call('HSET', KEYS[1], unpack(changed))
+  end
+  local random, counter, state, left, why = standing()
+  return {random, counter, state, left, why, ...}
+end
+
+local function publish()
+  local random, counter, state, left, why = standing()
+  local words = {'breaker', random, counter, state, left, why ~= '' and why or '-', ARGV[3]}
+  redis.call('PUBLISH', ARGV[2], table.concat(words, ' '))
+end
+
+local function enter(state)
+  put('ec', number('ec') + 1)
+  put('st', state)
+end
+
+local function afresh()
+  for _, field in ipairs({'fr', 'wb', 'nc', 'nf', 'ns', 'bc', 'bf', 'bs'}) do put(field, 0) end
+  put('wy', '')
+  redis.call('DEL', KEYS[2])
+end
+
+local function open(why, trips, open_for)
+  enter(OPEN)
+  put('un', now + open_for)
+  put('si', now)
+  put('tr', trips)
+  put('wy', why)
+  redis.call('DEL', KEYS[2])
+  publish()
+end
+
+if not gate.er then
+  put('er', chance)
+  put('ec', 0)
+  put('st', CLOSED)
+  put('nl', 0)
+  put('tk', math.min(math.max(setting(21), 1), math.max(setting(22), 1)) * 1000)
+  put('ta', now)
+  afresh()
+end
+-- A breaker that the server has lost stays open as long as some host knows of it.
+if setting(6) > 0 and gate.st == '0' then
+  local why, random = string.match(ARGV[7], '^(%S+) (%S+)$')
+  if random ~= gate.er then open(why, 0, setting(6)) end
+end
+
+-- A clock that was set back, or that of another server: what lies ahead moves with it.
+local back = (tonumber(gate.at) or now) - now
+if back > BACK_US then
+  local moved = {'un', 'si', 'wb', 'ta', 'pu'}
+  for i = 1, limits do moved[#moved + 1] = 't' .. i end
+  for _, field in ipairs(moved) do put(field, math.max(0, number(field) - back)) end
+  put('ls', (string.gsub(gate.ls or '', ':(%d+)', function(ends) return ':' .. text(math.max(0, ends - back)) end)))
+  redis.call('DEL', KEYS[2], KEYS[3])
+end
+
+-- Doubled with each failed probe up to the cap, then spread.
+local function open_time(trips)
+  local doubled = math.min(setting(15) * 2 ^ math.min(trips, 20), math.max(setting(16), setting(15)))
+  local spread = div(doubled, 100) * math.min(setting(17), 100)
+  if spread == 0 then return doubled end
+  return math.max(0, doubled - div(spread, 2)) + math.fmod(chance, spread)
+end
+
+local function turn(length)
+  local passed = div(now - number('wb'), length)
+  if passed <= 0 then return end
+  for _, kind in ipairs({'c', 'f', 's'}) do
+    put('b' .. kind, passed == 1 and number('n' .. kind) or 0)
+    put('n' .. kind, 0)
+  end
+  put('wb', number('wb') + passed * length)
+end
+
+-- Calls, failures and slow ones in the window, in thousandths.
+local function counts()
+  local length = math.max(setting(13), 1)
+  local share = div((length - math.min(math.max(now - number('wb'), 0), length)) * 1000, length)
+  local function sum(kind) return number('n' .. kind) * 1000 + number('b' .. kind) * share end
+  return sum('c'), sum('f'), sum('s')
+end
+
+local function count(calls, failures, slow)
+  turn(math.max(setting(13), 1))
+  put('nc', number('nc') + calls)
+  if failures > 0 then put('nf', number('nf') + failures) end
+  if slow > 0 then put('ns', number('ns') + slow) end
+end
+
+-- Successes that a host has saved up under an epoch: they count before whatever it says next.
+local function saved_up(random, counter, calls)
+  if calls > 0 and gate.er == random and gate.ec == counter and gate.st == '0' then
+    put('fr', 0)
+    count(calls, 0, 0)
+  end
+end
+
+-- The causes are told apart by their first letter.
+local function tripped()
+  local row = number('fr')
+  if setting(10) >= 0 and row >= setting(10) then return 'c' .. text(row) end
+  turn(math.max(setting(13), 1))
+  local calls, failures, slow = counts()
+  if calls < math.max(setting(14), 1) * 1000 then return end
+  local function percent(part) return div(part * 200 + calls, calls * 2) end
+  if setting(11) >= 0 and percent(failures) >= setting(11) then return 'f' .. text(percent(failures)) end
+  if setting(12) >= 0 and percent(slow) >= setting(12) then return 's' .. text(percent(slow)) end
+end
+
+local function agreed()
+  local live = redis.call('ZCOUNT', KEYS[3], text(now - LIVE_US), '+inf')
+  local seen = redis.call('ZCOUNT', KEYS[2], text(now - math.max(setting(13), 1)), '+inf')
+  return seen >= math.max(1, math.min(setting(8), live))
+end
+
+-- The leases of probes under way: number and end.
+local function leases()
+  local all = {}
+  for lease, ends in string.gmatch(gate.ls or '', '(%d+):(%d+)') do
+    if tonumber(ends) > now then all[#all + 1] = {tonumber(lease), tonumber(ends)} end
+  end
+  return all
+end
+
+local function put_leases(all)
+  local words = {}
+  for i, lease in ipairs(all) do words[i] = text(lease[1]) .. ':' .. text(lease[2]) end
+  put('ls', table.concat(words, ' '))
+end
+
+local function without(all, lease)
+  local rest = {}
+  for _, one in ipairs(all) do
+    if one[1] ~= lease then rest[#rest + 1] = one end
+  end
+  return rest
+end
+
+-- Asks for one attempt: the lease ('-1': none is needed), or nothing and when to come back.
+local function admit()
+  if gate.st == '1' then
+    if now < number('un') then return nil, number('un') - now end
+    enter(HALF_OPEN)
+    put('ls', '')
+    put('su', 0)
+    publish()
+  elseif gate.st == '3' and number('un') <= now then
+    enter(CLOSED)
+    afresh()
+    publish()
+  end
+  if gate.st ~= '2' then return '-1' end
+  local all = leases()
+  if #all >= math.max(setting(18), 1) then
+    local first = all[1][2]
+    for _, lease in ipairs(all) do first = math.min(first, lease[2]) end
+    put_leases(all)
+    return nil, first - now
+  end
+  local lease = number('nl')
+  put('nl', lease + 1)
+  all[#all + 1] = {lease, now + setting(19)}
+  put_leases(all)
+  return text(lease)
+end
+
+-- What the budget's floor has earned since it was last looked at.
+local function earned() return div(math.max(0, now - number('ta')) * setting(21), 1000) end
+local function saved(milli) return math.min(number('tk') + milli, math.max(setting(22), 1) * 1000) end
+local function earn(milli) put('tk', saved(milli)) end
+
+local function refill()
+  local milli = earned()
+  if milli > 0 then
+    put('ta', now)
+    earn(milli)
+  end
+end
+
+local function release(random, counter, lease)
+  if lease ~= '-1' and gate.er == random and gate.ec == counter and gate.st == '2' then
+    put_leases(without(leases(), tonumber(lease)))
+  end
+end

@@ -1,0 +1,13 @@
+-- Gives back what was taken for an attempt that was not made.
+-- ARGV     the ticket: epoch (two) and lease  whether it was sent  what for  moved  of each limit its time before and as made
+-- Answers  the breaker
+release(ARGV[own], ARGV[own + 1], ARGV[own + 2])
+if ARGV[own + 3] == '1' then return done() end
+local moved = math.max(0, number('mv') - tonumber(ARGV[own + 5]))
+for i = 1, limits do
+  local before, made = tonumber(ARGV[own + 4 + 2 * i]), tonumber(ARGV[own + 5 + 2 * i])
+  -- A place that others stand behind is forfeited.
+  if made and number('t' .. i) == made + moved then put('t' .. i, before + moved) end
+end
+if ARGV[own + 4] == 'retry' then earn(1000) end
+return done()

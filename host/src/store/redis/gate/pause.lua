@@ -1,0 +1,11 @@
+-- Holds every attempt back, as the upstream asked; a shorter pause never cuts a longer one.
+-- ARGV     how long (us)
+-- Answers  the breaker
+local until_then = now + tonumber(ARGV[own])
+local by = until_then - math.max(number('pu'), now)
+if by <= 0 then return done() end
+put('pu', until_then)
+put('mv', number('mv') + by)
+for i = 1, limits do put('t' .. i, number('t' .. i) + by) end
+redis.call('PUBLISH', ARGV[2], table.concat({'pause', text(until_then - now), ARGV[3]}, ' '))
+return done()

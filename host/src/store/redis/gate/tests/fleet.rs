@@ -1,0 +1,312 @@
+//! Several hosts' gates around one server, on real time.
+
+use super::*;
+use crate::{
+    breaker,
+    clock::Clock,
+    config::settings,
+    entropy::Entropy,
+    gate::{Ask, Recheck, Refusal, Settings},
+    policy::contract::BreakerSignal::{Failure, Success},
+    rate_limit::Quota,
+    retry::budget,
+    store::redis::{
+        Address, Link,
+        gate::{RedisGate, RedisGates},
+        test_server::{Proxy, RedisServer, Way},
+    },
+    telemetry::Events,
+};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Host {
+    gates: Arc<RedisGates>,
+    gate: Arc<RedisGate>,
+    events: Arc<Events>,
+}
+
+fn settings(breaker: Option<breaker::Settings>, limits: Vec<Quota>) -> Settings {
+    let budget = budget::Settings { percent: 100, floor_per_second: 1000, capacity: 1000 };
+    Settings { breaker, limits, budget, leased: false }
+}
+
+fn five() -> breaker::Settings {
+    breaker::Settings {
+        failure_rate_percent: None,
+        open_for: 300 * MS,
+        jitter_percent: 0,
+        probe_lease: Duration::from_secs(2),
+        ..breaker::Settings::default()
+    }
+}
+
+fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
+    Quota { requests: NonZeroU32::new(requests).unwrap(), period, burst: NonZeroU32::new(burst).unwrap() }
+}
+
+fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
+    let shared = settings::Shared {
+        address: Address::parse(url).unwrap(),
+        prefix: "test".to_owned(),
+        timeout,
+        quorum: 2,
+        required: false,
+        writes_alone: false,
+        ca_file: None,
+        password: None,
+        key: None,
+    };
+    let (clock, entropy) = (Clock::system(), Entropy::system());
+    let events = Arc::new(Events::new(clock));
+    let link = Link::open(&shared, clock, entropy.clone()).unwrap();
+    let gates = RedisGates::open(link, shared.quorum, clock, entropy, Arc::clone(&events));
+    let gate = gates.group("api/get", || settings.clone());
+    Host { gates, gate, events }
+}
+
+async fn host(server: &RedisServer, settings: &Settings) -> Host {
+    let host = host_at(&server.url(), settings, Duration::from_secs(2));
+    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    host
+}
+
+async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1500 {
+        if is_so() {
+            return;
+        }
+        sleep(10 * MS).await;
+    }
+    panic!("not in 15 s: {what}");
+}
+
+impl Host {
+    /// One call that ends so.
+    async fn call(&self, signal: crate::policy::contract::BreakerSignal) -> Result<bool, Refusal> {
+        let mut grant = self.gate.acquire(Ask::First, Duration::ZERO).await?;
+        let probe = grant.is_probe();
+        match self.gate.recheck(&mut grant).await {
+            Recheck::Send => {}
+            Recheck::Refused(refusal) => return Err(refusal),
+            Recheck::Wait(wait) => panic!("to wait {wait:?}"),
+        }
+        self.gate.report(&grant, signal, Duration::ZERO);
+        self.gates.flush().await;
+        Ok(probe)
+    }
+
+    fn standing(&self) -> breaker::Standing {
+        self.gate.view().breaker.unwrap().standing
+    }
+
+    fn opened(&self) -> u64 {
+        self.events.transitions("api/get", "breaker-opened")
+    }
+}
+
+/// The tripwire: five failures anywhere open it everywhere, one probe closes it everywhere.
+#[tokio::test]
+async fn failures_of_two_hosts_open_the_breaker_of_all() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![]);
+    let [one, other, third] =
+        [host(&server, &settings).await, host(&server, &settings).await, host(&server, &settings).await];
+    for host in [&one, &one, &one, &one, &other] {
+        assert_eq!(host.call(Failure).await, Ok(false));
+    }
+    for host in [&one, &other, &third] {
+        soon("all know", || host.standing() == breaker::Standing::Open).await;
+        assert!(matches!(host.call(Success).await, Err(Refusal::BreakerOpen { .. })));
+        assert_eq!(host.opened(), 1, "told once");
+    }
+    soon("its time is over", || third.standing() == breaker::Standing::HalfOpen).await;
+    // A probe that is given back leaves its place to another.
+    let probe = third.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+    assert!(probe.is_probe());
+    assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "one at a time");
+    third.gate.give_back(&probe);
+    third.gates.flush().await;
+    assert_eq!(other.call(Success).await, Ok(true));
+    for host in [&one, &other, &third] {
+        soon("all know", || host.standing() == breaker::Standing::Closed).await;
+        assert_eq!(host.call(Success).await, Ok(false));
+        assert_eq!(host.events.transitions("api/get", "breaker-closed"), 1, "told once");
+    }
+}
+
+#[tokio::test]
+async fn one_bad_host_of_three_opens_its_own_breaker_alone() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![]);
+    let [bad, good, third] =
+        [host(&server, &settings).await, host(&server, &settings).await, host(&server, &settings).await];
+    soon("three live", || bad.gate.known.lock().beaten.as_ref().is_some_and(|(beaten, _)| beaten.live == 3)).await;
+    for _ in 0..5 {
+        assert_eq!(bad.call(Failure).await, Ok(false));
+    }
+    let refused = bad.call(Failure).await;
+    assert!(matches!(refused, Err(Refusal::BreakerOpen { why: breaker::Trip::Consecutive(5), .. })), "{refused:?}");
+    assert_eq!(bad.standing(), breaker::Standing::Open);
+    for host in [&good, &third] {
+        for _ in 0..10 {
+            assert_eq!(host.call(Success).await, Ok(false));
+        }
+        assert_eq!(host.opened(), 0);
+    }
+    // It finds its way back by a probe of its own.
+    soon("its time is over", || bad.standing() == breaker::Standing::HalfOpen).await;
+    assert_eq!(bad.call(Success).await, Ok(true));
+    assert_eq!(bad.standing(), breaker::Standing::Closed);
+}
+
+#[tokio::test]
+async fn an_operators_word_goes_for_all() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![]);
+    let [one, other] = [host(&server, &settings).await, host(&server, &settings).await];
+    assert!(one.gate.force(breaker::Force::Open(Duration::from_secs(60))).await.unwrap());
+    soon("the other knows", || other.standing() == breaker::Standing::Open).await;
+    assert!(other.gate.view().breaker.unwrap().forced);
+    assert!(matches!(other.call(Success).await, Err(Refusal::BreakerOpen { why: breaker::Trip::Forced, .. })));
+    assert!(other.gate.force(breaker::Force::Undo).await.unwrap());
+    soon("the first knows", || one.standing() == breaker::Standing::HalfOpen).await;
+    assert_eq!(one.call(Success).await, Ok(true));
+    assert!(one.gate.force(breaker::Force::Close(Duration::from_secs(60))).await.unwrap());
+    for _ in 0..20 {
+        assert_eq!(one.call(Failure).await, Ok(false), "held closed");
+    }
+    assert!(one.gate.force(breaker::Force::Reset).await.unwrap());
+    soon("the other knows", || {
+        other.standing() == breaker::Standing::Closed && !other.gate.view().breaker.unwrap().forced
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_and_pauses_hold_for_all_together() {
+    let server = RedisServer::start();
+    let settings = settings(None, vec![quota(1, Duration::from_secs(60), 6)]);
+    let [one, other] = [host(&server, &settings).await, host(&server, &settings).await];
+    let mut passed = 0;
+    for host in [&one, &other, &one, &other, &one, &other, &one, &other] {
+        passed += u32::from(host.call(Success).await.is_ok());
+    }
+    assert_eq!(passed, 6, "of both together");
+    // What is given back can be had by another.
+    let mut third =
+        host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 7)], ..settings.clone() }).await;
+    let grant = third.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+    third.gate.give_back(&grant);
+    third.gates.flush().await;
+    assert!(third.call(Success).await.is_ok() && third.call(Success).await.is_err());
+    // A pause is everybody's.
+    third = host(&server, &Settings { limits: vec![], ..settings.clone() }).await;
+    third.gate.pause(Duration::from_secs(30)).await;
+    let refused = one.call(Success).await;
+    assert!(matches!(refused, Err(Refusal::RateLimited { quota: None, .. })), "{refused:?}");
+    soon("it is pushed", || !other.gate.alone.paused().is_zero()).await;
+}
+
+/// What was granted to one who no longer waits is given back.
+#[tokio::test]
+async fn who_leaves_while_the_store_is_asked_takes_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.port());
+    let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 1)]);
+    let host = host_at(&proxy.url(), &settings, Duration::from_secs(2));
+    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    proxy.delay(50 * MS);
+    let asked = tokio::time::timeout(20 * MS, host.gate.acquire(Ask::First, Duration::ZERO)).await;
+    assert!(asked.is_err(), "it takes longer");
+    proxy.delay(Duration::ZERO);
+    soon("it is given back", || host.gate.view().limits[0].taken == 0 && server.calls("evalsha") > 0).await;
+    let mut passed = false;
+    for _ in 0..100 {
+        passed = passed || host.call(Success).await.is_ok();
+        sleep(10 * MS).await;
+    }
+    assert!(passed);
+}
+
+#[tokio::test]
+async fn without_the_store_each_host_goes_on_with_its_share() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.port());
+    let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 10)]);
+    let one = host_at(&proxy.url(), &settings, 200 * MS);
+    let other = host(&server, &settings).await;
+    soon("two live", || one.gate.known.lock().beaten.as_ref().is_some_and(|(beaten, _)| beaten.live == 2)).await;
+    proxy.set(Way::Cut);
+    let mut alone = 0;
+    for _ in 0..10 {
+        match one.gate.acquire(Ask::First, Duration::ZERO).await {
+            Ok(grant) => {
+                alone += u32::from(matches!(grant, Grant::Alone(_)));
+                one.gate.report(&grant, Failure, Duration::ZERO);
+            }
+            Err(refusal) => assert!(matches!(refusal, Refusal::RateLimited { .. } | Refusal::BreakerOpen { .. })),
+        }
+    }
+    assert_eq!(alone, 5, "half of the limit, and then its own breaker is open too");
+    assert_eq!(one.standing_alone(), breaker::Standing::Open);
+    // Whoever never learned its share refuses.
+    let late = host_at(&proxy.url(), &settings, 200 * MS);
+    let refused = late.gate.acquire(Ask::First, Duration::ZERO).await.map(drop);
+    assert!(matches!(refused, Err(Refusal::RateLimited { .. })), "{refused:?}");
+    assert_eq!(other.call(Success).await, Ok(false));
+    assert_eq!(other.standing(), breaker::Standing::Closed, "what one saw alone is not the fleet's");
+}
+
+impl Host {
+    fn standing_alone(&self) -> breaker::Standing {
+        self.gate.alone.view().breaker.unwrap().standing
+    }
+}
+
+#[tokio::test]
+async fn an_open_breaker_survives_a_server_that_loses_it() {
+    let mut server = RedisServer::start();
+    let settings = settings(Some(breaker::Settings { open_for: Duration::from_secs(30), ..five() }), vec![]);
+    let [one, other] = [host(&server, &settings).await, host(&server, &settings).await];
+    for host in [&one, &one, &one, &one, &other] {
+        assert_eq!(host.call(Failure).await, Ok(false));
+    }
+    soon("both know", || [&one, &other].iter().all(|host| host.standing() == breaker::Standing::Open)).await;
+    server.restart();
+    // Whoever comes first makes it anew, closed; those who know better open it again.
+    let fresh = host(&server, &settings).await;
+    soon("all know", || [&one, &other, &fresh].iter().all(|host| host.standing() == breaker::Standing::Open)).await;
+    assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "never closed in between");
+    assert_eq!(one.events.transitions("api/get", "breaker-closed"), 0);
+}
+
+#[tokio::test]
+async fn leased_places_ask_nobody_and_stay_within_the_limit() {
+    let server = RedisServer::start();
+    let settings = Settings { leased: true, ..settings(Some(five()), vec![quota(4_000, Duration::from_secs(1), 400)]) };
+    let one = host(&server, &settings).await;
+    soon("it is fresh", || one.gate.known.lock().fleet.state() == Some(State::Closed)).await;
+    let () = server.ask(&["CONFIG", "RESETSTAT"]);
+    let began = tokio::time::Instant::now();
+    let mut passed = 0_u32;
+    while began.elapsed() < Duration::from_secs(1) {
+        let grant = one.gate.acquire(Ask::First, Duration::from_millis(500)).await.unwrap();
+        sleep(grant.wait()).await;
+        let mut grant = grant;
+        if one.gate.recheck(&mut grant).await == Recheck::Send {
+            passed += 1;
+            one.gate.report(&grant, Success, Duration::ZERO);
+        }
+    }
+    let most = 400 + 4_000 * u32::try_from(began.elapsed().as_millis()).unwrap() / 1000 + 400;
+    assert!(passed <= most, "{passed} of {most}");
+    let asked = server.calls("evalsha");
+    assert!(asked * 10 < u64::from(passed), "{asked} steps for {passed} attempts");
+    soon("what is saved up arrives", || {
+        one.gate.view().breaker.unwrap().counts.calls_milli / 1000 >= u64::from(passed) * 8 / 10
+    })
+    .await;
+}

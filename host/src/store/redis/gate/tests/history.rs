@@ -1,0 +1,308 @@
+//! The same generated histories, played on the scripts and on the gate in memory, whose transitions are the pure functions.
+
+use super::*;
+use crate::{
+    breaker,
+    clock::Clock,
+    entropy::Entropy,
+    gate::{Ask, Recheck, Refusal, Settings},
+    policy::contract::BreakerSignal,
+    rate_limit::Quota,
+    retry::budget,
+    store::{
+        memory::gate::{Grant, MemoryGate},
+        redis::{
+            Keys, Script, Value,
+            gate::fleet::{Fleet, Seen},
+            gate::steps,
+            test_server::RedisServer,
+        },
+    },
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+use std::{num::NonZeroU32, time::Duration};
+use steps::{Acquired, Frame, Looked, SavedUp, Taken, Ticket};
+use tokio::time::advance;
+
+/// One of both.
+struct Pair {
+    own: Grant,
+    taken: Taken,
+    ticket: Option<Ticket>,
+    sent: bool,
+    ask: Ask,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Ask(Ask, u64),
+    Pass(u64),
+    Look(prop::sample::Index),
+    Report(prop::sample::Index, BreakerSignal, bool),
+    GiveBack(prop::sample::Index),
+    Pause(u64),
+    Force(breaker::Force),
+    SavedUp(u32),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let ask = prop_oneof![6 => Just(Ask::First), 2 => Just(Ask::Retry), 1 => Just(Ask::Probe)];
+    let signal = prop_oneof![
+        4 => Just(BreakerSignal::Success), 5 => Just(BreakerSignal::Failure), 1 => Just(BreakerSignal::Ignore),
+    ];
+    let time = (1u64..4_000).prop_map(Duration::from_millis);
+    let force = prop_oneof![
+        time.clone().prop_map(breaker::Force::Open),
+        time.prop_map(breaker::Force::Close),
+        Just(breaker::Force::Reset),
+        Just(breaker::Force::Undo),
+    ];
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        10 => (ask, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(ask, wait)| Event::Ask(ask, wait)),
+        6 => prop_oneof![0u64..300, 0u64..6_000].prop_map(Event::Pass),
+        6 => index().prop_map(Event::Look),
+        8 => (index(), signal, prop::bool::weighted(0.2)).prop_map(|(which, signal, slow)| Event::Report(which, signal, slow)),
+        2 => index().prop_map(Event::GiveBack),
+        1 => (0u64..1_500).prop_map(Event::Pause),
+        1 => force.prop_map(Event::Force),
+        2 => (1u32..4).prop_map(Event::SavedUp),
+    ]
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let quota = (1u32..40, 1u64..4_000, 1u32..12).prop_map(|(requests, period, burst)| Quota {
+        requests: NonZeroU32::new(requests).unwrap(),
+        period: Duration::from_millis(period),
+        burst: NonZeroU32::new(burst).unwrap(),
+    });
+    let breaker = (
+        prop::option::of(1u32..6),
+        prop::option::of(1u32..100),
+        prop::option::of(Just(Duration::from_millis(100))),
+        1u64..5_000,
+        1u32..6,
+        prop_oneof![Just(0u32), 0u32..100],
+        1u32..3,
+        100u64..3_000,
+    );
+    let breaker = breaker.prop_map(|(row, rate, slow, window, least, jitter, probes, lease)| breaker::Settings {
+        consecutive_failures: row,
+        failure_rate_percent: rate,
+        slow_call_after: slow,
+        slow_rate_percent: 60,
+        window: Duration::from_millis(window),
+        minimum_calls: least,
+        open_for: Duration::from_millis(700),
+        open_for_max: Duration::from_secs(5),
+        jitter_percent: jitter,
+        probes,
+        probe_lease: Duration::from_millis(lease),
+    });
+    let budget = (0u32..150, 0u32..5, 1u32..20).prop_map(|(percent, floor_per_second, capacity)| budget::Settings {
+        percent,
+        floor_per_second,
+        capacity,
+    });
+    (prop::option::weighted(0.9, breaker), prop::collection::vec(quota, 0..3), budget)
+        .prop_map(|(breaker, limits, budget)| Settings { breaker, limits, budget, leased: false })
+}
+
+/// Both gates, and the same chance for both.
+struct Both {
+    memory: MemoryGate,
+    frame: Frame,
+    chance: Entropy,
+    clock: Clock,
+    connection: redis::Connection,
+    slow: bool,
+}
+
+impl Both {
+    fn run(&mut self, script: &'static Script, chance: u64, own: &[String]) -> Value {
+        let now = self.clock.now().0;
+        let arguments = self.frame.arguments(Some(now), chance, steps::Memory::default(), own);
+        let mut command = redis::cmd("EVAL");
+        command.arg(script.source()).arg(self.frame.keys.len()).arg(&self.frame.keys).arg(arguments);
+        command.query(&mut self.connection).unwrap_or_else(|error| panic!("{}: {error}", script.name()))
+    }
+
+    fn ask(&mut self, ask: Ask, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
+        let answer = self.run(&steps::ACQUIRE, 0, &steps::acquire(ask, max_wait, &SavedUp::default(), 0));
+        let (standing, own) = steps::standing(&answer).unwrap();
+        match (self.memory.acquire(ask, max_wait), steps::acquired(own).unwrap()) {
+            (Ok(grant), Acquired::Go { wait, taken, lease, .. }) => {
+                prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
+                let ticket = grant.counts().then_some(Ticket { epoch: standing.epoch, lease });
+                pairs.push(Pair { own: grant, taken, ticket, sent: false, ask });
+            }
+            (Err(Refusal::RateLimited { quota, retry_after }), Acquired::Limited { which, wait }) => {
+                prop_assert_eq!((quota.is_some(), retry_after), (which.is_some(), wait));
+            }
+            (Err(Refusal::BreakerOpen { retry_after, .. }), Acquired::Open { wait })
+            | (Err(Refusal::BudgetExhausted { retry_after }), Acquired::Budget { wait }) => {
+                prop_assert_eq!(retry_after, wait);
+            }
+            (own, shared) => prop_assert!(false, "{own:?} in memory, {shared:?} in the script"),
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, pair: &mut Pair) -> Result<bool, TestCaseError> {
+        let answer = self.run(&steps::LOOK, 0, &steps::look(&pair.taken, pair.ticket.as_ref()));
+        let (standing, own) = steps::standing(&answer).unwrap();
+        match (self.memory.recheck(&mut pair.own), steps::looked(own).unwrap()) {
+            (Recheck::Send, Looked::Send { lease }) => {
+                prop_assert_eq!(pair.own.is_probe(), lease.is_some());
+                pair.ticket = pair.own.counts().then_some(Ticket { epoch: standing.epoch, lease });
+                pair.sent = true;
+            }
+            (Recheck::Wait(own), Looked::Wait(shared)) => prop_assert_eq!(own, shared),
+            (Recheck::Refused(Refusal::BreakerOpen { retry_after, .. }), Looked::Open { wait }) => {
+                prop_assert_eq!(retry_after, wait);
+                // As in service: given back without a ticket.
+                pair.ticket = None;
+                return Ok(false);
+            }
+            (own, shared) => prop_assert!(false, "{own:?} in memory, {shared:?} in the script"),
+        }
+        Ok(true)
+    }
+
+    fn give_back(&mut self, pair: &Pair) {
+        self.memory.give_back(&pair.own);
+        self.run(&steps::GIVE_BACK, 0, &steps::give_back(pair.ticket.as_ref(), pair.sent, pair.ask, &pair.taken));
+    }
+
+    fn play(&mut self, event: &Event, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
+        match event {
+            Event::Ask(ask, wait_ms) => self.ask(*ask, Duration::from_millis(*wait_ms), pairs)?,
+            Event::Look(which) if !pairs.is_empty() => {
+                let index = which.index(pairs.len());
+                if !self.look(&mut pairs[index])? {
+                    let pair = pairs.remove(index);
+                    self.give_back(&pair);
+                }
+            }
+            Event::Report(which, signal, slow) if !pairs.is_empty() => {
+                let pair = pairs.remove(which.index(pairs.len()));
+                let took = Duration::from_millis(if *slow { 100 } else { 99 });
+                self.memory.report(&pair.own, *signal, took);
+                if let Some(ticket) = &pair.ticket {
+                    let chance = if *signal == BreakerSignal::Failure { self.chance.next() } else { 0 };
+                    let slow = *slow && self.frame_counts_slow();
+                    let own = steps::report(&SavedUp::default(), Some((ticket, *signal)), slow);
+                    self.run(&steps::REPORT, chance, &own);
+                }
+            }
+            Event::GiveBack(which) if !pairs.is_empty() => {
+                let pair = pairs.remove(which.index(pairs.len()));
+                self.give_back(&pair);
+            }
+            Event::Pause(ms) => {
+                let pause = Duration::from_millis(*ms);
+                self.memory.pause(pause);
+                self.run(&steps::PAUSE, 0, &steps::pause(pause));
+            }
+            Event::Force(force) => {
+                if self.memory.force(*force) {
+                    self.run(&steps::FORCE, 0, &steps::force(*force));
+                }
+            }
+            Event::SavedUp(count) => self.save_up(*count),
+            Event::Pass(_) | Event::Look(_) | Event::Report(..) | Event::GiveBack(_) => {}
+        }
+        Ok(())
+    }
+
+    fn frame_counts_slow(&self) -> bool {
+        self.memory.view().breaker.is_some() && self.slow
+    }
+
+    /// Successes that are handed in together count as one after the other would.
+    fn save_up(&mut self, count: u32) {
+        let answer = self.run(&steps::BEAT, 0, &steps::beat(&SavedUp::default()));
+        let (standing, _) = steps::standing(&answer).unwrap();
+        if standing.state != State::Closed {
+            return;
+        }
+        let Ok(Some(ticket)) = self.memory.admit() else { return };
+        for _ in 0..count {
+            self.memory.record(&ticket, BreakerSignal::Success, Duration::ZERO);
+        }
+        let saved_up = SavedUp { epoch: standing.epoch, successes: count, firsts: 0 };
+        self.run(&steps::REPORT, 0, &steps::report(&saved_up, None, false));
+    }
+
+    /// They stand alike, to the last digit.
+    fn compare(&mut self, after: &Event) -> Result<(), TestCaseError> {
+        let answer = self.run(&steps::BEAT, 0, &steps::beat(&SavedUp::default()));
+        let (standing, own) = steps::standing(&answer).unwrap();
+        let beaten = steps::beaten(own).unwrap();
+        let view = self.memory.view();
+        let mut fleet = Fleet::default();
+        fleet.observe(standing, self.clock.now(), true);
+        let shared = fleet.seen(self.clock.now()).unwrap();
+        if let Some(own) = &view.breaker {
+            let Seen { standing, forced, why, remaining, epoch } = shared;
+            prop_assert_eq!(
+                (own.standing, own.forced, own.why, own.remaining, own.epoch),
+                (standing, forced, why, remaining, epoch),
+                "after {:?}",
+                after
+            );
+            prop_assert_eq!(
+                (own.failures_in_row, own.counts, own.probes),
+                (beaten.failures_in_row, beaten.counts, beaten.probes),
+                "after {:?}",
+                after
+            );
+        }
+        prop_assert_eq!(view.budget, beaten.budget, "after {:?}", after);
+        prop_assert_eq!(view.paused.unwrap_or_default(), beaten.pause, "after {:?}", after);
+        let taken: Vec<u32> = view.limits.iter().map(|limit| limit.taken).collect();
+        let ahead = view.limits.iter().zip(&beaten.ahead).map(|(limit, ahead)| limit.quota.places(*ahead));
+        prop_assert_eq!(taken, ahead.collect::<Vec<_>>(), "after {:?}", after);
+        Ok(())
+    }
+}
+
+async fn run(settings: Settings, events: Vec<Event>, group: &str, server: &RedisServer) -> Result<(), TestCaseError> {
+    let (clock, entropy, chance) = (Clock::system(), Entropy::seeded(7), Entropy::seeded(7));
+    chance.next();
+    let frame = Frame::new(&Keys::new("test"), group, "here", 1, &settings);
+    let slow = settings.breaker.as_ref().is_some_and(|breaker| breaker.slow_call_after.is_some());
+    let memory = MemoryGate::new(group.to_owned(), settings, clock, entropy);
+    let mut both = Both { memory, frame, chance, clock, connection: server.connection(), slow };
+    let mut pairs = Vec::new();
+    both.compare(&Event::Pass(0))?;
+    for event in &events {
+        if let Event::Pass(ms) = event {
+            advance(Duration::from_millis(*ms)).await;
+        }
+        both.play(event, &mut pairs)?;
+        both.compare(event)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_history_goes_alike_in_memory_and_in_redis() {
+    let server = RedisServer::start();
+    let cases = ProptestConfig { cases: 400, ..ProptestConfig::default() };
+    let mut case = 0;
+    let mut runner = TestRunner::new(cases);
+    let counter = std::cell::RefCell::new(&mut case);
+    runner
+        .run(&(settings(), prop::collection::vec(event(), 1..80)), |(settings, events)| {
+            let group = {
+                let mut case = counter.borrow_mut();
+                **case += 1;
+                format!("api/{case}")
+            };
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(run(settings, events, &group, &server))
+        })
+        .unwrap();
+}

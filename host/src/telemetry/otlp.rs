@@ -1,0 +1,245 @@
+//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each attempt, look
+//! and decision, made from the same steps that `triage explain` tells. OTLP over HTTP in its JSON form, which every collector
+//! takes (OTLP 1.0, section "JSON Protobuf Encoding").
+//!
+//! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is dropped and
+//! counted. No body, no header's value, no path's parameter and no policy's words are in it.
+
+use super::{Noted, RequestId, Step, Story};
+use crate::{
+    clock::Clock,
+    upstream::{HttpClient, Outbound, OutboundBody, Settings, Transport, TransportError},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep, timeout},
+};
+
+/// Requests that wait for the next batch; those beyond are dropped.
+const WAITING: usize = 2048;
+/// Requests in one batch.
+const BATCH: usize = 256;
+/// Between two batches.
+const EVERY: Duration = Duration::from_secs(1);
+/// What a collector may take for one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The collector, without `/v1/traces`.
+    pub endpoint: http::Uri,
+    /// Of the requests whose callers have not decided it, how many of a hundred are traced. Default 100.
+    pub share_percent: u32,
+}
+
+/// Sends traces.
+#[derive(Debug)]
+pub struct Exporter {
+    clock: Clock,
+    share_percent: u32,
+    client: HttpClient,
+    sender: mpsc::Sender<Story>,
+    waiting: Mutex<mpsc::Receiver<Story>>,
+    exported: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Exporter {
+    /// Nothing is sent before [`Exporter::run`].
+    ///
+    /// # Errors
+    /// [`TransportError`] where the URL cannot be called.
+    pub fn new(target: &Target, clock: Clock) -> Result<Self, TransportError> {
+        let client = HttpClient::new(&Settings::new(target.endpoint.clone()))?;
+        let (sender, waiting) = mpsc::channel(WAITING);
+        let (exported, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
+        let share_percent = target.share_percent;
+        Ok(Self { clock, share_percent, client, sender, waiting: Mutex::new(waiting), exported, dropped })
+    }
+
+    /// Whether a request is traced whose caller has not decided that.
+    pub fn samples(&self, id: RequestId) -> bool {
+        id.0 % 100 < u64::from(self.share_percent)
+    }
+
+    /// Requests that the collector took, and those that it did not.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.exported.load(Relaxed), self.dropped.load(Relaxed))
+    }
+
+    /// Takes a request that is done.
+    pub(super) fn take(&self, story: Story) {
+        if self.sender.try_send(story).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Sends batches. Never ends.
+    pub async fn run(&self) {
+        loop {
+            sleep(EVERY).await;
+            while self.send_batch().await == BATCH {}
+        }
+    }
+
+    /// Sends what is left, as far as the collector takes it at once.
+    pub async fn finish(&self) {
+        while self.send_batch().await > 0 {}
+    }
+
+    async fn send_batch(&self) -> usize {
+        let mut batch = Vec::new();
+        {
+            let mut waiting = self.waiting.lock().await;
+            while batch.len() < BATCH
+                && let Ok(story) = waiting.try_recv()
+            {
+                batch.push(story);
+            }
+        }
+        if batch.is_empty() {
+            return 0;
+        }
+        let body = request(&batch, Instant::now(), self.clock.unix_ms()).to_string();
+        let request = Outbound {
+            method: Method::POST,
+            path_and_query: "/v1/traces".to_owned(),
+            headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+            body: OutboundBody::Bytes(Bytes::from(body)),
+            guarded: true,
+        };
+        let count = batch.len() as u64;
+        let why = match timeout(PATIENCE, self.client.send(request)).await {
+            Ok(Ok(answer)) if answer.status.is_success() => {
+                self.exported.fetch_add(count, Relaxed);
+                return batch.len();
+            }
+            Ok(Ok(answer)) => format!("it answered {}", answer.status.as_u16()),
+            Ok(Err(failure)) => failure.kind.name().to_owned(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        self.dropped.fetch_add(count, Relaxed);
+        tracing::warn!(%why, count, "the collector did not take traces (telemetry.otlp.endpoint)");
+        batch.len()
+    }
+}
+
+/// What a batch says.
+fn request(stories: &[Story], now: Instant, now_unix_ms: u64) -> Value {
+    let spans: Vec<Value> = stories.iter().flat_map(|story| spans(story, now, now_unix_ms)).collect();
+    let resource =
+        attributes(&[("service.name", "triage".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
+    let scope = json!({ "name": "triage", "version": env!("CARGO_PKG_VERSION") });
+    json!({ "resourceSpans": [{
+        "resource": { "attributes": resource },
+        "scopeSpans": [{ "scope": scope, "spans": spans }],
+    }] })
+}
+
+const INTERNAL: u8 = 1;
+const SERVER: u8 = 2;
+const CLIENT: u8 = 3;
+
+fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
+    let Some(trace) = story.trace else { return Vec::new() };
+    let ago = now.saturating_duration_since(story.began);
+    let began = u128::from(now_unix_ms) * 1_000_000 - ago.as_nanos().min(u128::from(now_unix_ms) * 1_000_000);
+    let at = |since: Duration| (began + since.as_nanos()).to_string();
+    let span = |id: u64, parent: u64, name: String, kind: u8, times: (Duration, Duration), own: &[(&str, Value)]| {
+        let parent = if parent == 0 { String::new() } else { format!("{parent:016x}") };
+        json!({
+            "traceId": trace.to_string(),
+            "spanId": format!("{id:016x}"),
+            "parentSpanId": parent,
+            "name": name,
+            "kind": kind,
+            "startTimeUnixNano": at(times.0),
+            "endTimeUnixNano": at(times.1),
+            "attributes": attributes(own),
+        })
+    };
+    let own = story.id.0.max(1);
+    let names = &story.names;
+    let mut all = Vec::new();
+    let mut events = Vec::new();
+    let mut sent: Option<(Duration, u64, String)> = None;
+    for (index, Noted { at: noted, step }) in story.steps.iter().enumerate() {
+        match step {
+            Step::Sent { attempt } => sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}"))),
+            Step::Looked { look } => sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}"))),
+            Step::Answered { status, .. } => {
+                if let Some((from, id, name)) = sent.take() {
+                    let own_status = [("http.response.status_code", (*status).into())];
+                    all.push(span(id, own, name, CLIENT, (from, *noted), &own_status));
+                }
+            }
+            Step::Failed { kind, .. } => {
+                if let Some((from, id, name)) = sent.take() {
+                    let mut failed = span(id, own, name, CLIENT, (from, *noted), &[("error.type", (*kind).into())]);
+                    failed["status"] = json!({ "code": 2 });
+                    all.push(failed);
+                }
+            }
+            Step::Verdict { class, next, breaker, took, .. } => {
+                let id = story.id.span(DECISIONS + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let said = [
+                    ("triage.class", (*class).into()),
+                    ("triage.next", (*next).into()),
+                    ("triage.breaker", (*breaker).into()),
+                ];
+                let from = noted.saturating_sub(*took);
+                all.push(span(id, own, "decision".to_owned(), INTERNAL, (from, *noted), &said));
+            }
+            other => events.push(event(other, at(*noted))),
+        }
+    }
+    let name = [story.method, " ", &names.upstream, "/", &names.endpoint].concat();
+    let mut said = vec![
+        ("http.request.method", story.method.into()),
+        ("triage.request_id", story.id.to_string().into()),
+        ("triage.upstream", names.upstream.as_str().into()),
+        ("triage.endpoint", names.endpoint.as_str().into()),
+        ("triage.policy", story.policy.to_str().unwrap_or_default().into()),
+        ("triage.generation", story.generation.into()),
+    ];
+    said.extend(story.status.map(|status| ("http.response.status_code", status.into())));
+    let mut whole = span(own, trace.parent(), name, SERVER, (Duration::ZERO, story.took), &said);
+    whole["events"] = events.into();
+    if story.status.is_none_or(|status| status >= 500) {
+        whole["status"] = json!({ "code": 2 });
+    }
+    all.push(whole);
+    all
+}
+
+/// Looks and decisions are numbered beyond attempts, so that no two spans of a request have one id.
+const LOOKS: u32 = 1 << 16;
+const DECISIONS: u32 = 1 << 17;
+
+/// A step that has no time of its own. Its members come from closed sets; words of a policy are in none of them.
+fn event(step: &Step, at: String) -> Value {
+    let told = serde_json::to_value(step).unwrap_or_default();
+    let members = told.as_object().cloned().unwrap_or_default();
+    let name = members.get("step").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let own: Vec<(&str, Value)> =
+        members.iter().filter(|(key, _)| *key != "step").map(|(key, value)| (key.as_str(), value.clone())).collect();
+    json!({ "name": name, "timeUnixNano": at, "attributes": attributes(&own) })
+}
+
+fn attributes(all: &[(&str, Value)]) -> Vec<Value> {
+    let value = |value: &Value| match value {
+        Value::Bool(truth) => json!({ "boolValue": truth }),
+        // 64 bits are texts in JSON.
+        Value::Number(number) => json!({ "intValue": number.to_string() }),
+        other => json!({ "stringValue": other.as_str().unwrap_or_default() }),
+    };
+    all.iter().map(|(key, own)| json!({ "key": key, "value": value(own) })).collect()
+}

@@ -1,0 +1,76 @@
+//! The addresses behind an upstream's name, as lookups have them over time: when connections have to be made anew.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// What lookups have said so far.
+///
+/// Names of large services answer with a few of many addresses, others each time, and a lookup may err once. So an address is gone
+/// when two lookups in a row lack it, and new when two in a row have it.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// What connections may lead to.
+    known: BTreeSet<IpAddr>,
+    before: BTreeSet<IpAddr>,
+}
+
+impl Followed {
+    /// Takes a lookup into account. True: connections lead elsewhere from now on.
+    pub fn found(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        if addresses.is_empty() {
+            return false;
+        }
+        let is_first = self.known.is_empty();
+        let gone = self.known.iter().any(|known| !addresses.contains(known) && !self.before.contains(known));
+        let new = addresses.intersection(&self.before).any(|address| !self.known.contains(address));
+        if is_first || gone || new {
+            self.known.clone_from(&addresses);
+        }
+        self.before = addresses;
+        (gone || new) && !is_first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lookups(all: &[&[u8]]) -> Vec<bool> {
+        let mut followed = Followed::default();
+        let one = |found: &&[u8]| followed.found(found.iter().map(|last| IpAddr::from([127, 0, 0, *last])).collect());
+        all.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_change_counts_once_it_was_seen_twice() {
+        for (what, found, expected) in [
+            ("the same", &[&[1u8][..], &[1], &[1]][..], &[false, false, false][..]),
+            ("moved", &[&[1], &[2], &[2], &[2]], &[false, false, true, false]),
+            ("one lookup erred", &[&[1], &[2], &[1], &[1]], &[false, false, false, false]),
+            ("nothing found", &[&[1], &[], &[], &[1]], &[false, false, false, false]),
+            ("one more", &[&[1], &[1, 2], &[1, 2], &[1, 2]], &[false, false, true, false]),
+            ("one less", &[&[1, 2], &[1], &[1], &[1]], &[false, false, true, false]),
+            ("taking turns", &[&[1, 2], &[2, 1], &[1, 2]], &[false, false, false]),
+            ("back and forth", &[&[1], &[2], &[2], &[1], &[1]], &[false, false, true, false, true]),
+        ] {
+            assert_eq!(lookups(found), expected, "{what}");
+        }
+    }
+
+    proptest! {
+        /// However it went before: what stands still for two lookups is what connections lead to.
+        #[test]
+        fn what_stands_still_is_followed(before in proptest::collection::vec(proptest::collection::btree_set(0..6_u8, 0..4), 0..20), last in proptest::collection::btree_set(0..6_u8, 1..4)) {
+            let mut followed = Followed::default();
+            let set = |all: &BTreeSet<u8>| all.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect::<BTreeSet<_>>();
+            for found in &before {
+                followed.found(set(found));
+            }
+            followed.found(set(&last));
+            followed.found(set(&last));
+            prop_assert_eq!(&followed.known, &set(&last));
+            prop_assert!(!followed.found(set(&last)));
+        }
+    }
+}
