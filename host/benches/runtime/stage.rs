@@ -16,7 +16,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
-use triage::{config, policy::Digest, rollout::Event, server::Server};
+use triage::{
+    config,
+    policy::{CachePlaces, Digest},
+    rollout::Event,
+    server::Server,
+};
 
 /// A runtime for callers and upstreams.
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -68,14 +73,11 @@ impl Stage {
                 path(&format!("{name}.wasm"))
             )
         };
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"off\"\n[policies]\ncache = {cached}\n\
-             cache_dir = {:?}\n{}{}",
-            path("cache"),
-            one("a"),
-            one("b")
-        );
-        let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let text = format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"off\"\n{}{}", one("a"), one("b"));
+        let mut settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        // The key that seals the cache lies in a user's home, which a configuration alone does not have.
+        let places = CachePlaces { dir: path("cache").into(), key: path("state/key").into() };
+        settings.policies.cache = cached.then_some(places);
         Self { server: Server::start(&settings).unwrap(), folder }
     }
 
@@ -104,11 +106,18 @@ impl Stage {
         panic!("there were {:?}", self.server.host().policy_events(upstream));
     }
 
-    /// Waits until a component serves.
+    /// Waits until a component serves: the last one that was installed is it.
     pub fn serves(&self, upstream: &str, component: &[u8]) {
-        let own = Digest::of(component);
-        let last = |event: &Event| matches!(event, Event::Installed { digest, .. } if *digest == Some(own));
-        self.wait(upstream, last);
+        let own = Some(Digest::of(component));
+        for _ in 0..500_000 {
+            let events = self.server.host().policy_events(upstream).unwrap();
+            let last = events.iter().rev().find(|event| matches!(event, Event::Installed { .. }));
+            if matches!(last, Some(Event::Installed { digest, .. }) if *digest == own) {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        panic!("there were {:?}", self.server.host().policy_events(upstream));
     }
 }
 
