@@ -17,6 +17,7 @@ mod prebuilt;
 mod process;
 mod proxy;
 mod refusals;
+mod registry;
 mod reload;
 mod settling;
 mod signatures;

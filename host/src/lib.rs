@@ -18,6 +18,7 @@ pub mod overload;
 pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;
+pub mod registry;
 pub mod retry;
 pub mod rollout;
 pub mod route;

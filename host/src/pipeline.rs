@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, Settings, State},
+        settings::{Mode, Policies, REGISTRY_AUTH, Settings, State, TokenSource},
     },
     entropy::Entropy,
     error::Problem,
@@ -33,6 +33,7 @@ use crate::{
         Cache, Engine,
         signature::{KeyError, Keys},
     },
+    registry::{Credentials, CredentialsError, Registry},
     rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
@@ -62,6 +63,9 @@ pub enum HostError {
     /// A key cannot be used.
     #[error("`policies.keys` cannot be used")]
     Keys(#[from] KeyError),
+    /// The credentials of registries.
+    #[error("`policies.registry_auth_file` cannot be used")]
+    Registry(#[from] CredentialsError),
     /// The collector of traces.
     #[error("traces cannot be exported (telemetry.otlp.endpoint)")]
     Traces(#[source] TransportError),
@@ -134,6 +138,7 @@ impl Host {
         let records = state::records(settings, link.as_ref(), clock, &entropy)?;
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
+        let registry = registry(settings)?;
         let events = Arc::new(Events::new(clock));
         // The first desk is the library's own; workers have theirs beside it.
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
@@ -144,9 +149,9 @@ impl Host {
         let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for upstream in &settings.upstreams {
-            let service = Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint))?;
+            let service = Service::load(upstream, &engine, &keys, &registry, |name, e| gates.group(name, e))?;
             let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
-            rollout::begin(&serving, &engine, &keys, &gates);
+            rollout::begin(&serving, &engine, &keys, &registry, &gates);
             upstreams.push(Arc::new(serving));
         }
         let shadow = shadow(settings);
@@ -374,6 +379,21 @@ fn engine(settings: &Settings) -> Result<Engine, HostError> {
             Ok(engine)
         }
     }
+}
+
+/// The way to registries: with the operator's credentials, and a folder beside the compiled code where there is a cache.
+fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
+    let credentials = match &settings.policies.registry_auth {
+        None => Credentials::default(),
+        Some(TokenSource::Environment(secret)) => Credentials::read(secret.reveal(), REGISTRY_AUTH)?,
+        Some(TokenSource::File(path)) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| CredentialsError::Read(name.clone(), error))?;
+            Credentials::read(&text, &name)?
+        }
+    };
+    let store = settings.policies.cache.as_ref().map(|places| places.dir.join("components"));
+    Ok(Registry::new(credentials, store))
 }
 
 /// The thread for candidates in shadow, where there may be any. Without it they are not asked, and nothing else changes.

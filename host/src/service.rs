@@ -15,6 +15,7 @@ use crate::{
         prebuilt,
         signature::{Keys, Unproven},
     },
+    registry::{Registry, RegistryError},
     rollout::Probation,
     route::{RouteError, Router},
     telemetry::{EndpointMeters, Meters},
@@ -41,7 +42,7 @@ pub enum ServiceError {
         source: std::io::Error,
     },
     /// It is not certain whose work the policy's file is.
-    #[error("policy file {} of upstream {upstream} is refused", path.display())]
+    #[error("policy {} of upstream {upstream} is refused", path.display())]
     Unproven {
         /// The upstream.
         upstream: String,
@@ -58,6 +59,15 @@ pub enum ServiceError {
         upstream: String,
         /// The name given.
         name: String,
+    },
+    /// It cannot be had from its registry.
+    #[error("the policy of upstream {upstream} cannot be had from its registry")]
+    Registry {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
     },
     /// The policy was refused.
     #[error("the policy of upstream {upstream} was refused")]
@@ -146,7 +156,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Loads the policy, signed by one of the keys if it comes from a file, and settles every endpoint's settings.
+    /// Loads the policy, signed by one of the keys if it comes from a file or a registry, and settles every endpoint's settings.
     /// `groups` hands out a gate group for a name.
     ///
     /// # Errors
@@ -155,9 +165,10 @@ impl Service {
         settings: &settings::Upstream,
         engine: &Engine,
         keys: &Keys,
+        registry: &Registry,
         group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
     ) -> Result<Self, ServiceError> {
-        let (policy, trusted) = policy(settings, engine, keys)?;
+        let (policy, trusted) = policy(settings, engine, keys, registry)?;
         Self::with_policy(settings, policy, trusted, group_of)
     }
 
@@ -170,10 +181,11 @@ impl Service {
         source: &settings::PolicySource,
         engine: &Engine,
         keys: &Keys,
+        registry: &Registry,
         group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
     ) -> Result<Self, ServiceError> {
         let settings = settings::Upstream { policy: source.clone(), ..settings.clone() };
-        Self::load(&settings, engine, keys, group_of)
+        Self::load(&settings, engine, keys, registry, group_of)
     }
 
     /// Settles every endpoint's settings for a policy that is loaded. `trusted`: whether it may settle unknown writes where
@@ -274,7 +286,12 @@ impl Service {
     }
 }
 
-fn policy(settings: &settings::Upstream, engine: &Engine, keys: &Keys) -> Result<(Arc<Policy>, bool), ServiceError> {
+fn policy(
+    settings: &settings::Upstream,
+    engine: &Engine,
+    keys: &Keys,
+    registry: &Registry,
+) -> Result<(Arc<Policy>, bool), ServiceError> {
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let upstream = || settings.name.clone();
     let refused = |source| ServiceError::Policy { upstream: upstream(), source };
@@ -284,6 +301,16 @@ fn policy(settings: &settings::Upstream, engine: &Engine, keys: &Keys) -> Result
             let component = prebuilt::embedded(name)
                 .ok_or_else(|| ServiceError::NoSuchPolicy { upstream: upstream(), name: name.clone() })?;
             Ok((Policy::load(engine, component, &loading).map_err(refused)?, true))
+        }
+        settings::PolicySource::Registry(artifact) => {
+            let unavailable = |source| ServiceError::Registry { upstream: upstream(), source: Box::new(source) };
+            let pulled = registry.fetch(artifact).map_err(unavailable)?;
+            keys.verify(pulled.signature.as_deref(), &pulled.component).map_err(|source| ServiceError::Unproven {
+                upstream: upstream(),
+                path: artifact.to_string().into(),
+                source: Box::new(source),
+            })?;
+            Ok((Policy::load(engine, &pulled.component, &loading).map_err(refused)?, false))
         }
         settings::PolicySource::File(path) => {
             let component = std::fs::read(path).map_err(|source| ServiceError::File {

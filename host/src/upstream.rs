@@ -6,6 +6,7 @@ pub mod headers;
 mod http_client;
 mod resolve;
 
+pub(crate) use http_client::tls;
 pub use http_client::{HttpClient, TransportError};
 pub use resolve::{Resolver, SystemResolver};
 

@@ -4,6 +4,7 @@
 //! canonical ABI has them; its functions return their addresses. A test writes over a field or exchanges a function's
 //! body.
 
+use std::fmt::Write as _;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -253,8 +254,11 @@ impl Guest {
     /// The core module's text.
     fn module(&self) -> String {
         let data = |(place, bytes): &(u32, Vec<u8>)| {
-            let bytes: String = bytes.iter().map(|byte| format!("\\{byte:02x}")).collect();
-            format!("(data (i32.const {place}) \"{bytes}\")\n")
+            let mut text = format!("(data (i32.const {place}) \"");
+            for byte in bytes {
+                let _ = write!(text, "\\{byte:02x}");
+            }
+            text + "\")\n"
         };
         format!(
             "(module

@@ -67,6 +67,11 @@ impl Front {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
+    /// A server that was started otherwise.
+    pub fn of_server(server: Server, settings: Settings) -> Self {
+        Self { server, settings }
+    }
+
     /// Reads certificates and tokens again.
     pub fn reload(&self) -> Result<config::Reload, ReloadError> {
         self.server.reload(&self.settings)

@@ -1,6 +1,7 @@
 //! `triage policy`: begin, build, look at and test policies.
 
 mod bench;
+mod push;
 mod replay;
 mod serving;
 
@@ -81,6 +82,8 @@ pub enum Command {
     },
     /// Replay a trace of `triage record` through a component and tell which verdicts differ
     Replay(replay::Options),
+    /// Publish a component in an OCI registry; hosts name it by its digest
+    Push(push::Options),
     /// Build the policy in a folder into a component
     Build {
         /// The policy's folder, with its Cargo.toml, package.json or pyproject.toml
@@ -116,6 +119,7 @@ impl Command {
             }
             Self::Inspect { component, key } => inspect(&component, &key)?,
             Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
+            Self::Push(options) => println!("{}", push::run(&options)?),
             Self::Replay(options) => return replay::run(&options),
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
             Self::RebuildPrebuilt { dir, out } => {

@@ -7,8 +7,8 @@ use super::{
     keys::Scope,
     problem::Problem,
     settings::{
-        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, STATE_KEY, STATE_PASSWORD,
-        Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
+        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, STATE_KEY,
+        STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
@@ -138,6 +138,7 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
         dir: stated.read("policies.dir"),
         poll,
         keys: stated.read("policies.keys").unwrap_or_default(),
+        registry_auth: secret(stated, environment, "policies.registry_auth_file", REGISTRY_AUTH),
     }
 }
 

@@ -176,6 +176,7 @@ fn values_of(upstream: &Upstream, proposed: Option<&contract::Defaults>, own: Op
     let policy = match &upstream.policy {
         PolicySource::Embedded(name) => name.clone(),
         PolicySource::File(path) => path.to_string_lossy().into_owned(),
+        PolicySource::Registry(artifact) => artifact.to_string(),
         PolicySource::Builtin => "builtin".to_owned(),
     };
     let proposed = proposed.map(|proposed| proposals(&policy, proposed)).unwrap_or_default();

@@ -24,7 +24,7 @@ const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_POLICY", ".policy"),
 ];
 /// Variables that begin like ours and are read elsewhere.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "TRIAGE_LOG",
     "TRIAGE_LOG_FORMAT",
     "TRIAGE_ADMIN_URL",
@@ -33,6 +33,7 @@ const OTHERS: [&str; 8] = [
     settings::WRITE_TOKEN,
     settings::STATE_PASSWORD,
     settings::STATE_KEY,
+    settings::REGISTRY_AUTH,
 ];
 /// The seed's variables for a setting of every endpoint.
 const SEED: [(&str, &str); 5] = [

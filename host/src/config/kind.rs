@@ -260,7 +260,10 @@ fn scheme_only(raw: &Raw) -> String {
 }
 
 fn policy_rule() -> String {
-    format!("an embedded policy ({}), or the path of a component that ends in .wasm", prebuilt::names().join(", "))
+    format!(
+        "an embedded policy ({}), the path of a component that ends in .wasm, or one in a registry (oci://HOST/REPOSITORY@sha256:DIGEST)",
+        prebuilt::names().join(", ")
+    )
 }
 
 fn policy(text: &str) -> Result<Value, String> {
@@ -269,6 +272,10 @@ fn policy(text: &str) -> Result<Value, String> {
     }
     if prebuilt::names().contains(&text) {
         return Ok(Value::Policy(PolicySource::Embedded(text.to_owned())));
+    }
+    if text.starts_with("oci://") {
+        let artifact = text.parse().map_err(|why| format!("oci://HOST/REPOSITORY@sha256:DIGEST: {why}"))?;
+        return Ok(Value::Policy(PolicySource::Registry(artifact)));
     }
     let path = std::path::Path::new(text);
     if path.extension().is_some_and(|extension| extension == "wasm") {

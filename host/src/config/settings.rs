@@ -8,6 +8,7 @@ use crate::{
     overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::Quota,
+    registry::Artifact,
     retry,
     store::redis::Address,
     telemetry, upstream,
@@ -132,8 +133,11 @@ pub struct Policies {
     pub dir: Option<PathBuf>,
     /// How often policy files are looked at without being told of a change, for folders that tell nothing. Default 2 s.
     pub poll: Duration,
-    /// Keys of which one must have signed every component that comes from a file. Default: none, and none must be signed.
+    /// Keys of which one must have signed every component that comes from a file or a registry. Default: none, and none must be
+    /// signed.
     pub keys: Vec<KeySource>,
+    /// Names and passwords of registries, as a docker `config.json` has them. Default: none, and they are asked as anybody.
+    pub registry_auth: Option<TokenSource>,
 }
 
 /// Where state is kept.
@@ -149,6 +153,9 @@ pub enum State {
 pub const STATE_PASSWORD: &str = "TRIAGE_STATE_PASSWORD";
 /// The variable that holds the key that seals what shared state keeps of answers.
 pub const STATE_KEY: &str = "TRIAGE_STATE_KEY";
+
+/// The variable that holds names and passwords of registries.
+pub const REGISTRY_AUTH: &str = "TRIAGE_REGISTRY_AUTH";
 
 /// State that a fleet shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +189,8 @@ pub enum PolicySource {
     Embedded(String),
     /// A component file; not granted unless the operator says so.
     File(PathBuf),
+    /// A component in a registry, by its digest; not granted unless the operator says so.
+    Registry(Artifact),
     /// The native policy that the others fall back to.
     Builtin,
 }
@@ -191,6 +200,7 @@ impl fmt::Display for PolicySource {
         match self {
             Self::Embedded(name) => f.write_str(name),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Registry(artifact) => artifact.fmt(f),
             Self::Builtin => f.write_str("built-in"),
         }
     }

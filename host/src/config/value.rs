@@ -76,6 +76,7 @@ impl fmt::Display for Value {
             Self::State(Some(address)) => quoted(f, &address.to_string()),
             Self::Policy(PolicySource::Builtin) => f.write_str("\"builtin\""),
             Self::Policy(PolicySource::Embedded(name)) => quoted(f, name),
+            Self::Policy(PolicySource::Registry(artifact)) => quoted(f, &artifact.to_string()),
             Self::Header(name) => write!(f, "\"{name}\""),
             Self::Method(method) => quoted(f, method.as_ref().map_or("*", http::Method::as_str)),
             Self::Effect(effect) => quoted(f, effect.name()),

@@ -10,6 +10,7 @@ use crate::{
     entropy::Entropy,
     gate::Gates,
     policy::{contract::Description, signature::Keys},
+    registry::{Credentials, Registry},
     service::{Service, ServiceError},
     telemetry::Events,
     upstream::{HttpClient, TransportError},
@@ -30,13 +31,17 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     if let Err((key, error)) = super::state::check(settings) {
         problems.push(Problem::refused(key, told(&error)));
     }
+    let registry = super::registry(settings).unwrap_or_else(|error| {
+        problems.push(Problem::refused("policies.registry_auth_file", told(&error)));
+        Registry::new(Credentials::default(), None)
+    });
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
         problems.push(Problem::refused("admin", told(&error)));
     }
     let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     for upstream in &settings.upstreams {
-        match Service::load(upstream, &engine, &keys, |name, endpoint| gates.group(name, endpoint)) {
+        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| gates.group(name, endpoint)) {
             Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
@@ -47,8 +52,8 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         if let Some(source) = upstream.candidate.as_ref().map(|candidate| &candidate.policy) {
             // A file may come at any time later.
             let is_there = !matches!(source, PolicySource::File(file) if !file.exists());
-            let loaded =
-                is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, |n, e| gates.group(n, e)));
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            let loaded = is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, &registry, groups));
             if let Some(Err(error)) = loaded {
                 problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));
             }

@@ -97,6 +97,12 @@ pub enum Unproven {
         /// Where the signature should be.
         signature: PathBuf,
     },
+    /// There is no signature in the artifact.
+    #[error(
+        "the artifact is not signed; with `policies.keys` every component must be signed by one of them: sign the file with \
+         `minisign -Sm FILE` and push it again"
+    )]
+    Bare,
     /// The signature is none.
     #[error("{} is no minisign signature; it must be what `minisign -S` wrote: copy it again", shown(signature))]
     Malformed {
@@ -190,13 +196,29 @@ impl Keys {
         if self.is_empty() { Ok(()) } else { self.check_signature(component, bytes) }
     }
 
+    /// Checks a component's bytes where its signature came with it, as from a registry.
+    ///
+    /// # Errors
+    /// [`Unproven`], where there are keys.
+    pub fn verify(&self, signature: Option<&str>, bytes: &[u8]) -> Result<(), Unproven> {
+        match signature {
+            _ if self.is_empty() => Ok(()),
+            None => Err(Unproven::Bare),
+            Some(text) => self.verify_text(text, Path::new("its annotation"), bytes),
+        }
+    }
+
     fn check_signature(&self, component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
         let file = beside(component, "minisig");
         let Some(text) = read_if_there(&file)? else {
             return Err(Unproven::Unsigned { component: component.to_owned(), signature: file });
         };
-        let malformed = |source| Unproven::Malformed { signature: file.clone(), source };
-        let signature = Signature::decode(&text).map_err(malformed)?;
+        self.verify_text(&text, &file, bytes)
+    }
+
+    fn verify_text(&self, text: &str, file: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+        let malformed = |source| Unproven::Malformed { signature: file.to_owned(), source };
+        let signature = Signature::decode(text).map_err(malformed)?;
         let mut strangers = 0;
         for key in self.0.iter() {
             // Signatures of minisign before 0.9 are as good: they are of the bytes, not of a hash of them.

@@ -125,7 +125,8 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
     let file = |source: &PolicySource| match source {
         PolicySource::File(path) => Some(path.clone()),
         PolicySource::Embedded(name) => dir.map(|dir| dir.join(format!("{name}.wasm"))),
-        PolicySource::Builtin => None,
+        // What a digest names does not change.
+        PolicySource::Registry(_) | PolicySource::Builtin => None,
     };
     let mut files = Vec::new();
     for (upstream, serving) in shared.upstreams.iter().enumerate() {

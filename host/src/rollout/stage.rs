@@ -8,6 +8,7 @@ use crate::{
         Digest, Engine, Loading, Policy, cases,
         signature::{Keys, Unproven},
     },
+    registry::Registry,
     service::Service,
 };
 use std::{
@@ -100,7 +101,7 @@ pub fn stage(
 
 /// Puts the candidate there that a configuration names, as far as it can be had at the start. What is wrong with it is an
 /// event: it keeps nothing from serving.
-pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, gates: &Gates) {
+pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, registry: &Registry, gates: &Gates) {
     let Some(source) = serving.settings.candidate.as_ref().map(|candidate| &candidate.policy) else { return };
     match source {
         // It may come later.
@@ -110,8 +111,9 @@ pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, gates: &Gates) {
             Ok(None) => {}
             Err(refused) => serving.refused(refused.event(file)),
         },
-        PolicySource::Embedded(_) | PolicySource::Builtin => {
-            match Service::load_candidate(&serving.settings, source, engine, keys, |name, e| gates.group(name, e)) {
+        PolicySource::Embedded(_) | PolicySource::Registry(_) | PolicySource::Builtin => {
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            match Service::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
                 Ok(service) => serving.put(Slot::Candidate, service),
                 Err(error) => {
                     let refused =

@@ -184,7 +184,7 @@ impl Inner {
 }
 
 /// TLS by rustls with ring. An `http` upstream needs no roots, and loading the system's takes 30 ms of the start.
-fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
+pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &settings.ca_file {
         let unreadable = || TransportError::Authorities(path.clone());

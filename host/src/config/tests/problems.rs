@@ -133,7 +133,7 @@ const FILES: &[Case] = &[
         "a policy misspelt",
         "upstreams.a.policy = \"hospital-directry\"",
         &[
-            "upstreams.a.policy: got \"hospital-directry\"; must be an embedded policy (http-standard, hospital-directory, fhir), or the path of a component that ends in .wasm; did you mean \"hospital-directory\"? (file triage.toml:3)",
+            "upstreams.a.policy: got \"hospital-directry\"; must be an embedded policy (http-standard, hospital-directory, fhir), the path of a component that ends in .wasm, or one in a registry (oci://HOST/REPOSITORY@sha256:DIGEST); did you mean \"hospital-directory\"? (file triage.toml:3)",
         ],
     ),
     (

@@ -1,0 +1,67 @@
+//! `triage policy push`: a component into an OCI registry.
+
+use anyhow::{Context as _, Result};
+use std::{fs, path::PathBuf};
+use triage::{
+    policy::{Engine, Loading, Policy, signature::companions},
+    registry::{Credentials, Publication, Registry, Target},
+};
+
+/// What is pushed, where to.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The component; COMPONENT.minisig goes along where it is there
+    component: PathBuf,
+    #[arg(value_name = "oci://HOST/REPOSITORY", help = "Where to, with :TAG or tagged by the policy's version")]
+    target: Target,
+    /// A table of JSON for the policy's `configure`, which must take it
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    settings: String,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "A docker config.json with names and passwords of registries [default: the same in TRIAGE_REGISTRY_AUTH]"
+    )]
+    auth_file: Option<PathBuf>,
+}
+
+/// Pushes, and says what the configuration names then.
+pub fn run(options: &Options) -> Result<String> {
+    let shown = options.component.display();
+    let component = fs::read(&options.component).with_context(|| format!("{shown} cannot be read"))?;
+    // What no host would load is not published.
+    let loading = Loading { settings: options.settings.clone(), ..Loading::default() };
+    let policy =
+        Policy::load(&Engine::start()?, &component, &loading).with_context(|| format!("{shown} is refused"))?;
+    let [signature, _] = companions(&options.component);
+    let signature = if signature.exists() {
+        Some(fs::read_to_string(&signature).with_context(|| format!("{} cannot be read", signature.display()))?)
+    } else {
+        None
+    };
+    let signed = if signature.is_some() { "signed" } else { "not signed" };
+    let description = policy.description();
+    let publication = Publication {
+        target: options.target.clone(),
+        component,
+        signature,
+        name: description.name.clone(),
+        version: description.version.clone(),
+    };
+    let published = Registry::new(credentials(options)?, None).publish(&publication)?;
+    Ok(format!(
+        "{} {} is there as {}, {signed}. In the configuration:\n  policy = \"{}\"",
+        description.name, description.version, published.tag, published.artifact
+    ))
+}
+
+fn credentials(options: &Options) -> Result<Credentials> {
+    match (&options.auth_file, crate::command::variable("TRIAGE_REGISTRY_AUTH")) {
+        (Some(file), _) => {
+            let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            Ok(Credentials::read(&text, &file.display().to_string())?)
+        }
+        (None, Some(text)) => Ok(Credentials::read(&text, "TRIAGE_REGISTRY_AUTH")?),
+        (None, None) => Ok(Credentials::default()),
+    }
+}

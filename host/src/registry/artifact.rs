@@ -1,0 +1,121 @@
+//! What an artifact holds, after the Wasm OCI conventions (CNCF TAG Runtime, "Wasm OCI artifact").
+
+use super::Pulled;
+use crate::policy::Digest;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The manifest's own media type.
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Its config's.
+pub(super) const CONFIG: &str = "application/vnd.wasm.config.v0+json";
+/// Its one layer's.
+pub(super) const LAYER: &str = "application/wasm";
+/// The annotation with a minisign signature of the component.
+pub(super) const SIGNATURE: &str = "dev.triage.policy.minisig";
+
+/// The largest component, as for files.
+pub(super) const COMPONENT_BYTES: usize = 64 << 20;
+
+/// Why an artifact is none that a policy is in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAPolicy {
+    /// Its manifest is none.
+    #[error("its manifest is none of an image: {0}")]
+    Manifest(String),
+    /// Several platforms, or layers of something else.
+    #[error("it must have one layer of {LAYER}, as `triage policy push` makes it; it has {0}")]
+    Layers(String),
+    /// Too large.
+    #[error("its component has {0} bytes; at most {COMPONENT_BYTES} are loaded: strip it")]
+    TooLarge(u64),
+    /// Named by something else than SHA-256.
+    #[error("its layer's digest must be sha256: and 64 hexadecimal digits")]
+    Digest,
+}
+
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    #[serde(default)]
+    layers: Vec<Layer>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layer {
+    media_type: String,
+    digest: String,
+    size: u64,
+}
+
+/// The one layer of an artifact, and what else there is to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) digest: Digest,
+    pub(super) size: usize,
+    pub(super) signature: Option<String>,
+}
+
+impl Contents {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// [`NotAPolicy`]
+    pub(super) fn read(manifest: &[u8]) -> Result<Self, NotAPolicy> {
+        let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(80).collect::<String>();
+        let Manifest { layers, annotations } =
+            serde_json::from_slice(manifest).map_err(|error| NotAPolicy::Manifest(short(&error.to_string())))?;
+        let layer = match layers.as_slice() {
+            [layer] if layer.media_type == LAYER => layer,
+            [other] => return Err(NotAPolicy::Layers(format!("one of {:?}", short(&other.media_type)))),
+            all => return Err(NotAPolicy::Layers(all.len().to_string())),
+        };
+        let size = usize::try_from(layer.size).ok().filter(|size| *size <= COMPONENT_BYTES);
+        Ok(Self {
+            digest: layer
+                .digest
+                .strip_prefix("sha256:")
+                .and_then(|digits| digits.parse().ok())
+                .ok_or(NotAPolicy::Digest)?,
+            size: size.ok_or(NotAPolicy::TooLarge(layer.size))?,
+            signature: annotations.get(SIGNATURE).cloned(),
+        })
+    }
+
+    /// With its bytes.
+    pub(super) fn filled(self, component: Vec<u8>) -> Pulled {
+        Pulled { component, signature: self.signature }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_no_policy_is_told() {
+        let layer = |kind: &str, digest: &str, size: u64| {
+            format!("{{\"mediaType\":\"{kind}\",\"digest\":\"{digest}\",\"size\":{size}}}")
+        };
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let manifest = |layers: &str| format!("{{\"schemaVersion\":2,\"layers\":[{layers}]}}");
+        let good = Contents::read(manifest(&layer(LAYER, &digest, 5)).as_bytes()).unwrap();
+        assert_eq!((good.size, good.signature), (5, None));
+        let two = format!("{0},{0}", layer(LAYER, &digest, 5));
+        let tar = layer("application/vnd.oci.image.layer.v1.tar+gzip", &digest, 5);
+        for (what, text, told) in [
+            ("no JSON", "no".to_owned(), "its manifest is none of an image: "),
+            ("an index", "{\"manifests\":[]}".to_owned(), "it has 0"),
+            ("two layers", manifest(&two), "it has 2"),
+            ("a container", manifest(&tar), "it has one of \"application/vnd.oci.image.layer.v1.tar+gzip\""),
+            ("large", manifest(&layer(LAYER, &digest, 1 << 40)), "its component has 1099511627776 bytes"),
+            ("SHA-512", manifest(&layer(LAYER, "sha512:00", 5)), "its layer's digest must be sha256:"),
+        ] {
+            let error = Contents::read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(told), "{what}: {error}");
+        }
+    }
+}

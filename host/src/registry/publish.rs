@@ -1,0 +1,133 @@
+//! A component into a registry.
+
+use super::{
+    Artifact, RegistryError, Target,
+    artifact::{CONFIG, LAYER, MANIFEST, SIGNATURE},
+    credentials::Credentials,
+    session::{Asked, Session},
+};
+use crate::policy::Digest;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::json;
+
+/// What is published.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Where to; a tag is needed, so that the registry keeps it.
+    pub target: Target,
+    /// The component's bytes.
+    pub component: Vec<u8>,
+    /// A minisign signature of them.
+    pub signature: Option<String>,
+    /// The policy's name.
+    pub name: String,
+    /// Its version; the tag too, where the target has none.
+    pub version: String,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// What the configuration names.
+    pub artifact: Artifact,
+    /// The tag.
+    pub tag: String,
+}
+
+/// The two documents of an artifact.
+struct Documents {
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+impl Publication {
+    /// The tag, of characters that a tag may have.
+    fn tag(&self) -> String {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let version = || self.version.chars().map(|c| if fits(c) { c } else { '-' }).take(128).collect::<String>();
+        let tag = self.target.tag().map_or_else(version, str::to_owned);
+        if tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') { tag } else { format!("v{tag}") }
+    }
+
+    /// Equal components make equal documents, so that they have one digest: no time of day is in them.
+    fn documents(&self) -> Documents {
+        let layer = format!("sha256:{}", Digest::of(&self.component));
+        let config = json!({
+            "architecture": "wasm",
+            "os": "wasip2",
+            "layerDigests": [layer],
+        });
+        let config = config.to_string().into_bytes();
+        let mut annotations = json!({
+            "org.opencontainers.image.title": self.name,
+            "org.opencontainers.image.version": self.version,
+        });
+        if let Some(signature) = &self.signature {
+            annotations[SIGNATURE] = json!(signature);
+        }
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {
+                "mediaType": CONFIG,
+                "digest": format!("sha256:{}", Digest::of(&config)),
+                "size": config.len(),
+            },
+            "layers": [{ "mediaType": LAYER, "digest": layer, "size": self.component.len() }],
+            "annotations": annotations,
+        });
+        Documents { config, manifest: manifest.to_string().into_bytes() }
+    }
+}
+
+const WHAT: &str = "take the component";
+
+/// Pushes a component, its config and, last, its manifest.
+pub(super) async fn push(publication: &Publication, credentials: &Credentials) -> Result<Published, RegistryError> {
+    let Publication { target, component, .. } = publication;
+    let tag = publication.tag();
+    let Documents { config, manifest } = publication.documents();
+    let mut session = Session::open(target, credentials, "pull,push")?;
+    for blob in [component, &config] {
+        upload(&mut session, blob).await?;
+    }
+    let digest = Digest::of(&manifest);
+    let url = session.url(&format!("manifests/{tag}"))?;
+    put(&mut session, url, MANIFEST, manifest.into()).await?;
+    Ok(Published { artifact: target.at(digest), tag })
+}
+
+/// A blob, unless it is there: an upload is begun, and ended with all of its bytes.
+async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryError> {
+    let digest = format!("sha256:{}", Digest::of(blob));
+    let empty = |method, url, expected| Asked {
+        method,
+        url,
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        what: WHAT,
+        expected,
+    };
+    let there = session.url(&format!("blobs/{digest}"))?;
+    if session.ask(empty(Method::HEAD, there, &[200, 404])).await?.status() == 200 {
+        return Ok(());
+    }
+    let begin = session.url("blobs/uploads/")?;
+    let begun = session.ask(empty(Method::POST, begin.clone(), &[202])).await?;
+    let place = begun.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
+    let place = place.and_then(|place| begin.join(place).ok());
+    let mut place = place.ok_or_else(|| session.refused(WHAT, "it says of no place for an upload"))?;
+    place.query_pairs_mut().append_pair("digest", &digest);
+    put(session, place, "application/octet-stream", Bytes::copy_from_slice(blob)).await
+}
+
+async fn put(
+    session: &mut Session<'_>,
+    url: reqwest::Url,
+    kind: &'static str,
+    body: Bytes,
+) -> Result<(), RegistryError> {
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+    session.ask(Asked { method: Method::PUT, url, headers, body, what: WHAT, expected: &[201] }).await.map(drop)
+}

@@ -1,0 +1,232 @@
+//! What one pull or push says to a registry: HTTP as the OCI distribution specification has it, with tokens where the registry
+//! wants them. Nothing is read without a cap, and no credentials go to another host than they are for, nor without TLS.
+
+use super::{Credentials, RegistryError, Target};
+use crate::upstream::{self, TransportError};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::{Client, Response, Url, redirect};
+use serde::Deserialize;
+use std::{io, time::Duration};
+
+/// Until a registry says something.
+const CONNECT: Duration = Duration::from_secs(10);
+const READ: Duration = Duration::from_secs(30);
+const AGENT: &str = concat!("triage/", env!("CARGO_PKG_VERSION"));
+/// Registries lead to where their blobs lie, and that place perhaps once more.
+const REDIRECTS: usize = 5;
+/// A token with what is around it.
+const TOKEN_BYTES: usize = 64 << 10;
+
+/// A conversation about one repository.
+pub(super) struct Session<'a> {
+    http: Client,
+    target: &'a Target,
+    base: Url,
+    login: Option<(&'a str, &'a str)>,
+    /// `pull`, or `pull,push`.
+    rights: &'static str,
+    authorization: Option<HeaderValue>,
+}
+
+/// What is sent.
+pub(super) struct Asked<'a> {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// What the registry is to do, for its refusal.
+    pub(super) what: &'static str,
+    /// Statuses that are answers.
+    pub(super) expected: &'a [u16],
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn open(
+        target: &'a Target,
+        credentials: &'a Credentials,
+        rights: &'static str,
+    ) -> Result<Self, RegistryError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| RegistryError::Client(io::Error::other(error));
+        let scheme = if target.is_local() { "http" } else { "https" };
+        let base = format!("{scheme}://{}/v2/{}/", target.host(), target.repository());
+        let base: Url = base.parse().map_err(|_| failed("its name makes no URL".into()))?;
+        let mut builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .https_only(!target.is_local())
+            .connect_timeout(CONNECT)
+            .read_timeout(READ)
+            .user_agent(AGENT);
+        if target.is_local() {
+            builder = builder.no_proxy();
+        }
+        let uri = base.as_str().parse::<http::Uri>().map_err(|error| failed(error.into()))?;
+        let tls = upstream::tls(&upstream::Settings::new(uri)).map_err(|error: TransportError| failed(error.into()))?;
+        builder = builder.tls_backend_preconfigured(tls);
+        let http = builder.build().map_err(|error| failed(error.into()))?;
+        Ok(Self { http, target, base, login: credentials.of(target.registry()), rights, authorization: None })
+    }
+
+    /// A path of the repository.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        self.base.join(path).map_err(|error| self.refused("be named", &error.to_string()))
+    }
+
+    /// A refusal in words, which are the registry's in part: a line, and not a long one.
+    pub(super) fn refused(&self, what: &'static str, why: &str) -> RegistryError {
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        let why = why.chars().filter(|c| !c.is_control()).take(300).collect();
+        RegistryError::Refused { registry: self.target.registry().to_owned(), what, why }
+    }
+
+    /// Asks, signs in where that is wanted, and goes where it is led.
+    pub(super) async fn ask(&mut self, asked: Asked<'_>) -> Result<Response, RegistryError> {
+        let mut url = asked.url.clone();
+        let (mut redirects, mut signed_in) = (0, false);
+        loop {
+            let mut request = self.http.request(asked.method.clone(), url.clone()).headers(asked.headers.clone());
+            if let Some(authorization) = self.authorization.as_ref().filter(|_| self.is_own(&url)) {
+                request = request.header(header::AUTHORIZATION, authorization);
+            }
+            if !asked.body.is_empty() || asked.method != Method::GET && asked.method != Method::HEAD {
+                request = request.body(asked.body.clone());
+            }
+            let answer = request.send().await.map_err(|error| self.refused(asked.what, &told(error)))?;
+            let status = answer.status();
+            if asked.expected.contains(&status.as_u16()) {
+                return Ok(answer);
+            }
+            if status == StatusCode::UNAUTHORIZED && !signed_in && self.is_own(&url) {
+                signed_in = true;
+                self.sign_in(&answer, asked.what).await?;
+            } else if status.is_redirection() && redirects < REDIRECTS && asked.method == Method::GET {
+                redirects += 1;
+                let led = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+                let led = led.and_then(|to| url.join(to).ok());
+                url = led.ok_or_else(|| self.refused(asked.what, "it leads nowhere"))?;
+            } else {
+                return Err(self.refused(asked.what, &format!("it answered {status}")));
+            }
+        }
+    }
+
+    /// Whether a URL is the registry's own.
+    fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// Follows the challenge of a 401: a name and a password, or a token from where the registry says.
+    async fn sign_in(&mut self, answer: &Response, what: &'static str) -> Result<(), RegistryError> {
+        let challenge = answer.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+        let challenge = challenge.unwrap_or_default();
+        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
+        let refused = || self.refused(what, "it wants a name and a password, or others");
+        if scheme.eq_ignore_ascii_case("basic") {
+            let (user, password) = self.login.ok_or_else(refused)?;
+            let value = format!("Basic {}", super::credentials::encoded(user, password));
+            self.authorization = Some(sensitive(&value).ok_or_else(refused)?);
+            return Ok(());
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(refused());
+        }
+        let realm = parameter(parameters, "realm").and_then(|realm| realm.parse::<Url>().ok());
+        let mut realm = realm.ok_or_else(|| self.refused(what, "its challenge names no realm"))?;
+        let scope = format!("repository:{}:{}", self.target.repository(), self.rights);
+        if let Some(service) = parameter(parameters, "service") {
+            realm.query_pairs_mut().append_pair("service", &service);
+        }
+        realm.query_pairs_mut().append_pair("scope", &scope);
+        // A realm is wherever the registry says; a password does not leave this machine in the clear.
+        let is_safe = realm.scheme() == "https" || self.is_own(&realm);
+        let mut request = self.http.get(realm);
+        if let Some((user, password)) = self.login.filter(|_| is_safe) {
+            request = request.basic_auth(user, Some(password));
+        }
+        let answer = request.send().await.map_err(|error| self.refused(what, &told(error)))?;
+        if !answer.status().is_success() {
+            return Err(self.refused(what, &format!("its realm answered {}", answer.status())));
+        }
+        let text = self.read(answer, "token", TOKEN_BYTES, what).await?;
+        let Token { token, access_token } =
+            serde_json::from_slice(&text).map_err(|_| self.refused(what, "its realm gave no token"))?;
+        let token = token.or(access_token).and_then(|token| sensitive(&format!("Bearer {token}")));
+        self.authorization = Some(token.ok_or_else(|| self.refused(what, "its realm gave no token"))?);
+        Ok(())
+    }
+
+    /// A whole body, up to a cap.
+    pub(super) async fn read(
+        &self,
+        mut answer: Response,
+        kind: &'static str,
+        most: usize,
+        what: &'static str,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let mut read = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.refused(what, &told(error)))? {
+            if read.len() + chunk.len() > most {
+                return Err(RegistryError::TooLarge { registry: self.target.registry().to_owned(), what: kind, most });
+            }
+            read.extend_from_slice(&chunk);
+        }
+        Ok(read)
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// A failure of HTTP with its causes, without the URL.
+fn told(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(link) = cause {
+        text = format!("{text}: {link}");
+        cause = link.source();
+    }
+    text
+}
+
+/// A parameter of a challenge (RFC 9110 section 11.2): `name="value"`, between commas.
+fn parameter(parameters: &str, name: &str) -> Option<String> {
+    let mut rest = parameters;
+    loop {
+        let (own, after) = rest.trim_start_matches([' ', ',']).split_once('=')?;
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => after.split_at(after.find(',').unwrap_or(after.len())),
+        };
+        if own.trim().eq_ignore_ascii_case(name) {
+            return Some(value.to_owned());
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parameter;
+
+    #[test]
+    fn a_challenges_parameters_are_found() {
+        let text = r#"realm="https://auth.example/token?a=b,c",service=registry , scope="repository:a:pull""#;
+        assert_eq!(parameter(text, "realm").as_deref(), Some("https://auth.example/token?a=b,c"));
+        assert_eq!(parameter(text, "Service").as_deref().map(str::trim), Some("registry"));
+        assert_eq!(parameter(text, "scope").as_deref(), Some("repository:a:pull"));
+        for text in ["", "realm", "=", "realm=\"", ",,,", "a=b"] {
+            assert_eq!(parameter(text, "realm"), None, "{text}");
+        }
+    }
+}
