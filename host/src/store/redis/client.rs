@@ -101,7 +101,7 @@ impl Client {
                 let infos: Vec<ConnectionInfo> = all.iter().map(|own| info(node(own))).collect::<RedisResult<_>>()?;
                 let mut builder = ClusterClient::builder(infos)
                     // An answer that comes too late is the caller's loss: what was not answered is not known to be undone.
-                    .retries(1)
+                    .retries(0)
                     .response_timeout(CLUSTER_ANSWER)
                     .connection_timeout(CLUSTER_ANSWER)
                     .tcp_settings(tcp());

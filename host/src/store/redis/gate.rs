@@ -226,6 +226,13 @@ impl RedisGate {
         };
         let Some((standing, acquired)) = answered else {
             drop(own);
+            // One answer that is late does not make this host alone: the fleet's probes are under way.
+            if ask != Ask::Probe && matches!(answer, Err(LinkError::TimedOut(_))) {
+                let known = self.known.lock();
+                if known.settings.breaker.is_some() && !known.fleet.is_closed() {
+                    return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
+                }
+            }
             return self.alone(ask, max_wait);
         };
         match acquired {
@@ -291,7 +298,7 @@ impl RedisGate {
             return Recheck::Send;
         };
         let is_probe = grant.ticket.as_ref().is_some_and(|ticket| ticket.lease.is_some());
-        if grant.wait.is_zero() && same && !is_probe {
+        if grant.wait.is_zero() && same && !is_probe && self.alone.paused().is_zero() {
             grant.sent = true;
             return Recheck::Send;
         }
@@ -317,9 +324,15 @@ impl RedisGate {
                 grant.ticket = None;
                 Recheck::Refused(opened(standing.state, wait))
             }
-            // Its place is reserved, and no more can be known. A probe without a lease would be one too many.
-            None if is_probe => Recheck::Refused(opened(state, LATER)),
+            // Its place is reserved, and what this host knows must do. A probe without a lease would be one too many.
+            None if is_probe || (!same && matches!(state, State::Open { .. } | State::HalfOpen { .. })) => {
+                Recheck::Refused(opened(state, LATER))
+            }
             None => {
+                let pause = self.alone.paused();
+                if !pause.is_zero() {
+                    return Recheck::Wait(pause);
+                }
                 grant.sent = true;
                 Recheck::Send
             }
@@ -388,8 +401,10 @@ impl RedisGate {
 
     /// Gives back what the store granted to one who no longer waits.
     fn undo(self: &Arc<Self>, answer: &Value, ask: Ask) {
-        if let Some((standing, Acquired::Go { taken, lease, .. })) = self.read(&steps::ACQUIRE, answer, steps::acquired)
+        if let Some((standing, Acquired::Go { taken, lease, leased, .. })) =
+            self.read(&steps::ACQUIRE, answer, steps::acquired)
         {
+            self.known.lock().leased.add(leased, self.clock.now());
             let ticket = Ticket { epoch: standing.epoch, lease };
             self.return_to_store(Some(&ticket), false, ask, &taken);
         }
@@ -431,7 +446,8 @@ impl RedisGate {
         Ok(true)
     }
 
-    /// Takes other settings over: see [`MemoryGate::adopt`].
+    /// Takes other settings over: see [`MemoryGate::adopt`]. A limit is known to the fleet by what it allows: one that is changed
+    /// begins anew, the others keep what they counted.
     pub fn adopt(&self, settings: Settings) {
         let mut known = self.known.lock();
         if known.settings == settings {
@@ -439,6 +455,10 @@ impl RedisGate {
         }
         known.frame = Arc::new(Frame::new(self.link.keys(), &self.name, &self.host, self.quorum, &settings));
         known.leased = Leased::default();
+        if settings.breaker.is_none() {
+            // Without a breaker nothing may refuse; with one again, what is found then is how it begins.
+            known.fleet = Fleet::default();
+        }
         known.settings = settings;
         let share = known.share();
         drop(known);
@@ -447,7 +467,7 @@ impl RedisGate {
 
     fn arguments(&self, known: &Known, now: Timestamp, own: Vec<String>) -> (Vec<String>, Vec<String>) {
         let frame = &known.frame;
-        (frame.keys.clone(), frame.arguments(None, self.entropy.next(), known.fleet.memory(now), &own))
+        (frame.keys.clone(), frame.arguments(None, self.entropy.next(), &known.fleet.memory(now), &own))
     }
 
     /// A step whose answer is not waited for.

@@ -13,7 +13,7 @@ if pause > max_wait then return done('limited', -1, text(pause)) end
 local due, last = math.max(now, number('pu')), -1
 for i = 1, limits do
   local _, tolerance = limit(i)
-  local earliest = number('t' .. i) - tolerance
+  local earliest = number(arrival[i]) - tolerance
   if earliest >= due then due, last = earliest, i - 1 end
 end
 if due - now > max_wait then return done('limited', last, text(due - now)) end
@@ -38,10 +38,10 @@ end
 local made = {}
 for i = 1, limits do
   local interval = limit(i)
-  local before = number('t' .. i)
-  put('t' .. i, math.max(before, due) + interval)
+  local before = number(arrival[i])
+  put(arrival[i], math.max(before, due) + interval)
   made[2 * i - 1] = text(before)
-  made[2 * i] = gate['t' .. i]
+  made[2 * i] = gate[arrival[i]]
 end
 -- Only what could be sent at once is handed out ahead.
 local leased = 0
@@ -49,10 +49,10 @@ if due == now and gate.st == '0' then
   leased = places
   for i = 1, limits do
     local interval, tolerance = limit(i)
-    leased = math.max(0, math.min(leased, div(math.max(0, now + tolerance - number('t' .. i) + interval), interval)))
+    leased = math.max(0, math.min(leased, div(math.max(0, now + tolerance - number(arrival[i]) + interval), interval)))
   end
   for i = 1, limits do
-    if leased > 0 then put('t' .. i, number('t' .. i) + leased * (limit(i))) end
+    if leased > 0 then put(arrival[i], number(arrival[i]) + leased * (limit(i))) end
   end
 end
 return done('go', text(due - now), text(due), text(number('mv')), lease, leased, unpack(made))

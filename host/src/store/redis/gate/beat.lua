@@ -13,9 +13,16 @@ if gate.st == '0' then
   calls, failures, slow = counts()
 end
 local ahead = {}
-for i = 1, limits do ahead[i] = text(math.max(0, number('t' .. i) - now)) end
+for i = 1, limits do ahead[i] = text(math.max(0, number(arrival[i]) - now)) end
 local since = (gate.st == '1') and math.max(0, now - number('si')) or 0
 local answer = done(redis.call('ZCARD', KEYS[3]), gate.st == '0' and text(number('fr')) or '0', text(calls), text(failures), text(slow),
   gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), unpack(ahead))
+-- Limits that nobody has any more: what lies behind is as good as nothing.
+local over, known = {}, {}
+for i = 1, limits do known[arrival[i]] = true end
+for _, field in ipairs(arrivals()) do
+  if not known[field] and number(field) < now and #over < 100 then over[#over + 1] = field end
+end
+if #over > 0 then redis.call('HDEL', KEYS[1], unpack(over)) end
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[own + 4]) end
 return answer

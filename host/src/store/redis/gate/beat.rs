@@ -52,7 +52,8 @@ impl RedisGates {
     async fn beat(&self) -> bool {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         let beats = stream::iter(groups).map(|gate| async move { gate.beat().await });
-        beats.buffer_unordered(AT_ONCE).all(|arrived| async move { arrived }).await
+        // To the end: one group's trouble is not the others'.
+        beats.buffer_unordered(AT_ONCE).fold(true, |all, arrived| async move { all && arrived }).await
     }
 
     fn hear(&self, message: &str) {

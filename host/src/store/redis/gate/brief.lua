@@ -8,8 +8,15 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '
     local time = redis.call('TIME')
     now = time[1] * 1000000 + time[2]
   end
-  local gate = redis.call('HMGET', KEYS[1], 'st', 'er', 'ec', 'at', 'pu', 'mv', 'tk', 'wb', 'nc', 't1', 't2', 't3', 't4')
-  local passes = gate[1] == '0' and now >= (tonumber(gate[4]) or now) - 1000000 and now >= (tonumber(gate[5]) or 0)
+  local fields, distinct = {'st', 'er', 'ec', 'at', 'pu', 'mv', 'tk', 'wb', 'nc'}, true
+  for i = 1, limits do
+    fields[9 + i] = 't' .. ARGV[22 + 2 * i] .. '/' .. ARGV[23 + 2 * i]
+    for j = 1, i - 1 do distinct = distinct and fields[9 + j] ~= fields[9 + i] end
+  end
+  local gate = redis.call('HMGET', KEYS[1], unpack(fields))
+  -- A server with older data is for the rest to find out.
+  local older = ARGV[#ARGV - 1] == gate[2] and tonumber(ARGV[#ARGV]) > tonumber(gate[3])
+  local passes = gate[1] == '0' and distinct and not older and now >= (tonumber(gate[4]) or now) - 1000000 and now >= (tonumber(gate[5]) or 0)
   for i = 1, limits do
     passes = passes and (tonumber(gate[9 + i]) or 0) - ARGV[23 + 2 * i] <= now
   end
@@ -24,7 +31,7 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '
     for i = 1, limits do
       local before = gate[9 + i] or '0'
       local made = string.format('%.0f', math.max(tonumber(before), now) + ARGV[22 + 2 * i])
-      changed[#changed + 1] = 't' .. i
+      changed[#changed + 1] = fields[9 + i]
       changed[#changed + 1] = made
       answer[10 + 2 * i] = before
       answer[11 + 2 * i] = made

@@ -136,9 +136,10 @@ impl Fleet {
 
     /// For a server that has lost an open breaker: how long it stays open, its cause and its epoch.
     pub(super) fn memory(&self, now: Timestamp) -> Memory {
-        match (self.open(now), self.epoch()) {
-            (Some((left, why)), Some(epoch)) => Memory { left, of: format!("{} {}", word(why), epoch.random) },
-            _ => Memory::default(),
+        let epoch = self.epoch().cloned();
+        match (self.open(now), &epoch) {
+            (Some((left, why)), Some(of)) => Memory { left, of: format!("{} {}", word(why), of.random), epoch },
+            _ => Memory { epoch, ..Memory::default() },
         }
     }
 

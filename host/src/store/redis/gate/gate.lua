@@ -9,10 +9,12 @@
 --          6 the open time (us), and 7 the cause and epoch, that this host knows of, for a server that has lost the breaker
 --          8 quorum  9 whether there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
 --          13 window  14 minimum calls  15 open for  16 open for at most  17 jitter  18 probes  19 probe lease
---          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own
+--          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own;
+--          the last two: the epoch that this host knows, or ''
 --
 -- The hash: er ec epoch; st state; un until; si since; tr trips; wy why; fr failures in a row; wb nc nf ns bc bf bs window;
--- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t1.. arrival times;
+-- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t.. arrival times, by what a limit
+-- allows, so that a reload, or a fleet of two minds, mixes none up;
 -- py what Python workers were shown
 local CLOSED, OPEN, HALF_OPEN, HELD = 0, 1, 2, 3
 -- A host that has said nothing for so long does not count as alive.
@@ -44,6 +46,20 @@ end
 -- Whole division that loses nothing.
 local function div(a, b) return (a - math.fmod(a, b)) / b end
 local function setting(index) return tonumber(ARGV[index]) end
+local arrival, alike = {}, {}
+for i = 1, limits do
+  local name = 't' .. ARGV[22 + 2 * i] .. '/' .. ARGV[23 + 2 * i]
+  alike[name] = (alike[name] or 0) + 1
+  arrival[i] = alike[name] == 1 and name or name .. '#' .. alike[name]
+end
+-- Of all limits, also those that only other hosts know.
+local function arrivals()
+  local all = {}
+  for field in pairs(gate) do
+    if string.match(field, '^t%d') then all[#all + 1] = field end
+  end
+  return all
+end
 local function limit(index) return tonumber(ARGV[22 + 2 * index]), tonumber(ARGV[23 + 2 * index]) end
 
 local function standing()
@@ -102,6 +118,13 @@ if not gate.er then
   put('ta', now)
   afresh()
 end
+-- The server came back with older data: a new line of epochs, so that nothing of those it has lost counts.
+local known_counter = tonumber(ARGV[#ARGV])
+if known_counter and ARGV[#ARGV - 1] == gate.er and known_counter > number('ec') then
+  put('er', chance)
+  put('ec', 0)
+  put('ls', '')
+end
 -- A breaker that the server has lost stays open as long as some host knows of it.
 if setting(6) > 0 and gate.st == '0' then
   local why, random = string.match(ARGV[7], '^(%S+) (%S+)$')
@@ -111,8 +134,8 @@ end
 -- A clock that was set back, or that of another server: what lies ahead moves with it.
 local back = (tonumber(gate.at) or now) - now
 if back > BACK_US then
-  local moved = {'un', 'si', 'wb', 'ta', 'pu'}
-  for i = 1, limits do moved[#moved + 1] = 't' .. i end
+  local moved = arrivals()
+  for _, field in ipairs({'un', 'si', 'wb', 'ta', 'pu'}) do moved[#moved + 1] = field end
   for _, field in ipairs(moved) do put(field, math.max(0, number(field) - back)) end
   put('ls', (string.gsub(gate.ls or '', ':(%d+)', function(ends) return ':' .. text(math.max(0, ends - back)) end)))
   redis.call('DEL', KEYS[2], KEYS[3])

@@ -7,7 +7,7 @@ local moved = math.max(0, number('mv') - tonumber(ARGV[own + 5]))
 for i = 1, limits do
   local before, made = tonumber(ARGV[own + 4 + 2 * i]), tonumber(ARGV[own + 5 + 2 * i])
   -- A place that others stand behind is forfeited.
-  if made and number('t' .. i) == made + moved then put('t' .. i, before + moved) end
+  if made and number(arrival[i]) == made + moved then put(arrival[i], before + moved) end
 end
 if ARGV[own + 4] == 'retry' then earn(1000) end
 return done()

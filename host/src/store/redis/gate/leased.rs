@@ -69,12 +69,20 @@ impl Known {
         if !self.settings.leased || !fresh {
             return None;
         }
-        let (epoch, state) = self.fleet.epoch().zip(self.fleet.state())?;
-        if state != State::Closed || !(self.settings.limits.is_empty() || self.leased.take(now)) {
+        let ticket = if self.settings.breaker.is_some() {
+            let (epoch, state) = self.fleet.epoch().zip(self.fleet.state())?;
+            if state != State::Closed {
+                return None;
+            }
+            Some(Ticket { epoch: epoch.clone(), lease: None })
+        } else {
+            None
+        };
+        if !(self.settings.limits.is_empty() || self.leased.take(now)) {
             return None;
         }
         self.saved_up.firsts = self.saved_up.firsts.saturating_add(1);
-        Some(self.settings.breaker.is_some().then(|| Ticket { epoch: epoch.clone(), lease: None }))
+        Some(ticket)
     }
 
     /// Successes and first attempts since the last step, which takes them along.
@@ -84,6 +92,10 @@ impl Known {
     }
 
     pub(super) fn save_up(&mut self, ticket: &Ticket) {
+        // One that comes after its epoch counts for nothing, and takes nothing from those that count.
+        if self.fleet.epoch().is_some_and(|epoch| *epoch != ticket.epoch) {
+            return;
+        }
         if self.saved_up.epoch != ticket.epoch {
             self.saved_up.epoch = ticket.epoch.clone();
             self.saved_up.successes = 0;

@@ -6,6 +6,6 @@ local by = until_then - math.max(number('pu'), now)
 if by <= 0 then return done() end
 put('pu', until_then)
 put('mv', number('mv') + by)
-for i = 1, limits do put('t' .. i, number('t' .. i) + by) end
+for _, field in ipairs(arrivals()) do put(field, number(field) + by) end
 redis.call('PUBLISH', ARGV[2], table.concat({'pause', text(until_then - now), ARGV[3]}, ' '))
 return done()

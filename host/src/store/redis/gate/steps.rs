@@ -117,6 +117,8 @@ pub(super) struct Memory {
     pub(super) left: Duration,
     /// The cause, and the epoch's chance.
     pub(super) of: String,
+    /// The epoch that it knows of the breaker, open or not.
+    pub(super) epoch: Option<Epoch>,
 }
 
 fn us(duration: Duration) -> String {
@@ -180,14 +182,15 @@ impl Frame {
     }
 
     /// A step's arguments. `now_us` is the server's own time in service.
-    pub(super) fn arguments(&self, now_us: Option<u64>, chance: u64, memory: Memory, own: &[String]) -> Vec<String> {
+    pub(super) fn arguments(&self, now_us: Option<u64>, chance: u64, memory: &Memory, own: &[String]) -> Vec<String> {
         let mut all = Vec::with_capacity(8 + self.settings.len() + own.len());
         all.push(now_us.map_or_else(String::new, |now| now.to_string()));
         all.extend([&self.channel, &self.group, &self.host].map(String::clone));
         all.push((chance >> CHANCE_SHIFT).to_string());
-        all.extend([us(memory.left), memory.of, self.quorum.to_string()]);
+        all.extend([us(memory.left), memory.of.clone(), self.quorum.to_string()]);
         all.extend_from_slice(&self.settings);
         all.extend_from_slice(own);
+        all.extend(memory.epoch.as_ref().map_or_else(Default::default, Epoch::words));
         all
     }
 }

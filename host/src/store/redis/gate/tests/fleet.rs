@@ -197,7 +197,7 @@ async fn limits_and_pauses_hold_for_all_together() {
     assert_eq!(passed, 6, "of both together");
     // What is given back can be had by another.
     let mut third =
-        host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 7)], ..settings.clone() }).await;
+        host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 1)], ..settings.clone() }).await;
     let grant = third.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
     third.gate.give_back(&grant);
     third.gates.flush().await;
@@ -285,10 +285,22 @@ async fn an_open_breaker_survives_a_server_that_loses_it() {
 
 #[tokio::test]
 async fn leased_places_ask_nobody_and_stay_within_the_limit() {
+    leased(Some(five())).await;
+}
+
+#[tokio::test]
+async fn leased_places_need_no_breaker() {
+    leased(None).await;
+}
+
+async fn leased(breaker: Option<breaker::Settings>) {
     let server = RedisServer::start();
-    let settings = Settings { leased: true, ..settings(Some(five()), vec![quota(4_000, Duration::from_secs(1), 400)]) };
+    let has_breaker = breaker.is_some();
+    let settings = Settings { leased: true, ..settings(breaker, vec![quota(4_000, Duration::from_secs(1), 400)]) };
     let one = host(&server, &settings).await;
-    soon("it is fresh", || one.gate.known.lock().fleet.state() == Some(State::Closed)).await;
+    if has_breaker {
+        soon("it is fresh", || one.gate.known.lock().fleet.state() == Some(State::Closed)).await;
+    }
     let () = server.ask(&["CONFIG", "RESETSTAT"]);
     let began = tokio::time::Instant::now();
     let mut passed = 0_u32;
@@ -305,10 +317,76 @@ async fn leased_places_ask_nobody_and_stay_within_the_limit() {
     assert!(passed <= most, "{passed} of {most}");
     let asked = server.calls("evalsha");
     assert!(asked * 10 < u64::from(passed), "{asked} steps for {passed} attempts");
-    soon("what is saved up arrives", || {
-        one.gate.view().breaker.unwrap().counts.calls_milli / 1000 >= u64::from(passed) * 8 / 10
-    })
-    .await;
+    if has_breaker {
+        soon("what is saved up arrives", || {
+            one.gate.view().breaker.unwrap().counts.calls_milli / 1000 >= u64::from(passed) * 8 / 10
+        })
+        .await;
+    }
+}
+
+/// A reload mixes no limits up: one that stays keeps what it counted, wherever it stands in the list.
+#[tokio::test]
+async fn a_limit_keeps_its_count_over_a_reload() {
+    let server = RedisServer::start();
+    let (quick, slow) = (quota(1_000, Duration::from_secs(1), 1_000), quota(1, Duration::from_secs(3_600), 2));
+    let one = host(&server, &settings(None, vec![quick, slow])).await;
+    for _ in 0..2 {
+        assert_eq!(one.call(Success).await, Ok(false));
+    }
+    for (limits, passes) in [(vec![slow], false), (vec![quick], true), (vec![slow, quick], false)] {
+        one.gate.adopt(settings(None, limits.clone()));
+        assert_eq!(one.call(Success).await.is_ok(), passes, "{limits:?}");
+    }
+}
+
+/// A breaker that is switched off refuses nothing, and one that is switched on again begins with what it finds.
+#[tokio::test]
+async fn a_breaker_can_be_switched_off_while_it_is_open() {
+    let server = RedisServer::start();
+    let one = host(&server, &settings(Some(five()), vec![])).await;
+    assert!(one.gate.force(breaker::Force::Open(Duration::from_secs(60))).await.unwrap());
+    assert!(one.call(Success).await.is_err());
+    one.gate.adopt(settings(None, vec![]));
+    assert_eq!(one.call(Success).await, Ok(false));
+    one.gate.adopt(settings(Some(five()), vec![]));
+    assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { why: breaker::Trip::Forced, .. })));
+}
+
+/// A restart from an older dump, or a failover to a replica that was behind: what hosts know goes before.
+#[tokio::test]
+async fn a_server_with_older_data_closes_nothing() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![]);
+    let one = host(&server, &settings).await;
+    assert_eq!(one.call(Success).await, Ok(false));
+    let key = "test:{api/get}:gate";
+    let older: Vec<u8> = server.ask(&["DUMP", key]);
+    assert!(one.gate.force(breaker::Force::Open(Duration::from_secs(60))).await.unwrap());
+    let mut command = redis::cmd("RESTORE");
+    command.arg(key).arg(0).arg(older).arg("REPLACE").exec(&mut server.connection()).unwrap();
+    let late = host(&server, &settings).await;
+    soon("the one that knows tells the other", || late.standing() == breaker::Standing::Open).await;
+    assert!(one.call(Success).await.is_err() && late.call(Success).await.is_err());
+    assert_eq!(one.events.transitions("api/get", "breaker-closed"), 0);
+}
+
+/// A group whose data is of the wrong kind is its own trouble.
+#[tokio::test]
+async fn one_groups_trouble_is_not_the_others() {
+    let server = RedisServer::start();
+    for name in 0..8 {
+        let () = server.ask(&["SET", &format!("test:{{api/{name}}}:gate"), "strange"]);
+    }
+    let host = host_at(&server.url(), &settings(None, vec![]), Duration::from_secs(2));
+    for name in 0..8 {
+        host.gates.group(&format!("api/{name}"), || settings(None, vec![]));
+    }
+    let gates: Vec<_> =
+        (10..14).map(|name| host.gates.group(&format!("api/{name}"), || settings(None, vec![]))).collect();
+    for gate in gates {
+        soon("its beat", || gate.known.lock().beaten.is_some()).await;
+    }
 }
 
 /// What one step touches lies in one slot, also where a group's name holds braces.

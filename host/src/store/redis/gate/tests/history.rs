@@ -122,7 +122,7 @@ struct Both {
 impl Both {
     fn run(&mut self, script: &'static Script, chance: u64, own: &[String]) -> Value {
         let now = self.clock.now().0;
-        let arguments = self.frame.arguments(Some(now), chance, steps::Memory::default(), own);
+        let arguments = self.frame.arguments(Some(now), chance, &steps::Memory::default(), own);
         let mut command = redis::cmd("EVAL");
         command.arg(script.source()).arg(self.frame.keys.len()).arg(&self.frame.keys).arg(arguments);
         command.query(&mut self.connection).unwrap_or_else(|error| panic!("{}: {error}", script.name()))
@@ -360,7 +360,7 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
     let frame = Frame::new(&Keys::new("test"), "api/clock", "here", 1, &settings);
     let mut connection = server.connection();
     let mut run = |now: u64, script: &'static Script, own: &[String]| -> Value {
-        let arguments = frame.arguments(Some(now), 5, steps::Memory::default(), own);
+        let arguments = frame.arguments(Some(now), 5, &steps::Memory::default(), own);
         let mut command = redis::cmd("EVAL");
         command.arg(script.source()).arg(frame.keys.len()).arg(&frame.keys).arg(arguments);
         command.query(&mut connection).unwrap()

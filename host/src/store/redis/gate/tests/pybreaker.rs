@@ -53,7 +53,7 @@ impl Stage {
     }
 
     fn run(&self, script: &'static Script, own: &[String]) -> (Standing, Vec<Value>) {
-        let arguments = self.frame.arguments(Some(self.now), 0, steps::Memory::default(), own);
+        let arguments = self.frame.arguments(Some(self.now), 0, &steps::Memory::default(), own);
         let mut command = redis::cmd("EVAL");
         command.arg(script.source()).arg(self.frame.keys.len()).arg(&self.frame.keys).arg(arguments);
         let answer = command.query(&mut self.server.connection()).unwrap();
