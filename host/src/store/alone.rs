@@ -57,10 +57,11 @@ impl AloneIfNeeded {
             }
         }
         match self.shared.begin(id, opening).await {
-            Err(RecordError::Unavailable { source }) => {
+            Err(RecordError::Unavailable { source, maybe_done }) => {
                 tracing::debug!(error = %source, "a write goes on by this host's own records");
-                // It may have been begun there all the same.
-                self.shared.leave(id, opening.fence, None);
+                if maybe_done {
+                    self.shared.leave(id, opening.fence, None);
+                }
                 self.begin_alone(id, opening).await
             }
             opened => opened,

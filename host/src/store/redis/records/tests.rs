@@ -231,13 +231,18 @@ fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock
 }
 
 fn host_at(url: &str, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
+    let (records, clock) = records_at(url, key);
+    (Arc::new(records), clock)
+}
+
+fn records_at(url: &str, key: Option<[u8; 32]>) -> (RedisRecords, Clock) {
     let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
     let link = Link::open(shared, clock, Entropy::system()).unwrap();
     let sealer = Sealer::new(key.as_slice());
-    (Arc::new(RedisRecords::new(link, clock, Entropy::system(), sealer, 1000)), clock)
+    (RedisRecords::new(link, clock, Entropy::system(), sealer, 1000), clock)
 }
 
 /// The tripwire: each of these fails if the fleet silently shares nothing.
@@ -375,6 +380,26 @@ async fn a_part_that_is_gone_is_noticed_by_every_host() {
     // Who comes later is told.
     let (third, _) = host(&server, None);
     assert!(doubtful(&third, 3, 5).await);
+}
+
+/// What was never sent is not given up: a server that is down would be asked for it five times for every request.
+#[tokio::test]
+async fn what_was_never_begun_leaves_nothing_to_do() {
+    let mut server = RedisServer::start();
+    let (records, clock) = records_at(&server.url(), None);
+    let inner = Arc::clone(&records.0);
+    let records: Arc<dyn Records> = Arc::new(records);
+    drop(begin(&records, clock, id(1), opening(1, 0)).await.unwrap());
+    server.kill();
+    let mut refused = 0;
+    while refused < 10 {
+        let before = inner.behind.len();
+        let error = begin(&records, clock, id(2), opening(2, 0).with_turn(true)).await.map(drop).unwrap_err();
+        if !error.may_be_done() {
+            refused += 1;
+            assert!(inner.behind.len() <= before, "{refused}: {error:?}");
+        }
+    }
 }
 
 /// Evicted keys may have been records.
