@@ -255,3 +255,35 @@ fn attributes(all: &[(&str, Value)]) -> Vec<Value> {
     };
     all.iter().map(|(key, own)| json!({ "key": key, "value": value(own) })).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::telemetry::Names;
+    use futures_util::FutureExt as _;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_full_batch_does_not_wait() {
+        let target = Target { endpoint: http::Uri::from_static("http://127.0.0.1:9"), share_percent: 100 };
+        let exporter = Exporter::new(&target, Clock::system()).unwrap();
+        let story = Story {
+            id: RequestId(1),
+            names: Arc::new(Names { upstream: "a".to_owned(), endpoint: "b".to_owned() }),
+            method: "GET",
+            policy: HeaderValue::from_static("p"),
+            generation: 1,
+            trace: None,
+            began: Instant::now(),
+            took: Duration::ZERO,
+            status: Some(200),
+            steps: Vec::new(),
+            omitted: 0,
+        };
+        (1..BATCH).for_each(|_| exporter.take(story.clone()));
+        assert!(exporter.full.notified().now_or_never().is_none(), "it is not full");
+        exporter.take(story);
+        assert!(exporter.full.notified().now_or_never().is_some(), "nobody is woken");
+    }
+}
