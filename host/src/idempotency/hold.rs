@@ -61,7 +61,7 @@ pub async fn begin(
     let goes_on = |opened: &Opened| matches!(opened.begin, Begin::New | Begin::Reconcile { .. });
     hold.over = match &opened {
         Ok(opened) => !goes_on(opened),
-        Err(error) => !matches!(error, RecordError::Unavailable { .. }),
+        Err(error) => !error.may_be_done(),
     };
     let Opened { begin, turn } = opened?;
     hold.turn = turn;

@@ -176,6 +176,10 @@ impl Record {
         match &record.state {
             State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
             State::Unknown { sent, .. } => opening.held(Some(*sent), now),
+            // Asked again: a store on the network may be, where the answer was lost on the way.
+            State::Held(holder) if now < holder.until && holder.fence == opening.fence && holder.sent.is_none() => {
+                opening.held(holder.prior, now)
+            }
             State::Held(holder) if now < holder.until => {
                 let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.until.since(now));
                 (Begin::InFlight { retry_after }, None)

@@ -36,7 +36,16 @@ pub enum RecordError {
         /// How.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// Whether it may have done it all the same.
+        maybe_done: bool,
     },
+}
+
+impl RecordError {
+    /// Whether what was asked may have been done although this came back.
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::Unavailable { maybe_done: true, .. })
+    }
 }
 
 /// Keeps records, claims and turns for all hosts that share it.

@@ -197,6 +197,9 @@ impl Limiter {
         if age >= STALE {
             self.window = Window { since: Some(now), most_under_way: self.under_way, ..Window::default() };
             self.phase = Phase::Following;
+            // So few are sent that no window can raise the limit again: what it was lowered for is long ago.
+            self.limit = (self.limit * 2.0).min(MOST);
+            (self.servable, self.bound, self.measure_after) = (None, None, MEASURE_FIRST);
         }
         self.window.take((took / (usually * SLOW)) as f32);
         if sample.went == Went::Answered {

@@ -16,7 +16,8 @@ pub enum CredentialsError {
     Shape(String),
 }
 
-/// For each registry its own; none is sent to another.
+/// For each registry its own. None is sent to another host, but to the one that gives out the registry's tokens: where it is the
+/// registry's own, is known to be its, or has an entry here too.
 #[derive(Clone, Default)]
 pub struct Credentials(BTreeMap<String, (String, String)>);
 
@@ -62,9 +63,19 @@ impl Credentials {
             };
             // As docker writes them: with a scheme and a path, at times.
             let host = host.trim_start_matches("https://").trim_start_matches("http://");
-            all.insert(host.split('/').next().unwrap_or_default().to_owned(), pair);
+            let host = match host.split('/').next().unwrap_or_default() {
+                // What `docker login` writes for Docker Hub.
+                "index.docker.io" => "docker.io",
+                other => other,
+            };
+            all.insert(host.to_owned(), pair);
         }
         Ok(Self(all))
+    }
+
+    /// Whether there are any for a host.
+    pub(super) fn names(&self, host: &str) -> bool {
+        self.0.contains_key(host)
     }
 
     /// Name and password for a registry.
@@ -93,6 +104,8 @@ mod tests {
         assert_eq!(credentials.of("b.example"), None);
         assert_eq!(credentials.of("c.example"), None);
         assert_eq!(format!("{credentials:?}"), r#"{"a.example", "b.example:5000"}"#, "no secret");
+        let hub = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "YWxpY2U6czNjOnJldA=="}}}"#;
+        assert_eq!(Credentials::read(hub, "x").unwrap().of("docker.io"), Some(("alice", "s3c:ret")), "docker login");
         for json in ["", "5", r#"{"auths": {"a": {"auth": "%"}}}"#, r#"{"auths": {"a": {"auth": "YWxpY2U="}}}"#] {
             let told = Credentials::read(json, "the file").unwrap_err().to_string();
             assert!(told.starts_with("the file must be a docker config.json: {\"auths\":"), "{json}: {told}");

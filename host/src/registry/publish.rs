@@ -110,7 +110,8 @@ async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryEr
         expected,
     };
     let there = session.url(&format!("blobs/{digest}"))?;
-    if session.ask(empty(Method::HEAD, there, &[200, 404])).await?.status() == 200 {
+    // Some lead to where it lies: it is there.
+    if session.ask(empty(Method::HEAD, there, &[200, 302, 307, 404])).await?.status() != 404 {
         return Ok(());
     }
     let begin = session.url("blobs/uploads/")?;

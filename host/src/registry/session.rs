@@ -1,5 +1,6 @@
 //! What one pull or push says to a registry: HTTP as the OCI distribution specification has it, with tokens where the registry
-//! wants them. Nothing is read without a cap, and no credentials go to another host than they are for, nor without TLS.
+//! wants them. Nothing is read without a cap, and a password goes nowhere without TLS (but to a registry on this machine), nor to
+//! a host that only the registry vouches for: see `may_know`.
 
 use super::{Credentials, RegistryError, Target};
 use crate::upstream::{self, TransportError};
@@ -23,6 +24,7 @@ pub(super) struct Session<'a> {
     http: Client,
     target: &'a Target,
     base: Url,
+    credentials: &'a Credentials,
     login: Option<(&'a str, &'a str)>,
     /// `pull`, or `pull,push`.
     rights: &'static str,
@@ -65,7 +67,8 @@ impl<'a> Session<'a> {
         let tls = upstream::tls(&upstream::Settings::new(uri)).map_err(|error: TransportError| failed(error.into()))?;
         builder = builder.tls_backend_preconfigured(tls);
         let http = builder.build().map_err(|error| failed(error.into()))?;
-        Ok(Self { http, target, base, login: credentials.of(target.registry()), rights, authorization: None })
+        let login = credentials.of(target.registry());
+        Ok(Self { http, target, base, credentials, login, rights, authorization: None })
     }
 
     /// A path of the repository.
@@ -138,8 +141,8 @@ impl<'a> Session<'a> {
             realm.query_pairs_mut().append_pair("service", &service);
         }
         realm.query_pairs_mut().append_pair("scope", &scope);
-        // A realm is wherever the registry says; a password does not leave this machine in the clear.
-        let is_safe = realm.scheme() == "https" || self.is_own(&realm);
+        // A realm is wherever the registry says: who is not known to be its own is asked as anybody.
+        let is_safe = self.is_own(&realm) || may_know(self.target.registry(), &self.base, &realm, self.credentials);
         let mut request = self.http.get(realm);
         if let Some((user, password)) = self.login.filter(|_| is_safe) {
             request = request.basic_auth(user, Some(password));
@@ -181,6 +184,18 @@ struct Token {
     access_token: Option<String>,
 }
 
+/// Hosts that give out the tokens of a registry that is another host.
+const REALMS: [(&str, &str); 2] = [("docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
+
+/// Whether a realm may know the registry's password: with TLS, where it is the registry's own host, known to be its, or named in
+/// the credentials.
+fn may_know(registry: &str, base: &Url, realm: &Url, credentials: &Credentials) -> bool {
+    let Some(host) = realm.host_str().filter(|_| realm.scheme() == "https") else { return false };
+    let named = realm.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let own = realm.host_str() == base.host_str() || realm.port().is_none() && REALMS.contains(&(registry, host));
+    own || credentials.names(&named)
+}
+
 fn sensitive(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
@@ -217,7 +232,33 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parameter;
+    #![allow(clippy::unwrap_used)]
+    use super::{Credentials, Url, may_know, parameter};
+
+    #[test]
+    fn a_password_goes_to_no_realm_that_only_the_registry_names() {
+        let json = r#"{"auths": {"tokens.example": {}, "named.example": {"auth": "YTpi"}, "ports.example:8": {"auth": "YTpi"}}}"#;
+        let credentials = Credentials::read(json, "x").unwrap();
+        for (registry, host, realm, expected) in [
+            ("a.example", "a.example", "https://a.example/token", true),
+            ("a.example:5000", "a.example:5000", "https://a.example/token", true),
+            ("a.example", "a.example", "http://a.example/token", false),
+            ("a.example", "a.example", "https://b.a.example/token", false),
+            ("a.example", "a.example", "https://tokens.example/", false),
+            ("a.example", "a.example", "https://named.example/", true),
+            ("a.example", "a.example", "http://named.example/", false),
+            ("a.example", "a.example", "https://named.example:9/", false),
+            ("a.example", "a.example", "https://ports.example:8/", true),
+            ("docker.io", "registry-1.docker.io", "https://auth.docker.io/token", true),
+            ("docker.io", "registry-1.docker.io", "https://auth.docker.io:9/token", false),
+            ("a.example", "a.example", "https://auth.docker.io/token", false),
+            ("registry.gitlab.com", "registry.gitlab.com", "https://gitlab.com/jwt/auth", true),
+        ] {
+            let base = format!("https://{host}/v2/a/").parse::<Url>().unwrap();
+            let told = may_know(registry, &base, &realm.parse().unwrap(), &credentials);
+            assert_eq!(told, expected, "{registry}: {realm}");
+        }
+    }
 
     #[test]
     fn a_challenges_parameters_are_found() {

@@ -1,7 +1,9 @@
-//! A fleet's records, and this host's own while those cannot be reached: for operators who would rather risk that another host
-//! repeats a write than refuse writes.
+//! A fleet's records, and this host's own while those cannot be reached: for operators who would rather risk that a write
+//! is repeated, by another host or by this one, than refuse writes.
 //!
 //! What this host has begun by itself it ends by itself, and it goes on knowing it when the fleet's records are back.
+//! Of what it has begun in the fleet's records it knows nothing while it is alone: a key or a twin of before may be sent again by
+//! this host too.
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
@@ -57,10 +59,11 @@ impl AloneIfNeeded {
             }
         }
         match self.shared.begin(id, opening).await {
-            Err(RecordError::Unavailable { source }) => {
+            Err(RecordError::Unavailable { source, maybe_done }) => {
                 tracing::debug!(error = %source, "a write goes on by this host's own records");
-                // It may have been begun there all the same.
-                self.shared.leave(id, opening.fence, None);
+                if maybe_done {
+                    self.shared.leave(id, opening.fence, None);
+                }
                 self.begin_alone(id, opening).await
             }
             opened => opened,

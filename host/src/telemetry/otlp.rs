@@ -18,15 +18,16 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, mpsc},
-    time::{Instant, sleep, timeout},
+    sync::{Mutex, Notify, mpsc},
+    task::spawn_blocking,
+    time::{Instant, timeout},
 };
 
 /// Requests that wait for the next batch; those beyond are dropped.
 const WAITING: usize = 2048;
 /// Requests in one batch.
 const BATCH: usize = 256;
-/// Between two batches.
+/// Between two batches, unless the next is full before.
 const EVERY: Duration = Duration::from_secs(1);
 /// What a collector may take for one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +49,8 @@ pub struct Exporter {
     client: HttpClient,
     sender: mpsc::Sender<Story>,
     waiting: Mutex<mpsc::Receiver<Story>>,
+    /// A batch is full.
+    full: Notify,
     exported: AtomicU64,
     dropped: AtomicU64,
 }
@@ -62,7 +65,8 @@ impl Exporter {
         let (sender, waiting) = mpsc::channel(WAITING);
         let (exported, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let share_percent = target.share_percent;
-        Ok(Self { clock, share_percent, client, sender, waiting: Mutex::new(waiting), exported, dropped })
+        let (waiting, full) = (Mutex::new(waiting), Notify::new());
+        Ok(Self { clock, share_percent, client, sender, waiting, full, exported, dropped })
     }
 
     /// Whether a request is traced whose caller has not decided that.
@@ -80,12 +84,15 @@ impl Exporter {
         if self.sender.try_send(story).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
+        if WAITING - self.sender.capacity() >= BATCH {
+            self.full.notify_one();
+        }
     }
 
     /// Sends batches. Never ends.
     pub async fn run(&self) {
         loop {
-            sleep(EVERY).await;
+            let _ = timeout(EVERY, self.full.notified()).await;
             while self.send_batch().await == BATCH {}
         }
     }
@@ -108,7 +115,13 @@ impl Exporter {
         if batch.is_empty() {
             return 0;
         }
-        let body = request(&batch, Instant::now(), self.clock.unix_ms()).to_string();
+        let (count, now, now_unix_ms) = (batch.len(), Instant::now(), self.clock.unix_ms());
+        // It takes milliseconds, in which a worker serves no request.
+        let built = spawn_blocking(move || request(&batch, now, now_unix_ms).to_string()).await;
+        let Ok(body) = built else {
+            self.dropped.fetch_add(count as u64, Relaxed);
+            return count;
+        };
         let request = Outbound {
             method: Method::POST,
             path_and_query: "/v1/traces".to_owned(),
@@ -116,19 +129,18 @@ impl Exporter {
             body: OutboundBody::Bytes(Bytes::from(body)),
             guarded: true,
         };
-        let count = batch.len() as u64;
         let why = match timeout(PATIENCE, self.client.send(request)).await {
             Ok(Ok(answer)) if answer.status.is_success() => {
-                self.exported.fetch_add(count, Relaxed);
-                return batch.len();
+                self.exported.fetch_add(count as u64, Relaxed);
+                return count;
             }
             Ok(Ok(answer)) => format!("it answered {}", answer.status.as_u16()),
             Ok(Err(failure)) => failure.kind.name().to_owned(),
             Err(_) => "it took too long".to_owned(),
         };
-        self.dropped.fetch_add(count, Relaxed);
+        self.dropped.fetch_add(count as u64, Relaxed);
         tracing::warn!(%why, count, "the collector did not take traces (telemetry.otlp.endpoint)");
-        batch.len()
+        count
     }
 }
 
@@ -242,4 +254,36 @@ fn attributes(all: &[(&str, Value)]) -> Vec<Value> {
         other => json!({ "stringValue": other.as_str().unwrap_or_default() }),
     };
     all.iter().map(|(key, own)| json!({ "key": key, "value": value(own) })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::telemetry::Names;
+    use futures_util::FutureExt as _;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_full_batch_does_not_wait() {
+        let target = Target { endpoint: http::Uri::from_static("http://127.0.0.1:9"), share_percent: 100 };
+        let exporter = Exporter::new(&target, Clock::system()).unwrap();
+        let story = Story {
+            id: RequestId(1),
+            names: Arc::new(Names { upstream: "a".to_owned(), endpoint: "b".to_owned() }),
+            method: "GET",
+            policy: HeaderValue::from_static("p"),
+            generation: 1,
+            trace: None,
+            began: Instant::now(),
+            took: Duration::ZERO,
+            status: Some(200),
+            steps: Vec::new(),
+            omitted: 0,
+        };
+        (1..BATCH).for_each(|_| exporter.take(story.clone()));
+        assert!(exporter.full.notified().now_or_never().is_none(), "it is not full");
+        exporter.take(story);
+        assert!(exporter.full.notified().now_or_never().is_some(), "nobody is woken");
+    }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 /// What lookups have said so far.
 ///
-/// Names of large services answer with a few of many addresses, others each time, and a lookup may err once. So an address is gone
-/// when two lookups in a row lack it, and new when two in a row have it.
+/// Names of large services answer with a few of many addresses, others each time, and a lookup may err once. So only what two
+/// lookups in a row agree on is a change.
 #[derive(Debug, Default)]
 pub struct Followed {
     /// What connections may lead to.
@@ -20,13 +20,12 @@ impl Followed {
             return false;
         }
         let is_first = self.known.is_empty();
-        let gone = self.known.iter().any(|known| !addresses.contains(known) && !self.before.contains(known));
-        let new = addresses.intersection(&self.before).any(|address| !self.known.contains(address));
-        if is_first || gone || new {
+        let moved = !is_first && addresses == self.before && addresses != self.known;
+        if is_first || moved {
             self.known.clone_from(&addresses);
         }
         self.before = addresses;
-        (gone || new) && !is_first
+        moved
     }
 }
 
@@ -52,6 +51,8 @@ mod tests {
             ("one more", &[&[1], &[1, 2], &[1, 2], &[1, 2]], &[false, false, true, false]),
             ("one less", &[&[1, 2], &[1], &[1], &[1]], &[false, false, true, false]),
             ("taking turns", &[&[1, 2], &[2, 1], &[1, 2]], &[false, false, false]),
+            ("a few of many", &[&[1], &[2], &[3], &[4], &[5], &[1]], &[false; 6]),
+            ("two of many", &[&[1, 2], &[2, 3], &[3, 4], &[4, 5], &[5, 1]], &[false; 5]),
             ("back and forth", &[&[1], &[2], &[2], &[1], &[1]], &[false, false, true, false, true]),
         ] {
             assert_eq!(lookups(found), expected, "{what}");

@@ -105,6 +105,19 @@ fn few_samples_say_nothing() {
     assert_eq!(course.limiter.limit(), MOST as usize);
 }
 
+#[test]
+fn a_limit_that_has_fallen_rises_again_however_few_are_sent() {
+    let mut course = Course::new();
+    course.runs(5, 20, |_| ("any", 100, Went::Answered));
+    course.runs(10, 400, |_| ("any", 5000, Went::TimedOut));
+    assert_eq!(course.limiter.limit(), LEAST as usize);
+    for _ in 0..100 {
+        course.now += 2_000 * MS;
+        course.limiter.observe(&sample("any", course.now - 100 * MS, Went::Answered), Timestamp(course.now));
+    }
+    assert_eq!(course.limiter.limit(), MOST as usize);
+}
+
 proptest! {
     /// Whatever comes: the bounds hold and places are counted.
     #[test]

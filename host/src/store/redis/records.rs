@@ -139,7 +139,7 @@ impl Inner {
         };
         kept.map_err(|error| {
             tracing::error!(%error, ?id, "an answer that was kept cannot be given again");
-            RecordError::Unavailable { source: Box::new(error) }
+            RecordError::Unavailable { source: Box::new(error), maybe_done: false }
         })
     }
 
@@ -150,7 +150,7 @@ impl Inner {
             return Ok([vec![UNSEALED], status].concat());
         }
         let sealed = self.sealer.seal(id, &codec::encode(stored));
-        sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error) })
+        sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error), maybe_done: false })
     }
 
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
@@ -168,7 +168,16 @@ impl Inner {
             let asked = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
             let place = (opening.turn && about.one_node).then(|| Place::new(&self, opening.fingerprint, opening.fence));
-            let value = self.run(&steps::begin(self.keys(), id, &opening, &about)).await?;
+            let value = match self.run(&steps::begin(self.keys(), id, &opening, &about)).await {
+                Ok(value) => value,
+                Err(error) => {
+                    // Nothing to give up where nothing was sent: a server that is down is not asked for it either.
+                    if let Some(place) = place.filter(|_| !error.may_be_done()) {
+                        place.was_not_taken();
+                    }
+                    return Err(error);
+                }
+            };
             let answer = Answer::of(&value).ok_or_else(|| nonsense("begin"))?;
             let sent_ago = answer.duration();
             let begin = match (answer.word, sent_ago) {
@@ -194,7 +203,7 @@ impl Inner {
             };
             if matches!(begin, Begin::New) && self.link.lost_data() != lost {
                 // It was new to a server that has lost data, which this host knew only after it had asked.
-                self.run(&steps::leave(self.keys(), id, opening.fence, None)).await?;
+                self.run(&steps::leave(self.keys(), id, opening.fence, None)).await.map_err(still_begun)?;
                 continue;
             }
             let turn = match place {
@@ -303,8 +312,17 @@ fn nonsense(script: &'static str) -> RecordError {
     unavailable(LinkError::Nonsense { script })
 }
 
+/// A failure to give back what was begun.
+fn still_begun(error: RecordError) -> RecordError {
+    match error {
+        RecordError::Unavailable { source, .. } => RecordError::Unavailable { source, maybe_done: true },
+        other => other,
+    }
+}
+
 fn unavailable(error: LinkError) -> RecordError {
-    RecordError::Unavailable { source: Box::new(error) }
+    let maybe_done = error.may_be_done();
+    RecordError::Unavailable { source: Box::new(error), maybe_done }
 }
 
 /// Ids and their scores, as an index gives them.

@@ -119,7 +119,9 @@ impl Waiting {
     /// Waits for the turn.
     pub(crate) async fn wait(mut self) -> Result<TurnGuard, RecordError> {
         // Neither can be missing: a queue that holds our sender passes the baton on, and the seat is taken once, here.
-        let baton = (&mut self.baton).await.map_err(|source| RecordError::Unavailable { source: Box::new(source) })?;
+        let baton = (&mut self.baton)
+            .await
+            .map_err(|source| RecordError::Unavailable { source: Box::new(source), maybe_done: true })?;
         let seat = self.seat.take().ok_or(RecordError::Lost)?;
         Ok(TurnGuard { _baton: baton, _seat: seat })
     }

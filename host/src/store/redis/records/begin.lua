@@ -18,6 +18,9 @@ if r then
   if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
   if r.s == 'u' then
     prior = r.t
+  elseif now < r.e and r.o == fence and not r.t then
+    -- Asked again: the answer was lost on the way.
+    prior = r.p
   elseif now < r.e then
     if r.moved then write(r) end
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }

@@ -24,7 +24,13 @@ const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
 #[derive(Debug, Clone)]
 enum Event {
-    Begin { key: u16, payload: u8, maybe_sent: bool },
+    Begin {
+        key: u16,
+        payload: u8,
+        maybe_sent: bool,
+    },
+    /// The answer to the last one was lost on the way.
+    BeginAgain(u16),
     Sent(u16, u8),
     Finish(u16, u8),
     Release(u16, u8),
@@ -43,6 +49,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1))
             .prop_map(|(key, payload, maybe_sent)| Event::Begin { key, payload, maybe_sent }),
+        2 => (0..KEYS).prop_map(Event::BeginAgain),
         6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Release(key, ago)),
@@ -63,6 +70,7 @@ struct World {
     lost: Option<Timestamp>,
     records: HashMap<u16, Record>,
     fences: HashMap<u16, Vec<Fence>>,
+    last: HashMap<u16, Opening>,
     drawn: u128,
 }
 
@@ -99,6 +107,35 @@ impl World {
         if fate.is_some() { "done" } else { "lost" }
     }
 
+    fn begin(&mut self, key: u16, opening: Opening) -> Result<(), TestCaseError> {
+        self.last.insert(key, opening);
+        let about = Circumstances {
+            cap: 100,
+            lost_ago: self.lost.map(|lost| self.now.since(lost)),
+            one_node: true,
+            era: "e".to_owned(),
+        };
+        let (word, rest) = self.ask(steps::begin(&self.keys.clone(), id(key), &opening, &about));
+        let (begin, record) = Record::begin(self.records.get(&key), &opening, self.lost, self.now);
+        let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
+        let (expected, with) = match begin {
+            Begin::New => ("new", Vec::new()),
+            Begin::Replay(answer) => ("replay", codec::encode(&answer)),
+            Begin::InFlight { retry_after } => ("busy", micros(retry_after)),
+            Begin::Mismatch => ("mismatch", Vec::new()),
+            Begin::Reconcile { sent_ago } => ("reconcile", micros(sent_ago)),
+        };
+        prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
+        if let Some(record) = record {
+            self.records.insert(key, record);
+            let drawn = self.fences.entry(key).or_default();
+            if drawn.last() != Some(&opening.fence) {
+                drawn.push(opening.fence);
+            }
+        }
+        Ok(())
+    }
+
     fn play(&mut self, event: Event) -> Result<(), TestCaseError> {
         let keys = self.keys.clone();
         match event {
@@ -113,26 +150,11 @@ impl World {
             Event::Begin { key, payload, maybe_sent } => {
                 self.drawn += 1;
                 let opening = Opening { maybe_sent, ..opening(self.drawn, payload) };
-                let about = Circumstances {
-                    cap: 100,
-                    lost_ago: self.lost.map(|lost| self.now.since(lost)),
-                    one_node: true,
-                    era: "e".to_owned(),
-                };
-                let (word, rest) = self.ask(steps::begin(&keys, id(key), &opening, &about));
-                let (begin, record) = Record::begin(self.records.get(&key), &opening, self.lost, self.now);
-                let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
-                let (expected, with) = match begin {
-                    Begin::New => ("new", Vec::new()),
-                    Begin::Replay(answer) => ("replay", codec::encode(&answer)),
-                    Begin::InFlight { retry_after } => ("busy", micros(retry_after)),
-                    Begin::Mismatch => ("mismatch", Vec::new()),
-                    Begin::Reconcile { sent_ago } => ("reconcile", micros(sent_ago)),
-                };
-                prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
-                if let Some(record) = record {
-                    self.records.insert(key, record);
-                    self.fences.entry(key).or_default().push(opening.fence);
+                self.begin(key, opening)?;
+            }
+            Event::BeginAgain(key) => {
+                if let Some(opening) = self.last.get(&key).copied() {
+                    self.begin(key, opening)?;
                 }
             }
             Event::Sent(key, ago) => {
@@ -194,6 +216,7 @@ fn the_scripts_do_what_the_transitions_do() {
             lost: None,
             records: HashMap::new(),
             fences: HashMap::new(),
+            last: HashMap::new(),
             drawn: 0,
         };
         world.mark();
@@ -208,13 +231,18 @@ fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock
 }
 
 fn host_at(url: &str, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
+    let (records, clock) = records_at(url, key);
+    (Arc::new(records), clock)
+}
+
+fn records_at(url: &str, key: Option<[u8; 32]>) -> (RedisRecords, Clock) {
     let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
     let link = Link::open(shared, clock, Entropy::system()).unwrap();
     let sealer = Sealer::new(key.as_slice());
-    (Arc::new(RedisRecords::new(link, clock, Entropy::system(), sealer, 1000)), clock)
+    (RedisRecords::new(link, clock, Entropy::system(), sealer, 1000), clock)
 }
 
 /// The tripwire: each of these fails if the fleet silently shares nothing.
@@ -354,6 +382,26 @@ async fn a_part_that_is_gone_is_noticed_by_every_host() {
     assert!(doubtful(&third, 3, 5).await);
 }
 
+/// What was never sent is not given up: a server that is down would be asked for it five times for every request.
+#[tokio::test]
+async fn what_was_never_begun_leaves_nothing_to_do() {
+    let mut server = RedisServer::start();
+    let (records, clock) = records_at(&server.url(), None);
+    let inner = Arc::clone(&records.0);
+    let records: Arc<dyn Records> = Arc::new(records);
+    drop(begin(&records, clock, id(1), opening(1, 0)).await.unwrap());
+    server.kill();
+    let mut refused = 0;
+    while refused < 10 {
+        let before = inner.behind.len();
+        let error = begin(&records, clock, id(2), opening(2, 0).with_turn(true)).await.map(drop).unwrap_err();
+        if !error.may_be_done() {
+            refused += 1;
+            assert!(inner.behind.len() <= before, "{refused}: {error:?}");
+        }
+    }
+}
+
 /// Evicted keys may have been records.
 #[tokio::test]
 async fn an_eviction_is_noticed_by_the_next_step() {
@@ -436,6 +484,7 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
         lost: None,
         records: HashMap::new(),
         fences: HashMap::new(),
+        last: HashMap::new(),
         drawn: 0,
     };
     world.mark();
