@@ -301,6 +301,8 @@ async fn a_cluster_keeps_it_where_the_namespace_says() {
     assert!(!worker.works(), "Triage tripped it");
     fleet.heals();
     soon("a probe closes it", 200, async || call(&host).await.0).await;
+    // Nobody waits for the report.
+    soon("the worker sees it", true, async || worker.works()).await;
     for _ in 0..5 {
         assert!(worker.fails());
     }
