@@ -23,12 +23,6 @@ pub fn lease_covers(looked_ago: Duration, attempt: Duration, settings: &Settings
     looked_ago.saturating_add(LEASE_MARGIN.min(room / 2)) < room
 }
 
-/// Whether enough hosts have seen failures for the whole fleet's breaker to open: a quorum of them, or all where fewer live. One
-/// host with a bad network never speaks for three.
-pub fn agreed(reporters: u32, live: u32, quorum: u32) -> bool {
-    reporters >= quorum.min(live).max(1)
-}
-
 /// When a breaker opens, for how long, and how it finds out that the upstream is back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {

@@ -254,21 +254,6 @@ impl Breaker {
         random: u64,
         settings: &Settings,
     ) -> Option<Transition> {
-        self.record_if(ticket, signal, took, now, random, settings, || true)
-    }
-
-    /// As [`Breaker::record`], where a closed breaker opens only if enough of the fleet has `agreed`: see [`super::agreed`].
-    #[allow(clippy::too_many_arguments)]
-    pub fn record_if(
-        &mut self,
-        ticket: &Ticket,
-        signal: BreakerSignal,
-        took: Duration,
-        now: Timestamp,
-        random: u64,
-        settings: &Settings,
-        agreed: impl FnOnce() -> bool,
-    ) -> Option<Transition> {
         if ticket.epoch != self.epoch {
             return None;
         }
@@ -302,7 +287,7 @@ impl Breaker {
                 let slow = settings.slow_call_after.is_some_and(|limit| took >= limit);
                 *failures_in_row = if failed { failures_in_row.saturating_add(1) } else { 0 };
                 window.add(failed, slow, settings.window, now);
-                let why = tripped(*failures_in_row, window, failed || slow, now, settings).filter(|_| agreed())?;
+                let why = tripped(*failures_in_row, window, failed || slow, now, settings)?;
                 Some(self.open(why, 0, now, random, settings))
             }
             _ => None,

@@ -75,6 +75,19 @@ struct World {
 }
 
 impl World {
+    fn new(connection: redis::Connection) -> Self {
+        Self {
+            connection,
+            keys: Keys::new("t"),
+            now: START,
+            lost: None,
+            records: HashMap::new(),
+            fences: HashMap::new(),
+            last: HashMap::new(),
+            drawn: 0,
+        }
+    }
+
     fn ask(&mut self, step: Step) -> (String, Option<Vec<u8>>) {
         let source = step.script.source().replace(include_str!("clock.lua"), NOW);
         assert!(source.starts_with(NOW), "the script reads another clock");
@@ -209,16 +222,7 @@ fn the_scripts_do_what_the_transitions_do() {
     let played = runner.run(&events(), |events| {
         let mut connection = server.connection();
         redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
-        let mut world = World {
-            connection,
-            keys: Keys::new("t"),
-            now: START,
-            lost: None,
-            records: HashMap::new(),
-            fences: HashMap::new(),
-            last: HashMap::new(),
-            drawn: 0,
-        };
+        let mut world = World::new(connection);
         world.mark();
         events.into_iter().try_for_each(|event| world.play(event))
     });
@@ -477,16 +481,7 @@ async fn an_operator_may_say_that_nothing_was_lost() {
 #[test]
 fn a_clock_that_is_set_back_prolongs_no_lock() {
     let server = RedisServer::start();
-    let mut world = World {
-        connection: server.connection(),
-        keys: Keys::new("t"),
-        now: START,
-        lost: None,
-        records: HashMap::new(),
-        fences: HashMap::new(),
-        last: HashMap::new(),
-        drawn: 0,
-    };
+    let mut world = World::new(server.connection());
     world.mark();
     let about = Circumstances { cap: 100, lost_ago: None, one_node: true, era: "e".to_owned() };
     let keys = world.keys.clone();
