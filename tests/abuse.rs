@@ -261,7 +261,7 @@ async fn bodies_are_held_up_to_the_memory_limit() {
     for caller in callers {
         caller.abort();
     }
-    // Once the system has the memory back.
+    // Once the host knows that they are gone; whether the system ever gets the memory back is the allocator's business.
     while front.ask("GET", "/alive", "").await.status() == "503" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

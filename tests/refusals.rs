@@ -315,9 +315,16 @@ async fn produced(problem: &Problem) -> Answered {
         }
         Problem::Overloaded { .. } => overloaded().await,
         Problem::MemoryScarce { .. } => {
-            let mut scene = plain("", "");
+            let mut scene = plain("", "attempt_timeout = \"1h\"\ndeadline = \"2h\"");
             scene.settings.server.memory_limit = Some(1);
-            scene.upstream(|_| Scripted::Answer(200, "done")).get("/list").await
+            let scene = scene.upstream(|_| Scripted::Silence);
+            let mut first = Box::pin(scene.get("/list"));
+            tokio::select! {
+                biased;
+                _ = &mut first => unreachable!("nobody answers it"),
+                () = std::future::ready(()) => {}
+            }
+            scene.get("/list").await
         }
         Problem::DeadlineBeforeSend => {
             let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();

@@ -2,6 +2,9 @@
 //!
 //! What the system says of the process is read a few times a second. In between, request bodies that are held are counted byte by
 //! byte: of all that a caller can make the host hold, they grow fastest.
+//!
+//! An allocator may keep what was let go of, so what is resident may never fall again by itself. Hence one request is always let
+//! in where no other is under way: to refuse it would free nothing, and nobody would be served ever after.
 
 use super::Priority;
 use std::sync::{
@@ -19,6 +22,8 @@ pub struct Memory {
     held: AtomicU64,
     /// The same at the last look: they are in `resident` already.
     held_then: AtomicU64,
+    /// Requests that were let in and have not ended.
+    under_way: AtomicU64,
 }
 
 /// There is no room for it.
@@ -28,7 +33,7 @@ pub struct Scarce {
     pub limit_bytes: u64,
 }
 
-/// Bytes of one body. Dropping it lets go of them.
+/// One request that was let in, and the bytes of its body. Dropping it lets go of them.
 #[derive(Debug)]
 pub struct Held {
     memory: Arc<Memory>,
@@ -39,7 +44,7 @@ impl Memory {
     /// With a limit in bytes, or none.
     pub fn new(limit: Option<u64>) -> Arc<Self> {
         let none = || AtomicU64::new(0);
-        Arc::new(Self { limit, resident: none(), held: none(), held_then: none() })
+        Arc::new(Self { limit, resident: none(), held: none(), held_then: none(), under_way: none() })
     }
 
     /// The limit, and the bytes of bodies that are held.
@@ -60,28 +65,37 @@ impl Memory {
         self.resident.load(Relaxed).saturating_add(held.saturating_sub(self.held_then.load(Relaxed)))
     }
 
-    /// Whether a request of this priority may come in: low ones up to 80 percent of the limit, high ones up to all of it.
+    /// Lets a request of this priority in, with nothing held yet: low ones up to 80 percent of the limit, high ones up to all of
+    /// it, and any that is alone.
     ///
     /// # Errors
     /// [`Scarce`]
-    pub fn admit(&self, priority: Priority) -> Result<(), Scarce> {
-        let Some(limit_bytes) = self.limit else { return Ok(()) };
+    pub fn admit(self: &Arc<Self>, priority: Priority) -> Result<Held, Scarce> {
         let percent = match priority {
             Priority::Low => 80,
             Priority::Normal => 90,
             Priority::High => 100,
         };
-        if self.used() < limit_bytes / 100 * percent { Ok(()) } else { Err(Scarce { limit_bytes }) }
+        self.under_way.fetch_add(1, Relaxed);
+        // Made first: it counts itself out again.
+        let held = Held { memory: Arc::clone(self), bytes: 0 };
+        self.room(percent).map(|()| held)
     }
 
-    /// Whether there is room for anybody at all.
+    /// Whether there is no room for anybody, as far as this host's requests are to blame.
     pub fn is_full(&self) -> bool {
-        self.admit(Priority::High).is_err()
+        self.under_way.load(Relaxed) > 0 && self.above(100).is_some()
     }
 
-    /// Nothing held yet.
-    pub fn hold(self: &Arc<Self>) -> Held {
-        Held { memory: Arc::clone(self), bytes: 0 }
+    /// For one of those that were let in, if it is not the only one.
+    fn room(&self, percent: u64) -> Result<(), Scarce> {
+        let above = self.above(percent).filter(|_| self.under_way.load(Relaxed) > 1);
+        above.map_or(Ok(()), |limit_bytes| Err(Scarce { limit_bytes }))
+    }
+
+    /// The limit, where more than this part of it is used.
+    fn above(&self, percent: u64) -> Option<u64> {
+        self.limit.filter(|limit| self.used() >= limit / 100 * percent)
     }
 }
 
@@ -93,13 +107,14 @@ impl Held {
     pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
         self.bytes += bytes as u64;
         self.memory.held.fetch_add(bytes as u64, Relaxed);
-        self.memory.admit(Priority::High)
+        self.memory.room(100)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.memory.held.fetch_sub(self.bytes, Relaxed);
+        self.memory.under_way.fetch_sub(1, Relaxed);
     }
 }
 
@@ -111,7 +126,8 @@ mod tests {
     #[test]
     fn who_matters_least_gives_way_first() {
         let memory = Memory::new(Some(1000));
-        let admitted = |memory: &Memory| Priority::ALL.map(|own| memory.admit(own).is_ok());
+        let _other = memory.admit(Priority::High).unwrap();
+        let admitted = |memory: &Arc<Memory>| Priority::ALL.map(|own| memory.admit(own).is_ok());
         for (resident, expected) in [
             (0, [true, true, true]),
             (799, [true, true, true]),
@@ -123,16 +139,32 @@ mod tests {
             memory.looked(resident);
             assert_eq!(admitted(&memory), expected, "{resident}");
         }
-        assert_eq!(Memory::new(None).admit(Priority::Low), Ok(()));
+        let boundless = Memory::new(None);
+        let _all = [(); 3].map(|()| boundless.admit(Priority::Low).unwrap());
+    }
+
+    /// What is resident may be the allocator's, which gives it back when it likes.
+    #[test]
+    fn whoever_is_alone_is_let_in_however_much_is_resident() {
+        let memory = Memory::new(Some(1000));
+        memory.looked(5000);
+        assert!(!memory.is_full());
+        let mut alone = memory.admit(Priority::Low).unwrap();
+        assert_eq!(alone.more(100), Ok(()));
+        assert!(memory.is_full());
+        assert_eq!(memory.admit(Priority::High).unwrap_err(), Scarce { limit_bytes: 1000 });
+        drop(alone);
+        assert!(!memory.is_full());
+        assert!(memory.admit(Priority::Low).is_ok());
     }
 
     #[test]
     fn bodies_count_from_the_moment_that_they_are_held() {
         let memory = Memory::new(Some(1000));
         memory.looked(600);
-        let mut first = memory.hold();
+        let mut first = memory.admit(Priority::High).unwrap();
         assert_eq!((first.more(300), memory.is_full()), (Ok(()), false));
-        let mut second = memory.hold();
+        let mut second = memory.admit(Priority::High).unwrap();
         assert_eq!((second.more(100), memory.is_full()), (Err(Scarce { limit_bytes: 1000 }), true));
         drop(second);
         assert_eq!((memory.is_full(), memory.view()), (false, (Some(1000), 300)));

@@ -41,7 +41,7 @@ pub(crate) struct Exchange {
     pub(crate) path_and_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
-    /// What the body takes.
+    /// That it is under way, and what its body takes.
     pub(crate) _held: Held,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,

@@ -65,7 +65,7 @@ impl Host {
         };
         let own = &service.endpoints[endpoint];
         let priority = priority(&service, own, effect, &mut head.headers);
-        self.shared.memory.admit(priority).map_err(scarce)?;
+        let mut held = self.shared.memory.admit(priority).map_err(scarce)?;
         // What may be under way already is not held up; a key may be of such a request.
         if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
             let asking =
@@ -79,7 +79,6 @@ impl Host {
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         headers::to_upstream(&mut head.headers, caller);
-        let mut held = self.shared.memory.hold();
         let most = match key {
             Some(_) => idempotency.max_request_bytes,
             None => service.settings.max_buffered_request_bytes,

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How many connections the kernel keeps ready for each socket.
 const BACKLOG: i32 = 1024;
-/// Between two looks whether there is memory again.
+/// Between two connections while memory is scarce: with the time that a silent one has, a few megabytes of them at most.
 const FULL: Duration = Duration::from_millis(50);
 /// What a collector may take for the last traces.
 const LAST_TRACES: Duration = Duration::from_secs(2);
@@ -147,8 +147,9 @@ impl Worker {
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
         let listener = socket.local_addr().ok();
         loop {
-            // What waits in the kernel costs this process nothing.
-            while self.host.is_full() && !self.stopping.is_cancelled() {
+            // What waits in the kernel costs this process nothing. One is let in now and then all the same, and told so: nobody is
+            // left to wait for an answer that never comes.
+            if self.host.is_full() && !self.stopping.is_cancelled() {
                 sleep(FULL).await;
             }
             let accepted = tokio::select! {
