@@ -3,6 +3,7 @@
 //! ```text
 //! steps    the scripts: what goes out, what comes back      fleet    what this host knows of the shared breaker
 //! pass     what an attempt passes, and the look before the send      grant    what it was given
+//! together attempts that ask at the same moment      leased   places taken ahead
 //! beat     once a second: alive, handed in, read again      view     what there is to see
 //! ```
 //!
@@ -15,6 +16,7 @@ mod grant;
 mod leased;
 mod pass;
 mod steps;
+mod together;
 mod view;
 
 pub use grant::{Grant, Shared};
@@ -33,7 +35,8 @@ use fleet::{Fleet, Standing, State};
 use leased::Leased;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use steps::{Acquired, Beaten, Frame, Looked, SavedUp, Taken, Ticket};
+use steps::{Acquired, Beaten, Frame, Go, Looked, SavedUp, Taken, Ticket};
+use together::Together;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -71,6 +74,7 @@ pub struct RedisGate {
     /// Stands in while the store cannot be reached; its breaker is this host's own.
     alone: MemoryGate,
     known: Mutex<Known>,
+    together: Together,
 }
 
 /// What this host knows of the group.
@@ -137,6 +141,7 @@ impl RedisGate {
             under_way: gates.under_way.clone(),
             alone: alone.telling(Arc::clone(&gates.events)),
             known: Mutex::new(known),
+            together: Together::default(),
         }
     }
 
@@ -183,10 +188,13 @@ impl RedisGate {
 
     /// Gives back what was taken for an attempt that was not made.
     pub fn give_back(self: &Arc<Self>, grant: &Grant) {
-        let grant = match grant {
-            Grant::Alone(grant) => return self.alone.give_back(grant),
-            Grant::Shared(grant) => grant,
-        };
+        match grant {
+            Grant::Alone(grant) => self.alone.give_back(grant),
+            Grant::Shared(grant) => self.give_back_shared(grant),
+        }
+    }
+
+    fn give_back_shared(self: &Arc<Self>, grant: &Shared) {
         if let Some(own) = &grant.own {
             self.alone.release(own);
         }
@@ -207,7 +215,7 @@ impl RedisGate {
 
     /// Gives back what the store granted to one who no longer waits.
     fn undo(self: &Arc<Self>, answer: &Value, ask: Ask) {
-        if let Some((standing, Acquired::Go { taken, lease, leased, .. })) =
+        if let Some((standing, Acquired::Go(Go { taken, lease, leased, .. }))) =
             self.read(&steps::ACQUIRE, answer, steps::acquired)
         {
             self.known.lock().leased.add(leased, self.clock.now());

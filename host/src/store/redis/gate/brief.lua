@@ -1,8 +1,8 @@
--- The common case at half of the cost: the breaker is closed and this fleet's alone, and a first attempt passes every limit at once. It
--- does what the rest would do; the histories of the tests are played on both.
+-- The common case at half of the cost: the breaker is closed and this fleet's alone, and a first attempt, with the places that are
+-- asked for beside it, passes every limit at once. It does what the rest would do; the histories of the tests are played on both.
 local limits = tonumber(ARGV[23])
 local own = 24 + 2 * limits
-if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '0' and limits <= 4 then
+if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and limits <= 4 then
   local now = tonumber(ARGV[1])
   if not now then
     local time = redis.call('TIME')
@@ -17,8 +17,11 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '
   -- A server with older data is for the rest to find out.
   local older = ARGV[#ARGV - 1] == gate[2] and tonumber(ARGV[#ARGV]) > tonumber(gate[3])
   local passes = gate[1] == '0' and distinct and not older and now >= (tonumber(gate[4]) or now) - 1000000 and now >= (tonumber(gate[5]) or 0)
+  local places = tonumber(ARGV[own + 6])
   for i = 1, limits do
-    passes = passes and (tonumber(gate[9 + i]) or 0) - ARGV[23 + 2 * i] <= now
+    local room = now + ARGV[23 + 2 * i] - math.max(tonumber(gate[9 + i]) or 0, now)
+    passes = passes and room >= 0
+    places = math.max(0, math.min(places, (room - math.fmod(room, ARGV[22 + 2 * i])) / ARGV[22 + 2 * i]))
   end
   local saved_up = tonumber(ARGV[own + 4])
   if gate[2] ~= ARGV[own + 2] or gate[3] ~= ARGV[own + 3] then saved_up = 0 end
@@ -27,14 +30,14 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 6] == '
     local at = string.format('%.0f', now)
     local tokens = math.min(gate[7] + (1 + ARGV[own + 5]) * ARGV[20] * 10, math.max(ARGV[22], 1) * 1000)
     local changed = {'at', at, 'tk', string.format('%.0f', tokens)}
-    local answer = {gate[2], gate[3], '0', '0', '', 'go', '0', at, gate[6] or '0', '-1', 0}
+    local answer = {gate[2], gate[3], '0', '0', '', 'go', '0', at, gate[6] or '0', '-1', places}
     for i = 1, limits do
       local before = gate[9 + i] or '0'
-      local made = string.format('%.0f', math.max(tonumber(before), now) + ARGV[22 + 2 * i])
+      local after = math.max(tonumber(before), now) + ARGV[22 + 2 * i]
       changed[#changed + 1] = fields[9 + i]
-      changed[#changed + 1] = made
+      changed[#changed + 1] = string.format('%.0f', after + places * ARGV[22 + 2 * i])
       answer[10 + 2 * i] = before
-      answer[11 + 2 * i] = made
+      answer[11 + 2 * i] = string.format('%.0f', after)
     end
     if saved_up > 0 then
       changed[#changed + 1] = 'nc'

@@ -25,6 +25,17 @@ pub struct Shared {
     pub(super) sent: bool,
 }
 
+impl Shared {
+    pub(super) fn new(wait: Duration, ask: Ask, taken: Taken, ticket: Option<Ticket>) -> Self {
+        Self { wait, ask, taken: Some(taken), ticket, own: None, sent: false }
+    }
+
+    /// A first attempt's place that was taken before.
+    pub(super) fn leased(ticket: Option<Ticket>) -> Self {
+        Self { wait: Duration::ZERO, ask: Ask::First, taken: None, ticket, own: None, sent: false }
+    }
+}
+
 impl Grant {
     /// Until the reserved moment.
     pub fn wait(&self) -> Duration {

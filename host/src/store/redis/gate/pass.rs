@@ -2,8 +2,9 @@
 
 use super::{
     Grant, LATER, RedisGate, Shared,
-    fleet::State,
-    steps::{self, Acquired, Looked, Ticket},
+    fleet::{Standing, State},
+    steps::{self, Acquired, Go, Looked, Ticket},
+    together::{Missed, Told},
 };
 use crate::{
     breaker::{self, Trip},
@@ -20,7 +21,7 @@ impl RedisGate {
     pub async fn acquire(self: &Arc<Self>, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
         let now = self.clock.now();
         let mut own = Own { gate: self, ticket: None };
-        let (keys, arguments) = {
+        let with_others = {
             let mut known = self.known.lock();
             if ask != Ask::Probe {
                 // Nobody needs to ask: whatever closes it before is pushed, and read again with the next beat.
@@ -31,50 +32,82 @@ impl RedisGate {
                     own.ticket = self.alone.admit()?;
                 }
             }
-            let may_lease = ask == Ask::First && !own.is_probe() && self.alone.paused().is_zero();
-            if may_lease && let Some(ticket) = known.take_leased(now) {
-                let (wait, own) = (Duration::ZERO, own.keep());
-                return Ok(Grant::Shared(Shared { wait, ask, taken: None, ticket, own, sent: false }));
+            let is_plain = ask == Ask::First && !own.is_probe();
+            if is_plain
+                && self.alone.paused().is_zero()
+                && let Some(ticket) = known.take_leased(now)
+            {
+                return Ok(Grant::Shared(Shared { own: own.keep(), ..Shared::leased(ticket) }));
             }
+            is_plain && known.fleet.is_closed()
+        };
+        let told = if with_others { self.with_others(max_wait).await } else { None };
+        let told = match told {
+            Some(told) => told,
+            None => self.by_itself(ask, max_wait).await,
+        };
+        match told {
+            Ok(handed) => match handed.take() {
+                Some(shared) => Ok(Grant::Shared(Shared { own: own.keep(), ..shared })),
+                None => self.alone(ask, max_wait),
+            },
+            Err(Missed::Refused(refusal)) => Err(refusal),
+            Err(Missed::Unanswered { late }) => {
+                drop(own);
+                // One answer that is late does not make this host alone: the fleet's probes are under way.
+                if late && ask != Ask::Probe {
+                    let known = self.known.lock();
+                    if known.settings.breaker.is_some() && !known.fleet.is_closed() {
+                        return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
+                    }
+                }
+                self.alone(ask, max_wait)
+            }
+        }
+    }
+
+    /// A step of its own.
+    async fn by_itself(self: &Arc<Self>, ask: Ask, max_wait: Duration) -> Told {
+        let (keys, arguments) = {
+            let mut known = self.known.lock();
             let places = if ask == Ask::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();
-            self.arguments(&known, now, steps::acquire(ask, max_wait, &saved_up, places))
+            self.arguments(&known, self.clock.now(), steps::acquire(ask, max_wait, &saved_up, places))
         };
+        let (standing, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments).await?;
+        let mut known = self.known.lock();
+        known.leased.add(leased, self.clock.now());
+        let has_breaker = known.settings.breaker.is_some() && ask != Ask::Probe;
+        drop(known);
+        let ticket = has_breaker.then_some(Ticket { epoch: standing.epoch, lease });
+        Ok(self.hand(Shared::new(wait, ask, taken, ticket)))
+    }
+
+    /// Takes the step. What comes when nobody waits any more is given back.
+    ///
+    /// # Errors
+    /// [`Missed`]
+    pub(super) async fn asked(
+        self: &Arc<Self>,
+        ask: Ask,
+        keys: Vec<String>,
+        arguments: Vec<String>,
+    ) -> Result<(Standing, Go), Missed> {
         let gate = Arc::clone(self);
         let late = move |answer| gate.undo(&answer, ask);
         let answer = self.link.run_or_late(&steps::ACQUIRE, keys, arguments, late).await;
-        let answered = match &answer {
-            Ok(answer) => self.read(&steps::ACQUIRE, answer, steps::acquired),
-            Err(_) => None,
-        };
-        let Some((standing, acquired)) = answered else {
-            drop(own);
-            // One answer that is late does not make this host alone: the fleet's probes are under way.
-            if ask != Ask::Probe && matches!(answer, Err(LinkError::TimedOut(_))) {
-                let known = self.known.lock();
-                if known.settings.breaker.is_some() && !known.fleet.is_closed() {
-                    return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
-                }
-            }
-            return self.alone(ask, max_wait);
-        };
-        match acquired {
-            Acquired::Go { wait, taken, lease, leased } => {
-                let mut known = self.known.lock();
-                known.leased.add(leased, self.clock.now());
-                let has_breaker = known.settings.breaker.is_some() && ask != Ask::Probe;
-                drop(known);
-                let ticket = has_breaker.then_some(Ticket { epoch: standing.epoch, lease });
-                let own = own.keep();
-                Ok(Grant::Shared(Shared { wait, ask, taken: Some(taken), ticket, own, sent: false }))
-            }
+        let late = matches!(answer, Err(LinkError::TimedOut(_)));
+        let read = answer.ok().and_then(|answer| self.read(&steps::ACQUIRE, &answer, steps::acquired));
+        let (standing, acquired) = read.ok_or(Missed::Unanswered { late })?;
+        Err(Missed::Refused(match acquired {
+            Acquired::Go(go) => return Ok((standing, go)),
             Acquired::Limited { which, wait } => {
                 let quota = which.and_then(|which| self.known.lock().settings.limits.get(which).copied());
-                Err(Refusal::RateLimited { quota, retry_after: wait })
+                Refusal::RateLimited { quota, retry_after: wait }
             }
-            Acquired::Open { wait } => Err(opened(standing.state, wait)),
-            Acquired::Budget { wait } => Err(Refusal::BudgetExhausted { retry_after: wait }),
-        }
+            Acquired::Budget { wait } => Refusal::BudgetExhausted { retry_after: wait },
+            Acquired::Open { wait } => opened(standing.state, wait),
+        }))
     }
 
     /// By this host alone, as far as its share goes.

@@ -83,10 +83,19 @@ pub(super) struct Taken {
 /// What [`ACQUIRE`] decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Acquired {
-    Go { wait: Duration, taken: Taken, lease: Option<u64>, leased: u32 },
+    Go(Go),
     Limited { which: Option<usize>, wait: Duration },
     Open { wait: Duration },
     Budget { wait: Duration },
+}
+
+/// What it grants: a place, at once or later, and places beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Go {
+    pub(super) wait: Duration,
+    pub(super) taken: Taken,
+    pub(super) lease: Option<u64>,
+    pub(super) leased: u32,
 }
 
 /// What [`LOOK`] decides.
@@ -200,6 +209,19 @@ impl Taken {
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
+
+    /// What the place so many behind took, of those that one step took beside this one. `interval_us`: of each limit.
+    pub(super) fn beside(&self, number: u32, interval_us: &[u64]) -> Self {
+        let behind = |(place, interval): (&[String], &u64)| {
+            let made = place.get(1).and_then(|made| made.parse::<u64>().ok()).unwrap_or(0);
+            let made = made.saturating_add(interval.saturating_mul(number.into()));
+            [made.saturating_sub(*interval).to_string(), made.to_string()]
+        };
+        match number {
+            0 => self.clone(),
+            _ => Self { places: self.places.chunks(2).zip(interval_us).flat_map(behind).collect(), ..self.clone() },
+        }
+    }
 }
 
 impl SavedUp {
@@ -292,7 +314,7 @@ pub(super) fn standing(answer: &Value) -> Option<(Standing, &[Value])> {
 
 pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
     match (reply::text(own.first()?)?, own.get(1..)?) {
-        ("go", [wait, due, moved, of_probe, leased, places @ ..]) => Some(Acquired::Go {
+        ("go", [wait, due, moved, of_probe, leased, places @ ..]) => Some(Acquired::Go(Go {
             wait: time(wait)?,
             taken: Taken {
                 due: reply::text(due)?.to_owned(),
@@ -301,7 +323,7 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
             },
             lease: lease(reply::whole(of_probe)?),
             leased: u32::try_from(reply::count(leased)?).ok()?,
-        }),
+        })),
         ("limited", [which, wait]) => {
             Some(Acquired::Limited { which: usize::try_from(reply::whole(which)?).ok(), wait: time(wait)? })
         }

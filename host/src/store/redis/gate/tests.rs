@@ -6,3 +6,4 @@ use super::{Grant, fleet::State};
 mod fleet;
 mod history;
 mod pybreaker;
+mod together;

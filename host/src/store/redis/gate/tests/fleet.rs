@@ -20,20 +20,20 @@ use crate::{
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
-struct Host {
-    gates: Arc<RedisGates>,
-    gate: Arc<RedisGate>,
+pub(super) struct Host {
+    pub(super) gates: Arc<RedisGates>,
+    pub(super) gate: Arc<RedisGate>,
     events: Arc<Events>,
 }
 
-fn settings(breaker: Option<breaker::Settings>, limits: Vec<Quota>) -> Settings {
+pub(super) fn settings(breaker: Option<breaker::Settings>, limits: Vec<Quota>) -> Settings {
     let budget = budget::Settings { percent: 100, floor_per_second: 1000, capacity: 1000 };
     Settings { breaker, limits, budget, leased: false, pybreaker: None }
 }
 
-fn five() -> breaker::Settings {
+pub(super) fn five() -> breaker::Settings {
     breaker::Settings {
         failure_rate_percent: None,
         open_for: 300 * MS,
@@ -43,11 +43,11 @@ fn five() -> breaker::Settings {
     }
 }
 
-fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
+pub(super) fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
     Quota { requests: NonZeroU32::new(requests).unwrap(), period, burst: NonZeroU32::new(burst).unwrap() }
 }
 
-fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
+pub(super) fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
     let shared = settings::Shared {
         address: Address::parse(url).unwrap(),
         prefix: "test".to_owned(),
@@ -67,13 +67,13 @@ fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
     Host { gates, gate, events }
 }
 
-async fn host(server: &RedisServer, settings: &Settings) -> Host {
+pub(super) async fn host(server: &RedisServer, settings: &Settings) -> Host {
     let host = host_at(&server.url(), settings, Duration::from_secs(2));
     soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
     host
 }
 
-async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..1500 {
         if is_so() {
             return;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     breaker,
-    clock::Clock,
+    clock::{Clock, micros},
     entropy::Entropy,
     gate::{Ask, Pybreaker, Recheck, Refusal, Settings},
     policy::contract::BreakerSignal,
@@ -21,7 +21,7 @@ use crate::{
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use std::{num::NonZeroU32, time::Duration};
-use steps::{Acquired, Frame, Looked, SavedUp, Taken, Ticket};
+use steps::{Acquired, Frame, Go, Looked, SavedUp, Taken, Ticket};
 use tokio::time::advance;
 
 /// One of both.
@@ -36,6 +36,7 @@ struct Pair {
 #[derive(Debug, Clone)]
 enum Event {
     Ask(Ask, u64),
+    Together(u32, u64),
     Pass(u64),
     Look(prop::sample::Index),
     Report(prop::sample::Index, BreakerSignal, bool),
@@ -60,6 +61,7 @@ fn event() -> impl Strategy<Value = Event> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
         10 => (ask, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(ask, wait)| Event::Ask(ask, wait)),
+        4 => (2u32..8, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(count, wait)| Event::Together(count, wait)),
         6 => prop_oneof![0u64..300, 0u64..6_000].prop_map(Event::Pass),
         6 => index().prop_map(Event::Look),
         8 => (index(), signal, prop::bool::weighted(0.2)).prop_map(|(which, signal, slow)| Event::Report(which, signal, slow)),
@@ -117,6 +119,7 @@ struct Both {
     clock: Clock,
     connection: redis::Connection,
     slow: bool,
+    limits: Vec<Quota>,
 }
 
 impl Both {
@@ -132,7 +135,7 @@ impl Both {
         let answer = self.run(&steps::ACQUIRE, 0, &steps::acquire(ask, max_wait, &SavedUp::default(), 0));
         let (standing, own) = steps::standing(&answer).unwrap();
         match (self.memory.acquire(ask, max_wait), steps::acquired(own).unwrap()) {
-            (Ok(grant), Acquired::Go { wait, taken, lease, .. }) => {
+            (Ok(grant), Acquired::Go(Go { wait, taken, lease, .. })) => {
                 prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
                 let ticket = grant.counts().then_some(Ticket { epoch: standing.epoch, lease });
                 pairs.push(Pair { own: grant, taken, ticket, sent: false, ask });
@@ -145,6 +148,39 @@ impl Both {
                 prop_assert_eq!(retry_after, wait);
             }
             (own, shared) => prop_assert!(false, "{own:?} in memory, {shared:?} in the script"),
+        }
+        Ok(())
+    }
+
+    /// Places that one step takes for several are those that they would have got one after the other.
+    fn together(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
+        let answer =
+            self.run(&steps::ACQUIRE, 0, &steps::acquire(Ask::First, max_wait, &SavedUp::default(), count - 1));
+        let (standing, own) = steps::standing(&answer).unwrap();
+        let first = self.memory.acquire(Ask::First, max_wait);
+        let (Ok(grant), Acquired::Go(Go { wait, taken, lease, leased })) = (&first, steps::acquired(own).unwrap())
+        else {
+            prop_assert!(first.is_err(), "{first:?} in memory, {answer:?} in the script");
+            return Ok(());
+        };
+        prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
+        let (at_once, counts) = (wait.is_zero() && standing.state == State::Closed, grant.counts());
+        let ticket = counts.then_some(Ticket { epoch: standing.epoch, lease });
+        let mut all = vec![first.unwrap()];
+        if at_once {
+            for _ in 1..count {
+                all.extend(self.memory.acquire(Ask::First, Duration::ZERO).ok());
+            }
+        }
+        prop_assert_eq!(all.len(), leased as usize + 1, "of {}", count);
+        if leased > 0 {
+            let firsts = SavedUp { firsts: leased, ..SavedUp::default() };
+            self.run(&steps::REPORT, 0, &steps::report(&firsts, None, false));
+        }
+        let intervals: Vec<u64> = self.limits.iter().map(|quota| micros(quota.interval())).collect();
+        for (number, own) in (0..).zip(all) {
+            let (taken, ticket) = (taken.beside(number, &intervals), ticket.clone());
+            pairs.push(Pair { own, taken, ticket, sent: false, ask: Ask::First });
         }
         Ok(())
     }
@@ -178,6 +214,7 @@ impl Both {
     fn play(&mut self, event: &Event, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
         match event {
             Event::Ask(ask, wait_ms) => self.ask(*ask, Duration::from_millis(*wait_ms), pairs)?,
+            Event::Together(count, wait_ms) => self.together(*count, Duration::from_millis(*wait_ms), pairs)?,
             Event::Look(which) if !pairs.is_empty() => {
                 let index = which.index(pairs.len());
                 if !self.look(&mut pairs[index])? {
@@ -305,8 +342,9 @@ async fn run(
     }
     let frame = Frame::new(&Keys::new("test"), group, "here", 1, &settings);
     let slow = settings.breaker.as_ref().is_some_and(|breaker| breaker.slow_call_after.is_some());
+    let limits = settings.limits.clone();
     let memory = MemoryGate::new(group.to_owned(), settings, clock, entropy);
-    let mut both = Both { memory, frame, chance, clock, connection: server.connection(), slow };
+    let mut both = Both { memory, frame, chance, clock, connection: server.connection(), slow, limits };
     let mut pairs = Vec::new();
     both.compare(&Event::Pass(0))?;
     for event in &events {

@@ -10,7 +10,7 @@ use crate::{
         Keys, Script, Value,
         gate::{
             fleet::Standing,
-            steps::{self, Acquired, Frame, SavedUp, Ticket},
+            steps::{self, Acquired, Frame, Go, SavedUp, Ticket},
         },
         test_server::RedisServer,
     },
@@ -79,7 +79,7 @@ impl Stage {
         let own = steps::acquire(Ask::First, Duration::ZERO, &SavedUp::default(), 0);
         let (standing, own) = self.run(&steps::ACQUIRE, &own);
         match steps::acquired(&own).unwrap() {
-            Acquired::Go { lease, .. } => Some(Ticket { epoch: standing.epoch, lease }),
+            Acquired::Go(Go { lease, .. }) => Some(Ticket { epoch: standing.epoch, lease }),
             _ => None,
         }
     }

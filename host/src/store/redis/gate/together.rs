@@ -1,0 +1,225 @@
+//! First attempts of one thread that ask at the same moment are answered by one step.
+//!
+//! While a step is under way, whoever comes waits for the next one, which takes as many places as then wait: a busy host asks
+//! once for many attempts, an idle one at once for each. The places are taken at the very moment at which they are used, so that an
+//! exact limit stays exact. Where not all of them pass at once, those that are left ask for themselves: their senders are dropped.
+
+use super::{
+    RedisGate, Shared,
+    steps::{self, Go, Ticket},
+};
+use crate::{
+    clock::micros,
+    gate::{Ask, Refusal},
+};
+use parking_lot::Mutex;
+use std::{
+    array,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+
+/// Threads that have a line of their own; more of them share.
+const LINES: usize = 16;
+/// Most places that one step takes beside the first.
+const MOST: usize = 256;
+
+/// Who waits for the next step, thread by thread.
+#[derive(Debug)]
+pub(super) struct Together([Mutex<Line>; LINES]);
+
+#[derive(Debug, Default)]
+struct Line {
+    under_way: bool,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    max_wait: Duration,
+    tell: oneshot::Sender<Told>,
+}
+
+/// Why one who asked has no place.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Missed {
+    /// There is none.
+    Refused(Refusal),
+    /// Nobody knows: the store was not reached, or not in time.
+    Unanswered {
+        /// Whether the server was late, and nothing worse.
+        late: bool,
+    },
+}
+
+/// What a step comes to for one who asked.
+pub(super) type Told = Result<Handed, Missed>;
+
+/// A place on its way to who waits for it. Given back unless it is taken.
+#[derive(Debug)]
+pub(super) struct Handed {
+    gate: Arc<RedisGate>,
+    shared: Option<Shared>,
+}
+
+impl Handed {
+    pub(super) fn take(mut self) -> Option<Shared> {
+        self.shared.take()
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            self.gate.give_back_shared(&shared);
+        }
+    }
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        Self(array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Together {
+    fn own(&self) -> usize {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static OWN: usize = THREADS.fetch_add(1, Relaxed) % LINES);
+        OWN.with(|own| *own)
+    }
+}
+
+impl RedisGate {
+    /// What the thread's next step brings; none where one has to ask for itself. Dropping the future gives a place back.
+    pub(super) async fn with_others(self: &Arc<Self>, max_wait: Duration) -> Option<Told> {
+        let runtime = Handle::try_current().ok()?;
+        let (tell, told) = oneshot::channel();
+        let own = self.together.own();
+        let begins = {
+            let mut line = self.together.0[own].lock();
+            line.waiting.push(Waiting { max_wait, tell });
+            !std::mem::replace(&mut line.under_way, true)
+        };
+        if begins {
+            runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
+        }
+        match timeout(self.link.timeout(), told).await {
+            Ok(told) => told.ok(),
+            Err(_) => Some(Err(Missed::Unanswered { late: true })),
+        }
+    }
+
+    pub(super) fn hand(self: &Arc<Self>, shared: Shared) -> Handed {
+        Handed { gate: Arc::clone(self), shared: Some(shared) }
+    }
+
+    /// One step for all who wait. Those who can have a leased place need none.
+    async fn serve(self: &Arc<Self>, mut waiting: Vec<Waiting>) {
+        waiting.retain(|one| !one.tell.is_closed());
+        let now = self.clock.now();
+        let may_lease = self.alone.paused().is_zero();
+        let (leased, step) = {
+            let mut known = self.known.lock();
+            let all = if may_lease { waiting.len() } else { 0 };
+            let leased: Vec<_> = (0..all).map_while(|_| known.take_leased(now)).collect();
+            let step = waiting.get(leased.len()).map(|first| {
+                let others = u32::try_from(waiting.len() - leased.len() - 1).unwrap_or(0);
+                let saved_up = known.take_saved_up();
+                let own = steps::acquire(Ask::First, first.max_wait, &saved_up, others.saturating_add(known.lot()));
+                let intervals: Vec<u64> = known.settings.limits.iter().map(|quota| micros(quota.interval())).collect();
+                (self.arguments(&known, now, own), intervals)
+            });
+            (leased, step)
+        };
+        let mut asking = waiting.split_off(leased.len());
+        for (one, ticket) in waiting.into_iter().zip(leased) {
+            one.is_told(Ok(self.hand(Shared::leased(ticket))));
+        }
+        let Some(((keys, arguments), intervals)) = step else { return };
+        let (standing, Go { wait, taken, lease, leased }) = match self.asked(Ask::First, keys, arguments).await {
+            Ok(granted) => granted,
+            Err(missed) => return miss(asking, missed),
+        };
+        let others = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0);
+        asking.retain(|one| !one.tell.is_closed());
+        let beside = others.min(leased);
+        let has_breaker = {
+            let mut known = self.known.lock();
+            // Their share of a retry is earned with the next step, as that of leased places is.
+            known.saved_up.firsts = known.saved_up.firsts.saturating_add(beside);
+            known.leased.add(leased - beside, self.clock.now());
+            known.settings.breaker.is_some()
+        };
+        let place = |number| {
+            let (wait, lease) = if number == 0 { (wait, lease) } else { (Duration::ZERO, None) };
+            let ticket = has_breaker.then(|| Ticket { epoch: standing.epoch.clone(), lease });
+            self.hand(Shared::new(wait, Ask::First, taken.beside(number, &intervals), ticket))
+        };
+        let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
+        for (number, one) in (0..=beside).zip(asking) {
+            one.is_told(Ok(place(number)));
+        }
+        // Of those who have left. The last place goes first: one that others stand behind would be forfeited.
+        for number in (used..=beside).rev() {
+            drop(place(number));
+        }
+    }
+}
+
+/// What the first one misses, the others do too, unless they can bear to wait for longer.
+fn miss(asking: Vec<Waiting>, missed: Missed) {
+    for (number, one) in asking.into_iter().enumerate() {
+        let bears_more =
+            matches!(missed, Missed::Refused(Refusal::RateLimited { retry_after, .. }) if one.max_wait >= retry_after);
+        if number == 0 || !bears_more {
+            one.is_told(Err(missed));
+        }
+    }
+}
+
+impl Waiting {
+    /// One who has gone meanwhile gives back what it is told of. Not to be called with the gate's lock held.
+    fn is_told(self, told: Told) {
+        drop(self.tell.send(told));
+    }
+}
+
+/// Takes one step after the other for a line, as long as somebody waits.
+struct Driver {
+    gate: Arc<RedisGate>,
+    line: usize,
+    /// Nobody waits any more: whoever comes next begins with a driver of its own.
+    left: bool,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        while let Some(waiting) = self.next() {
+            self.gate.serve(waiting).await;
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut line = self.gate.together.0[self.line].lock();
+        let most = line.waiting.len().min(MOST);
+        line.under_way = most > 0;
+        self.left = !line.under_way;
+        line.under_way.then(|| line.waiting.drain(..most).collect())
+    }
+}
+
+impl Drop for Driver {
+    /// Its runtime has ended before its time: those who wait ask for themselves.
+    fn drop(&mut self) {
+        if !self.left {
+            let mut line = self.gate.together.0[self.line].lock();
+            line.under_way = false;
+            line.waiting.clear();
+        }
+    }
+}
