@@ -4,6 +4,7 @@ mod classify;
 mod follow;
 pub mod headers;
 mod http_client;
+mod plain;
 mod resolve;
 
 pub(crate) use http_client::tls;

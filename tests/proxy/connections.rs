@@ -4,20 +4,109 @@ use crate::support::{
     front::Front,
     scripted::{Reply, Scripted, ok, status},
 };
+use bytes::Bytes;
+use http::Method;
+use http_body_util::BodyExt as _;
 use std::time::Duration;
+use triage::{
+    config,
+    policy::contract::Failure,
+    upstream::{HttpClient, Outbound, OutboundBody, Transport as _},
+};
 
 const ONCE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n";
 const TWICE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n";
 
-#[tokio::test]
-async fn connections_are_kept_apart_for_safe_and_unsafe_requests() {
-    let upstream = Scripted::start(|_| ok("", "")).await;
-    let front = Front::of(&upstream.url(), "");
-    for method in ["GET", "GET", "POST", "POST", "GET"] {
-        front.send(method, "/a", "", "").await;
+/// A client of its own, on this test's clock.
+struct Client(HttpClient);
+
+impl Client {
+    fn of(upstream: &Scripted) -> Self {
+        let settings = config::for_upstream(&upstream.url(), "http-standard").unwrap();
+        Self(HttpClient::new(&settings.upstreams[0].connection).unwrap())
     }
-    let connections: Vec<usize> = upstream.seen().iter().map(|seen| seen.connection).collect();
-    assert_eq!(connections, [0, 0, 1, 1, 0]);
+
+    /// The body of an answer, or why there is none. A write goes over young connections only.
+    async fn asks(&self, method: Method) -> Result<Bytes, Failure> {
+        let outbound = Outbound {
+            guarded: method != Method::GET,
+            method,
+            path_and_query: "/a".to_owned(),
+            headers: http::HeaderMap::new(),
+            body: OutboundBody::Bytes(Bytes::new()),
+        };
+        let answer = self.0.send(outbound).await?;
+        Ok(answer.body.collect().await.unwrap().to_bytes())
+    }
+}
+
+/// Lets connections grow older, and nothing else happen.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_write_takes_no_connection_that_was_idle_for_long() {
+    let upstream = Scripted::start(|_| ok("", "fine")).await;
+    let client = Client::of(&upstream);
+    for (method, after_ms, connection, why) in [
+        (Method::GET, 0, 0, "the first"),
+        (Method::POST, 3_800, 0, "young enough"),
+        (Method::GET, 29_000, 0, "for a read it may be older"),
+        (Method::POST, 4_000, 1, "too old for a write"),
+        (Method::POST, 0, 1, "the youngest"),
+        (Method::GET, 31_000, 2, "too old for anything"),
+    ] {
+        pass(Duration::from_millis(after_ms)).await;
+        assert_eq!(client.asks(method).await.unwrap(), "fine", "{why}");
+        assert_eq!(upstream.seen().last().unwrap().connection, connection, "{why}");
+    }
+}
+
+/// A close that was seen in time costs nothing: not even a write whose effect would be unknown.
+#[tokio::test]
+async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
+    for headers in ["", "connection: close\r\n"] {
+        let upstream = Scripted::start(move |_| {
+            let Reply::Bytes(answer) = ok(headers, "fine") else { unreachable!() };
+            Reply::Part(answer)
+        })
+        .await;
+        let client = Client::of(&upstream);
+        for number in 0..20 {
+            assert_eq!(client.asks(Method::POST).await.unwrap(), "fine", "{headers:?}, the one after {number}");
+            // The close is on its way, on this machine.
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(upstream.seen().len(), 20, "{headers:?}: once each");
+    }
+}
+
+/// Answers that arrive while others are under way, in parts and with bodies of their own, are not mixed up.
+#[tokio::test]
+async fn many_requests_at_once_have_a_connection_each_and_their_own_answers() {
+    let upstream = Scripted::start(|seen| {
+        let path = seen.line().split(' ').nth(1).unwrap().to_owned();
+        let body = path.repeat(1 + path.len() * 7_000);
+        Reply::Bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into())
+    })
+    .await;
+    let front = Front::of(&upstream.url(), "");
+    for _ in 0..3 {
+        let asked = (0..40).map(|number| {
+            let front = &front;
+            async move { (number, front.ask("GET", &format!("/{number}"), "").await) }
+        });
+        for (number, got) in futures_util::future::join_all(asked).await {
+            let path = format!("/{number}");
+            assert_eq!(got.text(), path.repeat(1 + path.len() * 7_000), "{number}");
+        }
+    }
+    let most = upstream.seen().iter().map(|seen| seen.connection).max().unwrap();
+    assert!(most < 80, "{most} connections for 120 requests, 40 at a time");
 }
 
 #[tokio::test]

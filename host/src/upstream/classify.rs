@@ -4,19 +4,13 @@ use super::resolve::Unresolved;
 use crate::policy::contract::{Failure, FailureKind};
 use std::{error::Error, io};
 
+type AnyError<'a> = &'a (dyn Error + 'static);
+
 /// Classifies a reqwest error. `sent` is false only for the connect phase and for streams that the upstream says it refused
 /// (RFC 9113 section 8.7): everything else may have reached it.
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
     if error.is_connect() {
-        let kind = if in_chain::<Unresolved>(error).is_some() {
-            FailureKind::Dns
-        } else if tls(error) {
-            FailureKind::Tls
-        } else if error.is_timeout() {
-            FailureKind::ConnectTimeout
-        } else {
-            FailureKind::Connect
-        };
+        let kind = if error.is_timeout() { FailureKind::ConnectTimeout } else { connect(error) };
         return Failure { kind, sent: false };
     }
     if let Some(stream) = in_chain::<h2::Error>(error)
@@ -25,37 +19,59 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
     {
         return Failure { kind: FailureKind::Reset, sent: false };
     }
-    Failure { kind: after_send(error), sent: true }
+    let kind = match after_send(error) {
+        _ if error.is_timeout() => FailureKind::Timeout,
+        None if error.is_body() || error.is_decode() => FailureKind::Body,
+        kind => kind.unwrap_or(FailureKind::Protocol),
+    };
+    Failure { kind, sent: true }
 }
 
-fn after_send(error: &reqwest::Error) -> FailureKind {
-    if error.is_timeout() {
-        return FailureKind::Timeout;
+/// Classifies what a connection that was open came to: the request may have reached the upstream.
+pub(super) fn broken(error: &hyper::Error) -> Failure {
+    Failure { kind: after_send(error).unwrap_or(FailureKind::Protocol), sent: true }
+}
+
+/// Classifies why there is no connection.
+pub(super) fn connecting(error: AnyError<'_>) -> FailureKind {
+    match in_chain::<io::Error>(error) {
+        Some(io) if io.kind() == io::ErrorKind::TimedOut => FailureKind::ConnectTimeout,
+        _ => connect(error),
     }
+}
+
+fn connect(error: AnyError<'_>) -> FailureKind {
+    if in_chain::<Unresolved>(error).is_some() {
+        FailureKind::Dns
+    } else if tls(error) {
+        FailureKind::Tls
+    } else {
+        FailureKind::Connect
+    }
+}
+
+fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
     if let Some(hyper) = in_chain::<hyper::Error>(error) {
         if hyper.is_parse() {
-            return FailureKind::Protocol;
+            return Some(FailureKind::Protocol);
         }
         if hyper.is_body_write_aborted() || hyper.is_user() {
-            return FailureKind::Send;
+            return Some(FailureKind::Send);
         }
         if hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed() {
-            return FailureKind::Reset;
+            return Some(FailureKind::Reset);
         }
     }
     if let Some(io) = in_chain::<io::Error>(error) {
-        return match io.kind() {
+        return Some(match io.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero => FailureKind::Send,
             _ => FailureKind::Reset,
-        };
+        });
     }
-    if in_chain::<h2::Error>(error).is_some() {
-        return FailureKind::Reset;
-    }
-    if error.is_body() || error.is_decode() { FailureKind::Body } else { FailureKind::Protocol }
+    in_chain::<h2::Error>(error).map(|_| FailureKind::Reset)
 }
 
-fn tls(error: &reqwest::Error) -> bool {
+fn tls(error: AnyError<'_>) -> bool {
     chain(error).any(handshake)
 }
 
@@ -70,10 +86,10 @@ fn handshake(link: &(dyn Error + 'static)) -> bool {
     })
 }
 
-fn in_chain<E: Error + 'static>(error: &reqwest::Error) -> Option<&E> {
+fn in_chain<'a, E: Error + 'static>(error: AnyError<'a>) -> Option<&'a E> {
     chain(error).find_map(|link| link.downcast_ref::<E>())
 }
 
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn chain<'a>(error: AnyError<'a>) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&link| link.source())
 }

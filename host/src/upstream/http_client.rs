@@ -3,6 +3,7 @@
 use super::{
     BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify,
     follow::Followed,
+    plain::Plain,
     resolve::{Marked, Resolver, SystemResolver},
 };
 use crate::{clock, policy::contract::Failure};
@@ -58,11 +59,13 @@ struct Inner {
     watched: Option<Watched>,
 }
 
-/// Connections for safe requests, and young ones for all others.
+/// Connections: for safe requests any that idle, young ones for all others.
 #[derive(Debug)]
-struct Pools {
-    safe: Client,
-    guarded: Client,
+enum Pools {
+    /// HTTP/1.1 without TLS.
+    Plain(Arc<Plain>),
+    /// TLS or HTTP/2.
+    Negotiated { safe: Client, guarded: Client },
 }
 
 /// A name whose addresses may change.
@@ -78,6 +81,9 @@ struct Watched {
 
 impl Pools {
     fn new(settings: &Settings, tls: &ClientConfig, resolver: &Arc<dyn Resolver>) -> Result<Self, TransportError> {
+        if let Some(plain) = Plain::new(settings, resolver)? {
+            return Ok(Self::Plain(Arc::new(plain)));
+        }
         let client = |idle: Duration| {
             let mut builder = Client::builder()
                 .redirect(redirect::Policy::none())
@@ -96,7 +102,7 @@ impl Pools {
             }
             builder.build().map_err(|error| TransportError::Client(error.into()))
         };
-        Ok(Self { safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
+        Ok(Self::Negotiated { safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
     }
 }
 
@@ -158,7 +164,10 @@ impl Inner {
         }
         match Pools::new(&self.settings, &self.tls, &self.resolver) {
             Ok(pools) => {
-                self.pools.store(Arc::new(pools));
+                if let Pools::Plain(plain) = &*self.pools.swap(Arc::new(pools)) {
+                    // Those who wait for an answer over the old ones hold them.
+                    plain.forget();
+                }
                 tracing::info!(name = %watched.name, "the upstream has other addresses: connections are made anew");
             }
             Err(error) => {
@@ -210,8 +219,18 @@ pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
 impl Transport for HttpClient {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let inner = &self.0;
+        inner.follow();
+        // Whoever waits for an answer holds no pool: idle connections go when the upstream moves.
+        let client = match &**inner.pools.load() {
+            Pools::Plain(plain) => {
+                let plain = Arc::clone(plain);
+                let youngest = if request.guarded { GUARDED_IDLE } else { Duration::MAX };
+                return Box::pin(async move { plain.send(request, youngest).await });
+            }
+            Pools::Negotiated { guarded, .. } if request.guarded => guarded.clone(),
+            Pools::Negotiated { safe, .. } => safe.clone(),
+        };
         Box::pin(async move {
-            inner.follow();
             let mut outbound = reqwest::Request::new(request.method, inner.url(&request.path_and_query));
             *outbound.headers_mut() = request.headers;
             *outbound.body_mut() = match request.body {
@@ -219,12 +238,7 @@ impl Transport for HttpClient {
                 OutboundBody::Bytes(bytes) => Some(bytes.into()),
                 OutboundBody::Stream(body) => Some(reqwest::Body::wrap(body)),
             };
-            let pools = inner.pools.load();
-            let client = if request.guarded { &pools.guarded } else { &pools.safe };
-            let sent = client.execute(outbound);
-            // Whoever waits for an answer holds no pool: idle connections go when the upstream moves.
-            drop(pools);
-            let answer = sent.await.map_err(|error| classify::failure(&error))?;
+            let answer = client.execute(outbound).await.map_err(|error| classify::failure(&error))?;
             let (head, body) = http::Response::from(answer).into_parts();
             let body = body.map_err(|error| Box::new(error) as BoxError).boxed();
             Ok(Inbound { status: head.status, headers: head.headers, body })

@@ -1,8 +1,14 @@
 //! Name resolution that leaves a mark on its failures, so that they are told apart from refused connections.
 
 use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::dns;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 /// A name that could not be resolved.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +31,24 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// A resolver as the client wants it.
+/// A resolver as the clients want it.
+#[derive(Debug, Clone)]
 pub(super) struct Marked(pub(super) Arc<dyn Resolver>);
+
+impl tower_service::Service<dns::Name> for Marked {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Unresolved;
+    type Future = BoxFuture<'static, Result<Self::Response, Unresolved>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Self::Future {
+        let found = self.0.resolve(name.as_str().to_owned());
+        Box::pin(async move { Ok(found.await.map_err(Unresolved)?.into_iter()) })
+    }
+}
 
 impl Resolve for Marked {
     fn resolve(&self, name: Name) -> Resolving {

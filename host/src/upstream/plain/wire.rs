@@ -1,0 +1,173 @@
+//! One connection, and the answer that streams over it.
+
+use super::Idle;
+use crate::upstream::{Body, BoxError};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::{
+    body::Incoming,
+    client::conn::{
+        TrySendError,
+        http1::{self, Connection, SendRequest},
+    },
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::net::TcpStream;
+
+/// A connection. It works only while it is driven.
+#[derive(Debug)]
+pub(super) struct Wire {
+    sender: SendRequest<Payload>,
+    /// None once it has ended.
+    connection: Option<Connection<TokioIo<TcpStream>, Payload>>,
+}
+
+/// What a request carries.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// In memory; none where there is nothing, or it was taken.
+    Bytes(Option<Bytes>),
+    /// Passed through.
+    Stream(Body),
+}
+
+impl Wire {
+    pub(super) async fn open(stream: TokioIo<TcpStream>) -> hyper::Result<Self> {
+        let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+        Ok(Self { sender, connection: Some(connection) })
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        let ended = self.connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready());
+        if ended {
+            // Why is told to who waits for an answer, or ends the body.
+            self.connection = None;
+        }
+    }
+
+    /// Whether it stands and can take a request now.
+    pub(super) fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends, and drives the connection until the head of the answer is there.
+    ///
+    /// # Errors
+    /// With the request where none of it was sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Payload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let connection = &mut self.connection;
+        poll_fn(|cx| {
+            if connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
+                *connection = None;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+impl http_body::Body for Payload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Bytes(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Bytes(bytes) => bytes.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body. When it has ended well its connection goes to the `idle` ones, where there are any to go to; else it is closed.
+pub(super) fn streaming(incoming: Incoming, wire: Wire, idle: Option<Arc<Idle>>) -> Body {
+    let mut streaming = Streaming { incoming, wire: Some(wire), idle, broken: None };
+    if streaming.incoming.is_end_stream() {
+        streaming.end();
+    }
+    streaming.boxed()
+}
+
+struct Streaming {
+    incoming: Incoming,
+    /// None once the body has ended.
+    wire: Option<Wire>,
+    idle: Option<Arc<Idle>>,
+    /// How it broke off: told once what came before has gone on its way.
+    broken: Option<hyper::Error>,
+}
+
+impl Streaming {
+    fn end(&mut self) {
+        if let (Some(wire), Some(idle)) = (self.wire.take(), &self.idle) {
+            idle.put(wire);
+        }
+    }
+}
+
+impl http_body::Body for Streaming {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let own = self.get_mut();
+        if let Some(error) = own.broken.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        // It asks first: the connection reads no more of a body than somebody wants.
+        let mut polled = Pin::new(&mut own.incoming).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(wire) = &mut own.wire
+        {
+            wire.drive(cx);
+            polled = Pin::new(&mut own.incoming).poll_frame(cx);
+        }
+        let frame = std::task::ready!(polled);
+        match frame {
+            Some(Err(error)) => {
+                own.wire = None;
+                own.broken = Some(error);
+                // Whoever passes the body on drops what it holds when it breaks off: once more it gets the time to write that.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(_)) if !own.incoming.is_end_stream() => {}
+            Some(Ok(_)) | None => own.end(),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
