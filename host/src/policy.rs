@@ -20,6 +20,7 @@ pub mod prebuilt;
 pub mod scaffold;
 mod shape;
 pub mod signature;
+mod ticker;
 mod wasi;
 mod watch;
 mod way;

@@ -2,20 +2,15 @@
 
 use super::{
     Cache, Digest, shape,
+    ticker::{Running, Ticker},
     wasi::{self, Wasi},
     way::{Bounds, Caps, FAST, ROOMY},
 };
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig,
     component::{Component, Linker},
 };
-
-/// The epoch's step, by which overruns are measured.
-const TICK: Duration = Duration::from_millis(1);
 
 /// Instances alive at once: one for each core that is deciding, the rest for `reused` isolation and for loads.
 const INSTANCES: u32 = 256;
@@ -43,6 +38,7 @@ pub struct Engine {
     fast: wasmtime::Engine,
     /// Started with the first component that needs it.
     roomy: Arc<OnceLock<RoomyEngine>>,
+    ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
 }
 
@@ -59,7 +55,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts an engine and its ticker thread.
+    /// Starts an engine, and the thread that ticks for it.
     ///
     /// # Errors
     /// [`EngineError`] where the pool's address space cannot be reserved.
@@ -67,23 +63,18 @@ impl Engine {
         let fast = started(FAST, INSTANCES, RESIDENT_BYTES)?;
         let roomy: Arc<OnceLock<RoomyEngine>> = Arc::default();
         let (second, first) = (Arc::downgrade(&roomy), fast.weak());
-        std::thread::Builder::new()
-            .name("triage-epochs".to_owned())
-            .spawn(move || {
-                while second.strong_count() > 0 {
-                    std::thread::sleep(TICK);
-                    if let Some(engine) = first.upgrade() {
-                        engine.increment_epoch();
-                    }
-                    if let Some(engine) = second.upgrade()
-                        && let Some(engine) = engine.get()
-                    {
-                        engine.wasmtime.increment_epoch();
-                    }
-                }
-            })
-            .map_err(|error| EngineError(error.into()))?;
-        Ok(Self { fast, roomy, cache: None })
+        let tick = move || {
+            if let Some(engine) = first.upgrade() {
+                engine.increment_epoch();
+            }
+            if let Some(engine) = second.upgrade()
+                && let Some(engine) = engine.get()
+            {
+                engine.wasmtime.increment_epoch();
+            }
+        };
+        let ticker = Ticker::start(tick).map_err(|error| EngineError(error.into()))?;
+        Ok(Self { fast, roomy, ticker, cache: None })
     }
 
     /// The same engine with a cache of compiled code.
@@ -91,6 +82,11 @@ impl Engine {
     pub fn caching(mut self, cache: Cache) -> Self {
         self.cache = Some(Arc::new(cache));
         self
+    }
+
+    /// A guest is about to run: its time passes until this is dropped.
+    pub(super) fn runs(&self) -> Running<'_> {
+        self.ticker.runs()
     }
 
     /// The engine of components that import nothing.

@@ -26,7 +26,7 @@ const WARM: usize = 16;
 /// A linked component, and its instances.
 pub(super) struct Instances<W: Way> {
     /// Kept whole: without its ticker a call that never returns would not be stopped.
-    _engine: Engine,
+    engine: Engine,
     wasmtime: wasmtime::Engine,
     pre: W::Pre,
     settings: String,
@@ -48,7 +48,7 @@ impl<W: Way> Instances<W> {
         log: LogBudget,
     ) -> Result<Self, LoadError> {
         Ok(Self {
-            _engine: engine.clone(),
+            engine: engine.clone(),
             wasmtime: linked.engine().clone(),
             pre: W::prepared(linked).map_err(LoadError::World)?,
             settings: if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() },
@@ -64,6 +64,7 @@ impl<W: Way> Instances<W> {
                 _ => LoadError::Call { call, source: error },
             }
         };
+        let _running = self.engine.runs();
         let mut store = self.store(LOAD_MS);
         let guest = W::instantiate(&self.pre, &mut store).map_err(call("start"))?;
         let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
@@ -107,6 +108,7 @@ impl<W: Way> Instances<W> {
         outcome: &Outcome<'_>,
         interest: Option<&Interest>,
     ) -> Result<Verdict, Fault> {
+        let _running = self.engine.runs();
         let warm = self.warm.as_ref().and_then(|warm| warm.lock().pop());
         let mut instance = match warm {
             Some(instance) => instance,
