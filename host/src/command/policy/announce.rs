@@ -11,17 +11,22 @@ use triage::policy::Digest;
 const LOOK: Duration = Duration::from_millis(100);
 /// As long as hosts wait for each other, and some more.
 const LOOKS: u32 = 600;
+/// Once it has switched: until the hosts have said so, which each does within a second.
+const SAY_SO: u32 = 30;
 
 /// Announces (`announce`, or `promote` for one that was rolled back) and waits until the fleet has switched, or has not.
 pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Result<ExitCode> {
     let digest = digest.to_string();
     let own = path(upstream, "");
     remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
+    let mut since = 0;
     for _ in 0..LOOKS {
         let policy = remote.look(&own)?;
         let fleet = &policy["fleet"];
-        if fleet["digest"] == *digest {
-            println!("{}", switched(upstream, fleet));
+        let switched = fleet["digest"] == *digest;
+        since += u32::from(switched);
+        if switched && (since > SAY_SO || behind(fleet) == 0) {
+            println!("{}", done(upstream, fleet));
             return Ok(ExitCode::SUCCESS);
         }
         if fleet["proposal"].is_null() && fleet["aborted"]["digest"] == *digest {
@@ -38,13 +43,19 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
 }
 
-fn switched(upstream: &str, fleet: &Value) -> String {
-    let hosts = fleet["hosts"].as_array().map_or(&[][..], Vec::as_slice);
-    let has_switched = |host: &&Value| host["behind"] == false;
+fn hosts(fleet: &Value) -> &[Value] {
+    fleet["hosts"].as_array().map_or(&[][..], Vec::as_slice)
+}
+
+fn behind(fleet: &Value) -> usize {
+    hosts(fleet).iter().filter(|host| host["behind"] == true).count()
+}
+
+fn done(upstream: &str, fleet: &Value) -> String {
+    let all = hosts(fleet).len();
     format!(
-        "{upstream}: the fleet's generation {} serves; {} of {} hosts have said so",
+        "{upstream}: the fleet's generation {} serves at {} of {all} hosts",
         fleet["generation"],
-        hosts.iter().filter(has_switched).count(),
-        hosts.len()
+        all - behind(fleet)
     )
 }
