@@ -152,12 +152,16 @@ impl Host {
         let desks = Desks::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let desk = desks.add();
         let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
-        let name = fleet::host_name(&entropy);
+        let with = fleet::With {
+            host: fleet::host_name(&entropy),
+            clock,
+            entropy: entropy.clone(),
+            events: Arc::clone(&events),
+        };
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
-        for upstream in &settings.upstreams {
+        for (index, upstream) in settings.upstreams.iter().enumerate() {
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
-            let with = (clock, entropy.clone(), Arc::clone(&events));
-            let following = Following::open(upstream, link.as_ref(), &name, with);
+            let following = Following::open(settings, index, link.as_ref(), with.clone());
             let configured = || Service::load(upstream, &engine, &keys, &registry, groups);
             let service = match &following {
                 None => configured()?,

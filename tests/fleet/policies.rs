@@ -294,6 +294,27 @@ async fn a_server_that_lost_its_data_moves_nobody_back() {
     assert_eq!(fleet(&hosts[2]).await["generation"], 2);
 }
 
+/// Nobody ran while the server lost everything: what a host knew when it ended, it knows when it starts.
+#[tokio::test]
+async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
+    let Some(mut policies) = Policies::start().await else { return };
+    let kept = policies.folder.path().join("kept");
+    let own = || Own { kept: Some(kept.clone()), ..Own::default() };
+    let first = policies.host_with(&own());
+    announce(&first, policies.push(named("v2")).await).await;
+    serves(std::slice::from_ref(&first), "v2").await;
+    drop(first);
+    policies.redis.restart();
+    let again = policies.host_with(&own());
+    assert_eq!(judge(&again).await, "v2", "its first answer");
+    assert_eq!(policies.redis.ask::<String>(&["HGET", "triage:{policy-api}:agreement", "ge"]), "1");
+    drop(again);
+    policies.redis.kill();
+    let alone = policies.host_with(&own());
+    assert_eq!(judge(&alone).await, "v2", "also where the server cannot be reached");
+    assert_eq!(fleet(&alone).await["phase"], "unreachable");
+}
+
 /// Whoever can write to the server can send no host anywhere, and break none.
 #[tokio::test]
 async fn what_a_stranger_writes_is_ignored_and_told() {

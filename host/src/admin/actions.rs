@@ -169,7 +169,7 @@ pub(super) async fn policy(
         ("announce", None, _) => {
             return Err(Refusal::Malformed("digest must name the component that is announced".to_owned()));
         }
-        ("announce", Some(_), None) | ("promote", Some(_), None) => {
+        ("announce" | "promote", Some(_), None) => {
             let text = "this upstream does not follow its fleet; set upstreams.NAME.follow_fleet = true, or drop the component in";
             return Err(Refusal::NotNow(text.to_owned()));
         }
@@ -180,7 +180,7 @@ pub(super) async fn policy(
             (format!("policy-{verb}"), format!("an operator announces sha256:{digest} to the fleet{how}"))
         }
         ("rollback", _, Some(following)) if following.is_told() => {
-            following.roll_back().await.map_err(|why| not_now(&why))?;
+            following.roll_back(serving.current().artifact).await.map_err(|why| not_now(&why))?;
             ("policy-rollback".to_owned(), "an operator rolls the policy of the whole fleet back".to_owned())
         }
         ("rollback", ..) => {

@@ -3,7 +3,9 @@
 //! ```text
 //! agreement   what all agree on: pure, the same as the script in shared state
 //! course      what one host knows of it, and what it does next: pure
-//! following   one upstream's: beats, announcements, swaps        staging   from a digest to a policy that may serve
+//! following   one upstream's: beats, and swaps       announcing   what operators ask
+//! staging     from a digest to a policy that may serve         shelf   compiled ones at hand
+//! memory      what is known at the next start         written   how it is written
 //! ```
 //!
 //! What stands in shared state is a digest, and never where it comes from: each host pulls it from the repository that its own
@@ -11,14 +13,20 @@
 //! holds and, where there are keys, what is signed.
 
 pub mod agreement;
+mod announcing;
 mod course;
 mod following;
+mod memory;
+mod shelf;
 mod staging;
+mod written;
 
 pub use agreement::{Aborted, Chosen, Outcome, Speaker, Standing, Why, Word};
+pub use announcing::{NotAnnounced, NotRolledBack};
 pub(crate) use following::start;
-pub use following::{Following, NotAnnounced, NotRolledBack, Report};
+pub use following::{Following, Report, With};
 pub(crate) use staging::play;
+pub(crate) use written::is_name;
 
 use crate::policy::Digest;
 use std::time::Duration;

@@ -36,6 +36,8 @@ pub(super) struct Course {
     failed: Vec<Failed>,
     /// The last abort that was told.
     aborted: Option<u64>,
+    /// Whether something else than ours was found the last time.
+    flawed: bool,
 }
 
 /// A component that was not staged.
@@ -71,11 +73,12 @@ pub(super) enum Told {
 }
 
 impl Course {
-    pub(super) fn new(host: String, configured: Digest) -> Self {
+    /// `known`: how the fleet stood when this host last ran.
+    pub(super) fn new(host: String, configured: Digest, known: Standing) -> Self {
         Self {
             host,
             configured,
-            known: Standing::default(),
+            known,
             view: None,
             at: 0,
             pardoned: false,
@@ -85,6 +88,7 @@ impl Course {
             under_way: None,
             failed: Vec::new(),
             aborted: None,
+            flawed: false,
         }
     }
 
@@ -126,8 +130,11 @@ impl Course {
     }
 
     /// Who speaks.
-    pub(super) fn speaker(&self, shelf: &[Digest]) -> Speaker {
-        Speaker { host: self.host.clone(), generation: self.at, staged: self.staged(shelf) }
+    pub(super) fn speaker(&self, serving: Option<Digest>, shelf: &[Digest]) -> Speaker {
+        // One that has fallen back by itself is not where it was.
+        let fell_back = self.at == self.known.generation && self.behind(serving);
+        let generation = if fell_back { self.at.saturating_sub(1) } else { self.at };
+        Speaker { host: self.host.clone(), generation, staged: self.staged(shelf) }
     }
 
     /// What is to be said next.
@@ -141,10 +148,15 @@ impl Course {
     /// A word was answered.
     pub(super) fn heard(&mut self, word: &Word, heard: &Heard, now: Timestamp) -> Vec<Told> {
         let Heard { outcome, flawed, view } = heard;
+        // The script writes back what this host knows: an older answer was overtaken by another one.
+        if view.standing.generation < self.known.generation {
+            return Vec::new();
+        }
         let mut told = Vec::new();
         if *flawed {
-            told.push(Told::Flawed);
+            told.extend(self.flawed());
         }
+        self.flawed = *flawed;
         match word {
             Word::RollBack { generation, why: Why::Fault } if self.fault == Some(*generation) => {
                 self.fault = None;
@@ -166,18 +178,21 @@ impl Course {
             told.push(Told::Aborted(news.clone()));
         }
         self.aborted = aborted;
-        // The script has written back what this host knows: an older one is none of ours.
-        if view.standing.generation >= self.known.generation {
-            let is_new = (view.standing.generation, view.standing.chosen) != (self.known.generation, self.known.chosen);
-            if is_new {
-                self.pardoned = view.standing.why == Why::Promoted;
-                self.fault = None;
-                self.failed.clear();
-            }
-            self.known = view.standing.clone();
+        let is_new = (view.standing.generation, view.standing.chosen) != (self.known.generation, self.known.chosen);
+        if is_new {
+            self.pardoned = view.standing.why == Why::Promoted;
+            self.fault = None;
+            self.failed.clear();
         }
+        self.known = view.standing.clone();
         self.view = Some((view.clone(), now));
         told
+    }
+
+    /// Something else than ours was found. Told once, not with each beat.
+    pub(super) fn flawed(&mut self) -> Option<Told> {
+        let is_news = !std::mem::replace(&mut self.flawed, true);
+        is_news.then_some(Told::Flawed)
     }
 
     /// What to do, where `serving` serves and `shelf` is at hand.
@@ -351,3 +366,6 @@ impl fmt::Display for Told {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,15 @@
 //! A host that follows its fleet, for one upstream: it beats, stages what is proposed, and swaps with the others.
 
 use super::{
-    Outcome, Standing, View, Why, Word,
+    Speaker, Standing, View, Word,
     course::{Course, Next, Told},
+    memory::Memory,
+    shelf::Shelf,
     staging::{self, Unstaged},
 };
 use crate::{
     clock::Clock,
-    config::settings::{PolicySource, Upstream},
+    config::settings::{PolicySource, Settings, State},
     entropy::Entropy,
     pipeline::Shared,
     policy::{Digest, Policy},
@@ -23,11 +25,13 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     sync::{Arc, Weak, mpsc},
-    thread,
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, oneshot},
+    sync::{
+        Notify, Semaphore,
+        broadcast::{Receiver, error::RecvError},
+    },
     time::{MissedTickBehavior, interval},
 };
 
@@ -46,57 +50,31 @@ const STEPS: usize = 4;
 #[derive(Debug)]
 pub struct Following {
     upstream: String,
-    place: Target,
-    agreement: RedisAgreement,
-    clock: Clock,
-    entropy: Entropy,
+    /// Which upstream of the host it is.
+    pub(super) index: usize,
+    pub(super) place: Target,
+    pub(super) agreement: RedisAgreement,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
     told: Arc<Events>,
-    course: Mutex<Course>,
-    /// Compiled policies by the digest of their manifests: what serves, what served before, what is proposed.
-    shelf: Mutex<Vec<(Digest, Arc<Policy>)>>,
-    wake: Arc<Notify>,
-    announcing: Arc<Semaphore>,
+    pub(super) course: Mutex<Course>,
+    shelf: Mutex<Shelf>,
+    memory: Memory,
+    pub(super) wake: Arc<Notify>,
+    pub(super) announcing: Arc<Semaphore>,
 }
 
-/// Why a component was not announced.
-#[derive(Debug, thiserror::Error)]
-pub enum NotAnnounced {
-    /// Another one is.
-    #[error("another component is being announced; `triage policy list` shows it: announce again when that is over")]
-    Busy,
-    /// There is no way to tell the others.
-    #[error("shared state cannot be reached now, and only there can the fleet agree: announce again when it answers")]
-    Away(#[source] LinkError),
-    /// This host refused it.
-    #[error("it was refused at step {}: {reason}; nothing is announced", step.name())]
-    Refused {
-        /// At which step.
-        step: Step,
-        /// Why.
-        reason: String,
-    },
-    /// It is there.
-    #[error("the fleet's generation {0} is this component already")]
-    Serving(u64),
-    /// It failed.
-    #[error(
-        "it was rolled back before; mend it, or say that you want it all the same: `triage policy promote UPSTREAM DIGEST`"
-    )]
-    Quarantined,
-}
-
-/// Why a fleet did not go back.
-#[derive(Debug, thiserror::Error)]
-pub enum NotRolledBack {
-    /// There is no way to tell the others.
-    #[error("shared state cannot be reached now, and only there can the fleet agree: ask again when it answers")]
-    Away(#[source] LinkError),
-    /// There is nothing to go back to.
-    #[error("the fleet has no generation before this one; announce a component that serves better")]
-    NoOther,
-    /// Another one serves by now.
-    #[error("the fleet has switched meanwhile; look again: `triage policy list`")]
-    Stale,
+/// What every follower of a host has.
+#[derive(Debug, Clone)]
+pub struct With {
+    /// This host's name: see [`super::host_name`].
+    pub host: String,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// Where operators are told.
+    pub events: Arc<Events>,
 }
 
 /// How an upstream's fleet stands, for operators.
@@ -117,25 +95,29 @@ pub struct Report {
 }
 
 impl Following {
-    /// Of an upstream that follows its fleet; none for the others. `host` is this host's name.
-    pub fn open(
-        settings: &Upstream,
-        link: Option<&Link>,
-        host: &str,
-        (clock, entropy, told): (Clock, Entropy, Arc<Events>),
-    ) -> Option<Arc<Self>> {
-        let (true, Some(link), PolicySource::Registry(own)) = (settings.follow_fleet, link, &settings.policy) else {
+    /// Of one of a host's upstreams, where that follows its fleet; none for the others.
+    pub fn open(settings: &Settings, index: usize, link: Option<&Link>, with: With) -> Option<Arc<Self>> {
+        let upstream = settings.upstreams.get(index).filter(|upstream| upstream.follow_fleet)?;
+        let (PolicySource::Registry(own), State::Shared(shared), Some(link)) =
+            (&upstream.policy, &settings.state, link)
+        else {
             return None;
         };
+        let With { host, clock, entropy, events } = with;
+        let fleet = format!("{} {} {} {}", shared.address, shared.prefix, upstream.name, own.target());
+        let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
+        let course = Course::new(host, own.digest(), memory.recall());
         Some(Arc::new(Self {
-            upstream: settings.name.clone(),
+            upstream: upstream.name.clone(),
+            index,
             place: own.target().clone(),
-            agreement: RedisAgreement::new(link.clone(), &settings.name),
+            agreement: RedisAgreement::new(link.clone(), &upstream.name),
             clock,
             entropy,
-            told,
-            course: Mutex::new(Course::new(host.to_owned(), own.digest())),
+            told: events,
+            course: Mutex::new(course),
             shelf: Mutex::default(),
+            memory,
             wake: Arc::default(),
             announcing: Arc::new(Semaphore::new(1)),
         }))
@@ -164,15 +146,12 @@ impl Following {
             None => configured()?,
             Some((_, Ok(service))) => service,
             Some((target, Err(error))) => {
-                let why = Unstaged::Away(told(&error));
-                let told = self.course.lock().failed(target, why, self.clock.now());
-                self.tell_all(told);
+                self.not_staged(target, Unstaged::Away(told(&error)));
                 configured()?
             }
         };
         self.shelve(&service);
-        let settled = self.course.lock().settle(service.artifact);
-        self.tell_all(settled);
+        self.settle(service.artifact);
         Ok(service)
     }
 
@@ -181,14 +160,14 @@ impl Following {
         let (answer, answered) = mpsc::sync_channel(1);
         let own = Arc::clone(self);
         self.agreement.link().beside(async move {
-            let speaker = own.course.lock().speaker(&[]);
-            let heard = own.agreement.say_within(FIRST, &speaker, &Standing::default(), &Word::Beat).await;
+            let (speaker, known, word) = own.own(None);
+            let heard = own.agreement.say_within(FIRST, &speaker, &known, &word).await;
             let _ = answer.send(heard);
         });
         answered.recv_timeout(FIRST).ok()
     }
 
-    fn tell_all(&self, told: impl IntoIterator<Item = Told>) {
+    pub(super) fn tell_all(&self, told: impl IntoIterator<Item = Told>) {
         for told in told {
             if told.is_good() {
                 tracing::info!(upstream = self.upstream, "fleet: {told}");
@@ -199,10 +178,6 @@ impl Following {
         }
     }
 
-    fn shelf(&self) -> Vec<Digest> {
-        self.shelf.lock().iter().map(|(digest, _)| *digest).collect()
-    }
-
     /// Keeps what serves at hand, to come back to without any registry.
     fn shelve(&self, service: &Service) {
         if let Some(digest) = service.artifact {
@@ -210,58 +185,71 @@ impl Following {
         }
     }
 
-    fn put(&self, digest: Digest, policy: Arc<Policy>) {
-        const MOST: usize = 4;
+    pub(super) fn put(&self, digest: Digest, policy: Arc<Policy>) {
         let kept = self.course.lock().kept();
-        let mut shelf = self.shelf.lock();
-        shelf.retain(|(own, _)| *own != digest);
-        if shelf.len() >= MOST {
-            let spare = shelf.iter().position(|(own, _)| !kept.contains(&Some(*own))).unwrap_or(0);
-            shelf.remove(spare);
-        }
-        shelf.push((digest, policy));
+        self.shelf.lock().put(digest, policy, &kept);
     }
 
-    fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
-        self.shelf.lock().iter().find(|(own, _)| *own == digest).map(|(_, policy)| Arc::clone(policy))
+    pub(super) fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
+        self.shelf.lock().find(digest)
+    }
+
+    /// Who speaks, and what is known: what a step begins with.
+    pub(super) fn own(&self, artifact: Option<Digest>) -> (Speaker, Standing, Word) {
+        let shelf = self.shelf.lock().digests();
+        let course = self.course.lock();
+        (course.speaker(artifact, &shelf), course.known().clone(), course.word())
     }
 
     /// Says what there is to say, and does what follows from the answer. Whether shared state was reached.
-    async fn turn(self: &Arc<Self>, shared: &Arc<Shared>, upstream: usize) -> bool {
-        let Some(serving) = shared.upstreams.get(upstream) else { return true };
+    async fn turn(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
+        let Some(serving) = shared.upstreams.get(self.index) else { return true };
+        let artifact = || serving.current().artifact;
         for _ in 0..STEPS {
-            let (shelf, artifact) = (self.shelf(), serving.current().artifact);
-            let (speaker, known, word) = {
-                let course = self.course.lock();
-                (course.speaker(&shelf), course.known().clone(), course.word())
-            };
+            let (speaker, known, word) = self.own(artifact());
             let heard = self.agreement.say(&speaker, &known, &word).await;
             let now = self.clock.now();
-            let mut told = Vec::new();
-            let next = {
+            let told = {
                 let mut course = self.course.lock();
-                if let Ok(heard) = &heard {
-                    told = course.heard(&word, heard, now);
-                    told.extend(course.settle(artifact));
+                match &heard {
+                    Ok(heard) => course.heard(&word, heard, now),
+                    Err(LinkError::Nonsense { .. }) => course.flawed().into_iter().collect(),
+                    Err(_) => Vec::new(),
                 }
-                course.next(serving.current().artifact, &shelf, now)
             };
             self.tell_all(told);
+            self.settle(artifact());
+            let next = {
+                let shelf = self.shelf.lock().digests();
+                self.course.lock().next(artifact(), &shelf, now)
+            };
             match next {
                 Next::Install { digest, promoted } => self.install(shared, serving, digest, promoted),
-                Next::Stage { digest, promoted } => self.stage(shared, upstream, digest, promoted, None),
+                Next::Stage { digest, promoted } => self.stage(shared, digest, promoted, None),
                 Next::Rest => {}
             }
             if heard.is_err() {
                 return false;
             }
             // What has changed is said at once: others wait for it.
-            let (shelf, course) = (self.shelf(), self.course.lock());
-            if course.speaker(&shelf) == speaker && course.word() == Word::Beat {
+            let (again, _, word) = self.own(artifact());
+            if again == speaker && word == Word::Beat {
                 return true;
             }
         }
         true
+    }
+
+    /// Takes note of what serves: what the fleet wants is remembered, also beyond this process.
+    fn settle(&self, artifact: Option<Digest>) {
+        let (told, known) = {
+            let mut course = self.course.lock();
+            (course.settle(artifact), course.known().clone())
+        };
+        if told.is_some() {
+            self.memory.keep(&known);
+        }
+        self.tell_all(told);
     }
 
     fn install(&self, shared: &Shared, serving: &Serving, digest: Digest, promoted: bool) {
@@ -274,139 +262,20 @@ impl Following {
             Some(_) => Err(Unstaged::Refused(Step::Quarantine, staging::QUARANTINED.to_owned())),
             None => staging::service(shared, serving, &policy),
         };
-        let told = match made {
+        match made {
             Ok(service) => {
                 self.shelve(&serving.current());
                 serving.install(service.from(digest));
-                let mut course = self.course.lock();
-                course.installed();
-                course.settle(Some(digest))
+                self.course.lock().installed();
+                self.settle(Some(digest));
             }
-            Err(why) => self.course.lock().failed(digest, why, self.clock.now()),
-        };
+            Err(why) => self.not_staged(digest, why),
+        }
+    }
+
+    pub(super) fn not_staged(&self, digest: Digest, why: Unstaged) {
+        let told = self.course.lock().failed(digest, why, self.clock.now());
         self.tell_all(told);
-    }
-
-    /// Begins to pull and compile, on a thread of its own. `asked`: who waits for it instead of the fleet.
-    fn stage(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        upstream: usize,
-        digest: Digest,
-        promoted: bool,
-        asked: Option<Asked>,
-    ) {
-        let artifact = self.place.at(digest);
-        let mut staging = Staging { following: Arc::downgrade(self), digest, asked, is_fleets: true };
-        staging.is_fleets = staging.asked.is_none();
-        if staging.is_fleets {
-            self.course.lock().begin(digest);
-        }
-        let (registry, shared) = (shared.registry.clone(), Arc::downgrade(shared));
-        let work = move || {
-            let checked = staging::pull(&registry, &artifact).and_then(|pulled| {
-                // The host may have gone meanwhile.
-                let gone = || Unstaged::Away("the host is stopping".to_owned());
-                let shared = shared.upgrade().ok_or_else(gone)?;
-                let serving = shared.upstreams.get(upstream).ok_or_else(gone)?;
-                staging::check(&shared, serving, &pulled, promoted)
-            });
-            staging.done(checked);
-        };
-        if let Err(error) = thread::Builder::new().name("triage-staging".to_owned()).spawn(work) {
-            tracing::warn!(%error, "a component cannot be staged: there is no thread for it");
-        }
-    }
-
-    fn staged(&self, digest: Digest, checked: Result<Arc<Policy>, Unstaged>) {
-        match checked {
-            Ok(policy) => self.put(digest, policy),
-            Err(why) => {
-                let told = self.course.lock().failed(digest, why, self.clock.now());
-                self.tell_all(told);
-            }
-        }
-    }
-
-    /// Announces a component to the fleet, once this host itself could serve it. `promoted`: although it was rolled back before.
-    /// Dropping the future announces nothing that was not announced yet.
-    ///
-    /// # Errors
-    /// [`NotAnnounced`]; nothing is announced then.
-    pub(crate) async fn announce(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        digest: Digest,
-        promoted: bool,
-    ) -> Result<(), NotAnnounced> {
-        let place = Arc::clone(&self.announcing).try_acquire_owned().map_err(|_| NotAnnounced::Busy)?;
-        let own = |serving: &Arc<Serving>| serving.following.as_ref().is_some_and(|own| Arc::ptr_eq(own, self));
-        let upstream = shared.upstreams.iter().position(own).ok_or(NotAnnounced::Busy)?;
-        if !self.agreement.link().is_up() {
-            return Err(NotAnnounced::Away(LinkError::Down));
-        }
-        self.would(Word::Announce { id: 0, digest, promoted })?;
-        if promoted || self.at_hand(digest).is_none() {
-            let (answer, answered) = oneshot::channel();
-            self.stage(shared, upstream, digest, promoted, Some(Asked { answer, _place: place }));
-            let failed = || Unstaged::Away("the thread that staged it failed".to_owned());
-            let checked = answered.await.unwrap_or_else(|_| Err(failed()));
-            let policy = checked.map_err(|why| {
-                let (step, reason) = why.parts();
-                NotAnnounced::Refused { step, reason: reason.to_owned() }
-            })?;
-            self.put(digest, policy);
-        }
-        let id = self.entropy.next();
-        let heard = self.tell(&Word::Announce { id, digest, promoted }).await.map_err(NotAnnounced::Away)?;
-        match heard.outcome {
-            Outcome::Serving => Err(NotAnnounced::Serving(heard.view.standing.generation)),
-            Outcome::Quarantined => Err(NotAnnounced::Quarantined),
-            Outcome::Busy => Err(NotAnnounced::Busy),
-            Outcome::Done | Outcome::NoOther | Outcome::Stale => Ok(()),
-        }
-    }
-
-    /// What would come of an announcement, as far as this host knows: nothing is pulled in vain.
-    fn would(&self, word: Word) -> Result<(), NotAnnounced> {
-        let Word::Announce { digest, promoted, .. } = word else { return Ok(()) };
-        let course = self.course.lock();
-        let known = course.known();
-        if known.chosen == super::Chosen::Artifact(digest) {
-            return Err(NotAnnounced::Serving(known.generation));
-        }
-        if known.quarantined.contains(&digest) && !promoted {
-            return Err(NotAnnounced::Quarantined);
-        }
-        Ok(())
-    }
-
-    /// Takes the whole fleet back to the generation before this one, on an operator's word.
-    ///
-    /// # Errors
-    /// [`NotRolledBack`]
-    pub async fn roll_back(&self) -> Result<(), NotRolledBack> {
-        let generation = self.course.lock().known().generation;
-        let word = Word::RollBack { generation, why: Why::Operator };
-        let heard = self.tell(&word).await.map_err(NotRolledBack::Away)?;
-        match heard.outcome {
-            Outcome::Done => Ok(()),
-            Outcome::NoOther => Err(NotRolledBack::NoOther),
-            _ => Err(NotRolledBack::Stale),
-        }
-    }
-
-    /// Says one word for an operator; what follows from it is done by the next turn, which comes at once.
-    async fn tell(&self, word: &Word) -> Result<Heard, LinkError> {
-        let (speaker, known) = {
-            let (shelf, course) = (self.shelf(), self.course.lock());
-            (course.speaker(&shelf), course.known().clone())
-        };
-        let heard = self.agreement.say(&speaker, &known, word).await?;
-        let told = self.course.lock().heard(word, &heard, self.clock.now());
-        self.tell_all(told);
-        self.wake.notify_one();
-        Ok(heard)
     }
 
     /// What served failed too often here: the fleet is told.
@@ -438,58 +307,16 @@ impl Following {
 
 const UNHEARD: &str = "what the fleet's policy is cannot be heard now: the configured one serves, until it can";
 
-/// An operator who waits, and the place that this takes.
-#[derive(Debug)]
-struct Asked {
-    answer: oneshot::Sender<Result<Arc<Policy>, Unstaged>>,
-    _place: OwnedSemaphorePermit,
-}
-
-/// A component on its way. Whatever becomes of it, the next one may follow.
-#[derive(Debug)]
-struct Staging {
-    following: Weak<Following>,
-    digest: Digest,
-    asked: Option<Asked>,
-    is_fleets: bool,
-}
-
-impl Staging {
-    fn done(mut self, checked: Result<Arc<Policy>, Unstaged>) {
-        match (self.asked.take(), self.following.upgrade()) {
-            // Who asked may have gone.
-            (Some(asked), _) => drop(asked.answer.send(checked)),
-            (None, Some(following)) => following.staged(self.digest, checked),
-            (None, None) => {}
-        }
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let Some(following) = self.following.upgrade().filter(|_| self.is_fleets) else { return };
-        following.course.lock().end();
-        following.wake.notify_one();
-    }
-}
-
 /// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
 pub(crate) fn start(shared: &Arc<Shared>) {
-    for (upstream, serving) in shared.upstreams.iter().enumerate() {
-        let Some(following) = &serving.following else { continue };
+    for following in shared.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
         let link = following.agreement.link();
         let (wake, message) = (Arc::clone(&following.wake), following.agreement.message());
-        link.beside(follow(Arc::downgrade(shared), upstream, wake, link.pushed(), message));
+        link.beside(follow(Arc::downgrade(shared), following.index, wake, link.pushed(), message));
     }
 }
 
-async fn follow(
-    shared: Weak<Shared>,
-    upstream: usize,
-    wake: Arc<Notify>,
-    mut pushed: tokio::sync::broadcast::Receiver<Pushed>,
-    message: String,
-) {
+async fn follow(shared: Weak<Shared>, index: usize, wake: Arc<Notify>, mut pushed: Receiver<Pushed>, message: String) {
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -504,9 +331,9 @@ async fn follow(
             },
         };
         let Some(shared) = shared.upgrade() else { return };
-        let following = shared.upstreams.get(upstream).and_then(|serving| serving.following.clone());
+        let following = shared.upstreams.get(index).and_then(|serving| serving.following.clone());
         let Some(following) = following.filter(|_| due) else { continue };
-        if !following.turn(&shared, upstream).await {
+        if !following.turn(&shared).await {
             beats.reset_after(AGAIN);
         }
     }

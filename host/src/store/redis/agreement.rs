@@ -2,12 +2,7 @@
 //! [`crate::rollout::fleet`].
 
 use super::{Link, LinkError, Script, Value, reply};
-use crate::{
-    policy::Digest,
-    rollout::fleet::{
-        Aborted, Chosen, Host, Outcome, Proposed, Speaker, Standing, View, Why, Word, agreement::QUARANTINED,
-    },
-};
+use crate::rollout::fleet::{Aborted, Host, Outcome, Proposed, Speaker, Standing, View, Word, is_name};
 use std::time::Duration;
 
 static AGREEMENT: Script = Script::new("agreement", include_str!("agreement/agreement.lua"));
@@ -93,7 +88,6 @@ fn arguments(
     word: &Word,
 ) -> Vec<String> {
     let Speaker { host, generation, staged } = speaker;
-    let quarantined: Vec<String> = known.quarantined.iter().map(ToString::to_string).collect();
     let mut all = vec![
         now.map_or_else(String::new, |now| now.to_string()),
         channel.to_owned(),
@@ -101,13 +95,8 @@ fn arguments(
         host.clone(),
         generation.to_string(),
         staged.map_or_else(String::new, id),
-        known.generation.to_string(),
-        chosen(known.chosen),
-        known.before.map_or_else(|| "-".to_owned(), chosen),
-        why(known.why).to_owned(),
-        known.by.clone(),
-        quarantined.join(" "),
     ];
+    all.extend(known.words());
     match word {
         Word::Beat => all.push("beat".to_owned()),
         Word::Announce { id: own, digest, promoted } => {
@@ -118,7 +107,7 @@ fn arguments(
             all.extend(["refuse".to_owned(), id(*own), (*step).to_owned(), reason]);
         }
         Word::RollBack { generation, why: own } => {
-            all.extend(["back".to_owned(), generation.to_string(), why(*own).to_owned()]);
+            all.extend(["back".to_owned(), generation.to_string(), own.word().to_owned()]);
         }
     }
     all
@@ -129,23 +118,6 @@ const REASON_CHARS: usize = 500;
 
 fn id(id: u64) -> String {
     format!("{id:016x}")
-}
-
-fn chosen(chosen: Chosen) -> String {
-    match chosen {
-        Chosen::Configured => String::new(),
-        Chosen::Artifact(digest) => digest.to_string(),
-    }
-}
-
-fn why(why: Why) -> &'static str {
-    match why {
-        Why::Nothing => "",
-        Why::Announced => "a",
-        Why::Promoted => "p",
-        Why::Operator => "o",
-        Why::Fault => "f",
-    }
 }
 
 /// An answer in full; none where it is none of ours.
@@ -161,28 +133,14 @@ fn read(answer: &Value) -> Option<Heard> {
         "stale" => Outcome::Stale,
         _ => return None,
     };
-    let quarantined = word(7)?.split_whitespace().take(QUARANTINED).map(|digest| digest.parse().ok());
-    let standing = Standing {
-        generation: word(2)?.parse().ok()?,
-        chosen: read_chosen(word(3)?)?,
-        before: if word(4)? == "-" { None } else { Some(read_chosen(word(4)?)?) },
-        why: match word(5)? {
-            "" => Why::Nothing,
-            "a" => Why::Announced,
-            "p" => Why::Promoted,
-            "o" => Why::Operator,
-            "f" => Why::Fault,
-            _ => return None,
-        },
-        by: word(6)?.to_owned(),
-        quarantined: quarantined.collect::<Option<Vec<Digest>>>()?,
-    };
+    let words: Vec<&str> = (2..8).map(word).collect::<Option<_>>()?;
+    let standing = Standing::read(&words)?;
     let proposed = match word(8)? {
         "" => None,
         own => Some(Proposed {
             id: read_id(own)?,
             digest: word(9)?.parse().ok()?,
-            by: word(10)?.to_owned(),
+            by: name(word(10)?)?,
             promoted: word(11)? == "1",
             left: Duration::from_micros(word(12)?.parse().ok()?),
         }),
@@ -192,15 +150,14 @@ fn read(answer: &Value) -> Option<Heard> {
         own => Some(Aborted {
             id: read_id(own)?,
             digest: word(14)?.parse().ok()?,
-            by: word(15)?.to_owned(),
-            step: word(16)?.to_owned(),
-            // Another host's words, and its component's: a line for logs and terminals.
-            reason: word(17)?.replace(char::is_control, " "),
+            by: name(word(15)?)?,
+            step: line(word(16)?, 20),
+            reason: line(word(17)?, REASON_CHARS),
         }),
     };
     let hosts = hosts.chunks(4).map(|own| match own {
         [name, silent, generation, staged] => Some(Host {
-            name: reply::text(name)?.to_owned(),
+            name: self::name(reply::text(name)?)?,
             silent: Duration::from_micros(reply::count(silent)?),
             generation: reply::count(generation)?,
             staged: match reply::text(staged)? {
@@ -219,8 +176,13 @@ fn read_id(word: &str) -> Option<u64> {
     u64::from_str_radix(word, 16).ok()
 }
 
-fn read_chosen(word: &str) -> Option<Chosen> {
-    if word.is_empty() { Some(Chosen::Configured) } else { word.parse().ok().map(Chosen::Artifact) }
+fn name(word: &str) -> Option<String> {
+    is_name(word).then(|| word.to_owned())
+}
+
+/// Another host's words, and its component's: a line for logs and terminals.
+fn line(words: &str, most: usize) -> String {
+    words.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

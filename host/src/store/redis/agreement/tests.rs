@@ -5,7 +5,11 @@
 use super::*;
 use crate::{
     clock::Timestamp,
-    rollout::fleet::agreement::{Agreement, GENERATIONS},
+    policy::Digest,
+    rollout::fleet::{
+        Chosen, Why,
+        agreement::{Agreement, GENERATIONS},
+    },
     store::redis::{Keys, test_server::RedisServer},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
