@@ -1,8 +1,10 @@
 //! One policy for a whole fleet: announced at one host, switched at all, rolled back at all.
 
 use crate::{
+    admin::conforms,
     hostile::guest::{Guest, at},
     support::{
+        front::Front,
         policies::{Own, Policies, act, announce, fleet, judge, named, serves, told, trapping, until},
         redis_server::{Proxy, Way},
     },
@@ -41,6 +43,7 @@ async fn what_is_announced_at_one_host_serves_at_all() {
         assert!(metrics.contains("triage_policy_fleet_generation{upstream=\"api\"} 1.0"), "{metrics}");
         assert!(metrics.contains("triage_policy_fleet_behind{upstream=\"api\"} 0.0"), "{metrics}");
     }
+    is_as_documented(&hosts[0]).await;
     let again = act(&hosts[1], "announce", Some(next)).await;
     assert_eq!(again.status(), "409", "{}", again.text());
     assert!(again.text().contains("the fleet's generation 1 is this component already"), "{}", again.text());
@@ -177,6 +180,7 @@ async fn one_host_that_refuses_ends_it_for_all() {
             "{aborted:?}"
         );
         assert_eq!((judge(host).await, &fleet(host).await["generation"]), ("v1".to_owned(), &0.into()));
+        is_as_documented(host).await;
     }
     let v3 = policies.publish(named("v3"), Some(sign(&named("v3"))), None).await;
     announce(&hosts[1], v3).await;
@@ -198,6 +202,7 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     announce(&hosts[0], policies.push(named("v2")).await).await;
     until("it is told", || async { !told(&cut_off, "policy-behind").await.is_empty() }).await;
     assert_eq!(fleet(&hosts[0]).await["phase"], "staging", "the others wait");
+    is_as_documented(&hosts[0]).await;
     assert_eq!(judge(&hosts[0]).await, "v1");
     serves(&hosts, "v2").await;
     until("it is behind", || async { fleet(&cut_off).await["behind"] == true }).await;
@@ -205,9 +210,13 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     let metrics = cut_off.admin("GET", "/metrics", "", "").await.text();
     assert!(metrics.contains("triage_policy_fleet_behind{upstream=\"api\"} 1.0"), "{metrics}");
     let name = fleet(&cut_off).await["host"].clone();
-    let seen = fleet(&hosts[0]).await;
-    let behind: Vec<&Value> = seen["hosts"].as_array().unwrap().iter().filter(|host| host["behind"] == true).collect();
-    assert!(behind.len() == 1 && behind[0]["name"] == name, "{seen}");
+    until("the others know which one", || async {
+        let seen = fleet(&hosts[0]).await;
+        let hosts = seen["hosts"].as_array().unwrap();
+        let behind: Vec<&Value> = hosts.iter().filter(|host| host["behind"] == true).collect();
+        behind.len() == 1 && behind[0]["name"] == name
+    })
+    .await;
     proxy.set(Way::Open);
     serves(&[cut_off], "v2").await;
 }
@@ -348,7 +357,14 @@ async fn what_a_stranger_writes_is_ignored_and_told() {
     serves(&hosts, "v3").await;
 }
 
-async fn flaws(hosts: &[crate::support::front::Front]) -> usize {
+/// What the admin listener says has the shape that its document promises.
+async fn is_as_documented(host: &Front) {
+    let document: Value = serde_json::from_str(triage::admin::OPENAPI).unwrap();
+    let schema = serde_json::json!({ "$ref": "#/components/schemas/Policy" });
+    conforms(&document, &schema, &host.look("/api/v1/policies/api").await, "policies/api");
+}
+
+async fn flaws(hosts: &[Front]) -> usize {
     let mut all = 0;
     for host in hosts {
         all += told(host, "policy-flawed").await.len();

@@ -79,7 +79,7 @@ mod tests {
         memory("x").keep(&standing);
         assert_eq!(memory("x").recall(), standing);
         assert_eq!(memory("y").recall(), Standing::default(), "another fleet's");
-        for text in ["", "7", "7\n\n\n\n\n", "-7\n\n-\na\n\n", "7\ngarbage\n-\na\n\n", "9999999999999999\n\n-\na\n\n"] {
+        for text in ["", "7", "7\n\n-", "-7\n\n-\na\n\n", "7\ngarbage\n-\na\n\n", "9999999999999999\n\n-\na\n\n"] {
             fs::write(memory("x").0.unwrap(), text).unwrap();
             assert_eq!(memory("x").recall(), Standing::default(), "{text:?}");
         }
