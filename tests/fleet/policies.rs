@@ -322,6 +322,8 @@ async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
     let alone = policies.host_with(&own());
     assert_eq!(judge(&alone).await, "v2", "also where the server cannot be reached");
     assert_eq!(fleet(&alone).await["phase"], "unreachable");
+    let behind = told(&alone, "policy-behind").await;
+    assert!(behind[0].starts_with("this host starts without having heard what serves its fleet"), "{behind:?}");
 }
 
 /// Whoever can write to the server can send no host anywhere, and break none.

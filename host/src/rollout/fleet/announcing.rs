@@ -71,18 +71,26 @@ impl Following {
             return Err(NotAnnounced::Away(LinkError::Down));
         }
         self.would(digest, promoted)?;
-        if promoted || self.at_hand(digest).is_none() {
-            let (answer, answered) = oneshot::channel();
-            self.stage(shared, digest, promoted, Some(Asked { answer, place }));
-            let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
-            let checked = answered.await.unwrap_or_else(|_| Err(gone()));
-            let policy = checked.map_err(|why| {
-                let (step, reason) = why.parts();
-                NotAnnounced::Refused { step, reason: reason.to_owned() }
-            })?;
-            self.put(digest, policy);
+        let refused = |why: &Unstaged| {
+            let (step, reason) = why.parts();
+            NotAnnounced::Refused { step, reason: reason.to_owned() }
+        };
+        let serving = shared.upstreams.get(self.index);
+        let is_bad = |component: &Digest| serving.is_some_and(|serving| serving.is_quarantined(component));
+        match self.at_hand(digest).filter(|_| !promoted) {
+            Some(policy) if policy.digest().is_some_and(|component| is_bad(&component)) => {
+                return Err(refused(&Unstaged::quarantined()));
+            }
+            Some(_) => {}
+            None => {
+                let (answer, answered) = oneshot::channel();
+                self.stage(shared, digest, promoted, Some(Asked { answer, place }));
+                let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
+                let checked = answered.await.unwrap_or_else(|_| Err(gone()));
+                self.put(digest, checked.map_err(|why| refused(&why))?);
+            }
         }
-        let artifact = shared.upstreams.get(self.index).and_then(|serving| serving.current().artifact);
+        let artifact = serving.and_then(|serving| serving.current().artifact);
         let id = self.entropy.next();
         let heard = self.tell(artifact, &Word::Announce { id, digest, promoted }).await.map_err(NotAnnounced::Away)?;
         match heard.outcome {

@@ -63,6 +63,7 @@ pub(super) enum Next {
 /// What operators are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
+    Unheard,
     Flawed,
     Proposed(Proposed),
     Aborted(Aborted),
@@ -305,7 +306,9 @@ impl Told {
             Self::Proposed(_) => "policy-announced",
             Self::Aborted(_) => "policy-aborted",
             Self::Serves { .. } => "policy-switched",
-            Self::Behind { .. } | Self::NotStaged { .. } | Self::NotRolledBack { .. } => "policy-behind",
+            Self::Unheard | Self::Behind { .. } | Self::NotStaged { .. } | Self::NotRolledBack { .. } => {
+                "policy-behind"
+            }
         }
     }
 
@@ -318,6 +321,10 @@ impl Told {
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unheard => f.write_str(
+                "this host starts without having heard what serves its fleet: with what it remembers of it, else with what its \
+                 configuration names; it catches up once shared state answers",
+            ),
             Self::Flawed => f.write_str(
                 "shared state held something else than the fleet's agreement; it was thrown away, and what the hosts know is there \
                  again: find out who else writes below state.prefix",

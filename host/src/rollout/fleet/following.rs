@@ -14,7 +14,7 @@ use crate::{
     pipeline::Shared,
     policy::{Digest, Policy},
     registry::Target,
-    rollout::{Serving, Step, told},
+    rollout::Serving,
     service::{Service, ServiceError},
     store::redis::{
         Link, LinkError, Pushed,
@@ -123,7 +123,8 @@ impl Following {
         }))
     }
 
-    /// The first generation of this host: the fleet's, if shared state and registry give it soon, else the configured one. Blocks.
+    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the registry give it
+    /// soon, else the configured one. Blocks.
     ///
     /// # Errors
     /// [`ServiceError`] where the configured one is refused.
@@ -132,21 +133,18 @@ impl Following {
         load: impl Fn(&PolicySource, Duration) -> Result<Service, ServiceError>,
         configured: impl Fn() -> Result<Service, ServiceError>,
     ) -> Result<Service, ServiceError> {
-        match self.ask_first() {
-            Some(Ok(heard)) => {
-                let told = self.course.lock().heard(&Word::Beat, &heard, self.clock.now());
-                self.tell_all(told);
-            }
-            Some(Err(error)) => tracing::warn!(upstream = self.upstream, %error, "{UNHEARD}"),
-            None => tracing::warn!(upstream = self.upstream, "{UNHEARD}"),
-        }
+        let told = match self.ask_first() {
+            Some(Ok(heard)) => self.course.lock().heard(&Word::Beat, &heard, self.clock.now()),
+            Some(Err(_)) | None => vec![Told::Unheard],
+        };
+        self.tell_all(told);
         let elsewhere = self.course.lock().elsewhere();
         let fleets = elsewhere.map(|target| (target, load(&PolicySource::Registry(self.place.at(target)), FIRST_PULL)));
         let service = match fleets {
             None => configured()?,
             Some((_, Ok(service))) => service,
             Some((target, Err(error))) => {
-                self.not_staged(target, Unstaged::Away(told(&error)));
+                self.not_staged(target, Unstaged::Away(crate::rollout::told(&error)));
                 configured()?
             }
         };
@@ -259,7 +257,7 @@ impl Following {
             serving.pardon(&component);
         }
         let made = match component.filter(|component| serving.is_quarantined(component)) {
-            Some(_) => Err(Unstaged::Refused(Step::Quarantine, staging::QUARANTINED.to_owned())),
+            Some(_) => Err(Unstaged::quarantined()),
             None => staging::service(shared, serving, &policy),
         };
         match made {
@@ -304,8 +302,6 @@ impl Following {
         }
     }
 }
-
-const UNHEARD: &str = "what the fleet's policy is cannot be heard now: the configured one serves, until it can";
 
 /// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
 pub(crate) fn start(shared: &Arc<Shared>) {

@@ -24,6 +24,12 @@ pub(super) enum Unstaged {
 }
 
 impl Unstaged {
+    /// It was rolled back here.
+    pub(super) fn quarantined() -> Self {
+        let reason = "it was rolled back before; mend it: the same bytes are not taken again";
+        Self::Refused(Step::Quarantine, reason.to_owned())
+    }
+
     /// At which step, and why.
     pub(super) fn parts(&self) -> (Step, &str) {
         match self {
@@ -50,7 +56,7 @@ fn pull(registry: &Registry, artifact: &Artifact) -> Result<Pulled, Unstaged> {
 fn check(shared: &Shared, serving: &Serving, pulled: &Pulled, promoted: bool) -> Result<Arc<Policy>, Unstaged> {
     let refused = |step| move |reason: String| Unstaged::Refused(step, reason);
     if !promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
-        return Err(refused(Step::Quarantine)(QUARANTINED.to_owned()));
+        return Err(Unstaged::quarantined());
     }
     let signed = shared.keys.verify(pulled.signature.as_deref(), &pulled.component);
     signed.map_err(|error| refused(Step::Signature)(told(&error)))?;
@@ -62,8 +68,6 @@ fn check(shared: &Shared, serving: &Serving, pulled: &Pulled, promoted: bool) ->
     service(shared, serving, &policy)?;
     Ok(policy)
 }
-
-pub(super) const QUARANTINED: &str = "it was rolled back before; mend it: the same bytes are not taken again";
 
 /// The golden cases that came with a component.
 pub(crate) fn play(policy: &Policy, pulled: &Pulled) -> Result<(), cases::CasesError> {

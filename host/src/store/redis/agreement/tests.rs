@@ -4,13 +4,18 @@
 
 use super::*;
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
+    config::settings,
+    entropy::Entropy,
     policy::Digest,
     rollout::fleet::{
         Chosen, Why,
         agreement::{Agreement, GENERATIONS},
     },
-    store::redis::{Keys, test_server::RedisServer},
+    store::redis::{
+        Address, Keys,
+        test_server::{RedisCluster, RedisServer},
+    },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -242,5 +247,69 @@ fn an_answer_that_is_none_is_none() {
         Value::Array(vec![Value::Int(1); 40]),
     ] {
         assert_eq!(read(&answer), None, "{answer:?}");
+    }
+}
+
+/// Hosts are told of each change, and of nothing else.
+#[test]
+fn what_changes_is_published() {
+    let server = RedisServer::start();
+    let mut world = World::new(&server, 0);
+    let mut listening = server.connection();
+    let mut channel = listening.as_pubsub();
+    channel.subscribe("t:events").unwrap();
+    channel.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let none = Standing::default();
+    let announce = |id, of: &[u8]| Word::Announce { id, digest: Digest::of(of), promoted: false };
+    let own = |host: &str, staged| Speaker { host: host.to_owned(), generation: 0, staged };
+    let mut said = 0;
+    for (speaker, word, is_news) in [
+        (own("a", None), Word::Beat, false),
+        (own("b", None), Word::Beat, false),
+        (own("a", None), announce(1, b"x"), true),
+        (own("a", None), announce(2, b"y"), false),
+        (own("a", Some(1)), Word::Beat, false),
+        (own("b", Some(1)), Word::Beat, true),
+        (own("b", None), Word::RollBack { generation: 9, why: Why::Fault }, false),
+        (own("b", None), Word::RollBack { generation: 1, why: Why::Fault }, true),
+        (own("b", None), announce(3, b"y"), true),
+        (own("a", None), Word::Refuse { id: 3, step: "load", reason: String::new() }, true),
+    ] {
+        world.ask(&speaker, &none, &word);
+        assert_eq!(world.pure.hear(&speaker, &none, &word, world.now).1, is_news, "{word:?}");
+        said += usize::from(is_news);
+        // What comes in order comes before this.
+        let () = server.ask(&["PUBLISH", "t:events", "end"]);
+        let told = std::iter::from_fn(|| {
+            let text: String = channel.get_message().unwrap().get_payload().unwrap();
+            (text != "end").then_some(text)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), vec!["policy api"; usize::from(is_news)], "{word:?}");
+    }
+    assert_eq!(said, 5);
+}
+
+/// Both keys lie on one node of a Cluster, whatever the upstream is called.
+#[tokio::test]
+async fn hosts_agree_on_a_cluster() {
+    let cluster = RedisCluster::start();
+    let settings = settings::Shared {
+        address: Address::parse(&cluster.url()).unwrap(),
+        prefix: "test".to_owned(),
+        timeout: Duration::from_secs(5),
+        quorum: 2,
+        required: false,
+        writes_alone: false,
+        ca_file: None,
+        password: None,
+        key: None,
+    };
+    let link = Link::open(&settings, Clock::system(), Entropy::system()).unwrap();
+    for upstream in ["api", "{braces} and blanks", "third"] {
+        let agreement = RedisAgreement::new(link.clone(), upstream);
+        let speaker = Speaker { host: "a".to_owned(), generation: 0, staged: None };
+        let word = Word::Announce { id: 1, digest: Digest::of(b"x"), promoted: false };
+        let heard = agreement.say(&speaker, &Standing::default(), &word).await.unwrap();
+        assert_eq!((heard.outcome, heard.view.standing.generation), (Outcome::Done, 1), "{upstream}");
     }
 }
