@@ -1,14 +1,14 @@
-//! What the hosts of a fleet agree on for one upstream: which policy serves, and which one is proposed. Pure; shared state does
-//! the same in `store/redis/agreement.lua`, and a test plays one history on both.
+//! What the hosts of a fleet agree on for one upstream: which policy serves, and which one is proposed. Pure; shared state
+//! does the same in `store/redis/agreement/agreement.lua`, and a test plays the same histories on both.
 //!
 //! ```text
 //! announced --every live host has it, or the time is over and some do--> switched: the next generation
 //!     |                                                                      |
-//!     +--one host refuses it--> aborted                                     +--an operator, or a host that it failed--> the one before
+//!     +--one host refuses it--> aborted          an operator, or a fault--> back: the one before, as the next
 //! ```
 //!
-//! A proposal and a generation name a component by its digest and by nothing else: where it comes from is each host's own
-//! configuration.
+//! A proposal and a generation name a component by its digest and by nothing else: where it comes from is each host's
+//! own configuration.
 
 use crate::{clock::Timestamp, policy::Digest};
 use std::{collections::BTreeMap, time::Duration};
@@ -185,7 +185,8 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// A host says something. `known` is how the fleet stands as far as it knows. Also says whether the others are to hear of it.
+    /// A host says something. `known` is how the fleet stands as far as it knows. Also says whether the others are to
+    /// hear of it.
     pub fn hear(&mut self, speaker: &Speaker, known: &Standing, word: &Word, now: Timestamp) -> (Outcome, bool) {
         let mut told = false;
         if known.generation > self.standing.generation {

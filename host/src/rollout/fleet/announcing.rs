@@ -35,7 +35,8 @@ pub enum NotAnnounced {
     Serving(u64),
     /// It failed.
     #[error(
-        "it was rolled back before; mend it, or say that you want it all the same: `triage policy promote UPSTREAM DIGEST`"
+        "it was rolled back before; mend it, or say that you want it all the same: \
+         `triage policy promote UPSTREAM DIGEST`"
     )]
     Quarantined,
 }
@@ -55,7 +56,8 @@ pub enum NotRolledBack {
 }
 
 impl Following {
-    /// Announces a component to the fleet, once this host itself could serve it. `promoted`: although it was rolled back before.
+    /// Announces a component to the fleet, once this host itself could serve it. `promoted`: although it was rolled back
+    /// before.
     /// Dropping the future announces nothing that was not announced yet.
     ///
     /// # Errors

@@ -322,12 +322,12 @@ impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unheard => f.write_str(
-                "this host starts without having heard what serves its fleet: with what it remembers of it, else with what its \
-                 configuration names; it catches up once shared state answers",
+                "this host starts without having heard what serves its fleet: with what it remembers of it, else with \
+                 what its configuration names; it catches up once shared state answers",
             ),
             Self::Flawed => f.write_str(
-                "shared state held something else than the fleet's agreement; it was thrown away, and what the hosts know is there \
-                 again: find out who else writes below state.prefix",
+                "shared state held something else than the fleet's agreement; it was thrown away, and what the hosts \
+                 know is there again: find out who else writes below state.prefix",
             ),
             Self::Proposed(Proposed { digest, by, .. }) => {
                 write!(f, "{} is announced to the fleet by {by}; it serves once every host has it", digest.short())
@@ -355,8 +355,8 @@ impl fmt::Display for Told {
                 let (step, reason) = why.parts();
                 write!(
                     f,
-                    "this host is behind: the fleet's generation {generation} ({}) does not serve here, step {}: {reason}; it is \
-                     tried again",
+                    "this host is behind: the fleet's generation {generation} ({}) does not serve here, step {}: {reason}; \
+                     it is tried again",
                     digest.short(),
                     step.name()
                 )
@@ -367,8 +367,8 @@ impl fmt::Display for Told {
             }
             Self::NotRolledBack { generation } => write!(
                 f,
-                "generation {generation} failed here, and the fleet has none before it: each host decides for itself; announce a \
-                 component that serves better"
+                "generation {generation} failed here, and the fleet has none before it: each host decides for itself; \
+                 announce a component that serves better"
             ),
         }
     }

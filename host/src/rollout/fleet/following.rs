@@ -123,8 +123,8 @@ impl Following {
         }))
     }
 
-    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the registry give it
-    /// soon, else the configured one. Blocks.
+    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the
+    /// registry give it soon, else the configured one. Blocks.
     ///
     /// # Errors
     /// [`ServiceError`] where the configured one is refused.

@@ -1,5 +1,5 @@
-//! What a host knows of its fleet's policy beyond its own end: it starts with it where shared state cannot be reached, and writes it
-//! back where that was lost while no host ran.
+//! What a host knows of its fleet's policy beyond its own end: it starts with it where shared state cannot be reached, and
+//! writes it back where that was lost while no host ran.
 
 use super::Standing;
 use sha2::{Digest as _, Sha256};

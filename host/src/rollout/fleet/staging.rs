@@ -52,7 +52,8 @@ fn pull(registry: &Registry, artifact: &Artifact) -> Result<Pulled, Unstaged> {
     })
 }
 
-/// Every check of a component that was pulled, in the order of any load. `promoted`: it may be one that was rolled back here.
+/// Every check of a component that was pulled, in the order of any load. `promoted`: it may be one that was rolled back
+/// here.
 fn check(shared: &Shared, serving: &Serving, pulled: &Pulled, promoted: bool) -> Result<Arc<Policy>, Unstaged> {
     let refused = |step| move |reason: String| Unstaged::Refused(step, reason);
     if !promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
