@@ -11,7 +11,7 @@ use crate::{
 };
 use minisign::KeyPair;
 use serde_json::Value;
-use std::io::Cursor;
+use std::{io::Cursor, time::Duration};
 use triage::{config, policy::Digest};
 
 /// The tripwire: each line fails if announcements are silently off.
@@ -219,6 +219,27 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     .await;
     proxy.set(Way::Open);
     serves(&[cut_off], "v2").await;
+}
+
+/// One component at a time is pulled for those who announce, also where they hang up meanwhile.
+#[tokio::test]
+async fn who_announces_and_leaves_holds_the_place_until_its_component_is_pulled() {
+    let Some(policies) = Policies::start().await else { return };
+    let port: u16 = policies.registry.address.rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::before(port);
+    let host = policies.host_with(&Own { registry: Some(format!("127.0.0.1:{}", proxy.port())), ..Own::default() });
+    let next = policies.push(named("v2")).await;
+    proxy.set(Way::BlackHole);
+    let refused = |text: String| text.contains("another component is being announced");
+    // The first one gets no answer, and hangs up.
+    let hasty = || tokio::time::timeout(Duration::from_millis(300), act(&host, "announce", Some(next)));
+    assert!(hasty().await.is_err(), "its component cannot have come");
+    until("its caller has left, and it goes on", || async { hasty().await.is_ok_and(|got| refused(got.text())) }).await;
+    proxy.set(Way::Cut);
+    until("it has ended", || async { !refused(act(&host, "announce", Some(next)).await.text()) }).await;
+    proxy.set(Way::Open);
+    until("it is taken", || async { act(&host, "announce", Some(next)).await.status() == "200" }).await;
+    serves(&[host], "v2").await;
 }
 
 #[tokio::test]
