@@ -9,6 +9,10 @@
 //!
 //! A proposal and a generation name a component by its digest and by nothing else: where it comes from is each host's
 //! own configuration.
+//!
+//! Hosts are counted here, by their beats, and not by those of a breaker's group or by the census of the server: waited
+//! for is who follows this upstream. Any one host's fault takes all back, without the quorum that a breaker has: what a
+//! breaker sees may be one host's network, what fails in a policy is its code, and a generation too few costs little.
 
 use crate::{clock::Timestamp, policy::Digest};
 use std::{collections::BTreeMap, time::Duration};
