@@ -276,7 +276,7 @@ async fn the_document_says_what_there_is() {
 }
 
 /// A small part of JSON Schema: types, properties, items, references, alternatives.
-fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
+pub fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {
         let schema = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("{at}: {name}"));
         return conforms(document, schema, value, at);

@@ -6,4 +6,5 @@ mod fleet;
 mod import;
 mod life;
 mod operating;
+mod policies;
 mod serving;

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod fleet;
 pub mod front;
 pub mod oci_registry;
+pub mod policies;
 pub mod redis_server;
 pub mod scripted;
 pub mod stage;

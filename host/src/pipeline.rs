@@ -34,7 +34,10 @@ use crate::{
         signature::{KeyError, Keys},
     },
     registry::{Credentials, CredentialsError, Registry},
-    rollout::{self, CandidateReport, Event, Serving, Shadow, Watch, WatchError},
+    rollout::{
+        self, CandidateReport, Event, Serving, Shadow, Watch, WatchError,
+        fleet::{self, Following},
+    },
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
     telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId},
@@ -99,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) shadow: Option<Shadow>,
     pub(crate) engine: Engine,
     pub(crate) keys: Keys,
+    /// The way to registries.
+    pub(crate) registry: Registry,
     pub(crate) gates: Gates,
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
@@ -147,10 +152,29 @@ impl Host {
         let desks = Desks::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let desk = desks.add();
         let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
+        let with = fleet::With {
+            host: fleet::host_name(&entropy),
+            clock,
+            entropy: entropy.clone(),
+            events: Arc::clone(&events),
+        };
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
-        for upstream in &settings.upstreams {
-            let service = Service::load(upstream, &engine, &keys, &registry, |name, e| gates.group(name, e))?;
+        for (index, upstream) in settings.upstreams.iter().enumerate() {
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            let following = Following::open(settings, index, link.as_ref(), with.clone());
+            let configured = || Service::load(upstream, &engine, &keys, &registry, groups);
+            let service = match &following {
+                None => configured()?,
+                Some(following) => following.begin(
+                    |source, patience| {
+                        let registry = registry.clone().patient_for(patience);
+                        Service::load_candidate(upstream, source, &engine, &keys, &registry, groups)
+                    },
+                    configured,
+                )?,
+            };
             let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
+            let serving = serving.following(following);
             rollout::begin(&serving, &engine, &keys, &registry, &gates);
             upstreams.push(Arc::new(serving));
         }
@@ -162,6 +186,7 @@ impl Host {
             shadow,
             engine,
             keys,
+            registry,
             gates,
             link,
             records,
@@ -173,7 +198,9 @@ impl Host {
             desks,
             detached: TaskTracker::new(),
         };
-        Ok(Self { shared: Arc::new(shared), desk, transports: transports.into() })
+        let shared = Arc::new(shared);
+        fleet::start(&shared);
+        Ok(Self { shared, desk, transports: transports.into() })
     }
 
     /// The same host with connections of its own: one for each worker thread, so that no connection is shared across cores.

@@ -95,6 +95,8 @@ pub struct Pulled {
     pub component: Vec<u8>,
     /// A minisign signature of them, where the artifact has one.
     pub signature: Option<String>,
+    /// Its golden cases, where the artifact has some.
+    pub cases: Option<String>,
 }
 
 /// The way to registries.

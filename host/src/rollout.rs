@@ -5,6 +5,7 @@
 
 mod candidate;
 mod event;
+pub mod fleet;
 mod folder;
 mod probation;
 mod serving;
@@ -13,9 +14,11 @@ mod stage;
 
 pub use candidate::{Candidate, CandidateReport, Difference, Gist};
 pub use event::{Event, Step};
+pub(crate) use fleet::play;
 pub(crate) use folder::{Identity, identity};
 pub use folder::{Watch, WatchError};
 pub use probation::{Conduct, Judgement, Probation};
 pub use serving::{NotDone, Reconfigured, Serving, Slot, View};
 pub use shadow::{Case, Shadow};
+pub(crate) use stage::told;
 pub use stage::{Refused, begin, stage};

@@ -10,13 +10,14 @@ use crate::{
     config::{self, settings},
     gate::Group,
     policy::{
-        Engine, EngineError, LoadError, Loading, Policy,
+        Digest, Engine, EngineError, LoadError, Loading, Policy,
+        cases::CasesError,
         contract::{self, Effect},
         prebuilt,
         signature::{Keys, Unproven},
     },
     registry::{Registry, RegistryError},
-    rollout::Probation,
+    rollout::{self, Probation},
     route::{RouteError, Router},
     telemetry::{EndpointMeters, Meters},
 };
@@ -77,6 +78,15 @@ pub enum ServiceError {
         /// Why.
         #[source]
         source: LoadError,
+    },
+    /// It does not do what its own cases say.
+    #[error("the policy of upstream {upstream} does not pass the cases that came with it")]
+    Cases {
+        /// The upstream.
+        upstream: String,
+        /// What differs.
+        #[source]
+        source: CasesError,
     },
     /// The configuration does not fit the policy.
     #[error("the configuration of upstream {upstream} does not fit its policy: {problems}")]
@@ -144,6 +154,8 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
     /// Its policy.
     pub policy: Arc<Policy>,
+    /// The digest of the manifest by which its policy came from a registry; none where it came otherwise.
+    pub artifact: Option<Digest>,
     /// Counts up with each reload, from 1.
     pub generation: u64,
     /// How the policy does. It is what a generation is known by: settings may change while it serves.
@@ -169,7 +181,17 @@ impl Service {
         group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
     ) -> Result<Self, ServiceError> {
         let (policy, trusted) = policy(settings, engine, keys, registry)?;
-        Self::with_policy(settings, policy, trusted, group_of)
+        let service = Self::with_policy(settings, policy, trusted, group_of)?;
+        Ok(match &settings.policy {
+            settings::PolicySource::Registry(artifact) => service.from(artifact.digest()),
+            _ => service,
+        })
+    }
+
+    /// Of a policy that came from a registry by this digest.
+    #[must_use]
+    pub fn from(self, artifact: Digest) -> Self {
+        Self { artifact: Some(artifact), ..self }
     }
 
     /// The same for another policy in the upstream's place: its candidate.
@@ -222,7 +244,8 @@ impl Service {
         let wakefulness = Wakefulness::new(description.health.clone());
         let mut settings = settings.clone();
         settings.idempotency = config::idempotency(&settings, description);
-        Ok(Self { settings, endpoints, policy, generation: 1, probation: Arc::default(), trusted, wakefulness, router })
+        let probation = Arc::default();
+        Ok(Self { settings, endpoints, policy, artifact: None, generation: 1, probation, trusted, wakefulness, router })
     }
 
     /// The same generation of the same policy with other settings.
@@ -237,6 +260,7 @@ impl Service {
         let made = Self::with_policy(settings, Arc::clone(&self.policy), self.trusted, group_of)?;
         let mut made = made.succeeding(self, self.generation);
         made.probation = Arc::clone(&self.probation);
+        made.artifact = self.artifact;
         Ok(made)
     }
 
@@ -310,7 +334,9 @@ fn policy(
                 path: artifact.to_string().into(),
                 source: Box::new(source),
             })?;
-            Ok((Policy::load(engine, &pulled.component, &loading).map_err(refused)?, false))
+            let policy = Policy::load(engine, &pulled.component, &loading).map_err(refused)?;
+            rollout::play(&policy, &pulled).map_err(|source| ServiceError::Cases { upstream: upstream(), source })?;
+            Ok((policy, false))
         }
         settings::PolicySource::File(path) => {
             let component = std::fs::read(path).map_err(|source| ServiceError::File {

@@ -11,7 +11,7 @@ use crate::{
     breaker::Force,
     clock::millis,
     idempotency::{Answer, RecordId, Resolution, Resolved, Stored},
-    policy::contract::Class,
+    policy::{Digest, contract::Class},
 };
 use axum::{
     extract::State,
@@ -133,21 +133,66 @@ async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: F
     look::one_breaker(desk, upstream, endpoint).map(Json)
 }
 
-/// `rollback` or `promote`.
+/// Which component, where an operator names one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    digest: Option<String>,
+}
+
+impl Named {
+    /// As `triage policy push` prints it, or without what stands before it.
+    fn digest(&self) -> Result<Option<Digest>, Refusal> {
+        let Some(text) = &self.digest else { return Ok(None) };
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let malformed = || Refusal::Malformed("digest must be sha256: and 64 hexadecimal digits".to_owned());
+        digits.parse().map(Some).map_err(|_| malformed())
+    }
+}
+
+/// `announce`, `rollback` or `promote`.
 pub(super) async fn policy(
     State(desk): State<Desk>,
     actor: Acting,
     At((upstream, verb)): At<(String, String)>,
+    Sent(bytes): Sent,
 ) -> Acted<shapes::Policy> {
+    if !matches!(verb.as_str(), "announce" | "rollback" | "promote") {
+        return Err(Refusal::NoPath);
+    }
     let serving = shapes::serving(&desk.host, &upstream)
         .ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
-    let (done, action, text) = match verb.as_str() {
-        "rollback" => (serving.withdraw(), "policy-rollback", "an operator rolls the policy back"),
-        "promote" => (serving.promote(), "policy-promote", "an operator ends the policy's probation"),
-        _ => return Err(Refusal::NoPath),
+    let named = body::<Named>(&bytes)?.digest()?;
+    let following = serving.following.as_ref();
+    let not_now = |why: &dyn std::fmt::Display| Refusal::NotNow(why.to_string());
+    let (action, text) = match (verb.as_str(), named, following) {
+        ("announce", None, _) => {
+            return Err(Refusal::Malformed("digest must name the component that is announced".to_owned()));
+        }
+        ("announce" | "promote", Some(_), None) => {
+            let text = "this upstream does not follow its fleet; set upstreams.NAME.follow_fleet = true, or drop the component in";
+            return Err(Refusal::NotNow(text.to_owned()));
+        }
+        ("announce" | "promote", Some(digest), Some(following)) => {
+            let promoted = verb == "promote";
+            following.announce(&desk.host.shared, digest, promoted).await.map_err(|why| not_now(&why))?;
+            let how = if promoted { ", rolled back before or not" } else { "" };
+            (format!("policy-{verb}"), format!("an operator announces sha256:{digest} to the fleet{how}"))
+        }
+        ("rollback", _, Some(following)) if following.is_told() => {
+            following.roll_back(serving.current().artifact).await.map_err(|why| not_now(&why))?;
+            ("policy-rollback".to_owned(), "an operator rolls the policy of the whole fleet back".to_owned())
+        }
+        ("rollback", ..) => {
+            serving.withdraw().map_err(|why| not_now(&why))?;
+            ("policy-rollback".to_owned(), "an operator rolls the policy back".to_owned())
+        }
+        _ => {
+            serving.promote().map_err(|why| not_now(&why))?;
+            ("policy-promote".to_owned(), "an operator ends the policy's probation".to_owned())
+        }
     };
-    done.map_err(|why| Refusal::NotNow(why.to_string()))?;
-    desk.audit(actor.0, action, &upstream, text.to_owned());
+    desk.audit(actor.0, &action, &upstream, text);
     Ok(Json(shapes::policy(serving)))
 }
 

@@ -91,6 +91,12 @@ pub(super) async fn policy(
     shapes::serving(&desk.host, &upstream).map(|serving| Json(shapes::policy(serving))).ok_or(none)
 }
 
+/// The fleet's generation, and whether this host is behind.
+fn fleet(serving: &crate::rollout::Serving) -> Option<(String, u64, bool)> {
+    let report = serving.following.as_ref()?.report(serving.current().artifact);
+    Some((serving.settings.name.clone(), report.standing.generation, report.behind))
+}
+
 /// `OpenMetrics` text.
 pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusal> {
     let shared = &desk.host.shared;
@@ -99,6 +105,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         events: Arc::clone(&shared.events),
         services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
         loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
+        fleets: shared.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
         memory: shared.memory.view(),
         traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
         unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),

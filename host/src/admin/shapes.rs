@@ -3,6 +3,8 @@
 // The names are the API's.
 #![allow(clippy::struct_field_names)]
 
+mod fleet;
+
 use super::Desk;
 use crate::{
     breaker::Standing,
@@ -123,6 +125,8 @@ pub(super) struct Policy {
     /// What `rollback` would go back to.
     pub(super) fallback: Option<Generation>,
     pub(super) quarantined: Vec<String>,
+    /// What the fleet says of it, where the upstream follows it.
+    pub(super) fleet: Option<fleet::Fleet>,
 }
 
 #[derive(Debug, Serialize)]
@@ -279,6 +283,7 @@ pub(super) fn policy(serving: &Serving) -> Policy {
         latest,
         fallback: fallback.map(|service| generation(&service)),
         quarantined,
+        fleet: serving.following.as_ref().map(|following| fleet::of(&following.report(current.artifact))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `triage policy`: begin, build, look at and test policies.
 
+mod announce;
 mod bench;
 mod push;
 mod replay;
@@ -82,7 +83,7 @@ pub enum Command {
     },
     /// Replay a trace of `triage record` through a component and tell which verdicts differ
     Replay(replay::Options),
-    /// Publish a component in an OCI registry; hosts name it by its digest
+    /// Publish a component in an OCI registry; hosts name it by its digest, or follow what is announced
     Push(push::Options),
     /// Build the policy in a folder into a component
     Build {
@@ -109,7 +110,7 @@ impl Command {
     /// Does it.
     pub fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Serving(command) => command.run()?,
+            Self::Serving(command) => return command.run(),
             Self::New { name, lang } => begin(&name, lang.into())?,
             Self::Test { component, cases, settings } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
@@ -119,7 +120,7 @@ impl Command {
             }
             Self::Inspect { component, key } => inspect(&component, &key)?,
             Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
-            Self::Push(options) => println!("{}", push::run(&options)?),
+            Self::Push(options) => return push::run(&options),
             Self::Replay(options) => return replay::run(&options),
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
             Self::RebuildPrebuilt { dir, out } => {

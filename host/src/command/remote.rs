@@ -51,6 +51,12 @@ impl Remote {
         let client = self.client()?;
         Ok(runtime()?.block_on(client.act(path)).map_err(with_hint)?)
     }
+
+    /// Does something that wants to know more.
+    pub fn act_with(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        let client = self.client()?;
+        Ok(runtime()?.block_on(client.act_with(path, body)).map_err(with_hint)?)
+    }
 }
 
 /// The listener speaks of headers; here a token is given otherwise.

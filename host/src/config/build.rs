@@ -35,6 +35,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         stated,
     };
     problems.extend(check::upstreams(&settings));
+    problems.extend(check::fleet(&settings));
     problems.extend(interop::stated(&settings));
     problems.extend(check::admin(&settings));
     problems.extend(check::tls(&settings.stated));
@@ -175,6 +176,7 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
         host: stated.read("host"),
         listen: stated.read("listen"),
         policy: PolicySource::Builtin,
+        follow_fleet: false,
         candidate: stated.read("candidate.policy").map(|policy| Candidate {
             policy,
             mode: stated.read("candidate.mode").unwrap_or(Mode::Shadow),
@@ -195,6 +197,7 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
         name,
     };
     settings.stated.fill("policy", &mut settings.policy);
+    settings.stated.fill("follow_fleet", &mut settings.follow_fleet);
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);

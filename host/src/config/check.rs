@@ -1,6 +1,10 @@
 //! Values that are fine by themselves, but not together.
 
-use super::{problem::Problem, settings::Settings, value::Values};
+use super::{
+    problem::Problem,
+    settings::{PolicySource, Settings, State},
+    value::Values,
+};
 use crate::policy::contract;
 use std::time::Duration;
 
@@ -150,6 +154,25 @@ pub(super) fn tls(stated: &Values) -> Vec<Problem> {
         Some(with_source(problem, stated, given))
     };
     TABLES.into_iter().filter_map(missing).collect()
+}
+
+/// Who follows a fleet must have one, and a repository from which all can have what is announced.
+pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
+    const KEY: &str = "follow_fleet";
+    let problem = |upstream: &super::settings::Upstream| {
+        let has_repository = matches!(upstream.policy, PolicySource::Registry(_));
+        let because = match &settings.state {
+            State::Memory => "state.url is \"memory:\", which no other host shares".to_owned(),
+            State::Shared(_) if !has_repository => {
+                format!("policy is \"{}\", and a fleet's components come from a registry", upstream.policy)
+            }
+            State::Shared(_) => return None,
+        };
+        let must_be = "false, or have the URL of a Redis in state.url and an oci:// name in policy";
+        let key = format!("upstreams.{}.{KEY}", upstream.name);
+        Some(with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY))
+    };
+    settings.upstreams.iter().filter(|upstream| upstream.follow_fleet).filter_map(problem).collect()
 }
 
 /// Listeners and requests that two upstreams would both have.

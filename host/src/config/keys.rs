@@ -121,6 +121,7 @@ pub(super) static KEYS: &[Key] = &[
 
     key(Upstream, "base_url", Kind::Url, None, "scheme, host, port and path prefix of the API; required"),
     key(Upstream, "policy", Kind::Policy, Some("http-standard"), "embedded policy, the path of a component (from the file's folder), or a component in a registry (`oci://HOST/REPOSITORY@sha256:DIGEST`)"),
+    key(Upstream, "follow_fleet", Kind::Bool, Some("false"), "whether the fleet says which component of the policy's repository serves (`triage policy push --announce`): `policy` must be an `oci://` name, which serves until the fleet has said something, and `state.url` a Redis"),
     key(Upstream, "candidate.policy", Kind::Policy, None, "policy that is tried beside it; its file may come later"),
     key(Upstream, "candidate.mode", Kind::Mode, Some("shadow"), "`shadow`: it decides after the other one and is only compared; `canary`: it decides for a share of the requests"),
     key(Upstream, "candidate.share", Kind::Percent(1), Some("10"), "that share, in percent, by the hash of a request's idempotency key, else of its x-request-id"),

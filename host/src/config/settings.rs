@@ -251,6 +251,9 @@ pub struct Upstream {
     pub listen: Option<SocketAddr>,
     /// The policy.
     pub policy: PolicySource,
+    /// Whether the fleet says which component of the policy's repository serves; the one that is named serves until it does.
+    /// Default false.
+    pub follow_fleet: bool,
     /// The policy that is tried beside it. Default none.
     pub candidate: Option<Candidate>,
     /// The JSON settings handed to the policy's `configure`.

@@ -14,6 +14,9 @@ pub(super) const LAYER: &str = "application/wasm";
 /// The annotation with a minisign signature of the component.
 pub(super) const SIGNATURE: &str = "dev.triage.policy.minisig";
 
+/// The annotation with the component's golden cases.
+pub(super) const CASES: &str = "dev.triage.policy.cases";
+
 /// The largest component, as for files.
 pub(super) const COMPONENT_BYTES: usize = 64 << 20;
 
@@ -56,6 +59,7 @@ pub(super) struct Contents {
     pub(super) digest: Digest,
     pub(super) size: usize,
     pub(super) signature: Option<String>,
+    pub(super) cases: Option<String>,
 }
 
 impl Contents {
@@ -81,12 +85,13 @@ impl Contents {
                 .ok_or(NotAPolicy::Digest)?,
             size: size.ok_or(NotAPolicy::TooLarge(layer.size))?,
             signature: annotations.get(SIGNATURE).cloned(),
+            cases: annotations.get(CASES).cloned(),
         })
     }
 
     /// With its bytes.
     pub(super) fn filled(self, component: Vec<u8>) -> Pulled {
-        Pulled { component, signature: self.signature }
+        Pulled { component, signature: self.signature, cases: self.cases }
     }
 }
 

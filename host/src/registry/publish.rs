@@ -2,7 +2,7 @@
 
 use super::{
     Artifact, RegistryError, Target,
-    artifact::{CONFIG, LAYER, MANIFEST, SIGNATURE},
+    artifact::{CASES, CONFIG, LAYER, MANIFEST, SIGNATURE},
     credentials::Credentials,
     session::{Asked, Session},
 };
@@ -20,6 +20,8 @@ pub struct Publication {
     pub component: Vec<u8>,
     /// A minisign signature of them.
     pub signature: Option<String>,
+    /// Its golden cases, which every host plays before it serves.
+    pub cases: Option<String>,
     /// The policy's name.
     pub name: String,
     /// Its version; the tag too, where the target has none.
@@ -65,6 +67,9 @@ impl Publication {
         });
         if let Some(signature) = &self.signature {
             annotations[SIGNATURE] = json!(signature);
+        }
+        if let Some(cases) = &self.cases {
+            annotations[CASES] = json!(cases);
         }
         let manifest = json!({
             "schemaVersion": 2,

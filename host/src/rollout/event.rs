@@ -8,6 +8,8 @@ use std::{fmt, path::PathBuf};
 pub enum Step {
     /// Reading the file.
     Read,
+    /// Pulling it from its registry.
+    Pull,
     /// It was rolled back before.
     Quarantine,
     /// Its checksum, where there is one.
@@ -27,6 +29,7 @@ impl Step {
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Pull => "pull",
             Self::Quarantine => "quarantine",
             Self::Checksum => "checksum",
             Self::Signature => "signature",

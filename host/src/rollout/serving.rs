@@ -1,6 +1,6 @@
 //! One upstream and the generation that serves it now.
 
-use super::{Candidate, Conduct, Event, Judgement};
+use super::{Candidate, Conduct, Event, Judgement, fleet::Following};
 use crate::{
     clock::{Clock, Timestamp},
     config::settings,
@@ -45,6 +45,8 @@ pub struct Serving {
     pub overload: Arc<Overload>,
     /// What its decisions are recorded in, where an operator wants that.
     pub recorder: Recorder,
+    /// The fleet that says which policy serves, where it does.
+    pub following: Option<Arc<Following>>,
     current: ArcSwap<Service>,
     ledger: Mutex<Ledger>,
     told: Arc<Events>,
@@ -147,11 +149,18 @@ impl Serving {
             candidate,
             overload,
             recorder: Recorder::default(),
+            following: None,
             current: ArcSwap::new(first),
             ledger: Mutex::new(ledger),
             told,
             meters,
         }
+    }
+
+    /// The same where the fleet says which policy serves.
+    #[must_use]
+    pub fn following(self, following: Option<Arc<Following>>) -> Self {
+        Self { following, ..self }
     }
 
     /// The generation that serves now.
@@ -260,6 +269,11 @@ impl Serving {
         self.ledger.lock().quarantined.contains(digest)
     }
 
+    /// Takes a component that was rolled back here once more.
+    pub(super) fn pardon(&self, digest: &Digest) {
+        self.ledger.lock().quarantined.remove(digest);
+    }
+
     /// What happened, the oldest first; the last 64.
     pub fn events(&self) -> Vec<Event> {
         self.ledger.lock().events.iter().cloned().collect()
@@ -320,6 +334,10 @@ impl Serving {
         let to = good.map(|good| good.generation);
         let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
         ledger.note(&self.settings.name, event, &self.told);
+        drop(ledger);
+        if let Some(following) = &self.following {
+            following.failed_here(service.artifact);
+        }
     }
 
     fn proven(&self, ledger: &mut Ledger, service: &Arc<Service>) {

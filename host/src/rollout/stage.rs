@@ -141,7 +141,7 @@ fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
 const REASON_CHARS: usize = 4000;
 
 /// An error with its causes, on one line.
-fn told(error: &dyn Error) -> String {
+pub(crate) fn told(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&link| link.source());
     let mut told: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {

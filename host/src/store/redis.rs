@@ -6,12 +6,14 @@
 //! script    one atomic step, known by digest    census   which server this is, and whether it lost data
 //! keys      how everything is named             reply    what came back
 //! push      what hosts tell each other        records   idempotency records, claims and turns
+//! agreement which policy serves the fleet
 //! ```
 //!
 //! Each worker has a connection of its own, driven by its own runtime: a request's step costs no wake-up of another thread.
 //! What nobody waits for goes by the way of one more thread, `triage-state`, which also watches the server.
 
 mod address;
+pub mod agreement;
 mod census;
 mod client;
 pub mod gate;

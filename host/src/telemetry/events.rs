@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 17] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -21,6 +21,11 @@ pub const KINDS: [&str; 12] = [
     "policy-good",
     "policy-rolled-back",
     "policy-withdrawn",
+    "policy-announced",
+    "policy-aborted",
+    "policy-switched",
+    "policy-behind",
+    "policy-flawed",
     "overloaded",
     "action",
     "reloaded",

@@ -108,6 +108,10 @@ metrics! {
         "The generation of the policy that serves";
     POLICY = "triage_policy_serving", Gauge, &["upstream", "policy", "digest"],
         "1 for the policy that serves";
+    FLEET_GENERATION = "triage_policy_fleet_generation", Gauge, &["upstream"],
+        "The fleet's generation of the policy, where the upstream follows it; 0 while the fleet has said nothing";
+    FLEET_BEHIND = "triage_policy_fleet_behind", Gauge, &["upstream"],
+        "1 while another policy serves at this host than the fleet's";
     EVENTS = "triage_events_total", Counter, &["kind"],
         "Events that operators want to know of, by kind";
     TRACES = "triage_traces_total", Counter, &["result"],

@@ -33,6 +33,8 @@ pub struct Sources {
     pub services: Vec<Arc<Service>>,
     /// How loaded each of them is, in the same order.
     pub loads: Vec<overload::View>,
+    /// The fleet's generation of each upstream that follows it, and whether this host is behind.
+    pub fleets: Vec<(String, u64, bool)>,
     /// Unsettled records, as far as they could be counted.
     pub unsettled: Option<usize>,
     /// How shared state stands; none where state is in this process.
@@ -309,7 +311,12 @@ impl Sources {
             let named = with(labels(one), "policy", &one.policy.description().name);
             (with(named, "digest", digest), 1.0)
         });
-        page.gauges(&metrics::POLICY, serving)
+        page.gauges(&metrics::POLICY, serving)?;
+        let fleets = |value: fn(&(String, u64, bool)) -> f64| {
+            self.fleets.iter().map(move |own| (vec![("upstream", own.0.as_str())], value(own)))
+        };
+        page.gauges(&metrics::FLEET_GENERATION, fleets(|(_, generation, _)| *generation as f64))?;
+        page.gauges(&metrics::FLEET_BEHIND, fleets(|(_, _, behind)| f64::from(u8::from(*behind))))
     }
 
     fn host(&self, page: &mut Page<'_>) -> fmt::Result {

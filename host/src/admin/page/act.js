@@ -74,7 +74,9 @@ const BREAKER = {
 
 const rollBack = (p) => ({
   title: `Roll the policy of ${p.upstream} back?`, verb: "Roll back", path: `/api/v1/policies/${seg(p.upstream)}/rollback`,
-  text: `Generation ${p.fallback.generation} (${p.fallback.name}) serves from the next request on; the present component is not taken again.`,
+  text: p.fleet?.generation
+    ? "The whole fleet goes back to its generation before this one; the present component is not announced again."
+    : `Generation ${p.fallback.generation} (${p.fallback.name}) serves from the next request on; the present component is not taken again.`,
   done: `The policy of ${p.upstream} was rolled back.`,
 });
 

@@ -74,17 +74,25 @@ function makeUpstream(upstream) {
     el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `Endpoints of ${upstream.name}` }, table));
 }
 
+// What the fleet says of a policy.
+function ofFleet(fleet) {
+  if (!fleet) return "";
+  const behind = fleet.hosts.filter((host) => host.behind).length;
+  const where = fleet.behind ? ", this host is behind" : behind ? `, ${behind} behind` : "";
+  return `; fleet generation ${fleet.generation}, ${fleet.phase}, ${fleet.hosts.length} hosts${where}`;
+}
+
 function changeUpstream(node, upstream) {
   say(part(node, "url"), upstream.base_url);
   const policy = latest.policies.find((own) => own.upstream === upstream.name);
   if (policy) {
     const { name, version, digest, generation, standing } = policy.serving;
     const which = digest ? ` ${version}, ${digest.slice(0, 12)}` : "";
-    say(part(node, "policy"), `policy ${name}${which}, generation ${generation}${policy.quarantined.length ? `; ${policy.quarantined.length} quarantined` : ""}`);
+    say(part(node, "policy"), `policy ${name}${which}, generation ${generation}${policy.quarantined.length ? `; ${policy.quarantined.length} quarantined` : ""}${ofFleet(policy.fleet)}`);
     const tone = { good: "good", probation: "warn", suspended: "bad" }[standing];
     mark(part(node, "standing"), "data-tone", tone);
     say(part(node, "standing"), { good: "✓ policy good", probation: "◐ policy on probation", suspended: "✕ policy out of service" }[standing]);
-    part(node, "policy-buttons").hidden = !mayAct || !policy.fallback;
+    part(node, "policy-buttons").hidden = !mayAct || !(policy.fallback || policy.fleet?.generation);
   }
   const { points = [], most = 2, every_ms = 1000 } = history.get(upstream.name) ?? {};
   const [requests, times] = node.querySelectorAll("figure");

@@ -1,9 +1,15 @@
 //! `triage policy push`: a component into an OCI registry.
 
-use anyhow::{Context as _, Result};
-use std::{fs, path::PathBuf};
+use super::announce;
+use crate::command::remote::Remote;
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use triage::{
-    policy::{Engine, Loading, Policy, signature::companions},
+    policy::{Engine, Loading, Policy, cases, signature::companions},
     registry::{Credentials, Publication, Registry, Target},
 };
 
@@ -23,16 +29,22 @@ pub struct Options {
         help = "A docker config.json with names and passwords of registries [default: the same in TRIAGE_REGISTRY_AUTH]"
     )]
     auth_file: Option<PathBuf>,
+    /// Announce it to the fleet through a running host: all hosts of this upstream stage it, and switch together
+    #[arg(long, value_name = "UPSTREAM")]
+    announce: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
-/// Pushes, and says what the configuration names then.
-pub fn run(options: &Options) -> Result<String> {
+/// Pushes, says what the configuration names then, and announces it where that is wanted.
+pub fn run(options: &Options) -> Result<ExitCode> {
     let shown = options.component.display();
     let component = fs::read(&options.component).with_context(|| format!("{shown} cannot be read"))?;
     // What no host would load is not published.
     let loading = Loading { settings: options.settings.clone(), ..Loading::default() };
     let policy =
         Policy::load(&Engine::start()?, &component, &loading).with_context(|| format!("{shown} is refused"))?;
+    let cases = cases(&options.component, &policy)?;
     let [signature, _] = companions(&options.component);
     let signature = if signature.exists() {
         Some(fs::read_to_string(&signature).with_context(|| format!("{} cannot be read", signature.display()))?)
@@ -45,14 +57,38 @@ pub fn run(options: &Options) -> Result<String> {
         target: options.target.clone(),
         component,
         signature,
+        cases,
         name: description.name.clone(),
         version: description.version.clone(),
     };
     let published = Registry::new(credentials(options)?, None).publish(&publication)?;
-    Ok(format!(
+    println!(
         "{} {} is there as {}, {signed}. In the configuration:\n  policy = \"{}\"",
         description.name, description.version, published.tag, published.artifact
-    ))
+    );
+    match &options.announce {
+        None => Ok(ExitCode::SUCCESS),
+        Some(upstream) => announce::run(&options.remote, upstream, "announce", published.artifact.digest()),
+    }
+}
+
+/// The component's cases, where there are some: it passes them, and they go along.
+fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
+    /// They lie in the manifest, of which registries take 4 MiB.
+    const MOST: usize = 1 << 20;
+    let file = component.with_extension("cases.csv");
+    if !file.exists() {
+        return Ok(None);
+    }
+    let shown = file.display();
+    let text = fs::read_to_string(&file).with_context(|| format!("{shown} cannot be read"))?;
+    cases::play(policy, &text).with_context(|| format!("{} does not pass {shown}", component.display()))?;
+    ensure!(
+        text.len() <= MOST,
+        "{shown} has {} bytes; at most {MOST} go along with a component: shorten it",
+        text.len()
+    );
+    Ok(Some(text))
 }
 
 fn credentials(options: &Options) -> Result<Credentials> {

@@ -1,10 +1,11 @@
 //! Policies of a running host: what serves, what happened, and going back.
 
+use super::announce;
 use crate::command::remote::{Remote, segment};
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
-use std::fmt::Write as _;
+use std::{fmt::Write as _, process::ExitCode};
 
 /// What can be asked of a running host.
 #[derive(Debug, Subcommand)]
@@ -32,6 +33,8 @@ pub enum Command {
     Promote {
         /// The upstream
         upstream: String,
+        /// Announce this component (sha256:...) to the fleet, although it was rolled back before
+        digest: Option<String>,
         #[command(flatten)]
         remote: Remote,
     },
@@ -39,11 +42,14 @@ pub enum Command {
 
 impl Command {
     /// Does it.
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { remote } => {
                 for policy in remote.look("/api/v1/policies")?.as_array().into_iter().flatten() {
                     println!("{}", line(policy));
+                    if let Some(line) = fleet(&policy["fleet"]) {
+                        println!("  {line}");
+                    }
                 }
             }
             Self::History { upstream, remote } => {
@@ -59,13 +65,19 @@ impl Command {
                 }
             }
             Self::Rollback { upstream, remote } => println!("{}", line(&remote.act(&path(upstream, "/rollback"))?)),
-            Self::Promote { upstream, remote } => println!("{}", line(&remote.act(&path(upstream, "/promote"))?)),
+            Self::Promote { upstream, digest: None, remote } => {
+                println!("{}", line(&remote.act(&path(upstream, "/promote"))?));
+            }
+            Self::Promote { upstream, digest: Some(digest), remote } => {
+                let digits = digest.rsplit_once("sha256:").map_or(digest.as_str(), |(_, digits)| digits);
+                return announce::run(remote, upstream, "promote", digits.parse()?);
+            }
         }
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn path(upstream: &str, verb: &str) -> String {
+pub(super) fn path(upstream: &str, verb: &str) -> String {
     format!("/api/v1/policies/{}{verb}", segment(upstream))
 }
 
@@ -90,6 +102,31 @@ fn line(policy: &Value) -> String {
         let _ = write!(line, "; before it generation {}", policy["fallback"]["generation"]);
     }
     line
+}
+
+/// What the fleet says, where the upstream follows it: its generation, what is proposed, and which hosts are behind.
+fn fleet(fleet: &Value) -> Option<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
+    let short = |value: &Value| text(value).chars().take(12).collect::<String>();
+    let hosts = fleet.get("hosts")?.as_array()?;
+    let mut line = format!("fleet: generation {}", fleet["generation"]);
+    if !fleet["digest"].is_null() {
+        let _ = write!(line, " ({})", short(&fleet["digest"]));
+    }
+    let _ = write!(line, ", {}, {} hosts", text(&fleet["phase"]), hosts.len());
+    if !fleet["proposal"].is_null() {
+        let staged = hosts.iter().filter(|host| host["staged"] == true).count();
+        let _ = write!(line, "; {} is proposed, {staged} have it", short(&fleet["proposal"]["digest"]));
+    }
+    let behind: Vec<String> =
+        hosts.iter().filter(|host| host["behind"] == true).map(|host| text(&host["name"])).collect();
+    if !behind.is_empty() {
+        let _ = write!(line, "; behind: {}", behind.join(", "));
+    }
+    if !fleet["why_behind"].is_null() {
+        let _ = write!(line, "; this host is behind, {}", text(&fleet["why_behind"]));
+    }
+    Some(line)
 }
 
 /// When, as HTTP writes it.

@@ -1,0 +1,135 @@
+#![allow(clippy::unwrap_used)]
+
+//! What one host does, without any server.
+
+use super::*;
+use crate::rollout::Step;
+
+const NOW: Timestamp = Timestamp(1_000_000_000);
+
+fn digest(of: u8) -> Digest {
+    Digest::of(&[of])
+}
+
+/// A host whose configuration names 0.
+fn course() -> Course {
+    Course::new("a".to_owned(), digest(0), Standing::default())
+}
+
+fn standing(generation: u64, of: u8, why: Why) -> Standing {
+    Standing { generation, chosen: Chosen::Artifact(digest(of)), why, by: "b".to_owned(), ..Standing::default() }
+}
+
+fn proposal(id: u64, of: u8) -> Proposed {
+    Proposed { id, digest: digest(of), by: "b".to_owned(), promoted: false, left: Duration::from_secs(30) }
+}
+
+fn hear(course: &mut Course, standing: Standing, proposed: Option<Proposed>) -> Vec<Told> {
+    let view = View { standing, proposed, ..View::default() };
+    course.heard(&Word::Beat, &Heard { outcome: Outcome::Done, flawed: false, view }, NOW)
+}
+
+fn refused() -> Unstaged {
+    Unstaged::Refused(Step::Load, "no".to_owned())
+}
+
+#[test]
+fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
+    let mut own = course();
+    let serving = Some(digest(0));
+    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest);
+    let told = hear(&mut own, Standing::default(), Some(proposal(7, 1)));
+    assert!(matches!(&told[..], [Told::Proposed(_)]), "{told:?}");
+    assert_eq!(hear(&mut own, Standing::default(), Some(proposal(7, 1))), [], "told once");
+    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Stage { digest: digest(1), promoted: false });
+    own.begin(digest(1));
+    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest, "one at a time");
+    own.end();
+    let shelf = [digest(0), digest(1)];
+    assert_eq!((own.next(serving, &shelf, NOW), own.speaker(serving, &shelf).staged), (Next::Rest, Some(7)));
+    hear(&mut own, standing(1, 1, Why::Announced), None);
+    assert_eq!(own.next(serving, &shelf, NOW), Next::Install { digest: digest(1), promoted: false });
+    assert_eq!(own.settle(serving), None, "it does not serve yet");
+    assert!(own.behind(serving) && own.speaker(serving, &shelf).generation == 0);
+    assert!(matches!(own.settle(Some(digest(1))), Some(Told::Serves { generation: 1, .. })));
+    assert_eq!((own.next(Some(digest(1)), &shelf, NOW), own.settle(Some(digest(1)))), (Next::Rest, None));
+}
+
+#[test]
+fn what_is_refused_is_told_to_the_fleet_and_not_tried_again() {
+    let mut own = course();
+    hear(&mut own, Standing::default(), Some(proposal(7, 1)));
+    assert!(matches!(own.failed(digest(1), refused(), NOW), Some(Told::NotStaged { .. })));
+    let word = own.word();
+    assert_eq!(word, Word::Refuse { id: 7, step: "load", reason: "no".to_owned() });
+    let later = NOW.after(LONGEST_WAIT);
+    assert_eq!(own.next(Some(digest(0)), &[], later), Next::Rest);
+    let view = View { proposed: Some(proposal(7, 1)), ..View::default() };
+    own.heard(&word, &Heard { outcome: Outcome::Done, flawed: false, view }, NOW);
+    assert_eq!(own.word(), Word::Beat, "said once");
+}
+
+#[test]
+fn what_cannot_be_had_is_tried_again_and_again_ever_more_rarely() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    let (serving, away) = (Some(digest(0)), Unstaged::Away("no".to_owned()));
+    let mut at = NOW;
+    for (round, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+        for of in [1, 2] {
+            assert_eq!(own.failed(digest(of), away.clone(), at).is_some(), round == 0, "told once");
+        }
+        assert_eq!(own.next(serving, &[], at.after(Duration::from_millis(seconds * 1000 - 1))), Next::Rest, "{round}");
+        at = at.after(Duration::from_secs(seconds));
+        assert_eq!(own.next(serving, &[], at), Next::Stage { digest: digest(1), promoted: false }, "{round}");
+    }
+    assert_eq!(own.word(), Word::Beat, "it is no reason to refuse it");
+    assert!(own.why_behind().unwrap().starts_with("pull: "));
+}
+
+#[test]
+fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
+    let mut own = course();
+    assert!(!own.fault(Some(digest(0))), "the fleet has said nothing");
+    hear(&mut own, standing(3, 1, Why::Announced), None);
+    assert!(!own.fault(Some(digest(0))), "another one");
+    assert!(own.fault(Some(digest(1))));
+    let word = own.word();
+    assert_eq!(word, Word::RollBack { generation: 3, why: Why::Fault });
+    let (view, outcome) = (View { standing: standing(3, 1, Why::Announced), ..View::default() }, Outcome::NoOther);
+    let told = own.heard(&word, &Heard { outcome, flawed: false, view }, NOW);
+    assert_eq!((&told[..], own.word()), (&[Told::NotRolledBack { generation: 3 }][..], Word::Beat));
+    assert!(own.settle(Some(digest(1))).is_some());
+    assert_eq!(own.speaker(Some(digest(0)), &[]).generation, 2, "it fell back by itself");
+}
+
+#[test]
+fn a_pardon_is_for_once() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    let next = |own: &Course| own.next(Some(digest(0)), &[digest(1)], NOW);
+    assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: true });
+    own.installed();
+    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: false });
+}
+
+#[test]
+fn an_older_answer_changes_nothing_and_a_flaw_is_told_once() {
+    let mut own = course();
+    hear(&mut own, standing(5, 1, Why::Announced), None);
+    hear(&mut own, standing(4, 2, Why::Announced), None);
+    assert_eq!((own.known().generation, own.target()), (5, digest(1)));
+    hear(&mut own, standing(5, 3, Why::Announced), None);
+    assert_eq!(own.target(), digest(3), "what stands there counts");
+    assert_eq!((own.flawed(), own.flawed()), (Some(Told::Flawed), None));
+    hear(&mut own, standing(5, 3, Why::Announced), None);
+    assert_eq!(own.flawed(), Some(Told::Flawed));
+}
+
+#[test]
+fn a_host_begins_where_it_was() {
+    let own = Course::new("a".to_owned(), digest(0), standing(4, 1, Why::Announced));
+    assert_eq!((own.elsewhere(), own.known().generation), (Some(digest(1)), 4));
+    assert_eq!(course().elsewhere(), None);
+}

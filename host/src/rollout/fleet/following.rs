@@ -1,0 +1,336 @@
+//! A host that follows its fleet, for one upstream: it beats, stages what is proposed, and swaps with the others.
+
+use super::{
+    Speaker, Standing, View, Word,
+    course::{Course, Next, Told},
+    memory::Memory,
+    shelf::Shelf,
+    staging::{self, Unstaged},
+};
+use crate::{
+    clock::Clock,
+    config::settings::{PolicySource, Settings, State},
+    entropy::Entropy,
+    pipeline::Shared,
+    policy::{Digest, Policy},
+    registry::Target,
+    rollout::Serving,
+    service::{Service, ServiceError},
+    store::redis::{
+        Link, LinkError, Pushed,
+        agreement::{Heard, RedisAgreement},
+    },
+    telemetry::Events,
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+use tokio::{
+    sync::{
+        Notify, Semaphore,
+        broadcast::{Receiver, error::RecvError},
+    },
+    time::{MissedTickBehavior, interval},
+};
+
+/// Between two beats: one that missed a message catches up by the next.
+const BEAT: Duration = Duration::from_secs(1);
+/// To the next one after one that did not arrive.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a start waits to hear what the fleet has: then it begins with its own configuration, and catches up.
+const FIRST: Duration = Duration::from_secs(2);
+/// How long a start waits for a registry that has to give the fleet's component.
+const FIRST_PULL: Duration = Duration::from_secs(10);
+/// Steps in a row: a word, a swap, the word that it is done.
+const STEPS: usize = 4;
+
+/// An upstream whose policy is the fleet's.
+#[derive(Debug)]
+pub struct Following {
+    upstream: String,
+    /// Which upstream of the host it is.
+    pub(super) index: usize,
+    pub(super) place: Target,
+    pub(super) agreement: RedisAgreement,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    told: Arc<Events>,
+    pub(super) course: Mutex<Course>,
+    shelf: Mutex<Shelf>,
+    memory: Memory,
+    pub(super) wake: Arc<Notify>,
+    pub(super) announcing: Arc<Semaphore>,
+}
+
+/// What every follower of a host has.
+#[derive(Debug, Clone)]
+pub struct With {
+    /// This host's name: see [`super::host_name`].
+    pub host: String,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// Where operators are told.
+    pub events: Arc<Events>,
+}
+
+/// How an upstream's fleet stands, for operators.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// This host's name.
+    pub host: String,
+    /// How it stands as this host knows it.
+    pub standing: Standing,
+    /// What was last read.
+    pub view: View,
+    /// Whether that was just now.
+    pub is_current: bool,
+    /// Whether another policy serves here than the fleet's.
+    pub behind: bool,
+    /// Why, where something is in the way.
+    pub why_behind: Option<String>,
+}
+
+impl Following {
+    /// Of one of a host's upstreams, where that follows its fleet; none for the others.
+    pub fn open(settings: &Settings, index: usize, link: Option<&Link>, with: With) -> Option<Arc<Self>> {
+        let upstream = settings.upstreams.get(index).filter(|upstream| upstream.follow_fleet)?;
+        let (PolicySource::Registry(own), State::Shared(shared), Some(link)) =
+            (&upstream.policy, &settings.state, link)
+        else {
+            return None;
+        };
+        let With { host, clock, entropy, events } = with;
+        let fleet = format!("{} {} {} {}", shared.address, shared.prefix, upstream.name, own.target());
+        let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
+        let course = Course::new(host, own.digest(), memory.recall());
+        Some(Arc::new(Self {
+            upstream: upstream.name.clone(),
+            index,
+            place: own.target().clone(),
+            agreement: RedisAgreement::new(link.clone(), &upstream.name),
+            clock,
+            entropy,
+            told: events,
+            course: Mutex::new(course),
+            shelf: Mutex::default(),
+            memory,
+            wake: Arc::default(),
+            announcing: Arc::new(Semaphore::new(1)),
+        }))
+    }
+
+    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the
+    /// registry give it soon, else the configured one. Blocks.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the configured one is refused.
+    pub fn begin(
+        self: &Arc<Self>,
+        load: impl Fn(&PolicySource, Duration) -> Result<Service, ServiceError>,
+        configured: impl Fn() -> Result<Service, ServiceError>,
+    ) -> Result<Service, ServiceError> {
+        let told = match self.ask_first() {
+            Some(Ok(heard)) => self.course.lock().heard(&Word::Beat, &heard, self.clock.now()),
+            Some(Err(_)) | None => vec![Told::Unheard],
+        };
+        self.tell_all(told);
+        let elsewhere = self.course.lock().elsewhere();
+        let fleets = elsewhere.map(|target| (target, load(&PolicySource::Registry(self.place.at(target)), FIRST_PULL)));
+        let service = match fleets {
+            None => configured()?,
+            Some((_, Ok(service))) => service,
+            Some((target, Err(error))) => {
+                self.not_staged(target, Unstaged::Away(crate::rollout::told(&error)));
+                configured()?
+            }
+        };
+        self.shelve(&service);
+        self.settle(service.artifact);
+        Ok(service)
+    }
+
+    /// On the thread beside: this one may be in a runtime already.
+    fn ask_first(self: &Arc<Self>) -> Option<Result<Heard, LinkError>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let own = Arc::clone(self);
+        self.agreement.link().beside(async move {
+            let (speaker, known, word) = own.own(None);
+            let heard = own.agreement.say_within(FIRST, &speaker, &known, &word).await;
+            let _ = answer.send(heard);
+        });
+        answered.recv_timeout(FIRST).ok()
+    }
+
+    pub(super) fn tell_all(&self, told: impl IntoIterator<Item = Told>) {
+        for told in told {
+            if told.is_good() {
+                tracing::info!(upstream = self.upstream, "fleet: {told}");
+            } else {
+                tracing::warn!(upstream = self.upstream, "fleet: {told}");
+            }
+            self.told.note(told.kind(), &self.upstream, told.to_string());
+        }
+    }
+
+    /// Keeps what serves at hand, to come back to without any registry.
+    fn shelve(&self, service: &Service) {
+        if let Some(digest) = service.artifact {
+            self.put(digest, Arc::clone(&service.policy));
+        }
+    }
+
+    pub(super) fn put(&self, digest: Digest, policy: Arc<Policy>) {
+        let kept = self.course.lock().kept();
+        self.shelf.lock().put(digest, policy, &kept);
+    }
+
+    pub(super) fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
+        self.shelf.lock().find(digest)
+    }
+
+    /// Who speaks, and what is known: what a step begins with.
+    pub(super) fn own(&self, artifact: Option<Digest>) -> (Speaker, Standing, Word) {
+        let shelf = self.shelf.lock().digests();
+        let course = self.course.lock();
+        (course.speaker(artifact, &shelf), course.known().clone(), course.word())
+    }
+
+    /// Says what there is to say, and does what follows from the answer. Whether shared state was reached.
+    async fn turn(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
+        let Some(serving) = shared.upstreams.get(self.index) else { return true };
+        let artifact = || serving.current().artifact;
+        for _ in 0..STEPS {
+            let (speaker, known, word) = self.own(artifact());
+            let heard = self.agreement.say(&speaker, &known, &word).await;
+            let now = self.clock.now();
+            let told = {
+                let mut course = self.course.lock();
+                match &heard {
+                    Ok(heard) => course.heard(&word, heard, now),
+                    Err(LinkError::Nonsense { .. }) => course.flawed().into_iter().collect(),
+                    Err(_) => Vec::new(),
+                }
+            };
+            self.tell_all(told);
+            self.settle(artifact());
+            let next = {
+                let shelf = self.shelf.lock().digests();
+                self.course.lock().next(artifact(), &shelf, now)
+            };
+            match next {
+                Next::Install { digest, promoted } => self.install(shared, serving, digest, promoted),
+                Next::Stage { digest, promoted } => self.stage(shared, digest, promoted, None),
+                Next::Rest => {}
+            }
+            if heard.is_err() {
+                return false;
+            }
+            // What has changed is said at once: others wait for it.
+            let (again, _, word) = self.own(artifact());
+            if again == speaker && word == Word::Beat {
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Takes note of what serves: what the fleet wants is remembered, also beyond this process.
+    fn settle(&self, artifact: Option<Digest>) {
+        let (told, known) = {
+            let mut course = self.course.lock();
+            (course.settle(artifact), course.known().clone())
+        };
+        if told.is_some() {
+            self.memory.keep(&known);
+        }
+        self.tell_all(told);
+    }
+
+    fn install(&self, shared: &Shared, serving: &Serving, digest: Digest, promoted: bool) {
+        let Some(policy) = self.at_hand(digest) else { return };
+        let component = policy.digest();
+        if promoted && let Some(component) = component {
+            serving.pardon(&component);
+        }
+        let made = match component.filter(|component| serving.is_quarantined(component)) {
+            Some(_) => Err(Unstaged::quarantined()),
+            None => staging::service(shared, serving, &policy),
+        };
+        match made {
+            Ok(service) => {
+                self.shelve(&serving.current());
+                serving.install(service.from(digest));
+                self.course.lock().installed();
+                self.settle(Some(digest));
+            }
+            Err(why) => self.not_staged(digest, why),
+        }
+    }
+
+    pub(super) fn not_staged(&self, digest: Digest, why: Unstaged) {
+        let told = self.course.lock().failed(digest, why, self.clock.now());
+        self.tell_all(told);
+    }
+
+    /// What served failed too often here: the fleet is told.
+    pub(in crate::rollout) fn failed_here(&self, artifact: Option<Digest>) {
+        if self.course.lock().fault(artifact) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether the fleet has said anything yet.
+    pub fn is_told(&self) -> bool {
+        self.course.lock().known().generation > 0
+    }
+
+    /// How it stands, where `artifact` serves.
+    pub fn report(&self, artifact: Option<Digest>) -> Report {
+        let course = self.course.lock();
+        let (view, is_current) = course.view(self.clock.now());
+        Report {
+            host: course.host.clone(),
+            standing: course.known().clone(),
+            view,
+            is_current,
+            behind: course.behind(artifact),
+            why_behind: course.why_behind(),
+        }
+    }
+}
+
+/// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
+pub(crate) fn start(shared: &Arc<Shared>) {
+    for following in shared.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
+        let link = following.agreement.link();
+        let (wake, message) = (Arc::clone(&following.wake), following.agreement.message());
+        link.beside(follow(Arc::downgrade(shared), following.index, wake, link.pushed(), message));
+    }
+}
+
+async fn follow(shared: Weak<Shared>, index: usize, wake: Arc<Notify>, mut pushed: Receiver<Pushed>, message: String) {
+    let mut beats = interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let due = tokio::select! {
+            _ = beats.tick() => true,
+            () = wake.notified() => true,
+            heard = pushed.recv() => match heard {
+                Ok(Pushed::Message(own)) => *own == *message,
+                Err(RecvError::Closed) => return,
+                // What was said meanwhile was not heard.
+                Ok(Pushed::Joined) | Err(RecvError::Lagged(_)) => true,
+            },
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        let following = shared.upstreams.get(index).and_then(|serving| serving.following.clone());
+        let Some(following) = following.filter(|_| due) else { continue };
+        if !following.turn(&shared).await {
+            beats.reset_after(AGAIN);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How a standing is written, in shared state and in a file: six words, and nothing that is not of their form is read.
+
+use super::{
+    Chosen, Standing, Why,
+    agreement::{GENERATIONS, QUARANTINED},
+};
+use crate::policy::Digest;
+
+/// The longest name of a host.
+const NAME: usize = 64;
+
+impl Standing {
+    /// Generation, chosen, before, why, by, quarantined.
+    pub fn words(&self) -> [String; 6] {
+        let quarantined: Vec<String> = self.quarantined.iter().map(ToString::to_string).collect();
+        [
+            self.generation.to_string(),
+            self.chosen.word(),
+            self.before.map_or_else(|| "-".to_owned(), Chosen::word),
+            self.why.word().to_owned(),
+            self.by.clone(),
+            quarantined.join(" "),
+        ]
+    }
+
+    /// From these words; none where they are none of ours.
+    pub fn read(words: &[&str]) -> Option<Self> {
+        // A last word that is empty is no line.
+        let (generation, chosen, before, why, by, quarantined) = match words {
+            [generation, chosen, before, why, by] => (generation, chosen, before, why, by, &""),
+            [generation, chosen, before, why, by, quarantined] => (generation, chosen, before, why, by, quarantined),
+            _ => return None,
+        };
+        let quarantined: Option<Vec<Digest>> =
+            quarantined.split(' ').filter(|digest| !digest.is_empty()).map(|digest| digest.parse().ok()).collect();
+        Some(Self {
+            generation: generation.parse().ok().filter(|generation| *generation <= GENERATIONS)?,
+            chosen: Chosen::read(chosen)?,
+            before: if *before == "-" { None } else { Some(Chosen::read(before)?) },
+            why: Why::read(why)?,
+            by: Some(*by).filter(|by| by.is_empty() || is_name(by))?.to_owned(),
+            quarantined: quarantined.filter(|all| all.len() <= QUARANTINED)?,
+        })
+    }
+}
+
+impl Chosen {
+    fn word(self) -> String {
+        match self {
+            Self::Configured => String::new(),
+            Self::Artifact(digest) => digest.to_string(),
+        }
+    }
+
+    fn read(word: &str) -> Option<Self> {
+        if word.is_empty() { Some(Self::Configured) } else { word.parse().ok().map(Self::Artifact) }
+    }
+}
+
+impl Why {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Announced => "a",
+            Self::Promoted => "p",
+            Self::Operator => "o",
+            Self::Fault => "f",
+        }
+    }
+
+    fn read(word: &str) -> Option<Self> {
+        Some(match word {
+            "" => Self::Nothing,
+            "a" => Self::Announced,
+            "p" => Self::Promoted,
+            "o" => Self::Operator,
+            "f" => Self::Fault,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether a word may be a host's name.
+pub(crate) fn is_name(word: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    (1..=NAME).contains(&word.len()) && word.bytes().all(fits)
+}

@@ -1,0 +1,189 @@
+//! What a fleet agrees on for an upstream's policy, in shared state: one script, whose transitions are those of
+//! [`crate::rollout::fleet`].
+
+use super::{Link, LinkError, Script, Value, reply};
+use crate::rollout::fleet::{Aborted, Host, Outcome, Proposed, Speaker, Standing, View, Word, is_name};
+use std::time::Duration;
+
+static AGREEMENT: Script = Script::new("agreement", include_str!("agreement/agreement.lua"));
+
+/// How long a step may take unless `state.timeout` is longer: no request waits for it.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What came of a word, and how things stand then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Whether something else than ours was found there, and thrown away.
+    pub flawed: bool,
+    /// How things stand.
+    pub view: View,
+}
+
+/// The agreement of an upstream.
+#[derive(Debug, Clone)]
+pub struct RedisAgreement {
+    link: Link,
+    upstream: String,
+}
+
+impl RedisAgreement {
+    /// Of the upstream of this name.
+    pub fn new(link: Link, upstream: &str) -> Self {
+        Self { link, upstream: upstream.to_owned() }
+    }
+
+    /// The way to it.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// What is published when it changes: a reason to look, and nothing more.
+    pub fn message(&self) -> String {
+        format!("policy {}", self.upstream)
+    }
+
+    /// Says something. `known` is how the fleet stands as far as this host knows: it is written back where it was lost.
+    ///
+    /// # Errors
+    /// [`LinkError`]
+    pub async fn say(&self, speaker: &Speaker, known: &Standing, word: &Word) -> Result<Heard, LinkError> {
+        self.say_within(PATIENCE.max(self.link.timeout()), speaker, known, word).await
+    }
+
+    /// The same within another time.
+    ///
+    /// # Errors
+    /// [`LinkError`]
+    pub async fn say_within(
+        &self,
+        longest: Duration,
+        speaker: &Speaker,
+        known: &Standing,
+        word: &Word,
+    ) -> Result<Heard, LinkError> {
+        let (keys, arguments) = (self.keys(), self.arguments(speaker, known, word));
+        let answer = self.link.run_within(longest, &AGREEMENT, &keys, &arguments).await?;
+        read(&answer).ok_or(LinkError::Nonsense { script: AGREEMENT.name() })
+    }
+
+    fn keys(&self) -> [String; 2] {
+        let tag = format!("policy-{}", self.upstream);
+        [self.link.keys().tagged(&tag, "agreement"), self.link.keys().tagged(&tag, "hosts")]
+    }
+
+    fn arguments(&self, speaker: &Speaker, known: &Standing, word: &Word) -> Vec<String> {
+        arguments(None, &self.link.keys().channel(), &self.upstream, speaker, known, word)
+    }
+}
+
+/// `now`: only tests say when it is.
+fn arguments(
+    now: Option<u64>,
+    channel: &str,
+    upstream: &str,
+    speaker: &Speaker,
+    known: &Standing,
+    word: &Word,
+) -> Vec<String> {
+    let Speaker { host, generation, staged } = speaker;
+    let mut all = vec![
+        now.map_or_else(String::new, |now| now.to_string()),
+        channel.to_owned(),
+        upstream.to_owned(),
+        host.clone(),
+        generation.to_string(),
+        staged.map_or_else(String::new, id),
+    ];
+    all.extend(known.words());
+    match word {
+        Word::Beat => all.push("beat".to_owned()),
+        Word::Announce { id: own, digest, promoted } => {
+            all.extend(["announce".to_owned(), id(*own), digest.to_string(), u8::from(*promoted).to_string()]);
+        }
+        Word::Refuse { id: own, step, reason } => {
+            let reason = reason.chars().take(REASON_CHARS).collect();
+            all.extend(["refuse".to_owned(), id(*own), (*step).to_owned(), reason]);
+        }
+        Word::RollBack { generation, why: own } => {
+            all.extend(["back".to_owned(), generation.to_string(), own.word().to_owned()]);
+        }
+    }
+    all
+}
+
+/// The length of a reason that is passed on: a component has a part in its wording.
+const REASON_CHARS: usize = 500;
+
+fn id(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// An answer in full; none where it is none of ours.
+fn read(answer: &Value) -> Option<Heard> {
+    let (fixed, hosts) = reply::list(answer)?.split_at_checked(18)?;
+    let word = |index: usize| fixed.get(index).and_then(reply::text);
+    let outcome = match word(0)? {
+        "done" => Outcome::Done,
+        "serving" => Outcome::Serving,
+        "quarantined" => Outcome::Quarantined,
+        "busy" => Outcome::Busy,
+        "no-other" => Outcome::NoOther,
+        "stale" => Outcome::Stale,
+        _ => return None,
+    };
+    let words: Vec<&str> = (2..8).map(word).collect::<Option<_>>()?;
+    let standing = Standing::read(&words)?;
+    let proposed = match word(8)? {
+        "" => None,
+        own => Some(Proposed {
+            id: read_id(own)?,
+            digest: word(9)?.parse().ok()?,
+            by: name(word(10)?)?,
+            promoted: word(11)? == "1",
+            left: Duration::from_micros(word(12)?.parse().ok()?),
+        }),
+    };
+    let aborted = match word(13)? {
+        "" => None,
+        own => Some(Aborted {
+            id: read_id(own)?,
+            digest: word(14)?.parse().ok()?,
+            by: name(word(15)?)?,
+            step: line(word(16)?, 20),
+            reason: line(word(17)?, REASON_CHARS),
+        }),
+    };
+    let hosts = hosts.chunks(4).map(|own| match own {
+        [name, silent, generation, staged] => Some(Host {
+            name: self::name(reply::text(name)?)?,
+            silent: Duration::from_micros(reply::count(silent)?),
+            generation: reply::count(generation)?,
+            staged: match reply::text(staged)? {
+                "" => None,
+                own => Some(read_id(own)?),
+            },
+        }),
+        _ => None,
+    });
+    let hosts = hosts.collect::<Option<_>>()?;
+    let view = View { standing, proposed, aborted, hosts };
+    Some(Heard { outcome, flawed: word(1)? == "1", view })
+}
+
+fn read_id(word: &str) -> Option<u64> {
+    u64::from_str_radix(word, 16).ok()
+}
+
+fn name(word: &str) -> Option<String> {
+    is_name(word).then(|| word.to_owned())
+}
+
+/// Another host's words, and its component's: a line for logs and terminals.
+fn line(words: &str, most: usize) -> String {
+    words.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests;

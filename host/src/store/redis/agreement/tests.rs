@@ -1,0 +1,315 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+//! The script and the pure transitions, through the same histories; and what a stranger may have written.
+
+use super::*;
+use crate::{
+    clock::{Clock, Timestamp},
+    config::settings,
+    entropy::Entropy,
+    policy::Digest,
+    rollout::fleet::{
+        Chosen, Why,
+        agreement::{Agreement, GENERATIONS},
+    },
+    store::redis::{
+        Address, Keys,
+        test_server::{RedisCluster, RedisServer},
+    },
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+const START: u64 = 1_800_000_000_000_000;
+
+#[derive(Debug, Clone)]
+enum Event {
+    Say { host: u8, generation: u64, staged: Option<u8>, known: Option<u64>, word: Said },
+    Pass(u64),
+    SetBack(u64),
+    Lose,
+}
+
+#[derive(Debug, Clone)]
+enum Said {
+    Beat,
+    Announce(u8, bool),
+    Refuse(u8),
+    /// Of the generation that stands, or of another one.
+    RollBack(bool, bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let said = prop_oneof![
+        8 => Just(Said::Beat),
+        4 => (0..5_u8, prop::bool::weighted(0.2)).prop_map(|(digest, promoted)| Said::Announce(digest, promoted)),
+        1 => (0..40_u8).prop_map(Said::Refuse),
+        2 => (prop::bool::weighted(0.8), any::<bool>()).prop_map(|(meant, fault)| Said::RollBack(meant, fault)),
+    ];
+    let known = prop::option::weighted(0.1, 0..8_u64);
+    prop_oneof![
+        12 => (0..3_u8, 0..5_u64, prop::option::of(0..40_u8), known, said)
+            .prop_map(|(host, generation, staged, known, word)| Event::Say { host, generation, staged, known, word }),
+        4 => prop_oneof![0..3_000_u64, 20_000..40_000_u64].prop_map(Event::Pass),
+        1 => (0..60_000_u64).prop_map(Event::SetBack),
+        1 => Just(Event::Lose),
+    ]
+}
+
+/// Both, side by side.
+struct World {
+    connection: redis::Connection,
+    keys: [String; 2],
+    pure: Agreement,
+    now: Timestamp,
+    proposals: u64,
+}
+
+impl World {
+    fn new(server: &RedisServer, case: u32) -> Self {
+        let keys = ["agreement", "hosts"].map(|what| Keys::new("t").tagged(format!("policy-{case}"), what));
+        Self { connection: server.connection(), keys, pure: Agreement::default(), now: Timestamp(START), proposals: 0 }
+    }
+
+    fn ask(&mut self, speaker: &Speaker, known: &Standing, word: &Word) -> Heard {
+        let arguments = arguments(Some(self.now.0), "t:events", "api", speaker, known, word);
+        let mut command = redis::cmd("EVAL");
+        command.arg(AGREEMENT.source()).arg(2).arg(&self.keys).arg(arguments);
+        let answer: Value = command.query(&mut self.connection).unwrap();
+        read(&answer).unwrap_or_else(|| panic!("{answer:?}"))
+    }
+
+    /// What the pure transitions have come to, as hosts see it.
+    fn view(&self) -> View {
+        let Agreement { standing, proposal, aborted, members } = &self.pure;
+        let hosts = members.iter().map(|(name, member)| Host {
+            name: name.clone(),
+            silent: self.now.since(member.heard),
+            generation: member.generation,
+            staged: member.staged,
+        });
+        let proposed = proposal.as_ref().map(|own| Proposed {
+            id: own.id,
+            digest: own.digest,
+            by: own.by.clone(),
+            promoted: own.promoted,
+            left: own.until.since(self.now),
+        });
+        View { standing: standing.clone(), proposed, aborted: aborted.clone(), hosts: hosts.collect() }
+    }
+
+    fn play(&mut self, event: &Event) -> Result<(), TestCaseError> {
+        match event {
+            Event::Pass(ms) => self.now = self.now.after(Duration::from_millis(*ms)),
+            Event::SetBack(ms) => self.now = self.now.before(Duration::from_millis(*ms)),
+            Event::Lose => {
+                redis::cmd("DEL").arg(&self.keys).exec(&mut self.connection).unwrap();
+                self.pure = Agreement::default();
+            }
+            Event::Say { host, generation, staged, known, word } => {
+                let id = |number: u8| 1000 + u64::from(number);
+                let digest = |of: u8| Digest::of(&[of]);
+                let known = known.map_or_else(Standing::default, |generation| Standing {
+                    generation,
+                    chosen: Chosen::Artifact(digest(generation as u8)),
+                    before: (generation % 2 == 0).then_some(Chosen::Configured),
+                    why: Why::Announced,
+                    by: "k.1_-".to_owned(),
+                    quarantined: vec![digest(77); usize::from(generation > 3)],
+                });
+                let word = match word {
+                    Said::Beat => Word::Beat,
+                    Said::Announce(of, promoted) => {
+                        self.proposals += 1;
+                        Word::Announce { id: 1000 + self.proposals % 40, digest: digest(*of), promoted: *promoted }
+                    }
+                    Said::Refuse(number) => {
+                        Word::Refuse { id: id(*number), step: "load", reason: "it traps, \"so\" to say".to_owned() }
+                    }
+                    Said::RollBack(meant, fault) => Word::RollBack {
+                        generation: self.pure.standing.generation + u64::from(!meant),
+                        why: if *fault { Why::Fault } else { Why::Operator },
+                    },
+                };
+                // What stands is staged often, so that something is switched.
+                let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
+                let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
+                let speaker = Speaker { host: format!("host-{host}"), generation: *generation, staged };
+                let (outcome, _) = self.pure.hear(&speaker, &known, &word, self.now);
+                let heard = self.ask(&speaker, &known, &word);
+                prop_assert_eq!(heard, Heard { outcome, flawed: false, view: self.view() }, "after {:?}", event);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
+    let server = RedisServer::start();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 400, ..ProptestConfig::default() });
+    let (case, switched) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    runner
+        .run(&prop::collection::vec(event(), 1..80), |events| {
+            case.set(case.get() + 1);
+            let mut world = World::new(&server, case.get());
+            for event in &events {
+                world.play(event)?;
+            }
+            switched.set(switched.get() + world.pure.standing.generation);
+            Ok(())
+        })
+        .unwrap();
+    assert!(switched.get() > 400, "histories in which something happens: {}", switched.get());
+}
+
+fn own() -> Speaker {
+    Speaker { host: "own".to_owned(), generation: 5, staged: None }
+}
+
+fn known() -> Standing {
+    let chosen = Chosen::Artifact(Digest::of(b"good"));
+    Standing { generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..Standing::default() }
+}
+
+/// Whoever can write to the server can choose a digest, and nothing else: what is no digest, no number or too long is thrown away, and
+/// what this host knows is there again.
+#[test]
+fn what_a_stranger_wrote_is_thrown_away() {
+    let server = RedisServer::start();
+    let mut world = World::new(&server, 0);
+    let huge = "a".repeat(1 << 20);
+    let digest = Digest::of(b"x").to_string();
+    let list = vec![digest.as_str(); 33].join(" ");
+    for (field, value) in [
+        ("ge", "-1"),
+        ("ge", "1e9"),
+        ("ge", "99999999999999999999999"),
+        ("ge", ""),
+        ("ge", "0x10"),
+        ("ge", &huge),
+        ("ch", "garbage"),
+        ("ch", &digest.to_uppercase()),
+        ("ch", "oci://evil.example/a"),
+        ("ch", &huge),
+        ("be", "?"),
+        ("wy", "x"),
+        ("by", "a b\nc"),
+        ("qu", &list),
+        ("qu", &format!("{digest}  {digest}")),
+        ("pi", "1"),
+        ("pi", "00000000000000aa"),
+        ("ai", "00000000000000aa"),
+        ("pu", &huge),
+    ] {
+        world.ask(&own(), &known(), &Word::Beat);
+        redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
+        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let short: String = value.chars().take(40).collect();
+        assert!(heard.flawed, "{field} {short}");
+        assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
+        assert!(!world.ask(&own(), &known(), &Word::Beat).flawed, "{field} {short}: it is mended");
+    }
+    for value in ["", "1 2", "-1 5 ", "1 -5 ", "99999999999999999999 5 ", &huge] {
+        redis::cmd("HSET").arg(&world.keys[1]).arg("other").arg(value).exec(&mut world.connection).unwrap();
+        let heard = world.ask(&own(), &known(), &Word::Beat);
+        assert!(heard.flawed && heard.view.hosts.len() == 1, "{heard:?}");
+    }
+    for key in 0..2 {
+        redis::cmd("SET").arg(&world.keys[key]).arg("a string").exec(&mut world.connection).unwrap();
+        let heard = world.ask(&own(), &known(), &Word::Beat);
+        assert!(heard.flawed, "{key}");
+        assert_eq!(heard.view.standing, known());
+    }
+}
+
+/// The largest number that is taken for one is no dead end.
+#[test]
+fn an_absurd_generation_can_still_be_followed_by_another_policy() {
+    let server = RedisServer::start();
+    let mut world = World::new(&server, 0);
+    let last = Standing { generation: GENERATIONS, ..known() };
+    world.ask(&own(), &last, &Word::Beat);
+    let announce = Word::Announce { id: 1, digest: Digest::of(b"next"), promoted: false };
+    let heard = world.ask(&own(), &last, &announce);
+    assert_eq!((heard.outcome, heard.flawed), (Outcome::Done, false));
+    let standing = heard.view.standing;
+    assert_eq!((standing.generation, standing.chosen), (GENERATIONS, Chosen::Artifact(Digest::of(b"next"))));
+}
+
+/// Strangers' answers are an error, and no panic.
+#[test]
+fn an_answer_that_is_none_is_none() {
+    let text = |word: &str| Value::BulkString(word.into());
+    for answer in [
+        Value::Nil,
+        Value::Array(Vec::new()),
+        Value::Array(vec![text("done"); 18]),
+        Value::Array(vec![Value::Int(1); 40]),
+    ] {
+        assert_eq!(read(&answer), None, "{answer:?}");
+    }
+}
+
+/// Hosts are told of each change, and of nothing else.
+#[test]
+fn what_changes_is_published() {
+    let server = RedisServer::start();
+    let mut world = World::new(&server, 0);
+    let mut listening = server.connection();
+    let mut channel = listening.as_pubsub();
+    channel.subscribe("t:events").unwrap();
+    channel.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let none = Standing::default();
+    let announce = |id, of: &[u8]| Word::Announce { id, digest: Digest::of(of), promoted: false };
+    let own = |host: &str, staged| Speaker { host: host.to_owned(), generation: 0, staged };
+    let mut said = 0;
+    for (speaker, word, is_news) in [
+        (own("a", None), Word::Beat, false),
+        (own("b", None), Word::Beat, false),
+        (own("a", None), announce(1, b"x"), true),
+        (own("a", None), announce(2, b"y"), false),
+        (own("a", Some(1)), Word::Beat, false),
+        (own("b", Some(1)), Word::Beat, true),
+        (own("b", None), Word::RollBack { generation: 9, why: Why::Fault }, false),
+        (own("b", None), Word::RollBack { generation: 1, why: Why::Fault }, true),
+        (own("b", None), announce(3, b"y"), true),
+        (own("a", None), Word::Refuse { id: 3, step: "load", reason: String::new() }, true),
+    ] {
+        world.ask(&speaker, &none, &word);
+        assert_eq!(world.pure.hear(&speaker, &none, &word, world.now).1, is_news, "{word:?}");
+        said += usize::from(is_news);
+        // What comes in order comes before this.
+        let () = server.ask(&["PUBLISH", "t:events", "end"]);
+        let told = std::iter::from_fn(|| {
+            let text: String = channel.get_message().unwrap().get_payload().unwrap();
+            (text != "end").then_some(text)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), vec!["policy api"; usize::from(is_news)], "{word:?}");
+    }
+    assert_eq!(said, 5);
+}
+
+/// Both keys lie on one node of a Cluster, whatever the upstream is called.
+#[tokio::test]
+async fn hosts_agree_on_a_cluster() {
+    let cluster = RedisCluster::start();
+    let settings = settings::Shared {
+        address: Address::parse(&cluster.url()).unwrap(),
+        prefix: "test".to_owned(),
+        timeout: Duration::from_secs(5),
+        quorum: 2,
+        required: false,
+        writes_alone: false,
+        ca_file: None,
+        password: None,
+        key: None,
+    };
+    let link = Link::open(&settings, Clock::system(), Entropy::system()).unwrap();
+    for upstream in ["api", "{braces} and blanks", "third"] {
+        let agreement = RedisAgreement::new(link.clone(), upstream);
+        let speaker = Speaker { host: "a".to_owned(), generation: 0, staged: None };
+        let word = Word::Announce { id: 1, digest: Digest::of(b"x"), promoted: false };
+        let heard = agreement.say(&speaker, &Standing::default(), &word).await.unwrap();
+        assert_eq!((heard.outcome, heard.view.standing.generation), (Outcome::Done, 1), "{upstream}");
+    }
+}

@@ -1,0 +1,272 @@
+//! A fleet's policy, as an operator changes it: real hosts, real commands, callers all the while.
+
+use super::child::{Ended, Triage, triage};
+use crate::{
+    hostile::guest::{Guest, at},
+    support::policies::{Own, Policies},
+};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The command that the README prints.
+fn printed() -> Vec<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let line = readme.lines().find(|line| line.starts_with("triage policy push") && line.contains("--announce"));
+    line.expect("README shows how to announce").split(' ').skip(1).map(str::to_owned).collect()
+}
+
+/// Two policies that each leave marks: the one asks twice, the other once, and each has a word of its own for the end.
+fn marked() -> [Vec<u8>; 2] {
+    let (mut twice, mut once) = (Guest::new(), Guest::new());
+    twice.retry(0).text(at::NAME, "twice");
+    once.text(at::NAME, "once");
+    [twice.build(), once.build()]
+}
+
+/// What an answer says of the policies that judged it, by the one that it began with.
+const MARKS: [(&str, &str, &str); 2] = [("twice", "2", "not-applied"), ("once", "1", "rejected")];
+
+/// Real hosts.
+struct Fleet {
+    policies: Policies,
+    file: String,
+    hosts: Vec<Host>,
+}
+
+struct Host {
+    process: Triage,
+    address: SocketAddr,
+    admin: String,
+}
+
+impl Fleet {
+    fn start(runtime: &tokio::runtime::Runtime, hosts: usize) -> Option<Self> {
+        let mut policies = runtime.block_on(Policies::start())?;
+        policies.configured = runtime.block_on(policies.push(marked()[0].clone()));
+        let file = policies.folder.path().join("triage.toml").display().to_string();
+        let cache = policies.folder.path().join("cache").display().to_string();
+        let text = policies.toml(&Own { policies: &format!("cache_dir = {cache:?}"), ..Own::default() });
+        let text = text.replace(
+            "retry = { max_attempts = 1 }",
+            "retry = { max_attempts = 2, min_wait = \"1ms\", max_wait = \"1ms\" }\n\
+             budget = { percent = 100, floor_per_second = 100000, capacity = 100000 }",
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut fleet = Self { policies, file, hosts: Vec::new() };
+        for _ in 0..hosts {
+            fleet.join();
+        }
+        fleet.told(&format!(", {hosts} hosts"));
+        Some(fleet)
+    }
+
+    fn join(&mut self) {
+        let (mut process, address) = Triage::serve(&["--config", &self.file]);
+        let admin = process.says("admin: ").trim().trim_start_matches("admin: ").to_owned();
+        self.hosts.push(Host { process, address, admin });
+    }
+
+    /// Runs a command against the first host.
+    fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = triage(arguments);
+        command.current_dir(self.policies.folder.path());
+        command.env("TRIAGE_ADMIN_URL", &self.hosts[0].admin);
+        command.env("TRIAGE_REGISTRY_AUTH", self.policies.registry.credentials());
+        Triage::start(&mut command).ended()
+    }
+
+    /// The README's command, with the registry's own name.
+    fn announce(&self, component: &[u8]) -> Ended {
+        std::fs::write(self.policies.folder.path().join("next.wasm"), component).unwrap();
+        let repository = format!("oci://{}/{}", self.policies.registry.address, crate::support::policies::REPOSITORY);
+        let words: Vec<String> =
+            printed().iter().map(|word| word.replace("oci://registry.example/team/next", &repository)).collect();
+        assert!(words.contains(&repository), "{words:?}");
+        self.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Waits until `triage policy list` says something.
+    fn told(&self, text: &str) -> String {
+        for _ in 0..600 {
+            let listed = self.run(&["policy", "list"]);
+            assert_eq!(listed.code, Some(0), "{listed:?}");
+            if listed.out.contains(text) {
+                return listed.out;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("never listed: {text}; {:?}", self.run(&["policy", "list"]));
+    }
+
+    /// A caller for each host, who calls until told to stop. Each says when which policy judged, each time that it changes.
+    fn callers(&self, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Served>> {
+        let one = |host: &Host| {
+            let (address, stop) = (host.address, Arc::clone(stop));
+            thread::spawn(move || {
+                let mut caller = Caller::to(address);
+                let (mut served, mut changes) = (0, Vec::<(Instant, String)>::new());
+                while !stop.load(Relaxed) {
+                    let policy = caller.get();
+                    if changes.last().is_none_or(|(_, before)| *before != policy) {
+                        changes.push((Instant::now(), policy));
+                    }
+                    served += 1;
+                }
+                (served, changes)
+            })
+        };
+        self.hosts.iter().map(one).collect()
+    }
+}
+
+/// How many requests were answered, and when another policy judged than before.
+type Served = (usize, Vec<(Instant, String)>);
+
+/// A caller's connection that stays.
+struct Caller(BufReader<TcpStream>);
+
+impl Caller {
+    fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The policy that judged one GET, and it alone.
+    fn get(&mut self) -> String {
+        self.0.get_mut().write_all(b"GET /a HTTP/1.1\r\nhost: a.example\r\n\r\n").unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(self.0.read_line(&mut head).unwrap() > 0, "the connection was closed: {head}");
+        }
+        let header = |name: &str| {
+            let line = head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("no {name} in {head}"))
+        };
+        let mut body =
+            vec![0; head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap()];
+        self.0.read_exact(&mut body).unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        let policy = header("triage-policy").split(';').next().unwrap().to_owned();
+        let judged = (policy.as_str(), header("triage-attempts"), header("triage-verdict"));
+        assert!(MARKS.contains(&judged), "two generations judged one request: {judged:?}");
+        policy
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// As the README has it. Prints how far apart the hosts switched.
+#[test]
+fn a_fleet_switches_together_under_load_and_goes_back_together() {
+    let runtime = runtime();
+    let Some(fleet) = Fleet::start(&runtime, 3) else { return };
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers = fleet.callers(&stop);
+    let announced = fleet.announce(&marked()[1]);
+    assert_eq!((announced.code, announced.err.as_str()), (Some(0), ""), "{announced:?}");
+    let told = announced.out.lines().last().unwrap();
+    assert_eq!(told, "api: the fleet's generation 1 serves at 3 of 3 hosts");
+    let listed = fleet.told("fleet: generation 1 (");
+    assert!(listed.contains(", agreed, 3 hosts\n"), "{listed}");
+    let back = fleet.run(&["policy", "rollback", "api"]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+    fleet.told("fleet: generation 2, agreed, 3 hosts\n");
+    thread::sleep(Duration::from_secs(2));
+    stop.store(true, Relaxed);
+    let mut switches = [Vec::new(), Vec::new()];
+    let mut all = 0;
+    for caller in callers {
+        let (served, changes) = caller.join().unwrap();
+        all += served;
+        let policies: Vec<&str> = changes.iter().map(|(_, policy)| policy.as_str()).collect();
+        assert_eq!(policies, ["twice", "once", "twice"], "after {served} requests");
+        assert!(served > 20, "the load ran: {served}");
+        for (switch, (at, _)) in switches.iter_mut().zip(&changes[1..]) {
+            switch.push(*at);
+        }
+    }
+    println!("{all} requests, none failed, none was judged by two generations");
+    for (what, switch) in ["announced", "rolled back"].iter().zip(&switches) {
+        let spread = *switch.iter().max().unwrap() - *switch.iter().min().unwrap();
+        println!("{what}: first and last host switched {spread:?} apart, as their callers saw it");
+    }
+    let history = fleet.run(&["policy", "history", "api"]);
+    for text in
+        ["is announced to the fleet by ", "the fleet's generation 1 serves here", "an operator went back to it at "]
+    {
+        assert!(history.out.contains(text), "{text}: {history:?}");
+    }
+    let digest = listed.split_once("fleet: generation 1 (").unwrap().1;
+    let again = fleet.announce(&marked()[1]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.err.contains("it was rolled back before"), "{again:?}");
+    let full = again.out.trim().rsplit_once("@sha256:").unwrap().1.trim_end_matches('"').to_owned();
+    assert!(digest.starts_with(&full[..12]), "{digest} {full}");
+    let promoted = fleet.run(&["policy", "promote", "api", &format!("sha256:{full}")]);
+    assert_eq!(promoted.code, Some(0), "{promoted:?}");
+    assert!(promoted.out.starts_with("api: the fleet's generation 3 serves at "), "{promoted:?}");
+}
+
+/// One that heard nothing for a while is not waited for, and catches up; one that is killed and comes back starts with what the
+/// fleet has.
+#[test]
+fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
+    let runtime = runtime();
+    let Some(mut fleet) = Fleet::start(&runtime, 3) else { return };
+    fleet.hosts[2].process.signal("STOP");
+    let announced = fleet.announce(&marked()[1]);
+    assert_eq!((announced.code, announced.err.as_str()), (Some(0), ""), "{announced:?}");
+    fleet.told("fleet: generation 1 (");
+    fleet.hosts[2].process.signal("CONT");
+    let mut caller = Caller::to(fleet.hosts[2].address);
+    for _ in 0..6000 {
+        if caller.get() == "once" {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(caller.get(), "once");
+    fleet.hosts.remove(2).process.kill();
+    fleet.join();
+    assert_eq!(Caller::to(fleet.hosts[2].address).get(), "once", "its first answer");
+}
+
+/// What `push` finds wrong is neither published nor announced; what a host refuses is told with the step.
+#[test]
+fn a_component_that_fails_its_cases_is_not_even_published() {
+    let runtime = runtime();
+    let Some(fleet) = Fleet::start(&runtime, 1) else { return };
+    let head = include_str!("../vectors/http-standard.csv").lines().next().unwrap();
+    let cases = fleet.policies.folder.path().join("next.cases.csv");
+    std::fs::write(&cases, format!("{head}\nGET,/a,request,1,no,,,200,,,,,unknown,,,,,,doubt\n")).unwrap();
+    let wrong = fleet.announce(&marked()[1]);
+    assert_eq!((wrong.code, wrong.out.as_str()), (Some(1), ""), "{wrong:?}");
+    assert!(wrong.err.contains("next.wasm does not pass next.cases.csv"), "{wrong:?}");
+    std::fs::write(&cases, format!("{head}\nGET,/a,request,1,no,,,503,,,,,rejected,,,,,,as it does\n")).unwrap();
+    let right = fleet.announce(&marked()[1]);
+    assert_eq!(right.code, Some(0), "{right:?}");
+    std::fs::remove_file(&cases).unwrap();
+    let nowhere = fleet.run(&[
+        "policy",
+        "push",
+        "next.wasm",
+        &format!("oci://{}/elsewhere", fleet.policies.registry.address),
+        "--announce",
+        "gone",
+    ]);
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    assert!(nowhere.err.contains("there is no such upstream"), "{nowhere:?}");
+}

@@ -1,0 +1,176 @@
+//! A registry, a Redis and hosts that follow what is announced through them.
+
+use super::{
+    front::{Front, Got},
+    oci_registry::OciRegistry,
+    redis_server::RedisServer,
+    scripted::{Scripted, status},
+};
+use crate::hostile::guest::{Guest, TRAP, at};
+use serde_json::Value;
+use std::{path::PathBuf, time::Duration};
+use triage::{
+    config,
+    policy::{CachePlaces, Digest},
+    registry::{Credentials, Publication, Registry},
+    server::Server,
+};
+
+/// The repository of every host.
+pub const REPOSITORY: &str = "team/policies/next";
+
+/// A component that does nothing but leave its name.
+pub fn named(name: &str) -> Vec<u8> {
+    Guest::new().text(at::NAME, name).build()
+}
+
+/// The same that traps whenever it is asked.
+pub fn trapping(name: &str) -> Vec<u8> {
+    Guest::new().text(at::NAME, name).decide(TRAP).build()
+}
+
+/// What hosts have in common.
+pub struct Policies {
+    pub redis: RedisServer,
+    pub registry: OciRegistry,
+    pub upstream: Scripted,
+    pub folder: tempfile::TempDir,
+    /// The component that every host's configuration names.
+    pub configured: Digest,
+}
+
+/// How a host differs from the others.
+#[derive(Default)]
+pub struct Own<'a> {
+    /// Where it looks for the Redis.
+    pub redis: Option<String>,
+    /// Where it looks for the registry.
+    pub registry: Option<String>,
+    /// Further keys of `[policies]`.
+    pub policies: &'a str,
+    /// What its configuration names.
+    pub configured: Option<Digest>,
+    /// Where it keeps what it has pulled.
+    pub kept: Option<PathBuf>,
+}
+
+impl Policies {
+    /// With `v1` in the registry; none where there is no registry.
+    pub async fn start() -> Option<Self> {
+        let registry = OciRegistry::start()?;
+        let upstream = Scripted::start(|_| status(503)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = Self { redis: RedisServer::start(), registry, upstream, folder, configured: Digest::of(b"") };
+        all.configured = all.push(named("v1")).await;
+        Some(all)
+    }
+
+    pub async fn push(&self, component: Vec<u8>) -> Digest {
+        self.publish(component, None, None).await
+    }
+
+    /// Into the registry, past all that `triage policy push` looks at.
+    pub async fn publish(&self, component: Vec<u8>, signature: Option<String>, cases: Option<String>) -> Digest {
+        let registry = Registry::new(Credentials::read(&self.registry.credentials(), "x").unwrap(), None);
+        let tag = &Digest::of(&component).to_string()[..12];
+        let signed = if signature.is_some() { "-signed" } else { "" };
+        let publication = Publication {
+            target: format!("oci://{}/{REPOSITORY}:{tag}{signed}", self.registry.address).parse().unwrap(),
+            component,
+            signature,
+            cases,
+            name: "next".to_owned(),
+            version: "1".to_owned(),
+        };
+        let published = tokio::task::spawn_blocking(move || registry.publish(&publication)).await.unwrap();
+        published.unwrap().artifact.digest()
+    }
+
+    /// The configuration of a host.
+    pub fn toml(&self, own: &Own<'_>) -> String {
+        let registry = own.registry.as_deref().unwrap_or(&self.registry.address);
+        let auth = self.folder.path().join(format!("auth-{registry}.json"));
+        std::fs::write(&auth, self.registry.credentials().replace(&self.registry.address, registry)).unwrap();
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [state]\nurl = {:?}\ntimeout = \"5s\"\n[policies]\nregistry_auth_file = {:?}\n{}\n\
+             [upstreams.api]\nbase_url = {:?}\nfollow_fleet = true\npolicy = \"oci://{registry}/{REPOSITORY}@sha256:{}\"\n\
+             [upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\nbreaker = {{ enabled = false }}\n",
+            own.redis.clone().unwrap_or_else(|| self.redis.url()),
+            auth.display().to_string(),
+            own.policies,
+            self.upstream.url(),
+            own.configured.unwrap_or(self.configured),
+        )
+    }
+
+    pub fn host(&self) -> Front {
+        self.host_with(&Own::default())
+    }
+
+    pub fn host_with(&self, own: &Own<'_>) -> Front {
+        let mut settings = config::from_toml(&self.toml(own)).unwrap_or_else(|problems| panic!("{problems}"));
+        settings.policies.cache =
+            own.kept.as_ref().map(|dir| CachePlaces { dir: dir.join("cache"), key: dir.join("state/key") });
+        Front::of_server(Server::start(&settings).unwrap(), settings)
+    }
+
+    /// Three hosts that know of each other.
+    pub async fn hosts(&self) -> [Front; 3] {
+        let hosts = [self.host(), self.host(), self.host()];
+        for host in &hosts {
+            until("the hosts know each other", || async { fleet(host).await["hosts"].as_array().unwrap().len() == 3 })
+                .await;
+        }
+        hosts
+    }
+}
+
+/// Waits until something is so.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+    for _ in 0..1500 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it never came about: {what}");
+}
+
+/// Which policy judges a request at a host.
+pub async fn judge(host: &Front) -> String {
+    let got = host.ask("GET", "/a", "").await;
+    assert_eq!(got.status(), "503", "{}", got.text());
+    got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned()
+}
+
+/// Waits until a policy serves at each host.
+pub async fn serves(hosts: &[Front], name: &str) {
+    for (number, host) in hosts.iter().enumerate() {
+        until(&format!("{name} at host {number}"), || async { judge(host).await == name }).await;
+    }
+}
+
+/// What the fleet says, at a host.
+pub async fn fleet(host: &Front) -> Value {
+    host.look("/api/v1/policies/api").await["fleet"].clone()
+}
+
+/// Has a host do something with a component.
+pub async fn act(host: &Front, verb: &str, digest: Option<Digest>) -> Got {
+    let body = digest.map_or_else(String::new, |digest| format!("{{\"digest\": \"sha256:{digest}\"}}"));
+    host.admin("POST", &format!("/api/v1/policies/api/{verb}"), "", &body).await
+}
+
+/// Announces at a host, which takes it.
+pub async fn announce(host: &Front, digest: Digest) {
+    let got = act(host, "announce", Some(digest)).await;
+    assert_eq!(got.status(), "200", "{}", got.text());
+}
+
+/// What was told at a host of one kind.
+pub async fn told(host: &Front, kind: &str) -> Vec<String> {
+    let events = host.look("/api/v1/events").await;
+    let own = events.as_array().unwrap().iter().filter(|event| event["kind"] == kind);
+    own.map(|event| event["text"].as_str().unwrap().to_owned()).collect()
+}
