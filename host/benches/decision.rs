@@ -92,7 +92,7 @@ fn around(criterion: &mut Criterion) {
     let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
     group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {
         bench.iter(|| {
-            let mut grant = gate.acquire(Ask::First, HOUR).unwrap();
+            let mut grant = gate.acquire(Ask::First, Duration::ZERO..=HOUR).unwrap();
             black_box(gate.recheck(&mut grant));
             gate.report(&grant, BreakerSignal::Success, Duration::from_millis(1));
         });

@@ -90,6 +90,9 @@ impl Exchange {
         }
         let place = if is_request { self.place().await? } else { None };
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        if let Some((wait, per_minute)) = permit.paced() {
+            progress.account.note(|| Step::Paced { per_minute, wait });
+        }
         progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
@@ -316,6 +319,7 @@ impl Exchange {
                 Problem::BreakerOpen { endpoint, why: why.to_string(), retry_after }
             }
             Refusal::RateLimited { quota, retry_after } => Problem::RateLimited { endpoint, quota, retry_after },
+            Refusal::Paced { per_minute, retry_after } => Problem::Paced { endpoint, per_minute, retry_after },
             Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
         }
     }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -22,6 +22,7 @@ pub const KINDS: [&str; 12] = [
     "policy-rolled-back",
     "policy-withdrawn",
     "overloaded",
+    "slowed",
     "action",
     "reloaded",
     "reload-refused",

@@ -36,6 +36,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use steps::{Acquired, Beaten, Frame, Looked, SavedUp, Taken, Ticket};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// When to come back where nobody can tell.
 const LATER: Duration = Duration::from_secs(1);
@@ -143,6 +144,11 @@ impl RedisGate {
     /// `upstream/group`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long the upstream's pause still lasts, as far as this host knows.
+    pub fn paused(&self) -> Duration {
+        self.alone.paused()
     }
 
     /// Takes a result: a success is handed in with the next step, anything else at once.
@@ -297,7 +303,8 @@ impl RedisGate {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Without a runtime the thread ends, and its connection with it.
         if let Ok(runtime) = Handle::try_current() {
-            self.under_way.spawn_on(task, &runtime);
+            // Told of below the request that it is done for.
+            self.under_way.spawn_on(task.in_current_span(), &runtime);
         }
     }
 

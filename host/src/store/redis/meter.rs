@@ -27,8 +27,15 @@ const STEPS: Bounds = [
     1_000_000 * US,
 ];
 
+/// A step that was done, and is known to be.
+const ANSWERED: &str = "answered";
 /// Why a step was not done, in the order of [`place`].
 const FAILURES: [&str; 6] = ["down", "timed-out", "broke", "not-serving", "refused", "nonsense"];
+
+/// How a step went, in the words of its counters.
+pub(super) fn outcome(answer: Result<(), &LinkError>) -> &'static str {
+    answer.map_or_else(|error| FAILURES[place(error)], |()| ANSWERED)
+}
 
 fn place(error: &LinkError) -> usize {
     match error {

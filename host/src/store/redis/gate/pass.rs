@@ -10,14 +10,14 @@ use crate::{
     gate::{Ask, Recheck, Refusal},
     store::redis::LinkError,
 };
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 impl RedisGate {
-    /// All or nothing; the wait is the longest of all. Dropping the future gives back what the store grants after that.
+    /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants after that.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
-    pub async fn acquire(self: &Arc<Self>, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
+    pub async fn acquire(self: &Arc<Self>, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let now = self.clock.now();
         let mut own = Own { gate: self, ticket: None };
         let (keys, arguments) = {
@@ -31,14 +31,15 @@ impl RedisGate {
                     own.ticket = self.alone.admit()?;
                 }
             }
-            let may_lease = ask == Ask::First && !own.is_probe() && self.alone.paused().is_zero();
+            let may_lease =
+                ask == Ask::First && wait.start().is_zero() && !own.is_probe() && self.alone.paused().is_zero();
             if may_lease && let Some(ticket) = known.take_leased(now) {
                 let (wait, own) = (Duration::ZERO, own.keep());
                 return Ok(Grant::Shared(Shared { wait, ask, taken: None, ticket, own, sent: false }));
             }
             let places = if ask == Ask::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();
-            self.arguments(&known, now, steps::acquire(ask, max_wait, &saved_up, places))
+            self.arguments(&known, now, steps::acquire(ask, &wait, &saved_up, places))
         };
         let gate = Arc::clone(self);
         let late = move |answer| gate.undo(&answer, ask);
@@ -56,7 +57,7 @@ impl RedisGate {
                     return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
                 }
             }
-            return self.alone(ask, max_wait);
+            return self.alone(ask, wait);
         };
         match acquired {
             Acquired::Go { wait, taken, lease, leased } => {
@@ -78,7 +79,7 @@ impl RedisGate {
     }
 
     /// By this host alone, as far as its share goes.
-    fn alone(&self, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
+    fn alone(&self, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let known = self.known.lock();
         if known.beaten.is_none()
             && let Some(quota) = known.settings.limits.first()
@@ -87,7 +88,7 @@ impl RedisGate {
             return Err(Refusal::RateLimited { quota: Some(*quota), retry_after: LATER });
         }
         drop(known);
-        self.alone.acquire(ask, max_wait).map(Grant::Alone)
+        self.alone.acquire(ask, wait).map(Grant::Alone)
     }
 
     /// The look right before the send. One that is not needed costs nothing: what was granted a moment ago still holds.
