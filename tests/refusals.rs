@@ -157,7 +157,7 @@ fn expected(problem: &Problem) -> Row {
             429,
             "rate-limited",
             "rate limit reached",
-            "list is sent 7 requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait",
+            "list is sent 6 requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait",
         )
         .waits("10", 10_000),
         Problem::BudgetExhausted { .. } => row(

@@ -43,6 +43,10 @@ pub(crate) struct Arrived {
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
+/// So many times what an answer usually takes is left as well: while more is asked for than the limits admit, every wait is as long as it
+/// may be, and without that room every answer would come after the deadline.
+const ROOM: u32 = 2;
+
 /// Headers of the caller that a probe carries: who asks, never what was written.
 const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
 
@@ -89,7 +93,8 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        let least = LEAST.max(progress.account.meter().usually_takes.read().saturating_mul(ROOM));
+        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| Step::Paced { per_minute, wait });
         }
@@ -195,8 +200,14 @@ impl Exchange {
     }
 
     /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
-    /// Returned with the permit: when that was last asked.
-    async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<(Permit, Instant), Problem> {
+    /// Waits that leave less than `least` of the deadline are not begun. Returned with the permit: when that was last asked.
+    async fn permit(
+        &self,
+        is_request: bool,
+        retry: bool,
+        errand: &Errand<'_>,
+        least: Duration,
+    ) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
             (true, false) => Ask::First,
             (true, true) => Ask::Retry,
@@ -206,7 +217,7 @@ impl Exchange {
             Errand::Request => &self.endpoint().group,
             Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
-        let bearable = self.remaining().saturating_sub(LEAST);
+        let bearable = self.remaining().saturating_sub(least);
         let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
@@ -220,7 +231,7 @@ impl Exchange {
             let looked = Instant::now();
             match permit.recheck().await {
                 Recheck::Send => return Ok((permit, looked)),
-                Recheck::Wait(more) if more.saturating_add(LEAST) <= self.remaining() => wait = more,
+                Recheck::Wait(more) if more.saturating_add(least) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
                 }

@@ -20,22 +20,27 @@ async fn played(throttle: Throttle, policy: &str, keys: &str) -> (Tally, u64) {
 
 /// Tripwire of the adaptive rate: switched off in silence it would fail.
 #[tokio::test(start_paused = true)]
-async fn an_adaptive_rate_is_throttled_far_less_and_delivers_no_less() {
-    for (throttle, policy) in [
-        (Throttle::Window, "http-standard"),
-        (Throttle::Window, "hospital-directory"),
-        (Throttle::Bucket, "http-standard"),
-    ] {
-        let (without, throttled_without) = played(throttle, policy, WITHOUT).await;
-        let (with, throttled) = played(throttle, policy, ADAPTIVE).await;
-        let case = format!(
-            "{throttle:?}, {policy}: {} and {throttled_without} 429s without, {} and {throttled} with",
-            without.delivered, with.delivered
-        );
-        assert!(throttled * 2 < throttled_without, "{case}");
-        assert!(with.delivered * 10 >= without.delivered * 9, "{case}");
-        println!("{case}");
+async fn an_adaptive_rate_is_throttled_far_less_and_delivers_hardly_less() {
+    for throttle in [Throttle::Window, Throttle::Bucket] {
+        let (without, throttled_without) = played(throttle, "http-standard", WITHOUT).await;
+        let (with, throttled) = played(throttle, "http-standard", ADAPTIVE).await;
+        let case = format!("{throttle:?}: without {without:?}, with {with:?}");
+        assert!(throttled * 2 < throttled_without, "{throttled} 429s, {throttled_without} without; {case}");
+        assert!(with.delivered * 100 >= without.delivered * 90, "{case}");
+        assert!(with.retries * 10 < without.retries && with.failed == 0, "{case}");
     }
+}
+
+/// Beside a limit that is right on most days.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_too_high_today_delivers_more_with_an_adaptive_rate_below_it() {
+    let limit = "limits = [{ requests = 20, period = \"1s\" }]";
+    let mut both = Vec::new();
+    for keys in [limit.to_owned(), format!("{limit}\nadaptive_rate = {{ enabled = true }}")] {
+        let upstream = Upstream::throttling(Throttle::Bucket, &[(0, 10.0)]);
+        both.push(offer(&host(&upstream, "http-standard", &keys), 25, 300).await.delivered);
+    }
+    assert!(both[1] * 10 > both[0] * 12, "{both:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +59,7 @@ async fn off_is_the_default_and_waits_for_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_that_was_learned_makes_callers_wait_their_turn_or_refuses_them_and_is_forgotten() {
-    let keys = "retry = { max_attempts = 1 }\ndeadline = \"5s\"\nadaptive_rate = { enabled = true, floor_per_minute = 60, rise_per_minute = 1 }";
+    let keys = "retry = { max_attempts = 1 }\ndeadline = \"8s\"\nattempt_timeout = \"2s\"\nadaptive_rate = { enabled = true, floor_per_minute = 60, rise_per_minute = 1 }";
     let mut call = 0;
     let stage = Stage::new(&api(keys), move |_| {
         call += 1;
@@ -76,8 +81,8 @@ async fn a_rate_that_was_learned_makes_callers_wait_their_turn_or_refuses_them_a
         statuses.push(answer.status);
     }
     let at: Vec<u64> = stage.arrivals()[1..].iter().map(|at| (*at - began).as_millis() as u64 / 100).collect();
-    assert_eq!(at, [0, 10, 20, 30, 40], "one a second, in line");
-    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 5);
+    assert_eq!(at, [0, 10, 20], "one a second, in line for a third of the deadline");
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 7);
     sleep(secs(601)).await;
     let began = Instant::now();
     for _ in 0..100 {
@@ -130,5 +135,6 @@ async fn a_baseline_spares_an_endpoint_whose_failures_are_usual() {
         let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}"));
         trips.push(offer(&host, 5, 3600).await.trips);
     }
-    assert!(trips[0] >= 10 && trips[1] <= 1, "{trips:?}");
+    // Before it knows what is usual, the fixed limits hold.
+    assert!(trips[0] >= 10 && trips[1] * 4 <= trips[0], "{trips:?}");
 }

@@ -43,9 +43,9 @@ async fn rates() {
         for (kind, keys) in [
             ("none", "limits = []"),
             ("adaptive", "limits = []\nadaptive_rate = { enabled = true }"),
-            ("adaptive, <= 20", "limits = [{ requests = 20, period = \"1s\" }]\nadaptive_rate = { enabled = true }"),
-            ("static 20 a s", "limits = [{ requests = 20, period = \"1s\" }]"),
-            ("static 10 a s", "limits = [{ requests = 10, period = \"1s\" }]"),
+            ("adaptive, limit", "limits = [{ requests = 20, period = \"1s\" }]\nadaptive_rate = { enabled = true }"),
+            ("a limit of 20", "limits = [{ requests = 20, period = \"1s\" }]"),
+            ("a limit of 10", "limits = [{ requests = 10, period = \"1s\" }]"),
         ] {
             let upstream = Upstream::throttling(throttle, &limits);
             let tally = offer(&host(&upstream, policy, keys), OFFERED, 30 * MINUTE).await;

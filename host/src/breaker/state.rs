@@ -298,8 +298,8 @@ impl Breaker {
                 let slow = settings.slow_call_after.is_some_and(|limit| took >= limit);
                 *failures_in_row = if failed { failures_in_row.saturating_add(1) } else { 0 };
                 let left = window.add(failed, slow, settings.window, now);
-                if let (Some(_), Some((left, after))) = (settings.baseline_percent, left) {
-                    self.usual.learn(left, after);
+                if let (Some(_), Some(left)) = (settings.baseline_percent, left) {
+                    self.usual.learn(left, now);
                 }
                 let usual = self.usual.share_milli();
                 let why = tripped(*failures_in_row, window, failed || slow, usual, now, settings)?;

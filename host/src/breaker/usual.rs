@@ -6,7 +6,7 @@
 //! hardly ever fails.
 
 use super::window::{Bucket, Counts};
-use crate::clock::micros;
+use crate::clock::{Timestamp, micros};
 use std::time::Duration;
 
 /// What is learned of fades with this: a night's troubles are forgotten by noon, a minute's weigh nothing.
@@ -24,18 +24,20 @@ const NO_CHANCE: f64 = 16.0;
 pub(super) struct Usual {
     calls_milli: u64,
     failures_milli: u64,
+    at: Timestamp,
 }
 
 impl Usual {
-    /// Learns from buckets that left the window without a trip, after so long.
-    pub(super) fn learn(&mut self, left: Bucket, after: Duration) {
+    /// Learns from what has left the window without a trip.
+    pub(super) fn learn(&mut self, left: Bucket, now: Timestamp) {
         let horizon = micros(HORIZON);
-        let kept = horizon.saturating_sub(micros(after).min(horizon));
+        let kept = horizon.saturating_sub(micros(now.since(self.at)).min(horizon));
         let faded = |milli: u64| u64::try_from(u128::from(milli) * u128::from(kept) / u128::from(horizon)).unwrap_or(0);
         let more = |milli: u64, count: u32| faded(milli).saturating_add(u64::from(count) * 1000);
         *self = Self {
             calls_milli: more(self.calls_milli, left.calls),
             failures_milli: more(self.failures_milli, left.failures),
+            at: now.max(self.at),
         };
     }
 

@@ -59,14 +59,8 @@ impl Window {
     /// Nothing counted yet.
     pub(super) const EMPTY: Self = Self { began: Timestamp(0), now: Bucket::EMPTY, before: Bucket::EMPTY };
 
-    /// Counts one call. What has left the window since the last one, and after how long.
-    pub(super) fn add(
-        &mut self,
-        failed: bool,
-        slow: bool,
-        length: Duration,
-        now: Timestamp,
-    ) -> Option<(Bucket, Duration)> {
+    /// Counts one call. What has left the window since the last one.
+    pub(super) fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) -> Option<Bucket> {
         let left = self.turn(length, now);
         self.now.calls = self.now.calls.saturating_add(1);
         self.now.failures = self.now.failures.saturating_add(failed.into());
@@ -89,7 +83,7 @@ impl Window {
         }
     }
 
-    fn turn(&mut self, length: Duration, now: Timestamp) -> Option<(Bucket, Duration)> {
+    fn turn(&mut self, length: Duration, now: Timestamp) -> Option<Bucket> {
         let length_us = micros(length).max(1);
         let passed = micros(now.since(self.began)) / length_us;
         if passed == 0 {
@@ -99,6 +93,6 @@ impl Window {
         self.before = if passed == 1 { self.now } else { Bucket::default() };
         self.now = Bucket::default();
         self.began = Timestamp(self.began.0.saturating_add(passed * length_us));
-        Some((left, Duration::from_micros(passed.saturating_mul(length_us))))
+        Some(left)
     }
 }

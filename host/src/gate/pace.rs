@@ -19,6 +19,9 @@ use std::{
     time::Duration,
 };
 
+/// The line takes this part of the time that a caller has left. While more are asked for than pass it is always as long as it may be, and
+/// a longer one serves nobody more; but a pause that moves one as long as the deadline has everybody in it come too late.
+const LINE: u32 = 3;
 /// Between two events that tell of it.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
@@ -96,13 +99,13 @@ impl Pace {
         let (pause, now) = (pause(), self.clock.now());
         let mut state = self.state.lock();
         // A pause that nobody can wait for is the gate's to refuse.
-        let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
+        let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait / LINE) else {
             let lesson = state.rate.lesson();
             let (wait, per_minute) = (Duration::ZERO, u32::MAX);
             return Ok(Some(Paced { pace: Arc::clone(self), lesson, place: None, wait, per_minute, is_sent: false }));
         };
         let per_minute = rate as u32;
-        let place = state.rate.reserve(rate, now.after(pause), now, max_wait);
+        let place = state.rate.reserve(rate, now.after(pause), now, max_wait / LINE);
         let place = place.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
         let (lesson, wait) = (state.rate.lesson(), place.due.since(now));
         Ok(Some(Paced { pace: Arc::clone(self), lesson, place: Some(place), wait, per_minute, is_sent: false }))

@@ -53,6 +53,8 @@ struct Learned {
     since: Timestamp,
     /// When the upstream last took one since.
     took: Option<Timestamp>,
+    /// How long it has borne it.
+    borne: Duration,
 }
 
 /// What the upstream has taken lately, in two buckets.
@@ -81,9 +83,7 @@ impl AdaptiveRate {
     /// rate (infinite without limits): these hold anyway.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
         let learned = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN)?;
-        // Only answers prove that the rate was borne: an upstream that is silent earns none.
-        let borne = learned.took.map_or(Duration::ZERO, |took| took.since(learned.since));
-        let risen = f64::from(settings.rise_per_minute) * borne.as_secs_f64() / 60.0;
+        let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
         let rate = (learned.base + risen).max(settings.floor_per_minute.into());
         (rate < ceiling).then_some(rate)
     }
@@ -133,7 +133,10 @@ impl AdaptiveRate {
     pub fn took(&mut self, now: Timestamp) {
         self.taken.add(now);
         if let Some(learned) = &mut self.learned {
-            learned.took = Some(learned.took.map_or(now, |took| took.max(now)));
+            // Only answers prove that the rate was borne: silence and pauses earn nothing.
+            let last = learned.took.unwrap_or(learned.since);
+            learned.borne += now.since(last).min(BUCKET);
+            learned.took = Some(last.max(now));
         }
     }
 
@@ -155,7 +158,7 @@ impl AdaptiveRate {
             (None, None) => floor,
         };
         let base = (reached.min(ceiling) * LEFT).max(floor);
-        self.learned = Some(Learned { base, since: now, took: None });
+        self.learned = Some(Learned { base, since: now, took: None, borne: Duration::ZERO });
         self.decreases += 1;
         Some(base)
     }

@@ -131,6 +131,10 @@ impl Account {
     pub fn answered(&mut self, code: u16, sent: Instant, took: Duration) {
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
+        // Refusals are quick and say nothing of what an answer takes.
+        if !matches!(code, 429 | 503) {
+            self.meter.usually_takes.learn(took);
+        }
         self.note_at(sent + took, || Step::Answered { status: code, took });
     }
 

@@ -117,6 +117,10 @@ fn a_trip_teaches_nothing_and_a_reset_forgets() {
     played.calls(1, 20_000);
     played.calls(1000, 100).unwrap();
     assert_eq!(played.usual(), Some(1), "what tripped it is not usual");
+    played.now = played.now.after(Duration::from_secs(70));
+    played.record(BreakerSignal::Success);
+    let (calls, _) = played.calls(100, 5_000).unwrap();
+    assert!(calls < 200 && played.usual() == Some(1), "nor is it forgotten with the trip: {calls}");
     played.breaker.force(Force::Reset, played.now);
     assert_eq!(played.usual(), None);
 }
@@ -135,13 +139,14 @@ proptest! {
 
     #[test]
     fn what_is_usual_stays_a_share_and_fades(seen in prop::collection::vec((0_u32..100_000, 0_u32..100_000, 0_u64..10_000), 1..50)) {
-        let mut usual = Usual::default();
+        let (mut usual, mut now) = (Usual::default(), Timestamp(1_000_000_000));
         for (calls, failures, after) in seen {
-            usual.learn(Bucket::of(calls, failures.min(calls)), Duration::from_secs(after));
+            now = now.after(Duration::from_secs(after));
+            usual.learn(Bucket::of(calls, failures.min(calls)), now);
             prop_assert!(usual.failures_milli <= usual.calls_milli);
             prop_assert!(usual.share_milli().is_none_or(|share| (1..=1000).contains(&share)));
         }
-        usual.learn(Bucket::of(0, 0), HORIZON);
-        prop_assert_eq!(usual, Usual::default());
+        usual.learn(Bucket::of(0, 0), now.after(HORIZON));
+        prop_assert_eq!((usual.calls_milli, usual.failures_milli), (0, 0));
     }
 }

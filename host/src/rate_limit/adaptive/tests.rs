@@ -58,8 +58,11 @@ fn it_rises_by_its_step_while_the_upstream_answers_and_is_forgotten_in_the_end()
     let before = rate.per_minute(&SETTINGS, OPEN, now).unwrap();
     let minute = now.after(Duration::from_mins(1));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before), "silence earns nothing");
-    rate.took(minute);
+    (0..=60).for_each(|second| rate.took(now.after(Duration::from_secs(second))));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before + 600.0));
+    let pause = Duration::from_mins(8);
+    rate.took(now.after(pause));
+    assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(pause)), Some(before + 650.0), "a pause earns little");
     assert_eq!(rate.per_minute(&SETTINGS, 900.0, minute), None, "the limits hold by themselves");
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(FORGOTTEN)), None);
 }
