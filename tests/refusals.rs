@@ -311,9 +311,9 @@ async fn produced(problem: &Problem) -> Answered {
         Problem::Paced { .. } => {
             let keys = "adaptive_rate = { enabled = true, rise_per_minute = 1 }\nretry = { max_attempts = 1 }\ndeadline = \"6s\"";
             let throttled = AtomicBool::new(false);
-            let scene = plain("", keys).upstream(move |_| match throttled.swap(true, Relaxed) {
-                false => Scripted::Answer(429, "slow down"),
-                true => Scripted::Answer(200, "done"),
+            let scene = plain("", keys).upstream(move |_| {
+                let status = if throttled.swap(true, Relaxed) { 200 } else { 429 };
+                Scripted::Answer(status, "as asked")
             });
             scene.get("/list").await;
             // The policy's pause, a window.

@@ -445,7 +445,7 @@ fn tripped(
         .baseline_percent
         .zip(usual_milli)
         .map(|(above, usual)| Baseline::new(usual, above, settings.failure_rate_percent));
-    let by_chance = baseline.map_or(0, |baseline| baseline.in_row());
+    let by_chance = baseline.map_or(0, Baseline::in_row);
     if settings.consecutive_failures.is_some_and(|limit| in_row >= limit.max(by_chance)) {
         return Some(Trip::Consecutive(in_row));
     }

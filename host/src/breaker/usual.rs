@@ -71,20 +71,20 @@ impl Baseline {
     }
 
     /// Whether the window holds more failures than that, and chance does not explain it.
-    pub(super) fn is_exceeded(&self, counts: &Counts) -> bool {
+    pub(super) fn is_exceeded(self, counts: &Counts) -> bool {
         let failures = counts.failures_milli.saturating_mul(1000);
         failures >= counts.calls_milli.saturating_mul(self.limit_milli.into())
             && self.surprise(counts.calls_milli, counts.failures_milli) >= NO_CHANCE
     }
 
     /// So many failures in a row are no chance: `p^n <= e^-16`.
-    pub(super) fn in_row(&self) -> u32 {
+    pub(super) fn in_row(self) -> u32 {
         let each = -(f64::from(self.usual_milli.clamp(1, 999)) / 1000.0).ln();
         (NO_CHANCE / each).ceil() as u32
     }
 
     /// `n * D(f, p)`, where `f` is above `p`.
-    fn surprise(&self, calls_milli: u64, failures_milli: u64) -> f64 {
+    fn surprise(self, calls_milli: u64, failures_milli: u64) -> f64 {
         let n = calls_milli as f64 / 1000.0;
         let f = (failures_milli as f64 / (calls_milli.max(1)) as f64).min(1.0);
         let p = f64::from(self.usual_milli.clamp(1, 999)) / 1000.0;

@@ -5,12 +5,15 @@ use futures_util::future::Either;
 use std::cell::RefCell;
 use tokio::{task::futures::TaskLocalFuture, task_local, time::Instant};
 
+/// Each with its end.
+type Waited = RefCell<Vec<(Instant, Step)>>;
+
 task_local! {
-    static WAITED: RefCell<Vec<(Instant, Step)>>;
+    static WAITED: Waited;
 }
 
 /// Runs a request; where `wanted`, the steps that it waits for are there for [`taken`] until it ends.
-pub fn gathering<F: Future>(wanted: bool, request: F) -> Either<TaskLocalFuture<RefCell<Vec<(Instant, Step)>>, F>, F> {
+pub fn gathering<F: Future>(wanted: bool, request: F) -> Either<TaskLocalFuture<Waited, F>, F> {
     if wanted { Either::Left(WAITED.scope(RefCell::default(), request)) } else { Either::Right(request) }
 }
 
