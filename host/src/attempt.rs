@@ -43,10 +43,6 @@ pub(crate) struct Arrived {
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
-/// So many times what an answer usually takes is left as well: while more is asked for than the limits admit, every wait is as long as it
-/// may be, and without that room every answer would come after the deadline.
-const ROOM: u32 = 2;
-
 /// Headers of the caller that a probe carries: who asks, never what was written.
 const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
 
@@ -93,7 +89,7 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let least = LEAST.max(progress.account.meter().usually_takes.read().saturating_mul(ROOM));
+        let least = self.room(progress.account.meter().usually_takes.read());
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| Step::Paced { per_minute, wait });
@@ -157,6 +153,13 @@ impl Exchange {
             self.service.heard(&self.shared.clock);
         }
         Ok(Arrived { arrival, permit, took })
+    }
+
+    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what there is. While
+    /// more is asked for than the limits admit, every wait is as long as it may be: without that room every answer would come too late.
+    fn room(&self, usually: Duration) -> Duration {
+        let wanted = LEAST.saturating_add(usually.saturating_add(usually / 2));
+        wanted.min(self.remaining() / 2).max(LEAST)
     }
 
     /// A place among the attempts under way.

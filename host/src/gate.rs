@@ -283,7 +283,7 @@ impl Group {
 
     /// Holds every attempt of the group back for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
-        self.pace.delay(pause.saturating_sub(self.paused()));
+        self.pace.pause(pause);
         match &self.gate {
             Gate::Memory(gate) => gate.pause(pause),
             Gate::Redis(gate) => gate.pause(pause).await,

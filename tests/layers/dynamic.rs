@@ -7,6 +7,7 @@ mod scene;
 use super::{Plan, Stage, api, secs};
 use scene::{Tally, Throttle, Upstream, host, offer};
 use tokio::time::{Instant, sleep};
+use triage::config;
 
 const ADAPTIVE: &str = "limits = []\nadaptive_rate = { enabled = true }";
 const WITHOUT: &str = "limits = []";
@@ -14,7 +15,7 @@ const WITHOUT: &str = "limits = []";
 /// What was delivered of 25 requests a second for five minutes, where 20 a second are taken, and the 429s on the way.
 async fn played(throttle: Throttle, policy: &str, keys: &str) -> (Tally, u64) {
     let upstream = Upstream::throttling(throttle, &[(0, 20.0)]);
-    let tally = offer(&host(&upstream, policy, keys), 25, 300).await;
+    let tally = offer(&host(&upstream, policy, keys).unwrap(), 25, 300).await;
     (tally, upstream.seen().throttled)
 }
 
@@ -38,7 +39,7 @@ async fn a_limit_that_is_too_high_today_delivers_more_with_an_adaptive_rate_belo
     let mut both = Vec::new();
     for keys in [limit.to_owned(), format!("{limit}\nadaptive_rate = {{ enabled = true }}")] {
         let upstream = Upstream::throttling(Throttle::Bucket, &[(0, 10.0)]);
-        both.push(offer(&host(&upstream, "http-standard", &keys), 25, 300).await.delivered);
+        both.push(offer(&host(&upstream, "http-standard", &keys).unwrap(), 25, 300).await.delivered);
     }
     assert!(both[1] * 10 > both[0] * 12, "{both:?}");
 }
@@ -101,6 +102,9 @@ async fn places_are_given_back() {
         Plan::status(if call == 1 { 429 } else { 200 })
     });
     stage.get("/").await;
+    // In between the settings are read again, and what was learned stays.
+    let other = keys.replace("deadline = \"60s\"", "deadline = \"90s\"");
+    stage.host.reload(&config::reload(&api(keys), &api(&other)).unwrap()).unwrap();
     stage.get("/").await;
     let waiting = stage.begin("/");
     tokio::task::yield_now().await;
@@ -118,7 +122,7 @@ async fn a_baseline_trips_at_a_tenth_where_a_thousandth_is_usual_and_the_fixed_l
     let mut trips = Vec::new();
     for keys in ["", "breaker.baseline = 5"] {
         let upstream = Upstream::failing(&[(0, 1), (600, 100)]);
-        let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}"));
+        let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}")).unwrap();
         let calm = offer(&host, 20, 600).await;
         assert_eq!(calm.trips, 0, "{keys}: while all is as usual");
         let troubled = offer(&host, 20, 60).await;
@@ -132,7 +136,7 @@ async fn a_baseline_spares_an_endpoint_whose_failures_are_usual() {
     let mut trips = Vec::new();
     for keys in ["", "breaker.baseline = 5"] {
         let upstream = Upstream::failing(&[(0, 300)]);
-        let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}"));
+        let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}")).unwrap();
         trips.push(offer(&host, 5, 3600).await.trips);
     }
     // Before it knows what is usual, the fixed limits hold.

@@ -9,14 +9,14 @@ mod gradient;
 mod scene;
 
 use scene::{Tally, Throttle, Upstream, host, offer};
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
-fn main() -> Result<(), std::io::Error> {
+fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async {
-        rates().await;
-        baselines().await;
-    });
+        rates().await?;
+        baselines().await
+    })?;
     gradient::compare();
     Ok(())
 }
@@ -25,7 +25,7 @@ const OFFERED: u64 = 25;
 const MINUTE: u64 = 60;
 
 /// 25 a second for half an hour at an upstream that takes 20, from the tenth to the twentieth minute 10.
-async fn rates() {
+async fn rates() -> Result<(), Box<dyn Error>> {
     let limits = [(0, 20.0), (10 * MINUTE, 10.0), (20 * MINUTE, 20.0)];
     println!(
         "An adaptive rate: 25 requests a second for 30 minutes; the upstream takes 20 a second, meanwhile (10 min) 10."
@@ -48,7 +48,7 @@ async fn rates() {
             ("a limit of 10", "limits = [{ requests = 10, period = \"1s\" }]"),
         ] {
             let upstream = Upstream::throttling(throttle, &limits);
-            let tally = offer(&host(&upstream, policy, keys), OFFERED, 30 * MINUTE).await;
+            let tally = offer(&host(&upstream, policy, keys)?, OFFERED, 30 * MINUTE).await;
             let Tally { delivered, passed_on, refused, retries, mut waits, .. } = tally;
             waits.sort_unstable();
             let percentile = |percent: usize| waits.get(waits.len() * percent / 100).map_or(0.0, Duration::as_secs_f64);
@@ -60,9 +60,10 @@ async fn rates() {
         }
     }
     println!();
+    Ok(())
 }
 
-async fn baselines() {
+async fn baselines() -> Result<(), Box<dyn Error>> {
     println!("A breaker's baseline: failures rise from 0.1 % to 10 % after an hour; 20 calls a second, two hours.\n");
     println!(
         "breaker                       trips  failed calls before the first  seconds until it  failed calls in all"
@@ -71,7 +72,7 @@ async fn baselines() {
     for (name, keys) in kinds {
         let upstream = Upstream::failing(&[(0, 1), (60 * MINUTE, 100)]);
         let keys = format!("limits = []\nretry.max_attempts = 1\n{keys}");
-        let host = host(&upstream, "http-standard", &keys);
+        let host = host(&upstream, "http-standard", &keys)?;
         let before = offer(&host, 20, 60 * MINUTE).await;
         let after = offer(&host, 20, 60 * MINUTE).await;
         let first = after.first_trip.map_or("-".to_owned(), |(failed, _)| failed.to_string());
@@ -83,8 +84,9 @@ async fn baselines() {
     for (name, keys) in kinds {
         let upstream = Upstream::failing(&[(0, 300)]);
         let keys = format!("limits = []\nretry.max_attempts = 1\n{keys}");
-        let tally = offer(&host(&upstream, "http-standard", &keys), 2, Duration::from_hours(24).as_secs()).await;
+        let tally = offer(&host(&upstream, "http-standard", &keys)?, 2, Duration::from_hours(24).as_secs()).await;
         println!("{name:29} {:11} {:16}", tally.trips, tally.held_back);
     }
     println!();
+    Ok(())
 }

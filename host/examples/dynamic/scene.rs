@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::RETRY_AFTER};
 use std::{
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -165,18 +166,14 @@ pub struct Tally {
 }
 
 /// A host in front of an upstream: `policy`, and keys below `[upstreams.api.defaults]`.
-///
-/// # Panics
-/// Where the configuration does not hold.
-pub fn host(upstream: &Arc<Upstream>, policy: &str, defaults: &str) -> Host {
+pub fn host(upstream: &Arc<Upstream>, policy: &str, defaults: &str) -> Result<Host, Box<dyn Error>> {
     let text = format!(
         "[upstreams.api]\nbase_url = \"http://api.invalid\"\npolicy = \"{policy}\"\n[upstreams.api.defaults]\n{defaults}\n"
     );
-    let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    let settings = config::from_toml(&text)?;
     let transport: Arc<dyn Transport> = Arc::clone(upstream) as _;
-    let made =
-        Host::with_transports(&settings, Clock::anchored(1_767_225_600_000), Entropy::seeded(7), vec![transport]);
-    made.unwrap_or_else(|error| panic!("{error}"))
+    let clock = Clock::anchored(1_767_225_600_000);
+    Ok(Host::with_transports(&settings, clock, Entropy::seeded(7), vec![transport])?)
 }
 
 /// Asks so often a second for so many seconds, without waiting for answers, and waits for all of them in the end.

@@ -301,8 +301,7 @@ impl Breaker {
                 if let (Some(_), Some(left)) = (settings.baseline_percent, left) {
                     self.usual.learn(left, now);
                 }
-                let usual = self.usual.share_milli();
-                let why = tripped(*failures_in_row, window, failed || slow, usual, now, settings)?;
+                let why = tripped(*failures_in_row, window, failed || slow, self.usual, now, settings)?;
                 Some(self.open(why, 0, now, random, settings))
             }
             _ => None,
@@ -429,21 +428,14 @@ impl Breaker {
     }
 }
 
-fn tripped(
-    in_row: u32,
-    window: &Window,
-    bad: bool,
-    usual_milli: Option<u32>,
-    now: Timestamp,
-    settings: &Settings,
-) -> Option<Trip> {
+fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp, settings: &Settings) -> Option<Trip> {
     // A good call never opens a breaker: it may only thin the rate.
     if !bad {
         return None;
     }
     let baseline = settings
         .baseline_percent
-        .zip(usual_milli)
+        .zip(usual.share_milli())
         .map(|(above, usual)| Baseline::new(usual, above, settings.failure_rate_percent));
     let by_chance = baseline.map_or(0, Baseline::in_row);
     if settings.consecutive_failures.is_some_and(|limit| in_row >= limit.max(by_chance)) {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// The line takes this part of the time that a caller has left. While more are asked for than pass it is always as long as it may be, and
+/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is always as long as it may be, and
 /// a longer one serves nobody more; but a pause that moves one as long as the deadline has everybody in it come too late.
 const LINE: u32 = 3;
 /// Between two events that tell of it.
@@ -42,6 +42,7 @@ struct State {
     /// What the configured limits admit a minute.
     ceiling: f64,
     rate: AdaptiveRate,
+    paused_until: Timestamp,
     told: Option<Timestamp>,
 }
 
@@ -72,7 +73,13 @@ pub(super) struct Paced {
 
 impl Pace {
     pub(super) fn new(group: &str, clock: Clock, events: Arc<Events>, endpoint: &settings::Endpoint) -> Arc<Self> {
-        let state = State { settings: None, ceiling: f64::INFINITY, rate: AdaptiveRate::default(), told: None };
+        let state = State {
+            settings: None,
+            ceiling: f64::INFINITY,
+            rate: AdaptiveRate::default(),
+            paused_until: Timestamp::default(),
+            told: None,
+        };
         let (is_on, state) = (AtomicBool::new(false), Mutex::new(state));
         let own = Self { group: group.to_owned(), clock, events, is_on, state };
         own.adopt(endpoint);
@@ -99,23 +106,29 @@ impl Pace {
         let (pause, now) = (pause(), self.clock.now());
         let mut state = self.state.lock();
         // A pause that nobody can wait for is the gate's to refuse.
-        let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait / LINE) else {
+        let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
             let lesson = state.rate.lesson();
             let (wait, per_minute) = (Duration::ZERO, u32::MAX);
             return Ok(Some(Paced { pace: Arc::clone(self), lesson, place: None, wait, per_minute, is_sent: false }));
         };
         let per_minute = rate as u32;
-        let place = state.rate.reserve(rate, now.after(pause), now, max_wait / LINE);
+        let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / LINE);
+        let place = state.rate.reserve(rate, now.after(pause), now, max_wait);
         let place = place.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
         let (lesson, wait) = (state.rate.lesson(), place.due.since(now));
         Ok(Some(Paced { pace: Arc::clone(self), lesson, place: Some(place), wait, per_minute, is_sent: false }))
     }
 
-    /// The upstream asked for so much more of a pause.
-    pub(super) fn delay(&self, by: Duration) {
-        if self.is_on.load(Relaxed) {
-            self.state.lock().rate.delay(by);
+    /// The upstream asked for a pause: whoever stands in line moves by what it adds to one that lasts.
+    pub(super) fn pause(&self, pause: Duration) {
+        if !self.is_on.load(Relaxed) {
+            return;
         }
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let (until, paused) = (now.after(pause), state.paused_until.max(now));
+        state.rate.delay(until.since(paused));
+        state.paused_until = until.max(paused);
     }
 
     pub(super) fn view(&self) -> Option<PaceView> {
