@@ -3,6 +3,7 @@
 mod breaker;
 mod cancellation;
 mod concurrency;
+mod dynamic;
 mod isolation;
 mod limits;
 mod overload;

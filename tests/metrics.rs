@@ -175,6 +175,56 @@ async fn callers_make_no_time_series() {
     assert!(after.len() < 700, "{} time series for two endpoints", after.len());
 }
 
+/// What is only there once something was learned of traffic.
+const FOLLOWS: [&str; 3] =
+    ["triage_breaker_usual_failure_ratio", "triage_adaptive_rate_per_second", "triage_adaptive_rate_decreases"];
+
+/// Settings that follow traffic are shown where an operator looks: metrics, the API, explanations, events.
+#[tokio::test]
+async fn what_was_learned_of_traffic_is_shown() {
+    let upstream = upstream().await;
+    let front = Front::with_admin(
+        "",
+        &format!(
+            "[upstreams.api]\nbase_url = \"{}\"\n[upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\n\
+             breaker = {{ baseline = 5, window = \"5ms\" }}\n\
+             adaptive_rate = {{ enabled = true, floor_per_minute = 300, rise_per_minute = 1 }}\n",
+            upstream.url()
+        ),
+    );
+    let group = "{upstream=\"api\",group=\"any\"}";
+    for _ in 0..300 {
+        front.ask("GET", "/200", "").await;
+    }
+    let samples = scrape(&front).await;
+    assert!(!samples.contains_key(&format!("triage_adaptive_rate_per_second{group}")), "it begins open");
+    assert!(value(&samples, &format!("triage_adaptive_rate_decreases_total{group}")).abs() < f64::EPSILON);
+    let usual = value(&samples, &format!("triage_breaker_usual_failure_ratio{group}"));
+    assert!((usual - 0.001).abs() < f64::EPSILON, "{usual}");
+    assert_eq!(front.look("/api/v1/breakers").await[0]["usual_failures"], 0.001);
+    assert!(front.look("/api/v1/limits").await[0]["adaptive_rate"]["per_minute"].is_null());
+    let throttled = front.ask("GET", "/429", "").await;
+    let samples = scrape(&front).await;
+    let rate = value(&samples, &format!("triage_adaptive_rate_per_second{group}"));
+    assert!(rate >= 5.0, "{rate}");
+    let shown = &front.look("/api/v1/limits").await[0]["adaptive_rate"];
+    assert_eq!((&shown["floor_per_minute"], &shown["decreases"]), (&300.into(), &1.into()), "{shown}");
+    let course = async |got: &crate::support::front::Got| {
+        let id = got.header("triage-request-id").unwrap();
+        front.look(&format!("/api/v1/requests/{id}")).await.to_string()
+    };
+    let told = course(&throttled).await;
+    assert!(told.contains("requests a minute from now on"), "{told}");
+    let waited = {
+        let all =
+            tokio::join!(front.ask("GET", "/200", ""), front.ask("GET", "/200", ""), front.ask("GET", "/200", ""));
+        [course(&all.0).await, course(&all.1).await, course(&all.2).await]
+    };
+    assert!(waited.iter().any(|told| told.contains("the upstream throttles: ")), "{waited:?}");
+    let events = front.look("/api/v1/events").await.to_string();
+    assert!(events.contains("\"slowed\"") && events.contains("the upstream throttles: at most"), "{events}");
+}
+
 /// Each metric of the table is on the page with its kind, its help and just its labels, and there is no other.
 #[tokio::test]
 async fn the_page_is_the_table() {
@@ -199,7 +249,8 @@ async fn the_page_is_the_table() {
         };
         let lines: Vec<&str> = text.lines().filter(of_family).collect();
         // What is only there with shared state has its samples in `fleet`.
-        let elsewhere = ["triage_state_", "triage_policy_fleet_"].iter().any(|begin| family.starts_with(begin));
+        let elsewhere = ["triage_state_", "triage_policy_fleet_"].iter().any(|begin| family.starts_with(begin))
+            || FOLLOWS.contains(&family);
         assert!(!lines.is_empty() || elsewhere, "{family} has no sample");
         for line in lines {
             let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);

@@ -12,7 +12,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -153,6 +153,13 @@ fn expected(problem: &Problem) -> Row {
             "list-hospitals admits nothing while the upstream wants fewer requests, and no place is free within the deadline; ask again after the wait",
         )
         .waits("120", 120_000),
+        Problem::Paced { .. } => row(
+            429,
+            "rate-limited",
+            "rate limit reached",
+            "list is sent 6 requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait",
+        )
+        .waits("10", 10_000),
         Problem::BudgetExhausted { .. } => row(
             503,
             "budget-exhausted",
@@ -301,6 +308,19 @@ async fn produced(problem: &Problem) -> Answered {
             world.send(list()).await;
             world.send(list()).await
         }
+        Problem::Paced { .. } => {
+            let keys = "adaptive_rate = { enabled = true, rise_per_minute = 1 }\nretry = { max_attempts = 1 }\ndeadline = \"6s\"";
+            let throttled = AtomicBool::new(false);
+            let scene = plain("", keys).upstream(move |_| {
+                let status = if throttled.swap(true, Relaxed) { 200 } else { 429 };
+                Scripted::Answer(status, "as asked")
+            });
+            scene.get("/list").await;
+            // The policy's pause, a window.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            scene.get("/list").await;
+            scene.get("/list").await
+        }
         Problem::Concurrency { .. } => {
             let scene = Arc::new(
                 plain("", "concurrency = 1\nattempt_timeout = \"1h\"\ndeadline = \"2h\"")
@@ -407,6 +427,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::BreakerOpen { endpoint: endpoint(), why: String::new(), retry_after },
         Problem::RateLimited { endpoint: endpoint(), quota: Some(quota), retry_after },
         Problem::RateLimited { endpoint: endpoint(), quota: None, retry_after },
+        Problem::Paced { endpoint: endpoint(), per_minute: 6, retry_after },
         Problem::BudgetExhausted { endpoint: endpoint(), retry_after: Duration::from_micros(1_001_000) },
         Problem::Concurrency { endpoint: endpoint(), limit: 1 },
         Problem::Overloaded { upstream: "up".to_owned(), priority: "low" },

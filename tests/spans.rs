@@ -2,6 +2,7 @@
 
 use crate::support::{
     front::Front,
+    redis_server::RedisServer,
     scripted::{Scripted, ok, status},
 };
 use serde_json::Value;
@@ -131,4 +132,35 @@ async fn the_last_traces_are_sent_before_the_host_ends() {
     assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     tokio::task::spawn_blocking(move || front.stop()).await.unwrap();
     assert_eq!(spans(&collector, 1).await.len(), 4);
+}
+
+/// Tripwire: what a request waits for in shared state is in its trace, and nothing of what lies there.
+#[tokio::test]
+async fn each_awaited_step_of_shared_state_is_a_span_below_its_request() {
+    let server = RedisServer::start();
+    let (collector, _upstream, front) =
+        stage(&format!("[state]\nurl = \"{}\"\nprefix = \"secret\"\ntimeout = \"5s\"\n", server.url())).await;
+    let got = front.send("PUT", "/secret", "idempotency-key: \"secret\"\r\n", "secret").await;
+    assert_eq!(got.status(), "200", "{}", got.text());
+    let spans = spans(&collector, 1).await;
+    let whole = spans.iter().find(|span| span["kind"] == 2).unwrap();
+    let steps: Vec<&Value> = spans.iter().filter(|span| span["name"].as_str().unwrap().starts_with("state ")).collect();
+    let named = |name: &str| steps.iter().filter(|span| span["name"] == name).count();
+    // The first one to begin a record may have to look at the server before.
+    assert!(named("state begin") >= 1 && named("state acquire") == 2, "{steps:#?}");
+    for step in &steps {
+        let name = attribute(step, "triage.step")["stringValue"].as_str().unwrap();
+        assert_eq!(step["name"], format!("state {name}"));
+        assert_eq!(attribute(step, "triage.outcome")["stringValue"], "answered", "{name}");
+        assert_eq!((&step["parentSpanId"], &step["traceId"]), (&whole["spanId"], &whole["traceId"]), "{name}");
+        let (from, to) = (nanos(step, "startTimeUnixNano"), nanos(step, "endTimeUnixNano"));
+        let (first, last) = (nanos(whole, "startTimeUnixNano"), nanos(whole, "endTimeUnixNano"));
+        assert!(first <= from && from < to && to <= last, "{name}: {from} to {to} of {first} to {last}");
+    }
+    let ids: std::collections::BTreeSet<&str> = spans.iter().map(|span| span["spanId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), spans.len(), "each has an id of its own");
+    for seen in collector.seen() {
+        let text = String::from_utf8(seen.body).unwrap();
+        assert!(!text.contains("secret") && !text.contains(&format!("127.0.0.1:{}", server.port())), "{text}");
+    }
 }

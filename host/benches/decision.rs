@@ -5,6 +5,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::RETRY_AFTER};
 use std::{hint::black_box, num::NonZeroU32, sync::Arc, time::Duration};
+use tokio::time::Instant;
 use triage::{
     breaker,
     clock::Clock,
@@ -20,6 +21,7 @@ use triage::{
     retry::budget,
     route::{Router, is_plain},
     store::memory::gate::MemoryGate,
+    telemetry::{Account, Desks, Meters, Step},
 };
 
 fn decisions(criterion: &mut Criterion) {
@@ -78,6 +80,28 @@ fn decide(policy: &Arc<Policy>, headers: &HeaderMap) {
 /// Longer than the limits can be booked up in a bench: no call is refused.
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// All that is noted of an ordinary request: counters, histograms, its course and its place among those that are kept.
+fn accounting(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("accounting");
+    for (name, keep) in [("counters, histograms and the course", 512), ("without the course (admin.explain = 0)", 0)] {
+        let meters = Meters::new(1);
+        let desk = Desks::new(Entropy::system(), keep, None, &meters).add();
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let mut account = Account::open(&desk);
+                account.permitted(false, Duration::ZERO);
+                let sent = Instant::now();
+                account.note_at(sent, || Step::Sent { attempt: 1 });
+                account.answered(200, sent, sent.elapsed());
+                account.settled();
+                black_box(&account);
+                account.close(200);
+            });
+        });
+    }
+    group.finish();
+}
+
 fn around(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("around");
     let count = |count| NonZeroU32::new(count).unwrap();
@@ -92,7 +116,7 @@ fn around(criterion: &mut Criterion) {
     let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
     group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {
         bench.iter(|| {
-            let mut grant = gate.acquire(Ask::First, HOUR).unwrap();
+            let mut grant = gate.acquire(Ask::First, Duration::ZERO..=HOUR).unwrap();
             black_box(gate.recheck(&mut grant));
             gate.report(&grant, BreakerSignal::Success, Duration::from_millis(1));
         });
@@ -122,5 +146,5 @@ fn around(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions, around);
+criterion_group!(benches, decisions, around, accounting);
 criterion_main!(benches);

@@ -89,7 +89,11 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand).await?;
+        let least = self.room(progress.account.meter().usually_takes.read());
+        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
+        if let Some((wait, per_minute)) = permit.paced() {
+            progress.account.note(|| Step::Paced { per_minute, wait });
+        }
         progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
@@ -151,6 +155,13 @@ impl Exchange {
         Ok(Arrived { arrival, permit, took })
     }
 
+    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what there is. While
+    /// more is asked for than the limits admit, every wait is as long as it may be: without that room every answer would come too late.
+    fn room(&self, usually: Duration) -> Duration {
+        let wanted = LEAST.saturating_add(usually.saturating_add(usually / 2));
+        wanted.min(self.remaining() / 2).max(LEAST)
+    }
+
     /// A place among the attempts under way.
     async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         let Some(places) = &self.endpoint().places else { return Ok(None) };
@@ -192,8 +203,14 @@ impl Exchange {
     }
 
     /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
-    /// Returned with the permit: when that was last asked.
-    async fn permit(&self, is_request: bool, retry: bool, errand: &Errand<'_>) -> Result<(Permit, Instant), Problem> {
+    /// Waits that leave less than `least` of the deadline are not begun. Returned with the permit: when that was last asked.
+    async fn permit(
+        &self,
+        is_request: bool,
+        retry: bool,
+        errand: &Errand<'_>,
+        least: Duration,
+    ) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
             (true, false) => Ask::First,
             (true, true) => Ask::Retry,
@@ -203,7 +220,7 @@ impl Exchange {
             Errand::Request => &self.endpoint().group,
             Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
-        let bearable = self.remaining().saturating_sub(LEAST);
+        let bearable = self.remaining().saturating_sub(least);
         let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
         let mut wait = permit.wait();
         loop {
@@ -217,7 +234,7 @@ impl Exchange {
             let looked = Instant::now();
             match permit.recheck().await {
                 Recheck::Send => return Ok((permit, looked)),
-                Recheck::Wait(more) if more.saturating_add(LEAST) <= self.remaining() => wait = more,
+                Recheck::Wait(more) if more.saturating_add(least) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
                 }
@@ -316,6 +333,7 @@ impl Exchange {
                 Problem::BreakerOpen { endpoint, why: why.to_string(), retry_after }
             }
             Refusal::RateLimited { quota, retry_after } => Problem::RateLimited { endpoint, quota, retry_after },
+            Refusal::Paced { per_minute, retry_after } => Problem::Paced { endpoint, per_minute, retry_after },
             Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
         }
     }

@@ -3,6 +3,7 @@
 //! Closed, it counts; open, it refuses; half-open, a few probes with leases decide. Time and chance are arguments.
 
 mod state;
+mod usual;
 mod window;
 
 pub(crate) use state::CHANCE_SHIFT;
@@ -30,6 +31,9 @@ pub struct Settings {
     pub consecutive_failures: Option<u32>,
     /// The share of failures in the window, in percent, that trips it; none to switch it off. Default 50, resilience4j's.
     pub failure_rate_percent: Option<u32>,
+    /// How far above what is usual, in percentage points, the share of failures trips it instead, once that is known: then
+    /// neither `failure_rate_percent` nor as many failures in a row trip it where these are usual. None to do without, the default.
+    pub baseline_percent: Option<u32>,
     /// How long a call may take before it counts as slow; none to switch slow calls off, the default.
     pub slow_call_after: Option<Duration>,
     /// The share of slow calls in the window, in percent, that trips it. Default 80.
@@ -55,6 +59,7 @@ impl Default for Settings {
         Self {
             consecutive_failures: Some(5),
             failure_rate_percent: Some(50),
+            baseline_percent: None,
             slow_call_after: None,
             slow_rate_percent: 80,
             window: Duration::from_secs(30),

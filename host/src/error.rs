@@ -132,6 +132,18 @@ pub enum Problem {
         /// When a place is free.
         retry_after: Duration,
     },
+    /// The upstream throttles, and the rate follows it.
+    #[error(
+        "{endpoint} is sent {per_minute} requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait"
+    )]
+    Paced {
+        /// The endpoint's name.
+        endpoint: String,
+        /// The rate.
+        per_minute: u32,
+        /// When a place is free.
+        retry_after: Duration,
+    },
     /// Too many retries already.
     #[error("the retry budget of {endpoint} is used up: retries are a share of traffic; ask again after the wait")]
     BudgetExhausted {
@@ -227,7 +239,9 @@ impl Problem {
             }
             Self::BodyBroken => (StatusCode::BAD_REQUEST, "body-broken", "request body broke off"),
             Self::BreakerOpen { .. } => (StatusCode::SERVICE_UNAVAILABLE, "breaker-open", "circuit breaker is open"),
-            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached"),
+            Self::RateLimited { .. } | Self::Paced { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "rate limit reached")
+            }
             Self::BudgetExhausted { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "budget-exhausted", "retry budget is used up")
             }
@@ -263,6 +277,7 @@ impl Problem {
             Self::InFlight { retry_after }
             | Self::BreakerOpen { retry_after, .. }
             | Self::RateLimited { retry_after, .. }
+            | Self::Paced { retry_after, .. }
             | Self::BudgetExhausted { retry_after, .. } => Some(*retry_after),
             Self::Concurrency { .. }
             | Self::Overloaded { .. }

@@ -1,7 +1,9 @@
 //! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
 
+mod pace;
 mod pybreaker;
 
+pub use pace::PaceView;
 pub use pybreaker::Pybreaker;
 
 use crate::{
@@ -21,12 +23,16 @@ use crate::{
     },
     telemetry::Events,
 };
+use pace::{Pace, Paced};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Endpoints that share a breaker, a budget and limits.
 #[derive(Debug, Clone)]
-pub struct Group(Gate);
+pub struct Group {
+    gate: Gate,
+    pace: Arc<Pace>,
+}
 
 /// Where a group's state is.
 #[derive(Debug, Clone)]
@@ -89,6 +95,13 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The upstream throttles, and the rate that it takes has no place within the wait that the caller can bear.
+    Paced {
+        /// The rate, in requests a minute.
+        per_minute: u32,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// Retries are used up.
     BudgetExhausted {
         /// When to come back.
@@ -116,6 +129,8 @@ pub struct View {
     pub breaker: Option<breaker::View>,
     /// The limits.
     pub limits: Vec<LimitView>,
+    /// This host's adaptive rate; none where it is switched off.
+    pub pace: Option<PaceView>,
     /// Retries that are saved up, in thousandths.
     pub budget: u64,
     /// What earns them.
@@ -149,7 +164,7 @@ impl Settings {
 impl Group {
     /// `upstream/group`.
     pub fn name(&self) -> &str {
-        match &self.0 {
+        match &self.gate {
             Gate::Memory(gate) => gate.name(),
             Gate::Redis(gate) => gate.name(),
         }
@@ -157,10 +172,11 @@ impl Group {
 
     /// What there is to see.
     pub fn view(&self) -> View {
-        match &self.0 {
+        let view = match &self.gate {
             Gate::Memory(gate) => gate.view(),
             Gate::Redis(gate) => gate.view(),
-        }
+        };
+        View { pace: self.pace.view(), ..view }
     }
 
     /// Does what an operator wants of the breaker, of the whole fleet's where there is one. False: there is none.
@@ -168,7 +184,7 @@ impl Group {
     /// # Errors
     /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
     pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
-        match &self.0 {
+        match &self.gate {
             Gate::Memory(gate) => Ok(gate.force(force)),
             Gate::Redis(gate) => gate.force(force).await,
         }
@@ -177,7 +193,8 @@ impl Group {
     /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
     /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
     pub fn adopt(&self, endpoint: &settings::Endpoint) {
-        match &self.0 {
+        self.pace.adopt(endpoint);
+        match &self.gate {
             Gate::Memory(gate) => gate.adopt(Settings::of(endpoint)),
             Gate::Redis(gate) => gate.adopt(Settings::of(endpoint)),
         }
@@ -186,44 +203,56 @@ impl Group {
 
 /// All groups of a host.
 #[derive(Debug)]
-pub struct Gates(Place);
+pub struct Gates {
+    place: Place,
+    clock: Clock,
+    events: Arc<Events>,
+    paces: Mutex<HashMap<String, Arc<Pace>>>,
+}
 
 #[derive(Debug)]
 enum Place {
-    Memory { clock: Clock, entropy: Entropy, events: Arc<Events>, groups: Mutex<HashMap<String, Arc<MemoryGate>>> },
+    Memory { entropy: Entropy, groups: Mutex<HashMap<String, Arc<MemoryGate>>> },
     Redis(Arc<RedisGates>),
 }
 
 impl Gates {
     /// Groups whose state is in this process; transitions are noted in `events`.
     pub fn memory(clock: Clock, entropy: Entropy, events: Arc<Events>) -> Self {
-        Self(Place::Memory { clock, entropy, events, groups: Mutex::default() })
+        Self::at(Place::Memory { entropy, groups: Mutex::default() }, clock, events)
+    }
+
+    fn at(place: Place, clock: Clock, events: Arc<Events>) -> Self {
+        Self { place, clock, events, paces: Mutex::default() }
     }
 
     /// Groups that a fleet shares.
-    pub fn shared(gates: Arc<RedisGates>) -> Self {
-        Self(Place::Redis(gates))
+    pub fn shared(gates: Arc<RedisGates>, clock: Clock, events: Arc<Events>) -> Self {
+        Self::at(Place::Redis(gates), clock, events)
     }
 
     /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
     /// state and, until [`Group::adopt`], its settings.
     pub fn group(&self, name: &str, endpoint: &settings::Endpoint) -> Group {
-        match &self.0 {
-            Place::Redis(gates) => Group(Gate::Redis(gates.group(name, || Settings::of(endpoint)))),
-            Place::Memory { clock, entropy, events, groups } => {
+        let gate = match &self.place {
+            Place::Redis(gates) => Gate::Redis(gates.group(name, || Settings::of(endpoint))),
+            Place::Memory { entropy, groups } => {
                 let made = || {
-                    let gate = MemoryGate::new(name.to_owned(), Settings::of(endpoint), *clock, entropy.clone());
-                    Arc::new(gate.telling(Arc::clone(events)))
+                    let gate = MemoryGate::new(name.to_owned(), Settings::of(endpoint), self.clock, entropy.clone());
+                    Arc::new(gate.telling(Arc::clone(&self.events)))
                 };
                 let mut groups = groups.lock();
-                Group(Gate::Memory(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made))))
+                Gate::Memory(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
             }
-        }
+        };
+        let made = || Pace::new(name, self.clock, Arc::clone(&self.events), endpoint);
+        let pace = Arc::clone(self.paces.lock().entry(name.to_owned()).or_insert_with(made));
+        Group { gate, pace }
     }
 
     /// Waits until shared state has what this host has to tell it. Its own time limits bound it.
     pub async fn flushed(&self) {
-        if let Place::Redis(gates) = &self.0 {
+        if let Place::Redis(gates) = &self.place {
             gates.flush().await;
         }
     }
@@ -235,16 +264,27 @@ impl Group {
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
     pub async fn acquire(&self, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
-        let held = match &self.0 {
-            Gate::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, max_wait)?),
-            Gate::Redis(gate) => Held::Redis(Arc::clone(gate), gate.acquire(ask, max_wait).await?),
+        let paced = self.pace.reserve(|| self.paused(), max_wait)?;
+        let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
+        let held = match &self.gate {
+            Gate::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
+            Gate::Redis(gate) => Held::Redis(Arc::clone(gate), gate.acquire(ask, wait).await?),
         };
-        Ok(Permit(Some(held)))
+        Ok(Permit { held: Some(held), paced })
+    }
+
+    /// How long the upstream's pause still lasts, as far as this host knows.
+    fn paused(&self) -> Duration {
+        match &self.gate {
+            Gate::Memory(gate) => gate.paused(),
+            Gate::Redis(gate) => gate.paused(),
+        }
     }
 
     /// Holds every attempt of the group back for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
-        match &self.0 {
+        self.pace.pause(pause);
+        match &self.gate {
             Gate::Memory(gate) => gate.pause(pause),
             Gate::Redis(gate) => gate.pause(pause).await,
         }
@@ -254,7 +294,11 @@ impl Group {
 /// The right to one attempt. Dropping it unreported gives it back.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives it back"]
-pub struct Permit(Option<Held>);
+pub struct Permit {
+    held: Option<Held>,
+    /// Its part in an adaptive rate; none where that is switched off.
+    paced: Option<Paced>,
+}
 
 #[derive(Debug)]
 enum Held {
@@ -265,16 +309,27 @@ enum Held {
 impl Permit {
     /// How long until the reserved moment.
     pub fn wait(&self) -> Duration {
-        match &self.0 {
+        match &self.held {
             Some(Held::Memory(_, grant)) => grant.wait,
             Some(Held::Redis(_, grant)) => grant.wait(),
             None => Duration::ZERO,
         }
     }
 
+    /// The wait that an adaptive rate adds, and what that is in requests a minute.
+    pub fn paced(&self) -> Option<(Duration, u32)> {
+        self.paced.as_ref().filter(|paced| !paced.wait.is_zero()).map(|paced| (paced.wait, paced.per_minute))
+    }
+
+    /// Whether the upstream throttled the attempt or took it, for an adaptive rate to follow. What that is from now on, in requests a
+    /// minute, where it was lowered.
+    pub fn answered(&self, throttled: bool) -> Option<u32> {
+        self.paced.as_ref()?.answered(throttled)
+    }
+
     /// Whether this attempt decides if a half-open breaker closes.
     pub fn is_probe(&self) -> bool {
-        match &self.0 {
+        match &self.held {
             Some(Held::Memory(_, grant)) => grant.is_probe(),
             Some(Held::Redis(_, grant)) => grant.is_probe(),
             None => false,
@@ -283,7 +338,7 @@ impl Permit {
 
     /// Whether a report changes anything: there is a breaker.
     pub fn counts(&self) -> bool {
-        match &self.0 {
+        match &self.held {
             Some(Held::Memory(_, grant)) => grant.counts(),
             Some(Held::Redis(_, grant)) => grant.counts(),
             None => false,
@@ -292,21 +347,25 @@ impl Permit {
 
     /// Whether this host gave it by itself, because shared state could not be reached.
     pub fn is_alone(&self) -> bool {
-        matches!(&self.0, Some(Held::Redis(_, redis::Grant::Alone(_))))
+        matches!(&self.held, Some(Held::Redis(_, redis::Grant::Alone(_))))
     }
 
     /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
     pub async fn recheck(&mut self) -> Recheck {
-        match &mut self.0 {
+        let recheck = match &mut self.held {
             Some(Held::Memory(gate, grant)) => gate.recheck(grant),
             Some(Held::Redis(gate, grant)) => gate.recheck(grant).await,
             None => Recheck::Send,
+        };
+        if let (Some(paced), Recheck::Send) = (&mut self.paced, recheck) {
+            paced.is_sent = true;
         }
+        recheck
     }
 
     /// Reports what the attempt says of the upstream.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
-        match self.0.take() {
+        match self.held.take() {
             Some(Held::Memory(gate, grant)) => gate.report(&grant, signal, took),
             Some(Held::Redis(gate, grant)) => gate.report(&grant, signal, took),
             None => {}
@@ -316,7 +375,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        match self.0.take() {
+        match self.held.take() {
             Some(Held::Memory(gate, grant)) => gate.give_back(&grant),
             Some(Held::Redis(gate, grant)) => gate.give_back(&grant),
             None => {}

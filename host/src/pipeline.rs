@@ -40,7 +40,7 @@ use crate::{
     },
     service::{Service, ServiceError},
     store::redis::{Link, OpenError},
-    telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId},
+    telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId, waited},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -232,11 +232,12 @@ impl Host {
             }
         };
         let span = exchange.span(&account);
-        let Some(gone) = exchange.caller_gone.clone() else {
-            return identified(exchange.run(account).instrument(span).await, id);
-        };
+        let gone = exchange.caller_gone.clone();
+        let explained = self.shared.link.is_some() && self.desk.explains();
+        let run = waited::gathering(explained, exchange.run(account).instrument(span));
+        let Some(gone) = gone else { return identified(run.await, id) };
         let gone = gone.drop_guard();
-        let finished = self.shared.detached.spawn(exchange.run(account).instrument(span));
+        let finished = self.shared.detached.spawn(run);
         let answer = finished.await;
         drop(gone.disarm());
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)

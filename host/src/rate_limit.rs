@@ -1,5 +1,7 @@
 //! Rate limits: GCRA arithmetic and reservations.
 
+pub mod adaptive;
+
 use crate::clock::{Timestamp, micros};
 use std::{num::NonZeroU32, time::Duration};
 
@@ -18,6 +20,11 @@ impl Quota {
     /// The time that one request takes up, rounded up to a microsecond so that the rate is never exceeded.
     pub fn interval(&self) -> Duration {
         Duration::from_micros(micros(self.period).div_ceil(u64::from(self.requests.get())))
+    }
+
+    /// Requests a minute, over the long run.
+    pub fn per_minute(&self) -> f64 {
+        60.0 * f64::from(self.requests.get()) / self.period.as_secs_f64()
     }
 
     /// How many places an arrival time so far ahead stands for.

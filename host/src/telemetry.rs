@@ -15,6 +15,7 @@ pub mod rates;
 mod scrape;
 mod story;
 pub mod trace_context;
+pub(crate) mod waited;
 
 pub use account::Account;
 pub use desk::{Desk, Desks};

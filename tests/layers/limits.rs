@@ -115,6 +115,24 @@ async fn a_pause_that_comes_while_a_request_waits_is_seen_before_it_is_sent() {
     assert!(at >= secs(16), "reserved for 2 s, told at 1 s to wait 15 s, sent at {at:?}");
 }
 
+/// Tripwire: without room for the answer in the deadline, all that is sent while the line is full would be answered too late.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_has_time_left_for_its_answer() {
+    let keys = "deadline = \"5s\"\nattempt_timeout = \"2s\"\nlimits = [{ requests = 5, period = \"1s\" }]";
+    let stage = Stage::new(&api(keys), |_| Plan::status(200).after(millis(300)));
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(stage.begin("/"));
+        sleep(millis(100)).await;
+    }
+    let mut statuses = std::collections::BTreeMap::new();
+    for answer in crowd {
+        *statuses.entry(answer.await.unwrap().status).or_insert(0) += 1;
+    }
+    assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [200, 429], "{statuses:?}");
+    assert!(statuses[&200] >= 150, "{statuses:?}");
+}
+
 /// Tripwire: what the tests above see is the limit's doing.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_limits_everything_passes_at_once() {

@@ -62,6 +62,8 @@ pub(super) struct Breaker {
     pub(super) open_since_ms: Option<u64>,
     pub(super) failures_in_row: u32,
     pub(super) window: Option<Window>,
+    /// The share of calls that fails usually; none where there is no baseline, or that is not known yet.
+    pub(super) usual_failures: Option<f64>,
     pub(super) probes_under_way: usize,
     pub(super) transitions: u64,
 }
@@ -83,6 +85,18 @@ pub(super) struct Limits {
     /// How long the upstream's pause still lasts.
     pub(super) paused_ms: Option<u64>,
     pub(super) concurrency: Vec<Concurrency>,
+    /// This host's; none where it is switched off.
+    pub(super) adaptive_rate: Option<AdaptiveRate>,
+}
+
+/// A rate that follows what the upstream takes.
+#[derive(Debug, Serialize)]
+pub(super) struct AdaptiveRate {
+    /// None while nothing is known to limit it.
+    pub(super) per_minute: Option<f64>,
+    pub(super) floor_per_minute: u32,
+    pub(super) rise_per_minute: u32,
+    pub(super) decreases: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -231,6 +245,7 @@ impl Shared<'_> {
                 failures: calls(view.counts.failures_milli),
                 slow: calls(view.counts.slow_milli),
             }),
+            usual_failures: view.as_ref().and_then(|view| view.usual_milli).map(|milli| f64::from(milli) / 1000.0),
             probes_under_way: view.as_ref().map_or(0, |view| view.probes),
             transitions: view.as_ref().map_or(0, |view| view.epoch),
         }
@@ -255,6 +270,12 @@ impl Shared<'_> {
             limits: self.view.limits.iter().map(limit).collect(),
             paused_ms: self.view.paused.map(millis),
             concurrency: places.collect(),
+            adaptive_rate: self.view.pace.map(|pace| AdaptiveRate {
+                per_minute: pace.per_minute,
+                floor_per_minute: pace.settings.floor_per_minute,
+                rise_per_minute: pace.settings.rise_per_minute,
+                decreases: pace.decreases,
+            }),
         }
     }
 

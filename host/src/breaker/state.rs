@@ -2,6 +2,7 @@
 
 use super::{
     Settings,
+    usual::{Baseline, Usual},
     window::{Counts, Window},
 };
 use crate::{
@@ -28,6 +29,8 @@ pub enum Trip {
     Consecutive(u32),
     /// The share of failures in the window, in percent.
     FailureRate(u32),
+    /// The share of failures in the window, in percent, far above what is usual, in thousandths.
+    Unusual(u32, u32),
     /// The share of slow calls in the window, in percent.
     SlowRate(u32),
     /// A probe failed.
@@ -43,6 +46,10 @@ impl fmt::Display for Trip {
         match self {
             Self::Consecutive(count) => write!(f, "{count} failures in a row"),
             Self::FailureRate(percent) => write!(f, "{percent} % of calls failed"),
+            Self::Unusual(percent, usual) => {
+                let (whole, tenth) = (usual / 10, usual % 10);
+                write!(f, "{percent} % of calls failed, where {whole}.{tenth} % is usual")
+            }
             Self::SlowRate(percent) => write!(f, "{percent} % of calls were slow"),
             Self::ProbeFailed => f.write_str("a probe failed"),
             Self::Forced => f.write_str("an operator opened it"),
@@ -82,6 +89,8 @@ pub struct Breaker {
     epoch: Epoch,
     next_lease: u64,
     state: State,
+    /// What fails usually; learned only where there is a baseline.
+    usual: Usual,
 }
 
 /// The right to one attempt, as the breaker knows it.
@@ -149,7 +158,7 @@ pub enum Force {
     Open(Duration),
     /// Let everything pass for so long, whatever comes back; then start afresh, closed.
     Close(Duration),
-    /// Start afresh, closed.
+    /// Start afresh, closed; what was usual is forgotten too.
     Reset,
     /// Take `Open` or `Close` back: a breaker that was forced open lets its probes pass now, one that was forced closed starts
     /// afresh. Nothing to one that is not forced.
@@ -173,6 +182,8 @@ pub struct View {
     pub failures_in_row: u32,
     /// Calls in the sliding window, weighted, with failures and slow ones among them.
     pub counts: Counts,
+    /// What share of calls fails usually, in thousandths; none where there is no baseline, or that is not known yet.
+    pub usual_milli: Option<u32>,
     /// Probes under way.
     pub probes: usize,
     /// Counts up with each transition.
@@ -193,7 +204,7 @@ pub enum Standing {
 impl Breaker {
     /// A closed breaker; `random` makes its epochs its own.
     pub fn new(random: u64) -> Self {
-        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: AFRESH }
+        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: AFRESH, usual: Usual::default() }
     }
 
     /// Asks for one attempt.
@@ -286,8 +297,11 @@ impl Breaker {
                 let failed = signal == BreakerSignal::Failure;
                 let slow = settings.slow_call_after.is_some_and(|limit| took >= limit);
                 *failures_in_row = if failed { failures_in_row.saturating_add(1) } else { 0 };
-                window.add(failed, slow, settings.window, now);
-                let why = tripped(*failures_in_row, window, failed || slow, now, settings)?;
+                let left = window.add(failed, slow, settings.window, now);
+                if let (Some(_), Some(left)) = (settings.baseline_percent, left) {
+                    self.usual.learn(left, now);
+                }
+                let why = tripped(*failures_in_row, window, failed || slow, self.usual, now, settings)?;
                 Some(self.open(why, 0, now, random, settings))
             }
             _ => None,
@@ -330,6 +344,9 @@ impl Breaker {
                 None
             }
             (Force::Reset, _) | (Force::Undo, State::Held { .. }) => {
+                if force == Force::Reset {
+                    self.usual = Usual::default();
+                }
                 self.enter(AFRESH);
                 Some(Transition::Closed)
             }
@@ -366,6 +383,7 @@ impl Breaker {
             open_since: None,
             failures_in_row: 0,
             counts: Counts::default(),
+            usual_milli: settings.baseline_percent.and(self.usual.share_milli()),
             probes: self.leases(now),
             epoch: self.epoch.counter,
         };
@@ -410,12 +428,17 @@ impl Breaker {
     }
 }
 
-fn tripped(in_row: u32, window: &Window, bad: bool, now: Timestamp, settings: &Settings) -> Option<Trip> {
+fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp, settings: &Settings) -> Option<Trip> {
     // A good call never opens a breaker: it may only thin the rate.
     if !bad {
         return None;
     }
-    if settings.consecutive_failures.is_some_and(|limit| in_row >= limit) {
+    let baseline = settings
+        .baseline_percent
+        .zip(usual.share_milli())
+        .map(|(above, usual)| Baseline::new(usual, above, settings.failure_rate_percent));
+    let by_chance = baseline.map_or(0, Baseline::in_row);
+    if settings.consecutive_failures.is_some_and(|limit| in_row >= limit.max(by_chance)) {
         return Some(Trip::Consecutive(in_row));
     }
     let counts = window.counts(settings.window, now);
@@ -423,8 +446,12 @@ fn tripped(in_row: u32, window: &Window, bad: bool, now: Timestamp, settings: &S
         return None;
     }
     let (failed, slow) = (counts.percent(counts.failures_milli), counts.percent(counts.slow_milli));
-    if settings.failure_rate_percent.is_some_and(|limit| failed >= limit) {
-        return Some(Trip::FailureRate(failed));
+    match baseline {
+        Some(baseline) if baseline.is_exceeded(&counts) => return Some(Trip::Unusual(failed, baseline.usual_milli)),
+        None if settings.failure_rate_percent.is_some_and(|limit| failed >= limit) => {
+            return Some(Trip::FailureRate(failed));
+        }
+        _ => {}
     }
     let too_slow = settings.slow_call_after.is_some() && slow >= settings.slow_rate_percent;
     too_slow.then_some(Trip::SlowRate(slow))

@@ -5,14 +5,27 @@ use std::time::Duration;
 
 /// Counts of one bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Bucket {
-    calls: u32,
-    failures: u32,
+pub(super) struct Bucket {
+    pub(super) calls: u32,
+    pub(super) failures: u32,
     slow: u32,
 }
 
 impl Bucket {
     const EMPTY: Self = Self { calls: 0, failures: 0, slow: 0 };
+
+    #[cfg(test)]
+    pub(super) fn of(calls: u32, failures: u32) -> Self {
+        Self { calls, failures, slow: 0 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_add(other.calls),
+            failures: self.failures.saturating_add(other.failures),
+            slow: self.slow.saturating_add(other.slow),
+        }
+    }
 }
 
 /// The window.
@@ -46,12 +59,13 @@ impl Window {
     /// Nothing counted yet.
     pub(super) const EMPTY: Self = Self { began: Timestamp(0), now: Bucket::EMPTY, before: Bucket::EMPTY };
 
-    /// Counts one call.
-    pub fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) {
-        self.turn(length, now);
+    /// Counts one call. What has left the window since the last one.
+    pub(super) fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) -> Option<Bucket> {
+        let left = self.turn(length, now);
         self.now.calls = self.now.calls.saturating_add(1);
         self.now.failures = self.now.failures.saturating_add(failed.into());
         self.now.slow = self.now.slow.saturating_add(slow.into());
+        left
     }
 
     /// The counts as of `now`.
@@ -69,14 +83,16 @@ impl Window {
         }
     }
 
-    fn turn(&mut self, length: Duration, now: Timestamp) {
+    fn turn(&mut self, length: Duration, now: Timestamp) -> Option<Bucket> {
         let length_us = micros(length).max(1);
         let passed = micros(now.since(self.began)) / length_us;
         if passed == 0 {
-            return;
+            return None;
         }
+        let left = if passed == 1 { self.before } else { self.before.and(self.now) };
         self.before = if passed == 1 { self.now } else { Bucket::default() };
         self.now = Bucket::default();
         self.began = Timestamp(self.began.0.saturating_add(passed * length_us));
+        Some(left)
     }
 }

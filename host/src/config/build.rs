@@ -37,6 +37,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     problems.extend(check::upstreams(&settings));
     problems.extend(check::fleet(&settings));
     problems.extend(interop::stated(&settings));
+    problems.extend(check::baselines(&settings));
     problems.extend(check::admin(&settings));
     problems.extend(check::tls(&settings.stated));
     (settings, problems)

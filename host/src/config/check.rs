@@ -5,7 +5,7 @@ use super::{
     settings::{PolicySource, Settings, State},
     value::Values,
 };
-use crate::policy::contract;
+use crate::{policy::contract, rate_limit::Quota};
 use std::time::Duration;
 
 /// `low` must not be above `high` (or, if `strict`, must be below it).
@@ -21,6 +21,7 @@ const ORDERS: [Order; 4] = [
     Order { low: "breaker.open_for", high: "breaker.open_for_max", strict: false },
     Order { low: "attempt_timeout", high: "breaker.probe_lease", strict: true },
 ];
+const BASELINE: &str = "breaker.baseline";
 const CRITERIA: [&str; 3] = ["breaker.failure_threshold", "breaker.failure_rate", "breaker.slow_call_after"];
 
 /// Checks an endpoint's merged values. With `own`, only what those have to do with: the rest is reported of the layer below.
@@ -51,7 +52,58 @@ pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec
         let problem = Problem::value(format!("{path}.breaker"), "nothing that trips it", must_be);
         problems.push(with_source(problem, values, CRITERIA[0]));
     }
+    if has_breaker && concerns(&[BASELINE, "breaker.failure_rate"]) {
+        problems.extend(baseline(path, values));
+    }
+    if concerns(&["adaptive_rate.enabled", "adaptive_rate.floor_per_minute", "limits"]) {
+        problems.extend(floor(path, values));
+    }
     problems
+}
+
+/// What is usual is learned by one host from its own calls. The breaker of a fleet is judged by its server, which knows nothing of that.
+pub(super) fn baselines(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if settings.state == State::Memory {
+        return problems;
+    }
+    for upstream in &settings.upstreams {
+        let path = format!("upstreams.{}", upstream.name);
+        let of_one = upstream.endpoints.iter().map(|own| (format!("{path}.endpoints.{}", own.name), &own.values));
+        for (path, values) in std::iter::once((format!("{path}.defaults"), &upstream.defaults)).chain(of_one) {
+            let Some(percent) = values.read::<Option<u32>>(BASELINE).flatten() else { continue };
+            let because = "state.url names shared state, where the whole fleet's breaker is judged by fixed limits";
+            let must_be = "\"off\", or have state.url be \"memory:\"";
+            let problem = Problem::conflict(format!("{path}.{BASELINE}"), percent.to_string(), because, must_be);
+            problems.push(with_source(problem, values, BASELINE));
+        }
+    }
+    problems
+}
+
+/// One that is not nearer than the fixed limit, which bounds it, changes nothing.
+fn baseline(path: &str, values: &Values) -> Option<Problem> {
+    const RATE: &str = "breaker.failure_rate";
+    let own: u32 = values.read::<Option<u32>>(BASELINE)??;
+    let rate: u32 = values.read::<Option<u32>>(RATE)??;
+    if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than it") }
+}
+
+/// A rate that never falls below what the limits admit anyway would never be seen.
+fn floor(path: &str, values: &Values) -> Option<Problem> {
+    const FLOOR: &str = "adaptive_rate.floor_per_minute";
+    if values.read("adaptive_rate.enabled") != Some(true) {
+        return None;
+    }
+    let floor: u32 = values.read(FLOOR)?;
+    let limits: Vec<Quota> = values.read("limits")?;
+    let lowest = limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min);
+    if f64::from(floor) < lowest {
+        return None;
+    }
+    let because = format!("limits admit {lowest:.0} a minute ({})", values.source("limits")?);
+    let problem = Problem::conflict(format!("{path}.{FLOOR}"), floor.to_string(), because, "below that");
+    Some(with_source(problem, values, FLOOR))
 }
 
 /// Any value at all: tells what is off from what is on.
@@ -79,7 +131,7 @@ pub(super) fn with_source(problem: Problem, values: &Values, key: &str) -> Probl
 
 /// Members of a group share one breaker, one budget and one list of limits: what they say of them must be the same.
 pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
-    const SHARED: [&str; 3] = ["breaker.", "budget.", "limits"];
+    const SHARED: [&str; 4] = ["breaker.", "budget.", "limits", "adaptive_rate."];
     // Grows with each member's attempt timeout; the group takes the longest.
     const LEASE: &str = "breaker.probe_lease";
     let group = |(endpoint, values): &(contract::Endpoint, Values)| {

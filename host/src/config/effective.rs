@@ -14,7 +14,7 @@ use crate::{
     gate::Pybreaker,
     idempotency,
     policy::contract::{self, Description, Effect},
-    rate_limit::Quota,
+    rate_limit::{Quota, adaptive},
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
@@ -293,7 +293,16 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("budget.capacity", &mut settings.budget.capacity);
     settings.breaker = (values.read("breaker.enabled") != Some(false)).then(|| breaker(values));
     settings.pybreaker = pybreaker(values);
+    settings.adaptive_rate = adaptive_rate(values);
     settings
+}
+
+fn adaptive_rate(values: &Values) -> Option<adaptive::Settings> {
+    values.read::<bool>("adaptive_rate.enabled").filter(|enabled| *enabled)?;
+    let mut settings = adaptive::Settings::default();
+    values.fill("adaptive_rate.floor_per_minute", &mut settings.floor_per_minute);
+    values.fill("adaptive_rate.rise_per_minute", &mut settings.rise_per_minute);
+    Some(settings)
 }
 
 /// The breaker of Python workers that an endpoint shares, if any.
@@ -307,6 +316,7 @@ fn breaker(values: &Values) -> breaker::Settings {
     let mut settings = breaker::Settings::default();
     values.fill("breaker.failure_threshold", &mut settings.consecutive_failures);
     values.fill("breaker.failure_rate", &mut settings.failure_rate_percent);
+    values.fill("breaker.baseline", &mut settings.baseline_percent);
     values.fill("breaker.slow_call_after", &mut settings.slow_call_after);
     values.fill("breaker.slow_rate", &mut settings.slow_rate_percent);
     values.fill("breaker.window", &mut settings.window);

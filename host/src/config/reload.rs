@@ -43,7 +43,8 @@ pub fn reload(old: &Settings, new: &Settings) -> Result<Reload, Problems> {
     settings.admin.write_token.clone_from(&new.admin.write_token);
     // Each was checked by itself; together they may open what neither did, such as a public listener without its token.
     let problems = check::admin(&settings).into_iter().chain(check::upstreams(&settings));
-    Problems::check(problems.chain(interop::stated(&settings)).collect())?;
+    let problems = problems.chain(interop::stated(&settings)).chain(check::baselines(&settings));
+    Problems::check(problems.collect())?;
     Ok(Reload { settings, changed: changes.changed, waiting: changes.waiting })
 }
 

@@ -7,7 +7,7 @@ use crate::{
     idempotency,
     overload::Priority,
     policy::{CachePlaces, contract::Effect, signature::KeySource},
-    rate_limit::Quota,
+    rate_limit::{Quota, adaptive},
     registry::Artifact,
     retry,
     store::redis::Address,
@@ -300,6 +300,8 @@ pub struct Endpoint {
     pub pybreaker: Option<Pybreaker>,
     /// Rate limits, all of which an attempt passes.
     pub limits: Vec<Quota>,
+    /// A rate that follows what the upstream takes. Default none.
+    pub adaptive_rate: Option<adaptive::Settings>,
     /// Attempts under way at once. Default none.
     pub concurrency: Option<usize>,
     /// Endpoints of the same group share breaker, budget and limits. Default: a group of its own.
@@ -323,6 +325,7 @@ impl Default for Endpoint {
             breaker: Some(breaker::Settings::default()),
             pybreaker: None,
             limits: Vec::new(),
+            adaptive_rate: None,
             concurrency: None,
             group: None,
             settle: None,

@@ -142,6 +142,7 @@ impl Exchange {
         if settled {
             self.show_settled(&arrival, progress);
             progress.account.settled();
+            permit.answered(false);
             self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
@@ -150,6 +151,11 @@ impl Exchange {
         }
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
         let signal = self.blame(signal, &arrival, took);
+        if let Arrival::Answer(_) = arrival
+            && let Some(per_minute) = permit.answered(clamped.class == Class::Throttled)
+        {
+            progress.account.note(|| Noticed::Slowed { per_minute });
+        }
         // An answer that is not delivered is over here, and the next attempt may need its place.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, Step::Deliver) => self.did_well(&mut arrival, permit, took),

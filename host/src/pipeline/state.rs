@@ -39,7 +39,8 @@ pub(super) fn gates(
     let (entropy, events) = (entropy.clone(), Arc::clone(events));
     match (link, &settings.state) {
         (Some(link), State::Shared(shared)) => {
-            Gates::shared(RedisGates::open(link.clone(), shared.quorum, clock, entropy, events))
+            let own = Arc::clone(&events);
+            Gates::shared(RedisGates::open(link.clone(), shared.quorum, clock, entropy, own), clock, events)
         }
         _ => Gates::memory(clock, entropy, events),
     }

@@ -4,6 +4,7 @@ use super::{
     Desk, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
     meter::{KeyResult, status},
     story::STEPS,
+    waited,
 };
 use crate::{
     error::Problem,
@@ -130,6 +131,10 @@ impl Account {
     pub fn answered(&mut self, code: u16, sent: Instant, took: Duration) {
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
+        // Refusals are quick and say nothing of what an answer takes.
+        if !matches!(code, 429 | 503) {
+            self.meter.usually_takes.learn(took);
+        }
         self.note_at(sent + took, || Step::Answered { status: code, took });
     }
 
@@ -201,6 +206,19 @@ impl Account {
         self.note(|| Step::Refused { reason });
     }
 
+    /// Puts what was waited for where it belongs among the steps.
+    fn gather(&mut self) {
+        let waited = waited::taken();
+        if waited.is_empty() {
+            return;
+        }
+        let noted = |(at, step): (Instant, Step)| Noted { at: at.saturating_duration_since(self.began), step };
+        self.steps.extend(waited.into_iter().map(noted));
+        self.steps.sort_by_key(|noted| noted.at);
+        let most = self.steps.len().min(STEPS);
+        self.omitted += u32::try_from(self.steps.drain(most..).count()).unwrap_or(u32::MAX);
+    }
+
     /// The answer goes out.
     pub fn close(mut self, code: u16) {
         self.status = Some(code);
@@ -231,6 +249,7 @@ impl Drop for Account {
         if self.status.is_none() {
             self.note(|| Step::Abandoned);
         }
+        self.gather();
         let story = Story {
             id: self.id,
             names: Arc::clone(&self.meter.names),

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -27,6 +27,7 @@ pub const KINDS: [&str; 17] = [
     "policy-behind",
     "policy-flawed",
     "overloaded",
+    "slowed",
     "action",
     "reloaded",
     "reload-refused",

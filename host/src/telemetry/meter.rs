@@ -2,6 +2,7 @@
 
 use super::histogram::{ANSWERS, DECISIONS, Histogram};
 use crate::{
+    clock::micros,
     error::REASONS,
     policy::contract::{Class, FailureKind},
     retry::Limit,
@@ -13,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// Endpoints that are told apart; those of later generations beyond it count together, as `other`. Each has some hundred time
@@ -32,6 +34,24 @@ impl Counter {
     /// How many.
     pub fn read(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// How long something usually takes: smoothed as a round trip is (RFC 6298: an eighth of each new one).
+#[derive(Debug, Default)]
+pub struct Usually(AtomicU64);
+
+impl Usually {
+    /// Takes one more into account. Only its own worker does: nothing is lost.
+    pub fn learn(&self, took: Duration) {
+        let (before, took) = (self.0.load(Relaxed), micros(took));
+        let smoothed = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.0.store(smoothed, Relaxed);
+    }
+
+    /// How long; nothing before the first.
+    pub fn read(&self) -> Duration {
+        Duration::from_micros(self.0.load(Relaxed))
     }
 }
 
@@ -149,6 +169,8 @@ pub struct Meter {
     pub failed: Each<{ FAILURES.len() }>,
     /// Until an attempt's head or failure.
     pub attempt_time: Histogram,
+    /// The same, smoothed, of those that were answered and not refused.
+    pub usually_takes: Usually,
     /// Retries, by the class that led to them.
     pub retries: Each<{ CLASSES.len() }>,
     /// Looks at what became of a write.
@@ -180,6 +202,7 @@ impl Meter {
             answered: Each::default(),
             failed: Each::default(),
             attempt_time: Histogram::new(&ANSWERS),
+            usually_takes: Usually::default(),
             retries: Each::default(),
             probes: Counter::default(),
             wait_time: Histogram::new(&ANSWERS),

@@ -72,12 +72,18 @@ metrics! {
         "1 for the state that the breaker is in, 0 for the others";
     BREAKER_FORCED = "triage_breaker_forced", Gauge, GROUP,
         "1 while an operator holds the breaker open or closed";
+    BREAKER_USUAL = "triage_breaker_usual_failure_ratio", Gauge, GROUP,
+        "The share of calls that fails usually; missing where the breaker has no baseline, or that is not known yet";
     TRANSITIONS = "triage_breaker_transitions_total", Counter, &["upstream", "group", "to"],
         "Transitions of the breaker: opened, closed, or held closed by an operator";
     LIMIT_TAKEN = "triage_limit_taken_ratio", Gauge, &["upstream", "group", "limit"],
         "Places of a rate limit that are taken, as a share of its burst; above 1 where some are reserved for later";
     PAUSED = "triage_paused_seconds", Gauge, GROUP,
         "How long the pause still lasts that the upstream asked for";
+    ADAPTIVE_RATE = "triage_adaptive_rate_per_second", Gauge, GROUP,
+        "Requests a second that this host sends at most because the upstream throttles; missing where nothing is known to limit it";
+    ADAPTIVE_DECREASES = "triage_adaptive_rate_decreases_total", Counter, GROUP,
+        "How often an adaptive rate was lowered; missing where it is switched off";
     PLACES_TAKEN = "triage_concurrency_taken", Gauge, ENDPOINT,
         "Attempts under way where their number is limited";
     PLACES = "triage_concurrency_limit", Gauge, ENDPOINT,

@@ -1,5 +1,5 @@
-//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each attempt, look
-//! and decision, made from the same steps that `triage explain` tells. OTLP over HTTP in its JSON form, which every collector
+//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each attempt, look,
+//! decision and awaited step of shared state, made from the same steps that `triage explain` tells. OTLP over HTTP in its JSON form, which every collector
 //! takes (OTLP 1.0, section "JSON Protobuf Encoding").
 //!
 //! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is dropped and
@@ -210,6 +210,20 @@ fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
                 let from = noted.saturating_sub(*took);
                 all.push(span(id, own, "decision".to_owned(), INTERNAL, (from, *noted), &said));
             }
+            Step::State { name, outcome, took } => {
+                let id = story.id.span(STATE + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let said = [
+                    ("db.system.name", "redis".into()),
+                    ("triage.step", (*name).into()),
+                    ("triage.outcome", (*outcome).into()),
+                ];
+                let from = noted.saturating_sub(*took);
+                let mut own = span(id, own, format!("state {name}"), CLIENT, (from, *noted), &said);
+                if *outcome != "answered" {
+                    own["status"] = json!({ "code": 2 });
+                }
+                all.push(own);
+            }
             other => events.push(event(other, at(*noted))),
         }
     }
@@ -232,9 +246,10 @@ fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
     all
 }
 
-/// Looks and decisions are numbered beyond attempts, so that no two spans of a request have one id.
+/// Looks, decisions and steps of shared state are numbered beyond attempts, so that no two spans of a request have one id.
 const LOOKS: u32 = 1 << 16;
 const DECISIONS: u32 = 1 << 17;
+const STATE: u32 = 1 << 18;
 
 /// A step that has no time of its own. Its members come from closed sets; words of a policy are in none of them.
 fn event(step: &Step, at: String) -> Value {

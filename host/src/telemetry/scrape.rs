@@ -248,6 +248,8 @@ impl Sources {
         page.gauges(&metrics::BREAKER, states)?;
         let forced = breakers().map(|(labels, breaker)| (labels, f64::from(u8::from(breaker.forced))));
         page.gauges(&metrics::BREAKER_FORCED, forced)?;
+        let usual = breakers().filter_map(|(labels, breaker)| Some((labels, f64::from(breaker.usual_milli?) / 1000.0)));
+        page.gauges(&metrics::BREAKER_USUAL, usual)?;
         let counted = groups.iter().filter(|(_, view)| view.breaker.is_some()).flat_map(|(name, _)| {
             [("opened", "breaker-opened"), ("closed", "breaker-closed"), ("held", "breaker-held")]
                 .map(|(to, kind)| (with(group_labels(name), "to", to), self.events.transitions(name, kind)))
@@ -265,6 +267,10 @@ impl Sources {
             .iter()
             .map(|(name, view)| (group_labels(name), view.paused.map_or(0.0, |pause| pause.as_secs_f64())));
         page.gauges(&metrics::PAUSED, pauses)?;
+        let paces = || groups.iter().filter_map(|(name, view)| Some((group_labels(name), view.pace?)));
+        let rates = paces().filter_map(|(labels, pace)| Some((labels, pace.per_minute? / 60.0)));
+        page.gauges(&metrics::ADAPTIVE_RATE, rates)?;
+        page.counters(&metrics::ADAPTIVE_DECREASES, paces().map(|(labels, pace)| (labels, pace.decreases)))?;
         let budgets = groups.iter().map(|(name, view)| (group_labels(name), view.budget as f64 / 1000.0));
         page.gauges(&metrics::BUDGET, budgets)?;
         self.places(page)?;

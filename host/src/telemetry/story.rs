@@ -77,11 +77,34 @@ pub enum Step {
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
+    /// The upstream throttles, and the rate follows it: the attempt has to wait.
+    Paced {
+        /// The rate, in requests a minute.
+        per_minute: u32,
+        /// For how long.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// The answer was throttled, and the rate lowered.
+    Slowed {
+        /// The rate from now on, in requests a minute.
+        per_minute: u32,
+    },
     /// The upstream was overloaded: it waited for its turn.
     Queued {
         /// For how long.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
+    },
+    /// A step of shared state was waited for.
+    State {
+        /// The step's name.
+        name: &'static str,
+        /// `answered`, or why it was not done: as `triage_state_failures_total` has it.
+        outcome: &'static str,
+        /// How long.
+        #[serde(rename = "took_us", serialize_with = "micros")]
+        took: Duration,
     },
     /// An attempt was not made.
     Denied {
@@ -225,7 +248,18 @@ impl fmt::Display for Step {
                     write!(f, ", after a wait of {} for the rate limit", Rounded(*wait))
                 }
             }
+            Self::Paced { per_minute, wait } => {
+                write!(
+                    f,
+                    "the upstream throttles: {per_minute} requests a minute are sent, a wait of {}",
+                    Rounded(*wait)
+                )
+            }
+            Self::Slowed { per_minute } => write!(f, "throttled: {per_minute} requests a minute from now on"),
             Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in line", Rounded(*wait)),
+            Self::State { name, outcome, took } => {
+                write!(f, "shared state ({name}): {outcome} after {}", Rounded(*took))
+            }
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),

@@ -135,6 +135,9 @@ function limits(now) {
     for (const place of group.concurrency) {
       bars.push([`places-${place.endpoint}`, `${place.endpoint}: ${place.taken} of ${plural(place.places, "place")} taken`, place.taken / place.places]);
     }
+    const rate = group.adaptive_rate?.per_minute;
+    // A full bar is a rate that is as low as it may be.
+    if (rate) bars.push(["adaptive-rate", `the upstream throttles: ${plural(Math.floor(rate), "request")} a minute are sent`, group.adaptive_rate.floor_per_minute / rate]);
     const saved = budget(group);
     if (saved) bars.push(["budget", `retry budget: ${number(Math.floor(saved.saved))} of ${saved.capacity} left`, saved.saved / saved.capacity, "low-is-bad"]);
     each(part(node, "bars"), bars, ([name]) => name, ([name]) => bar(name), (own, [, text, share, tone]) => fill(own, text, share, tone));

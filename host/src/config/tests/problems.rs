@@ -313,6 +313,50 @@ const FILES: &[Case] = &[
     ),
 ];
 
+/// Settings that follow traffic, and what they do not go with.
+#[test]
+fn what_follows_traffic_is_told_what_it_needs() {
+    let cases = [
+        (
+            "a baseline in a fleet",
+            "state.url = \"redis://r\"\nupstreams.a.defaults.breaker.baseline = 5",
+            "upstreams.a.defaults.breaker.baseline: got 5, but state.url names shared state, where the whole fleet's breaker is judged by fixed limits; must be \"off\", or have state.url be \"memory:\" (file triage.toml:4)",
+        ),
+        (
+            "a baseline that is no nearer than the fixed limit",
+            "upstreams.a.defaults.breaker = { baseline = 40, failure_rate = 40 }",
+            "upstreams.a.defaults.breaker.baseline: got 40, but breaker.failure_rate is 40 (file triage.toml:3); must be less than it (file triage.toml:3)",
+        ),
+        (
+            "a floor above a limit",
+            "upstreams.a.defaults = { adaptive_rate = { enabled = true, floor_per_minute = 60 }, limits = [{ requests = 1, period = \"1s\" }] }",
+            "upstreams.a.defaults.adaptive_rate.floor_per_minute: got 60, but limits admit 60 a minute (file triage.toml:3); must be below that (file triage.toml:3)",
+        ),
+        (
+            "a rate that is no table",
+            "upstreams.a.defaults.adaptive_rate = true",
+            "upstreams.a.defaults.adaptive_rate: got true; must be a table of keys (file triage.toml:3)",
+        ),
+    ];
+    for (name, text, expected) in cases {
+        let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
+        let told = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
+        assert_eq!(told, expected, "{name}");
+    }
+    let file = "upstreams.a.base_url = \"http://a.example\"\n\
+                upstreams.a.defaults = { breaker.baseline = 5, adaptive_rate.floor_per_minute = 60 }";
+    let upstream = load(&inputs(file, &[], Flags::default())).unwrap().settings.upstreams.remove(0);
+    for (described, own) in endpoints(&upstream, &description()).unwrap() {
+        let baseline = own.breaker.unwrap().baseline_percent;
+        assert_eq!(
+            (baseline, own.adaptive_rate),
+            (Some(5), None),
+            "{}: a floor alone switches nothing on",
+            described.name
+        );
+    }
+}
+
 /// A breaker that Python workers share, by itself and beside others.
 #[test]
 fn what_interop_needs_is_told() {

@@ -11,7 +11,7 @@ use crate::{
     telemetry::Events,
 };
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 /// A group's state and settings.
 #[derive(Debug)]
@@ -92,11 +92,12 @@ impl MemoryGate {
         &self.name
     }
 
-    /// All or nothing; the wait is the longest of all.
+    /// All or nothing; the wait is the longest of all, and lies in `wait`.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
-    pub fn acquire(&self, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
+    pub fn acquire(&self, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
+        let (least, max_wait) = wait.into_inner();
         let now = self.clock.now();
         let mut state = self.state.lock();
         let pause = state.paused_until.since(now);
@@ -104,7 +105,7 @@ impl MemoryGate {
             return Err(Refusal::RateLimited { quota: None, retry_after: pause });
         }
         // Whoever comes during a pause stands in line for its end.
-        let from = now.max(state.paused_until);
+        let from = now.after(least).max(state.paused_until);
         let state = &mut *state;
         let earliest = state.limits.iter().zip(&state.settings.limits);
         let last = earliest.map(|(gcra, quota)| (gcra.earliest(quota, from), quota)).max_by_key(|(due, _)| *due);
@@ -193,6 +194,7 @@ impl MemoryGate {
             group: self.name.clone(),
             breaker: state.settings.breaker.as_ref().map(|settings| state.breaker.view(now, settings)),
             limits: limits.map(|(gcra, quota)| LimitView { quota: *quota, taken: gcra.taken(quota, now) }).collect(),
+            pace: None,
             budget: state.budget.saved(&state.settings.budget, now),
             budget_settings: state.settings.budget.clone(),
             paused: Some(state.paused_until.since(now)).filter(|pause| !pause.is_zero()),

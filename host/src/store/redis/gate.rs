@@ -39,6 +39,7 @@ use steps::{Acquired, Beaten, Frame, Go, Looked, SavedUp, Taken, Ticket};
 use together::Together;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// When to come back where nobody can tell.
 const LATER: Duration = Duration::from_secs(1);
@@ -148,6 +149,11 @@ impl RedisGate {
     /// `upstream/group`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long the upstream's pause still lasts, as far as this host knows.
+    pub fn paused(&self) -> Duration {
+        self.alone.paused()
     }
 
     /// Takes a result: a success is handed in with the next step, anything else at once.
@@ -305,7 +311,8 @@ impl RedisGate {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Without a runtime the thread ends, and its connection with it.
         if let Ok(runtime) = Handle::try_current() {
-            self.under_way.spawn_on(task, &runtime);
+            // Told of below the request that it is done for.
+            self.under_way.spawn_on(task.in_current_span(), &runtime);
         }
     }
 

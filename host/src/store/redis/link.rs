@@ -4,7 +4,7 @@ use super::{
     census::Lost,
     client::{Client, Connection},
     keys::Keys,
-    meter::{Meter, Steps},
+    meter::{self, Meter, Steps},
     push::{self, Pushed},
     script::Script,
     slot::{Numbered, Slot},
@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     config::settings::{Shared, TokenSource},
     entropy::Entropy,
+    telemetry::waited,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -33,6 +34,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 /// Between two looks at the server.
 const BEAT: Duration = Duration::from_secs(1);
@@ -237,12 +239,15 @@ impl Link {
         args: &[A],
     ) -> Result<Value, LinkError> {
         let (began, slot) = (Instant::now(), self.inner.slot());
-        let deadline = began + longest;
-        let mut connection = self.inner.connected(&slot, deadline).await?;
-        let step = self.inner.evaluate(&mut connection, script, keys, args);
-        let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
-        self.inner.heard(&slot, &connection, began, answer.as_ref().err());
-        answer
+        let step = async {
+            let deadline = began + longest;
+            let mut connection = self.inner.connected(&slot, deadline).await?;
+            let step = self.inner.evaluate(&mut connection, script, keys, args);
+            let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
+            self.inner.heard(&slot, &connection, began, answer.as_ref().err());
+            answer
+        };
+        told(script.name(), began, step, went).await
     }
 
     /// As [`Link::run`], for a step that takes something: if nobody waits for its answer any more, because it is late or the
@@ -258,15 +263,18 @@ impl Link {
         late: impl FnOnce(Value) + Send + 'static,
     ) -> Result<Value, LinkError> {
         let (began, slot) = (Instant::now(), self.inner.slot());
-        let deadline = began + self.inner.timeout;
-        let connection = self.inner.connected(&slot, deadline).await?;
-        let (inner, mut own) = (Arc::clone(&self.inner), connection.clone());
-        let step = async move { inner.evaluate(&mut own, script, &keys, &args).await }.boxed();
-        let mut awaited = Awaited { step: Some(step), late: Some(late) };
-        let answer =
-            timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
-        self.inner.heard(&slot, &connection, began, answer.as_ref().err());
-        answer
+        let step = async {
+            let deadline = began + self.inner.timeout;
+            let connection = self.inner.connected(&slot, deadline).await?;
+            let (inner, mut own) = (Arc::clone(&self.inner), connection.clone());
+            let step = async move { inner.evaluate(&mut own, script, &keys, &args).await }.boxed();
+            let mut awaited = Awaited { step: Some(step), late: Some(late) };
+            let answer =
+                timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
+            self.inner.heard(&slot, &connection, began, answer.as_ref().err());
+            answer
+        };
+        told(script.name(), began, step, went).await
     }
 
     /// The era of the server's data: another one begins with each loss that somebody notices. Waits for the first connection.
@@ -283,13 +291,16 @@ impl Link {
     /// # Errors
     /// As [`Link::run`].
     pub(super) async fn recognise(&self, longest: Duration) -> Result<String, LinkError> {
-        let deadline = Instant::now() + longest;
-        let slot = self.inner.slot();
-        let mut connection = slot.connection(&self.inner, deadline).await?;
-        let looked = timeout_at(deadline, self.inner.census(&mut connection)).await;
-        let looked = looked.unwrap_or(Err(LinkError::TimedOut(longest)));
-        slot.heard(&self.inner, &connection, looked.as_ref().err());
-        looked?;
+        let (began, slot) = (Instant::now(), self.inner.slot());
+        let look = async {
+            let deadline = began + longest;
+            let mut connection = slot.connection(&self.inner, deadline).await?;
+            let looked = timeout_at(deadline, self.inner.census(&mut connection)).await;
+            let looked = looked.unwrap_or(Err(LinkError::TimedOut(longest)));
+            slot.heard(&self.inner, &connection, looked.as_ref().err());
+            looked.map(drop)
+        };
+        told("census", began, look, went).await?;
         self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
@@ -391,6 +402,28 @@ impl Inner {
             answer => answer.map_err(LinkError::of),
         }
     }
+}
+
+/// Tells of a step: in a span of its own, below that of the request that waits for it, and in the request's account. Its name and how it
+/// went; never keys, values or addresses. A step that nobody waits for to the end has no outcome.
+pub(super) async fn told<T>(
+    name: &'static str,
+    began: Instant,
+    step: impl Future<Output = T>,
+    outcome: impl FnOnce(&T) -> &'static str,
+) -> T {
+    // At the level of debugging, as the request's own: one that nobody reads costs a look at a flag.
+    let span = tracing::debug_span!("state", step = name, outcome = tracing::field::Empty);
+    let answer = step.instrument(span.clone()).await;
+    let outcome = outcome(&answer);
+    span.record("outcome", outcome);
+    waited::note(name, outcome, began);
+    answer
+}
+
+/// How a step of the link went.
+fn went<T>(answer: &Result<T, LinkError>) -> &'static str {
+    meter::outcome(answer.as_ref().map(|_| ()))
 }
 
 /// A step whose answer is somebody's business, whatever becomes of the one who asked.

@@ -27,6 +27,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use turn::Place;
 
 mod codec;
@@ -125,7 +126,7 @@ impl Inner {
                 tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
             }
         };
-        runtime.spawn(self.behind.track_future(work));
+        runtime.spawn(self.behind.track_future(work.in_current_span()));
     }
 
     fn kept(&self, id: RecordId, bytes: &[u8]) -> Result<Stored, RecordError> {

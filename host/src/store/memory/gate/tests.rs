@@ -84,7 +84,7 @@ async fn run(quotas: &[Quota], events: Vec<Event>) -> Result<Vec<Instant>, TestC
         match event {
             Event::Ask(max_wait_ms) => {
                 let max_wait = Duration::from_millis(max_wait_ms);
-                match gate.acquire(Ask::First, max_wait) {
+                match gate.acquire(Ask::First, Duration::ZERO..=max_wait) {
                     Ok(grant) => {
                         prop_assert!(grant.wait <= max_wait, "no longer than the caller can bear");
                         line.push((Instant::now() + grant.wait, grant));
@@ -139,11 +139,11 @@ async fn who_waited_through_a_pause_does_not_leave_it_in_a_crowd() {
     let wait = Duration::from_secs(100);
     let (mut line, mut sent) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let grant = gate.acquire(Ask::First, wait).unwrap();
+        let grant = gate.acquire(Ask::First, Duration::ZERO..=wait).unwrap();
         line.push((began + grant.wait, grant));
     }
     gate.pause(Duration::from_secs(10));
-    let late = gate.acquire(Ask::First, wait).unwrap();
+    let late = gate.acquire(Ask::First, Duration::ZERO..=wait).unwrap();
     line.push((began + late.wait, late));
     pass(&gate, &mut line, &mut sent, wait).await;
     let at: Vec<_> = sent.iter().map(|at| (*at - began).as_secs()).collect();

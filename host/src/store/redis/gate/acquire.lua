@@ -1,6 +1,6 @@
 -- Breaker, budget and every limit: all or nothing, in one step.
 -- ARGV     what for (first, retry, probe)  the longest wait (us)  the epoch (two) and number of successes saved up
---          first attempts made since under leased places  places to lease beside
+--          first attempts made since under leased places  places to lease beside  the shortest wait (us)
 -- Answers  the breaker, then
 --          go  wait  due  moved  lease  leased places  of each limit its time before and as made
 --          limited  which (-1: a pause)  wait     open  wait     budget  wait
@@ -10,7 +10,7 @@ local firsts, places = tonumber(ARGV[own + 5]), tonumber(ARGV[own + 6])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
 local pause = number('pu') - now
 if pause > max_wait then return done('limited', -1, text(pause)) end
-local due, last = math.max(now, number('pu')), -1
+local due, last = math.max(now + tonumber(ARGV[own + 7]), number('pu')), -1
 for i = 1, limits do
   local _, tolerance = limit(i)
   local earliest = number(arrival[i]) - tolerance

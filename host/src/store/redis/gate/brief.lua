@@ -2,7 +2,7 @@
 -- asked for beside it, passes every limit at once. It does what the rest would do; the histories of the tests are played on both.
 local limits = tonumber(ARGV[23])
 local own = 24 + 2 * limits
-if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and limits <= 4 then
+if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 7] == '0' and limits <= 4 then
   local now = tonumber(ARGV[1])
   if not now then
     local time = redis.call('TIME')

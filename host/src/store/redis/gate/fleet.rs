@@ -69,7 +69,8 @@ fn cause(word: &str) -> Option<Trip> {
 pub(super) fn word(why: Trip) -> String {
     match why {
         Trip::Consecutive(count) => format!("c{count}"),
-        Trip::FailureRate(percent) => format!("f{percent}"),
+        // A baseline is a host's own, in its own memory: no server is told of it.
+        Trip::FailureRate(percent) | Trip::Unusual(percent, _) => format!("f{percent}"),
         Trip::SlowRate(percent) => format!("s{percent}"),
         Trip::ProbeFailed => "p".to_owned(),
         Trip::Forced => "o".to_owned(),

@@ -11,14 +11,14 @@ use crate::{
     gate::{Ask, Recheck, Refusal},
     store::redis::LinkError,
 };
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 impl RedisGate {
-    /// All or nothing; the wait is the longest of all. Dropping the future gives back what the store grants after that.
+    /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants after that.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
-    pub async fn acquire(self: &Arc<Self>, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
+    pub async fn acquire(self: &Arc<Self>, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let now = self.clock.now();
         let mut own = Own { gate: self, ticket: None };
         let with_others = {
@@ -32,7 +32,7 @@ impl RedisGate {
                     own.ticket = self.alone.admit()?;
                 }
             }
-            let is_plain = ask == Ask::First && !own.is_probe();
+            let is_plain = ask == Ask::First && wait.start().is_zero() && !own.is_probe();
             if is_plain
                 && self.alone.paused().is_zero()
                 && let Some(ticket) = known.take_leased(now)
@@ -41,15 +41,15 @@ impl RedisGate {
             }
             is_plain && known.fleet.is_closed()
         };
-        let told = if with_others { self.with_others(max_wait).await } else { None };
+        let told = if with_others { self.with_others(*wait.end()).await } else { None };
         let told = match told {
             Some(told) => told,
-            None => self.by_itself(ask, max_wait).await,
+            None => self.by_itself(ask, wait.clone()).await,
         };
         match told {
             Ok(handed) => match handed.take() {
                 Some(shared) => Ok(Grant::Shared(Shared { own: own.keep(), ..shared })),
-                None => self.alone(ask, max_wait),
+                None => self.alone(ask, wait),
             },
             Err(Missed::Refused(refusal)) => Err(refusal),
             Err(Missed::Unanswered { late }) => {
@@ -61,18 +61,18 @@ impl RedisGate {
                         return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
                     }
                 }
-                self.alone(ask, max_wait)
+                self.alone(ask, wait)
             }
         }
     }
 
     /// A step of its own.
-    async fn by_itself(self: &Arc<Self>, ask: Ask, max_wait: Duration) -> Told {
+    async fn by_itself(self: &Arc<Self>, ask: Ask, wait: RangeInclusive<Duration>) -> Told {
         let (keys, arguments) = {
             let mut known = self.known.lock();
             let places = if ask == Ask::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();
-            self.arguments(&known, self.clock.now(), steps::acquire(ask, max_wait, &saved_up, places))
+            self.arguments(&known, self.clock.now(), steps::acquire(ask, &wait, &saved_up, places))
         };
         let (standing, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments).await?;
         let mut known = self.known.lock();
@@ -111,7 +111,7 @@ impl RedisGate {
     }
 
     /// By this host alone, as far as its share goes.
-    fn alone(&self, ask: Ask, max_wait: Duration) -> Result<Grant, Refusal> {
+    fn alone(&self, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let known = self.known.lock();
         if known.beaten.is_none()
             && let Some(quota) = known.settings.limits.first()
@@ -120,7 +120,7 @@ impl RedisGate {
             return Err(Refusal::RateLimited { quota: Some(*quota), retry_after: LATER });
         }
         drop(known);
-        self.alone.acquire(ask, max_wait).map(Grant::Alone)
+        self.alone.acquire(ask, wait).map(Grant::Alone)
     }
 
     /// The look right before the send. One that is not needed costs nothing: what was granted a moment ago still holds.

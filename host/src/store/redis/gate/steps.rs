@@ -9,7 +9,7 @@ use crate::{
     rate_limit::Quota,
     store::redis::{Keys, Script, Value, reply},
 };
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 macro_rules! step {
     ($name:literal $(, $first:literal)?) => {
@@ -243,10 +243,10 @@ fn ticket(ticket: Option<&Ticket>) -> [String; 3] {
     [random, counter, ticket.lease.map_or_else(|| "-1".to_owned(), |lease| lease.to_string())]
 }
 
-pub(super) fn acquire(ask: Ask, max_wait: Duration, saved_up: &SavedUp, places: u32) -> Vec<String> {
-    let mut words = vec![ask.name().to_owned(), us(max_wait)];
+pub(super) fn acquire(ask: Ask, wait: &RangeInclusive<Duration>, saved_up: &SavedUp, places: u32) -> Vec<String> {
+    let mut words = vec![ask.name().to_owned(), us(*wait.end())];
     words.extend(saved_up.words());
-    words.push(places.to_string());
+    words.extend([places.to_string(), us(*wait.start())]);
     words
 }
 

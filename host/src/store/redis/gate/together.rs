@@ -11,7 +11,9 @@ use super::{
 use crate::{
     clock::micros,
     gate::{Ask, Refusal},
+    store::redis::{link, meter},
 };
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use std::{
     array,
@@ -21,7 +23,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 /// Threads that have a line of their own; more of them share.
 const LINES: usize = 16;
@@ -108,10 +114,17 @@ impl RedisGate {
         if begins {
             runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
         }
-        match timeout(self.link.timeout(), told).await {
+        let step = timeout(self.link.timeout(), told).map(|told| match told {
             Ok(told) => told.ok(),
             Err(_) => Some(Err(Missed::Unanswered { late: true })),
-        }
+        });
+        // The step itself is the driver's; what this attempt waited for it is its own.
+        link::told(steps::ACQUIRE.name(), Instant::now(), step, |told| match told {
+            Some(Err(Missed::Unanswered { late: true })) => meter::TIMED_OUT,
+            Some(Err(Missed::Unanswered { late: false })) => meter::DOWN,
+            _ => meter::ANSWERED,
+        })
+        .await
     }
 
     pub(super) fn hand(self: &Arc<Self>, shared: Shared) -> Handed {
@@ -130,7 +143,12 @@ impl RedisGate {
             let step = waiting.get(leased.len()).map(|first| {
                 let others = u32::try_from(waiting.len() - leased.len() - 1).unwrap_or(0);
                 let saved_up = known.take_saved_up();
-                let own = steps::acquire(Ask::First, first.max_wait, &saved_up, others.saturating_add(known.lot()));
+                let own = steps::acquire(
+                    Ask::First,
+                    &(Duration::ZERO..=first.max_wait),
+                    &saved_up,
+                    others.saturating_add(known.lot()),
+                );
                 let intervals: Vec<u64> = known.settings.limits.iter().map(|quota| micros(quota.interval())).collect();
                 (self.arguments(&known, now, own), intervals)
             });

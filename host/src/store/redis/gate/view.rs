@@ -28,6 +28,7 @@ impl RedisGate {
             open_since: seen.why.is_some().then(|| beaten.open_since.saturating_add(now.since(*at))),
             failures_in_row: beaten.failures_in_row,
             counts: beaten.counts,
+            usual_milli: None,
             probes: beaten.probes,
             epoch: seen.epoch,
         };
@@ -40,6 +41,7 @@ impl RedisGate {
             limits: limits
                 .map(|(quota, ahead)| LimitView { quota: *quota, taken: quota.places(since(*ahead)) })
                 .collect(),
+            pace: None,
             budget: beaten.budget,
             budget_settings: known.settings.budget.clone(),
             paused: Some(since(beaten.pause)).filter(|pause| !pause.is_zero()).max(alone.paused),

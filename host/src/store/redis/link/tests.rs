@@ -312,3 +312,54 @@ async fn a_server_with_tls_is_asked_by_tls_and_a_strangers_certificate_is_refuse
     let stranger = opened(&Shared { timeout: Duration::from_millis(500), ..settings(&url) });
     assert!(matches!(echo(&stranger, "a").await, Err(LinkError::Down)));
 }
+
+/// What a log has been told.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_step_is_a_span_with_its_outcome_and_nothing_else() {
+    let server = RedisServer::start();
+    let link = Link::open(
+        &Shared { timeout: Duration::from_millis(300), ..settings(&server.url()) },
+        Clock::system(),
+        Entropy::system(),
+    )
+    .unwrap();
+    comes_up(&link).await;
+    let written = Written::default();
+    let log = {
+        let written = written.clone();
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+        let closes = tracing_subscriber::fmt::format::FmtSpan::CLOSE;
+        log.with_span_events(closes).with_writer(move || written.clone()).finish()
+    };
+    let _log = tracing::subscriber::set_default(log);
+    let told = |outcome: &str, way: &str| {
+        let text = String::from_utf8(std::mem::take(&mut *written.0.lock())).unwrap();
+        let step = format!("request:state{{step=\"echo\" outcome=\"{outcome}\"}}");
+        assert!(text.contains(&step), "{way}: {text}");
+        assert!(!text.contains("s3cret") && !text.contains(&server.port().to_string()), "{way}: {text}");
+    };
+    let request = || tracing::debug_span!("request");
+    echo(&link, "s3cret").instrument(request()).await.unwrap();
+    told("answered", "run");
+    let key = vec![link.keys().single("echo", "s3cret")];
+    link.run_or_late(&ECHO, key, vec!["s3cret".to_owned()], drop).instrument(request()).await.unwrap();
+    told("answered", "run_or_late");
+    server.stop();
+    echo(&link, "s3cret").instrument(request()).await.unwrap_err();
+    told("timed-out", "stopped");
+    server.go_on();
+}

@@ -86,7 +86,7 @@ pub(super) async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
 impl Host {
     /// One call that ends so.
     async fn call(&self, signal: crate::policy::contract::BreakerSignal) -> Result<bool, Refusal> {
-        let mut grant = self.gate.acquire(Ask::First, Duration::ZERO).await?;
+        let mut grant = self.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await?;
         let probe = grant.is_probe();
         match self.gate.recheck(&mut grant).await {
             Recheck::Send => {}
@@ -124,7 +124,7 @@ async fn failures_of_two_hosts_open_the_breaker_of_all() {
     }
     soon("its time is over", || third.standing() == breaker::Standing::HalfOpen).await;
     // A probe that is given back leaves its place to another.
-    let probe = third.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+    let probe = third.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     assert!(probe.is_probe());
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "one at a time");
     third.gate.give_back(&probe);
@@ -198,7 +198,7 @@ async fn limits_and_pauses_hold_for_all_together() {
     // What is given back can be had by another.
     let mut third =
         host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 1)], ..settings.clone() }).await;
-    let grant = third.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+    let grant = third.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     third.gate.give_back(&grant);
     third.gates.flush().await;
     assert!(third.call(Success).await.is_ok() && third.call(Success).await.is_err());
@@ -219,7 +219,7 @@ async fn who_leaves_while_the_store_is_asked_takes_nothing() {
     let host = host_at(&proxy.url(), &settings, Duration::from_secs(2));
     soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
     proxy.delay(50 * MS);
-    let asked = tokio::time::timeout(20 * MS, host.gate.acquire(Ask::First, Duration::ZERO)).await;
+    let asked = tokio::time::timeout(20 * MS, host.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO)).await;
     assert!(asked.is_err(), "it takes longer");
     proxy.delay(Duration::ZERO);
     soon("it is given back", || host.gate.view().limits[0].taken == 0 && server.calls("evalsha") > 0).await;
@@ -242,7 +242,7 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
     proxy.set(Way::Cut);
     let mut alone = 0;
     for _ in 0..10 {
-        match one.gate.acquire(Ask::First, Duration::ZERO).await {
+        match one.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await {
             Ok(grant) => {
                 alone += u32::from(matches!(grant, Grant::Alone(_)));
                 one.gate.report(&grant, Failure, Duration::ZERO);
@@ -254,7 +254,7 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
     assert_eq!(one.standing_alone(), breaker::Standing::Open);
     // Whoever never learned its share refuses.
     let late = host_at(&proxy.url(), &settings, 200 * MS);
-    let refused = late.gate.acquire(Ask::First, Duration::ZERO).await.map(drop);
+    let refused = late.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.map(drop);
     assert!(matches!(refused, Err(Refusal::RateLimited { .. })), "{refused:?}");
     assert_eq!(other.call(Success).await, Ok(false));
     assert_eq!(other.standing(), breaker::Standing::Closed, "what one saw alone is not the fleet's");
@@ -305,7 +305,7 @@ async fn leased(breaker: Option<breaker::Settings>) {
     let began = tokio::time::Instant::now();
     let mut passed = 0_u32;
     while began.elapsed() < Duration::from_secs(1) {
-        let grant = one.gate.acquire(Ask::First, Duration::from_millis(500)).await.unwrap();
+        let grant = one.gate.acquire(Ask::First, Duration::ZERO..=Duration::from_millis(500)).await.unwrap();
         sleep(grant.wait()).await;
         let mut grant = grant;
         if one.gate.recheck(&mut grant).await == Recheck::Send {
@@ -401,7 +401,7 @@ async fn gates_work_on_a_cluster() {
             soon("its first beat", || gate.known.lock().beaten.is_some()).await;
         }
         for turn in 0..6 {
-            let grant = gates[turn % 2].acquire(Ask::First, Duration::ZERO).await.unwrap();
+            let grant = gates[turn % 2].acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
             assert!(matches!(grant, Grant::Shared(_)), "{name}");
             gates[turn % 2].report(&grant, Failure, Duration::ZERO);
             one.gates.flush().await;
@@ -423,7 +423,7 @@ async fn a_server_that_refuses_is_as_good_as_none() {
     let settings = settings(Some(five()), vec![]);
     let host = host_at(&server.url(), &settings, 100 * MS);
     let is_alone = async || {
-        let grant = host.gate.acquire(Ask::First, Duration::ZERO).await.unwrap();
+        let grant = host.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
         host.gate.give_back(&grant);
         matches!(grant, Grant::Alone(_))
     };

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 use steps::{Acquired, Frame, Go, Looked, SavedUp, Taken, Ticket};
 use tokio::time::advance;
 
@@ -35,7 +35,8 @@ struct Pair {
 
 #[derive(Debug, Clone)]
 enum Event {
-    Ask(Ask, u64),
+    /// With the longest wait, and how much of it is the shortest, in percent.
+    Ask(Ask, u64, u32),
     Together(u32, u64),
     Pass(u64),
     Look(prop::sample::Index),
@@ -60,7 +61,8 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     let index = any::<prop::sample::Index>;
     prop_oneof![
-        10 => (ask, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(ask, wait)| Event::Ask(ask, wait)),
+        10 => (ask, prop_oneof![Just(0u64), 0u64..3_000], prop_oneof![2 => Just(0_u32), 1 => 0_u32..=100])
+            .prop_map(|(ask, wait, least)| Event::Ask(ask, wait, least)),
         4 => (2u32..8, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(count, wait)| Event::Together(count, wait)),
         6 => prop_oneof![0u64..300, 0u64..6_000].prop_map(Event::Pass),
         6 => index().prop_map(Event::Look),
@@ -91,6 +93,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     let breaker = breaker.prop_map(|(row, rate, slow, window, least, jitter, probes, lease)| breaker::Settings {
         consecutive_failures: row,
         failure_rate_percent: rate,
+        baseline_percent: None,
         slow_call_after: slow,
         slow_rate_percent: 60,
         window: Duration::from_millis(window),
@@ -131,10 +134,10 @@ impl Both {
         command.query(&mut self.connection).unwrap_or_else(|error| panic!("{}: {error}", script.name()))
     }
 
-    fn ask(&mut self, ask: Ask, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
-        let answer = self.run(&steps::ACQUIRE, 0, &steps::acquire(ask, max_wait, &SavedUp::default(), 0));
+    fn ask(&mut self, ask: Ask, wait: RangeInclusive<Duration>, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
+        let answer = self.run(&steps::ACQUIRE, 0, &steps::acquire(ask, &wait, &SavedUp::default(), 0));
         let (standing, own) = steps::standing(&answer).unwrap();
-        match (self.memory.acquire(ask, max_wait), steps::acquired(own).unwrap()) {
+        match (self.memory.acquire(ask, wait), steps::acquired(own).unwrap()) {
             (Ok(grant), Acquired::Go(Go { wait, taken, lease, .. })) => {
                 prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
                 let ticket = grant.counts().then_some(Ticket { epoch: standing.epoch, lease });
@@ -154,10 +157,13 @@ impl Both {
 
     /// Places that one step takes for several are those that they would have got one after the other.
     fn together(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
-        let answer =
-            self.run(&steps::ACQUIRE, 0, &steps::acquire(Ask::First, max_wait, &SavedUp::default(), count - 1));
+        let answer = self.run(
+            &steps::ACQUIRE,
+            0,
+            &steps::acquire(Ask::First, &(Duration::ZERO..=max_wait), &SavedUp::default(), count - 1),
+        );
         let (standing, own) = steps::standing(&answer).unwrap();
-        let first = self.memory.acquire(Ask::First, max_wait);
+        let first = self.memory.acquire(Ask::First, Duration::ZERO..=max_wait);
         let (Ok(grant), Acquired::Go(Go { wait, taken, lease, leased })) = (&first, steps::acquired(own).unwrap())
         else {
             prop_assert!(first.is_err(), "{first:?} in memory, {answer:?} in the script");
@@ -169,7 +175,7 @@ impl Both {
         let mut all = vec![first.unwrap()];
         if at_once {
             for _ in 1..count {
-                all.extend(self.memory.acquire(Ask::First, Duration::ZERO).ok());
+                all.extend(self.memory.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).ok());
             }
         }
         prop_assert_eq!(all.len(), leased as usize + 1, "of {}", count);
@@ -213,7 +219,10 @@ impl Both {
 
     fn play(&mut self, event: &Event, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
         match event {
-            Event::Ask(ask, wait_ms) => self.ask(*ask, Duration::from_millis(*wait_ms), pairs)?,
+            Event::Ask(ask, wait_ms, least) => {
+                let longest = Duration::from_millis(*wait_ms);
+                self.ask(*ask, longest * *least / 100..=longest, pairs)?;
+            }
             Event::Together(count, wait_ms) => self.together(*count, Duration::from_millis(*wait_ms), pairs)?,
             Event::Look(which) if !pairs.is_empty() => {
                 let index = which.index(pairs.len());
@@ -404,7 +413,7 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
         command.query(&mut connection).unwrap()
     };
     let (late, early) = (10 * HOUR_US, 9 * HOUR_US);
-    let ask = steps::acquire(Ask::First, Duration::ZERO, &SavedUp::default(), 0);
+    let ask = steps::acquire(Ask::First, &(Duration::ZERO..=Duration::ZERO), &SavedUp::default(), 0);
     for _ in 0..2 {
         run(late, &steps::ACQUIRE, &ask);
     }

@@ -76,7 +76,7 @@ impl Stage {
 
     /// The right to one attempt, where there is one.
     fn ask(&self) -> Option<Ticket> {
-        let own = steps::acquire(Ask::First, Duration::ZERO, &SavedUp::default(), 0);
+        let own = steps::acquire(Ask::First, &(Duration::ZERO..=Duration::ZERO), &SavedUp::default(), 0);
         let (standing, own) = self.run(&steps::ACQUIRE, &own);
         match steps::acquired(&own).unwrap() {
             Acquired::Go(Go { lease, .. }) => Some(Ticket { epoch: standing.epoch, lease }),

@@ -9,13 +9,16 @@ use crate::{
     store::redis::test_server::{Proxy, RedisServer, Way},
 };
 use futures_util::future::join_all;
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 use tokio::time::{sleep, timeout};
+
+/// At once, or not at all.
+const NOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::ZERO;
 
 impl Host {
     /// So many ask at once, none of whom can wait.
     async fn crowd(&self, count: usize) -> Vec<Result<Grant, Refusal>> {
-        join_all((0..count).map(|_| self.gate.acquire(Ask::First, Duration::ZERO))).await
+        join_all((0..count).map(|_| self.gate.acquire(Ask::First, NOW))).await
     }
 }
 
@@ -26,7 +29,7 @@ async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 60)]);
     let one = host(&server, &settings).await;
     let () = server.ask(&["CONFIG", "RESETSTAT"]);
-    let crowd = |count| join_all((0..count).map(|_| one.gate.acquire(Ask::First, Duration::ZERO)));
+    let crowd = |count| join_all((0..count).map(|_| one.gate.acquire(Ask::First, NOW)));
     let grants: Vec<_> = crowd(50).await.into_iter().map(Result::unwrap).collect();
     let asked = server.calls("evalsha") + server.calls("eval");
     assert!(asked <= 10, "{asked} steps for 50 attempts, with a beat or two");
@@ -50,7 +53,7 @@ async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     let settings = settings(None, vec![quota(1, Duration::from_secs(10), 1)]);
     let one = host(&server, &settings).await;
     let bears = [0, 60, 0, 15, 60, 0, 25].map(Duration::from_secs);
-    let told = join_all(bears.map(|bears| one.gate.acquire(Ask::First, bears))).await;
+    let told = join_all(bears.map(|bears| one.gate.acquire(Ask::First, Duration::ZERO..=bears))).await;
     let mut waits: Vec<u64> =
         told.iter().flatten().map(|grant| (grant.wait().as_millis() as u64 + 5_000) / 10_000).collect();
     waits.sort_unstable();
@@ -94,14 +97,14 @@ fn a_runtime_that_ends_leaves_the_line_to_the_next() {
     let one = first.block_on(async { host_at(&proxy.url(), &settings, Duration::from_secs(5)) });
     first.block_on(soon("its first beat", || one.gate.known.lock().beaten.is_some()));
     proxy.set(Way::BlackHole);
-    let left = first.block_on(async { timeout(20 * MS, one.gate.acquire(Ask::First, Duration::ZERO)).await });
+    let left = first.block_on(async { timeout(20 * MS, one.gate.acquire(Ask::First, NOW)).await });
     assert!(left.is_err(), "nobody answers");
     drop(first);
     proxy.set(Way::Open);
     let second = runtime();
     let told = second.block_on(async {
         for _ in 0..500 {
-            let told = one.gate.acquire(Ask::First, Duration::ZERO).await;
+            let told = one.gate.acquire(Ask::First, NOW).await;
             if matches!(told, Ok(Grant::Shared(_))) {
                 return true;
             }

@@ -1,0 +1,194 @@
+//! A rate that follows what the upstream takes: additive increase, multiplicative decrease. Pure.
+//!
+//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they share; TCP's
+//! congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender. The particulars are
+//! TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it tells nothing new), and what is
+//! lowered is what was really sent and taken, not what might have been (RFC 5681, section 3.1: `FlightSize`).
+
+use crate::clock::Timestamp;
+use std::time::Duration;
+
+/// What a throttled answer leaves of the rate: RFC 9438 (CUBIC) and the AWS SDK's adaptive retry have 0.7.
+const LEFT: f64 = 0.7;
+/// Without a throttled answer for so long, what was learned is forgotten: the upstream may have grown.
+pub const FORGOTTEN: Duration = Duration::from_mins(10);
+/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the same
+/// window of the upstream's that is used up.
+const AGAIN: Duration = Duration::from_mins(1);
+/// What is taken is measured over one to two of these.
+const BUCKET: Duration = Duration::from_secs(5);
+/// Over less than that, a burst would look like a rate.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// Between which bounds a rate moves, and how fast it rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6.
+    pub floor_per_minute: u32,
+    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a fleet have the
+    /// same, or their shares are not the same.
+    pub rise_per_minute: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { floor_per_minute: 6, rise_per_minute: 600 }
+    }
+}
+
+/// One sender's rate. It begins open: before the first throttled answer nothing waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AdaptiveRate {
+    learned: Option<Learned>,
+    taken: Taken,
+    /// When the next place is free.
+    free: Timestamp,
+    decreases: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Learned {
+    /// Requests a minute right after the decrease.
+    base: f64,
+    since: Timestamp,
+    /// When the upstream last took one since.
+    took: Option<Timestamp>,
+    /// How long it has borne it.
+    borne: Duration,
+}
+
+/// What the upstream has taken lately, in two buckets.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Taken {
+    from: Timestamp,
+    count: u32,
+    before: Option<(Timestamp, u32)>,
+}
+
+/// A reserved moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// When it is.
+    pub due: Timestamp,
+    made: Timestamp,
+    before: Timestamp,
+}
+
+/// Which decreases an attempt was sent after: a throttled answer to it tells nothing of later ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lesson(u64);
+
+impl AdaptiveRate {
+    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the configured limits'
+    /// rate (infinite without limits): these hold anyway.
+    pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
+        let learned = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN)?;
+        let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
+        let rate = (learned.base + risen).max(settings.floor_per_minute.into());
+        (rate < ceiling).then_some(rate)
+    }
+
+    /// What the next throttled answer will be measured by.
+    pub fn lesson(&self) -> Lesson {
+        Lesson(self.decreases)
+    }
+
+    /// How often it was lowered.
+    pub fn decreases(&self) -> u64 {
+        self.decreases
+    }
+
+    /// Takes the next moment from `from` on, an even distance after the one before it.
+    ///
+    /// # Errors
+    /// The wait from `now` on, where it is longer than `max_wait`; nothing was taken then.
+    pub fn reserve(
+        &mut self,
+        per_minute: f64,
+        from: Timestamp,
+        now: Timestamp,
+        max_wait: Duration,
+    ) -> Result<Place, Duration> {
+        let due = self.free.max(from).max(now);
+        if due.since(now) > max_wait {
+            return Err(due.since(now));
+        }
+        let before = std::mem::replace(&mut self.free, due.after(distance(per_minute)));
+        Ok(Place { due, made: self.free, before })
+    }
+
+    /// Gives a moment back that was not used, unless others were taken behind it.
+    pub fn refund(&mut self, place: &Place) {
+        if self.free == place.made {
+            self.free = place.before;
+        }
+    }
+
+    /// Moves all that is reserved by this much: a pause.
+    pub fn delay(&mut self, by: Duration) {
+        self.free = self.free.after(by);
+    }
+
+    /// The upstream took a request.
+    pub fn took(&mut self, now: Timestamp) {
+        self.taken.add(now);
+        if let Some(learned) = &mut self.learned {
+            // Only answers prove that the rate was borne: silence and pauses earn nothing.
+            let last = learned.took.unwrap_or(learned.since);
+            learned.borne += now.since(last).min(BUCKET);
+            learned.took = Some(last.max(now));
+        }
+    }
+
+    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at present, lowered.
+    pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: Lesson, now: Timestamp) -> Option<f64> {
+        let current = self.per_minute(settings, ceiling, now);
+        let known = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN);
+        let is_news = known.is_none_or(|learned| learned.took.is_some() || now.since(learned.since) >= AGAIN);
+        if sent != self.lesson() || !is_news {
+            return None;
+        }
+        let floor = f64::from(settings.floor_per_minute);
+        let measured = self.taken.per_minute(now);
+        let reached = match (current, measured) {
+            (Some(current), Some(measured)) => current.min(measured),
+            (Some(alone), None) | (None, Some(alone)) => alone,
+            // Nothing was taken, so that the limits say at most what may be.
+            (None, None) if ceiling.is_finite() => ceiling,
+            (None, None) => floor,
+        };
+        let base = (reached.min(ceiling) * LEFT).max(floor);
+        self.learned = Some(Learned { base, since: now, took: None, borne: Duration::ZERO });
+        self.decreases += 1;
+        Some(base)
+    }
+}
+
+fn distance(per_minute: f64) -> Duration {
+    Duration::from_secs_f64(60.0 / per_minute.max(1.0))
+}
+
+impl Taken {
+    fn add(&mut self, now: Timestamp) {
+        let age = now.since(self.from);
+        if age >= BUCKET {
+            let recent = self.count > 0 && age < 2 * BUCKET;
+            *self = Self { from: now, count: 0, before: recent.then_some((self.from, self.count)) };
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// None: nothing was taken lately.
+    fn per_minute(&self, now: Timestamp) -> Option<f64> {
+        if self.count == 0 || now.since(self.from) >= 2 * BUCKET {
+            return None;
+        }
+        let (from, before) = self.before.unwrap_or((self.from, 0));
+        let count = f64::from(self.count) + f64::from(before);
+        Some(count * 60.0 / now.since(from).max(BRIEF).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+#[path = "adaptive/tests.rs"]
+mod tests;
