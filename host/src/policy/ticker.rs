@@ -85,7 +85,7 @@ impl Drop for Running<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn until(what: &str, mut is_so: impl FnMut() -> bool) {

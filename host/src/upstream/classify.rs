@@ -86,7 +86,7 @@ fn handshake(link: &(dyn Error + 'static)) -> bool {
     })
 }
 
-fn in_chain<'a, E: Error + 'static>(error: AnyError<'a>) -> Option<&'a E> {
+fn in_chain<E: Error + 'static>(error: AnyError<'_>) -> Option<&E> {
     chain(error).find_map(|link| link.downcast_ref::<E>())
 }
 

@@ -93,7 +93,8 @@ impl Default for Together {
 }
 
 impl Together {
-    fn own(&self) -> usize {
+    /// This thread's line.
+    fn own() -> usize {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static OWN: usize = THREADS.fetch_add(1, Relaxed) % LINES);
         OWN.with(|own| *own)
@@ -105,7 +106,7 @@ impl RedisGate {
     pub(super) async fn with_others(self: &Arc<Self>, max_wait: Duration) -> Option<Told> {
         let runtime = Handle::try_current().ok()?;
         let (tell, told) = oneshot::channel();
-        let own = self.together.own();
+        let own = Together::own();
         let begins = {
             let mut line = self.together.0[own].lock();
             line.waiting.push(Waiting { max_wait, tell });
@@ -156,7 +157,7 @@ impl RedisGate {
         };
         let mut asking = waiting.split_off(leased.len());
         for (one, ticket) in waiting.into_iter().zip(leased) {
-            one.is_told(Ok(self.hand(Shared::leased(ticket))));
+            one.tell(Ok(self.hand(Shared::leased(ticket))));
         }
         let Some(((keys, arguments), intervals)) = step else { return };
         let (standing, Go { wait, taken, lease, leased }) = match self.asked(Ask::First, keys, arguments).await {
@@ -180,7 +181,7 @@ impl RedisGate {
         };
         let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         for (number, one) in (0..=beside).zip(asking) {
-            one.is_told(Ok(place(number)));
+            one.tell(Ok(place(number)));
         }
         // Of those who have left. The last place goes first: one that others stand behind would be forfeited.
         for number in (used..=beside).rev() {
@@ -195,14 +196,14 @@ fn miss(asking: Vec<Waiting>, missed: Missed) {
         let bears_more =
             matches!(missed, Missed::Refused(Refusal::RateLimited { retry_after, .. }) if one.max_wait >= retry_after);
         if number == 0 || !bears_more {
-            one.is_told(Err(missed));
+            one.tell(Err(missed));
         }
     }
 }
 
 impl Waiting {
     /// One who has gone meanwhile gives back what it is told of. Not to be called with the gate's lock held.
-    fn is_told(self, told: Told) {
+    fn tell(self, told: Told) {
         drop(self.tell.send(told));
     }
 }
