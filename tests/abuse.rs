@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use triage::{clock::Clock, entropy::Entropy};
 
 /// Sends bytes, closes the sending side, and reads whatever comes until the connection ends.
 async fn all(front: &Front, request: &[u8]) -> String {
@@ -224,6 +225,22 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
         serves(&front, what).await;
     }
     assert!(upstream.seen().iter().all(|seen| seen.line().starts_with("get /alive")));
+}
+
+/// An answer that is not read to its end counts for as long as it lasts: one after the other, they would be alone each.
+#[tokio::test]
+async fn an_answer_under_way_counts_against_the_memory_limit() {
+    let upstream =
+        Scripted::start(|seen| if seen.line().contains("/slow") { ok("", "a part of it") } else { ok("", "") }).await;
+    let mut settings = triage::config::for_upstream(&upstream.url(), "http-standard").unwrap();
+    settings.server.memory_limit = Some(1);
+    let host = triage::Host::new(&settings, Clock::system(), Entropy::system()).unwrap();
+    let ask = async |path: &str| host.call(http::Request::get(path).body(bytes::Bytes::new()).unwrap()).await;
+    let slow = ask("/slow").await;
+    assert_eq!(slow.status(), 200, "whoever is alone is served");
+    assert_eq!(ask("/other").await.status(), 503, "nobody else");
+    drop(slow);
+    assert_eq!(ask("/other").await.status(), 200, "it has ended");
 }
 
 /// Bodies of a mebibyte that never end, from far more callers than there is memory for: some are told so, the others wait, and what

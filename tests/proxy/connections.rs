@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use triage::{
     config,
     policy::contract::Failure,
@@ -28,10 +29,14 @@ impl Client {
 
     /// The body of an answer, or why there is none. A write goes over young connections only.
     async fn asks(&self, method: Method) -> Result<Bytes, Failure> {
+        self.asks_at(method, "/a").await
+    }
+
+    async fn asks_at(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
         let outbound = Outbound {
             guarded: method != Method::GET,
             method,
-            path_and_query: "/a".to_owned(),
+            path_and_query: path.to_owned(),
             headers: http::HeaderMap::new(),
             body: OutboundBody::Bytes(Bytes::new()),
         };
@@ -83,6 +88,72 @@ async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
         }
         assert_eq!(upstream.seen().len(), 20, "{headers:?}: once each");
     }
+}
+
+/// Over every kind of connection a path arrives as a URL's parts are written: a policy's probe may name what a URL must encode.
+#[tokio::test]
+async fn a_path_that_takes_encoding_is_encoded() {
+    let upstream = Scripted::start(|_| ok("", "")).await;
+    let client = Client::of(&upstream);
+    for (path, arrives) in [
+        ("/rooms?name=A#4", "/rooms?name=a%234"),
+        ("/\"{a}\"?b='<c>'", "/%22%7ba%7d%22?b=%27%3cc%3e%27"),
+        ("/caf\u{e9}", "/caf%c3%a9"),
+        ("/a/../b", "/b"),
+        ("/a%2e?b=%20c&d+e~f", "/a%2e?b=%20c&d+e~f"),
+    ] {
+        client.asks_at(Method::GET, path).await.unwrap();
+        assert_eq!(upstream.seen().last().unwrap().line(), format!("get {arrives} http/1.1"), "{path}");
+    }
+}
+
+/// What of an error's body nobody asked for does not cost a connection, just when the upstream is in trouble.
+#[tokio::test]
+async fn an_answer_that_nobody_reads_keeps_its_connection() {
+    let mut count = 0;
+    let upstream = Scripted::start(move |_| {
+        count += 1;
+        let status = if count % 2 == 1 { "503 Busy" } else { "200 OK" };
+        Reply::Bytes(format!("HTTP/1.1 {status}\r\ncontent-length: 7\r\n\r\nperhaps").into())
+    })
+    .await;
+    let front = Front::of(&upstream.url(), TWICE);
+    for _ in 0..3 {
+        let got = front.ask("GET", "/a", "").await;
+        assert_eq!((got.status(), got.header("triage-attempts")), ("200", Some("2")));
+    }
+    let connections: Vec<usize> = upstream.seen().iter().map(|seen| seen.connection).collect();
+    // The last answer is kept until there is a better one, and its connection with it.
+    assert!(connections.iter().all(|connection| *connection < 2), "{connections:?}");
+}
+
+/// An upstream that answers before it has read the body, and leaves it at that, holds up neither the caller nor anybody after it.
+#[tokio::test]
+async fn an_early_answer_ends_the_upload() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n").await;
+            open.push(stream);
+        }
+    });
+    let front = Front::of(&url, "");
+    let mut caller = tokio::net::TcpStream::connect(front.address()).await.unwrap();
+    let head = format!("PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = caller.into_split();
+    let sent = tokio::spawn(async move { while write.write_all(&[b'x'; 65_536]).await.is_ok() {} });
+    let mut answer = Vec::new();
+    // A bound that only a connection which is left open would pass.
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        while read.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {}
+        sent.await.unwrap();
+    });
+    assert!(ended.await.is_ok(), "still open");
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 413"), "{:?}", String::from_utf8_lossy(&answer));
 }
 
 /// Answers that arrive while others are under way, in parts and with bodies of their own, are not mixed up.

@@ -22,7 +22,7 @@ pub struct Memory {
     held: AtomicU64,
     /// The same at the last look: they are in `resident` already.
     held_then: AtomicU64,
-    /// Requests that were let in and have not ended.
+    /// Requests that were let in, and whose answers have not ended.
     under_way: AtomicU64,
 }
 
@@ -76,21 +76,17 @@ impl Memory {
             Priority::Normal => 90,
             Priority::High => 100,
         };
-        self.under_way.fetch_add(1, Relaxed);
-        // Made first: it counts itself out again.
-        let held = Held { memory: Arc::clone(self), bytes: 0 };
-        self.room(percent).map(|()| held)
+        // Who is refused is nobody's company.
+        let let_in = |under_way| (under_way == 0 || self.above(percent).is_none()).then_some(under_way + 1);
+        match (self.under_way.fetch_update(Relaxed, Relaxed, let_in), self.limit) {
+            (Err(_), Some(limit_bytes)) => Err(Scarce { limit_bytes }),
+            _ => Ok(Held { memory: Arc::clone(self), bytes: 0 }),
+        }
     }
 
-    /// Whether there is no room for anybody, as far as this host's requests are to blame.
+    /// Whether all of the limit is used.
     pub fn is_full(&self) -> bool {
-        self.under_way.load(Relaxed) > 0 && self.above(100).is_some()
-    }
-
-    /// For one of those that were let in, if it is not the only one.
-    fn room(&self, percent: u64) -> Result<(), Scarce> {
-        let above = self.above(percent).filter(|_| self.under_way.load(Relaxed) > 1);
-        above.map_or(Ok(()), |limit_bytes| Err(Scarce { limit_bytes }))
+        self.above(100).is_some()
     }
 
     /// The limit, where more than this part of it is used.
@@ -107,7 +103,14 @@ impl Held {
     pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
         self.bytes += bytes as u64;
         self.memory.held.fetch_add(bytes as u64, Relaxed);
-        self.memory.room(100)
+        let is_alone = self.memory.under_way.load(Relaxed) <= 1;
+        let above = self.memory.above(100).filter(|_| !is_alone);
+        above.map_or(Ok(()), |limit_bytes| Err(Scarce { limit_bytes }))
+    }
+
+    /// Whether there is a limit that it counts against.
+    pub fn is_limited(&self) -> bool {
+        self.memory.limit.is_some()
     }
 }
 
@@ -148,13 +151,11 @@ mod tests {
     fn whoever_is_alone_is_let_in_however_much_is_resident() {
         let memory = Memory::new(Some(1000));
         memory.looked(5000);
-        assert!(!memory.is_full());
         let mut alone = memory.admit(Priority::Low).unwrap();
         assert_eq!(alone.more(100), Ok(()));
         assert!(memory.is_full());
         assert_eq!(memory.admit(Priority::High).unwrap_err(), Scarce { limit_bytes: 1000 });
         drop(alone);
-        assert!(!memory.is_full());
         assert!(memory.admit(Priority::Low).is_ok());
     }
 

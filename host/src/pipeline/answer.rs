@@ -7,6 +7,7 @@ use super::{
 use crate::{
     error::{Problem, VERDICT},
     idempotency::{self, Stored},
+    overload::Held,
     policy::contract::Replacement,
     upstream::{self, Body, headers},
 };
@@ -25,6 +26,18 @@ pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
 pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
 /// That the answer was given before.
 pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
+
+/// The body, which counts as under way until it is dropped.
+pub(super) fn holding(body: Body, held: Held) -> Body {
+    if http_body::Body::is_end_stream(&body) {
+        return body;
+    }
+    let pass_on = move |error| {
+        let _ = &held;
+        error
+    };
+    body.map_err(pass_on).boxed()
+}
 
 /// An answer before it is dressed.
 #[derive(Debug)]

@@ -41,8 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) path_and_query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
-    /// That it is under way, and what its body takes.
-    pub(crate) _held: Held,
+    /// That it is under way, and what its body takes; with the answer's body once there is one.
+    pub(crate) held: Option<Held>,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,

@@ -110,7 +110,7 @@ impl Host {
             path_and_query,
             headers: head.headers,
             body,
-            _held: held,
+            held: Some(held),
             started,
             deadline,
             key,

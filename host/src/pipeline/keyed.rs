@@ -8,6 +8,7 @@ use super::{
 use crate::{
     error::Problem,
     idempotency::{self, Begun, ClaimOwner, Fence, Hold, Opening, RecordError, RecordId, Stored},
+    overload::Held,
     policy::contract::{Class, Effect},
     telemetry::{Account, KeyResult},
     upstream::Body,
@@ -36,7 +37,10 @@ impl Exchange {
             }
         };
         progress.account.close(response.status().as_u16());
-        response
+        match self.held.take().filter(Held::is_limited) {
+            Some(held) => response.map(|body| answer::holding(body, held)),
+            None => response,
+        }
     }
 
     async fn keyed(&mut self, fence: Fence, progress: &mut Progress) -> Result<Response<Body>, Problem> {

@@ -10,8 +10,7 @@ type AnyError<'a> = &'a (dyn Error + 'static);
 /// (RFC 9113 section 8.7): everything else may have reached it.
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
     if error.is_connect() {
-        let kind = if error.is_timeout() { FailureKind::ConnectTimeout } else { connect(error) };
-        return Failure { kind, sent: false };
+        return Failure { kind: connect(error, error.is_timeout()), sent: false };
     }
     if let Some(stream) = in_chain::<h2::Error>(error)
         && stream.is_remote()
@@ -34,17 +33,16 @@ pub(super) fn broken(error: &hyper::Error) -> Failure {
 
 /// Classifies why there is no connection.
 pub(super) fn connecting(error: AnyError<'_>) -> FailureKind {
-    match in_chain::<io::Error>(error) {
-        Some(io) if io.kind() == io::ErrorKind::TimedOut => FailureKind::ConnectTimeout,
-        _ => connect(error),
-    }
+    connect(error, in_chain::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::TimedOut))
 }
 
-fn connect(error: AnyError<'_>) -> FailureKind {
+fn connect(error: AnyError<'_>, timed_out: bool) -> FailureKind {
     if in_chain::<Unresolved>(error).is_some() {
         FailureKind::Dns
     } else if tls(error) {
         FailureKind::Tls
+    } else if timed_out {
+        FailureKind::ConnectTimeout
     } else {
         FailureKind::Connect
     }

@@ -1,4 +1,4 @@
-//! The transport over sockets: two connection pools, no redirects, no retries, nothing decoded.
+//! The transport over sockets: no redirects, no retries, nothing decoded. Over TLS or HTTP/2 by reqwest, otherwise by [`Plain`].
 
 use super::{
     BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify,
@@ -80,8 +80,13 @@ struct Watched {
 }
 
 impl Pools {
-    fn new(settings: &Settings, tls: &ClientConfig, resolver: &Arc<dyn Resolver>) -> Result<Self, TransportError> {
-        if let Some(plain) = Plain::new(settings, resolver)? {
+    fn new(
+        base: &Url,
+        settings: &Settings,
+        tls: &ClientConfig,
+        resolver: &Arc<dyn Resolver>,
+    ) -> Result<Self, TransportError> {
+        if let Some(plain) = Plain::new(base, settings, resolver)? {
             return Ok(Self::Plain(Arc::new(plain)));
         }
         let client = |idle: Duration| {
@@ -123,7 +128,7 @@ impl HttpClient {
         let base = settings.base_url.to_string();
         let base = Url::parse(base.trim_end_matches('/')).map_err(|_| TransportError::Url(base))?;
         let tls = tls(settings)?;
-        let pools = ArcSwap::from_pointee(Pools::new(settings, &tls, &resolver)?);
+        let pools = ArcSwap::from_pointee(Pools::new(&base, settings, &tls, &resolver)?);
         let name = base.domain().map(str::to_owned);
         let watched = name.zip(settings.dns_refresh).map(|(name, every)| Watched {
             name,
@@ -162,7 +167,7 @@ impl Inner {
         if !watched.followed.lock().found(addresses) {
             return;
         }
-        match Pools::new(&self.settings, &self.tls, &self.resolver) {
+        match Pools::new(&self.base, &self.settings, &self.tls, &self.resolver) {
             Ok(pools) => {
                 if let Pools::Plain(plain) = &*self.pools.swap(Arc::new(pools)) {
                     // Those who wait for an answer over the old ones hold them.
@@ -175,21 +180,21 @@ impl Inner {
             }
         }
     }
+}
 
-    /// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
-    fn url(&self, path_and_query: &str) -> Url {
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
-        };
-        let mut url = self.base.clone();
-        match self.base.path() {
-            "" | "/" => url.set_path(path),
-            prefix => url.set_path(&[prefix, path].concat()),
-        }
-        url.set_query(query);
-        url
+/// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
+pub(super) fn below(base: &Url, path_and_query: &str) -> Url {
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    let mut url = base.clone();
+    match base.path() {
+        "" | "/" => url.set_path(path),
+        prefix => url.set_path(&[prefix, path].concat()),
     }
+    url.set_query(query);
+    url
 }
 
 /// TLS by rustls with ring. An `http` upstream needs no roots, and loading the system's takes 30 ms of the start.
@@ -231,7 +236,7 @@ impl Transport for HttpClient {
             Pools::Negotiated { safe, .. } => safe.clone(),
         };
         Box::pin(async move {
-            let mut outbound = reqwest::Request::new(request.method, inner.url(&request.path_and_query));
+            let mut outbound = reqwest::Request::new(request.method, below(&inner.base, &request.path_and_query));
             *outbound.headers_mut() = request.headers;
             *outbound.body_mut() = match request.body {
                 OutboundBody::Bytes(bytes) if bytes.is_empty() => None,

@@ -9,6 +9,7 @@ mod wire;
 
 use super::{
     Inbound, Outbound, OutboundBody, Settings, TransportError, classify,
+    http_client::below,
     resolve::{Marked, Resolver},
 };
 use crate::policy::contract::{Failure, FailureKind};
@@ -20,6 +21,7 @@ use http::{
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use idle::Idle;
+use reqwest::Url;
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use tokio::time::timeout;
 use tower_service::Service as _;
@@ -34,6 +36,7 @@ pub(super) struct Plain {
     connector: HttpConnector<Marked>,
     origin: Uri,
     host: HeaderValue,
+    base: Url,
     /// Of every path; without a slash at its end.
     prefix: String,
     connect_timeout: Duration,
@@ -46,7 +49,11 @@ impl Plain {
     ///
     /// # Errors
     /// [`TransportError::Url`]
-    pub(super) fn new(settings: &Settings, resolver: &Arc<dyn Resolver>) -> Result<Option<Self>, TransportError> {
+    pub(super) fn new(
+        base: &Url,
+        settings: &Settings,
+        resolver: &Arc<dyn Resolver>,
+    ) -> Result<Option<Self>, TransportError> {
         let origin = &settings.base_url;
         if origin.scheme() != Some(&Scheme::HTTP) || settings.http2_prior_knowledge {
             return Ok(None);
@@ -65,6 +72,7 @@ impl Plain {
             connector,
             origin: origin.clone(),
             host: HeaderValue::try_from(host).map_err(|_| unusable())?,
+            base: base.clone(),
             prefix: origin.path().trim_end_matches('/').to_owned(),
             connect_timeout: settings.connect_timeout,
             idle_timeout: settings.idle_timeout,
@@ -108,6 +116,13 @@ impl Plain {
     fn message(&self, request: Outbound) -> Result<Request<Payload>, Failure> {
         let Outbound { method, path_and_query, headers, body, .. } = request;
         let target = match self.prefix.as_str() {
+            _ if !is_plain(&path_and_query) => {
+                let url = below(&self.base, &path_and_query);
+                PathAndQuery::try_from(match url.query() {
+                    Some(query) => [url.path(), "?", query].concat(),
+                    None => url.path().to_owned(),
+                })
+            }
             "" => PathAndQuery::try_from(path_and_query),
             prefix => PathAndQuery::try_from([prefix, &path_and_query].concat()),
         };
@@ -132,6 +147,13 @@ impl Plain {
         };
         Wire::open(stream).await.map_err(|_| unconnected(FailureKind::Connect))
     }
+}
+
+/// Whether a path is sent as it stands. Others (a policy may look at `/rooms?name=A#4`) are encoded and resolved first, as a URL's
+/// parts are, so that they arrive alike over every kind of connection.
+fn is_plain(path_and_query: &str) -> bool {
+    let takes_encoding = |byte: &u8| !byte.is_ascii_graphic() || b"\"#'<>\\^`{|}".contains(byte);
+    !path_and_query.as_bytes().iter().any(takes_encoding) && !path_and_query.contains("/.")
 }
 
 /// Whether the upstream leaves the connection open after this answer (RFC 9112 section 9.3).

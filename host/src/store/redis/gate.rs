@@ -219,13 +219,20 @@ impl RedisGate {
         self.later(&steps::GIVE_BACK, steps::give_back(ticket, sent, ask, taken));
     }
 
-    /// Gives back what the store granted to one who no longer waits.
+    /// Gives back what the store granted to those who no longer wait.
     fn undo(self: &Arc<Self>, answer: &Value, ask: Ask) {
         if let Some((standing, Acquired::Go(Go { taken, lease, leased, .. }))) =
             self.read(&steps::ACQUIRE, answer, steps::acquired)
         {
-            self.known.lock().leased.add(leased, self.clock.now());
             let ticket = Ticket { epoch: standing.epoch, lease };
+            let mut known = self.known.lock();
+            let taken = if known.settings.leased {
+                known.leased.add(leased, self.clock.now());
+                taken
+            } else {
+                taken.range(0..=leased, &known.intervals_us())
+            };
+            drop(known);
             self.return_to_store(Some(&ticket), false, ask, &taken);
         }
     }

@@ -2,11 +2,19 @@
 
 use super::Wire;
 use parking_lot::Mutex;
-use std::{collections::VecDeque, sync::Arc, task::Context, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    task::{Context, Waker},
+    time::Duration,
+};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
 };
+
+/// Between two looks at them: most upstreams close what is idle after five seconds or more.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// Idle connections, the oldest first.
 #[derive(Debug)]
@@ -61,30 +69,43 @@ impl Idle {
             && let Ok(runtime) = Handle::try_current()
         {
             inner.swept = true;
-            let (idle, every) = (Arc::downgrade(self), self.longest);
-            runtime.spawn(async move {
-                loop {
-                    sleep(every).await;
-                    match idle.upgrade() {
-                        Some(idle) if idle.sweep() => {}
-                        _ => return,
-                    }
-                }
-            });
+            runtime.spawn(Sweeper(Arc::downgrade(self)).run(self.longest.min(EVERY)));
         }
     }
 
-    /// Closes those that are too old. Whether there are others.
+    /// Closes those that are too old, and those that the upstream has closed. Whether there are others.
     fn sweep(&self) -> bool {
         let mut inner = self.inner.lock();
-        while inner.waiting.front().is_some_and(|(_, since)| since.elapsed() >= self.longest) {
-            inner.waiting.pop_front();
-        }
+        let mut context = Context::from_waker(Waker::noop());
+        inner.waiting.retain_mut(|(wire, since)| since.elapsed() < self.longest && wire.is_usable(&mut context));
         inner.swept = !inner.waiting.is_empty();
         inner.swept
     }
 
     pub(super) fn clear(&self) {
         self.inner.lock().waiting.clear();
+    }
+}
+
+/// Sweeps for as long as there is something to sweep. If its runtime ends first, whoever puts one next begins another.
+struct Sweeper(Weak<Idle>);
+
+impl Sweeper {
+    async fn run(self, every: Duration) {
+        loop {
+            sleep(every).await;
+            match self.0.upgrade() {
+                Some(idle) if idle.sweep() => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        if let Some(idle) = self.0.upgrade() {
+            idle.inner.lock().swept = false;
+        }
     }
 }

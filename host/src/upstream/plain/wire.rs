@@ -18,7 +18,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 use tokio::net::TcpStream;
 
@@ -28,6 +28,8 @@ pub(super) struct Wire {
     sender: SendRequest<Payload>,
     /// None once it has ended.
     connection: Option<Connection<TokioIo<TcpStream>, Payload>>,
+    /// Whether the last request has a body, which may still be on its way when its answer ends.
+    carries: bool,
 }
 
 /// What a request carries.
@@ -42,7 +44,7 @@ pub(super) enum Payload {
 impl Wire {
     pub(super) async fn open(stream: TokioIo<TcpStream>) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new().handshake(stream).await?;
-        Ok(Self { sender, connection: Some(connection) })
+        Ok(Self { sender, connection: Some(connection), carries: false })
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -67,6 +69,7 @@ impl Wire {
         &mut self,
         request: Request<Payload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
+        self.carries = !request.body().is_end_stream();
         let mut answer = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
         poll_fn(|cx| {
@@ -107,15 +110,17 @@ impl http_body::Body for Payload {
 
 /// An answer's body. When it has ended well its connection goes to the `idle` ones, where there are any to go to; else it is closed.
 pub(super) fn streaming(incoming: Incoming, wire: Wire, idle: Option<Arc<Idle>>) -> Body {
-    let mut streaming = Streaming { incoming, wire: Some(wire), idle, broken: None };
-    if streaming.incoming.is_end_stream() {
+    let is_over = incoming.is_end_stream();
+    let mut streaming = Streaming { incoming: Some(incoming), wire: Some(wire), idle, broken: None };
+    if is_over {
         streaming.end();
     }
     streaming.boxed()
 }
 
 struct Streaming {
-    incoming: Incoming,
+    /// There until it is dropped.
+    incoming: Option<Incoming>,
     /// None once the body has ended.
     wire: Option<Wire>,
     idle: Option<Arc<Idle>>,
@@ -124,9 +129,24 @@ struct Streaming {
 }
 
 impl Streaming {
+    /// The answer is over. A request that is not closes its connection: nobody would drive it any more.
     fn end(&mut self) {
-        if let (Some(wire), Some(idle)) = (self.wire.take(), &self.idle) {
+        if let (Some(mut wire), Some(idle)) = (self.wire.take(), &self.idle)
+            && (!wire.carries || wire.is_usable(&mut Context::from_waker(Waker::noop())))
+        {
             idle.put(wire);
+        }
+    }
+}
+
+impl Drop for Streaming {
+    /// Of an answer that nobody reads to its end, the connection is kept if what is left of it has arrived.
+    fn drop(&mut self) {
+        if let (Some(mut wire), Some(idle)) = (self.wire.take(), &self.idle) {
+            drop(self.incoming.take());
+            if wire.is_usable(&mut Context::from_waker(Waker::noop())) {
+                idle.put(wire);
+            }
         }
     }
 }
@@ -140,13 +160,14 @@ impl http_body::Body for Streaming {
         if let Some(error) = own.broken.take() {
             return Poll::Ready(Some(Err(error.into())));
         }
+        let Some(incoming) = &mut own.incoming else { return Poll::Ready(None) };
         // It asks first: the connection reads no more of a body than somebody wants.
-        let mut polled = Pin::new(&mut own.incoming).poll_frame(cx);
+        let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
         if polled.is_pending()
             && let Some(wire) = &mut own.wire
         {
             wire.drive(cx);
-            polled = Pin::new(&mut own.incoming).poll_frame(cx);
+            polled = Pin::new(&mut *incoming).poll_frame(cx);
         }
         let frame = std::task::ready!(polled);
         match frame {
@@ -157,17 +178,17 @@ impl http_body::Body for Streaming {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Some(Ok(_)) if !own.incoming.is_end_stream() => {}
+            Some(Ok(_)) if !incoming.is_end_stream() => {}
             Some(Ok(_)) | None => own.end(),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.broken.is_none() && self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
     }
 }

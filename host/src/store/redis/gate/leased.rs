@@ -5,7 +5,11 @@ use super::{
     fleet::State,
     steps::{SavedUp, Ticket},
 };
-use crate::{clock::Timestamp, gate::Settings, rate_limit::Quota};
+use crate::{
+    clock::{Timestamp, micros},
+    gate::Settings,
+    rate_limit::Quota,
+};
 use std::time::Duration;
 
 /// What a host leases at once: its part of so much time.
@@ -56,6 +60,11 @@ impl Known {
         let Some((beaten, _)) = self.beaten.as_ref().filter(|_| self.settings.leased) else { return 0 };
         let lots = self.settings.limits.iter().map(|quota| lot(quota, beaten.live));
         lots.min().unwrap_or(0)
+    }
+
+    /// Of each limit.
+    pub(super) fn intervals_us(&self) -> Vec<u64> {
+        self.settings.limits.iter().map(|quota| micros(quota.interval())).collect()
     }
 
     /// A leased place and what goes with it, where nothing needs to be asked.

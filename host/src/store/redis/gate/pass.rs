@@ -12,6 +12,7 @@ use crate::{
     store::redis::LinkError,
 };
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 
 impl RedisGate {
     /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants after that.
@@ -41,10 +42,14 @@ impl RedisGate {
             }
             is_plain && known.fleet.is_closed()
         };
+        let longest = Instant::now() + self.link.timeout();
         let told = if with_others { self.with_others(*wait.end()).await } else { None };
         let told = match told {
             Some(told) => told,
-            None => self.by_itself(ask, wait.clone()).await,
+            // What it has waited with others counts: both together cost a request no more than one step may.
+            None => timeout_at(longest, self.by_itself(ask, wait.clone()))
+                .await
+                .unwrap_or(Err(Missed::Unanswered { late: true })),
         };
         match told {
             Ok(handed) => match handed.take() {

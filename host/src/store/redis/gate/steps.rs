@@ -210,17 +210,22 @@ impl Taken {
         self.places.is_empty()
     }
 
-    /// What the place so many behind took, of those that one step took beside this one. `interval_us`: of each limit.
-    pub(super) fn beside(&self, number: u32, interval_us: &[u64]) -> Self {
+    /// What the places from one number to another took, of those that one step took beside this one, which is number 0.
+    /// `interval_us`: of each limit.
+    pub(super) fn range(&self, numbers: RangeInclusive<u32>, interval_us: &[u64]) -> Self {
         let behind = |(place, interval): (&[String], &u64)| {
             let made = place.get(1).and_then(|made| made.parse::<u64>().ok()).unwrap_or(0);
-            let made = made.saturating_add(interval.saturating_mul(number.into()));
-            [made.saturating_sub(*interval).to_string(), made.to_string()]
+            let after = |number: u32| made.saturating_add(interval.saturating_mul(number.into())).to_string();
+            let before = match numbers.start().checked_sub(1) {
+                Some(number) => after(number),
+                None => place.first().cloned().unwrap_or_default(),
+            };
+            [before, after(*numbers.end())]
         };
-        match number {
-            0 => self.clone(),
-            _ => Self { places: self.places.chunks(2).zip(interval_us).flat_map(behind).collect(), ..self.clone() },
+        if numbers == (0..=0) {
+            return self.clone();
         }
+        Self { places: self.places.chunks(2).zip(interval_us).flat_map(behind).collect(), ..self.clone() }
     }
 }
 

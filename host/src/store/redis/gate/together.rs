@@ -9,14 +9,13 @@ use super::{
     steps::{self, Go, Ticket},
 };
 use crate::{
-    clock::micros,
     gate::{Ask, Refusal},
     store::redis::{link, meter},
 };
-use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use std::{
     array,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -33,6 +32,9 @@ use tokio::{
 const LINES: usize = 16;
 /// Most places that one step takes beside the first.
 const MOST: usize = 256;
+/// Who has waited for this part of `state.timeout`, and whose step has not begun, asks for itself: the store is slow, and waiting for
+/// two steps would cost a request as much as both.
+const PATIENCE: u32 = 4;
 
 /// Who waits for the next step, thread by thread.
 #[derive(Debug)]
@@ -42,10 +44,13 @@ pub(super) struct Together([Mutex<Line>; LINES]);
 struct Line {
     under_way: bool,
     waiting: Vec<Waiting>,
+    /// How many have come.
+    come: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
+    number: u64,
     max_wait: Duration,
     tell: oneshot::Sender<Told>,
 }
@@ -105,27 +110,32 @@ impl RedisGate {
     /// What the thread's next step brings; none where one has to ask for itself. Dropping the future gives a place back.
     pub(super) async fn with_others(self: &Arc<Self>, max_wait: Duration) -> Option<Told> {
         let runtime = Handle::try_current().ok()?;
-        let (tell, told) = oneshot::channel();
         let own = Together::own();
-        let begins = {
-            let mut line = self.together.0[own].lock();
-            line.waiting.push(Waiting { max_wait, tell });
-            !std::mem::replace(&mut line.under_way, true)
-        };
+        let (number, told, begins) = self.together.0[own].lock().join(max_wait);
         if begins {
             runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
         }
-        let step = timeout(self.link.timeout(), told).map(|told| match told {
-            Ok(told) => told.ok(),
-            Err(_) => Some(Err(Missed::Unanswered { late: true })),
-        });
         // The step itself is the driver's; what this attempt waited for it is its own.
-        link::told(steps::ACQUIRE.name(), Instant::now(), step, |told| match told {
+        link::told(steps::ACQUIRE.name(), Instant::now(), self.patiently(own, number, told), |told| match told {
             Some(Err(Missed::Unanswered { late: true })) => meter::TIMED_OUT,
             Some(Err(Missed::Unanswered { late: false })) => meter::DOWN,
             _ => meter::ANSWERED,
         })
         .await
+    }
+
+    async fn patiently(&self, line: usize, number: u64, mut told: oneshot::Receiver<Told>) -> Option<Told> {
+        let (longest, patience) = (self.link.timeout(), self.link.timeout() / PATIENCE);
+        if let Ok(told) = timeout(patience, &mut told).await {
+            return told.ok();
+        }
+        if self.together.0[line].lock().leave(number) {
+            return None;
+        }
+        match timeout(longest - patience, told).await {
+            Ok(told) => told.ok(),
+            Err(_) => Some(Err(Missed::Unanswered { late: true })),
+        }
     }
 
     pub(super) fn hand(self: &Arc<Self>, shared: Shared) -> Handed {
@@ -150,8 +160,7 @@ impl RedisGate {
                     &saved_up,
                     others.saturating_add(known.lot()),
                 );
-                let intervals: Vec<u64> = known.settings.limits.iter().map(|quota| micros(quota.interval())).collect();
-                (self.arguments(&known, now, own), intervals)
+                (self.arguments(&known, now, own), known.intervals_us())
             });
             (leased, step)
         };
@@ -164,29 +173,46 @@ impl RedisGate {
             Ok(granted) => granted,
             Err(missed) => return miss(asking, missed),
         };
-        let others = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0);
-        asking.retain(|one| !one.tell.is_closed());
-        let beside = others.min(leased);
+        let beside = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0).min(leased);
+        // The wait was asked for by one who may have left meanwhile.
+        asking.retain(|one| !one.tell.is_closed() && one.max_wait >= wait);
+        let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         let has_breaker = {
             let mut known = self.known.lock();
             // Their share of a retry is earned with the next step, as that of leased places is.
-            known.saved_up.firsts = known.saved_up.firsts.saturating_add(beside);
+            known.saved_up.firsts = known.saved_up.firsts.saturating_add(used.saturating_sub(1).min(beside));
             known.leased.add(leased - beside, self.clock.now());
             known.settings.breaker.is_some()
         };
-        let place = |number| {
-            let (wait, lease) = if number == 0 { (wait, lease) } else { (Duration::ZERO, None) };
+        let places = |numbers: RangeInclusive<u32>| {
+            let (wait, lease) = if *numbers.start() == 0 { (wait, lease) } else { (Duration::ZERO, None) };
             let ticket = has_breaker.then(|| Ticket { epoch: standing.epoch.clone(), lease });
-            self.hand(Shared::new(wait, Ask::First, taken.beside(number, &intervals), ticket))
+            self.hand(Shared::new(wait, Ask::First, taken.range(numbers, &intervals), ticket))
         };
-        let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         for (number, one) in (0..=beside).zip(asking) {
-            one.tell(Ok(place(number)));
+            one.tell(Ok(places(number..=number)));
         }
-        // Of those who have left. The last place goes first: one that others stand behind would be forfeited.
-        for number in (used..=beside).rev() {
-            drop(place(number));
+        // What nobody is there for goes back as a whole: of places one by one, only the last is not stood behind.
+        if used <= beside {
+            drop(places(used..=beside));
         }
+    }
+}
+
+impl Line {
+    /// Joins: under which number, where it is told, and whether a driver is wanted.
+    fn join(&mut self, max_wait: Duration) -> (u64, oneshot::Receiver<Told>, bool) {
+        let (tell, told) = oneshot::channel();
+        let number = self.come;
+        self.come += 1;
+        self.waiting.push(Waiting { number, max_wait, tell });
+        (number, told, !std::mem::replace(&mut self.under_way, true))
+    }
+
+    /// Leaves, unless its step has begun.
+    fn leave(&mut self, number: u64) -> bool {
+        let place = self.waiting.iter().position(|one| one.number == number);
+        place.map(|place| self.waiting.remove(place)).is_some()
     }
 }
 

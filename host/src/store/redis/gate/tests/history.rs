@@ -185,7 +185,7 @@ impl Both {
         }
         let intervals: Vec<u64> = self.limits.iter().map(|quota| micros(quota.interval())).collect();
         for (number, own) in (0..).zip(all) {
-            let (taken, ticket) = (taken.beside(number, &intervals), ticket.clone());
+            let (taken, ticket) = (taken.range(number..=number, &intervals), ticket.clone());
             pairs.push(Pair { own, taken, ticket, sent: false, ask: Ask::First });
         }
         Ok(())

@@ -86,6 +86,47 @@ async fn who_leaves_a_crowd_gives_its_place_back() {
     panic!("some places are still taken");
 }
 
+/// A later place that was asked for by one who has left is nobody's who cannot wait for it.
+#[tokio::test]
+async fn a_wait_goes_to_none_who_cannot_bear_it() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.port());
+    let settings = settings(None, vec![quota(1, Duration::from_secs(10), 1)]);
+    let one = host_at(&proxy.url(), &settings, Duration::from_secs(2));
+    soon("its first beat", || one.gate.known.lock().beaten.is_some()).await;
+    let first = one.gate.acquire(Ask::First, NOW).await;
+    assert!(first.is_ok());
+    proxy.delay(50 * MS);
+    let patient = timeout(20 * MS, one.gate.acquire(Ask::First, Duration::ZERO..=Duration::from_secs(60)));
+    let (left, told) = tokio::join!(patient, one.gate.acquire(Ask::First, NOW));
+    assert!(left.is_err(), "it has left");
+    assert!(matches!(told, Err(Refusal::RateLimited { .. })), "{told:?}");
+}
+
+/// An answer that comes when all of a crowd have gone on alone leaves no place taken.
+#[tokio::test]
+async fn a_step_that_is_late_gives_all_its_places_back() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.port());
+    let settings = settings(None, vec![quota(1, Duration::from_secs(60), 8)]);
+    let one = host_at(&proxy.url(), &settings, 100 * MS);
+    soon("its first beat", || one.gate.known.lock().beaten.is_some()).await;
+    proxy.delay(150 * MS);
+    let told = one.crowd(8).await;
+    assert!(told.iter().flatten().all(|grant| matches!(grant, Grant::Alone(_))), "{told:?}");
+    proxy.delay(Duration::ZERO);
+    for _ in 0..300 {
+        let told = one.crowd(8).await;
+        if told.iter().all(|told| matches!(told, Ok(Grant::Shared(_)))) {
+            return;
+        }
+        told.iter().flatten().rev().for_each(|grant| one.gate.give_back(grant));
+        one.gates.flush().await;
+        sleep(10 * MS).await;
+    }
+    panic!("some places are still taken");
+}
+
 /// A runtime that ends in the middle of a step leaves nobody waiting behind it.
 #[test]
 fn a_runtime_that_ends_leaves_the_line_to_the_next() {
