@@ -132,7 +132,7 @@ impl RedisGate {
         if self.together.0[line].lock().leave(number) {
             return None;
         }
-        match timeout(longest - patience, told).await {
+        match timeout(longest.saturating_sub(patience), told).await {
             Ok(told) => told.ok(),
             Err(_) => Some(Err(Missed::Unanswered { late: true })),
         }
