@@ -1,14 +1,16 @@
-//! The upstream: one API behind the host. The only user of reqwest.
+//! The upstream: one API behind the host. Plain HTTP/1.1 goes over hyper, TLS and HTTP/2 over reqwest.
 
 mod classify;
 mod follow;
 pub mod headers;
 mod http_client;
+mod negotiated;
 mod plain;
 mod resolve;
+mod target;
 
-pub(crate) use http_client::tls;
 pub use http_client::{HttpClient, TransportError};
+pub(crate) use negotiated::tls;
 pub use resolve::{Resolver, SystemResolver};
 
 use crate::policy::contract::Failure;

@@ -1,18 +1,19 @@
-//! The transport over sockets: no redirects, no retries, nothing decoded. Over TLS or HTTP/2 by reqwest, otherwise by [`Plain`].
+//! The transport over sockets: no redirects, no retries, nothing decoded. [`Plain`] speaks HTTP/1.1,
+//! [`Negotiated`] TLS and HTTP/2.
 
 use super::{
-    BoxError, Inbound, Outbound, OutboundBody, Settings, Transport, classify,
+    BoxError, Inbound, Outbound, Settings, Transport,
     follow::Followed,
+    negotiated::{Negotiated, tls},
     plain::Plain,
-    resolve::{Marked, Resolver, SystemResolver},
+    resolve::{Resolver, SystemResolver},
 };
 use crate::{clock, policy::contract::Failure};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
-use reqwest::{Client, Url, redirect};
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
+use reqwest::Url;
+use rustls::ClientConfig;
 use std::{
     net::IpAddr,
     path::PathBuf,
@@ -25,7 +26,9 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 /// Servers close idle connections after 5 s and more; a write must not race that close (RFC 9112 section 9.3.1).
-const GUARDED_IDLE: Duration = Duration::from_millis(3900);
+pub(super) const GUARDED_IDLE: Duration = Duration::from_millis(3900);
+/// Between two signs of life on a silent connection.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Why an upstream's client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,13 +62,11 @@ struct Inner {
     watched: Option<Watched>,
 }
 
-/// Connections: for safe requests any that idle, young ones for all others.
+/// Connections, by what is spoken over them.
 #[derive(Debug)]
 enum Pools {
-    /// HTTP/1.1 without TLS.
     Plain(Arc<Plain>),
-    /// TLS or HTTP/2.
-    Negotiated { safe: Client, guarded: Client },
+    Negotiated(Arc<Negotiated>),
 }
 
 /// A name whose addresses may change.
@@ -86,33 +87,15 @@ impl Pools {
         tls: &ClientConfig,
         resolver: &Arc<dyn Resolver>,
     ) -> Result<Self, TransportError> {
-        if let Some(plain) = Plain::new(base, settings, resolver)? {
-            return Ok(Self::Plain(Arc::new(plain)));
-        }
-        let client = |idle: Duration| {
-            let mut builder = Client::builder()
-                .redirect(redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .referer(false)
-                .no_proxy()
-                .connect_timeout(settings.connect_timeout)
-                .pool_idle_timeout(idle)
-                .pool_max_idle_per_host(settings.max_idle)
-                .tcp_nodelay(true)
-                .tcp_keepalive(Duration::from_secs(15))
-                .dns_resolver(Arc::new(Marked(Arc::clone(resolver))))
-                .tls_backend_preconfigured(tls.clone());
-            if settings.http2_prior_knowledge {
-                builder = builder.http2_prior_knowledge();
-            }
-            builder.build().map_err(|error| TransportError::Client(error.into()))
-        };
-        Ok(Self::Negotiated { safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
+        Ok(match Plain::new(base, settings, resolver)? {
+            Some(plain) => Self::Plain(Arc::new(plain)),
+            None => Self::Negotiated(Arc::new(Negotiated::new(base, settings, tls, resolver)?)),
+        })
     }
 }
 
 impl HttpClient {
-    /// Makes the two pools: one for safe requests, one of young connections for all others.
+    /// Makes ready; connects to nothing yet.
     ///
     /// # Errors
     /// [`TransportError`] where the CA file or the URL is unusable.
@@ -182,71 +165,20 @@ impl Inner {
     }
 }
 
-/// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
-pub(super) fn below(base: &Url, path_and_query: &str) -> Url {
-    let (path, query) = match path_and_query.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (path_and_query, None),
-    };
-    let mut url = base.clone();
-    match base.path() {
-        "" | "/" => url.set_path(path),
-        prefix => url.set_path(&[prefix, path].concat()),
-    }
-    url.set_query(query);
-    url
-}
-
-/// TLS by rustls with ring. An `http` upstream needs no roots, and loading the system's takes 30 ms of the start.
-pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = &settings.ca_file {
-        let unreadable = || TransportError::Authorities(path.clone());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|_| unreadable())? {
-            roots.add(certificate.map_err(|_| unreadable())?).map_err(|_| unreadable())?;
-        }
-        if roots.is_empty() {
-            return Err(unreadable());
-        }
-    } else if settings.base_url.scheme_str() == Some("https") {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TransportError::Client(error.into()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
 impl Transport for HttpClient {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let inner = &self.0;
         inner.follow();
-        // Whoever waits for an answer holds no pool: idle connections go when the upstream moves.
-        let client = match &**inner.pools.load() {
+        // Whoever waits for an answer holds its own: idle connections go when the upstream moves.
+        match &**inner.pools.load() {
             Pools::Plain(plain) => {
                 let plain = Arc::clone(plain);
-                let youngest = if request.guarded { GUARDED_IDLE } else { Duration::MAX };
-                return Box::pin(async move { plain.send(request, youngest).await });
+                Box::pin(async move { plain.send(request).await })
             }
-            Pools::Negotiated { guarded, .. } if request.guarded => guarded.clone(),
-            Pools::Negotiated { safe, .. } => safe.clone(),
-        };
-        Box::pin(async move {
-            let mut outbound = reqwest::Request::new(request.method, below(&inner.base, &request.path_and_query));
-            *outbound.headers_mut() = request.headers;
-            *outbound.body_mut() = match request.body {
-                OutboundBody::Bytes(bytes) if bytes.is_empty() => None,
-                OutboundBody::Bytes(bytes) => Some(bytes.into()),
-                OutboundBody::Stream(body) => Some(reqwest::Body::wrap(body)),
-            };
-            let answer = client.execute(outbound).await.map_err(|error| classify::failure(&error))?;
-            let (head, body) = http::Response::from(answer).into_parts();
-            let body = body.map_err(|error| Box::new(error) as BoxError).boxed();
-            Ok(Inbound { status: head.status, headers: head.headers, body })
-        })
+            Pools::Negotiated(negotiated) => {
+                let negotiated = Arc::clone(negotiated);
+                Box::pin(async move { negotiated.send(request).await })
+            }
+        }
     }
 }

@@ -9,8 +9,9 @@ mod wire;
 
 use super::{
     Inbound, Outbound, OutboundBody, Settings, TransportError, classify,
-    http_client::below,
+    http_client::{GUARDED_IDLE, KEEPALIVE},
     resolve::{Marked, Resolver},
+    target::{self, below},
 };
 use crate::policy::contract::{Failure, FailureKind};
 use http::{
@@ -26,9 +27,6 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use tokio::time::timeout;
 use tower_service::Service as _;
 use wire::{Payload, Wire};
-
-/// Between two signs of life on a silent connection.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// One worker's connections to an upstream.
 #[derive(Debug)]
@@ -80,10 +78,10 @@ impl Plain {
         }))
     }
 
-    /// Sends over a connection that was idle for less than `youngest`, or over a new one.
-    pub(super) async fn send(&self, request: Outbound, youngest: Duration) -> Result<Inbound, Failure> {
+    /// Sends over a connection that idles, for a guarded request a young one, or over a new one.
+    pub(super) async fn send(&self, request: Outbound) -> Result<Inbound, Failure> {
+        let youngest = if request.guarded { GUARDED_IDLE.min(self.idle_timeout) } else { self.idle_timeout };
         let mut message = self.message(request)?;
-        let youngest = youngest.min(self.idle_timeout);
         loop {
             let idle = poll_fn(|cx| Poll::Ready(self.idle.take(youngest, cx))).await;
             let is_new = idle.is_none();
@@ -116,7 +114,7 @@ impl Plain {
     fn message(&self, request: Outbound) -> Result<Request<Payload>, Failure> {
         let Outbound { method, path_and_query, headers, body, .. } = request;
         let target = match self.prefix.as_str() {
-            _ if !is_plain(&path_and_query) => {
+            _ if !target::is_plain(&path_and_query) => {
                 let url = below(&self.base, &path_and_query);
                 PathAndQuery::try_from(match url.query() {
                     Some(query) => [url.path(), "?", query].concat(),
@@ -147,13 +145,6 @@ impl Plain {
         };
         Wire::open(stream).await.map_err(|_| unconnected(FailureKind::Connect))
     }
-}
-
-/// Whether a path is sent as it stands. Others (a policy may look at `/rooms?name=A#4`) are encoded and resolved first, as a URL's
-/// parts are, so that they arrive alike over every kind of connection.
-fn is_plain(path_and_query: &str) -> bool {
-    let takes_encoding = |byte: &u8| !byte.is_ascii_graphic() || b"\"#'<>\\^`{|}".contains(byte);
-    !path_and_query.as_bytes().iter().any(takes_encoding) && !path_and_query.contains("/.")
 }
 
 /// Whether the upstream leaves the connection open after this answer (RFC 9112 section 9.3).

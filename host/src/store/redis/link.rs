@@ -247,11 +247,11 @@ impl Link {
             self.inner.heard(&slot, &connection, began, answer.as_ref().err());
             answer
         };
-        told(script.name(), began, step, went).await
+        traced(script.name(), began, step, went).await
     }
 
     /// As [`Link::run`], for a step that takes something: if nobody waits for its answer any more, because it is late or the
-    /// caller has gone, the answer goes to `late`, which gives back what was taken.
+    /// caller has gone, the answer goes to `late`, which gives back what was taken. Its time runs from `since`.
     ///
     /// # Errors
     /// As [`Link::run`].
@@ -260,11 +260,12 @@ impl Link {
         script: &'static Script,
         keys: Vec<String>,
         args: Vec<String>,
+        since: Instant,
         late: impl FnOnce(Value) + Send + 'static,
     ) -> Result<Value, LinkError> {
         let (began, slot) = (Instant::now(), self.inner.slot());
         let step = async {
-            let deadline = began + self.inner.timeout;
+            let deadline = since + self.inner.timeout;
             let connection = self.inner.connected(&slot, deadline).await?;
             let (inner, mut own) = (Arc::clone(&self.inner), connection.clone());
             let step = async move { inner.evaluate(&mut own, script, &keys, &args).await }.boxed();
@@ -274,7 +275,7 @@ impl Link {
             self.inner.heard(&slot, &connection, began, answer.as_ref().err());
             answer
         };
-        told(script.name(), began, step, went).await
+        traced(script.name(), began, step, went).await
     }
 
     /// The era of the server's data: another one begins with each loss that somebody notices. Waits for the first connection.
@@ -300,7 +301,7 @@ impl Link {
             slot.heard(&self.inner, &connection, looked.as_ref().err());
             looked.map(drop)
         };
-        told("census", began, look, went).await?;
+        traced("census", began, look, went).await?;
         self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
@@ -404,9 +405,9 @@ impl Inner {
     }
 }
 
-/// Tells of a step: in a span of its own, below that of the request that waits for it, and in the request's account. Its name and how it
-/// went; never keys, values or addresses. A step that nobody waits for to the end has no outcome.
-pub(super) async fn told<T>(
+/// Tells of a step: in a span of its own, below that of the request that waits for it, and in the request's account. Its name
+/// and how it went; never keys, values or addresses. A step that nobody waits for to the end has no outcome.
+pub(super) async fn traced<T>(
     name: &'static str,
     began: Instant,
     step: impl Future<Output = T>,

@@ -29,12 +29,10 @@ const STEPS: Bounds = [
 
 /// A step that was done, and is known to be.
 pub(super) const ANSWERED: &str = "answered";
-/// One that was not begun.
-pub(super) const DOWN: &str = "down";
 /// One that may have been done.
 pub(super) const TIMED_OUT: &str = "timed-out";
 /// Why a step was not done, in the order of [`place`].
-const FAILURES: [&str; 6] = [DOWN, TIMED_OUT, "broke", "not-serving", "refused", "nonsense"];
+const FAILURES: [&str; 6] = ["down", TIMED_OUT, "broke", "not-serving", "refused", "nonsense"];
 
 /// How a step went, in the words of its counters.
 pub(super) fn outcome(answer: Result<(), &LinkError>) -> &'static str {

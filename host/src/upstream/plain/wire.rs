@@ -26,10 +26,19 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub(super) struct Wire {
     sender: SendRequest<Payload>,
-    /// None once it has ended.
-    connection: Option<Connection<TokioIo<TcpStream>, Payload>>,
-    /// Whether the last request has a body, which may still be on its way when its answer ends.
+    driven: Driven,
+    /// Whether the last request has a body, which may still be on its way when its answer ends. That costs a look; without one
+    /// there is nothing to look for.
     carries: bool,
+}
+
+/// None once it has ended: why is told to who waits for an answer, or ends the body.
+type Driven = Option<Connection<TokioIo<TcpStream>, Payload>>;
+
+fn drive(driven: &mut Driven, cx: &mut Context<'_>) {
+    if driven.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
+        *driven = None;
+    }
 }
 
 /// What a request carries.
@@ -44,21 +53,13 @@ pub(super) enum Payload {
 impl Wire {
     pub(super) async fn open(stream: TokioIo<TcpStream>) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new().handshake(stream).await?;
-        Ok(Self { sender, connection: Some(connection), carries: false })
-    }
-
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        let ended = self.connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready());
-        if ended {
-            // Why is told to who waits for an answer, or ends the body.
-            self.connection = None;
-        }
+        Ok(Self { sender, driven: Some(connection), carries: false })
     }
 
     /// Whether it stands and can take a request now.
     pub(super) fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
-        self.connection.is_some() && self.sender.is_ready()
+        drive(&mut self.driven, cx);
+        self.driven.is_some() && self.sender.is_ready()
     }
 
     /// Sends, and drives the connection until the head of the answer is there.
@@ -71,11 +72,9 @@ impl Wire {
     ) -> Result<Response<Incoming>, TrySendError<Request<Payload>>> {
         self.carries = !request.body().is_end_stream();
         let mut answer = pin!(self.sender.try_send_request(request));
-        let connection = &mut self.connection;
+        let driven = &mut self.driven;
         poll_fn(|cx| {
-            if connection.as_mut().is_some_and(|connection| Pin::new(connection).poll(cx).is_ready()) {
-                *connection = None;
-            }
+            drive(driven, cx);
             answer.as_mut().poll(cx)
         })
         .await
@@ -129,24 +128,27 @@ struct Streaming {
 }
 
 impl Streaming {
-    /// The answer is over. A request that is not closes its connection: nobody would drive it any more.
-    fn end(&mut self) {
+    /// Keeps the connection if it can be used again; where all on it is over, that need not be asked.
+    fn release(&mut self, is_over: bool) {
         if let (Some(mut wire), Some(idle)) = (self.wire.take(), &self.idle)
-            && (!wire.carries || wire.is_usable(&mut Context::from_waker(Waker::noop())))
+            && (is_over || wire.is_usable(&mut Context::from_waker(Waker::noop())))
         {
             idle.put(wire);
         }
     }
+
+    /// The answer has ended. A request that has not would have nobody to drive it.
+    fn end(&mut self) {
+        self.release(self.wire.as_ref().is_some_and(|wire| !wire.carries));
+    }
 }
 
 impl Drop for Streaming {
-    /// Of an answer that nobody reads to its end, the connection is kept if what is left of it has arrived.
+    /// Of an answer that nobody reads to its end, the connection is kept if the rest of it is there already.
     fn drop(&mut self) {
-        if let (Some(mut wire), Some(idle)) = (self.wire.take(), &self.idle) {
+        if self.wire.is_some() {
             drop(self.incoming.take());
-            if wire.is_usable(&mut Context::from_waker(Waker::noop())) {
-                idle.put(wire);
-            }
+            self.release(false);
         }
     }
 }
@@ -166,7 +168,7 @@ impl http_body::Body for Streaming {
         if polled.is_pending()
             && let Some(wire) = &mut own.wire
         {
-            wire.drive(cx);
+            drive(&mut wire.driven, cx);
             polled = Pin::new(&mut *incoming).poll_frame(cx);
         }
         let frame = std::task::ready!(polled);

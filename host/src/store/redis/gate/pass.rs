@@ -9,10 +9,10 @@ use super::{
 use crate::{
     breaker::{self, Trip},
     gate::{Ask, Recheck, Refusal},
-    store::redis::LinkError,
+    store::redis::meter,
 };
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 impl RedisGate {
     /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants after that.
@@ -42,14 +42,12 @@ impl RedisGate {
             }
             is_plain && known.fleet.is_closed()
         };
-        let longest = Instant::now() + self.link.timeout();
+        // What it waits with others counts: both together cost a request no more than one step may.
+        let since = Instant::now();
         let told = if with_others { self.with_others(*wait.end()).await } else { None };
         let told = match told {
             Some(told) => told,
-            // What it has waited with others counts: both together cost a request no more than one step may.
-            None => timeout_at(longest, self.by_itself(ask, wait.clone()))
-                .await
-                .unwrap_or(Err(Missed::Unanswered { late: true })),
+            None => self.by_itself(ask, wait.clone(), since).await,
         };
         match told {
             Ok(handed) => match handed.take() {
@@ -57,10 +55,10 @@ impl RedisGate {
                 None => self.alone(ask, wait),
             },
             Err(Missed::Refused(refusal)) => Err(refusal),
-            Err(Missed::Unanswered { late }) => {
+            Err(Missed::Unanswered { went }) => {
                 drop(own);
                 // One answer that is late does not make this host alone: the fleet's probes are under way.
-                if late && ask != Ask::Probe {
+                if went == meter::TIMED_OUT && ask != Ask::Probe {
                     let known = self.known.lock();
                     if known.settings.breaker.is_some() && !known.fleet.is_closed() {
                         return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
@@ -72,14 +70,14 @@ impl RedisGate {
     }
 
     /// A step of its own.
-    async fn by_itself(self: &Arc<Self>, ask: Ask, wait: RangeInclusive<Duration>) -> Told {
+    async fn by_itself(self: &Arc<Self>, ask: Ask, wait: RangeInclusive<Duration>, since: Instant) -> Told {
         let (keys, arguments) = {
             let mut known = self.known.lock();
             let places = if ask == Ask::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();
             self.arguments(&known, self.clock.now(), steps::acquire(ask, &wait, &saved_up, places))
         };
-        let (standing, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments).await?;
+        let (standing, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments, since).await?;
         let mut known = self.known.lock();
         known.leased.add(leased, self.clock.now());
         let has_breaker = known.settings.breaker.is_some() && ask != Ask::Probe;
@@ -97,13 +95,14 @@ impl RedisGate {
         ask: Ask,
         keys: Vec<String>,
         arguments: Vec<String>,
+        since: Instant,
     ) -> Result<(Standing, Go), Missed> {
         let gate = Arc::clone(self);
         let late = move |answer| gate.undo(&answer, ask);
-        let answer = self.link.run_or_late(&steps::ACQUIRE, keys, arguments, late).await;
-        let late = matches!(answer, Err(LinkError::TimedOut(_)));
+        let answer = self.link.run_or_late(&steps::ACQUIRE, keys, arguments, since, late).await;
+        let went = meter::outcome(answer.as_ref().map(|_| ()));
         let read = answer.ok().and_then(|answer| self.read(&steps::ACQUIRE, &answer, steps::acquired));
-        let (standing, acquired) = read.ok_or(Missed::Unanswered { late })?;
+        let (standing, acquired) = read.ok_or(Missed::Unanswered { went })?;
         Err(Missed::Refused(match acquired {
             Acquired::Go(go) => return Ok((standing, go)),
             Acquired::Limited { which, wait } => {
@@ -169,7 +168,7 @@ impl RedisGate {
         };
         let gate = Arc::clone(self);
         let late = move |answer| gate.unlook(&answer);
-        let answer = self.link.run_or_late(&steps::LOOK, keys, arguments, late).await;
+        let answer = self.link.run_or_late(&steps::LOOK, keys, arguments, Instant::now(), late).await;
         let answered = match &answer {
             Ok(answer) => self.read(&steps::LOOK, answer, steps::looked),
             Err(_) => None,

@@ -32,8 +32,8 @@ use tokio::{
 const LINES: usize = 16;
 /// Most places that one step takes beside the first.
 const MOST: usize = 256;
-/// Who has waited for this part of `state.timeout`, and whose step has not begun, asks for itself: the store is slow, and waiting for
-/// two steps would cost a request as much as both.
+/// Who has waited for this part of `state.timeout`, and whose step has not begun, asks for itself: the store is slow, and
+/// waiting for two steps would cost a request as much as both.
 const PATIENCE: u32 = 4;
 
 /// Who waits for the next step, thread by thread.
@@ -62,8 +62,8 @@ pub(super) enum Missed {
     Refused(Refusal),
     /// Nobody knows: the store was not reached, or not in time.
     Unanswered {
-        /// Whether the server was late, and nothing worse.
-        late: bool,
+        /// How the step went, in the words of its counters.
+        went: &'static str,
     },
 }
 
@@ -116,9 +116,8 @@ impl RedisGate {
             runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
         }
         // The step itself is the driver's; what this attempt waited for it is its own.
-        link::told(steps::ACQUIRE.name(), Instant::now(), self.patiently(own, number, told), |told| match told {
-            Some(Err(Missed::Unanswered { late: true })) => meter::TIMED_OUT,
-            Some(Err(Missed::Unanswered { late: false })) => meter::DOWN,
+        link::traced(steps::ACQUIRE.name(), Instant::now(), self.patiently(own, number, told), |told| match told {
+            Some(Err(Missed::Unanswered { went })) => went,
             _ => meter::ANSWERED,
         })
         .await
@@ -134,7 +133,7 @@ impl RedisGate {
         }
         match timeout(longest.saturating_sub(patience), told).await {
             Ok(told) => told.ok(),
-            Err(_) => Some(Err(Missed::Unanswered { late: true })),
+            Err(_) => Some(Err(Missed::Unanswered { went: meter::TIMED_OUT })),
         }
     }
 
@@ -169,10 +168,11 @@ impl RedisGate {
             one.tell(Ok(self.hand(Shared::leased(ticket))));
         }
         let Some(((keys, arguments), intervals)) = step else { return };
-        let (standing, Go { wait, taken, lease, leased }) = match self.asked(Ask::First, keys, arguments).await {
-            Ok(granted) => granted,
-            Err(missed) => return miss(asking, missed),
-        };
+        let (standing, Go { wait, taken, lease, leased }) =
+            match self.asked(Ask::First, keys, arguments, Instant::now()).await {
+                Ok(granted) => granted,
+                Err(missed) => return miss(asking, missed),
+            };
         let beside = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0).min(leased);
         // The wait was asked for by one who may have left meanwhile.
         asking.retain(|one| !one.tell.is_closed() && one.max_wait >= wait);

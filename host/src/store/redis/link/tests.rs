@@ -213,7 +213,7 @@ async fn a_late_answer_is_handed_over_and_so_is_one_whose_caller_has_gone() {
     let ask = |word: &str| {
         let told = told.clone();
         let hand = move |answer: Value| drop(told.send(reply::text(&answer).unwrap().to_owned()));
-        link.run_or_late(&SLOW, vec![link.keys().single("a", "a")], vec![word.to_owned()], hand)
+        link.run_or_late(&SLOW, vec![link.keys().single("a", "a")], vec![word.to_owned()], Instant::now(), hand)
     };
     ask("in time").await.unwrap();
     proxy.delay(Duration::from_millis(200));
@@ -356,7 +356,8 @@ async fn a_step_is_a_span_with_its_outcome_and_nothing_else() {
     echo(&link, "s3cret").instrument(request()).await.unwrap();
     told("answered", "run");
     let key = vec![link.keys().single("echo", "s3cret")];
-    link.run_or_late(&ECHO, key, vec!["s3cret".to_owned()], drop).instrument(request()).await.unwrap();
+    let step = link.run_or_late(&ECHO, key, vec!["s3cret".to_owned()], Instant::now(), drop);
+    step.instrument(request()).await.unwrap();
     told("answered", "run_or_late");
     server.stop();
     echo(&link, "s3cret").instrument(request()).await.unwrap_err();
