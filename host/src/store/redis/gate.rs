@@ -3,7 +3,7 @@
 //! ```text
 //! steps    the scripts: what goes out, what comes back      fleet    what this host knows of the shared breaker
 //! pass     what an attempt passes, and the look before the send      grant    what it was given
-//! together attempts that ask at the same moment      leased   places taken ahead
+//! together attempts that ask at the same moment      leased   places taken ahead      known    what is known in between
 //! beat     once a second: alive, handed in, read again      view     what there is to see
 //! ```
 //!
@@ -13,6 +13,7 @@
 mod beat;
 mod fleet;
 mod grant;
+mod known;
 mod leased;
 mod pass;
 mod steps;
@@ -32,10 +33,11 @@ use crate::{
     telemetry::Events,
 };
 use fleet::{Fleet, Standing, State};
+use known::Known;
 use leased::Leased;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use steps::{Acquired, Beaten, Frame, Go, Looked, SavedUp, Taken, Ticket};
+use steps::{Acquired, Frame, Go, Looked, Taken, Ticket};
 use together::Together;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -78,18 +80,6 @@ pub struct RedisGate {
     together: Together,
 }
 
-/// What this host knows of the group.
-#[derive(Debug)]
-struct Known {
-    settings: Settings,
-    frame: Arc<Frame>,
-    fleet: Fleet,
-    saved_up: SavedUp,
-    leased: Leased,
-    /// The last beat's answer, and when it came. None: this host has never learned its share.
-    beaten: Option<(Beaten, Timestamp)>,
-}
-
 impl RedisGates {
     /// Groups whose state is where `link` leads. A host opens its breaker for the fleet only if `quorum` hosts saw failures.
     pub fn open(link: Link, quorum: u32, clock: Clock, entropy: Entropy, events: Arc<Events>) -> Arc<Self> {
@@ -123,14 +113,7 @@ impl RedisGate {
     fn new(gates: &RedisGates, name: &str, settings: Settings) -> Self {
         let frame = Arc::new(Frame::new(gates.link.keys(), name, &gates.host, gates.quorum, &settings));
         let alone = MemoryGate::new(name.to_owned(), settings.clone(), gates.clock, gates.entropy.clone());
-        let known = Known {
-            settings,
-            frame,
-            fleet: Fleet::default(),
-            saved_up: SavedUp::default(),
-            leased: Leased::default(),
-            beaten: None,
-        };
+        let known = Known::new(settings, frame);
         Self {
             name: name.to_owned(),
             link: gates.link.clone(),

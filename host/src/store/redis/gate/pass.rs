@@ -36,9 +36,9 @@ impl RedisGate {
             let is_plain = ask == Ask::First && wait.start().is_zero() && !own.is_probe();
             if is_plain
                 && self.alone.paused().is_zero()
-                && let Some(ticket) = known.take_leased(now)
+                && let Some(shared) = known.take_leased(now)
             {
-                return Ok(Grant::Shared(Shared { own: own.keep(), ..Shared::leased(ticket) }));
+                return Ok(Grant::Shared(Shared { own: own.keep(), ..shared }));
             }
             is_plain && known.fleet.is_closed()
         };

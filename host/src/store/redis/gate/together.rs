@@ -164,8 +164,8 @@ impl RedisGate {
             (leased, step)
         };
         let mut asking = waiting.split_off(leased.len());
-        for (one, ticket) in waiting.into_iter().zip(leased) {
-            one.tell(Ok(self.hand(Shared::leased(ticket))));
+        for (one, shared) in waiting.into_iter().zip(leased) {
+            one.tell(Ok(self.hand(shared)));
         }
         let Some(((keys, arguments), intervals)) = step else { return };
         let (standing, Go { wait, taken, lease, leased }) =
