@@ -293,7 +293,7 @@ impl Course {
         let is_target = digest == self.target();
         let is_before = self.known.before.map(|before| self.resolved(before)) == Some(digest);
         let proposal = self.proposed().filter(|own| own.digest == digest).map(|own| own.id);
-        if let (Unstaged::Refused(step, reason), Some(id), false) = (&why, proposal, is_target) {
+        if let (Unstaged::Refused(step, reason), Some(id)) = (&why, proposal) {
             self.refused = Some(id);
             self.refusal = Some(Word::Refuse { id, step: step.name(), reason: reason.clone() });
         }
@@ -302,9 +302,9 @@ impl Course {
         }
         let generation = self.known.generation;
         Some(match (is_target, proposal) {
-            (true, _) => Told::Behind { generation, digest, why },
+            (true, None) => Told::Behind { generation, digest, why },
             (false, None) if is_before => Told::NotKept { digest, why },
-            (false, _) => Told::NotStaged { digest, why },
+            (_, _) => Told::NotStaged { digest, why },
         })
     }
 
