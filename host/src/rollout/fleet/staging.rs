@@ -37,7 +37,7 @@ impl Unstaged {
         // Of the upstream and its policy the reader knows.
         let reason = match error {
             ServiceError::Config { .. } | ServiceError::Route { .. } => told(error),
-            _ => error.source().map_or_else(|| told(error), |source| told(source)),
+            _ => error.source().map_or_else(|| told(error), told),
         };
         match error {
             ServiceError::Registry { source, .. } if !is_certain(source) => Self::Away(reason),

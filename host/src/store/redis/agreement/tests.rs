@@ -92,6 +92,13 @@ impl World {
         read(&answer).unwrap_or_else(|| panic!("{answer:?}"))
     }
 
+    /// How often the others were told.
+    fn published(&mut self) -> u64 {
+        let told: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection).unwrap();
+        let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+        calls.and_then(|calls| calls.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+    }
+
     /// What the pure transitions have come to, as hosts see it.
     fn view(&self) -> View {
         let Agreement { standing, proposal, aborted, members } = &self.pure;
@@ -153,9 +160,11 @@ impl World {
                 let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
                 let speaker = Speaker { host: format!("host-{host}"), generation: *generation, staged };
-                let (outcome, _) = self.pure.hear(&speaker, &known, &word, self.now);
+                let (outcome, is_news) = self.pure.hear(&speaker, &known, &word, self.now);
                 self.came.insert(format!("{outcome:?}"));
+                let published = self.published();
                 let heard = self.ask(&speaker, &known, &word);
+                prop_assert_eq!(self.published() - published, u64::from(is_news), "told after {:?}", event);
                 prop_assert_eq!(heard, Heard { outcome, flawed: false, view: self.view() }, "after {:?}", event);
             }
         }
