@@ -27,6 +27,7 @@ mod way;
 
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
+pub(crate) use cache::{own_folder, private};
 pub use engine::{Engine, EngineError};
 pub use load::{LoadError, Loading};
 pub use outline::{Contract, OtherContract, Tier, VERSION};

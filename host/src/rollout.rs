@@ -14,7 +14,6 @@ mod stage;
 
 pub use candidate::{Candidate, CandidateReport, Difference, Gist};
 pub use event::{Event, Step};
-pub(crate) use fleet::play;
 pub(crate) use folder::{Identity, identity};
 pub use folder::{Watch, WatchError};
 pub use probation::{Conduct, Judgement, Probation};

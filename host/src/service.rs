@@ -11,13 +11,13 @@ use crate::{
     gate::Group,
     policy::{
         Digest, Engine, EngineError, LoadError, Loading, Policy,
-        cases::CasesError,
+        cases::{self, CasesError},
         contract::{self, Effect},
         prebuilt,
         signature::{Keys, Unproven},
     },
-    registry::{Registry, RegistryError},
-    rollout::{self, Probation},
+    registry::{Artifact, Pulled, Registry, RegistryError},
+    rollout::{Probation, Step},
     route::{RouteError, Router},
     telemetry::{EndpointMeters, Meters},
 };
@@ -142,6 +142,21 @@ impl Endpoint {
     pub fn is_settled(&self, status: u16, effect: Effect) -> bool {
         effect != Effect::Unsafe
             && self.described.settled.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+}
+
+impl ServiceError {
+    /// At which step of a load.
+    pub fn step(&self) -> Step {
+        match self {
+            Self::File { .. } | Self::NoSuchPolicy { .. } => Step::Read,
+            Self::Registry { .. } => Step::Pull,
+            Self::Unproven { source, .. } if source.is_checksum() => Step::Checksum,
+            Self::Unproven { .. } => Step::Signature,
+            Self::Engine(_) | Self::Policy { .. } => Step::Load,
+            Self::Cases { .. } => Step::Cases,
+            Self::Config { .. } | Self::Route { .. } => Step::Configuration,
+        }
     }
 }
 
@@ -310,6 +325,33 @@ impl Service {
     }
 }
 
+/// The policy in a component that was pulled, after every check of one from a registry: its signature, where there are keys, its
+/// form, and the cases that came with it.
+///
+/// # Errors
+/// [`ServiceError`], which names the step.
+pub(crate) fn checked(
+    settings: &settings::Upstream,
+    engine: &Engine,
+    keys: &Keys,
+    artifact: &Artifact,
+    pulled: &Pulled,
+) -> Result<Arc<Policy>, ServiceError> {
+    let upstream = || settings.name.clone();
+    keys.verify(pulled.signature.as_deref(), &pulled.component).map_err(|source| ServiceError::Unproven {
+        upstream: upstream(),
+        path: artifact.to_string().into(),
+        source: Box::new(source),
+    })?;
+    let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+    let policy = Policy::load(engine, &pulled.component, &loading)
+        .map_err(|source| ServiceError::Policy { upstream: upstream(), source })?;
+    if let Some(text) = &pulled.cases {
+        cases::play(&policy, text).map_err(|source| ServiceError::Cases { upstream: upstream(), source })?;
+    }
+    Ok(policy)
+}
+
 fn policy(
     settings: &settings::Upstream,
     engine: &Engine,
@@ -329,14 +371,7 @@ fn policy(
         settings::PolicySource::Registry(artifact) => {
             let unavailable = |source| ServiceError::Registry { upstream: upstream(), source: Box::new(source) };
             let pulled = registry.fetch(artifact).map_err(unavailable)?;
-            keys.verify(pulled.signature.as_deref(), &pulled.component).map_err(|source| ServiceError::Unproven {
-                upstream: upstream(),
-                path: artifact.to_string().into(),
-                source: Box::new(source),
-            })?;
-            let policy = Policy::load(engine, &pulled.component, &loading).map_err(refused)?;
-            rollout::play(&policy, &pulled).map_err(|source| ServiceError::Cases { upstream: upstream(), source })?;
-            Ok((policy, false))
+            Ok((checked(settings, engine, keys, artifact, &pulled)?, false))
         }
         settings::PolicySource::File(path) => {
             let component = std::fs::read(path).map_err(|source| ServiceError::File {

@@ -132,7 +132,11 @@ async fn a_policy_is_promoted_and_rolled_back() {
     assert_eq!(policy["fallback"]["generation"], 1, "{policy}");
     let promoted = act(&front, "POST", &format!("{path}/promote"), "").await;
     assert_eq!(promoted["serving"]["standing"], "good", "{promoted}");
-    let back = act(&front, "POST", &format!("{path}/rollback"), "").await;
+    let other = format!("{{\"digest\": \"sha256:{}\"}}", "0".repeat(64));
+    let refused = front.admin("POST", &format!("{path}/rollback"), "", &other).await;
+    assert_eq!(problem(&refused).1, "conflict", "another one than serves: {}", refused.text());
+    let named = format!("{{\"digest\": {}}}", promoted["serving"]["digest"]);
+    let back = act(&front, "POST", &format!("{path}/rollback"), &named).await;
     assert_eq!((&back["serving"]["generation"], &back["latest"]), (&json!(1), &json!(2)), "{back}");
     assert_eq!(back["quarantined"].as_array().unwrap().len(), 1, "{back}");
     let got = front.ask("GET", "/a", "").await;

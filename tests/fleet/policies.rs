@@ -1,5 +1,7 @@
 //! One policy for a whole fleet: announced at one host, switched at all, rolled back at all.
 
+mod withdrawn;
+
 use crate::{
     admin::conforms,
     hostile::guest::{Guest, at},

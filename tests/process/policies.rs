@@ -3,7 +3,7 @@
 use super::child::{Ended, Triage, triage};
 use crate::{
     hostile::guest::{Guest, at},
-    support::policies::{Own, Policies},
+    support::policies::{Own, Policies, trapping},
 };
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -183,7 +183,7 @@ fn a_fleet_switches_together_under_load_and_goes_back_together() {
     assert!(listed.contains(", agreed, 3 hosts\n"), "{listed}");
     let back = fleet.run(&["policy", "rollback", "api"]);
     assert_eq!(back.code, Some(0), "{back:?}");
-    fleet.told("fleet: generation 2, agreed, 3 hosts\n");
+    fleet.told("fleet: generation 2 (");
     thread::sleep(Duration::from_secs(2));
     stop.store(true, Relaxed);
     let mut switches = [Vec::new(), Vec::new()];
@@ -242,6 +242,30 @@ fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
     fleet.hosts.remove(2).process.kill();
     fleet.join();
     assert_eq!(Caller::to(fleet.hosts[2].address).get(), "once", "its first answer");
+}
+
+/// Nobody is told that a component does not serve yet where it has come and gone.
+#[test]
+fn what_is_rolled_back_at_once_is_told_as_that() {
+    let runtime = runtime();
+    let Some(fleet) = Fleet::start(&runtime, 2) else { return };
+    let (stop, address) = (Arc::new(AtomicBool::new(false)), fleet.hosts[1].address);
+    let calls = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            while !stop.load(Relaxed) {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(b"GET /a HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").unwrap();
+                stream.read_to_end(&mut Vec::new()).unwrap();
+            }
+        })
+    };
+    let announced = fleet.announce(&trapping("bad"));
+    stop.store(true, Relaxed);
+    calls.join().unwrap();
+    assert_eq!(announced.code, Some(1), "{announced:?}");
+    let told = "the fleet switched to it and back, to generation 2: it failed at host ";
+    assert!(announced.err.contains(told), "{announced:?}");
 }
 
 /// What `push` finds wrong is neither published nor announced; what a host refuses is told with the step.

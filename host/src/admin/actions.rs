@@ -12,6 +12,7 @@ use crate::{
     clock::millis,
     idempotency::{Answer, RecordId, Resolution, Resolved, Stored},
     policy::{Digest, contract::Class},
+    rollout::fleet::Said,
 };
 use axum::{
     extract::State,
@@ -175,13 +176,19 @@ pub(super) async fn policy(
         }
         ("announce" | "promote", Some(digest), Some(following)) => {
             let promoted = verb == "promote";
-            following.announce(&desk.host.shared, digest, promoted).await.map_err(|why| not_now(&why))?;
-            let how = if promoted { ", rolled back before or not" } else { "" };
-            (format!("policy-{verb}"), format!("an operator announces sha256:{digest} to the fleet{how}"))
+            let note = fleets(&desk, actor.0, &verb, &upstream, Some(digest));
+            let done = following.announce(&desk.host.shared, digest, promoted, note).await;
+            done.map_err(|why| not_now(&why))?;
+            return Ok(Json(shapes::policy(serving)));
         }
-        ("rollback", _, Some(following)) if following.is_told() => {
-            following.roll_back(serving.current().artifact).await.map_err(|why| not_now(&why))?;
-            ("policy-rollback".to_owned(), "an operator rolls the policy of the whole fleet back".to_owned())
+        ("rollback", named, Some(following)) if following.is_told() => {
+            let note = fleets(&desk, actor.0, &verb, &upstream, None);
+            following.roll_back(&desk.host.shared, named, note).await.map_err(|why| not_now(&why))?;
+            return Ok(Json(shapes::policy(serving)));
+        }
+        ("rollback", Some(named), _) if !serves(&serving.current(), named) => {
+            let text = format!("sha256:{named} does not serve; look again: `triage policy list`");
+            return Err(Refusal::NotNow(text));
         }
         ("rollback", ..) => {
             serving.withdraw().map_err(|why| not_now(&why))?;
@@ -194,6 +201,37 @@ pub(super) async fn policy(
     };
     desk.audit(actor.0, &action, &upstream, text);
     Ok(Json(shapes::policy(serving)))
+}
+
+/// Whether a generation's component or manifest is meant.
+fn serves(service: &crate::service::Service, named: Digest) -> bool {
+    [service.artifact, service.policy.digest()].contains(&Some(named))
+}
+
+/// Audits what an operator has the fleet do, as soon as it is done: also where the caller has hung up by then.
+fn fleets(
+    desk: &Desk,
+    actor: Actor,
+    verb: &str,
+    upstream: &str,
+    digest: Option<Digest>,
+) -> impl FnOnce(Said) + Send + 'static {
+    let (desk, verb, upstream) = (desk.clone(), verb.to_owned(), upstream.to_owned());
+    move |said| {
+        let how = if verb == "promote" { ", rolled back before or not" } else { "" };
+        let announces = digest.map(|digest| format!("an operator announces sha256:{digest} to the fleet{how}"));
+        let asked = announces.unwrap_or_else(|| "an operator rolls the policy of the whole fleet back".to_owned());
+        let text = match (said, digest) {
+            (Said::Announced | Said::RolledBack, _) => asked,
+            (Said::Aborted, _) => "an operator takes back what was announced to the fleet".to_owned(),
+            (Said::Pardoned, digest) => {
+                let digest = digest.map(|digest| format!("sha256:{digest}")).unwrap_or_default();
+                format!("an operator has this host take the fleet's {digest} once more")
+            }
+            (Said::Unsure, _) => format!("{asked}; shared state did not say whether that was done"),
+        };
+        desk.audit(actor, &format!("policy-{verb}"), &upstream, text);
+    }
 }
 
 /// What repetitions of a request get from now on.

@@ -71,12 +71,7 @@ impl Cache {
     pub fn open(places: &CachePlaces) -> Result<Self, CacheError> {
         let parent = places.key.parent().unwrap_or(Path::new("."));
         for folder in [places.dir.as_path(), parent] {
-            let failed = |source| CacheError::File { path: folder.to_owned(), source };
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-            let found = fs::symlink_metadata(folder).map_err(failed)?;
-            if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
-                return Err(CacheError::Shared(folder.to_owned()));
-            }
+            own_folder(folder)?;
         }
         let failed = |source| CacheError::File { path: places.key.clone(), source };
         let mut key = [0; 32];
@@ -146,6 +141,10 @@ impl Cache {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let found = entry.metadata()?;
+            // Another folder lies there too, of what a host knows of its fleet.
+            if found.is_dir() {
+                continue;
+            }
             entries.push((found.mtime(), found.len(), entry.path()));
         }
         entries.sort();
@@ -168,9 +167,23 @@ fn name(engine: &wasmtime::Engine, digest: &Digest) -> String {
     format!("{digest}-{:016x}", hasher.finish())
 }
 
-/// A file of this user alone, opened without following a link; none where there is none.
-fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
-    let opened = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+/// Makes a folder of this user alone where there is none.
+///
+/// # Errors
+/// [`CacheError`] where it cannot be made, or is open to other users.
+pub(crate) fn own_folder(folder: &Path) -> Result<(), CacheError> {
+    let failed = |source| CacheError::File { path: folder.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let found = fs::symlink_metadata(folder).map_err(failed)?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        return Err(CacheError::Shared(folder.to_owned()));
+    }
+    Ok(())
+}
+
+/// A file of this user alone, opened without following a link or waiting for a pipe's other end; none where there is none.
+pub(crate) fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+    let opened = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let file = match opened {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(None),

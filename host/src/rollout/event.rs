@@ -101,14 +101,16 @@ pub enum Event {
         /// What the last fault was.
         last: String,
     },
-    /// An operator took a generation out of service; its digest is not taken again.
+    /// An operator, or the fleet, took a generation out of service; its digest is not taken again.
     Withdrawn {
         /// Its number.
         generation: u64,
         /// Its digest.
         digest: Option<Digest>,
-        /// Which generation's policy serves now.
-        to: u64,
+        /// Which generation's policy serves now; none: the built-in one decides.
+        to: Option<u64>,
+        /// Who.
+        by: &'static str,
     },
 }
 
@@ -174,12 +176,14 @@ impl fmt::Display for Event {
                 Short(*digest)
             ),
             Self::Good { generation } => write!(f, "generation {generation} has proven itself"),
-            Self::Withdrawn { generation, digest, to } => write!(
-                f,
-                "generation {generation} ({}) was withdrawn by an operator; the policy of generation {to} serves, and the \
-                 component is quarantined",
-                Short(*digest)
-            ),
+            Self::Withdrawn { generation, digest, to, by } => {
+                write!(f, "generation {generation} ({}) was withdrawn by {by}; ", Short(*digest))?;
+                match to {
+                    Some(to) => write!(f, "the policy of generation {to} serves")?,
+                    None => f.write_str("there is no other good one, and the built-in policy decides")?,
+                }
+                f.write_str(", and the component is quarantined")
+            }
             Self::RolledBack { generation, digest, to, faults, decisions, last } => {
                 let digest = Short(*digest);
                 write!(

@@ -6,6 +6,7 @@
 //! following   one upstream's: beats, and swaps       announcing   what operators ask
 //! staging     from a digest to a policy that may serve         shelf   compiled ones at hand
 //! memory      what is known at the next start         written   how it is written
+//! told        what operators hear of it
 //! ```
 //!
 //! What stands in shared state is a digest, and never where it comes from: each host pulls it from the repository that its own
@@ -19,13 +20,14 @@ mod following;
 mod memory;
 mod shelf;
 mod staging;
+mod told;
 mod written;
 
 pub use agreement::{Aborted, Chosen, Outcome, Speaker, Standing, Why, Word};
+pub(crate) use announcing::Said;
 pub use announcing::{NotAnnounced, NotRolledBack};
 pub(crate) use following::start;
 pub use following::{Following, Report, With};
-pub(crate) use staging::play;
 pub(crate) use written::is_name;
 
 use crate::policy::Digest;

@@ -118,6 +118,21 @@ impl Ledger {
 }
 
 impl Ledger {
+    fn shun(&mut self, current: &Arc<Service>, withdrawn: &[Digest], next: Option<Digest>) {
+        let is_withdrawn = |own: &&Arc<Service>| own.artifact.is_some_and(|artifact| withdrawn.contains(&artifact));
+        let all = [Some(current), self.last_good.as_ref(), self.good_before.as_ref()];
+        let bad = all.into_iter().flatten().filter(is_withdrawn).filter_map(|own| own.policy.digest());
+        let bad: Vec<Digest> = bad.filter(|own| Some(*own) != next).collect();
+        for digest in bad {
+            if self.quarantined.len() < QUARANTINED {
+                self.quarantined.insert(digest);
+            }
+        }
+        let mut good = [self.last_good.take(), self.good_before.take()].into_iter().flatten();
+        let mut good = std::iter::from_fn(|| good.find(|own| !is_withdrawn(&own)));
+        (self.last_good, self.good_before) = (good.next(), good.next());
+    }
+
     fn fallback(&self, current: &Arc<Service>) -> Option<Arc<Service>> {
         [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !good.is_same(current)).cloned()
     }
@@ -381,11 +396,43 @@ impl Serving {
         good.adopt();
         good.wakefulness.remember(&current.wakefulness);
         self.current.store(Arc::clone(&good));
-        let event = Event::Withdrawn { generation: current.generation, digest, to: good.generation };
+        let (to, by) = (Some(good.generation), "an operator");
+        let event = Event::Withdrawn { generation: current.generation, digest, to, by };
         ledger.last_good = Some(good);
         ledger.good_before = None;
         ledger.note(&self.settings.name, event, &self.told);
         Ok(())
+    }
+
+    /// Comes back to nothing that the fleet has rolled back, by the manifests' digests: components that came with them are not
+    /// taken again, whatever manifest they come with then, other than `next`, which serves from now on.
+    pub(super) fn shun(&self, withdrawn: &[Digest], next: Option<Digest>) {
+        self.ledger.lock().shun(&self.current(), withdrawn, next);
+    }
+
+    /// Leaves a generation that the fleet has rolled back, where this host refuses what should serve instead: for the last
+    /// good one here, else for the built-in policy.
+    pub(super) fn retreat(&self, withdrawn: &[Digest]) {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        if current.probation.is_suspended() {
+            return;
+        }
+        ledger.shun(&current, withdrawn, None);
+        let good = ledger.fallback(&current);
+        match &good {
+            Some(good) => {
+                good.adopt();
+                good.wakefulness.remember(&current.wakefulness);
+                self.current.store(Arc::clone(good));
+            }
+            None => current.probation.suspend(),
+        }
+        let (digest, to) = (current.policy.digest(), good.as_ref().map(|good| good.generation));
+        let event = Event::Withdrawn { generation: current.generation, digest, to, by: "its fleet" };
+        ledger.last_good = good;
+        ledger.good_before = None;
+        ledger.note(&self.settings.name, event, &self.told);
     }
 
     /// How it stands.

@@ -33,6 +33,8 @@ pub(in crate::admin) struct Fleet {
 
 #[derive(Debug, Serialize)]
 struct Proposal {
+    /// Tells it from others of the same component.
+    id: String,
     digest: String,
     by: String,
     /// How long hosts are still waited for.
@@ -41,6 +43,7 @@ struct Proposal {
 
 #[derive(Debug, Serialize)]
 struct Abort {
+    id: String,
     digest: String,
     by: String,
     step: String,
@@ -82,12 +85,14 @@ pub(in crate::admin) fn of(report: &Report) -> Fleet {
         },
         behind: *behind,
         why_behind: why_behind.clone(),
-        proposal: proposed.map(|Proposed { digest, by, left, .. }| Proposal {
+        proposal: proposed.map(|Proposed { id, digest, by, left, .. }| Proposal {
+            id: format!("{id:016x}"),
             digest: digest.to_string(),
             by: by.clone(),
             left_ms: millis(*left),
         }),
-        aborted: view.aborted.as_ref().map(|Aborted { digest, by, step, reason, .. }| Abort {
+        aborted: view.aborted.as_ref().map(|Aborted { id, digest, by, step, reason }| Abort {
+            id: format!("{id:016x}"),
             digest: digest.to_string(),
             by: by.clone(),
             step: step.clone(),

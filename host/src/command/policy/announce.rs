@@ -18,29 +18,64 @@ const SAY_SO: u32 = 30;
 pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Result<ExitCode> {
     let digest = digest.to_string();
     let own = path(upstream, "");
-    remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
+    let before = remote.look(&own)?;
+    let mut policy = remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
     let mut since = 0;
     for _ in 0..LOOKS {
-        let policy = remote.look(&own)?;
-        let fleet = &policy["fleet"];
-        let switched = fleet["digest"] == *digest;
-        since += u32::from(switched);
-        if switched && (since > SAY_SO || behind(fleet) == 0) {
-            println!("{}", done(upstream, fleet));
-            return Ok(ExitCode::SUCCESS);
-        }
-        if fleet["proposal"].is_null() && fleet["aborted"]["digest"] == *digest {
-            let text = |name: &str| fleet["aborted"][name].as_str().unwrap_or("-").replace(char::is_control, "?");
-            bail!(
-                "host {} refused it at step {}: {}; the fleet stays as it is",
-                text("by"),
-                text("step"),
-                text("reason")
-            );
+        match came(&before["fleet"], &policy["fleet"], &digest) {
+            Came::Switched => {
+                since += 1;
+                if since > SAY_SO || behind(&policy["fleet"]) == 0 {
+                    println!("{}", done(upstream, &policy["fleet"]));
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Came::ToNothing(why) => bail!(why),
+            Came::NotYet => {}
         }
         thread::sleep(LOOK);
+        policy = remote.look(&own)?;
     }
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
+}
+
+/// What has come of an announcement.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    NotYet,
+    Switched,
+    ToNothing(String),
+}
+
+/// `before` is what the fleet said before the announcement.
+fn came(before: &Value, fleet: &Value, digest: &str) -> Came {
+    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
+    if fleet["digest"] == *digest {
+        return Came::Switched;
+    }
+    if !fleet["proposal"].is_null() {
+        return Came::NotYet;
+    }
+    let aborted = &fleet["aborted"];
+    if aborted["digest"] == *digest && aborted["id"] != before["aborted"]["id"] {
+        let (by, step, reason) = (text(&aborted["by"]), text(&aborted["step"]), text(&aborted["reason"]));
+        return Came::ToNothing(format!("host {by} refused it at step {step}: {reason}; the fleet stays as it is"));
+    }
+    if fleet["generation"].as_u64() <= before["generation"].as_u64() {
+        return Came::NotYet;
+    }
+    let (generation, by) = (&fleet["generation"], text(&fleet["by"]));
+    let is_bad = fleet["quarantined"].as_array().is_some_and(|all| all.iter().any(|own| own == digest));
+    Came::ToNothing(match fleet["why"].as_str() {
+        Some("fault") if is_bad => format!(
+            "the fleet switched to it and back, to generation {generation}: it failed at host {by}; `triage policy history` \
+             there says how"
+        ),
+        Some("operator") if is_bad => {
+            format!("the fleet switched to it, and an operator went back to generation {generation} at host {by}")
+        }
+        _ => format!("another component serves the fleet by now, as generation {generation}, announced by host {by}"),
+    })
 }
 
 fn hosts(fleet: &Value) -> &[Value] {
@@ -58,4 +93,33 @@ fn done(upstream: &str, fleet: &Value) -> String {
         fleet["generation"],
         all - behind(fleet)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(generation: u64, digest: &str, why: &str, aborted: &str, quarantined: &[&str]) -> Value {
+        let aborted = json!({ "id": aborted, "digest": "x", "by": "b", "step": "load", "reason": "no" });
+        json!({ "generation": generation, "digest": digest, "why": why, "by": "a", "proposal": null, "aborted": aborted,
+                "quarantined": quarantined })
+    }
+
+    #[test]
+    fn what_came_of_it_is_told_as_it_is() {
+        let before = fleet(1, "o", "announced", "1", &[]);
+        let nothing = |words: &str, came: Came| match came {
+            Came::ToNothing(why) => assert!(why.contains(words), "{why}"),
+            other => assert_eq!(other, Came::ToNothing(words.to_owned())),
+        };
+        assert_eq!(came(&before, &before, "x"), Came::NotYet, "an abort of before is none of this one");
+        nothing("b refused it at step load: no", came(&before, &fleet(1, "o", "announced", "2", &[]), "x"));
+        assert_eq!(came(&before, &fleet(2, "x", "announced", "1", &[]), "x"), Came::Switched);
+        nothing("it failed at host a", came(&before, &fleet(3, "o", "fault", "1", &["x"]), "x"));
+        nothing("an operator went back to generation 3", came(&before, &fleet(3, "o", "operator", "1", &["x"]), "x"));
+        nothing("another component serves", came(&before, &fleet(3, "y", "announced", "1", &[]), "x"));
+        let mut staging = fleet(1, "o", "announced", "2", &["x"]);
+        staging["proposal"] = json!({ "digest": "x" });
+        assert_eq!(came(&before, &staging, "x"), Came::NotYet);
+    }
 }

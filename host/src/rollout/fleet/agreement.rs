@@ -23,13 +23,14 @@ pub const LIVE: Duration = Duration::from_secs(5);
 pub const STAGING: Duration = Duration::from_secs(30);
 /// Digests that are remembered as bad; the oldest goes first.
 pub const QUARANTINED: usize = 32;
-/// Where generations end, and stay: far above what a fleet counts to, and exact in Lua.
+/// Where generations end, and stay: far above what a fleet counts to, and exact in Lua. Only a stranger writes one so high;
+/// generations are told apart by what was chosen as well, so that it is no dead end.
 pub const GENERATIONS: u64 = 1_000_000_000_000;
 
 /// Which policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chosen {
-    /// The one that each host's configuration names.
+    /// The one that each host's configuration names: only as long as the fleet has said nothing.
     Configured,
     /// A component by the digest of its manifest, in the repository that each host's configuration names.
     Artifact(Digest),
@@ -53,7 +54,10 @@ pub enum Why {
 /// Which policy serves the fleet. A host that knows it writes it back where shared state has lost it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Counts up with each switch, and never down; 0 while the fleet has said nothing.
+    /// Which line of generations: drawn by chance with the first one, so that what a host remembers of one fleet is never
+    /// taken for what a younger one came to after a loss. 0 while the fleet has said nothing.
+    pub line: u64,
+    /// Counts up with each switch, and in one line never down; 0 while the fleet has said nothing.
     pub generation: u64,
     /// Which policy.
     pub chosen: Chosen,
@@ -70,7 +74,7 @@ pub struct Standing {
 impl Default for Standing {
     fn default() -> Self {
         let (by, quarantined) = (String::new(), Vec::new());
-        Self { generation: 0, chosen: Chosen::Configured, before: None, why: Why::Nothing, by, quarantined }
+        Self { line: 0, generation: 0, chosen: Chosen::Configured, before: None, why: Why::Nothing, by, quarantined }
     }
 }
 
@@ -85,6 +89,8 @@ pub struct Proposal {
     pub by: String,
     /// Whether it may be one that was rolled back.
     pub promoted: bool,
+    /// What the configuration of the host that announced it names: gone back to where the fleet has said nothing yet.
+    pub from: Digest,
     /// When hosts are waited for no longer.
     pub until: Timestamp,
 }
@@ -139,6 +145,10 @@ pub enum Word {
         digest: Digest,
         /// Whether it may be one that was rolled back.
         promoted: bool,
+        /// What this host's configuration names.
+        from: Digest,
+        /// Hosts that were heard of just now: where one is missing, shared state has lost who lives.
+        others: Vec<String>,
     },
     /// What is proposed is no policy for this fleet.
     Refuse {
@@ -149,10 +159,12 @@ pub enum Word {
         /// Why.
         reason: String,
     },
-    /// Back to the one before.
+    /// Back to the one before. From an operator, while something is proposed: that is not to serve.
     RollBack {
         /// The generation that is meant: a later one stays.
         generation: u64,
+        /// What it is.
+        chosen: Chosen,
         /// [`Why::Operator`] or [`Why::Fault`].
         why: Why,
     },
@@ -169,6 +181,10 @@ pub enum Outcome {
     Quarantined,
     /// Another one is proposed.
     Busy,
+    /// Shared state has lost which hosts live: they say so with their next beats.
+    Gathering,
+    /// What was proposed is not any more; what serves stays.
+    Aborted,
     /// There is none before it.
     NoOther,
     /// Another generation serves by now, or another proposal stands.
@@ -193,7 +209,8 @@ impl Agreement {
     /// hear of it.
     pub fn hear(&mut self, speaker: &Speaker, known: &Standing, word: &Word, now: Timestamp) -> (Outcome, bool) {
         let mut told = false;
-        if known.generation > self.standing.generation {
+        let is_lost = self.standing.generation == 0;
+        if known.generation > self.standing.generation && (is_lost || known.line == self.standing.line) {
             self.standing = known.clone();
             told = true;
         }
@@ -208,7 +225,7 @@ impl Agreement {
         let Speaker { host, generation, staged } = speaker;
         self.members.insert(host.clone(), Member { heard: now, generation: *generation, staged: *staged });
         let outcome = self.follow(host, word, now);
-        told |= outcome == Outcome::Done && *word != Word::Beat;
+        told |= matches!(outcome, Outcome::Done | Outcome::Aborted) && *word != Word::Beat;
         told |= self.settle(now);
         (outcome, told)
     }
@@ -216,7 +233,11 @@ impl Agreement {
     fn follow(&mut self, host: &str, word: &Word, now: Timestamp) -> Outcome {
         match word {
             Word::Beat => Outcome::Done,
-            Word::Announce { id, digest, promoted } => self.announce(host, *id, *digest, *promoted, now),
+            Word::Announce { id, digest, promoted, from, others } => {
+                let (by, until) = (host.to_owned(), now.after(STAGING));
+                let proposal = Proposal { id: *id, digest: *digest, by, promoted: *promoted, from: *from, until };
+                self.announce(proposal, others)
+            }
             Word::Refuse { id, step, reason } => match self.proposal.take_if(|proposal| proposal.id == *id) {
                 Some(refused) => {
                     self.abort(&refused, host, step, reason);
@@ -224,30 +245,40 @@ impl Agreement {
                 }
                 None => Outcome::Stale,
             },
-            Word::RollBack { generation, why } => self.roll_back(host, *generation, *why),
+            Word::RollBack { generation, chosen, why } => self.roll_back(host, (*generation, *chosen), *why),
         }
     }
 
-    fn announce(&mut self, host: &str, id: u64, digest: Digest, promoted: bool, now: Timestamp) -> Outcome {
-        if self.standing.chosen == Chosen::Artifact(digest) {
+    fn announce(&mut self, proposal: Proposal, others: &[String]) -> Outcome {
+        if self.standing.chosen == Chosen::Artifact(proposal.digest) {
             return Outcome::Serving;
         }
-        if !promoted && self.standing.quarantined.contains(&digest) {
+        if !proposal.promoted && self.standing.quarantined.contains(&proposal.digest) {
             return Outcome::Quarantined;
         }
         if self.proposal.is_some() {
             return Outcome::Busy;
         }
-        self.proposal = Some(Proposal { id, digest, by: host.to_owned(), promoted, until: now.after(STAGING) });
-        if let Some(own) = self.members.get_mut(host) {
-            own.staged = Some(id);
+        if others.iter().any(|other| !self.members.contains_key(other)) {
+            return Outcome::Gathering;
         }
+        if let Some(own) = self.members.get_mut(&proposal.by) {
+            own.staged = Some(proposal.id);
+        }
+        self.proposal = Some(proposal);
         Outcome::Done
     }
 
-    fn roll_back(&mut self, host: &str, generation: u64, why: Why) -> Outcome {
-        if generation != self.standing.generation {
+    fn roll_back(&mut self, host: &str, meant: (u64, Chosen), why: Why) -> Outcome {
+        if meant != (self.standing.generation, self.standing.chosen) {
             return Outcome::Stale;
+        }
+        // What serves is good as far as anybody knows: the operator means the one that is about to.
+        if why == Why::Operator
+            && let Some(proposal) = self.proposal.take()
+        {
+            self.abort(&proposal, host, "operator", "an operator took it back before it served");
+            return Outcome::Aborted;
         }
         let Some(before) = self.standing.before.take() else { return Outcome::NoOther };
         if let Chosen::Artifact(bad) = self.standing.chosen {
@@ -278,7 +309,15 @@ impl Agreement {
             self.abort(&proposal, &proposal.by, "staging", "no host that lives has it");
             return true;
         }
-        self.standing.before = Some(self.standing.chosen);
+        // By its digest: what configurations name may be another one by the time that the fleet goes back.
+        let before = match self.standing.chosen {
+            Chosen::Configured => proposal.from,
+            Chosen::Artifact(digest) => digest,
+        };
+        self.standing.before = Some(before).filter(|own| *own != proposal.digest).map(Chosen::Artifact);
+        if self.standing.generation == 0 {
+            self.standing.line = proposal.id;
+        }
         self.standing.chosen = Chosen::Artifact(proposal.digest);
         self.standing.quarantined.retain(|own| *own != proposal.digest);
         self.next(if proposal.promoted { Why::Promoted } else { Why::Announced }, &proposal.by);
@@ -316,12 +355,16 @@ mod tests {
         Digest::of(&[of])
     }
 
+    fn artifact(of: u8) -> Chosen {
+        Chosen::Artifact(digest(of))
+    }
+
     fn say(agreement: &mut Agreement, host: &str, staged: Option<u64>, word: &Word, at: Timestamp) -> Outcome {
         agreement.hear(&speaker(host, staged), &Standing::default(), word, at).0
     }
 
     fn announce(id: u64, of: u8) -> Word {
-        Word::Announce { id, digest: digest(of), promoted: false }
+        Word::Announce { id, digest: digest(of), promoted: false, from: digest(0), others: Vec::new() }
     }
 
     /// Three hosts of which one announced the component 1 as proposal 7.
@@ -342,7 +385,7 @@ mod tests {
         assert_eq!(all.standing.generation, 0);
         say(&mut all, "c", Some(7), &Word::Beat, NOW);
         assert_eq!((all.standing.generation, all.standing.chosen), (1, Chosen::Artifact(digest(1))));
-        assert_eq!((all.standing.before, all.proposal), (Some(Chosen::Configured), None));
+        assert_eq!((all.standing.before, all.proposal), (Some(Chosen::Artifact(digest(0))), None));
     }
 
     #[test]
@@ -377,15 +420,71 @@ mod tests {
         assert_eq!(say(&mut one, "a", None, &announce(7, 1), NOW), Outcome::Done);
         assert_eq!(one.standing.generation, 1, "alone it waits for nobody");
         assert_eq!(say(&mut one, "a", None, &announce(8, 1), NOW), Outcome::Serving);
-        let back = |generation| Word::RollBack { generation, why: Why::Fault };
-        assert_eq!(say(&mut one, "a", None, &back(0), NOW), Outcome::Stale);
-        assert_eq!(say(&mut one, "a", None, &back(1), NOW), Outcome::Done);
-        assert_eq!((one.standing.generation, one.standing.chosen), (2, Chosen::Configured));
-        assert_eq!(say(&mut one, "a", None, &back(2), NOW), Outcome::NoOther);
+        let back = |generation, of| Word::RollBack { generation, chosen: artifact(of), why: Why::Fault };
+        assert_eq!(say(&mut one, "a", None, &back(0, 1), NOW), Outcome::Stale);
+        assert_eq!(say(&mut one, "a", None, &back(1, 2), NOW), Outcome::Stale);
+        assert_eq!(say(&mut one, "a", None, &back(1, 1), NOW), Outcome::Done);
+        assert_eq!((one.standing.generation, one.standing.chosen), (2, artifact(0)));
+        assert_eq!(say(&mut one, "a", None, &back(2, 0), NOW), Outcome::NoOther);
         assert_eq!(say(&mut one, "a", None, &announce(9, 1), NOW), Outcome::Quarantined);
-        let promote = Word::Announce { id: 10, digest: digest(1), promoted: true };
+        let promote = Word::Announce { id: 10, digest: digest(1), promoted: true, from: digest(0), others: Vec::new() };
         assert_eq!(say(&mut one, "a", None, &promote, NOW), Outcome::Done);
         assert_eq!((one.standing.why, one.standing.quarantined.len()), (Why::Promoted, 0));
+    }
+
+    #[test]
+    fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
+        let mut all = Agreement::default();
+        assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), Outcome::Done);
+        say(&mut all, "b", None, &Word::Beat, NOW);
+        assert_eq!(say(&mut all, "a", None, &announce(8, 2), NOW), Outcome::Done);
+        let before = all.standing.clone();
+        let back = Word::RollBack { generation: 1, chosen: artifact(1), why: Why::Operator };
+        assert_eq!(say(&mut all, "b", None, &back, NOW), Outcome::Aborted);
+        assert_eq!((&all.standing, &all.proposal), (&before, &None));
+        assert_eq!(all.aborted.as_ref().map(|own| (own.id, own.step.as_str())), Some((8, "operator")));
+        assert_eq!(say(&mut all, "b", None, &back, NOW), Outcome::Done, "now it is what serves that is meant");
+        assert_eq!((all.standing.chosen, &all.standing.quarantined[..]), (artifact(0), &[digest(1)][..]));
+    }
+
+    /// What the configuration names is no place to go back to where that is what is announced.
+    #[test]
+    fn nobody_goes_back_to_what_is_rolled_back() {
+        let mut all = Agreement::default();
+        assert_eq!(say(&mut all, "a", None, &announce(7, 0), NOW), Outcome::Done);
+        assert_eq!((all.standing.generation, all.standing.before), (1, None));
+        let back = Word::RollBack { generation: 1, chosen: artifact(0), why: Why::Operator };
+        assert_eq!(say(&mut all, "a", None, &back, NOW), Outcome::NoOther);
+        assert!(all.standing.quarantined.is_empty());
+    }
+
+    #[test]
+    fn who_lives_is_known_before_anything_is_announced() {
+        let mut lost = Agreement::default();
+        let others = vec!["b".to_owned()];
+        let announce = Word::Announce { id: 7, digest: digest(1), promoted: false, from: digest(0), others };
+        assert_eq!(say(&mut lost, "a", None, &announce, NOW), Outcome::Gathering);
+        assert_eq!(lost.proposal, None);
+        say(&mut lost, "b", None, &Word::Beat, NOW);
+        assert_eq!(say(&mut lost, "a", None, &announce, NOW), Outcome::Done);
+        assert_eq!(lost.standing.generation, 0, "b is waited for");
+    }
+
+    /// A disk that has slept overrules no fleet that began anew meanwhile.
+    #[test]
+    fn another_lines_generation_is_written_back_only_where_there_is_none() {
+        let mut all = Agreement::default();
+        assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), Outcome::Done);
+        assert_eq!(all.standing.line, 7);
+        let young = all.standing.clone();
+        let old = Standing { line: 3, generation: 9, chosen: artifact(5), ..Standing::default() };
+        all.hear(&speaker("old", None), &old, &Word::Beat, NOW);
+        assert_eq!(all.standing, young);
+        all.hear(&speaker("old", None), &Standing { line: 7, ..old.clone() }, &Word::Beat, NOW);
+        assert_eq!((all.standing.generation, all.standing.chosen), (9, artifact(5)), "the same line");
+        let mut lost = Agreement::default();
+        lost.hear(&speaker("old", None), &old, &Word::Beat, NOW);
+        assert_eq!(lost.standing, old);
     }
 
     #[test]

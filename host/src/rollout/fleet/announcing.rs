@@ -2,15 +2,15 @@
 
 use super::{
     Chosen, Following, Outcome, Why, Word,
-    staging::{Asked, Unstaged},
+    staging::{Asked, Unstaged, Wanted},
 };
 use crate::{
     pipeline::Shared,
     policy::Digest,
-    rollout::Step,
+    rollout::{Serving, Step},
     store::redis::{LinkError, agreement::Heard},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Why a component was not announced.
@@ -22,6 +22,12 @@ pub enum NotAnnounced {
     /// There is no way to tell the others.
     #[error("shared state cannot be reached now, and only there can the fleet agree: announce again when it answers")]
     Away(#[source] LinkError),
+    /// It was told, but nothing was heard of it.
+    #[error("shared state did not say whether it was announced; look before you announce again: `triage policy list`")]
+    Unsure(#[source] LinkError),
+    /// Nobody knows who has to have it.
+    #[error("shared state has lost which hosts live, and they say so again within a second: announce again then")]
+    Gathering,
     /// This host refused it.
     #[error("it was refused at step {}: {reason}; nothing is announced", step.name())]
     Refused {
@@ -47,6 +53,12 @@ pub enum NotRolledBack {
     /// There is no way to tell the others.
     #[error("shared state cannot be reached now, and only there can the fleet agree: ask again when it answers")]
     Away(#[source] LinkError),
+    /// It was told, but nothing was heard of it.
+    #[error("shared state did not say whether the fleet goes back; look before you ask again: `triage policy list`")]
+    Unsure(#[source] LinkError),
+    /// Not the one that is named.
+    #[error("sha256:{0} neither serves the fleet nor is it proposed; look again: `triage policy list`")]
+    Other(Digest),
     /// There is nothing to go back to.
     #[error("the fleet has no generation before this one; announce a component that serves better")]
     NoOther,
@@ -55,52 +67,90 @@ pub enum NotRolledBack {
     Stale,
 }
 
+/// What came of an operator's word, told as soon as it is known, whether the operator still waits or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A component is announced.
+    Announced,
+    /// The fleet has gone back.
+    RolledBack,
+    /// What was proposed is not any more.
+    Aborted,
+    /// This host takes what serves the fleet once more.
+    Pardoned,
+    /// It may have been done.
+    Unsure,
+}
+
 impl Following {
     /// Announces a component to the fleet, once this host itself could serve it. `promoted`: although it was rolled back
-    /// before.
+    /// before; where it serves the fleet already, this host takes it once more. `note` is told what was done.
     /// Dropping the future announces nothing that was not announced yet.
     ///
     /// # Errors
-    /// [`NotAnnounced`]; nothing is announced then.
+    /// [`NotAnnounced`]; nothing is announced then, unless it is [`NotAnnounced::Unsure`].
     pub(crate) async fn announce(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         digest: Digest,
         promoted: bool,
+        note: impl FnOnce(Said) + Send + 'static,
     ) -> Result<(), NotAnnounced> {
         let place = Arc::clone(&self.announcing).try_acquire_owned().map_err(|_| NotAnnounced::Busy)?;
         if !self.agreement.link().is_up() {
             return Err(NotAnnounced::Away(LinkError::Down));
+        }
+        let Some(serving) = shared.upstreams.get(self.index) else { return Err(NotAnnounced::Away(LinkError::Down)) };
+        if promoted && self.pardon(digest, serving.current().artifact) {
+            note(Said::Pardoned);
+            self.wake.notify_one();
+            return Ok(());
         }
         self.would(digest, promoted)?;
         let refused = |why: &Unstaged| {
             let (step, reason) = why.parts();
             NotAnnounced::Refused { step, reason: reason.to_owned() }
         };
-        let serving = shared.upstreams.get(self.index);
-        let is_bad = |component: &Digest| serving.is_some_and(|serving| serving.is_quarantined(component));
         match self.at_hand(digest).filter(|_| !promoted) {
-            Some(policy) if policy.digest().is_some_and(|component| is_bad(&component)) => {
+            Some(policy) if policy.digest().is_some_and(|component| serving.is_quarantined(&component)) => {
                 return Err(refused(&Unstaged::quarantined()));
             }
             Some(_) => {}
             None => {
                 let (answer, answered) = oneshot::channel();
-                self.stage(shared, digest, promoted, Some(Asked { answer, place }));
+                let wanted = Wanted { digest, promoted, within: None };
+                self.stage(shared, wanted, Some(Asked { answer, place }));
                 let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
                 let checked = answered.await.unwrap_or_else(|_| Err(gone()));
                 self.put(digest, checked.map_err(|why| refused(&why))?);
             }
         }
-        let artifact = serving.and_then(|serving| serving.current().artifact);
         let id = self.entropy.next();
-        let heard = self.tell(artifact, &Word::Announce { id, digest, promoted }).await.map_err(NotAnnounced::Away)?;
+        let (from, others) = {
+            let course = self.course.lock();
+            (course.configured(), course.others(self.clock.now()))
+        };
+        let word = Word::Announce { id, digest, promoted, from, others };
+        let heard = self.say(serving, word, note).await.map_err(|error| {
+            if error.may_be_done() { NotAnnounced::Unsure(error) } else { NotAnnounced::Away(error) }
+        })?;
         match heard.outcome {
             Outcome::Serving => Err(NotAnnounced::Serving(heard.view.standing.generation)),
             Outcome::Quarantined => Err(NotAnnounced::Quarantined),
             Outcome::Busy => Err(NotAnnounced::Busy),
-            Outcome::Done | Outcome::NoOther | Outcome::Stale => Ok(()),
+            Outcome::Gathering => Err(NotAnnounced::Gathering),
+            Outcome::Done | Outcome::NoOther | Outcome::Stale | Outcome::Aborted => Ok(()),
         }
+    }
+
+    /// What serves the fleet, but was refused here: whether it is taken once more.
+    fn pardon(&self, digest: Digest, artifact: Option<Digest>) -> bool {
+        let mut course = self.course.lock();
+        let is_refused = course.known().chosen == Chosen::Artifact(digest) && course.behind(artifact);
+        if is_refused {
+            course.pardon();
+        }
+        is_refused
     }
 
     /// What would come of an announcement, as far as this host knows: nothing is pulled in vain.
@@ -116,28 +166,66 @@ impl Following {
         Ok(())
     }
 
-    /// Takes the whole fleet back to the generation before this one, on an operator's word. `artifact` serves here.
+    /// Takes the whole fleet back to the generation before this one, on an operator's word; while something is proposed, takes
+    /// that back, and what serves stays. `named`: only if it is this component. `note` is told what was done.
     ///
     /// # Errors
-    /// [`NotRolledBack`]
-    pub(crate) async fn roll_back(&self, artifact: Option<Digest>) -> Result<(), NotRolledBack> {
-        let generation = self.course.lock().known().generation;
-        let word = Word::RollBack { generation, why: Why::Operator };
-        let heard = self.tell(artifact, &word).await.map_err(NotRolledBack::Away)?;
+    /// [`NotRolledBack`]; nothing is done then, unless it is [`NotRolledBack::Unsure`].
+    pub(crate) async fn roll_back(
+        self: &Arc<Self>,
+        shared: &Shared,
+        named: Option<Digest>,
+        note: impl FnOnce(Said) + Send + 'static,
+    ) -> Result<(), NotRolledBack> {
+        let Some(serving) = shared.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
+        let word = {
+            let course = self.course.lock();
+            // What is proposed goes first, so that nobody takes back another one than they name.
+            let meant = course.proposed().map_or(course.target(), |proposed| proposed.digest);
+            if let Some(named) = named.filter(|named| *named != meant) {
+                return Err(NotRolledBack::Other(named));
+            }
+            let known = course.known();
+            Word::RollBack { generation: known.generation, chosen: known.chosen, why: Why::Operator }
+        };
+        let heard = self.say(serving, word, note).await.map_err(|error| {
+            if error.may_be_done() { NotRolledBack::Unsure(error) } else { NotRolledBack::Away(error) }
+        })?;
         match heard.outcome {
-            Outcome::Done => Ok(()),
+            Outcome::Done | Outcome::Aborted => Ok(()),
             Outcome::NoOther => Err(NotRolledBack::NoOther),
             _ => Err(NotRolledBack::Stale),
         }
     }
 
-    /// Says one word for an operator; what follows from it is done by the next turn, which comes at once.
-    async fn tell(&self, artifact: Option<Digest>, word: &Word) -> Result<Heard, LinkError> {
-        let (speaker, known, _) = self.own(artifact);
-        let heard = self.agreement.say(&speaker, &known, word).await?;
-        let told = self.course.lock().heard(word, &heard, self.clock.now());
-        self.tell_all(told);
-        self.wake.notify_one();
-        Ok(heard)
+    /// Says one word for an operator, and notes what came of it even if nobody waits any more; what follows from it is done by the
+    /// next turn, which comes at once.
+    async fn say(
+        self: &Arc<Self>,
+        serving: &Arc<Serving>,
+        word: Word,
+        note: impl FnOnce(Said) + Send + 'static,
+    ) -> Result<Heard, LinkError> {
+        let (own, serving) = (Arc::clone(self), Arc::clone(serving));
+        let said = tokio::spawn(async move {
+            let (speaker, known, _) = own.own(Some(&serving));
+            let heard = own.agreement.say(&speaker, &known, &word).await;
+            match &heard {
+                Ok(Heard { outcome: Outcome::Done, .. }) if matches!(word, Word::RollBack { .. }) => {
+                    note(Said::RolledBack);
+                }
+                Ok(Heard { outcome: Outcome::Done, .. }) => note(Said::Announced),
+                Ok(Heard { outcome: Outcome::Aborted, .. }) => note(Said::Aborted),
+                Err(error) if error.may_be_done() => note(Said::Unsure),
+                Ok(_) | Err(_) => {}
+            }
+            let heard = heard?;
+            let told = own.course.lock().heard(&word, &heard, own.clock.now());
+            own.tell_all(told);
+            own.wake.notify_one();
+            Ok(heard)
+        });
+        // It fails only where the host ends meanwhile.
+        said.await.unwrap_or(Err(LinkError::TimedOut(Duration::ZERO)))
     }
 }

@@ -1,8 +1,10 @@
 //! What one host knows of the agreement, and what it does next. Pure.
 
-use super::{Aborted, Chosen, Outcome, Proposed, Speaker, Standing, View, Why, Word, staging::Unstaged};
+use super::{
+    Chosen, Outcome, Proposed, Speaker, Standing, View, Why, Word, agreement::STAGING, staging::Unstaged, told::Told,
+};
 use crate::{clock::Timestamp, policy::Digest, store::redis::agreement::Heard};
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Between two attempts at a component that cannot be had: the first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -11,6 +13,10 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 const FAILED: usize = 4;
 /// What was read longer ago says nothing of now: three beats.
 const STALE: Duration = Duration::from_secs(3);
+/// Components that are pulled and compiled at once: one that is slow holds no other up.
+const AT_ONCE: usize = 2;
+/// Hosts that are named with an announcement.
+const OTHERS: usize = 100;
 
 /// One host's.
 #[derive(Debug)]
@@ -20,24 +26,33 @@ pub(super) struct Course {
     configured: Digest,
     known: Standing,
     view: Option<(View, Timestamp)>,
-    /// The generation that serves here.
-    at: u64,
+    /// When each other host was last heard of.
+    others: BTreeMap<String, Timestamp>,
+    /// The generation that serves here, or did last.
+    at: Place,
     /// Whether the fleet's generation may be one that was rolled back here.
     pardoned: bool,
     /// The generation that failed here, until the fleet has heard of it.
-    fault: Option<u64>,
+    fault: Option<(u64, Chosen)>,
     /// What is to be told of a proposal.
     refusal: Option<Word>,
     /// The proposal that was refused here.
     refused: Option<u64>,
     /// What is being pulled and compiled.
-    under_way: Option<Digest>,
+    under_way: Vec<Digest>,
     /// The latest of what was not staged, by digest.
     failed: Vec<Failed>,
     /// The last abort that was told.
     aborted: Option<u64>,
     /// Whether something else than ours was found the last time.
     flawed: bool,
+}
+
+/// A generation: its line and its number, and what it is, since a stranger may have written one of the same number.
+type Place = (u64, u64, Chosen);
+
+fn place(standing: &Standing) -> Place {
+    (standing.line, standing.generation, standing.chosen)
 }
 
 /// A component that was not staged.
@@ -56,21 +71,8 @@ pub(super) enum Next {
     Rest,
     /// Put what is on the shelf into service.
     Install { digest: Digest, promoted: bool },
-    /// Pull and compile.
-    Stage { digest: Digest, promoted: bool },
-}
-
-/// What operators are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told {
-    Unheard,
-    Flawed,
-    Proposed(Proposed),
-    Aborted(Aborted),
-    Serves { generation: u64, chosen: Chosen, why: Why, by: String },
-    Behind { generation: u64, digest: Digest, why: Unstaged },
-    NotStaged { digest: Digest, why: Unstaged },
-    NotRolledBack { generation: u64 },
+    /// Pull, within this time if it is hurried, and compile.
+    Stage { digest: Digest, promoted: bool, within: Option<Duration> },
 }
 
 impl Course {
@@ -81,12 +83,13 @@ impl Course {
             configured,
             known,
             view: None,
-            at: 0,
+            others: BTreeMap::new(),
+            at: place(&Standing::default()),
             pardoned: false,
             fault: None,
             refusal: None,
             refused: None,
-            under_way: None,
+            under_way: Vec::new(),
             failed: Vec::new(),
             aborted: None,
             flawed: false,
@@ -120,7 +123,7 @@ impl Course {
         &self.known
     }
 
-    fn proposed(&self) -> Option<&Proposed> {
+    pub(super) fn proposed(&self) -> Option<&Proposed> {
         self.view.as_ref()?.0.proposed.as_ref()
     }
 
@@ -132,16 +135,17 @@ impl Course {
 
     /// Who speaks.
     pub(super) fn speaker(&self, serving: Option<Digest>, shelf: &[Digest]) -> Speaker {
-        // One that has fallen back by itself is not where it was.
-        let fell_back = self.at == self.known.generation && self.behind(serving);
-        let generation = if fell_back { self.at.saturating_sub(1) } else { self.at };
+        // One that has fallen back by itself is not where it was, nor is one whose generation only has the same number.
+        let (at, known) = (self.at.1, place(&self.known));
+        let is_there = self.at == known && !self.behind(serving);
+        let generation = if at == known.1 && !is_there { at.saturating_sub(1) } else { at };
         Speaker { host: self.host.clone(), generation, staged: self.staged(shelf) }
     }
 
     /// What is to be said next.
     pub(super) fn word(&self) -> Word {
-        if let Some(generation) = self.fault {
-            return Word::RollBack { generation, why: Why::Fault };
+        if let Some((generation, chosen)) = self.fault {
+            return Word::RollBack { generation, chosen, why: Why::Fault };
         }
         self.refusal.clone().unwrap_or(Word::Beat)
     }
@@ -150,7 +154,8 @@ impl Course {
     pub(super) fn heard(&mut self, word: &Word, heard: &Heard, now: Timestamp) -> Vec<Told> {
         let Heard { outcome, flawed, view } = heard;
         // The script writes back what this host knows: an older answer was overtaken by another one.
-        if view.standing.generation < self.known.generation {
+        let is_lines = view.standing.line == self.known.line || view.standing.generation == 0;
+        if is_lines && view.standing.generation < self.known.generation {
             return Vec::new();
         }
         let mut told = Vec::new();
@@ -159,7 +164,7 @@ impl Course {
         }
         self.flawed = *flawed;
         match word {
-            Word::RollBack { generation, why: Why::Fault } if self.fault == Some(*generation) => {
+            Word::RollBack { generation, chosen, why: Why::Fault } if self.fault == Some((*generation, *chosen)) => {
                 self.fault = None;
                 if *outcome == Outcome::NoOther {
                     told.push(Told::NotRolledBack { generation: *generation });
@@ -179,8 +184,11 @@ impl Course {
             told.push(Told::Aborted(news.clone()));
         }
         self.aborted = aborted;
-        let is_new = (view.standing.generation, view.standing.chosen) != (self.known.generation, self.known.chosen);
-        if is_new {
+        for host in view.hosts.iter().filter(|host| host.name != self.host) {
+            self.others.insert(host.name.clone(), now.before(host.silent));
+        }
+        self.others.retain(|_, heard| now.since(*heard) <= STALE);
+        if place(&view.standing) != place(&self.known) {
             self.pardoned = view.standing.why == Why::Promoted;
             self.fault = None;
             self.failed.clear();
@@ -199,34 +207,77 @@ impl Course {
     /// What to do, where `serving` serves and `shelf` is at hand.
     pub(super) fn next(&self, serving: Option<Digest>, shelf: &[Digest], now: Timestamp) -> Next {
         let waits = |digest| self.failed.iter().any(|own| own.digest == digest && now < own.again);
+        let may_begin = |digest: Digest| {
+            let is_free = self.under_way.len() < AT_ONCE && !self.under_way.contains(&digest);
+            is_free && !shelf.contains(&digest) && !waits(digest)
+        };
         let target = self.target();
-        if serving != Some(target) && !waits(target) {
-            if shelf.contains(&target) {
+        if self.behind(serving) {
+            if shelf.contains(&target) && !waits(target) {
                 return Next::Install { digest: target, promoted: self.pardoned };
             }
-            if self.under_way.is_none() {
-                return Next::Stage { digest: target, promoted: self.pardoned };
+            if may_begin(target) {
+                return Next::Stage { digest: target, promoted: self.pardoned, within: None };
             }
         }
-        match self.proposed() {
-            Some(Proposed { id, digest, promoted, .. })
-                if self.refused != Some(*id)
-                    && self.under_way.is_none()
-                    && !shelf.contains(digest)
-                    && !waits(*digest) =>
+        // Longer than that nobody waits for it.
+        let within = Some(STAGING);
+        if let Some(Proposed { id, digest, promoted, .. }) = self.proposed()
+            && self.refused != Some(*id)
+            && may_begin(*digest)
+        {
+            return Next::Stage { digest: *digest, promoted: *promoted, within };
+        }
+        // At hand before it is needed, also where the registry is away by then.
+        let is_refused =
+            |digest| self.failed.iter().any(|own| own.digest == digest && matches!(own.why, Unstaged::Refused(..)));
+        match self.known.before.map(|before| self.resolved(before)) {
+            Some(digest)
+                if !self.behind(serving) && self.under_way.is_empty() && may_begin(digest) && !is_refused(digest) =>
             {
-                Next::Stage { digest: *digest, promoted: *promoted }
+                Next::Stage { digest, promoted: false, within }
             }
             _ => Next::Rest,
         }
     }
 
     pub(super) fn begin(&mut self, digest: Digest) {
-        self.under_way = Some(digest);
+        self.under_way.push(digest);
     }
 
-    pub(super) fn end(&mut self) {
-        self.under_way = None;
+    pub(super) fn end(&mut self, digest: Digest) {
+        self.under_way.retain(|own| *own != digest);
+    }
+
+    /// Hosts that must be there where shared state has lost nothing: a host is forgotten only after five beats.
+    pub(super) fn others(&self, now: Timestamp) -> Vec<String> {
+        let own = self.others.iter().filter(|(_, heard)| now.since(**heard) <= STALE);
+        own.map(|(name, _)| name.clone()).take(OTHERS).collect()
+    }
+
+    /// What the configuration names.
+    pub(super) fn configured(&self) -> Digest {
+        self.configured
+    }
+
+    /// What is proposed and counts as staged, unless it was rolled back here.
+    pub(super) fn claimed(&self, shelf: &[Digest]) -> Option<Digest> {
+        self.staged(shelf).and(self.proposed()).filter(|own| !own.promoted).map(|own| own.digest)
+    }
+
+    /// Takes what should serve here once more, on an operator's word.
+    pub(super) fn pardon(&mut self) {
+        let target = self.target();
+        self.pardoned = true;
+        self.failed.retain(|own| own.digest != target);
+    }
+
+    /// Whether what serves here is what the fleet has rolled back, and what should serve instead is refused here.
+    pub(super) fn is_stranded(&self, serving: Option<Digest>) -> bool {
+        let is_refused = |own: &Failed| own.digest == self.target() && matches!(own.why, Unstaged::Refused(..));
+        self.behind(serving)
+            && serving.is_some_and(|serving| self.known.quarantined.contains(&serving))
+            && self.failed.iter().any(is_refused)
     }
 
     /// A component was not staged, or could not be put into service.
@@ -240,8 +291,9 @@ impl Course {
         }
         self.failed.push(Failed { digest, times: times + 1, again: now.after(wait), why: why.clone() });
         let is_target = digest == self.target();
+        let is_before = self.known.before.map(|before| self.resolved(before)) == Some(digest);
         let proposal = self.proposed().filter(|own| own.digest == digest).map(|own| own.id);
-        if let (Unstaged::Refused(step, reason), Some(id), false) = (&why, proposal, is_target) {
+        if let (Unstaged::Refused(step, reason), Some(id)) = (&why, proposal) {
             self.refused = Some(id);
             self.refusal = Some(Word::Refuse { id, step: step.name(), reason: reason.clone() });
         }
@@ -249,16 +301,20 @@ impl Course {
             return None;
         }
         let generation = self.known.generation;
-        Some(if is_target { Told::Behind { generation, digest, why } } else { Told::NotStaged { digest, why } })
+        Some(match (is_target, proposal) {
+            (true, None) => Told::Behind { generation, digest, why },
+            (false, None) if is_before => Told::NotKept { digest, why },
+            (_, _) => Told::NotStaged { digest, why },
+        })
     }
 
     /// What serves now was looked at: whether the fleet's generation has come into force.
     pub(super) fn settle(&mut self, serving: Option<Digest>) -> Option<Told> {
         let Standing { generation, chosen, why, by, .. } = &self.known;
-        if serving != Some(self.target()) || self.at == *generation {
+        if serving != Some(self.target()) || self.at == place(&self.known) {
             return None;
         }
-        self.at = *generation;
+        self.at = place(&self.known);
         self.failed.retain(|own| Some(own.digest) != serving);
         Some(Told::Serves { generation: *generation, chosen: *chosen, why: *why, by: by.clone() })
     }
@@ -272,7 +328,7 @@ impl Course {
     pub(super) fn fault(&mut self, artifact: Option<Digest>) -> bool {
         let is_fleets = self.known.generation > 0 && artifact == Some(self.target());
         if is_fleets {
-            self.fault = Some(self.known.generation);
+            self.fault = Some((self.known.generation, self.known.chosen));
         }
         is_fleets
     }
@@ -295,82 +351,6 @@ impl Course {
         let failed = self.failed.iter().find(|own| own.digest == self.target())?;
         let (step, reason) = failed.why.parts();
         Some(format!("{}: {reason}", step.name()))
-    }
-}
-
-impl Told {
-    /// Its kind among a host's events.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Flawed => "policy-flawed",
-            Self::Proposed(_) => "policy-announced",
-            Self::Aborted(_) => "policy-aborted",
-            Self::Serves { .. } => "policy-switched",
-            Self::Unheard | Self::Behind { .. } | Self::NotStaged { .. } | Self::NotRolledBack { .. } => {
-                "policy-behind"
-            }
-        }
-    }
-
-    /// Whether all goes well.
-    pub(super) fn is_good(&self) -> bool {
-        matches!(self, Self::Proposed(_) | Self::Serves { why: Why::Nothing | Why::Announced | Why::Promoted, .. })
-    }
-}
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unheard => f.write_str(
-                "this host starts without having heard what serves its fleet: with what it remembers of it, else with \
-                 what its configuration names; it catches up once shared state answers",
-            ),
-            Self::Flawed => f.write_str(
-                "shared state held something else than the fleet's agreement; it was thrown away, and what the hosts \
-                 know is there again: find out who else writes below state.prefix",
-            ),
-            Self::Proposed(Proposed { digest, by, .. }) => {
-                write!(f, "{} is announced to the fleet by {by}; it serves once every host has it", digest.short())
-            }
-            Self::Aborted(Aborted { digest, by, step, reason, .. }) => write!(
-                f,
-                "{} does not serve: host {by} refused it at step {step}: {reason}; the fleet stays as it is",
-                digest.short()
-            ),
-            Self::Serves { generation, chosen, why, by } => {
-                write!(f, "the fleet's generation {generation} serves here, ")?;
-                match chosen {
-                    Chosen::Configured => f.write_str("as each host's configuration has it")?,
-                    Chosen::Artifact(digest) => f.write_str(&digest.short())?,
-                }
-                match why {
-                    Why::Nothing => Ok(()),
-                    Why::Announced => write!(f, "; {by} announced it"),
-                    Why::Promoted => write!(f, "; {by} announced it although it was rolled back before"),
-                    Why::Operator => write!(f, "; an operator went back to it at {by}"),
-                    Why::Fault => write!(f, "; the one before it failed at {by} and is quarantined"),
-                }
-            }
-            Self::Behind { generation, digest, why } => {
-                let (step, reason) = why.parts();
-                write!(
-                    f,
-                    "this host is behind: the fleet's generation {generation} ({}) does not serve here, step {}: {reason}; \
-                     it is tried again",
-                    digest.short(),
-                    step.name()
-                )
-            }
-            Self::NotStaged { digest, why } => {
-                let (step, reason) = why.parts();
-                write!(f, "{} is announced, but not to be had here, step {}: {reason}", digest.short(), step.name())
-            }
-            Self::NotRolledBack { generation } => write!(
-                f,
-                "generation {generation} failed here, and the fleet has none before it: each host decides for itself; \
-                 announce a component that serves better"
-            ),
-        }
     }
 }
 

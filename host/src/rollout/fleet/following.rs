@@ -2,10 +2,11 @@
 
 use super::{
     Speaker, Standing, View, Word,
-    course::{Course, Next, Told},
+    course::{Course, Next},
     memory::Memory,
     shelf::Shelf,
     staging::{self, Unstaged},
+    told::Told,
 };
 use crate::{
     clock::Clock,
@@ -104,7 +105,8 @@ impl Following {
             return None;
         };
         let With { host, clock, entropy, events } = with;
-        let fleet = format!("{} {} {} {}", shared.address, shared.prefix, upstream.name, own.target());
+        // Not by the address: a Redis that has moved is no other fleet.
+        let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
         let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
         let course = Course::new(host, own.digest(), memory.recall());
         Some(Arc::new(Self {
@@ -144,7 +146,7 @@ impl Following {
             None => configured()?,
             Some((_, Ok(service))) => service,
             Some((target, Err(error))) => {
-                self.not_staged(target, Unstaged::Away(crate::rollout::told(&error)));
+                self.not_staged(target, Unstaged::of(&error));
                 configured()?
             }
         };
@@ -193,8 +195,17 @@ impl Following {
     }
 
     /// Who speaks, and what is known: what a step begins with.
-    pub(super) fn own(&self, artifact: Option<Digest>) -> (Speaker, Standing, Word) {
+    pub(super) fn own(&self, serving: Option<&Serving>) -> (Speaker, Standing, Word) {
+        let artifact = serving.and_then(|serving| serving.current().artifact);
         let shelf = self.shelf.lock().digests();
+        // What is at hand is no reason to take what failed here.
+        let claimed = self.course.lock().claimed(&shelf);
+        let is_bad = |component: Digest| serving.is_some_and(|serving| serving.is_quarantined(&component));
+        if let Some(digest) = claimed
+            && self.at_hand(digest).and_then(|policy| policy.digest()).is_some_and(is_bad)
+        {
+            self.not_staged(digest, Unstaged::quarantined());
+        }
         let course = self.course.lock();
         (course.speaker(artifact, &shelf), course.known().clone(), course.word())
     }
@@ -204,7 +215,7 @@ impl Following {
         let Some(serving) = shared.upstreams.get(self.index) else { return true };
         let artifact = || serving.current().artifact;
         for _ in 0..STEPS {
-            let (speaker, known, word) = self.own(artifact());
+            let (speaker, known, word) = self.own(Some(serving));
             let heard = self.agreement.say(&speaker, &known, &word).await;
             let now = self.clock.now();
             let told = {
@@ -217,20 +228,24 @@ impl Following {
             };
             self.tell_all(told);
             self.settle(artifact());
+            self.leave_withdrawn(serving);
             let next = {
                 let shelf = self.shelf.lock().digests();
                 self.course.lock().next(artifact(), &shelf, now)
             };
             match next {
                 Next::Install { digest, promoted } => self.install(shared, serving, digest, promoted),
-                Next::Stage { digest, promoted } => self.stage(shared, digest, promoted, None),
+                Next::Stage { digest, promoted, within } => {
+                    self.stage(shared, staging::Wanted { digest, promoted, within }, None);
+                }
                 Next::Rest => {}
             }
+            self.leave_withdrawn(serving);
             if heard.is_err() {
                 return false;
             }
             // What has changed is said at once: others wait for it.
-            let (again, _, word) = self.own(artifact());
+            let (again, _, word) = self.own(Some(serving));
             if again == speaker && word == Word::Beat {
                 return true;
             }
@@ -250,6 +265,23 @@ impl Following {
         self.tell_all(told);
     }
 
+    /// Nothing that the fleet has rolled back is come back to here: not after a fault either, and not where it serves on
+    /// because this host refuses what should serve instead.
+    fn leave_withdrawn(&self, serving: &Serving) {
+        let current = serving.current();
+        let (withdrawn, is_there, is_stranded) = {
+            let course = self.course.lock();
+            let artifact = current.artifact;
+            (course.known().quarantined.clone(), !course.behind(artifact), course.is_stranded(artifact))
+        };
+        if is_there {
+            serving.shun(&withdrawn, current.policy.digest());
+        }
+        if is_stranded {
+            serving.retreat(&withdrawn);
+        }
+    }
+
     fn install(&self, shared: &Shared, serving: &Serving, digest: Digest, promoted: bool) {
         let Some(policy) = self.at_hand(digest) else { return };
         let component = policy.digest();
@@ -263,6 +295,8 @@ impl Following {
         match made {
             Ok(service) => {
                 self.shelve(&serving.current());
+                let withdrawn = self.course.lock().known().quarantined.clone();
+                serving.shun(&withdrawn, component);
                 serving.install(service.from(digest));
                 self.course.lock().installed();
                 self.settle(Some(digest));
@@ -283,9 +317,10 @@ impl Following {
         }
     }
 
-    /// Whether the fleet has said anything yet.
+    /// Whether the fleet has said anything yet, or is about to.
     pub fn is_told(&self) -> bool {
-        self.course.lock().known().generation > 0
+        let course = self.course.lock();
+        course.known().generation > 0 || course.proposed().is_some()
     }
 
     /// How it stands, where `artifact` serves.

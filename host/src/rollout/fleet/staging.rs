@@ -3,14 +3,16 @@
 use super::Following;
 use crate::{
     pipeline::Shared,
-    policy::{Digest, Loading, Policy, cases},
-    registry::{Artifact, Pulled, Registry, RegistryError},
+    policy::{Digest, Policy},
+    registry::{Artifact, RegistryError},
     rollout::{Serving, Step, told},
-    service::Service,
+    service::{self, Service, ServiceError},
 };
 use std::{
+    error::Error as _,
     sync::{Arc, Weak},
     thread,
+    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -30,6 +32,19 @@ impl Unstaged {
         Self::Refused(Step::Quarantine, reason.to_owned())
     }
 
+    /// As a load tells it, which keeps its step.
+    pub(super) fn of(error: &ServiceError) -> Self {
+        // Of the upstream and its policy the reader knows.
+        let reason = match error {
+            ServiceError::Config { .. } | ServiceError::Route { .. } => told(error),
+            _ => error.source().map_or_else(|| told(error), told),
+        };
+        match error {
+            ServiceError::Registry { source, .. } if !is_certain(source) => Self::Away(reason),
+            _ => Self::Refused(error.step(), reason),
+        }
+    }
+
     /// At which step, and why.
     pub(super) fn parts(&self) -> (Step, &str) {
         match self {
@@ -39,47 +54,53 @@ impl Unstaged {
     }
 }
 
-/// Pulls a component, or finds it where it was kept.
-fn pull(registry: &Registry, artifact: &Artifact) -> Result<Pulled, Unstaged> {
-    registry.fetch(artifact).map_err(|error| match &error {
-        RegistryError::TooLarge { .. } | RegistryError::Forged { .. } | RegistryError::NotAPolicy { .. } => {
-            Unstaged::Refused(Step::Pull, told(&error))
-        }
+/// Whether what came is no policy, and not only away.
+fn is_certain(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::TooLarge { .. } | RegistryError::Forged { .. } | RegistryError::NotAPolicy { .. } => true,
         RegistryError::Credentials(_)
         | RegistryError::Refused { .. }
         | RegistryError::Slow { .. }
-        | RegistryError::Client(_) => Unstaged::Away(told(&error)),
-    })
+        | RegistryError::Client(_) => false,
+    }
 }
 
-/// Every check of a component that was pulled, in the order of any load. `promoted`: it may be one that was rolled back
-/// here.
-fn check(shared: &Shared, serving: &Serving, pulled: &Pulled, promoted: bool) -> Result<Arc<Policy>, Unstaged> {
-    let refused = |step| move |reason: String| Unstaged::Refused(step, reason);
-    if !promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
+/// A component of a registry, and how it is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) digest: Digest,
+    /// Whether it may be one that was rolled back here.
+    pub(super) promoted: bool,
+    /// How long a pull may take; none: as long as any.
+    pub(super) within: Option<Duration>,
+}
+
+/// Pulls a component, or finds it where it was kept, and makes every check of it.
+fn check(shared: &Weak<Shared>, index: usize, artifact: &Artifact, wanted: Wanted) -> Result<Arc<Policy>, Unstaged> {
+    // The host may go meanwhile.
+    let gone = || Unstaged::Away("the host is stopping".to_owned());
+    let registry = shared.upgrade().ok_or_else(gone)?.registry.clone();
+    let registry = match wanted.within {
+        Some(within) => registry.patient_for(within),
+        None => registry,
+    };
+    let failed = |source| ServiceError::Registry { upstream: String::new(), source: Box::new(source) };
+    let pulled = registry.fetch(artifact).map_err(|error| Unstaged::of(&failed(error)))?;
+    let shared = shared.upgrade().ok_or_else(gone)?;
+    let serving = shared.upstreams.get(index).ok_or_else(gone)?;
+    if !wanted.promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
         return Err(Unstaged::quarantined());
     }
-    let signed = shared.keys.verify(pulled.signature.as_deref(), &pulled.component);
-    signed.map_err(|error| refused(Step::Signature)(told(&error)))?;
-    let settings = serving.configured();
-    let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
-    let policy = Policy::load(&shared.engine, &pulled.component, &loading);
-    let policy = policy.map_err(|error| refused(Step::Load)(told(&error)))?;
-    play(&policy, pulled).map_err(|error| refused(Step::Cases)(error.to_string()))?;
-    service(shared, serving, &policy)?;
+    let policy = service::checked(&serving.configured(), &shared.engine, &shared.keys, artifact, &pulled);
+    let policy = policy.map_err(|error| Unstaged::of(&error))?;
+    self::service(&shared, serving, &policy)?;
     Ok(policy)
-}
-
-/// The golden cases that came with a component.
-pub(crate) fn play(policy: &Policy, pulled: &Pulled) -> Result<(), cases::CasesError> {
-    pulled.cases.as_deref().map_or(Ok(()), |text| cases::play(policy, text).map(drop))
 }
 
 /// A policy with the settings of now.
 pub(super) fn service(shared: &Shared, serving: &Serving, policy: &Arc<Policy>) -> Result<Service, Unstaged> {
     let groups = |name: &str, endpoint: &_| shared.gates.group(name, endpoint);
-    Service::with_policy(&serving.configured(), Arc::clone(policy), false, groups)
-        .map_err(|error| Unstaged::Refused(Step::Configuration, told(&error)))
+    Service::with_policy(&serving.configured(), Arc::clone(policy), false, groups).map_err(|error| Unstaged::of(&error))
 }
 
 /// An operator who waits, and the place that this takes.
@@ -101,23 +122,14 @@ struct Staging {
 
 impl Following {
     /// Begins to pull and compile, on a thread of its own. `asked`: who waits for it instead of the fleet.
-    pub(super) fn stage(self: &Arc<Self>, shared: &Arc<Shared>, digest: Digest, promoted: bool, asked: Option<Asked>) {
+    pub(super) fn stage(self: &Arc<Self>, shared: &Arc<Shared>, wanted: Wanted, asked: Option<Asked>) {
+        let digest = wanted.digest;
         if asked.is_none() {
             self.course.lock().begin(digest);
         }
         let staging = Staging { following: Arc::downgrade(self), digest, asked, ended: false };
-        let (artifact, index) = (self.place.at(digest), self.index);
-        let (registry, shared) = (shared.registry.clone(), Arc::downgrade(shared));
-        let work = move || {
-            let checked = pull(&registry, &artifact).and_then(|pulled| {
-                // The host may have gone meanwhile.
-                let gone = || Unstaged::Away("the host is stopping".to_owned());
-                let shared = shared.upgrade().ok_or_else(gone)?;
-                let serving = shared.upstreams.get(index).ok_or_else(gone)?;
-                check(&shared, serving, &pulled, promoted)
-            });
-            staging.end(checked);
-        };
+        let (artifact, index, shared) = (self.place.at(digest), self.index, Arc::downgrade(shared));
+        let work = move || staging.end(check(&shared, index, &artifact, wanted));
         if let Err(error) = thread::Builder::new().name("triage-staging".to_owned()).spawn(work) {
             tracing::warn!(%error, "a component cannot be staged: there is no thread for it");
         }
@@ -142,7 +154,7 @@ impl Staging {
             Ok(policy) => following.put(self.digest, policy),
             Err(why) => following.not_staged(self.digest, why),
         }
-        following.course.lock().end();
+        following.course.lock().end(self.digest);
         following.wake.notify_one();
     }
 }

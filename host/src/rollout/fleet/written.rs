@@ -1,4 +1,4 @@
-//! How a standing is written, in shared state and in a file: six words, and nothing that is not of their form is read.
+//! How a standing is written, in shared state and in a file: seven words, and nothing that is not of their form is read.
 
 use super::{
     Chosen, Standing, Why,
@@ -10,10 +10,11 @@ use crate::policy::Digest;
 const NAME: usize = 64;
 
 impl Standing {
-    /// Generation, chosen, before, why, by, quarantined.
-    pub fn words(&self) -> [String; 6] {
+    /// Line, generation, chosen, before, why, by, quarantined.
+    pub fn words(&self) -> [String; 7] {
         let quarantined: Vec<String> = self.quarantined.iter().map(ToString::to_string).collect();
         [
+            format!("{:016x}", self.line),
             self.generation.to_string(),
             self.chosen.word(),
             self.before.map_or_else(|| "-".to_owned(), Chosen::word),
@@ -26,14 +27,15 @@ impl Standing {
     /// From these words; none where they are none of ours.
     pub fn read(words: &[&str]) -> Option<Self> {
         // A last word that is empty is no line.
-        let (generation, chosen, before, why, by, quarantined) = match words {
-            [generation, chosen, before, why, by] => (generation, chosen, before, why, by, &""),
-            [generation, chosen, before, why, by, quarantined] => (generation, chosen, before, why, by, quarantined),
-            _ => return None,
+        let (words, quarantined) = match words {
+            [words @ .., quarantined] if words.len() == 6 => (words, *quarantined),
+            words => (words, ""),
         };
+        let [line, generation, chosen, before, why, by] = words else { return None };
         let quarantined: Option<Vec<Digest>> =
             quarantined.split(' ').filter(|digest| !digest.is_empty()).map(|digest| digest.parse().ok()).collect();
         Some(Self {
+            line: Some(line).filter(|line| line.len() == 16).and_then(|line| u64::from_str_radix(line, 16).ok())?,
             generation: generation.parse().ok().filter(|generation| *generation <= GENERATIONS)?,
             chosen: Chosen::read(chosen)?,
             before: if *before == "-" { None } else { Some(Chosen::read(before)?) },
@@ -45,7 +47,7 @@ impl Standing {
 }
 
 impl Chosen {
-    fn word(self) -> String {
+    pub(crate) fn word(self) -> String {
         match self {
             Self::Configured => String::new(),
             Self::Artifact(digest) => digest.to_string(),

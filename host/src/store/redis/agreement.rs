@@ -99,15 +99,17 @@ fn arguments(
     all.extend(known.words());
     match word {
         Word::Beat => all.push("beat".to_owned()),
-        Word::Announce { id: own, digest, promoted } => {
-            all.extend(["announce".to_owned(), id(*own), digest.to_string(), u8::from(*promoted).to_string()]);
+        Word::Announce { id: own, digest, promoted, from, others } => {
+            let promoted = u8::from(*promoted).to_string();
+            all.extend(["announce".to_owned(), id(*own), digest.to_string(), promoted, from.to_string()]);
+            all.push(others.join(" "));
         }
         Word::Refuse { id: own, step, reason } => {
             let reason = reason.chars().take(REASON_CHARS).collect();
             all.extend(["refuse".to_owned(), id(*own), (*step).to_owned(), reason]);
         }
-        Word::RollBack { generation, why: own } => {
-            all.extend(["back".to_owned(), generation.to_string(), own.word().to_owned()]);
+        Word::RollBack { generation, chosen, why: own } => {
+            all.extend(["back".to_owned(), generation.to_string(), chosen.word(), own.word().to_owned()]);
         }
     }
     all
@@ -122,37 +124,44 @@ fn id(id: u64) -> String {
 
 /// An answer in full; none where it is none of ours.
 fn read(answer: &Value) -> Option<Heard> {
-    let (fixed, hosts) = reply::list(answer)?.split_at_checked(18)?;
+    let (fixed, hosts) = reply::list(answer)?.split_at_checked(19)?;
     let word = |index: usize| fixed.get(index).and_then(reply::text);
+    // Another host's words: whatever bytes they are, they make nobody deaf.
+    let told = |index: usize, most: usize| {
+        let bytes = fixed.get(index).and_then(reply::bytes)?;
+        Some(line(&String::from_utf8_lossy(bytes), most))
+    };
     let outcome = match word(0)? {
         "done" => Outcome::Done,
         "serving" => Outcome::Serving,
         "quarantined" => Outcome::Quarantined,
         "busy" => Outcome::Busy,
+        "gathering" => Outcome::Gathering,
+        "aborted" => Outcome::Aborted,
         "no-other" => Outcome::NoOther,
         "stale" => Outcome::Stale,
         _ => return None,
     };
-    let words: Vec<&str> = (2..8).map(word).collect::<Option<_>>()?;
+    let words: Vec<&str> = (2..9).map(word).collect::<Option<_>>()?;
     let standing = Standing::read(&words)?;
-    let proposed = match word(8)? {
+    let proposed = match word(9)? {
         "" => None,
         own => Some(Proposed {
             id: read_id(own)?,
-            digest: word(9)?.parse().ok()?,
-            by: name(word(10)?)?,
-            promoted: word(11)? == "1",
-            left: Duration::from_micros(word(12)?.parse().ok()?),
+            digest: word(10)?.parse().ok()?,
+            by: name(word(11)?)?,
+            promoted: word(12)? == "1",
+            left: Duration::from_micros(word(13)?.parse().ok()?),
         }),
     };
-    let aborted = match word(13)? {
+    let aborted = match word(14)? {
         "" => None,
         own => Some(Aborted {
             id: read_id(own)?,
-            digest: word(14)?.parse().ok()?,
-            by: name(word(15)?)?,
-            step: line(word(16)?, 20),
-            reason: line(word(17)?, REASON_CHARS),
+            digest: word(15)?.parse().ok()?,
+            by: name(word(16)?)?,
+            step: told(17, 20)?,
+            reason: told(18, REASON_CHARS)?,
         }),
     };
     let hosts = hosts.chunks(4).map(|own| match own {

@@ -3,7 +3,10 @@
 //! What one host does, without any server.
 
 use super::*;
-use crate::rollout::Step;
+use crate::rollout::{
+    Step,
+    fleet::{Host, staging::Unstaged, told::Told},
+};
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 
@@ -29,6 +32,16 @@ fn hear(course: &mut Course, standing: Standing, proposed: Option<Proposed>) -> 
     course.heard(&Word::Beat, &Heard { outcome: Outcome::Done, flawed: false, view }, NOW)
 }
 
+/// Pulled because the fleet has it already.
+fn catch_up(of: u8) -> Next {
+    Next::Stage { digest: digest(of), promoted: false, within: None }
+}
+
+/// Pulled for a proposal: hurried.
+fn stage(of: u8) -> Next {
+    Next::Stage { digest: digest(of), promoted: false, within: Some(STAGING) }
+}
+
 fn refused() -> Unstaged {
     Unstaged::Refused(Step::Load, "no".to_owned())
 }
@@ -41,10 +54,10 @@ fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
     let told = hear(&mut own, Standing::default(), Some(proposal(7, 1)));
     assert!(matches!(&told[..], [Told::Proposed(_)]), "{told:?}");
     assert_eq!(hear(&mut own, Standing::default(), Some(proposal(7, 1))), [], "told once");
-    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Stage { digest: digest(1), promoted: false });
+    assert_eq!(own.next(serving, &[digest(0)], NOW), stage(1));
     own.begin(digest(1));
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest, "one at a time");
-    own.end();
+    own.end(digest(1));
     let shelf = [digest(0), digest(1)];
     assert_eq!((own.next(serving, &shelf, NOW), own.speaker(serving, &shelf).staged), (Next::Rest, Some(7)));
     hear(&mut own, standing(1, 1, Why::Announced), None);
@@ -81,7 +94,7 @@ fn what_cannot_be_had_is_tried_again_and_again_ever_more_rarely() {
         }
         assert_eq!(own.next(serving, &[], at.after(Duration::from_millis(seconds * 1000 - 1))), Next::Rest, "{round}");
         at = at.after(Duration::from_secs(seconds));
-        assert_eq!(own.next(serving, &[], at), Next::Stage { digest: digest(1), promoted: false }, "{round}");
+        assert_eq!(own.next(serving, &[], at), catch_up(1), "{round}");
     }
     assert_eq!(own.word(), Word::Beat, "it is no reason to refuse it");
     assert!(own.why_behind().unwrap().starts_with("pull: "));
@@ -95,7 +108,7 @@ fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
     assert!(!own.fault(Some(digest(0))), "another one");
     assert!(own.fault(Some(digest(1))));
     let word = own.word();
-    assert_eq!(word, Word::RollBack { generation: 3, why: Why::Fault });
+    assert_eq!(word, Word::RollBack { generation: 3, chosen: Chosen::Artifact(digest(1)), why: Why::Fault });
     let (view, outcome) = (View { standing: standing(3, 1, Why::Announced), ..View::default() }, Outcome::NoOther);
     let told = own.heard(&word, &Heard { outcome, flawed: false, view }, NOW);
     assert_eq!((&told[..], own.word()), (&[Told::NotRolledBack { generation: 3 }][..], Word::Beat));
@@ -132,4 +145,108 @@ fn a_host_begins_where_it_was() {
     let own = Course::new("a".to_owned(), digest(0), standing(4, 1, Why::Announced));
     assert_eq!((own.elsewhere(), own.known().generation), (Some(digest(1)), 4));
     assert_eq!(course().elsewhere(), None);
+}
+
+/// One number, two policies: a stranger may have written it, and beyond the last number there is no other.
+#[test]
+fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
+    let mut own = course();
+    hear(&mut own, standing(5, 1, Why::Announced), None);
+    assert!(own.settle(Some(digest(1))).is_some());
+    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 5);
+    hear(&mut own, standing(5, 2, Why::Announced), None);
+    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 4, "it is behind");
+    assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: false });
+    assert!(matches!(own.settle(Some(digest(2))), Some(Told::Serves { generation: 5, .. })));
+    assert_eq!(own.speaker(Some(digest(2)), &[]).generation, 5);
+}
+
+/// What a host remembers of one line says nothing of another one.
+#[test]
+fn another_lines_generation_is_followed_though_its_number_is_lower() {
+    let mut own = Course::new("a".to_owned(), digest(0), Standing { line: 1, ..standing(9, 1, Why::Announced) });
+    hear(&mut own, Standing { line: 2, ..standing(3, 2, Why::Announced) }, None);
+    assert_eq!((own.known().generation, own.target()), (3, digest(2)));
+    hear(&mut own, Standing { line: 2, ..standing(2, 1, Why::Announced) }, None);
+    hear(&mut own, Standing::default(), None);
+    assert_eq!((own.known().generation, own.target()), (3, digest(2)), "answers that were overtaken");
+}
+
+#[test]
+fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
+    let mut own = course();
+    let back = || Standing { before: Some(Chosen::Artifact(digest(2))), ..standing(4, 1, Why::Announced) };
+    hear(&mut own, back(), None);
+    let serving = Some(digest(1));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1), "not before what should serve");
+    assert_eq!(own.next(serving, &[digest(1)], NOW), stage(2));
+    assert_eq!(own.next(serving, &[digest(1), digest(2)], NOW), Next::Rest);
+    own.begin(digest(3));
+    assert_eq!(own.next(serving, &[digest(1)], NOW), Next::Rest, "something else is under way");
+    own.end(digest(3));
+    let told = own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
+    assert!(matches!(told, Some(Told::NotKept { .. })), "{told:?}");
+    let later = NOW.after(LONGEST_WAIT);
+    assert_eq!(own.next(serving, &[digest(1)], later), stage(2), "and tried again");
+    own.failed(digest(2), refused(), NOW);
+    assert_eq!(own.next(serving, &[digest(1)], later.after(LONGEST_WAIT)), Next::Rest, "unless it is refused");
+    assert_eq!(own.word(), Word::Beat);
+}
+
+/// A registry that gives one component slowly holds no other one up.
+#[test]
+fn a_slow_pull_holds_no_proposal_up() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1));
+    own.begin(digest(1));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(2));
+    own.begin(digest(2));
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(8, 3)));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), Next::Rest, "two at most");
+    own.end(digest(2));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(3));
+}
+
+#[test]
+fn what_is_at_hand_but_was_rolled_back_here_is_not_claimed() {
+    let mut own = course();
+    hear(&mut own, Standing::default(), Some(proposal(7, 1)));
+    assert_eq!((own.claimed(&[]), own.claimed(&[digest(1)])), (None, Some(digest(1))));
+    own.failed(digest(1), Unstaged::quarantined(), NOW);
+    assert_eq!((own.claimed(&[digest(1)]), own.speaker(Some(digest(0)), &[digest(1)]).staged), (None, None));
+    assert!(matches!(own.word(), Word::Refuse { id: 7, step: "quarantine", .. }));
+    hear(&mut own, Standing::default(), Some(Proposed { promoted: true, ..proposal(8, 1) }));
+    assert_eq!((own.claimed(&[digest(1)]), own.speaker(None, &[digest(1)]).staged), (None, Some(8)), "pardoned");
+}
+
+#[test]
+fn a_host_is_stranded_where_it_serves_what_was_rolled_back_and_refuses_the_rest() {
+    let mut own = course();
+    let back = Standing { quarantined: vec![digest(1)], ..standing(2, 2, Why::Operator) };
+    hear(&mut own, back, None);
+    assert!(!own.is_stranded(Some(digest(1))), "it may come yet");
+    own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
+    assert!(!own.is_stranded(Some(digest(1))));
+    own.failed(digest(2), Unstaged::quarantined(), NOW);
+    assert!(own.is_stranded(Some(digest(1))) && !own.is_stranded(Some(digest(0))) && !own.is_stranded(Some(digest(2))));
+    own.pardon();
+    assert!(!own.is_stranded(Some(digest(1))));
+    assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: true });
+}
+
+#[test]
+fn hosts_that_were_just_heard_of_are_named() {
+    let mut own = course();
+    let host = |name: &str, silent| Host { name: name.to_owned(), silent, generation: 0, staged: None };
+    let hosts = vec![host("a", Duration::ZERO), host("b", Duration::from_secs(1)), host("c", Duration::from_secs(4))];
+    let hear = |own: &mut Course, hosts, at| {
+        let view = View { hosts, ..View::default() };
+        own.heard(&Word::Beat, &Heard { outcome: Outcome::Done, flawed: false, view }, at);
+    };
+    hear(&mut own, hosts, NOW);
+    assert_eq!(own.others(NOW), ["b"], "not this host, and not one that may be gone");
+    hear(&mut own, Vec::new(), NOW);
+    assert_eq!(own.others(NOW), ["b"], "also where shared state has lost it");
+    assert_eq!(own.others(NOW.after(STALE)), [""; 0]);
 }

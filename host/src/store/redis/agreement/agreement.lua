@@ -4,16 +4,16 @@
 -- KEYS[1]  the agreement: a hash
 -- KEYS[2]  the hosts: a hash of `heard generation staged` by name
 -- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 upstream  4 this host  5 the generation that serves there
---          6 the proposal that it has, or ''  7..12 what it knows: ge ch be wy by qu  13 what it says, and then what belongs to it
+--          6 the proposal that it has, or ''  7..13 what it knows: ln ge ch be wy by qu  14 what it says, and then what belongs to it
 -- Answers  what came of it  '1' where something else than ours was found and thrown away
---          ge ch be wy by qu  pi pd pb pp and how long hosts are still waited for (us)  ai ad ab as ar
+--          ln ge ch be wy by qu  pi pd pb pp and how long hosts are still waited for (us)  ai ad ab as ar
 --          then of each host its name, how long ago it spoke (us), generation, proposal
 --
--- The hash: ge generation; ch what was chosen, '' as configured; be the one before, '-' for none; wy why; by who; qu what was rolled back;
--- pi pd pb pp pu a proposal: id, digest, by, promoted, until; ai ad ab as ar the one that came to nothing: id, digest, by, step, reason
+-- The hash: ln line of generations; ge generation; ch what was chosen, '' as configured; be the one before, '-' for none; wy why; by who; qu what was rolled back;
+-- pi pd pb pp pf pu a proposal: id, digest, by, promoted, from, until; ai ad ab as ar the one that came to nothing: id, digest, by, step, reason
 local LIVE_US, STAGING_US = 5000000, 30000000
 local QUARANTINED, GENERATIONS, HOSTS = 32, 1000000000000, 10000
-local OWN = {'ge', 'ch', 'be', 'wy', 'by', 'qu', 'pi', 'pd', 'pb', 'pp', 'pu', 'ai', 'ad', 'ab', 'as', 'ar'}
+local OWN = {'ln', 'ge', 'ch', 'be', 'wy', 'by', 'qu', 'pi', 'pd', 'pb', 'pp', 'pf', 'pu', 'ai', 'ad', 'ab', 'as', 'ar'}
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -26,7 +26,9 @@ local function text(number) return string.format('%.0f', number) end
 -- Whoever may write here may have written anything: what is not ours is thrown away, and what hosts know is written back.
 local flawed, dirty, told = '0', false, false
 local function is_hex(word, digits) return #word == digits and not string.find(word, '[^0-9a-f]') end
-local function is_count(word) return #word <= 13 and string.find(word, '^%d+$') and tonumber(word) <= GENERATIONS end
+local function is_count(word)
+  return #word <= 13 and string.find(word, '^%d+$') and text(tonumber(word)) == word and tonumber(word) <= GENERATIONS
+end
 local function is_time(word) return #word <= 16 and string.find(word, '^%d+$') end
 local function is_name(word) return #word >= 1 and #word <= 64 and not string.find(word, '[^%w%.%-_]') end
 local function is_choice(word) return word == '' or is_hex(word, 64) end
@@ -42,9 +44,9 @@ local function is_list(words)
   return true
 end
 local function is_ours(s)
-  return is_count(s.ge) and is_choice(s.ch) and (s.be == '-' or is_choice(s.be)) and string.find(s.wy, '^[apof]?$')
+  return is_hex(s.ln, 16) and is_count(s.ge) and (s.ge ~= '0' or s.ch == '' and s.be == '-') and is_choice(s.ch) and (s.be == '-' or is_choice(s.be)) and string.find(s.wy, '^[apof]?$')
     and (s.by == '' or is_name(s.by)) and is_list(s.qu)
-    and (s.pi == '' or is_hex(s.pi, 16) and is_hex(s.pd, 64) and is_name(s.pb) and string.find(s.pp, '^[01]$') and is_time(s.pu))
+    and (s.pi == '' or is_hex(s.pi, 16) and is_hex(s.pd, 64) and is_name(s.pb) and string.find(s.pp, '^[01]$') and is_hex(s.pf, 64) and is_time(s.pu))
     and (s.ai == '' or is_hex(s.ai, 16) and is_hex(s.ad, 64) and is_name(s.ab) and #s.as <= 20 and string.find(s.as, '^[%l%-]+$') and #s.ar <= 2000)
 end
 local function holds(key)
@@ -55,7 +57,7 @@ local function holds(key)
   return false
 end
 
-local function nothing() return {ge = '0', ch = '', be = '-', wy = '', by = '', qu = '', pi = '', ai = ''} end
+local function nothing() return {ln = '0000000000000000', ge = '0', ch = '', be = '-', wy = '', by = '', qu = '', pi = '', ai = ''} end
 local s = nothing()
 if holds(KEYS[1]) then
   local short = true
@@ -68,8 +70,9 @@ if holds(KEYS[1]) then
     s, flawed, dirty = nothing(), '1', true
   end
 end
-local known = {ge = ARGV[7], ch = ARGV[8], be = ARGV[9], wy = ARGV[10], by = ARGV[11], qu = ARGV[12]}
-if tonumber(known.ge) > tonumber(s.ge) then
+local known = {ln = ARGV[7], ge = ARGV[8], ch = ARGV[9], be = ARGV[10], wy = ARGV[11], by = ARGV[12], qu = ARGV[13]}
+-- What another fleet came to that began anew after a loss is not overruled by what somebody remembers of the one before.
+if tonumber(known.ge) > tonumber(s.ge) and (s.ge == '0' or known.ln == s.ln) then
   for field, value in pairs(known) do s[field] = value end
   dirty, told = true, true
 end
@@ -101,7 +104,7 @@ end
 hosts[host] = {now, ARGV[5], ARGV[6]}
 
 local function end_proposal()
-  for _, field in ipairs({'pi', 'pd', 'pb', 'pp', 'pu'}) do s[field] = '' end
+  for _, field in ipairs({'pi', 'pd', 'pb', 'pp', 'pf', 'pu'}) do s[field] = '' end
   dirty, told = true, true
 end
 local function abort(by, step, reason)
@@ -120,21 +123,27 @@ local function without(bad)
 end
 
 local outcome = 'done'
-local word = ARGV[13]
+local word = ARGV[14]
 if word == 'announce' then
-  local id, digest, promoted = ARGV[14], ARGV[15], ARGV[16]
+  local id, digest, promoted, from = ARGV[15], ARGV[16], ARGV[17], ARGV[18]
+  local lost = false
+  for _, other in ipairs(list(ARGV[19])) do lost = lost or not hosts[other] end
   if s.ch == digest then outcome = 'serving'
   elseif promoted == '0' and string.find(s.qu, digest, 1, true) then outcome = 'quarantined'
   elseif s.pi ~= '' then outcome = 'busy'
+  elseif lost then outcome = 'gathering'
   else
-    s.pi, s.pd, s.pb, s.pp, s.pu = id, digest, host, promoted, text(now + STAGING_US)
+    s.pi, s.pd, s.pb, s.pp, s.pf, s.pu = id, digest, host, promoted, from, text(now + STAGING_US)
     hosts[host][3] = id
     dirty, told = true, true
   end
 elseif word == 'refuse' then
-  if s.pi == ARGV[14] then abort(host, ARGV[15], ARGV[16]) else outcome = 'stale' end
+  if s.pi == ARGV[15] then abort(host, ARGV[16], ARGV[17]) else outcome = 'stale' end
 elseif word == 'back' then
-  if s.ge ~= ARGV[14] then outcome = 'stale'
+  if s.ge ~= ARGV[15] or s.ch ~= ARGV[16] then outcome = 'stale'
+  elseif ARGV[17] == 'o' and s.pi ~= '' then
+    abort(host, 'operator', 'an operator took it back before it served')
+    outcome = 'aborted'
   elseif s.be == '-' then outcome = 'no-other'
   else
     if s.ch ~= '' then
@@ -144,7 +153,7 @@ elseif word == 'back' then
       s.qu = table.concat(all, ' ')
     end
     s.ch, s.be = s.be, '-'
-    next_generation(ARGV[15], host)
+    next_generation(ARGV[17], host)
   end
 end
 
@@ -156,7 +165,9 @@ if s.pi ~= '' then
   local over = now >= tonumber(s.pu)
   if all or over then
     if some then
-      s.be, s.ch = s.ch, s.pd
+      local before = s.ch == '' and s.pf or s.ch
+      s.be, s.ch = before == s.pd and '-' or before, s.pd
+      if s.ge == '0' then s.ln = s.pi end
       s.qu = table.concat(without(s.pd), ' ')
       next_generation(s.pp == '1' and 'p' or 'a', s.pb)
       end_proposal()
@@ -178,8 +189,8 @@ redis.call('HSET', KEYS[2], host, text(now) .. ' ' .. hosts[host][2] .. ' ' .. h
 redis.call('PEXPIRE', KEYS[2], 86400000)
 if told then redis.call('PUBLISH', ARGV[2], 'policy ' .. ARGV[3]) end
 
-local answer = {outcome, flawed, s.ge, s.ch, s.be, s.wy, s.by, s.qu, s.pi, s.pd or '', s.pb or '', s.pp or ''}
-answer[13] = s.pi ~= '' and text(math.max(0, tonumber(s.pu) - now)) or ''
+local answer = {outcome, flawed, s.ln, s.ge, s.ch, s.be, s.wy, s.by, s.qu, s.pi, s.pd or '', s.pb or '', s.pp or ''}
+answer[14] = s.pi ~= '' and text(math.max(0, tonumber(s.pu) - now)) or ''
 for _, field in ipairs({'ai', 'ad', 'ab', 'as', 'ar'}) do answer[#answer + 1] = s[field] or '' end
 local names = {}
 for name in pairs(hosts) do names[#names + 1] = name end

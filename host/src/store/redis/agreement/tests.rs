@@ -18,12 +18,16 @@ use crate::{
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 const START: u64 = 1_800_000_000_000_000;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Say { host: u8, generation: u64, staged: Option<u8>, known: Option<u64>, word: Said },
+    Say { host: u8, generation: u64, staged: Option<u8>, known: Option<(u64, u64)>, word: Said },
     Pass(u64),
     SetBack(u64),
     Lose,
@@ -32,20 +36,22 @@ enum Event {
 #[derive(Debug, Clone)]
 enum Said {
     Beat,
-    Announce(u8, bool),
+    /// Promoted or not, and who else is known to live.
+    Announce(u8, bool, u8),
     Refuse(u8),
-    /// Of the generation that stands, or of another one.
-    RollBack(bool, bool),
+    /// Of the generation that stands, or of another one or another policy.
+    RollBack(u8, bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let said = prop_oneof![
         8 => Just(Said::Beat),
-        4 => (0..5_u8, prop::bool::weighted(0.2)).prop_map(|(digest, promoted)| Said::Announce(digest, promoted)),
+        4 => (0..5_u8, prop::bool::weighted(0.2), 0..4_u8)
+            .prop_map(|(digest, promoted, other)| Said::Announce(digest, promoted, other)),
         1 => (0..40_u8).prop_map(Said::Refuse),
-        2 => (prop::bool::weighted(0.8), any::<bool>()).prop_map(|(meant, fault)| Said::RollBack(meant, fault)),
+        3 => (0..8_u8, any::<bool>()).prop_map(|(meant, fault)| Said::RollBack(meant, fault)),
     ];
-    let known = prop::option::weighted(0.1, 0..8_u64);
+    let known = prop::option::weighted(0.1, (0..2_u64, 0..8_u64));
     prop_oneof![
         12 => (0..3_u8, 0..5_u64, prop::option::of(0..40_u8), known, said)
             .prop_map(|(host, generation, staged, known, word)| Event::Say { host, generation, staged, known, word }),
@@ -62,12 +68,20 @@ struct World {
     pure: Agreement,
     now: Timestamp,
     proposals: u64,
+    came: BTreeSet<String>,
 }
 
 impl World {
     fn new(server: &RedisServer, case: u32) -> Self {
         let keys = ["agreement", "hosts"].map(|what| Keys::new("t").tagged(format!("policy-{case}"), what));
-        Self { connection: server.connection(), keys, pure: Agreement::default(), now: Timestamp(START), proposals: 0 }
+        Self {
+            connection: server.connection(),
+            keys,
+            pure: Agreement::default(),
+            now: Timestamp(START),
+            proposals: 0,
+            came: BTreeSet::new(),
+        }
     }
 
     fn ask(&mut self, speaker: &Speaker, known: &Standing, word: &Word) -> Heard {
@@ -76,6 +90,13 @@ impl World {
         command.arg(AGREEMENT.source()).arg(2).arg(&self.keys).arg(arguments);
         let answer: Value = command.query(&mut self.connection).unwrap();
         read(&answer).unwrap_or_else(|| panic!("{answer:?}"))
+    }
+
+    /// How often the others were told.
+    fn published(&mut self) -> u64 {
+        let told: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection).unwrap();
+        let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+        calls.and_then(|calls| calls.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
     }
 
     /// What the pure transitions have come to, as hosts see it.
@@ -108,7 +129,9 @@ impl World {
             Event::Say { host, generation, staged, known, word } => {
                 let id = |number: u8| 1000 + u64::from(number);
                 let digest = |of: u8| Digest::of(&[of]);
-                let known = known.map_or_else(Standing::default, |generation| Standing {
+                let known = known.map_or_else(Standing::default, |(line, generation)| Standing {
+                    // Of the fleet's own line, or of another one's.
+                    line: if line == 0 { self.pure.standing.line } else { 5 },
                     generation,
                     chosen: Chosen::Artifact(digest(generation as u8)),
                     before: (generation % 2 == 0).then_some(Chosen::Configured),
@@ -118,15 +141,18 @@ impl World {
                 });
                 let word = match word {
                     Said::Beat => Word::Beat,
-                    Said::Announce(of, promoted) => {
+                    Said::Announce(of, promoted, other) => {
                         self.proposals += 1;
-                        Word::Announce { id: 1000 + self.proposals % 40, digest: digest(*of), promoted: *promoted }
+                        let others = (0..2).filter(|host| *other == *host).map(|host| format!("host-{host}")).collect();
+                        let (id, digest, from) = (1000 + self.proposals % 40, digest(*of), digest(other % 2));
+                        Word::Announce { id, digest, promoted: *promoted, from, others }
                     }
                     Said::Refuse(number) => {
                         Word::Refuse { id: id(*number), step: "load", reason: "it traps, \"so\" to say".to_owned() }
                     }
                     Said::RollBack(meant, fault) => Word::RollBack {
-                        generation: self.pure.standing.generation + u64::from(!meant),
+                        generation: self.pure.standing.generation + u64::from(*meant == 6),
+                        chosen: if *meant == 7 { Chosen::Artifact(digest(66)) } else { self.pure.standing.chosen },
                         why: if *fault { Why::Fault } else { Why::Operator },
                     },
                 };
@@ -134,8 +160,11 @@ impl World {
                 let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
                 let speaker = Speaker { host: format!("host-{host}"), generation: *generation, staged };
-                let (outcome, _) = self.pure.hear(&speaker, &known, &word, self.now);
+                let (outcome, is_news) = self.pure.hear(&speaker, &known, &word, self.now);
+                self.came.insert(format!("{outcome:?}"));
+                let published = self.published();
                 let heard = self.ask(&speaker, &known, &word);
+                prop_assert_eq!(self.published() - published, u64::from(is_news), "told after {:?}", event);
                 prop_assert_eq!(heard, Heard { outcome, flawed: false, view: self.view() }, "after {:?}", event);
             }
         }
@@ -147,7 +176,7 @@ impl World {
 fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
     let server = RedisServer::start();
     let mut runner = TestRunner::new(ProptestConfig { cases: 400, ..ProptestConfig::default() });
-    let (case, switched) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let (case, switched, came) = (Cell::new(0), Cell::new(0), RefCell::new(BTreeSet::new()));
     runner
         .run(&prop::collection::vec(event(), 1..80), |events| {
             case.set(case.get() + 1);
@@ -155,11 +184,19 @@ fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
             for event in &events {
                 world.play(event)?;
             }
+            came.borrow_mut().append(&mut world.came);
             switched.set(switched.get() + world.pure.standing.generation);
             Ok(())
         })
         .unwrap();
+    let all = ["Aborted", "Busy", "Done", "Gathering", "NoOther", "Quarantined", "Serving", "Stale"];
+    assert_eq!(came.into_inner().iter().collect::<Vec<_>>(), all);
     assert!(switched.get() > 400, "histories in which something happens: {}", switched.get());
+}
+
+fn announce(id: u64, of: &[u8]) -> Word {
+    let (digest, from) = (Digest::of(of), Digest::of(b"configured"));
+    Word::Announce { id, digest, promoted: false, from, others: Vec::new() }
 }
 
 fn own() -> Speaker {
@@ -168,7 +205,7 @@ fn own() -> Speaker {
 
 fn known() -> Standing {
     let chosen = Chosen::Artifact(Digest::of(b"good"));
-    Standing { generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..Standing::default() }
+    Standing { line: 9, generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..Standing::default() }
 }
 
 /// Whoever can write to the server can choose a digest, and nothing else: what is no digest, no number or too long is thrown away, and
@@ -186,6 +223,11 @@ fn what_a_stranger_wrote_is_thrown_away() {
         ("ge", "99999999999999999999999"),
         ("ge", ""),
         ("ge", "0x10"),
+        ("ge", "05"),
+        ("ge", "0"),
+        ("ln", ""),
+        ("ln", "9"),
+        ("ln", "000000000000000G"),
         ("ge", &huge),
         ("ch", "garbage"),
         ("ch", &digest.to_uppercase()),
@@ -209,6 +251,40 @@ fn what_a_stranger_wrote_is_thrown_away() {
         assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
         assert!(!world.ask(&own(), &known(), &Word::Beat).flawed, "{field} {short}: it is mended");
     }
+    // A proposal, and one that came to nothing, of which one word is none of ours.
+    let whole = [
+        [("pi", "00000000000000aa"), ("pd", &digest), ("pb", "x"), ("pp", "1"), ("pf", &digest), ("pu", "1")].to_vec(),
+        [("ai", "00000000000000aa"), ("ad", &digest), ("ab", "x"), ("as", "load"), ("ar", "no")].to_vec(),
+    ];
+    let bad: [&[u8]; 5] = [b"", b"\xff", b"A b\n", huge.as_bytes(), b"?1"];
+    for fields in &whole {
+        for spoilt in 0..fields.len() {
+            for value in
+                bad.iter().skip(usize::from(spoilt == 0)).filter(|value| fields[spoilt].0 != "ar" || value.len() > 9)
+            {
+                world.ask(&own(), &known(), &Word::Beat);
+                for (at, (field, good)) in fields.iter().enumerate() {
+                    let value = if at == spoilt { *value } else { good.as_bytes() };
+                    redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
+                }
+                let heard = world.ask(&own(), &known(), &Word::Beat);
+                let (field, short) = (fields[spoilt].0, String::from_utf8_lossy(&value[..value.len().min(20)]));
+                assert!(heard.flawed, "{field} {short}");
+                let View { standing, proposed, aborted, .. } = heard.view;
+                assert_eq!((standing, proposed, aborted), (known(), None, None), "{field} {short}");
+            }
+        }
+    }
+    // A reason is another host's words, and its component's: any bytes, that make nobody deaf.
+    for (reason, expected) in [(&b"\xffno\x1b[2J"[..], "\u{fffd}no [2J"), (&b""[..], ""), (&[0xff; 2000][..], "")] {
+        for (field, value) in &whole[1] {
+            redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
+        }
+        redis::cmd("HSET").arg(&world.keys[0]).arg("ar").arg(reason).exec(&mut world.connection).unwrap();
+        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let told = heard.view.aborted.unwrap().reason;
+        assert!(!heard.flawed && told.starts_with(expected) && told.chars().count() <= REASON_CHARS, "{told}");
+    }
     for value in ["", "1 2", "-1 5 ", "1 -5 ", "99999999999999999999 5 ", &huge] {
         redis::cmd("HSET").arg(&world.keys[1]).arg("other").arg(value).exec(&mut world.connection).unwrap();
         let heard = world.ask(&own(), &known(), &Word::Beat);
@@ -229,11 +305,16 @@ fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     let mut world = World::new(&server, 0);
     let last = Standing { generation: GENERATIONS, ..known() };
     world.ask(&own(), &last, &Word::Beat);
-    let announce = Word::Announce { id: 1, digest: Digest::of(b"next"), promoted: false };
+    let announce = announce(1, b"next");
     let heard = world.ask(&own(), &last, &announce);
     assert_eq!((heard.outcome, heard.flawed), (Outcome::Done, false));
     let standing = heard.view.standing;
     assert_eq!((standing.generation, standing.chosen), (GENERATIONS, Chosen::Artifact(Digest::of(b"next"))));
+    let back = |chosen| Word::RollBack { generation: GENERATIONS, chosen, why: Why::Operator };
+    let stale = world.ask(&own(), &standing, &back(last.chosen));
+    assert_eq!(stale.outcome, Outcome::Stale, "of one generation's number, but of another policy");
+    let heard = world.ask(&own(), &standing, &back(standing.chosen));
+    assert_eq!((heard.outcome, heard.view.standing.chosen), (Outcome::Done, last.chosen));
 }
 
 /// Strangers' answers are an error, and no panic.
@@ -243,7 +324,7 @@ fn an_answer_that_is_none_is_none() {
     for answer in [
         Value::Nil,
         Value::Array(Vec::new()),
-        Value::Array(vec![text("done"); 18]),
+        Value::Array(vec![text("done"); 19]),
         Value::Array(vec![Value::Int(1); 40]),
     ] {
         assert_eq!(read(&answer), None, "{answer:?}");
@@ -260,7 +341,8 @@ fn what_changes_is_published() {
     channel.subscribe("t:events").unwrap();
     channel.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let none = Standing::default();
-    let announce = |id, of: &[u8]| Word::Announce { id, digest: Digest::of(of), promoted: false };
+    let chosen = Chosen::Artifact(Digest::of(b"x"));
+    let back = |generation| Word::RollBack { generation, chosen, why: Why::Fault };
     let own = |host: &str, staged| Speaker { host: host.to_owned(), generation: 0, staged };
     let mut said = 0;
     for (speaker, word, is_news) in [
@@ -270,8 +352,8 @@ fn what_changes_is_published() {
         (own("a", None), announce(2, b"y"), false),
         (own("a", Some(1)), Word::Beat, false),
         (own("b", Some(1)), Word::Beat, true),
-        (own("b", None), Word::RollBack { generation: 9, why: Why::Fault }, false),
-        (own("b", None), Word::RollBack { generation: 1, why: Why::Fault }, true),
+        (own("b", None), back(9), false),
+        (own("b", None), back(1), true),
         (own("b", None), announce(3, b"y"), true),
         (own("a", None), Word::Refuse { id: 3, step: "load", reason: String::new() }, true),
     ] {
@@ -308,7 +390,7 @@ async fn hosts_agree_on_a_cluster() {
     for upstream in ["api", "{braces} and blanks", "third"] {
         let agreement = RedisAgreement::new(link.clone(), upstream);
         let speaker = Speaker { host: "a".to_owned(), generation: 0, staged: None };
-        let word = Word::Announce { id: 1, digest: Digest::of(b"x"), promoted: false };
+        let word = announce(1, b"x");
         let heard = agreement.say(&speaker, &Standing::default(), &word).await.unwrap();
         assert_eq!((heard.outcome, heard.view.standing.generation), (Outcome::Done, 1), "{upstream}");
     }

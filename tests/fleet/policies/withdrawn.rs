@@ -1,0 +1,206 @@
+//! What was rolled back stays away: from every host, after whatever fault, under whatever manifest.
+
+use crate::support::{
+    policies::{Own, Policies, act, announce, fleet, judge, named, serves, told, trapping, until},
+    redis_server::{Proxy, RedisServer, Way},
+};
+use minisign::KeyPair;
+use std::{io::Cursor, time::Duration};
+use triage::policy::Digest;
+
+/// While something is staged, it is that which an operator takes back: what serves is good.
+#[tokio::test]
+async fn an_operator_takes_back_what_does_not_serve_yet() {
+    let Some(policies) = Policies::start().await else { return };
+    let port: u16 = policies.registry.address.rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::before(port);
+    let own = Own { registry: Some(format!("127.0.0.1:{}", proxy.port())), ..Own::default() };
+    let hosts = [policies.host_with(&own), policies.host()];
+    until("two", || async { fleet(&hosts[1]).await["hosts"].as_array().unwrap().len() == 2 }).await;
+    let good = policies.push(named("v2")).await;
+    announce(&hosts[1], good).await;
+    serves(&hosts, "v2").await;
+    until("it is there", || async { fleet(&hosts[0]).await["generation"] == 1 }).await;
+    proxy.set(Way::Cut);
+    let next = policies.push(named("v3")).await;
+    announce(&hosts[1], next).await;
+    until("it is staged", || async { fleet(&hosts[0]).await["phase"] == "staging" }).await;
+    let other = act(&hosts[0], "rollback", Some(good)).await;
+    assert_eq!(other.status(), "409", "{}", other.text());
+    let back = act(&hosts[0], "rollback", Some(next)).await;
+    assert_eq!(back.status(), "200", "{}", back.text());
+    for host in &hosts {
+        until("it is told", || async { !told(host, "policy-aborted").await.is_empty() }).await;
+        let fleet = fleet(host).await;
+        assert_eq!((judge(host).await, &fleet["generation"]), ("v2".to_owned(), &1.into()), "{fleet}");
+        assert_eq!((&fleet["aborted"]["step"], &fleet["quarantined"]), (&"operator".into(), &[""; 0][..].into()));
+    }
+    assert_eq!(told(&hosts[0], "action").await, ["an operator takes back what was announced to the fleet"]);
+    let nobodys = act(&hosts[0], "rollback", Some(Digest::of(b"nobody's"))).await;
+    assert_eq!(nobodys.status(), "409", "{}", nobodys.text());
+    assert!(nobodys.text().contains("neither serves the fleet nor is it proposed"), "{}", nobodys.text());
+    assert_eq!(act(&hosts[0], "rollback", Some(good)).await.status(), "200");
+    serves(&hosts, "v1").await;
+}
+
+#[tokio::test]
+async fn a_fault_after_a_rollback_brings_nothing_back() {
+    let Some(policies) = Policies::start().await else { return };
+    let bad = policies.push(trapping("bad")).await;
+    let host = policies.host_with(&Own { configured: Some(bad), ..Own::default() });
+    announce(&host, policies.push(named("v2")).await).await;
+    serves(std::slice::from_ref(&host), "v2").await;
+    let promoted = act(&host, "promote", None).await;
+    assert_eq!(promoted.status(), "200", "it has proven itself: {}", promoted.text());
+    assert_eq!(act(&host, "rollback", None).await.status(), "200");
+    until("it is gone", || async { fleet(&host).await["generation"] == 2 && fleet(&host).await["behind"] == false })
+        .await;
+    for asked in 0..20 {
+        assert_ne!(judge(&host).await, "v2", "{asked}");
+    }
+    assert!(!told(&host, "policy-rolled-back").await.is_empty(), "the other one failed meanwhile");
+}
+
+/// The same component, once more with a signature: it is the code that failed.
+#[tokio::test]
+async fn no_other_manifest_brings_it_back() {
+    let Some(policies) = Policies::start().await else { return };
+    let KeyPair { sk, .. } = KeyPair::generate_unencrypted_keypair().unwrap();
+    let signature = minisign::sign(None, &sk, Cursor::new(named("v2")), None, None).unwrap().into_string();
+    let hosts = policies.hosts().await;
+    let first = policies.push(named("v2")).await;
+    announce(&hosts[0], first).await;
+    serves(&hosts, "v2").await;
+    assert_eq!(act(&hosts[1], "rollback", None).await.status(), "200");
+    serves(&hosts, "v1").await;
+    let again = policies.publish(named("v2"), Some(signature), None).await;
+    assert_ne!(first, again);
+    for host in &hosts {
+        let got = act(host, "announce", Some(again)).await;
+        assert_eq!(got.status(), "409", "{}", got.text());
+        assert!(got.text().contains("refused at step quarantine: it was rolled back before"), "{}", got.text());
+    }
+    let promoted = act(&hosts[0], "promote", Some(again)).await;
+    assert_eq!(promoted.status(), "200", "{}", promoted.text());
+    serves(&hosts, "v2").await;
+}
+
+/// Who knows that it fails says so before the others switch.
+#[tokio::test]
+async fn a_host_where_it_failed_refuses_it_for_all() {
+    let Some(policies) = Policies::start().await else { return };
+    let bad = policies.push(trapping("bad")).await;
+    let burnt = policies.host_with(&Own { configured: Some(bad), ..Own::default() });
+    let other = policies.host();
+    until("two", || async { fleet(&other).await["hosts"].as_array().unwrap().len() == 2 }).await;
+    until("it fails", || async {
+        judge(&burnt).await;
+        !told(&burnt, "policy-rolled-back").await.is_empty()
+    })
+    .await;
+    announce(&other, bad).await;
+    until("it is told", || async { !told(&other, "policy-aborted").await.is_empty() }).await;
+    let aborted = told(&other, "policy-aborted").await;
+    assert!(aborted[0].contains("refused it at step quarantine: it was rolled back before"), "{aborted:?}");
+    assert_eq!((judge(&other).await, &fleet(&other).await["generation"]), ("v1".to_owned(), &0.into()));
+}
+
+/// A host that does not take what the fleet goes back to leaves what the fleet leaves all the same.
+#[tokio::test]
+async fn what_is_rolled_back_serves_nowhere() {
+    let Some(policies) = Policies::start().await else { return };
+    let bad = policies.push(trapping("bad")).await;
+    let own = || Own { configured: Some(bad), ..Own::default() };
+    let hosts = [policies.host_with(&own()), policies.host_with(&own())];
+    until("two", || async { fleet(&hosts[0]).await["hosts"].as_array().unwrap().len() == 2 }).await;
+    until("it fails at one", || async {
+        judge(&hosts[1]).await;
+        !told(&hosts[1], "policy-rolled-back").await.is_empty()
+    })
+    .await;
+    announce(&hosts[0], policies.push(named("v2")).await).await;
+    serves(&hosts, "v2").await;
+    assert_eq!(act(&hosts[0], "rollback", None).await.status(), "200");
+    until("it has left", || async { !told(&hosts[1], "policy-withdrawn").await.is_empty() }).await;
+    let policy = hosts[1].look("/api/v1/policies/api").await;
+    assert_eq!(policy["serving"]["standing"], "suspended", "nothing has proven itself there: {policy}");
+    let withdrawn = told(&hosts[1], "policy-withdrawn").await;
+    assert!(withdrawn.len() == 1 && withdrawn[0].contains("was withdrawn by its fleet; "), "{withdrawn:?}");
+    let stands = fleet(&hosts[1]).await;
+    assert_eq!((&stands["generation"], &stands["behind"]), (&2.into(), &true.into()), "{stands}");
+    assert!(stands["why_behind"].as_str().unwrap().starts_with("quarantine: "), "{stands}");
+    let promoted = act(&hosts[1], "promote", Some(bad)).await;
+    assert_eq!(promoted.status(), "200", "{}", promoted.text());
+    until("it takes it once more", || async { fleet(&hosts[1]).await["behind"] == false }).await;
+    assert!(told(&hosts[1], "action").await[0].starts_with("an operator has this host take the fleet's sha256:"));
+}
+
+/// What may have been done is not called undone, and is audited also where nobody waits for the answer.
+#[tokio::test]
+async fn what_nothing_is_heard_of_is_no_refusal() {
+    let Some(policies) = Policies::start().await else { return };
+    let proxy = Proxy::before(policies.redis.port());
+    let host = policies.host_with(&Own { redis: Some(proxy.url()), ..Own::default() });
+    let at_hand = policies.push(named("v2")).await;
+    for (name, digest) in [("v2", at_hand), ("v3", policies.push(named("v3")).await)] {
+        announce(&host, digest).await;
+        serves(std::slice::from_ref(&host), name).await;
+    }
+    proxy.set(Way::BlackHole);
+    let hasty = tokio::time::timeout(Duration::from_millis(500), act(&host, "announce", Some(at_hand))).await;
+    assert!(hasty.is_err(), "no answer can have come: {}", hasty.unwrap().text());
+    let unsure = "; shared state did not say whether that was done";
+    until("it is audited", || async { told(&host, "action").await.iter().any(|text| text.ends_with(unsure)) }).await;
+    proxy.set(Way::Open);
+    until("it is heard again", || async { fleet(&host).await["phase"] == "agreed" }).await;
+    let other = policies.push(named("v4")).await;
+    proxy.set(Way::BlackHole);
+    let got = act(&host, "announce", Some(other)).await;
+    assert_eq!(got.status(), "409", "{}", got.text());
+    assert!(got.text().contains("shared state did not say whether it was announced; look"), "{}", got.text());
+}
+
+/// Nobody ran, and the server has moved or begun anew.
+#[tokio::test]
+async fn what_a_host_remembers_moves_with_the_server_and_overrules_no_younger_fleet() {
+    let Some(mut policies) = Policies::start().await else { return };
+    let kept = policies.folder.path().join("kept");
+    let own = || Own { kept: Some(kept.clone()), ..Own::default() };
+    let old = policies.host_with(&own());
+    for name in ["v2", "v3"] {
+        announce(&old, policies.push(named(name)).await).await;
+        serves(std::slice::from_ref(&old), name).await;
+    }
+    drop(old);
+    let elsewhere = RedisServer::start();
+    let moved = policies.host_with(&Own { redis: Some(elsewhere.url()), ..own() });
+    assert_eq!((judge(&moved).await, &fleet(&moved).await["generation"]), ("v3".to_owned(), &2.into()));
+    drop(moved);
+    policies.redis.restart();
+    let young = policies.host();
+    announce(&young, policies.push(named("v4")).await).await;
+    serves(std::slice::from_ref(&young), "v4").await;
+    let old = policies.host_with(&own());
+    assert_eq!(judge(&old).await, "v4", "its first answer");
+    for host in [&old, &young] {
+        until("all stands", || async { fleet(host).await["hosts"].as_array().unwrap().len() == 2 }).await;
+        assert_eq!((judge(host).await, &fleet(host).await["generation"]), ("v4".to_owned(), &1.into()));
+    }
+}
+
+/// Which check a component does not pass is told at the start too.
+#[tokio::test]
+async fn a_start_says_at_which_step_the_fleets_component_was_refused() {
+    let Some(policies) = Policies::start().await else { return };
+    let KeyPair { pk, sk } = KeyPair::generate_unencrypted_keypair().unwrap();
+    let signature = minisign::sign(None, &sk, Cursor::new(named("v1")), None, None).unwrap().into_string();
+    let signed = policies.publish(named("v1"), Some(signature), None).await;
+    let host = policies.host();
+    announce(&host, policies.push(named("v2")).await).await;
+    serves(std::slice::from_ref(&host), "v2").await;
+    let keys = format!("keys = [{:?}]", pk.to_base64());
+    let strict = policies.host_with(&Own { policies: &keys, configured: Some(signed), ..Own::default() });
+    assert_eq!(judge(&strict).await, "v1");
+    let behind = told(&strict, "policy-behind").await;
+    assert!(behind[0].contains("does not serve here, step signature: the artifact is not signed"), "{behind:?}");
+}
