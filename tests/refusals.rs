@@ -112,8 +112,8 @@ fn expected(problem: &Problem) -> Row {
         Problem::NotKept { .. } => row(
             409,
             "answer-not-kept",
-            "the first answer was too large to keep",
-            "the request with this key was answered 200, but the answer was not kept: it had more than 16 bytes, or kept answers take all their room; it is not sent again",
+            "the first answer was not kept",
+            "the request with this key was answered 200, but the answer was not kept: it broke off, had more than 16 bytes, or kept answers take all their room; it is not sent again",
         )
         .maybe_sent(),
         Problem::KeysFull => row(

@@ -14,7 +14,7 @@ use crate::{
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     telemetry::Step,
-    upstream::{self, Body, Inbound, Outbound, OutboundBody},
+    upstream::{self, Body, Inbound, Outbound, OutboundBody, headers},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, header};
@@ -60,6 +60,14 @@ impl Exchange {
                 *rest = tail::watch(body, permit, took, longest);
             }
             _ => permit.report(BreakerSignal::Success, took),
+        }
+    }
+
+    /// Bounds what is left of an answer of which nothing is to be reported any more.
+    pub(crate) fn bound(&self, arrival: &mut Arrival) {
+        if let Arrival::Answer(Answer { rest: Some(rest), .. }) = arrival {
+            let body = std::mem::replace(rest, upstream::full(Bytes::new()));
+            *rest = tail::bound(body, self.endpoint().settings.attempt_timeout);
         }
     }
 
@@ -285,6 +293,10 @@ impl Exchange {
             Ok(inbound) => inbound,
             Err(failure) => return Arrival::Failure(failure),
         };
+        if status.is_informational() || !headers::says_one_length(&headers) {
+            // No answer that could be passed on; the request may have been processed.
+            return Arrival::Failure(Failure { kind: FailureKind::Protocol, sent: true });
+        }
         let endpoint = self.endpoint();
         if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
             return Arrival::Answer(Answer { status, headers, read: Bytes::new(), rest: Some(body) });

@@ -90,9 +90,9 @@ pub enum Problem {
         /// When to come back.
         retry_after: Duration,
     },
-    /// The first answer was too large to keep.
+    /// The first answer was not kept.
     #[error(
-        "the request with this key was answered {status}, but the answer was not kept: it had more than {limit_bytes} bytes, or kept answers take all their room; it is not sent again"
+        "the request with this key was answered {status}, but the answer was not kept: it broke off, had more than {limit_bytes} bytes, or kept answers take all their room; it is not sent again"
     )]
     NotKept {
         /// The first answer's status.
@@ -232,7 +232,7 @@ impl Problem {
                 (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "idempotency key was used for another request")
             }
             Self::InFlight { .. } => (StatusCode::CONFLICT, "in-flight", "the first request is under way"),
-            Self::NotKept { .. } => (StatusCode::CONFLICT, "answer-not-kept", "the first answer was too large to keep"),
+            Self::NotKept { .. } => (StatusCode::CONFLICT, "answer-not-kept", "the first answer was not kept"),
             Self::KeysFull => (StatusCode::SERVICE_UNAVAILABLE, "keys-full", "no room for another idempotency key"),
             Self::BodyTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "body is too large for a keyed request")

@@ -5,6 +5,7 @@ use crate::support::{
     scripted::{Reply, Scripted, message, ok, status},
 };
 use bytes::Bytes;
+use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -90,6 +91,56 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_caller_too() {
     let text = String::from_utf8_lossy(&read).to_lowercase();
     assert!(text.contains("content-length: 10\r\n") && text.ends_with("\r\n\r\nhalf"), "{text}");
     assert_eq!(upstream.seen().len(), 1);
+}
+
+/// An upstream that says half of an answer and then nothing holds nobody up for ever, with a breaker or without.
+#[tokio::test]
+async fn an_answer_that_falls_silent_is_broken_off() {
+    for (breaker, status) in [("true", "200 OK"), ("false", "200 OK"), ("false", "404 Not Found")] {
+        let half = format!("HTTP/1.1 {status}\r\ncontent-length: 10\r\n\r\nhalf");
+        let upstream = Scripted::start(move |_| Reply::Bytes(half.clone().into())).await;
+        let keys =
+            format!("[upstreams.api.defaults]\nattempt_timeout = \"50ms\"\nbreaker = {{ enabled = {breaker} }}\n");
+        let front = Front::of(&upstream.url(), &keys);
+        let mut caller = TcpStream::connect(front.address()).await.unwrap();
+        caller.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut read = Vec::new();
+        // A bound that only a body which is waited for without end would pass.
+        let ended = tokio::time::timeout(Duration::from_secs(60), caller.read_to_end(&mut read)).await;
+        assert!(ended.is_ok(), "{status}, breaker {breaker}: still open");
+        assert!(read.ends_with(b"\r\n\r\nhalf"), "{status}: {:?}", String::from_utf8_lossy(&read));
+    }
+}
+
+/// What of a keyed answer has not gone out yet can still be told as what it is.
+#[tokio::test]
+async fn a_keyed_answer_that_breaks_off_is_told_and_not_sent_again() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    let upstream = Scripted::start(move |_| Reply::Part(half.into())).await;
+    let front = Front::of(&upstream.url(), "");
+    let got = front.send("POST", "/a", "Idempotency-Key: \"k\"\r\n", "x").await;
+    let told = (got.status(), got.header("triage-sent"), got.header("triage-verdict"));
+    assert_eq!(told, ("502", Some("maybe"), Some("applied")), "{}", got.text());
+    let again = front.send("POST", "/a", "Idempotency-Key: \"k\"\r\n", "x").await;
+    assert_eq!(again.status(), "409", "{}", again.text());
+    assert!(again.text().contains("answer-not-kept"), "{}", again.text());
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+/// What is no answer at all, or frames one wrongly, is not passed on.
+#[tokio::test]
+async fn what_is_no_answer_is_not_passed_on() {
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+    ] {
+        let upstream = Scripted::start(move |_| Reply::Part(answer.into())).await;
+        let front = Front::of(&upstream.url(), "[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n");
+        let got = front.ask("HEAD", "/a", "").await;
+        assert_eq!(got.status(), "502", "{answer:?}: {}", got.head);
+    }
 }
 
 #[tokio::test]

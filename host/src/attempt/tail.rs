@@ -16,7 +16,8 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A body whose end decides what its attempt says of the upstream: whole, a success; broken off, or silent for longer than an
-/// attempt may take, a failure. A caller that leaves in the middle says nothing against the upstream.
+/// attempt may take, a failure. What is silent for so long is broken off here too: nobody waits for it, or holds its connection,
+/// for ever. A caller that leaves in the middle says nothing against the upstream.
 ///
 /// Only the upstream's time counts, never that of a caller who reads slowly.
 struct Tail {
@@ -27,6 +28,8 @@ struct Tail {
     longest: Duration,
     began: Instant,
     waiting: Option<Waiting>,
+    /// It was broken off here.
+    is_over: bool,
 }
 
 /// The body was asked for more and has none yet.
@@ -40,9 +43,18 @@ struct Waiting {
 pub(super) fn watch(body: Body, permit: Permit, took: Duration, longest: Duration) -> Body {
     if body.is_end_stream() || !permit.counts() {
         permit.report(BreakerSignal::Success, took);
+        return bound(body, longest);
+    }
+    Tail { body, permit: Some(permit), took, longest, began: Instant::now(), waiting: None, is_over: false }.boxed()
+}
+
+/// A body of which nothing is reported any more.
+pub(super) fn bound(body: Body, longest: Duration) -> Body {
+    if body.is_end_stream() {
         return body;
     }
-    Tail { body, permit: Some(permit), took, longest, began: Instant::now(), waiting: None }.boxed()
+    let (took, began) = (Duration::ZERO, Instant::now());
+    Tail { body, permit: None, took, longest, began, waiting: None, is_over: false }.boxed()
 }
 
 impl Tail {
@@ -61,7 +73,8 @@ impl Tail {
             ready!(waiting.silent.as_mut().poll(context));
             self.took += longest;
             self.report(BreakerSignal::Failure);
-            return Poll::Pending;
+            self.is_over = true;
+            return Poll::Ready(Some(Err("the upstream was silent for longer than an attempt may take".into())));
         }
         if let Some(waiting) = self.waiting.take() {
             self.took += waiting.since.elapsed();
@@ -84,10 +97,7 @@ impl HttpBody for Tail {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        match this.permit {
-            Some(_) => this.poll_watched(context),
-            None => Pin::new(&mut this.body).poll_frame(context),
-        }
+        if this.is_over { Poll::Ready(None) } else { this.poll_watched(context) }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -151,7 +151,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "deadline", Kind::Duration, Some("15s"), "limit on the whole request; grows to the attempt timeout + 10 s"),
     key(Endpoint, "leased", Kind::Bool, Some("false"), "with shared state: whether each host takes places of the limits ahead, in lots, and asks nobody for most attempts; limits too small for that stay exact"),
     key(Endpoint, "concurrency", Kind::Count(1, 1_000_000), Some("off"), "attempts under way at once"),
-    key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given"),
+    key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given; any stretch of time takes at most burst and what its length is worth, so give a burst of 1 for an upstream that counts by fixed windows"),
     key(Endpoint, "adaptive_rate.enabled", Kind::Bool, Some("false"), "whether fewer requests are sent once the upstream throttles (429), at a rate that falls with that and rises again while it answers; within `limits`, and each host by itself"),
     key(Endpoint, "adaptive_rate.floor_per_minute", Kind::Count(1, 1_000_000), Some("6"), "requests a minute below which that rate never falls"),
     key(Endpoint, "adaptive_rate.rise_per_minute", Kind::Count(1, 100_000_000), Some("600"), "requests a minute by which it rises within a minute; the same at all hosts of a fleet"),

@@ -8,14 +8,12 @@ use crate::{
     error::{Problem, VERDICT},
     idempotency::{self, Stored},
     overload::Held,
-    policy::contract::Replacement,
+    policy::contract::{Failure, FailureKind, Replacement},
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
-use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
 /// How many attempts the request took.
@@ -79,7 +77,7 @@ impl Outgoing {
     pub(super) async fn store(
         mut self,
         exchange: &Exchange,
-        progress: &Progress,
+        progress: &mut Progress,
         most: usize,
     ) -> (Response<Body>, Stored) {
         if let Some(mut rest) = self.rest.take() {
@@ -96,10 +94,13 @@ impl Outgoing {
                         }
                     }
                     Ok(None) => break,
-                    // The effect is known, only the answer broke off: the caller sees it break off too.
+                    // The effect is known, only the answer broke off. Nothing of it has gone out: the caller is told so.
                     Ok(Some(Err(_))) | Err(_) => {
-                        self.rest = Some(broken());
-                        break;
+                        let failure = Failure { kind: FailureKind::Body, sent: true };
+                        let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
+                        let mut response = refused(problem, exchange, progress);
+                        response.headers_mut().insert(VERDICT, HeaderValue::from_static(progress.class.name()));
+                        return (response, Stored::TooLarge { status: self.status });
                     }
                 }
             }
@@ -120,11 +121,6 @@ impl Outgoing {
         };
         (self.into_response(exchange, progress), stored)
     }
-}
-
-fn broken() -> Body {
-    let error: upstream::BoxError = "the upstream's answer broke off".into();
-    StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>(error)])).boxed()
 }
 
 /// A refusal of a request that came as far as its attempts.

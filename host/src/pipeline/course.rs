@@ -159,7 +159,10 @@ impl Exchange {
         // An answer that is not delivered is over here, and the next attempt may need its place.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, Step::Deliver) => self.did_well(&mut arrival, permit, took),
-            _ => permit.report(signal, took),
+            _ => {
+                permit.report(signal, took);
+                self.bound(&mut arrival);
+            }
         }
         progress.last = Some(arrival);
         Ok(self.follow(clamped, progress))

@@ -2,7 +2,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA},
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE, VIA,
+    },
 };
 use std::{net::IpAddr, time::Duration};
 
@@ -61,6 +64,8 @@ impl Caller {
 pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
+    // Meant for the proxy that the caller speaks to.
+    headers.remove(PROXY_AUTHORIZATION);
     headers.append(FORWARDED, caller.forwarded.clone());
     headers.append(FORWARDED_FOR, caller.address.clone());
     headers.entry(FORWARDED_PROTO).or_insert_with(|| caller.proto.clone());
@@ -82,6 +87,18 @@ pub fn to_caller(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.append(VIA, VIA_TRIAGE);
+}
+
+/// Whether an answer says one length, or none: another one would frame the caller's answer wrongly, and no upstream that means well
+/// says two (RFC 9112 section 6.3).
+pub fn says_one_length(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    match (all.next(), all.next()) {
+        (None, _) => true,
+        // Nineteen digits are an exbibyte and more.
+        (Some(length), None) => (1..20).contains(&length.len()) && length.as_bytes().iter().all(u8::is_ascii_digit),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// The wait that `Retry-After` asks for, in seconds or as an HTTP-date against `now_unix_ms` (RFC 9110 section 10.2.3).
