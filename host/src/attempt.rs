@@ -89,7 +89,9 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let least = self.room(progress.account.meter().usually_takes.read());
+        // A look is sent to another endpoint, and one that is not made leaves a write unknown.
+        let usually = progress.account.meter().usually_takes.read();
+        let least = if is_request { self.room(usually) } else { LEAST };
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| Step::Paced { per_minute, wait });
@@ -139,7 +141,11 @@ impl Exchange {
         }
         let took = began.elapsed();
         match &arrival {
-            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), began, took),
+            Arrival::Answer(answer) => {
+                // What a caller's upload takes, or a look, says nothing of what an answer to the next one will.
+                let is_usual = is_request && self.repeatable();
+                progress.account.answered(answer.status.as_u16(), began, took, is_usual);
+            }
             Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
         }
         if is_request {
