@@ -161,8 +161,9 @@ impl Exchange {
         Ok(Arrived { arrival, permit, took })
     }
 
-    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what there is. While
-    /// more is asked for than the limits admit, every wait is as long as it may be: without that room every answer would come too late.
+    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
+    /// there is. While more is asked for than the limits admit, every wait is as long as it may be: without that room
+    /// every answer would come too late.
     fn room(&self, usually: Duration) -> Duration {
         let wanted = LEAST.saturating_add(usually.saturating_add(usually / 2));
         wanted.min(self.remaining() / 2).max(LEAST)

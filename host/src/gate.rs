@@ -321,8 +321,8 @@ impl Permit {
         self.paced.as_ref().filter(|paced| !paced.wait.is_zero()).map(|paced| (paced.wait, paced.per_minute))
     }
 
-    /// What the answer to the attempt was, for an adaptive rate to follow. What that is from now on, in requests a minute, where it was
-    /// lowered.
+    /// What the answer to the attempt was, for an adaptive rate to follow. What that is from now on, in requests a
+    /// minute, where it was lowered.
     pub fn answered(&self, class: Class) -> Option<u32> {
         self.paced.as_ref()?.answered(class)
     }

@@ -20,9 +20,10 @@ use std::{
     time::Duration,
 };
 
-/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is always as
-/// long as it may be, and a longer one serves nobody more; but a pause that moves one as long as the deadline has everybody in it
-/// come too late. Looks at what became of a write are few, and one that is not made leaves it unknown: they have all of their time.
+/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is
+/// always as long as it may be, and a longer one serves nobody more; but a pause that moves one as long as the deadline
+/// has everybody in it come too late. Looks at what became of a write are few, and one that is not made leaves it
+/// unknown: they have all of their time.
 const LINE: u32 = 3;
 /// Between two events that tell of it.
 const TELL_AGAIN: Duration = Duration::from_mins(1);

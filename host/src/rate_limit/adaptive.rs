@@ -1,9 +1,10 @@
 //! A rate that follows what the upstream takes: additive increase, multiplicative decrease. Pure.
 //!
-//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they share; TCP's
-//! congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender. The particulars are
-//! TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it tells nothing new), and what is
-//! lowered is what was really sent and taken, not what might have been (RFC 5681, section 3.1: `FlightSize`).
+//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they
+//! share; TCP's congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender.
+//! The particulars are TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it
+//! tells nothing new), and what is lowered is what was really sent and taken, not what might have been (RFC 5681,
+//! section 3.1: `FlightSize`).
 
 use crate::clock::Timestamp;
 use std::{collections::BTreeMap, time::Duration};
@@ -12,8 +13,8 @@ use std::{collections::BTreeMap, time::Duration};
 const LEFT: f64 = 0.7;
 /// Without a throttled answer for so long, what was learned is forgotten: the upstream may have grown.
 pub const FORGOTTEN: Duration = Duration::from_mins(10);
-/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the same
-/// window of the upstream's that is used up.
+/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the
+/// same window of the upstream's that is used up.
 const AGAIN: Duration = Duration::from_mins(1);
 /// What is taken is measured over one to two of these.
 const BUCKET: Duration = Duration::from_secs(5);
@@ -27,11 +28,11 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// Between which bounds a rate moves, and how fast it rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6, or half of what the limits admit where
-    /// that is less.
+    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6, or half of what the
+    /// limits admit where that is less.
     pub floor_per_minute: u32,
-    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a fleet have the
-    /// same, or their shares are not the same.
+    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a
+    /// fleet have the same, or their shares are not the same.
     pub rise_per_minute: u32,
 }
 
@@ -42,7 +43,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Requests a minute that it never falls below beside limits that admit `ceiling`: limits of a few an hour leave no whole number.
+    /// Requests a minute that it never falls below beside limits that admit `ceiling`: limits of a few an hour leave no
+    /// whole number.
     pub fn floor(&self, ceiling: f64) -> f64 {
         let floor = f64::from(self.floor_per_minute);
         if floor < ceiling { floor } else { ceiling / 2.0 }
@@ -105,8 +107,8 @@ impl Place {
 pub struct Lesson(u64);
 
 impl AdaptiveRate {
-    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the configured limits'
-    /// rate (infinite without limits): these hold anyway.
+    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the
+    /// configured limits' rate (infinite without limits): these hold anyway.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
         let learned = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN)?;
         let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
@@ -124,8 +126,8 @@ impl AdaptiveRate {
         self.decreases
     }
 
-    /// Takes the next moment from `from` on: one that was left, or an even distance after the last. What is reserved stays where it
-    /// is when the rate changes: that is less than a line's worth.
+    /// Takes the next moment from `from` on: one that was left, or an even distance after the last. What is reserved
+    /// stays where it is when the rate changes: that is less than a line's worth.
     ///
     /// # Errors
     /// The wait from `now` on, where it is longer than `max_wait`; nothing was taken then.
@@ -149,7 +151,8 @@ impl AdaptiveRate {
         Ok(Place { due, made: self.free, before, moved: self.moved })
     }
 
-    /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies ahead.
+    /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies
+    /// ahead.
     pub fn refund(&mut self, place: &Place, now: Timestamp) {
         let place = place.moved_to(self.moved);
         if self.free != place.made {
@@ -173,8 +176,8 @@ impl AdaptiveRate {
         self.freed = moved.map(|place| (place.due, place)).collect();
     }
 
-    /// The upstream answered a request and did not do what it asks for, for a reason that is not its load: that has a place in what
-    /// it bears, and proves nothing.
+    /// The upstream answered a request and did not do what it asks for, for a reason that is not its load: that has a
+    /// place in what it bears, and proves nothing.
     pub fn rejected(&mut self, now: Timestamp) {
         self.taken.add(now);
     }
@@ -193,7 +196,8 @@ impl AdaptiveRate {
         }
     }
 
-    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at present, lowered.
+    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at
+    /// present, lowered.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: Lesson, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
         let known = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN);

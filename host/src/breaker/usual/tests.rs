@@ -115,8 +115,8 @@ fn slow_poisoning_trips_at_the_fixed_limit_at_the_latest() {
     }
 }
 
-/// Where the fixed limit is nearer than what is usual and the distance, it holds as if nothing had been learned: sixty calls in a
-/// window of which 65 % fail, where 45 % are usual, may be chance.
+/// Where the fixed limit is nearer than what is usual and the distance, it holds as if nothing had been learned: sixty
+/// calls in a window of which 65 % fail, where 45 % are usual, may be chance.
 #[test]
 fn beside_a_usual_share_near_it_the_fixed_limit_holds_without_a_look_at_chance() {
     let apart = Duration::from_millis(500);

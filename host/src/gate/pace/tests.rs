@@ -41,8 +41,9 @@ async fn a_look_waits_for_as_long_as_there_is_time() {
 async fn a_pause_that_others_heard_of_moves_the_line() {
     let (own, others) = (slowed(), slowed());
     for pace in [&own, &others] {
-        let mut line: Vec<_> = (0..5).map(|_| pace.ask(Ask::First, Duration::ZERO, SECOND * 30).unwrap()).collect();
-        line.iter_mut().for_each(|paced| paced.is_sent = true);
+        for _ in 0..5 {
+            pace.ask(Ask::First, Duration::ZERO, SECOND * 30).unwrap().is_sent = true;
+        }
     }
     own.pause(SECOND * 20);
     for pace in [&own, &others] {
@@ -53,8 +54,8 @@ async fn a_pause_that_others_heard_of_moves_the_line() {
     assert_eq!(others.next(SECOND * 12), SECOND * 17, "two more");
 }
 
-/// One caller's own refusals (401, 404) and an upstream that is ill prove nothing of what is borne: one window that is used up stays one
-/// decrease.
+/// One caller's own refusals (401, 404) and an upstream that is ill prove nothing of what is borne: one window that is
+/// used up stays one decrease.
 #[tokio::test(start_paused = true)]
 async fn only_what_was_done_is_news() {
     let pace = slowed();

@@ -123,8 +123,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 proptest! {
-    /// Never above the ceiling, never below the floor; no two moments nearer than the rate allows; only news lowers it; time never
-    /// does; and whatever was learned, ten minutes after the last decrease it is open again.
+    /// Never above the ceiling, never below the floor; no two moments nearer than the rate allows; only news lowers it;
+    /// time never does; and whatever was learned, ten minutes after the last decrease it is open again.
     #[test]
     fn the_rate_keeps_its_bounds(
         events in events(), floor in 1_u32..200, rise in 1_u32..5000,
@@ -167,8 +167,8 @@ proptest! {
         prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGOTTEN)), None);
     }
 
-    /// Whoever leaves makes room for the next one, however many come and go: whoever asks stands behind those alone who wait. No two
-    /// who wait are nearer than the rate allows, and a pause moves all of them.
+    /// Whoever leaves makes room for the next one, however many come and go: whoever asks stands behind those alone who
+    /// wait. No two who wait are nearer than the rate allows, and a pause moves all of them.
     #[test]
     fn a_line_is_no_longer_than_those_who_wait_in_it(
         acts in prop::collection::vec((0_u8..8, 0_usize..40, 0_u64..300), 1..300),
@@ -208,7 +208,8 @@ proptest! {
         }
     }
 
-    /// Senders with the same rise that share one upstream, and are throttled together, come to equal shares (Chiu and Jain).
+    /// Senders with the same rise that share one upstream, and are throttled together, come to equal shares (Chiu and
+    /// Jain).
     #[test]
     fn two_senders_come_to_equal_shares(first in 10_u64..40, other in 1_u64..10) {
         let (mut one, mut two) = (learned(first, 10).0, learned(other, 10).0);
