@@ -143,21 +143,21 @@ fn expected(problem: &Problem) -> Row {
             429,
             "rate-limited",
             "rate limit reached",
-            "list admits 1 requests per 60000 ms, and no place is free within the deadline; ask again after the wait",
+            "list admits 1 requests per 60000 ms, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
         )
         .waits("60", 60_000),
         Problem::RateLimited { quota: None, .. } => row(
             429,
             "rate-limited",
             "rate limit reached",
-            "list-hospitals admits nothing while the upstream wants fewer requests, and no place is free within the deadline; ask again after the wait",
+            "list-hospitals admits nothing while the upstream wants fewer requests, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
         )
         .waits("120", 120_000),
         Problem::Paced { .. } => row(
             429,
             "rate-limited",
             "rate limit reached",
-            "list is sent 6 requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait",
+            "list is sent 6 requests a minute, as many as the upstream took lately, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
         )
         .waits("10", 10_000),
         Problem::BudgetExhausted { .. } => row(

@@ -1,10 +1,14 @@
 //! Unknown writes are settled, never repeated blindly.
 
 use crate::support::{BATCH, World, create, create_in, read, settings, unlimited};
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use triage::emulator::{Call, Fault, Faults, Options, When};
+use triage::{
+    config,
+    emulator::{Call, Fault, Faults, Options, When},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_create_is_answered_with_its_hospital() {
@@ -134,6 +138,28 @@ async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     let again = world.create("Lost", Some("k1")).await;
     assert_eq!((again.status, again.json()["id"].as_u64()), (200, Some(1)), "{again:?}");
     assert_eq!(world.emulator.hospitals().len(), 1, "settled, not repeated");
+}
+
+/// How long a create takes says nothing of a look: while there is time for one it is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.endpoints.create-hospital]
+        deadline = "28s"
+        [upstreams.hospital.endpoints.list-batch]
+        limits = [{ requests = 1, period = "25s" }]
+    "#;
+    let options = Options { create_delay: Duration::from_secs(8), ..Options::default() };
+    let world = World::new(&config::from_toml(text).unwrap(), options);
+    assert_eq!(world.create("Usual", None).await.status, 200);
+    let list = Request::get(format!("/hospitals/batch/{BATCH}")).body(Bytes::new()).unwrap();
+    assert_eq!(world.send(list).await.status, 200);
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter));
+    let lost = world.create("Lost", None).await;
+    assert_eq!((lost.status, lost.json()["name"].as_str()), (200, Some("Lost")), "{lost:?}");
 }
 
 /// Whoever comes back with the key while nothing can be looked up finds it kept, as often as that is.

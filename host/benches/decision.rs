@@ -92,7 +92,7 @@ fn accounting(criterion: &mut Criterion) {
                 account.permitted(false, Duration::ZERO);
                 let sent = Instant::now();
                 account.note_at(sent, || Step::Sent { attempt: 1 });
-                account.answered(200, sent, sent.elapsed());
+                account.answered(200, sent, sent.elapsed(), true);
                 account.settled();
                 black_box(&account);
                 account.close(200);

@@ -97,7 +97,9 @@ impl Exchange {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        let least = self.room(progress.account.meter().usually_takes.read());
+        // A look is sent to another endpoint, and one that is not made leaves a write unknown.
+        let usually = progress.account.meter().usually_takes.read();
+        let least = if is_request { self.room(usually) } else { LEAST };
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| Step::Paced { per_minute, wait });
@@ -147,7 +149,11 @@ impl Exchange {
         }
         let took = began.elapsed();
         match &arrival {
-            Arrival::Answer(answer) => progress.account.answered(answer.status.as_u16(), began, took),
+            Arrival::Answer(answer) => {
+                // What a caller's upload takes, or a look, says nothing of what an answer to the next one will.
+                let is_usual = is_request && self.repeatable();
+                progress.account.answered(answer.status.as_u16(), began, took, is_usual);
+            }
             Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
         }
         if is_request {
@@ -163,8 +169,9 @@ impl Exchange {
         Ok(Arrived { arrival, permit, took })
     }
 
-    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what there is. While
-    /// more is asked for than the limits admit, every wait is as long as it may be: without that room every answer would come too late.
+    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
+    /// there is. While more is asked for than the limits admit, every wait is as long as it may be: without that room
+    /// every answer would come too late.
     fn room(&self, usually: Duration) -> Duration {
         let wanted = LEAST.saturating_add(usually.saturating_add(usually / 2));
         wanted.min(self.remaining() / 2).max(LEAST)

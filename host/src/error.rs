@@ -123,7 +123,7 @@ pub enum Problem {
         retry_after: Duration,
     },
     /// A rate limit, or a pause that the upstream asked for.
-    #[error("{endpoint} admits {}, and no place is free within the deadline; ask again after the wait", quota_text(.quota.as_ref()))]
+    #[error("{endpoint} admits {}, and no place is free within the time that its deadline leaves for waiting; ask again after the wait", quota_text(.quota.as_ref()))]
     RateLimited {
         /// The endpoint's name.
         endpoint: String,
@@ -134,7 +134,7 @@ pub enum Problem {
     },
     /// The upstream throttles, and the rate follows it.
     #[error(
-        "{endpoint} is sent {per_minute} requests a minute, as many as the upstream took lately, and no place is free within the deadline; ask again after the wait"
+        "{endpoint} is sent {per_minute} requests a minute, as many as the upstream took lately, and no place is free within the time that its deadline leaves for waiting; ask again after the wait"
     )]
     Paced {
         /// The endpoint's name.

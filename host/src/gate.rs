@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::settings,
     entropy::Entropy,
-    policy::contract::BreakerSignal,
+    policy::contract::{BreakerSignal, Class},
     rate_limit::Quota,
     retry::budget,
     store::{
@@ -264,7 +264,7 @@ impl Group {
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
     pub async fn acquire(&self, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
-        let paced = self.pace.reserve(|| self.paused(), max_wait)?;
+        let paced = self.pace.reserve(ask, || self.paused(), max_wait)?;
         let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
         let held = match &self.gate {
             Gate::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
@@ -321,10 +321,10 @@ impl Permit {
         self.paced.as_ref().filter(|paced| !paced.wait.is_zero()).map(|paced| (paced.wait, paced.per_minute))
     }
 
-    /// Whether the upstream throttled the attempt or took it, for an adaptive rate to follow. What that is from now on, in requests a
+    /// What the answer to the attempt was, for an adaptive rate to follow. What that is from now on, in requests a
     /// minute, where it was lowered.
-    pub fn answered(&self, throttled: bool) -> Option<u32> {
-        self.paced.as_ref()?.answered(throttled)
+    pub fn answered(&self, class: Class) -> Option<u32> {
+        self.paced.as_ref()?.answered(class)
     }
 
     /// Whether this attempt decides if a half-open breaker closes.

@@ -1,6 +1,8 @@
 //! Rate limits: several at once, waits within the deadline, refusals that keep their promise, pauses.
 
 use super::{Plan, Stage, api, millis, secs};
+use bytes::Bytes;
+use http::Request;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -131,6 +133,20 @@ async fn whoever_waits_has_time_left_for_its_answer() {
     }
     assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [200, 429], "{statuses:?}");
     assert!(statuses[&200] >= 150, "{statuses:?}");
+}
+
+/// A caller that is slow to send its own body says nothing of what an answer to others takes.
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_leaves_others_their_time_to_wait() {
+    for (body, status) in [(2 << 20, 200), (1, 429)] {
+        let keys = "deadline = \"16s\"\nattempt_timeout = \"9s\"\nlimits = [{ requests = 1, period = \"20s\" }]";
+        let stage = Stage::new(&api(keys), |_| Plan::status(200).after(secs(7)));
+        let upload = Request::post("/").body(Bytes::from(vec![b'x'; body])).unwrap();
+        assert_eq!(stage.send(upload).await.status, 200);
+        stage.then(|_| Plan::status(200));
+        // 13 s of 16: that leaves time for an answer, if it does not take 7.
+        assert_eq!(stage.get("/").await.status, status, "after {body} bytes");
+    }
 }
 
 /// Tripwire: what the tests above see is the limit's doing.

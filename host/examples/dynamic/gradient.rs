@@ -1,6 +1,6 @@
-//! Two limits on attempts under way, in front of the same queue: this host's own, by Little's law, and Netflix's Gradient2
-//! (concurrency-limits, `Gradient2Limit`: long and short round trips, tolerance 1.5, a queue of 4, smoothing 0.2). No line: who finds no
-//! room is refused.
+//! Two limits on attempts under way, in front of the same queue: this host's own, by Little's law, and Netflix's
+//! Gradient2 (concurrency-limits, `Gradient2Limit`: long and short round trips, tolerance 1.5, a queue of 4, smoothing
+//! 0.2). No line: who finds no room is refused.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 use triage::{
@@ -117,7 +117,8 @@ impl Limit for Gradient2 {
 /// Seconds, requests a second, and how long one takes.
 type Stretch = (u64, f64, [u64; 2]);
 
-/// An upstream that works on `slots` at once, first come, first served; two endpoints, of which the first gets so many of a hundred.
+/// An upstream that works on `slots` at once, first come, first served; two endpoints, of which the first gets so many
+/// of a hundred.
 struct Case {
     name: &'static str,
     slots: usize,

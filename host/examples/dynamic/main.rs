@@ -30,7 +30,10 @@ async fn rates() -> Result<(), Box<dyn Error>> {
     println!(
         "An adaptive rate: 25 requests a second for 30 minutes; the upstream takes 20 a second, meanwhile (10 min) 10."
     );
-    println!("The most that can be delivered: 30000 of 45000.\n");
+    println!(
+        "It takes 30000 of 45000, and some hundreds more: a window keeps the size that it opened with, and who waits in \
+         the end is served.\n"
+    );
     println!(
         "upstream                                  rate            delivered  429s   refused  429s got  retries  p50 s  p99 s"
     );

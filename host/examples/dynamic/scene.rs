@@ -1,4 +1,5 @@
-//! The real pipeline in process, in front of an upstream that throttles or fails as it is told, on paused time: the same run each time.
+//! The real pipeline in process, in front of an upstream that throttles or fails as it is told, on paused time: the
+//! same run each time.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -24,8 +25,8 @@ use triage::{
 /// How an upstream throttles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Throttle {
-    /// A fixed window of a minute that opens with its first request, and 429 without a word until it is over: the hospital
-    /// directory's.
+    /// A fixed window of a minute that opens with its first request, and 429 without a word until it is over: the
+    /// hospital directory's.
     Window,
     /// A token bucket that holds a second's worth, and 429 with a `Retry-After` in whole seconds.
     Bucket,

@@ -446,12 +446,13 @@ fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp
         return None;
     }
     let (failed, slow) = (counts.percent(counts.failures_milli), counts.percent(counts.slow_milli));
-    match baseline {
-        Some(baseline) if baseline.is_exceeded(&counts) => return Some(Trip::Unusual(failed, baseline.usual_milli)),
-        None if settings.failure_rate_percent.is_some_and(|limit| failed >= limit) => {
-            return Some(Trip::FailureRate(failed));
-        }
-        _ => {}
+    if let Some(baseline) = baseline.filter(|baseline| baseline.is_exceeded(&counts)) {
+        return Some(Trip::Unusual(failed, baseline.usual_milli));
+    }
+    // It gives way to what is usual only where that leaves room below it.
+    let fixed = settings.failure_rate_percent.filter(|_| baseline.is_none_or(|baseline| baseline.is_capped));
+    if fixed.is_some_and(|limit| failed >= limit) {
+        return Some(Trip::FailureRate(failed));
     }
     let too_slow = settings.slow_call_after.is_some() && slow >= settings.slow_rate_percent;
     too_slow.then_some(Trip::SlowRate(slow))

@@ -1,9 +1,9 @@
 //! What share of calls fails usually, and whether more fail than chance explains. Pure.
 //!
-//! How unlikely it is that `n` calls, of which a share `p` fails usually, hold a share `f` of failures or more has a bound that holds for
-//! small numbers too: `exp(-n * D(f, p))`, where `D(f, p) = f ln(f/p) + (1-f) ln((1-f)/(1-p))` (Hoeffding 1963, theorem 1; Chernoff's
-//! bound of the binomial). A normal approximation, so many standard deviations, would trip on the second failure of an endpoint that
-//! hardly ever fails.
+//! How unlikely it is that `n` calls, of which a share `p` fails usually, hold a share `f` of failures or more has a
+//! bound that holds for small numbers too: `exp(-n * D(f, p))`, where `D(f, p) = f ln(f/p) + (1-f) ln((1-f)/(1-p))`
+//! (Hoeffding 1963, theorem 1; Chernoff's bound of the binomial). A normal approximation, so many standard deviations,
+//! would trip on the second failure of an endpoint that hardly ever fails.
 
 use super::window::{Bucket, Counts};
 use crate::clock::{Timestamp, micros};
@@ -15,8 +15,8 @@ const HORIZON: Duration = Duration::from_hours(1);
 const ENOUGH_MILLI: u64 = 200_000;
 /// An endpoint that has never failed yet does so this often, in thousandths: nobody knows better.
 const LEAST_MILLI: u64 = 1;
-/// What is less likely than e^-16, one in nine million, is no chance: with a look at each of a hundred failures a second it still
-/// comes to pass about once a day.
+/// What is less likely than e^-16, one in nine million, is no chance: with a look at each of a hundred failures a
+/// second it still comes to pass about once a day.
 const NO_CHANCE: f64 = 16.0;
 
 /// Calls and failures, fading.
@@ -58,16 +58,20 @@ pub(super) struct Baseline {
     pub(super) usual_milli: u32,
     /// The share of failures from which on it trips, if that is no chance.
     limit_milli: u32,
+    /// The operator's limit is no further than that.
+    pub(super) is_capped: bool,
 }
 
 impl Baseline {
-    /// Of a usual share, and how far above it is too far. Never laxer than the limit that the operator sets for every share
-    /// (`ceiling_percent`): failing ever more teaches a breaker nothing beyond it.
+    /// Of a usual share, and how far above it is too far. Never further than the limit that the operator sets for every
+    /// share (`ceiling_percent`): where that is nearer it holds, chance or not, so that failing ever more teaches a
+    /// breaker nothing beyond it. Where it is not, few calls may exceed even that limit as long as chance explains it.
     pub(super) fn new(usual_milli: u32, above_percent: u32, ceiling_percent: Option<u32>) -> Self {
         let above = above_percent.saturating_mul(10);
-        let ceiling = ceiling_percent.unwrap_or(50).saturating_mul(10);
-        let usual_milli = usual_milli.min(ceiling.saturating_sub(above)).max(1);
-        Self { usual_milli, limit_milli: usual_milli.saturating_add(above).min(ceiling) }
+        let ceiling = ceiling_percent.unwrap_or(100).saturating_mul(10);
+        let limit_milli = usual_milli.saturating_add(above);
+        let is_capped = ceiling_percent.is_some() && limit_milli >= ceiling;
+        Self { usual_milli: usual_milli.min(ceiling).max(1), limit_milli: limit_milli.min(ceiling), is_capped }
     }
 
     /// Whether the window holds more failures than that, and chance does not explain it.

@@ -89,10 +89,10 @@ fn baseline(path: &str, values: &Values) -> Option<Problem> {
     if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than it") }
 }
 
-/// A rate that never falls below what the limits admit anyway would never be seen.
+/// A rate that never falls below what the limits admit anyway would never be seen. The default gives way to them.
 fn floor(path: &str, values: &Values) -> Option<Problem> {
     const FLOOR: &str = "adaptive_rate.floor_per_minute";
-    if values.read("adaptive_rate.enabled") != Some(true) {
+    if values.read("adaptive_rate.enabled") != Some(true) || !values.is_operators(FLOOR) {
         return None;
     }
     let floor: u32 = values.read(FLOOR)?;
@@ -101,8 +101,10 @@ fn floor(path: &str, values: &Values) -> Option<Problem> {
     if f64::from(floor) < lowest {
         return None;
     }
-    let because = format!("limits admit {lowest:.0} a minute ({})", values.source("limits")?);
-    let problem = Problem::conflict(format!("{path}.{FLOOR}"), floor.to_string(), because, "below that");
+    let rounded = (lowest * 100.0).round() / 100.0;
+    let because = format!("limits admit {rounded} a minute ({})", values.source("limits")?);
+    let must_be = if lowest > 1.0 { "below that" } else { "left out: it is half of that then" };
+    let problem = Problem::conflict(format!("{path}.{FLOOR}"), floor.to_string(), because, must_be);
     Some(with_source(problem, values, FLOOR))
 }
 

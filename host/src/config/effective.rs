@@ -298,9 +298,15 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
 }
 
 fn adaptive_rate(values: &Values) -> Option<adaptive::Settings> {
+    const FLOOR: &str = "adaptive_rate.floor_per_minute";
     values.read::<bool>("adaptive_rate.enabled").filter(|enabled| *enabled)?;
     let mut settings = adaptive::Settings::default();
-    values.fill("adaptive_rate.floor_per_minute", &mut settings.floor_per_minute);
+    values.fill(FLOOR, &mut settings.floor_per_minute);
+    if !values.is_operators(FLOOR) {
+        let limits: Vec<Quota> = values.read("limits").unwrap_or_default();
+        let half = limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min) / 2.0;
+        settings.floor_per_minute = settings.floor_per_minute.min(half as u32).max(1);
+    }
     values.fill("adaptive_rate.rise_per_minute", &mut settings.rise_per_minute);
     Some(settings)
 }

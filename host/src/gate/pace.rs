@@ -1,9 +1,10 @@
 //! A group's adaptive rate as its attempts meet it. Each host of a fleet has its own: see [`adaptive`].
 
-use super::Refusal;
+use super::{Ask, Refusal};
 use crate::{
     clock::{Clock, Timestamp},
     config::settings,
+    policy::contract::Class,
     rate_limit::{
         Quota,
         adaptive::{AdaptiveRate, Lesson, Place, Settings},
@@ -19,8 +20,10 @@ use std::{
     time::Duration,
 };
 
-/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is always as long as it may be, and
-/// a longer one serves nobody more; but a pause that moves one as long as the deadline has everybody in it come too late.
+/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is
+/// always as long as it may be, and a longer one serves nobody more; but a pause that moves one as long as the deadline
+/// has everybody in it come too late. Looks at what became of a write are few, and one that is not made leaves it
+/// unknown: they have all of their time.
 const LINE: u32 = 3;
 /// Between two events that tell of it.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
@@ -97,22 +100,28 @@ impl Pace {
     /// A place at the present rate, no earlier than after `pause`. None: it is switched off.
     pub(super) fn reserve(
         self: &Arc<Self>,
+        ask: Ask,
         pause: impl FnOnce() -> Duration,
         max_wait: Duration,
     ) -> Result<Option<Paced>, Refusal> {
         if !self.is_on.load(Relaxed) {
             return Ok(None);
         }
-        let (pause, now) = (pause(), self.clock.now());
+        // In this order: what is left of the pause, read later, never seems to end later than it does.
+        let now = self.clock.now();
+        let pause = pause();
         let mut state = self.state.lock();
+        // Where others heard of it, only the gate knows.
+        state.pause(pause, now);
         // A pause that nobody can wait for is the gate's to refuse.
         let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
             let lesson = state.rate.lesson();
             let (wait, per_minute) = (Duration::ZERO, u32::MAX);
             return Ok(Some(Paced { pace: Arc::clone(self), lesson, place: None, wait, per_minute, is_sent: false }));
         };
-        let per_minute = rate as u32;
-        let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / LINE);
+        let per_minute = shown(rate);
+        let part = if ask == Ask::Probe { 1 } else { LINE };
+        let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / part);
         let place = state.rate.reserve(rate, now.after(pause), now, max_wait);
         let place = place.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
         let (lesson, wait) = (state.rate.lesson(), place.due.since(now));
@@ -125,10 +134,7 @@ impl Pace {
             return;
         }
         let now = self.clock.now();
-        let mut state = self.state.lock();
-        let (until, paused) = (now.after(pause), state.paused_until.max(now));
-        state.rate.delay(until.since(paused));
-        state.paused_until = until.max(paused);
+        self.state.lock().pause(pause, now);
     }
 
     pub(super) fn view(&self) -> Option<PaceView> {
@@ -143,19 +149,38 @@ impl State {
     fn per_minute(&self, now: Timestamp) -> Option<f64> {
         self.rate.per_minute(self.settings.as_ref()?, self.ceiling, now)
     }
+
+    /// Moves the line by what a pause adds to one that lasts.
+    fn pause(&mut self, pause: Duration, now: Timestamp) {
+        let (until, paused) = (now.after(pause), self.paused_until.max(now));
+        let by = until.since(paused);
+        if !by.is_zero() {
+            self.rate.delay(by);
+            self.paused_until = until;
+        }
+    }
 }
 
 impl Paced {
     /// Learns from an answer. The rate from now on, in requests a minute, where it is lowered.
-    pub(super) fn answered(&self, throttled: bool) -> Option<u32> {
+    pub(super) fn answered(&self, class: Class) -> Option<u32> {
         let (pace, now) = (&self.pace, self.pace.clock.now());
         let mut state = pace.state.lock();
-        if !throttled {
-            state.rate.took(now);
-            return None;
+        match class {
+            Class::Applied | Class::AlreadyApplied => {
+                state.rate.took(self.lesson, now);
+                return None;
+            }
+            Class::Rejected => {
+                state.rate.rejected(now);
+                return None;
+            }
+            // Neither says that more is borne.
+            Class::NotApplied | Class::Unknown => return None,
+            Class::Throttled => {}
         }
         let (settings, ceiling) = (state.settings?, state.ceiling);
-        let per_minute = state.rate.throttled(&settings, ceiling, self.lesson, now)? as u32;
+        let per_minute = shown(state.rate.throttled(&settings, ceiling, self.lesson, now)?);
         let tell = state.told.is_none_or(|told| now.since(told) >= TELL_AGAIN);
         if tell {
             state.told = Some(now);
@@ -173,10 +198,19 @@ impl Paced {
     }
 }
 
+fn shown(per_minute: f64) -> u32 {
+    (per_minute as u32).max(1)
+}
+
 impl Drop for Paced {
     fn drop(&mut self) {
         if let Some(place) = self.place.filter(|_| !self.is_sent) {
-            self.pace.state.lock().rate.refund(&place);
+            let now = self.pace.clock.now();
+            self.pace.state.lock().rate.refund(&place, now);
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pace/tests.rs"]
+mod tests;

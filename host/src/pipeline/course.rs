@@ -142,7 +142,7 @@ impl Exchange {
         if settled {
             self.show_settled(&arrival, progress);
             progress.account.settled();
-            permit.answered(false);
+            permit.answered(Class::Applied);
             self.did_well(&mut arrival, permit, took);
             progress.class = Class::Applied;
             progress.unsettled = false;
@@ -152,7 +152,7 @@ impl Exchange {
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
         let signal = self.blame(signal, &arrival, took);
         if let Arrival::Answer(_) = arrival
-            && let Some(per_minute) = permit.answered(clamped.class == Class::Throttled)
+            && let Some(per_minute) = permit.answered(clamped.class)
         {
             progress.account.note(|| Noticed::Slowed { per_minute });
         }

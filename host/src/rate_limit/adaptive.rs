@@ -1,32 +1,38 @@
 //! A rate that follows what the upstream takes: additive increase, multiplicative decrease. Pure.
 //!
-//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they share; TCP's
-//! congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender. The particulars are
-//! TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it tells nothing new), and what is
-//! lowered is what was really sent and taken, not what might have been (RFC 5681, section 3.1: `FlightSize`).
+//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they
+//! share; TCP's congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender.
+//! The particulars are TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it
+//! tells nothing new), and what is lowered is what was really sent and taken, not what might have been (RFC 5681,
+//! section 3.1: `FlightSize`).
 
 use crate::clock::Timestamp;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What a throttled answer leaves of the rate: RFC 9438 (CUBIC) and the AWS SDK's adaptive retry have 0.7.
 const LEFT: f64 = 0.7;
 /// Without a throttled answer for so long, what was learned is forgotten: the upstream may have grown.
 pub const FORGOTTEN: Duration = Duration::from_mins(10);
-/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the same
-/// window of the upstream's that is used up.
+/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the
+/// same window of the upstream's that is used up.
 const AGAIN: Duration = Duration::from_mins(1);
 /// What is taken is measured over one to two of these.
 const BUCKET: Duration = Duration::from_secs(5);
+/// Requests a minute that any limit admits: a distance has an end.
+const LOWEST: f64 = 0.001;
+/// Places that were left and are kept for others. What is left beyond them is lost, and the line so much longer.
+const FREED: usize = 1024;
 /// Over less than that, a burst would look like a rate.
 const BRIEF: Duration = Duration::from_secs(1);
 
 /// Between which bounds a rate moves, and how fast it rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6.
+    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6, or half of what the
+    /// limits admit where that is less.
     pub floor_per_minute: u32,
-    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a fleet have the
-    /// same, or their shares are not the same.
+    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a
+    /// fleet have the same, or their shares are not the same.
     pub rise_per_minute: u32,
 }
 
@@ -36,13 +42,26 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Requests a minute that it never falls below beside limits that admit `ceiling`: limits of a few an hour leave no
+    /// whole number.
+    pub fn floor(&self, ceiling: f64) -> f64 {
+        let floor = f64::from(self.floor_per_minute);
+        if floor < ceiling { floor } else { ceiling / 2.0 }
+    }
+}
+
 /// One sender's rate. It begins open: before the first throttled answer nothing waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdaptiveRate {
     learned: Option<Learned>,
     taken: Taken,
     /// When the next place is free.
     free: Timestamp,
+    /// Places in the line that were left, by when they are.
+    freed: BTreeMap<Timestamp, Place>,
+    /// How far pauses have moved all that is reserved, since the start.
+    moved: Duration,
     decreases: u64,
 }
 
@@ -51,7 +70,7 @@ struct Learned {
     /// Requests a minute right after the decrease.
     base: f64,
     since: Timestamp,
-    /// When the upstream last took one since.
+    /// When the upstream last took one that was sent since.
     took: Option<Timestamp>,
     /// How long it has borne it.
     borne: Duration,
@@ -72,6 +91,15 @@ pub struct Place {
     pub due: Timestamp,
     made: Timestamp,
     before: Timestamp,
+    /// How far pauses had moved everything by then.
+    moved: Duration,
+}
+
+impl Place {
+    fn moved_to(self, moved: Duration) -> Self {
+        let by = moved.saturating_sub(self.moved);
+        Self { due: self.due.after(by), made: self.made.after(by), before: self.before.after(by), moved }
+    }
 }
 
 /// Which decreases an attempt was sent after: a throttled answer to it tells nothing of later ones.
@@ -79,12 +107,12 @@ pub struct Place {
 pub struct Lesson(u64);
 
 impl AdaptiveRate {
-    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the configured limits'
-    /// rate (infinite without limits): these hold anyway.
+    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the
+    /// configured limits' rate (infinite without limits): these hold anyway.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
         let learned = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN)?;
         let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
-        let rate = (learned.base + risen).max(settings.floor_per_minute.into());
+        let rate = (learned.base + risen).max(settings.floor(ceiling));
         (rate < ceiling).then_some(rate)
     }
 
@@ -98,7 +126,8 @@ impl AdaptiveRate {
         self.decreases
     }
 
-    /// Takes the next moment from `from` on, an even distance after the one before it.
+    /// Takes the next moment from `from` on: one that was left, or an even distance after the last. What is reserved
+    /// stays where it is when the rate changes: that is less than a line's worth.
     ///
     /// # Errors
     /// The wait from `now` on, where it is longer than `max_wait`; nothing was taken then.
@@ -109,29 +138,56 @@ impl AdaptiveRate {
         now: Timestamp,
         max_wait: Duration,
     ) -> Result<Place, Duration> {
-        let due = self.free.max(from).max(now);
+        let from = from.max(now);
+        let left = self.freed.range(from..).next().map(|(due, _)| *due);
+        let due = left.unwrap_or(self.free.max(from));
         if due.since(now) > max_wait {
             return Err(due.since(now));
         }
+        if let Some(place) = self.freed.remove(&due) {
+            return Ok(place.moved_to(self.moved));
+        }
         let before = std::mem::replace(&mut self.free, due.after(distance(per_minute)));
-        Ok(Place { due, made: self.free, before })
+        Ok(Place { due, made: self.free, before, moved: self.moved })
     }
 
-    /// Gives a moment back that was not used, unless others were taken behind it.
-    pub fn refund(&mut self, place: &Place) {
-        if self.free == place.made {
-            self.free = place.before;
+    /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies
+    /// ahead.
+    pub fn refund(&mut self, place: &Place, now: Timestamp) {
+        let place = place.moved_to(self.moved);
+        if self.free != place.made {
+            self.freed = self.freed.split_off(&now);
+            if place.due >= now && self.freed.len() < FREED {
+                self.freed.insert(place.due, place);
+            }
+            return;
+        }
+        self.free = place.before;
+        while let Some(last) = self.freed.last_entry().filter(|last| last.get().made == self.free) {
+            self.free = last.remove().before;
         }
     }
 
     /// Moves all that is reserved by this much: a pause.
     pub fn delay(&mut self, by: Duration) {
         self.free = self.free.after(by);
+        self.moved = self.moved.saturating_add(by);
+        let moved = self.freed.values().map(|place| place.moved_to(self.moved));
+        self.freed = moved.map(|place| (place.due, place)).collect();
     }
 
-    /// The upstream took a request.
-    pub fn took(&mut self, now: Timestamp) {
+    /// The upstream answered a request and did not do what it asks for, for a reason that is not its load: that has a
+    /// place in what it bears, and proves nothing.
+    pub fn rejected(&mut self, now: Timestamp) {
         self.taken.add(now);
+    }
+
+    /// The upstream took a request. An attempt that was sent before the last decrease proves nothing of the rate since.
+    pub fn took(&mut self, sent: Lesson, now: Timestamp) {
+        self.taken.add(now);
+        if sent != self.lesson() {
+            return;
+        }
         if let Some(learned) = &mut self.learned {
             // Only answers prove that the rate was borne: silence and pauses earn nothing.
             let last = learned.took.unwrap_or(learned.since);
@@ -140,7 +196,8 @@ impl AdaptiveRate {
         }
     }
 
-    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at present, lowered.
+    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at
+    /// present, lowered.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: Lesson, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
         let known = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN);
@@ -148,7 +205,7 @@ impl AdaptiveRate {
         if sent != self.lesson() || !is_news {
             return None;
         }
-        let floor = f64::from(settings.floor_per_minute);
+        let floor = settings.floor(ceiling);
         let measured = self.taken.per_minute(now);
         let reached = match (current, measured) {
             (Some(current), Some(measured)) => current.min(measured),
@@ -165,7 +222,7 @@ impl AdaptiveRate {
 }
 
 fn distance(per_minute: f64) -> Duration {
-    Duration::from_secs_f64(60.0 / per_minute.max(1.0))
+    Duration::from_secs_f64(60.0 / per_minute.max(LOWEST))
 }
 
 impl Taken {

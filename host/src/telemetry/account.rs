@@ -127,12 +127,12 @@ impl Account {
         self.note(|| Step::Denied { reason: problem.reason() });
     }
 
-    /// An attempt's answer, `took` after its send.
-    pub fn answered(&mut self, code: u16, sent: Instant, took: Duration) {
+    /// An attempt's answer, `took` after its send; with `is_usual` others will take as long.
+    pub fn answered(&mut self, code: u16, sent: Instant, took: Duration, is_usual: bool) {
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
         // Refusals are quick and say nothing of what an answer takes.
-        if !matches!(code, 429 | 503) {
+        if is_usual && !matches!(code, 429 | 503) {
             self.meter.usually_takes.learn(took);
         }
         self.note_at(sent + took, || Step::Answered { status: code, took });

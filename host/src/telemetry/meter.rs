@@ -39,19 +39,27 @@ impl Counter {
 
 /// How long something usually takes: smoothed as a round trip is (RFC 6298: an eighth of each new one).
 #[derive(Debug, Default)]
-pub struct Usually(AtomicU64);
+pub struct Usually {
+    micros: AtomicU64,
+    /// Endpoints of every kind count here: nothing is usual.
+    is_mixed: bool,
+}
 
 impl Usually {
-    /// Takes one more into account. Only its own worker does: nothing is lost.
+    /// Takes one more into account.
     pub fn learn(&self, took: Duration) {
-        let (before, took) = (self.0.load(Relaxed), micros(took));
-        let smoothed = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.0.store(smoothed, Relaxed);
+        if self.is_mixed {
+            return;
+        }
+        let took = micros(took);
+        let smoothed = |before: u64| Some(if before == 0 { took } else { before - before / 8 + took / 8 });
+        // A service's worker is alone here; a library's callers may be on any thread.
+        let _ = self.micros.fetch_update(Relaxed, Relaxed, smoothed);
     }
 
     /// How long; nothing before the first.
     pub fn read(&self) -> Duration {
-        Duration::from_micros(self.0.load(Relaxed))
+        Duration::from_micros(self.micros.load(Relaxed))
     }
 }
 
@@ -190,7 +198,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    fn new(names: Arc<Names>) -> Self {
+    fn new(names: Arc<Names>, is_mixed: bool) -> Self {
         Self {
             names,
             begun: Counter::default(),
@@ -202,7 +210,7 @@ impl Meter {
             answered: Each::default(),
             failed: Each::default(),
             attempt_time: Histogram::new(&ANSWERS),
-            usually_takes: Usually::default(),
+            usually_takes: Usually { micros: AtomicU64::default(), is_mixed },
             retries: Each::default(),
             probes: Counter::default(),
             wait_time: Histogram::new(&ANSWERS),
@@ -220,14 +228,14 @@ impl Meter {
 pub struct EndpointMeters(Box<[Arc<Meter>]>);
 
 impl EndpointMeters {
-    fn new(names: Names, workers: usize) -> Self {
+    fn new(names: Names, workers: usize, is_mixed: bool) -> Self {
         let names = Arc::new(names);
-        Self((0..workers.max(1)).map(|_| Arc::new(Meter::new(Arc::clone(&names)))).collect())
+        Self((0..workers.max(1)).map(|_| Arc::new(Meter::new(Arc::clone(&names), is_mixed))).collect())
     }
 
     /// Counters that nobody reads: of a generation that is not in service yet.
     pub fn unread() -> Arc<Self> {
-        Arc::new(Self::new(Names { upstream: String::new(), endpoint: String::new() }, 1))
+        Arc::new(Self::new(Names { upstream: String::new(), endpoint: String::new() }, 1, false))
     }
 
     /// A worker's own.
@@ -255,7 +263,7 @@ impl Meters {
     pub fn new(workers: usize) -> Self {
         let of = |name: &str| {
             let names = Names { upstream: name.to_owned(), endpoint: name.to_owned() };
-            Arc::new(EndpointMeters::new(names, workers))
+            Arc::new(EndpointMeters::new(names, workers, true))
         };
         Self { workers, nowhere: of(""), other: of("other"), endpoints: Mutex::default() }
     }
@@ -269,7 +277,7 @@ impl Meters {
         }
         let made = || {
             let names = Names { upstream: upstream.to_owned(), endpoint: endpoint.to_owned() };
-            Arc::new(EndpointMeters::new(names, self.workers))
+            Arc::new(EndpointMeters::new(names, self.workers, false))
         };
         Arc::clone(endpoints.entry(names).or_insert_with(made))
     }
@@ -315,6 +323,17 @@ mod tests {
         assert_eq!(all.len(), ENDPOINTS + 2);
         let other: u64 = all[ENDPOINTS + 1].all().iter().map(|meter| meter.probes.read()).sum();
         assert_eq!(other, 50);
+        let learned = |name: &str| {
+            let meters = meters.of("api", name);
+            let usually = &meters.of(0).usually_takes;
+            usually.learn(Duration::from_secs(8));
+            usually.read()
+        };
+        assert_eq!(
+            (learned("7"), learned("another")),
+            (Duration::from_secs(8), Duration::ZERO),
+            "a mixture has nothing usual"
+        );
         assert!(Arc::ptr_eq(&meters.of("api", "7"), &meters.of("api", "7")));
     }
 }

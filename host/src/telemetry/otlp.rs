@@ -1,9 +1,9 @@
-//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each attempt, look,
-//! decision and awaited step of shared state, made from the same steps that `triage explain` tells. OTLP over HTTP in its JSON form, which every collector
-//! takes (OTLP 1.0, section "JSON Protobuf Encoding").
+//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each
+//! attempt, look, decision and awaited step of shared state, made from the same steps that `triage explain` tells. OTLP
+//! over HTTP in its JSON form, which every collector takes (OTLP 1.0, section "JSON Protobuf Encoding").
 //!
-//! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is dropped and
-//! counted. No body, no header's value, no path's parameter and no policy's words are in it.
+//! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is
+//! dropped and counted. No body, no header's value, no path's parameter and no policy's words are in it.
 
 use super::{Noted, RequestId, Step, Story};
 use crate::{
@@ -246,7 +246,8 @@ fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
     all
 }
 
-/// Looks, decisions and steps of shared state are numbered beyond attempts, so that no two spans of a request have one id.
+/// Looks, decisions and steps of shared state are numbered beyond attempts, so that no two spans of a request have one
+/// id.
 const LOOKS: u32 = 1 << 16;
 const DECISIONS: u32 = 1 << 17;
 const STATE: u32 = 1 << 18;

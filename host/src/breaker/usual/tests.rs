@@ -15,22 +15,30 @@ fn counts(calls: u64, failures: u64) -> Counts {
     Counts { calls_milli: calls * 1000, failures_milli: failures * 1000, slow_milli: 0 }
 }
 
-/// A breaker and its time, ten calls a second.
+/// A breaker and its time.
 struct Played {
     breaker: Breaker,
     settings: Settings,
     now: Timestamp,
     chance: u64,
+    /// Between two calls: ten a second.
+    apart: Duration,
 }
 
 impl Played {
     fn new(settings: Settings) -> Self {
-        Self { breaker: Breaker::new(1), settings, now: Timestamp(1_000_000_000), chance: 7 }
+        Self {
+            breaker: Breaker::new(1),
+            settings,
+            now: Timestamp(1_000_000_000),
+            chance: 7,
+            apart: Duration::from_millis(100),
+        }
     }
 
     /// One call of which so many of a thousand fail. The trip, if it comes to one.
     fn call(&mut self, failing_milli: u64) -> Option<Trip> {
-        self.now = self.now.after(Duration::from_millis(100));
+        self.now = self.now.after(self.apart);
         // Knuth's MMIX.
         self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let failed = (self.chance >> 33) % 1000 < failing_milli;
@@ -65,7 +73,7 @@ fn the_bound_is_that_of_hoeffding() {
     assert!(!never.is_exceeded(&counts(20, 1)) && !never.is_exceeded(&counts(20, 3)), "three of twenty may be chance");
     assert!(never.is_exceeded(&counts(20, 4)));
     assert!(!never.is_exceeded(&counts(10_000, 500)), "below the distance that is too far");
-    assert_eq!([1, 300, 999].map(|milli| Baseline::new(milli, 5, Some(100)).in_row()), [3, 14, 312]);
+    assert_eq!([1, 300, 999].map(|milli| Baseline::new(milli, 5, Some(100)).in_row()), [3, 14, 15_992]);
 }
 
 /// The tripwire of the feature, and what it is for.
@@ -99,16 +107,41 @@ fn an_endpoint_that_usually_fails_does_not_trip_at_its_usual_and_does_at_more() 
 /// Failing ever more, a little at a time, teaches it nothing beyond the fixed limit.
 #[test]
 fn slow_poisoning_trips_at_the_fixed_limit_at_the_latest() {
-    let mut played = Played::new(settings());
-    let mut tripped = None;
-    for share in 0..=100 {
-        tripped = played.calls(share * 10, 72_000);
-        if tripped.is_some() {
-            assert!(share <= 60, "only at {share} %");
-            break;
-        }
+    for apart in [100, 500].map(Duration::from_millis) {
+        let mut played = Played { apart, ..Played::new(settings()) };
+        let two_hours = (7200.0 / apart.as_secs_f64()) as u64;
+        let tripped = (0..=50).find_map(|share| played.calls(share * 10, two_hours));
+        assert!(tripped.is_some(), "a call each {apart:?}: not at 50 %");
     }
-    assert!(tripped.is_some());
+}
+
+/// Where the fixed limit is nearer than what is usual and the distance, it holds as if nothing had been learned: sixty
+/// calls in a window of which 65 % fail, where 45 % are usual, may be chance.
+#[test]
+fn beside_a_usual_share_near_it_the_fixed_limit_holds_without_a_look_at_chance() {
+    let apart = Duration::from_millis(500);
+    let settings = Settings { window: Duration::from_secs(30), consecutive_failures: None, ..settings() };
+    let mut played = Played { apart, ..Played::new(settings) };
+    // In turns, so that no window holds half of them.
+    for call in 0..4000 {
+        let failed = call % 20 % 2 == 0 && call % 20 != 0;
+        played.now = played.now.after(apart);
+        assert_eq!(played.record(if failed { BreakerSignal::Failure } else { BreakerSignal::Success }), None);
+    }
+    assert_eq!(played.usual(), Some(450));
+    let (calls, why) = played.calls(650, 1000).unwrap();
+    assert!(calls < 100 && matches!(why, Trip::FailureRate(50..)), "{calls}: {why}");
+}
+
+/// A larger distance never makes a breaker hastier about what is usual, and without a fixed limit nothing caps it.
+#[test]
+fn a_cap_is_the_operators_and_changes_nothing_about_what_is_usual() {
+    let rows = [5, 20, 45].map(|above| Baseline::new(400, above, Some(50)));
+    assert!(rows.iter().all(|row| row.in_row() == rows[0].in_row() && row.usual_milli == 400), "{rows:?}");
+    assert_eq!(Baseline::new(700, 5, Some(50)).usual_milli, 500);
+    let off = Baseline::new(700, 5, None);
+    assert!(!off.is_exceeded(&counts(1000, 740)) && off.is_exceeded(&counts(10_000, 7500)), "{off:?}");
+    assert!(!off.is_capped && !Baseline::new(990, 5, None).is_capped, "there is no fixed limit to hold");
 }
 
 #[test]
@@ -133,7 +166,7 @@ proptest! {
         let (fewer, more) = (baseline.surprise(calls * 1000, failures * 1000), baseline.surprise(calls * 1000, (failures + 1) * 1000));
         prop_assert!(fewer.is_finite() && more.is_finite() && fewer >= 0.0 && more + 1e-9 >= fewer, "{fewer}, then {more}");
         prop_assert!(!baseline.is_exceeded(&counts(calls, failures)) || baseline.is_exceeded(&counts(calls, failures + 1)));
-        let most = ceiling.unwrap_or(50) * 10;
+        let most = ceiling.unwrap_or(100) * 10;
         prop_assert!(baseline.limit_milli <= most.max(1), "{baseline:?} above {most}");
     }
 

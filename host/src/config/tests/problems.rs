@@ -333,6 +333,11 @@ fn what_follows_traffic_is_told_what_it_needs() {
             "upstreams.a.defaults.adaptive_rate.floor_per_minute: got 60, but limits admit 60 a minute (file triage.toml:3); must be below that (file triage.toml:3)",
         ),
         (
+            "a floor above a limit of a few an hour",
+            "upstreams.a.defaults = { adaptive_rate = { enabled = true, floor_per_minute = 1 }, limits = [{ requests = 20, period = \"1h\" }] }",
+            "upstreams.a.defaults.adaptive_rate.floor_per_minute: got 1, but limits admit 0.33 a minute (file triage.toml:3); must be left out: it is half of that then (file triage.toml:3)",
+        ),
+        (
             "a rate that is no table",
             "upstreams.a.defaults.adaptive_rate = true",
             "upstreams.a.defaults.adaptive_rate: got true; must be a table of keys (file triage.toml:3)",
@@ -354,6 +359,26 @@ fn what_follows_traffic_is_told_what_it_needs() {
             "{}: a floor alone switches nothing on",
             described.name
         );
+    }
+}
+
+/// A floor that nobody wrote refuses nothing: it gives way to the limits.
+#[test]
+fn a_default_floor_gives_way_to_the_limits() {
+    for (limit, expected) in [
+        ("requests = 20, period = \"1h\"", 1),
+        ("requests = 6, period = \"1m\"", 3),
+        ("requests = 1, period = \"1s\"", 6),
+    ] {
+        let file = format!(
+            "upstreams.a.base_url = \"http://a.example\"\n\
+             upstreams.a.defaults = {{ adaptive_rate.enabled = true, limits = [{{ {limit} }}] }}"
+        );
+        let upstream = load(&inputs(&file, &[], Flags::default())).unwrap().settings.upstreams.remove(0);
+        for (described, own) in endpoints(&upstream, &description()).unwrap() {
+            let floor = own.adaptive_rate.map(|rate| rate.floor_per_minute);
+            assert_eq!(floor, Some(expected), "{limit}: {}", described.name);
+        }
     }
 }
 

@@ -10,11 +10,23 @@ fn at(ms: u64) -> Timestamp {
     START.after(Duration::from_millis(ms))
 }
 
+#[test]
+fn limits_of_a_few_an_hour_have_a_floor_too() {
+    let (mut rate, ceiling) = (AdaptiveRate::default(), 20.0 / 60.0);
+    let lowered = rate.throttled(&SETTINGS, ceiling, rate.lesson(), START).unwrap();
+    assert!(
+        (lowered - ceiling * 0.7).abs() < 1e-9 && rate.per_minute(&SETTINGS, ceiling, START) == Some(lowered),
+        "{lowered}"
+    );
+    let dues = [0, 1].map(|_| rate.reserve(lowered, START, START, Duration::MAX).unwrap().due);
+    assert!(dues[1].since(dues[0]) > Duration::from_mins(4), "{dues:?}");
+}
+
 /// Takes so many a second for so long, then is throttled once.
 fn learned(per_second: u64, seconds: u64) -> (AdaptiveRate, Timestamp) {
     let mut rate = AdaptiveRate::default();
     for number in 0..per_second * seconds {
-        rate.took(at(number * 1000 / per_second));
+        rate.took(rate.lesson(), at(number * 1000 / per_second));
     }
     let now = at(seconds * 1000);
     rate.throttled(&SETTINGS, OPEN, rate.lesson(), now).unwrap();
@@ -38,7 +50,7 @@ fn nothing_taken_yet_is_the_floor() {
 #[test]
 fn one_burst_is_one_decrease_and_so_is_one_window_that_is_used_up() {
     let mut rate = AdaptiveRate::default();
-    (0..100).for_each(|number| rate.took(at(number * 50)));
+    (0..100).for_each(|number| rate.took(rate.lesson(), at(number * 50)));
     let (burst, now) = (rate.lesson(), at(5000));
     rate.throttled(&SETTINGS, OPEN, burst, now).unwrap();
     for number in 0..50 {
@@ -46,9 +58,12 @@ fn one_burst_is_one_decrease_and_so_is_one_window_that_is_used_up() {
     }
     assert_eq!(rate.throttled(&SETTINGS, OPEN, rate.lesson(), at(30_000)), None, "nothing was taken since");
     let after = rate.lesson();
-    let mut silent = rate;
+    let mut silent = rate.clone();
     assert!(silent.throttled(&SETTINGS, OPEN, after, at(65_000)).is_some(), "a minute of it is more than a window");
-    rate.took(at(40_000));
+    rate.took(burst, at(39_000));
+    rate.rejected(at(39_500));
+    assert_eq!(rate.throttled(&SETTINGS, OPEN, after, at(40_000)), None, "neither proves that anything is borne");
+    rate.took(after, at(40_000));
     assert!(rate.throttled(&SETTINGS, OPEN, after, at(41_000)).is_some(), "something was taken since");
 }
 
@@ -58,25 +73,28 @@ fn it_rises_by_its_step_while_the_upstream_answers_and_is_forgotten_in_the_end()
     let before = rate.per_minute(&SETTINGS, OPEN, now).unwrap();
     let minute = now.after(Duration::from_mins(1));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before), "silence earns nothing");
-    (0..=60).for_each(|second| rate.took(now.after(Duration::from_secs(second))));
+    let sent = rate.lesson();
+    (0..=60).for_each(|second| rate.took(sent, now.after(Duration::from_secs(second))));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before + 600.0));
     let pause = Duration::from_mins(8);
-    rate.took(now.after(pause));
+    rate.took(sent, now.after(pause));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(pause)), Some(before + 650.0), "a pause earns little");
     assert_eq!(rate.per_minute(&SETTINGS, 900.0, minute), None, "the limits hold by themselves");
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(FORGOTTEN)), None);
 }
 
 #[test]
-fn places_stand_evenly_and_only_the_last_one_is_given_back() {
+fn places_stand_evenly_and_are_given_back() {
     let mut rate = AdaptiveRate::default();
     let mut reserve = |wait| rate.reserve(600.0, START, START, Duration::from_millis(wait));
     let dues: Vec<_> = (0..3).map(|_| reserve(1000).unwrap()).collect();
     assert_eq!(dues.iter().map(|place| place.due).collect::<Vec<_>>(), [START, at(100), at(200)]);
     assert_eq!(reserve(299), Err(Duration::from_millis(300)));
-    rate.refund(&dues[0]);
-    rate.refund(&dues[2]);
-    assert_eq!(rate.reserve(600.0, START, START, Duration::MAX).unwrap().due, at(200));
+    rate.refund(&dues[0], at(50));
+    rate.refund(&dues[2], at(50));
+    assert_eq!(rate.reserve(600.0, START, START, Duration::MAX).unwrap().due, at(200), "the first has passed");
+    rate.refund(&dues[1], at(50));
+    assert_eq!(rate.reserve(600.0, at(50), at(50), Duration::MAX).unwrap().due, at(100), "the second lies ahead");
     rate.delay(Duration::from_secs(5));
     assert_eq!(rate.reserve(600.0, START, START, Duration::MAX).unwrap().due, at(5300), "a pause moves the line");
 }
@@ -84,6 +102,7 @@ fn places_stand_evenly_and_only_the_last_one_is_given_back() {
 #[derive(Debug, Clone)]
 enum Event {
     Took,
+    Rejected,
     Throttled,
     /// To an attempt of so many decreases ago.
     Late(u64),
@@ -94,6 +113,7 @@ enum Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let one = prop_oneof![
         4 => Just(Event::Took),
+        1 => Just(Event::Rejected),
         2 => Just(Event::Throttled),
         1 => (1_u64..4).prop_map(Event::Late),
         4 => Just(Event::Reserve),
@@ -103,8 +123,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 proptest! {
-    /// Never above the ceiling, never below the floor; no two moments nearer than the rate allows; only news lowers it; time never
-    /// does; and whatever was learned, ten minutes after the last decrease it is open again.
+    /// Never above the ceiling, never below the floor; no two moments nearer than the rate allows; only news lowers it;
+    /// time never does; and whatever was learned, ten minutes after the last decrease it is open again.
     #[test]
     fn the_rate_keeps_its_bounds(
         events in events(), floor in 1_u32..200, rise in 1_u32..5000,
@@ -115,10 +135,13 @@ proptest! {
         for event in events {
             let before = rate.per_minute(&settings, ceiling, now);
             match event {
-                Event::Took => rate.took(now),
+                Event::Took => rate.took(rate.lesson(), now),
+                Event::Rejected => rate.rejected(now),
                 Event::Throttled => drop(rate.throttled(&settings, ceiling, rate.lesson(), now)),
                 Event::Late(ago) => {
                     let sent = Lesson(rate.decreases.wrapping_sub(ago));
+                    rate.took(sent, now);
+                    prop_assert_eq!(rate.per_minute(&settings, ceiling, now), before, "it proves nothing of the rate since");
                     prop_assert_eq!(rate.throttled(&settings, ceiling, sent, now), None);
                 }
                 Event::Reserve => {
@@ -144,7 +167,49 @@ proptest! {
         prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGOTTEN)), None);
     }
 
-    /// Senders with the same rise that share one upstream, and are throttled together, come to equal shares (Chiu and Jain).
+    /// Whoever leaves makes room for the next one, however many come and go: whoever asks stands behind those alone who
+    /// wait. No two who wait are nearer than the rate allows, and a pause moves all of them.
+    #[test]
+    fn a_line_is_no_longer_than_those_who_wait_in_it(
+        acts in prop::collection::vec((0_u8..8, 0_usize..40, 0_u64..300), 1..300),
+    ) {
+        const APART: Duration = Duration::from_millis(100);
+        let (mut rate, mut now, mut held) = (AdaptiveRate::default(), START, Vec::<Place>::new());
+        let mut paused = START;
+        for (act, which, ms) in acts {
+            match act {
+                0..=3 => {
+                    let from = paused.max(now);
+                    let place = rate.reserve(600.0, from, now, Duration::MAX).unwrap();
+                    let dues: Vec<_> = held.iter().map(|held| held.moved_to(rate.moved).due).collect();
+                    let near = dues.iter().find(|due| place.due.since(**due).max(due.since(place.due)) < APART);
+                    prop_assert_eq!(near, None, "{:?} among {:?}", place, &dues);
+                    let ahead = dues.iter().filter(|due| **due >= from.before(APART)).count() as u32;
+                    prop_assert!(place.due <= from.after(APART * (ahead + 1)), "{place:?} behind {ahead} from {from:?}");
+                    held.push(place);
+                }
+                4 | 5 if !held.is_empty() => {
+                    let left = held.swap_remove(which % held.len());
+                    // What has passed was sent.
+                    if left.moved_to(rate.moved).due < now {
+                        held.push(left);
+                    } else {
+                        rate.refund(&left, now);
+                    }
+                }
+                6 => now = now.after(Duration::from_millis(ms)),
+                7 => {
+                    let until = now.after(Duration::from_millis(ms));
+                    rate.delay(until.since(paused.max(now)));
+                    paused = paused.max(until);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Senders with the same rise that share one upstream, and are throttled together, come to equal shares (Chiu and
+    /// Jain).
     #[test]
     fn two_senders_come_to_equal_shares(first in 10_u64..40, other in 1_u64..10) {
         let (mut one, mut two) = (learned(first, 10).0, learned(other, 10).0);
@@ -158,7 +223,7 @@ proptest! {
                 owed[index] += rates[index] / 600.0;
                 while owed[index] >= 1.0 {
                     owed[index] -= 1.0;
-                    rate.took(now);
+                    rate.took(rate.lesson(), now);
                 }
                 if sum > 1800.0 {
                     rate.throttled(&SETTINGS, OPEN, lessons[index], now);
