@@ -76,6 +76,7 @@ async fn malformed_requests_are_refused_and_never_sent_on() {
         ("a header of 200 KB", format!("GET /a HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n"), "431"),
         ("10,000 headers", format!("GET /a HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(10_000)), "431"),
         ("CONNECT", "CONNECT inside:22 HTTP/1.1\r\nHost: inside:22\r\n\r\n".to_owned(), "501"),
+        ("two hosts", "GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), "400"),
         ("an asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
         ("nothing", String::new(), ""),
         ("half a head", "GET /a HT".to_owned(), ""),
@@ -160,6 +161,9 @@ async fn an_absolute_form_goes_to_the_configured_upstream_only() {
     assert_eq!(got.text(), "fine");
     assert_eq!(upstream.seen()[0].line(), "get /a http/1.1");
     assert_eq!(upstream.seen()[0].all("host"), [upstream.address.to_string()]);
+    // What the field says beside it does not count.
+    front.raw("GET http://inside.example:9/a HTTP/1.1\r\nHost: other.example\r\n\r\n").await;
+    assert_eq!(upstream.seen()[1].all("x-forwarded-host"), ["inside.example:9"]);
 }
 
 #[tokio::test]

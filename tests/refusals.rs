@@ -77,6 +77,12 @@ fn expected(problem: &Problem) -> Row {
             "path is ambiguous",
             "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant",
         ),
+        Problem::HostAmbiguous => row(
+            400,
+            "host-ambiguous",
+            "host is ambiguous",
+            "the request names its host more than once, and whoever reads it believes another one; name it once",
+        ),
         Problem::Tunnel => row(
             501,
             "tunnel",
@@ -253,6 +259,7 @@ async fn produced(problem: &Problem) -> Answered {
     match problem {
         Problem::NoUpstream => plain("path_prefix = \"/api\"", "").get("/other").await,
         Problem::PathNotPlain => plain("", "").get("/list/../admin").await,
+        Problem::HostAmbiguous => plain("", "").ask("GET", "/list", &[("host", "a"), ("host", "b")], "").await,
         Problem::Tunnel => plain("", "").ask("CONNECT", "/list", &[], "").await,
         Problem::Deadline { .. } => plain("", "").ask("GET", "/list", &[("triage-deadline-ms", "soon")], "").await,
         Problem::Key { .. } => plain("", "").ask("POST", "/rows", &[("idempotency-key", "")], "").await,
@@ -415,6 +422,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::NoUpstream,
         Problem::NoEndpoint { upstream: "up".to_owned(), method: "DELETE".to_owned() },
         Problem::PathNotPlain,
+        Problem::HostAmbiguous,
         Problem::Tunnel,
         Problem::Deadline { header: "triage-deadline-ms".to_owned() },
         Problem::Key { why: String::new() },

@@ -16,10 +16,11 @@ pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
 pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
 
 /// Every reason, as [`Problem::reason`] gives it.
-pub const REASONS: [&str; 24] = [
+pub const REASONS: [&str; 25] = [
     "no-upstream",
     "no-endpoint",
     "path-not-plain",
+    "host-ambiguous",
     "tunnel",
     "deadline-malformed",
     "key-malformed",
@@ -64,6 +65,9 @@ pub enum Problem {
         "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
     )]
     PathNotPlain,
+    /// The caller names several hosts.
+    #[error("the request names its host more than once, and whoever reads it believes another one; name it once")]
+    HostAmbiguous,
     /// The caller wants a tunnel.
     #[error("CONNECT asks for a tunnel, and this host forwards single requests; send the request itself")]
     Tunnel,
@@ -225,6 +229,7 @@ impl Problem {
             Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
             Self::PathNotPlain => (StatusCode::BAD_REQUEST, "path-not-plain", "path is ambiguous"),
+            Self::HostAmbiguous => (StatusCode::BAD_REQUEST, "host-ambiguous", "host is ambiguous"),
             Self::Tunnel => (StatusCode::NOT_IMPLEMENTED, "tunnel", "tunnels are not offered"),
             Self::Deadline { .. } => (StatusCode::BAD_REQUEST, "deadline-malformed", "deadline is malformed"),
             Self::Key { .. } => (StatusCode::BAD_REQUEST, "key-malformed", "idempotency key is malformed"),

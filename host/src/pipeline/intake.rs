@@ -12,7 +12,7 @@ use crate::{
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, Request, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
@@ -33,6 +33,9 @@ impl Host {
         let (mut head, body) = request.into_parts();
         if head.method == Method::CONNECT {
             return Err(Problem::Tunnel);
+        }
+        if head.headers.get_all(HOST).iter().nth(1).is_some() {
+            return Err(Problem::HostAmbiguous);
         }
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
         let live = self.shared.upstreams[index].current();
@@ -78,6 +81,12 @@ impl Host {
         let idempotency = &service.settings.idempotency;
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
+        // Of an absolute form and of HTTP/2 the authority is the host, whatever the field says (RFC 9112 section 3.2.2).
+        if let Some(named) = head.uri.authority().and_then(|own| own.as_str().rsplit('@').next())
+            && let Ok(named) = HeaderValue::from_str(named)
+        {
+            head.headers.insert(HOST, named);
+        }
         headers::to_upstream(&mut head.headers, caller);
         let most = match key {
             Some(_) => idempotency.max_request_bytes,
