@@ -83,15 +83,10 @@ fn secret(stated: &Values, environment: &[(String, String)], key: &str, variable
 fn state(stated: &Values, environment: &[(String, String)]) -> State {
     let Some(address) = stated.read::<Option<Address>>("state.url").flatten() else { return State::Memory };
     let mut shared = Shared {
-        address,
-        prefix: "triage".to_owned(),
-        timeout: Duration::from_millis(20),
-        quorum: 2,
-        required: false,
-        writes_alone: false,
         ca_file: stated.read("state.ca_file"),
         password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
         key: secret(stated, environment, "state.key_file", STATE_KEY),
+        ..Shared::new(address)
     };
     stated.fill("state.prefix", &mut shared.prefix);
     stated.fill("state.timeout", &mut shared.timeout);

@@ -182,6 +182,23 @@ pub struct Shared {
     pub key: Option<TokenSource>,
 }
 
+impl Shared {
+    /// The defaults for an address.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            prefix: "triage".to_owned(),
+            timeout: Duration::from_millis(20),
+            quorum: 2,
+            required: false,
+            writes_alone: false,
+            ca_file: None,
+            password: None,
+            key: None,
+        }
+    }
+}
+
 /// Where a policy comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {

@@ -376,15 +376,9 @@ fn what_changes_is_published() {
 async fn hosts_agree_on_a_cluster() {
     let cluster = RedisCluster::start();
     let settings = settings::Shared {
-        address: Address::parse(&cluster.url()).unwrap(),
         prefix: "test".to_owned(),
         timeout: Duration::from_secs(5),
-        quorum: 2,
-        required: false,
-        writes_alone: false,
-        ca_file: None,
-        password: None,
-        key: None,
+        ..settings::Shared::new(Address::parse(&cluster.url()).unwrap())
     };
     let link = Link::open(&settings, Clock::system(), Entropy::system()).unwrap();
     for upstream in ["api", "{braces} and blanks", "third"] {

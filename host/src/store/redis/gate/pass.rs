@@ -15,7 +15,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 impl RedisGate {
-    /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants after that.
+    /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants
+    /// after that.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.

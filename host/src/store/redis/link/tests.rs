@@ -16,16 +16,10 @@ static WRITE: Script = Script::new("write", "return redis.call('SET', KEYS[1], s
 
 fn settings(url: &str) -> Shared {
     Shared {
-        address: Address::parse(url).unwrap(),
         prefix: "test".to_owned(),
         // Long enough for a busy machine where nothing is to time out.
         timeout: Duration::from_secs(2),
-        quorum: 2,
-        required: false,
-        writes_alone: false,
-        ca_file: None,
-        password: None,
-        key: None,
+        ..Shared::new(Address::parse(url).unwrap())
     }
 }
 

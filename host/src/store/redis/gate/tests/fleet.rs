@@ -48,17 +48,8 @@ pub(super) fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
 }
 
 pub(super) fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
-    let shared = settings::Shared {
-        address: Address::parse(url).unwrap(),
-        prefix: "test".to_owned(),
-        timeout,
-        quorum: 2,
-        required: false,
-        writes_alone: false,
-        ca_file: None,
-        password: None,
-        key: None,
-    };
+    let shared =
+        settings::Shared { prefix: "test".to_owned(), timeout, ..settings::Shared::new(Address::parse(url).unwrap()) };
     let (clock, entropy) = (Clock::system(), Entropy::system());
     let events = Arc::new(Events::new(clock));
     let link = Link::open(&shared, clock, entropy.clone()).unwrap();
