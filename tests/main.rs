@@ -3,6 +3,7 @@
 
 mod abuse;
 mod admin;
+mod book;
 mod candidate;
 mod contracts;
 mod deploy;
