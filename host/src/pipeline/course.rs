@@ -31,7 +31,16 @@ const NEVER_HEARD: Failure = Failure { kind: FailureKind::Reset, sent: true };
 impl Exchange {
     /// From the first attempt to the answer.
     pub(super) async fn course(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Outgoing, Problem> {
-        let mut step = Step::Retry(Duration::ZERO);
+        self.drive(Step::Retry(Duration::ZERO), progress, hold).await
+    }
+
+    /// From a first step to the answer.
+    async fn drive(
+        &mut self,
+        mut step: Step,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Result<Outgoing, Problem> {
         loop {
             step = match step {
                 Step::Retry(delay) => {
@@ -69,40 +78,7 @@ impl Exchange {
             progress.class = Class::Unknown;
             return Err(Problem::EffectUnknown);
         }
-        self.resume(step, progress, hold).await
-    }
-
-    async fn resume(
-        &mut self,
-        first: Step,
-        progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Result<Outgoing, Problem> {
-        match first {
-            Step::Replace(answer) => Ok(answer.into()),
-            Step::Verify(probe) => {
-                sleep(probe.delay).await;
-                let mut step = self.probe(&probe, progress, hold).await?;
-                while let Step::Verify(probe) = step {
-                    sleep(probe.delay).await;
-                    step = self.probe(&probe, progress, hold).await?;
-                }
-                match step {
-                    Step::Retry(delay) => {
-                        sleep(delay).await;
-                        self.course(progress, hold).await
-                    }
-                    Step::Replace(answer) => Ok(answer.into()),
-                    Step::Deliver => deliver(progress),
-                    Step::Verify(_) | Step::Unsettled => {
-                        progress.class = Class::Unknown;
-                        Err(Problem::EffectUnknown)
-                    }
-                }
-            }
-            Step::Retry(_) => self.course(progress, hold).await,
-            Step::Deliver | Step::Unsettled => Err(Problem::EffectUnknown),
-        }
+        self.drive(step, progress, hold).await
     }
 
     async fn wait(&self, delay: Duration, progress: &mut Progress) {
