@@ -26,8 +26,8 @@
 //! The environment: `TRIAGE_LISTEN`, `TRIAGE_ADMIN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
 //! names, `TRIAGE_DRAIN` is `server.drain`; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable
 //! counts as unset. The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
-//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`; times in seconds) set `defaults` of every
-//! upstream; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
+//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`, `HOSPITAL_API_TIMEOUT`; times in seconds) set
+//! `defaults` of every upstream, and `IDEMPOTENCY_CACHE_TTL` its `idempotency.keep`; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
 //! there is no upstream at all. Secrets come
 //! from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
 //!

@@ -139,7 +139,7 @@ fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
     let upstream = failing();
     let mut host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
     let text = get(host.address, "/x");
-    let line = host.process.logs("retrying");
+    let line = host.process.logs("Retrying");
     for part in [
         " INFO ",
         &format!("request={}", id(&text)),
@@ -147,10 +147,11 @@ fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
-    assert!(host.process.logs("retrying").contains("attempt=3"));
+    assert!(host.process.logs("Retrying").contains("attempt=3"));
     get(host.address, "/x");
-    let line = host.process.logs("circuit breaker opened");
-    assert!(line.contains(" WARN ") && line.contains("group=default/any why=5 failures in a row"), "{line}");
+    let line = host.process.logs("Circuit breaker state changed");
+    let state = "group=default/any state=\"open\" why=5 failures in a row";
+    assert!(line.contains(" WARN ") && line.contains(state), "{line}");
 }
 
 #[test]
@@ -162,9 +163,9 @@ fn a_log_line_is_a_json_object_where_that_is_wanted() {
     {
         let mut host = host_with(arguments, environment);
         let text = get(host.address, "/x");
-        let line = host.process.logs("retrying");
+        let line = host.process.logs("Retrying");
         let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert_eq!((&json["level"], &json["message"]), (&"INFO".into(), &"retrying".into()), "{line}");
+        assert_eq!((&json["level"], &json["message"]), (&"INFO".into(), &"Retrying".into()), "{line}");
         assert_eq!((&json["request"], &json["attempt"]), (&id(&text).into(), &2.into()), "{line}");
     }
 }
@@ -207,7 +208,7 @@ fn the_log_holds_nothing_that_was_sent() {
     }
     host.process.terminate();
     let ended = host.process.ended();
-    assert!(ended.err.contains("request{request=") && ended.err.contains("retrying"), "{ended:?}");
+    assert!(ended.err.contains("request{request=") && ended.err.contains("Retrying"), "{ended:?}");
     assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
 }
 

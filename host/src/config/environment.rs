@@ -36,7 +36,8 @@ const OTHERS: [&str; 9] = [
     settings::REGISTRY_AUTH,
 ];
 /// The seed's variables for a setting of every endpoint.
-const SEED: [(&str, &str); 5] = [
+const SEED: [(&str, &str); 6] = [
+    ("HOSPITAL_API_TIMEOUT", "attempt_timeout"),
     ("RETRY_MAX_ATTEMPTS", "retry.max_attempts"),
     ("RETRY_MIN_WAIT", "retry.min_wait"),
     ("RETRY_MAX_WAIT", "retry.max_wait"),
@@ -167,6 +168,7 @@ impl Layers<'_> {
             self.every_default(draft, key.name, value, name);
         }
         self.seed_limit(draft);
+        self.seed_keep(draft);
         if let Some(url) = self.env.get(SEED_BASE_URL) {
             let target = match draft.hospital_directories().as_slice() {
                 [only] => Ok(only.clone()),
@@ -202,6 +204,22 @@ impl Layers<'_> {
             draft.fault(problem, &env_source(name));
         }
         self.every_default(draft, "limits", quota.map(|quota| Value::Limits(vec![quota])), name);
+    }
+
+    /// How long answers are kept, for every upstream.
+    fn seed_keep(&self, draft: &mut Draft) {
+        const CACHE_TTL: &str = "IDEMPOTENCY_CACHE_TTL";
+        const KEY: &str = "idempotency.keep";
+        let Some(text) = self.env.get(CACHE_TTL) else { return };
+        let source = env_source(CACHE_TTL);
+        let Some(value) = seconds(draft, &format!("upstreams.*.{KEY}"), text, &source, Kind::Duration) else { return };
+        for name in &self.targets {
+            if draft.upstream(name, &source)
+                && let Some(upstream) = draft.upstreams.get_mut(name)
+            {
+                upstream.own.set(KEY, value.clone(), source.clone());
+            }
+        }
     }
 
     /// Where nothing else says where state is kept.

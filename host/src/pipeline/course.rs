@@ -91,7 +91,8 @@ impl Exchange {
                 wait_ms = clock::millis(delay),
                 class = progress.class.name(),
                 reason = %Noticed::words(&progress.reason),
-                "retrying"
+                // Capitalised: dashboards of the stack that Triage replaces search for this word.
+                "Retrying"
             );
             progress.account.retries(progress.class, delay);
         }

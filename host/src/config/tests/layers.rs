@@ -72,6 +72,8 @@ fn the_seeds_names_hold_everywhere_over_policy_and_file() {
         ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "400"),
         ("RATE_LIMIT_REQUESTS", "12"),
         ("RATE_LIMIT_PERIOD", "1.5"),
+        ("HOSPITAL_API_TIMEOUT", "31.5"),
+        ("IDEMPOTENCY_CACHE_TTL", "3600"),
         ("PATH", "/bin"),
         ("TRIAGE_LOG", "debug"),
     ];
@@ -80,6 +82,9 @@ fn the_seeds_names_hold_everywhere_over_policy_and_file() {
     for upstream in &loaded.settings.upstreams {
         let effective = effective_endpoint(upstream, &create());
         assert_eq!(effective.retry.max_attempts, 7, "{}", upstream.name);
+        assert_eq!(effective.attempt_timeout, Duration::from_millis(31_500));
+        assert!(effective.deadline >= Duration::from_secs(40), "the deadline leaves room for it");
+        assert_eq!(upstream.idempotency.keep, Duration::from_hours(1));
         assert_eq!(effective.retry.min_wait, Duration::from_millis(500));
         assert_eq!(effective.retry.max_wait, Duration::from_secs(20));
         let breaker = effective.breaker.unwrap();

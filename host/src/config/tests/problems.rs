@@ -522,6 +522,12 @@ fn problems_of_variables_and_flags_are_told() {
             "upstreams.*.defaults.retry.min_wait: got \"2s\"; must be a number of seconds, such as 2 or 0.5 (env RETRY_MIN_WAIT)",
         ),
         (
+            "a lifetime of answers with a unit",
+            &[("IDEMPOTENCY_CACHE_TTL", "1h")],
+            none(),
+            "upstreams.*.idempotency.keep: got \"1h\"; must be a number of seconds, such as 2 or 0.5 (env IDEMPOTENCY_CACHE_TTL)",
+        ),
+        (
             "no attempts",
             &[("RETRY_MAX_ATTEMPTS", "0")],
             none(),

@@ -305,12 +305,13 @@ impl MemoryGate {
     }
 }
 
-/// Tells of a group's transition.
+/// Tells of a group's transition. The message is the one that dashboards of the stack that Triage replaces search for.
 pub fn tell(group: &str, events: &Events, transition: Transition) {
+    const MESSAGE: &str = "Circuit breaker state changed";
     match transition {
-        Transition::Opened { why, open_for } => tracing::warn!(%group, %why, ?open_for, "circuit breaker opened"),
-        Transition::Closed => tracing::warn!(%group, "circuit breaker closed"),
-        Transition::Held { hold } => tracing::warn!(%group, ?hold, "circuit breaker held closed"),
+        Transition::Opened { why, open_for } => tracing::warn!(%group, state = "open", %why, ?open_for, "{MESSAGE}"),
+        Transition::Closed => tracing::warn!(%group, state = "closed", "{MESSAGE}"),
+        Transition::Held { hold } => tracing::warn!(%group, state = "held-closed", ?hold, "{MESSAGE}"),
     }
     events.transition(group, transition);
 }
