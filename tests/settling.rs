@@ -140,6 +140,26 @@ async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     assert_eq!(world.emulator.hospitals().len(), 1, "settled, not repeated");
 }
 
+/// An import that is interrupted while its host proves that a row is absent goes on from that proof.
+#[tokio::test(start_paused = true)]
+async fn a_proof_of_absence_outlasts_the_caller_that_asked_for_it() {
+    let world = World::new(&settings(), Options::default());
+    let maybe_sent = || {
+        let mut request = create("Perhaps", Some("k1"));
+        request.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
+        request
+    };
+    let left = tokio::time::timeout(Duration::from_secs(30), world.send(maybe_sent())).await;
+    assert!(left.is_err(), "absence is proven after 75 s");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.emulator.hospitals().len(), 0, "sent although its caller had left");
+    let began = Instant::now();
+    let answer = world.send(maybe_sent()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(30), "the proof began anew: {:?}", began.elapsed());
+    assert_eq!(world.emulator.hospitals().len(), 1);
+}
+
 /// How long a create takes says nothing of a look: while there is time for one it is waited for.
 #[tokio::test(start_paused = true)]
 async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {

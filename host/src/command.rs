@@ -22,7 +22,13 @@ pub enum Command {
     /// Watch it work, in under a minute: an emulated hospital API, faults, an import, a breaker, a replay
     Demo(demo::Options),
     /// Send a CSV file (name,address,phone) through a running host, each row exactly once
-    Import(import::Options),
+    Import {
+        #[command(flatten)]
+        options: import::Options,
+        /// Check the file and its journal and say what would be sent; send nothing, write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Emulate the hospital directory API, to try things without the real one
     Emulator(emulator::Options),
     /// Tell the course of a request through a running host: permits, waits, attempts, verdicts, clamps
@@ -51,7 +57,11 @@ impl Command {
                 let shown = runtime()?.block_on(demo::run(&options, &mut io::stdout()))?;
                 Ok(code(shown.duplicates == 0 && shown.hospitals == shown.asked))
             }
-            Self::Import(options) => {
+            Self::Import { options, dry_run: true } => {
+                println!("{}", import::preview(&options)?);
+                Ok(code(true))
+            }
+            Self::Import { options, dry_run: false } => {
                 let summary = runtime()?.block_on(import::run(&options, &mut import::Terminal::new()))?;
                 println!("{summary}");
                 Ok(code(summary.complete()))

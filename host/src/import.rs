@@ -6,12 +6,13 @@
 //! known to be made or rejected.
 //!
 //! `rows` reads the file, `journal` folds what earlier runs wrote, `answer` reads what the host says and `asking` decides what to
-//! do next: all pure. `work` does it.
+//! do next: all pure. `work` does it; `preview` only says what would be done.
 
 mod answer;
 mod asking;
 mod file;
 mod journal;
+mod preview;
 mod report;
 mod rows;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod work;
 
 pub use asking::{Outcome, Patience};
 pub use journal::{JournalError, Subject};
+pub use preview::{Preview, preview};
 pub use report::{Activation, Report, RowReport, Silent, Summary, Terminal, Totals};
 pub use rows::{MAX_ROWS, Row, RowProblems, Table, parse};
 

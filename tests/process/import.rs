@@ -132,3 +132,18 @@ fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
     let resumed = both_killed(&csv, &mut directory, &url, "3", first_answer, nobody_takes_it);
     assert_each_row_was_made_once(&resumed, directory);
 }
+
+#[test]
+fn a_dry_run_needs_no_host_and_makes_no_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = file(folder.path());
+    let ended = run(&["import", csv.to_str().unwrap(), "--to", "http://127.0.0.1:1", "--dry-run"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains(&format!("{ROWS} to send, 0 that may have been sent")), "{ended:?}");
+    assert!(ended.out.ends_with("Dry run: nothing was sent.\n"), "{ended:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a file was made");
+    fs::write(&csv, "name,address\n,B\n").unwrap();
+    let ended = run(&["import", csv.to_str().unwrap(), "--dry-run"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("line 2: name is blank"), "{ended:?}");
+}

@@ -45,19 +45,30 @@ impl JournalFile {
             Err(TryLockError::WouldBlock) => return Err(ImportError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        let mut bytes = Vec::new();
-        (&mut file).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(failed(io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
-        }
-        let (past, whole) =
-            journal::read(&bytes).map_err(|source| ImportError::BadJournal { path: path.to_owned(), source })?;
-        if whole < bytes.len() {
+        let (past, whole, length) = read(&mut file, path)?;
+        if whole < length {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         sync_folder(path).map_err(failed)?;
         let inner = Inner { path: path.to_owned(), pending: Mutex::default(), file: Mutex::new(Ok(file)) };
         Ok((Self(Arc::new(inner)), past))
+    }
+
+    /// What a journal says, without making or changing it. Where there is none, it says nothing.
+    ///
+    /// # Errors
+    /// As [`JournalFile::open`].
+    pub fn look(path: &Path) -> Result<Past, ImportError> {
+        let failed = |source| ImportError::Journal { path: path.to_owned(), source };
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Past::default()),
+            opened => opened.map_err(failed)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => read(&mut file, path).map(|(past, ..)| past),
+            Err(TryLockError::WouldBlock) => Err(ImportError::Locked(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
     }
 
     /// Appends lines and returns when they are on the disk. Lines of rows that come at the same time share one sync.
@@ -87,6 +98,19 @@ impl Inner {
         }
         written
     }
+}
+
+/// What a journal says, how many of its bytes are whole lines, and how many there are.
+fn read(file: &mut File, path: &Path) -> Result<(Past, usize, usize), ImportError> {
+    let failed = |source| ImportError::Journal { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(failed(io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
+    }
+    let (past, whole) =
+        journal::read(&bytes).map_err(|source| ImportError::BadJournal { path: path.to_owned(), source })?;
+    Ok((past, whole, bytes.len()))
 }
 
 /// So that a new file's name survives a power failure too.

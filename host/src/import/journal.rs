@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// The version of the format.
-pub const VERSION: u32 = 1;
+/// The version of the format. Version 1 counted no line that ends with a carriage return alone.
+pub const VERSION: u32 = 2;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +120,11 @@ pub enum JournalError {
     #[error("the file is no import journal; name another with --journal")]
     Foreign,
     /// Another version wrote it.
-    #[error("the journal has format {0}, this program reads {VERSION}; resume with the program that wrote it")]
+    #[error("the journal has format {0}, this program reads up to {VERSION}; resume with the program that wrote it")]
     Version(u32),
+    /// An earlier version counted the lines of such a file otherwise.
+    #[error("the journal counts the lines of a file with CR line ends otherwise; look at the batches by hand")]
+    LineCount,
     /// A whole line cannot be read: more than a crash has happened.
     #[error("line {0} of the journal cannot be read; the rows after it cannot be trusted: look at the batches by hand")]
     Unreadable(u64),
@@ -169,7 +172,9 @@ impl Past {
         let contradiction = Err(JournalError::Contradiction(number));
         match entry {
             Entry::Import(_) if self.head.is_some() => return contradiction,
-            Entry::Import(head) if head.version != VERSION => return Err(JournalError::Version(head.version)),
+            Entry::Import(head) if !(1..=VERSION).contains(&head.version) => {
+                return Err(JournalError::Version(head.version));
+            }
             Entry::Import(head) => self.head = Some(head),
             _ if self.head.is_none() => return Err(JournalError::Foreign),
             Entry::Batch { number: batch, id } => {

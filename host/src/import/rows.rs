@@ -37,6 +37,8 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// SHA-256 of the file's bytes, in hexadecimal.
     pub digest: String,
+    /// Whether a line ends with a carriage return alone, which journals of version 1 did not count.
+    pub has_lone_cr: bool,
 }
 
 /// What is wrong with a file: every problem, each with its line.
@@ -95,7 +97,11 @@ pub fn parse(bytes: &[u8]) -> Result<Table, RowProblems> {
     if rows.is_empty() && problems.is_empty() {
         problems.push((1, "there is no row below the header; add at least one".to_owned()));
     }
-    if problems.is_empty() { Ok(Table { rows, digest: digest(bytes) }) } else { Err(RowProblems(problems)) }
+    if !problems.is_empty() {
+        return Err(RowProblems(problems));
+    }
+    let has_lone_cr = (0..text.len()).any(|at| text[at] == b'\r' && ends_line(text, at));
+    Ok(Table { rows, digest: digest(bytes), has_lone_cr })
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -118,9 +124,18 @@ impl Lines<'_> {
         let start = position.map_or(self.at, |position| position.byte() as usize).clamp(self.at, self.text.len());
         let blank = self.text[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let end = start + blank;
-        self.line += self.text[self.at..end].iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
+        self.line += (self.at..end).map(|at| u64::from(ends_line(self.text, at))).sum::<u64>();
         self.at = end;
         self.line
+    }
+}
+
+/// Whether a line ends at a byte: LF, CR LF and CR alone each end one, as the reader of the rows has it.
+fn ends_line(text: &[u8], at: usize) -> bool {
+    match text[at] {
+        b'\n' => true,
+        b'\r' => text.get(at + 1) != Some(&b'\n'),
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Activation, ImportError, Options, Outcome, Report, Row, RowReport, Subject, Summary, Surroundings, Table, answer,
     asking::{Asking, Next},
     file::JournalFile,
-    journal::{Entry, Head, Past, Recorded, Start, VERSION},
+    journal::{Entry, Head, JournalError, Past, Recorded, Start, VERSION},
     rows,
 };
 use crate::{
@@ -306,11 +306,21 @@ impl Standing {
     }
 }
 
-fn check_head(past: &Past, table: &Table, to: &str, options: &Options, path: &Path) -> Result<u8, ImportError> {
+/// Whether a journal belongs to this import; the size of its batches.
+pub(super) fn check_head(
+    past: &Past,
+    table: &Table,
+    to: &str,
+    options: &Options,
+    path: &Path,
+) -> Result<u8, ImportError> {
     let Some(head) = &past.head else { return Ok(options.batch_size.unwrap_or(20).clamp(1, 20)) };
     let path = path.to_owned();
     if head.csv_sha256 != table.digest {
         return Err(ImportError::OtherFile(path));
+    }
+    if head.version < 2 && table.has_lone_cr {
+        return Err(ImportError::BadJournal { path, source: JournalError::LineCount });
     }
     if head.to != to {
         return Err(ImportError::OtherHost { path, was: head.to.clone(), is: to.to_owned() });
@@ -321,7 +331,8 @@ fn check_head(past: &Past, table: &Table, to: &str, options: &Options, path: &Pa
     }
 }
 
-fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
+/// The bytes of the CSV file, as far as it is not too large.
+pub(super) fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
     let failed = |source| ImportError::Csv { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;

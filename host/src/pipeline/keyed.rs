@@ -96,6 +96,12 @@ impl Exchange {
         self.effect == Effect::Unsafe && self.endpoint().commits_late()
     }
 
+    /// Whether the record holds a proof of absence that its caller needs: the caller will say again that the request may have
+    /// been sent, and without the record that proof would take as long again.
+    fn keeps_proof(&self, progress: &Progress) -> bool {
+        progress.ever_unknown && progress.attempts == 0 && self.key.as_ref().is_some_and(|keyed| keyed.maybe_sent)
+    }
+
     /// Finishes, releases or keeps the record, by what became of the effect.
     async fn settle(
         &self,
@@ -120,7 +126,7 @@ impl Exchange {
                     Class::Unknown => !problem.sent(),
                     Class::Applied | Class::AlreadyApplied => false,
                 };
-                if not_in_effect && !progress.unsettled {
+                if not_in_effect && !progress.unsettled && !self.keeps_proof(progress) {
                     let _ = hold.release().await;
                 } else {
                     hold.leave_unknown(sent_ago);

@@ -496,7 +496,7 @@ fn every_bad_base_url_is_told() {
 fn problems_of_variables_and_flags_are_told() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], Flags, &'static str);
     let none = Flags::default;
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         (
             "an unknown variable",
             &[("TRIAGE_LISTN", "x")],

@@ -27,6 +27,21 @@ fn rows_are_read_with_their_lines() {
     assert_eq!(format!("{:?}", without_phone.rows[0]), "Row { line: 2, .. }", "rows are confidential");
 }
 
+/// Rows are told apart by their lines, in reports and in the journal, whatever ends a line.
+#[test]
+fn each_row_has_a_line_of_its_own_whatever_ends_a_line() {
+    for (end, lone_cr) in [("\n", false), ("\r\n", false), ("\r", true)] {
+        let rows = ["name,address", "A,B", "", "C,\"D", "E\"", "F,G"].join(end);
+        let table = rows::parse(rows.as_bytes()).unwrap();
+        assert_eq!(table.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4, 6], "{end:?}");
+        assert_eq!(table.has_lone_cr, lone_cr, "{end:?}");
+    }
+    let mixed = rows::parse(b"name,address\rA,B\r\nC,D\n\rE,F\r").unwrap();
+    assert_eq!(mixed.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3, 5]);
+    let error = rows::parse(b"name,address\rA,B\r,C\r").unwrap_err().to_string();
+    assert!(error.ends_with("line 3: name is blank; every hospital needs one"), "{error}");
+}
+
 #[test]
 fn every_bad_row_is_reported_with_its_line() {
     let file = "name,address,phone\nA,B\n ,B,\nA,,5\nA,B,5\n";
@@ -68,13 +83,13 @@ fn journals_that_are_refused() {
     let what = Subject::Line(2);
     let sending = Entry::Sending { what, key };
     let result = Entry::Result { what, is: Recorded::Applied(1) };
-    let later = Entry::Import(Head { version: 2, csv_sha256: String::new(), to: String::new(), batch_size: 1 });
+    let later = Entry::Import(Head { version: 3, csv_sha256: String::new(), to: String::new(), batch_size: 1 });
     let broken = [journal::lines(&[head()]), b"{\n".to_vec(), journal::lines(&[head()])].concat();
     let cases: &[(Vec<u8>, JournalError)] = &[
         (b"name,address\nA,B\n".to_vec(), JournalError::Foreign),
         (b"no newline".to_vec(), JournalError::Foreign),
         (journal::lines(std::slice::from_ref(&sending)), JournalError::Foreign),
-        (journal::lines(&[later]), JournalError::Version(2)),
+        (journal::lines(&[later]), JournalError::Version(3)),
         (journal::lines(&[head(), head()]), JournalError::Contradiction(2)),
         (broken, JournalError::Unreadable(2)),
         (journal::lines(&[head(), result.clone()]), JournalError::Contradiction(2)),

@@ -5,8 +5,8 @@ use crate::{
     clock::Clock,
     entropy::Entropy,
     import::{
-        Activation, ImportError, Options, Outcome, Patience, Report, Silent, Subject, Summary, Surroundings, Totals,
-        run_in,
+        Activation, ImportError, JournalError, Options, Outcome, Patience, Report, Silent, Subject, Summary,
+        Surroundings, Totals, preview, run_in,
     },
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -157,6 +157,67 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
         assert_eq!(ids.len(), 7, "seed {seed}: two rows were told the same hospital");
         assert_eq!(way.0.activated().len(), 1, "seed {seed}");
     }
+}
+
+/// Spreadsheets of old save such files: each row has its own line in the report and in the journal, so a run can be resumed.
+#[tokio::test(start_paused = true)]
+async fn a_file_with_cr_line_ends_is_imported_and_resumed() {
+    let way = Way::to(|seen| if seen.body["name"] == "H1" { Mishap::Refused } else { Mishap::None });
+    let (_folder, options) = file(3);
+    let text = std::fs::read_to_string(&options.file).unwrap().replace('\n', "\r");
+    std::fs::write(&options.file, text).unwrap();
+    let summary = import(&way, &options, 1).await.unwrap();
+    assert_eq!(summary.totals(), Totals { created: 2, not_sent: 1, ..Totals::default() }, "{summary}");
+    assert_eq!(summary.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3, 4]);
+    way.0.set(|_| Mishap::None);
+    assert!(import(&way, &options, 2).await.unwrap().complete());
+    assert_eq!(way.0.made().len(), 3);
+    // An earlier version counted such lines otherwise: its journal would lead to other keys.
+    let journal = std::fs::read_to_string(options.journal_path()).unwrap();
+    std::fs::write(options.journal_path(), journal.replacen("\"version\":2", "\"version\":1", 1)).unwrap();
+    let error = import(&way, &options, 3).await.unwrap_err();
+    assert!(matches!(error, ImportError::BadJournal { source: JournalError::LineCount, .. }), "{error}");
+}
+
+/// A journal of the version before goes on where that counted lines in the same way.
+#[tokio::test(start_paused = true)]
+async fn a_journal_of_version_1_goes_on() {
+    let way = Way::to(|_| Mishap::None);
+    let (_folder, options) = file(3);
+    assert!(import(&way, &options, 1).await.unwrap().complete());
+    let journal = std::fs::read_to_string(options.journal_path()).unwrap();
+    std::fs::write(options.journal_path(), journal.replacen("\"version\":2", "\"version\":1", 1)).unwrap();
+    assert!(import(&way, &options, 2).await.unwrap().complete());
+    assert_eq!(way.0.made().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_tells_what_would_be_sent_and_changes_nothing() {
+    let way = Way::to(|seen| if seen.body["name"] == "H1" { Mishap::Unknown } else { Mishap::None });
+    let (_folder, options) = file(3);
+    let before = preview(&options).unwrap();
+    assert_eq!((before.rows, before.batches, before.fresh, before.maybe_sent, before.settled), (3, 1, 3, 0, 0));
+    assert_eq!(before.equal, [(3, 2)]);
+    assert!(before.to_string().starts_with(
+        "3 rows in 1 batch, to http://host:1/\n3 to send, 0 that may have been sent (looked up first), 0 settled by an \
+         earlier run\nline 3 equals line 2: each makes a hospital of its own\n"
+    ));
+    assert!(!options.journal_path().exists(), "a journal was made");
+    import(&way, &options, 1).await.unwrap();
+    let journal = std::fs::read(options.journal_path()).unwrap();
+    let torn = [&journal[..], b"{\"result"].concat();
+    std::fs::write(options.journal_path(), &torn).unwrap();
+    let after = preview(&options).unwrap();
+    assert_eq!((after.fresh, after.maybe_sent, after.settled), (0, 1, 2));
+    assert_eq!(std::fs::read(options.journal_path()).unwrap(), torn, "the journal was changed");
+    assert_eq!(way.0.seen().len(), 3, "something was sent");
+
+    let held = std::fs::File::open(options.journal_path()).unwrap();
+    held.lock().unwrap();
+    assert!(matches!(preview(&options), Err(ImportError::Locked(_))));
+    drop(held);
+    std::fs::write(&options.file, "name,address\nX,Y\n").unwrap();
+    assert!(matches!(preview(&options), Err(ImportError::OtherFile(_))));
 }
 
 #[tokio::test(start_paused = true)]
