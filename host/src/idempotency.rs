@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub mod fingerprint;
 pub mod hold;
+pub mod intent;
 pub mod key;
 pub mod record;
 pub mod records;
@@ -15,8 +16,9 @@ pub mod stored;
 
 pub use fingerprint::{Fingerprint, Identity, RecordId, Tenant};
 pub use hold::{Begun, Hold, begin};
+pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
-pub use record::{Fence, Opening};
+pub use record::{Fence, Leaving, Opening};
 pub use records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
 pub use stored::{Answer, Stored};
 

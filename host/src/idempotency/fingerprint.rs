@@ -50,6 +50,11 @@ impl Fingerprint {
         ))
     }
 
+    /// The fingerprint that a store gives back.
+    pub fn from_bytes(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// The hash itself, for stores.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

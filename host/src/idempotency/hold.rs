@@ -3,7 +3,8 @@
 
 use super::{
     fingerprint::RecordId,
-    record::{Begin, Fence, Opening},
+    intent::Intent,
+    record::{Begin, Fence, Leaving, Opening},
     records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Turn},
     stored::Stored,
 };
@@ -54,6 +55,7 @@ pub async fn begin(
         until: clock.now().after(opening.lock),
         claims_kept: opening.keep.saturating_add(opening.lock),
         turn: None,
+        intent: None,
         sent: false,
         over: false,
     };
@@ -85,6 +87,8 @@ pub struct Hold {
     until: Timestamp,
     claims_kept: Duration,
     turn: Option<Turn>,
+    /// What the record does not know yet of what the owner asks.
+    intent: Option<Arc<Intent>>,
     sent: bool,
     over: bool,
 }
@@ -111,17 +115,23 @@ impl Hold {
         self.until.since(self.clock.now())
     }
 
+    /// Says what the owner asks of the upstream. It is written with the first mark, or when the record is left unknown.
+    pub fn intend(&mut self, intent: Arc<Intent>) {
+        self.intent = Some(intent);
+    }
+
     /// Marks that bytes go out from now on. Call it before each send, and send only if it succeeds.
     ///
     /// # Errors
     /// [`RecordError::Lost`] if the lock ran out, [`RecordError::Unavailable`] if the store does not answer.
     pub async fn sent(&mut self) -> Result<(), RecordError> {
-        self.records.sent(self.id, self.fence).await?;
+        self.records.sent(self.id, self.fence, self.intent.clone()).await?;
         if self.lock_left().is_zero() {
             return Err(RecordError::Lost);
         }
-        // Not before the reply: whoever is dropped while waiting for it has sent nothing.
+        // Not before the reply: an owner that is dropped while it waits has sent nothing.
         self.sent = true;
+        self.intent = None;
         Ok(())
     }
 
@@ -156,12 +166,18 @@ impl Hold {
     /// Gives up finding out. `sent_ago` is the time since this owner's last byte may have been sent; it says nothing if this
     /// owner sent nothing, since the record then keeps the age it had.
     pub fn leave_unknown(mut self, sent_ago: Duration) {
-        self.leave(sent_ago);
+        self.leave(sent_ago, Some(Duration::ZERO));
     }
 
-    fn leave(&mut self, sent_ago: Duration) {
+    /// The same, where the next verification has its time; none: no host verifies it by itself any more.
+    pub fn leave_until(mut self, verify_in: Option<Duration>) {
+        self.leave(Duration::ZERO, verify_in);
+    }
+
+    fn leave(&mut self, sent_ago: Duration, verify_in: Option<Duration>) {
         if !std::mem::replace(&mut self.over, true) {
-            self.records.leave(self.id, self.fence, self.sent.then_some(sent_ago));
+            let (sent_ago, intent) = (self.sent.then_some(sent_ago), self.intent.take());
+            self.records.leave(self.id, self.fence, Leaving { sent_ago, verify_in, intent });
         }
     }
 }
@@ -169,7 +185,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         // A send that was cut off may have been sending until now.
-        self.leave(Duration::ZERO);
+        self.leave(Duration::ZERO, Some(Duration::ZERO));
     }
 }
 

@@ -8,8 +8,11 @@
 //!      |<------------ release ---------+  |
 //!                                leave, lock ran out: unknown
 //! ```
+//!
+//! A record that was sent and whose request is kept has a time of its next verification. [`Record::take`] moves that time
+//! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock runs out.
 
-use super::{fingerprint::Fingerprint, stored::Stored};
+use super::{fingerprint::Fingerprint, intent::Intent, stored::Stored};
 use crate::{clock::Timestamp, entropy::Entropy};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -69,10 +72,37 @@ impl Opening {
         Some(lost.after(self.lock).min(now))
     }
 
-    fn held(&self, prior: Option<Timestamp>, now: Timestamp) -> (Begin, Option<Record>) {
+    /// `intent`: what an earlier holder asked of the upstream.
+    fn held(&self, prior: Option<Timestamp>, intent: Option<Arc<Intent>>, now: Timestamp) -> (Begin, Option<Record>) {
         let holder = Holder { fence: self.fence, since: now, until: now.after(self.lock), sent: None, prior };
         let begin = prior.map_or(Begin::New, |sent| Begin::Reconcile { sent_ago: now.since(sent) });
-        (begin, Some(Record { fingerprint: self.fingerprint, keep: self.keep, state: State::Held(holder) }))
+        let mut record = Record {
+            fingerprint: self.fingerprint,
+            keep: self.keep,
+            state: State::Held(holder),
+            intent: intent.filter(|_| prior.is_some()),
+            due: None,
+        };
+        record.schedule(Some(holder.until));
+        (begin, Some(record))
+    }
+}
+
+/// How an owner leaves a record without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    /// The time since this owner's last byte; none: it sent nothing.
+    pub sent_ago: Option<Duration>,
+    /// The time until the next verification; none: no host verifies the write by itself any more.
+    pub verify_in: Option<Duration>,
+    /// What the owner asked of the upstream, where it has not written that with a mark.
+    pub intent: Option<Arc<Intent>>,
+}
+
+impl Leaving {
+    /// Leaves a record whose effect may be verified at once.
+    pub fn at_once(sent_ago: Option<Duration>) -> Self {
+        Self { sent_ago, verify_in: Some(Duration::ZERO), intent: None }
     }
 }
 
@@ -127,6 +157,10 @@ pub struct Record {
     fingerprint: Fingerprint,
     keep: Duration,
     state: State,
+    /// What was asked of the upstream; none before a send and once the record is done.
+    intent: Option<Arc<Intent>>,
+    /// When the next verification is due; only where the request is kept.
+    due: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,36 +202,40 @@ impl Record {
     ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
             let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(lost, now) };
-            return opening.held(prior, now);
+            return opening.held(prior, None, now);
         };
+        let intent = || record.intent.clone();
         if record.fingerprint != opening.fingerprint {
             return (Begin::Mismatch, None);
         }
         match &record.state {
             State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
-            State::Unknown { sent, .. } => opening.held(Some(*sent), now),
+            State::Unknown { sent, .. } => opening.held(Some(*sent), intent(), now),
             // Asked again: a store on the network may be, where the answer was lost on the way.
             State::Held(holder) if now < holder.until && holder.fence == opening.fence && holder.sent.is_none() => {
-                opening.held(holder.prior, now)
+                opening.held(holder.prior, intent(), now)
             }
             State::Held(holder) if now < holder.until => {
                 let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.until.since(now));
                 (Begin::InFlight { retry_after }, None)
             }
-            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), now),
+            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), intent(), now),
         }
     }
 
-    /// Marks that bytes go out from now on: right before each send.
+    /// Marks that bytes go out from now on: right before each send. `intent`: what they ask, where it is not written yet.
     ///
     /// # Errors
     /// [`Lost`] if the lock ran out or another owner has the record: nothing may be sent.
-    pub fn sent(&mut self, fence: Fence, now: Timestamp) -> Result<(), Lost> {
+    pub fn sent(&mut self, fence: Fence, intent: Option<Arc<Intent>>, now: Timestamp) -> Result<(), Lost> {
         let holder = self.holder(fence, now)?;
         if holder.until <= now {
             return Err(Lost);
         }
         holder.sent = Some(now);
+        let until = holder.until;
+        self.intent = intent.or_else(|| self.intent.take());
+        self.schedule(Some(until));
         Ok(())
     }
 
@@ -207,7 +245,7 @@ impl Record {
     /// [`Lost`] if another owner has the record.
     pub fn finish(&mut self, fence: Fence, stored: Arc<Stored>, now: Timestamp) -> Result<(), Lost> {
         self.holder(fence, now)?;
-        self.state = State::Done { stored, since: now };
+        self.done(stored, now);
         Ok(())
     }
 
@@ -219,17 +257,47 @@ impl Record {
         self.holder(fence, now).map(|_| Fate::Forget)
     }
 
-    /// The owner goes without an answer. `sent_ago` is its word on its own sends: none for no byte, else the time since its last
-    /// one. If neither it nor an owner before it sent anything the record is forgotten, else it is unknown from now on.
+    /// The owner goes without an answer. If neither it nor an owner before it sent anything the record is forgotten, else it is
+    /// unknown from now on.
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn leave(&mut self, fence: Fence, sent_ago: Option<Duration>, now: Timestamp) -> Result<Fate, Lost> {
+    pub fn leave(&mut self, fence: Fence, leaving: &Leaving, now: Timestamp) -> Result<Fate, Lost> {
         let holder = self.holder(fence, now)?;
-        let own = sent_ago.map(|ago| now.before(ago).max(holder.sent.unwrap_or_default()));
+        let own = leaving.sent_ago.map(|ago| now.before(ago).max(holder.sent.unwrap_or_default()));
         let Some(sent) = own.max(holder.prior) else { return Ok(Fate::Forget) };
         self.state = State::Unknown { sent, since: now };
+        self.intent = leaving.intent.clone().or_else(|| self.intent.take());
+        self.schedule(leaving.verify_in.map(|wait| now.after(wait)));
         Ok(Fate::Keep)
+    }
+
+    /// Takes a record whose verification is due, and moves the next one `lease` ahead: what to verify. None if it is not due.
+    pub fn take(&mut self, lease: Duration, now: Timestamp) -> Option<Arc<Intent>> {
+        self.due.filter(|due| *due <= now)?;
+        self.unsettled(now)?;
+        self.due = Some(now.after(lease));
+        self.intent.clone()
+    }
+
+    /// When the next verification is due.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// What was asked of the upstream, of a record that may have been sent and is not done.
+    pub fn intent(&self) -> Option<&Arc<Intent>> {
+        self.intent.as_ref()
+    }
+
+    fn schedule(&mut self, at: Option<Timestamp>) {
+        self.due = at.filter(|_| self.intent.as_ref().is_some_and(|intent| intent.request.is_some()));
+    }
+
+    fn done(&mut self, stored: Arc<Stored>, now: Timestamp) {
+        self.state = State::Done { stored, since: now };
+        self.intent = None;
+        self.due = None;
     }
 
     /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
@@ -237,7 +305,7 @@ impl Record {
     pub fn resolve(&mut self, answer: Option<Arc<Stored>>, now: Timestamp) -> Option<Fate> {
         self.unsettled(now)?;
         let Some(stored) = answer else { return Some(Fate::Forget) };
-        self.state = State::Done { stored, since: now };
+        self.done(stored, now);
         Some(Fate::Keep)
     }
 

@@ -2,11 +2,12 @@
 
 use super::{
     fingerprint::{Fingerprint, RecordId, digest, short},
-    record::{Begin, Fence, Opening},
+    intent::Intent,
+    record::{Begin, Fence, Leaving, Opening},
     stored::Stored,
 };
 use futures_util::future::{BoxFuture, Either, Ready, ready};
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// A store's answer: at hand, without an allocation, for one that keeps its state in this process; else awaited.
 pub type Reply<'a, T> = Either<Ready<Result<T, RecordError>>, BoxFuture<'a, Result<T, RecordError>>>;
@@ -57,7 +58,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened>;
 
     /// [`super::record::Record::sent`].
-    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()>;
 
     /// [`super::record::Record::finish`].
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()>;
@@ -66,7 +67,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
 
     /// [`super::record::Record::leave`], at once or soon: called when an owner is dropped, which cannot wait.
-    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>);
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving);
 
     /// Makes `owner` the one owner of what `name` names, for at least `keep`.
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;
@@ -76,6 +77,15 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// Records whose effect is unknown and which nobody works on, at most `limit` of them, the next to be forgotten first.
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
+
+    /// One of them; none where it is not unsettled.
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>>;
+
+    /// Unsettled records whose verification is due, at most `limit` of them, the longest due first.
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>>;
+
+    /// [`super::record::Record::take`]: what to verify; none where another host has taken it or it is not due.
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>>;
 
     /// An administrator's word on an unsettled record.
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;
@@ -181,12 +191,16 @@ impl fmt::Debug for Turn {
 }
 
 /// A record whose effect is unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsettled {
     /// Which.
     pub id: RecordId,
     /// How long ago a byte was last sent.
     pub sent_ago: Duration,
+    /// The names of its upstream and endpoint; none where its owner sent nothing itself.
+    pub endpoint: Option<(String, String)>,
+    /// The time until a host verifies it by itself; none: no host does.
+    pub verified_in: Option<Duration>,
 }
 
 /// What an administrator found out.

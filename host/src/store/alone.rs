@@ -7,8 +7,8 @@
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
-    Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
-    Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
+    Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId, Records,
+    Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -62,7 +62,7 @@ impl AloneIfNeeded {
             Err(RecordError::Unavailable { source, maybe_done }) => {
                 tracing::debug!(error = %source, "a write goes on by this host's own records");
                 if maybe_done {
-                    self.shared.leave(id, opening.fence, None);
+                    self.shared.leave(id, opening.fence, Leaving::at_once(None));
                 }
                 self.begin_alone(id, opening).await
             }
@@ -76,8 +76,8 @@ impl Records for AloneIfNeeded {
         Reply::Right(self.begin_somewhere(id, opening).boxed())
     }
 
-    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        if self.is_alone(fence) { self.own.sent(id, fence) } else { self.shared.sent(id, fence) }
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        if self.is_alone(fence) { self.own.sent(id, fence, intent) } else { self.shared.sent(id, fence, intent) }
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
@@ -88,8 +88,8 @@ impl Records for AloneIfNeeded {
         self.last(fence).release(id, fence)
     }
 
-    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
-        self.last(fence).leave(id, fence, sent_ago);
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        self.last(fence).leave(id, fence, leaving);
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
@@ -125,6 +125,40 @@ impl Records for AloneIfNeeded {
             Ok(found)
         };
         Reply::Right(unsettled.boxed())
+    }
+
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        let one = async move {
+            match self.own.unsettled_one(id).await? {
+                None => self.shared.unsettled_one(id).await,
+                own => Ok(own),
+            }
+        };
+        Reply::Right(one.boxed())
+    }
+
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        let due = async move {
+            let mut found = self.own.due(limit).await?;
+            match self.shared.due(limit).await {
+                Ok(others) => found.extend(others),
+                Err(RecordError::Unavailable { .. }) if !self.own.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+            found.truncate(limit);
+            Ok(found)
+        };
+        Reply::Right(due.boxed())
+    }
+
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        let take = async move {
+            match self.own.take(id, lease).await? {
+                None => self.shared.take(id, lease).await,
+                own => Ok(own),
+            }
+        };
+        Reply::Right(take.boxed())
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

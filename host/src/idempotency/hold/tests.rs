@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     idempotency::{
-        Answer, Fingerprint, Identity, Key, RecordId, Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
+        Answer, Fingerprint, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant, Turn, Unsettled,
+        records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -47,8 +48,8 @@ impl Records for Slow {
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
         self.reply(move |records| now(records.begin(id, opening)))
     }
-    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        self.reply(move |records| now(records.sent(id, fence)))
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        self.reply(move |records| now(records.sent(id, fence, intent)))
     }
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
         self.reply(move |records| now(records.finish(id, fence, stored)))
@@ -56,8 +57,8 @@ impl Records for Slow {
     fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
         self.reply(move |records| now(records.release(id, fence)))
     }
-    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
-        self.0.leave(id, fence, sent_ago);
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        self.0.leave(id, fence, leaving);
     }
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         self.reply(move |records| now(records.claim(name, owner, keep)))
@@ -67,6 +68,15 @@ impl Records for Slow {
     }
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
         self.reply(move |records| now(records.unsettled(limit)))
+    }
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        self.reply(move |records| now(records.unsettled_one(id)))
+    }
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        self.reply(move |records| now(records.due(limit)))
+    }
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        self.reply(move |records| now(records.take(id, lease)))
     }
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
         self.reply(move |records| now(records.resolve(id, resolution)))

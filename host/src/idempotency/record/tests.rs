@@ -40,7 +40,7 @@ fn new() -> Record {
 
 fn sent() -> Record {
     let mut record = new();
-    record.sent(Fence(1), at(5)).unwrap();
+    record.sent(Fence(1), None, at(5)).unwrap();
     record
 }
 
@@ -53,7 +53,7 @@ fn another_payload_is_a_mismatch_in_every_phase() {
     let mut done = sent();
     done.finish(Fence(1), answer(), at(6)).unwrap();
     let mut unknown = sent();
-    unknown.leave(Fence(1), Some(Duration::ZERO), at(6)).unwrap();
+    unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(6)).unwrap();
     for (case, record) in [("new", new()), ("in flight", sent()), ("unknown", unknown), ("done", done)] {
         let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), None, at(10));
         assert_eq!((begin, write), (Begin::Mismatch, None), "{case}");
@@ -86,16 +86,20 @@ fn an_owner_that_leaves_says_when_it_last_sent() {
         [("its word", 10, 100, 70), ("never before its mark", 1000, 100, 155 - 60), ("until now", 0, 100, 60)]
     {
         let mut record = new();
-        record.sent(Fence(1), at(65)).unwrap();
-        assert_eq!(record.leave(Fence(1), Some(seconds(ago)), at(now)), Ok(Fate::Keep), "{case}");
+        record.sent(Fence(1), None, at(65)).unwrap();
+        assert_eq!(record.leave(Fence(1), &Leaving::at_once(Some(seconds(ago))), at(now)), Ok(Fate::Keep), "{case}");
         assert_eq!(begin(&record, 2, at(160)), Begin::Reconcile { sent_ago: seconds(age) }, "{case}");
     }
 }
 
 #[test]
 fn an_owner_that_sent_nothing_leaves_nothing() {
-    assert_eq!(new().leave(Fence(1), None, at(1)), Ok(Fate::Forget));
-    assert_eq!(sent().leave(Fence(1), None, at(6)), Ok(Fate::Forget), "dropped while it waited for its mark");
+    assert_eq!(new().leave(Fence(1), &Leaving::at_once(None), at(1)), Ok(Fate::Forget));
+    assert_eq!(
+        sent().leave(Fence(1), &Leaving::at_once(None), at(6)),
+        Ok(Fate::Forget),
+        "dropped while it waited for its mark"
+    );
 }
 
 #[test]
@@ -105,10 +109,10 @@ fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
     let vanished = record.clone().unwrap();
     assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "vanished");
     let mut left = record.clone().unwrap();
-    assert_eq!(left.leave(Fence(2), None, at(200)), Ok(Fate::Keep));
+    assert_eq!(left.leave(Fence(2), &Leaving::at_once(None), at(200)), Ok(Fate::Keep));
     assert_eq!(begin(&left, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "left");
     let mut sender = record.unwrap();
-    sender.sent(Fence(2), at(170)).unwrap();
+    sender.sent(Fence(2), None, at(170)).unwrap();
     assert_eq!(begin(&sender, 3, at(400)), Begin::Reconcile { sent_ago: seconds(90) }, "sent again and vanished");
 }
 
@@ -128,18 +132,18 @@ fn only_the_holder_changes_a_record() {
     let other = Fence(2);
     for record in [new(), sent()] {
         let mut touched = record.clone();
-        assert_eq!(touched.sent(other, at(6)), Err(Lost));
+        assert_eq!(touched.sent(other, None, at(6)), Err(Lost));
         assert_eq!(touched.finish(other, answer(), at(6)), Err(Lost));
         assert_eq!(touched.release(other, at(6)), Err(Lost));
-        assert_eq!(touched.leave(other, None, at(6)), Err(Lost));
+        assert_eq!(touched.leave(other, &Leaving::at_once(None), at(6)), Err(Lost));
         assert_eq!(touched, record);
     }
 }
 
 #[test]
 fn a_lock_that_ran_out_sends_nothing_but_may_still_finish() {
-    assert_eq!(sent().sent(Fence(1), at(150)), Err(Lost));
-    assert_eq!(new().sent(Fence(1), at(150)), Err(Lost));
+    assert_eq!(sent().sent(Fence(1), None, at(150)), Err(Lost));
+    assert_eq!(new().sent(Fence(1), None, at(150)), Err(Lost));
     let mut late = sent();
     assert_eq!(late.finish(Fence(1), answer(), at(155)), Ok(()));
     assert_eq!(begin(&late, 2, at(156)), Begin::Replay(answer()));
@@ -152,7 +156,7 @@ fn records_expire_a_keep_after_they_were_last_touched() {
     let mut done = sent();
     done.finish(Fence(1), answer(), at(10)).unwrap();
     let mut unknown = sent();
-    unknown.leave(Fence(1), Some(Duration::ZERO), at(20)).unwrap();
+    unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
     for (case, record, expires) in
         [("new", new(), 150), ("sent", sent(), 3750), ("done", done, 3610), ("unknown", unknown, 3620)]
     {
@@ -165,7 +169,7 @@ fn records_expire_a_keep_after_they_were_last_touched() {
 #[test]
 fn an_administrator_settles_what_nobody_works_on() {
     let mut unknown = sent();
-    unknown.leave(Fence(1), Some(Duration::ZERO), at(20)).unwrap();
+    unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
     assert_eq!(unknown.unsettled(at(30)), Some(seconds(10)));
     assert_eq!(unknown.clone().resolve(None, at(30)), Some(Fate::Forget));
     assert_eq!(unknown.resolve(Some(answer()), at(30)), Some(Fate::Keep));

@@ -3,8 +3,8 @@
 use crate::{
     clock::Clock,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
-        Resolved, Settings, Stored, Turn, Unsettled,
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId,
+        Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
         record::{Begin, Fate, Lost, Record},
         records::{Reply, at_hand},
     },
@@ -12,7 +12,7 @@ use crate::{
 use claims::Claims;
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
-use shard::{Removed, Shard};
+use shard::{Removed, Shard, bytes_of};
 use std::{
     fmt,
     sync::{
@@ -42,8 +42,8 @@ pub struct Limits {
     pub claims: usize,
     /// Requests that have or wait for a turn. Default 10,000: a host's connections.
     pub turns: usize,
-    /// The bytes of all answers together; past it only the status of further ones is kept. Default 256 MiB: a quarter of a
-    /// small machine.
+    /// The bytes of all answers and kept requests together; past it only the status of further answers is kept, and further
+    /// unknown writes are not verified in the background. Default 256 MiB: a quarter of a small machine.
     pub stored_bytes: usize,
 }
 
@@ -136,6 +136,8 @@ impl MemoryRecords {
                 let Some(record) = write else { return Ok(begin) };
                 // One that expired and is still there gives its place to its successor.
                 if existing.is_some() || self.reserve() {
+                    // What it asked goes over to the new one.
+                    self.bytes.fetch_add(bytes_of(&record), Relaxed);
                     self.account_bytes(&shard.put(id, record));
                     return Ok(begin);
                 }
@@ -150,7 +152,14 @@ impl MemoryRecords {
     /// Runs a transition on a record that must be there.
     fn change<T>(&self, id: RecordId, change: impl FnOnce(&mut Record, &Clock) -> Option<(T, Fate)>) -> Option<T> {
         let mut shard = self.shard(id);
-        let (result, fate) = shard.edit(id, |record| change(record, &self.clock))?;
+        let (result, fate) = shard.edit(id, |record| {
+            let before = record.intent().map_or(0, |intent| intent.size());
+            let result = change(record, &self.clock);
+            // Under the shard's lock: a call that takes the record out finds its bytes counted.
+            self.bytes.fetch_add(record.intent().map_or(0, |intent| intent.size()), Relaxed);
+            self.bytes.fetch_sub(before, Relaxed);
+            result
+        })?;
         if fate == Fate::Forget {
             self.account(shard.remove(id));
         }
@@ -182,6 +191,13 @@ impl MemoryRecords {
         Arc::new(stored)
     }
 
+    /// What there is room for of what a write asked: without room its names alone.
+    fn fitting_intent(&self, intent: Arc<Intent>) -> Arc<Intent> {
+        let held = self.bytes.load(Relaxed);
+        let fits = held.checked_add(intent.size()).is_some_and(|all| all <= self.limits.stored_bytes);
+        if fits || intent.request.is_none() { intent } else { Arc::new(intent.without_request()) }
+    }
+
     fn reserve(&self) -> bool {
         self.held.fetch_update(Relaxed, Relaxed, |held| (held < self.limits.records).then_some(held + 1)).is_ok()
     }
@@ -201,8 +217,9 @@ impl Records for MemoryRecords {
         at_hand(self.begin_now(id, &opening).map(Opened::from))
     }
 
-    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        at_hand(self.own(id, |record, clock| record.sent(fence, clock.now()).map(|()| Fate::Keep)))
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        let intent = intent.map(|intent| self.fitting_intent(intent));
+        at_hand(self.own(id, |record, clock| record.sent(fence, intent, clock.now()).map(|()| Fate::Keep)))
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
@@ -219,9 +236,10 @@ impl Records for MemoryRecords {
         at_hand(self.own(id, |record, clock| record.release(fence, clock.now())))
     }
 
-    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        let leaving = Leaving { intent: leaving.intent.map(|intent| self.fitting_intent(intent)), ..leaving };
         // A successor's record is not ours to change, and a dropped owner has nobody to tell.
-        let _: Result<(), RecordError> = self.own(id, |record, clock| record.leave(fence, sent_ago, clock.now()));
+        let _: Result<(), RecordError> = self.own(id, |record, clock| record.leave(fence, &leaving, clock.now()));
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
@@ -245,6 +263,24 @@ impl Records for MemoryRecords {
         found.sort_unstable_by_key(|(expires, unsettled)| (*expires, unsettled.id));
         found.truncate(limit);
         at_hand(Ok(found.into_iter().map(|(_, unsettled)| unsettled).collect()))
+    }
+
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        at_hand(Ok(self.shard(id).unsettled_one(id, self.clock.now())))
+    }
+
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(shard.lock().due(self.clock.now()).take(limit));
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        at_hand(Ok(found.into_iter().map(|(_, id)| id).collect()))
+    }
+
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        at_hand(Ok(self.change(id, |record, clock| Some((record.take(lease, clock.now())?, Fate::Keep)))))
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

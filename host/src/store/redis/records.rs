@@ -8,8 +8,8 @@ use crate::{
     clock::Clock,
     entropy::Entropy,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Opened, Opening, RecordError, RecordId, Records, Resolution,
-        Resolved, Stored, Turn, Unsettled,
+        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening, RecordError,
+        RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
         record::Begin,
         records::{Reply, at_hand},
     },
@@ -20,8 +20,15 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 pub use seal::{KeyError, SealError, Sealer};
-use std::{fmt, sync::Arc, time::Duration};
-use steps::{Answer, Circumstances, PARTS, Step};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use steps::{Answer, Asked, Circumstances, PARTS, Step};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
@@ -67,6 +74,8 @@ pub(super) struct Inner {
     here: Arc<Turns>,
     /// What was begun and nobody waits for.
     behind: TaskTracker,
+    /// Whether a request that does not open was told of.
+    told_unreadable: AtomicBool,
 }
 
 /// What is wrong with an answer that is kept.
@@ -83,7 +92,8 @@ impl RedisRecords {
     pub fn new(link: Link, clock: Clock, entropy: Entropy, sealer: Sealer, max_records: usize) -> Self {
         let cap = max_records.div_ceil(PARTS.into());
         let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
-        Self(Arc::new(Inner { link, clock, entropy, sealer, cap, here, behind }))
+        let told_unreadable = AtomicBool::new(false);
+        Self(Arc::new(Inner { link, clock, entropy, sealer, cap, here, behind, told_unreadable }))
     }
 }
 
@@ -154,6 +164,62 @@ impl Inner {
         sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error), maybe_done: false })
     }
 
+    /// What leaves this process of what a write asked: its names, and sealed the request. Without a key no request is kept.
+    fn asked(&self, id: RecordId, intent: &Intent) -> Asked {
+        let seal = |request: &KeptRequest| self.sealer.seal(id, &codec::encode_request(request)).ok();
+        let request = intent.request.as_ref().filter(|_| self.sealer.has_key()).and_then(seal);
+        Asked { name: format!("{}/{}", intent.upstream, intent.endpoint), request }
+    }
+
+    /// What a write asked, as it comes back. None where the request does not open: its caller or an operator settles it then.
+    fn intent(&self, id: RecordId, name: &str, sealed: &[u8]) -> Option<Intent> {
+        let (upstream, endpoint) = name_of(name)?;
+        let opened = self.sealer.open(id, sealed).map_err(KeptError::from);
+        match opened.and_then(|plain| Ok(codec::decode_request(&plain)?)) {
+            Ok(request) => Some(Intent { upstream, endpoint, request: Some(request) }),
+            Err(error) => {
+                if !self.told_unreadable.swap(true, Relaxed) {
+                    tracing::error!(%error, ?id, "the request of an unknown write cannot be read; it is not verified in the background");
+                }
+                None
+            }
+        }
+    }
+
+    async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
+        let value = self.run(&steps::take(self.keys(), id, lease)).await?;
+        let answer = Answer::of(&value).ok_or_else(|| nonsense("take"))?;
+        match (answer.word, answer.bytes(), answer.text(1)) {
+            ("later", ..) => Ok(None),
+            ("taken", Some(sealed), Some(name)) => Ok(self.intent(id, name, sealed).map(Arc::new)),
+            _ => Err(nonsense("take")),
+        }
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<RecordId>, RecordError> {
+        let lists = join_all((0..PARTS).map(|part| async move {
+            let value = self.run(&steps::due(self.keys(), part, limit)).await?;
+            let items = super::reply::list(&value).ok_or_else(|| nonsense("due"))?;
+            items.iter().map(record_id).collect::<Option<Vec<_>>>().ok_or_else(|| nonsense("due"))
+        }));
+        let lists: Vec<Vec<RecordId>> = lists.await.into_iter().collect::<Result<_, _>>()?;
+        // The longest due of each part first, so that no part waits for another one.
+        let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+        let by_age = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place).copied()));
+        Ok(by_age.take(limit).collect())
+    }
+
+    async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
+        let value = self.run(&steps::look(self.keys(), id)).await?;
+        let answer = Answer::of(&value).ok_or_else(|| nonsense("look"))?;
+        Ok(answer.duration().map(|sent_ago| Unsettled {
+            id,
+            sent_ago,
+            endpoint: answer.text(1).and_then(name_of),
+            verified_in: answer.duration_at(2),
+        }))
+    }
+
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
         /// Losses that are noticed while a record is begun, before the store counts as not to be used.
         const LOSSES: usize = 5;
@@ -204,7 +270,8 @@ impl Inner {
             };
             if matches!(begin, Begin::New) && self.link.lost_data() != lost {
                 // It was new to a server that has lost data, which this host knew only after it had asked.
-                self.run(&steps::leave(self.keys(), id, opening.fence, None)).await.map_err(still_begun)?;
+                let leave = steps::leave(self.keys(), id, opening.fence, &Leaving::at_once(None), None);
+                self.run(&leave).await.map_err(still_begun)?;
                 continue;
             }
             let turn = match place {
@@ -271,11 +338,7 @@ impl Inner {
         open.sort_unstable_by(|(left, id), (right, other)| left.total_cmp(right).then(id.cmp(other)));
         let mut found = Vec::new();
         for chunk in open.chunks(LOOKS) {
-            let looks = chunk.iter().map(|(_, id)| async move {
-                let value = self.run(&steps::look(self.keys(), *id)).await?;
-                let answer = Answer::of(&value).ok_or_else(|| nonsense("look"))?;
-                Ok::<_, RecordError>(answer.duration().map(|sent_ago| Unsettled { id: *id, sent_ago }))
-            });
+            let looks = chunk.iter().map(|(_, id)| self.unsettled_one(*id));
             for look in join_all(looks).await {
                 found.extend(look?);
             }
@@ -326,13 +389,25 @@ fn unavailable(error: LinkError) -> RecordError {
     RecordError::Unavailable { source: Box::new(error), maybe_done }
 }
 
+/// Bytes of the names of an upstream and an endpoint together: the configuration allows 64 each, a policy's own may be longer.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Upstream and endpoint, as a record names them.
+fn name_of(name: &str) -> Option<(String, String)> {
+    let (upstream, endpoint) = name.split_once('/').filter(|_| name.len() <= MAX_NAME_BYTES)?;
+    Some((upstream.to_owned(), endpoint.to_owned()))
+}
+
+fn record_id(value: &Value) -> Option<RecordId> {
+    Some(RecordId::from_bytes(super::reply::bytes(value)?.try_into().ok()?))
+}
+
 /// Ids and their scores, as an index gives them.
 fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
     let items = super::reply::list(value)?;
     let pair = |pair: &[Value]| {
         let [id, expires] = pair else { return None };
-        let id = RecordId::from_bytes(super::reply::bytes(id)?.try_into().ok()?);
-        Some((super::reply::text(expires)?.parse().ok()?, id))
+        Some((super::reply::text(expires)?.parse().ok()?, record_id(id)?))
     };
     items.chunks(2).map(pair).collect()
 }
@@ -342,8 +417,9 @@ impl Records for RedisRecords {
         Reply::Right(Arc::clone(&self.0).begin(id, opening).boxed())
     }
 
-    fn sent(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        Reply::Right(self.0.own(steps::sent(self.0.keys(), id, fence)).boxed())
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        let asked = intent.map(|intent| self.0.asked(id, &intent));
+        Reply::Right(self.0.own(steps::sent(self.0.keys(), id, fence, asked)).boxed())
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
@@ -354,8 +430,9 @@ impl Records for RedisRecords {
         Reply::Right(self.0.own(steps::release(self.0.keys(), id, fence)).boxed())
     }
 
-    fn leave(&self, id: RecordId, fence: Fence, sent_ago: Option<Duration>) {
-        self.0.afterwards(steps::leave(self.0.keys(), id, fence, sent_ago));
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
+        self.0.afterwards(steps::leave(self.0.keys(), id, fence, &leaving, asked));
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
@@ -371,6 +448,18 @@ impl Records for RedisRecords {
 
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
         Reply::Right(self.0.unsettled(limit).boxed())
+    }
+
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        Reply::Right(self.0.unsettled_one(id).boxed())
+    }
+
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        Reply::Right(self.0.due(limit).boxed())
+    }
+
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        Reply::Right(self.0.take(id, lease).boxed())
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

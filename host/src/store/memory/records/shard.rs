@@ -3,7 +3,7 @@
 use crate::{
     clock::Timestamp,
     idempotency::{
-        RecordId, Unsettled,
+        RecordId, Stored, Unsettled,
         record::{Phase, Record},
     },
 };
@@ -15,6 +15,8 @@ pub(super) struct Shard {
     records: HashMap<RecordId, Record>,
     live: Order,
     finished: Order,
+    /// Those that a host verifies by itself, by when the next verification is due.
+    due: Order,
 }
 
 type Order = BTreeSet<(Timestamp, RecordId)>;
@@ -35,6 +37,7 @@ impl Shard {
     pub(super) fn put(&mut self, id: RecordId, record: Record) -> Removed {
         let replaced = self.remove(id);
         self.order(record.phase()).insert((record.expires(), id));
+        self.due.extend(record.due().map(|due| (due, id)));
         self.records.insert(id, record);
         replaced
     }
@@ -42,12 +45,16 @@ impl Shard {
     /// Changes a record in place and keeps the order true. None if there is no record, or `change` says so.
     pub(super) fn edit<T>(&mut self, id: RecordId, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
         let record = self.records.get_mut(&id)?;
-        let before = (record.phase(), record.expires());
+        let before = (record.phase(), record.expires(), record.due());
         let result = change(record);
-        let after = (record.phase(), record.expires());
+        let after = (record.phase(), record.expires(), record.due());
         if before != after {
             self.order(before.0).remove(&(before.1, id));
             self.order(after.0).insert((after.1, id));
+            if let Some(due) = before.2 {
+                self.due.remove(&(due, id));
+            }
+            self.due.extend(after.2.map(|due| (due, id)));
         }
         result
     }
@@ -55,7 +62,10 @@ impl Shard {
     pub(super) fn remove(&mut self, id: RecordId) -> Removed {
         let Some(record) = self.records.remove(&id) else { return Removed::default() };
         self.order(record.phase()).remove(&(record.expires(), id));
-        Removed { records: 1, bytes: record.stored().map_or(0, crate::idempotency::Stored::size) }
+        if let Some(due) = record.due() {
+            self.due.remove(&(due, id));
+        }
+        Removed { records: 1, bytes: bytes_of(&record) }
     }
 
     /// Takes out up to `limit` expired records.
@@ -73,10 +83,24 @@ impl Shard {
 
     /// The unsettled records and when each expires.
     pub(super) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
-        self.live.iter().filter_map(move |(expires, id)| {
-            let sent_ago = self.records.get(id)?.unsettled(now)?;
-            Some((*expires, Unsettled { id: *id, sent_ago }))
+        self.live.iter().filter_map(move |(expires, id)| Some((*expires, self.unsettled_one(*id, now)?)))
+    }
+
+    /// One record, where it is unsettled.
+    pub(super) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
+        let record = self.records.get(&id)?;
+        Some(Unsettled {
+            id,
+            sent_ago: record.unsettled(now)?,
+            endpoint: record.intent().map(|intent| (intent.upstream.clone(), intent.endpoint.clone())),
+            verified_in: record.due().map(|due| due.since(now)),
         })
+    }
+
+    /// The records whose verification is due and when it was, the longest due first.
+    pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
+        let is_unsettled = move |id: &RecordId| self.records.get(id).is_some_and(|own| own.unsettled(now).is_some());
+        self.due.iter().take_while(move |(due, _)| *due <= now).filter(move |(_, id)| is_unsettled(id)).copied()
     }
 
     fn order(&mut self, phase: Phase) -> &mut Order {
@@ -97,5 +121,12 @@ impl Shard {
             count += 1;
         }
         assert_eq!(count, self.records.len(), "each record is in one order once");
+        let due: Order = self.records.iter().filter_map(|(id, record)| Some((record.due()?, *id))).collect();
+        assert_eq!(self.due, due);
     }
+}
+
+/// The bytes of what a record keeps: its answer, or what it asked.
+pub(super) fn bytes_of(record: &Record) -> usize {
+    record.stored().map_or(0, Stored::size) + record.intent().map_or(0, |intent| intent.size())
 }

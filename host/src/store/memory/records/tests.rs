@@ -95,10 +95,10 @@ async fn live_records_never_make_room() {
     let records = MemoryRecords::new(Clock::system(), limits(3));
     begin_now(&records, 1, 1).unwrap();
     begin_now(&records, 2, 2).unwrap();
-    records.sent(id(2), Fence(2)).into_inner().unwrap();
+    records.sent(id(2), Fence(2), None).into_inner().unwrap();
     begin_now(&records, 3, 3).unwrap();
-    records.sent(id(3), Fence(3)).into_inner().unwrap();
-    records.leave(id(3), Fence(3), Some(Duration::ZERO));
+    records.sent(id(3), Fence(3), None).into_inner().unwrap();
+    records.leave(id(3), Fence(3), Leaving::at_once(Some(Duration::ZERO)));
     let full = begin_now(&records, 4, 4).unwrap_err();
     assert_eq!(
         full.to_string(),
@@ -133,9 +133,9 @@ async fn an_administrator_lists_and_settles() {
     let records = MemoryRecords::new(Clock::system(), Limits::default());
     for n in 1..=4_u16 {
         begin_now(&records, n, n.into()).unwrap();
-        records.sent(id(n), Fence(n.into())).into_inner().unwrap();
+        records.sent(id(n), Fence(n.into()), None).into_inner().unwrap();
         if n < 4 {
-            records.leave(id(n), Fence(n.into()), Some(Duration::ZERO));
+            records.leave(id(n), Fence(n.into()), Leaving::at_once(Some(Duration::ZERO)));
         }
         advance(Duration::from_secs(10)).await;
     }
@@ -175,19 +175,19 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                     match begun.unwrap_or_else(|| begin_now(records, n, fence)) {
                         Ok(Begin::New) => {
                             news.fetch_add(1, Relaxed);
-                            records.sent(id(n), Fence(fence)).into_inner().unwrap();
+                            records.sent(id(n), Fence(fence), None).into_inner().unwrap();
                             if n < 20 {
-                                records.leave(id(n), Fence(fence), Some(Duration::ZERO));
+                                records.leave(id(n), Fence(fence), Leaving::at_once(Some(Duration::ZERO)));
                             } else {
                                 records.finish(id(n), Fence(fence), stored("x")).into_inner().unwrap();
                             }
                         }
-                        Ok(Begin::Reconcile { .. }) => records.leave(id(n), Fence(fence), None),
+                        Ok(Begin::Reconcile { .. }) => records.leave(id(n), Fence(fence), Leaving::at_once(None)),
                         Ok(Begin::Replay(_) | Begin::InFlight { .. }) => {
                             let crowded = begin_now(records, n + 40, fence);
                             assert!(crowded.is_err() || n < 39, "key {n} had room behind it: {crowded:?}");
                             if let Ok(Begin::New) = crowded {
-                                records.leave(id(n + 40), Fence(fence), None);
+                                records.leave(id(n + 40), Fence(fence), Leaving::at_once(None));
                             }
                         }
                         other => panic!("key {n}: {other:?}"),

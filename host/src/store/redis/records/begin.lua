@@ -1,15 +1,15 @@
--- KEYS[4]  the part's mark  KEYS[5], KEYS[6]  queue of its twins, and who of them lives; only where its turn is wanted too
+-- KEYS[5]  the part's mark  KEYS[6], KEYS[7]  queue of its twins, and who of them lives; only where its turn is wanted too
 -- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
 --      [8] how long ago records were last lost, or ''  [9] lease of the turn  [10] era in which that is known
 -- Another server, or one that was emptied: what this host knows of losses may be too old to go by.
-if redis.call('GET', KEYS[4]) ~= server(ARGV[10]) then return { 'strange' } end
+if redis.call('GET', KEYS[5]) ~= server(ARGV[10]) then return { 'strange' } end
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local r = read()
 local there = r ~= nil
-if r and r.s == 'h' and r.e <= now and KEYS[6] then
+if r and r.s == 'h' and r.e <= now and KEYS[7] then
   -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
-  redis.call('ZREM', KEYS[5], r.o)
   redis.call('ZREM', KEYS[6], r.o)
+  redis.call('ZREM', KEYS[7], r.o)
 end
 if r and expires(r) <= now then r = nil end
 local prior = nil
@@ -39,6 +39,7 @@ else
     for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', whole(now), 'LIMIT', 0, 16)) do
       redis.call('ZREM', KEYS[2], dead)
       redis.call('ZREM', KEYS[3], dead)
+      redis.call('ZREM', KEYS[4], dead)
     end
     if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then
       redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
@@ -48,8 +49,13 @@ else
   end
 end
 redis.call('HDEL', KEYS[1], 'a')
-write({ f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior })
+-- What an earlier holder asked stays known, as long as it may have been sent.
+local asked = r and prior and r.l or nil
+if not asked then redis.call('HDEL', KEYS[1], 'i') end
+local own = { f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked }
+write(own)
+schedule(own, own.e)
 local turn = '0'
-if KEYS[6] and enter(KEYS[5], KEYS[6], fence, tonumber(ARGV[9]), true) then turn = '1' end
+if KEYS[7] and enter(KEYS[6], KEYS[7], fence, tonumber(ARGV[9]), true) then turn = '1' end
 if prior then return { 'reconcile', whole(now - prior), turn } end
 return { 'new', '', turn }

@@ -1,15 +1,17 @@
-//! An answer as bytes, before it is sealed. Lengths are big-endian; the first byte is the version.
+//! What a record keeps as bytes, before it is sealed: an answer, or the request of a write. Lengths are big-endian; the first
+//! byte is the version, the second one says which of them it is, so that neither passes for the other.
 
 use crate::{
-    idempotency::{Answer, Stored},
+    idempotency::{Answer, Fingerprint, KeptRequest, Stored},
     policy::contract::Class,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 const VERSION: u8 = 1;
 const ANSWER: u8 = 0;
 const TOO_LARGE: u8 = 1;
+const REQUEST: u8 = 2;
 
 /// Bytes that are no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,11 +32,7 @@ pub fn encode(stored: &Stored) -> Vec<u8> {
             out.extend(answer.status.as_u16().to_be_bytes());
             part(&mut out, answer.class.as_bytes());
             part(&mut out, answer.policy.as_bytes());
-            out.extend((answer.headers.len() as u32).to_be_bytes());
-            for (name, value) in &answer.headers {
-                part(&mut out, name.as_str().as_bytes());
-                part(&mut out, value.as_bytes());
-            }
+            headers(&mut out, &answer.headers);
             part(&mut out, &answer.body);
         }
     }
@@ -52,18 +50,50 @@ pub fn decode(bytes: &[u8]) -> Result<Stored, Unreadable> {
         (VERSION, ANSWER) => {
             let class = class(from.text()?)?;
             let policy = from.text()?.into();
-            let mut headers = HeaderMap::new();
-            for _ in 0..u32::from_be_bytes(from.chunk()?) {
-                let name = HeaderName::from_bytes(from.part()?).map_err(|_| Unreadable)?;
-                let value = HeaderValue::from_bytes(from.part()?).map_err(|_| Unreadable)?;
-                headers.try_append(name, value).map_err(|_| Unreadable)?;
-            }
+            let headers = from.headers()?;
             let body = Bytes::copy_from_slice(from.part()?);
             Stored::Answer(Answer { status, headers, body, class, policy })
         }
         _ => return Err(Unreadable),
     };
     if from.0.is_empty() { Ok(stored) } else { Err(Unreadable) }
+}
+
+/// The request of a write.
+pub fn encode_request(request: &KeptRequest) -> Vec<u8> {
+    let mut out = vec![VERSION, REQUEST, u8::from(request.keyed)];
+    out.extend(request.fingerprint.as_bytes());
+    part(&mut out, request.method.as_str().as_bytes());
+    part(&mut out, request.path_and_query.as_bytes());
+    headers(&mut out, &request.headers);
+    part(&mut out, &request.body);
+    out
+}
+
+/// # Errors
+/// [`Unreadable`].
+pub fn decode_request(bytes: &[u8]) -> Result<KeptRequest, Unreadable> {
+    let mut from = Reader(bytes);
+    let keyed = match from.chunk()? {
+        [VERSION, REQUEST, 0] => false,
+        [VERSION, REQUEST, 1] => true,
+        _ => return Err(Unreadable),
+    };
+    let fingerprint = Fingerprint::from_bytes(from.chunk()?);
+    let method = Method::from_bytes(from.part()?).map_err(|_| Unreadable)?;
+    let path_and_query = from.text()?.to_owned();
+    let headers = from.headers()?;
+    let body = Bytes::copy_from_slice(from.part()?);
+    let request = KeptRequest { fingerprint, method, path_and_query, headers, body, keyed };
+    if from.0.is_empty() { Ok(request) } else { Err(Unreadable) }
+}
+
+fn headers(out: &mut Vec<u8>, headers: &HeaderMap) {
+    out.extend((headers.len() as u32).to_be_bytes());
+    for (name, value) in headers {
+        part(out, name.as_str().as_bytes());
+        part(out, value.as_bytes());
+    }
 }
 
 fn class(name: &str) -> Result<&'static str, Unreadable> {
@@ -99,6 +129,16 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(len).map_err(|_| Unreadable)?)
     }
 
+    fn headers(&mut self) -> Result<HeaderMap, Unreadable> {
+        let mut headers = HeaderMap::new();
+        for _ in 0..u32::from_be_bytes(self.chunk()?) {
+            let name = HeaderName::from_bytes(self.part()?).map_err(|_| Unreadable)?;
+            let value = HeaderValue::from_bytes(self.part()?).map_err(|_| Unreadable)?;
+            headers.try_append(name, value).map_err(|_| Unreadable)?;
+        }
+        Ok(headers)
+    }
+
     fn text(&mut self) -> Result<&'a str, Unreadable> {
         str::from_utf8(self.part()?).map_err(|_| Unreadable)
     }
@@ -111,25 +151,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn answers() -> impl Strategy<Value = Stored> {
+    fn headers() -> impl Strategy<Value = HeaderMap> {
         let header = ("[a-z][a-z0-9-]{0,20}", prop::collection::vec(0x20..0x7f_u8, 0..40));
+        prop::collection::vec(header, 0..8).prop_map(|headers| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(&value).unwrap());
+            }
+            map
+        })
+    }
+
+    fn requests() -> impl Strategy<Value = KeptRequest> {
+        let method = prop::sample::select(vec![Method::POST, Method::PATCH, Method::from_bytes(b"MERGE").unwrap()]);
+        let parts = (any::<[u8; 32]>(), method, "/[a-z/?=]{0,40}", headers(), any::<bool>());
+        (parts, prop::collection::vec(any::<u8>(), 0..400)).prop_map(|(parts, body)| {
+            let (fingerprint, method, path_and_query, headers, keyed) = parts;
+            let fingerprint = Fingerprint::from_bytes(fingerprint);
+            KeptRequest { fingerprint, method, path_and_query, headers, body: body.into(), keyed }
+        })
+    }
+
+    fn answers() -> impl Strategy<Value = Stored> {
         let answer = (
             100..1000_u16,
-            prop::collection::vec(header, 0..8),
+            headers(),
             prop::collection::vec(any::<u8>(), 0..400),
             prop::sample::select(vec!["applied", "already-applied", "rejected"]),
             "[a-z@0-9=;]{0,40}",
         );
         let whole = answer.prop_map(|(status, headers, body, class, policy)| {
-            let pair = |(name, value): (String, Vec<u8>)| {
-                (HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(&value).unwrap())
-            };
-            let mut map = HeaderMap::new();
-            for (name, value) in headers.into_iter().map(pair) {
-                map.append(name, value);
-            }
             let status = StatusCode::from_u16(status).unwrap();
-            Stored::Answer(Answer { status, headers: map, body: body.into(), class, policy: policy.into() })
+            Stored::Answer(Answer { status, headers, body: body.into(), class, policy: policy.into() })
         });
         let too_large =
             (100..1000_u16).prop_map(|status| Stored::TooLarge { status: StatusCode::from_u16(status).unwrap() });
@@ -143,14 +196,32 @@ mod tests {
         }
 
         #[test]
+        fn a_request_comes_back_as_it_was(request in requests()) {
+            prop_assert_eq!(decode_request(&encode_request(&request)), Ok(request));
+        }
+
+        #[test]
         fn a_part_of_an_answer_is_none(stored in answers(), cut in any::<prop::sample::Index>()) {
             let bytes = encode(&stored);
             prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]), Err(Unreadable));
         }
 
         #[test]
+        fn a_part_of_a_request_is_none(request in requests(), cut in any::<prop::sample::Index>()) {
+            let bytes = encode_request(&request);
+            prop_assert_eq!(decode_request(&bytes[..cut.index(bytes.len())]), Err(Unreadable));
+        }
+
+        #[test]
+        fn neither_passes_for_the_other(stored in answers(), request in requests()) {
+            prop_assert_eq!(decode_request(&encode(&stored)), Err(Unreadable));
+            prop_assert_eq!(decode(&encode_request(&request)), Err(Unreadable));
+        }
+
+        #[test]
         fn nothing_panics_on_garbage(garbage in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = decode(&garbage);
+            let _ = decode_request(&[&[VERSION, REQUEST, 0][..], &garbage].concat());
         }
     }
 }

@@ -7,5 +7,8 @@ if not r then
   return { 'lost' }
 end
 redis.call('HSET', KEYS[1], 'a', ARGV[3])
-write({ f = r.f, k = r.k, s = 'd', o = r.o, b = now })
+redis.call('HDEL', KEYS[1], 'i')
+local done = { f = r.f, k = r.k, s = 'd', o = r.o, b = now }
+write(done)
+schedule(done, nil)
 return { 'done' }

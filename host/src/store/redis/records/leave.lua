@@ -1,10 +1,14 @@
--- ARGV[2] fence  [3] how long ago its holder last sent a byte, or '' for never
+-- ARGV[2] fence  [3] how long ago its holder last sent a byte, or '' for never  [4] time until the next verification, or '' for none
+--      [5], [6] what it asked, as for a mark
 local r = held(ARGV[2])
 if not r then return { 'lost' } end
-local ago = tonumber(ARGV[3])
+local ago, wait = tonumber(ARGV[3]), tonumber(ARGV[4])
 local sent = later(r.p, ago and later(math.max(now - ago, 0), r.t))
 if sent then
-  write({ f = r.f, k = r.k, s = 'u', b = now, t = sent })
+  intend(r, ARGV[5], ARGV[6])
+  local left = { f = r.f, k = r.k, s = 'u', b = now, t = sent, l = r.l }
+  write(left)
+  schedule(left, wait and now + wait)
 else
   forget()
 end

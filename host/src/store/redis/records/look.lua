@@ -1,4 +1,6 @@
--- How long ago a byte was last sent, if the record is unsettled.
-local sent = unsettled(read())
-if sent then return { 'unsettled', whole(now - sent) } end
-return { 'settled' }
+-- How long ago a byte was last sent, if the record is unsettled; its name, and the time until its next verification, or ''.
+local r = read()
+local sent = unsettled(r)
+if not sent then return { 'settled' } end
+local due = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]))
+return { 'unsettled', whole(now - sent), r.l and string.sub(r.l, 2) or '', due and whole(math.max(due - now, 0)) or '' }

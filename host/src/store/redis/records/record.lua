@@ -1,19 +1,21 @@
 -- One key's record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
 -- KEYS[1]  the record: f fingerprint, k lifetime, s state (h held, u unknown, d done), o holder's fence, b since when,
---          e end of the lock, t last marked send, p last byte of an earlier holder, a sealed answer
+--          e end of the lock, t last marked send, p last byte of an earlier holder, a sealed answer,
+--          l upstream/endpoint after '+' where the request is kept too, else after '-', i the sealed request
 -- KEYS[2]  ids of all records of the part, by expiry
 -- KEYS[3]  those that may be unsettled, by expiry
+-- KEYS[4]  those whose request is kept, by when their next verification is due
 -- ARGV[1]  the record's id
 local function whole(number)
   return string.format('%.0f', number)
 end
 
 local function read()
-  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p')
+  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l')
   if not r[3] then return nil end
   local record = {
     f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
-    p = tonumber(r[8])
+    p = tonumber(r[8]), l = r[9] or nil
   }
   local back = math.max(record.b, record.t or 0) - now
   if back > 0 then
@@ -46,12 +48,29 @@ local function forget()
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
+  redis.call('ZREM', KEYS[4], ARGV[1])
 end
 
--- Writes all but the answer.
+-- When the next verification is due, or nil for none; only where the request is kept.
+local function schedule(r, at)
+  if at and r.l and string.sub(r.l, 1, 1) == '+' then
+    redis.call('ZADD', KEYS[4], whole(at), ARGV[1])
+  else
+    redis.call('ZREM', KEYS[4], ARGV[1])
+  end
+end
+
+-- Notes what its holder asked of the upstream, where that is given.
+local function intend(r, name, request)
+  if name == '' then return end
+  r.l = name
+  if request ~= '' then redis.call('HSET', KEYS[1], 'i', request) else redis.call('HDEL', KEYS[1], 'i') end
+end
+
+-- Writes all but the answer and the request.
 local function write(r)
   local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
-  for _, name in ipairs({ 'o', 'e', 't', 'p' }) do
+  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l' }) do
     local value = r[name]
     if value then
       fields[#fields + 1] = name

@@ -5,6 +5,9 @@ if ARGV[2] == '' then
   forget()
 else
   redis.call('HSET', KEYS[1], 'a', ARGV[2])
-  write({ f = r.f, k = r.k, s = 'd', b = now })
+  redis.call('HDEL', KEYS[1], 'i')
+  local done = { f = r.f, k = r.k, s = 'd', b = now }
+  write(done)
+  schedule(done, nil)
 end
 return { 'done' }

@@ -6,7 +6,7 @@
 use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::micros,
-    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, Opening, RecordId},
+    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, Leaving, Opening, RecordId},
 };
 use std::{fmt::Write as _, time::Duration};
 
@@ -33,6 +33,8 @@ static LEAVE: Script = script!("leave", "record.lua");
 static RESOLVE: Script = script!("resolve", "record.lua");
 static LOOK: Script = script!("look", "record.lua");
 static OPEN: Script = script!("open");
+static DUE: Script = script!("due");
+static TAKE: Script = script!("take", "record.lua");
 static SWEEP: Script = script!("sweep");
 static CLAIM: Script = script!("claim");
 static TURN: Script = script!("turn", "queue.lua");
@@ -107,8 +109,17 @@ pub fn era(keys: &Keys, part: u8, era: &str, what: Era<'_>) -> Step {
     Step { script: &ERA, keys: vec![keys.census()], args }
 }
 
-pub fn sent(keys: &Keys, id: RecordId, own: Fence) -> Step {
-    of_record(&SENT, keys, id).with(fence(own))
+/// What a write asked, as it goes to the server.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Upstream and endpoint: names of the configuration.
+    pub name: String,
+    /// The request, sealed; none where it is not kept.
+    pub request: Option<Vec<u8>>,
+}
+
+pub fn sent(keys: &Keys, id: RecordId, own: Fence, asked: Option<Asked>) -> Step {
+    of_record(&SENT, keys, id).with(fence(own)).asking(asked)
 }
 
 pub fn finish(keys: &Keys, id: RecordId, own: Fence, sealed: Vec<u8>) -> Step {
@@ -119,8 +130,10 @@ pub fn release(keys: &Keys, id: RecordId, own: Fence) -> Step {
     of_record(&RELEASE, keys, id).with(fence(own))
 }
 
-pub fn leave(keys: &Keys, id: RecordId, own: Fence, sent_ago: Option<Duration>) -> Step {
-    of_record(&LEAVE, keys, id).with(fence(own)).with(sent_ago.map(duration).unwrap_or_default())
+pub fn leave(keys: &Keys, id: RecordId, own: Fence, leaving: &Leaving, asked: Option<Asked>) -> Step {
+    let optional = |time: Option<Duration>| time.map(duration).unwrap_or_default();
+    let step = of_record(&LEAVE, keys, id).with(fence(own));
+    step.with(optional(leaving.sent_ago)).with(optional(leaving.verify_in)).asking(asked)
 }
 
 /// `sealed`: the answer from now on; none where the effect did not take place.
@@ -137,8 +150,19 @@ pub fn open(keys: &Keys, part: u8, limit: usize) -> Step {
     Step { script: &OPEN, keys: vec![of_part(keys, part, "open")], args: vec![limit.to_string().into_bytes()] }
 }
 
+/// The ids of a part's records whose verification is due, the longest due first.
+pub fn due(keys: &Keys, part: u8, limit: usize) -> Step {
+    let keys = vec![of_part(keys, part, "due"), of_part(keys, part, "all")];
+    Step { script: &DUE, keys, args: vec![limit.to_string().into_bytes()] }
+}
+
+pub fn take(keys: &Keys, id: RecordId, lease: Duration) -> Step {
+    of_record(&TAKE, keys, id).with(duration(lease))
+}
+
 pub fn sweep(keys: &Keys, part: u8) -> Step {
-    Step { script: &SWEEP, keys: vec![of_part(keys, part, "all"), of_part(keys, part, "open")], args: Vec::new() }
+    let keys = ["all", "open", "due"].map(|what| of_part(keys, part, what));
+    Step { script: &SWEEP, keys: keys.into(), args: Vec::new() }
 }
 
 pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Step {
@@ -171,15 +195,23 @@ impl Step {
         self.args.push(argument);
         self
     }
+
+    fn asking(self, asked: Option<Asked>) -> Self {
+        let (name, request) = asked
+            .map(|asked| {
+                let mark = if asked.request.is_some() { '+' } else { '-' };
+                (format!("{mark}{}", asked.name), asked.request.unwrap_or_default())
+            })
+            .unwrap_or_default();
+        self.with(name.into_bytes()).with(request)
+    }
 }
 
 fn of_record(script: &'static Script, keys: &Keys, id: RecordId) -> Step {
     let part = part_of(id);
-    Step {
-        script,
-        keys: vec![of_part(keys, part, &id.to_string()), of_part(keys, part, "all"), of_part(keys, part, "open")],
-        args: vec![id.as_bytes().to_vec()],
-    }
+    let name = id.to_string();
+    let keys = [name.as_str(), "all", "open", "due"].map(|what| of_part(keys, part, what));
+    Step { script, keys: keys.into(), args: vec![id.as_bytes().to_vec()] }
 }
 
 /// The part in which a record lies.
@@ -238,8 +270,18 @@ impl<'a> Answer<'a> {
         self.rest.first().and_then(reply::bytes)
     }
 
+    /// The text at a place after the word, from 0.
+    pub fn text(&self, place: usize) -> Option<&'a str> {
+        self.rest.get(place).and_then(reply::text)
+    }
+
+    /// The duration at a place after the word.
+    pub fn duration_at(&self, place: usize) -> Option<Duration> {
+        self.rest.get(place).and_then(reply::count).map(Duration::from_micros)
+    }
+
     pub fn duration(&self) -> Option<Duration> {
-        self.rest.first().and_then(reply::count).map(Duration::from_micros)
+        self.duration_at(0)
     }
 
     /// Whether the turn came along.

@@ -1,5 +1,9 @@
--- KEYS indexes of a part: forgets the ids of what has expired.
-for _, index in ipairs(KEYS) do
+-- Forgets the ids of what has expired.
+-- KEYS[1] ids of all records of a part, by expiry  [2] those that may be unsettled  [3] those to be verified, by when that is due
+for _, index in ipairs({ KEYS[1], KEYS[2] }) do
   redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, 1000)) do
+  if not redis.call('ZSCORE', KEYS[1], id) then redis.call('ZREM', KEYS[3], id) end
 end
 return { 'done' }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The server's clock in these tests: what they say, as the last argument.
 const NOW: &str = "local now = tonumber(ARGV[#ARGV])\n";
@@ -34,9 +34,11 @@ enum Event {
     Sent(u16, u8),
     Finish(u16, u8),
     Release(u16, u8),
-    Leave(u16, u8, Option<u64>),
+    Leave(u16, u8, Option<u64>, Option<u64>),
     Resolve(u16, bool),
     Look(u16),
+    Due,
+    Take(u16),
     Pass(u64),
     Lose,
 }
@@ -53,9 +55,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Release(key, ago)),
-        2 => (owner(), prop::option::of(0..400_u64)).prop_map(|((key, ago), sent)| Event::Leave(key, ago, sent)),
+        4 => (owner(), prop::option::of(0..400_u64), prop::option::of(0..400_u64))
+            .prop_map(|((key, ago), sent, verify)| Event::Leave(key, ago, sent, verify)),
         1 => (0..KEYS, any::<bool>()).prop_map(|(key, applied)| Event::Resolve(key, applied)),
         3 => (0..KEYS).prop_map(Event::Look),
+        2 => Just(Event::Due),
+        4 => (0..KEYS).prop_map(Event::Take),
         5 => prop_oneof![0..30_u64, 100..400_u64, 80_000..100_000_u64].prop_map(Event::Pass),
         1 => Just(Event::Lose),
     ];
@@ -71,6 +76,8 @@ struct World {
     records: HashMap<u16, Record>,
     fences: HashMap<u16, Vec<Fence>>,
     last: HashMap<u16, Opening>,
+    /// Owners that have said what they ask.
+    written: HashSet<Fence>,
     drawn: u128,
 }
 
@@ -84,18 +91,42 @@ impl World {
             records: HashMap::new(),
             fences: HashMap::new(),
             last: HashMap::new(),
+            written: HashSet::new(),
             drawn: 0,
         }
     }
 
     fn ask(&mut self, step: Step) -> (String, Option<Vec<u8>>) {
+        let value = self.value(step);
+        let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
+        (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
+    }
+
+    fn value(&mut self, step: Step) -> Value {
         let source = step.script.source().replace(include_str!("clock.lua"), NOW);
         assert!(source.starts_with(NOW), "the script reads another clock");
         let mut command = redis::cmd("EVAL");
         command.arg(source).arg(step.keys.len()).arg(&step.keys).arg(&step.args).arg(self.now.0.to_string());
-        let value: Value = command.query(&mut self.connection).unwrap();
-        let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
-        (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
+        command.query(&mut self.connection).unwrap()
+    }
+
+    /// What the key's owner asks: of every other fence the request is kept too.
+    fn intent(fence: Fence) -> Intent {
+        let request = KeptRequest {
+            fingerprint: opening(1, 0).fingerprint,
+            method: http::Method::POST,
+            path_and_query: format!("/{}", fence.0),
+            headers: http::HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            keyed: true,
+        };
+        let request = Some(request).filter(|_| fence.0.is_multiple_of(2));
+        Intent { upstream: "up".to_owned(), endpoint: format!("create-{}", fence.0), request }
+    }
+
+    fn asked(intent: &Intent) -> Asked {
+        let request = intent.request.as_ref().map(codec::encode_request);
+        Asked { name: format!("{}/{}", intent.upstream, intent.endpoint), request }
     }
 
     fn mark(&mut self) {
@@ -172,8 +203,14 @@ impl World {
             }
             Event::Sent(key, ago) => {
                 let fence = self.fence(key, ago);
-                let (word, _) = self.ask(steps::sent(&keys, id(key), fence));
-                let expected = self.change(key, |record, now| record.sent(fence, now).ok().map(|()| Fate::Keep));
+                // A second mark of one owner writes nothing of it again.
+                let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
+                let (word, _) = self.ask(steps::sent(&keys, id(key), fence, intent.as_ref().map(Self::asked)));
+                let sent = |record: &mut Record, now| record.sent(fence, intent.map(Arc::new), now).ok();
+                let expected = self.change(key, |record, now| sent(record, now).map(|()| Fate::Keep));
+                if expected == "done" {
+                    self.written.insert(fence);
+                }
                 prop_assert_eq!(word, expected);
             }
             Event::Finish(key, ago) => {
@@ -193,10 +230,14 @@ impl World {
                 let (word, _) = self.ask(steps::release(&keys, id(key), fence));
                 prop_assert_eq!(word, self.change(key, |record, now| record.release(fence, now).ok()));
             }
-            Event::Leave(key, ago, sent) => {
-                let (fence, sent) = (self.fence(key, ago), sent.map(Duration::from_secs));
-                let (word, _) = self.ask(steps::leave(&keys, id(key), fence, sent));
-                prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, sent, now).ok()));
+            Event::Leave(key, ago, sent, verify) => {
+                let (fence, seconds) = (self.fence(key, ago), |own: Option<u64>| own.map(Duration::from_secs));
+                let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
+                let asked = intent.as_ref().map(Self::asked);
+                let leaving =
+                    Leaving { sent_ago: seconds(sent), verify_in: seconds(verify), intent: intent.map(Arc::new) };
+                let (word, _) = self.ask(steps::leave(&keys, id(key), fence, &leaving, asked));
+                prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, &leaving, now).ok()));
             }
             Event::Resolve(key, applied) => {
                 let answer = applied.then(|| stored("by hand"));
@@ -205,12 +246,52 @@ impl World {
                 prop_assert_eq!(word == "done", resolved == "done");
             }
             Event::Look(key) => {
-                let (word, rest) = self.ask(steps::look(&keys, id(key)));
-                let unsettled = self.records.get(&key).and_then(|record| record.unsettled(self.now));
-                prop_assert_eq!(word == "unsettled", unsettled.is_some());
-                prop_assert_eq!(rest, unsettled.map(|ago| ago.as_micros().to_string().into_bytes()));
+                let value = self.value(steps::look(&keys, id(key)));
+                let answer = Answer::of(&value).unwrap();
+                let record = self.records.get(&key);
+                let unsettled = record.and_then(|record| record.unsettled(self.now));
+                prop_assert_eq!(answer.word == "unsettled", unsettled.is_some());
+                prop_assert_eq!(answer.duration(), unsettled);
+                let Some(record) = record.filter(|_| unsettled.is_some()) else { return Ok(()) };
+                let intent = record.intent().map(|own| (own.upstream.clone(), own.endpoint.clone()));
+                prop_assert_eq!(answer.text(1).and_then(name_of), intent);
+                prop_assert_eq!(answer.duration_at(2), record.due().map(|due| due.since(self.now)));
             }
+            Event::Due => self.due()?,
+            Event::Take(key) => self.take(key)?,
         }
+        Ok(())
+    }
+
+    fn due(&mut self) -> Result<(), TestCaseError> {
+        let keys = self.keys.clone();
+        let mut found = Vec::new();
+        for part in 0..PARTS {
+            let value = self.value(steps::due(&keys, part, 100));
+            found.extend(super::super::reply::list(&value).unwrap().iter().filter_map(record_id));
+        }
+        let now = self.now;
+        let is_due = |record: &Record| record.due().is_some_and(|due| due <= now) && record.expires() > now;
+        let due = self.records.iter().filter(|(_, record)| is_due(record)).map(|(key, _)| id(*key));
+        let mut due: Vec<_> = due.collect();
+        found.sort_unstable();
+        due.sort_unstable();
+        prop_assert_eq!(found, due);
+        Ok(())
+    }
+
+    fn take(&mut self, key: u16) -> Result<(), TestCaseError> {
+        const LEASE: Duration = Duration::from_secs(40);
+        let keys = self.keys.clone();
+        let value = self.value(steps::take(&keys, id(key), LEASE));
+        let answer = Answer::of(&value).unwrap();
+        let now = self.now;
+        let taken = self.records.get_mut(&key).and_then(|record| record.take(LEASE, now));
+        prop_assert_eq!(answer.word == "taken", taken.is_some());
+        let Some(taken) = taken else { return Ok(()) };
+        let request = codec::decode_request(answer.bytes().unwrap()).ok();
+        prop_assert_eq!(request.as_ref(), taken.request.as_ref());
+        prop_assert_eq!(answer.text(1), Some(&*Self::asked(&taken).name));
         Ok(())
     }
 }
@@ -487,7 +568,7 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     let keys = world.keys.clone();
     let begin = |world: &mut World, fence| world.ask(steps::begin(&keys, id(1), &opening(fence, 0), &about));
     assert_eq!(begin(&mut world, 1).0, "new");
-    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1))).0, "done");
+    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1), None)).0, "done");
     world.now = START.before(Duration::from_hours(24));
     let (word, wait) = begin(&mut world, 2);
     assert_eq!(word, "busy");

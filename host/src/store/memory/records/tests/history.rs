@@ -416,7 +416,7 @@ impl Records for Nothing {
     fn begin(&self, _: RecordId, _: Opening) -> Reply<'_, Opened> {
         at_hand(Ok(Begin::New.into()))
     }
-    fn sent(&self, _: RecordId, _: Fence) -> Reply<'_, ()> {
+    fn sent(&self, _: RecordId, _: Fence, _: Option<Arc<Intent>>) -> Reply<'_, ()> {
         at_hand(Ok(()))
     }
     fn finish(&self, _: RecordId, _: Fence, _: Stored) -> Reply<'_, ()> {
@@ -425,7 +425,7 @@ impl Records for Nothing {
     fn release(&self, _: RecordId, _: Fence) -> Reply<'_, ()> {
         at_hand(Ok(()))
     }
-    fn leave(&self, _: RecordId, _: Fence, _: Option<Duration>) {}
+    fn leave(&self, _: RecordId, _: Fence, _: Leaving) {}
     fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> {
         at_hand(Ok(Claim::Ours))
     }
@@ -434,6 +434,15 @@ impl Records for Nothing {
     }
     fn unsettled(&self, _: usize) -> Reply<'_, Vec<Unsettled>> {
         at_hand(Ok(Vec::new()))
+    }
+    fn unsettled_one(&self, _: RecordId) -> Reply<'_, Option<Unsettled>> {
+        at_hand(Ok(None))
+    }
+    fn due(&self, _: usize) -> Reply<'_, Vec<RecordId>> {
+        at_hand(Ok(Vec::new()))
+    }
+    fn take(&self, _: RecordId, _: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        at_hand(Ok(None))
     }
     fn resolve(&self, _: RecordId, _: Resolution) -> Reply<'_, Resolved> {
         at_hand(Ok(Resolved::NotUnsettled))

@@ -1,0 +1,72 @@
+//! What a write asked of the upstream: kept with its record from the first byte on, so that its effect can be verified after its
+//! caller and its host are gone.
+
+use super::fingerprint::Fingerprint;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use std::fmt;
+
+/// What a write asked, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// What its verification needs; none where a host cannot verify it by itself.
+    pub request: Option<KeptRequest>,
+}
+
+/// The part of a request that a policy reads to verify it. It holds patients' data and the caller's credentials: a shared store
+/// gets it sealed or not at all.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeptRequest {
+    /// What the record was begun with.
+    pub fingerprint: Fingerprint,
+    /// The method.
+    pub method: Method,
+    /// Path and query, below the upstream's base URL.
+    pub path_and_query: String,
+    /// The headers that the policy reads, and those that a verification carries.
+    pub headers: HeaderMap,
+    /// The body, as far as the policy reads it.
+    pub body: Bytes,
+    /// Whether the caller gave an idempotency key.
+    pub keyed: bool,
+}
+
+impl Intent {
+    /// About how many bytes it takes to keep.
+    pub fn size(&self) -> usize {
+        const OVERHEAD: usize = 256;
+        self.upstream.len() + self.endpoint.len() + OVERHEAD + self.request.as_ref().map_or(0, KeptRequest::size)
+    }
+
+    /// The same without the request: what is left where there is no room for it.
+    #[must_use]
+    pub fn without_request(&self) -> Self {
+        Self { upstream: self.upstream.clone(), endpoint: self.endpoint.clone(), request: None }
+    }
+}
+
+impl KeptRequest {
+    /// About how many bytes it takes to keep.
+    pub fn size(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
+        self.path_and_query.len() + headers.sum::<usize>() + self.body.len() + 2 * OVERHEAD
+    }
+}
+
+impl fmt::Debug for KeptRequest {
+    /// Path, header values and body may hold patients' data: only their amount is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptRequest")
+            .field("fingerprint", &self.fingerprint)
+            .field("method", &self.method)
+            .field("headers", &self.headers.len())
+            .field("body_bytes", &self.body.len())
+            .field("keyed", &self.keyed)
+            .finish_non_exhaustive()
+    }
+}
