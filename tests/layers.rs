@@ -139,7 +139,7 @@ impl Transport for Scripted {
                     });
                     ok(200, HeaderMap::new(), StreamBody::new(Box::pin(SyncStream::new(parts))).boxed())
                 }
-                Answer::Refused => Err(Failure { kind: FailureKind::Connect, sent: false }),
+                Answer::Refused => Err(Failure::new(FailureKind::Connect, false)),
             }
         })
     }

@@ -414,7 +414,7 @@ async fn overloaded() -> Answered {
 /// One of each, two of those that are told differently.
 fn every_problem() -> Vec<Problem> {
     let failed =
-        |kind: FailureKind, sent| Problem::UpstreamFailed { failure: Failure { kind, sent }, kind: kind.name() };
+        |kind: FailureKind, sent| Problem::UpstreamFailed { failure: Failure::new(kind, sent), kind: kind.name() };
     let retry_after = Duration::from_micros(1_000_001);
     let endpoint = || "list".to_owned();
     let quota = Quota { requests: NonZeroU32::MIN, period: Duration::from_secs(60), burst: NonZeroU32::MIN };
@@ -513,7 +513,7 @@ impl Transport for Upstream {
                     headers: http::HeaderMap::new(),
                     body: full(Bytes::from_static(body.as_bytes())),
                 }),
-                Scripted::Fail(kind, sent) => Err(Failure { kind, sent }),
+                Scripted::Fail(kind, sent) => Err(Failure::new(kind, sent)),
                 Scripted::Silence => std::future::pending().await,
             }
         })

@@ -74,7 +74,7 @@ impl Exchange {
     /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
     /// to send its own body. Nobody opens a breaker for all others by a short deadline.
     pub(crate) fn blame(&self, signal: BreakerSignal, arrival: &Arrival, took: Duration) -> BreakerSignal {
-        let Arrival::Failure(Failure { kind, sent: true }) = arrival else { return signal };
+        let Arrival::Failure(Failure { kind, sent: true, .. }) = arrival else { return signal };
         let settings = &self.endpoint().settings;
         let callers_deadline = self.deadline < self.started + settings.deadline && took < settings.attempt_timeout;
         let callers_doing = match kind {
@@ -142,7 +142,7 @@ impl Exchange {
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let sent = timeout_at(until, self.send(outbound, is_request)).await;
-        let arrival = sent.unwrap_or(Arrival::Failure(Failure { kind: FailureKind::Timeout, sent: true }));
+        let arrival = sent.unwrap_or(Arrival::Failure(Failure::new(FailureKind::Timeout, true)));
         drop(place);
         if let Some(load) = load {
             load.over(&self.asking(), went(&arrival));
@@ -154,7 +154,7 @@ impl Exchange {
                 let is_usual = is_request && self.repeatable();
                 progress.account.answered(answer.status.as_u16(), began, took, is_usual);
             }
-            Arrival::Failure(Failure { kind, sent }) => progress.account.failed(*kind, *sent, took),
+            Arrival::Failure(failure) => progress.account.failed(*failure, took),
         }
         if is_request {
             match &arrival {
@@ -302,7 +302,7 @@ impl Exchange {
         };
         if status.is_informational() || !headers::says_one_length(&headers) {
             // No answer that could be passed on; the request may have been processed.
-            return Arrival::Failure(Failure { kind: FailureKind::Protocol, sent: true });
+            return Arrival::Failure(Failure::new(FailureKind::Protocol, true));
         }
         let endpoint = self.endpoint();
         if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
@@ -310,7 +310,7 @@ impl Exchange {
         }
         match read_prefix(body, endpoint.described.interest.response_body_bytes).await {
             Ok((read, rest)) => Arrival::Answer(Answer { status, headers, read, rest }),
-            Err(()) => Arrival::Failure(Failure { kind: FailureKind::Body, sent: true }),
+            Err(()) => Arrival::Failure(Failure::new(FailureKind::Body, true)),
         }
     }
 

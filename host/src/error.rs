@@ -205,13 +205,17 @@ pub enum Problem {
         class: &'static str,
     },
     /// No answer, and nothing was done.
-    #[error("the upstream gave no answer ({kind}); ask again later")]
+    #[error("the upstream gave no answer ({kind}){}; ask again later", reason_text(*failure))]
     UpstreamFailed {
         /// The last failure.
         failure: Failure,
         /// Its kind's name.
         kind: &'static str,
     },
+}
+
+fn reason_text(failure: Failure) -> String {
+    failure.reason.map_or(String::new(), |reason| format!(": {}", reason.text()))
 }
 
 fn quota_text(quota: Option<&Quota>) -> String {
@@ -312,8 +316,11 @@ impl Problem {
             "status": status.as_u16(),
             "detail": self.to_string(),
         });
-        if let Self::UpstreamFailed { kind, .. } = &self {
+        if let Self::UpstreamFailed { kind, failure } = &self {
             body["failure"] = (*kind).into();
+            if let Some(reason) = failure.reason {
+                body["failure_reason"] = reason.name().into();
+            }
         }
         let wait = self.retry_after();
         if let Some(wait) = wait {

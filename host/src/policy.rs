@@ -12,6 +12,7 @@ pub mod cases;
 pub mod contract;
 mod convert;
 mod engine;
+mod failure_reason;
 mod instances;
 pub mod language;
 mod load;

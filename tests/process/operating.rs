@@ -155,6 +155,18 @@ fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
 }
 
 #[test]
+fn the_log_says_why_a_handshake_failed() {
+    // It speaks no TLS.
+    let upstream = failing().replace("http://", "https://");
+    let mut host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
+    get(host.address, "/x");
+    let line = host.process.logs("an attempt failed");
+    for part in [" WARN ", "failure=\"tls\" reason=\"not-tls\"", "write http:// in base_url"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
 fn a_log_line_is_a_json_object_where_that_is_wanted() {
     let upstream = failing();
     let flags = [&["--upstream", &upstream][..], &QUICK, &["--log-format", "json"]].concat();

@@ -8,21 +8,43 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use tokio_rustls::TlsAcceptor;
 
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
 /// Answers with the protocol version that it was spoken to in.
-async fn serve_tls(issuer: &CertifiedIssuer<'static, KeyPair>, protocols: &[&[u8]]) -> SocketAddr {
+async fn serve_tls(issuer: &Issuer, protocols: &[&[u8]]) -> SocketAddr {
+    serve(shows(issuer, params("localhost")), protocols).await
+}
+
+fn params(name: &str) -> CertificateParams {
+    CertificateParams::new(vec![name.to_owned()]).unwrap()
+}
+
+/// A server that shows a certificate of these parameters.
+fn shows(issuer: &Issuer, params: CertificateParams) -> ServerConfig {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    builder()
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
+        .unwrap()
+}
+
+fn builder() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+}
+
+async fn serve(mut config: ServerConfig, protocols: &[&[u8]]) -> SocketAddr {
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -45,18 +67,19 @@ async fn serve_tls(issuer: &CertifiedIssuer<'static, KeyPair>, protocols: &[&[u8
     address
 }
 
-pub fn authority() -> CertifiedIssuer<'static, KeyPair> {
+pub fn authority() -> Issuer {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn front(address: SocketAddr, trusted: &CertifiedIssuer<'static, KeyPair>) -> (Front, tempfile::TempDir) {
+fn front(address: SocketAddr, trusted: &Issuer) -> (Front, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, trusted.pem()).unwrap();
     let keys = format!("ca_file = \"{}\"\n[upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\n", file.display());
-    (Front::of(&format!("https://localhost:{}", address.port()), &keys), folder)
+    let api = format!("[upstreams.api]\nbase_url = \"https://localhost:{}\"\n{keys}", address.port());
+    (Front::with_admin("", &api), folder)
 }
 
 #[tokio::test]
@@ -80,6 +103,93 @@ async fn another_authority_is_not_trusted_and_nothing_is_sent() {
     assert_eq!((got.status(), got.header("triage-sent")), ("502", Some("no")), "{}", got.text());
     let problem: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
     assert_eq!(problem["failure"], "tls", "{problem}");
+}
+
+/// Reads something from each connection, says the same thing, and closes it.
+async fn says(bytes: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 512];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_failed_handshake_says_why() {
+    let issuer = authority();
+    let itself = builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![issuer.der().clone()], issuer.key().serialize_der().try_into().unwrap())
+        .unwrap();
+    let dated = |from: (i32, u8, u8), to: (i32, u8, u8)| {
+        let mut params = params("localhost");
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(to.0, to.1, to.2);
+        shows(&issuer, params)
+    };
+    let known = {
+        let mut roots = RootCertStore::empty();
+        roots.add(issuer.der().clone()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = params("localhost").signed_by(&key, &issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap()
+    };
+    let h1 = &[&b"http/1.1"[..]];
+    // A fatal alert: protocol_version (RFC 8446 section 6).
+    let alert = says(&[21, 3, 3, 0, 2, 2, 70]).await;
+    for (address, expected, sent, words) in [
+        (
+            serve(shows(&authority(), params("localhost")), h1).await,
+            "unknown-authority",
+            "no",
+            "name the upstream's authority in ca_file",
+        ),
+        (serve(itself, h1).await, "authority-as-server", "no", "an authority's certificate as its own"),
+        (
+            serve(shows(&issuer, params("other.example")), h1).await,
+            "wrong-name",
+            "no",
+            "for other names than base_url has",
+        ),
+        (serve(dated((2001, 1, 1), (2002, 1, 1)), h1).await, "expired", "no", "has expired"),
+        (serve(dated((4000, 1, 1), (4001, 1, 1)), h1).await, "not-yet-valid", "no", "not valid yet"),
+        (
+            says(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await,
+            "not-tls",
+            "no",
+            "write http:// in base_url",
+        ),
+        (alert, "tls-version", "no", "no version or cipher suite"),
+        (serve(known, h1).await, "client-certificate", "maybe", "a certificate of its callers"),
+    ] {
+        let (front, _folder) = front(address, &issuer);
+        // A write that may have been sent is `effect-unknown`, whatever went wrong.
+        let got = if sent == "no" { front.send("POST", "/a", "", "x").await } else { front.ask("GET", "/a", "").await };
+        let problem: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!(
+            (problem["failure_reason"].as_str(), got.header("triage-sent")),
+            (Some(expected), Some(sent)),
+            "{problem}"
+        );
+        assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
+        let kind = if sent == "no" { "tls" } else { "reset" };
+        assert_eq!(problem["failure"], kind, "{problem}");
+        // What `triage explain` shows.
+        let story = front.look(&format!("/api/v1/requests/{}", got.header("triage-request-id").unwrap())).await;
+        let failed = story["steps"].as_array().unwrap().iter().find(|step| step["step"] == "failed").unwrap();
+        assert_eq!(failed["reason"], expected, "{story:#}");
+        assert!(failed["text"].as_str().unwrap().contains(words), "{story:#}");
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ impl Caller {
         let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(body));
         let request = Outbound { method, path_and_query, headers, body, guarded: true };
         let answer = self.0.send(request).await.map_err(DemoError::NoAnswer)?;
-        let broken = |_| DemoError::NoAnswer(Failure { kind: FailureKind::Body, sent: true });
+        let broken = |_| DemoError::NoAnswer(Failure::new(FailureKind::Body, true));
         let body = answer.body.collect().await.map_err(broken)?.to_bytes();
         let json = serde_json::from_slice(&body).unwrap_or_default();
         Ok(Answer { status: answer.status, headers: answer.headers, json, took: begun.elapsed() })

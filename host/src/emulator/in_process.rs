@@ -28,17 +28,15 @@ impl Transport for InProcess {
         Box::pin(async move {
             let body = match request.body {
                 OutboundBody::Bytes(bytes) => bytes,
-                OutboundBody::Stream(body) => {
-                    collect(body).await.ok_or(Failure { kind: FailureKind::Send, sent: true })?
-                }
+                OutboundBody::Stream(body) => collect(body).await.ok_or(Failure::new(FailureKind::Send, true))?,
             };
             let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
             let Outbound { method, path_and_query, headers, .. } = request;
             match self.0.handle(Request { method, path_and_query, headers, body, client }).await {
                 Reply::Answer(response) => Ok(inbound(response, full)),
                 Reply::CutShort(response, sent) => Ok(inbound(response, |body| broken(&body, sent))),
-                Reply::Reset => Err(Failure { kind: FailureKind::Reset, sent: true }),
-                Reply::Refused => Err(Failure { kind: FailureKind::Connect, sent: false }),
+                Reply::Reset => Err(Failure::new(FailureKind::Reset, true)),
+                Reply::Refused => Err(Failure::new(FailureKind::Connect, false)),
                 Reply::Stall => std::future::pending().await,
             }
         })

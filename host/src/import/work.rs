@@ -234,12 +234,10 @@ impl Work {
         let request = Outbound { method, path_and_query: path.to_owned(), headers, body, guarded };
         let exchange = async {
             let answer = self.surroundings.transport.send(request).await?;
-            let body = whole(answer.body).await.ok_or(Failure { kind: FailureKind::Body, sent: true })?;
+            let body = whole(answer.body).await.ok_or(Failure::new(FailureKind::Body, true))?;
             Ok((answer.status, answer.headers, body))
         };
-        timeout(PATIENCE_FOR_AN_ANSWER, exchange)
-            .await
-            .unwrap_or(Err(Failure { kind: FailureKind::Timeout, sent: true }))
+        timeout(PATIENCE_FOR_AN_ANSWER, exchange).await.unwrap_or(Err(Failure::new(FailureKind::Timeout, true)))
     }
 
     fn create(&self, at: usize, row: &Row, start: Start) -> Job {

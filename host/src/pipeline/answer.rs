@@ -96,7 +96,7 @@ impl Outgoing {
                     Ok(None) => break,
                     // The effect is known, only the answer broke off. Nothing of it has gone out: the caller is told so.
                     Ok(Some(Err(_))) | Err(_) => {
-                        let failure = Failure { kind: FailureKind::Body, sent: true };
+                        let failure = Failure::new(FailureKind::Body, true);
                         let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
                         let mut response = refused(problem, exchange, progress);
                         response.headers_mut().insert(VERDICT, HeaderValue::from_static(progress.class.name()));

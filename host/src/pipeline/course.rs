@@ -26,7 +26,7 @@ const CLAIMS: usize = 64;
 const PAUSE: Duration = Duration::from_secs(300);
 
 /// A reconcile that cannot look has no way on.
-const NEVER_HEARD: Failure = Failure { kind: FailureKind::Reset, sent: true };
+const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
 
 impl Exchange {
     /// From the first attempt to the answer.

@@ -182,5 +182,5 @@ fn failure(text: &str) -> Option<Failure> {
     let (kind, sent) = text.strip_suffix("+sent").map_or((text, false), |kind| (kind, true));
     let all = [Dns, Connect, ConnectTimeout, Tls, Send, Reset, Timeout, Protocol, Body];
     let kind = all.into_iter().find(|known| known.name() == kind)?;
-    Some(Failure { kind, sent })
+    Some(Failure::new(kind, sent))
 }

@@ -1,5 +1,7 @@
 //! The policy contract in the host's own types: what `wit/types.wit` says, validated and free of wasmtime.
 
+pub use super::failure_reason::FailureReason;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -139,6 +141,21 @@ pub struct Failure {
     pub kind: FailureKind,
     /// Whether any byte of the request may have reached the upstream.
     pub sent: bool,
+    /// What exactly, where the host knows: for people. A policy is told the kind only.
+    pub reason: Option<FailureReason>,
+}
+
+impl Failure {
+    /// A failure that its kind says all about.
+    pub const fn new(kind: FailureKind, sent: bool) -> Self {
+        Self { kind, sent, reason: None }
+    }
+
+    /// The same with its reason.
+    #[must_use]
+    pub const fn because(self, reason: FailureReason) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
 }
 
 /// What an attempt brought, as the policy sees it.

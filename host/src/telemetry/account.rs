@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Problem,
-    policy::contract::{BreakerSignal, Class, Next, Verdict},
+    policy::contract::{BreakerSignal, Class, Failure, Next, Verdict},
     retry::Limit,
     service::{Endpoint, Service},
 };
@@ -139,11 +139,18 @@ impl Account {
     }
 
     /// An attempt without an answer.
-    pub fn failed(&mut self, kind: crate::policy::contract::FailureKind, sent: bool, took: Duration) {
+    pub fn failed(&mut self, failure: Failure, took: Duration) {
+        let Failure { kind, sent, reason } = failure;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
         self.is_rough = true;
-        self.note(|| Step::Failed { kind: kind.name(), sent, took });
+        // A failure with a reason lasts until an operator acts; the others come and go, and the metrics count them.
+        if let Some(reason) = reason {
+            let Names { upstream, endpoint } = &*self.meter.names;
+            let (failure, text) = (kind.name(), reason.text());
+            tracing::warn!(request = %self.id, %upstream, %endpoint, failure, reason = reason.name(), "an attempt failed: {text}");
+        }
+        self.note(|| Step::Failed { kind: kind.name(), reason, sent, took });
     }
 
     /// A settled status: no policy was asked, and no time passed since the answer.

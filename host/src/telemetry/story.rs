@@ -1,7 +1,7 @@
 //! The course of one request, step by step: what `triage explain` tells.
 
 use super::meter::Names;
-use crate::retry::Limit;
+use crate::{policy::contract::FailureReason, retry::Limit};
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -133,6 +133,9 @@ pub enum Step {
     Failed {
         /// The kind.
         kind: &'static str,
+        /// What exactly, where the host knows.
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason_name")]
+        reason: Option<FailureReason>,
         /// Whether anything may have been sent.
         sent: bool,
         /// Since the send.
@@ -194,6 +197,11 @@ fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn name<S: Serializer>(limit: &Limit, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(limit.name())
+}
+
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)]
+fn reason_name<S: Serializer>(reason: &Option<FailureReason>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.map_or("", FailureReason::name))
 }
 
 /// A clamp in words.
@@ -264,8 +272,9 @@ impl fmt::Display for Step {
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),
             Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
-            Self::Failed { kind, sent, took } => {
-                write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))
+            Self::Failed { kind, reason, sent, took } => {
+                write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))?;
+                reason.map_or(Ok(()), |reason| write!(f, "; {}", reason.text()))
             }
             Self::Settled => f.write_str("settled: delivered without asking the policy"),
             Self::Verdict { class, next, breaker, reason, .. } => {

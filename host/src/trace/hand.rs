@@ -40,7 +40,7 @@ impl Hand {
                 // A body that was left out is not all there is.
                 complete: decision.complete && response_body.len() as u64 == decision.response.bytes,
             },
-            (None, Some(kind)) => Came::Failure(Failure { kind, sent: decision.sent }),
+            (None, Some(kind)) => Came::Failure(Failure::new(kind, decision.sent)),
             (None, None) => return Err(InvalidLine::Value("an outcome is either a status or a failure")),
         };
         Ok(Self {

@@ -163,7 +163,7 @@ fn a_policy_agrees_with_its_own_trace() {
             let all: Vec<Outcome<'_>> = [200, 201, 301, 400, 404, 409, 412, 429, 500, 503]
                 .map(|status| answer(status, &response, b"{\"issue\": [{\"code\": \"throttled\"}]}"))
                 .into_iter()
-                .chain([Reset, Timeout].map(|kind| Outcome::Failure(Failure { kind, sent: true })))
+                .chain([Reset, Timeout].map(|kind| Outcome::Failure(Failure::new(kind, true))))
                 .collect();
             asked_for += all.len() as u64;
             let method = described.method.clone().unwrap_or(Method::GET);

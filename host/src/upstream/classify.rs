@@ -1,7 +1,8 @@
 //! What a client error says: which kind of failure, and whether anything may have been sent.
 
 use super::resolve::Unresolved;
-use crate::policy::contract::{Failure, FailureKind};
+use crate::policy::contract::{Failure, FailureKind, FailureReason};
+use rustls::CertificateError;
 use std::{error::Error, io};
 
 type AnyError<'a> = &'a (dyn Error + 'static);
@@ -10,42 +11,44 @@ type AnyError<'a> = &'a (dyn Error + 'static);
 /// (RFC 9113 section 8.7): everything else may have reached it.
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
     if error.is_connect() {
-        return Failure { kind: connect(error, error.is_timeout()), sent: false };
+        return unconnected(error, error.is_timeout());
     }
     if let Some(stream) = in_chain::<h2::Error>(error)
         && stream.is_remote()
         && stream.reason() == Some(h2::Reason::REFUSED_STREAM)
     {
-        return Failure { kind: FailureKind::Reset, sent: false };
+        return Failure::new(FailureKind::Reset, false);
     }
     let kind = match after_send(error) {
         _ if error.is_timeout() => FailureKind::Timeout,
         None if error.is_body() || error.is_decode() => FailureKind::Body,
         kind => kind.unwrap_or(FailureKind::Protocol),
     };
-    Failure { kind, sent: true }
+    Failure { kind, sent: true, reason: reason(error) }
 }
 
 /// Classifies what a connection that was open came to: the request may have reached the upstream.
 pub(super) fn broken(error: &hyper::Error) -> Failure {
-    Failure { kind: after_send(error).unwrap_or(FailureKind::Protocol), sent: true }
+    Failure { kind: after_send(error).unwrap_or(FailureKind::Protocol), sent: true, reason: reason(error) }
 }
 
 /// Classifies why there is no connection.
-pub(super) fn connecting(error: AnyError<'_>) -> FailureKind {
-    connect(error, in_chain::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::TimedOut))
+pub(super) fn connecting(error: AnyError<'_>) -> Failure {
+    unconnected(error, in_chain::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::TimedOut))
 }
 
-fn connect(error: AnyError<'_>, timed_out: bool) -> FailureKind {
-    if in_chain::<Unresolved>(error).is_some() {
+fn unconnected(error: AnyError<'_>, timed_out: bool) -> Failure {
+    let reason = reason(error);
+    let kind = if in_chain::<Unresolved>(error).is_some() {
         FailureKind::Dns
-    } else if tls(error) {
+    } else if reason.is_some() {
         FailureKind::Tls
     } else if timed_out {
         FailureKind::ConnectTimeout
     } else {
         FailureKind::Connect
-    }
+    };
+    Failure { kind, sent: false, reason }
 }
 
 fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
@@ -69,19 +72,63 @@ fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
     in_chain::<h2::Error>(error).map(|_| FailureKind::Reset)
 }
 
-fn tls(error: AnyError<'_>) -> bool {
-    chain(error).any(handshake)
+/// What an operator can act on. TLS may fail after the handshake too: in version 1.3 the upstream looks at the caller's
+/// certificate after its own last message.
+fn reason(error: AnyError<'_>) -> Option<FailureReason> {
+    let too_large = in_chain::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large);
+    if too_large { Some(FailureReason::HeadTooLarge) } else { chain(error).find_map(tls_reason) }
 }
 
 /// The handshake's error travels inside an `io::Error`, at times inside another one, whose `source` skips its payload.
-fn handshake(link: &(dyn Error + 'static)) -> bool {
-    if link.is::<rustls::Error>() {
-        return true;
+fn tls_reason(link: &(dyn Error + 'static)) -> Option<FailureReason> {
+    if let Some(error) = link.downcast_ref::<rustls::Error>() {
+        return Some(tls(error));
     }
-    let payload = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    payload.is_some_and(|inner| {
-        std::iter::successors(Some(inner as &(dyn Error + 'static)), |&link| link.source()).any(handshake)
-    })
+    let payload = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref)?;
+    chain(payload).find_map(tls_reason)
+}
+
+fn tls(error: &rustls::Error) -> FailureReason {
+    use rustls::AlertDescription as Alert;
+    match error {
+        rustls::Error::InvalidCertificate(error) => certificate(error),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            Alert::ProtocolVersion
+            | Alert::HandshakeFailure
+            | Alert::InsufficientSecurity
+            | Alert::NoApplicationProtocol,
+        ) => FailureReason::TlsVersion,
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => FailureReason::ClientCertificate,
+        rustls::Error::InvalidMessage(_) => FailureReason::NotTls,
+        _ => FailureReason::TlsHandshake,
+    }
+}
+
+fn certificate(error: &CertificateError) -> FailureReason {
+    match error {
+        // A signature that does not fit: an authority of the same name was trusted, as after a private one was made anew.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => FailureReason::UnknownAuthority,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => FailureReason::WrongName,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => FailureReason::Expired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => FailureReason::NotYetValid,
+        CertificateError::Revoked => FailureReason::Revoked,
+        // rustls has no name of its own for it.
+        CertificateError::Other(other)
+            if matches!(other.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity)) =>
+        {
+            FailureReason::AuthorityAsServer
+        }
+        _ => FailureReason::BadCertificate,
+    }
 }
 
 fn in_chain<E: Error + 'static>(error: AnyError<'_>) -> Option<&E> {

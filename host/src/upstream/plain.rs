@@ -99,7 +99,7 @@ impl Plain {
                 Err(mut error) => match error.take_message() {
                     // It was closed since it was looked at. Nothing was sent.
                     Some(unsent) if !is_new => message = unsent,
-                    Some(_) => return Err(Failure { kind: FailureKind::Reset, sent: false }),
+                    Some(_) => return Err(Failure::new(FailureKind::Reset, false)),
                     None => return Err(classify::broken(error.error())),
                 },
             }
@@ -124,7 +124,7 @@ impl Plain {
             "" => PathAndQuery::try_from(path_and_query),
             prefix => PathAndQuery::try_from([prefix, &path_and_query].concat()),
         };
-        let target = target.map_err(|_| Failure { kind: FailureKind::Protocol, sent: false })?;
+        let target = target.map_err(|_| Failure::new(FailureKind::Protocol, false))?;
         let mut message = Request::new(match body {
             OutboundBody::Bytes(bytes) => Payload::Bytes(Some(bytes).filter(|bytes| !bytes.is_empty())),
             OutboundBody::Stream(body) => Payload::Stream(body),
@@ -138,9 +138,9 @@ impl Plain {
 
     async fn connect(&self) -> Result<Wire, Failure> {
         let connecting = self.connector.clone().call(self.origin.clone());
-        let unconnected = |kind| Failure { kind, sent: false };
+        let unconnected = |kind| Failure::new(kind, false);
         let stream = match timeout(self.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error| unconnected(classify::connecting(&error)))?,
+            Ok(connected) => connected.map_err(|error| classify::connecting(&error))?,
             Err(_) => return Err(unconnected(FailureKind::ConnectTimeout)),
         };
         Wire::open(stream).await.map_err(|_| unconnected(FailureKind::Connect))

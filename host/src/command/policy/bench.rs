@@ -62,7 +62,7 @@ fn measured(kind: &'static str, policy: &Arc<Policy>, decisions: u32) -> Result<
         .iter()
         .filter_map(|status| StatusCode::from_u16(*status).ok())
         .map(|status| Outcome::Response { status, headers: &headers, body: b"{}", complete: true })
-        .chain([Outcome::Failure(Failure { kind: FailureKind::Reset, sent: true })])
+        .chain([Outcome::Failure(Failure::new(FailureKind::Reset, true))])
         .collect();
     let mut each = Vec::with_capacity(decisions as usize);
     for number in 0..decisions as usize {

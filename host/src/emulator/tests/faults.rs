@@ -205,9 +205,9 @@ async fn in_process_faults_are_the_failures_of_sockets() {
     emulator.set_faults(always(Fault::CutShort));
     assert!(send().await.unwrap().body.collect().await.is_err());
     emulator.set_faults(always(Fault::ResetAfter));
-    assert_eq!(send().await.unwrap_err(), Failure { kind: FailureKind::Reset, sent: true });
+    assert_eq!(send().await.unwrap_err(), Failure::new(FailureKind::Reset, true));
     emulator.set_faults(Faults::none().refuse(When::Always));
-    assert_eq!(send().await.unwrap_err(), Failure { kind: FailureKind::Connect, sent: false });
+    assert_eq!(send().await.unwrap_err(), Failure::new(FailureKind::Connect, false));
     emulator.set_faults(always(Fault::StallAfter));
     assert!(tokio::time::timeout(Duration::from_mins(10), send()).await.is_err());
     assert_eq!(emulator.made(), 4);

@@ -163,9 +163,9 @@ impl Transport for Way {
             let known = host.state.lock().records.get(&seen.key).copied();
             let number = if seen.path.ends_with("/activate") { "activated_count" } else { "id" };
             let good = |n: u64| answer(200, &[("triage-attempts", "1")], &json!({ number: n }));
-            let lost = Err(Failure { kind: FailureKind::Reset, sent: true });
+            let lost = Err(Failure::new(FailureKind::Reset, true));
             match (mishap, known) {
-                (Mishap::Unreached, _) => Err(Failure { kind: FailureKind::Connect, sent: false }),
+                (Mishap::Unreached, _) => Err(Failure::new(FailureKind::Connect, false)),
                 (Mishap::LostBefore, _) | (Mishap::LostAfter, Some(_)) => lost,
                 (Mishap::Refused, _) => problem(503, "breaker-open", "no"),
                 (_, Some(Some(n))) => good(n),

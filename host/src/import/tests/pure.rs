@@ -247,7 +247,7 @@ fn what_answers_mean() {
         let status = StatusCode::from_u16(*status).unwrap();
         assert_eq!(&answer::read("id", status, &headers(pairs), body.as_bytes(), 0), expected, "{status} {body}");
     }
-    let failure = |sent| answer::failed(Failure { kind: FailureKind::Reset, sent });
+    let failure = |sent| answer::failed(Failure::new(FailureKind::Reset, sent));
     assert_eq!(failure(true), Heard::Lost(text("no answer from the host (reset)")));
     assert_eq!(failure(false), refused(None, "no answer from the host (reset)"));
     assert!(answer::from_triage(&headers(&[(error::SENT.as_str().to_owned().leak(), "no")])));

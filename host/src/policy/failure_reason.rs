@@ -1,0 +1,141 @@
+//! Why exactly an attempt failed, for people: in a problem's detail, the log and `triage explain`.
+//!
+//! The contract with policies knows the kind of a failure only (`wit/types.wit`): a policy decides by it alone, so that a new
+//! reason here changes no decision.
+
+/// A cause that an operator can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// No trusted authority has signed the upstream's certificate.
+    UnknownAuthority,
+    /// The upstream shows an authority's certificate as its own.
+    AuthorityAsServer,
+    /// The certificate is for other names.
+    WrongName,
+    /// The certificate's time is over.
+    Expired,
+    /// The certificate's time has not begun.
+    NotYetValid,
+    /// The certificate was revoked.
+    Revoked,
+    /// The certificate cannot be used for another reason.
+    BadCertificate,
+    /// The upstream wants a certificate of its callers, or refuses the one it got.
+    ClientCertificate,
+    /// No version or cipher suite of TLS is common to both sides.
+    TlsVersion,
+    /// The answer to the handshake was not TLS.
+    NotTls,
+    /// The handshake failed otherwise.
+    TlsHandshake,
+    /// The answer has more header fields than it may.
+    TooManyFields,
+    /// The answer's head has more fields or bytes than it may.
+    HeadTooLarge,
+    /// The answer comes in a transfer coding that was not asked for.
+    TransferCoding,
+    /// The answer's length is none, or two differ.
+    ContentLength,
+    /// The answer's status is none that HTTP has.
+    Status,
+    /// The upstream changed the protocol unasked.
+    Upgrade,
+}
+
+impl FailureReason {
+    /// Every one.
+    pub const ALL: [Self; 17] = [
+        Self::UnknownAuthority,
+        Self::AuthorityAsServer,
+        Self::WrongName,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Revoked,
+        Self::BadCertificate,
+        Self::ClientCertificate,
+        Self::TlsVersion,
+        Self::NotTls,
+        Self::TlsHandshake,
+        Self::TooManyFields,
+        Self::HeadTooLarge,
+        Self::TransferCoding,
+        Self::ContentLength,
+        Self::Status,
+        Self::Upgrade,
+    ];
+
+    /// The name in problems, logs and explanations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownAuthority => "unknown-authority",
+            Self::AuthorityAsServer => "authority-as-server",
+            Self::WrongName => "wrong-name",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::Revoked => "revoked",
+            Self::BadCertificate => "bad-certificate",
+            Self::ClientCertificate => "client-certificate",
+            Self::TlsVersion => "tls-version",
+            Self::NotTls => "not-tls",
+            Self::TlsHandshake => "tls-handshake",
+            Self::TooManyFields => "too-many-fields",
+            Self::HeadTooLarge => "head-too-large",
+            Self::TransferCoding => "transfer-coding",
+            Self::ContentLength => "content-length",
+            Self::Status => "status",
+            Self::Upgrade => "upgrade",
+        }
+    }
+
+    /// The fact, and what to do about it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::UnknownAuthority => {
+                "no trusted authority has signed the upstream's certificate; name the upstream's authority in ca_file"
+            }
+            Self::AuthorityAsServer => {
+                "the upstream shows an authority's certificate as its own; give the upstream a server certificate that the authority has signed"
+            }
+            Self::WrongName => {
+                "the upstream's certificate is for other names than base_url has; use a name of the certificate in base_url"
+            }
+            Self::Expired => "the upstream's certificate has expired; renew it, or set this machine's clock",
+            Self::NotYetValid => {
+                "the upstream's certificate is not valid yet; set the clock of this machine or the upstream"
+            }
+            Self::Revoked => "the upstream's certificate was revoked; renew it",
+            Self::BadCertificate => "the upstream's certificate cannot be used; give the upstream another one",
+            Self::ClientCertificate => {
+                "the upstream wants a certificate of its callers, and this host has none to show; let a proxy that has one stand between"
+            }
+            Self::TlsVersion => {
+                "the upstream speaks no version or cipher suite of TLS that this host speaks; it needs TLS 1.2 or 1.3"
+            }
+            Self::NotTls => {
+                "the upstream does not speak TLS on this port; write http:// in base_url, or use its TLS port"
+            }
+            Self::TlsHandshake => "the TLS handshake failed; see the upstream's log",
+            Self::TooManyFields => "the answer has more header fields than max_header_fields admits; raise it",
+            Self::HeadTooLarge => {
+                "the answer's head has more header fields than max_header_fields admits, or is too large; raise it, or send less"
+            }
+            Self::TransferCoding => "the answer has a transfer coding other than chunked, and none was asked for",
+            Self::ContentLength => "the answer's content-length is no length, too large, or given twice",
+            Self::Status => "the answer's status is above 599",
+            Self::Upgrade => "the upstream changed the protocol, and was not asked to",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_a_name_and_a_text_of_its_own() {
+        let names: BTreeSet<_> = FailureReason::ALL.iter().map(|reason| reason.name()).collect();
+        let texts: BTreeSet<_> = FailureReason::ALL.iter().map(|reason| reason.text()).collect();
+        assert_eq!((names.len(), texts.len()), (FailureReason::ALL.len(), FailureReason::ALL.len()));
+    }
+}
