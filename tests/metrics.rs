@@ -113,7 +113,7 @@ async fn known_traffic_is_counted() {
         (format!("triage_concurrency_limit{{{any}}}"), 50.0),
         (format!("triage_concurrency_taken{{{any}}}"), 0.0),
         ("triage_policy_generation{upstream=\"api\"}".to_owned(), 1.0),
-        ("triage_records_unsettled".to_owned(), 0.0),
+        ("triage_records_unsettled".to_owned(), 1.0),
         ("triage_ready".to_owned(), 1.0),
     ] {
         let got = value(&samples, &name);

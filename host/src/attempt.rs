@@ -9,6 +9,7 @@ use crate::{
     breaker,
     error::Problem,
     gate::{Ask, Permit, Recheck, Refusal},
+    idempotency::Hold,
     overload::{Place, Shed, Went},
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
@@ -271,7 +272,7 @@ impl Exchange {
             }
         }
         // What nothing else holds back would meet its twins at other hosts unseen.
-        let held_back = hold.is_some() || progress.turn.is_some();
+        let held_back = hold.as_ref().is_some_and(Hold::is_written) || progress.turn.is_some();
         if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }

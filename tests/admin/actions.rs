@@ -108,6 +108,20 @@ async fn an_unsettled_write_is_resolved_by_an_operator() {
     }
 }
 
+/// A write without a key leaves its record too, once its effect is unknown.
+#[tokio::test]
+async fn a_write_without_a_key_is_listed_and_resolved() {
+    let upstream = Scripted::start(|_| Reply::Close).await;
+    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
+    let unknown = front.send("POST", "/orders", "", "{}").await;
+    assert_eq!(unknown.status(), "504", "{}", unknown.text());
+    let records = front.look("/api/v1/records").await;
+    let id = records[0]["id"].as_str().unwrap_or_else(|| panic!("{records}"));
+    let told = act(&front, "POST", &format!("/api/v1/records/{id}/not-applied"), "").await;
+    assert_eq!(told["settled"], "not-applied");
+    assert_eq!(front.look("/api/v1/records").await, json!([]));
+}
+
 #[tokio::test]
 async fn a_policy_is_promoted_and_rolled_back() {
     let upstream = Scripted::start(|_| status(503)).await;

@@ -4,6 +4,7 @@
 //! bytes share a value, and so that neither keys, tokens nor bodies lie about in memory or in a shared store.
 
 use super::key::Key;
+use crate::entropy::Entropy;
 use http::{HeaderMap, HeaderName, Method};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -55,6 +56,12 @@ impl Fingerprint {
         Self(hash)
     }
 
+    /// The fingerprint that stands in the record of a request without a key. Only holders of the record's random id can ask for
+    /// it, so the request itself need not be hashed.
+    pub fn of_record(id: RecordId) -> Self {
+        Self(id.0)
+    }
+
     /// The hash itself, for stores.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -75,6 +82,15 @@ impl RecordId {
     /// The id that a store gives back.
     pub fn from_bytes(hash: [u8; 32]) -> Self {
         Self(hash)
+    }
+
+    /// The record of one request without a key.
+    pub fn draw(entropy: &Entropy) -> Self {
+        let mut id = [0; 32];
+        for word in id.as_chunks_mut::<8>().0 {
+            *word = entropy.next().to_le_bytes();
+        }
+        Self(id)
     }
 
     /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a

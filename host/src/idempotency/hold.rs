@@ -47,18 +47,7 @@ pub async fn begin(
 ) -> Result<Begun, RecordError> {
     // Made before the store is asked: a reply that is never read then has an owner too. The lock is counted from here as well,
     // so that it ends here no later than there.
-    let mut hold = Hold {
-        records: Arc::clone(records),
-        clock,
-        id,
-        fence: opening.fence,
-        until: clock.now().after(opening.lock),
-        claims_kept: opening.keep.saturating_add(opening.lock),
-        turn: None,
-        intent: None,
-        sent: false,
-        over: false,
-    };
+    let mut hold = Hold::asking(records, clock, id, &opening);
     let opened = records.begin(id, opening).await;
     let goes_on = |opened: &Opened| matches!(opened.begin, Begin::New | Begin::Reconcile { .. });
     hold.over = match &opened {
@@ -89,11 +78,42 @@ pub struct Hold {
     turn: Option<Turn>,
     /// What the record does not know yet of what the owner asks.
     intent: Option<Arc<Intent>>,
+    /// What the store is told only if the request ends unknown.
+    unwritten: Option<Opening>,
     sent: bool,
     over: bool,
 }
 
 impl Hold {
+    /// The hold of a request without a key: its record is written only if the request ends unknown. Its id is random, so that no
+    /// other request can ask for it before.
+    pub fn unwritten(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: Opening) -> Self {
+        let mut hold = Self::asking(records, clock, id, &opening);
+        hold.unwritten = Some(opening);
+        hold
+    }
+
+    fn asking(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: &Opening) -> Self {
+        Self {
+            records: Arc::clone(records),
+            clock,
+            id,
+            fence: opening.fence,
+            until: clock.now().after(opening.lock),
+            claims_kept: opening.keep.saturating_add(opening.lock),
+            turn: None,
+            intent: None,
+            unwritten: None,
+            sent: false,
+            over: false,
+        }
+    }
+
+    /// Whether the store knows of the request, so that no other one is sent under the same record.
+    pub fn is_written(&self) -> bool {
+        self.unwritten.is_none()
+    }
+
     /// The record.
     pub fn id(&self) -> RecordId {
         self.id
@@ -125,13 +145,17 @@ impl Hold {
     /// # Errors
     /// [`RecordError::Lost`] if the lock ran out, [`RecordError::Unavailable`] if the store does not answer.
     pub async fn sent(&mut self) -> Result<(), RecordError> {
-        self.records.sent(self.id, self.fence, self.intent.clone()).await?;
+        if self.is_written() {
+            self.records.sent(self.id, self.fence, self.intent.clone()).await?;
+        }
         if self.lock_left().is_zero() {
             return Err(RecordError::Lost);
         }
         // Not before the reply: an owner that is dropped while it waits has sent nothing.
         self.sent = true;
-        self.intent = None;
+        if self.is_written() {
+            self.intent = None;
+        }
         Ok(())
     }
 
@@ -143,12 +167,14 @@ impl Hold {
         self.records.claim(name, ClaimOwner::Record(self.id), self.claims_kept).await
     }
 
-    /// Keeps the answer for replays.
+    /// Keeps the answer for replays. The answer of a request whose record was never written is not kept.
     ///
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
     pub async fn finish(mut self, stored: Stored) -> Result<(), RecordError> {
-        self.records.finish(self.id, self.fence, stored).await?;
+        if self.is_written() {
+            self.records.finish(self.id, self.fence, stored).await?;
+        }
         self.over = true;
         Ok(())
     }
@@ -158,7 +184,9 @@ impl Hold {
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
     pub async fn release(mut self) -> Result<(), RecordError> {
-        self.records.release(self.id, self.fence).await?;
+        if self.is_written() {
+            self.records.release(self.id, self.fence).await?;
+        }
         self.over = true;
         Ok(())
     }
@@ -175,9 +203,14 @@ impl Hold {
     }
 
     fn leave(&mut self, sent_ago: Duration, verify_in: Option<Duration>) {
-        if !std::mem::replace(&mut self.over, true) {
-            let (sent_ago, intent) = (self.sent.then_some(sent_ago), self.intent.take());
-            self.records.leave(self.id, self.fence, Leaving { sent_ago, verify_in, intent });
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let leaving = Leaving { sent_ago: self.sent.then_some(sent_ago), verify_in, intent: self.intent.take() };
+        match self.unwritten {
+            None => self.records.leave(self.id, self.fence, leaving),
+            Some(opening) if self.sent => self.records.record_unknown(self.id, opening, leaving),
+            Some(_) => {}
         }
     }
 }

@@ -189,6 +189,20 @@ impl Holder {
 }
 
 impl Record {
+    /// The record of a request that was begun without one and has ended unknown.
+    pub fn unknown(opening: &Opening, leaving: &Leaving, now: Timestamp) -> Self {
+        let sent = now.before(leaving.sent_ago.unwrap_or_default());
+        let mut record = Self {
+            fingerprint: opening.fingerprint,
+            keep: opening.keep,
+            state: State::Unknown { sent, since: now },
+            intent: leaving.intent.clone(),
+            due: None,
+        };
+        record.schedule(leaving.verify_in.map(|wait| now.after(wait)));
+        record
+    }
+
     /// Begins a request: what it gets, and the record to write (none: leave it as it is).
     ///
     /// Another payload is a mismatch whatever the phase. A lock that ran out before anything was sent is taken over as new;
@@ -347,7 +361,8 @@ impl Record {
         }
     }
 
-    fn expired(&self, now: Timestamp) -> bool {
+    /// Whether it is over, although it may still be there.
+    pub fn expired(&self, now: Timestamp) -> bool {
         self.expires() <= now
     }
 

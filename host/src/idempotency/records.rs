@@ -69,6 +69,10 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::record::Record::leave`], at once or soon: called when an owner is dropped, which cannot wait.
     fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving);
 
+    /// Writes [`super::record::Record::unknown`] where there is no record yet, at once or soon: called when an owner is dropped,
+    /// which cannot wait.
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving);
+
     /// Makes `owner` the one owner of what `name` names, for at least `keep`.
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;
 

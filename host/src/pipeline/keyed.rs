@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Problem,
-    idempotency::{self, Begun, ClaimOwner, Fence, Hold, Opening, RecordError, RecordId, Stored},
+    idempotency::{self, Begun, ClaimOwner, Fence, Fingerprint, Hold, Opening, RecordError, RecordId, Stored},
     overload::Held,
     policy::contract::{Class, Effect},
     telemetry::{Account, KeyResult},
@@ -62,6 +62,11 @@ impl Exchange {
                 Begun::InFlight { retry_after } => return Err(Problem::InFlight { retry_after }),
                 Begun::Mismatch => return Err(Problem::KeyReused),
             }
+        } else if self.has_own_record() {
+            let id = RecordId::draw(&self.shared.entropy);
+            let settings = &self.service.settings.idempotency;
+            let opening = Opening::new(fence, Fingerprint::of_record(id), false, settings);
+            hold = Some(Hold::unwritten(&self.shared.records, self.shared.clock, id, opening));
         }
         // Equal requests one at a time, so that none adopts what a twin made.
         progress.turn = match self.fingerprint {
@@ -90,6 +95,11 @@ impl Exchange {
             }
         };
         Ok(self.settle(result, progress, hold).await)
+    }
+
+    /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
+    fn has_own_record(&self) -> bool {
+        self.effect == Effect::Unsafe && self.key.is_none() && self.repeatable()
     }
 
     fn takes_turns(&self) -> bool {
@@ -144,7 +154,8 @@ impl Exchange {
                 return outgoing.into_response(self, progress);
             }
         };
-        if !keep {
+        // Without a key only what is unknown is kept: its answer goes to its caller as it comes.
+        if !keep || self.key.is_none() {
             let _ = hold.release().await;
             return outgoing.into_response(self, progress);
         }

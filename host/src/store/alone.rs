@@ -92,6 +92,10 @@ impl Records for AloneIfNeeded {
         self.last(fence).leave(id, fence, leaving);
     }
 
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        self.shared.record_unknown(id, opening, leaving);
+    }
+
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let claim = async move {
             match self.shared.claim(name, owner, keep).await {

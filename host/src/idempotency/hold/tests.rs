@@ -60,6 +60,9 @@ impl Records for Slow {
     fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
         self.0.leave(id, fence, leaving);
     }
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        self.0.record_unknown(id, opening, leaving);
+    }
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         self.reply(move |records| now(records.claim(name, owner, keep)))
     }
@@ -276,4 +279,38 @@ async fn a_repetition_finds_its_own_claims() {
     assert_eq!(setup.hold(2).claim(name).await.unwrap(), Claim::Ours);
     let stranger = setup.memory.claim(name, ClaimOwner::Request(Fence(9)), LOCK).await.unwrap();
     assert_eq!(stranger, Claim::Taken);
+}
+
+/// A request without a key leaves a record only if it ends unknown; whatever its end, no record is held meanwhile.
+#[tokio::test(start_paused = true)]
+async fn an_unwritten_record_is_written_only_for_what_is_unknown() {
+    let setup = Setup::new();
+    let entropy = crate::entropy::Entropy::seeded(1);
+    let begin = || {
+        let id = RecordId::draw(&entropy);
+        let opening = Opening { fingerprint: Fingerprint::of_record(id), ..opening(1) };
+        Hold::unwritten(&setup.slow, setup.clock, id, opening)
+    };
+    let unsettled = || now(setup.memory.unsettled(10)).unwrap();
+    drop(begin());
+    begin().leave_unknown(Duration::ZERO);
+    let mut released = begin();
+    released.sent().await.unwrap();
+    assert!(!released.is_written());
+    released.release().await.unwrap();
+    assert!(unsettled().is_empty(), "what was not sent, or is known, leaves nothing");
+    let mut unknown = begin();
+    let id = unknown.id();
+    unknown.sent().await.unwrap();
+    unknown.leave_unknown(Duration::from_secs(3));
+    let found: Vec<_> = unsettled().iter().map(|one| (one.id, one.sent_ago)).collect();
+    assert_eq!(found, [(id, Duration::from_secs(3))]);
+    let mut cut_off = begin();
+    cut_off.sent().await.unwrap();
+    drop(cut_off);
+    assert_eq!(unsettled().len(), 2, "a send that was cut off is unknown");
+    // Its record is one like every other: the next owner finds out.
+    let opening = Opening { fingerprint: Fingerprint::of_record(id), ..opening(2) };
+    let begun = super::begin(&setup.memory, setup.clock, id, opening).await.unwrap();
+    assert!(matches!(begun, Begun::Reconcile { sent_ago, .. } if sent_ago == Duration::from_secs(3)), "{begun:?}");
 }

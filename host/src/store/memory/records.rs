@@ -242,6 +242,24 @@ impl Records for MemoryRecords {
         let _: Result<(), RecordError> = self.own(id, |record, clock| record.leave(fence, &leaving, clock.now()));
     }
 
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        let has_room = self.reserve() || (self.sweep() && self.reserve());
+        if !has_room {
+            tracing::warn!(?id, "a request without a key ended unknown, and there is no room for its record");
+            return;
+        }
+        let now = self.clock.now();
+        let leaving = Leaving { intent: leaving.intent.map(|intent| self.fitting_intent(intent)), ..leaving };
+        let record = Record::unknown(&opening, &leaving, now);
+        let mut shard = self.shard(id);
+        if shard.get(&id).is_some_and(|record| !record.expired(now)) {
+            self.account(Removed { records: 1, bytes: 0 });
+            return;
+        }
+        self.bytes.fetch_add(bytes_of(&record), Relaxed);
+        self.account(shard.put(id, record));
+    }
+
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
         at_hand(claims.claim(name, owner, keep, self.clock.now()))

@@ -435,6 +435,11 @@ impl Records for RedisRecords {
         self.0.afterwards(steps::leave(self.0.keys(), id, fence, &leaving, asked));
     }
 
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
+        self.0.afterwards(steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap));
+    }
+
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         Reply::Right(self.0.claim(name, owner, keep).boxed())
     }

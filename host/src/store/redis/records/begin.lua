@@ -35,18 +35,7 @@ else
     -- Nobody else's record of that time can still be sending.
     prior = math.min(now - lost_ago + lock, now)
   end
-  if not there then
-    for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', whole(now), 'LIMIT', 0, 16)) do
-      redis.call('ZREM', KEYS[2], dead)
-      redis.call('ZREM', KEYS[3], dead)
-      redis.call('ZREM', KEYS[4], dead)
-    end
-    if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then
-      redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
-      redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', whole(now))
-      if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[7]) then return { 'full' } end
-    end
-  end
+  if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
 redis.call('HDEL', KEYS[1], 'a')
 -- What an earlier holder asked stays known, as long as it may have been sent.

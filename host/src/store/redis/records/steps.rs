@@ -23,13 +23,14 @@ macro_rules! script {
     };
 }
 
-static BEGIN: Script = script!("begin", "server.lua", "record.lua", "queue.lua");
+static BEGIN: Script = script!("begin", "server.lua", "record.lua", "room.lua", "queue.lua");
 static MARK: Script = script!("mark", "server.lua");
 static ERA: Script = script!("era");
 static SENT: Script = script!("sent", "record.lua");
 static FINISH: Script = script!("finish", "record.lua");
 static RELEASE: Script = script!("release", "record.lua");
 static LEAVE: Script = script!("leave", "record.lua");
+static UNKNOWN: Script = script!("unknown", "record.lua", "room.lua");
 static RESOLVE: Script = script!("resolve", "record.lua");
 static LOOK: Script = script!("look", "record.lua");
 static OPEN: Script = script!("open");
@@ -134,6 +135,21 @@ pub fn leave(keys: &Keys, id: RecordId, own: Fence, leaving: &Leaving, asked: Op
     let optional = |time: Option<Duration>| time.map(duration).unwrap_or_default();
     let step = of_record(&LEAVE, keys, id).with(fence(own));
     step.with(optional(leaving.sent_ago)).with(optional(leaving.verify_in)).asking(asked)
+}
+
+/// `cap`: records that a part may hold.
+pub fn unknown(
+    keys: &Keys,
+    id: RecordId,
+    opening: &Opening,
+    leaving: &Leaving,
+    asked: Option<Asked>,
+    cap: usize,
+) -> Step {
+    let step = of_record(&UNKNOWN, keys, id).with(opening.fingerprint.as_bytes().to_vec()).with(duration(opening.keep));
+    let step = step.with(duration(leaving.sent_ago.unwrap_or_default()));
+    let step = step.with(leaving.verify_in.map(duration).unwrap_or_default()).asking(asked);
+    step.with(cap.to_string().into_bytes())
 }
 
 /// `sealed`: the answer from now on; none where the effect did not take place.

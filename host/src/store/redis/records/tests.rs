@@ -35,6 +35,8 @@ enum Event {
     Finish(u16, u8),
     Release(u16, u8),
     Leave(u16, u8, Option<u64>, Option<u64>),
+    /// A request that was begun without a record ends unknown.
+    Unknown(u16, Option<u64>),
     Resolve(u16, bool),
     Look(u16),
     Due,
@@ -57,6 +59,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => owner().prop_map(|(key, ago)| Event::Release(key, ago)),
         4 => (owner(), prop::option::of(0..400_u64), prop::option::of(0..400_u64))
             .prop_map(|((key, ago), sent, verify)| Event::Leave(key, ago, sent, verify)),
+        1 => (0..KEYS, prop::option::of(0..400_u64)).prop_map(|(key, verify)| Event::Unknown(key, verify)),
         1 => (0..KEYS, any::<bool>()).prop_map(|(key, applied)| Event::Resolve(key, applied)),
         3 => (0..KEYS).prop_map(Event::Look),
         2 => Just(Event::Due),
@@ -238,6 +241,20 @@ impl World {
                     Leaving { sent_ago: seconds(sent), verify_in: seconds(verify), intent: intent.map(Arc::new) };
                 let (word, _) = self.ask(steps::leave(&keys, id(key), fence, &leaving, asked));
                 prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, &leaving, now).ok()));
+            }
+            Event::Unknown(key, verify) => {
+                self.drawn += 1;
+                let (opening, intent) = (opening(self.drawn, 0), Self::intent(Fence(self.drawn)));
+                let (sent_ago, verify_in) = (Some(Duration::from_secs(7)), verify.map(Duration::from_secs));
+                let asked = Some(Self::asked(&intent));
+                let leaving = Leaving { sent_ago, verify_in, intent: Some(Arc::new(intent)) };
+                let (word, _) = self.ask(steps::unknown(&keys, id(key), &opening, &leaving, asked, 100));
+                let now = self.now;
+                let is_there = self.records.get(&key).is_some_and(|record| !record.expired(now));
+                prop_assert_eq!(word == "there", is_there);
+                if !is_there {
+                    self.records.insert(key, Record::unknown(&opening, &leaving, now));
+                }
             }
             Event::Resolve(key, applied) => {
                 let answer = applied.then(|| stored("by hand"));

@@ -426,6 +426,7 @@ impl Records for Nothing {
         at_hand(Ok(()))
     }
     fn leave(&self, _: RecordId, _: Fence, _: Leaving) {}
+    fn record_unknown(&self, _: RecordId, _: Opening, _: Leaving) {}
     fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> {
         at_hand(Ok(Claim::Ours))
     }
