@@ -25,4 +25,5 @@ mod signatures;
 mod spans;
 mod support;
 mod traces;
+mod upstream_key;
 mod vectors;

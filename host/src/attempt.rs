@@ -14,6 +14,7 @@ use crate::{
     pipeline::Exchange,
     pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
+    retry::upstream_key::{self, KeyAnswer},
     telemetry::Step,
     upstream::{self, Body, Inbound, Outbound, OutboundBody, headers},
 };
@@ -129,6 +130,9 @@ impl Exchange {
             Errand::Request => {
                 self.may_send(hold, progress, &permit).await?;
                 self.may_probe(&permit, looked)?;
+                if progress.key_sends.justifies_attempt && !self.key_holds(progress) {
+                    return Err(Problem::EffectUnknown);
+                }
                 progress.attempts += 1;
                 (self.outbound(&progress.account, progress.attempts), self.endpoint().settings.attempt_timeout)
             }
@@ -161,7 +165,10 @@ impl Exchange {
             match &arrival {
                 Arrival::Failure(Failure { sent: false, .. }) => {}
                 // The body may have been going out until the answer came.
-                _ => progress.last_sent = Some(Instant::now()),
+                _ => {
+                    progress.last_sent = Some(Instant::now());
+                    progress.key_sends.sent(began);
+                }
             }
         }
         if matches!(arrival, Arrival::Answer(_)) {
@@ -309,7 +316,11 @@ impl Exchange {
         if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
             return Arrival::Answer(Answer { status, headers, read: Bytes::new(), rest: Some(body) });
         }
-        match read_prefix(body, endpoint.described.interest.response_body_bytes).await {
+        let mut prefix_bytes = endpoint.described.interest.response_body_bytes;
+        if is_request && self.upstream_key.is_some() && KeyAnswer::is_in_body(status) {
+            prefix_bytes = prefix_bytes.max(upstream_key::BODY_BYTES);
+        }
+        match read_prefix(body, prefix_bytes).await {
             Ok((read, rest)) => Arrival::Answer(Answer { status, headers, read, rest }),
             Err(()) => Arrival::Failure(Failure::new(FailureKind::Body, true)),
         }

@@ -14,11 +14,11 @@ pub mod record;
 pub mod records;
 pub mod stored;
 
-pub use fingerprint::{Fingerprint, Identity, RecordId, Tenant};
+pub use fingerprint::{Fingerprint, Identity, KeyTag, RecordId, Tenant};
 pub use hold::{Begun, Hold, begin};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
-pub use record::{Fence, Leaving, Opening};
+pub use record::{Fence, KeyedSends, Leaving, Opening};
 pub use records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
 pub use stored::{Answer, Stored};
 

@@ -13,6 +13,7 @@ mod intake;
 mod judge;
 mod keyed;
 mod state;
+pub(crate) mod upstream_key;
 mod wake;
 
 pub use check::check;

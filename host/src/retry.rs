@@ -2,10 +2,12 @@
 //!
 //! A policy proposes, [`clamp`] disposes: it alone decides whether a request is sent again, and it is a pure function. The
 //! first invariant lives here: an unsafe request goes out again only with proof that it was not processed, or on the word
-//! of a policy that the operator trusts to settle this endpoint.
+//! of a policy that the operator trusts to settle this endpoint, or with the idempotency key that the operator says the upstream
+//! honours.
 
 pub mod budget;
 mod clamp;
+pub mod upstream_key;
 
 pub use clamp::{Clamped, Facts, Limit, Seen, Step, clamp};
 

@@ -15,6 +15,7 @@ use crate::{
     idempotency,
     policy::contract::{self, Description, Effect},
     rate_limit::{Quota, adaptive},
+    retry::upstream_key,
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
@@ -294,7 +295,16 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     settings.breaker = (values.read("breaker.enabled") != Some(false)).then(|| breaker(values));
     settings.pybreaker = pybreaker(values);
     settings.adaptive_rate = adaptive_rate(values);
+    settings.upstream_key = upstream_key(values);
     settings
+}
+
+fn upstream_key(values: &Values) -> Option<upstream_key::Settings> {
+    Some(upstream_key::Settings {
+        header: values.read("upstream_key.header")?,
+        valid_for: values.read("upstream_key.valid_for")?,
+        generate: values.read("upstream_key.generate")?,
+    })
 }
 
 fn adaptive_rate(values: &Values) -> Option<adaptive::Settings> {

@@ -325,6 +325,8 @@ pub struct Endpoint {
     pub group: Option<String>,
     /// Whether the policy is trusted to settle unknown writes here. Default: yes for embedded policies, no for others.
     pub settle: Option<bool>,
+    /// How the upstream honours idempotency keys of its own. Default: not at all, as far as is known.
+    pub upstream_key: Option<retry::upstream_key::Settings>,
     /// What a request may do, against the stricter of method and policy: the operator's word.
     pub effect: Option<Effect>,
     /// How much requests matter while the upstream is overloaded. Default: by their effect.
@@ -346,6 +348,7 @@ impl Default for Endpoint {
             concurrency: None,
             group: None,
             settle: None,
+            upstream_key: None,
             effect: None,
             priority: None,
         }

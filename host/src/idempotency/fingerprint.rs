@@ -21,6 +21,10 @@ pub struct Tenant([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId([u8; 32]);
 
+/// Which idempotency key of the upstream's own a send carries: a hash of the header's name and value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyTag([u8; 16]);
+
 /// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
@@ -105,6 +109,32 @@ impl RecordId {
     }
 }
 
+impl KeyTag {
+    /// The tag of a key that is sent in `header`. A key that is written otherwise is another key.
+    pub fn of(header: &HeaderName, value: &http::HeaderValue) -> Self {
+        let hash = digest("upstream-key", &[header.as_str().as_bytes(), value.as_bytes()]);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&hash[..16]);
+        Self(tag)
+    }
+
+    /// The tag that a store gives back.
+    pub fn from_bytes(tag: [u8; 16]) -> Self {
+        Self(tag)
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        short("KeyTag", &self.0, f)
+    }
+}
+
 impl fmt::Display for RecordId {
     /// 64 hexadecimal digits, as [`RecordId::from_str`] reads them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,7 +169,7 @@ fn digit(character: u8) -> Result<u8, NotARecordId> {
 }
 
 /// The first digits name a value well enough in a log, and give nothing away of what was hashed.
-pub(super) fn short(name: &str, hash: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(super) fn short(name: &str, hash: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let start = hash.first_chunk().copied().map_or(0, u32::from_be_bytes);
     write!(f, "{name}({start:08x})")
 }

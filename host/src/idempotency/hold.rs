@@ -4,7 +4,7 @@
 use super::{
     fingerprint::RecordId,
     intent::Intent,
-    record::{Begin, Fence, Leaving, Opening},
+    record::{Begin, Fence, KeyedSends, Leaving, Opening},
     records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Turn},
     stored::Stored,
 };
@@ -54,7 +54,8 @@ pub async fn begin(
         Ok(opened) => !goes_on(opened),
         Err(error) => !error.may_be_done(),
     };
-    let Opened { begin, turn } = opened?;
+    let Opened { begin, keyed_sends, turn } = opened?;
+    hold.keyed_sends = keyed_sends;
     hold.turn = turn;
     Ok(match begin {
         Begin::New => Begun::New(hold),
@@ -75,6 +76,7 @@ pub struct Hold {
     fence: Fence,
     until: Timestamp,
     claims_kept: Duration,
+    keyed_sends: Option<KeyedSends>,
     turn: Option<Turn>,
     /// What the record does not know yet of what the owner asks.
     intent: Option<Arc<Intent>>,
@@ -101,6 +103,7 @@ impl Hold {
             fence: opening.fence,
             until: clock.now().after(opening.lock),
             claims_kept: opening.keep.saturating_add(opening.lock),
+            keyed_sends: None,
             turn: None,
             intent: None,
             unwritten: None,
@@ -117,6 +120,11 @@ impl Hold {
     /// The record.
     pub fn id(&self) -> RecordId {
         self.id
+    }
+
+    /// Which key of the upstream's own the earlier sends carried, where all carried the same one, as of the begin.
+    pub fn keyed_sends(&self) -> Option<KeyedSends> {
+        self.keyed_sends
     }
 
     /// Whether the request's turn came along with the record.

@@ -12,7 +12,11 @@
 //! A record that was sent and whose request is kept has a time of its next verification. [`Record::take`] moves that time
 //! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock runs out.
 
-use super::{fingerprint::Fingerprint, intent::Intent, stored::Stored};
+use super::{
+    fingerprint::{Fingerprint, KeyTag},
+    intent::Intent,
+    stored::Stored,
+};
 use crate::{clock::Timestamp, entropy::Entropy};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -47,6 +51,8 @@ pub struct Opening {
     pub maybe_sent: bool,
     /// Whether it takes its turn among equal requests too, where the turn is free and the store can do both in one step.
     pub turn: bool,
+    /// The key of the upstream's own that its sends carry.
+    pub upstream_key: Option<KeyTag>,
     /// How long it may hold the record. See [`super::Settings::lock`].
     pub lock: Duration,
     /// How long the record is kept. See [`super::Settings::keep`].
@@ -56,7 +62,14 @@ pub struct Opening {
 impl Opening {
     /// An opening under `settings`.
     pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
-        Self { fence, fingerprint, maybe_sent, turn: false, lock: settings.lock, keep: settings.keep }
+        let (lock, keep) = (settings.lock, settings.keep);
+        Self { fence, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep }
+    }
+
+    /// The same, for sends that carry a key of the upstream's own.
+    #[must_use]
+    pub fn with_upstream_key(self, upstream_key: Option<KeyTag>) -> Self {
+        Self { upstream_key, ..self }
     }
 
     /// The same, with its turn.
@@ -72,19 +85,53 @@ impl Opening {
         Some(lost.after(self.lock).min(now))
     }
 
-    /// `intent`: what an earlier holder asked of the upstream.
-    fn held(&self, prior: Option<Timestamp>, intent: Option<Arc<Intent>>, now: Timestamp) -> (Begin, Option<Record>) {
-        let holder = Holder { fence: self.fence, since: now, until: now.after(self.lock), sent: None, prior };
+    /// `earlier`: the record as it is; none for one that is made now.
+    fn held(&self, prior: Option<Timestamp>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
+        let until = now.after(self.lock);
+        let holder = Holder { fence: self.fence, key: self.upstream_key, since: now, until, sent: None, prior };
         let begin = prior.map_or(Begin::New, |sent| Begin::Reconcile { sent_ago: now.since(sent) });
+        // The store does not know which key the sends carried that a caller or a loss tells of.
+        let unknown = if prior.is_some() { Sends::Mixed } else { Sends::None };
         let mut record = Record {
             fingerprint: self.fingerprint,
             keep: self.keep,
+            sends: earlier.map_or(unknown, |earlier| earlier.sends),
             state: State::Held(holder),
-            intent: intent.filter(|_| prior.is_some()),
+            intent: earlier.filter(|_| prior.is_some()).and_then(|earlier| earlier.intent.clone()),
             due: None,
         };
         record.schedule(Some(holder.until));
         (begin, Some(record))
+    }
+}
+
+/// Every send of a record so far carried this key of the upstream's own, and the first one was so long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyedSends {
+    /// The key.
+    pub key: KeyTag,
+    /// The time since the first send.
+    pub first_ago: Duration,
+}
+
+/// Which key of the upstream's own a record's sends carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// There was no send.
+    None,
+    /// All the same one, the first at this time.
+    Keyed(KeyTag, Timestamp),
+    /// Not all the same one, or none.
+    Mixed,
+}
+
+impl Sends {
+    fn with(self, key: Option<KeyTag>, now: Timestamp) -> Self {
+        match (self, key) {
+            (Self::None, Some(key)) => Self::Keyed(key, now),
+            (Self::Keyed(first, at), Some(key)) if first == key => Self::Keyed(first, at),
+            _ => Self::Mixed,
+        }
     }
 }
 
@@ -156,6 +203,7 @@ pub struct Lost;
 pub struct Record {
     fingerprint: Fingerprint,
     keep: Duration,
+    sends: Sends,
     state: State,
     /// What was asked of the upstream; none before a send and once the record is done.
     intent: Option<Arc<Intent>>,
@@ -173,6 +221,8 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holder {
     fence: Fence,
+    /// The key of the upstream's own that its sends carry.
+    key: Option<KeyTag>,
     since: Timestamp,
     until: Timestamp,
     /// When this holder last marked a send. A holder that never did has sent nothing.
@@ -195,6 +245,8 @@ impl Record {
         let mut record = Self {
             fingerprint: opening.fingerprint,
             keep: opening.keep,
+            // When the first one went out is not known.
+            sends: Sends::Mixed,
             state: State::Unknown { sent, since: now },
             intent: leaving.intent.clone(),
             due: None,
@@ -218,22 +270,21 @@ impl Record {
             let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(lost, now) };
             return opening.held(prior, None, now);
         };
-        let intent = || record.intent.clone();
         if record.fingerprint != opening.fingerprint {
             return (Begin::Mismatch, None);
         }
         match &record.state {
             State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
-            State::Unknown { sent, .. } => opening.held(Some(*sent), intent(), now),
+            State::Unknown { sent, .. } => opening.held(Some(*sent), Some(record), now),
             // Asked again: a store on the network may be, where the answer was lost on the way.
             State::Held(holder) if now < holder.until && holder.fence == opening.fence && holder.sent.is_none() => {
-                opening.held(holder.prior, intent(), now)
+                opening.held(holder.prior, Some(record), now)
             }
             State::Held(holder) if now < holder.until => {
                 let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.until.since(now));
                 (Begin::InFlight { retry_after }, None)
             }
-            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), intent(), now),
+            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), Some(record), now),
         }
     }
 
@@ -247,7 +298,8 @@ impl Record {
             return Err(Lost);
         }
         holder.sent = Some(now);
-        let until = holder.until;
+        let (until, key) = (holder.until, holder.key);
+        self.sends = self.sends.with(key, now);
         self.intent = intent.or_else(|| self.intent.take());
         self.schedule(Some(until));
         Ok(())
@@ -332,6 +384,14 @@ impl Record {
             State::Held(_) | State::Done { .. } => None,
         };
         sent.map(|sent| now.since(sent))
+    }
+
+    /// What its sends carried of the upstream's own key; none where one may have carried another key or none.
+    pub fn keyed_sends(&self, now: Timestamp) -> Option<KeyedSends> {
+        match self.sends {
+            Sends::Keyed(key, first) => Some(KeyedSends { key, first_ago: now.since(first) }),
+            Sends::None | Sends::Mixed => None,
+        }
     }
 
     /// When the record may be forgotten: a new one when its lock runs out, others a `keep` after they were last changed, and

@@ -3,7 +3,7 @@
 use super::{
     fingerprint::{Fingerprint, RecordId, digest, short},
     intent::Intent,
-    record::{Begin, Fence, Leaving, Opening},
+    record::{Begin, Fence, KeyedSends, Leaving, Opening},
     stored::Stored,
 };
 use futures_util::future::{BoxFuture, Either, Ready, ready};
@@ -108,13 +108,15 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 pub struct Opened {
     /// What it gets.
     pub begin: Begin,
+    /// Which key of the upstream's own its earlier sends carried, where all carried the same one.
+    pub keyed_sends: Option<KeyedSends>,
     /// Its turn, if [`Opening::turn`] asked for it, it was free, and the request may go on.
     pub turn: Option<Turn>,
 }
 
 impl From<Begin> for Opened {
     fn from(begin: Begin) -> Self {
-        Self { begin, turn: None }
+        Self { begin, keyed_sends: None, turn: None }
     }
 }
 

@@ -47,6 +47,10 @@ impl Exchange {
                     self.wait(delay, progress).await;
                     self.request(progress, hold).await?
                 }
+                Step::Resend(delay) => {
+                    self.wait(delay, progress).await;
+                    self.resend(progress, hold).await?
+                }
                 Step::Verify(probe) => {
                     sleep(probe.delay).await;
                     self.probe(&probe, progress, hold).await?
@@ -102,6 +106,14 @@ impl Exchange {
         }
     }
 
+    /// An attempt that only the upstream's own key allows.
+    async fn resend(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
+        progress.key_sends.justifies_attempt = true;
+        let step = self.request(progress, hold).await;
+        progress.key_sends.justifies_attempt = false;
+        step
+    }
+
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
         let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
@@ -126,6 +138,7 @@ impl Exchange {
             progress.last = Some(arrival);
             return Ok(Step::Deliver);
         }
+        progress.key_sends.answered(&arrival, progress.unsettled);
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
         let signal = self.blame(signal, &arrival, took);
         if let Arrival::Answer(_) = arrival
@@ -209,7 +222,9 @@ impl Exchange {
             let claim = verdict.claim.clone();
             let mut clamped = self.clamped(verdict, purpose, arrival, progress);
             let unsafe_unknown = self.effect == Effect::Unsafe && clamped.class == Class::Unknown;
-            if faulty && (unsafe_unknown || purpose == Purpose::Probe) {
+            // What the upstream's own key allows, no policy has to judge.
+            let by_key = matches!(clamped.step, Step::Resend(_));
+            if faulty && (unsafe_unknown || purpose == Purpose::Probe) && !by_key {
                 clamped.step = Step::Unsettled;
             }
             if let Some(pause) = pause {
@@ -267,7 +282,8 @@ impl Exchange {
             Arrival::Failure(_) => (Seen::Lost, None),
         };
         // Only a wait that stands between attempts is a hint: a Location's Retry-After on success is the caller's to read.
-        let hint = hint.filter(|_| matches!(verdict.next, Next::Retry(_)));
+        let upstream_key = self.key_facts(progress);
+        let hint = hint.filter(|_| matches!(verdict.next, Next::Retry(_)) || upstream_key.is_some());
         let facts = Facts {
             effect: self.effect,
             granted: endpoint.granted,
@@ -282,6 +298,7 @@ impl Exchange {
             remaining: self.remaining(),
             attempt_needs: if self.effect == Effect::Unsafe { endpoint.settings.attempt_timeout } else { LEAST },
             hint,
+            upstream_key,
         };
         retry::clamp(verdict, &facts, &endpoint.settings.retry)
     }

@@ -1,6 +1,9 @@
 //! One request under way: what is fixed about it, and what it has come to.
 
-use super::{CallerGone, Shared};
+use super::{
+    CallerGone, Shared,
+    upstream_key::{KeySends, UpstreamKey},
+};
 use crate::{
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
     overload::{Asking, Held, Overload, Priority},
@@ -48,6 +51,8 @@ pub(crate) struct Exchange {
     pub(crate) key: Option<Keyed>,
     pub(crate) tenant: Option<Tenant>,
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// The upstream's own idempotency key that each send carries, among the headers.
+    pub(crate) upstream_key: Option<UpstreamKey>,
     /// Told to a request that runs detached; none for one that is dropped with its caller.
     pub(crate) caller_gone: Option<CallerGone>,
 }
@@ -157,6 +162,8 @@ pub(crate) struct Progress {
     pub(crate) unsettled: bool,
     /// When the last byte of the request may have been sent.
     pub(crate) last_sent: Option<Instant>,
+    /// What is known of the sends under the upstream's own key.
+    pub(crate) key_sends: KeySends,
     pub(crate) previous_delay: Duration,
     pub(crate) taken: Vec<String>,
     /// The last thing that the upstream said to the request itself.
@@ -181,6 +188,7 @@ impl Progress {
             ever_unknown: false,
             unsettled: false,
             last_sent: None,
+            key_sends: KeySends::default(),
             previous_delay: Duration::ZERO,
             taken: Vec::new(),
             last: None,

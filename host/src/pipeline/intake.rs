@@ -125,6 +125,7 @@ impl Host {
             key,
             tenant,
             fingerprint,
+            upstream_key: None,
             // Safe requests end with the caller's future; only detached ones must be told.
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             service,

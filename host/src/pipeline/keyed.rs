@@ -4,6 +4,7 @@ use super::{
     Exchange,
     answer::{self, Outgoing},
     exchange::{MaybeHold, Progress},
+    upstream_key::KeySends,
 };
 use crate::{
     error::Problem,
@@ -48,13 +49,19 @@ impl Exchange {
         let mut start = Start::Fresh;
         if let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) {
             let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
+            let maybe_sent = keyed.maybe_sent;
+            self.carry_upstream_key(id.as_bytes());
             let settings = &self.service.settings.idempotency;
-            let opening = Opening::new(fence, fingerprint, keyed.maybe_sent, settings).with_turn(self.takes_turns());
+            let opening = Opening::new(fence, fingerprint, maybe_sent, settings)
+                .with_turn(self.takes_turns())
+                .with_upstream_key(self.upstream_key.map(|key| key.tag));
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
             progress.account.keyed(result(&begun));
             match begun.map_err(problem)? {
                 Begun::New(held) => hold = Some(held),
                 Begun::Reconcile { hold: held, sent_ago } => {
+                    let earlier = held.keyed_sends();
+                    progress.key_sends = KeySends::reconciled(self.upstream_key, earlier, Instant::now());
                     hold = Some(held);
                     start = Start::Reconcile(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
                 }
@@ -64,9 +71,12 @@ impl Exchange {
             }
         } else if self.has_own_record() {
             let id = RecordId::draw(&self.shared.entropy);
+            self.carry_upstream_key(id.as_bytes());
             let settings = &self.service.settings.idempotency;
             let opening = Opening::new(fence, Fingerprint::of_record(id), false, settings);
             hold = Some(Hold::unwritten(&self.shared.records, self.shared.clock, id, opening));
+        } else {
+            self.carry_upstream_key(&fence.0.to_be_bytes());
         }
         // Equal requests one at a time, so that none adopts what a twin made.
         progress.turn = match self.fingerprint {

@@ -1,11 +1,17 @@
 //! The verdict, clamped.
 
-use super::Settings;
+use super::{
+    Settings,
+    upstream_key::{KeyAnswer, KeyFacts},
+};
 use crate::policy::contract::{Class, Effect, Next, Probe, Purpose, Replacement, Verdict};
 use std::time::Duration;
 
 /// Probes that one request may make: enough to look early and often until `commit-within`, few enough to bound a hostile guest.
 const PROBES: u32 = 40;
+
+/// Answers "in progress" after which a request is sent no more: the same number, for the same reason.
+const IN_PROGRESS: u32 = 40;
 
 /// What the host itself saw of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct Facts {
     pub attempt_needs: Duration,
     /// The wait that the upstream asked for.
     pub hint: Option<Duration>,
+    /// The upstream's own idempotency key; none where the operator says nothing of one, or the request carries none.
+    pub upstream_key: Option<KeyFacts>,
 }
 
 /// What happens next.
@@ -56,6 +64,8 @@ pub enum Step {
     Deliver,
     /// The request is sent again after the delay.
     Retry(Duration),
+    /// The request is sent again after the delay, because the upstream executes it only once under its own idempotency key.
+    Resend(Duration),
     /// The probe is made.
     Verify(Probe),
     /// The caller gets this answer.
@@ -81,6 +91,8 @@ pub enum Limit {
     Probes,
     /// Absence was claimed before the upstream's time to commit had passed.
     TooEarly,
+    /// The upstream's idempotency key proves nothing (any more): its time is over, or a send did not carry it.
+    UpstreamKey,
 }
 
 impl Limit {
@@ -94,6 +106,7 @@ impl Limit {
             Self::Grant => "grant",
             Self::Probes => "probes",
             Self::TooEarly => "too-early",
+            Self::UpstreamKey => "upstream-key",
         }
     }
 }
@@ -111,6 +124,61 @@ pub struct Clamped {
 
 /// Clamps a verdict.
 pub fn clamp(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
+    let wished = if let Next::Retry(delay) = verdict.next { Some(delay) } else { None };
+    let asked_for_wait = facts.hint.max(verdict.pause);
+    let clamped = followed(verdict, facts, settings);
+    let gives_up = matches!(clamped.step, Step::Deliver | Step::Unsettled);
+    if facts.effect != Effect::Unsafe || clamped.class != Class::Unknown || !gives_up {
+        return clamped;
+    }
+    match resent(wished, asked_for_wait, facts, settings) {
+        None => clamped,
+        Some(Ok(delay)) => Clamped { step: Step::Resend(delay), limit: None, ..clamped },
+        Some(Err(limit)) => Clamped { limit: Some(limit), ..clamped },
+    }
+}
+
+/// When an unknown write is sent again under the upstream's own key, or why it is not. None: there is no key, or the answer ends
+/// what a key can do.
+fn resent(
+    wished: Option<Duration>,
+    asked_for_wait: Option<Duration>,
+    facts: &Facts,
+    settings: &Settings,
+) -> Option<Result<Duration, Limit>> {
+    let key = facts.upstream_key?;
+    let is_final = matches!(key.answer, KeyAnswer::Mismatch | KeyAnswer::Replayed);
+    if facts.purpose == Purpose::Request && is_final {
+        return None;
+    }
+    if !facts.repeatable {
+        return Some(Err(Limit::Body));
+    }
+    let is_over = facts.attempts.saturating_sub(key.in_progress) >= settings.max_attempts;
+    if is_over || key.in_progress >= IN_PROGRESS {
+        return Some(Err(Limit::Attempts));
+    }
+    let longest = settings.max_wait;
+    let usual = match (facts.attempts, wished) {
+        // An earlier owner of the record sent it: this one has nothing to wait for.
+        (0, _) => Duration::ZERO,
+        (_, Some(wished)) => wished.clamp(settings.min_wait.min(longest), longest),
+        (attempts, None) => {
+            settings.min_wait.saturating_mul(1_u32.checked_shl(attempts - 1).unwrap_or(u32::MAX)).min(longest)
+        }
+    };
+    let delay = usual.max(asked_for_wait.unwrap_or_default());
+    if !key.allows(delay, facts.attempt_needs) {
+        return Some(Err(Limit::UpstreamKey));
+    }
+    if delay.saturating_add(facts.attempt_needs) > facts.remaining {
+        return Some(Err(Limit::Deadline));
+    }
+    Some(Ok(delay))
+}
+
+/// A verdict as far as it is followed without a key of the upstream's own.
+fn followed(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
     let asked_for_wait = facts.hint.max(verdict.pause);
     let class = believed(verdict.class, facts);
     let refuse = |limit| Clamped { class, step: given_up(class, facts), limit: Some(limit) };
@@ -176,6 +244,9 @@ fn believed(class: Class, facts: &Facts) -> Class {
     if facts.effect != Effect::Unsafe {
         return class;
     }
+    if let Some(class) = known_by_key(class, facts) {
+        return class;
+    }
     if facts.granted {
         // One look that came too early, or a send that was not the unknown one, does not settle it.
         let settles_by_absence =
@@ -196,6 +267,26 @@ fn believed(class: Class, facts: &Facts) -> Class {
             Class::Rejected
         }
         _ => Class::Unknown,
+    }
+}
+
+/// The class of an answer that speaks for all sends under the upstream's own key, or says that one of them is still in progress.
+fn known_by_key(class: Class, facts: &Facts) -> Option<Class> {
+    let key = facts.upstream_key.filter(|_| facts.purpose == Purpose::Request)?;
+    let Seen::Status(status) = facts.seen else { return None };
+    if key.answer.is_pending(facts.unsettled) {
+        return Some(Class::Unknown);
+    }
+    // Nothing is open from before: the answer is one to this send alone, as without a key.
+    if !facts.unsettled || !key.answers_for_all() {
+        return None;
+    }
+    match (class, status) {
+        (Class::Applied, 200..=399) => Some(Class::Applied),
+        // A refusal may have come from a part of the upstream that does not know the key, such as a rate limiter or a check of
+        // credentials. Only a stored one is known to be the answer to the first send.
+        (Class::Rejected, 400..=499) if key.answer == KeyAnswer::Replayed => Some(Class::Rejected),
+        _ => Some(Class::Unknown),
     }
 }
 
@@ -225,6 +316,17 @@ fn may_send_again(class: Class, facts: &Facts) -> Result<(), Limit> {
 /// What the caller gets when nothing more is done.
 fn given_up(class: Class, facts: &Facts) -> Step {
     let unsafe_unknown = facts.effect == Effect::Unsafe && class == Class::Unknown;
+    if let (true, Some(key), Purpose::Request, Seen::Status(status)) =
+        (unsafe_unknown, facts.upstream_key, facts.purpose, facts.seen)
+    {
+        if key.answer.is_pending(facts.unsettled) {
+            return Step::Unsettled;
+        }
+        // What the upstream says under the same key is about the request as a whole, though it leaves its effect open.
+        if key.answers_for_all() && (key.answer != KeyAnswer::Silent || (400..=499).contains(&status)) {
+            return Step::Deliver;
+        }
+    }
     // An upstream's own answer is passed on, marked unknown; where there is none, the host says so itself.
     if unsafe_unknown && (facts.purpose == Purpose::Probe || facts.unsettled || !matches!(facts.seen, Seen::Status(_)))
     {

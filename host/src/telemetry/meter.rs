@@ -111,8 +111,16 @@ pub const FAILURES: [FailureKind; 9] = [
 ];
 
 /// Every clamp, in the order of its counters.
-pub const LIMITS: [Limit; 7] =
-    [Limit::Attempts, Limit::Deadline, Limit::Effect, Limit::Body, Limit::Grant, Limit::Probes, Limit::TooEarly];
+pub const LIMITS: [Limit; 8] = [
+    Limit::Attempts,
+    Limit::Deadline,
+    Limit::Effect,
+    Limit::Body,
+    Limit::Grant,
+    Limit::Probes,
+    Limit::TooEarly,
+    Limit::UpstreamKey,
+];
 
 /// Every way in which a policy fails, in the order of its counters.
 pub const FAULTS: [&str; 7] = ["overran", "waited", "trapped", "instantiate", "configure", "invalid", "other"];

@@ -214,6 +214,9 @@ fn because(limit: Limit) -> &'static str {
         Limit::Grant => "the policy is not trusted to settle this endpoint",
         Limit::Probes => "as many looks were made as one request may",
         Limit::TooEarly => "the upstream may still do it: it is too early to believe that it did not",
+        Limit::UpstreamKey => {
+            "the upstream's idempotency key proves nothing: its time is over, or a send did not carry it"
+        }
     }
 }
 

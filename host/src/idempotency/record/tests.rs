@@ -194,3 +194,43 @@ fn after_a_loss_an_unknown_key_is_looked_up() {
     assert!(matches!(begun(over.before(Duration::from_micros(1))), Begin::Reconcile { .. }));
     assert_eq!(begun(over), Begin::New, "every record of that time is over");
 }
+
+#[test]
+fn the_record_knows_which_key_every_send_carried_since_when() {
+    let [one, other] = [1, 2].map(|byte| KeyTag::from_bytes([byte; 16]));
+    // What each owner in turn carries, and what is known then.
+    for (case, owners, known) in [
+        ("one key", vec![Some(one), Some(one)], Some(one)),
+        ("none", vec![None, None], None),
+        ("a key after none", vec![None, Some(one)], None),
+        ("none after a key", vec![Some(one), None, Some(one)], None),
+        ("another key", vec![Some(one), Some(other), Some(one)], None),
+    ] {
+        let mut record: Option<Record> = None;
+        let mut now = 0;
+        for (fence, key) in (1..).zip(owners) {
+            let opening = opening(fence, b"a").with_upstream_key(key);
+            let mut held = Record::begin(record.as_ref(), &opening, None, at(now)).1.unwrap();
+            held.sent(Fence(fence), None, at(now + 1)).unwrap();
+            held.sent(Fence(fence), None, at(now + 2)).unwrap();
+            assert_eq!(held.leave(Fence(fence), &Leaving::at_once(Some(Duration::ZERO)), at(now + 3)), Ok(Fate::Keep));
+            record = Some(held);
+            now += 10;
+        }
+        let expected = known.map(|key| KeyedSends { key, first_ago: seconds(now - 1) });
+        assert_eq!(record.unwrap().keyed_sends(at(now)), expected, "{case}: counted from the first send");
+    }
+}
+
+#[test]
+fn sends_that_the_record_does_not_know_carried_no_key() {
+    let key = KeyTag::from_bytes([1; 16]);
+    let opening = Opening { maybe_sent: true, upstream_key: Some(key), ..opening(1, b"a") };
+    let mut record = Record::begin(None, &opening, None, at(0)).1.unwrap();
+    record.sent(Fence(1), None, at(1)).unwrap();
+    assert_eq!(record.keyed_sends(at(2)), None, "the caller may have sent it before");
+    let mut fresh = Record::begin(None, &Opening { maybe_sent: false, ..opening }, None, at(0)).1.unwrap();
+    assert_eq!(fresh.keyed_sends(at(2)), None, "nothing was sent");
+    fresh.sent(Fence(1), None, at(1)).unwrap();
+    assert_eq!(fresh.keyed_sends(at(2)), Some(KeyedSends { key, first_ago: seconds(1) }));
+}

@@ -25,6 +25,7 @@ fn facts() -> Facts {
         remaining: Duration::from_secs(120),
         attempt_needs: Duration::from_secs(5),
         hint: None,
+        upstream_key: None,
     }
 }
 
@@ -91,13 +92,63 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 remaining: Duration::from_secs(left),
                 attempt_needs: Duration::from_secs(5),
                 hint: hint.map(Duration::from_secs),
+                upstream_key: None,
             }
         },
     )
 }
 
+fn key_facts() -> impl Strategy<Value = KeyFacts> {
+    let answers =
+        [KeyAnswer::Silent, KeyAnswer::InProgress, KeyAnswer::Conflict, KeyAnswer::Mismatch, KeyAnswer::Replayed];
+    let answer = prop::sample::select(answers.to_vec());
+    (answer, prop::option::of(0_u64..200), 1_u64..200, any::<bool>(), 0_u32..60).prop_map(
+        |(answer, first, valid_for, on_every_send, in_progress)| KeyFacts {
+            answer,
+            first_sent_ago: first.map(Duration::from_secs),
+            valid_for: Duration::from_secs(valid_for),
+            on_every_send,
+            in_progress,
+        },
+    )
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #![proptest_config(ProptestConfig::with_cases(8192))]
+
+    /// Invariant 1, with a key of the upstream's own: it adds one proof, and only while that proof holds.
+    #[test]
+    fn a_key_allows_another_send_only_while_it_is_the_same_and_valid(
+        mut facts in any_facts(), key in key_facts(), class in class(), next in next(),
+    ) {
+        let without = clamp(verdict(class, next.clone()), &facts, &SETTINGS);
+        facts.upstream_key = Some(key);
+        let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
+        if let Step::Resend(delay) = clamped.step {
+            prop_assert!(facts.effect == Effect::Unsafe && clamped.class == Class::Unknown && facts.repeatable, "{facts:?}");
+            prop_assert!(key.on_every_send, "a send without the key, or with another one");
+            let arrives = key.first_sent_ago.unwrap() + delay + facts.attempt_needs;
+            prop_assert!(arrives < key.valid_for, "the upstream may have forgotten the key: {facts:?}");
+            prop_assert!(facts.hint.is_none_or(|hint| delay >= hint), "a clamp never shortens what the upstream asked for");
+            prop_assert!(delay + facts.attempt_needs <= facts.remaining, "{facts:?}");
+            prop_assert!(facts.attempts - facts.attempts.min(key.in_progress) < SETTINGS.max_attempts, "{facts:?}");
+            let is_final = matches!(key.answer, KeyAnswer::Mismatch | KeyAnswer::Replayed);
+            prop_assert!(facts.purpose == Purpose::Probe || !is_final, "{facts:?}");
+        }
+        // A retry by any other reason is one without the key too.
+        if matches!(clamped.step, Step::Retry(_)) {
+            prop_assert_eq!(&clamped.step, &without.step);
+        }
+        // What frees the record, or ends it as done, needs a reason of its own where the key does not speak for all sends.
+        if !key.answers_for_all() && facts.effect == Effect::Unsafe && clamped.class != Class::Unknown {
+            prop_assert_eq!(clamped.class, without.class);
+        }
+        // A refusal that is not a stored one says nothing of a send before it.
+        let refused = matches!(clamped.class, Class::Rejected | Class::NotApplied | Class::Throttled);
+        if facts.effect == Effect::Unsafe && facts.unsettled && facts.purpose == Purpose::Request && refused {
+            prop_assert!(key.answer == KeyAnswer::Replayed && key.answers_for_all(), "{facts:?} {clamped:?}");
+        }
+    }
 
     /// Invariant 1, against any guest.
     #[test]
@@ -112,7 +163,7 @@ proptest! {
             let proven = facts.seen == Seen::NotSent || (matches!(facts.seen, Seen::Status(425 | 429)) && told);
             prop_assert!(proven && !facts.unsettled && facts.purpose == Purpose::Request, "{facts:?}");
         }
-        prop_assert!(!matches!(clamped.step, Step::Verify(_) | Step::Replace(_)), "{clamped:?}");
+        prop_assert!(!matches!(clamped.step, Step::Verify(_) | Step::Replace(_) | Step::Resend(_)), "{clamped:?}");
         // A class that frees the idempotency key needs the same proof.
         if matches!(clamped.class, Class::NotApplied | Class::Throttled | Class::AlreadyApplied) {
             prop_assert!(!facts.unsettled && facts.seen != Seen::Lost, "{facts:?} {clamped:?}");
@@ -237,6 +288,186 @@ fn what_is_done_with_each_verdict() {
             Next::Retry(Duration::from_millis(u64::MAX)),
             Class::Unknown,
             Step::Retry(Duration::from_secs(10)),
+            None,
+        ),
+    ];
+    for (name, facts, said, next, class, step, limit) in cases {
+        assert_eq!(clamp(verdict(said, next), &facts, &SETTINGS), Clamped { class, step, limit }, "{name}");
+    }
+}
+
+#[test]
+#[allow(clippy::too_many_lines)] // A table.
+fn what_a_key_of_the_upstream_changes() {
+    let seconds = Duration::from_secs;
+    let key = KeyFacts {
+        answer: KeyAnswer::Silent,
+        first_sent_ago: Some(seconds(1)),
+        valid_for: seconds(86_400),
+        on_every_send: true,
+        in_progress: 0,
+    };
+    let with = |key: KeyFacts| Facts { upstream_key: Some(key), ..facts() };
+    let again = |facts: Facts| Facts { unsettled: true, attempts: 2, ..facts };
+    let deliver = || Next::Deliver;
+    let cases: Vec<Case> = vec![
+        ("500", with(key), Class::Unknown, deliver(), Class::Unknown, Step::Resend(seconds(2)), None),
+        (
+            "no answer, after two attempts",
+            Facts { seen: Seen::Lost, ..again(with(key)) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(seconds(4)),
+            None,
+        ),
+        (
+            "503 that asks for a wait",
+            Facts { hint: Some(seconds(7)), ..with(key) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(seconds(7)),
+            None,
+        ),
+        (
+            "a record that another owner left",
+            Facts { seen: Seen::Lost, attempts: 0, unsettled: true, ..with(key) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(Duration::ZERO),
+            None,
+        ),
+        (
+            "the key is no longer valid",
+            with(KeyFacts { first_sent_ago: Some(seconds(86_393)), ..key }),
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
+            Some(Limit::UpstreamKey),
+        ),
+        (
+            "a send did not carry it",
+            with(KeyFacts { on_every_send: false, ..key }),
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
+            Some(Limit::UpstreamKey),
+        ),
+        (
+            "no attempts left",
+            Facts { attempts: 3, unsettled: true, ..with(key) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Unsettled,
+            Some(Limit::Attempts),
+        ),
+        (
+            "in progress: the waits are no attempts",
+            Facts {
+                seen: Seen::Status(409),
+                attempts: 6,
+                unsettled: true,
+                ..with(KeyFacts { answer: KeyAnswer::InProgress, in_progress: 4, ..key })
+            },
+            Class::Rejected,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(seconds(10)),
+            None,
+        ),
+        (
+            "a conflict at the first attempt is an answer",
+            Facts { seen: Seen::Status(409), ..with(KeyFacts { answer: KeyAnswer::Conflict, ..key }) },
+            Class::Rejected,
+            deliver(),
+            Class::Rejected,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "the same conflict after an unknown send may be the send itself",
+            Facts { seen: Seen::Status(409), ..again(with(KeyFacts { answer: KeyAnswer::Conflict, ..key })) },
+            Class::Rejected,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(seconds(4)),
+            None,
+        ),
+        (
+            "success answers for all sends",
+            Facts { seen: Seen::Status(200), ..again(with(key)) },
+            Class::Applied,
+            deliver(),
+            Class::Applied,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "a stored refusal does too",
+            Facts { seen: Seen::Status(402), ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key })) },
+            Class::Rejected,
+            deliver(),
+            Class::Rejected,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "a refusal that is not stored may be a gateway's",
+            Facts { seen: Seen::Status(401), attempts: 3, unsettled: true, ..with(key) },
+            Class::Rejected,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
+            Some(Limit::Attempts),
+        ),
+        (
+            "a stored 500 stays what it is",
+            Facts { seen: Seen::Status(500), ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key })) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "another request's key, at the first attempt",
+            Facts { seen: Seen::Status(400), ..with(KeyFacts { answer: KeyAnswer::Mismatch, ..key }) },
+            Class::Rejected,
+            deliver(),
+            Class::Rejected,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "another request's key, after an unknown send",
+            Facts { seen: Seen::Status(422), ..again(with(KeyFacts { answer: KeyAnswer::Mismatch, ..key })) },
+            Class::Rejected,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
+            None,
+        ),
+        (
+            "the policy's verification found nothing in time",
+            Facts { purpose: Purpose::Probe, seen: Seen::Status(200), ..again(with(key)) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Resend(seconds(4)),
+            None,
+        ),
+        (
+            "an idempotent request needs none",
+            Facts { effect: Effect::Idempotent, ..with(key) },
+            Class::Unknown,
+            deliver(),
+            Class::Unknown,
+            Step::Deliver,
             None,
         ),
     ];

@@ -5,7 +5,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId,
         Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
-        record::{Begin, Fate, Lost, Record},
+        record::{Fate, Lost, Record},
         records::{Reply, at_hand},
     },
 };
@@ -125,7 +125,7 @@ impl MemoryRecords {
         self.shards[usize::from(*first) % SHARDS].lock()
     }
 
-    fn begin_now(&self, id: RecordId, opening: &Opening) -> Result<Begin, RecordError> {
+    fn begin_now(&self, id: RecordId, opening: &Opening) -> Result<Opened, RecordError> {
         loop {
             {
                 let mut shard = self.shard(id);
@@ -133,13 +133,14 @@ impl MemoryRecords {
                 self.account(shard.sweep(now, SWEEP));
                 let existing = shard.get(&id);
                 let (begin, write) = Record::begin(existing, opening, None, now);
-                let Some(record) = write else { return Ok(begin) };
+                let Some(record) = write else { return Ok(begin.into()) };
                 // One that expired and is still there gives its place to its successor.
                 if existing.is_some() || self.reserve() {
                     // What it asked goes over to the new one.
                     self.bytes.fetch_add(bytes_of(&record), Relaxed);
+                    let keyed_sends = record.keyed_sends(now);
                     self.account_bytes(&shard.put(id, record));
-                    return Ok(begin);
+                    return Ok(Opened { begin, keyed_sends, turn: None });
                 }
             }
             // Ends: each round another thread took the place that was made, or there is none to make.
@@ -214,7 +215,7 @@ impl MemoryRecords {
 
 impl Records for MemoryRecords {
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
-        at_hand(self.begin_now(id, &opening).map(Opened::from))
+        at_hand(self.begin_now(id, &opening))
     }
 
     fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {

@@ -285,7 +285,7 @@ impl Inner {
                 }
                 None => None,
             };
-            return Ok(Opened { begin, turn });
+            return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn });
         }
         Err(unavailable(LinkError::Down))
     }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::idempotency::{Answer, Begun, Hold, Identity, Key, Tenant, begin};
+use crate::idempotency::{Answer, Begun, Hold, Identity, Key, Tenant, begin, record::Begin};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn limits(records: usize) -> Limits {
 }
 
 fn begin_now(records: &MemoryRecords, n: u16, fence: u128) -> Result<Begin, RecordError> {
-    records.begin_now(id(n), &opening(fence, 0))
+    Ok(records.begin_now(id(n), &opening(fence, 0))?.begin)
 }
 
 fn finish_now(records: &MemoryRecords, n: u16, fence: u128, body: &str) {

@@ -3,6 +3,11 @@ local r = held(ARGV[2])
 if not r or r.e <= now then return { 'lost' } end
 r.t = now
 intend(r, ARGV[3], ARGV[4])
+if r.q and not r.w then
+  r.w, r.x = r.q, now
+elseif r.w ~= r.q or not r.q then
+  r.w, r.x = '-', nil
+end
 write(r)
 schedule(r, r.e)
 return { 'done' }

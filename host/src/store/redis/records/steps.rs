@@ -6,7 +6,7 @@
 use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::micros,
-    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, Leaving, Opening, RecordId},
+    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId},
 };
 use std::{fmt::Write as _, time::Duration};
 
@@ -79,6 +79,7 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances
         about.lost_ago.map(duration).unwrap_or_default(),
         duration(TURN_LEASE),
         about.era.clone().into_bytes(),
+        opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
     ]);
     step
 }
@@ -298,6 +299,13 @@ impl<'a> Answer<'a> {
 
     pub fn duration(&self) -> Option<Duration> {
         self.duration_at(0)
+    }
+
+    /// Which key of the upstream's own the earlier sends carried, where all carried the same one.
+    pub fn keyed_sends(&self) -> Option<KeyedSends> {
+        let key = KeyTag::from_bytes(reply::bytes(self.rest.get(2)?)?.try_into().ok()?);
+        let first_ago = Duration::from_micros(self.rest.get(3).and_then(reply::count)?);
+        Some(KeyedSends { key, first_ago })
     }
 
     /// Whether the turn came along.

@@ -6,7 +6,7 @@ use super::{steps::Step, *};
 use crate::{
     clock::Timestamp,
     idempotency::{
-        Begun, begin,
+        Begun, KeyTag, KeyedSends, begin,
         record::{Fate, Phase, Record},
     },
     store::{
@@ -28,6 +28,7 @@ enum Event {
         key: u16,
         payload: u8,
         maybe_sent: bool,
+        upstream_key: Option<u8>,
     },
     /// The answer to the last one was lost on the way.
     BeginAgain(u16),
@@ -50,9 +51,15 @@ const KEYS: u16 = 4;
 fn events() -> impl Strategy<Value = Vec<Event>> {
     // How many owners ago: the last one, or one that was taken over.
     let owner = || (0..KEYS, prop_oneof![4 => Just(0_u8), 1 => 1..3_u8]);
+    let upstream_key = prop_oneof![6 => Just(Some(0_u8)), 1 => Just(Some(1)), 1 => Just(None)];
     let event = prop_oneof![
-        8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1))
-            .prop_map(|(key, payload, maybe_sent)| Event::Begin { key, payload, maybe_sent }),
+        8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1), upstream_key)
+            .prop_map(|(key, payload, maybe_sent, upstream_key)| Event::Begin {
+                key,
+                payload,
+                maybe_sent,
+                upstream_key,
+            }),
         2 => (0..KEYS).prop_map(Event::BeginAgain),
         6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
@@ -81,6 +88,8 @@ struct World {
     last: HashMap<u16, Opening>,
     /// Owners that have said what they ask.
     written: HashSet<Fence>,
+    /// What the last script said of the upstream's key.
+    keyed_sends: Option<KeyedSends>,
     drawn: u128,
 }
 
@@ -95,6 +104,7 @@ impl World {
             fences: HashMap::new(),
             last: HashMap::new(),
             written: HashSet::new(),
+            keyed_sends: None,
             drawn: 0,
         }
     }
@@ -102,6 +112,7 @@ impl World {
     fn ask(&mut self, step: Step) -> (String, Option<Vec<u8>>) {
         let value = self.value(step);
         let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
+        self.keyed_sends = answer.keyed_sends();
         (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
     }
 
@@ -174,6 +185,7 @@ impl World {
         };
         prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
         if let Some(record) = record {
+            prop_assert_eq!(self.keyed_sends, record.keyed_sends(self.now));
             self.records.insert(key, record);
             let drawn = self.fences.entry(key).or_default();
             if drawn.last() != Some(&opening.fence) {
@@ -194,9 +206,10 @@ impl World {
                 self.records.clear();
                 self.lost = Some(self.now);
             }
-            Event::Begin { key, payload, maybe_sent } => {
+            Event::Begin { key, payload, maybe_sent, upstream_key } => {
                 self.drawn += 1;
-                let opening = Opening { maybe_sent, ..opening(self.drawn, payload) };
+                let upstream_key = upstream_key.map(|key| KeyTag::from_bytes([key; 16]));
+                let opening = Opening { maybe_sent, upstream_key, ..opening(self.drawn, payload) };
                 self.begin(key, opening)?;
             }
             Event::BeginAgain(key) => {

@@ -5,7 +5,7 @@ local r = read()
 if r and now < expires(r) then return { 'there' } end
 if not has_room(tonumber(ARGV[8])) then return { 'full' } end
 redis.call('HDEL', KEYS[1], 'a', 'i')
-local left = { f = ARGV[2], k = tonumber(ARGV[3]), s = 'u', b = now, t = math.max(now - tonumber(ARGV[4]), 0) }
+local left = { f = ARGV[2], k = tonumber(ARGV[3]), s = 'u', b = now, t = math.max(now - tonumber(ARGV[4]), 0), w = '-' }
 intend(left, ARGV[6], ARGV[7])
 write(left)
 local wait = tonumber(ARGV[5])
