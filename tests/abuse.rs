@@ -77,7 +77,59 @@ async fn malformed_requests_are_refused_and_never_sent_on() {
         ("10,000 headers", format!("GET /a HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(10_000)), "431"),
         ("CONNECT", "CONNECT inside:22 HTTP/1.1\r\nHost: inside:22\r\n\r\n".to_owned(), "501"),
         ("two hosts", "GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), "400"),
-        ("an asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "404"),
+        ("no host", "GET /a HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        ("an empty host", "GET /a HTTP/1.1\r\nHost:\r\n\r\n".to_owned(), "400"),
+        ("a host with a user", "GET /a HTTP/1.1\r\nHost: user@x\r\n\r\n".to_owned(), "400"),
+        ("a host with a path", "GET /a HTTP/1.1\r\nHost: x/evil.example\r\n\r\n".to_owned(), "400"),
+        ("a host with a blank", "GET /a HTTP/1.1\r\nHost: x y\r\n\r\n".to_owned(), "400"),
+        ("a host with a quote", "GET /a HTTP/1.1\r\nHost: x\"y\r\n\r\n".to_owned(), "400"),
+        ("a port that is none", "GET /a HTTP/1.1\r\nHost: x:99999\r\n\r\n".to_owned(), "400"),
+        ("a bad host in the target", "GET http://x:y/a HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("a target without a slash", "GET x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("a target that is an authority", "GET x:80 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("another scheme", "GET ftp://x/a HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("an asterisk of GET", "GET * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("an asterisk", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "204"),
+        ("an encoded slash behind dots", "GET /a/..%2fb HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("an encoded backslash behind dots", "GET /a/%2e%2e%5Cb HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        ("parameters behind dots", "GET /a/..;x=1/b HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
+        (
+            "another expectation",
+            "POST /a HTTP/1.1\r\nHost: x\r\nExpect: foo\r\nContent-Length: 1\r\n\r\na".to_owned(),
+            "417",
+        ),
+        (
+            "an expectation too many",
+            "POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue, foo\r\nContent-Length: 1\r\n\r\na".to_owned(),
+            "417",
+        ),
+        (
+            "a coding before chunked",
+            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "501",
+        ),
+        (
+            "a coding in a field of its own",
+            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: cow\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            "501",
+        ),
+        (
+            "chunked twice",
+            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "501",
+        ),
+        ("identity", "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n".to_owned(), "400"),
+        (
+            "identity before chunked",
+            "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "501",
+        ),
+        (
+            "a length of 2^63",
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9223372036854775808\r\n\r\na".to_owned(),
+            "400",
+        ),
         ("nothing", String::new(), ""),
         ("half a head", "GET /a HT".to_owned(), ""),
     ] {
@@ -89,6 +141,53 @@ async fn malformed_requests_are_refused_and_never_sent_on() {
         assert_eq!(upstream.seen().len(), 0, "{what} was sent on: {:?}", upstream.seen().last());
     }
     serves(&front, "all of it").await;
+}
+
+#[tokio::test]
+async fn header_fields_above_the_limit_are_refused_with_a_reason() {
+    let (upstream, front) = world("").await;
+    let with = |count: usize| format!("GET /a HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
+    assert_eq!(front.raw(&with(256)).await.status(), "200", "as many as are admitted");
+    for count in [257, 1024] {
+        let got = front.raw(&with(count)).await;
+        assert_eq!((got.status(), got.header("triage-sent")), ("431", Some("no")), "{count}: {}", got.head);
+        assert!(got.text().contains("urn:triage:problem:too-many-fields"), "{count}: {}", got.text());
+        assert!(got.text().contains("server.max_header_fields"), "{count}: {}", got.text());
+    }
+    assert_eq!(upstream.seen().len(), 1);
+    let few = Front::with_server("max_header_fields = 16\n", &upstream.url());
+    assert_eq!(few.raw(&with(16)).await.status(), "200");
+    assert_eq!(few.raw(&with(17)).await.status(), "431");
+}
+
+#[tokio::test]
+async fn a_host_is_asked_of_whom_the_protocol_asks_it() {
+    let (_upstream, front) = world("").await;
+    assert_eq!(front.raw("GET /a HTTP/1.0\r\n\r\n").await.status(), "200", "HTTP/1.0 knows no Host");
+    let got = front.raw("GET /a HTTP/1.1\r\n\r\n").await;
+    assert!(got.text().contains("urn:triage:problem:host-missing"), "{}", got.text());
+    assert_eq!(got.header("triage-request-id").map(str::len), Some(16), "{}", got.head);
+    // In process no Host is needed.
+    let request = http::Request::get("/a").body(bytes::Bytes::new()).unwrap();
+    assert_eq!(front.host().call(request).await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_host_says_what_it_offers_whatever_the_resource() {
+    let (upstream, front) = world("").await;
+    let got = front.raw("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!((got.status(), got.header("triage-sent")), ("204", Some("no")), "{}", got.head);
+    assert!(got.header("allow").is_some_and(|methods| methods.contains("patch")), "{}", got.head);
+    assert!(upstream.seen().is_empty());
+    assert_eq!(front.ask("OPTIONS", "/a", "").await.text(), "fine", "of a resource, the upstream says it");
+}
+
+#[tokio::test]
+async fn lengths_are_sent_on_as_one_plain_number() {
+    let (upstream, front) = world("").await;
+    let got = front.raw("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 04\r\nContent-Length: 4\r\n\r\nbody").await;
+    assert_eq!(got.status(), "200", "{}", got.text());
+    assert_eq!(upstream.seen()[0].all("content-length"), ["4"]);
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ fn good(name: &str) -> Vec<u8> {
         "key" => b"\"a \\\"b\\\\ c\"".to_vec(),
         "headers" => b"Wed, 21 Oct 2026 07:28:00 GMT".to_vec(),
         "path" => b"/a/%2e%2e/b//c".to_vec(),
+        "authority" => b"[::1]:8080".to_vec(),
+        "redirect" => b"5; url=\"http://up.example/v1/a?b#c\"".to_vec(),
         "rows" => b"name,address,phone\n\"A, B\",\"C\"\"D\",1\nE,F,\n".to_vec(),
         "cases" => file("tests/vectors/http-standard.csv"),
         "trace" => file("tests/vectors/http-standard.trace.jsonl"),

@@ -5,5 +5,7 @@ mod connections;
 mod dns;
 mod headers;
 mod own_tls;
+mod protocol;
+mod redirects;
 mod routing;
 mod tls;

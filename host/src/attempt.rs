@@ -16,7 +16,7 @@ use crate::{
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     retry::upstream_key::{self, KeyAnswer},
     telemetry::Step,
-    upstream::{self, Body, Inbound, Outbound, OutboundBody, headers},
+    upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, header};
@@ -304,13 +304,14 @@ impl Exchange {
 
     async fn send(&self, outbound: Outbound, is_request: bool) -> Arrival {
         let sent = self.transport.send(outbound).await;
-        let Inbound { status, headers, body } = match sent {
+        let Inbound { status, mut headers, body } = match sent {
             Ok(inbound) => inbound,
             Err(failure) => return Arrival::Failure(failure),
         };
-        if status.is_informational() || !headers::says_one_length(&headers) {
+        let max_fields = self.service.settings.connection.max_header_fields;
+        if let Err(reason) = answer_head::check(status, &mut headers, max_fields) {
             // No answer that could be passed on; the request may have been processed.
-            return Arrival::Failure(Failure::new(FailureKind::Protocol, true));
+            return Arrival::Failure(Failure::new(FailureKind::Protocol, true).because(reason));
         }
         let endpoint = self.endpoint();
         if is_request && endpoint.is_settled(status.as_u16(), self.effect) {

@@ -16,11 +16,18 @@ pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
 pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
 
 /// Every reason, as [`Problem::reason`] gives it.
-pub const REASONS: [&str; 25] = [
+pub const REASONS: [&str; 32] = [
     "no-upstream",
     "no-endpoint",
     "path-not-plain",
     "host-ambiguous",
+    "host-missing",
+    "host-malformed",
+    "target-malformed",
+    "transfer-coding",
+    "length-malformed",
+    "expectation",
+    "too-many-fields",
     "tunnel",
     "deadline-malformed",
     "key-malformed",
@@ -68,6 +75,36 @@ pub enum Problem {
     /// The caller names several hosts.
     #[error("the request names its host more than once, and whoever reads it believes another one; name it once")]
     HostAmbiguous,
+    /// The caller names no host.
+    #[error("the request names no host, and HTTP/1.1 and HTTP/2 want one; send a Host field")]
+    HostMissing,
+    /// The caller names something that is no host.
+    #[error("the request's host is no host name or address with or without a port; send one that is")]
+    HostMalformed,
+    /// The request's target is none that can be passed on.
+    #[error("the request's target must be a path, or a URL of http or https with its host; send one of them")]
+    TargetMalformed,
+    /// The body is coded.
+    #[error(
+        "the request's body has a transfer coding that is not understood; send it chunked and not coded otherwise, or with its length"
+    )]
+    TransferCoding,
+    /// The content length is none.
+    #[error(
+        "the request's content-length must be one whole number up to 9223372036854775807; send one that is, or none and a chunked body"
+    )]
+    LengthMalformed,
+    /// The caller expects what is not offered.
+    #[error("the request expects something other than 100-continue, and nothing else is offered; leave it out")]
+    Expectation,
+    /// The request has too many header fields.
+    #[error(
+        "the request has more than {limit} header fields, which is all that server.max_header_fields admits; send fewer"
+    )]
+    TooManyFields {
+        /// The limit.
+        limit: usize,
+    },
     /// The caller wants a tunnel.
     #[error("CONNECT asks for a tunnel, and this host forwards single requests; send the request itself")]
     Tunnel,
@@ -234,6 +271,17 @@ impl Problem {
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
             Self::PathNotPlain => (StatusCode::BAD_REQUEST, "path-not-plain", "path is ambiguous"),
             Self::HostAmbiguous => (StatusCode::BAD_REQUEST, "host-ambiguous", "host is ambiguous"),
+            Self::HostMissing => (StatusCode::BAD_REQUEST, "host-missing", "host is missing"),
+            Self::HostMalformed => (StatusCode::BAD_REQUEST, "host-malformed", "host is malformed"),
+            Self::TargetMalformed => (StatusCode::BAD_REQUEST, "target-malformed", "request target is malformed"),
+            Self::TransferCoding => {
+                (StatusCode::NOT_IMPLEMENTED, "transfer-coding", "transfer coding is not understood")
+            }
+            Self::LengthMalformed => (StatusCode::BAD_REQUEST, "length-malformed", "content length is malformed"),
+            Self::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation", "expectation cannot be met"),
+            Self::TooManyFields { .. } => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "too many header fields")
+            }
             Self::Tunnel => (StatusCode::NOT_IMPLEMENTED, "tunnel", "tunnels are not offered"),
             Self::Deadline { .. } => (StatusCode::BAD_REQUEST, "deadline-malformed", "deadline is malformed"),
             Self::Key { .. } => (StatusCode::BAD_REQUEST, "key-malformed", "idempotency key is malformed"),

@@ -2,12 +2,16 @@
 //! whatever the bytes. `host/fuzz` calls these, and so do the property tests in `tests/inputs.rs`.
 
 use crate::{
+    authority,
     config::{self, Inputs},
     idempotency::Keyed,
     import,
     policy::{Engine, Loading, Policy, cases},
     route, trace as decision_trace,
-    upstream::headers,
+    upstream::{
+        headers,
+        redirect::{self, Origin, Route},
+    },
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::sync::OnceLock;
@@ -16,12 +20,14 @@ use std::sync::OnceLock;
 pub type Entry = fn(&[u8]);
 
 /// Every one, by name.
-pub const ALL: [(&str, Entry); 9] = [
+pub const ALL: [(&str, Entry); 11] = [
     ("config", config),
     ("environment", environment),
     ("key", key),
     ("headers", retry_after),
     ("path", path),
+    ("authority", authority),
+    ("redirect", redirect),
     ("rows", rows),
     ("cases", golden_cases),
     ("component", component),
@@ -72,6 +78,27 @@ pub fn path(bytes: &[u8]) {
         let found = router.find(&Method::GET, &path).is_some();
         assert!(found || !plain || path == "/", "a plain path is taken by the catch-all: {path:?}");
     }
+}
+
+/// A host with or without a port.
+pub fn authority(bytes: &[u8]) {
+    if authority::is_valid(bytes) {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        assert!(text.parse::<http::uri::Authority>().is_ok(), "what is valid goes into URLs: {text:?}");
+        assert!(authority::is_same(text, text, 80), "{text:?}");
+    }
+}
+
+/// `Location`, `Content-Location` and `Refresh` of an upstream.
+pub fn redirect(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let names = [http::header::LOCATION, http::header::CONTENT_LOCATION, http::header::REFRESH];
+    let mut map: HeaderMap = names.iter().map(|name| (name.clone(), value.clone())).collect();
+    let origin = Origin { scheme: "https", authority: Some(HeaderValue::from_static("triage.example")) };
+    let base_url = http::Uri::from_static("http://up.example/v1");
+    let route = Route { base_url: &base_url, path_and_query: "/a/b?c", prefix: "/api", origin: &origin };
+    redirect::rewrite(&mut map, &route);
+    assert_eq!(map.len(), names.len());
 }
 
 /// A CSV file to import.

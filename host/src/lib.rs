@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod attempt;
+mod authority;
 pub mod breaker;
 pub mod clock;
 pub mod config;

@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 mod intake;
 mod judge;
 mod keyed;
+mod request_head;
 mod state;
 pub(crate) mod upstream_key;
 mod wake;
@@ -223,14 +224,18 @@ impl Host {
     ) -> Response<Body> {
         let mut account = Account::open(&self.desk);
         let id = account.id;
-        let exchange = match self.take(request, caller, listener, &mut account).await {
+        let (mut head, body) = request.into_parts();
+        if let Err(problem) = request_head::check(&mut head) {
+            return refused(problem, account);
+        }
+        if request_head::asks_the_host(&head) {
+            let response = answer::of_the_host();
+            account.close(response.status().as_u16());
+            return identified(response, id);
+        }
+        let exchange = match self.take(head, body, caller, listener, &mut account).await {
             Ok(taken) => taken,
-            Err(problem) => {
-                account.refused(&problem);
-                let response = problem.into_response();
-                account.close(response.status().as_u16());
-                return identified(response, id);
-            }
+            Err(problem) => return refused(problem, account),
         };
         let span = exchange.span(&account);
         let gone = exchange.caller_gone.clone();
@@ -242,6 +247,11 @@ impl Host {
         let answer = finished.await;
         drop(gone.disarm());
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)
+    }
+
+    /// Answers a request that a listener does not take, and counts it.
+    pub(crate) fn refuse(&self, problem: Problem) -> Response<Body> {
+        refused(problem, Account::open(&self.desk))
     }
 
     /// Answers one request whose body is in memory: the pipeline without a listener.
@@ -386,6 +396,14 @@ impl Host {
 
 /// How to ask for a request's explanation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triage-request-id");
+
+fn refused(problem: Problem, mut account: Account) -> Response<Body> {
+    let id = account.id;
+    account.refused(&problem);
+    let response = problem.into_response();
+    account.close(response.status().as_u16());
+    identified(response, id)
+}
 
 fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_bytes(&id.digits()) {

@@ -75,16 +75,40 @@ impl Router {
 
 /// Whether a path is free of dot segments, plain or encoded. URL parsers resolve them, so that the upstream would see
 /// another path than the one that was routed.
+///
+/// An upstream may decode a slash before it resolves, or cut parameters off first: `..%2fx` and `..;a/x` are dot segments too.
 pub fn is_plain(path: &str) -> bool {
-    path.starts_with('/')
-        && !path.contains('\\')
-        && path.split('/').all(|segment| {
-            let dots = segment.len() <= 6 && {
-                let decoded = segment.to_ascii_lowercase().replace("%2e", ".");
-                decoded == "." || decoded == ".."
-            };
-            !dots
-        })
+    let bytes = path.as_bytes();
+    if bytes.first() != Some(&b'/') || bytes.contains(&b'\\') {
+        return false;
+    }
+    if !bytes.contains(&b'.') && !bytes.contains(&b'%') {
+        return true;
+    }
+    let mut rest = bytes;
+    // What the segment is so far; none once it is no dot segment whatever follows.
+    let mut dots = Some(0);
+    while let Some((byte, after)) = decoded(rest) {
+        rest = after;
+        dots = match (byte, dots) {
+            (b'/' | b'\\' | b';', Some(1 | 2)) => return false,
+            (b'/' | b'\\', _) => Some(0),
+            (b'.', Some(so_far)) => Some(so_far + 1),
+            _ => None,
+        };
+    }
+    !matches!(dots, Some(1 | 2))
+}
+
+/// The first byte, decoded where it is a dot, slash or backslash, and what follows it.
+fn decoded(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    match bytes {
+        [b'%', b'2', b'e' | b'E', rest @ ..] => Some((b'.', rest)),
+        [b'%', b'2', b'f' | b'F', rest @ ..] => Some((b'/', rest)),
+        [b'%', b'5', b'c' | b'C', rest @ ..] => Some((b'\\', rest)),
+        [byte, rest @ ..] => Some((*byte, rest)),
+        [] => None,
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +151,24 @@ mod tests {
             ("/./a", false),
             ("/a/..b", true),
             ("/a\\..\\b", false),
+            ("/a/..%2fb", false),
+            ("/a/%2e%2E%2Fb", false),
+            ("/a/..%5cb", false),
+            ("/a%2f..", false),
+            ("/a%2f%2e/b", false),
+            ("/a/..;x=1/b", false),
+            ("/a/.;/b", false),
+            ("/a%2fb", true),
+            ("/a/...", true),
+            ("/a/..;b..", false),
+            ("/a/x..;b/c", true),
+            ("/.well-known/x", true),
+            ("/a/%2e%2ex", true),
+            ("/a/%252e%252e%252fb", true),
+            ("/a;b/../c", false),
+            ("/..", false),
+            ("/", true),
+            ("", false),
             ("*", false),
         ] {
             assert_eq!(is_plain(path), plain, "{path}");

@@ -3,6 +3,7 @@
 mod connection;
 mod files;
 mod inherited;
+mod request_check;
 mod worker;
 
 pub use inherited::Inherited;

@@ -1,11 +1,13 @@
 //! The upstream: one API behind the host. Plain HTTP/1.1 goes over hyper, TLS and HTTP/2 over reqwest.
 
+pub(crate) mod answer_head;
 mod classify;
 mod follow;
 pub mod headers;
 mod http_client;
 mod negotiated;
 mod plain;
+pub mod redirect;
 mod resolve;
 mod target;
 
@@ -102,6 +104,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Idle connections kept for each core. Default 256.
     pub max_idle: usize,
+    /// Header fields that an answer may have. Default 256: real ones have less than a hundred.
+    pub max_header_fields: usize,
     /// How often the name is looked up while it is used: two lookups in a row that say something new move all connections.
     /// Default 5 s; none to leave them where they are.
     pub dns_refresh: Option<Duration>,
@@ -117,6 +121,7 @@ impl Settings {
             http2_prior_knowledge: false,
             idle_timeout: Duration::from_secs(30),
             max_idle: 256,
+            max_header_fields: 256,
             dns_refresh: Some(Duration::from_secs(5)),
         }
     }

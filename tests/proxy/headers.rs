@@ -57,7 +57,7 @@ async fn nothing_is_added_that_the_caller_did_not_send() {
 }
 
 #[tokio::test]
-async fn redirects_are_the_callers_to_follow() {
+async fn the_host_follows_no_redirect() {
     let answer = "HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n";
     let upstream = Scripted::start(move |_| Reply::Bytes(answer.into())).await;
     let front = Front::of(&upstream.url(), "");

@@ -7,8 +7,8 @@ use super::{
     keys::Scope,
     problem::Problem,
     settings::{
-        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, STATE_KEY,
-        STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
+        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, Redirects,
+        STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
@@ -54,6 +54,7 @@ pub(super) fn server(stated: &Values) -> Server {
         workers: 1,
         max_connections: 10_000,
         max_header_bytes: 64 << 10,
+        max_header_fields: 256,
         header_read_timeout: Duration::from_secs(10),
         drain: Duration::from_secs(30),
         shutdown_delay: Duration::ZERO,
@@ -65,6 +66,7 @@ pub(super) fn server(stated: &Values) -> Server {
     stated.fill("server.workers", &mut server.workers);
     stated.fill("server.max_connections", &mut server.max_connections);
     stated.fill("server.max_header_bytes", &mut server.max_header_bytes);
+    stated.fill("server.max_header_fields", &mut server.max_header_fields);
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
     stated.fill("server.drain", &mut server.drain);
     stated.fill("server.shutdown_delay", &mut server.shutdown_delay);
@@ -183,6 +185,7 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
             .map_or("{}".to_owned(), |json: serde_json::Value| json.to_string()),
         reuse_instances: false,
         max_buffered_request_bytes: 1 << 20,
+        redirects: Redirects::Rewrite,
         deadline_header: http::HeaderName::from_static("triage-deadline-ms"),
         sheds_overload: true,
         priority_header: http::HeaderName::from_static("triage-priority"),
@@ -196,6 +199,7 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
     settings.stated.fill("follow_fleet", &mut settings.follow_fleet);
     settings.stated.fill("reuse_instances", &mut settings.reuse_instances);
     settings.stated.fill("max_buffered_request", &mut settings.max_buffered_request_bytes);
+    settings.stated.fill("redirects", &mut settings.redirects);
     settings.stated.fill("deadline_header", &mut settings.deadline_header);
     settings.stated.fill("overload.enabled", &mut settings.sheds_overload);
     settings.stated.fill("overload.priority_header", &mut settings.priority_header);
@@ -239,6 +243,7 @@ fn connection(stated: &Values, base_url: http::Uri) -> upstream::Settings {
     stated.fill("connect_timeout", &mut connection.connect_timeout);
     stated.fill("idle_timeout", &mut connection.idle_timeout);
     stated.fill("max_idle", &mut connection.max_idle);
+    stated.fill("max_header_fields", &mut connection.max_header_fields);
     stated.fill("dns_refresh", &mut connection.dns_refresh);
     stated.fill("http2_prior_knowledge", &mut connection.http2_prior_knowledge);
     connection

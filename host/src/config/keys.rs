@@ -48,14 +48,16 @@ impl Key {
 }
 
 /// Keys of host and upstream that SIGHUP puts into force. Of an endpoint, it does all.
-pub(super) const RELOADED: [&str; 14] = [
+pub(super) const RELOADED: [&str; 16] = [
     "server.max_header_bytes",
+    "server.max_header_fields",
     "server.header_read_timeout",
     "server.drain",
     "server.shutdown_delay",
     "admin.read_token_file",
     "admin.write_token_file",
     "max_buffered_request",
+    "redirects",
     "deadline_header",
     "overload.enabled",
     "overload.priority_header",
@@ -86,6 +88,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.workers", Kind::Workers, Some("auto"), "threads, each with a runtime of its own; `auto`: one a core"),
     key(Host, "server.max_connections", Kind::Count(1, 1_000_000), Some("10000"), "connections at once"),
     key(Host, "server.max_header_bytes", Kind::Size(8 << 10), Some("64KiB"), "bytes of a request's head"),
+    key(Host, "server.max_header_fields", Kind::Count(16, 4096), Some("256"), "header fields of a request; above that 431"),
     key(Host, "server.header_read_timeout", Kind::Duration, Some("10s"), "time a caller may take to send a request's head"),
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
     key(Host, "server.shutdown_delay", Kind::Wait, Some("0s"), "time before that in which it still accepts and says that it is not ready, so that balancers turn away"),
@@ -134,9 +137,11 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "connect_timeout", Kind::Duration, Some("3s"), "limit on making a connection"),
     key(Upstream, "idle_timeout", Kind::Duration, Some("30s"), "how long an idle connection serves safe requests (unsafe ones: under 4 s)"),
     key(Upstream, "max_idle", Kind::Count(0, 65_536), Some("256"), "idle connections kept for each core"),
+    key(Upstream, "max_header_fields", Kind::Count(16, 4096), Some("256"), "header fields of an answer; above that the attempt fails (`protocol`), and a write is unknown"),
     key(Upstream, "dns_refresh", Kind::Duration, Some("5s"), "how often the upstream's name is looked up while requests come; once two lookups in a row say something new, connections are made anew; or `off`"),
     key(Upstream, "http2_prior_knowledge", Kind::Bool, Some("false"), "speak HTTP/2 without TLS or negotiation"),
     key(Upstream, "max_buffered_request", Kind::Size(0), Some("1MiB"), "request bodies above it are streamed once and never retried"),
+    key(Upstream, "redirects", Kind::Redirects, Some("rewrite"), "`rewrite`: `Location`, `Content-Location` and `Refresh` that lead to the upstream itself lead to this host instead, by the address that the caller used; `pass`: they stay, and callers go past this host"),
     key(Upstream, "deadline_header", Kind::Header, Some("triage-deadline-ms"), "request header by which a caller gives its deadline"),
     key(Upstream, "overload.enabled", Kind::Bool, Some("true"), "whether fewer attempts are sent at once while the upstream has more to do than it bears, and requests above that are refused, the least important first"),
     key(Upstream, "overload.priority_header", Kind::Header, Some("triage-priority"), "request header by which a caller says that it matters less: `low` or `normal`"),

@@ -3,7 +3,7 @@
 use super::{
     problem::Problem,
     raw::Raw,
-    settings::{Mode, PolicySource},
+    settings::{Mode, PolicySource, Redirects},
     units,
     value::Value,
 };
@@ -61,6 +61,8 @@ pub(super) enum Kind {
     Limits,
     /// How a candidate is tried.
     Mode,
+    /// What becomes of URLs that lead to the upstream.
+    Redirects,
     /// Public keys, as texts or files.
     Keys,
     /// What shares a breaker.
@@ -160,6 +162,11 @@ impl Kind {
                 "canary" => Ok(Value::Mode(Mode::Canary)),
                 _ => Err(MODE.to_owned()),
             },
+            Self::Redirects => match text(REDIRECTS)? {
+                "rewrite" => Ok(Value::Redirects(Redirects::Rewrite)),
+                "pass" => Ok(Value::Redirects(Redirects::Pass)),
+                _ => Err(REDIRECTS.to_owned()),
+            },
             Self::Keys => {
                 let one = |raw: &Raw| raw.text().and_then(|text| text.trim().parse().ok());
                 let structured = raw.structured();
@@ -193,6 +200,7 @@ const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
 const MODE: &str = "\"shadow\" or \"canary\"";
+const REDIRECTS: &str = "\"rewrite\" or \"pass\"";
 const INTEROP: &str = "\"pybreaker\"";
 const NAMESPACE: &str = "1 to 128 visible ASCII characters";
 const KEYS: &str = "a list of at most 16 minisign public keys: each the key itself (\"RW...\"), or the path of a file that ends \

@@ -45,6 +45,8 @@ pub struct Server {
     pub max_connections: usize,
     /// The bytes that a request's head may have. Default 64 KiB.
     pub max_header_bytes: usize,
+    /// Header fields that a request may have. Default 256: real ones have less than a hundred.
+    pub max_header_fields: usize,
     /// How long a caller may take to send a request's head. Default 10 s.
     pub header_read_timeout: Duration,
     /// How long a drain waits for requests under way. Default 30 s.
@@ -253,6 +255,25 @@ pub struct Candidate {
     pub share_percent: u32,
 }
 
+/// What becomes of an answer's URLs that lead to the upstream itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirects {
+    /// They lead to the host, by the address that the caller used.
+    Rewrite,
+    /// They stay: callers may follow them past the host.
+    Pass,
+}
+
+impl Redirects {
+    /// The name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rewrite => "rewrite",
+            Self::Pass => "pass",
+        }
+    }
+}
+
 /// One upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
@@ -279,6 +300,9 @@ pub struct Upstream {
     pub reuse_instances: bool,
     /// The most of a request body that is buffered; above it the body is streamed once and never retried. Default 1 MiB.
     pub max_buffered_request_bytes: usize,
+    /// What becomes of `Location`, `Content-Location` and `Refresh` that lead to the upstream itself. Default: they lead to the
+    /// host.
+    pub redirects: Redirects,
     /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
     /// Whether requests are refused while the upstream has more to do than it bears. Default true.

@@ -2,7 +2,7 @@
 
 use super::{
     problem::Source,
-    settings::{Mode, PolicySource},
+    settings::{Mode, PolicySource, Redirects},
     units,
 };
 use crate::{
@@ -52,6 +52,8 @@ pub enum Value {
     Limits(Vec<Quota>),
     /// How a candidate is tried.
     Mode(Mode),
+    /// What becomes of URLs that lead to the upstream.
+    Redirects(Redirects),
     /// Public keys.
     Keys(Vec<KeySource>),
     /// A policy's own settings: an object.
@@ -92,6 +94,7 @@ impl fmt::Display for Value {
                 f.write_str("]")
             }
             Self::Mode(mode) => write!(f, "\"{}\"", mode.name()),
+            Self::Redirects(redirects) => write!(f, "\"{}\"", redirects.name()),
             Self::Keys(keys) => {
                 let quoted = keys.iter().map(|key| toml::Value::String(key.to_string()).to_string());
                 write!(f, "[{}]", quoted.collect::<Vec<_>>().join(", "))
@@ -231,6 +234,7 @@ fields! {
     Value::Priority(priority) => Priority, Some(*priority);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
     Value::Mode(mode) => Mode, Some(*mode);
+    Value::Redirects(redirects) => Redirects, Some(*redirects);
     Value::Keys(keys) => Vec<KeySource>, Some(keys.clone());
     Value::Json(json) => serde_json::Value, Some(json.clone());
 }

@@ -5,14 +5,17 @@ use super::{
     exchange::{Answer, Progress},
 };
 use crate::{
-    error::{Problem, VERDICT},
+    error::{Problem, SENT, VERDICT},
     idempotency::{self, Stored},
     overload::Held,
     policy::contract::{Failure, FailureKind, Replacement},
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_LENGTH},
+};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
@@ -69,6 +72,8 @@ impl Outgoing {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
+        // Not before it is stored: another caller may have come by another address.
+        exchange.rewrite_redirects(response.headers_mut());
         dress(response.headers_mut(), exchange, progress);
         response
     }
@@ -144,13 +149,24 @@ fn told(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
     }
 }
 
+/// What the host itself offers, whatever the resource: the answer to `OPTIONS *`.
+pub(super) fn of_the_host() -> Response<Body> {
+    let mut response = Response::new(upstream::full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    headers.insert(SENT, HeaderValue::from_static("no"));
+    response
+}
+
 /// An answer that was given before.
-pub(super) fn replayed(answer: &idempotency::Answer) -> Response<Body> {
+pub(super) fn replayed(answer: &idempotency::Answer, exchange: &Exchange) -> Response<Body> {
     let mut response = Response::new(upstream::full(answer.body.clone()));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     *headers = answer.headers.clone();
     headers.remove(CONTENT_LENGTH);
+    exchange.rewrite_redirects(headers);
     headers.insert(REPLAY, HeaderValue::from_static("true"));
     headers.insert(ATTEMPTS, HeaderValue::from(0));
     headers.insert(VERDICT, HeaderValue::from_static(answer.class));

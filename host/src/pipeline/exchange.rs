@@ -5,12 +5,16 @@ use super::{
     upstream_key::{KeySends, UpstreamKey},
 };
 use crate::{
+    config::settings::Redirects,
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
     overload::{Asking, Held, Overload, Priority},
     policy::contract::{Class, Effect, Failure},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
-    upstream::{Body, Outbound, OutboundBody, Transport},
+    upstream::{
+        Body, Outbound, OutboundBody, Transport,
+        redirect::{self, Origin, Route},
+    },
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -42,6 +46,8 @@ pub(crate) struct Exchange {
     pub(crate) priority: Priority,
     pub(crate) method: Method,
     pub(crate) path_and_query: String,
+    /// How the caller came: where redirects must lead.
+    pub(crate) origin: Origin,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
     /// That it is under way, and what its body takes; with the answer's body once there is one.
@@ -103,6 +109,17 @@ impl Exchange {
         match &self.body {
             RequestBody::Buffered(bytes) => bytes,
             RequestBody::Stream(_) => &[],
+        }
+    }
+
+    /// Lets the URLs of an answer that lead to the upstream itself lead to this host, by the address that this caller used.
+    pub(crate) fn rewrite_redirects(&self, headers: &mut HeaderMap) {
+        let settings = &self.service.settings;
+        if settings.redirects == Redirects::Rewrite {
+            let base_url = &settings.connection.base_url;
+            let prefix = settings.path_prefix.as_deref().unwrap_or("");
+            let (path_and_query, origin) = (&*self.path_and_query, &self.origin);
+            redirect::rewrite(headers, &Route { base_url, path_and_query, prefix, origin });
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a request as received to an exchange: route, deadline, headers, body, key.
 
-use super::{CallerGone, Exchange, Host, exchange::RequestBody};
+use super::{CallerGone, Exchange, Host, exchange::RequestBody, request_head};
 use crate::{
     error::Problem,
     idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
@@ -9,10 +9,10 @@ use crate::{
     route,
     service::{Endpoint, Service},
     telemetry::{Account, TraceContext},
-    upstream::{self, Body, headers},
+    upstream::{self, Body, headers, redirect::Origin},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
@@ -24,19 +24,13 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 impl Host {
     pub(super) async fn take(
         &self,
-        request: Request<Body>,
+        mut head: Parts,
+        body: Body,
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
         account: &mut Account,
     ) -> Result<Box<Exchange>, Problem> {
         let started = account.began();
-        let (mut head, body) = request.into_parts();
-        if head.method == Method::CONNECT {
-            return Err(Problem::Tunnel);
-        }
-        if head.headers.get_all(HOST).iter().nth(1).is_some() {
-            return Err(Problem::HostAmbiguous);
-        }
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
         let live = self.shared.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");
@@ -82,11 +76,12 @@ impl Host {
         let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         // Of an absolute form and of HTTP/2 the authority is the host, whatever the field says (RFC 9112 section 3.2.2).
-        if let Some(named) = head.uri.authority().and_then(|own| own.as_str().rsplit('@').next())
+        if let Some(named) = head.uri.authority().map(request_head::without_userinfo)
             && let Ok(named) = HeaderValue::from_str(named)
         {
             head.headers.insert(HOST, named);
         }
+        let origin = Origin { scheme: caller.scheme(&head.headers), authority: head.headers.get(HOST).cloned() };
         headers::to_upstream(&mut head.headers, caller);
         let most = match key {
             Some(_) => idempotency.max_request_bytes,
@@ -117,6 +112,7 @@ impl Host {
             priority,
             method: head.method,
             path_and_query,
+            origin,
             headers: head.headers,
             body,
             held: Some(held),

@@ -65,7 +65,7 @@ impl Exchange {
                     hold = Some(held);
                     start = Start::Reconcile(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
                 }
-                Begun::Replay(stored) => return replay(&stored, settings.max_response_bytes),
+                Begun::Replay(stored) => return self.replay(&stored),
                 Begun::InFlight { retry_after } => return Err(Problem::InFlight { retry_after }),
                 Begun::Mismatch => return Err(Problem::KeyReused),
             }
@@ -110,6 +110,14 @@ impl Exchange {
     /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
     fn has_own_record(&self) -> bool {
         self.effect == Effect::Unsafe && self.key.is_none() && self.repeatable()
+    }
+
+    fn replay(&self, stored: &Stored) -> Result<Response<Body>, Problem> {
+        let limit_bytes = self.service.settings.idempotency.max_response_bytes;
+        match stored {
+            Stored::Answer(answer) => Ok(answer::replayed(answer, self)),
+            Stored::TooLarge { status } => Err(Problem::NotKept { status: status.as_u16(), limit_bytes }),
+        }
     }
 
     fn takes_turns(&self) -> bool {
@@ -187,13 +195,6 @@ fn result(begun: &Result<Begun, RecordError>) -> KeyResult {
         Ok(Begun::Mismatch) => KeyResult::Mismatch,
         Ok(Begun::Reconcile { .. }) => KeyResult::Reconcile,
         Err(_) => KeyResult::Failed,
-    }
-}
-
-fn replay(stored: &Stored, limit_bytes: usize) -> Result<Response<Body>, Problem> {
-    match stored {
-        Stored::Answer(answer) => Ok(answer::replayed(answer)),
-        Stored::TooLarge { status } => Err(Problem::NotKept { status: status.as_u16(), limit_bytes }),
     }
 }
 

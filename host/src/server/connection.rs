@@ -1,5 +1,6 @@
 //! One connection: HTTP/1.1 or HTTP/2, told apart by the client's preface.
 
+use super::request_check;
 use crate::{
     config::settings,
     pipeline::Host,
@@ -107,10 +108,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let spoken = Arc::new(Spoken::default());
     let spoke = Arc::clone(&spoken);
+    let max_fields = settings.max_header_fields;
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (host, caller) = (host.clone(), caller.clone());
         spoke.tell();
         async move {
+            if let Some(problem) = request_check::refusal(&request, max_fields) {
+                return Ok(host.refuse(problem));
+            }
             let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed());
             Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
         }
@@ -121,6 +126,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_read_timeout)
         .max_buf_size(settings.max_header_bytes.max(8192))
+        .max_headers(request_check::parsed_fields(max_fields))
         .keep_alive(true);
     builder
         .http2()

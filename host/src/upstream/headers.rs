@@ -41,7 +41,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub struct Caller {
     address: HeaderValue,
     forwarded: HeaderValue,
-    proto: HeaderValue,
+    scheme: &'static str,
 }
 
 impl Caller {
@@ -52,10 +52,16 @@ impl Caller {
             IpAddr::V6(v6) => format!("\"[{v6}]\""),
         };
         let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-        Self {
-            address: value(address.to_string()),
-            forwarded: value(format!("for={node};proto={scheme}")),
-            proto: HeaderValue::from_static(scheme),
+        Self { address: value(address.to_string()), forwarded: value(format!("for={node};proto={scheme}")), scheme }
+    }
+
+    /// The scheme that the caller itself used: by a proxy between that says so, else that of its connection to this host.
+    pub fn scheme(&self, headers: &HeaderMap) -> &'static str {
+        let said = headers.get(FORWARDED_PROTO).and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
+        match said.map(<[u8]>::trim_ascii) {
+            Some(said) if said.eq_ignore_ascii_case(b"https") => "https",
+            Some(said) if said.eq_ignore_ascii_case(b"http") => "http",
+            _ => self.scheme,
         }
     }
 }
@@ -68,7 +74,7 @@ pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
     headers.remove(PROXY_AUTHORIZATION);
     headers.append(FORWARDED, caller.forwarded.clone());
     headers.append(FORWARDED_FOR, caller.address.clone());
-    headers.entry(FORWARDED_PROTO).or_insert_with(|| caller.proto.clone());
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(caller.scheme));
     if let Some(host) = headers.remove(HOST) {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
@@ -89,15 +95,47 @@ pub fn to_caller(headers: &mut HeaderMap) {
     headers.append(VIA, VIA_TRIAGE);
 }
 
-/// Whether an answer says one length, or none: another one would frame the caller's answer wrongly, and no upstream that means well
-/// says two (RFC 9112 section 6.3).
-pub fn says_one_length(headers: &HeaderMap) -> bool {
+/// A content length that is none, or several that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a content-length must be a whole number up to 9223372036854775807, and the same wherever it is repeated")]
+pub struct MalformedLength;
+
+/// Leaves one content length, written as numbers are: repeated ones and leading zeros are read differently by those who pass the
+/// message on, and what no signed 64 bits hold overflows in some of them (RFC 9110 section 8.6, RFC 9112 section 6.3).
+///
+/// # Errors
+/// [`MalformedLength`]: the message must not be passed on.
+pub fn one_length(headers: &mut HeaderMap) -> Result<(), MalformedLength> {
     let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = all.next() else { return Ok(()) };
+    let bytes = length(first)?;
+    let mut is_plain = first.len() == 1 || !first.as_bytes().starts_with(b"0");
+    for repeated in all {
+        if length(repeated)? != bytes {
+            return Err(MalformedLength);
+        }
+        is_plain = false;
+    }
+    if !is_plain {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    Ok(())
+}
+
+fn length(value: &HeaderValue) -> Result<u64, MalformedLength> {
+    let digits = value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let bytes = digits.and_then(|text| text.parse::<i64>().ok()).and_then(|bytes| u64::try_from(bytes).ok());
+    bytes.ok_or(MalformedLength)
+}
+
+/// Whether a body comes in a transfer coding other than chunked, once. No other one is asked for, and what is not decoded would be
+/// passed on as the content itself (RFC 9112 section 6.1).
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(TRANSFER_ENCODING).iter();
     match (all.next(), all.next()) {
-        (None, _) => true,
-        // Nineteen digits are an exbibyte and more.
-        (Some(length), None) => (1..20).contains(&length.len()) && length.as_bytes().iter().all(u8::is_ascii_digit),
-        (Some(_), Some(_)) => false,
+        (None, _) => false,
+        (Some(only), None) => !only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => true,
     }
 }
 
@@ -159,6 +197,78 @@ mod tests {
         let mut headers = map(&[("content-length", "5")]);
         to_caller(&mut headers);
         assert_eq!(headers, map(&[("content-length", "5"), ("via", "1.1 triage")]));
+    }
+
+    #[test]
+    fn one_length_is_left_and_written_plainly() {
+        for (values, expected) in [
+            (&[][..], Ok(None)),
+            (&["0"], Ok(Some("0"))),
+            (&["5"], Ok(Some("5"))),
+            (&["05"], Ok(Some("5"))),
+            (&["000"], Ok(Some("0"))),
+            (&["5", "5"], Ok(Some("5"))),
+            (&["5", "05"], Ok(Some("5"))),
+            (&["9223372036854775807"], Ok(Some("9223372036854775807"))),
+            (&["9223372036854775808"], Err(MalformedLength)),
+            (&["5", "6"], Err(MalformedLength)),
+            (&["5, 5"], Err(MalformedLength)),
+            (&["+5"], Err(MalformedLength)),
+            (&["-0"], Err(MalformedLength)),
+            (&["0x5"], Err(MalformedLength)),
+            (&[""], Err(MalformedLength)),
+            (&["5", ""], Err(MalformedLength)),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            let made = one_length(&mut headers).map(|()| {
+                let left: Vec<_> =
+                    headers.get_all(CONTENT_LENGTH).iter().map(|value| value.to_str().unwrap()).collect();
+                assert!(left.len() < 2, "{values:?}: {left:?}");
+                left.first().copied()
+            });
+            assert_eq!(made, expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn only_chunked_alone_is_no_coding() {
+        for (values, coded) in [
+            (&[][..], false),
+            (&["chunked"], false),
+            (&[" Chunked "], false),
+            (&["gzip, chunked"], true),
+            (&["chunked, gzip"], true),
+            (&["chunked, chunked"], true),
+            (&["chunked", "chunked"], true),
+            (&["xchunked"], true),
+            (&["identity"], true),
+            (&["chunked,"], true),
+            (&[""], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_coded(&headers), coded, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_before_the_host_says_by_which_scheme_the_caller_came() {
+        let caller = Caller::new("192.0.2.7".parse().unwrap(), "http");
+        for (said, expected) in [
+            (None, "http"),
+            (Some("https"), "https"),
+            (Some("HTTPS, http"), "https"),
+            (Some("ftp"), "http"),
+            (Some(""), "http"),
+        ] {
+            let headers = said.map_or(HeaderMap::new(), |said| map(&[("x-forwarded-proto", said)]));
+            assert_eq!(caller.scheme(&headers), expected, "{said:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ use reqwest::{Client, Url, redirect};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
 use std::{sync::Arc, time::Duration};
 
+/// Bytes of an answer's head over HTTP/2. The library's own limit of 16 KiB would not hold the fields that an answer may have.
+const MAX_HEAD_BYTES: u32 = 256 << 10;
+
 /// Two pools: for safe requests, and of young connections for all others.
 #[derive(Debug)]
 pub(super) struct Negotiated {
@@ -38,6 +41,8 @@ impl Negotiated {
                 .connect_timeout(settings.connect_timeout)
                 .pool_idle_timeout(idle)
                 .pool_max_idle_per_host(settings.max_idle)
+                .http1_max_headers(settings.max_header_fields)
+                .http2_max_header_list_size(MAX_HEAD_BYTES)
                 .tcp_nodelay(true)
                 .tcp_keepalive(KEEPALIVE)
                 .dns_resolver(Arc::new(Marked(Arc::clone(resolver))))

@@ -39,6 +39,7 @@ pub(super) struct Plain {
     prefix: String,
     connect_timeout: Duration,
     idle_timeout: Duration,
+    max_header_fields: usize,
     idle: Arc<Idle>,
 }
 
@@ -74,6 +75,7 @@ impl Plain {
             prefix: origin.path().trim_end_matches('/').to_owned(),
             connect_timeout: settings.connect_timeout,
             idle_timeout: settings.idle_timeout,
+            max_header_fields: settings.max_header_fields,
             idle: Arc::new(Idle::new(settings.max_idle, settings.idle_timeout)),
         }))
     }
@@ -143,7 +145,7 @@ impl Plain {
             Ok(connected) => connected.map_err(|error| classify::connecting(&error))?,
             Err(_) => return Err(unconnected(FailureKind::ConnectTimeout)),
         };
-        Wire::open(stream).await.map_err(|_| unconnected(FailureKind::Connect))
+        Wire::open(stream, self.max_header_fields).await.map_err(|_| unconnected(FailureKind::Connect))
     }
 }
 

@@ -51,8 +51,8 @@ pub(super) enum Payload {
 }
 
 impl Wire {
-    pub(super) async fn open(stream: TokioIo<TcpStream>) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+    pub(super) async fn open(stream: TokioIo<TcpStream>, max_header_fields: usize) -> hyper::Result<Self> {
+        let (sender, connection) = http1::Builder::new().max_headers(max_header_fields).handshake(stream).await?;
         Ok(Self { sender, driven: Some(connection), carries: false })
     }
 
