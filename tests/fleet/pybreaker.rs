@@ -247,6 +247,33 @@ async fn triage_trips_and_pybreaker_refuses_at_its_next_call() {
     }
 }
 
+/// What the dashboard reads holds for Triage too: no host refuses by a row of its own that a worker's success has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workers_success_ends_a_row_of_failures_for_triage_too() {
+    for version in VERSIONS {
+        let Some(library) = library(version) else { continue };
+        let fleet = fleet("hospital");
+        let host = fleet.host();
+        let mut worker = Worker::start(&library, &fleet.server.url(), "hospital", NEVER);
+        assert!(worker.works() && call(&host).await.0 == 200, "{version}");
+        let failures = || fleet.server.ask::<String>(&["GET", "hospital:pybreaker:fail_counter"]);
+        fleet.breaks();
+        for _ in 0..4 {
+            assert_eq!(call(&host).await.0, 502, "{version}");
+        }
+        soon("four in a row", "4".to_owned(), async || failures()).await;
+        assert!(worker.works(), "{version}");
+        assert_eq!(call(&host).await.0, 502, "{version}");
+        soon("a row of one", "1".to_owned(), async || failures()).await;
+        assert_eq!(fleet.dashboard("hospital"), "closed", "{version}");
+        for failure in 2..=5 {
+            assert_eq!(call(&host).await.0, 502, "{version}: closed, and refused at failure {failure}");
+        }
+        soon("five in a row", "open".to_owned(), async || fleet.dashboard("hospital")).await;
+        assert_eq!(call(&host).await, refused(), "{version}");
+    }
+}
+
 /// Nor while a probe of Triage's hangs, or nobody calls Triage. Once the last host is gone they do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_worker_probes_while_a_host_lives() {

@@ -31,6 +31,12 @@ impl Known {
         Self { settings, frame, fleet, saved_up, leased, beaten: None }
     }
 
+    /// Whether this host's own breaker decides beside the fleet's. Not where Python workers share the fleet's: a worker and a
+    /// dashboard read there how it stands, and so does Triage. An own row of failures would not end with a worker's success.
+    pub(super) fn counts_by_itself(&self) -> bool {
+        self.fleet.is_closed() && self.settings.pybreaker.is_none()
+    }
+
     /// How many places to lease with the next step.
     pub(super) fn lot(&self) -> u32 {
         let Some((beaten, _)) = self.beaten.as_ref().filter(|_| self.settings.leased) else { return 0 };

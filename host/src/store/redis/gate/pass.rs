@@ -30,7 +30,7 @@ impl RedisGate {
                 if let Some((retry_after, why)) = known.fleet.open(now) {
                     return Err(Refusal::BreakerOpen { retry_after, why });
                 }
-                if known.fleet.is_closed() {
+                if known.counts_by_itself() {
                     own.ticket = self.alone.admit()?;
                 }
             }
@@ -139,7 +139,7 @@ impl RedisGate {
         {
             // This host's own breaker changed while the attempt waited; so it does when the fleet's did.
             grant.own = None;
-            if self.known.lock().fleet.is_closed() {
+            if self.known.lock().counts_by_itself() {
                 match self.alone.admit() {
                     Ok(fresh) => grant.own = fresh,
                     Err(refusal) => return Recheck::Refused(refusal),
