@@ -146,8 +146,13 @@ impl Exchange {
         let step = || if is_request { Step::Sent { attempt } } else { Step::Looked { look } };
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
-        let sent = timeout_at(until, self.send(outbound, is_request)).await;
-        let arrival = sent.unwrap_or(Arrival::Failure(Failure::new(FailureKind::Timeout, true)));
+        let send = timeout_at(until, self.send(outbound, is_request));
+        let sent = match hold {
+            Some(hold) if is_request => hold.while_held(send).await,
+            _ => Some(send.await),
+        };
+        let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
+        let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);
         if let Some(load) = load {
             load.over(&self.asking(), went(&arrival));

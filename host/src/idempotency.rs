@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub mod fingerprint;
 pub mod hold;
+pub mod host_lease;
 pub mod intent;
 pub mod key;
 pub mod record;
@@ -16,6 +17,7 @@ pub mod stored;
 
 pub use fingerprint::{Fingerprint, Identity, KeyTag, RecordId, Tenant};
 pub use hold::{Begun, Hold, begin};
+pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
 pub use record::{Fence, KeyedSends, Leaving, Opening};

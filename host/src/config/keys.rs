@@ -146,7 +146,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "overload.enabled", Kind::Bool, Some("true"), "whether fewer attempts are sent at once while the upstream has more to do than it bears, and requests above that are refused, the least important first"),
     key(Upstream, "overload.priority_header", Kind::Header, Some("triage-priority"), "request header by which a caller says that it matters less: `low` or `normal`"),
     key(Upstream, "idempotency.keep", Kind::Duration, Some("24h"), "how long a finished record is kept for replays"),
-    key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s"),
+    key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s; with shared state a host counts as crashed 15 s after its last heartbeat"),
     key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
     key(Upstream, "idempotency.max_response", Kind::Size(0), Some("1MiB"), "largest answer kept for replays"),
     key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("1000000"), "records kept at most; new keys are refused then"),

@@ -2,6 +2,7 @@
 //! forgets a record for which nothing was sent and leaves any other unknown.
 
 use super::{
+    HostLease,
     fingerprint::RecordId,
     intent::Intent,
     record::{Begin, Fence, KeyedSends, Leaving, Opening},
@@ -9,7 +10,8 @@ use super::{
     stored::Stored,
 };
 use crate::clock::{Clock, Timestamp};
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use tokio::time::{Instant, sleep};
 
 /// What a request got from its record. See [`Begin`].
 #[derive(Debug)]
@@ -54,9 +56,10 @@ pub async fn begin(
         Ok(opened) => !goes_on(opened),
         Err(error) => !error.may_be_done(),
     };
-    let Opened { begin, keyed_sends, turn } = opened?;
+    let Opened { begin, keyed_sends, turn, host } = opened?;
     hold.keyed_sends = keyed_sends;
     hold.turn = turn;
+    hold.host = host;
     Ok(match begin {
         Begin::New => Begun::New(hold),
         Begin::Reconcile { sent_ago } => Begun::Reconcile { hold, sent_ago },
@@ -78,6 +81,7 @@ pub struct Hold {
     claims_kept: Duration,
     keyed_sends: Option<KeyedSends>,
     turn: Option<Turn>,
+    host: Option<HostLease>,
     /// What the record does not know yet of what the owner asks.
     intent: Option<Arc<Intent>>,
     /// What the store is told only if the request ends unknown.
@@ -105,6 +109,7 @@ impl Hold {
             claims_kept: opening.keep.saturating_add(opening.lock),
             keyed_sends: None,
             turn: None,
+            host: None,
             intent: None,
             unwritten: None,
             sent: false,
@@ -137,10 +142,40 @@ impl Hold {
         self.turn.take()
     }
 
-    /// How long the lock still lasts, on this host's own clock. Check it right before the first byte, and end the send before it
-    /// ends: a successor counts from there.
+    /// How long the lock still lasts, on this host's own clock. Check it right before the first byte: a send that does not fit
+    /// is not begun.
     pub fn lock_left(&self) -> Duration {
         self.until.since(self.clock.now())
+    }
+
+    /// How long this owner may go on sending: until its lock ends, or the lease of its host's heartbeat. A successor counts from
+    /// there.
+    fn left(&self) -> Duration {
+        let host = self.host.as_ref().map_or(self.until, HostLease::until);
+        self.until.min(host).since(self.clock.now())
+    }
+
+    /// Runs a send for as long as this owner may. None: it was cut off, and a byte may have been sent until then.
+    ///
+    /// The time is read before each step of the send, so that a process that was stopped past its lease writes nothing more when
+    /// it wakes.
+    pub async fn while_held<T>(&self, send: impl Future<Output = T>) -> Option<T> {
+        let mut send = pin!(send);
+        let mut end = pin!(sleep(self.left()));
+        poll_fn(|context| {
+            loop {
+                let left = self.left();
+                if left.is_zero() {
+                    return Poll::Ready(None);
+                }
+                if end.as_mut().poll(context).is_pending() {
+                    return send.as_mut().poll(context).map(Some);
+                }
+                // The heartbeat was renewed meanwhile.
+                end.as_mut().reset(Instant::now() + left);
+            }
+        })
+        .await
     }
 
     /// Says what the owner asks of the upstream. It is written with the first mark, or when the record is left unknown.
@@ -156,7 +191,7 @@ impl Hold {
         if self.is_written() {
             self.records.sent(self.id, self.fence, self.intent.clone()).await?;
         }
-        if self.lock_left().is_zero() {
+        if self.left().is_zero() {
             return Err(RecordError::Lost);
         }
         // Not before the reply: an owner that is dropped while it waits has sent nothing.

@@ -40,11 +40,50 @@ impl fmt::Debug for Fence {
     }
 }
 
+/// How long a host counts as alive after its last heartbeat. Its locks end with it. It is renewed well before, so that one
+/// renewal may fail; long beside a server's restart, short beside a lock.
+pub const HOST_LEASE: Duration = Duration::from_secs(15);
+
+/// One process among those that share a store: random, drawn anew for every start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HostId(pub u64);
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostId({self})")
+    }
+}
+
+/// What a store knows beside a record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// When the store last lost data, if ever.
+    pub lost: Option<Timestamp>,
+    /// The end of the heartbeat lease of the host that holds the record; none where the store does not know the host.
+    pub host_until: Option<Timestamp>,
+}
+
+impl StoreFacts {
+    /// The end of the holder's host. A renewal may have been among what was lost: until all hosts had time to renew, a lease from
+    /// before the loss says nothing.
+    fn host_ends(&self) -> Option<Timestamp> {
+        self.host_until.map(|until| until.max(self.lost.map_or(until, |lost| lost.after(HOST_LEASE))))
+    }
+}
+
 /// What a request brings to its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
     /// The right that it asks for.
     pub fence: Fence,
+    /// The host that holds the record, where hosts share the store.
+    pub host: Option<HostId>,
     /// What it asks of the upstream.
     pub fingerprint: Fingerprint,
     /// Whether its caller may have sent it before.
@@ -63,7 +102,7 @@ impl Opening {
     /// An opening under `settings`.
     pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
         let (lock, keep) = (settings.lock, settings.keep);
-        Self { fence, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep }
+        Self { fence, host: None, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep }
     }
 
     /// The same, for sends that carry a key of the upstream's own.
@@ -88,7 +127,8 @@ impl Opening {
     /// `earlier`: the record as it is; none for one that is made now.
     fn held(&self, prior: Option<Timestamp>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
         let until = now.after(self.lock);
-        let holder = Holder { fence: self.fence, key: self.upstream_key, since: now, until, sent: None, prior };
+        let holder =
+            Holder { fence: self.fence, host: self.host, key: self.upstream_key, since: now, until, sent: None, prior };
         let begin = prior.map_or(Begin::New, |sent| Begin::Reconcile { sent_ago: now.since(sent) });
         // The store does not know which key the sends carried that a caller or a loss tells of.
         let unknown = if prior.is_some() { Sends::Mixed } else { Sends::None };
@@ -223,6 +263,7 @@ struct Holder {
     fence: Fence,
     /// The key of the upstream's own that its sends carry.
     key: Option<KeyTag>,
+    host: Option<HostId>,
     since: Timestamp,
     until: Timestamp,
     /// When this holder last marked a send. A holder that never did has sent nothing.
@@ -232,9 +273,19 @@ struct Holder {
 }
 
 impl Holder {
-    /// The last moment at which a byte may have been sent, if the holder vanished: any time until its lock ran out.
-    fn last_byte_if_vanished(&self) -> Option<Timestamp> {
-        self.prior.max(self.sent.map(|sent| sent.max(self.until)))
+    /// When the holder stops sending at the latest: its lock ends, or before that its host's heartbeat.
+    fn ends(&self, facts: &StoreFacts) -> Timestamp {
+        facts.host_ends().filter(|_| self.host.is_some()).map_or(self.until, |ends| ends.min(self.until))
+    }
+
+    /// The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
+    fn last_byte_if_vanished(&self, facts: &StoreFacts) -> Option<Timestamp> {
+        self.prior.max(self.sent.map(|sent| sent.max(self.ends(facts))))
+    }
+
+    /// Whether a byte may have been sent, by this holder or one before.
+    fn may_have_sent(&self) -> bool {
+        self.sent.or(self.prior).is_some()
     }
 }
 
@@ -257,17 +308,16 @@ impl Record {
 
     /// Begins a request: what it gets, and the record to write (none: leave it as it is).
     ///
-    /// Another payload is a mismatch whatever the phase. A lock that ran out before anything was sent is taken over as new;
-    /// after a send it is not, since nobody knows what came of it. `lost`: when the store last lost records, if ever; a key that
-    /// it does not know may have been among them.
+    /// Another payload is a mismatch whatever the phase. A lock that ran out, or whose host's heartbeat ended, is taken over: as
+    /// new if nothing was sent under it, else in doubt. A key that the store does not know may have been lost.
     pub fn begin(
         existing: Option<&Self>,
         opening: &Opening,
-        lost: Option<Timestamp>,
+        facts: &StoreFacts,
         now: Timestamp,
     ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
-            let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(lost, now) };
+            let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(facts.lost, now) };
             return opening.held(prior, None, now);
         };
         if record.fingerprint != opening.fingerprint {
@@ -277,14 +327,26 @@ impl Record {
             State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
             State::Unknown { sent, .. } => opening.held(Some(*sent), Some(record), now),
             // Asked again: a store on the network may be, where the answer was lost on the way.
-            State::Held(holder) if now < holder.until && holder.fence == opening.fence && holder.sent.is_none() => {
+            State::Held(holder)
+                if now < holder.ends(facts) && holder.fence == opening.fence && holder.sent.is_none() =>
+            {
                 opening.held(holder.prior, Some(record), now)
             }
-            State::Held(holder) if now < holder.until => {
-                let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.until.since(now));
+            State::Held(holder) if now < holder.ends(facts) => {
+                let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.ends(facts).since(now));
                 (Begin::InFlight { retry_after }, None)
             }
-            State::Held(holder) => opening.held(holder.last_byte_if_vanished(), Some(record), now),
+            State::Held(holder) => {
+                // A mark that it made may have been lost, where the store came back with older data.
+                let unmarked = facts.lost.filter(|lost| holder.since <= *lost);
+                let unmarked = unmarked.and_then(|lost| opening.before_loss(Some(lost), now));
+                let (begin, mut begun) =
+                    opening.held(holder.last_byte_if_vanished(facts).max(unmarked), Some(record), now);
+                if let (Some(_), Some(begun)) = (unmarked, &mut begun) {
+                    begun.sends = Sends::Mixed;
+                }
+                (begin, begun)
+            }
         }
     }
 
@@ -339,9 +401,9 @@ impl Record {
     }
 
     /// Takes a record whose verification is due, and moves the next one `lease` ahead: what to verify. None if it is not due.
-    pub fn take(&mut self, lease: Duration, now: Timestamp) -> Option<Arc<Intent>> {
+    pub fn take(&mut self, lease: Duration, facts: &StoreFacts, now: Timestamp) -> Option<Arc<Intent>> {
         self.due.filter(|due| *due <= now)?;
-        self.unsettled(now)?;
+        self.unsettled(facts, now)?;
         self.due = Some(now.after(lease));
         self.intent.clone()
     }
@@ -368,19 +430,19 @@ impl Record {
 
     /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
     /// not to have taken place. `None` if the record is not unsettled.
-    pub fn resolve(&mut self, answer: Option<Arc<Stored>>, now: Timestamp) -> Option<Fate> {
-        self.unsettled(now)?;
+    pub fn resolve(&mut self, answer: Option<Arc<Stored>>, facts: &StoreFacts, now: Timestamp) -> Option<Fate> {
+        self.unsettled(facts, now)?;
         let Some(stored) = answer else { return Some(Fate::Forget) };
         self.done(stored, now);
         Some(Fate::Keep)
     }
 
     /// How long ago a byte was last sent, if what came of it is unknown and nobody is finding out.
-    pub fn unsettled(&self, now: Timestamp) -> Option<Duration> {
+    pub fn unsettled(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
         let sent = match &self.state {
             _ if self.expired(now) => None,
             State::Unknown { sent, .. } => Some(*sent),
-            State::Held(holder) if holder.until <= now => holder.last_byte_if_vanished(),
+            State::Held(holder) if holder.ends(facts) <= now => holder.last_byte_if_vanished(facts),
             State::Held(_) | State::Done { .. } => None,
         };
         sent.map(|sent| now.since(sent))
@@ -398,16 +460,24 @@ impl Record {
     /// a sent one whose owner vanished a `keep` after its lock ran out.
     pub fn expires(&self) -> Timestamp {
         match &self.state {
-            State::Held(holder) if holder.last_byte_if_vanished().is_none() => holder.until,
+            State::Held(holder) if !holder.may_have_sent() => holder.until,
             State::Held(holder) => holder.until.after(self.keep),
             State::Unknown { since, .. } | State::Done { since, .. } => since.after(self.keep),
+        }
+    }
+
+    /// The host that holds the record.
+    pub fn host(&self) -> Option<HostId> {
+        match &self.state {
+            State::Held(holder) => holder.host,
+            State::Unknown { .. } | State::Done { .. } => None,
         }
     }
 
     /// The phase.
     pub fn phase(&self) -> Phase {
         match &self.state {
-            State::Held(holder) if holder.last_byte_if_vanished().is_none() => Phase::New,
+            State::Held(holder) if !holder.may_have_sent() => Phase::New,
             State::Held(_) | State::Unknown { .. } => Phase::Sent,
             State::Done { .. } => Phase::Done,
         }

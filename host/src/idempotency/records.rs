@@ -1,6 +1,7 @@
 //! What keeping records, claims and turns asks of a store.
 
 use super::{
+    HostLease,
     fingerprint::{Fingerprint, RecordId, digest, short},
     intent::Intent,
     record::{Begin, Fence, KeyedSends, Leaving, Opening},
@@ -112,11 +113,13 @@ pub struct Opened {
     pub keyed_sends: Option<KeyedSends>,
     /// Its turn, if [`Opening::turn`] asked for it, it was free, and the request may go on.
     pub turn: Option<Turn>,
+    /// How long this host counts as alive; none where the store is in this process, or the request does not go on.
+    pub host: Option<HostLease>,
 }
 
 impl From<Begin> for Opened {
     fn from(begin: Begin) -> Self {
-        Self { begin, keyed_sends: None, turn: None }
+        Self { begin, keyed_sends: None, turn: None, host: None }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     idempotency::{
-        Answer, Fingerprint, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant, Turn, Unsettled,
-        records::Reply,
+        Answer, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant, Turn,
+        Unsettled, records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -313,4 +313,35 @@ async fn an_unwritten_record_is_written_only_for_what_is_unknown() {
     let opening = Opening { fingerprint: Fingerprint::of_record(id), ..opening(2) };
     let begun = super::begin(&setup.memory, setup.clock, id, opening).await.unwrap();
     assert!(matches!(begun, Begun::Reconcile { sent_ago, .. } if sent_ago == Duration::from_secs(3)), "{begun:?}");
+}
+
+/// A process that was stopped past its lock or its host's heartbeat takes no further step of its send when it wakes.
+#[tokio::test(start_paused = true)]
+async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
+    let setup = Setup::new();
+    let heartbeat = Arc::new(HeartbeatLease::default());
+    let lease = Duration::from_secs(15);
+    let mut hold = setup.hold(1);
+    hold.host = Some(HostLease::new(&heartbeat));
+    assert!(matches!(hold.sent().await, Err(RecordError::Lost)), "a heartbeat that was never renewed");
+    heartbeat.renewed(setup.clock.now().after(lease));
+    hold.sent().await.unwrap();
+    let (clock, renewing) = (setup.clock, Arc::clone(&heartbeat));
+    let renewed = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        renewing.renewed(clock.now().after(lease));
+    });
+    let began = tokio::time::Instant::now();
+    let steps = Cell::new(0);
+    let send = std::future::poll_fn(|_| {
+        steps.set(steps.get() + 1);
+        Poll::<()>::Pending
+    });
+    assert_eq!(hold.while_held(send).await, None);
+    assert_eq!(began.elapsed().as_secs(), 25, "10 s until it was renewed, and a lease");
+    renewed.await.unwrap();
+    let before = steps.get();
+    let mut late = std::pin::pin!(hold.while_held(async { steps.set(before + 100) }));
+    assert_eq!((&mut late).now_or_never(), Some(None));
+    assert_eq!(steps.get(), before, "a step was taken after the end");
 }

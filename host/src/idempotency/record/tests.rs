@@ -33,7 +33,7 @@ fn answer() -> Arc<Stored> {
 }
 
 fn new() -> Record {
-    let (begin, record) = Record::begin(None, &opening(1, b"a"), None, at(0));
+    let (begin, record) = Record::begin(None, &opening(1, b"a"), &StoreFacts::default(), at(0));
     assert_eq!(begin, Begin::New);
     record.unwrap()
 }
@@ -45,7 +45,7 @@ fn sent() -> Record {
 }
 
 fn begin(record: &Record, fence: u128, now: Timestamp) -> Begin {
-    Record::begin(Some(record), &opening(fence, b"a"), None, now).0
+    Record::begin(Some(record), &opening(fence, b"a"), &StoreFacts::default(), now).0
 }
 
 #[test]
@@ -55,10 +55,14 @@ fn another_payload_is_a_mismatch_in_every_phase() {
     let mut unknown = sent();
     unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(6)).unwrap();
     for (case, record) in [("new", new()), ("in flight", sent()), ("unknown", unknown), ("done", done)] {
-        let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), None, at(10));
+        let (begin, write) = Record::begin(Some(&record), &opening(2, b"b"), &StoreFacts::default(), at(10));
         assert_eq!((begin, write), (Begin::Mismatch, None), "{case}");
     }
-    assert_eq!(Record::begin(Some(&sent()), &opening(2, b"b"), None, at(200)).0, Begin::Mismatch, "lock ran out");
+    assert_eq!(
+        Record::begin(Some(&sent()), &opening(2, b"b"), &StoreFacts::default(), at(200)).0,
+        Begin::Mismatch,
+        "lock ran out"
+    );
 }
 
 #[test]
@@ -104,7 +108,7 @@ fn an_owner_that_sent_nothing_leaves_nothing() {
 
 #[test]
 fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
-    let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), None, at(160));
+    let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), &StoreFacts::default(), at(160));
     assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(10) });
     let vanished = record.clone().unwrap();
     assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "vanished");
@@ -119,10 +123,16 @@ fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
 #[test]
 fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
     let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
-    assert_eq!(Record::begin(None, &maybe, None, at(0)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
-    assert_eq!(Record::begin(Some(&new()), &maybe, None, at(200)).0, Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(
+        Record::begin(None, &maybe, &StoreFacts::default(), at(0)).0,
+        Begin::Reconcile { sent_ago: Duration::ZERO }
+    );
+    assert_eq!(
+        Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(200)).0,
+        Begin::Reconcile { sent_ago: Duration::ZERO }
+    );
     assert!(
-        matches!(Record::begin(Some(&new()), &maybe, None, at(1)).0, Begin::InFlight { .. }),
+        matches!(Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(1)).0, Begin::InFlight { .. }),
         "under way here is known better"
     );
 }
@@ -147,7 +157,7 @@ fn a_lock_that_ran_out_sends_nothing_but_may_still_finish() {
     let mut late = sent();
     assert_eq!(late.finish(Fence(1), answer(), at(155)), Ok(()));
     assert_eq!(begin(&late, 2, at(156)), Begin::Replay(answer()));
-    let (_, successor) = Record::begin(Some(&sent()), &opening(2, b"a"), None, at(160));
+    let (_, successor) = Record::begin(Some(&sent()), &opening(2, b"a"), &StoreFacts::default(), at(160));
     assert_eq!(successor.unwrap().finish(Fence(1), answer(), at(161)), Err(Lost));
 }
 
@@ -170,21 +180,21 @@ fn records_expire_a_keep_after_they_were_last_touched() {
 fn an_administrator_settles_what_nobody_works_on() {
     let mut unknown = sent();
     unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
-    assert_eq!(unknown.unsettled(at(30)), Some(seconds(10)));
-    assert_eq!(unknown.clone().resolve(None, at(30)), Some(Fate::Forget));
-    assert_eq!(unknown.resolve(Some(answer()), at(30)), Some(Fate::Keep));
+    assert_eq!(unknown.unsettled(&StoreFacts::default(), at(30)), Some(seconds(10)));
+    assert_eq!(unknown.clone().resolve(None, &StoreFacts::default(), at(30)), Some(Fate::Forget));
+    assert_eq!(unknown.resolve(Some(answer()), &StoreFacts::default(), at(30)), Some(Fate::Keep));
     assert_eq!(begin(&unknown, 2, at(31)), Begin::Replay(answer()));
-    assert_eq!(unknown.resolve(None, at(32)), None, "settled");
-    assert_eq!(sent().resolve(None, at(30)), None, "under way");
-    assert_eq!(sent().resolve(None, at(150)), Some(Fate::Forget), "its owner vanished");
-    assert_eq!(new().resolve(None, at(10)), None, "nothing sent");
+    assert_eq!(unknown.resolve(None, &StoreFacts::default(), at(32)), None, "settled");
+    assert_eq!(sent().resolve(None, &StoreFacts::default(), at(30)), None, "under way");
+    assert_eq!(sent().resolve(None, &StoreFacts::default(), at(150)), Some(Fate::Forget), "its owner vanished");
+    assert_eq!(new().resolve(None, &StoreFacts::default(), at(10)), None, "nothing sent");
 }
 
 /// A key that the store does not know may have been among those that it lost, for one lifetime.
 #[test]
 fn after_a_loss_an_unknown_key_is_looked_up() {
     let lost = at(1000);
-    let begun = |now| Record::begin(None, &opening(1, b"a"), Some(lost), now).0;
+    let begun = |now| Record::begin(None, &opening(1, b"a"), &StoreFacts { lost: Some(lost), host_until: None }, now).0;
     // Until the locks of that time are over, somebody may be sending still.
     assert_eq!(begun(at(1000)), Begin::Reconcile { sent_ago: Duration::ZERO });
     assert_eq!(begun(at(1000).after(LOCK)), Begin::Reconcile { sent_ago: Duration::ZERO });
@@ -210,7 +220,7 @@ fn the_record_knows_which_key_every_send_carried_since_when() {
         let mut now = 0;
         for (fence, key) in (1..).zip(owners) {
             let opening = opening(fence, b"a").with_upstream_key(key);
-            let mut held = Record::begin(record.as_ref(), &opening, None, at(now)).1.unwrap();
+            let mut held = Record::begin(record.as_ref(), &opening, &StoreFacts::default(), at(now)).1.unwrap();
             held.sent(Fence(fence), None, at(now + 1)).unwrap();
             held.sent(Fence(fence), None, at(now + 2)).unwrap();
             assert_eq!(held.leave(Fence(fence), &Leaving::at_once(Some(Duration::ZERO)), at(now + 3)), Ok(Fate::Keep));
@@ -226,11 +236,56 @@ fn the_record_knows_which_key_every_send_carried_since_when() {
 fn sends_that_the_record_does_not_know_carried_no_key() {
     let key = KeyTag::from_bytes([1; 16]);
     let opening = Opening { maybe_sent: true, upstream_key: Some(key), ..opening(1, b"a") };
-    let mut record = Record::begin(None, &opening, None, at(0)).1.unwrap();
+    let mut record = Record::begin(None, &opening, &StoreFacts::default(), at(0)).1.unwrap();
     record.sent(Fence(1), None, at(1)).unwrap();
     assert_eq!(record.keyed_sends(at(2)), None, "the caller may have sent it before");
-    let mut fresh = Record::begin(None, &Opening { maybe_sent: false, ..opening }, None, at(0)).1.unwrap();
+    let mut fresh =
+        Record::begin(None, &Opening { maybe_sent: false, ..opening }, &StoreFacts::default(), at(0)).1.unwrap();
     assert_eq!(fresh.keyed_sends(at(2)), None, "nothing was sent");
     fresh.sent(Fence(1), None, at(1)).unwrap();
     assert_eq!(fresh.keyed_sends(at(2)), Some(KeyedSends { key, first_ago: seconds(1) }));
+}
+
+/// A host that stopped its heartbeat holds nothing any more; it may have been sending until then, and no later.
+#[test]
+fn a_lock_ends_with_its_hosts_heartbeat() {
+    let lived = |seconds| StoreFacts { lost: None, host_until: Some(at(seconds)) };
+    let on_host = |fence, body| Opening { host: Some(HostId(1)), ..opening(fence, body) };
+    let (_, held) = Record::begin(None, &on_host(1, b"a"), &StoreFacts::default(), at(0));
+    let fresh = held.unwrap();
+    let mut sent = fresh.clone();
+    sent.sent(Fence(1), None, at(5)).unwrap();
+    let begin = |record, facts: &StoreFacts, now| Record::begin(Some(record), &on_host(2, b"a"), facts, at(now)).0;
+    for record in [&fresh, &sent] {
+        assert_eq!(begin(record, &lived(20), 19), Begin::InFlight { retry_after: seconds(1) });
+        assert!(matches!(begin(record, &lived(100), 60), Begin::InFlight { .. }), "its host renewed");
+        assert!(matches!(begin(record, &StoreFacts::default(), 60), Begin::InFlight { .. }), "no host is known");
+        assert_eq!(record.unsettled(&lived(20), at(19)), None);
+    }
+    assert_eq!(begin(&fresh, &lived(20), 20), Begin::New);
+    assert_eq!(begin(&sent, &lived(20), 50), Begin::Reconcile { sent_ago: seconds(30) });
+    assert_eq!(begin(&sent, &lived(900), 170), Begin::Reconcile { sent_ago: seconds(20) }, "no longer than its lock");
+    assert_eq!(sent.unsettled(&lived(20), at(50)), Some(seconds(30)));
+    // Its successor fences it off.
+    let (_, successor) = Record::begin(Some(&sent), &on_host(2, b"a"), &lived(20), at(50));
+    assert_eq!(successor.unwrap().finish(Fence(1), answer(), at(51)), Err(Lost));
+    // A holder without a host is not bound by the heartbeat of any.
+    let (_, local) = Record::begin(None, &opening(1, b"a"), &StoreFacts::default(), at(0));
+    assert!(matches!(begin(&local.unwrap(), &lived(20), 50), Begin::InFlight { .. }));
+}
+
+/// A store that came back with older data may lack a renewal, or the mark of a send.
+#[test]
+fn after_a_loss_neither_a_lease_nor_a_missing_mark_of_before_counts() {
+    let on_host = |fence| Opening { host: Some(HostId(1)), ..opening(fence, b"a") };
+    let (_, held) = Record::begin(None, &on_host(1), &StoreFacts::default(), at(0));
+    let held = held.unwrap();
+    let facts = StoreFacts { lost: Some(at(30)), host_until: Some(at(20)) };
+    let begun = |now| Record::begin(Some(&held), &on_host(2), &facts, at(now)).0;
+    assert!(matches!(begun(44), Begin::InFlight { .. }), "it may have renewed until the loss");
+    assert_eq!(begun(45), Begin::Reconcile { sent_ago: seconds(0) }, "its mark may be lost");
+    let later = StoreFacts { lost: Some(at(0)), host_until: Some(at(20)) };
+    let (_, held) = Record::begin(None, &on_host(1), &StoreFacts::default(), at(1));
+    let begun = Record::begin(Some(&held.unwrap()), &on_host(2), &later, at(40)).0;
+    assert_eq!(begun, Begin::New, "begun after the loss, nothing of it is missing");
 }

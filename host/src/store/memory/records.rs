@@ -5,7 +5,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId,
         Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
-        record::{Fate, Lost, Record},
+        record::{Fate, Lost, Record, StoreFacts},
         records::{Reply, at_hand},
     },
 };
@@ -132,7 +132,7 @@ impl MemoryRecords {
                 let now = self.clock.now();
                 self.account(shard.sweep(now, SWEEP));
                 let existing = shard.get(&id);
-                let (begin, write) = Record::begin(existing, opening, None, now);
+                let (begin, write) = Record::begin(existing, opening, &StoreFacts::default(), now);
                 let Some(record) = write else { return Ok(begin.into()) };
                 // One that expired and is still there gives its place to its successor.
                 if existing.is_some() || self.reserve() {
@@ -140,7 +140,7 @@ impl MemoryRecords {
                     self.bytes.fetch_add(bytes_of(&record), Relaxed);
                     let keyed_sends = record.keyed_sends(now);
                     self.account_bytes(&shard.put(id, record));
-                    return Ok(Opened { begin, keyed_sends, turn: None });
+                    return Ok(Opened { begin, keyed_sends, turn: None, host: None });
                 }
             }
             // Ends: each round another thread took the place that was made, or there is none to make.
@@ -299,7 +299,8 @@ impl Records for MemoryRecords {
     }
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        at_hand(Ok(self.change(id, |record, clock| Some((record.take(lease, clock.now())?, Fate::Keep)))))
+        at_hand(Ok(self
+            .change(id, |record, clock| Some((record.take(lease, &StoreFacts::default(), clock.now())?, Fate::Keep)))))
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
@@ -308,7 +309,8 @@ impl Records for MemoryRecords {
             Resolution::NotApplied => None,
         };
         let size = answer.as_ref().map_or(0, |answer| answer.size());
-        let resolved = self.change(id, |record, clock| Some(((), record.resolve(answer, clock.now())?)));
+        let resolved =
+            self.change(id, |record, clock| Some(((), record.resolve(answer, &StoreFacts::default(), clock.now())?)));
         if resolved.is_none() {
             self.bytes.fetch_sub(size, Relaxed);
         }

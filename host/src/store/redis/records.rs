@@ -10,7 +10,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening, RecordError,
         RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
-        record::Begin,
+        record::{Begin, HostId},
         records::{Reply, at_hand},
     },
     store::memory::records::turns::{Place as PlaceHere, Turns},
@@ -19,6 +19,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
 };
+use heartbeat::Heartbeat;
 pub use seal::{KeyError, SealError, Sealer};
 use std::{
     fmt,
@@ -39,6 +40,7 @@ use turn::Place;
 
 mod codec;
 mod era;
+mod heartbeat;
 mod seal;
 mod steps;
 mod turn;
@@ -72,6 +74,7 @@ pub(super) struct Inner {
     sealer: Sealer,
     cap: usize,
     here: Arc<Turns>,
+    heartbeat: Heartbeat,
     /// What was begun and nobody waits for.
     behind: TaskTracker,
     /// Whether a request that does not open was told of.
@@ -93,7 +96,10 @@ impl RedisRecords {
         let cap = max_records.div_ceil(PARTS.into());
         let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
         let told_unreadable = AtomicBool::new(false);
-        Self(Arc::new(Inner { link, clock, entropy, sealer, cap, here, behind, told_unreadable }))
+        let heartbeat = Heartbeat::new(HostId(entropy.next()));
+        let inner = Arc::new(Inner { link, clock, entropy, sealer, cap, here, heartbeat, behind, told_unreadable });
+        inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
+        Self(inner)
     }
 }
 
@@ -187,7 +193,7 @@ impl Inner {
     }
 
     async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
-        let value = self.run(&steps::take(self.keys(), id, lease)).await?;
+        let value = self.run(&steps::take(self.keys(), id, lease, self.lost_ago())).await?;
         let answer = Answer::of(&value).ok_or_else(|| nonsense("take"))?;
         match (answer.word, answer.bytes(), answer.text(1)) {
             ("later", ..) => Ok(None),
@@ -210,7 +216,7 @@ impl Inner {
     }
 
     async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
-        let value = self.run(&steps::look(self.keys(), id)).await?;
+        let value = self.run(&steps::look(self.keys(), id, self.lost_ago())).await?;
         let answer = Answer::of(&value).ok_or_else(|| nonsense("look"))?;
         Ok(answer.duration().map(|sent_ago| Unsettled {
             id,
@@ -229,6 +235,7 @@ impl Inner {
             let about = Circumstances {
                 cap: self.cap,
                 lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
+                host: self.heartbeat.host,
                 one_node: !self.link.is_cluster(),
                 era,
             };
@@ -285,13 +292,30 @@ impl Inner {
                 }
                 None => None,
             };
-            return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn });
+            let goes_on = matches!(begin, Begin::New | Begin::Reconcile { .. });
+            let host = self.heartbeat.lease(id).filter(|_| goes_on);
+            if goes_on {
+                self.heartbeat.renewed(&self, id, asked);
+            }
+            return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn, host });
         }
         Err(unavailable(LinkError::Down))
     }
 
     async fn own(&self, step: Step) -> Result<(), RecordError> {
         done(step.script.name(), &self.run(&step).await?)
+    }
+
+    async fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Result<(), RecordError> {
+        let asked = Instant::now();
+        let intent = intent.map(|intent| self.asked(id, &intent));
+        self.own(steps::sent(self.keys(), id, fence, intent, self.heartbeat.host)).await?;
+        self.heartbeat.renewed(self, id, asked);
+        Ok(())
+    }
+
+    fn lost_ago(&self) -> Option<Duration> {
+        self.link.lost_data().map(|lost| self.clock.now().since(lost.at))
     }
 
     async fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Result<(), RecordError> {
@@ -355,7 +379,7 @@ impl Inner {
             Resolution::Applied(stored) => Some(self.seal(id, stored)?),
             Resolution::NotApplied => None,
         };
-        let value = self.run(&steps::resolve(self.keys(), id, sealed)).await?;
+        let value = self.run(&steps::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
         match Answer::of(&value).map(|answer| answer.word) {
             Some("done") => Ok(Resolved::Done),
             Some("not-unsettled") => Ok(Resolved::NotUnsettled),
@@ -418,8 +442,7 @@ impl Records for RedisRecords {
     }
 
     fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        let asked = intent.map(|intent| self.0.asked(id, &intent));
-        Reply::Right(self.0.own(steps::sent(self.0.keys(), id, fence, asked)).boxed())
+        Reply::Right(self.0.sent(id, fence, intent).boxed())
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {

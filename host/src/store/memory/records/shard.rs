@@ -4,7 +4,7 @@ use crate::{
     clock::Timestamp,
     idempotency::{
         RecordId, Stored, Unsettled,
-        record::{Phase, Record},
+        record::{Phase, Record, StoreFacts},
     },
 };
 use std::collections::{BTreeSet, HashMap};
@@ -91,7 +91,7 @@ impl Shard {
         let record = self.records.get(&id)?;
         Some(Unsettled {
             id,
-            sent_ago: record.unsettled(now)?,
+            sent_ago: record.unsettled(&StoreFacts::default(), now)?,
             endpoint: record.intent().map(|intent| (intent.upstream.clone(), intent.endpoint.clone())),
             verified_in: record.due().map(|due| due.since(now)),
         })
@@ -99,7 +99,9 @@ impl Shard {
 
     /// The records whose verification is due and when it was, the longest due first.
     pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
-        let is_unsettled = move |id: &RecordId| self.records.get(id).is_some_and(|own| own.unsettled(now).is_some());
+        let is_unsettled = move |id: &RecordId| {
+            self.records.get(id).is_some_and(|own| own.unsettled(&StoreFacts::default(), now).is_some())
+        };
         self.due.iter().take_while(move |(due, _)| *due <= now).filter(move |(_, id)| is_unsettled(id)).copied()
     }
 

@@ -1,17 +1,22 @@
--- KEYS[5]  the part's mark  KEYS[6], KEYS[7]  queue of its twins, and who of them lives; only where its turn is wanted too
+-- KEYS[6]  the part's mark  KEYS[7], KEYS[8]  queue of its twins, and who of them lives; only where its turn is wanted too
 -- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
 --      [8] how long ago records were last lost, or ''  [9] lease of the turn  [10] era in which that is known
---      [11] the upstream's key that its sends carry, or ''
+--      [11] the upstream's key that its sends carry, or ''  [12] this host  [13] lease of its heartbeat
 -- Another server, or one that was emptied: what this host knows of losses may be too old to go by.
-if redis.call('GET', KEYS[5]) ~= server(ARGV[10]) then return { 'strange' } end
+if redis.call('GET', KEYS[6]) ~= server(ARGV[10]) then return { 'strange' } end
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
+local lost_ago, host_lease = tonumber(ARGV[8]), tonumber(ARGV[13])
+-- Until when those may have been sending whose records the server has lost, as long as one of them may still be of use.
+local lost_until = nil
+if lost_ago and lost_ago < keep + lock then lost_until = math.min(now - lost_ago + lock, now) end
 local r = read()
 local there = r ~= nil
-local sends, first
-if r and r.s == 'h' and r.e <= now and KEYS[7] then
-  -- Its lock ran out, so it sends nothing more: its place among its twins is its successor's.
-  redis.call('ZREM', KEYS[6], r.o)
+local sends, first, unmarked
+local ended = r and r.s == 'h' and ends(r, lost_ago, host_lease)
+if ended and ended <= now and KEYS[8] then
+  -- It ended, so it sends nothing more: its place among its twins is its successor's.
   redis.call('ZREM', KEYS[7], r.o)
+  redis.call('ZREM', KEYS[8], r.o)
 end
 if r and expires(r) <= now then r = nil end
 local prior = nil
@@ -20,24 +25,22 @@ if r then
   if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
   if r.s == 'u' then
     prior = r.t
-  elseif now < r.e and r.o == fence and not r.t then
+  elseif now < ended and r.o == fence and not r.t then
     -- Asked again: the answer was lost on the way.
     prior = r.p
-  elseif now < r.e then
+  elseif now < ended then
     if r.moved then write(r) end
-    return { 'busy', whole(math.min(math.max(now - r.b, 1000000), r.e - now)) }
+    return { 'busy', whole(math.min(math.max(now - r.b, 1000000), ended - now)) }
   else
-    prior = last_byte(r)
+    prior = last_byte(r, ended)
+    -- A mark that it made may have been lost, where the server came back with older data.
+    unmarked = lost_until and r.b <= now - lost_ago
+    if unmarked then prior = later(prior, lost_until) end
   end
   sends, first = r.w, r.x
+  if unmarked then sends, first = '-', nil end
 else
-  local lost_ago = tonumber(ARGV[8])
-  if ARGV[4] == '1' then
-    prior = now
-  elseif lost_ago and lost_ago < keep + lock then
-    -- Nobody else's record of that time can still be sending.
-    prior = math.min(now - lost_ago + lock, now)
-  end
+  prior = ARGV[4] == '1' and now or lost_until
   if prior then sends = '-' end
   if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
@@ -46,13 +49,14 @@ redis.call('HDEL', KEYS[1], 'a')
 local asked = r and prior and r.l or nil
 if not asked then redis.call('HDEL', KEYS[1], 'i') end
 local own = {
-  f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked,
+  f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
   q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first
 }
 write(own)
+beat(KEYS[5], ARGV[12], host_lease)
 schedule(own, own.e)
 local turn = '0'
-if KEYS[7] and enter(KEYS[6], KEYS[7], fence, tonumber(ARGV[9]), true) then turn = '1' end
+if KEYS[8] and enter(KEYS[7], KEYS[8], fence, tonumber(ARGV[9]), true) then turn = '1' end
 if prior then
   return { 'reconcile', whole(now - prior), turn, first and sends or '', first and whole(now - first) or '' }
 end

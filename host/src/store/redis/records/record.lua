@@ -1,23 +1,24 @@
 -- One key's record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
 -- KEYS[1]  the record: f fingerprint, k lifetime, s state (h held, u unknown, d done), o holder's fence, b since when,
---          e end of the lock, t last marked send, p last byte of an earlier holder, a sealed answer,
+--          e end of the lock, t last marked send, p last byte of an earlier holder, h holder's host, a sealed answer,
 --          l upstream/endpoint after '+' where the request is kept too, else after '-', i the sealed request
 --          q the upstream's key that the holder sends, w the one that all sends carried so far, or '-' where they did not all
 --          carry the same one, x the first send with it
 -- KEYS[2]  ids of all records of the part, by expiry
 -- KEYS[3]  those that may be unsettled, by expiry
 -- KEYS[4]  those whose request is kept, by when their next verification is due
+-- KEYS[5]  hosts of the part, by the end of their heartbeats' leases: see hosts.lua
 -- ARGV[1]  the record's id
 local function whole(number)
   return string.format('%.0f', number)
 end
 
 local function read()
-  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x')
+  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h')
   if not r[3] then return nil end
   local record = {
     f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
-    p = tonumber(r[8]), l = r[9] or nil, q = r[10] or nil, w = r[11] or nil, x = tonumber(r[12])
+    p = tonumber(r[8]), l = r[9] or nil, q = r[10] or nil, w = r[11] or nil, x = tonumber(r[12]), h = r[13] or nil
   }
   local back = math.max(record.b, record.t or 0) - now
   if back > 0 then
@@ -35,14 +36,23 @@ local function later(a, b)
   return b
 end
 
--- The last moment at which a byte may have been sent, if the holder vanished: any time until its lock ran out.
-local function last_byte(r)
-  return later(r.p, r.t and later(r.t, r.e))
+-- When the holder stops sending at the latest: its lock ends, or before that its host's heartbeat. A renewal may have been among
+-- what was lost: until all hosts had time to renew, a lease from before the loss says nothing.
+local function ends(r, lost_ago, lease)
+  local host_until = r.h and tonumber(redis.call('ZSCORE', KEYS[5], r.h) or nil)
+  if not host_until then return r.e end
+  if lost_ago then host_until = math.max(host_until, now - lost_ago + lease) end
+  return math.min(r.e, host_until)
+end
+
+-- The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
+local function last_byte(r, ended)
+  return later(r.p, r.t and later(r.t, ended))
 end
 
 local function expires(r)
   if r.s ~= 'h' then return r.b + r.k end
-  if last_byte(r) then return r.e + r.k end
+  if r.t or r.p then return r.e + r.k end
   return r.e
 end
 
@@ -72,7 +82,7 @@ end
 -- Writes all but the answer and the request.
 local function write(r)
   local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
-  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x' }) do
+  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h' }) do
     local value = r[name]
     if value then
       fields[#fields + 1] = name
@@ -87,7 +97,7 @@ local function write(r)
   -- A second more than it lives: what counts is the time that stands in it.
   redis.call('PEXPIRE', KEYS[1], whole(math.ceil((at - now) / 1000) + 1000))
   redis.call('ZADD', KEYS[2], whole(at), ARGV[1])
-  if r.s == 'u' or (r.s == 'h' and last_byte(r)) then
+  if r.s == 'u' or (r.s == 'h' and (r.t or r.p)) then
     redis.call('ZADD', KEYS[3], whole(at), ARGV[1])
   else
     redis.call('ZREM', KEYS[3], ARGV[1])
@@ -102,9 +112,11 @@ local function held(fence)
 end
 
 -- When a byte was last sent, if what came of it is unknown and nobody is finding out.
-local function unsettled(r)
+local function unsettled(r, lost_ago, lease)
   if not r or expires(r) <= now then return nil end
   if r.s == 'u' then return r.t end
-  if r.s == 'h' and r.e <= now then return last_byte(r) end
+  if r.s ~= 'h' then return nil end
+  local ended = ends(r, lost_ago, lease)
+  if ended <= now then return last_byte(r, ended) end
   return nil
 end

@@ -1,6 +1,7 @@
--- ARGV[2] sealed answer, or '' where the effect did not take place
+-- ARGV[2] sealed answer, or '' where the effect did not take place  [3] how long ago records were last lost, or ''
+--      [4] lease of a heartbeat
 local r = read()
-if not unsettled(r) then return { 'not-unsettled' } end
+if not unsettled(r, tonumber(ARGV[3]), tonumber(ARGV[4])) then return { 'not-unsettled' } end
 if ARGV[2] == '' then
   forget()
 else

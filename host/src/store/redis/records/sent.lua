@@ -1,4 +1,5 @@
 -- ARGV[2] fence  [3], [4] what the bytes ask: name and sealed request, or '' where that is written already or not kept
+--      [5] this host  [6] lease of its heartbeat
 local r = held(ARGV[2])
 if not r or r.e <= now then return { 'lost' } end
 r.t = now
@@ -10,4 +11,5 @@ elseif r.w ~= r.q or not r.q then
 end
 write(r)
 schedule(r, r.e)
+beat(KEYS[5], ARGV[5], tonumber(ARGV[6]))
 return { 'done' }

@@ -6,7 +6,10 @@
 use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::micros,
-    idempotency::{ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId},
+    idempotency::{
+        ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId,
+        record::{HOST_LEASE, HostId},
+    },
 };
 use std::{fmt::Write as _, time::Duration};
 
@@ -23,10 +26,11 @@ macro_rules! script {
     };
 }
 
-static BEGIN: Script = script!("begin", "server.lua", "record.lua", "room.lua", "queue.lua");
+static BEGIN: Script = script!("begin", "server.lua", "hosts.lua", "record.lua", "room.lua", "queue.lua");
+static BEAT: Script = script!("beat", "hosts.lua");
 static MARK: Script = script!("mark", "server.lua");
 static ERA: Script = script!("era");
-static SENT: Script = script!("sent", "record.lua");
+static SENT: Script = script!("sent", "hosts.lua", "record.lua");
 static FINISH: Script = script!("finish", "record.lua");
 static RELEASE: Script = script!("release", "record.lua");
 static LEAVE: Script = script!("leave", "record.lua");
@@ -59,6 +63,8 @@ pub struct Circumstances {
     pub lost_ago: Option<Duration>,
     /// The era in which that is known.
     pub era: String,
+    /// The host that asks.
+    pub host: HostId,
     /// Whether one step may touch the record and the queue of its twins.
     pub one_node: bool,
 }
@@ -80,8 +86,16 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances
         duration(TURN_LEASE),
         about.era.clone().into_bytes(),
         opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
+        about.host.to_string().into_bytes(),
+        duration(HOST_LEASE),
     ]);
     step
+}
+
+/// Renews a host's heartbeat in a part.
+pub fn beat(keys: &Keys, part: u8, host: HostId) -> Step {
+    let args = vec![host.to_string().into_bytes(), duration(HOST_LEASE)];
+    Step { script: &BEAT, keys: vec![of_part(keys, part, "hosts")], args }
 }
 
 /// `marked`: whether the part was marked in this era before.
@@ -120,8 +134,10 @@ pub struct Asked {
     pub request: Option<Vec<u8>>,
 }
 
-pub fn sent(keys: &Keys, id: RecordId, own: Fence, asked: Option<Asked>) -> Step {
-    of_record(&SENT, keys, id).with(fence(own)).asking(asked)
+/// `host`: its heartbeat is renewed by the way.
+pub fn sent(keys: &Keys, id: RecordId, own: Fence, asked: Option<Asked>, host: HostId) -> Step {
+    let step = of_record(&SENT, keys, id).with(fence(own)).asking(asked);
+    step.with(host.to_string().into_bytes()).with(duration(HOST_LEASE))
 }
 
 pub fn finish(keys: &Keys, id: RecordId, own: Fence, sealed: Vec<u8>) -> Step {
@@ -154,12 +170,12 @@ pub fn unknown(
 }
 
 /// `sealed`: the answer from now on; none where the effect did not take place.
-pub fn resolve(keys: &Keys, id: RecordId, sealed: Option<Vec<u8>>) -> Step {
-    of_record(&RESOLVE, keys, id).with(sealed.unwrap_or_default())
+pub fn resolve(keys: &Keys, id: RecordId, sealed: Option<Vec<u8>>, lost_ago: Option<Duration>) -> Step {
+    of_record(&RESOLVE, keys, id).with(sealed.unwrap_or_default()).with_lease(lost_ago)
 }
 
-pub fn look(keys: &Keys, id: RecordId) -> Step {
-    of_record(&LOOK, keys, id)
+pub fn look(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> Step {
+    of_record(&LOOK, keys, id).with_lease(lost_ago)
 }
 
 /// The ids of a part's records that may be unsettled, the next to be forgotten first.
@@ -173,8 +189,8 @@ pub fn due(keys: &Keys, part: u8, limit: usize) -> Step {
     Step { script: &DUE, keys, args: vec![limit.to_string().into_bytes()] }
 }
 
-pub fn take(keys: &Keys, id: RecordId, lease: Duration) -> Step {
-    of_record(&TAKE, keys, id).with(duration(lease))
+pub fn take(keys: &Keys, id: RecordId, lease: Duration, lost_ago: Option<Duration>) -> Step {
+    of_record(&TAKE, keys, id).with(duration(lease)).with_lease(lost_ago)
 }
 
 pub fn sweep(keys: &Keys, part: u8) -> Step {
@@ -213,6 +229,11 @@ impl Step {
         self
     }
 
+    /// What tells whether a holder's host still lives.
+    fn with_lease(self, lost_ago: Option<Duration>) -> Self {
+        self.with(lost_ago.map(duration).unwrap_or_default()).with(duration(HOST_LEASE))
+    }
+
     fn asking(self, asked: Option<Asked>) -> Self {
         let (name, request) = asked
             .map(|asked| {
@@ -227,12 +248,12 @@ impl Step {
 fn of_record(script: &'static Script, keys: &Keys, id: RecordId) -> Step {
     let part = part_of(id);
     let name = id.to_string();
-    let keys = [name.as_str(), "all", "open", "due"].map(|what| of_part(keys, part, what));
+    let keys = [name.as_str(), "all", "open", "due", "hosts"].map(|what| of_part(keys, part, what));
     Step { script, keys: keys.into(), args: vec![id.as_bytes().to_vec()] }
 }
 
 /// The part in which a record lies.
-fn part_of(id: RecordId) -> u8 {
+pub fn part_of(id: RecordId) -> u8 {
     let [.., last] = id.as_bytes();
     last % PARTS
 }

@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     idempotency::{
         Begun, KeyTag, KeyedSends, begin,
-        record::{Fate, Phase, Record},
+        record::{Fate, HOST_LEASE, HostId, Phase, Record, StoreFacts},
     },
     store::{
         memory::records::tests::{id, opening, stored},
@@ -29,7 +29,12 @@ enum Event {
         payload: u8,
         maybe_sent: bool,
         upstream_key: Option<u8>,
+        host: u64,
     },
+    /// A host renews its heartbeat where a key lies.
+    Beat(u16, u64),
+    /// The server comes back with all it had; hosts count it as a loss.
+    FailOver,
     /// The answer to the last one was lost on the way.
     BeginAgain(u16),
     Sent(u16, u8),
@@ -53,13 +58,16 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let owner = || (0..KEYS, prop_oneof![4 => Just(0_u8), 1 => 1..3_u8]);
     let upstream_key = prop_oneof![6 => Just(Some(0_u8)), 1 => Just(Some(1)), 1 => Just(None)];
     let event = prop_oneof![
-        8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1), upstream_key)
-            .prop_map(|(key, payload, maybe_sent, upstream_key)| Event::Begin {
+        8 => (0..KEYS, prop_oneof![9 => Just(0_u8), 1 => Just(1)], prop::bool::weighted(0.1), upstream_key, 0..2_u64)
+            .prop_map(|(key, payload, maybe_sent, upstream_key, host)| Event::Begin {
                 key,
                 payload,
                 maybe_sent,
                 upstream_key,
+                host,
             }),
+        3 => (0..KEYS, 0..2_u64).prop_map(|(key, host)| Event::Beat(key, host)),
+        1 => Just(Event::FailOver),
         2 => (0..KEYS).prop_map(Event::BeginAgain),
         6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
@@ -86,6 +94,8 @@ struct World {
     records: HashMap<u16, Record>,
     fences: HashMap<u16, Vec<Fence>>,
     last: HashMap<u16, Opening>,
+    /// By part and host, the ends of the heartbeats' leases.
+    hosts: HashMap<(u8, HostId), Timestamp>,
     /// Owners that have said what they ask.
     written: HashSet<Fence>,
     /// What the last script said of the upstream's key.
@@ -103,6 +113,7 @@ impl World {
             records: HashMap::new(),
             fences: HashMap::new(),
             last: HashMap::new(),
+            hosts: HashMap::new(),
             written: HashSet::new(),
             keyed_sends: None,
             drawn: 0,
@@ -165,16 +176,32 @@ impl World {
         if fate.is_some() { "done" } else { "lost" }
     }
 
+    fn facts(&self, key: u16) -> StoreFacts {
+        let host = self.records.get(&key).and_then(Record::host);
+        let host_until = host.and_then(|host| self.hosts.get(&(steps::part_of(id(key)), host)).copied());
+        StoreFacts { lost: self.lost, host_until }
+    }
+
+    fn host_of(&self, key: u16) -> HostId {
+        self.records.get(&key).and_then(Record::host).unwrap_or(HostId(0))
+    }
+
+    fn beat(&mut self, key: u16, host: HostId) {
+        let (now, part) = (self.now, steps::part_of(id(key)));
+        self.hosts.insert((part, host), now.after(HOST_LEASE));
+        self.hosts.retain(|(of, _), until| *of != part || now < until.after(Duration::from_hours(1)));
+    }
+
+    fn lost_ago(&self) -> Option<Duration> {
+        self.lost.map(|lost| self.now.since(lost))
+    }
+
     fn begin(&mut self, key: u16, opening: Opening) -> Result<(), TestCaseError> {
         self.last.insert(key, opening);
-        let about = Circumstances {
-            cap: 100,
-            lost_ago: self.lost.map(|lost| self.now.since(lost)),
-            one_node: true,
-            era: "e".to_owned(),
-        };
+        let host = opening.host.expect("each opening has a host");
+        let about = Circumstances { cap: 100, lost_ago: self.lost_ago(), host, one_node: true, era: "e".to_owned() };
         let (word, rest) = self.ask(steps::begin(&self.keys.clone(), id(key), &opening, &about));
-        let (begin, record) = Record::begin(self.records.get(&key), &opening, self.lost, self.now);
+        let (begin, record) = Record::begin(self.records.get(&key), &opening, &self.facts(key), self.now);
         let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
         let (expected, with) = match begin {
             Begin::New => ("new", Vec::new()),
@@ -186,6 +213,7 @@ impl World {
         prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
         if let Some(record) = record {
             prop_assert_eq!(self.keyed_sends, record.keyed_sends(self.now));
+            self.beat(key, host);
             self.records.insert(key, record);
             let drawn = self.fences.entry(key).or_default();
             if drawn.last() != Some(&opening.fence) {
@@ -204,12 +232,20 @@ impl World {
                 redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
                 self.mark();
                 self.records.clear();
+                self.hosts.clear();
                 self.lost = Some(self.now);
             }
-            Event::Begin { key, payload, maybe_sent, upstream_key } => {
+            Event::FailOver => self.lost = Some(self.now),
+            Event::Beat(key, host) => {
+                let (word, _) = self.ask(steps::beat(&keys, steps::part_of(id(key)), HostId(host)));
+                prop_assert_eq!(word, "done");
+                self.beat(key, HostId(host));
+            }
+            Event::Begin { key, payload, maybe_sent, upstream_key, host } => {
                 self.drawn += 1;
                 let upstream_key = upstream_key.map(|key| KeyTag::from_bytes([key; 16]));
-                let opening = Opening { maybe_sent, upstream_key, ..opening(self.drawn, payload) };
+                let host = Some(HostId(host));
+                let opening = Opening { maybe_sent, upstream_key, host, ..opening(self.drawn, payload) };
                 self.begin(key, opening)?;
             }
             Event::BeginAgain(key) => {
@@ -221,11 +257,13 @@ impl World {
                 let fence = self.fence(key, ago);
                 // A second mark of one owner writes nothing of it again.
                 let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
-                let (word, _) = self.ask(steps::sent(&keys, id(key), fence, intent.as_ref().map(Self::asked)));
+                let (host, asked) = (self.host_of(key), intent.as_ref().map(Self::asked));
+                let (word, _) = self.ask(steps::sent(&keys, id(key), fence, asked, host));
                 let sent = |record: &mut Record, now| record.sent(fence, intent.map(Arc::new), now).ok();
                 let expected = self.change(key, |record, now| sent(record, now).map(|()| Fate::Keep));
                 if expected == "done" {
                     self.written.insert(fence);
+                    self.beat(key, host);
                 }
                 prop_assert_eq!(word, expected);
             }
@@ -271,15 +309,16 @@ impl World {
             }
             Event::Resolve(key, applied) => {
                 let answer = applied.then(|| stored("by hand"));
-                let (word, _) = self.ask(steps::resolve(&keys, id(key), answer.as_ref().map(codec::encode)));
-                let resolved = self.change(key, |record, now| record.resolve(answer.map(Arc::new), now));
+                let (facts, sealed) = (self.facts(key), answer.as_ref().map(codec::encode));
+                let (word, _) = self.ask(steps::resolve(&keys, id(key), sealed, self.lost_ago()));
+                let resolved = self.change(key, |record, now| record.resolve(answer.map(Arc::new), &facts, now));
                 prop_assert_eq!(word == "done", resolved == "done");
             }
             Event::Look(key) => {
-                let value = self.value(steps::look(&keys, id(key)));
+                let value = self.value(steps::look(&keys, id(key), self.lost_ago()));
                 let answer = Answer::of(&value).unwrap();
                 let record = self.records.get(&key);
-                let unsettled = record.and_then(|record| record.unsettled(self.now));
+                let unsettled = record.and_then(|record| record.unsettled(&self.facts(key), self.now));
                 prop_assert_eq!(answer.word == "unsettled", unsettled.is_some());
                 prop_assert_eq!(answer.duration(), unsettled);
                 let Some(record) = record.filter(|_| unsettled.is_some()) else { return Ok(()) };
@@ -313,10 +352,10 @@ impl World {
     fn take(&mut self, key: u16) -> Result<(), TestCaseError> {
         const LEASE: Duration = Duration::from_secs(40);
         let keys = self.keys.clone();
-        let value = self.value(steps::take(&keys, id(key), LEASE));
+        let value = self.value(steps::take(&keys, id(key), LEASE, self.lost_ago()));
         let answer = Answer::of(&value).unwrap();
-        let now = self.now;
-        let taken = self.records.get_mut(&key).and_then(|record| record.take(LEASE, now));
+        let (facts, now) = (self.facts(key), self.now);
+        let taken = self.records.get_mut(&key).and_then(|record| record.take(LEASE, &facts, now));
         prop_assert_eq!(answer.word == "taken", taken.is_some());
         let Some(taken) = taken else { return Ok(()) };
         let request = codec::decode_request(answer.bytes().unwrap()).ok();
@@ -594,18 +633,70 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     let server = RedisServer::start();
     let mut world = World::new(server.connection());
     world.mark();
-    let about = Circumstances { cap: 100, lost_ago: None, one_node: true, era: "e".to_owned() };
+    let host = HostId(1);
+    let about = Circumstances { cap: 100, lost_ago: None, host, one_node: true, era: "e".to_owned() };
     let keys = world.keys.clone();
     let begin = |world: &mut World, fence| world.ask(steps::begin(&keys, id(1), &opening(fence, 0), &about));
     assert_eq!(begin(&mut world, 1).0, "new");
-    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1), None)).0, "done");
+    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1), None, host)).0, "done");
     world.now = START.before(Duration::from_hours(24));
     let (word, wait) = begin(&mut world, 2);
     assert_eq!(word, "busy");
+    // The heartbeat's lease lies a day ahead: the lock's own end counts.
     let wait: u64 = String::from_utf8(wait.unwrap()).unwrap().parse().unwrap();
     let lock = opening(1, 0).lock;
     assert!(Duration::from_micros(wait) <= lock, "{wait}");
     world.now = world.now.after(lock);
     assert_eq!(begin(&mut world, 3).0, "reconcile");
     assert_eq!(world.ask(steps::finish(&keys, id(1), Fence(1), vec![0])).0, "lost");
+}
+
+/// A killed host's keys are free once its heartbeat has ended, long before its locks do.
+#[tokio::test]
+async fn a_dead_hosts_heartbeat_ends_its_locks() {
+    let server = RedisServer::start();
+    let (records, clock) = records_at(&server.url(), None);
+    let inner = Arc::clone(&records.0);
+    let records: Arc<dyn Records> = Arc::new(records);
+    let try_begin = |key, fence| begin(&records, clock, id(key), opening(fence, 0));
+    assert!(matches!(try_begin(0, 1).await.unwrap(), Begun::New(_)));
+    // Another host, which is killed after it has sent one of two.
+    let dead = HostId(99);
+    let era = inner.link.era(inner.patience()).await.unwrap();
+    let about = Circumstances { cap: 100, lost_ago: None, host: dead, one_node: true, era };
+    for (key, fence) in [(1, 2), (2, 3)] {
+        inner.run(&steps::begin(inner.keys(), id(key), &opening(fence, 0), &about)).await.unwrap();
+    }
+    done("sent", &inner.run(&steps::sent(inner.keys(), id(1), Fence(2), None, dead)).await.unwrap()).unwrap();
+    assert!(matches!(try_begin(1, 4).await.unwrap(), Begun::InFlight { .. }), "its heartbeat still holds");
+    for part in 0..PARTS {
+        let hosts = format!("triage:{{idem-{part:x}}}:hosts");
+        let () = server.ask(&["ZADD", &hosts, "XX", "1", &dead.to_string()]);
+    }
+    let begun = try_begin(1, 5).await.unwrap();
+    let Begun::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
+    assert!(matches!(try_begin(2, 6).await.unwrap(), Begun::New(_)), "nothing was sent");
+    // It was only stopped: when it goes on, it is fenced off.
+    let late = inner.run(&steps::sent(inner.keys(), id(1), Fence(2), None, dead)).await.unwrap();
+    assert!(matches!(done("sent", &late), Err(RecordError::Lost)));
+    hold.finish(stored("by its successor")).await.unwrap();
+}
+
+/// As long as a record is held, and no longer.
+#[tokio::test]
+async fn a_heartbeat_is_renewed_while_a_record_is_held() {
+    let server = RedisServer::start();
+    let (records, clock) = records_at(&server.url(), None);
+    let (inner, records): (_, Arc<dyn Records>) = (Arc::clone(&records.0), Arc::new(records));
+    let begun = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
+    let Begun::New(hold) = begun else { panic!("{begun:?}") };
+    let hosts = format!("triage:{{idem-{:x}}}:hosts", steps::part_of(id(1)));
+    let lease = || server.ask::<f64>(&["ZSCORE", &hosts, &inner.heartbeat.host.to_string()]);
+    let first = lease();
+    while lease() <= first {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(inner.heartbeat.needed().count(), 1);
+    hold.release().await.unwrap();
+    assert_eq!(inner.heartbeat.needed().count(), 0);
 }

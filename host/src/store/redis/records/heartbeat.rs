@@ -1,0 +1,81 @@
+//! This host's heartbeat, in each part of the records where it holds one: a host that stops it has ended, and so have its locks.
+//!
+//! Steps that begin a record or mark a send renew it by the way, so that only records that are held for longer cost a step more.
+
+use super::{Inner, steps};
+use crate::idempotency::{
+    HeartbeatLease, HostLease, RecordId,
+    record::{HOST_LEASE, HostId},
+};
+use futures_util::future::join_all;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// Between two heartbeats: two may fail in a row.
+const BEAT_INTERVAL: Duration = Duration::from_secs(4);
+/// To the next one after one that did not arrive.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The host's leases, one for each part.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    pub(super) host: HostId,
+    parts: Vec<Arc<HeartbeatLease>>,
+}
+
+impl Heartbeat {
+    pub(super) fn new(host: HostId) -> Self {
+        Self { host, parts: (0..steps::PARTS).map(|_| Arc::default()).collect() }
+    }
+
+    /// Notes that a step for a record has renewed the lease of its part, which was asked for at `asked`.
+    pub(super) fn renewed(&self, inner: &Inner, id: RecordId, asked: Instant) {
+        self.renewed_in(inner, steps::part_of(id), asked);
+    }
+
+    /// The lease that a record needs.
+    pub(super) fn lease(&self, id: RecordId) -> Option<HostLease> {
+        self.parts.get(usize::from(steps::part_of(id))).map(HostLease::new)
+    }
+
+    fn renewed_in(&self, inner: &Inner, part: u8, asked: Instant) {
+        if let Some(lease) = self.parts.get(usize::from(part)) {
+            lease.renewed(inner.clock.timestamp(asked).after(HOST_LEASE));
+        }
+    }
+
+    pub(super) fn needed(&self) -> impl Iterator<Item = u8> {
+        (0_u8..).zip(&self.parts).filter(|(_, lease)| lease.is_needed()).map(|(part, _)| part)
+    }
+}
+
+/// Renews what is needed until the records are gone.
+pub(super) async fn renew(records: Weak<Inner>) {
+    let mut wait = BEAT_INTERVAL;
+    loop {
+        sleep(wait).await;
+        let Some(inner) = records.upgrade() else { return };
+        let beats = inner.heartbeat.needed().map(|part| inner.beat(part));
+        let all = join_all(beats).await.into_iter().all(|arrived| arrived);
+        wait = if all { BEAT_INTERVAL } else { RETRY_INTERVAL };
+    }
+}
+
+impl Inner {
+    async fn beat(&self, part: u8) -> bool {
+        let asked = Instant::now();
+        match self.run(&steps::beat(self.keys(), part, self.heartbeat.host)).await {
+            Ok(_) => {
+                self.heartbeat.renewed_in(self, part, asked);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat was not renewed");
+                false
+            }
+        }
+    }
+}
