@@ -109,6 +109,8 @@ async fn a_sign_in_opens_what_the_token_may_and_no_more() {
     assert!(page.contains("data-role=\"read\" data-session=\"yes\""), "{page}");
     let out = front.admin("POST", "/session/end", &format!("{read}{own}"), "").await;
     assert!(out.header("set-cookie").unwrap().starts_with("triage-session=; path=/; max-age=0;"));
+    assert_eq!(front.admin("GET", "/", &read, "").await.status(), "401", "a copy of the cookie opens nothing now");
+    assert_eq!(front.admin("GET", "/", &write, "").await.status(), "200", "another session goes on");
     let foreign = sign_in(&front, TOKENS[0].1, "Origin: https://evil.example\r\n").await;
     assert_eq!(foreign.status(), "403", "another site signs nobody in");
 }
@@ -162,6 +164,37 @@ async fn the_stream_is_for_readers_and_for_no_other_site() {
     ] {
         let (_, text) = follow(address, &headers).await;
         assert_eq!(text.split(' ').nth(1), Some(expected), "{headers}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_sign_out_ends_the_stream() {
+    let (front, _folder) = guarded(NOWHERE);
+    let read = cookie(&front, TOKENS[0].1).await;
+    let (mut stream, _) = follow(front.admin_address(), &read).await;
+    let own = format!("Origin: http://{}\r\n", front.admin_address());
+    front.admin("POST", "/session/end", &format!("{read}{own}"), "").await;
+    let mut rest = Vec::new();
+    // A bound that only a stream left open would pass.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), async {
+        while !rest.ends_with(b"\r\n0\r\n\r\n") && stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {}
+    });
+    assert!(ended.await.is_ok(), "it goes on");
+}
+
+#[tokio::test]
+async fn every_answer_is_what_its_content_type_says() {
+    let (front, _folder) = guarded(NOWHERE);
+    for (method, path) in [
+        ("GET", "/healthz"),
+        ("GET", "/"),
+        ("GET", "/metrics"),
+        ("GET", "/nothing"),
+        ("PUT", "/healthz"),
+        ("POST", "/session"),
+    ] {
+        let got = front.admin(method, path, "", "").await;
+        assert_eq!(got.header("x-content-type-options"), Some("nosniff"), "{method} {path}: {}", got.head);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every refusal, as problem+json (RFC 9457): one exhaustive table.
 
 use crate::{
-    policy::contract::{Class, Failure},
+    policy::contract::{Class, Failure, FailureReason},
     rate_limit::Quota,
     upstream,
 };
@@ -357,6 +357,12 @@ impl Problem {
 
     /// The answer: problem+json, `Retry-After` in whole seconds rounded up, and whether anything was sent.
     pub fn into_response(self) -> Response<upstream::Body> {
+        self.response(None)
+    }
+
+    /// The same after a last attempt that failed for this reason. A write that is unknown says it too: the caller can do nothing about
+    /// it, the operator to whom the answer is shown can.
+    pub(crate) fn response(self, last: Option<FailureReason>) -> Response<upstream::Body> {
         let (status, kind, title) = self.row();
         let mut body = json!({
             "type": format!("urn:triage:problem:{kind}"),
@@ -369,6 +375,10 @@ impl Problem {
             if let Some(reason) = failure.reason {
                 body["failure_reason"] = reason.name().into();
             }
+        }
+        if let (Self::EffectUnknown, Some(reason)) = (&self, last) {
+            body["failure_reason"] = reason.name().into();
+            body["detail"] = format!("{self} (the last attempt failed: {})", reason.text()).into();
         }
         let wait = self.retry_after();
         if let Some(wait) = wait {

@@ -10,14 +10,15 @@ use std::{num::NonZeroU32, time::Duration};
 pub struct Quota {
     /// Requests a period.
     pub requests: NonZeroU32,
-    /// The period, at least a microsecond for each request.
+    /// The period, at least a microsecond.
     pub period: Duration,
     /// Requests at one instant.
     pub burst: NonZeroU32,
 }
 
 impl Quota {
-    /// The time that one request takes up, rounded up to a microsecond so that the rate is never exceeded.
+    /// The time that one request takes up, rounded up to a microsecond so that the rate is never exceeded. The clock knows nothing
+    /// finer: above a million requests a second, that is the rate beside the burst.
     pub fn interval(&self) -> Duration {
         Duration::from_micros(micros(self.period).div_ceil(u64::from(self.requests.get())))
     }

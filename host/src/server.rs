@@ -2,6 +2,7 @@
 
 mod connection;
 mod files;
+mod h2_preface;
 mod inherited;
 mod request_check;
 mod worker;

@@ -28,6 +28,18 @@ async fn a_caller_waits_its_turn_if_its_deadline_allows() {
     }
 }
 
+/// A limit beyond the clock's resolution holds nobody up.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
+    let stage = Stage::new(&api("limits = [{ requests = 100000000, period = \"1s\" }]"), |_| Plan::status(200));
+    let began = Instant::now();
+    let crowd: Vec<_> = (0..2000).map(|_| stage.begin("/")).collect();
+    for answer in crowd {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    assert!(stage.arrivals().iter().all(|at| *at == began), "at one moment");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refusal_says_when_and_keeps_its_word() {
     let stage =

@@ -100,6 +100,53 @@ async fn a_renewed_certificate_is_taken_by_itself() {
     assert!(caller(&other, None).get(url(ports[0])).send().await.is_ok());
 }
 
+/// A TLS connection that has agreed on a protocol.
+async fn agreed(
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    front: &Front,
+    protocol: &str,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(issuer.der().clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let stream = tokio::net::TcpStream::connect(front.address()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_protocol_that_was_agreed_on_is_the_one_that_is_spoken() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (issuer, folder) = (authority(), tempfile::tempdir().unwrap());
+    write_pair(&issuer, folder.path(), "own");
+    let upstream = Scripted::start(|_| ok("", "done")).await;
+    let front = front(folder.path(), &upstream, "");
+    let says = async |protocol: &str, bytes: &[u8]| {
+        let mut stream = agreed(&issuer, &front, protocol).await;
+        stream.write_all(bytes).await.unwrap();
+        let mut read = Vec::new();
+        let _ = stream.read_to_end(&mut read).await;
+        read
+    };
+    let told = says("h2", b"INVALID CONNECTION PREFACE\r\n\r\n").await;
+    // The head of a frame of 8 bytes, GOAWAY, and at its end PROTOCOL_ERROR.
+    let goaway = told.windows(17).find(|frame| frame[..5] == [0, 0, 8, 7, 0]);
+    assert!(goaway.is_some_and(|frame| frame.ends_with(&[0, 0, 0, 1])), "{told:?}");
+    let told = says("h2", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(told.windows(5).any(|head| head == [0, 0, 8, 7, 0]), "{told:?}");
+    let told = says("http/1.1", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(told, b"", "closed: nothing that both read alike can be said");
+    let told = says("http/1.1", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(told.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&told));
+    assert_eq!(upstream.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn mutual_tls_lets_in_who_has_a_certificate() {
     let (issuer, callers, folder) = (authority(), authority(), tempfile::tempdir().unwrap());

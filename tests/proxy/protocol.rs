@@ -25,6 +25,9 @@ async fn fails(what: &str, answer: String, reason: &str) {
     assert_eq!(got.header("triage-sent"), Some("maybe"), "{what}: {}", got.head);
     for again in [false, true] {
         let got = front.send("POST", "/a", "Idempotency-Key: \"k\"\r\n", "x").await;
+        if !again {
+            assert_eq!(json(&got)["failure_reason"], reason, "{what}: {}", got.text());
+        }
         assert_eq!(
             (got.status(), got.header("triage-verdict")),
             ("504", Some("unknown")),

@@ -166,7 +166,19 @@ impl Access {
     /// The role of a token, and the cookie that stands for it in a browser.
     pub(super) fn session(&self, token: &[u8], now_unix_ms: u64) -> Option<(Role, String)> {
         let role = if self.is_open() { Role::Write } else { self.role(token)? };
-        Some((role, self.sessions.as_ref()?.seal(role, now_unix_ms)))
+        Some((role, self.sessions.as_ref()?.seal(role, now_unix_ms)?))
+    }
+
+    /// Ends the session of a request that brings one.
+    pub(super) fn sign_out(&self, headers: &HeaderMap) {
+        if let (Some(value), Some(sessions)) = (session::cookie(headers), &self.sessions) {
+            sessions.end(value, self.clock.unix_ms());
+        }
+    }
+
+    /// Whether what a request brought still lets its sender look.
+    pub(super) fn still_looks(&self, headers: &HeaderMap) -> bool {
+        self.entry(headers).role.is_some()
     }
 
     fn admit(&self) -> Result<(), Duration> {

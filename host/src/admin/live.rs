@@ -132,7 +132,18 @@ fn event(name: &'static str, data: &str) -> Event {
     Event::default().event(name).data(data)
 }
 
-/// Follows: the past once, then everything each second. Ends with the page, and with the connection's life at the latest.
+/// One page that follows.
+struct Follower {
+    desk: Desk,
+    /// By which it was let in.
+    headers: HeaderMap,
+    told: watch::Receiver<Arc<str>>,
+    #[expect(dead_code, reason = "given back when the page leaves")]
+    place: OwnedSemaphorePermit,
+}
+
+/// Follows: the past once, then everything each second. Ends with the page, when its session does or its token changes, and with the
+/// connection's life at the latest.
 pub(super) async fn follow(State(desk): State<Desk>, headers: HeaderMap) -> Result<Response, Refusal> {
     if is_foreign(&headers) {
         return Err(Refusal::Foreign);
@@ -147,12 +158,15 @@ pub(super) async fn follow(State(desk): State<Desk>, headers: HeaderMap) -> Resu
     told.mark_unchanged();
     let first = now(&desk).await;
     let begin = stream::iter([event("history", &past), event("now", &first)]);
-    let then =
-        stream::unfold((told, place), async |(mut told, place): (watch::Receiver<Arc<str>>, OwnedSemaphorePermit)| {
-            told.changed().await.ok()?;
-            let now = Arc::clone(&told.borrow_and_update());
-            Some((event("now", &now), (told, place)))
-        });
+    let follower = Follower { desk, headers, told, place };
+    let then = stream::unfold(follower, async |mut follower: Follower| {
+        follower.told.changed().await.ok()?;
+        if !follower.desk.access().still_looks(&follower.headers) {
+            return None;
+        }
+        let now = Arc::clone(&follower.told.borrow_and_update());
+        Some((event("now", &now), follower))
+    });
     let mut response = Sse::new(begin.chain(then).map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
     headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));

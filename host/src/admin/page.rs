@@ -89,9 +89,11 @@ pub(super) async fn enter(
 
 /// Signs out.
 pub(super) async fn leave(State(desk): State<Desk>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = desk.access().enter(&http::Method::POST, &headers) {
+    let access = desk.access();
+    if let Err(refusal) = access.enter(&http::Method::POST, &headers) {
         return refusal.into_response();
     }
+    access.sign_out(&headers);
     to_root(&cookie("", 0, desk.is_encrypted))
 }
 
@@ -131,7 +133,6 @@ fn rendered(status: StatusCode, page: &str, values: &[(&str, &str)]) -> Response
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         // Its own requests say where they come from: `no-referrer` would make their origin `null`.
         (header::REFERRER_POLICY, "same-origin"),

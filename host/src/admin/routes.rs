@@ -4,7 +4,9 @@ use super::{Desk, access, actions, answer::Refusal, live, look, page, traces};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    middleware::from_fn_with_state,
+    http::{HeaderValue, header},
+    middleware::{from_fn_with_state, map_response},
+    response::Response,
     routing::{MethodRouter, delete, get, post},
 };
 
@@ -51,6 +53,12 @@ fn routes(paths: Vec<(&'static str, MethodRouter<Desk>)>) -> Router<Desk> {
     paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
 
+/// No answer is anything but what its content type says: browsers guess otherwise.
+async fn no_sniffing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
 /// The whole listener. Whether the process lives and wants requests is no secret: orchestrators ask without a token.
 pub(super) fn router(desk: Desk) -> Router {
     // What the page follows is its own: the document tells of what tools ask.
@@ -69,5 +77,6 @@ pub(super) fn router(desk: Desk) -> Router {
         .fallback(|| async { Refusal::NoPath })
         .method_not_allowed_fallback(|| async { Refusal::NoMethod })
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(map_response(no_sniffing))
         .with_state(desk)
 }

@@ -1,43 +1,90 @@
 //! What a browser holds instead of a token: who signed in, as what, and until when, sealed with a key of this process.
 //!
-//! Nothing is kept here, so that nobody fills it. Changed tokens and a restart end every session.
+//! Only sessions that were ended before their time are kept, and few of those, so that callers cannot fill it. Changed tokens and a
+//! restart end every session.
 
 use super::access::Role;
-use ring::{hmac, rand::SystemRandom};
-use std::time::Duration;
+use parking_lot::Mutex;
+use ring::{
+    hmac,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use std::{collections::HashMap, time::Duration};
 
 /// The cookie's name.
 pub(super) const COOKIE: &str = "triage-session";
 /// A shift, and a bit.
 pub(super) const LIFE: Duration = Duration::from_hours(12);
 
+/// Sessions that were ended before their time. Where there are more, all sessions end.
+const MAX_ENDED: usize = 1024;
+
 /// Seals and opens cookies.
 pub(super) struct Sessions {
+    random: SystemRandom,
+    state: Mutex<State>,
+}
+
+struct State {
     key: hmac::Key,
+    /// Claims of sessions that were ended, and until when they would hold.
+    ended: HashMap<String, u64>,
+}
+
+/// What a cookie says.
+struct Claim<'a> {
+    /// All of it but the tag. No two sessions have the same.
+    text: &'a str,
+    role: Role,
+    until: u64,
 }
 
 impl Sessions {
     /// With a key that nobody knows; none where the system gives no chance.
     pub(super) fn new() -> Option<Self> {
-        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok().map(|key| Self { key })
+        let random = SystemRandom::new();
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).ok()?;
+        Some(Self { random, state: Mutex::new(State { key, ended: HashMap::new() }) })
     }
 
-    /// The cookie's value for somebody who signed in now.
-    pub(super) fn seal(&self, role: Role, now_unix_ms: u64) -> String {
+    /// The cookie's value for somebody who signed in now; none where the system gives no chance.
+    pub(super) fn seal(&self, role: Role, now_unix_ms: u64) -> Option<String> {
+        let mut nonce = [0; 8];
+        self.random.fill(&mut nonce).ok()?;
         let until = now_unix_ms.saturating_add(crate::clock::millis(LIFE));
-        let claim = format!("{}.{until}", role.name());
-        let tag = hmac::sign(&self.key, claim.as_bytes());
-        format!("{claim}.{}", hex(tag.as_ref()))
+        let claim = format!("{}.{until}.{}", role.name(), hex(&nonce));
+        let tag = hmac::sign(&self.state.lock().key, claim.as_bytes());
+        Some(format!("{claim}.{}", hex(tag.as_ref())))
     }
 
-    /// What the holder of a cookie may do. None: it was not sealed here, or its time is over.
+    /// What the holder of a cookie may do. None: it was not sealed here, its time is over, or it was ended.
     pub(super) fn open(&self, value: &str, now_unix_ms: u64) -> Option<Role> {
-        let (claim, tag) = value.rsplit_once('.')?;
-        hmac::verify(&self.key, claim.as_bytes(), &bytes(tag)?).ok()?;
-        let (role, until) = claim.split_once('.')?;
-        let until: u64 = until.parse().ok()?;
+        self.state.lock().claim(value, now_unix_ms).map(|claim| claim.role)
+    }
+
+    /// Ends a session: whoever has its cookie may do nothing by it from now on.
+    pub(super) fn end(&self, value: &str, now_unix_ms: u64) {
+        let mut state = self.state.lock();
+        let Some(Claim { text, until, .. }) = state.claim(value, now_unix_ms) else { return };
+        state.ended.retain(|_, until| now_unix_ms < *until);
+        if state.ended.len() >= MAX_ENDED
+            && let Ok(key) = hmac::Key::generate(hmac::HMAC_SHA256, &self.random)
+        {
+            state.key = key;
+            state.ended.clear();
+        }
+        state.ended.insert(text.to_owned(), until);
+    }
+}
+
+impl State {
+    fn claim<'a>(&self, value: &'a str, now_unix_ms: u64) -> Option<Claim<'a>> {
+        let (text, tag) = value.rsplit_once('.')?;
+        hmac::verify(&self.key, text.as_bytes(), &bytes(tag)?).ok()?;
+        let mut parts = text.split('.');
+        let (role, until) = (parts.next()?, parts.next()?.parse().ok()?);
         let role = [Role::Read, Role::Write].into_iter().find(|own| own.name() == role)?;
-        (now_unix_ms < until).then_some(role)
+        (now_unix_ms < until && !self.ended.contains_key(text)).then_some(Claim { text, role, until })
     }
 }
 
@@ -76,18 +123,18 @@ mod tests {
     #[test]
     fn a_session_holds_its_role_until_its_time_is_over() {
         let sessions = Sessions::new().unwrap();
-        let value = sessions.seal(Role::Read, 1000);
+        let value = sessions.seal(Role::Read, 1000).unwrap();
         assert_eq!(sessions.open(&value, 1000), Some(Role::Read));
         let end = 1000 + crate::clock::millis(LIFE);
         assert_eq!(sessions.open(&value, end - 1), Some(Role::Read));
         assert_eq!(sessions.open(&value, end), None, "its time is over");
-        assert_eq!(sessions.open(&sessions.seal(Role::Write, 1000), 1000), Some(Role::Write));
+        assert_eq!(sessions.open(&sessions.seal(Role::Write, 1000).unwrap(), 1000), Some(Role::Write));
     }
 
     #[test]
     fn what_was_not_sealed_here_opens_nothing() {
         let sessions = Sessions::new().unwrap();
-        let value = sessions.seal(Role::Read, 1000);
+        let value = sessions.seal(Role::Read, 1000).unwrap();
         let raised = value.replace("read", "write");
         let longer = value.replacen("read.4", "read.9", 1);
         let cut = &value[..value.len() - 2];
@@ -95,6 +142,33 @@ mod tests {
             assert!(wrong != value && sessions.open(wrong, 1000).is_none(), "{wrong}");
         }
         assert_eq!(Sessions::new().unwrap().open(&value, 1000), None, "another process's");
+    }
+
+    #[test]
+    fn a_session_that_was_ended_opens_nothing() {
+        let sessions = Sessions::new().unwrap();
+        let [one, two] = std::array::from_fn(|_| sessions.seal(Role::Read, 1000).unwrap());
+        assert_ne!(one, two, "two sign-ins at one moment");
+        sessions.end(&one, 1000);
+        assert_eq!((sessions.open(&one, 1000), sessions.open(&two, 1000)), (None, Some(Role::Read)));
+        sessions.end("read.9999999999999.00.00", 1000);
+        assert_eq!(sessions.state.lock().ended.len(), 1, "what was not sealed here is not kept");
+    }
+
+    #[test]
+    fn ended_sessions_are_kept_until_their_time_and_few_of_them() {
+        let sessions = Sessions::new().unwrap();
+        let other = sessions.seal(Role::Write, 1000).unwrap();
+        for _ in 0..MAX_ENDED {
+            sessions.end(&sessions.seal(Role::Read, 1000).unwrap(), 1000);
+        }
+        assert_eq!(sessions.open(&other, 1000), Some(Role::Write));
+        let last = sessions.seal(Role::Read, 1000).unwrap();
+        sessions.end(&last, 1000);
+        assert_eq!((sessions.open(&last, 1000), sessions.open(&other, 1000)), (None, None), "too many: all end");
+        let later = 2000 + crate::clock::millis(LIFE);
+        sessions.end(&sessions.seal(Role::Read, later).unwrap(), later);
+        assert_eq!(sessions.state.lock().ended.len(), 1, "those whose time is over are forgotten");
     }
 
     #[test]

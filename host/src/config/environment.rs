@@ -179,7 +179,7 @@ impl Layers<'_> {
         }
     }
 
-    /// `RATE_LIMIT_REQUESTS` each `RATE_LIMIT_PERIOD`; what is not given is the seed's default, 10 and 1 s.
+    /// `RATE_LIMIT_REQUESTS` each `RATE_LIMIT_PERIOD`; what is not given is the seed's default, 10 and 1 s. `off`: no limit.
     fn seed_limit(&self, draft: &mut Draft) {
         const REQUESTS: &str = "RATE_LIMIT_REQUESTS";
         const PERIOD: &str = "RATE_LIMIT_PERIOD";
@@ -191,19 +191,20 @@ impl Layers<'_> {
         let path = "upstreams.*.defaults.limits[0]";
         let requests = requests.map_or(Some(Value::Count(10)), |text| {
             let kind = Kind::Count(1, u64::from(u32::MAX));
-            draft.read(&format!("{path}.requests"), kind, false, &Raw::Word(text.to_owned()), &env_source(REQUESTS))
+            draft.read(&format!("{path}.requests"), kind, true, &Raw::Word(text.to_owned()), &env_source(REQUESTS))
         });
         let period = period.map_or(Some(Value::Duration(Duration::from_secs(1))), |text| {
             seconds(draft, &format!("{path}.period"), text, &env_source(PERIOD), Kind::Duration)
         });
-        let (Some(Value::Count(requests)), Some(Value::Duration(period))) = (requests, period) else { return };
-        let Some(requests) = u32::try_from(requests).ok().and_then(NonZeroU32::new) else { return };
-        let mut problems = Vec::new();
-        let quota: Option<Quota> = kind::quota(path, requests, period, requests, &mut problems);
-        for problem in problems {
-            draft.fault(problem, &env_source(name));
-        }
-        self.every_default(draft, "limits", quota.map(|quota| Value::Limits(vec![quota])), name);
+        let limits = match (requests, period) {
+            (Some(Value::Off), Some(_)) => Vec::new(),
+            (Some(Value::Count(requests)), Some(Value::Duration(period))) => {
+                let Some(requests) = u32::try_from(requests).ok().and_then(NonZeroU32::new) else { return };
+                vec![Quota { requests, period, burst: requests }]
+            }
+            _ => return,
+        };
+        self.every_default(draft, "limits", Some(Value::Limits(limits)), name);
     }
 
     /// How long answers are kept, for every upstream.

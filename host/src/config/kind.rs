@@ -414,21 +414,5 @@ fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
         _ => None,
     };
     let (Some(requests), Some(Value::Duration(period))) = (number(requests), period) else { return None };
-    quota(path, requests, period, number(burst).unwrap_or(requests), problems)
-}
-
-/// The quota, if its period holds a microsecond for each request: the clock knows nothing finer.
-pub(super) fn quota(
-    path: &str,
-    requests: NonZeroU32,
-    period: Duration,
-    burst: NonZeroU32,
-    problems: &mut Vec<Problem>,
-) -> Option<Quota> {
-    if crate::clock::micros(period) < u64::from(requests.get()) {
-        let got = format!("{requests} requests each {}", units::write_duration(period));
-        problems.push(Problem::value(path, got, "at most 1000 requests a millisecond"));
-        return None;
-    }
-    Some(Quota { requests, period, burst })
+    Some(Quota { requests, period, burst: number(burst).unwrap_or(requests) })
 }

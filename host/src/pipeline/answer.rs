@@ -2,7 +2,7 @@
 
 use super::{
     Exchange,
-    exchange::{Answer, Progress},
+    exchange::{Answer, Arrival, Progress},
 };
 use crate::{
     error::{Problem, SENT, VERDICT},
@@ -131,7 +131,11 @@ impl Outgoing {
 /// A refusal of a request that came as far as its attempts.
 pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &mut Progress) -> Response<Body> {
     progress.account.refused(&problem);
-    let mut response = problem.into_response();
+    let reason = match &progress.last {
+        Some(Arrival::Failure(failure)) => failure.reason,
+        _ => None,
+    };
+    let mut response = problem.response(reason);
     told(response.headers_mut(), exchange, progress);
     response
 }

@@ -1,6 +1,9 @@
 //! One connection: HTTP/1.1 or HTTP/2, told apart by the client's preface.
 
-use super::request_check;
+use super::{
+    h2_preface::{self, Prefaced},
+    request_check,
+};
 use crate::{
     config::settings,
     pipeline::Host,
@@ -28,7 +31,7 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that one HTTP/2 connection may have under way.
@@ -84,16 +87,52 @@ pub(super) async fn begin(
     stopping: CancellationToken,
 ) {
     let Some(acceptor) = tls else {
-        return serve(host, stream, Caller::new(peer.ip(), "http"), listener, &settings, stopping).await;
+        let caller = Caller::new(peer.ip(), "http");
+        return serve(host, stream, Protocol::Either, caller, listener, &settings, stopping).await;
     };
     let greeted = tokio::select! {
-        greeted = timeout(settings.header_read_timeout, acceptor.accept(stream)) => greeted,
+        greeted = timeout(settings.header_read_timeout, greet(acceptor, stream)) => greeted,
         () = async { stopping.cancelled().await; sleep(FIRST_REQUEST).await } => return,
     };
+    let caller = Caller::new(peer.ip(), "https");
     match greeted {
-        Ok(Ok(stream)) => serve(host, stream, Caller::new(peer.ip(), "https"), listener, &settings, stopping).await,
+        Ok(Ok(Greeted::Http2(stream))) => {
+            serve(host, stream, Protocol::Http2, caller, listener, &settings, stopping).await;
+        }
+        Ok(Ok(Greeted::Other(stream, protocol))) => {
+            serve(host, stream, protocol, caller, listener, &settings, stopping).await;
+        }
+        Ok(Ok(Greeted::Refused)) => tracing::debug!("a caller agreed on HTTP/2 and spoke something else"),
         Ok(Err(error)) => tracing::debug!(%error, "a caller did not agree on TLS"),
         Err(_) => tracing::debug!("a caller took too long to agree on TLS"),
+    }
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+    /// Its first bytes tell.
+    Either,
+}
+
+/// A connection over TLS.
+enum Greeted {
+    /// ALPN has agreed on HTTP/2, and the caller begins with its preface.
+    Http2(Prefaced<TlsStream<TcpStream>>),
+    /// HTTP/1.1, or nothing was agreed on.
+    Other(TlsStream<TcpStream>, Protocol),
+    /// ALPN has agreed on HTTP/2, and the caller began with something else: it was told.
+    Refused,
+}
+
+async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<Greeted> {
+    let stream = acceptor.accept(stream).await?;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Ok(h2_preface::read(stream).await?.map_or(Greeted::Refused, Greeted::Http2)),
+        Some(_) => Ok(Greeted::Other(stream, Protocol::Http1)),
+        None => Ok(Greeted::Other(stream, Protocol::Either)),
     }
 }
 
@@ -101,6 +140,7 @@ pub(super) async fn begin(
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     host: Host,
     stream: S,
+    protocol: Protocol,
     caller: Caller,
     listener: Option<SocketAddr>,
     settings: &settings::Server,
@@ -120,7 +160,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = match protocol {
+        Protocol::Http1 => builder.http1_only(),
+        Protocol::Http2 => builder.http2_only(),
+        Protocol::Either => builder,
+    };
     builder
         .http1()
         .timer(TokioTimer::new())

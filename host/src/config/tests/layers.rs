@@ -95,6 +95,17 @@ fn the_seeds_names_hold_everywhere_over_policy_and_file() {
     }
 }
 
+/// What a load test lifts: any number that fits, or none at all.
+#[test]
+fn the_seeds_limit_may_be_as_high_as_it_can_be_counted_or_off() {
+    for (requests, expected) in [("100000000", Some(100_000_000)), ("4294967295", Some(u32::MAX)), ("off", None)] {
+        let loaded = loaded(LEAST, &[("RATE_LIMIT_REQUESTS", requests)], Flags::default());
+        let effective = effective_endpoint(&loaded.settings.upstreams[0], &create());
+        let limits: Vec<u32> = effective.limits.iter().map(|limit| limit.requests.get()).collect();
+        assert_eq!(limits, expected.into_iter().collect::<Vec<_>>(), "{requests}: over the policy's own too");
+    }
+}
+
 #[test]
 fn a_general_variable_reaches_names_with_dashes() {
     let env = [("TRIAGE__UPSTREAMS__A__ENDPOINTS__CREATE_HOSPITAL__LIMITS", r#"[{"requests": 2, "period": "1s"}]"#)];

@@ -46,6 +46,18 @@ async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     }
 }
 
+/// A limit beyond the clock's resolution holds nobody up, and its numbers fit the server's arithmetic.
+#[tokio::test]
+async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
+    let server = RedisServer::start();
+    for requests in [100_000_000, u32::MAX] {
+        let settings = settings(None, vec![quota(requests, Duration::from_secs(1), requests)]);
+        let one = host(&server, &settings).await;
+        let granted = one.crowd(500).await;
+        assert!(granted.iter().all(|grant| grant.as_ref().is_ok_and(|grant| grant.wait().is_zero())), "{granted:?}");
+    }
+}
+
 /// Who can bear to wait gets a later place, whoever it asked with.
 #[tokio::test]
 async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {

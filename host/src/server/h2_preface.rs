@@ -1,0 +1,122 @@
+//! The beginning of HTTP/2 where TLS has agreed on it (RFC 9113 section 3.4).
+//!
+//! hyper closes a connection with another beginning and says nothing. A caller that has agreed on HTTP/2 reads its frames: it is told
+//! so by GOAWAY. Without TLS the same bytes may be a bad request of HTTP/1.1, and are answered as one.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// SETTINGS without any, which must come first, and GOAWAY: no stream was taken, PROTOCOL_ERROR.
+const REFUSAL: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// A stream whose preface was read: it is given once more, then what follows.
+#[derive(Debug)]
+pub(super) struct Prefaced<S> {
+    left: &'static [u8],
+    stream: S,
+}
+
+/// Reads the preface. None: it was another beginning, and the caller was told so.
+///
+/// # Errors
+/// The stream's own. Cancelled, it leaves the stream in the middle: close it then.
+pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<Option<Prefaced<S>>> {
+    let mut read = [0; PREFACE.len()];
+    let mut count = 0;
+    while count < read.len() && read[..count] == PREFACE[..count] {
+        match stream.read(&mut read[count..]).await? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    if read == *PREFACE {
+        return Ok(Some(Prefaced { left: PREFACE, stream }));
+    }
+    stream.write_all(&REFUSAL).await?;
+    stream.shutdown().await?;
+    Ok(None)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let own = self.get_mut();
+        if own.left.is_empty() {
+            return Pin::new(&mut own.stream).poll_read(cx, buffer);
+        }
+        let (now, later) = own.left.split_at(own.left.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        own.left = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    async fn given(bytes: &'static [u8], at_once: usize) -> (Option<Vec<u8>>, Vec<u8>) {
+        let (mut caller, host) = tokio::io::duplex(64);
+        let sends = async {
+            for part in bytes.chunks(at_once) {
+                let _ = caller.write_all(part).await;
+                tokio::task::yield_now().await;
+            }
+            caller.shutdown().await.unwrap();
+            let mut told = Vec::new();
+            caller.read_to_end(&mut told).await.unwrap();
+            told
+        };
+        let reads = async {
+            let mut stream = read(host).await.unwrap()?;
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).await.unwrap();
+            Some(all)
+        };
+        let (told, all) = tokio::join!(sends, reads);
+        (all, told)
+    }
+
+    #[tokio::test]
+    async fn a_preface_is_given_once_more_and_another_beginning_is_refused() {
+        for at_once in [1, 5, 64] {
+            let good = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nand more";
+            assert_eq!(given(good, at_once).await, (Some(good.to_vec()), Vec::new()), "{at_once}");
+            for bad in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\t", b"PRI", b""] {
+                assert_eq!(given(bad, at_once).await, (None, REFUSAL.to_vec()), "{at_once} {bad:?}");
+            }
+        }
+    }
+}
