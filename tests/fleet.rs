@@ -4,6 +4,7 @@ mod kill;
 mod policies;
 mod pybreaker;
 mod trouble;
+mod unattended;
 
 use crate::support::{create, fleet::Fleet, front::Front, redis_server::RedisServer};
 use http::{HeaderValue, Request};

@@ -20,6 +20,12 @@ fn good(name: &str) -> Vec<u8> {
         "cases" => file("tests/vectors/http-standard.csv"),
         "trace" => file("tests/vectors/http-standard.trace.jsonl"),
         "component" => file("guest-policies/prebuilt/trap.wasm"),
+        "kept" => {
+            let part = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+            let head = [&[1, 2, 1][..], &[7; 32]].concat();
+            let headers = [1_u32.to_be_bytes().to_vec(), part(b"authorization"), part(b"Bearer a")].concat();
+            [head, part(b"POST"), part(b"/hospitals/"), headers, part(b"{\"name\":\"A\"}")].concat()
+        }
         other => panic!("{other}: give it something good to begin from"),
     }
 }

@@ -20,6 +20,7 @@ mod proxy;
 mod refusals;
 mod registry;
 mod reload;
+mod settlement;
 mod settling;
 mod signatures;
 mod spans;

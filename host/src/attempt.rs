@@ -19,7 +19,7 @@ use crate::{
     upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, header};
+use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -40,6 +40,8 @@ pub(crate) struct Arrived {
     pub(crate) arrival: Arrival,
     pub(crate) permit: Permit,
     pub(crate) took: Duration,
+    /// When it was sent.
+    pub(crate) sent_at: Instant,
 }
 
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
@@ -101,7 +103,12 @@ impl Exchange {
         let place = if is_request { self.place().await? } else { None };
         // A look is sent to another endpoint, and one that is not made leaves a write unknown.
         let usually = progress.account.meter().usually_takes.read();
-        let least = if is_request { self.room(usually) } else { LEAST };
+        let least = match &errand {
+            Errand::Request => self.room(usually),
+            // Its record is held meanwhile: it waits no longer than leaves the look its whole time.
+            Errand::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
+            Errand::Probe(_) => LEAST,
+        };
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| Step::Paced { per_minute, wait });
@@ -179,7 +186,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok(Arrived { arrival, permit, took })
+        Ok(Arrived { arrival, permit, took, sent_at: began })
     }
 
     /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
@@ -332,7 +339,20 @@ impl Exchange {
         }
     }
 
-    fn probe_request(&self, probe: &Probe) -> Outbound {
+    /// What a policy reads of a request's headers, and what a look carries of them.
+    pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> HeaderMap {
+        let mut kept = HeaderMap::new();
+        for name in interest.iter().chain(&PROBE_CARRIES) {
+            if !kept.contains_key(name) {
+                for value in self.headers.get_all(name) {
+                    kept.append(name.clone(), value.clone());
+                }
+            }
+        }
+        kept
+    }
+
+    pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
         for name in PROBE_CARRIES {
             for value in self.headers.get_all(&name) {

@@ -5,6 +5,7 @@ mod emulator;
 mod explain;
 mod policy;
 mod record;
+mod records;
 mod remote;
 mod serve;
 
@@ -33,6 +34,9 @@ pub enum Command {
     Emulator(emulator::Options),
     /// Tell the course of a request through a running host: permits, waits, attempts, verdicts, clamps
     Explain(explain::Options),
+    /// List writes whose effect is unknown at a running host, and settle them by hand
+    #[command(subcommand)]
+    Records(records::Command),
     /// Record an upstream's decisions from a running host, for `triage policy replay`
     Record(record::Options),
     /// Check or show the configuration
@@ -69,6 +73,7 @@ impl Command {
             Self::Emulator(options) => runtime()?.block_on(emulator::run(&options)),
             Self::Explain(options) => explain::run(&options),
             Self::Record(options) => runtime()?.block_on(record::run(&options)),
+            Self::Records(command) => command.run(),
             Self::Config(command) => command.run(),
             Self::Policy(command) => command.run(),
         }

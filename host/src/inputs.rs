@@ -7,7 +7,9 @@ use crate::{
     idempotency::Keyed,
     import,
     policy::{Engine, Loading, Policy, cases},
-    route, trace as decision_trace,
+    route,
+    store::redis::records::read_kept,
+    trace as decision_trace,
     upstream::{
         headers,
         redirect::{self, Origin, Route},
@@ -20,7 +22,7 @@ use std::sync::OnceLock;
 pub type Entry = fn(&[u8]);
 
 /// Every one, by name.
-pub const ALL: [(&str, Entry); 11] = [
+pub const ALL: [(&str, Entry); 12] = [
     ("config", config),
     ("environment", environment),
     ("key", key),
@@ -32,6 +34,7 @@ pub const ALL: [(&str, Entry); 11] = [
     ("cases", golden_cases),
     ("component", component),
     ("trace", trace),
+    ("kept", kept),
 ];
 
 /// A configuration file.
@@ -122,4 +125,9 @@ pub fn component(bytes: &[u8]) {
 /// A decision trace, through the native policy.
 pub fn trace(bytes: &[u8]) {
     let _ = decision_trace::replay(bytes, &Policy::builtin(), "{}", 1).map(|report| report.to_string());
+}
+
+/// What a record keeps in shared state, once it is opened.
+pub fn kept(bytes: &[u8]) {
+    read_kept(bytes);
 }

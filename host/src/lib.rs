@@ -25,6 +25,7 @@ pub mod rollout;
 pub mod route;
 pub mod server;
 pub mod service;
+pub mod settlement;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

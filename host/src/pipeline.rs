@@ -15,10 +15,12 @@ mod keyed;
 mod request_head;
 mod state;
 pub(crate) mod upstream_key;
+mod verification;
 mod wake;
 
 pub use check::check;
 pub(crate) use exchange::Exchange;
+pub(crate) use verification::{SharedLooks, Verified};
 
 use crate::{
     clock::Clock,
@@ -41,6 +43,7 @@ use crate::{
         fleet::{self, Following},
     },
     service::{Service, ServiceError},
+    settlement::{NotifyError, Settlement},
     store::redis::{Link, OpenError},
     telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId, waited},
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
@@ -74,6 +77,9 @@ pub enum HostError {
     /// The collector of traces.
     #[error("traces cannot be exported (telemetry.otlp.endpoint)")]
     Traces(#[source] TransportError),
+    /// The receiver of notices.
+    #[error("notices of settled writes cannot be sent")]
+    Settlement(#[from] NotifyError),
     /// An upstream cannot be reached.
     #[error("upstream {upstream} cannot be called")]
     Transport {
@@ -110,6 +116,8 @@ pub(crate) struct Shared {
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
+    /// What settles unknown writes in the background.
+    pub(crate) settlement: Settlement,
     /// Whether writes go on where shared state cannot be reached.
     pub(crate) writes_alone: bool,
     pub(crate) memory: Arc<Memory>,
@@ -181,6 +189,7 @@ impl Host {
             upstreams.push(Arc::new(serving));
         }
         let shadow = shadow(settings);
+        let settlement = Settlement::new(&settings.settlement, clock, Arc::clone(&events))?;
         let shared = Shared {
             clock,
             entropy,
@@ -192,6 +201,7 @@ impl Host {
             gates,
             link,
             records,
+            settlement,
             writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
             memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,

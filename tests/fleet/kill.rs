@@ -51,17 +51,22 @@ deadline = "4s"
 
 /// Starts `triage serve`; it ends with what is returned.
 fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
+    host_with(state, upstream, "")
+}
+
+/// The same with further settings of endpoints.
+pub(super) fn host_with(state: &str, upstream: SocketAddr, endpoints: &str) -> (Triage, SocketAddr) {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     let text = format!(
         "[server]\nworkers = 1\n[state]\nurl = \"{state}\"\ntimeout = \"5s\"\n\
-         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{UPSTREAM}"
+         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{UPSTREAM}{endpoints}"
     );
     file.write_all(text.as_bytes()).unwrap();
     Triage::serve_with(&["--config", file.path().to_str().unwrap()], &[("TRIAGE_STATE_KEY", KEY)])
 }
 
 /// The emulated directory on a port of its own; it ends with what is returned.
-async fn directory(create_delay: Duration) -> (Arc<Emulator>, SocketAddr, JoinHandle<()>) {
+pub(super) async fn directory(create_delay: Duration) -> (Arc<Emulator>, SocketAddr, JoinHandle<()>) {
     let options = Options { create_delay, handlers: 1000, capacity: 20_000, ..Options::immediate() };
     let emulator = Emulator::new(options);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -70,20 +75,20 @@ async fn directory(create_delay: Duration) -> (Arc<Emulator>, SocketAddr, JoinHa
     (emulator, address, serving)
 }
 
-fn creates(emulator: &Emulator) -> usize {
+pub(super) fn creates(emulator: &Emulator) -> usize {
     emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
 }
 
 /// What a host answered: status, problem or verdict, body.
 #[derive(Debug)]
-struct Got {
-    status: u16,
-    head: String,
-    body: serde_json::Value,
+pub(super) struct Got {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: serde_json::Value,
 }
 
 /// Sends a create; an error where the host is gone.
-async fn send(to: SocketAddr, batch: &str, name: &str, key: &str) -> io::Result<Got> {
+pub(super) async fn send(to: SocketAddr, batch: &str, name: &str, key: &str) -> io::Result<Got> {
     let request = create_in(batch, name, None);
     let body = request.body();
     let head = format!(

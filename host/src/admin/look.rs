@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config,
+    idempotency::{RecordId, fingerprint::NotARecordId},
     service::Service,
     store::redis::Link,
     telemetry::{self, Event},
@@ -108,7 +109,14 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         fleets: shared.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
         memory: shared.memory.view(),
         traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
-        unsettled: shared.records.unsettled(RECORDS).await.ok().map(|records| records.len()),
+        unsettled: shared
+            .records
+            .unsettled(RECORDS)
+            .await
+            .ok()
+            .map(|records| (records.len(), records.iter().map(|record| record.sent_ago).max().unwrap_or_default())),
+        settlements: shared.settlement.counts().to_vec(),
+        notices: shared.settlement.notices(),
         state: shared.link.as_ref().map(Link::condition),
         steps: shared.link.as_ref().map(Link::steps),
         ready: desk.unready().is_none(),
@@ -152,6 +160,15 @@ pub(super) async fn config(State(desk): State<Desk>) -> Response {
 pub(super) async fn records(State(desk): State<Desk>) -> Result<Json<Vec<shapes::Record>>, Refusal> {
     let unsettled = desk.host.shared.records.unsettled(RECORDS).await.map_err(|_| Refusal::Store)?;
     Ok(Json(unsettled.into_iter().map(shapes::record).collect()))
+}
+
+/// One of them.
+pub(super) async fn record(State(desk): State<Desk>, At(id): At<String>) -> Result<Json<shapes::Record>, Refusal> {
+    let id: RecordId = id.parse().map_err(|error: NotARecordId| Refusal::Malformed(error.to_string()))?;
+    let found = desk.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
+    let none =
+        Refusal::None { what: "such record, or it is settled, or a request is settling it", list: "/api/v1/records" };
+    found.map(|own| Json(shapes::record(own))).ok_or(none)
 }
 
 /// Requests in one answer.

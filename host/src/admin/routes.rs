@@ -31,6 +31,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
         ("/api/v1/events", get(look::events)),
         ("/api/v1/config", get(look::config)),
         ("/api/v1/records", get(look::records)),
+        ("/api/v1/records/{id}", get(look::record)),
         ("/api/v1/traces", get(traces::list)),
         ("/api/v1/traces/{upstream}", get(traces::one)),
         ("/api/v1/requests", get(look::requests)),

@@ -171,7 +171,12 @@ pub(super) struct Endpoint {
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
     pub(super) id: String,
+    /// None where the caller's first try went through a host that has lost it.
+    pub(super) upstream: Option<String>,
+    pub(super) endpoint: Option<String>,
     pub(super) sent_ms_ago: u64,
+    /// Until a host verifies it by itself; none: no host does.
+    pub(super) verified_in_ms: Option<u64>,
 }
 
 /// The host as it stands.
@@ -194,7 +199,9 @@ pub(super) fn status(desk: &Desk) -> Status {
 }
 
 pub(super) fn record(own: Unsettled) -> Record {
-    Record { id: own.id.to_string(), sent_ms_ago: millis(own.sent_ago) }
+    let (upstream, endpoint) = own.endpoint.unzip();
+    let verified_in_ms = own.verified_in.map(millis);
+    Record { id: own.id.to_string(), upstream, endpoint, sent_ms_ago: millis(own.sent_ago), verified_in_ms }
 }
 
 /// A group of an upstream and the endpoints that share it.

@@ -8,11 +8,12 @@ use super::{
     problem::Problem,
     settings::{
         Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, Redirects,
+        SETTLEMENT_KEY,
         STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
-use crate::{idempotency, policy::CachePlaces, store::redis::Address, telemetry::Target, upstream};
+use crate::{idempotency, policy::CachePlaces, settlement, store::redis::Address, telemetry::Target, upstream};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
@@ -30,6 +31,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         admin: admin(&stated, environment),
         traces: traces(&stated),
         policies: policies(&stated, environment),
+        settlement: settlement(&stated, environment),
         state: state(&stated, environment),
         upstreams: built,
         stated,
@@ -40,6 +42,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     problems.extend(check::baselines(&settings));
     problems.extend(check::admin(&settings));
     problems.extend(check::tls(&settings.stated));
+    problems.extend(check::settlement(&settings));
     (settings, problems)
 }
 
@@ -139,6 +142,18 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
         keys: stated.read("policies.keys").unwrap_or_default(),
         registry_auth: secret(stated, environment, "policies.registry_auth_file", REGISTRY_AUTH),
     }
+}
+
+fn settlement(stated: &Values, environment: &[(String, String)]) -> settlement::Settings {
+    let mut settlement = settlement::Settings::default();
+    stated.fill("settlement.enabled", &mut settlement.enabled);
+    stated.fill("settlement.margin", &mut settlement.margin);
+    stated.fill("settlement.interval", &mut settlement.interval);
+    stated.fill("settlement.concurrency", &mut settlement.concurrency);
+    stated.fill("settlement.max_request", &mut settlement.max_request_bytes);
+    let key = secret(stated, environment, "settlement.notify_key_file", SETTLEMENT_KEY);
+    settlement.notify = stated.read("settlement.notify").map(|url| settlement::Target { url, key });
+    settlement
 }
 
 fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> Upstream {

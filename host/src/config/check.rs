@@ -210,6 +210,16 @@ pub(super) fn tls(stated: &Values) -> Vec<Problem> {
     TABLES.into_iter().filter_map(missing).collect()
 }
 
+/// A receiver of notices cannot tell this host's from anybody's without a signature.
+pub(super) fn settlement(settings: &Settings) -> Option<Problem> {
+    const KEY: &str = "settlement.notify";
+    let target = settings.settlement.notify.as_ref().filter(|target| target.key.is_none())?;
+    let because = "neither settlement.notify_key_file nor TRIAGE_SETTLEMENT_KEY is given";
+    let must_be = "left out, or given with a key that signs what is sent";
+    let problem = Problem::conflict(KEY, format!("\"{}\"", target.url), because, must_be);
+    Some(with_source(problem, &settings.stated, KEY))
+}
+
 /// Who follows a fleet must have one, and a repository from which all can have what is announced.
 pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
     const KEY: &str = "follow_fleet";

@@ -24,7 +24,7 @@ const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_POLICY", ".policy"),
 ];
 /// Variables that begin like ours and are read elsewhere.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "TRIAGE_LOG",
     "TRIAGE_LOG_FORMAT",
     "TRIAGE_ADMIN_URL",
@@ -34,6 +34,7 @@ const OTHERS: [&str; 9] = [
     settings::STATE_PASSWORD,
     settings::STATE_KEY,
     settings::REGISTRY_AUTH,
+    settings::SETTLEMENT_KEY,
 ];
 /// The seed's variables for a setting of every endpoint.
 const SEED: [(&str, &str); 6] = [

@@ -121,6 +121,13 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "state.ca_file", Kind::File, None, "PEM file of authorities to trust for `rediss://` instead of the system's"),
     key(Host, "state.password_file", Kind::File, None, "file with the password, before one in the URL; or TRIAGE_STATE_PASSWORD"),
     key(Host, "state.key_file", Kind::File, None, "file with the key that seals stored answers there, 32 bytes in hex or base64; or TRIAGE_STATE_KEY"),
+    key(Host, "settlement.enabled", Kind::Bool, Some("true"), "whether writes that were left unknown are verified in the background, without their callers; with shared state it takes a `state.key_file`, as what they asked is kept there sealed"),
+    key(Host, "settlement.margin", Kind::Wait, Some("1h"), "how long a write is verified after its policy's `commit-within`: longer than most outages; then it stays unknown for an operator"),
+    key(Host, "settlement.interval", Kind::Duration, Some("2s"), "between two looks for writes to verify, and the shortest time between two verifications of one"),
+    key(Host, "settlement.concurrency", Kind::Count(1, 1_000), Some("8"), "writes that this host verifies at once, within the limits of the endpoint that is asked"),
+    key(Host, "settlement.max_request", Kind::Size(0), Some("64KiB"), "most of a request's body that is kept to verify it; where the policy reads more, only the caller's next try settles the write"),
+    key(Host, "settlement.notify", Kind::Url, None, "URL that is told of every settled write by POST, signed: its record, upstream, endpoint, class and time, and nothing of what it holds"),
+    key(Host, "settlement.notify_key_file", Kind::File, None, "file with the key that signs these (HMAC-SHA256), at least 16 characters; or TRIAGE_SETTLEMENT_KEY"),
 
     key(Upstream, "base_url", Kind::Url, None, "scheme, host, port and path prefix of the API; required"),
     key(Upstream, "policy", Kind::Policy, Some("http-standard"), "embedded policy, the path of a component (from the file's folder), or a component in a registry (`oci://HOST/REPOSITORY@sha256:DIGEST`)"),

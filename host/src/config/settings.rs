@@ -9,7 +9,7 @@ use crate::{
     policy::{CachePlaces, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
     registry::Artifact,
-    retry,
+    retry, settlement,
     store::redis::Address,
     telemetry, upstream,
 };
@@ -28,6 +28,8 @@ pub struct Settings {
     pub traces: Option<telemetry::Target>,
     /// What concerns all policies.
     pub policies: Policies,
+    /// How writes whose effect is unknown are settled in the background.
+    pub settlement: settlement::Settings,
     /// The upstreams; at least one.
     pub upstreams: Vec<Upstream>,
     /// The host's own values with their sources, defaults included: what `config show` shows.
@@ -155,6 +157,9 @@ pub enum State {
 pub const STATE_PASSWORD: &str = "TRIAGE_STATE_PASSWORD";
 /// The variable that holds the key that seals what shared state keeps of answers.
 pub const STATE_KEY: &str = "TRIAGE_STATE_KEY";
+
+/// The variable that holds the key that signs notices of settled writes.
+pub const SETTLEMENT_KEY: &str = "TRIAGE_SETTLEMENT_KEY";
 
 /// The variable that holds names and passwords of registries.
 pub const REGISTRY_AUTH: &str = "TRIAGE_REGISTRY_AUTH";

@@ -21,7 +21,7 @@ pub struct Intent {
 /// gets it sealed or not at all.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeptRequest {
-    /// What the record was begun with.
+    /// Its content: requests that are equal to it take turns with it.
     pub fingerprint: Fingerprint,
     /// The method.
     pub method: Method,
@@ -31,7 +31,7 @@ pub struct KeptRequest {
     pub headers: HeaderMap,
     /// The body, as far as the policy reads it.
     pub body: Bytes,
-    /// Whether the caller gave an idempotency key.
+    /// Whether the caller gave an idempotency key. Without one its record has a fingerprint of its own.
     pub keyed: bool,
 }
 

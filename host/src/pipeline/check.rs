@@ -12,6 +12,7 @@ use crate::{
     policy::{contract::Description, signature::Keys},
     registry::{Credentials, Registry},
     service::{Service, ServiceError},
+    settlement,
     telemetry::Events,
     upstream::{HttpClient, TransportError},
 };
@@ -35,6 +36,9 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         problems.push(Problem::refused("policies.registry_auth_file", told(&error)));
         Registry::new(Credentials::default(), None)
     });
+    if let Err(error) = settlement::check(&settings.settlement) {
+        problems.push(Problem::refused("settlement.notify", told(&error)));
+    }
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
         problems.push(Problem::refused("admin", told(&error)));
     }

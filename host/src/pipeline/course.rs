@@ -118,7 +118,7 @@ impl Exchange {
         let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
         let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
         let (mut arrival, permit, took) = match attempted {
-            Ok(Arrived { arrival, permit, took }) => (arrival, permit, took),
+            Ok(Arrived { arrival, permit, took, .. }) => (arrival, permit, took),
             Err(problem) => {
                 progress.account.denied(&problem);
                 return self.refused(problem, progress);
@@ -163,8 +163,9 @@ impl Exchange {
         let span = tracing::debug_span!("look", look = progress.probes);
         let attempted = self.attempt(Errand::Probe(probe), progress, hold).instrument(span).await;
         let arrival = match attempted {
-            Ok(Arrived { arrival, permit, took }) => {
+            Ok(Arrived { arrival, permit, took, sent_at }) => {
                 permit.report(BreakerSignal::Ignore, took);
+                progress.looked_at = Some(sent_at);
                 arrival
             }
             Err(problem) => {
@@ -185,7 +186,7 @@ impl Exchange {
     }
 
     /// Takes over what a clamped verdict says of the effect.
-    fn follow(&self, clamped: Clamped, progress: &mut Progress) -> Step {
+    pub(super) fn follow(&self, clamped: Clamped, progress: &mut Progress) -> Step {
         match clamped.class {
             Class::Unknown if self.effect != Effect::Safe => {
                 progress.ever_unknown = true;
@@ -205,7 +206,7 @@ impl Exchange {
 
     /// The clamped verdict on an outcome, and what it says of the upstream. Claims are settled here: a candidate that another
     /// request owns is handed back to the policy as taken, until it finds one that is free.
-    async fn judged(
+    pub(super) async fn judged(
         &self,
         purpose: Purpose,
         arrival: &Arrival,
@@ -293,7 +294,7 @@ impl Exchange {
             probes: progress.probes,
             unsettled: progress.unsettled,
             repeatable: self.repeatable(),
-            sent_ago: progress.last_sent.map(|sent| sent.elapsed()),
+            sent_ago: progress.sent_ago(purpose, Instant::now()),
             commit_within: endpoint.described.commit_within,
             remaining: self.remaining(),
             attempt_needs: if self.effect == Effect::Unsafe { endpoint.settings.attempt_timeout } else { LEAST },

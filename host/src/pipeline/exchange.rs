@@ -3,12 +3,13 @@
 use super::{
     CallerGone, Shared,
     upstream_key::{KeySends, UpstreamKey},
+    verification::Verifying,
 };
 use crate::{
     config::settings::Redirects,
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
     overload::{Asking, Held, Overload, Priority},
-    policy::contract::{Class, Effect, Failure},
+    policy::contract::{Class, Effect, Failure, Purpose},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
     upstream::{
@@ -61,6 +62,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream_key: Option<UpstreamKey>,
     /// Told to a request that runs detached; none for one that is dropped with its caller.
     pub(crate) caller_gone: Option<CallerGone>,
+    /// Where a write is verified without its caller; none for a request.
+    pub(crate) verifies: Option<Verifying>,
 }
 
 impl Exchange {
@@ -181,6 +184,8 @@ pub(crate) struct Progress {
     pub(crate) last_sent: Option<Instant>,
     /// What is known of the sends under the upstream's own key.
     pub(crate) key_sends: KeySends,
+    /// When the last look was sent: what it shows is as old as that.
+    pub(crate) looked_at: Option<Instant>,
     pub(crate) previous_delay: Duration,
     pub(crate) taken: Vec<String>,
     /// The last thing that the upstream said to the request itself.
@@ -198,6 +203,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// The time between the last byte of the request and the moment of which an outcome tells: of a look, when it was sent.
+    pub(crate) fn sent_ago(&self, purpose: Purpose, now: Instant) -> Option<Duration> {
+        let of = self.looked_at.filter(|_| purpose == Purpose::Probe).unwrap_or(now);
+        self.last_sent.map(|sent| of.saturating_duration_since(sent))
+    }
+
     pub(crate) fn new(owner: ClaimOwner, account: Account) -> Self {
         Self {
             attempts: 0,
@@ -206,6 +217,7 @@ impl Progress {
             unsettled: false,
             last_sent: None,
             key_sends: KeySends::default(),
+            looked_at: None,
             previous_delay: Duration::ZERO,
             taken: Vec::new(),
             last: None,

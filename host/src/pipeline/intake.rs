@@ -124,6 +124,7 @@ impl Host {
             upstream_key: None,
             // Safe requests end with the caller's future; only detached ones must be told.
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
+            verifies: None,
             service,
         }))
     }

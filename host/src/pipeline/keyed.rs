@@ -92,8 +92,9 @@ impl Exchange {
             }
             _ => None,
         };
-        if let Some(hold) = &hold {
+        if let Some(hold) = &mut hold {
             progress.owner = ClaimOwner::Record(hold.id());
+            hold.intend(self.intent());
         }
         let result = match start {
             Start::Fresh => self.course(progress, &mut hold).await,
@@ -158,6 +159,7 @@ impl Exchange {
                     let _ = hold.release().await;
                 } else {
                     hold.leave_unknown(sent_ago);
+                    self.shared.settlement.wake();
                 }
                 return answer::refused(problem, self, progress);
             }
@@ -169,6 +171,7 @@ impl Exchange {
             Class::NotApplied | Class::Throttled => false,
             Class::Unknown => {
                 hold.leave_unknown(sent_ago);
+                self.shared.settlement.wake();
                 return outgoing.into_response(self, progress);
             }
         };

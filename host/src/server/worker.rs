@@ -118,6 +118,12 @@ impl Worker {
             background.spawn(async move { traced.export_traces().await });
             background.spawn(async move { files.follow().await });
         }
+        // Ends before the drain: what it was verifying is left to another host, and that is still to be written.
+        let mut settling = JoinSet::new();
+        if shared.keeps.is_some() {
+            let host = shared.host.clone();
+            settling.spawn(async move { host.settle_writes().await });
+        }
         let mut accepting = JoinSet::new();
         for socket in sockets {
             match TcpListener::from_std(socket) {
@@ -128,6 +134,7 @@ impl Worker {
             }
         }
         while accepting.join_next().await.is_some() {}
+        settling.shutdown().await;
         connections.close();
         let drained = async {
             connections.wait().await;

@@ -30,6 +30,8 @@ pub struct Account {
     status: Option<u16>,
     is_rough: bool,
     found: bool,
+    /// Whether it is of the host's own doing: no caller waits, so it is no request.
+    is_background: bool,
     method: &'static str,
     policy: Option<HeaderValue>,
     generation: u64,
@@ -49,6 +51,7 @@ impl Account {
             status: None,
             is_rough: false,
             found: false,
+            is_background: false,
             method: "",
             policy: None,
             generation: 0,
@@ -57,6 +60,18 @@ impl Account {
             omitted: 0,
             desk: Arc::clone(desk),
         }
+    }
+
+    /// Work of the host's own: attempts and verdicts count, and no request does.
+    pub fn background(desk: &Arc<Desk>) -> Self {
+        let mut account = Self::open(desk);
+        account.is_background = true;
+        account
+    }
+
+    /// Attempts and verdicts count at this endpoint from now on.
+    pub fn counting_for(&mut self, endpoint: &Endpoint) {
+        self.meter = Arc::clone(endpoint.meters.of(self.desk.index));
     }
 
     /// It found its endpoint: from now on it counts there.
@@ -234,6 +249,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if self.is_background {
+            return;
+        }
         let took = self.began.elapsed();
         let meter = &self.meter;
         if self.found {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const KEPT: usize = 512;
 
 /// Every kind of event.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 20] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -28,6 +28,8 @@ pub const KINDS: [&str; 18] = [
     "policy-flawed",
     "overloaded",
     "slowed",
+    "write-settled",
+    "write-unsettled",
     "action",
     "reloaded",
     "reload-refused",

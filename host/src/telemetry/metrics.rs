@@ -99,7 +99,13 @@ metrics! {
     BUDGET = "triage_retry_budget_tokens", Gauge, GROUP,
         "Retries that are affordable now";
     RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],
-        "Writes whose effect is unknown and which nobody is settling, up to 1000";
+        "Writes whose effect is unknown, up to 1000; not those that a request or a host is settling at this moment";
+    RECORD_AGE = "triage_record_oldest_unsettled_seconds", Gauge, &[],
+        "Time since the last byte of the oldest of them; 0 where there is none";
+    SETTLEMENTS = "triage_settlements_total", Counter, &["class"],
+        "Writes that this host settled in the background, by what became of them; unknown: those that are not verified any more";
+    NOTICES = "triage_settlement_notices_total", Counter, &["result"],
+        "Notices of settled writes that the receiver took, did not take, or that found the queue full; missing where nobody is told";
     STATE_UP = "triage_state_up", Gauge, &[],
         "1 while shared state can be reached; missing where state is in this process, as the next two are";
     STATE_EVICTS = "triage_state_evicts", Gauge, &[],

@@ -12,6 +12,7 @@ use crate::{
     gate::View,
     overload::{self, Priority},
     service::Service,
+    settlement,
     store::redis::{Condition, Steps},
 };
 use prometheus_client::{
@@ -20,7 +21,7 @@ use prometheus_client::{
     metrics::exemplar::Exemplar,
     registry::Registry,
 };
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// What a scrape reads.
 #[derive(Debug)]
@@ -35,8 +36,12 @@ pub struct Sources {
     pub loads: Vec<overload::View>,
     /// The fleet's generation of each upstream that follows it, and whether this host is behind.
     pub fleets: Vec<(String, u64, bool)>,
-    /// Unsettled records, as far as they could be counted.
-    pub unsettled: Option<usize>,
+    /// Unsettled records and the age of the oldest, as far as they could be counted.
+    pub unsettled: Option<(usize, Duration)>,
+    /// Settled writes by class.
+    pub settlements: Vec<(&'static str, u64)>,
+    /// What became of the notices of them; none where nobody is told.
+    pub notices: Option<settlement::Counts>,
     /// How shared state stands; none where state is in this process.
     pub state: Option<Condition>,
     /// How its steps went.
@@ -326,8 +331,16 @@ impl Sources {
     }
 
     fn host(&self, page: &mut Page<'_>) -> fmt::Result {
-        let unsettled = self.unsettled.map(|count| (Labels::new(), count as f64));
-        page.gauges(&metrics::RECORDS_UNSETTLED, unsettled)?;
+        let unsettled = |value: fn((usize, Duration)) -> f64| self.unsettled.map(|own| (Labels::new(), value(own)));
+        page.gauges(&metrics::RECORDS_UNSETTLED, unsettled(|(count, _)| count as f64))?;
+        page.gauges(&metrics::RECORD_AGE, unsettled(|(_, oldest)| oldest.as_secs_f64()))?;
+        let settlements = self.settlements.iter().map(|(class, count)| (vec![("class", *class)], *count));
+        page.counters(&metrics::SETTLEMENTS, settlements)?;
+        let notices = self.notices.into_iter().flat_map(|own| {
+            let results = [("delivered", own.delivered), ("failed", own.failed), ("dropped", own.dropped)];
+            results.map(|(result, count)| (vec![("result", result)], count))
+        });
+        page.counters(&metrics::NOTICES, notices)?;
         let state = |value: fn(&Condition) -> f64| self.state.as_ref().map(|state| (Labels::new(), value(state)));
         page.gauges(&metrics::STATE_UP, state(|state| f64::from(u8::from(state.is_up))))?;
         page.gauges(&metrics::STATE_EVICTS, state(|state| f64::from(u8::from(state.may_evict))))?;

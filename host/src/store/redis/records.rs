@@ -422,6 +422,12 @@ fn name_of(name: &str) -> Option<(String, String)> {
     Some((upstream.to_owned(), endpoint.to_owned()))
 }
 
+/// Reads bytes as what a record keeps, for fuzzing.
+pub(crate) fn read_kept(bytes: &[u8]) {
+    let _ = codec::decode(bytes);
+    let _ = codec::decode_request(bytes);
+}
+
 fn record_id(value: &Value) -> Option<RecordId> {
     Some(RecordId::from_bytes(super::reply::bytes(value)?.try_into().ok()?))
 }

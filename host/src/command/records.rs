@@ -1,0 +1,215 @@
+//! `triage records`: writes whose effect is unknown, and an operator's word on them.
+
+use super::{
+    Stops,
+    remote::{Remote, segment, with_hint},
+    runtime,
+};
+use anyhow::{Context as _, Result};
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use tokio::time::sleep;
+
+/// Between two looks of `--watch`: a host admits some requests a second to its admin listener.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What can be asked of a running host.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the writes whose effect is unknown, the next to be forgotten first
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+        /// Go on, and tell of every write that comes or goes, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show one of them
+    Show {
+        /// The record's id, as `triage records list` prints it
+        id: String,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Say what became of a write, after a look at the API itself
+    Resolve {
+        /// The record's id
+        id: String,
+        /// Whether it took effect
+        outcome: Outcome,
+        /// The status of the answer that repetitions get [default: 200]; with `applied` only
+        #[arg(long, value_name = "STATUS")]
+        status: Option<u16>,
+        /// The type of its body [default: application/json]; with `applied` only
+        #[arg(long, value_name = "TYPE")]
+        content_type: Option<String>,
+        /// A file with its body [default: a sentence that it was settled by hand]; with `applied` only
+        #[arg(long, value_name = "FILE")]
+        body: Option<PathBuf>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Outcome {
+    /// It took effect: repetitions get an answer, and it is never sent again
+    Applied,
+    /// It did not, and will not: its key is free, and the next request with it is sent
+    NotApplied,
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(&self) -> Result<ExitCode> {
+        match self {
+            Self::List { json, watch: false, remote } => {
+                let records = remote.look("/api/v1/records")?;
+                if *json {
+                    println!("{records}");
+                } else {
+                    list(&records);
+                }
+            }
+            Self::List { json, watch: true, remote } => return runtime()?.block_on(watch(remote, *json)),
+            Self::Show { id, json, remote } => {
+                let record = remote.look(&path(id, ""))?;
+                println!("{}", if *json { record.to_string() } else { shown(&record) });
+            }
+            Self::Resolve { id, outcome, status, content_type, body, remote } => {
+                let given = answer(*status, content_type.as_deref(), body.as_ref())?;
+                anyhow::ensure!(
+                    *outcome == Outcome::Applied || given.is_empty(),
+                    "--status, --content-type and --body belong to `applied`: a write that did not take effect has no answer"
+                );
+                let verb = match outcome {
+                    Outcome::Applied => "/applied",
+                    Outcome::NotApplied => "/not-applied",
+                };
+                let told = remote.act_with(&path(id, verb), &Value::Object(given))?;
+                println!("{} is settled: {}", text(&told["id"]), text(&told["settled"]));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn path(id: &str, verb: &str) -> String {
+    format!("/api/v1/records/{}{verb}", segment(id))
+}
+
+fn answer(status: Option<u16>, content_type: Option<&str>, body: Option<&PathBuf>) -> Result<Map<String, Value>> {
+    let mut given = Map::new();
+    given.extend(status.map(|status| ("status".to_owned(), json!(status))));
+    given.extend(content_type.map(|kind| ("content_type".to_owned(), json!(kind))));
+    if let Some(file) = body {
+        let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read as text", file.display()))?;
+        given.insert("body".to_owned(), json!(text));
+    }
+    Ok(given)
+}
+
+/// Tells of what comes and goes. Ends with Ctrl-C.
+async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
+    let mut stops = Stops::listen()?;
+    let client = remote.client()?;
+    let mut before: Vec<Value> = Vec::new();
+    loop {
+        let records = tokio::select! {
+            records = client.look("/api/v1/records") => records.map_err(with_hint)?,
+            stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
+        };
+        let now = records.as_array().cloned().unwrap_or_default();
+        let has = |list: &[Value], record: &Value| list.iter().any(|own| own["id"] == record["id"]);
+        for record in now.iter().filter(|record| !has(&before, record)) {
+            told("unknown", record, as_json);
+        }
+        for record in before.iter().filter(|record| !has(&now, record)) {
+            told("gone", record, as_json);
+        }
+        // A reader at the other end of a pipe waits for whole lines.
+        std::io::stdout().flush()?;
+        before = now;
+        tokio::select! {
+            () = sleep(WATCH_INTERVAL) => {}
+            stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn told(change: &str, record: &Value, as_json: bool) {
+    if as_json {
+        println!("{}", json!({ "change": change, "record": record }));
+    } else {
+        println!("{change:<8}{}", line(record));
+    }
+}
+
+fn list(records: &Value) {
+    let records = records.as_array().map_or(&[][..], Vec::as_slice);
+    if records.is_empty() {
+        println!("no write is unknown");
+    }
+    for record in records {
+        println!("{}", line(record));
+    }
+}
+
+fn line(record: &Value) -> String {
+    format!("{}  {}/{}  {}", text(&record["id"]), text(&record["upstream"]), text(&record["endpoint"]), times(record))
+}
+
+fn shown(record: &Value) -> String {
+    let who = match record["verified_in_ms"].as_u64() {
+        Some(_) => "the host verifies it by itself, and settles it as soon as its effect is known",
+        None => "no host verifies it: its caller's next try does, or `triage records resolve`",
+    };
+    format!(
+        "record    {}\nupstream  {}\nendpoint  {}\nsent      {}\nnow       {who}",
+        text(&record["id"]),
+        text(&record["upstream"]),
+        text(&record["endpoint"]),
+        times(record)
+    )
+}
+
+/// How old it is, and when it is looked at.
+fn times(record: &Value) -> String {
+    let seconds = |ms: u64| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
+    let sent = seconds(record["sent_ms_ago"].as_u64().unwrap_or_default());
+    match record["verified_in_ms"].as_u64() {
+        Some(0) => format!("{sent} ago, verified now"),
+        Some(ms) => format!("{sent} ago, verified in {}", seconds(ms)),
+        None => format!("{sent} ago, not verified"),
+    }
+}
+
+/// A host's words on a terminal: no control characters.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_told_on_one_line() {
+        let record = json!({
+            "id": "ab", "upstream": "hospital", "endpoint": "create\nhospital", "sent_ms_ago": 61_250, "verified_in_ms": null,
+        });
+        assert_eq!(line(&record), "ab  hospital/create?hospital  61.2 s ago, not verified");
+        let mut verified = record;
+        verified["verified_in_ms"] = json!(1_900);
+        assert!(line(&verified).ends_with("61.2 s ago, verified in 1.9 s"), "{}", line(&verified));
+        assert!(shown(&verified).contains("the host verifies it by itself"));
+    }
+}

@@ -1,0 +1,394 @@
+//! One verification of a write that was left unknown, without its caller. The request is put together again from what its record
+//! keeps, the policy that serves now says what to look at, and what that shows is recorded.
+//!
+//! Nothing here sends the write: a verdict that would send it again means that its absence is proven, and frees its key.
+
+use super::{
+    Exchange, Host,
+    answer::Outgoing,
+    exchange::{Answer, Arrival, MaybeHold, Progress, RequestBody},
+};
+use crate::{
+    attempt::{Arrived, Errand},
+    error::Problem,
+    idempotency::{self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, RecordId, Stored},
+    overload::Priority,
+    policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Probe, Purpose},
+    retry::Step,
+    service::Service,
+    settlement::Schedule,
+    telemetry::Account,
+    upstream::{self, Outbound},
+};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
+
+/// A look waits so long for a place of its endpoint's limits: its record is held meanwhile.
+const MAX_LIMIT_WAIT: Duration = Duration::from_secs(1);
+/// The wait for the turn among equal requests, one of which may be under way.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(1);
+/// The longest look, whatever its endpoint allows.
+const MAX_LOOK_TIME: Duration = Duration::from_secs(60);
+/// What a record's lock has over that: the time to record the result.
+const LOCK_RESERVE: Duration = Duration::from_secs(2);
+/// Different looks of one verification: a policy may follow a list by a second page or a resource.
+const MAX_LOOKS: usize = 4;
+/// An answer serves the other writes that ask the same for so long.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// The outcome of a write of which nothing was heard.
+const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
+
+/// What a verification came to.
+#[derive(Debug)]
+pub(crate) enum Verified {
+    /// The write's effect is known, or with `unknown` it is not verified any more.
+    Settled { upstream: String, endpoint: String, class: Class },
+    /// It is verified again later, or somebody else has it.
+    Open,
+}
+
+/// How a verification ended.
+enum Ended {
+    /// The effect is known and recorded.
+    Recorded(Class),
+    /// It is known, and the store did not take it.
+    Unrecorded,
+    /// It is not known. Whether the upstream was asked.
+    Open { asked: bool },
+}
+
+/// What a look proves.
+enum Proof {
+    /// The effect took place; the answer to replay, where there is one.
+    InPlace(Option<Outgoing>),
+    /// It did not, and will not.
+    NotInEffect,
+}
+
+impl Host {
+    /// Verifies a record that is due, unless another host has it.
+    pub(crate) async fn verify(&self, id: RecordId, looks: &SharedLooks) -> Verified {
+        // Until the lock of the verification begins, the record is kept from other hosts by this.
+        let lease = MAX_LIMIT_WAIT + MAX_TURN_WAIT + LOCK_RESERVE;
+        let intent = match self.shared.records.take(id, lease).await {
+            Ok(Some(intent)) => intent,
+            Ok(None) => return Verified::Open,
+            Err(error) => {
+                tracing::debug!(%error, "an unknown write could not be taken");
+                return Verified::Open;
+            }
+        };
+        let Some(request) = &intent.request else { return Verified::Open };
+        // Of an upstream that is configured no longer nothing can be asked, and its records' lifetimes are not known.
+        let name = |serving: &&Arc<crate::rollout::Serving>| serving.settings.name == intent.upstream;
+        let Some(serving) = self.shared.upstreams.iter().find(name) else { return Verified::Open };
+        let service = serving.current();
+        let look_time = longest_look(&service);
+        let idempotency = &service.settings.idempotency;
+        let opening = Opening {
+            fence: Fence::draw(&self.shared.entropy),
+            fingerprint: if request.keyed { request.fingerprint } else { Fingerprint::of_record(id) },
+            maybe_sent: false,
+            // The record of a request without a key does not tell which requests are equal to it.
+            turn: request.keyed,
+            upstream_key: None,
+            lock: look_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
+            keep: idempotency.keep,
+        };
+        let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
+        let Ok(Begun::Reconcile { hold, sent_ago, .. }) = begun else { return Verified::Open };
+        let since = Instant::now().checked_sub(sent_ago);
+        let settings = &self.shared.settlement.settings;
+        let restored = self.restored(&intent, request, &service, look_time + MAX_LIMIT_WAIT);
+        let commit_within = restored.as_ref().and_then(|own| own.endpoint().described.commit_within);
+        let schedule = Schedule {
+            commit_within: commit_within.unwrap_or_default(),
+            margin: settings.margin,
+            interval: settings.interval,
+        };
+        let settled =
+            |class| Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class };
+        let mut hold = Some(hold);
+        let ended = match restored {
+            None => Ended::Open { asked: true },
+            Some(mut exchange) => exchange.verified(&mut hold, since, Account::background(&self.desk), looks).await,
+        };
+        let asked = match (ended, &hold) {
+            (Ended::Recorded(class), _) => return settled(class),
+            // The record is due again, as its hold has left it.
+            (Ended::Unrecorded, _) | (_, None) => return Verified::Open,
+            (Ended::Open { asked }, Some(_)) => asked,
+        };
+        let age = since.map_or(sent_ago, |since| since.elapsed());
+        let next = schedule.next(age, asked);
+        if let Some(hold) = hold {
+            hold.leave_until(next);
+        }
+        if next.is_none() { settled(Class::Unknown) } else { Verified::Open }
+    }
+
+    /// The request as far as its policy reads it, for the generation that serves now. None where that cannot verify it.
+    fn restored(
+        &self,
+        intent: &Intent,
+        request: &KeptRequest,
+        service: &Arc<Service>,
+        allowed: Duration,
+    ) -> Option<Box<Exchange>> {
+        let upstream = self.shared.upstreams.iter().position(|serving| serving.settings.name == intent.upstream)?;
+        let path = request.path_and_query.split('?').next().unwrap_or("/");
+        let named = service.endpoints.iter().position(|own| own.described.name == intent.endpoint);
+        let endpoint = named.or_else(|| service.find(&request.method, path))?;
+        let own = &service.endpoints[endpoint];
+        if !own.granted || !own.commits_late() {
+            return None;
+        }
+        let started = Instant::now();
+        Some(Box::new(Exchange {
+            shared: Arc::clone(&self.shared),
+            upstream,
+            service: Arc::clone(service),
+            stand_in: None,
+            transport: self.transport(upstream),
+            endpoint,
+            // It was unsafe when it was sent.
+            effect: Effect::Unsafe,
+            priority: Priority::usual(Effect::Safe),
+            method: request.method.clone(),
+            path_and_query: request.path_and_query.clone(),
+            headers: request.headers.clone(),
+            body: RequestBody::Buffered(request.body.clone()),
+            held: None,
+            started,
+            deadline: started + allowed,
+            key: None,
+            tenant: None,
+            fingerprint: Some(request.fingerprint),
+            // Nothing is sent that could carry it.
+            upstream_key: None,
+            caller_gone: None,
+            verifies: Some(Verifying { keyed: request.keyed }),
+        }))
+    }
+}
+
+/// What an exchange knows that verifies a write without its caller.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verifying {
+    /// Whether the caller gave a key.
+    pub(crate) keyed: bool,
+}
+
+/// How long one look may take: as long as the slowest read of the upstream.
+fn longest_look(service: &Service) -> Duration {
+    let reads = service.endpoints.iter().filter(|own| own.described.effect == Effect::Safe);
+    let times = reads.map(|own| own.settings.attempt_timeout);
+    times.max().unwrap_or(Duration::from_secs(5)).min(MAX_LOOK_TIME)
+}
+
+impl Exchange {
+    /// What was asked of the upstream, for the request's record.
+    pub(super) fn intent(&self) -> Arc<Intent> {
+        let endpoint = self.endpoint();
+        let settings = &self.shared.settlement.settings;
+        let interest = &endpoint.described.interest;
+        let read_bytes = interest.request_body_bytes.min(self.buffered().len());
+        let is_verifiable = settings.enabled
+            && self.effect == Effect::Unsafe
+            && endpoint.granted
+            && endpoint.commits_late()
+            && self.repeatable()
+            && read_bytes <= settings.max_request_bytes;
+        let request = self.fingerprint.filter(|_| is_verifiable).map(|fingerprint| KeptRequest {
+            fingerprint,
+            method: self.method.clone(),
+            path_and_query: self.path_and_query.clone(),
+            headers: self.headers_to_verify(&interest.request_headers),
+            // A copy: a slice would keep the whole body.
+            body: Bytes::copy_from_slice(&self.buffered()[..read_bytes]),
+            keyed: self.key.is_some(),
+        });
+        let (upstream, endpoint) = (self.service.settings.name.clone(), endpoint.described.name.clone());
+        Arc::new(Intent { upstream, endpoint, request })
+    }
+
+    /// Verifies the write once. The hold is gone where the result was recorded.
+    async fn verified(
+        &mut self,
+        hold: &mut MaybeHold,
+        since: Option<Instant>,
+        mut account: Account,
+        looks: &SharedLooks,
+    ) -> Ended {
+        account.counting_for(self.endpoint());
+        let (Some(own), Some(fingerprint)) = (hold.as_mut(), self.fingerprint) else {
+            return Ended::Open { asked: false };
+        };
+        let mut progress = Progress::new(ClaimOwner::Record(own.id()), account);
+        progress.last_sent = Some(since.unwrap_or(self.started));
+        progress.ever_unknown = true;
+        progress.unsettled = true;
+        // An equal request that is under way may be about to claim what this one would find.
+        progress.turn = match own.take_turn() {
+            Some(turn) => Some(turn),
+            None => match timeout(MAX_TURN_WAIT, self.shared.records.turn(fingerprint)).await {
+                Ok(Ok(turn)) => Some(turn),
+                Ok(Err(_)) | Err(_) => return Ended::Open { asked: false },
+            },
+        };
+        let proof = self.proof(&mut progress, hold, looks).await;
+        let asked = progress.probes > 0;
+        let Some(proof) = proof else { return Ended::Open { asked } };
+        let Some(own) = hold.take() else { return Ended::Open { asked } };
+        let class = progress.class;
+        let recorded = match proof {
+            Proof::NotInEffect => own.release().await,
+            Proof::InPlace(None) => own.finish(Stored::TooLarge { status: StatusCode::OK }).await,
+            Proof::InPlace(Some(answer)) => {
+                let most = self.service.settings.idempotency.max_response_bytes;
+                let (_, stored) = answer.store(self, &mut progress, most).await;
+                own.finish(stored).await
+            }
+        };
+        match recorded {
+            Ok(()) => Ended::Recorded(class),
+            Err(error) => {
+                tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a settled write could not be recorded");
+                Ended::Unrecorded
+            }
+        }
+    }
+
+    /// Asks the policy what to look at, and looks.
+    async fn proof(&mut self, progress: &mut Progress, hold: &mut MaybeHold, looks: &SharedLooks) -> Option<Proof> {
+        let arrival = Arrival::Failure(NEVER_HEARD);
+        let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await.ok()?.1;
+        let mut step = self.follow(clamped, progress);
+        let mut made: Vec<(http::Method, String)> = Vec::new();
+        loop {
+            let Step::Verify(probe) = step else { return proven(step, progress, !made.is_empty()) };
+            let target = (probe.method.clone(), probe.path_and_query.clone());
+            // "Not there yet" asks for the same again: that is the next verification.
+            if made.len() == MAX_LOOKS || made.contains(&target) {
+                return None;
+            }
+            made.push(target);
+            let arrival = looks.look(self, &probe, progress, hold).await?;
+            let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await.ok()?;
+            step = self.follow(clamped, progress);
+        }
+    }
+}
+
+/// What a step says of the write. Before a look only an answer that the policy gives is a proof.
+fn proven(step: Step, progress: &Progress, looked: bool) -> Option<Proof> {
+    match (step, progress.class) {
+        (Step::Unsettled | Step::Verify(_) | Step::Resend(_), _) | (_, Class::Unknown) => None,
+        (Step::Replace(answer), Class::Applied | Class::AlreadyApplied) => Some(Proof::InPlace(Some(answer.into()))),
+        (Step::Deliver | Step::Retry(_), Class::Applied | Class::AlreadyApplied) => {
+            looked.then_some(Proof::InPlace(None))
+        }
+        (_, Class::NotApplied | Class::Throttled | Class::Rejected) => {
+            (looked && !progress.unsettled).then_some(Proof::NotInEffect)
+        }
+    }
+}
+
+/// Looks that several writes share: twenty rows of one batch ask for the same list. An answer counts for each of them by the
+/// time at which it was asked for, never by the time at which it is read.
+#[derive(Debug, Default)]
+pub(crate) struct SharedLooks(Mutex<HashMap<Vec<u8>, Arc<OnceCell<Looked>>>>);
+
+/// What a look brought.
+#[derive(Debug)]
+struct Looked {
+    asked_at: Instant,
+    came_at: Instant,
+    /// Its body as far as a policy reads it, and whether that is all.
+    answer: Result<(StatusCode, HeaderMap, Bytes, bool), Failure>,
+}
+
+impl SharedLooks {
+    /// Looks, or takes what another write's look brought. None: it was not allowed.
+    async fn look(
+        &self,
+        exchange: &mut Exchange,
+        probe: &Probe,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+    ) -> Option<Arrival> {
+        let cell = self.cell(identity(exchange.upstream, &exchange.probe_request(probe)));
+        let own = made(exchange, probe, progress, hold);
+        let looked = match cell.get_or_try_init(|| own).await {
+            Ok(looked) => looked,
+            Err(problem) => {
+                tracing::debug!(%problem, "a look at an unknown write was not made");
+                return None;
+            }
+        };
+        // What was looked at before the write was sent tells nothing of it.
+        if progress.last_sent.is_some_and(|sent| looked.asked_at < sent) {
+            return None;
+        }
+        progress.probes += 1;
+        progress.looked_at = Some(looked.asked_at);
+        Some(match &looked.answer {
+            Ok((status, headers, read, complete)) => Arrival::Answer(Answer {
+                status: *status,
+                headers: headers.clone(),
+                read: read.clone(),
+                rest: (!complete).then(|| upstream::full(Bytes::new())),
+            }),
+            Err(failure) => Arrival::Failure(*failure),
+        })
+    }
+
+    fn cell(&self, identity: Vec<u8>) -> Arc<OnceCell<Looked>> {
+        let mut cells = self.0.lock();
+        let is_fresh = |cell: &Arc<OnceCell<Looked>>| match cell.get() {
+            Some(looked) => looked.came_at.elapsed() < SHARED_FOR,
+            // Under way, unless all that waited for it are gone.
+            None => Arc::strong_count(cell) > 1,
+        };
+        cells.retain(|_, cell| is_fresh(cell));
+        Arc::clone(cells.entry(identity).or_default())
+    }
+}
+
+async fn made(
+    exchange: &mut Exchange,
+    probe: &Probe,
+    progress: &mut Progress,
+    hold: &mut MaybeHold,
+) -> Result<Looked, Problem> {
+    let Arrived { arrival, permit, took, sent_at } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
+    permit.report(BreakerSignal::Ignore, took);
+    let answer = match arrival {
+        Arrival::Answer(Answer { status, headers, read, rest }) => Ok((status, headers, read, rest.is_none())),
+        Arrival::Failure(failure) => Err(failure),
+    };
+    Ok(Looked { asked_at: sent_at, came_at: Instant::now(), answer })
+}
+
+/// All that a look is, so that only equal ones are shared: a caller's credentials are part of it.
+fn identity(upstream: usize, look: &Outbound) -> Vec<u8> {
+    let mut identity = upstream.to_be_bytes().to_vec();
+    let mut part = |bytes: &[u8]| {
+        identity.extend(bytes.len().to_be_bytes());
+        identity.extend(bytes);
+    };
+    part(look.method.as_str().as_bytes());
+    part(look.path_and_query.as_bytes());
+    for (name, value) in &look.headers {
+        part(name.as_str().as_bytes());
+        part(value.as_bytes());
+    }
+    identity
+}

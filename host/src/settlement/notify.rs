@@ -1,0 +1,325 @@
+//! Tells an operator's own service of every write that was settled, by HTTP.
+//!
+//! ```text
+//! POST <settlement.notify>
+//! triage-signature: t=1767225600,v1=<HMAC-SHA256 of "1767225600." and the body, in hexadecimal>
+//! {"type":"write-settled","record":"5f0c...","upstream":"hospital","endpoint":"create-hospital","class":"already-applied","settled_unix_ms":1767225600000}
+//! ```
+//!
+//! A settlement waits for nothing here: messages wait in a queue, and those beyond its length are dropped and counted.
+
+use crate::{
+    clock::Clock,
+    config::settings::{Secret, TokenSource},
+    idempotency::RecordId,
+    policy::contract::Class,
+    upstream::{self, HttpClient, Outbound, OutboundBody, Transport, TransportError},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::CONTENT_TYPE};
+use ring::hmac;
+use std::{
+    fmt::{self, Write as _},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{sleep, timeout},
+};
+
+/// The header with time and signature.
+pub const SIGNATURE: HeaderName = HeaderName::from_static("triage-signature");
+
+/// Messages that wait.
+const MAX_WAITING: usize = 1024;
+/// The time that the receiver may take for one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The waits before a message is sent again. After the last one it is dropped.
+const RETRY_WAITS: [Duration; 6] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(8),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+];
+/// The shortest key: as long as what it signs with is wide is better, half of that still holds.
+const MIN_KEY_BYTES: usize = 16;
+
+/// Where messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The receiver's URL.
+    pub url: Uri,
+    /// The key that signs; none is a problem that a check of the configuration finds.
+    pub key: Option<TokenSource>,
+}
+
+/// Why messages cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// The key's file.
+    #[error("settlement.notify_key_file {} cannot be read; give the path of a file with the key", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No key, or one that is too short.
+    #[error(
+        "settlement.notify needs a key of at least {MIN_KEY_BYTES} characters in settlement.notify_key_file or \
+         TRIAGE_SETTLEMENT_KEY, such as `openssl rand -hex 32` gives"
+    )]
+    Key,
+    /// The URL.
+    #[error("settlement.notify cannot be called")]
+    Transport(#[from] TransportError),
+}
+
+/// What a message tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Notice {
+    pub(crate) record: RecordId,
+    pub(crate) upstream: String,
+    pub(crate) endpoint: String,
+    /// What became of the write; `unknown`: no host verifies it any more.
+    pub(crate) class: Class,
+    pub(crate) settled_unix_ms: u64,
+}
+
+/// How many messages came to which end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The receiver took them.
+    pub delivered: u64,
+    /// The receiver did not take them, however often they were sent.
+    pub failed: u64,
+    /// The queue was full.
+    pub dropped: u64,
+}
+
+/// Sends messages.
+pub(crate) struct Notifier {
+    clock: Clock,
+    client: HttpClient,
+    path_and_query: String,
+    key: hmac::Key,
+    sender: mpsc::Sender<Notice>,
+    waiting: Mutex<mpsc::Receiver<Notice>>,
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Notifier {
+    /// Nothing is sent before [`Notifier::run`].
+    ///
+    /// # Errors
+    /// [`NotifyError`] where the key or the URL cannot be used.
+    pub(crate) fn new(target: &Target, clock: Clock) -> Result<Self, NotifyError> {
+        let key = key(target.key.as_ref())?;
+        // The path goes with each request: the client's base is the authority alone, so that it is sent as it is written.
+        let path_and_query = target.url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let client = HttpClient::new(&upstream::Settings::new(authority(&target.url)))?;
+        let (sender, waiting) = mpsc::channel(MAX_WAITING);
+        Ok(Self {
+            clock,
+            client,
+            path_and_query,
+            key,
+            sender,
+            waiting: Mutex::new(waiting),
+            delivered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// Queues a message; a full queue drops it.
+    pub(crate) fn queue(&self, notice: Notice) {
+        if self.sender.try_send(notice).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        MAX_WAITING - self.sender.capacity()
+    }
+
+    /// How many messages came to which end.
+    pub(crate) fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        Counts { delivered: read(&self.delivered), failed: read(&self.failed), dropped: read(&self.dropped) }
+    }
+
+    /// Sends one message after the other. Never ends.
+    pub(crate) async fn run(&self) {
+        let mut waiting = self.waiting.lock().await;
+        while let Some(notice) = waiting.recv().await {
+            self.deliver(&notice).await;
+        }
+    }
+
+    async fn deliver(&self, notice: &Notice) {
+        let body = Bytes::from(body(notice));
+        let mut waits = RETRY_WAITS.iter();
+        loop {
+            let why = match timeout(ANSWER_TIMEOUT, self.client.send(self.request(&body))).await {
+                Ok(Ok(answer)) if answer.status.is_success() => {
+                    self.delivered.fetch_add(1, Relaxed);
+                    return;
+                }
+                // The same bytes will be refused again.
+                Ok(Ok(answer)) if answer.status.is_client_error() && !matches!(answer.status.as_u16(), 408 | 429) => {
+                    self.give_up(notice, &format!("it answered {}", answer.status.as_u16()));
+                    return;
+                }
+                Ok(Ok(answer)) => format!("it answered {}", answer.status.as_u16()),
+                Ok(Err(failure)) => failure.kind.name().to_owned(),
+                Err(_) => "it took too long".to_owned(),
+            };
+            match waits.next() {
+                Some(wait) => sleep(*wait).await,
+                None => return self.give_up(notice, &why),
+            }
+        }
+    }
+
+    fn give_up(&self, notice: &Notice, why: &str) {
+        self.failed.fetch_add(1, Relaxed);
+        tracing::warn!(record = %notice.record, %why, "the receiver did not take a notice of a settled write (settlement.notify)");
+    }
+
+    /// Each send is signed for its own time: a receiver may refuse old ones.
+    fn request(&self, body: &Bytes) -> Outbound {
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        if let Ok(value) = HeaderValue::try_from(signature(&self.key, self.clock.unix_ms() / 1000, body)) {
+            headers.insert(SIGNATURE, value);
+        }
+        Outbound {
+            method: Method::POST,
+            path_and_query: self.path_and_query.clone(),
+            headers,
+            body: OutboundBody::Bytes(body.clone()),
+            guarded: true,
+        }
+    }
+}
+
+/// Whether the key of a target can be used.
+///
+/// # Errors
+/// [`NotifyError`].
+pub(crate) fn check(target: &Target) -> Result<(), NotifyError> {
+    key(target.key.as_ref()).map(drop)
+}
+
+fn key(source: Option<&TokenSource>) -> Result<hmac::Key, NotifyError> {
+    let secret = match source {
+        None => return Err(NotifyError::Key),
+        Some(TokenSource::Environment(secret)) => secret.clone(),
+        Some(TokenSource::File(path)) => {
+            let read = std::fs::read_to_string(path);
+            Secret::new(read.map_err(|source| NotifyError::File { path: path.clone(), source })?)
+        }
+    };
+    let secret = secret.reveal().trim();
+    if secret.len() < MIN_KEY_BYTES {
+        return Err(NotifyError::Key);
+    }
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
+}
+
+fn authority(url: &Uri) -> Uri {
+    let mut parts = url.clone().into_parts();
+    parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    Uri::from_parts(parts).unwrap_or_else(|_| url.clone())
+}
+
+fn body(notice: &Notice) -> String {
+    let kind = if notice.class == Class::Unknown { "write-unsettled" } else { "write-settled" };
+    serde_json::json!({
+        "type": kind,
+        "record": notice.record.to_string(),
+        "upstream": notice.upstream,
+        "endpoint": notice.endpoint,
+        "class": notice.class.name(),
+        "settled_unix_ms": notice.settled_unix_ms,
+    })
+    .to_string()
+}
+
+/// Time and signature, as `triage-signature` has them.
+fn signature(key: &hmac::Key, unix_seconds: u64, body: &[u8]) -> String {
+    let mut context = hmac::Context::with_key(key);
+    context.update(unix_seconds.to_string().as_bytes());
+    context.update(b".");
+    context.update(body);
+    let mut text = format!("t={unix_seconds},v1=");
+    for byte in context.sign().as_ref() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifier").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
+        let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
+        let notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
+        let notice = Notice {
+            record: RecordId::from_bytes([7; 32]),
+            upstream: "up".to_owned(),
+            endpoint: "create".to_owned(),
+            class: Class::AlreadyApplied,
+            settled_unix_ms: 5,
+        };
+        for _ in 0..MAX_WAITING + 3 {
+            notifier.queue(notice.clone());
+        }
+        assert_eq!(notifier.counts(), Counts { dropped: 3, ..Counts::default() });
+    }
+
+    /// By `printf '1767225600.{"a":1}' | openssl dgst -sha256 -hmac 0123456789abcdef`.
+    #[test]
+    fn a_signature_is_what_openssl_makes_of_it() {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef");
+        assert_eq!(
+            signature(&key, 1_767_225_600, b"{\"a\":1}"),
+            "t=1767225600,v1=539b0e21b535c5201ef7d1453c0a0de4ad132293226de9018be0cfbf0092faa6"
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_short_or_missing_is_refused() {
+        for source in [None, Some(TokenSource::Environment(Secret::new("0123456789abcde")))] {
+            assert!(matches!(key(source.as_ref()), Err(NotifyError::Key)), "{source:?}");
+        }
+        assert!(key(Some(&TokenSource::Environment(Secret::new("0123456789abcdef")))).is_ok());
+        let missing = TokenSource::File("/there/is/no/such/key".into());
+        assert!(matches!(key(Some(&missing)), Err(NotifyError::File { .. })));
+    }
+
+    #[test]
+    fn the_authority_is_called_with_the_path_as_it_is_written() {
+        let url: Uri = "https://ops.example:8443/hooks/triage".parse().unwrap_or_default();
+        assert_eq!(authority(&url).to_string(), "https://ops.example:8443/");
+    }
+}

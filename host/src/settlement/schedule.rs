@@ -1,0 +1,92 @@
+//! When an unknown write is verified again. Pure: `(age, what the last verification came to) -> wait`.
+
+use std::time::Duration;
+
+/// The longest wait between two verifications of one write: an upstream that comes back after an outage is asked within it.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Absence counts once `commit-within` is over, not at its last instant.
+const AFTER_COMMIT: Duration = Duration::from_millis(1);
+
+/// The times of one write's verifications.
+///
+/// Before `commit-within` each wait is as long as the write is old: a late commit is rare, and each look takes a place of the
+/// endpoint's limits that other writes may need. One look falls right behind `commit-within`, from when on absence counts. Later
+/// only an upstream that cannot be asked leaves a write unknown: waits grow again from the shortest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    /// How late the upstream may still apply the write.
+    pub(crate) commit_within: Duration,
+    /// How long verifications go on after that.
+    pub(crate) margin: Duration,
+    /// The shortest wait.
+    pub(crate) interval: Duration,
+}
+
+impl Schedule {
+    /// The wait after a verification that settled nothing; none: the write stays unknown. `sent_ago`: the write's age.
+    /// `asked`: whether the upstream was asked; a limit that was full is no reason for a longer wait.
+    pub(crate) fn next(&self, sent_ago: Duration, asked: bool) -> Option<Duration> {
+        let left =
+            self.commit_within.saturating_add(self.margin).checked_sub(sent_ago).filter(|left| !left.is_zero())?;
+        let interval = self.interval.max(AFTER_COMMIT);
+        let before = self.commit_within.saturating_sub(sent_ago);
+        let age = if before.is_zero() { sent_ago.saturating_sub(self.commit_within) / 4 } else { sent_ago };
+        let wait = if asked { age.clamp(interval, MAX_WAIT.max(interval)) } else { interval };
+        let wait = if before.is_zero() { wait } else { wait.min(before.saturating_add(AFTER_COMMIT)) };
+        // The last one falls behind the margin, so that a write is never given up without a look at its end.
+        Some(wait.min(left.saturating_add(AFTER_COMMIT)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    const USUAL: Schedule = Schedule { commit_within: seconds(75), margin: seconds(3600), interval: seconds(2) };
+
+    #[test]
+    fn waits_grow_with_the_age_until_absence_counts() {
+        for (age, wait) in
+            [(0, 2_000), (5, 5_000), (30, 30_000), (60, 15_001), (75, 2_000), (115, 10_000), (2_000, 60_000)]
+        {
+            assert_eq!(USUAL.next(seconds(age), true), Some(Duration::from_millis(wait)), "after {age} s");
+        }
+        assert_eq!(USUAL.next(seconds(40), false), Some(seconds(2)), "a full limit");
+        assert_eq!(USUAL.next(seconds(3675), true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_write_is_verified_when_absence_counts_and_given_up_once(
+            commit_ms in 0..200_000_u64, margin_ms in 0..10_000_000_u64, interval_ms in 1..100_000_u64,
+            first_ms in 0..400_000_u64, asked in prop::collection::vec(any::<bool>(), 1..8),
+        ) {
+            let ms = Duration::from_millis;
+            let own = Schedule { commit_within: ms(commit_ms), margin: ms(margin_ms), interval: ms(interval_ms) };
+            let (mut age, mut looks, mut proofs) = (ms(first_ms), 0_usize, Vec::new());
+            loop {
+                if age >= own.commit_within {
+                    proofs.push(age);
+                }
+                let Some(wait) = own.next(age, asked[looks % asked.len()]) else { break };
+                prop_assert!(wait >= AFTER_COMMIT, "a busy loop: {wait:?} at {age:?}");
+                prop_assert!(wait <= MAX_WAIT.max(own.interval), "{wait:?} at {age:?}");
+                age += wait;
+                looks += 1;
+                prop_assert!(looks < 20_000_000, "it never ends");
+            }
+            let first = *proofs.first().unwrap();
+            prop_assert!(first <= own.commit_within.max(ms(first_ms)) + AFTER_COMMIT, "{first:?}");
+            prop_assert!(age >= own.commit_within + own.margin, "given up early: {age:?}");
+            let end = (own.commit_within + own.margin).max(ms(first_ms)) + 2 * AFTER_COMMIT;
+            prop_assert!(age <= end, "{age:?} after {end:?}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Writes whose hosts were killed and whose callers never come back: another host of the fleet settles them.
+
+use super::kill::{creates, directory, host_with, send};
+use crate::support::redis_server::RedisServer;
+use std::{net::SocketAddr, time::Duration};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use triage::emulator::{Call, Emulator, Fault, Faults, When};
+
+/// Lists a minute: half at once, the rest spread.
+const LISTS: u32 = 120;
+
+/// As for hosts that are killed, with limits for the endpoint that is asked.
+const LIST_LIMITS: &str = r#"
+[upstreams.hospital.endpoints.list-batch]
+limits = [{ requests = 60, period = "60s", burst = 60 }]
+"#;
+
+fn blind() -> Faults {
+    Faults::none().on(Call::ListBatch, When::Always, Fault::FailBefore(http::StatusCode::BAD_GATEWAY))
+}
+
+fn batch(row: usize) -> String {
+    format!("7d3c5a52-0000-4000-8000-{:012}", row / 20)
+}
+
+/// Sends rows, all at once; how many were answered with this status.
+async fn rows_at(to: SocketAddr, rows: usize, status: u16) -> usize {
+    let mut sent = JoinSet::new();
+    for row in 0..rows {
+        sent.spawn(async move { send(to, &batch(row), &format!("H{row}"), &format!("key-{row}")).await });
+    }
+    let mut answered = 0;
+    while let Some(got) = sent.join_next().await {
+        answered += usize::from(got.unwrap().is_ok_and(|got| got.status == status));
+    }
+    answered
+}
+
+/// Records that may be unsettled.
+fn open(server: &RedisServer) -> usize {
+    let one = |part: u8| server.ask::<usize>(&["ZCARD", &format!("triage:{{idem-{part:x}}}:open")]);
+    (0..16).map(one).sum()
+}
+
+async fn until_settled(server: &RedisServer) {
+    while open(server) > 0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What the records say once nothing can be looked up any more: rows that are replayed, and rows that are sent.
+async fn repeated(to: SocketAddr, emulator: &Emulator, rows: usize) -> (usize, usize) {
+    emulator.set_faults(blind());
+    let (mut replayed, mut sent) = (0, 0);
+    for row in 0..rows {
+        let got = send(to, &batch(row), &format!("H{row}"), &format!("key-{row}")).await.unwrap();
+        assert_eq!((got.status, got.body["name"].as_str()), (200, Some(&*format!("H{row}"))), "row {row}: {got:?}");
+        let was_replayed = got.head.contains("triage-replay: true");
+        replayed += usize::from(was_replayed);
+        sent += usize::from(!was_replayed);
+    }
+    assert_eq!((emulator.hospitals().len(), emulator.duplicates()), (rows, 0));
+    (replayed, sent)
+}
+
+/// The owner is killed with 200 unknown writes; their callers have gone.
+async fn of_a_killed_owner(faults: Faults) -> (usize, usize, Duration) {
+    const ROWS: usize = 200;
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
+    let ((owner, first), (_other, second)) =
+        (host_with(&server.url(), upstream, LIST_LIMITS), host_with(&server.url(), upstream, LIST_LIMITS));
+    emulator.set_faults(faults);
+    assert_eq!(rows_at(first, ROWS, 504).await, ROWS, "a write was answered");
+    assert_eq!(creates(&emulator), ROWS);
+    let last =
+        emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).map(|own| own.at).max().unwrap();
+    owner.kill();
+    emulator.set_faults(Faults::none());
+    until_settled(&server).await;
+    let took = Instant::now() - last;
+    assert_eq!(creates(&emulator), ROWS, "a write was sent again");
+    let most = emulator.most_within(Call::ListBatch, Duration::from_secs(60));
+    assert!(most <= LISTS as usize, "{most} lists in a minute");
+    let (replayed, sent) = repeated(second, &emulator, ROWS).await;
+    (replayed, sent, took)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_writes_of_a_killed_owner_are_settled_by_another_host() {
+    let (replayed, sent, took) = of_a_killed_owner(blind().on(Call::Create, When::Always, Fault::ResetAfter)).await;
+    println!("settled {took:?} after the last write");
+    assert_eq!((replayed, sent), (200, 0));
+}
+
+/// Half of them did not take effect, which counts only after 75 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes the policy's commit time"]
+async fn two_hundred_writes_of_which_half_took_effect_are_settled_by_another_host() {
+    let faults =
+        blind().on(Call::Create, When::every(2), Fault::ResetAfter).on(Call::Create, When::Always, Fault::ResetBefore);
+    let (replayed, sent, took) = of_a_killed_owner(faults).await;
+    println!("settled {took:?} after the last write");
+    assert_eq!((replayed, sent), (100, 100));
+}
+
+/// Killed between the mark of a write and its answer: what it asked is known all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_under_way_at_a_killed_host_are_settled_by_another_host() {
+    const ROWS: usize = 40;
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(1500)).await;
+    let ((owner, first), (_other, second)) =
+        (host_with(&server.url(), upstream, LIST_LIMITS), host_with(&server.url(), upstream, LIST_LIMITS));
+    let callers = tokio::spawn(rows_at(first, ROWS, 200));
+    while creates(&emulator) < ROWS {
+        assert!(!callers.is_finished(), "it was too fast to be seen");
+        sleep(Duration::from_millis(2)).await;
+    }
+    owner.kill();
+    assert!(callers.await.unwrap() < ROWS, "the host was killed too late");
+    until_settled(&server).await;
+    assert_eq!(creates(&emulator), ROWS, "a write was sent again");
+    assert_eq!(repeated(second, &emulator, ROWS).await, (ROWS, 0));
+}
+
+/// Without a key for sealing nothing of a request lies in shared state.
+#[tokio::test]
+async fn what_a_write_asked_is_sealed_in_shared_state() {
+    use crate::support::{
+        BATCH,
+        fleet::{Fleet, KEY},
+    };
+    for key in [Some(KEY), None] {
+        let mut fleet = Fleet::new();
+        fleet.key = key;
+        fleet.upstream = format!("{}attempt_timeout = \"1s\"\ndeadline = \"2s\"\n", crate::support::fleet::UPSTREAM);
+        fleet.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
+        let host = fleet.host();
+        let unknown = host.create_in(BATCH, "Confidential Clinic", Some("k")).await;
+        assert_eq!(unknown.problem(), "effect-unknown", "{unknown:?}");
+        host.0.drained().await;
+        let keys: Vec<String> = fleet.server.ask(&["KEYS", "triage:{idem-*}:*"]);
+        let mut kept = Vec::new();
+        for name in keys {
+            if fleet.server.ask::<String>(&["TYPE", &name]) == "hash" {
+                kept.extend(fleet.server.ask::<Vec<Vec<u8>>>(&["HGETALL", &name]));
+            }
+        }
+        let all = kept.concat();
+        let holds = |text: &str| all.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(holds("hospital/create-hospital"), "{key:?}: the names are not kept");
+        assert!(!holds("Clinic") && !holds(BATCH), "{key:?}: the request can be read");
+        assert_eq!(kept.iter().any(|field| field == b"i"), key.is_some(), "the request");
+        let due: usize =
+            (0..16).map(|part| fleet.server.ask::<usize>(&["ZCARD", &format!("triage:{{idem-{part:x}}}:due")])).sum();
+        assert_eq!(due, usize::from(key.is_some()), "{key:?}");
+    }
+}

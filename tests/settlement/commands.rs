@@ -1,0 +1,93 @@
+//! `triage records`, as an operator uses it.
+
+use crate::{
+    process::child::{Triage, run, triage},
+    support::{
+        front::Front,
+        scripted::{Reply, Scripted},
+    },
+};
+use serde_json::Value;
+
+/// A host whose upstream answers no write, so that each one stays unknown: its policy cannot verify it.
+async fn stage() -> (Front, Scripted) {
+    let upstream = Scripted::start(|_| Reply::Close).await;
+    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
+    (front, upstream)
+}
+
+async fn left_unknown(front: &Front, key: &str) {
+    let unknown = front.send("POST", "/orders", &format!("Idempotency-Key: {key}\r\n"), "{}").await;
+    assert_eq!(unknown.status(), "504", "{}", unknown.text());
+}
+
+/// Runs a command while the host in this process goes on.
+async fn ran(admin: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let all: Vec<String> =
+        ["records"].iter().chain(arguments).chain(&["--admin", admin]).map(|own| (*own).to_owned()).collect();
+    let ended = tokio::task::spawn_blocking(move || run(&all.iter().map(String::as_str).collect::<Vec<_>>()));
+    let ended = ended.await.unwrap();
+    (ended.code, ended.out, ended.err)
+}
+
+#[tokio::test]
+async fn an_operator_lists_shows_and_resolves() {
+    let (front, upstream) = stage().await;
+    let admin = format!("http://{}", front.admin_address());
+    assert_eq!(ran(&admin, &["list"]).await.1, "no write is unknown\n");
+    left_unknown(&front, "k-1").await;
+    left_unknown(&front, "k-2").await;
+    let (_, listed, _) = ran(&admin, &["list", "--json"]).await;
+    let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    let ids: Vec<&str> = listed.iter().map(|record| record["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 2, "{listed:?}");
+    let (_, lines, _) = ran(&admin, &["list"]).await;
+    assert!(lines.contains(&format!("{}  api/any", ids[0])) && lines.contains("not verified"), "{lines}");
+    let (_, shown, _) = ran(&admin, &["show", ids[0]]).await;
+    assert!(shown.contains("upstream  api") && shown.contains("no host verifies it"), "{shown}");
+    // What belongs to another outcome is refused before the host is asked.
+    let (code, _, error) = ran(&admin, &["resolve", ids[0], "not-applied", "--status", "201"]).await;
+    assert!(code == Some(1) && error.contains("belong to `applied`"), "{error}");
+    let body = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(body.path(), "{\"id\": 7}").unwrap();
+    let file = body.path().to_str().unwrap();
+    let (code, told, error) = ran(&admin, &["resolve", ids[0], "applied", "--status", "201", "--body", file]).await;
+    assert_eq!((code, told), (Some(0), format!("{} is settled: applied\n", ids[0])), "{error}");
+    let (code, _, error) = ran(&admin, &["resolve", ids[0], "applied"]).await;
+    assert!(code == Some(1) && error.contains("it is settled"), "{error}");
+    let (code, _, error) = ran(&admin, &["show", ids[0]]).await;
+    assert!(code == Some(1) && error.contains("there is no such record"), "{error}");
+    assert_eq!(ran(&admin, &["resolve", ids[1], "not-applied"]).await.0, Some(0));
+    assert_eq!(ran(&admin, &["list"]).await.1, "no write is unknown\n");
+    let mut replayed = 0;
+    for key in ["k-1", "k-2"] {
+        let again = front.send("POST", "/orders", &format!("Idempotency-Key: {key}\r\n"), "{}").await;
+        replayed += usize::from(again.status() == "201" && again.text() == "{\"id\": 7}");
+    }
+    assert_eq!(replayed, 1);
+    assert_eq!(upstream.seen().len(), 3, "the one that did not take effect is sent");
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_comes_and_goes() {
+    let (front, _upstream) = stage().await;
+    let admin = format!("http://{}", front.admin_address());
+    let mut watch = Triage::start(&mut triage(&["records", "list", "--watch", "--admin", &admin]));
+    left_unknown(&front, "k-1").await;
+    let (mut watch, line) = tokio::task::spawn_blocking(move || {
+        let line = watch.says("unknown");
+        (watch, line)
+    })
+    .await
+    .unwrap();
+    let id = line.split_whitespace().nth(1).unwrap().to_owned();
+    assert_eq!(ran(&admin, &["resolve", &id, "not-applied"]).await.0, Some(0));
+    let ended = tokio::task::spawn_blocking(move || {
+        let line = watch.says("gone");
+        watch.signal("INT");
+        (line, watch.ended())
+    });
+    let (line, ended) = ended.await.unwrap();
+    assert!(line.contains(&id), "{line}");
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+}
