@@ -1,6 +1,11 @@
 -- Takes a record whose verification is due, so that no other host does.  ARGV[2] time until the next one
 -- [3] how long ago records were last lost, or ''  [4] lease of a heartbeat
 local r = read()
+if not r or r.s == 'd' then
+  -- A host of an earlier version, which knows nothing of the index, has settled it.
+  redis.call('ZREM', KEYS[4], ARGV[1])
+  return { 'later' }
+end
 local due = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]))
 if not due or due > now or not unsettled(r, tonumber(ARGV[3]), tonumber(ARGV[4])) then return { 'later' } end
 schedule(r, now + tonumber(ARGV[2]))
