@@ -104,9 +104,9 @@ impl Settlement {
         std::array::from_fn(|index| (CLASSES[index].name(), self.settled[index].load(Relaxed)))
     }
 
-    /// What became of the messages; none where nobody is told.
-    pub(crate) fn notices(&self) -> Option<Counts> {
-        self.notifier.as_ref().map(Notifier::counts)
+    /// What became of the messages.
+    pub(crate) fn notices(&self) -> Counts {
+        self.notifier.as_ref().map(Notifier::counts).unwrap_or_default()
     }
 
     fn note(&self, record: RecordId, verified: Verified) {

@@ -105,7 +105,7 @@ metrics! {
     SETTLEMENTS = "triage_settlements_total", Counter, &["class"],
         "Writes that this host settled in the background, by what became of them; unknown: those that are not verified any more";
     NOTICES = "triage_settlement_notices_total", Counter, &["result"],
-        "Notices of settled writes that the receiver took, did not take, or that found the queue full; missing where nobody is told";
+        "Notices of settled writes that the receiver took, did not take, or that found the queue full";
     STATE_UP = "triage_state_up", Gauge, &[],
         "1 while shared state can be reached; missing where state is in this process, as the next two are";
     STATE_EVICTS = "triage_state_evicts", Gauge, &[],

@@ -40,8 +40,8 @@ pub struct Sources {
     pub unsettled: Option<(usize, Duration)>,
     /// Settled writes by class.
     pub settlements: Vec<(&'static str, u64)>,
-    /// What became of the notices of them; none where nobody is told.
-    pub notices: Option<settlement::Counts>,
+    /// What became of the notices of them.
+    pub notices: settlement::Counts,
     /// How shared state stands; none where state is in this process.
     pub state: Option<Condition>,
     /// How its steps went.
@@ -336,11 +336,9 @@ impl Sources {
         page.gauges(&metrics::RECORD_AGE, unsettled(|(_, oldest)| oldest.as_secs_f64()))?;
         let settlements = self.settlements.iter().map(|(class, count)| (vec![("class", *class)], *count));
         page.counters(&metrics::SETTLEMENTS, settlements)?;
-        let notices = self.notices.into_iter().flat_map(|own| {
-            let results = [("delivered", own.delivered), ("failed", own.failed), ("dropped", own.dropped)];
-            results.map(|(result, count)| (vec![("result", result)], count))
-        });
-        page.counters(&metrics::NOTICES, notices)?;
+        let settlement::Counts { delivered, failed, dropped } = self.notices;
+        let notices = [("delivered", delivered), ("failed", failed), ("dropped", dropped)];
+        page.counters(&metrics::NOTICES, notices.map(|(result, count)| (vec![("result", result)], count)))?;
         let state = |value: fn(&Condition) -> f64| self.state.as_ref().map(|state| (Labels::new(), value(state)));
         page.gauges(&metrics::STATE_UP, state(|state| f64::from(u8::from(state.is_up))))?;
         page.gauges(&metrics::STATE_EVICTS, state(|state| f64::from(u8::from(state.may_evict))))?;
