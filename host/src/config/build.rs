@@ -8,8 +8,8 @@ use super::{
     problem::Problem,
     settings::{
         Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, Redirects,
-        SETTLEMENT_KEY,
-        STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream, WRITE_TOKEN,
+        SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream,
+        WRITE_TOKEN,
     },
     value::Values,
 };
