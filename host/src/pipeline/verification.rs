@@ -18,7 +18,7 @@ use crate::{
     service::Service,
     settlement::Schedule,
     telemetry::Account,
-    upstream::{self, Outbound},
+    upstream::{self, Outbound, redirect::Origin},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -163,6 +163,8 @@ impl Host {
             priority: Priority::usual(Effect::Safe),
             method: request.method.clone(),
             path_and_query: request.path_and_query.clone(),
+            // Its answer goes into the record as it is.
+            origin: Origin { scheme: "http", authority: None },
             headers: request.headers.clone(),
             body: RequestBody::Buffered(request.body.clone()),
             held: None,
