@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A record that was sent and whose request is kept has a time of its next verification. [`Record::take`] moves that time
-//! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock runs out.
+//! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock or its host's lease ends.
 
 use super::{
     fingerprint::{Fingerprint, KeyTag},
@@ -140,7 +140,7 @@ impl Opening {
             intent: earlier.filter(|_| prior.is_some()).and_then(|earlier| earlier.intent.clone()),
             due: None,
         };
-        record.schedule(Some(holder.until));
+        record.schedule(Some(holder.first_end(now)));
         (begin, Some(record))
     }
 }
@@ -278,6 +278,11 @@ impl Holder {
         facts.host_ends().filter(|_| self.host.is_some()).map_or(self.until, |ends| ends.min(self.until))
     }
 
+    /// When the holder may end at the earliest, right after a step of it: its host's heartbeat is renewed with that.
+    fn first_end(&self, now: Timestamp) -> Timestamp {
+        self.host.map_or(self.until, |_| self.until.min(now.after(HOST_LEASE)))
+    }
+
     /// The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
     fn last_byte_if_vanished(&self, facts: &StoreFacts) -> Option<Timestamp> {
         self.prior.max(self.sent.map(|sent| sent.max(self.ends(facts))))
@@ -360,10 +365,10 @@ impl Record {
             return Err(Lost);
         }
         holder.sent = Some(now);
-        let (until, key) = (holder.until, holder.key);
+        let (first_end, key) = (holder.first_end(now), holder.key);
         self.sends = self.sends.with(key, now);
         self.intent = intent.or_else(|| self.intent.take());
-        self.schedule(Some(until));
+        self.schedule(Some(first_end));
         Ok(())
     }
 
@@ -401,11 +406,20 @@ impl Record {
     }
 
     /// Takes a record whose verification is due, and moves the next one `lease` ahead: what to verify. None if it is not due.
+    /// A holder that lives moves it to when it may end.
     pub fn take(&mut self, lease: Duration, facts: &StoreFacts, now: Timestamp) -> Option<Arc<Intent>> {
         self.due.filter(|due| *due <= now)?;
-        self.unsettled(facts, now)?;
-        self.due = Some(now.after(lease));
-        self.intent.clone()
+        if self.unsettled(facts, now).is_some() {
+            self.due = Some(now.after(lease));
+            return self.intent.clone();
+        }
+        if let State::Held(holder) = &self.state
+            && !self.expired(now)
+        {
+            let ends = holder.ends(facts);
+            self.schedule(Some(ends).filter(|ends| *ends > now));
+        }
+        None
     }
 
     /// When the next verification is due.

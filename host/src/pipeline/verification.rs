@@ -94,6 +94,8 @@ impl Host {
         let idempotency = &service.settings.idempotency;
         let opening = Opening {
             fence: Fence::draw(&self.shared.entropy),
+            // The store knows it.
+            host: None,
             fingerprint: if request.keyed { request.fingerprint } else { Fingerprint::of_record(id) },
             maybe_sent: false,
             // The record of a request without a key does not tell which requests are equal to it.

@@ -54,7 +54,7 @@ local own = {
 }
 write(own)
 beat(KEYS[5], ARGV[12], host_lease)
-schedule(own, own.e)
+schedule(own, math.min(own.e, now + host_lease))
 local turn = '0'
 if KEYS[8] and enter(KEYS[7], KEYS[8], fence, tonumber(ARGV[9]), true) then turn = '1' end
 if prior then

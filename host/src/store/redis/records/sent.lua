@@ -10,6 +10,6 @@ elseif r.w ~= r.q or not r.q then
   r.w, r.x = '-', nil
 end
 write(r)
-schedule(r, r.e)
+schedule(r, math.min(r.e, now + tonumber(ARGV[6])))
 beat(KEYS[5], ARGV[5], tonumber(ARGV[6]))
 return { 'done' }

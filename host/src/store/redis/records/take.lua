@@ -6,7 +6,16 @@ if not r or r.s == 'd' then
   redis.call('ZREM', KEYS[4], ARGV[1])
   return { 'later' }
 end
+local lost_ago, lease = tonumber(ARGV[3]), tonumber(ARGV[4])
 local due = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]))
-if not due or due > now or not unsettled(r, tonumber(ARGV[3]), tonumber(ARGV[4])) then return { 'later' } end
+if not due or due > now then return { 'later' } end
+if not unsettled(r, lost_ago, lease) then
+  -- A holder that lives: it is looked at again when it may end.
+  if r.s == 'h' and expires(r) > now then
+    local ended = ends(r, lost_ago, lease)
+    schedule(r, ended > now and ended)
+  end
+  return { 'later' }
+end
 schedule(r, now + tonumber(ARGV[2]))
 return { 'taken', redis.call('HGET', KEYS[1], 'i') or '', string.sub(r.l, 2) }
