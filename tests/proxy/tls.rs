@@ -56,7 +56,13 @@ async fn serve(mut config: ServerConfig, protocols: &[&[u8]]) -> SocketAddr {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                     let version = format!("{:?}", request.version());
-                    Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(version))))
+                    let mut answer = http::Response::new(Full::new(Bytes::from(version)));
+                    // As many fields of its own as the path says.
+                    let fields = request.uri().path().strip_prefix("/fields/").and_then(|count| count.parse().ok());
+                    for _ in 0..fields.unwrap_or(0) {
+                        answer.headers_mut().append("a", http::HeaderValue::from_static("b"));
+                    }
+                    Ok::<_, Infallible>(answer)
                 });
                 let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service)
@@ -92,6 +98,19 @@ async fn a_configured_authority_is_trusted_and_alpn_chooses_the_protocol() {
         let (front, _folder) = front(address, &issuer);
         let got = front.ask("GET", "/a", "").await;
         assert_eq!((got.status(), got.text().as_str()), ("200", expected));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_over_tls_may_have_as_many_fields() {
+    let issuer = authority();
+    for (offered, reason) in [(&b"h2"[..], "too-many-fields"), (b"http/1.1", "head-too-large")] {
+        let address = serve_tls(&issuer, &[offered]).await;
+        let (front, _folder) = front(address, &issuer);
+        assert_eq!(front.ask("GET", "/fields/200", "").await.status(), "200", "{reason}");
+        let got = front.ask("GET", "/fields/300", "").await;
+        let problem: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!((got.status(), problem["failure_reason"].as_str()), ("502", Some(reason)), "{problem}");
     }
 }
 

@@ -47,7 +47,7 @@ impl Sessions {
         Some(Self { random, state: Mutex::new(State { key, ended: HashMap::new() }) })
     }
 
-    /// The cookie's value for somebody who signed in now; none where the system gives no chance.
+    /// The cookie's value for a session that begins now; none where the system has no randomness.
     pub(super) fn seal(&self, role: Role, now_unix_ms: u64) -> Option<String> {
         let mut nonce = [0; 8];
         self.random.fill(&mut nonce).ok()?;
@@ -62,7 +62,7 @@ impl Sessions {
         self.state.lock().claim(value, now_unix_ms).map(|claim| claim.role)
     }
 
-    /// Ends a session: whoever has its cookie may do nothing by it from now on.
+    /// Ends a session: a copy of its cookie opens nothing from now on.
     pub(super) fn end(&self, value: &str, now_unix_ms: u64) {
         let mut state = self.state.lock();
         let Some(Claim { text, until, .. }) = state.claim(value, now_unix_ms) else { return };

@@ -171,7 +171,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_read_timeout)
         .max_buf_size(settings.max_header_bytes.max(8192))
-        .max_headers(request_check::parsed_fields(max_fields))
+        .max_headers(request_check::PARSED_FIELDS)
         .keep_alive(true);
     builder
         .http2()

@@ -3,11 +3,9 @@
 use crate::error::Problem;
 use http::{Request, Version, header::HOST};
 
-/// The parser's limit on header fields for a limit on those that are admitted. Above the parser's, hyper answers 431 by itself and
-/// without a body; between the two the host says which key it is.
-pub(super) const fn parsed_fields(max_fields: usize) -> usize {
-    max_fields.saturating_mul(4)
-}
+/// The parser's own limit on header fields. Above it hyper answers 431 by itself and without a body; below it the host names the key.
+/// The parser's table of fields costs 25 ns a request, whatever its size up to here (measured with mimalloc): it is not cleared.
+pub(super) const PARSED_FIELDS: usize = 8192;
 
 /// Why a request is not taken, if it is not.
 pub(super) fn refusal<B>(request: &Request<B>, max_fields: usize) -> Option<Problem> {

@@ -100,8 +100,8 @@ pub fn to_caller(headers: &mut HeaderMap) {
 #[error("a content-length must be a whole number up to 9223372036854775807, and the same wherever it is repeated")]
 pub struct MalformedLength;
 
-/// Leaves one content length, written as numbers are: repeated ones and leading zeros are read differently by those who pass the
-/// message on, and what no signed 64 bits hold overflows in some of them (RFC 9110 section 8.6, RFC 9112 section 6.3).
+/// Leaves one content length, written as numbers are. The next program may read repeated ones or leading zeros differently, and may
+/// overflow on a number that needs 64 bits (RFC 9110 section 8.6, RFC 9112 section 6.3).
 ///
 /// # Errors
 /// [`MalformedLength`]: the message must not be passed on.

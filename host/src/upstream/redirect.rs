@@ -63,7 +63,7 @@ fn each(headers: &mut HeaderMap, name: &HeaderName, rewritten: impl Fn(&str) -> 
     }
 }
 
-/// A value as URLs have it: bytes beyond ASCII are encoded, as those who read it do.
+/// A value as URLs have it: bytes beyond ASCII are encoded, as URL parsers do.
 fn ascii(value: &[u8]) -> String {
     use std::fmt::Write as _;
     value.iter().fold(String::with_capacity(value.len()), |mut text, byte| {
