@@ -1,6 +1,7 @@
 //! Several hosts around one Redis: keys, claims and turns are shared.
 
 mod kill;
+mod loss;
 mod policies;
 mod pybreaker;
 mod trouble;

@@ -263,6 +263,12 @@ fn expected(problem: &Problem) -> Row {
             "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled",
         )
         .maybe_sent(),
+        Problem::UnknownAfterLoss { .. } => row(
+            504,
+            "effect-unknown",
+            "effect is unknown",
+            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. If this request was sent before, repeat it with triage-maybe-sent: true; else have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/not-applied at the admin listener) and repeat it",
+        ),
         Problem::NotInEffect { .. } => row(
             409,
             "not-in-effect",
@@ -430,11 +436,12 @@ async fn produced(problem: &Problem) -> Answered {
         // Not brought about here, only worded. With a store in memory: a retry that the budget refuses leaves the upstream's
         // own last answer, and the store cannot fail. The other two need a policy
         // without a catch-all endpoint, and one that calls a lost request rejected.
-        // The listener's own two are in the abuse tests.
+        // The listener's own two are in the abuse tests; the one after a loss is in those of a fleet.
         Problem::BudgetExhausted { .. }
         | Problem::HostMissing
         | Problem::TooManyFields { .. }
         | Problem::StoreUnavailable
+        | Problem::UnknownAfterLoss { .. }
         | Problem::NoEndpoint { .. }
         | Problem::NotInEffect { .. } => read(problem.clone().into_response()).await,
     }
@@ -505,6 +512,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::Asleep,
         Problem::StoreUnavailable,
         Problem::EffectUnknown,
+        Problem::UnknownAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
         Problem::NotInEffect { class: "rejected" },
         failed(FailureKind::Timeout, true),
         failed(FailureKind::Reset, true),

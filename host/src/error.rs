@@ -1,6 +1,7 @@
 //! Every refusal, as problem+json (RFC 9457): one exhaustive table.
 
 use crate::{
+    idempotency::RecordId,
     policy::contract::{Class, Failure, FailureReason},
     rate_limit::Quota,
     upstream,
@@ -14,6 +15,9 @@ use std::time::Duration;
 pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
 /// The header that says what became of the request's effect.
 pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
+
+/// The reason of a write whose effect is unknown.
+pub const EFFECT_UNKNOWN: &str = "effect-unknown";
 
 /// Every reason, as [`Problem::reason`] gives it.
 pub const REASONS: [&str; 32] = [
@@ -233,6 +237,14 @@ pub enum Problem {
         "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled"
     )]
     EffectUnknown,
+    /// What was found may be another request's, since shared state has lost its data.
+    #[error(
+        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. If this request was sent before, repeat it with triage-maybe-sent: true; else have an operator settle record {record} (POST /api/v1/records/{record}/not-applied at the admin listener) and repeat it"
+    )]
+    UnknownAfterLoss {
+        /// Its record.
+        record: RecordId,
+    },
     /// A probe showed that the write did not, and now cannot, take effect as asked.
     #[error(
         "a look at the upstream showed that the request did not take effect ({class}); correct what stands there, then send it again"
@@ -312,7 +324,9 @@ impl Problem {
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "state store is unavailable")
             }
-            Self::EffectUnknown => (StatusCode::GATEWAY_TIMEOUT, "effect-unknown", "effect is unknown"),
+            Self::EffectUnknown | Self::UnknownAfterLoss { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, EFFECT_UNKNOWN, "effect is unknown")
+            }
             Self::NotInEffect { .. } => (StatusCode::CONFLICT, "not-in-effect", "the request did not take effect"),
             Self::UpstreamFailed { failure, .. } => match failure.kind {
                 Kind::Timeout | Kind::ConnectTimeout => {
@@ -349,6 +363,7 @@ impl Problem {
     /// Whether anything of the request may have been sent.
     pub fn sent(&self) -> bool {
         match self {
+            // Not `UnknownAfterLoss`: a caller that has never sent it goes by that.
             Self::EffectUnknown | Self::NotInEffect { .. } | Self::NotKept { .. } | Self::InFlight { .. } => true,
             Self::UpstreamFailed { failure, .. } => failure.sent,
             _ => false,
@@ -394,7 +409,7 @@ impl Problem {
         }
         headers.insert(SENT, HeaderValue::from_static(if self.sent() { "maybe" } else { "no" }));
         let verdict = match self {
-            Self::EffectUnknown => Some(Class::Unknown.name()),
+            Self::EffectUnknown | Self::UnknownAfterLoss { .. } => Some(Class::Unknown.name()),
             Self::NotInEffect { class } => Some(class),
             _ => None,
         };

@@ -21,7 +21,9 @@ pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
 pub use record::{Fence, KeyedSends, Leaving, Opening};
-pub use records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled};
+pub use records::{
+    Claim, ClaimName, ClaimOwner, Claimant, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled,
+};
 pub use stored::{Answer, Stored};
 
 /// How keys are honoured.

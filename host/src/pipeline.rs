@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{Mode, Policies, REGISTRY_AUTH, Settings, State, TokenSource},
+        settings::{AfterLoss, Mode, Policies, REGISTRY_AUTH, Settings, State, TokenSource},
     },
     entropy::Entropy,
     error::Problem,
@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) settlement: Settlement,
     /// Whether writes go on where shared state cannot be reached.
     pub(crate) writes_alone: bool,
+    /// Whether what may be an equal request's is adopted after a loss of shared state.
+    pub(crate) adopts_after_loss: bool,
     pub(crate) memory: Arc<Memory>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
@@ -203,6 +205,7 @@ impl Host {
             records,
             settlement,
             writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
+            adopts_after_loss: matches!(&settings.state, State::Shared(shared) if shared.after_loss == AfterLoss::Adopt),
             memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
             events,
             meters,

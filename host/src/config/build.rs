@@ -98,6 +98,7 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
     stated.fill("state.quorum", &mut shared.quorum);
     stated.fill("state.required", &mut shared.required);
     stated.fill("state.writes_alone", &mut shared.writes_alone);
+    stated.fill("state.after_loss", &mut shared.after_loss);
     State::Shared(Box::new(shared))
 }
 

@@ -118,6 +118,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "state.quorum", Kind::Count(1, 1_000), Some("2"), "hosts that must see failures before the whole fleet's breaker opens (all, where fewer live)"),
     key(Host, "state.required", Kind::Bool, Some("false"), "whether `/readyz` says no while shared state cannot be reached"),
     key(Host, "state.writes_alone", Kind::Bool, Some("false"), "whether writes go on while shared state cannot be reached, by this host's own records alone: another host, or this one where it began it in shared state, may then send one again; else they get 503"),
+    key(Host, "state.after_loss", Kind::AfterLoss, Some("ask"), "after a loss of its data, what a verification may adopt of what no claim names: `ask`, nothing that the request is not known to have sent (504 `effect-unknown` until its caller repeats it with `triage-maybe-sent: true`, or an operator settles it); `adopt`, anything that fits, so that a request may be given what an equal one made"),
     key(Host, "state.ca_file", Kind::File, None, "PEM file of authorities to trust for `rediss://` instead of the system's"),
     key(Host, "state.password_file", Kind::File, None, "file with the password, before one in the URL; or TRIAGE_STATE_PASSWORD"),
     key(Host, "state.key_file", Kind::File, None, "file with the key that seals stored answers there, 32 bytes in hex or base64; or TRIAGE_STATE_KEY"),

@@ -3,7 +3,7 @@
 use super::{
     problem::Problem,
     raw::Raw,
-    settings::{Mode, PolicySource, Redirects},
+    settings::{AfterLoss, Mode, PolicySource, Redirects},
     units,
     value::Value,
 };
@@ -61,6 +61,8 @@ pub(super) enum Kind {
     Limits,
     /// How a candidate is tried.
     Mode,
+    /// What a verification after a loss of shared state may adopt.
+    AfterLoss,
     /// What becomes of URLs that lead to the upstream.
     Redirects,
     /// Public keys, as texts or files.
@@ -162,6 +164,11 @@ impl Kind {
                 "canary" => Ok(Value::Mode(Mode::Canary)),
                 _ => Err(MODE.to_owned()),
             },
+            Self::AfterLoss => match text(AFTER_LOSS)? {
+                "ask" => Ok(Value::AfterLoss(AfterLoss::Ask)),
+                "adopt" => Ok(Value::AfterLoss(AfterLoss::Adopt)),
+                _ => Err(AFTER_LOSS.to_owned()),
+            },
             Self::Redirects => match text(REDIRECTS)? {
                 "rewrite" => Ok(Value::Redirects(Redirects::Rewrite)),
                 "pass" => Ok(Value::Redirects(Redirects::Pass)),
@@ -200,6 +207,7 @@ const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";
 const LIMITS: &str = "a list of limits, such as [{ requests = 10, period = \"1s\", burst = 10 }]";
 const MODE: &str = "\"shadow\" or \"canary\"";
+const AFTER_LOSS: &str = "\"ask\" or \"adopt\"";
 const REDIRECTS: &str = "\"rewrite\" or \"pass\"";
 const INTEROP: &str = "\"pybreaker\"";
 const NAMESPACE: &str = "1 to 128 visible ASCII characters";

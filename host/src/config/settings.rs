@@ -181,6 +181,8 @@ pub struct Shared {
     pub required: bool,
     /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
     pub writes_alone: bool,
+    /// What a verification after a loss of its data may adopt. Default [`AfterLoss::Ask`].
+    pub after_loss: AfterLoss,
     /// PEM file of authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The password; goes before one in the URL.
@@ -199,9 +201,30 @@ impl Shared {
             quorum: 2,
             required: false,
             writes_alone: false,
+            after_loss: AfterLoss::Ask,
             ca_file: None,
             password: None,
             key: None,
+        }
+    }
+}
+
+/// What becomes of a request that shared state may have forgotten, where a verification finds what it asks for and no claim says
+/// which request made that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterLoss {
+    /// It stays unknown until its caller or an operator says what it is: an equal request may have made it.
+    Ask,
+    /// It is adopted: a request may be given what an equal one made.
+    Adopt,
+}
+
+impl AfterLoss {
+    /// Its word in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ask => "ask",
+            Self::Adopt => "adopt",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     problem::Source,
-    settings::{Mode, PolicySource, Redirects},
+    settings::{AfterLoss, Mode, PolicySource, Redirects},
     units,
 };
 use crate::{
@@ -52,6 +52,8 @@ pub enum Value {
     Limits(Vec<Quota>),
     /// How a candidate is tried.
     Mode(Mode),
+    /// What a verification after a loss may adopt.
+    AfterLoss(AfterLoss),
     /// What becomes of URLs that lead to the upstream.
     Redirects(Redirects),
     /// Public keys.
@@ -94,6 +96,7 @@ impl fmt::Display for Value {
                 f.write_str("]")
             }
             Self::Mode(mode) => write!(f, "\"{}\"", mode.name()),
+            Self::AfterLoss(after) => write!(f, "\"{}\"", after.name()),
             Self::Redirects(redirects) => write!(f, "\"{}\"", redirects.name()),
             Self::Keys(keys) => {
                 let quoted = keys.iter().map(|key| toml::Value::String(key.to_string()).to_string());
@@ -234,6 +237,7 @@ fields! {
     Value::Priority(priority) => Priority, Some(*priority);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());
     Value::Mode(mode) => Mode, Some(*mode);
+    Value::AfterLoss(after) => AfterLoss, Some(*after);
     Value::Redirects(redirects) => Redirects, Some(*redirects);
     Value::Keys(keys) => Vec<KeySource>, Some(keys.clone());
     Value::Json(json) => serde_json::Value, Some(json.clone());

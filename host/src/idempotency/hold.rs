@@ -34,6 +34,8 @@ pub enum Begun {
         hold: Hold,
         /// The least time since a byte of it may have been sent.
         sent_ago: Duration,
+        /// Whether nothing but a loss of the store's data says that it may have been sent.
+        doubtful: bool,
     },
 }
 
@@ -62,7 +64,7 @@ pub async fn begin(
     hold.host = host;
     Ok(match begin {
         Begin::New => Begun::New(hold),
-        Begin::Reconcile { sent_ago } => Begun::Reconcile { hold, sent_ago },
+        Begin::Reconcile { sent_ago, doubtful } => Begun::Reconcile { hold, sent_ago, doubtful },
         Begin::Replay(stored) => Begun::Replay(stored),
         Begin::InFlight { retry_after } => Begun::InFlight { retry_after },
         Begin::Mismatch => Begun::Mismatch,

@@ -125,11 +125,14 @@ impl Opening {
     }
 
     /// `earlier`: the record as it is; none for one that is made now.
-    fn held(&self, prior: Option<Timestamp>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
+    fn held(&self, prior: Option<Prior>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
         let until = now.after(self.lock);
+        // A caller that says that it may have sent the request is believed.
+        let prior = prior.map(|prior| Prior { doubtful: prior.doubtful && !self.maybe_sent, ..prior });
         let holder =
             Holder { fence: self.fence, host: self.host, key: self.upstream_key, since: now, until, sent: None, prior };
-        let begin = prior.map_or(Begin::New, |sent| Begin::Reconcile { sent_ago: now.since(sent) });
+        let begin = prior
+            .map_or(Begin::New, |Prior { sent, doubtful }| Begin::Reconcile { sent_ago: now.since(sent), doubtful });
         // The store does not know which key the sends carried that a caller or a loss tells of.
         let unknown = if prior.is_some() { Sends::Mixed } else { Sends::None };
         let mut record = Record {
@@ -211,6 +214,8 @@ pub enum Begin {
     Reconcile {
         /// The least time since a byte of it may have been sent.
         sent_ago: Duration,
+        /// Whether nothing but a loss of the store's data says that it may have been sent.
+        doubtful: bool,
     },
 }
 
@@ -238,6 +243,44 @@ pub enum Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
+/// Why a record is not given back to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRestored {
+    /// The store knows as much or more, or the host knows nothing of use.
+    Kept,
+    /// A request is under way under the record: what is known of it may be of use later.
+    Busy,
+}
+
+/// A record's fields.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    /// What it was begun with.
+    pub fingerprint: Fingerprint,
+    /// How long it is kept.
+    pub keep: Duration,
+    /// Its state.
+    pub state: StateFields<'a>,
+    /// What was asked of the upstream.
+    pub intent: Option<&'a Arc<Intent>>,
+    /// When its next verification is due.
+    pub due: Option<Timestamp>,
+    /// The key of the upstream's own that its holder sends.
+    pub upstream_key: Option<KeyTag>,
+    /// The key that every send carried, and the first of them; none where they did not all carry the same one.
+    pub sends: Option<(KeyTag, Timestamp)>,
+}
+
+/// A state's fields.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)] // as those of the states themselves
+pub enum StateFields<'a> {
+    Held { fence: Fence, since: Timestamp, until: Timestamp, sent: Option<Timestamp>, prior: Option<Timestamp> },
+    Unknown { sent: Timestamp, since: Timestamp },
+    Done { stored: &'a Arc<Stored>, since: Timestamp },
+    Cleared { since: Timestamp },
+}
+
 /// One key's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -254,8 +297,19 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Held(Holder),
-    Unknown { sent: Timestamp, since: Timestamp },
-    Done { stored: Arc<Stored>, since: Timestamp },
+    Unknown {
+        sent: Timestamp,
+        doubtful: bool,
+        since: Timestamp,
+    },
+    /// An administrator has said that it was never sent: the next request is.
+    Cleared {
+        since: Timestamp,
+    },
+    Done {
+        stored: Arc<Stored>,
+        since: Timestamp,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,8 +322,25 @@ struct Holder {
     until: Timestamp,
     /// When this holder last marked a send. A holder that never did has sent nothing.
     sent: Option<Timestamp>,
-    /// The last moment at which an earlier holder may have sent a byte.
-    prior: Option<Timestamp>,
+    prior: Option<Prior>,
+}
+
+/// The last moment at which an earlier holder may have sent a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Prior {
+    sent: Timestamp,
+    /// Whether that is only to be feared, since the store has lost records.
+    doubtful: bool,
+}
+
+impl Prior {
+    fn known(sent: Timestamp) -> Self {
+        Self { sent, doubtful: false }
+    }
+
+    fn feared(sent: Timestamp) -> Self {
+        Self { sent, doubtful: true }
+    }
 }
 
 impl Holder {
@@ -284,13 +355,20 @@ impl Holder {
     }
 
     /// The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
-    fn last_byte_if_vanished(&self, facts: &StoreFacts) -> Option<Timestamp> {
-        self.prior.max(self.sent.map(|sent| sent.max(self.ends(facts))))
+    fn last_byte_if_vanished(&self, facts: &StoreFacts) -> Option<Prior> {
+        let prior = self.prior.map(|prior| prior.sent);
+        let own = self.sent.map(|sent| sent.max(self.ends(facts)));
+        Some(Prior { sent: own.max(prior)?, doubtful: self.is_doubtful() })
     }
 
     /// Whether a byte may have been sent, by this holder or one before.
     fn may_have_sent(&self) -> bool {
-        self.sent.or(self.prior).is_some()
+        self.sent.is_some() || self.prior.is_some()
+    }
+
+    /// Whether nothing but a loss says that a byte may have been sent.
+    fn is_doubtful(&self) -> bool {
+        self.sent.is_none() && self.prior.is_some_and(|prior| prior.doubtful)
     }
 }
 
@@ -303,7 +381,7 @@ impl Record {
             keep: opening.keep,
             // When the first one went out is not known.
             sends: Sends::Mixed,
-            state: State::Unknown { sent, since: now },
+            state: State::Unknown { sent, doubtful: false, since: now },
             intent: leaving.intent.clone(),
             due: None,
         };
@@ -322,7 +400,8 @@ impl Record {
         now: Timestamp,
     ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
-            let prior = if opening.maybe_sent { Some(now) } else { opening.before_loss(facts.lost, now) };
+            let feared = || opening.before_loss(facts.lost, now).map(Prior::feared);
+            let prior = if opening.maybe_sent { Some(Prior::known(now)) } else { feared() };
             return opening.held(prior, None, now);
         };
         if record.fingerprint != opening.fingerprint {
@@ -330,7 +409,10 @@ impl Record {
         }
         match &record.state {
             State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
-            State::Unknown { sent, .. } => opening.held(Some(*sent), Some(record), now),
+            State::Unknown { sent, doubtful, .. } => {
+                opening.held(Some(Prior { sent: *sent, doubtful: *doubtful }), Some(record), now)
+            }
+            State::Cleared { .. } => opening.held(None, None, now),
             // Asked again: a store on the network may be, where the answer was lost on the way.
             State::Held(holder)
                 if now < holder.ends(facts) && holder.fence == opening.fence && holder.sent.is_none() =>
@@ -345,8 +427,11 @@ impl Record {
                 // A mark that it made may have been lost, where the store came back with older data.
                 let unmarked = facts.lost.filter(|lost| holder.since <= *lost);
                 let unmarked = unmarked.and_then(|lost| opening.before_loss(Some(lost), now));
-                let (begin, mut begun) =
-                    opening.held(holder.last_byte_if_vanished(facts).max(unmarked), Some(record), now);
+                let prior = match (holder.last_byte_if_vanished(facts), unmarked) {
+                    (Some(own), Some(unmarked)) => Some(Prior { sent: own.sent.max(unmarked), ..own }),
+                    (own, unmarked) => own.or(unmarked.map(Prior::feared)),
+                };
+                let (begin, mut begun) = opening.held(prior, Some(record), now);
                 if let (Some(_), Some(begun)) = (unmarked, &mut begun) {
                     begun.sends = Sends::Mixed;
                 }
@@ -398,8 +483,9 @@ impl Record {
     pub fn leave(&mut self, fence: Fence, leaving: &Leaving, now: Timestamp) -> Result<Fate, Lost> {
         let holder = self.holder(fence, now)?;
         let own = leaving.sent_ago.map(|ago| now.before(ago).max(holder.sent.unwrap_or_default()));
-        let Some(sent) = own.max(holder.prior) else { return Ok(Fate::Forget) };
-        self.state = State::Unknown { sent, since: now };
+        let Some(sent) = own.max(holder.prior.map(|prior| prior.sent)) else { return Ok(Fate::Forget) };
+        let doubtful = own.is_none() && holder.prior.is_some_and(|prior| prior.doubtful);
+        self.state = State::Unknown { sent, doubtful, since: now };
         self.intent = leaving.intent.clone().or_else(|| self.intent.take());
         self.schedule(leaving.verify_in.map(|wait| now.after(wait)));
         Ok(Fate::Keep)
@@ -446,7 +532,16 @@ impl Record {
     /// not to have taken place. `None` if the record is not unsettled.
     pub fn resolve(&mut self, answer: Option<Arc<Stored>>, facts: &StoreFacts, now: Timestamp) -> Option<Fate> {
         self.unsettled(facts, now)?;
-        let Some(stored) = answer else { return Some(Fate::Forget) };
+        let Some(stored) = answer else {
+            if !self.is_doubtful() {
+                return Some(Fate::Forget);
+            }
+            // A record that were forgotten would be in doubt again.
+            self.state = State::Cleared { since: now };
+            self.intent = None;
+            self.due = None;
+            return Some(Fate::Keep);
+        };
         self.done(stored, now);
         Some(Fate::Keep)
     }
@@ -456,8 +551,10 @@ impl Record {
         let sent = match &self.state {
             _ if self.expired(now) => None,
             State::Unknown { sent, .. } => Some(*sent),
-            State::Held(holder) if holder.ends(facts) <= now => holder.last_byte_if_vanished(facts),
-            State::Held(_) | State::Done { .. } => None,
+            State::Held(holder) if holder.ends(facts) <= now => {
+                holder.last_byte_if_vanished(facts).map(|prior| prior.sent)
+            }
+            State::Held(_) | State::Done { .. } | State::Cleared { .. } => None,
         };
         sent.map(|sent| now.since(sent))
     }
@@ -476,7 +573,9 @@ impl Record {
         match &self.state {
             State::Held(holder) if !holder.may_have_sent() => holder.until,
             State::Held(holder) => holder.until.after(self.keep),
-            State::Unknown { since, .. } | State::Done { since, .. } => since.after(self.keep),
+            State::Unknown { since, .. } | State::Done { since, .. } | State::Cleared { since } => {
+                since.after(self.keep)
+            }
         }
     }
 
@@ -484,7 +583,16 @@ impl Record {
     pub fn host(&self) -> Option<HostId> {
         match &self.state {
             State::Held(holder) => holder.host,
-            State::Unknown { .. } | State::Done { .. } => None,
+            State::Unknown { .. } | State::Done { .. } | State::Cleared { .. } => None,
+        }
+    }
+
+    /// Whether nothing but a loss of the store's data says that a byte may have been sent.
+    pub fn is_doubtful(&self) -> bool {
+        match &self.state {
+            State::Held(holder) => holder.is_doubtful(),
+            State::Unknown { doubtful, .. } => *doubtful,
+            State::Done { .. } | State::Cleared { .. } => false,
         }
     }
 
@@ -492,6 +600,7 @@ impl Record {
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Held(holder) if !holder.may_have_sent() => Phase::New,
+            State::Cleared { .. } => Phase::New,
             State::Held(_) | State::Unknown { .. } => Phase::Sent,
             State::Done { .. } => Phase::Done,
         }
@@ -501,7 +610,96 @@ impl Record {
     pub fn stored(&self) -> Option<&Stored> {
         match &self.state {
             State::Done { stored, .. } => Some(stored),
-            State::Held(_) | State::Unknown { .. } => None,
+            State::Held(_) | State::Unknown { .. } | State::Cleared { .. } => None,
+        }
+    }
+
+    /// What a host that was given a record knows of it: see [`Record::restore`].
+    pub fn begun(opening: &Opening, begin: &Begin, now: Timestamp) -> Option<Self> {
+        let prior = match begin {
+            Begin::New => None,
+            Begin::Reconcile { sent_ago, doubtful } => Some(Prior { sent: now.before(*sent_ago), doubtful: *doubtful }),
+            Begin::Replay(_) | Begin::InFlight { .. } | Begin::Mismatch => return None,
+        };
+        opening.held(prior, None, now).1
+    }
+
+    /// Since when the record stands as it does.
+    pub fn since(&self) -> Timestamp {
+        match &self.state {
+            State::Held(Holder { since, .. })
+            | State::Unknown { since, .. }
+            | State::Cleared { since }
+            | State::Done { since, .. } => *since,
+        }
+    }
+
+    /// Gives back to a store that has lost data what a host still knows: the record to write.
+    ///
+    /// A record that was begun anew only because of the loss gives way. Of two hosts that know a write as unknown, the later byte
+    /// counts, and one that knows its answer goes before both.
+    ///
+    /// # Errors
+    /// [`NotRestored`]
+    pub fn restore(
+        existing: Option<&Self>,
+        known: &Self,
+        facts: &StoreFacts,
+        now: Timestamp,
+    ) -> Result<Self, NotRestored> {
+        let is_over = match &known.state {
+            State::Held(holder) => holder.until <= now,
+            State::Cleared { .. } => true,
+            State::Unknown { .. } | State::Done { .. } => known.expired(now),
+        };
+        if is_over || known.is_doubtful() {
+            return Err(NotRestored::Kept);
+        }
+        let Some(there) = existing.filter(|there| !there.expired(now)) else { return Ok(known.clone()) };
+        if there.fingerprint != known.fingerprint {
+            return Err(NotRestored::Kept);
+        }
+        match (&there.state, &known.state) {
+            (State::Done { .. } | State::Cleared { .. }, _) => Err(NotRestored::Kept),
+            _ if there.is_doubtful() => Ok(known.clone()),
+            (State::Held(holder), _) if now < holder.ends(facts) => Err(NotRestored::Busy),
+            (_, State::Done { .. }) => Ok(known.clone()),
+            (State::Unknown { sent: own, .. }, State::Unknown { sent, since, .. }) => {
+                let state = State::Unknown { sent: *own.max(sent), doubtful: false, since: *since };
+                Ok(Self { state, sends: Sends::Mixed, ..known.clone() })
+            }
+            _ => Err(NotRestored::Kept),
+        }
+    }
+
+    /// Its fields, for a store that writes them itself.
+    pub fn fields(&self) -> Fields<'_> {
+        let state = match &self.state {
+            State::Held(Holder { fence, since, until, sent, prior, .. }) => StateFields::Held {
+                fence: *fence,
+                since: *since,
+                until: *until,
+                sent: *sent,
+                prior: prior.map(|prior| prior.sent),
+            },
+            State::Unknown { sent, since, .. } => StateFields::Unknown { sent: *sent, since: *since },
+            State::Done { stored, since } => StateFields::Done { stored, since: *since },
+            State::Cleared { since } => StateFields::Cleared { since: *since },
+        };
+        Fields {
+            fingerprint: self.fingerprint,
+            keep: self.keep,
+            state,
+            intent: self.intent.as_ref(),
+            due: self.due,
+            upstream_key: match &self.state {
+                State::Held(holder) => holder.key,
+                _ => None,
+            },
+            sends: match self.sends {
+                Sends::Keyed(key, first) => Some((key, first)),
+                Sends::None | Sends::Mixed => None,
+            },
         }
     }
 

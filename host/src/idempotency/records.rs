@@ -77,6 +77,9 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// Makes `owner` the one owner of what `name` names, for at least `keep`.
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;
 
+    /// Whose it is what `name` names, as `owner` sees it. Claims nothing.
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant>;
+
     /// Waits until no request with this fingerprint is under way, first come first served. Dropping the reply leaves the queue.
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn>;
 
@@ -152,6 +155,17 @@ pub enum ClaimOwner {
     Record(RecordId),
     /// One request without a key, by a fence drawn for it.
     Request(Fence),
+}
+
+/// Whose a resource is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claimant {
+    /// No owner has claimed it.
+    Nobody,
+    /// The owner that asks.
+    Asker,
+    /// Another owner.
+    Other,
 }
 
 /// Whether a claim was made.

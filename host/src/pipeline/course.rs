@@ -10,7 +10,7 @@ use crate::{
     attempt::{Arrived, Errand, LEAST},
     clock,
     error::Problem,
-    idempotency::{Claim, ClaimName},
+    idempotency::{Claim, ClaimName, ClaimOwner, Claimant},
     policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
     retry::{self, Clamped, Facts, Seen, Step},
     telemetry::Step as Noticed,
@@ -59,7 +59,7 @@ impl Exchange {
                 Step::Deliver => return deliver(progress),
                 Step::Unsettled => {
                     progress.class = Class::Unknown;
-                    return Err(Problem::EffectUnknown);
+                    return Err(unknown(progress));
                 }
             }
         }
@@ -80,7 +80,7 @@ impl Exchange {
         let step = self.follow(clamped, progress);
         if matches!(step, Step::Deliver | Step::Unsettled) {
             progress.class = Class::Unknown;
-            return Err(Problem::EffectUnknown);
+            return Err(unknown(progress));
         }
         self.drive(step, progress, hold).await
     }
@@ -238,6 +238,20 @@ impl Exchange {
             let Some(name) = claim.filter(|_| self.endpoint().commits_late() && (in_place || adopts)) else {
                 return Ok((signal, clamped));
             };
+            if adopts && self.asks_first(progress) {
+                match self.shared.records.claimant(name_of(self, &name), progress.owner).await {
+                    Ok(Claimant::Asker) => {}
+                    Ok(Claimant::Other) => {
+                        progress.taken.push(name);
+                        continue;
+                    }
+                    Ok(Claimant::Nobody) => {
+                        progress.is_ambiguous = true;
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
             match self.claim(&name, progress, hold).await {
                 Ok(Claim::Ours) => return Ok((signal, clamped)),
                 Ok(Claim::Taken) if adopts => progress.taken.push(name),
@@ -260,8 +274,14 @@ impl Exchange {
         Ok((BreakerSignal::Ignore, clamped))
     }
 
+    /// Whether a request must not adopt what no claim names: shared state has lost its data, and nothing else says that this
+    /// request was ever sent. An equal request may have made what is there.
+    fn asks_first(&self, progress: &Progress) -> bool {
+        progress.doubtful && progress.attempts == 0 && !self.shared.adopts_after_loss
+    }
+
     async fn claim(&self, name: &str, progress: &Progress, hold: &MaybeHold) -> Result<Claim, Problem> {
-        let name = ClaimName::of(&self.service.settings.name, name);
+        let name = name_of(self, name);
         let made = match hold {
             Some(hold) => hold.claim(name).await,
             None => {
@@ -302,6 +322,18 @@ impl Exchange {
             upstream_key,
         };
         retry::clamp(verdict, &facts, &endpoint.settings.retry)
+    }
+}
+
+fn name_of(exchange: &Exchange, name: &str) -> ClaimName {
+    ClaimName::of(&exchange.service.settings.name, name)
+}
+
+/// Why the caller is told that the effect is unknown.
+fn unknown(progress: &Progress) -> Problem {
+    match progress.owner {
+        ClaimOwner::Record(record) if progress.is_ambiguous => Problem::UnknownAfterLoss { record },
+        _ => Problem::EffectUnknown,
     }
 }
 

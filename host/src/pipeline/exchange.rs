@@ -178,6 +178,10 @@ pub(crate) struct Progress {
     pub(crate) probes: u32,
     /// An attempt's effect was unknown at some time: what is there may be our own doing.
     pub(crate) ever_unknown: bool,
+    /// Nothing but a loss of shared state says that it was sent before.
+    pub(crate) doubtful: bool,
+    /// A verification has found what an equal request may have made.
+    pub(crate) is_ambiguous: bool,
     /// An attempt's effect is unknown now.
     pub(crate) unsettled: bool,
     /// When the last byte of the request may have been sent.
@@ -214,6 +218,8 @@ impl Progress {
             attempts: 0,
             probes: 0,
             ever_unknown: false,
+            doubtful: false,
+            is_ambiguous: false,
             unsettled: false,
             last_sent: None,
             key_sends: KeySends::default(),

@@ -7,7 +7,7 @@ use super::{
     upstream_key::KeySends,
 };
 use crate::{
-    error::Problem,
+    error::{EFFECT_UNKNOWN, Problem},
     idempotency::{self, Begun, ClaimOwner, Fence, Fingerprint, Hold, Opening, RecordError, RecordId, Stored},
     overload::Held,
     policy::contract::{Class, Effect},
@@ -59,7 +59,8 @@ impl Exchange {
             progress.account.keyed(result(&begun));
             match begun.map_err(problem)? {
                 Begun::New(held) => hold = Some(held),
-                Begun::Reconcile { hold: held, sent_ago } => {
+                Begun::Reconcile { hold: held, sent_ago, doubtful } => {
+                    progress.doubtful = doubtful;
                     let earlier = held.keyed_sends();
                     progress.key_sends = KeySends::reconciled(self.upstream_key, earlier, Instant::now());
                     hold = Some(held);
@@ -151,7 +152,7 @@ impl Exchange {
                 // A refusal before anything was sent frees the key; what may have been sent keeps it, and so does what is known
                 // to be in place without an answer to replay.
                 let not_in_effect = match progress.class {
-                    Class::NotApplied | Class::Throttled | Class::Rejected => problem != Problem::EffectUnknown,
+                    Class::NotApplied | Class::Throttled | Class::Rejected => problem.reason() != EFFECT_UNKNOWN,
                     Class::Unknown => !problem.sent(),
                     Class::Applied | Class::AlreadyApplied => false,
                 };

@@ -105,7 +105,12 @@ impl Host {
             keep: idempotency.keep,
         };
         let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
-        let Ok(Begun::Reconcile { hold, sent_ago, .. }) = begun else { return Verified::Open };
+        let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
+        if doubtful {
+            // After a loss no look tells which request made what it finds: the caller or an operator settles it.
+            hold.leave_until(None);
+            return Verified::Open;
+        }
         let since = Instant::now().checked_sub(sent_ago);
         let settings = &self.shared.settlement.settings;
         let restored = self.restored(&intent, request, &service, look_time + MAX_LIMIT_WAIT);

@@ -7,8 +7,8 @@
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
-    Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId, Records,
-    Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
+    Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
+    RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -104,6 +104,16 @@ impl Records for AloneIfNeeded {
             }
         };
         Reply::Right(claim.boxed())
+    }
+
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        let claimant = async move {
+            match self.shared.claimant(name, owner).await {
+                Err(RecordError::Unavailable { .. }) => self.own.claimant(name, owner).await,
+                claimant => claimant,
+            }
+        };
+        Reply::Right(claimant.boxed())
     }
 
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {

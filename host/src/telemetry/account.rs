@@ -7,7 +7,7 @@ use super::{
     waited,
 };
 use crate::{
-    error::Problem,
+    error::{EFFECT_UNKNOWN, Problem},
     policy::contract::{BreakerSignal, Class, Failure, Next, Verdict},
     retry::Limit,
     service::{Endpoint, Service},
@@ -219,7 +219,7 @@ impl Account {
     /// The host answers itself.
     pub fn refused(&mut self, problem: &Problem) {
         let reason = problem.reason();
-        if *problem == Problem::EffectUnknown {
+        if problem.reason() == EFFECT_UNKNOWN {
             let Names { upstream, endpoint } = &*self.meter.names;
             tracing::warn!(request = %self.id, %upstream, %endpoint, "the effect of a write is unknown");
         }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     idempotency::{
-        Answer, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant, Turn,
-        Unsettled, records::Reply,
+        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant,
+        Turn, Unsettled, records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -65,6 +65,9 @@ impl Records for Slow {
     }
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         self.reply(move |records| now(records.claim(name, owner, keep)))
+    }
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        self.reply(move |records| now(records.claimant(name, owner)))
     }
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
         self.0.turn(fingerprint)
@@ -264,7 +267,7 @@ async fn leaving_says_when_the_last_byte_went_out() {
     hold.sent().await.unwrap();
     tokio::time::advance(Duration::from_secs(30)).await;
     hold.leave_unknown(Duration::from_secs(25));
-    let Begun::Reconcile { sent_ago, hold } = setup.begin(2) else { panic!("not unknown") };
+    let Begun::Reconcile { sent_ago, hold, .. } = setup.begin(2) else { panic!("not unknown") };
     assert_eq!(sent_ago, Duration::from_secs(25));
     drop(hold);
 }

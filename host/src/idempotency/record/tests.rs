@@ -78,10 +78,10 @@ fn a_lock_that_ran_out_is_new_before_and_unknown_after_a_send() {
     assert_eq!(begin(&new(), 2, at(150)), Begin::New);
     assert_eq!(
         begin(&sent(), 2, at(150)),
-        Begin::Reconcile { sent_ago: seconds(0) },
+        Begin::Reconcile { sent_ago: seconds(0), doubtful: false },
         "it may have been sending until then"
     );
-    assert_eq!(begin(&sent(), 2, at(160)), Begin::Reconcile { sent_ago: seconds(10) });
+    assert_eq!(begin(&sent(), 2, at(160)), Begin::Reconcile { sent_ago: seconds(10), doubtful: false });
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn an_owner_that_leaves_says_when_it_last_sent() {
         let mut record = new();
         record.sent(Fence(1), None, at(65)).unwrap();
         assert_eq!(record.leave(Fence(1), &Leaving::at_once(Some(seconds(ago))), at(now)), Ok(Fate::Keep), "{case}");
-        assert_eq!(begin(&record, 2, at(160)), Begin::Reconcile { sent_ago: seconds(age) }, "{case}");
+        assert_eq!(begin(&record, 2, at(160)), Begin::Reconcile { sent_ago: seconds(age), doubtful: false }, "{case}");
     }
 }
 
@@ -109,15 +109,19 @@ fn an_owner_that_sent_nothing_leaves_nothing() {
 #[test]
 fn a_reconciler_that_sends_nothing_does_not_make_the_record_younger() {
     let (begun, record) = Record::begin(Some(&sent()), &opening(2, b"a"), &StoreFacts::default(), at(160));
-    assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(10) });
+    assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(10), doubtful: false });
     let vanished = record.clone().unwrap();
-    assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "vanished");
+    assert_eq!(begin(&vanished, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250), doubtful: false }, "vanished");
     let mut left = record.clone().unwrap();
     assert_eq!(left.leave(Fence(2), &Leaving::at_once(None), at(200)), Ok(Fate::Keep));
-    assert_eq!(begin(&left, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250) }, "left");
+    assert_eq!(begin(&left, 3, at(400)), Begin::Reconcile { sent_ago: seconds(250), doubtful: false }, "left");
     let mut sender = record.unwrap();
     sender.sent(Fence(2), None, at(170)).unwrap();
-    assert_eq!(begin(&sender, 3, at(400)), Begin::Reconcile { sent_ago: seconds(90) }, "sent again and vanished");
+    assert_eq!(
+        begin(&sender, 3, at(400)),
+        Begin::Reconcile { sent_ago: seconds(90), doubtful: false },
+        "sent again and vanished"
+    );
 }
 
 #[test]
@@ -125,11 +129,11 @@ fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
     let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
     assert_eq!(
         Record::begin(None, &maybe, &StoreFacts::default(), at(0)).0,
-        Begin::Reconcile { sent_ago: Duration::ZERO }
+        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false }
     );
     assert_eq!(
         Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(200)).0,
-        Begin::Reconcile { sent_ago: Duration::ZERO }
+        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false }
     );
     assert!(
         matches!(Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(1)).0, Begin::InFlight { .. }),
@@ -196,10 +200,10 @@ fn after_a_loss_an_unknown_key_is_looked_up() {
     let lost = at(1000);
     let begun = |now| Record::begin(None, &opening(1, b"a"), &StoreFacts { lost: Some(lost), host_until: None }, now).0;
     // Until the locks of that time are over, somebody may be sending still.
-    assert_eq!(begun(at(1000)), Begin::Reconcile { sent_ago: Duration::ZERO });
-    assert_eq!(begun(at(1000).after(LOCK)), Begin::Reconcile { sent_ago: Duration::ZERO });
+    assert_eq!(begun(at(1000)), Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: true });
+    assert_eq!(begun(at(1000).after(LOCK)), Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: true });
     let later = Duration::from_secs(75);
-    assert_eq!(begun(at(1000).after(LOCK).after(later)), Begin::Reconcile { sent_ago: later });
+    assert_eq!(begun(at(1000).after(LOCK).after(later)), Begin::Reconcile { sent_ago: later, doubtful: true });
     let over = at(1000).after(KEEP).after(LOCK);
     assert!(matches!(begun(over.before(Duration::from_micros(1))), Begin::Reconcile { .. }));
     assert_eq!(begun(over), Begin::New, "every record of that time is over");
@@ -263,8 +267,12 @@ fn a_lock_ends_with_its_hosts_heartbeat() {
         assert_eq!(record.unsettled(&lived(20), at(19)), None);
     }
     assert_eq!(begin(&fresh, &lived(20), 20), Begin::New);
-    assert_eq!(begin(&sent, &lived(20), 50), Begin::Reconcile { sent_ago: seconds(30) });
-    assert_eq!(begin(&sent, &lived(900), 170), Begin::Reconcile { sent_ago: seconds(20) }, "no longer than its lock");
+    assert_eq!(begin(&sent, &lived(20), 50), Begin::Reconcile { sent_ago: seconds(30), doubtful: false });
+    assert_eq!(
+        begin(&sent, &lived(900), 170),
+        Begin::Reconcile { sent_ago: seconds(20), doubtful: false },
+        "no longer than its lock"
+    );
     assert_eq!(sent.unsettled(&lived(20), at(50)), Some(seconds(30)));
     // Its successor fences it off.
     let (_, successor) = Record::begin(Some(&sent), &on_host(2, b"a"), &lived(20), at(50));
@@ -283,9 +291,37 @@ fn after_a_loss_neither_a_lease_nor_a_missing_mark_of_before_counts() {
     let facts = StoreFacts { lost: Some(at(30)), host_until: Some(at(20)) };
     let begun = |now| Record::begin(Some(&held), &on_host(2), &facts, at(now)).0;
     assert!(matches!(begun(44), Begin::InFlight { .. }), "it may have renewed until the loss");
-    assert_eq!(begun(45), Begin::Reconcile { sent_ago: seconds(0) }, "its mark may be lost");
+    assert_eq!(begun(45), Begin::Reconcile { sent_ago: seconds(0), doubtful: true }, "its mark may be lost");
     let later = StoreFacts { lost: Some(at(0)), host_until: Some(at(20)) };
     let (_, held) = Record::begin(None, &on_host(1), &StoreFacts::default(), at(1));
     let begun = Record::begin(Some(&held.unwrap()), &on_host(2), &later, at(40)).0;
     assert_eq!(begun, Begin::New, "begun after the loss, nothing of it is missing");
+}
+
+/// Only what its caller, an earlier send or an operator says ends the doubt that a loss leaves.
+#[test]
+fn a_doubt_ends_by_word_or_by_send_and_not_by_time() {
+    let facts = StoreFacts { lost: Some(at(1000)), host_until: None };
+    let begin = |record: Option<&Record>, fence, maybe_sent, now| {
+        Record::begin(record, &Opening { maybe_sent, ..opening(fence, b"a") }, &facts, at(now))
+    };
+    let is_doubtful = |begin: &Begin| matches!(begin, Begin::Reconcile { doubtful: true, .. });
+    let (begun, held) = begin(None, 1, false, 1010);
+    assert!(is_doubtful(&begun));
+    let held = held.unwrap();
+    assert!(is_doubtful(&begin(Some(&held), 2, false, 1010 + 150).0), "its holder vanished");
+    let mut left = held.clone();
+    left.leave(Fence(1), &Leaving::at_once(None), at(1020)).unwrap();
+    assert!(is_doubtful(&begin(Some(&left), 2, false, 1030).0), "it found nothing out");
+    assert!(!is_doubtful(&begin(Some(&left), 2, true, 1030).0), "its caller says that it was sent");
+    assert!(!is_doubtful(&begin(None, 1, true, 1010).0));
+    let mut cleared = left.clone();
+    assert_eq!(cleared.resolve(None, &facts, at(1030)), Some(Fate::Keep));
+    assert_eq!(begin(Some(&cleared), 2, false, 1040).0, Begin::New, "an operator says that it was not");
+    assert_eq!(cleared.phase(), Phase::New);
+    let mut sent = held;
+    sent.sent(Fence(1), None, at(1015)).unwrap();
+    assert!(!is_doubtful(&begin(Some(&sent), 2, false, 1010 + 150).0), "it was sent after all");
+    sent.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(1020)).unwrap();
+    assert!(!is_doubtful(&begin(Some(&sent), 2, false, 1030).0));
 }

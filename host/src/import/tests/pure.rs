@@ -240,6 +240,8 @@ fn what_answers_mean() {
         (429, unsent, problem("rate-limited"), refused(Some(7), "d")),
         (502, unsent, problem("upstream-unreachable"), refused(Some(7), "d")),
         (503, unsent, problem("a-new-kind"), refused(Some(7), "d")),
+        // After a loss of shared state: a row that was never sent must not say that it may have been.
+        (504, unsent, problem("effect-unknown"), refused(Some(7), "d")),
         (404, unsent, problem("no-endpoint"), Heard::Hopeless(text("d"))),
         (422, unsent, problem("key-reused"), Heard::Hopeless(text("d"))),
     ];

@@ -3,8 +3,8 @@
 use crate::{
     clock::Clock,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError, RecordId,
-        Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
+        Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
+        RecordId, Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
         record::{Fate, Lost, Record, StoreFacts},
         records::{Reply, at_hand},
     },
@@ -23,8 +23,8 @@ use std::{
 };
 use turns::{Place, Turns};
 
-mod claims;
-mod shard;
+pub(crate) mod claims;
+pub(crate) mod shard;
 pub(crate) mod turns;
 
 /// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
@@ -264,6 +264,10 @@ impl Records for MemoryRecords {
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
         at_hand(claims.claim(name, owner, keep, self.clock.now()))
+    }
+
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        at_hand(Ok(self.claims.lock().claimant(name, owner, self.clock.now())))
     }
 
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {

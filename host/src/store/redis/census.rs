@@ -99,21 +99,30 @@ impl Inner {
         };
         let (id, lost_ms_ago) = read(&answer).ok_or(LinkError::Nonsense { script: CENSUS.name() })?;
         if let Ok(ago) = u64::try_from(lost_ms_ago) {
-            self.note_loss(Duration::from_millis(ago), if known.is_some() { Loss::Seen } else { Loss::Told });
+            let in_new_era = known.as_ref().is_some_and(|known| *known != id);
+            self.note_loss(
+                Duration::from_millis(ago),
+                if known.is_some() { Loss::Seen } else { Loss::Told },
+                in_new_era,
+            );
         } else if self.lost.send_if_modified(|lost| lost.take().is_some()) {
             tracing::info!("an operator has said that shared state lost nothing that matters");
         }
         // Only now: who knows the era knows how it began.
-        *self.known.lock() = Some(id);
+        let is_new = self.known.lock().replace(id.clone()).as_ref() != Some(&id);
+        if is_new {
+            self.eras.send_modify(|eras| *eras += 1);
+        }
         Ok(())
     }
 
-    fn note_loss(&self, ago: Duration, why: Loss) {
+    /// `in_new_era`: one loss begins one era, however soon it comes after another.
+    fn note_loss(&self, ago: Duration, why: Loss, in_new_era: bool) {
         /// Two clocks and a round trip may differ so much about one and the same loss.
         const SAME: Duration = Duration::from_secs(2);
         let at = self.clock.now().before(ago);
         let news = self.lost.send_if_modified(|lost| {
-            let known = lost.is_some_and(|lost| lost.at.after(SAME) >= at);
+            let known = lost.is_some_and(|lost| lost.at.after(SAME) >= at && (!in_new_era || lost.at >= at));
             if !known {
                 *lost = Some(Lost { at, why });
             }

@@ -82,6 +82,8 @@ pub(super) struct Inner {
     slots: Mutex<Vec<Arc<Slot>>>,
     /// The era of the server's data, as this host knows it.
     pub(super) known: Mutex<Option<String>>,
+    /// How many eras this host has seen.
+    pub(super) eras: watch::Sender<u64>,
     pub(super) lost: watch::Sender<Option<Lost>>,
     pub(super) alarmed: Mutex<Option<String>>,
     pushed: broadcast::Sender<Pushed>,
@@ -106,6 +108,7 @@ impl Link {
             timeout: settings.timeout,
             slots: Mutex::default(),
             known: Mutex::default(),
+            eras: watch::Sender::new(0),
             lost: watch::Sender::new(None),
             alarmed: Mutex::default(),
             pushed: broadcast::Sender::new(PUSHED),
@@ -216,6 +219,16 @@ impl Link {
     pub(super) async fn era(&self, longest: Duration) -> Result<String, LinkError> {
         self.inner.slot().connection(&self.inner, Instant::now() + longest).await?;
         self.inner.known.lock().clone().ok_or(LinkError::Down)
+    }
+
+    /// The era of the server's data, as far as this host knows it.
+    pub(super) fn known_era(&self) -> Option<String> {
+        self.inner.known.lock().clone()
+    }
+
+    /// Tells of each new era.
+    pub(super) fn eras(&self) -> watch::Receiver<u64> {
+        self.inner.eras.subscribe()
     }
 
     /// Looks at the server now, instead of at the next beat: the era, and losses are known then.

@@ -8,9 +8,9 @@ use crate::{
     clock::Clock,
     entropy::Entropy,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening, RecordError,
-        RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
-        record::{Begin, HostId},
+        Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening,
+        RecordError, RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
+        record::{Begin, Fate, HostId, Record},
         records::{Reply, at_hand},
     },
     store::memory::records::turns::{Place as PlaceHere, Turns},
@@ -20,6 +20,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use heartbeat::Heartbeat;
+use ledger::Ledger;
 pub use seal::{KeyError, SealError, Sealer};
 use std::{
     fmt,
@@ -41,6 +42,8 @@ use turn::Place;
 mod codec;
 mod era;
 mod heartbeat;
+mod ledger;
+mod restore;
 mod seal;
 mod steps;
 mod turn;
@@ -57,6 +60,9 @@ const FINISH_AGAIN: [Duration; 1] = [Duration::from_millis(20)];
 
 /// Requests of one host that have or wait for a turn: a host's connections.
 const TURNS: usize = 10_000;
+
+/// Losses that are noticed during one step, before the store counts as not to be used.
+const LOSSES: usize = 5;
 
 /// Records that are looked at together, where all unsettled ones are asked for.
 const LOOKS: usize = 64;
@@ -75,6 +81,7 @@ pub(super) struct Inner {
     cap: usize,
     here: Arc<Turns>,
     heartbeat: Heartbeat,
+    ledger: Ledger,
     /// What was begun and nobody waits for.
     behind: TaskTracker,
     /// Whether a request that does not open was told of.
@@ -97,8 +104,11 @@ impl RedisRecords {
         let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
         let told_unreadable = AtomicBool::new(false);
         let heartbeat = Heartbeat::new(HostId(entropy.next()));
-        let inner = Arc::new(Inner { link, clock, entropy, sealer, cap, here, heartbeat, behind, told_unreadable });
+        let ledger = Ledger::new(clock);
+        let inner =
+            Arc::new(Inner { link, clock, entropy, sealer, cap, here, heartbeat, ledger, behind, told_unreadable });
         inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
+        inner.link.beside(restore::watch(Arc::downgrade(&inner)));
         Self(inner)
     }
 }
@@ -227,10 +237,9 @@ impl Inner {
     }
 
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
-        /// Losses that are noticed while a record is begun, before the store counts as not to be used.
-        const LOSSES: usize = 5;
         for _ in 0..LOSSES {
             let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+            self.restored().await;
             let lost = self.link.lost_data();
             let about = Circumstances {
                 cap: self.cap,
@@ -263,7 +272,7 @@ impl Inner {
                     continue;
                 }
                 ("new", _) => Begin::New,
-                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago },
+                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago, doubtful: answer.doubtful() },
                 ("busy", Some(retry_after)) => Begin::InFlight { retry_after },
                 ("mismatch", _) => Begin::Mismatch,
                 ("replay", _) => {
@@ -295,6 +304,8 @@ impl Inner {
             let goes_on = matches!(begin, Begin::New | Begin::Reconcile { .. });
             let host = self.heartbeat.lease(id).filter(|_| goes_on);
             if goes_on {
+                let opening = Opening { host: Some(self.heartbeat.host), ..opening };
+                self.ledger.begun(id, &opening, &begin, self.clock.timestamp(asked));
                 self.heartbeat.renewed(&self, id, asked);
             }
             return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn, host });
@@ -306,11 +317,19 @@ impl Inner {
         done(step.script.name(), &self.run(&step).await?)
     }
 
-    async fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Result<(), RecordError> {
-        let asked = Instant::now();
-        let intent = intent.map(|intent| self.asked(id, &intent));
-        self.own(steps::sent(self.keys(), id, fence, intent, self.heartbeat.host)).await?;
-        self.heartbeat.renewed(self, id, asked);
+    async fn sent(self: Arc<Self>, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Result<(), RecordError> {
+        let mut asked = Instant::now();
+        let written = intent.as_ref().map(|intent| self.asked(id, intent));
+        let step = steps::sent(self.keys(), id, fence, written, self.heartbeat.host);
+        match self.own(step.clone()).await {
+            Err(RecordError::Lost) if self.give_back_own(id).await? => {
+                asked = Instant::now();
+                self.own(step).await?;
+            }
+            marked => marked?,
+        }
+        self.ledger.change(id, |record, now| record.sent(fence, intent, now).map(|()| Fate::Keep));
+        self.heartbeat.renewed(&self, id, asked);
         Ok(())
     }
 
@@ -318,10 +337,15 @@ impl Inner {
         self.link.lost_data().map(|lost| self.clock.now().since(lost.at))
     }
 
-    async fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Result<(), RecordError> {
+    async fn finish(self: Arc<Self>, id: RecordId, fence: Fence, stored: Stored) -> Result<(), RecordError> {
+        // Whatever the server says: after a loss it is given back what this host knows.
+        self.ledger.finished(id, fence, stored.clone());
         let step = steps::finish(self.keys(), id, fence, self.seal(id, &stored)?);
         match self.insist(&step, &FINISH_AGAIN).await {
-            Ok(value) => done("finish", &value),
+            Ok(value) => match done("finish", &value) {
+                Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
+                finished => finished,
+            },
             // Where there is no room for the answer, there may be some for its status.
             Err(error) if matches!(stored, Stored::Answer(_)) => {
                 tracing::warn!(%error, "an answer could not be kept; its status is tried");
@@ -332,11 +356,44 @@ impl Inner {
         }
     }
 
+    /// Runs a step that is fenced by the era, where that can be, once all hosts have given back what a server has lost.
+    async fn in_this_era(
+        &self,
+        again: &[Duration],
+        step: impl Fn(steps::InEra<'_>) -> Step,
+    ) -> Result<Value, RecordError> {
+        for _ in 0..LOSSES {
+            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+            self.restored().await;
+            let value = self.insist(&step(self.in_era(&era)), again).await?;
+            match Answer::of(&value).map(|answer| answer.word) {
+                Some("strange") => self.recognise().await?,
+                _ => return Ok(value),
+            }
+        }
+        Err(unavailable(LinkError::Down))
+    }
+
     async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
-        let value = self.insist(&steps::claim(self.keys(), name, owner, keep), &FINISH_AGAIN).await?;
+        let step = |era: steps::InEra<'_>| steps::claim(self.keys(), name, owner, Some(keep), era);
+        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
         match Answer::of(&value).map(|answer| answer.word) {
-            Some("ours") => Ok(Claim::Ours),
+            Some("ours") => {
+                self.ledger.claimed(name, owner, keep);
+                Ok(Claim::Ours)
+            }
             Some("taken") => Ok(Claim::Taken),
+            _ => Err(nonsense("claim")),
+        }
+    }
+
+    async fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Result<Claimant, RecordError> {
+        let step = |era: steps::InEra<'_>| steps::claim(self.keys(), name, owner, None, era);
+        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("ours") => Ok(Claimant::Asker),
+            Some("taken") => Ok(Claimant::Other),
+            Some("free") => Ok(Claimant::Nobody),
             _ => Err(nonsense("claim")),
         }
     }
@@ -381,7 +438,10 @@ impl Inner {
         };
         let value = self.run(&steps::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
         match Answer::of(&value).map(|answer| answer.word) {
-            Some("done") => Ok(Resolved::Done),
+            Some("done") => {
+                self.ledger.forget(id);
+                Ok(Resolved::Done)
+            }
             Some("not-unsettled") => Ok(Resolved::NotUnsettled),
             _ => Err(nonsense("resolve")),
         }
@@ -448,29 +508,36 @@ impl Records for RedisRecords {
     }
 
     fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        Reply::Right(self.0.sent(id, fence, intent).boxed())
+        Reply::Right(Arc::clone(&self.0).sent(id, fence, intent).boxed())
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
-        Reply::Right(self.0.finish(id, fence, stored).boxed())
+        Reply::Right(Arc::clone(&self.0).finish(id, fence, stored).boxed())
     }
 
     fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.0.ledger.change(id, |record, now| record.release(fence, now));
         Reply::Right(self.0.own(steps::release(self.0.keys(), id, fence)).boxed())
     }
 
     fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        self.0.ledger.change(id, |record, now| record.leave(fence, &leaving, now));
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
         self.0.afterwards(steps::leave(self.0.keys(), id, fence, &leaving, asked));
     }
 
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
+        self.0.ledger.put(id, Record::unknown(&opening, &leaving, self.0.clock.now()));
         self.0.afterwards(steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap));
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         Reply::Right(self.0.claim(name, owner, keep).boxed())
+    }
+
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        Reply::Right(self.0.claimant(name, owner).boxed())
     }
 
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
@@ -501,6 +568,7 @@ impl Records for RedisRecords {
     }
 
     fn tidy(&self) {
+        self.0.ledger.tidy();
         for part in 0..PARTS {
             self.0.afterwards(steps::sweep(self.0.keys(), part));
         }

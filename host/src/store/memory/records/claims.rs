@@ -2,7 +2,7 @@
 
 use crate::{
     clock::Timestamp,
-    idempotency::{Claim, ClaimName, ClaimOwner, RecordError},
+    idempotency::{Claim, ClaimName, ClaimOwner, Claimant, RecordError},
 };
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
@@ -16,7 +16,7 @@ const YOUNG: Duration = Duration::from_mins(5);
 const SWEEP: usize = 16;
 
 /// Claims by name, and in the order in which they expire.
-pub(super) struct Claims {
+pub(crate) struct Claims {
     max: usize,
     owners: HashMap<ClaimName, Owned>,
     order: BTreeSet<(Timestamp, ClaimName)>,
@@ -29,11 +29,11 @@ struct Owned {
 }
 
 impl Claims {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max, owners: HashMap::new(), order: BTreeSet::new() }
     }
 
-    pub(super) fn claim(
+    pub(crate) fn claim(
         &mut self,
         name: ClaimName,
         owner: ClaimOwner,
@@ -63,12 +63,26 @@ impl Claims {
         Ok(Claim::Ours)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn claimant(&self, name: ClaimName, owner: ClaimOwner, now: Timestamp) -> Claimant {
+        match self.owners.get(&name).filter(|claim| now < claim.until) {
+            None => Claimant::Nobody,
+            Some(claim) if claim.owner == owner => Claimant::Asker,
+            Some(_) => Claimant::Other,
+        }
+    }
+
+    /// Those that have not expired, and for how long each still lives.
+    pub(crate) fn living(&self, now: Timestamp) -> impl Iterator<Item = (ClaimName, ClaimOwner, Duration)> {
+        let living = self.owners.iter().filter(move |(_, claim)| now < claim.until);
+        living.map(move |(name, claim)| (*name, claim.owner, claim.until.since(now)))
+    }
+
+    pub(crate) fn len(&self) -> usize {
         self.owners.len()
     }
 
     /// Forgets expired claims, at most so many.
-    pub(super) fn sweep(&mut self, now: Timestamp, most: usize) {
+    pub(crate) fn sweep(&mut self, now: Timestamp, most: usize) {
         for _ in 0..most {
             match self.order.first() {
                 Some((until, expired)) if *until <= now => self.forget(*until, *expired),

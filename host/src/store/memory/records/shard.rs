@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Records by id, and in the order in which they expire: the finished ones, and the live ones, among which the unsettled are found.
 #[derive(Default)]
-pub(super) struct Shard {
+pub(crate) struct Shard {
     records: HashMap<RecordId, Record>,
     live: Order,
     finished: Order,
@@ -23,18 +23,18 @@ type Order = BTreeSet<(Timestamp, RecordId)>;
 
 /// What was taken out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Removed {
-    pub(super) records: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Removed {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Shard {
-    pub(super) fn get(&self, id: &RecordId) -> Option<&Record> {
+    pub(crate) fn get(&self, id: &RecordId) -> Option<&Record> {
         self.records.get(id)
     }
 
     /// Puts a record in, in the place of an earlier one with its id; gives the bytes that one took.
-    pub(super) fn put(&mut self, id: RecordId, record: Record) -> Removed {
+    pub(crate) fn put(&mut self, id: RecordId, record: Record) -> Removed {
         let replaced = self.remove(id);
         self.order(record.phase()).insert((record.expires(), id));
         self.due.extend(record.due().map(|due| (due, id)));
@@ -43,7 +43,7 @@ impl Shard {
     }
 
     /// Changes a record in place and keeps the order true. None if there is no record, or `change` says so.
-    pub(super) fn edit<T>(&mut self, id: RecordId, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
+    pub(crate) fn edit<T>(&mut self, id: RecordId, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
         let record = self.records.get_mut(&id)?;
         let before = (record.phase(), record.expires(), record.due());
         let result = change(record);
@@ -59,7 +59,7 @@ impl Shard {
         result
     }
 
-    pub(super) fn remove(&mut self, id: RecordId) -> Removed {
+    pub(crate) fn remove(&mut self, id: RecordId) -> Removed {
         let Some(record) = self.records.remove(&id) else { return Removed::default() };
         self.order(record.phase()).remove(&(record.expires(), id));
         if let Some(due) = record.due() {
@@ -68,8 +68,24 @@ impl Shard {
         Removed { records: 1, bytes: bytes_of(&record) }
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Every record.
+    pub(crate) fn ids(&self) -> Vec<RecordId> {
+        self.records.keys().copied().collect()
+    }
+
+    /// Takes out the one that would expire next, a finished one if there is any.
+    pub(crate) fn remove_next(&mut self) -> Option<Removed> {
+        let (_, id) = *self.finished.first().or(self.live.first())?;
+        Some(self.remove(id))
+    }
+
     /// Takes out up to `limit` expired records.
-    pub(super) fn sweep(&mut self, now: Timestamp, limit: usize) -> Removed {
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: usize) -> Removed {
         let mut removed = Removed::default();
         while removed.records < limit {
             let expired = [&self.live, &self.finished].into_iter().filter_map(Order::first).find(|(at, _)| *at <= now);
@@ -82,12 +98,12 @@ impl Shard {
     }
 
     /// The unsettled records and when each expires.
-    pub(super) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
+    pub(crate) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
         self.live.iter().filter_map(move |(expires, id)| Some((*expires, self.unsettled_one(*id, now)?)))
     }
 
     /// One record, where it is unsettled.
-    pub(super) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
+    pub(crate) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
         let record = self.records.get(&id)?;
         Some(Unsettled {
             id,
@@ -98,7 +114,7 @@ impl Shard {
     }
 
     /// The records whose verification is due and when it was, the longest due first.
-    pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
+    pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
         let is_unsettled = move |id: &RecordId| {
             self.records.get(id).is_some_and(|own| own.unsettled(&StoreFacts::default(), now).is_some())
         };
@@ -113,7 +129,7 @@ impl Shard {
     }
 
     #[cfg(test)]
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let ordered =
             self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
         let mut count = 0;
@@ -129,6 +145,6 @@ impl Shard {
 }
 
 /// The bytes of what a record keeps: its answer, or what it asked.
-pub(super) fn bytes_of(record: &Record) -> usize {
+pub(crate) fn bytes_of(record: &Record) -> usize {
     record.stored().map_or(0, Stored::size) + record.intent().map_or(0, |intent| intent.size())
 }

@@ -19,38 +19,47 @@ if ended and ended <= now and KEYS[8] then
   redis.call('ZREM', KEYS[8], r.o)
 end
 if r and expires(r) <= now then r = nil end
-local prior = nil
+local prior, doubt = nil, false
 if r then
   if r.f ~= fingerprint then return { 'mismatch' } end
   if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
   if r.s == 'u' then
-    prior = r.t
+    prior, doubt = r.t, r.y ~= nil
+  elseif r.s == 'c' then
+    prior = nil
   elseif now < ended and r.o == fence and not r.t then
     -- Asked again: the answer was lost on the way.
-    prior = r.p
+    prior, doubt = r.p, r.y ~= nil
   elseif now < ended then
     if r.moved then write(r) end
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), ended - now)) }
   else
-    prior = last_byte(r, ended)
+    prior, doubt = last_byte(r, ended), doubtful(r)
     -- A mark that it made may have been lost, where the server came back with older data.
     unmarked = lost_until and r.b <= now - lost_ago
-    if unmarked then prior = later(prior, lost_until) end
+    if unmarked then
+      if not prior then doubt = true end
+      prior = later(prior, lost_until)
+    end
   end
   sends, first = r.w, r.x
   if unmarked then sends, first = '-', nil end
 else
-  prior = ARGV[4] == '1' and now or lost_until
+  prior = lost_until
+  doubt = prior ~= nil
+  if ARGV[4] == '1' then prior = now end
   if prior then sends = '-' end
   if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
+-- A caller that says that it may have sent the request is believed.
+if ARGV[4] == '1' then doubt = false end
 redis.call('HDEL', KEYS[1], 'a')
 -- What an earlier holder asked stays known, as long as it may have been sent.
 local asked = r and prior and r.l or nil
 if not asked then redis.call('HDEL', KEYS[1], 'i') end
 local own = {
   f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
-  q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first
+  q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil
 }
 write(own)
 beat(KEYS[5], ARGV[12], host_lease)
@@ -58,6 +67,6 @@ schedule(own, math.min(own.e, now + host_lease))
 local turn = '0'
 if KEYS[8] and enter(KEYS[7], KEYS[8], fence, tonumber(ARGV[9]), true) then turn = '1' end
 if prior then
-  return { 'reconcile', whole(now - prior), turn, first and sends or '', first and whole(now - first) or '' }
+  return { 'reconcile', whole(now - prior), turn, first and sends or '', first and whole(now - first) or '', own.y or '0' }
 end
 return { 'new', '', turn }

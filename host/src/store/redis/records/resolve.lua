@@ -2,7 +2,13 @@
 --      [4] lease of a heartbeat
 local r = read()
 if not unsettled(r, tonumber(ARGV[3]), tonumber(ARGV[4])) then return { 'not-unsettled' } end
-if ARGV[2] == '' then
+if ARGV[2] == '' and doubtful(r) then
+  -- A record that were forgotten would be in doubt again.
+  redis.call('HDEL', KEYS[1], 'i')
+  local cleared = { f = r.f, k = r.k, s = 'c', b = now }
+  write(cleared)
+  schedule(cleared, nil)
+elseif ARGV[2] == '' then
   forget()
 else
   redis.call('HSET', KEYS[1], 'a', ARGV[2])

@@ -5,10 +5,10 @@
 
 use super::super::{Keys, Script, Value, reply};
 use crate::{
-    clock::micros,
+    clock::{Timestamp, micros},
     idempotency::{
         ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId,
-        record::{HOST_LEASE, HostId},
+        record::{HOST_LEASE, HostId, Record, StateFields},
     },
 };
 use std::{fmt::Write as _, time::Duration};
@@ -41,8 +41,9 @@ static OPEN: Script = script!("open");
 static DUE: Script = script!("due");
 static TAKE: Script = script!("take", "record.lua");
 static SWEEP: Script = script!("sweep");
-static CLAIM: Script = script!("claim");
-static TURN: Script = script!("turn", "queue.lua");
+static CLAIM: Script = script!("claim", "server.lua");
+static TURN: Script = script!("turn", "server.lua", "queue.lua");
+static RESTORE: Script = script!("restore", "server.lua", "hosts.lua", "record.lua");
 static RENEW: Script = script!("renew", "queue.lua");
 static PASS: Script = script!("pass");
 
@@ -198,29 +199,86 @@ pub fn sweep(keys: &Keys, part: u8) -> Step {
     Step { script: &SWEEP, keys: keys.into(), args: Vec::new() }
 }
 
-pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Step {
+/// Where one step may touch a key and a part's mark too: the era that the mark must be of.
+#[derive(Debug, Clone, Copy)]
+pub struct InEra<'a>(pub Option<&'a str>);
+
+impl InEra<'_> {
+    /// Adds the mark of the part that `hash` falls into.
+    fn guard(self, mut step: Step, keys: &Keys, hash: &[u8; 32]) -> Step {
+        step.keys.extend(self.0.map(|_| of_part(keys, hash[31] % PARTS, "server")));
+        step.with(self.0.unwrap_or_default().into())
+    }
+}
+
+/// `keep`: none to claim nothing, and only ask.
+pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Option<Duration>, era: InEra<'_>) -> Step {
     let owner = match owner {
         ClaimOwner::Record(id) => format!("record:{id}"),
         ClaimOwner::Request(Fence(fence)) => format!("request:{fence:032x}"),
     };
-    let keep_ms = duration_ms(keep).to_string();
-    Step {
+    let keep_ms = keep.map(|keep| duration_ms(keep).to_string()).unwrap_or_default();
+    let step = Step {
         script: &CLAIM,
         keys: vec![keys.single("claim", hex(name.as_bytes()))],
         args: vec![owner.into_bytes(), keep_ms.into_bytes()],
-    }
+    };
+    era.guard(step, keys, name.as_bytes())
 }
 
-pub fn turn(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
-    Step { script: &TURN, keys: queue(keys, fingerprint).into(), args: vec![fence(own), duration(TURN_LEASE)] }
+pub fn turn(keys: &Keys, fingerprint: Fingerprint, own: Fence, era: InEra<'_>) -> Step {
+    era.guard(of_queue(&TURN, keys, fingerprint, own), keys, fingerprint.as_bytes())
 }
 
 pub fn renew(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
-    Step { script: &RENEW, ..turn(keys, fingerprint, own) }
+    of_queue(&RENEW, keys, fingerprint, own)
 }
 
 pub fn pass(keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
-    Step { script: &PASS, ..turn(keys, fingerprint, own) }
+    of_queue(&PASS, keys, fingerprint, own)
+}
+
+fn of_queue(script: &'static Script, keys: &Keys, fingerprint: Fingerprint, own: Fence) -> Step {
+    Step { script, keys: queue(keys, fingerprint).into(), args: vec![fence(own), duration(TURN_LEASE)] }
+}
+
+/// What a host gives back of a record, beside the record itself.
+#[derive(Debug, Clone)]
+pub struct Restoring<'a> {
+    pub era: &'a str,
+    /// The sealed answer, where it is done.
+    pub sealed: Vec<u8>,
+    pub asked: Option<Asked>,
+    pub host: HostId,
+    pub lost_ago: Option<Duration>,
+    pub now: Timestamp,
+}
+
+/// Gives a record back: see [`Record::restore`].
+pub fn restore(keys: &Keys, id: RecordId, record: &Record, with: Restoring<'_>) -> Step {
+    let Restoring { era, sealed, asked, host, lost_ago, now } = with;
+    let fields = record.fields();
+    let ago = |at: Timestamp| duration(now.since(at));
+    let optional = |at: Option<Timestamp>| at.map(ago).unwrap_or_default();
+    let (state, own, since, until, sent, prior) = match fields.state {
+        StateFields::Held { fence: own, since, until, sent, prior } => ("h", fence(own), since, until, sent, prior),
+        StateFields::Unknown { sent, since } => ("u", Vec::new(), since, now, Some(sent), None),
+        StateFields::Done { since, .. } => ("d", Vec::new(), since, now, None, None),
+        StateFields::Cleared { since } => ("c", Vec::new(), since, now, None, None),
+    };
+    let mut step = of_record(&RESTORE, keys, id);
+    step.keys.push(of_part(keys, part_of(id), "server"));
+    let step = step.with(era.into()).with(fields.fingerprint.as_bytes().to_vec()).with(duration(fields.keep));
+    let step = step.with(state.into()).with(own).with(ago(since)).with(duration(until.since(now)));
+    let step = step.with(optional(sent)).with(optional(prior)).with(sealed).asking(asked);
+    let due = fields.due.map(|due| duration(due.since(now))).unwrap_or_default();
+    let step = step.with(due).with(host.to_string().into_bytes()).with_lease(lost_ago);
+    let step = step.with(fields.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default());
+    let may_have_sent = sent.is_some() || prior.is_some();
+    match fields.sends {
+        Some((key, first)) => step.with(key.as_bytes().to_vec()).with(ago(first)),
+        None => step.with(if may_have_sent { b"-".to_vec() } else { Vec::new() }).with(Vec::new()),
+    }
 }
 
 impl Step {
@@ -327,6 +385,11 @@ impl<'a> Answer<'a> {
         let key = KeyTag::from_bytes(reply::bytes(self.rest.get(2)?)?.try_into().ok()?);
         let first_ago = Duration::from_micros(self.rest.get(3).and_then(reply::count)?);
         Some(KeyedSends { key, first_ago })
+    }
+
+    /// Whether nothing but a loss says that the request may have been sent.
+    pub fn doubtful(&self) -> bool {
+        self.text(4) == Some("1")
     }
 
     /// Whether the turn came along.

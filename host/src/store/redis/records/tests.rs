@@ -2,12 +2,15 @@
 
 //! The scripts and the pure transitions, through the same history; and the whole store on a server.
 
-use super::{steps::Step, *};
+use super::{
+    steps::{Restoring, Step},
+    *,
+};
 use crate::{
     clock::Timestamp,
     idempotency::{
         Begun, KeyTag, KeyedSends, begin,
-        record::{Fate, HOST_LEASE, HostId, Phase, Record, StoreFacts},
+        record::{Fate, HOST_LEASE, HostId, NotRestored, Phase, Record, StateFields, StoreFacts},
     },
     store::{
         memory::records::tests::{id, opening, stored},
@@ -35,6 +38,10 @@ enum Event {
     Beat(u16, u64),
     /// The server comes back with all it had; hosts count it as a loss.
     FailOver,
+    /// A host notes how a record stands.
+    Note(u16),
+    /// It gives back what it noted last.
+    Restore(u16),
     /// The answer to the last one was lost on the way.
     BeginAgain(u16),
     Sent(u16, u8),
@@ -68,6 +75,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             }),
         3 => (0..KEYS, 0..2_u64).prop_map(|(key, host)| Event::Beat(key, host)),
         1 => Just(Event::FailOver),
+        3 => (0..KEYS).prop_map(Event::Note),
+        3 => (0..KEYS).prop_map(Event::Restore),
         2 => (0..KEYS).prop_map(Event::BeginAgain),
         6 => owner().prop_map(|(key, ago)| Event::Sent(key, ago)),
         2 => owner().prop_map(|(key, ago)| Event::Finish(key, ago)),
@@ -80,7 +89,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => Just(Event::Due),
         4 => (0..KEYS).prop_map(Event::Take),
         5 => prop_oneof![0..30_u64, 100..400_u64, 80_000..100_000_u64].prop_map(Event::Pass),
-        1 => Just(Event::Lose),
+        2 => Just(Event::Lose),
     ];
     prop::collection::vec(event, 1..60)
 }
@@ -96,10 +105,13 @@ struct World {
     last: HashMap<u16, Opening>,
     /// By part and host, the ends of the heartbeats' leases.
     hosts: HashMap<(u8, HostId), Timestamp>,
+    /// What hosts have noted.
+    noted: HashMap<u16, Record>,
     /// Owners that have said what they ask.
     written: HashSet<Fence>,
-    /// What the last script said of the upstream's key.
+    /// What the last script said of the upstream's key, and of doubt.
     keyed_sends: Option<KeyedSends>,
+    doubtful: bool,
     drawn: u128,
 }
 
@@ -114,8 +126,10 @@ impl World {
             fences: HashMap::new(),
             last: HashMap::new(),
             hosts: HashMap::new(),
+            noted: HashMap::new(),
             written: HashSet::new(),
             keyed_sends: None,
+            doubtful: false,
             drawn: 0,
         }
     }
@@ -124,6 +138,7 @@ impl World {
         let value = self.value(step);
         let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
         self.keyed_sends = answer.keyed_sends();
+        self.doubtful = answer.doubtful();
         (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
     }
 
@@ -203,13 +218,15 @@ impl World {
         let (word, rest) = self.ask(steps::begin(&self.keys.clone(), id(key), &opening, &about));
         let (begin, record) = Record::begin(self.records.get(&key), &opening, &self.facts(key), self.now);
         let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
+        let doubtful = matches!(begin, Begin::Reconcile { doubtful: true, .. });
         let (expected, with) = match begin {
             Begin::New => ("new", Vec::new()),
             Begin::Replay(answer) => ("replay", codec::encode(&answer)),
             Begin::InFlight { retry_after } => ("busy", micros(retry_after)),
             Begin::Mismatch => ("mismatch", Vec::new()),
-            Begin::Reconcile { sent_ago } => ("reconcile", micros(sent_ago)),
+            Begin::Reconcile { sent_ago, .. } => ("reconcile", micros(sent_ago)),
         };
+        prop_assert_eq!(self.doubtful, doubtful);
         prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
         if let Some(record) = record {
             prop_assert_eq!(self.keyed_sends, record.keyed_sends(self.now));
@@ -326,8 +343,47 @@ impl World {
                 prop_assert_eq!(answer.text(1).and_then(name_of), intent);
                 prop_assert_eq!(answer.duration_at(2), record.due().map(|due| due.since(self.now)));
             }
+            Event::Note(key) => {
+                if let Some(record) = self.records.get(&key) {
+                    self.noted.insert(key, record.clone());
+                }
+            }
+            Event::Restore(key) => self.restore(key)?,
             Event::Due => self.due()?,
             Event::Take(key) => self.take(key)?,
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, key: u16) -> Result<(), TestCaseError> {
+        let Some(noted) = self.noted.get(&key).cloned() else { return Ok(()) };
+        let fields = noted.fields();
+        // A host gives back nothing that is only feared.
+        if noted.is_doubtful() || matches!(fields.state, StateFields::Cleared { .. }) {
+            return Ok(());
+        }
+        let host = noted.host().unwrap_or(HostId(0));
+        let with = Restoring {
+            era: "e",
+            sealed: noted.stored().map(codec::encode).unwrap_or_default(),
+            asked: fields.intent.map(|intent| Self::asked(intent)),
+            host,
+            lost_ago: self.lost_ago(),
+            now: self.now,
+        };
+        let (word, _) = self.ask(steps::restore(&self.keys.clone(), id(key), &noted, with));
+        let restored = Record::restore(self.records.get(&key), &noted, &self.facts(key), self.now);
+        let expected = match &restored {
+            Ok(_) => "done",
+            Err(NotRestored::Kept) => "kept",
+            Err(NotRestored::Busy) => "busy",
+        };
+        prop_assert_eq!(word, expected);
+        if let Ok(record) = restored {
+            if record.host().is_some() {
+                self.beat(key, host);
+            }
+            self.records.insert(key, record);
         }
         Ok(())
     }
@@ -425,7 +481,7 @@ async fn what_one_host_sent_another_does_not_send() {
     let unsettled = other.unsettled(10).await.unwrap();
     assert_eq!(unsettled.iter().map(|unsettled| unsettled.id).collect::<Vec<_>>(), [id(2)]);
     let begun = begin(&other, other_clock, id(2), opening(5, 0)).await.unwrap();
-    let Begun::Reconcile { hold, sent_ago } = begun else { panic!("{begun:?}") };
+    let Begun::Reconcile { hold, sent_ago, .. } = begun else { panic!("{begun:?}") };
     assert!(sent_ago <= Duration::from_secs(60), "{sent_ago:?}");
     // One resource, one owner.
     let name = ClaimName::of("up", "7");
@@ -472,9 +528,14 @@ async fn without_a_key_only_the_status_is_kept() {
 async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     let mut server = RedisServer::start();
     let (records, clock) = host(&server, None);
-    let begun = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
+    // A host that sends and ends: nothing gives its record back.
+    let (gone, gone_clock) = host(&server, None);
+    let begun = begin(&gone, gone_clock, id(1), opening(1, 0)).await.unwrap();
     let Begun::New(mut hold) = begun else { panic!("{begun:?}") };
     hold.sent().await.unwrap();
+    assert!(!doubtful(&records, 2, 3).await, "the other host knows the server");
+    server.kill();
+    drop((hold, gone));
     server.restart();
     // Until it is reached again nothing may be sent; then the key is known to be doubtful.
     let begun = loop {
@@ -484,8 +545,7 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
             Err(error) => panic!("{error}"),
         }
     };
-    assert!(matches!(begun, Begun::Reconcile { .. }), "{begun:?}");
-    drop(hold);
+    assert!(matches!(begun, Begun::Reconcile { doubtful: true, .. }), "{begun:?}");
 }
 
 /// Whether a record is begun as one that may have been sent before.
@@ -529,11 +589,11 @@ async fn a_part_that_is_gone_is_noticed_by_every_host() {
         let () = server.ask(&["DEL", &key]);
     }
     // Of the two, the first one to come finds out; the other one must not go by what it knew.
-    assert!(doubtful(&one, 1, 3).await);
-    assert!(doubtful(&other, 2, 4).await);
+    assert!(doubtful(&one, 3, 3).await);
+    assert!(doubtful(&other, 4, 4).await);
     // Who comes later is told.
     let (third, _) = host(&server, None);
-    assert!(doubtful(&third, 3, 5).await);
+    assert!(doubtful(&third, 5, 5).await);
 }
 
 /// What was never sent is not given up: a server that is down would be asked for it five times for every request.
@@ -699,4 +759,60 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
     assert_eq!(inner.heartbeat.needed().count(), 1);
     hold.release().await.unwrap();
     assert_eq!(inner.heartbeat.needed().count(), 0);
+}
+
+/// What hosts hold when the server loses its data they hold afterwards: record, claim and turn.
+#[tokio::test]
+async fn what_is_held_at_a_loss_is_given_back() {
+    let server = RedisServer::start();
+    let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
+    let Begun::New(mut hold) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
+    let Begun::New(done) = begin(&one, clock, id(2), opening(2, 0)).await.unwrap() else { panic!("not new") };
+    done.finish(stored("patient 7")).await.unwrap();
+    let Begun::New(mut left) = begin(&one, clock, id(3), opening(3, 0)).await.unwrap() else { panic!("not new") };
+    left.sent().await.unwrap();
+    left.leave_unknown(Duration::from_secs(1));
+    let (name, stranger) = (ClaimName::of("up", "7"), ClaimOwner::Request(Fence(9)));
+    assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
+    let fingerprint = opening(1, 1).fingerprint;
+    let turn = one.turn(fingerprint).await.unwrap();
+    assert!(!doubtful(&other, 9, 9).await, "the other host knows the server");
+    let mut next = tokio::spawn(other.turn(fingerprint));
+    let () = server.ask(&["FLUSHALL"]);
+    // All of it is asked for by the other host, which waits until it may be there.
+    let on_other = |key, fence| begin(&other, other_clock, id(key), opening(fence, 0));
+    assert!(matches!(on_other(1, 11).await.unwrap(), Begun::InFlight { .. }));
+    assert!(matches!(on_other(2, 12).await.unwrap(), Begun::Replay(answer) if *answer == stored("patient 7")));
+    let begun = on_other(3, 13).await.unwrap();
+    assert!(matches!(begun, Begun::Reconcile { doubtful: false, .. }), "{begun:?}");
+    assert_eq!(other.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
+    assert_eq!(other.claimant(name, stranger).await.unwrap(), Claimant::Other);
+    assert_eq!(other.claimant(name, ClaimOwner::Record(id(1))).await.unwrap(), Claimant::Asker);
+    assert!(turn.holds() && (&mut next).now_or_never().is_none(), "the turn passed on");
+    hold.sent().await.unwrap();
+    hold.finish(stored("patient 8")).await.unwrap();
+    assert!(matches!(on_other(1, 14).await.unwrap(), Begun::Replay(_)));
+    drop(turn);
+    assert!(next.await.unwrap().unwrap().holds());
+}
+
+/// An operator's word that a doubtful request was never sent holds: it would be in doubt again if its record were forgotten.
+#[tokio::test]
+async fn a_doubt_that_an_operator_clears_does_not_come_back() {
+    let server = RedisServer::start();
+    let (records, clock) = host(&server, None);
+    assert!(!doubtful(&records, 1, 1).await);
+    let () = server.ask(&["FLUSHALL"]);
+    let try_begin = |fence| begin(&records, clock, id(5), opening(fence, 0));
+    let begun = try_begin(2).await.unwrap();
+    let Begun::Reconcile { hold, doubtful: true, .. } = begun else { panic!("{begun:?}") };
+    hold.leave_unknown(Duration::ZERO);
+    records.flushed().await;
+    let begun = try_begin(3).await.unwrap();
+    let Begun::Reconcile { hold, doubtful: true, .. } = begun else { panic!("it is in doubt no more: {begun:?}") };
+    hold.leave_unknown(Duration::ZERO);
+    records.flushed().await;
+    assert_eq!(records.resolve(id(5), Resolution::NotApplied).await.unwrap(), Resolved::Done);
+    let begun = try_begin(4).await.unwrap();
+    assert!(matches!(begun, Begun::New(_)), "{begun:?}");
 }

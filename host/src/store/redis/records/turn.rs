@@ -3,7 +3,7 @@
 
 use super::{
     Inner,
-    steps::{self, Answer, TURN_LEASE},
+    steps::{self, Answer, InEra, TURN_LEASE},
 };
 use crate::{
     idempotency::{Fence, Fingerprint, RecordError, Turn, records::Lease},
@@ -19,7 +19,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 /// Between two questions whether it is our turn: the first wait, and the longest. A create takes seconds.
@@ -69,8 +69,7 @@ impl Place {
         let mut wait = FIRST_WAIT;
         loop {
             let asked = Instant::now();
-            let answer = self.inner.run(&steps::turn(self.inner.keys(), self.fingerprint, self.own)).await;
-            match answer {
+            match self.enter().await {
                 Ok(value) => {
                     self.heard(asked);
                     match Answer::of(&value).map(|answer| answer.word) {
@@ -87,6 +86,12 @@ impl Place {
         }
     }
 
+    /// Takes a place, or keeps it.
+    async fn enter(&self) -> Result<super::Value, RecordError> {
+        let step = |era: InEra<'_>| steps::turn(self.inner.keys(), self.fingerprint, self.own, era);
+        self.inner.in_this_era(&[], step).await
+    }
+
     /// The turn, which is ours now, for as long as it is held.
     pub(super) fn hold(self, here: Option<TurnGuard>) -> Turn {
         let renewing = Handle::try_current().ok().map(|runtime| {
@@ -98,13 +103,28 @@ impl Place {
 }
 
 async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: Fence, until: Arc<AtomicU64>) {
+    let mut eras = inner.link.eras();
+    eras.mark_unchanged();
     loop {
-        sleep(TURN_LEASE / 3).await;
+        // A server that has lost its data is told at once, before others may enter the queue.
+        let lost = timeout(TURN_LEASE / 3, eras.changed()).await.is_ok();
         let asked = Instant::now();
-        match inner.run(&steps::renew(inner.keys(), fingerprint, own)).await {
+        let step = match inner.link.known_era().filter(|_| lost) {
+            Some(era) => {
+                if let Err(error) = inner.recognise().await {
+                    tracing::debug!(%error, "a turn could not be taken again yet");
+                }
+                let era = inner.link.known_era().unwrap_or(era);
+                steps::turn(inner.keys(), fingerprint, own, inner.in_era(&era))
+            }
+            None => steps::renew(inner.keys(), fingerprint, own),
+        };
+        match inner.run(&step).await {
             Ok(value) if Answer::of(&value).is_some_and(|answer| answer.word == "ours") => {
                 until.store(inner.clock.timestamp(asked).after(TURN_LEASE).0, Relaxed);
             }
+            // The server has lost its data once more.
+            Ok(value) if Answer::of(&value).is_some_and(|answer| answer.word == "strange") => {}
             // Another has it, or may have.
             Ok(_) => {
                 until.store(0, Relaxed);

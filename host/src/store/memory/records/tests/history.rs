@@ -318,7 +318,7 @@ impl World {
                 self.known.insert(key, Known { payload, ..Known::default() });
                 (hold, false)
             }
-            Ok(Begun::Reconcile { hold, sent_ago }) => {
+            Ok(Begun::Reconcile { hold, sent_ago, .. }) => {
                 let recorded = recorded && known.answer.is_none();
                 let since = known.unknown_since.filter(|_| recorded).unwrap_or(now);
                 require(recorded || maybe_sent, || format!("key {key}: nothing to reconcile"))?;
@@ -429,6 +429,9 @@ impl Records for Nothing {
     fn record_unknown(&self, _: RecordId, _: Opening, _: Leaving) {}
     fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> {
         at_hand(Ok(Claim::Ours))
+    }
+    fn claimant(&self, _: ClaimName, _: ClaimOwner) -> Reply<'_, Claimant> {
+        at_hand(Ok(Claimant::Nobody))
     }
     fn turn(&self, _: Fingerprint) -> Reply<'static, Turn> {
         at_hand(Ok(Turn::new(())))

@@ -1,0 +1,201 @@
+//! Gives a server that has lost its data what this host still knows: claims first, since without them a verification may adopt what
+//! another request made, then records.
+//!
+//! For [`RESTORE_TIME`] after a loss no host begins a keyed write, takes a turn or makes a claim, so that each of them finds what
+//! the others know. Every step is fenced by the era: it changes nothing on a server that has lost its data once more.
+
+use super::{
+    Inner, RecordError, nonsense,
+    steps::{self, Answer, InEra, Restoring},
+    unavailable,
+};
+use crate::{
+    idempotency::{RecordId, record::StateFields},
+    store::redis::LinkError,
+};
+use futures_util::{StreamExt as _, stream};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The time that hosts have to give back what they know: each looks at the server once a second, and is connected again soon.
+pub(super) const RESTORE_TIME: Duration = Duration::from_secs(3);
+
+/// Between two tries to give back what could not be given back yet.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a record under way is waited for.
+const BUSY_TIME: Duration = Duration::from_mins(3);
+/// Steps under way at once.
+const AT_ONCE: usize = 64;
+
+/// What became of a record that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gave {
+    /// The server has it again.
+    Back,
+    /// The server knows as much.
+    Nothing,
+    /// Another request is under way under it.
+    Busy,
+}
+
+/// Gives back after each loss, until the records are gone.
+pub(super) async fn watch(records: Weak<Inner>) {
+    let Some(mut eras) = records.upgrade().map(|inner| inner.link.eras()) else { return };
+    let mut era = None;
+    let mut busy: Vec<RecordId> = Vec::new();
+    let mut busy_until = Instant::now();
+    loop {
+        // A change that was missed is found at the next look.
+        let _ = timeout(RETRY_INTERVAL, eras.changed()).await;
+        let Some(inner) = records.upgrade() else { return };
+        let Some(now) = inner.link.known_era() else { continue };
+        if era.is_none() {
+            era = Some(now);
+            continue;
+        }
+        let whole = era.as_ref() != Some(&now);
+        if Instant::now() >= busy_until {
+            busy.clear();
+        }
+        if !whole && busy.is_empty() {
+            continue;
+        }
+        let ids = if whole { inner.ledger.records() } else { std::mem::take(&mut busy) };
+        match inner.give_back(&now, whole, &ids).await {
+            Ok(left) => {
+                busy = left;
+                if whole {
+                    busy_until = Instant::now() + BUSY_TIME;
+                    era = Some(now);
+                }
+            }
+            Err(error) => {
+                if !whole {
+                    busy = ids;
+                }
+                tracing::debug!(%error, "what this host knows could not be given back yet");
+                drop(inner);
+                sleep(RETRY_INTERVAL / 10).await;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Waits until all hosts have had the time to give back what a server has lost.
+    pub(super) async fn restored(&self) {
+        if let Some(lost) = self.link.lost_data() {
+            let left = RESTORE_TIME.saturating_sub(self.clock.now().since(lost.at));
+            if !left.is_zero() {
+                sleep(left).await;
+            }
+        }
+    }
+
+    /// Gives back records, and in a new era every claim before. Those under whose record a request is under way are left.
+    async fn give_back(&self, era: &str, is_new: bool, ids: &[RecordId]) -> Result<Vec<RecordId>, RecordError> {
+        let claims = if is_new { self.ledger.claims() } else { Vec::new() };
+        let count = claims.len();
+        if is_new && (count > 0 || !ids.is_empty()) {
+            // The parts' marks are those of the era before.
+            self.recognise().await?;
+        }
+        let in_era = self.in_era(era);
+        let mut steps = stream::iter(claims)
+            .map(|(name, owner, left)| async move {
+                let step = steps::claim(self.keys(), name, owner, Some(left), in_era);
+                self.run(&step).await.and_then(|value| fenced("claim", &value).map(drop))
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some(step) = steps.next().await {
+            step?;
+        }
+        drop(steps);
+        let mut back = 0_usize;
+        let mut busy = Vec::new();
+        let mut steps = stream::iter(ids.to_vec())
+            .map(|id| async move { self.give_back_one(era, id).await.map(|gave| (id, gave)) })
+            .buffer_unordered(AT_ONCE);
+        while let Some(step) = steps.next().await {
+            match step? {
+                (_, Gave::Back) => back += 1,
+                (id, Gave::Busy) => busy.push(id),
+                (_, Gave::Nothing) => {}
+            }
+        }
+        if count > 0 || back > 0 {
+            tracing::info!(claims = count, records = back, "shared state was given back what this host knows");
+        }
+        Ok(busy)
+    }
+
+    /// Gives back one record.
+    pub(super) async fn give_back_one(&self, era: &str, id: RecordId) -> Result<Gave, RecordError> {
+        let Some(record) = self.ledger.record(id) else { return Ok(Gave::Nothing) };
+        if record.is_doubtful() {
+            return Ok(Gave::Nothing);
+        }
+        let fields = record.fields();
+        let sealed = match fields.state {
+            StateFields::Done { stored, .. } => self.seal(id, stored)?,
+            _ => Vec::new(),
+        };
+        let with = Restoring {
+            era,
+            sealed,
+            asked: fields.intent.map(|intent| self.asked(id, intent)),
+            host: self.heartbeat.host,
+            lost_ago: self.lost_ago(),
+            now: self.clock.now(),
+        };
+        let asked = Instant::now();
+        let value = self.run(&steps::restore(self.keys(), id, &record, with)).await?;
+        Ok(match fenced("restore", &value)? {
+            "done" => {
+                if matches!(fields.state, StateFields::Held { .. }) {
+                    self.heartbeat.renewed(self, id, asked);
+                }
+                Gave::Back
+            }
+            "busy" => Gave::Busy,
+            _ => Gave::Nothing,
+        })
+    }
+
+    /// Whether the server has lost data since this host was given a record, so that the record may be lost there.
+    pub(super) fn may_be_lost(&self, id: RecordId) -> bool {
+        let lost = self.link.lost_data();
+        lost.zip(self.ledger.record(id)).is_some_and(|(lost, record)| record.since() <= lost.at)
+    }
+
+    /// Gives back a record that its owner was told is lost. True: the server has it again.
+    pub(super) async fn give_back_own(self: &Arc<Self>, id: RecordId) -> Result<bool, RecordError> {
+        let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+        if !self.may_be_lost(id) {
+            // Not known yet: the loss is noticed by the next look.
+            self.recognise().await?;
+            if !self.may_be_lost(id) {
+                return Ok(false);
+            }
+        }
+        let era = self.link.known_era().unwrap_or(era);
+        Ok(self.give_back_one(&era, id).await? == Gave::Back)
+    }
+
+    /// The era by which steps that touch no record are fenced, where one step may touch a part's mark too.
+    pub(super) fn in_era<'a>(&self, era: &'a str) -> InEra<'a> {
+        InEra((!self.link.is_cluster()).then_some(era))
+    }
+}
+
+/// What a step said, unless the server has lost its data once more.
+fn fenced<'a>(script: &'static str, value: &'a super::Value) -> Result<&'a str, RecordError> {
+    match Answer::of(value).map(|answer| answer.word) {
+        Some("strange") => Err(unavailable(LinkError::Down)),
+        Some(word) => Ok(word),
+        None => Err(nonsense(script)),
+    }
+}
