@@ -63,7 +63,7 @@ async fn limits_budgets_and_places_show_their_fill() {
         assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     }
     let limits = front.look("/api/v1/limits").await;
-    let expected = json!([{ "requests": 5, "period_ms": 3_600_000, "burst": 5, "taken": 2 }]);
+    let expected = json!([{ "endpoint": null, "requests": 5, "period_ms": 3_600_000, "burst": 5, "taken": 2 }]);
     assert_eq!(limits[0]["limits"], expected, "{limits}");
     assert_eq!(limits[0]["concurrency"][0]["places"], 7, "{limits}");
     let budgets = front.look("/api/v1/budgets").await;

@@ -11,10 +11,11 @@ pub(crate) use state::CHANCE_SHIFT;
 pub use state::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip, View};
 pub use window::Counts;
 
+use crate::policy::contract::BreakerSignal;
 use std::time::Duration;
 
 /// What a probe leaves of its lease: for clocks that do not run alike, and for the answer on its way.
-const LEASE_MARGIN: Duration = Duration::from_secs(1);
+pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
 /// Whether a probe may begin now: what is left of its lease covers a whole attempt and a margin, half of the room between the
 /// two at most. `looked_ago` is the time on this host's own clock since it *asked* for the look by which the lease began: a host
@@ -52,6 +53,9 @@ pub struct Settings {
     pub probes: u32,
     /// How long a probe may hold its place; the attempt timeout is shorter. Default 35 s.
     pub probe_lease: Duration,
+    /// What a failed attempt counts as once verification has found its write applied. Default [`BreakerSignal::Ignore`]: the
+    /// upstream did the work, and the caller has its answer.
+    pub settled: BreakerSignal,
 }
 
 impl Default for Settings {
@@ -69,6 +73,7 @@ impl Default for Settings {
             jitter_percent: 10,
             probes: 1,
             probe_lease: Duration::from_secs(35),
+            settled: BreakerSignal::Ignore,
         }
     }
 }

@@ -25,13 +25,23 @@ use crate::{
 };
 use pace::{Pace, Paced};
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// The longest time for which a place is reserved anew after a pause: longer than any request lives.
+const MAX_RESERVED: Duration = Duration::from_hours(24);
+/// How often two places are asked for until both are reserved for the same moment.
+const ALIGNMENTS: u32 = 4;
+/// Two moments that lie no further apart are the same: no more than a step of shared state may take.
+const SAME_MOMENT: Duration = Duration::from_millis(20);
 
 /// Endpoints that share a breaker, a budget and limits.
 #[derive(Debug, Clone)]
 pub struct Group {
     gate: Gate,
     pace: Arc<Pace>,
+    /// The limits of one endpoint alone, beside those that it shares.
+    own: Option<Gate>,
 }
 
 /// Where a group's state is.
@@ -75,6 +85,29 @@ impl Ask {
             Self::Retry => "retry",
             Self::Probe => "probe",
         }
+    }
+}
+
+/// What an attempt says of the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Its health.
+    pub signal: BreakerSignal,
+    /// How long the attempt took.
+    pub took: Duration,
+    /// For how long the upstream says that it is unavailable: the `Retry-After` of a 503.
+    pub retry_after: Option<Duration>,
+}
+
+impl Report {
+    /// Without a word of the upstream on how long.
+    pub fn new(signal: BreakerSignal, took: Duration) -> Self {
+        Self { signal, took, retry_after: None }
+    }
+
+    /// The time for which a breaker that this report opens, or finds just opened, should stay open.
+    pub fn lengthens(&self) -> Option<Duration> {
+        self.retry_after.filter(|asked| self.signal == BreakerSignal::Failure && !asked.is_zero())
     }
 }
 
@@ -194,9 +227,25 @@ impl Group {
     /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
     pub fn adopt(&self, endpoint: &settings::Endpoint) {
         self.pace.adopt(endpoint);
-        match &self.gate {
-            Gate::Memory(gate) => gate.adopt(Settings::of(endpoint)),
-            Gate::Redis(gate) => gate.adopt(Settings::of(endpoint)),
+        self.gate.adopt(Settings::of(endpoint));
+        if let Some(own) = &self.own {
+            own.adopt(Settings::of(&endpoint.alone()));
+        }
+    }
+
+    /// The same for an endpoint that has limits of its own, those of `own`, beside the group's. An attempt passes both at the
+    /// same moment.
+    #[must_use]
+    pub fn beside(self, own: Self) -> Self {
+        Self { own: Some(own.gate), ..self }
+    }
+
+    /// The limits of the endpoint alone, where it has any beside the group's.
+    pub fn own_limits(&self) -> Vec<LimitView> {
+        match &self.own {
+            Some(Gate::Memory(gate)) => gate.view().limits,
+            Some(Gate::Redis(gate)) => gate.view().limits,
+            None => Vec::new(),
         }
     }
 }
@@ -247,7 +296,7 @@ impl Gates {
         };
         let made = || Pace::new(name, self.clock, Arc::clone(&self.events), endpoint);
         let pace = Arc::clone(self.paces.lock().entry(name.to_owned()).or_insert_with(made));
-        Group { gate, pace }
+        Group { gate, pace, own: None }
     }
 
     /// Waits until shared state has what this host has to tell it. Its own time limits bound it.
@@ -266,11 +315,47 @@ impl Group {
     pub async fn acquire(&self, ask: Ask, max_wait: Duration) -> Result<Permit, Refusal> {
         let paced = self.pace.reserve(ask, || self.paused(), max_wait)?;
         let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
-        let held = match &self.gate {
-            Gate::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
-            Gate::Redis(gate) => Held::Redis(Arc::clone(gate), gate.acquire(ask, wait).await?),
+        let (place, own) = match &self.own {
+            None => (self.gate.acquire(ask, wait).await?, None),
+            Some(own) => self.aligned(own, ask, wait).await?,
         };
-        Ok(Permit { held: Some(held), paced })
+        Ok(Permit { place, own, paced, retry_after: None })
+    }
+
+    /// A place in the group and one in the endpoint's own limits, reserved for the same moment: a place that is used later than
+    /// it was reserved for would let more through in some window than the limit says.
+    async fn aligned(
+        &self,
+        own: &Gate,
+        ask: Ask,
+        wait: RangeInclusive<Duration>,
+    ) -> Result<(Reserved, Option<OwnReserved>), Refusal> {
+        let began = Instant::now();
+        let (mut least, most) = wait.into_inner();
+        // From `began` on.
+        let left = |least: Duration| least.saturating_sub(began.elapsed())..=most.saturating_sub(began.elapsed());
+        let since_began = |asked: Duration, place: &Reserved| asked.saturating_add(place.wait());
+        for _ in 0..ALIGNMENTS {
+            let asked = began.elapsed();
+            // It has limits and nothing else.
+            let alone = own.acquire(Ask::Probe, left(least)).await?;
+            let due_alone = since_began(asked, &alone);
+            let asked = began.elapsed();
+            let place = self.gate.acquire(ask, left(due_alone)).await?;
+            let due = since_began(asked, &place);
+            if due <= due_alone.saturating_add(SAME_MOMENT) {
+                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+            }
+            drop(alone);
+            let asked = began.elapsed();
+            let alone = own.acquire(Ask::Probe, left(due)).await?;
+            let due_alone = since_began(asked, &alone);
+            if due_alone <= due.saturating_add(SAME_MOMENT) {
+                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+            }
+            least = due_alone;
+        }
+        Err(Refusal::RateLimited { quota: None, retry_after: least.saturating_sub(began.elapsed()) })
     }
 
     /// How long the upstream's pause still lasts, as far as this host knows.
@@ -295,10 +380,18 @@ impl Group {
 #[derive(Debug)]
 #[must_use = "dropping a permit gives it back"]
 pub struct Permit {
-    held: Option<Held>,
+    place: Reserved,
+    /// In the endpoint's own limits, where it has any beside the group's.
+    own: Option<OwnReserved>,
     /// Its part in an adaptive rate; none where that is switched off.
     paced: Option<Paced>,
+    /// For how long the upstream says that it is unavailable.
+    retry_after: Option<Duration>,
 }
+
+/// What was taken of a gate. Given back when it is dropped, unless it was used.
+#[derive(Debug)]
+struct Reserved(Option<Held>);
 
 #[derive(Debug)]
 enum Held {
@@ -306,14 +399,72 @@ enum Held {
     Redis(Arc<RedisGate>, redis::Grant),
 }
 
-impl Permit {
-    /// How long until the reserved moment.
-    pub fn wait(&self) -> Duration {
-        match &self.held {
+/// What was taken of an endpoint's own limits.
+#[derive(Debug)]
+struct OwnReserved {
+    gate: Gate,
+    place: Reserved,
+}
+
+impl Gate {
+    async fn acquire(&self, ask: Ask, wait: RangeInclusive<Duration>) -> Result<Reserved, Refusal> {
+        Ok(Reserved(Some(match self {
+            Self::Memory(gate) => Held::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
+            Self::Redis(gate) => Held::Redis(Arc::clone(gate), gate.acquire(ask, wait).await?),
+        })))
+    }
+
+    fn adopt(&self, settings: Settings) {
+        match self {
+            Self::Memory(gate) => gate.adopt(settings),
+            Self::Redis(gate) => gate.adopt(settings),
+        }
+    }
+}
+
+impl Reserved {
+    fn wait(&self) -> Duration {
+        match &self.0 {
             Some(Held::Memory(_, grant)) => grant.wait,
             Some(Held::Redis(_, grant)) => grant.wait(),
             None => Duration::ZERO,
         }
+    }
+
+    async fn recheck(&mut self) -> Recheck {
+        match &mut self.0 {
+            Some(Held::Memory(gate, grant)) => gate.recheck(grant),
+            Some(Held::Redis(gate, grant)) => gate.recheck(grant).await,
+            None => Recheck::Send,
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Held::Memory(gate, grant)) => gate.give_back(&grant),
+            Some(Held::Redis(gate, grant)) => gate.give_back(&grant),
+            None => {}
+        }
+    }
+}
+
+impl OwnReserved {
+    /// After the group's place has moved to `wait` from now, as a pause moves it: one for that moment instead. Returns the wait
+    /// until both may be used.
+    async fn moved(&mut self, wait: Duration) -> Result<Duration, Refusal> {
+        self.place = Reserved(None);
+        self.place = self.gate.acquire(Ask::Probe, wait..=wait.saturating_add(MAX_RESERVED)).await?;
+        Ok(self.place.wait().max(wait))
+    }
+}
+
+impl Permit {
+    /// How long until the reserved moment.
+    pub fn wait(&self) -> Duration {
+        let own = self.own.as_ref().map_or(Duration::ZERO, |own| own.place.wait());
+        self.place.wait().max(own)
     }
 
     /// The wait that an adaptive rate adds, and what that is in requests a minute.
@@ -329,7 +480,7 @@ impl Permit {
 
     /// Whether this attempt decides if a half-open breaker closes.
     pub fn is_probe(&self) -> bool {
-        match &self.held {
+        match &self.place.0 {
             Some(Held::Memory(_, grant)) => grant.is_probe(),
             Some(Held::Redis(_, grant)) => grant.is_probe(),
             None => false,
@@ -338,7 +489,7 @@ impl Permit {
 
     /// Whether a report changes anything: there is a breaker.
     pub fn counts(&self) -> bool {
-        match &self.held {
+        match &self.place.0 {
             Some(Held::Memory(_, grant)) => grant.counts(),
             Some(Held::Redis(_, grant)) => grant.counts(),
             None => false,
@@ -347,37 +498,37 @@ impl Permit {
 
     /// Whether this host gave it by itself, because shared state could not be reached.
     pub fn is_alone(&self) -> bool {
-        matches!(&self.held, Some(Held::Redis(_, redis::Grant::Alone(_))))
+        matches!(&self.place.0, Some(Held::Redis(_, redis::Grant::Alone(_))))
     }
 
     /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
     pub async fn recheck(&mut self) -> Recheck {
-        let recheck = match &mut self.held {
-            Some(Held::Memory(gate, grant)) => gate.recheck(grant),
-            Some(Held::Redis(gate, grant)) => gate.recheck(grant).await,
-            None => Recheck::Send,
-        };
+        let mut recheck = self.place.recheck().await;
+        if let Some(own) = &mut self.own {
+            recheck = match recheck {
+                Recheck::Send => own.place.recheck().await,
+                Recheck::Wait(wait) => own.moved(wait).await.map_or_else(Recheck::Refused, Recheck::Wait),
+                refused @ Recheck::Refused(_) => refused,
+            };
+        }
         if let (Some(paced), Recheck::Send) = (&mut self.paced, recheck) {
             paced.is_sent = true;
         }
         recheck
     }
 
+    /// Takes along for how long the upstream says that it is unavailable (the `Retry-After` of a 503): a breaker that the report
+    /// opens, or finds just opened, stays open at least that long, up to `open_for_max`.
+    pub fn unavailable_for(&mut self, retry_after: Option<Duration>) {
+        self.retry_after = retry_after;
+    }
+
     /// Reports what the attempt says of the upstream.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
-        match self.held.take() {
-            Some(Held::Memory(gate, grant)) => gate.report(&grant, signal, took),
-            Some(Held::Redis(gate, grant)) => gate.report(&grant, signal, took),
-            None => {}
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        match self.held.take() {
-            Some(Held::Memory(gate, grant)) => gate.give_back(&grant),
-            Some(Held::Redis(gate, grant)) => gate.give_back(&grant),
+        let report = Report { signal, took, retry_after: self.retry_after };
+        match self.place.0.take() {
+            Some(Held::Memory(gate, grant)) => gate.report(&grant, report),
+            Some(Held::Redis(gate, grant)) => gate.report(&grant, report),
             None => {}
         }
     }

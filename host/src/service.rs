@@ -244,10 +244,16 @@ impl Service {
         let mut endpoints = Vec::with_capacity(merged.len());
         for (index, (described, effective)) in merged.into_iter().enumerate() {
             let name = effective.group.clone().unwrap_or_else(|| described.name.clone());
+            let mut group = group_of(&format!("{}/{name}", settings.name), &effective);
+            if !effective.own_limits.is_empty() {
+                // No endpoint and no group has a slash in its name.
+                let own = format!("{}/{name}/{}", settings.name, described.name);
+                group = group.beside(group_of(&own, &effective.alone()));
+            }
             endpoints.push(Endpoint {
                 policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },
                 granted: effective.settle.unwrap_or(trusted),
-                group: group_of(&format!("{}/{name}", settings.name), &effective),
+                group,
                 meters: EndpointMeters::unread(),
                 places: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),
                 described,

@@ -101,6 +101,8 @@ pub(super) struct AdaptiveRate {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Limit {
+    /// The endpoint whose alone it is; none for one that the whole group shares.
+    pub(super) endpoint: Option<String>,
     pub(super) requests: u32,
     pub(super) period_ms: u64,
     pub(super) burst: u32,
@@ -259,7 +261,8 @@ impl Shared<'_> {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        let limit = |own: &gate::LimitView| Limit {
+        let limit = |own: &gate::LimitView, endpoint: Option<&str>| Limit {
+            endpoint: endpoint.map(str::to_owned),
             requests: own.quota.requests.get(),
             period_ms: millis(own.quota.period),
             burst: own.quota.burst.get(),
@@ -270,11 +273,15 @@ impl Shared<'_> {
             let taken = most.saturating_sub(places.available_permits());
             Some(Concurrency { endpoint: endpoint.described.name.clone(), places: most, taken })
         });
+        let alone = self.endpoints.iter().flat_map(|endpoint| {
+            let name = endpoint.described.name.as_str();
+            endpoint.group.own_limits().into_iter().map(move |own| limit(&own, Some(name)))
+        });
         Limits {
             upstream: self.upstream.to_owned(),
             group: self.group(),
             endpoints: self.names(),
-            limits: self.view.limits.iter().map(limit).collect(),
+            limits: self.view.limits.iter().map(|own| limit(own, None)).chain(alone).collect(),
             paused_ms: self.view.paused.map(millis),
             concurrency: places.collect(),
             adaptive_rate: self.view.pace.map(|pace| AdaptiveRate {

@@ -308,6 +308,30 @@ impl Breaker {
         }
     }
 
+    /// Keeps an open breaker open for as long as the upstream asks (`Retry-After`), up to the longest open time. Only where it
+    /// opened in the epoch of the attempt that was answered so: by that attempt, or while it was under way. For how long it
+    /// stays open from now on, where that is longer than before.
+    pub fn lengthen(
+        &mut self,
+        ticket: &Ticket,
+        asked: Duration,
+        now: Timestamp,
+        settings: &Settings,
+    ) -> Option<Duration> {
+        let opened_in = Epoch { counter: self.epoch.counter.checked_sub(1)?, ..self.epoch };
+        let State::Open { until, why, .. } = &mut self.state else { return None };
+        if ticket.epoch != opened_in || *why == Trip::Forced {
+            return None;
+        }
+        let open_for = asked.min(settings.open_for_max.max(settings.open_for));
+        let wanted = now.after(open_for);
+        if wanted <= *until {
+            return None;
+        }
+        *until = wanted;
+        Some(open_for)
+    }
+
     /// Gives an unused ticket back.
     pub fn give_back(&mut self, ticket: &Ticket) {
         if let (State::HalfOpen { leases, .. }, Some(lease)) = (&mut self.state, ticket.lease)

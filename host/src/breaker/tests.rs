@@ -250,3 +250,33 @@ fn a_probe_begins_only_where_its_lease_covers_it() {
         assert_eq!(crate::breaker::lease_covers(looked_ago, attempt, &lease(probe_lease)), may, "{case}");
     }
 }
+
+#[test]
+fn an_open_breaker_stays_open_as_long_as_the_upstream_asks() {
+    let settings = Settings { open_for: Duration::from_secs(10), open_for_max: Duration::from_secs(40), ..settings() };
+    let mut breaker = Breaker::new(1);
+    let Admission::Pass(late) = breaker.admit(START, &settings) else { panic!("closed") };
+    fail(&mut breaker, 5, START, &settings);
+    let remaining = |breaker: &Breaker| breaker.view(START, &settings).remaining;
+    let mut asked = |seconds: u64| {
+        let longer = breaker.lengthen(&late, Duration::from_secs(seconds), START, &settings);
+        (longer.map(|time| time.as_secs()), remaining(&breaker).map(|time| time.as_secs()))
+    };
+    assert_eq!(asked(5), (None, Some(10)), "never shorter");
+    assert_eq!(asked(25), (Some(25), Some(25)), "an attempt that was under way when it opened");
+    assert_eq!(asked(3600), (Some(40), Some(40)), "at most the longest open time");
+}
+
+#[test]
+fn what_is_older_or_an_operators_is_not_lengthened() {
+    let settings = Settings { open_for: Duration::from_secs(10), ..settings() };
+    let asked = Duration::from_secs(100);
+    let mut breaker = Breaker::new(1);
+    let Admission::Pass(ticket) = breaker.admit(START, &settings) else { panic!("closed") };
+    assert_eq!(breaker.lengthen(&ticket, asked, START, &settings), None, "it is closed");
+    breaker.force(Force::Open(Duration::from_secs(10)), START);
+    assert_eq!(breaker.lengthen(&ticket, asked, START, &settings), None, "an operator says how long");
+    breaker.force(Force::Reset, START);
+    fail(&mut breaker, 5, START, &settings);
+    assert_eq!(breaker.lengthen(&ticket, asked, START, &settings), None, "an attempt of an older epoch");
+}

@@ -133,7 +133,7 @@ pub(super) fn with_source(problem: Problem, values: &Values, key: &str) -> Probl
 
 /// Members of a group share one breaker, one budget and one list of limits: what they say of them must be the same.
 pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
-    const SHARED: [&str; 4] = ["breaker.", "budget.", "limits", "adaptive_rate."];
+    const SHARED: [&str; 3] = ["breaker.", "budget.", "adaptive_rate."];
     // Grows with each member's attempt timeout; the group takes the longest.
     const LEASE: &str = "breaker.probe_lease";
     let group = |(endpoint, values): &(contract::Endpoint, Values)| {
@@ -146,7 +146,7 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
         let (endpoint, values) = member;
         let (name, other) = (&endpoint.name, &other.name);
         for key in super::keys::KEYS.iter().map(|key| key.name) {
-            let shared = SHARED.iter().any(|prefix| key.starts_with(prefix)) && key != LEASE;
+            let shared = key == "limits" || SHARED.iter().any(|prefix| key.starts_with(prefix)) && key != LEASE;
             let (Some(got), Some(theirs)) = (values.get(key), beside.get(key)) else { continue };
             if !shared || got.value == theirs.value {
                 continue;

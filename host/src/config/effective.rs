@@ -13,13 +13,15 @@ use crate::{
     clock::micros,
     gate::Pybreaker,
     idempotency,
-    policy::contract::{self, Description, Effect},
+    policy::contract::{self, BreakerSignal, Description, Effect},
     rate_limit::{Quota, adaptive},
     retry::upstream_key,
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
+/// The limits that an endpoint of a group has by itself. No key: only the policy proposes them.
+pub(super) const OWN_LIMITS: &str = "own_limits";
 /// What a deadline has over the attempt timeout that it grew for: the default's 15 s over 5 s, room to wait and try again.
 const ROOM_TO_RETRY: Duration = Duration::from_secs(10);
 /// What a probe's lease has over the attempt timeout that it grew for: the time to report the result.
@@ -192,8 +194,24 @@ pub(super) fn merged(proposed: &Values, defaults: &Values, own: Option<&Values>)
     if let Some(own) = own {
         values.cover(own);
     }
+    keep_own_limits(&mut values, proposed);
     adapt(&mut values);
     values
+}
+
+/// In a group, `limits` are the group's: those that the policy proposes stay beside them, each endpoint's own, unless the
+/// operator has them replaced.
+fn keep_own_limits(values: &mut Values, proposed: &Values) {
+    if values.read::<String>("group").is_none() {
+        return;
+    }
+    let replaced = values.read("limits_replace") == Some(true);
+    if let Some(own) = proposed.get("limits").filter(|_| !replaced) {
+        values.set(OWN_LIMITS, own.value.clone(), own.source.clone());
+    }
+    if !values.is_operators("limits") {
+        values.set("limits", Value::Limits(Vec::new()), Source::Default);
+    }
 }
 
 /// The defaults of the table of keys.
@@ -281,7 +299,9 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("deadline", &mut settings.deadline);
     values.fill("concurrency", &mut settings.concurrency);
     values.fill("limits", &mut settings.limits);
+    values.fill(OWN_LIMITS, &mut settings.own_limits);
     values.fill("leased", &mut settings.leased);
+    values.fill("retry_after_pauses", &mut settings.retry_after_pauses);
     values.fill("group", &mut settings.group);
     values.fill("effect", &mut settings.effect);
     values.fill("priority", &mut settings.priority);
@@ -342,5 +362,8 @@ fn breaker(values: &Values) -> breaker::Settings {
     values.fill("breaker.jitter", &mut settings.jitter_percent);
     values.fill("breaker.probes", &mut settings.probes);
     values.fill("breaker.probe_lease", &mut settings.probe_lease);
+    if values.read::<String>("breaker.settled").as_deref() == Some("failure") {
+        settings.settled = BreakerSignal::Failure;
+    }
     settings
 }

@@ -165,6 +165,8 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "leased", Kind::Bool, Some("false"), "with shared state: whether each host takes places of the limits ahead, in lots, and asks nobody for most attempts; limits too small for that stay exact"),
     key(Endpoint, "concurrency", Kind::Count(1, 1_000_000), Some("off"), "attempts under way at once"),
     key(Endpoint, "limits", Kind::Limits, Some("[]"), "rate limits, all of which an attempt passes: `{ requests, period, burst }`, burst = requests if not given; any stretch of time takes at most burst and what its length is worth, so give a burst of 1 for an upstream that counts by fixed windows"),
+    key(Endpoint, "limits_replace", Kind::Bool, Some("false"), "in a `group`: whether its `limits` take the place of those that the policy proposes for an endpoint; else an attempt passes both. Outside a group, `limits` always do"),
+    key(Endpoint, "retry_after_pauses", Kind::Bool, Some("false"), "whether a 503 with `Retry-After` holds the whole group back for that long, at most 5 min. Off: one resource or one instance that is unavailable says nothing of the others"),
     key(Endpoint, "adaptive_rate.enabled", Kind::Bool, Some("false"), "whether fewer requests are sent once the upstream throttles (429), at a rate that falls with that and rises again while it answers; within `limits`, and each host by itself"),
     key(Endpoint, "adaptive_rate.floor_per_minute", Kind::Count(1, 1_000_000), Some("6"), "requests a minute below which that rate never falls"),
     key(Endpoint, "adaptive_rate.rise_per_minute", Kind::Count(1, 100_000_000), Some("600"), "requests a minute by which it rises within a minute; the same at all hosts of a fleet"),
@@ -194,6 +196,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Endpoint, "breaker.jitter", Kind::Percent(0), Some("10"), "random part of the open time, in percent"),
     key(Endpoint, "breaker.probes", Kind::Count(1, 1_000), Some("1"), "probes at once, and successes in a row that close it"),
     key(Endpoint, "breaker.probe_lease", Kind::Duration, Some("35s"), "how long a probe holds its place; grows to the attempt timeout + 5 s"),
+    key(Endpoint, "breaker.settled", Kind::Settled, Some("ignore"), "what a failed attempt counts as once verification has found its write applied: `ignore`, or `failure`"),
     key(Endpoint, "breaker.interop", Kind::Interop, Some("off"), "`pybreaker`: Python workers share the breaker, by pybreaker's keys in the Redis of `state.url`"),
     key(Endpoint, "breaker.interop_namespace", Kind::Namespace, Some("off"), "the `namespace` of their CircuitRedisStorage, or `off` for none; each group has its own. On a Cluster it needs a hash tag"),
 

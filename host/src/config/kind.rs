@@ -67,6 +67,8 @@ pub(super) enum Kind {
     Redirects,
     /// Public keys, as texts or files.
     Keys,
+    /// What a failure counts as whose write was found applied.
+    Settled,
     /// What shares a breaker.
     Interop,
     /// What the keys of a breaker that is shared begin with.
@@ -183,6 +185,10 @@ impl Kind {
                 };
                 read.filter(|keys| keys.len() <= MOST_KEYS).map(Value::Keys).ok_or_else(|| KEYS.to_owned())
             }
+            Self::Settled => match text(SETTLED)? {
+                signal @ ("ignore" | "failure") => Ok(Value::Text(signal.to_owned())),
+                _ => Err(SETTLED.to_owned()),
+            },
             Self::Interop => match text(INTEROP)? {
                 name @ "pybreaker" => Ok(Value::Text(name.to_owned())),
                 _ => Err(INTEROP.to_owned()),
@@ -197,6 +203,7 @@ impl Kind {
     }
 }
 
+const SETTLED: &str = "\"ignore\" or \"failure\"";
 const URL: &str = "an absolute http or https URL, such as \"http://127.0.0.1:8000\"";
 const PREFIX_OF_KEYS: &str = "1 to 64 characters of A-Z, a-z, 0-9 and -_.:";
 const PREFIX: &str = "a path that starts with \"/\" and has no query, fragment, blank or dot segment, such as \"/api\"";

@@ -359,6 +359,9 @@ pub struct Endpoint {
     /// Whether a host takes places of the limits ahead from shared state, in lots: most attempts then ask nobody, and up to a lot
     /// a host may lie unused. Limits too small to share stay exact. Default no.
     pub leased: bool,
+    /// Whether a 503 with `Retry-After` holds the whole group back for that long. Default no: one resource or one instance that
+    /// is unavailable says nothing of the others. A breaker that such an answer opens stays open that long in any case.
+    pub retry_after_pauses: bool,
     /// Retrying.
     pub retry: retry::Settings,
     /// The retry budget.
@@ -367,8 +370,10 @@ pub struct Endpoint {
     pub breaker: Option<breaker::Settings>,
     /// The breaker of Python workers that is one with it. Default none.
     pub pybreaker: Option<Pybreaker>,
-    /// Rate limits, all of which an attempt passes.
+    /// Rate limits, all of which an attempt passes; the group's, where there is one.
     pub limits: Vec<Quota>,
+    /// In a group: the limits of this endpoint alone, which an attempt passes too. Default: those that the policy proposes.
+    pub own_limits: Vec<Quota>,
     /// A rate that follows what the upstream takes. Default none.
     pub adaptive_rate: Option<adaptive::Settings>,
     /// Attempts under way at once. Default none.
@@ -391,11 +396,13 @@ impl Default for Endpoint {
             attempt_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(15),
             leased: false,
+            retry_after_pauses: false,
             retry: retry::Settings::default(),
             budget: retry::budget::Settings::default(),
             breaker: Some(breaker::Settings::default()),
             pybreaker: None,
             limits: Vec::new(),
+            own_limits: Vec::new(),
             adaptive_rate: None,
             concurrency: None,
             group: None,
@@ -403,6 +410,21 @@ impl Default for Endpoint {
             upstream_key: None,
             effect: None,
             priority: None,
+        }
+    }
+}
+
+impl Endpoint {
+    /// What an endpoint of a group has by itself: its own limits, and no breaker.
+    pub(crate) fn alone(&self) -> Self {
+        Self {
+            limits: self.own_limits.clone(),
+            own_limits: Vec::new(),
+            group: None,
+            breaker: None,
+            pybreaker: None,
+            adaptive_rate: None,
+            ..self.clone()
         }
     }
 }

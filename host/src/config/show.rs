@@ -1,7 +1,7 @@
 //! `config show`: the effective values as TOML, each with its source.
 
 use super::{
-    effective::{described_and_added, idempotency, merged},
+    effective::{OWN_LIMITS, described_and_added, idempotency, merged},
     keys::{KEYS, Scope},
     problem::Source,
     settings::{Settings, Upstream},
@@ -62,6 +62,9 @@ impl Page {
 
     fn endpoint(&mut self, path: &str, name: &str, values: &Values, defaults: &Values) {
         self.lines(&format!("{path}endpoints.{name}."), values, &[Scope::Added, Scope::Endpoint], Some(defaults));
+        if let Some(Stated { value, source }) = values.get(OWN_LIMITS) {
+            self.0.push((format!("# by itself also: limits = {value}"), Some(source.to_string())));
+        }
     }
 
     fn lines(&mut self, path: &str, values: &Values, scopes: &[Scope], known: Option<&Values>) {

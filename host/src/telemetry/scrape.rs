@@ -9,7 +9,7 @@ use super::{
 use crate::{
     breaker::Standing,
     error::REASONS,
-    gate::View,
+    gate::{LimitView, View},
     overload::{self, Priority},
     service::Service,
     settlement,
@@ -235,6 +235,11 @@ fn with<'a>(mut labels: Labels<'a>, name: &'static str, value: &'a str) -> Label
     labels
 }
 
+fn limit_taken<'a>(group: &'a str, number: &'a str, limit: &LimitView) -> (Labels<'a>, f64) {
+    let share = f64::from(limit.taken) / f64::from(limit.quota.burst.get());
+    (with(group_labels(group), "limit", number), share)
+}
+
 const STANDINGS: [Standing; 3] = [Standing::Closed, Standing::Open, Standing::HalfOpen];
 
 impl Sources {
@@ -262,12 +267,18 @@ impl Sources {
         page.counters(&metrics::TRANSITIONS, counted)?;
         let numbers: Vec<String> = (0..16).map(|number| number.to_string()).collect();
         let limits = groups.iter().flat_map(|(name, view)| {
-            view.limits.iter().zip(&numbers).map(|(limit, number)| {
-                let share = f64::from(limit.taken) / f64::from(limit.quota.burst.get());
-                (with(group_labels(name), "limit", number), share)
-            })
+            view.limits.iter().zip(&numbers).map(|(limit, number)| limit_taken(name, number, limit))
         });
-        page.gauges(&metrics::LIMIT_TAKEN, limits)?;
+        let own: Vec<(String, Vec<LimitView>)> = endpoints
+            .clone()
+            .map(|endpoint| {
+                (format!("{}/{}", endpoint.group.name(), endpoint.described.name), endpoint.group.own_limits())
+            })
+            .collect();
+        let own = own.iter().flat_map(|(name, limits)| {
+            limits.iter().zip(&numbers).map(|(limit, number)| limit_taken(name, number, limit))
+        });
+        page.gauges(&metrics::LIMIT_TAKEN, limits.chain(own))?;
         let pauses = groups
             .iter()
             .map(|(name, view)| (group_labels(name), view.paused.map_or(0.0, |pause| pause.as_secs_f64())));

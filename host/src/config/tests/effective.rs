@@ -1,7 +1,8 @@
 //! Default < policy < the operator's defaults < the operator's override, and what gives way to what.
 
 use super::*;
-use crate::{breaker, config::settings};
+use crate::{breaker, config::settings, rate_limit::Quota};
+use std::num::NonZeroU32;
 
 fn upstream(text: &str) -> settings::Upstream {
     from_toml(&format!("{LEAST}policy = \"hospital-directory\"\n{text}")).unwrap().upstreams.remove(0)
@@ -99,4 +100,24 @@ fn absurd_proposals_are_passed_over() {
     let effective = effective_endpoint(&upstream(""), &Endpoint { defaults, ..create() });
     let expected = settings::Endpoint { deadline: Duration::MAX, ..settings::Endpoint::default() };
     assert_eq!(effective, expected);
+}
+
+#[test]
+fn limits_of_a_group_stand_beside_those_that_the_policy_proposes() {
+    let proposed =
+        Quota { requests: NonZeroU32::MIN, period: Duration::from_millis(6_500), burst: NonZeroU32::new(20).unwrap() };
+    let limits = |text: &str| {
+        let all = endpoints(&upstream(text), &description()).unwrap();
+        let of = |index: usize| (all[index].1.limits.len(), all[index].1.own_limits.clone());
+        (of(0), of(1))
+    };
+    let group = "group = \"all\", limits = [{ requests = 10, period = \"1s\" }]";
+    assert_eq!(limits(&format!("defaults = {{ {group} }}")), ((1, vec![proposed]), (1, Vec::new())));
+    assert_eq!(limits("defaults.group = \"all\""), ((0, vec![proposed]), (0, Vec::new())), "the group has none");
+    let replaced = format!("defaults = {{ {group}, limits_replace = true }}");
+    assert_eq!(limits(&replaced), ((1, Vec::new()), (1, Vec::new())));
+    let one = format!("defaults = {{ {group} }}\nendpoints.create-hospital.limits_replace = true");
+    assert_eq!(limits(&one), ((1, Vec::new()), (1, Vec::new())), "for one endpoint alone");
+    let alone = "defaults.limits = [{ requests = 10, period = \"1s\" }]";
+    assert_eq!(limits(alone), ((1, Vec::new()), (1, Vec::new())), "outside a group they take the policy's place");
 }

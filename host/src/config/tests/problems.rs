@@ -629,8 +629,8 @@ fn overrides_are_checked_against_the_policy() {
             "upstreams.a.endpoints.create-hospital.breaker.probe_lease: got \"20s\", but attempt_timeout is \"30s\" (policy hospital-directory); must be longer than it (file triage.toml:4)",
         ),
         (
-            "endpoints.create-hospital.group = \"all\"\nendpoints.list-hospitals.group = \"all\"",
-            "upstreams.a.endpoints.list-hospitals.limits: got [], but endpoints.create-hospital.limits is [{ requests = 1, period = \"6500ms\", burst = 20 }] (policy hospital-directory), and both are in group all; must be the same in a whole group (default)",
+            "endpoints.create-hospital = { group = \"all\", limits = [{ requests = 10, period = \"1s\" }] }\nendpoints.list-hospitals.group = \"all\"",
+            "upstreams.a.endpoints.list-hospitals.limits: got [], but endpoints.create-hospital.limits is [{ requests = 10, period = \"1s\", burst = 10 }] (file triage.toml:4), and both are in group all; must be the same in a whole group (default)",
         ),
         (
             "defaults = { group = \"all\", limits = [], breaker = { probes = 2 } }\nendpoints.list-hospitals.breaker.probes = 3",

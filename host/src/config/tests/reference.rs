@@ -137,3 +137,20 @@ fn the_readmes_table_is_the_reference() {
     let (table, _) = between.expect("README has the markers <!-- config --> and <!-- /config -->");
     assert_eq!(table.trim(), reference().trim(), "paste what `cargo run -- config reference` prints into README.md");
 }
+
+/// The limits that an endpoint of a group has by itself are shown, and what is shown loads to the same.
+#[test]
+fn an_endpoints_own_limits_in_a_group_are_shown_beside_the_groups() {
+    let file = "[upstreams.hospital]\nbase_url = \"http://hospital.example\"\npolicy = \"hospital-directory\"\n\
+                defaults = { group = \"all\", limits = [{ requests = 10, period = \"1s\" }] }\n";
+    let before = loaded(file, &[], Flags::default());
+    let shown = show(&before.settings, &[description()]);
+    let own = "# by itself also: limits = [{ requests = 1, period = \"6500ms\", burst = 20 }]";
+    assert!(
+        shown.lines().any(|line| line.starts_with(own) && line.ends_with("# policy hospital-directory")),
+        "{shown}"
+    );
+    let after = loaded(&shown, &[], Flags::default());
+    let all = |loaded: &Loaded| endpoints(&loaded.settings.upstreams[0], &description()).unwrap();
+    assert_eq!(all(&before), all(&after));
+}

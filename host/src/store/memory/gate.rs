@@ -4,7 +4,7 @@ use crate::{
     breaker::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip},
     clock::{Clock, Timestamp},
     entropy::Entropy,
-    gate::{Ask, LimitView, Recheck, Refusal, Settings, View},
+    gate::{Ask, LimitView, Recheck, Refusal, Report, Settings, View},
     policy::contract::BreakerSignal,
     rate_limit::{Gcra, Reservation},
     retry::budget::Budget,
@@ -160,9 +160,9 @@ impl MemoryGate {
     }
 
     /// Takes a result.
-    pub fn report(&self, grant: &Grant, signal: BreakerSignal, took: Duration) {
+    pub fn report(&self, grant: &Grant, report: Report) {
         if let Some(ticket) = &grant.ticket {
-            self.record(ticket, signal, took);
+            self.record(ticket, report);
         }
     }
 
@@ -276,14 +276,22 @@ impl MemoryGate {
     }
 
     /// Takes a result for this host's own breaker.
-    pub fn record(&self, ticket: &Ticket, signal: BreakerSignal, took: Duration) {
+    pub fn record(&self, ticket: &Ticket, report: Report) {
+        let Report { signal, took, .. } = report;
         let now = self.clock.now();
         let random = if signal == BreakerSignal::Failure { self.entropy.next() } else { 0 };
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some(settings) = &state.settings.breaker else { return };
-        if let Some(transition) = state.breaker.record(ticket, signal, took, now, random, settings) {
-            self.tell(transition);
+        let transition = state.breaker.record(ticket, signal, took, now, random, settings);
+        let longer = report.lengthens().and_then(|asked| state.breaker.lengthen(ticket, asked, now, settings));
+        match (transition, longer) {
+            (Some(Transition::Opened { why, .. }), Some(open_for)) => self.tell(Transition::Opened { why, open_for }),
+            (Some(transition), _) => self.tell(transition),
+            (None, Some(open_for)) => {
+                tracing::info!(group = %self.name, ?open_for, "the circuit breaker stays open as long as the upstream asks");
+            }
+            (None, None) => {}
         }
     }
 

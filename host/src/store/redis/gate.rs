@@ -27,7 +27,7 @@ use crate::{
     breaker::{self, Force, Trip},
     clock::{Clock, Timestamp},
     entropy::Entropy,
-    gate::{Ask, Settings},
+    gate::{Ask, Report, Settings},
     policy::contract::BreakerSignal,
     store::memory::gate::{self as memory, MemoryGate},
     telemetry::Events,
@@ -140,9 +140,10 @@ impl RedisGate {
     }
 
     /// Takes a result: a success is handed in with the next step, anything else at once.
-    pub fn report(self: &Arc<Self>, grant: &Grant, signal: BreakerSignal, took: Duration) {
+    pub fn report(self: &Arc<Self>, grant: &Grant, report: Report) {
+        let Report { signal, took, .. } = report;
         let grant = match grant {
-            Grant::Alone(grant) => return self.alone.report(grant, signal, took),
+            Grant::Alone(grant) => return self.alone.report(grant, report),
             Grant::Shared(grant) => grant,
         };
         let mut known = self.known.lock();
@@ -156,13 +157,13 @@ impl RedisGate {
             }
             drop(known);
             if let Some(own) = &grant.own {
-                self.alone.record(own, signal, took);
+                self.alone.record(own, report);
             }
             return;
         }
         // What was saved up goes before: a failure must not overtake the successes that came before it.
         let saved_up = known.take_saved_up();
-        let words = steps::report(&saved_up, Some((ticket, signal)), slow);
+        let words = steps::report(&saved_up, Some((ticket, &report)), slow);
         let (keys, arguments) = self.arguments(&known, self.clock.now(), words);
         drop(known);
         let (gate, own) = (Arc::clone(self), grant.own);
@@ -170,7 +171,7 @@ impl RedisGate {
             gate.step(&steps::REPORT, &keys, &arguments).await;
             // If this opened the fleet's breaker, this host's own stands like it, and the ticket is worth nothing any more.
             if let Some(own) = own {
-                gate.alone.record(&own, signal, took);
+                gate.alone.record(&own, report);
             }
         });
     }

@@ -78,6 +78,9 @@ pub(super) fn word(why: Trip) -> String {
     }
 }
 
+/// An open time that is told to be longer by less than this is the same one, read again.
+const LENGTHENED: Duration = Duration::from_millis(500);
+
 /// The latest of what was told, and when.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fleet {
@@ -105,8 +108,10 @@ impl Fleet {
                     return None;
                 }
                 if told.epoch.counter == known.epoch.counter {
+                    let state = told.state;
+                    let longer = self.stays_open_longer(&told, now);
                     self.known = Some((told, now));
-                    return None;
+                    return longer.then_some(Change { transition: None, state });
                 }
                 Some(known.state)
             }
@@ -122,6 +127,16 @@ impl Fleet {
             (Some(_), State::Closed) => Some(Transition::Closed),
         };
         Some(Change { transition, state })
+    }
+
+    /// Whether the upstream's wish has lengthened the open time: by more than a message's way takes.
+    fn stays_open_longer(&self, told: &Standing, now: Timestamp) -> bool {
+        match (&self.known, told.state) {
+            (Some((Standing { state: State::Open { left: before, .. }, .. }, at)), State::Open { left, .. }) => {
+                left > at.after(*before).since(now).saturating_add(LENGTHENED)
+            }
+            _ => false,
+        }
     }
 
     /// How long the breaker is known to stay open, and why: nobody needs to ask until then.
@@ -220,6 +235,17 @@ mod tests {
         assert_eq!(fleet.open(NOW.after(Duration::from_secs(9))), None);
         let lost = fleet.observe(told("b", 0, State::Closed), NOW, true).unwrap();
         assert_eq!(lost.transition, Some(Transition::Closed), "the server's own word");
+    }
+
+    #[test]
+    fn an_open_time_that_the_upstream_lengthens_is_taken_over() {
+        let mut fleet = Fleet::default();
+        fleet.observe(told("a", 4, open(9)), NOW, true);
+        let later = NOW.after(Duration::from_secs(1));
+        assert_eq!(fleet.observe(told("a", 4, open(8)), later, true), None, "the same end, read again");
+        let longer = fleet.observe(told("a", 4, open(120)), later, false).unwrap();
+        assert_eq!(longer, Change { transition: None, state: open(120) }, "it is no transition");
+        assert_eq!(fleet.open(later).unwrap().0, Duration::from_secs(120));
     }
 
     #[test]

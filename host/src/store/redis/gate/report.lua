@@ -1,11 +1,24 @@
 -- Takes a result.
 -- ARGV     the epoch (two) and number of successes saved up  first attempts made under leased places
 --          the ticket: epoch (two) and lease  signal (success, failure, ignore, none)  whether it was slow
+--          for how long the upstream asks that the breaker stay open (us; 0: it does not)
 -- Answers  the breaker
 saved_up(ARGV[own], ARGV[own + 1], tonumber(ARGV[own + 2]))
 local firsts = tonumber(ARGV[own + 3])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
 local lease, signal, slow = ARGV[own + 6], ARGV[own + 7], tonumber(ARGV[own + 8])
+-- Keeps it open for as long as the upstream asks, if it opened in the attempt's epoch: by this result, or just before it.
+local function lengthen()
+  local asked = tonumber(ARGV[own + 9])
+  if asked == 0 then return end
+  local open_for = math.min(asked, math.max(setting(16), setting(15)))
+  local opened_in = gate.er == ARGV[own + 4] and number('ec') == (tonumber(ARGV[own + 5]) or -2) + 1
+  if setting(9) == 1 and gate.st == '1' and gate.wy ~= 'o' and opened_in and now + open_for > number('un') then
+    put('un', now + open_for)
+    publish()
+  end
+end
+if setting(9) ~= 1 or gate.er ~= ARGV[own + 4] or gate.ec ~= ARGV[own + 5] then lengthen() end
 if setting(9) ~= 1 or gate.er ~= ARGV[own + 4] or gate.ec ~= ARGV[own + 5] or signal == 'none' then return done() end
 if gate.st == '2' and lease ~= '-1' then
   local all = leases()
@@ -15,6 +28,7 @@ if gate.st == '2' and lease ~= '-1' then
   if #rest == #all or signal == 'ignore' then return done() end
   if signal == 'failure' then
     open('p', number('tr') + 1, open_time(number('tr') + 1))
+    lengthen()
     return done()
   end
   put('su', number('su') + 1)
@@ -30,6 +44,9 @@ elseif gate.st == '0' and lease == '-1' and signal ~= 'ignore' then
   if failed == 0 and slow == 0 then return done() end
   redis.call('ZADD', KEYS[2], text(now), ARGV[4])
   local why = tripped()
-  if why and agreed() then open(why, 0, open_time(0)) end
+  if why and agreed() then
+    open(why, 0, open_time(0))
+    lengthen()
+  end
 end
 return done()

@@ -4,7 +4,7 @@ use super::fleet::Standing;
 use crate::{
     breaker::{CHANCE_SHIFT, Counts, Force},
     clock::micros,
-    gate::{Ask, Pybreaker, Settings},
+    gate::{Ask, Pybreaker, Report, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     store::redis::{Keys, Script, Value, reply},
@@ -261,15 +261,16 @@ pub(super) fn look(taken: &Taken, own: Option<&Ticket>) -> Vec<String> {
     words
 }
 
-pub(super) fn report(saved_up: &SavedUp, own: Option<(&Ticket, BreakerSignal)>, slow: bool) -> Vec<String> {
+pub(super) fn report(saved_up: &SavedUp, own: Option<(&Ticket, &Report)>, slow: bool) -> Vec<String> {
     let mut words = saved_up.words().to_vec();
     words.extend(ticket(own.map(|(ticket, _)| ticket)));
-    let signal = own.map_or("none", |(_, signal)| match signal {
+    let signal = own.map_or("none", |(_, report)| match report.signal {
         BreakerSignal::Success => "success",
         BreakerSignal::Failure => "failure",
         BreakerSignal::Ignore => "ignore",
     });
-    words.extend([signal.to_owned(), u8::from(slow).to_string()]);
+    let asked = own.and_then(|(_, report)| report.lengthens()).unwrap_or_default();
+    words.extend([signal.to_owned(), u8::from(slow).to_string(), us(asked)]);
     words
 }
 

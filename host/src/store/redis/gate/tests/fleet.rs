@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     config::settings,
     entropy::Entropy,
-    gate::{Ask, Recheck, Refusal, Settings},
+    gate::{Ask, Recheck, Refusal, Report, Settings},
     policy::contract::BreakerSignal::{Failure, Success},
     rate_limit::Quota,
     retry::budget,
@@ -84,7 +84,7 @@ impl Host {
             Recheck::Refused(refusal) => return Err(refusal),
             Recheck::Wait(wait) => panic!("to wait {wait:?}"),
         }
-        self.gate.report(&grant, signal, Duration::ZERO);
+        self.gate.report(&grant, Report::new(signal, Duration::ZERO));
         self.gates.flush().await;
         Ok(probe)
     }
@@ -236,7 +236,7 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
         match one.gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await {
             Ok(grant) => {
                 alone += u32::from(matches!(grant, Grant::Alone(_)));
-                one.gate.report(&grant, Failure, Duration::ZERO);
+                one.gate.report(&grant, Report::new(Failure, Duration::ZERO));
             }
             Err(refusal) => assert!(matches!(refusal, Refusal::RateLimited { .. } | Refusal::BreakerOpen { .. })),
         }
@@ -301,7 +301,7 @@ async fn leased(breaker: Option<breaker::Settings>) {
         let mut grant = grant;
         if one.gate.recheck(&mut grant).await == Recheck::Send {
             passed += 1;
-            one.gate.report(&grant, Success, Duration::ZERO);
+            one.gate.report(&grant, Report::new(Success, Duration::ZERO));
         }
     }
     let most = 400 + 4_000 * u32::try_from(began.elapsed().as_millis()).unwrap() / 1000 + 400;
@@ -394,7 +394,7 @@ async fn gates_work_on_a_cluster() {
         for turn in 0..6 {
             let grant = gates[turn % 2].acquire(Ask::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
             assert!(matches!(grant, Grant::Shared(_)), "{name}");
-            gates[turn % 2].report(&grant, Failure, Duration::ZERO);
+            gates[turn % 2].report(&grant, Report::new(Failure, Duration::ZERO));
             one.gates.flush().await;
             other.gates.flush().await;
             if turn == 4 {

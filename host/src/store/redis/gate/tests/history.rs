@@ -5,7 +5,7 @@ use crate::{
     breaker,
     clock::{Clock, micros},
     entropy::Entropy,
-    gate::{Ask, Pybreaker, Recheck, Refusal, Settings},
+    gate::{Ask, Pybreaker, Recheck, Refusal, Report, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     retry::budget,
@@ -40,7 +40,8 @@ enum Event {
     Together(u32, u64),
     Pass(u64),
     Look(prop::sample::Index),
-    Report(prop::sample::Index, BreakerSignal, bool),
+    /// Its result, whether it was slow, and the milliseconds for which the upstream says that it is unavailable.
+    Report(prop::sample::Index, BreakerSignal, bool, Option<u64>),
     GiveBack(prop::sample::Index),
     Pause(u64),
     Force(breaker::Force),
@@ -66,7 +67,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (2u32..8, prop_oneof![Just(0u64), 0u64..3_000]).prop_map(|(count, wait)| Event::Together(count, wait)),
         6 => prop_oneof![0u64..300, 0u64..6_000].prop_map(Event::Pass),
         6 => index().prop_map(Event::Look),
-        8 => (index(), signal, prop::bool::weighted(0.2)).prop_map(|(which, signal, slow)| Event::Report(which, signal, slow)),
+        8 => (index(), signal, prop::bool::weighted(0.2), prop::option::weighted(0.3, 0u64..8_000))
+            .prop_map(|(which, signal, slow, asked)| Event::Report(which, signal, slow, asked)),
         2 => index().prop_map(Event::GiveBack),
         1 => (0u64..1_500).prop_map(Event::Pause),
         1 => force.prop_map(Event::Force),
@@ -103,6 +105,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         jitter_percent: jitter,
         probes,
         probe_lease: Duration::from_millis(lease),
+        settled: BreakerSignal::Ignore,
     });
     let budget = (0u32..150, 0u32..5, 1u32..20).prop_map(|(percent, floor_per_second, capacity)| budget::Settings {
         percent,
@@ -231,14 +234,15 @@ impl Both {
                     self.give_back(&pair);
                 }
             }
-            Event::Report(which, signal, slow) if !pairs.is_empty() => {
+            Event::Report(which, signal, slow, asked_ms) if !pairs.is_empty() => {
                 let pair = pairs.remove(which.index(pairs.len()));
                 let took = Duration::from_millis(if *slow { 100 } else { 99 });
-                self.memory.report(&pair.own, *signal, took);
+                let report = Report { signal: *signal, took, retry_after: asked_ms.map(Duration::from_millis) };
+                self.memory.report(&pair.own, report);
                 if let Some(ticket) = &pair.ticket {
                     let chance = if *signal == BreakerSignal::Failure { self.chance.next() } else { 0 };
                     let slow = *slow && self.frame_counts_slow();
-                    let own = steps::report(&SavedUp::default(), Some((ticket, *signal)), slow);
+                    let own = steps::report(&SavedUp::default(), Some((ticket, &report)), slow);
                     self.run(&steps::REPORT, chance, &own);
                 }
             }
@@ -275,7 +279,7 @@ impl Both {
         }
         let Ok(Some(ticket)) = self.memory.admit() else { return };
         for _ in 0..count {
-            self.memory.record(&ticket, BreakerSignal::Success, Duration::ZERO);
+            self.memory.record(&ticket, Report::new(BreakerSignal::Success, Duration::ZERO));
         }
         let saved_up = SavedUp { epoch: standing.epoch, successes: count, firsts: 0 };
         self.run(&steps::REPORT, 0, &steps::report(&saved_up, None, false));
@@ -421,7 +425,11 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
     let (standing, own) = steps::standing(&full).unwrap();
     assert_eq!(steps::acquired(own), Some(Acquired::Limited { which: Some(0), wait: Duration::from_secs(1) }));
     let ticket = Ticket { epoch: standing.epoch, lease: None };
-    let own = steps::report(&SavedUp::default(), Some((&ticket, BreakerSignal::Failure)), false);
+    let own = steps::report(
+        &SavedUp::default(),
+        Some((&ticket, &Report::new(BreakerSignal::Failure, Duration::ZERO))),
+        false,
+    );
     run(late, &steps::REPORT, &own);
     let open = run(early, &steps::BEAT, &steps::beat(&SavedUp::default()));
     let state = steps::standing(&open).unwrap().0.state;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     breaker,
-    gate::{Ask, Pybreaker, Settings},
+    gate::{Ask, Pybreaker, Report, Settings},
     policy::contract::BreakerSignal,
     retry::budget,
     store::redis::{
@@ -85,7 +85,12 @@ impl Stage {
     }
 
     fn report(&self, ticket: &Ticket, signal: BreakerSignal) -> State {
-        self.run(&steps::REPORT, &steps::report(&SavedUp::default(), Some((ticket, signal)), false)).0.state
+        self.run(
+            &steps::REPORT,
+            &steps::report(&SavedUp::default(), Some((ticket, &Report::new(signal, Duration::ZERO))), false),
+        )
+        .0
+        .state
     }
 
     fn call(&self, signal: BreakerSignal) -> State {
