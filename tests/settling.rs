@@ -182,6 +182,98 @@ async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {
     assert_eq!((lost.status, lost.json()["name"].as_str()), (200, Some("Lost")), "{lost:?}");
 }
 
+/// The writes of a group share 10 a second, and each endpoint keeps the limit that the policy knows its server to have.
+#[tokio::test(start_paused = true)]
+async fn the_limits_of_a_group_replace_no_limit_of_the_policy() {
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.defaults]
+        group = "hospital"
+        limits = [{ requests = 10, period = "1s" }]
+    "#;
+    let world = Arc::new(World::new(&config::from_toml(text).unwrap(), Options::default()));
+    let mut sent = tokio::task::JoinSet::new();
+    for row in 0..45 {
+        let world = Arc::clone(&world);
+        let batch = format!("{}{:02}", &BATCH[..BATCH.len() - 2], row / 20);
+        sent.spawn(async move { world.send(create_in(&batch, &format!("Row{row}"), None)).await });
+    }
+    let mut created = 0;
+    while let Some(answer) = sent.join_next().await {
+        created += u32::from(answer.unwrap().status == 200);
+    }
+    let most = world.emulator.most_within(Call::Create, Duration::from_secs(60));
+    assert!(most <= 30, "creates in a window of 60 s: {most}");
+    let in_a_second = world.emulator.most_within(Call::Create, Duration::from_secs(1));
+    assert!(in_a_second <= 20, "creates in a second, of 10 and a burst of 10: {in_a_second}");
+    assert!(created > 30, "{created} of 45 were created within their deadline");
+}
+
+/// Creates that are lost and then found say nothing against the upstream, unless the operator counts them.
+#[tokio::test(start_paused = true)]
+async fn what_settlement_finds_applied_opens_no_breaker() {
+    for (settled, expected) in [("ignore", 200), ("failure", 503)] {
+        let text = format!(
+            "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\
+             defaults.breaker = {{ failure_threshold = 3, settled = \"{settled}\" }}\n"
+        );
+        let world = World::new(&config::from_toml(&text).unwrap(), Options::default());
+        world.emulator.set_faults(Faults::none().on(Call::Create, When::First(3), Fault::ResetAfter));
+        for row in 0..3 {
+            let found = world.create(&format!("Row{row}"), None).await;
+            assert_eq!((found.status, found.header("triage-verdict")), (200, "already-applied"), "{found:?}");
+        }
+        let next = world.create("Next", None).await;
+        assert_eq!(next.status, expected, "breaker.settled = {settled}: {next:?}");
+    }
+}
+
+/// What verification does not find counts as before.
+#[tokio::test(start_paused = true)]
+async fn a_create_that_is_not_found_counts_against_the_upstream() {
+    let text = "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\
+                defaults.breaker = { failure_threshold = 3 }\ndefaults.retry.max_attempts = 1\n";
+    let world = World::new(&config::from_toml(text).unwrap(), Options::default());
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetBefore));
+    for row in 0..3 {
+        assert_ne!(world.create(&format!("Row{row}"), None).await.status, 200);
+    }
+    assert_eq!(world.create("Next", None).await.problem(), "breaker-open");
+}
+
+/// A half-open breaker whose probe is being verified lets others wait no longer than the probe's lease lasts.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_verified_does_not_hold_a_half_open_breaker() {
+    let text = "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\
+                defaults.breaker = { failure_threshold = 1, open_for = \"10s\", jitter = 0 }\n";
+    let world = Arc::new(World::new(&config::from_toml(text).unwrap(), Options::default()));
+    let blind = |faults: Faults| faults.on(Call::ListBatch, When::Always, Fault::FailBefore(StatusCode::BAD_GATEWAY));
+    world.emulator.set_faults(Faults::none().on(
+        Call::Create,
+        When::First(1),
+        Fault::FailBefore(StatusCode::BAD_GATEWAY),
+    ));
+    let mut request = create("Trips", None);
+    request.headers_mut().insert("triage-deadline-ms", "6000".parse().unwrap());
+    assert_eq!(world.send(request).await.problem(), "effect-unknown");
+    assert_eq!(world.create("Refused", None).await.problem(), "breaker-open");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // The probe is lost, and nothing tells what became of it for as long as it is looked for.
+    world.emulator.set_faults(blind(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter)));
+    let probing = Arc::clone(&world);
+    let probe = tokio::spawn(async move { probing.create("Probe", None).await });
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.create("Beside", None).await.problem(), "breaker-open", "one probe at a time");
+    world.emulator.set_faults(blind(Faults::none()));
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    assert_eq!(world.create("Next", None).await.status, 200, "another probe passes while the first is still verified");
+    assert!(!probe.is_finished());
+    world.emulator.set_faults(Faults::none());
+    assert_eq!(probe.await.unwrap().status, 200);
+}
+
 /// Whoever comes back with the key while nothing can be looked up finds it kept, as often as that is.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_fails_again_frees_no_key() {

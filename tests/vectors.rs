@@ -1,6 +1,7 @@
 //! Every row of the vectors, through the real engine and the built component.
 
 mod languages;
+mod safety;
 
 use triage::policy::{Engine, Loading, Policy, cases, prebuilt};
 
@@ -16,13 +17,22 @@ fn play(name: &str, csv: &str) {
     let engine = Engine::start().unwrap();
     let policy =
         Policy::load(&engine, &component(name), &Loading::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
-    let played = cases::play(&policy, csv).unwrap_or_else(|error| panic!("{name}: {error}"));
+    play_on(name, &policy, csv);
+}
+
+fn play_on(name: &str, policy: &Policy, csv: &str) {
+    let played = cases::play(policy, csv).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(played > 30, "{name}: only {played} rows");
 }
 
 #[test]
 fn http_standard() {
     play("http-standard", include_str!("vectors/http-standard.csv"));
+}
+
+#[test]
+fn the_built_in_policy() {
+    play_on("builtin", &Policy::builtin(), include_str!("vectors/http-standard.csv"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use triage::{
     breaker,
     clock::Clock,
     entropy::Entropy,
-    gate::{Ask, Settings},
+    gate::{Ask, Report, Settings},
     idempotency::{Fingerprint, Identity},
     policy::{
         Engine, Loading, Policy,
@@ -57,6 +57,7 @@ fn decide(policy: &Arc<Policy>, headers: &HeaderMap) {
     let nothing = HeaderMap::new();
     let attempt = Attempt {
         endpoint: 1,
+        method: &http::Method::GET,
         effect: Effect::Safe,
         purpose: Purpose::Request,
         number: 1,
@@ -118,7 +119,7 @@ fn around(criterion: &mut Criterion) {
         bench.iter(|| {
             let mut grant = gate.acquire(Ask::First, Duration::ZERO..=HOUR).unwrap();
             black_box(gate.recheck(&mut grant));
-            gate.report(&grant, BreakerSignal::Success, Duration::from_millis(1));
+            gate.report(&grant, Report::new(BreakerSignal::Success, Duration::from_millis(1)));
         });
     });
     let endpoints = [

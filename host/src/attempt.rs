@@ -375,7 +375,7 @@ impl Exchange {
         self.service.endpoints.get(index)
     }
 
-    fn probe_timeout(&self, probe: &Probe) -> Duration {
+    pub(crate) fn probe_timeout(&self, probe: &Probe) -> Duration {
         self.probed_endpoint(probe).unwrap_or(self.endpoint()).settings.attempt_timeout
     }
 

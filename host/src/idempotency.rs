@@ -13,6 +13,7 @@ pub mod intent;
 pub mod key;
 pub mod record;
 pub mod records;
+pub mod retention;
 pub mod stored;
 
 pub use fingerprint::{Fingerprint, Identity, KeyTag, RecordId, Tenant};
@@ -24,6 +25,7 @@ pub use record::{Fence, KeyedSends, Leaving, Opening};
 pub use records::{
     Claim, ClaimName, ClaimOwner, Claimant, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled,
 };
+pub use retention::{Ended, Ending, Retention, retention};
 pub use stored::{Answer, Stored};
 
 /// How keys are honoured.

@@ -6,7 +6,7 @@ use crate::{
     config::{self, Inputs},
     idempotency::Keyed,
     import,
-    policy::{Engine, Loading, Policy, cases},
+    policy::{Engine, Loading, Policy, cases, hints},
     route,
     store::redis::records::read_kept,
     trace as decision_trace,
@@ -61,13 +61,16 @@ pub fn key(bytes: &[u8]) {
     let _ = Keyed::parse(&headers);
 }
 
-/// `Retry-After` and `Connection`.
+/// The hints of a retry and `Connection`.
 pub fn retry_after(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
     let mut map = HeaderMap::new();
-    map.insert(http::header::RETRY_AFTER, value.clone());
+    for name in ["retry-after", "retry-after-ms", "x-should-retry"] {
+        map.insert(HeaderName::from_static(name), value.clone());
+    }
     map.insert(http::header::CONNECTION, value);
-    let _ = headers::retry_after(&map, 1_767_225_600_000);
+    let _ = hints::retry_after(&map, 1_767_225_600_000);
+    let _ = hints::should_retry(&map);
     headers::strip_hop_by_hop(&mut map);
     assert!(!map.contains_key(http::header::CONNECTION), "it stays whatever it names");
 }

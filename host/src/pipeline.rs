@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 mod intake;
 mod judge;
 mod keyed;
+mod pending_report;
 mod request_head;
 mod state;
 pub(crate) mod upstream_key;

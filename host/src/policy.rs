@@ -13,6 +13,7 @@ pub mod contract;
 mod convert;
 mod engine;
 mod failure_reason;
+pub mod hints;
 mod instances;
 pub mod language;
 mod load;

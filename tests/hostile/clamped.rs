@@ -248,6 +248,7 @@ fn a_runaway_is_stopped_within_its_limit_and_two_milliseconds() {
     let nothing = http::HeaderMap::new();
     let attempt = Attempt {
         endpoint: 0,
+        method: &http::Method::GET,
         effect: Effect::Safe,
         purpose: Purpose::Request,
         number: 1,

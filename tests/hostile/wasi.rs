@@ -20,6 +20,7 @@ fn decided(guest: &Guest) -> Result<Verdict, Fault> {
     let headers = HeaderMap::new();
     let attempt = Attempt {
         endpoint: 0,
+        method: &http::Method::GET,
         effect: Effect::Safe,
         purpose: Purpose::Request,
         number: 1,

@@ -372,3 +372,26 @@ async fn tripwire_without_a_breaker_everything_reaches_the_upstream() {
     }
     assert_eq!(stage.arrived(), 100);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_keeps_an_open_breaker_open_up_to_the_cap() {
+    let cases: [(&[(&str, &str)], u64); 3] =
+        [(&[("retry-after", "5")], 10), (&[("retry-after", "25")], 25), (&[("retry-after", "3600")], 40)];
+    for (headers, open_for) in cases {
+        let settings = settings("failure_threshold = 2, open_for_max = \"40s\"");
+        let stage = Stage::new(&settings, move |_| Plan::asking(503, headers));
+        for _ in 0..2 {
+            assert_eq!(stage.get("/").await.body.as_ref(), b"scripted", "the upstream's own answer");
+        }
+        let refused = stage.get("/").await;
+        assert_eq!(
+            (refused.problem().as_str(), refused.header("retry-after")),
+            ("breaker-open", open_for.to_string().as_str())
+        );
+        sleep(millis(open_for * 1_000 - 1)).await;
+        assert_eq!(stage.get("/").await.problem(), "breaker-open", "{headers:?}");
+        sleep(millis(1)).await;
+        stage.then(|_| Plan::status(200));
+        assert_eq!(stage.get("/").await.status, 200, "{headers:?}");
+    }
+}

@@ -171,3 +171,22 @@ async fn tripwire_without_limits_everything_passes_at_once() {
     }
     assert_eq!((began.elapsed(), stage.arrived()), (Duration::ZERO, 1_000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_503_with_retry_after_pauses_the_group_only_if_the_operator_says_so() {
+    for (keys, paused) in [("retry_after_pauses = true", true), ("", false)] {
+        let mut call = 0;
+        let keys = format!("retry = {{ max_attempts = 1 }}\ndeadline = \"10s\"\n{keys}");
+        let stage = Stage::new(&api(&keys), move |_| {
+            call += 1;
+            if call == 1 { Plan::asking(503, &[("retry-after", "20")]) } else { Plan::status(200) }
+        });
+        assert_eq!(stage.get("/").await.status, 503);
+        let next = stage.get("/other").await;
+        let told = if next.status == 200 { String::new() } else { next.problem() };
+        assert_eq!((next.status, told.as_str()), if paused { (429, "rate-limited") } else { (200, "") }, "{next:?}");
+        assert_eq!(stage.arrived(), if paused { 1 } else { 2 });
+        sleep(secs(20)).await;
+        assert_eq!(stage.get("/").await.status, 200, "the pause is over");
+    }
+}

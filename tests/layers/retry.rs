@@ -149,3 +149,72 @@ async fn what_an_earlier_attempt_may_have_done_is_said() {
     assert_eq!((lost.problem().as_str(), lost.header("triage-attempts")), ("upstream-failed", "2"), "{lost:?}");
     assert_eq!(lost.header("triage-sent"), "maybe", "{lost:?}");
 }
+
+/// A key's request reaches the upstream once, whatever 5xx it answers: gateways and CDNs make up their own.
+#[tokio::test(start_paused = true)]
+async fn a_keyed_write_that_is_answered_any_5xx_reaches_the_upstream_once() {
+    let refusals = [501, 505, 511];
+    for status in (500..=599).filter(|status| !refusals.contains(status)) {
+        let stage = Stage::new(&api(QUIET), move |_| Plan::status(status));
+        for time in 1..=3 {
+            let request = Request::post("/").header("idempotency-key", "k").body(Bytes::new()).unwrap();
+            let answer = stage.send(request).await;
+            assert_eq!(answer.header("triage-verdict"), "unknown", "{status}, time {time}: {answer:?}");
+        }
+        assert_eq!(stage.arrived(), 1, "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_5xx_is_retried_for_what_is_safe_or_idempotent() {
+    for method in ["GET", "QUERY", "PUT"] {
+        for status in [506, 520, 524, 529, 599] {
+            let mut call = 0;
+            let stage = Stage::new(&api(QUIET), move |_| {
+                call += 1;
+                Plan::status(if call == 1 { status } else { 200 })
+            });
+            let request = Request::builder().method(method).uri("/").body(Bytes::new()).unwrap();
+            let answer = stage.send(request).await;
+            assert_eq!((answer.status, answer.header("triage-attempts")), (200, "2"), "{method} {status}: {answer:?}");
+        }
+    }
+}
+
+/// The caller follows a redirect under the same key: the key must be free for the other place, and for a second try here.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_to_be_sent_elsewhere_frees_its_key() {
+    for status in [307, 308] {
+        let stage = Stage::new(&api(QUIET), move |request| {
+            let moved = request.path_and_query == "/here";
+            if moved { Plan::asking(status, &[("location", "/there")]) } else { Plan::status(201) }
+        });
+        for method in ["POST", "PUT"] {
+            let keyed =
+                |path| Request::builder().method(method).uri(path).header("idempotency-key", method).body(Bytes::new());
+            let moved = stage.send(keyed("/here").unwrap()).await;
+            assert_eq!((moved.status, moved.header("triage-verdict")), (status, "not-applied"), "{method}: {moved:?}");
+            let followed = stage.send(keyed("/there").unwrap()).await;
+            assert_eq!(followed.status, 201, "{method} {status}: {followed:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_says_when_and_whether_is_followed() {
+    let mut call = 0;
+    let stage = Stage::new(&api(QUIET), move |_| {
+        call += 1;
+        if call == 1 {
+            Plan::asking(503, &[("retry-after-ms", "2500"), ("retry-after", "9")])
+        } else {
+            Plan::status(200)
+        }
+    });
+    assert_eq!(stage.get("/").await.status, 200);
+    let at = stage.arrivals();
+    assert!((millis(2_500)..millis(2_600)).contains(&(at[1] - at[0])), "{:?}", at[1] - at[0]);
+
+    let stage = Stage::new(&api(QUIET), |_| Plan::asking(503, &[("x-should-retry", "false")]));
+    assert_eq!((stage.get("/").await.status, stage.arrived()), (503, 1), "it is of no use");
+}

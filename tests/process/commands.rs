@@ -108,9 +108,10 @@ fn a_new_policy_is_built_tested_and_served() {
     let told = within(&["policy", "new", "parcels"]);
     assert!(told.contains("triage policy build parcels\n  triage policy test parcels/parcels.wasm\n"), "{told}");
     within(&["policy", "build", "parcels"]);
-    assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), "6 cases pass\n");
+    assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), "11 cases pass\n");
     let inspected = within(&["policy", "inspect", "parcels/parcels.wasm"]);
-    let last = "  any: * /{*rest} (reads response headers retry-after, 200 bytes of the response)\n";
+    let last = "  any: * /{*rest} (reads response headers retry-after, retry-after-ms, x-ms-retry-after-ms, \
+                x-should-retry, stripe-should-retry, 200 bytes of the response)\n";
     assert!(inspected.starts_with("parcels 0.1.0  ") && inspected.ends_with(last), "{inspected}");
     let component = folder.path().join("parcels/parcels.wasm");
     let upstream = "http://127.0.0.1:9";

@@ -10,6 +10,9 @@ use triage::policy::{
     language::Language,
 };
 
+/// A DELETE that is answered 404 after an unknown one needs an endpoint of its own, which the example does not describe.
+const DOES_NOT_APPLY: &str = "DELETE,/anything,request,2,yes,";
+const STANDARD: &str = include_str!("http-standard.csv");
 const CASES: &str = include_str!("../../guest-policies/examples/parcels.cases.csv");
 
 fn folder(language: Language) -> PathBuf {
@@ -40,12 +43,20 @@ fn the_same_cases_pass_in_each() {
         assert_eq!(policy.tier(), Some(tier), "{title}");
         assert_eq!(policy.description().name, "parcels", "{title}");
         let played = cases::play(&policy, CASES).unwrap_or_else(|error| panic!("{title}: {error}"));
-        println!("{title}: {played} cases pass, {} bytes", built.bytes);
+        let standard: Vec<&str> = STANDARD.lines().filter(|line| !line.starts_with(DOES_NOT_APPLY)).collect();
+        let vectors =
+            cases::play(&policy, &standard.join("\n")).unwrap_or_else(|error| panic!("{title}, vectors: {error}"));
+        assert_eq!(vectors, STANDARD.lines().count() - 2, "{title}: all but one");
+        println!("{title}: {played} cases and {vectors} vectors pass, {} bytes", built.bytes);
+        let reused = Loading { reuse_instances: true, ..Loading::default() };
+        let reused = Policy::load(&engine, &component, &reused).unwrap_or_else(|e| panic!("{title}: {e:?}"));
+        let safe = super::safety::play("parcels", &reused);
+        println!("{title}: no write is repeated in {} outcomes", safe.requests);
         // What the operator wrote is refused by a policy that cannot read it.
         let settings = Loading { settings: "[".to_owned(), ..Loading::default() };
         let refused = Policy::load(&engine, &component, &settings).map(|_| ()).unwrap_err().to_string();
         assert!(refused.starts_with("the policy refused its settings: "), "{title}: {refused}");
-        passed += usize::from(played == 6);
+        passed += usize::from(played == 11);
     }
     println!("{passed} languages pass, {skipped} skipped");
     assert_eq!(passed + skipped, Language::ALL.len());

@@ -1,6 +1,6 @@
 //! The API's calls, with limits that keep every fixed window of a minute below the server's.
 
-use triage_policy::{Effect, Endpoint, Limit, StatusRange, endpoint};
+use triage_policy::{Effect, Endpoint, Limit, StatusRange, endpoint, retry::hint_headers};
 
 /// Which call an attempt is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,9 @@ const REQUEST_BYTES: u32 = 64 << 10;
 const RESPONSE_BYTES: u32 = 256 << 10;
 /// How late a create may land: a full pool of 40 handlers, a cold start of up to 60 s, the create's own 5 to 7.5 s.
 pub const COMMIT_WITHIN_MS: u32 = 75_000;
+/// Above the 5 to 7.5 s that a create takes, and well below the 30 s after which common clients give up: the look at the batch
+/// must settle a lost create while its caller still waits.
+const CREATE_TIMEOUT_MS: u32 = 12_000;
 
 impl Call {
     /// The call at an index of the description.
@@ -61,7 +64,7 @@ pub fn all() -> Vec<Endpoint> {
 
 fn described(call: Call, name: &str, method: &str, path: &str, limit: u32) -> Endpoint {
     let mut endpoint = endpoint(name, method, path);
-    endpoint.interest.response_headers = vec!["retry-after".to_owned()];
+    endpoint.interest.response_headers = hint_headers();
     endpoint.defaults.attempt_timeout_ms = Some(5_000);
     endpoint.defaults.deadline_ms = Some(15_000);
     if endpoint.effect != Effect::Unsafe {
@@ -79,7 +82,7 @@ fn described(call: Call, name: &str, method: &str, path: &str, limit: u32) -> En
             endpoint.interest.request_body_bytes = REQUEST_BYTES;
             endpoint.interest.response_body_bytes = RESPONSE_BYTES;
             endpoint.commit_within_ms = Some(COMMIT_WITHIN_MS);
-            endpoint.defaults.attempt_timeout_ms = Some(30_000);
+            endpoint.defaults.attempt_timeout_ms = Some(CREATE_TIMEOUT_MS);
             endpoint.defaults.deadline_ms = Some(120_000);
             endpoint.defaults.limits = vec![Limit { requests: 1, period_ms: 6_500, burst: 20 }];
             endpoint.defaults.concurrency = Some(20);

@@ -7,8 +7,9 @@ mod settle;
 use endpoints::Call;
 use serde::Deserialize;
 use triage_policy::{
-    Attempt, Description, Failure, HealthCall, Outcome, Policy, Purpose, Response, Verdict,
+    Attempt, Description, Effect, Failure, HealthCall, Outcome, Policy, Purpose, Response, Verdict,
     retry::{Wait, asked_ms},
+    status,
     verdict::{BreakerSignal, Class},
 };
 
@@ -56,18 +57,22 @@ impl Policy for HospitalDirectory {
             Outcome::Response(response) => response,
         };
         let asked = asked_ms(&response.headers, attempt.now_unix_ms);
-        match response.status {
+        let verdict = match response.status {
             200..=299 => success(call, attempt, response),
+            // The framework redirects a path without its last slash so.
+            redirect if status::is_elsewhere(redirect) && attempt.effect != Effect::Safe => {
+                Verdict::deliver(Class::NotApplied, "to be sent elsewhere")
+            }
             300..=399 => Verdict::deliver(Class::Applied, "passed on"),
             429 => {
                 let wait = asked.unwrap_or(WINDOW_MS);
                 Verdict::throttled(wait, Some(wait))
             }
-            408 | 500 | 502 | 503 | 504 => in_doubt(settings, call, attempt, asked, "the server is in trouble"),
-            505..=599 => in_doubt(settings, call, attempt, asked, "an odd status"),
+            odd if status::leaves_unknown(odd) => in_doubt(settings, call, attempt, asked, "the server is in trouble"),
             400 | 404 => refused(call, attempt, response),
             _ => Verdict::deliver(Class::Rejected, "refused"),
-        }
+        };
+        verdict.hinted(attempt, &response.headers, asked.unwrap_or_else(|| settings.wait.ms(attempt)))
     }
 }
 
@@ -75,7 +80,7 @@ impl Policy for HospitalDirectory {
 fn in_doubt(settings: &Settings, call: Call, attempt: &Attempt, asked: Option<u64>, reason: &str) -> Verdict {
     match call {
         Call::Create | Call::Activate => settle::begin(call, attempt, reason).breaker(BreakerSignal::Failure),
-        Call::Other if attempt.effect == triage_policy::Effect::Unsafe => Verdict::deliver(Class::Unknown, reason),
+        Call::Other if attempt.effect == Effect::Unsafe => Verdict::deliver(Class::Unknown, reason),
         _ => Verdict::retry(Class::Unknown, asked.unwrap_or_else(|| settings.wait.ms(attempt)), reason),
     }
 }

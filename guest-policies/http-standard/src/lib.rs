@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use triage_policy::{
     Attempt, Description, Effect, Failure, Outcome, Policy, StatusRange, Verdict, description, endpoint,
-    retry::{Wait, asked_ms},
+    retry::{Wait, asked_ms, hint_headers},
+    status,
     verdict::{BreakerSignal, Class},
 };
 
@@ -36,8 +37,9 @@ impl Policy for HttpStandard {
         // A 404 means something else to a DELETE, so that it is an endpoint of its own.
         let endpoints = [("delete", "DELETE"), ("any", "*")].map(|(name, method)| {
             let mut endpoint = endpoint(name, method, "/{*rest}");
-            endpoint.interest.response_headers = vec!["retry-after".to_owned()];
-            endpoint.settled = vec![StatusRange { first: 200, last: 399 }];
+            endpoint.interest.response_headers = hint_headers();
+            // 307 and 308 are judged: a PUT or DELETE that is to be sent elsewhere was not applied here.
+            endpoint.settled = vec![StatusRange { first: 200, last: 306 }, StatusRange { first: 309, last: 399 }];
             endpoint
         });
         description("http-standard", env!("CARGO_PKG_VERSION"), endpoints.into())
@@ -61,23 +63,29 @@ fn judge(settings: &Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict {
         Outcome::Failure(_) => return unknown(attempt, wait(), "no answer"),
         Outcome::Response(response) => response,
     };
-    let asked = asked_ms(&response.headers, attempt.now_unix_ms);
-    match response.status {
+    let delay = asked_ms(&response.headers, attempt.now_unix_ms);
+    let verdict = match response.status {
+        redirect if status::is_elsewhere(redirect) && attempt.effect != Effect::Safe => {
+            Verdict::deliver(Class::NotApplied, "to be sent elsewhere")
+        }
         200..=399 => Verdict::deliver(Class::Applied, "success"),
         // The first DELETE, whose answer was lost, may have done it.
         404 if attempt.prior_unknown && attempt.endpoint == DELETE => {
             Verdict::deliver(Class::AlreadyApplied, "gone, perhaps by an earlier attempt")
         }
         425 => {
-            Verdict::retry(Class::NotApplied, asked.unwrap_or_else(wait), "too early").breaker(BreakerSignal::Ignore)
+            Verdict::retry(Class::NotApplied, delay.unwrap_or_else(wait), "too early").breaker(BreakerSignal::Ignore)
         }
-        429 => Verdict::throttled(asked.unwrap_or_else(wait), asked),
-        408 | 500 | 502 | 503 | 504 => unknown(attempt, asked.unwrap_or_else(wait), "the upstream is in trouble"),
-        status if settings.retry_statuses.contains(&status) => {
-            unknown(attempt, asked.unwrap_or_else(wait), "retried by the operator's setting")
+        429 => Verdict::throttled(delay.unwrap_or_else(wait), delay),
+        odd if status::leaves_unknown(odd) => {
+            unknown(attempt, delay.unwrap_or_else(wait), "the upstream is in trouble")
+        }
+        refused if settings.retry_statuses.contains(&refused) => {
+            unknown(attempt, delay.unwrap_or_else(wait), "retried by the operator's setting")
         }
         _ => Verdict::deliver(Class::Rejected, "the upstream refused it"),
-    }
+    };
+    verdict.hinted(attempt, &response.headers, delay.unwrap_or_else(wait))
 }
 
 fn unknown(attempt: &Attempt, delay_ms: u64, reason: &str) -> Verdict {

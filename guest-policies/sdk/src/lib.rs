@@ -23,6 +23,7 @@
 
 pub mod bindings;
 pub mod retry;
+pub mod status;
 pub mod verdict;
 
 pub use bindings::triage::policy::types::{
@@ -122,9 +123,10 @@ pub fn endpoint(name: &str, method: &str, path: &str) -> Endpoint {
         method: method.to_owned(),
         path: path.to_owned(),
         effect: match method {
-            "POST" | "PATCH" => Effect::Unsafe,
+            // The host knows the method of each request and takes the stricter effect.
+            "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "*" => Effect::Safe,
             "PUT" | "DELETE" => Effect::Idempotent,
-            _ => Effect::Safe,
+            _ => Effect::Unsafe,
         },
         interest: Interest {
             path: false,

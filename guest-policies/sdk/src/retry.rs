@@ -1,12 +1,27 @@
-//! When to come back: what the upstream asks for, else a wait that grows.
+//! Whether and when to send a request again: the upstream's hints, else a wait that grows.
 
-use crate::{Attempt, Header, header};
+use crate::{
+    Attempt, Effect, Header, Next, Verdict, header,
+    verdict::{BreakerSignal, Class},
+};
 use serde::Deserialize;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The wait that `retry-after` (seconds or HTTP-date) or `x-ms-retry-after-ms` asks for, in milliseconds.
+/// The response headers by which upstreams hint at a retry. Put them into `interest.response_headers` to be handed them.
+pub const HINT_HEADERS: [&str; 5] =
+    ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-should-retry", "stripe-should-retry"];
+
+/// [`HINT_HEADERS`] in the form of `interest.response_headers`.
+#[must_use]
+pub fn hint_headers() -> Vec<String> {
+    HINT_HEADERS.map(str::to_owned).into()
+}
+
+/// The wait that the upstream asks for, in milliseconds: `retry-after-ms` or `x-ms-retry-after-ms` where they can be read,
+/// since they are the more precise ones, else `retry-after` (seconds or an HTTP-date).
 pub fn asked_ms(headers: &[Header], now_unix_ms: u64) -> Option<u64> {
-    if let Some(ms) = header(headers, "x-ms-retry-after-ms").and_then(|value| value.trim().parse().ok()) {
+    let precise = |name| header(headers, name).and_then(|value| whole_ms(value.trim()));
+    if let Some(ms) = precise("retry-after-ms").or_else(|| precise("x-ms-retry-after-ms")) {
         return Some(ms);
     }
     let value = header(headers, "retry-after")?.trim();
@@ -16,6 +31,47 @@ pub fn asked_ms(headers: &[Header], now_unix_ms: u64) -> Option<u64> {
     let at = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
     let left = at.saturating_sub(Duration::from_millis(now_unix_ms));
     u64::try_from(left.as_millis()).ok()
+}
+
+/// Milliseconds as some servers write them, with or without a fraction. A fraction counts as a whole one: never shorter than
+/// asked.
+fn whole_ms(value: &str) -> Option<u64> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let more = fraction.bytes().any(|byte| byte != b'0');
+    // Twenty digits or more are longer than any wait.
+    Some(whole.parse::<u64>().unwrap_or(u64::MAX).saturating_add(u64::from(more)))
+}
+
+/// Whether the upstream says that a retry helps (`x-should-retry`, `stripe-should-retry`: `true` or `false`); none where it
+/// says nothing.
+pub fn should_retry(headers: &[Header]) -> Option<bool> {
+    let said = |name| match header(headers, name)?.trim() {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    };
+    said("x-should-retry").or_else(|| said("stripe-should-retry"))
+}
+
+impl Verdict {
+    /// The verdict on a response, after [`should_retry`]: `false` ends a retry, and `true` allows one of a request that is safe
+    /// or idempotent and was refused. A hint is no proof for a write, so it never sends an unsafe request again.
+    #[must_use]
+    pub fn hinted(self, attempt: &Attempt, headers: &[Header], delay_ms: u64) -> Self {
+        match (should_retry(headers), &self.next) {
+            (Some(false), Next::Retry(_)) => Self { next: Next::Deliver, ..self },
+            (Some(true), Next::Deliver) if self.class == Class::Rejected && attempt.effect != Effect::Unsafe => {
+                let retry =
+                    Self::retry(Class::NotApplied, delay_ms, "refused, but the upstream says that a retry helps");
+                Self { pause_ms: self.pause_ms, ..retry.breaker(BreakerSignal::Ignore) }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Waits between attempts: tenacity's `wait_*`, by name. All times in seconds, as tenacity has them.

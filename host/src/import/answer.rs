@@ -1,6 +1,9 @@
 //! What the host's answer says of a row. Pure.
 
-use crate::{error, policy::contract::Failure, upstream::headers};
+use crate::{
+    error,
+    policy::{contract::Failure, hints},
+};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 use std::time::Duration;
@@ -34,7 +37,7 @@ pub enum Heard {
 /// Reads an answer. `number` is the field of a good answer: `id` or `activated_count`.
 pub fn read(number: &str, status: StatusCode, headers: &HeaderMap, body: &[u8], now_unix_ms: u64) -> Heard {
     let json: Option<Value> = serde_json::from_slice(body).ok();
-    let after = headers::retry_after(headers, now_unix_ms);
+    let after = hints::retry_after(headers, now_unix_ms);
     let detail = detail(status, json.as_ref());
     if status.is_success() {
         let answer = json.as_ref().and_then(|json| json[number].as_u64());

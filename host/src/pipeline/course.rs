@@ -5,17 +5,22 @@ use super::{
     answer::Outgoing,
     exchange::{Arrival, MaybeHold, Progress},
     keyed,
+    pending_report::PendingReport,
 };
 use crate::{
     attempt::{Arrived, Errand, LEAST},
     clock,
     error::Problem,
+    gate::Permit,
     idempotency::{Claim, ClaimName, ClaimOwner, Claimant},
-    policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
+    policy::{
+        contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
+        hints,
+    },
     retry::{self, Clamped, Facts, Seen, Step},
     telemetry::Step as Noticed,
-    upstream::headers,
 };
+use http::StatusCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
@@ -117,7 +122,7 @@ impl Exchange {
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
         let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
-        let (mut arrival, permit, took) = match attempted {
+        let (mut arrival, mut permit, took) = match attempted {
             Ok(Arrived { arrival, permit, took, .. }) => (arrival, permit, took),
             Err(problem) => {
                 progress.account.denied(&problem);
@@ -146,9 +151,15 @@ impl Exchange {
         {
             progress.account.note(|| Noticed::Slowed { per_minute });
         }
+        permit.unavailable_for(self.unavailable_for(&arrival));
         // An answer that is not delivered is over here, and the next attempt may need its place.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, Step::Deliver) => self.did_well(&mut arrival, permit, took),
+            // What became of the write decides what its attempt says of the upstream.
+            (BreakerSignal::Failure, Step::Verify(probe)) if permit.counts() => {
+                progress.pending = Some(self.pending(permit, took)).filter(|pending| pending.covers(self.lasts(probe)));
+                self.bound(&mut arrival);
+            }
             _ => {
                 permit.report(signal, took);
                 self.bound(&mut arrival);
@@ -170,11 +181,42 @@ impl Exchange {
             }
             Err(problem) => {
                 progress.account.denied(&problem);
+                progress.pending = None;
                 return Ok(Step::Unsettled);
             }
         };
         let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
+        if let Some(pending) = progress.pending.take() {
+            match (clamped.class, &clamped.step) {
+                (Class::Applied | Class::AlreadyApplied, _) => pending.settled(),
+                (_, Step::Verify(next)) if pending.covers(self.lasts(next)) => progress.pending = Some(pending),
+                _ => pending.failed(),
+            }
+        }
         Ok(self.follow(clamped, progress))
+    }
+
+    /// The report of an attempt whose write is about to be verified.
+    fn pending(&self, permit: Permit, took: Duration) -> PendingReport {
+        let breaker = self.endpoint().settings.breaker.as_ref();
+        let settled = breaker.map_or(BreakerSignal::Ignore, |breaker| breaker.settled);
+        let lease = breaker.map_or(Duration::ZERO, |breaker| breaker.probe_lease);
+        PendingReport::new(permit, took, settled, lease)
+    }
+
+    /// How long a verification may take: its delay and the limit on its attempt.
+    fn lasts(&self, probe: &Probe) -> Duration {
+        probe.delay.saturating_add(self.probe_timeout(probe))
+    }
+
+    /// For how long the upstream says that it is unavailable.
+    fn unavailable_for(&self, arrival: &Arrival) -> Option<Duration> {
+        match arrival {
+            Arrival::Answer(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                hints::retry_after(&answer.headers, self.shared.clock.unix_ms())
+            }
+            _ => None,
+        }
     }
 
     /// A refusal of a later attempt leaves what the earlier ones brought.
@@ -187,15 +229,8 @@ impl Exchange {
 
     /// Takes over what a clamped verdict says of the effect.
     pub(super) fn follow(&self, clamped: Clamped, progress: &mut Progress) -> Step {
-        match clamped.class {
-            Class::Unknown if self.effect != Effect::Safe => {
-                progress.ever_unknown = true;
-                progress.unsettled = true;
-            }
-            Class::Unknown => {}
-            // Proven to be in place, or by a look after `commit-within` proven not to be.
-            _ => progress.unsettled = false,
-        }
+        progress.unsettled = clamped.unsettled(self.effect, progress.unsettled);
+        progress.ever_unknown |= progress.unsettled;
         progress.class = clamped.class;
         progress.limit = clamped.limit.or(progress.limit);
         if let Some(limit) = clamped.limit {
@@ -219,7 +254,8 @@ impl Exchange {
             progress.account.judged(&verdict, began.elapsed());
             progress.reason = std::mem::take(&mut verdict.reason);
             let signal = verdict.breaker;
-            let pause = verdict.pause;
+            let pauses = purpose == Purpose::Request && self.endpoint().settings.retry_after_pauses;
+            let pause = verdict.pause.or_else(|| self.unavailable_for(arrival).filter(|_| pauses));
             let claim = verdict.claim.clone();
             let mut clamped = self.clamped(verdict, purpose, arrival, progress);
             let unsafe_unknown = self.effect == Effect::Unsafe && clamped.class == Class::Unknown;
@@ -295,10 +331,9 @@ impl Exchange {
     fn clamped(&self, verdict: Verdict, purpose: Purpose, arrival: &Arrival, progress: &Progress) -> Clamped {
         let endpoint = self.endpoint();
         let (seen, hint) = match arrival {
-            Arrival::Answer(answer) => (
-                Seen::Status(answer.status.as_u16()),
-                headers::retry_after(&answer.headers, self.shared.clock.unix_ms()),
-            ),
+            Arrival::Answer(answer) => {
+                (Seen::Status(answer.status.as_u16()), hints::retry_after(&answer.headers, self.shared.clock.unix_ms()))
+            }
             Arrival::Failure(Failure { sent: false, .. }) => (Seen::NotSent, None),
             Arrival::Failure(_) => (Seen::Lost, None),
         };

@@ -2,6 +2,7 @@
 
 use super::{
     CallerGone, Shared,
+    pending_report::PendingReport,
     upstream_key::{KeySends, UpstreamKey},
     verification::Verifying,
 };
@@ -192,6 +193,8 @@ pub(crate) struct Progress {
     pub(crate) looked_at: Option<Instant>,
     pub(crate) previous_delay: Duration,
     pub(crate) taken: Vec<String>,
+    /// The report of an attempt whose write is being verified.
+    pub(crate) pending: Option<PendingReport>,
     /// The last thing that the upstream said to the request itself.
     pub(crate) last: Option<Arrival>,
     pub(crate) class: Class,
@@ -226,6 +229,7 @@ impl Progress {
             looked_at: None,
             previous_delay: Duration::ZERO,
             taken: Vec::new(),
+            pending: None,
             last: None,
             class: Class::NotApplied,
             reason: String::new(),

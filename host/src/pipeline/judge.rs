@@ -131,6 +131,7 @@ impl Exchange {
     fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress, now: Instant) -> Attempt<'a> {
         Attempt {
             endpoint: self.endpoint().policy_index.unwrap_or(usize::MAX),
+            method: &self.method,
             effect: self.effect,
             purpose,
             number: if purpose == Purpose::Probe { progress.probes } else { progress.attempts.max(1) },

@@ -8,9 +8,12 @@ use super::{
 };
 use crate::{
     error::{EFFECT_UNKNOWN, Problem},
-    idempotency::{self, Begun, ClaimOwner, Fence, Fingerprint, Hold, Opening, RecordError, RecordId, Stored},
+    idempotency::{
+        self, Begun, ClaimOwner, Ended, Ending, Fence, Fingerprint, Hold, Opening, RecordError, RecordId, Retention,
+        Stored,
+    },
     overload::Held,
-    policy::contract::{Class, Effect},
+    policy::contract::Effect,
     telemetry::{Account, KeyResult},
     upstream::Body,
 };
@@ -146,41 +149,37 @@ impl Exchange {
             };
         };
         let sent_ago = progress.last_sent.map_or(std::time::Duration::ZERO, |sent| sent.elapsed());
-        let outgoing = match result {
-            Ok(outgoing) => outgoing,
+        let ending = match &result {
+            Ok(_) => Ending::Answered,
             Err(problem) => {
-                // A refusal before anything was sent frees the key; what may have been sent keeps it, and so does what is known
-                // to be in place without an answer to replay.
-                let not_in_effect = match progress.class {
-                    Class::NotApplied | Class::Throttled | Class::Rejected => problem.reason() != EFFECT_UNKNOWN,
-                    Class::Unknown => !problem.sent(),
-                    Class::Applied | Class::AlreadyApplied => false,
-                };
-                if not_in_effect && !progress.unsettled && !self.keeps_proof(progress) {
+                let effect_unknown = problem.reason() == EFFECT_UNKNOWN;
+                Ending::Refused { maybe_sent: problem.sent(), effect_unknown }
+            }
+        };
+        let retention = idempotency::retention(&Ended {
+            effect: self.effect,
+            granted: self.endpoint().granted,
+            class: progress.class,
+            unsettled: progress.unsettled,
+            keyed: self.key.is_some(),
+            keeps_proof: self.keeps_proof(progress),
+            ending,
+        });
+        let outgoing = match (retention, result) {
+            (Retention::Finish, Ok(outgoing)) => outgoing,
+            (retention, result) => {
+                if retention == Retention::Release {
                     let _ = hold.release().await;
                 } else {
                     hold.leave_unknown(sent_ago);
                     self.shared.settlement.wake();
                 }
-                return answer::refused(problem, self, progress);
+                return match result {
+                    Ok(outgoing) => outgoing.into_response(self, progress),
+                    Err(problem) => answer::refused(problem, self, progress),
+                };
             }
         };
-        let keep = match progress.class {
-            Class::Applied | Class::AlreadyApplied => true,
-            // Without a grant a rejection is only the guest's word: it is replayed, never a reason to send again.
-            Class::Rejected => self.effect == Effect::Unsafe && !self.endpoint().granted,
-            Class::NotApplied | Class::Throttled => false,
-            Class::Unknown => {
-                hold.leave_unknown(sent_ago);
-                self.shared.settlement.wake();
-                return outgoing.into_response(self, progress);
-            }
-        };
-        // Without a key only what is unknown is kept: its answer goes to its caller as it comes.
-        if !keep || self.key.is_none() {
-            let _ = hold.release().await;
-            return outgoing.into_response(self, progress);
-        }
         let most = self.service.settings.idempotency.max_response_bytes;
         let (response, stored) = outgoing.store(self, progress, most).await;
         // A store that fails now leaves the record unknown: the next request with the key looks before it sends.

@@ -1,10 +1,14 @@
 //! The native policy: RFC 9110 and nothing else. What a faulty component falls back to, and what components are measured
 //! against.
 
-use super::contract::{
-    Attempt, BreakerSignal, Class, Defaults, Description, Effect, Endpoint, Failure, Interest, Next, Outcome, Purpose,
-    Verdict,
+use super::{
+    contract::{
+        Attempt, BreakerSignal, Class, Defaults, Description, Effect, Endpoint, Failure, Interest, Next, Outcome,
+        Purpose, Verdict, is_elsewhere, leaves_unknown,
+    },
+    hints::{self, HINT_HEADERS},
 };
+use http::Method;
 use std::time::Duration;
 
 const FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -20,8 +24,9 @@ pub(super) fn description() -> Description {
             method: None,
             path: "/{*rest}".to_owned(),
             effect: Effect::Safe,
-            interest: Interest::default(),
-            settled: vec![(200, 399)],
+            interest: Interest { response_headers: HINT_HEADERS.into(), ..Interest::default() },
+            // 307 and 308 are judged: a PUT or DELETE that is to be sent elsewhere was not applied here.
+            settled: vec![(200, 306), (309, 399)],
             commit_within: None,
             defaults: Defaults::default(),
         }],
@@ -29,30 +34,47 @@ pub(super) fn description() -> Description {
     }
 }
 
-/// Judges an outcome by its status and effect alone. It never interprets a probe: that is left unknown.
+/// Judges an outcome by its status, its hints and the request's effect. It never interprets a probe: that is left unknown.
 pub fn judge(attempt: &Attempt<'_>, outcome: &Outcome<'_>) -> Verdict {
+    use BreakerSignal::{Failure as Trouble, Ignore, Success};
     let repeatable = attempt.effect != Effect::Unsafe;
-    let (class, breaker, retry) = match outcome {
-        _ if attempt.purpose == Purpose::Probe => (Class::Unknown, BreakerSignal::Ignore, false),
-        Outcome::Failure(Failure { sent: false, .. }) => (Class::NotApplied, BreakerSignal::Failure, true),
-        Outcome::Failure(_) => (Class::Unknown, BreakerSignal::Failure, repeatable),
-        Outcome::Response { status, .. } => match status.as_u16() {
-            200..=399 => (Class::Applied, BreakerSignal::Success, false),
-            425 => (Class::NotApplied, BreakerSignal::Ignore, true),
-            429 => (Class::Throttled, BreakerSignal::Ignore, true),
-            408 | 500 | 502 | 503 | 504 => (Class::Unknown, BreakerSignal::Failure, repeatable),
-            // Nothing tells whether an odd 5xx (507, 520 ...) applied the request.
-            506..=599 => (Class::Unknown, BreakerSignal::Failure, false),
-            _ => (Class::Rejected, BreakerSignal::Success, false),
-        },
+    let (status, headers) = match outcome {
+        _ if attempt.purpose == Purpose::Probe => return verdict(Class::Unknown, Ignore, None),
+        Outcome::Failure(Failure { sent: false, .. }) => {
+            return verdict(Class::NotApplied, Trouble, Some(wait(attempt)));
+        }
+        Outcome::Failure(_) => return verdict(Class::Unknown, Trouble, repeatable.then(|| wait(attempt))),
+        Outcome::Response { status, headers, .. } => (status.as_u16(), headers),
     };
-    let next = if retry { Next::Retry(wait(attempt.number, attempt.random)) } else { Next::Deliver };
+    let asked = hints::retry_after(headers, attempt.now_unix_ms);
+    let delay = asked.unwrap_or_else(|| wait(attempt));
+    let (class, breaker, retry) = match status {
+        redirect if is_elsewhere(redirect) && attempt.effect != Effect::Safe => (Class::NotApplied, Success, false),
+        200..=399 => (Class::Applied, Success, false),
+        // The first DELETE, whose answer was lost, may have done it.
+        404 if attempt.prior_unknown && *attempt.method == Method::DELETE => (Class::AlreadyApplied, Success, false),
+        425 => (Class::NotApplied, Ignore, true),
+        429 => (Class::Throttled, Ignore, true),
+        odd if leaves_unknown(odd) => (Class::Unknown, Trouble, repeatable),
+        _ => (Class::Rejected, Success, false),
+    };
+    let pause = asked.filter(|_| class == Class::Throttled);
+    let (class, breaker, retry) = match hints::should_retry(headers) {
+        Some(false) => (class, breaker, false),
+        Some(true) if class == Class::Rejected && repeatable => (Class::NotApplied, Ignore, true),
+        _ => (class, breaker, retry),
+    };
+    Verdict { pause, ..verdict(class, breaker, retry.then_some(delay)) }
+}
+
+fn verdict(class: Class, breaker: BreakerSignal, retry: Option<Duration>) -> Verdict {
+    let next = retry.map_or(Next::Deliver, Next::Retry);
     Verdict { class, breaker, next, claim: None, pause: None, reason: "builtin".to_owned() }
 }
 
 /// Exponential with full jitter above half: between half of min(2 s * 2^(n-1), 10 s) and all of it.
-fn wait(number: u32, random: u64) -> Duration {
-    let doubled = FIRST_WAIT.saturating_mul(1 << number.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+fn wait(attempt: &Attempt<'_>) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.number.saturating_sub(1).min(10)).min(LONGEST_WAIT);
     let half = doubled / 2;
-    half + half.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
+    half + half.mul_f64((attempt.random >> 11) as f64 / (1_u64 << 53) as f64)
 }

@@ -110,6 +110,7 @@ fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, St
     let taken: Vec<String> = row.taken.split_whitespace().map(str::to_owned).collect();
     let attempt = Attempt {
         endpoint,
+        method: &method,
         effect: Effect::of(&method).max(described.effect),
         purpose: if row.purpose == "probe" { Purpose::Probe } else { Purpose::Request },
         number: row.number,

@@ -20,10 +20,10 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// The effect that RFC 9110 section 9.2 gives a method; unsafe for methods it does not name.
+    /// The effect that RFC 9110 section 9.2, and for QUERY RFC 10008, give a method; unsafe for methods they do not name.
     pub fn of(method: &Method) -> Self {
         match method.as_str() {
-            "GET" | "HEAD" | "OPTIONS" | "TRACE" => Self::Safe,
+            "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" => Self::Safe,
             "PUT" | "DELETE" => Self::Idempotent,
             _ => Self::Unsafe,
         }
@@ -176,11 +176,30 @@ pub enum Outcome<'a> {
     Failure(Failure),
 }
 
+/// Whether a response with this status leaves open what became of a write. The upstream, or a gateway in front of it, gave up
+/// (408, 460, 499), is in trouble (500 and every 5xx that a CDN makes up), or did not answer in HTTP (below 200, above 599).
+/// 501, 505 and 511 are refusals.
+pub fn leaves_unknown(status: u16) -> bool {
+    match status {
+        501 | 505 | 511 => false,
+        408 | 460 | 499 => true,
+        200..=499 => false,
+        _ => true,
+    }
+}
+
+/// Whether a redirect asks for the same request at another place (307, 308): nothing was done here.
+pub fn is_elsewhere(status: u16) -> bool {
+    matches!(status, 307 | 308)
+}
+
 /// The attempt whose outcome is judged. See `wit/types.wit`.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
     /// Index into the description's endpoints.
     pub endpoint: usize,
+    /// The request's method. Only the built-in policy reads it: a component knows it by the endpoint.
+    pub method: &'a Method,
     /// The strictest of method, policy and configuration.
     pub effect: Effect,
     /// The request's own outcome, or a probe's.

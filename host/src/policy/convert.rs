@@ -220,6 +220,8 @@ fn probe(asked: wit::Probe) -> Result<Probe, InvalidVerdict> {
         "GET" => Method::GET,
         "HEAD" => Method::HEAD,
         "OPTIONS" => Method::OPTIONS,
+        // RFC 10008. A probe has no body, so the query is in the path.
+        "QUERY" => Method::from_bytes(b"QUERY").map_err(|_| InvalidVerdict::Probe("method QUERY".to_owned()))?,
         other => return Err(InvalidVerdict::Probe(format!("method {:?}", short(other, 32)))),
     };
     let path = asked.path_and_query;

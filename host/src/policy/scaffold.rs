@@ -22,10 +22,11 @@ const CONTRACT: [(&str, &str); 2] = [
 ];
 
 /// The SDK as this host knows it, beside the policy: the two never differ in their contract.
-const SDK: [(&str, &str); 4] = [
+const SDK: [(&str, &str); 5] = [
     ("src/lib.rs", include_str!("../../../guest-policies/sdk/src/lib.rs")),
     ("src/bindings.rs", include_str!("../../../guest-policies/sdk/src/bindings.rs")),
     ("src/retry.rs", include_str!("../../../guest-policies/sdk/src/retry.rs")),
+    ("src/status.rs", include_str!("../../../guest-policies/sdk/src/status.rs")),
     ("src/verdict.rs", include_str!("../../../guest-policies/sdk/src/verdict.rs")),
 ];
 const SDK_MANIFEST: &str = include_str!("../../../guest-policies/sdk/Cargo.toml");

@@ -4,7 +4,9 @@ use super::{
     Settings,
     upstream_key::{KeyAnswer, KeyFacts},
 };
-use crate::policy::contract::{Class, Effect, Next, Probe, Purpose, Replacement, Verdict};
+use crate::policy::contract::{
+    Class, Effect, Next, Probe, Purpose, Replacement, Verdict, is_elsewhere, leaves_unknown,
+};
 use std::time::Duration;
 
 /// Probes that one request may make: enough to look early and often until `commit-within`, few enough to bound a hostile guest.
@@ -122,6 +124,17 @@ pub struct Clamped {
     pub limit: Option<Limit>,
 }
 
+impl Clamped {
+    /// Whether an effect of the request is unknown after this outcome; `before`: whether one was before it. Any class but
+    /// `unknown` is proof, of the effect or of its absence.
+    pub fn unsettled(&self, effect: Effect, before: bool) -> bool {
+        match self.class {
+            Class::Unknown => before || effect != Effect::Safe,
+            _ => false,
+        }
+    }
+}
+
 /// Clamps a verdict.
 pub fn clamp(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
     let wished = if let Next::Retry(delay) = verdict.next { Some(delay) } else { None };
@@ -180,7 +193,8 @@ fn resent(
 /// A verdict as far as it is followed without a key of the upstream's own.
 fn followed(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
     let asked_for_wait = facts.hint.max(verdict.pause);
-    let class = believed(verdict.class, facts);
+    let said = verdict.class;
+    let class = believed(said, facts);
     let refuse = |limit| Clamped { class, step: given_up(class, facts), limit: Some(limit) };
     match verdict.next {
         Next::Deliver => Clamped { class, step: given_up(class, facts), limit: None },
@@ -205,7 +219,7 @@ fn followed(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
             Clamped { class, step: Step::Verify(probe), limit: None }
         }
         Next::Retry(wished) => {
-            if let Err(limit) = may_send_again(class, facts) {
+            if let Err(limit) = may_send_again(said, class, facts) {
                 return refuse(limit);
             }
             if !facts.repeatable {
@@ -252,20 +266,21 @@ fn believed(class: Class, facts: &Facts) -> Class {
         let settles_by_absence =
             facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
         let early = settles_by_absence && !absence_counts(facts);
-        let other_attempt = facts.unsettled
+        let no_proof = facts.unsettled || is_no_answer(facts.seen);
+        let unproven = no_proof
             && facts.purpose == Purpose::Request
             && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
-        return if early || other_attempt { Class::Unknown } else { class };
+        return if early || unproven { Class::Unknown } else { class };
     }
-    if facts.unsettled {
+    if facts.unsettled || facts.purpose == Purpose::Probe || may_be_applied(facts.seen) {
         return Class::Unknown;
     }
     match (class, facts.seen) {
         _ if proof(class, facts) => class,
         (Class::Applied, Seen::Status(200..=399)) => Class::Applied,
-        (Class::Rejected, Seen::Status(status @ 400..=499)) if !matches!(status, 408 | 425 | 429 | 499) => {
-            Class::Rejected
-        }
+        // It frees the key for the other place, which the caller asks by itself. The host does not send it again.
+        (Class::NotApplied, Seen::Status(status)) if is_elsewhere(status) => Class::NotApplied,
+        (Class::Rejected, Seen::Status(status)) if is_refusal(status) => Class::Rejected,
         _ => Class::Unknown,
     }
 }
@@ -290,6 +305,27 @@ fn known_by_key(class: Class, facts: &Facts) -> Option<Class> {
     }
 }
 
+/// Whether the status is none of an answer in HTTP, whatever the policy's table says of it.
+fn is_no_answer(seen: Seen) -> bool {
+    matches!(seen, Seen::Status(status) if !(200..=599).contains(&status))
+}
+
+/// Whether an unsafe request stays unknown whatever a policy says that the operator does not trust: no answer came, or one
+/// that leaves open what became of the request. Every 5xx is such an answer, those of gateways and CDNs too, except 501, 505
+/// and 511.
+fn may_be_applied(seen: Seen) -> bool {
+    match seen {
+        Seen::NotSent => false,
+        Seen::Status(status) => leaves_unknown(status),
+        Seen::Lost => true,
+    }
+}
+
+/// Whether the status refuses the request, so that sending the same again cannot help.
+fn is_refusal(status: u16) -> bool {
+    matches!(status, 400..=499 | 501 | 505 | 511) && !matches!(status, 425 | 429) && !leaves_unknown(status)
+}
+
 /// Whether finding nothing means that nothing will come.
 fn absence_counts(facts: &Facts) -> bool {
     match (facts.commit_within, facts.sent_ago) {
@@ -300,13 +336,18 @@ fn absence_counts(facts: &Facts) -> bool {
     }
 }
 
-fn may_send_again(class: Class, facts: &Facts) -> Result<(), Limit> {
+fn may_send_again(said: Class, class: Class, facts: &Facts) -> Result<(), Limit> {
     if facts.effect != Effect::Unsafe {
         return Ok(());
     }
     match (facts.granted, facts.purpose) {
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
         (true, Purpose::Probe) => Err(Limit::TooEarly),
+        // No trust makes up for an unknown effect: the policy says itself that the request may have been applied, or this outcome
+        // is not that of the attempt which may have been.
+        (true, Purpose::Request) if said == Class::Unknown || (facts.unsettled && facts.attempts > 0) => {
+            Err(Limit::Effect)
+        }
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
         (false, _) => Err(Limit::Effect),

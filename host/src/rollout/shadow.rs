@@ -8,7 +8,7 @@ use crate::{
     service::Service,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use std::{
     io,
     sync::{
@@ -57,6 +57,7 @@ pub struct Case {
     live: Gist,
     now: Timestamp,
     facts: Attempt<'static>,
+    method: Method,
     path: String,
     request_headers: HeaderMap,
     request_body: Bytes,
@@ -109,6 +110,7 @@ impl Case {
             named: name.to_owned(),
             live,
             now,
+            method: attempt.method.clone(),
             path: if interest.path { attempt.path.to_owned() } else { String::new() },
             request_headers: named(attempt.request_headers, &interest.request_headers),
             request_body: Bytes::copy_from_slice(prefix(attempt.request_body, interest.request_body_bytes)),
@@ -125,6 +127,7 @@ impl Case {
             return;
         }
         let attempt = Attempt {
+            method: &self.method,
             path: &self.path,
             request_headers: &self.request_headers,
             request_body: &self.request_body,
@@ -161,6 +164,7 @@ fn facts(attempt: &Attempt<'_>, endpoint: usize) -> Attempt<'static> {
     static NOTHING: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
     Attempt {
         endpoint,
+        method: &Method::GET,
         effect: attempt.effect,
         purpose: attempt.purpose,
         number: attempt.number,

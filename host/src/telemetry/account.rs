@@ -302,6 +302,7 @@ fn standard(method: &Method) -> &'static str {
         "PATCH" => "PATCH",
         "DELETE" => "DELETE",
         "OPTIONS" => "OPTIONS",
+        "QUERY" => "QUERY",
         _ => "other",
     }
 }

@@ -5,7 +5,7 @@ use super::{
     report::Missing,
 };
 use crate::policy::contract::{self, Attempt, Effect, Failure, Outcome};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::time::Duration;
 
 /// A decision's inputs, owned.
@@ -67,9 +67,16 @@ impl Hand {
         }
     }
 
-    pub(super) fn attempt<'a>(&'a self, decision: &Decision<'_>, endpoint: usize, described: Effect) -> Attempt<'a> {
+    pub(super) fn attempt<'a>(
+        &'a self,
+        decision: &Decision<'_>,
+        method: &'a Method,
+        endpoint: usize,
+        described: Effect,
+    ) -> Attempt<'a> {
         Attempt {
             endpoint,
+            method,
             effect: self.effect(described),
             purpose: decision.purpose,
             number: decision.number,

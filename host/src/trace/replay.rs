@@ -286,7 +286,7 @@ fn one(
             if settles {
                 Ok(Said::SETTLED)
             } else {
-                let attempt = hand.attempt(&decision, index, described.effect);
+                let attempt = hand.attempt(&decision, &method, index, described.effect);
                 let decided = policy.decide(&attempt, &hand.outcome());
                 let contents = decision.verdict.as_ref().is_some_and(|said| said.contents.is_some());
                 decided.map(|verdict| Said::of(&verdict, contents)).map_err(|fault| fault.name().to_owned())

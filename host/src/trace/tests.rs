@@ -46,6 +46,7 @@ fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
 fn attempt<'a>(endpoint: usize, request: &'a HeaderMap, body: &'a [u8], taken: &'a [String]) -> Attempt<'a> {
     Attempt {
         endpoint,
+        method: &Method::POST,
         effect: Effect::Unsafe,
         purpose: Purpose::Request,
         number: 1,

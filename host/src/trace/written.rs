@@ -9,7 +9,7 @@ use crate::{
     },
     service::Service,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 
@@ -92,7 +92,7 @@ impl Shown<'_> {
 }
 
 /// A caller may put anything into a method of its own.
-const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+const KNOWN: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE", "CONNECT"];
 
 fn prefix(bytes: &[u8], most: usize) -> &[u8] {
     bytes.get(..most).unwrap_or(bytes)
@@ -102,18 +102,24 @@ fn message(all: &HeaderMap, names: &[HeaderName], body: &[u8], contents: bool) -
     let mut headers = Vec::new();
     for name in names {
         for value in all.get_all(name) {
-            let told = contents || is_plain_retry_after(name, value);
+            let told = contents || is_plain_hint(name, value);
             headers.push((name.as_str().to_owned(), told.then(|| latin1(value.as_bytes()))));
         }
     }
     Message { headers, bytes: body.len() as u64, body: (contents && !body.is_empty()).then(|| latin1(body)) }
 }
 
-/// Seconds or a date, and so nothing else.
-fn is_plain_retry_after(name: &HeaderName, value: &HeaderValue) -> bool {
-    let seconds = |text: &str| text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
+/// A hint of a retry that is a time, a date or a truth value, and so nothing else.
+fn is_plain_hint(name: &HeaderName, value: &HeaderValue) -> bool {
+    let number = |text: &str, digits| text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_digit());
     let date = |text: &str| httpdate::parse_http_date(text).is_ok();
-    name == header::RETRY_AFTER && value.to_str().is_ok_and(|text| seconds(text) || date(text))
+    let Ok(text) = value.to_str() else { return false };
+    match name.as_str() {
+        "retry-after" => number(text, 9) || date(text),
+        "retry-after-ms" | "x-ms-retry-after-ms" => number(text, 12),
+        "x-should-retry" | "stripe-should-retry" => matches!(text, "true" | "false"),
+        _ => false,
+    }
 }
 
 /// ISO 8859-1: each byte is the character of the same number.

@@ -7,7 +7,7 @@ use http::{
         UPGRADE, VIA,
     },
 };
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -139,16 +139,6 @@ pub fn is_coded(headers: &HeaderMap) -> bool {
     }
 }
 
-/// The wait that `Retry-After` asks for, in seconds or as an HTTP-date against `now_unix_ms` (RFC 9110 section 10.2.3).
-pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
-    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
-    }
-    let at = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(at.saturating_sub(Duration::from_millis(now_unix_ms)))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -276,23 +266,5 @@ mod tests {
         let mut headers = map(&[("triage-verdict", "applied"), ("content-type", "text/plain")]);
         to_caller(&mut headers);
         assert_eq!(headers, map(&[("content-type", "text/plain"), ("via", "1.1 triage")]));
-    }
-
-    #[test]
-    fn retry_after_in_both_forms() {
-        let now = 1_767_225_600_000;
-        for (value, expected) in [
-            ("7", Some(7)),
-            ("0", Some(0)),
-            ("99999999999999999999", Some(u64::from(u32::MAX))),
-            ("Thu, 01 Jan 2026 00:00:10 GMT", Some(10)),
-            ("Wed, 01 Jan 2025 00:00:10 GMT", Some(0)),
-            ("soon", None),
-            ("-1", None),
-            ("", None),
-        ] {
-            let headers = map(&[("retry-after", value)]);
-            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "Retry-After: {value}");
-        }
     }
 }

@@ -72,6 +72,7 @@ fn measured(kind: &'static str, policy: &Arc<Policy>, decisions: u32) -> Result<
         });
         let attempt = Attempt {
             endpoint,
+            method: endpoints.get(endpoint).and_then(|described| described.method.as_ref()).unwrap_or(&Method::GET),
             effect,
             purpose: Purpose::Request,
             number: 1,

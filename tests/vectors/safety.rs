@@ -1,0 +1,338 @@
+//! No policy has an unsafe request sent again, or a key released, without proof: every policy, method, status and failure, keyed
+//! or not, granted or not, through the clamp and the decision about the record.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::{sync::Arc, time::Duration};
+use triage::{
+    idempotency::{Ended, Ending, Retention, retention},
+    policy::{
+        Engine, Loading, Policy,
+        contract::{Attempt, Class, Effect, Failure, FailureKind, Outcome, Purpose, Verdict},
+        prebuilt,
+    },
+    retry::{self, Clamped, Facts, Seen, Step, clamp},
+    route::Router,
+};
+
+const METHODS: [&str; 10] = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DELETE", "POST", "PATCH", "LAUNCH"];
+const UNSAFE_METHODS: [&str; 3] = ["POST", "PATCH", "LAUNCH"];
+const STATUSES: std::ops::RangeInclusive<u16> = 100..=999;
+const FAILURES: [FailureKind; 9] = [
+    FailureKind::Dns,
+    FailureKind::Connect,
+    FailureKind::ConnectTimeout,
+    FailureKind::Tls,
+    FailureKind::Send,
+    FailureKind::Reset,
+    FailureKind::Timeout,
+    FailureKind::Protocol,
+    FailureKind::Body,
+];
+/// Where an upstream has no batch, no match or nothing to say.
+const PROBE_BODIES: [&str; 4] = [
+    "",
+    "[]",
+    r#"{"detail":"No hospitals found with the specified batch ID"}"#,
+    r#"{"resourceType":"Bundle","type":"searchset","total":0}"#,
+];
+
+/// A request that a policy is asked about.
+struct Request {
+    path: &'static str,
+    headers: HeaderMap,
+    body: &'static str,
+}
+
+/// How many cases were played.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// Outcomes of requests, each with and without a grant.
+    pub requests: u64,
+    /// Outcomes of verifications.
+    pub verifications: u64,
+}
+
+/// Plays every case on a policy.
+pub fn play(name: &str, policy: &Policy) -> Played {
+    let mut played = Played::default();
+    for request in requests(name) {
+        for method in METHODS {
+            Subject::new(name, policy, method, &request).play(&mut played);
+        }
+    }
+    played
+}
+
+fn requests(name: &str) -> Vec<Request> {
+    let plain = |path, body| Request { path, headers: HeaderMap::new(), body };
+    let with_header = |path, header, value| Request { headers: headers(&[(header, value)]), ..plain(path, "{}") };
+    const BATCH: &str = r#"{"name":"A","address":"B","creation_batch_id":"7d3c5a52-0000-4000-8000-000000000001"}"#;
+    let mut all = vec![plain("/anything", "")];
+    match name {
+        "hospital-directory" => all.extend([
+            plain("/hospitals/", BATCH),
+            plain("/hospitals/", r#"{"name":"A","address":"B"}"#),
+            plain("/hospitals/batch/7d3c5a52-0000-4000-8000-000000000001/activate", ""),
+        ]),
+        "fhir" => all.extend([
+            plain("/", r#"{"resourceType":"Bundle","type":"transaction"}"#),
+            plain("/Patient", r#"{"resourceType":"Patient"}"#),
+            with_header("/Patient", "if-none-exist", "identifier=urn:mrn|1"),
+            with_header("/Patient/1", "if-match", "W/\"1\""),
+        ]),
+        _ => {}
+    }
+    all
+}
+
+fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
+    all.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+}
+
+/// What came of an attempt.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    Status(StatusCode),
+    Failed(Failure),
+}
+
+impl Came {
+    fn all() -> impl Iterator<Item = Self> {
+        let statuses = STATUSES.map(|status| Self::Status(StatusCode::from_u16(status).unwrap()));
+        let failures = FAILURES.into_iter().flat_map(|kind| [true, false].map(|sent| Failure::new(kind, sent)));
+        statuses.chain(failures.map(Self::Failed))
+    }
+
+    fn seen(self) -> Seen {
+        match self {
+            Self::Status(status) => Seen::Status(status.as_u16()),
+            Self::Failed(Failure { sent: false, .. }) => Seen::NotSent,
+            Self::Failed(_) => Seen::Lost,
+        }
+    }
+
+    fn outcome<'a>(self, headers: &'a HeaderMap, body: &'a str) -> Outcome<'a> {
+        match self {
+            Self::Status(status) => Outcome::Response { status, headers, body: body.as_bytes(), complete: true },
+            Self::Failed(failure) => Outcome::Failure(failure),
+        }
+    }
+}
+
+/// A policy's endpoint under one method and request.
+struct Subject<'a> {
+    name: &'a str,
+    policy: &'a Policy,
+    method: Method,
+    request: &'a Request,
+    endpoint: usize,
+    effect: Effect,
+    commit_within: Option<Duration>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(name: &'a str, policy: &'a Policy, method: &str, request: &'a Request) -> Self {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let endpoints = &policy.description().endpoints;
+        let router = Router::new(endpoints.iter().map(|e| (e.method.as_ref(), e.path.as_str()))).unwrap();
+        let endpoint = router.find(&method, request.path).unwrap();
+        let described = &endpoints[endpoint];
+        let effect = Effect::of(&method).max(described.effect);
+        Self { name, policy, method, request, endpoint, effect, commit_within: described.commit_within }
+    }
+
+    fn play(&self, played: &mut Played) {
+        if UNSAFE_METHODS.contains(&self.method.as_str()) {
+            assert_eq!(self.effect, Effect::Unsafe, "{} {}", self.name, self.method);
+        }
+        let mut probe_is_played = false;
+        for came in Came::all() {
+            for (keyed, hinted, unsettled) in (0..8).map(|bits| (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0)) {
+                let hints = if hinted {
+                    headers(&[("x-should-retry", "true"), ("retry-after", "1")])
+                } else {
+                    HeaderMap::new()
+                };
+                let verdict = self.verdict(Purpose::Request, keyed, unsettled, None, &came.outcome(&hints, ""));
+                for granted in [false, true] {
+                    let facts = self.facts(Purpose::Request, granted, unsettled, came.seen(), Duration::ZERO);
+                    let clamped = clamp(verdict.clone(), &facts, &retry::Settings::default());
+                    self.check_request(came, &facts, &clamped);
+                    played.requests += 1;
+                    if matches!(clamped.step, Step::Verify(_)) && !probe_is_played {
+                        probe_is_played = true;
+                        self.play_probe(played);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every outcome of a verification, early and after the upstream's time to commit.
+    fn play_probe(&self, played: &mut Played) {
+        let within = self.commit_within.unwrap_or(Duration::from_secs(60));
+        for came in Came::all() {
+            for body in PROBE_BODIES {
+                for sent_ago in
+                    [Duration::from_secs(1), within - Duration::from_millis(1), within + Duration::from_secs(1)]
+                {
+                    let nothing = HeaderMap::new();
+                    let outcome = came.outcome(&nothing, body);
+                    let verdict = self.verdict(Purpose::Probe, true, true, Some(sent_ago), &outcome);
+                    let facts = self.facts(Purpose::Probe, true, true, came.seen(), sent_ago);
+                    let clamped = clamp(verdict, &facts, &retry::Settings::default());
+                    let absence_counts = sent_ago >= within;
+                    let told = || format!("{}: {body:?} {sent_ago:?} {clamped:?}", self.told(came, &facts));
+                    assert!(absence_counts || !matches!(clamped.step, Step::Retry(_)), "sent again: {}", told());
+                    assert!(absence_counts || !self.is_released(&facts, &clamped), "released: {}", told());
+                    // Only an answer that says what is there can say what is not.
+                    let is_proof = matches!(came, Came::Status(status) if matches!(status.as_u16(), 200 | 404));
+                    assert!(is_proof || !matches!(clamped.step, Step::Retry(_)), "sent again: {}", told());
+                    assert!(is_proof || !self.is_released(&facts, &clamped), "released: {}", told());
+                    played.verifications += 1;
+                }
+            }
+        }
+    }
+
+    fn check_request(&self, came: Came, facts: &Facts, clamped: &Clamped) {
+        let is_released = self.is_released(facts, clamped);
+        if self.effect == Effect::Idempotent {
+            // Sent again it does no harm, but its key is not free while its effect is unknown.
+            assert!(clamped.class != Class::Unknown || !is_released, "{}: {clamped:?}", self.told(came, facts));
+        }
+        if self.effect != Effect::Unsafe {
+            return;
+        }
+        let is_resent = matches!(clamped.step, Step::Retry(_) | Step::Resend(_));
+        assert!(!is_resent || self.may_be_resent(came, facts), "sent again: {}: {clamped:?}", self.told(came, facts));
+        assert!(!is_released || self.may_be_released(came, facts), "released: {}: {clamped:?}", self.told(came, facts));
+    }
+
+    /// Whether the host holds proof, or the operator's trust in this very policy's table, that the request was not applied.
+    fn may_be_resent(&self, came: Came, facts: &Facts) -> bool {
+        let proof = match came {
+            Came::Failed(failure) => !failure.sent,
+            Came::Status(status) => match status.as_u16() {
+                425 | 429 => true,
+                // A lock, or a transaction that was rolled back.
+                409 | 423 => facts.granted && self.name == "fhir",
+                _ => false,
+            },
+        };
+        proof && !facts.unsettled
+    }
+
+    /// Whether the host holds proof that a request has no effect here. A refusal in HTTP's own words counts as such from a policy
+    /// that the operator trusts.
+    fn may_be_released(&self, came: Came, facts: &Facts) -> bool {
+        let proof = match came {
+            Came::Failed(failure) => !failure.sent,
+            Came::Status(status) => match status.as_u16() {
+                307 | 308 | 425 | 429 => true,
+                408 => false,
+                // Its table counts them among the refusals.
+                460 | 499 => facts.granted && self.name == "fhir",
+                400..=499 | 501 | 505 | 511 => facts.granted,
+                _ => false,
+            },
+        };
+        proof && !facts.unsettled
+    }
+
+    /// Whether the record would be forgotten, however the request ends now.
+    fn is_released(&self, facts: &Facts, clamped: &Clamped) -> bool {
+        let unsettled = clamped.unsettled(self.effect, facts.unsettled);
+        let answered = matches!(facts.seen, Seen::Status(_)) && facts.purpose == Purpose::Request;
+        let ending = match &clamped.step {
+            Step::Replace(_) => Ending::Answered,
+            Step::Deliver if answered => Ending::Answered,
+            Step::Deliver => Ending::Refused { maybe_sent: facts.seen != Seen::NotSent, effect_unknown: false },
+            Step::Unsettled => Ending::Refused { maybe_sent: true, effect_unknown: true },
+            Step::Retry(_) | Step::Resend(_) | Step::Verify(_) => return false,
+        };
+        let class = if clamped.step == Step::Unsettled { Class::Unknown } else { clamped.class };
+        let ended = Ended {
+            effect: self.effect,
+            granted: facts.granted,
+            class,
+            unsettled,
+            keyed: true,
+            keeps_proof: false,
+            ending,
+        };
+        retention(&ended) == Retention::Release
+    }
+
+    fn facts(&self, purpose: Purpose, granted: bool, unsettled: bool, seen: Seen, sent_ago: Duration) -> Facts {
+        Facts {
+            effect: self.effect,
+            granted,
+            purpose,
+            seen,
+            attempts: 1,
+            probes: u32::from(purpose == Purpose::Probe),
+            unsettled,
+            repeatable: true,
+            sent_ago: (unsettled || seen != Seen::NotSent).then_some(sent_ago),
+            commit_within: self.commit_within,
+            remaining: Duration::from_secs(600),
+            attempt_needs: Duration::from_secs(5),
+            hint: None,
+            upstream_key: None,
+        }
+    }
+
+    fn verdict(
+        &self,
+        purpose: Purpose,
+        keyed: bool,
+        prior_unknown: bool,
+        sent_ago: Option<Duration>,
+        outcome: &Outcome<'_>,
+    ) -> Verdict {
+        let attempt = Attempt {
+            endpoint: self.endpoint,
+            method: &self.method,
+            effect: self.effect,
+            purpose,
+            number: 1,
+            prior_unknown,
+            sent_ago,
+            elapsed: Duration::from_secs(1),
+            remaining: Duration::from_secs(600),
+            previous_delay: Duration::ZERO,
+            random: 0,
+            now_unix_ms: 1_767_225_600_000,
+            keyed,
+            path: self.request.path,
+            request_headers: &self.request.headers,
+            request_body: self.request.body.as_bytes(),
+            taken: &[],
+        };
+        self.policy.decide(&attempt, outcome).unwrap_or_else(|fault| panic!("{} {}: {fault}", self.name, self.method))
+    }
+
+    fn told(&self, came: Came, facts: &Facts) -> String {
+        let (name, method, path) = (self.name, &self.method, self.request.path);
+        format!("{name} {method} {path} {came:?} granted {} unsettled {}", facts.granted, facts.unsettled)
+    }
+}
+
+#[test]
+fn no_embedded_policy_repeats_a_write_or_frees_its_key_without_proof() {
+    let engine = Engine::start().unwrap();
+    let reused = Loading { reuse_instances: true, ..Loading::default() };
+    let embedded = prebuilt::names().into_iter().map(|name| {
+        (name, Policy::load(&engine, &super::component(name), &reused).unwrap_or_else(|e| panic!("{name}: {e:?}")))
+    });
+    let all: Vec<(&str, Arc<Policy>)> = std::iter::once(("builtin", Policy::builtin())).chain(embedded).collect();
+    let mut total = 0;
+    for (name, policy) in all {
+        let Played { requests, verifications } = play(name, &policy);
+        println!("{name}: {requests} outcomes of requests, {verifications} of verifications");
+        assert!(requests >= 146_880, "{name}: {requests}");
+        total += requests + verifications;
+    }
+    println!("{total} cases");
+}
