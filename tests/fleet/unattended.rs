@@ -1,10 +1,14 @@
 //! Writes whose hosts were killed and whose callers never come back: another host of the fleet settles them.
 
 use super::kill::{creates, directory, host_with, send};
-use crate::support::redis_server::RedisServer;
+use crate::support::{
+    BATCH,
+    fleet::{Fleet, KEY, Member, UPSTREAM},
+    redis_server::RedisServer,
+};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
 use triage::emulator::{Call, Emulator, Fault, Faults, When};
@@ -127,18 +131,108 @@ async fn writes_under_way_at_a_killed_host_are_settled_by_another_host() {
     assert_eq!(repeated(second, &emulator, ROWS).await, (ROWS, 0));
 }
 
+/// A fleet whose hosts look often, and whose callers wait for 2 s.
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::new();
+    fleet.state = "[settlement]\ninterval = \"50ms\"\n".to_owned();
+    fleet.upstream = format!("{UPSTREAM}attempt_timeout = \"1s\"\ndeadline = \"2s\"\n");
+    fleet.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
+    fleet
+}
+
+/// Settles at a host until it is dropped.
+struct Settling(JoinHandle<()>);
+
+impl Settling {
+    fn at(member: &Member) -> Self {
+        let host = member.0.clone();
+        Self(tokio::spawn(async move { host.settle_writes().await }))
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Rows of which none is answered, at one host.
+async fn left_unknown(member: &Member, rows: usize) {
+    let mut sent = JoinSet::new();
+    for row in 0..rows {
+        let member = member.clone();
+        sent.spawn(async move {
+            member.create_in(&batch(row), &format!("H{row}"), Some(&format!("key-{row}"))).await.problem()
+        });
+    }
+    while let Some(problem) = sent.join_next().await {
+        assert_eq!(problem.unwrap(), "effect-unknown");
+    }
+}
+
+#[tokio::test]
+async fn three_hosts_at_once_settle_each_write_once() {
+    const ROWS: usize = 60;
+    let fleet = fleet();
+    let hosts = [fleet.host(), fleet.host(), fleet.host()];
+    left_unknown(&hosts[0], ROWS).await;
+    let settling: Vec<Settling> = hosts.iter().map(Settling::at).collect();
+    fleet.emulator.set_faults(Faults::none());
+    until_settled(&fleet.server).await;
+    drop(settling);
+    fleet.emulator.set_faults(blind());
+    for row in 0..ROWS {
+        let again = hosts[1].create_in(&batch(row), &format!("H{row}"), Some(&format!("key-{row}"))).await;
+        assert_eq!((again.status, again.header("triage-replay")), (200, "true"), "row {row}: {again:?}");
+        assert_eq!(again.json()["name"], format!("H{row}"), "another row's hospital");
+    }
+    assert_eq!((fleet.creates(), fleet.made(), fleet.emulator.duplicates()), (ROWS, ROWS, 0));
+}
+
+/// The policy that serves now is asked. One that cannot verify the write leaves it for one that can.
+#[tokio::test]
+async fn a_write_waits_for_a_policy_that_can_verify_it() {
+    let mut fleet = fleet();
+    let able = fleet.host();
+    left_unknown(&able, 1).await;
+    able.0.drained().await;
+    fleet.emulator.set_faults(Faults::none());
+    let upstream = std::mem::replace(&mut fleet.upstream, "policy = \"http-standard\"\n".to_owned());
+    let unable = fleet.host();
+    let settling = Settling::at(&unable);
+    // It has taken the record once it is due no longer.
+    let now = || {
+        let (seconds, micros) = fleet.server.ask::<(u64, u64)>(&["TIME"]);
+        seconds * 1_000_000 + micros
+    };
+    let due = |until: u64| -> usize {
+        let one = |part: u8| {
+            let key = format!("triage:{{idem-{part:x}}}:due");
+            fleet.server.ask::<usize>(&["ZCOUNT", &key, "-inf", &until.to_string()])
+        };
+        (0..16).map(one).sum()
+    };
+    while due(now()) > 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(settling);
+    unable.0.drained().await;
+    assert_eq!((open(&fleet.server), fleet.creates()), (1, 1));
+    fleet.upstream = upstream;
+    let later = fleet.host();
+    let _settling = Settling::at(&later);
+    until_settled(&fleet.server).await;
+    let again = later.create_in(&batch(0), "H0", Some("key-0")).await;
+    assert_eq!((again.status, again.header("triage-replay")), (200, "true"), "{again:?}");
+    assert_eq!((fleet.creates(), fleet.made()), (1, 1));
+}
+
 /// Without a key for sealing nothing of a request lies in shared state.
 #[tokio::test]
 async fn what_a_write_asked_is_sealed_in_shared_state() {
-    use crate::support::{
-        BATCH,
-        fleet::{Fleet, KEY},
-    };
     for key in [Some(KEY), None] {
-        let mut fleet = Fleet::new();
+        let mut fleet = fleet();
         fleet.key = key;
-        fleet.upstream = format!("{}attempt_timeout = \"1s\"\ndeadline = \"2s\"\n", crate::support::fleet::UPSTREAM);
-        fleet.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
         let host = fleet.host();
         let unknown = host.create_in(BATCH, "Confidential Clinic", Some("k")).await;
         assert_eq!(unknown.problem(), "effect-unknown", "{unknown:?}");

@@ -96,15 +96,19 @@ impl Host {
             fence: Fence::draw(&self.shared.entropy),
             // The store knows it.
             host: None,
-            fingerprint: if request.keyed { request.fingerprint } else { Fingerprint::of_record(id) },
+            fingerprint: request.fingerprint,
             maybe_sent: false,
-            // The record of a request without a key does not tell which requests are equal to it.
-            turn: request.keyed,
+            turn: true,
             upstream_key: None,
             lock: look_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
             keep: idempotency.keep,
         };
-        let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
+        let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
+        if matches!(begun, Ok(Begun::Mismatch)) && !request.keyed {
+            // The record of a request without a key may have a fingerprint of its own, which tells nothing of equal requests.
+            let own = Opening { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
+            begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
+        }
         let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
         if doubtful {
             // After a loss no look tells which request made what it finds: the caller or an operator settles it.
