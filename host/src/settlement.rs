@@ -154,6 +154,12 @@ impl Host {
         tokio::join!(verified, told);
     }
 
+    /// Writes that are due; none while the store does not answer.
+    async fn due(&self, limit: usize) -> Vec<RecordId> {
+        let due = self.shared.records.due(limit).await;
+        due.inspect_err(|error| tracing::debug!(%error, "due writes could not be listed")).unwrap_or_default()
+    }
+
     async fn verify_due(&self) {
         let settlement = &self.shared.settlement;
         let Settings { concurrency, interval, .. } = settlement.settings;
@@ -161,16 +167,11 @@ impl Host {
         let mut under_way: HashSet<RecordId> = HashSet::new();
         let mut running = FuturesUnordered::new();
         loop {
-            // Asked for as many as there are places, and as many again that may be this host's own under way.
+            let is_full = running.len() >= concurrency;
+            // As many as there are places, and as many again that may be this host's own under way.
             let wanted = 2 * concurrency;
-            let due = match self.shared.records.due(wanted).await {
-                Ok(due) => due,
-                Err(error) => {
-                    tracing::debug!(%error, "unknown writes are not known at present");
-                    Vec::new()
-                }
-            };
-            let may_be_more = due.len() == wanted;
+            let due = if is_full { Vec::new() } else { self.due(wanted).await };
+            let may_be_more = is_full || due.len() == wanted;
             for id in due {
                 if running.len() < concurrency && under_way.insert(id) {
                     let looks = &shared_looks;
