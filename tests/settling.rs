@@ -160,6 +160,20 @@ async fn a_proof_of_absence_outlasts_the_caller_that_asked_for_it() {
     assert_eq!(world.emulator.hospitals().len(), 1);
 }
 
+/// A look that was sent before `commit-within` and answered after it proves no absence: the create landed in between.
+#[tokio::test(start_paused = true)]
+async fn a_look_counts_from_when_it_was_sent() {
+    let other_delay = Duration::from_millis(3_200);
+    let world = World::new(&unlimited(), Options { other_delay, limit_window: None, ..Options::default() });
+    let late = Duration::from_millis(74_900);
+    let commits_late = Fault::ResetThenCommit(late..=late);
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), commits_late));
+    let answer = world.create("Late", None).await;
+    assert_eq!((answer.status, answer.json()["id"].as_u64()), (200, Some(1)), "{answer:?}");
+    assert_eq!(answer.header("triage-attempts"), "1", "it was sent again: {answer:?}");
+    assert_eq!(world.emulator.hospitals().len(), 1);
+}
+
 /// How long a create takes says nothing of a look: while there is time for one it is waited for.
 #[tokio::test(start_paused = true)]
 async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {
