@@ -180,5 +180,8 @@ function unsettled(now) {
   const make = (record) => el("li", {}, el("p", { class: "facts" }, el("code", {}, record.id)), el("p", { class: "facts quiet", "data-part": "ago" }),
     el("div", { class: "buttons" }, ...mayAct ? [button("It took effect", `It took effect: ${record.id}`, () => settle(record, "applied")),
       button("It did not", `It did not take effect: ${record.id}`, () => settle(record, "not-applied"))] : []));
-  each(at("unsettled"), now.unsettled.first, (record) => record.id, make, (node, record) => say(part(node, "ago"), `sent ${time(record.sent_ms_ago)} ago`));
+  const endpoint = (record) => record.endpoint ? `${record.upstream}/${record.endpoint}, ` : "";
+  const next = (record) => record.verified_in_ms === null ? "" : `, verified in ${time(record.verified_in_ms)}`;
+  each(at("unsettled"), now.unsettled.first, (record) => record.id, make, (node, record) =>
+    say(part(node, "ago"), `${endpoint(record)}sent ${time(record.sent_ms_ago)} ago${next(record)}`));
 }
