@@ -105,7 +105,7 @@ impl Exchange {
         let usually = progress.account.meter().usually_takes.read();
         let least = match &errand {
             Errand::Request => self.room(usually),
-            // Its record is held meanwhile: it waits no longer than leaves the look its whole time.
+            // Its record is held meanwhile: the wait leaves the request its whole time.
             Errand::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
             Errand::Probe(_) => LEAST,
         };
@@ -339,7 +339,7 @@ impl Exchange {
         }
     }
 
-    /// What a policy reads of a request's headers, and what a look carries of them.
+    /// What a policy reads of a request's headers, and what a verification carries of them.
     pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> HeaderMap {
         let mut kept = HeaderMap::new();
         for name in interest.iter().chain(&PROBE_CARRIES) {

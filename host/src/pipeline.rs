@@ -21,7 +21,7 @@ mod wake;
 
 pub use check::check;
 pub(crate) use exchange::Exchange;
-pub(crate) use verification::{SharedLooks, Verified};
+pub(crate) use verification::{SharedVerifications, Verified};
 
 use crate::{
     clock::Clock,

@@ -2,14 +2,14 @@
 //! and within the limits of the endpoint that is asked, until its effect is known or too much time has passed.
 //!
 //! ```text
-//! record: due --take--> begin (lock, fence) --> ask the policy --> look --> applied:     finish, replayed from now on
-//!          ^                                                           |--> not applied: release, the key is free
-//!          |                                                           `--> unknown: leave until the next look
-//!          `----------------------------------------------------------------'
+//! record: due --take--> begin (lock, fence) --> ask the policy, the upstream --> applied:     finish, replayed from now on
+//!          ^                                                                        |--> not applied: release, the key is free
+//!          |                                                                        `--> unknown: leave until the next time
+//!          `-----------------------------------------------------------------------------'
 //! ```
 //!
 //! The store is the schedule: a record carries the time of its next verification, one host of a fleet takes it, and a host that
-//! dies leaves it due when its lock runs out. A verification never sends the write. It holds a record only for a look, so that a
+//! dies leaves it due when its lock runs out. A verification never sends the write. It holds a record only while it asks, so that a
 //! caller that comes back waits a second at most.
 
 mod notify;
@@ -44,7 +44,7 @@ pub struct Settings {
     pub enabled: bool,
     /// How long a write is verified after its `commit-within`. Default 1 h: longer than most outages of an upstream.
     pub margin: Duration,
-    /// Between two looks for due writes, and the shortest time between two verifications of one. Default 2 s: with a fleet, a
+    /// Between two lists of due writes, and the shortest time between two verifications of one. Default 2 s: with a fleet, a
     /// write of a host that died waits no longer for another one.
     pub interval: Duration,
     /// Writes that one host verifies at once. Default 8: verifications are reads, and the limits of their endpoint hold.
@@ -163,7 +163,7 @@ impl Host {
     async fn verify_due(&self) {
         let settlement = &self.shared.settlement;
         let Settings { concurrency, interval, .. } = settlement.settings;
-        let shared_looks = crate::pipeline::SharedLooks::default();
+        let shared = crate::pipeline::SharedVerifications::default();
         let mut under_way: HashSet<RecordId> = HashSet::new();
         let mut running = FuturesUnordered::new();
         loop {
@@ -174,8 +174,8 @@ impl Host {
             let may_be_more = is_full || due.len() == wanted;
             for id in due {
                 if running.len() < concurrency && under_way.insert(id) {
-                    let looks = &shared_looks;
-                    running.push(async move { (id, self.verify(id, looks).await) });
+                    let shared = &shared;
+                    running.push(async move { (id, self.verify(id, shared).await) });
                 }
             }
             // A place that is free again takes the next one at once, as long as there are more.

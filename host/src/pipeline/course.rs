@@ -176,7 +176,7 @@ impl Exchange {
         let arrival = match attempted {
             Ok(Arrived { arrival, permit, took, sent_at }) => {
                 permit.report(BreakerSignal::Ignore, took);
-                progress.looked_at = Some(sent_at);
+                progress.verification_sent_at = Some(sent_at);
                 arrival
             }
             Err(problem) => {

@@ -189,8 +189,8 @@ pub(crate) struct Progress {
     pub(crate) last_sent: Option<Instant>,
     /// What is known of the sends under the upstream's own key.
     pub(crate) key_sends: KeySends,
-    /// When the last look was sent: what it shows is as old as that.
-    pub(crate) looked_at: Option<Instant>,
+    /// When the last verification was sent: what it shows is as old as that.
+    pub(crate) verification_sent_at: Option<Instant>,
     pub(crate) previous_delay: Duration,
     pub(crate) taken: Vec<String>,
     /// The report of an attempt whose write is being verified.
@@ -210,9 +210,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The time between the last byte of the request and the moment of which an outcome tells: of a look, when it was sent.
+    /// The time between the last byte of the request and the moment of which an outcome tells: of a verification, when it was sent.
     pub(crate) fn sent_ago(&self, purpose: Purpose, now: Instant) -> Option<Duration> {
-        let of = self.looked_at.filter(|_| purpose == Purpose::Probe).unwrap_or(now);
+        let of = self.verification_sent_at.filter(|_| purpose == Purpose::Probe).unwrap_or(now);
         self.last_sent.map(|sent| of.saturating_duration_since(sent))
     }
 
@@ -226,7 +226,7 @@ impl Progress {
             unsettled: false,
             last_sent: None,
             key_sends: KeySends::default(),
-            looked_at: None,
+            verification_sent_at: None,
             previous_delay: Duration::ZERO,
             taken: Vec::new(),
             pending: None,

@@ -1,5 +1,5 @@
 //! One verification of a write that was left unknown, without its caller. The request is put together again from what its record
-//! keeps, the policy that serves now says what to look at, and what that shows is recorded.
+//! keeps, the policy that serves now says what to ask the upstream, and what the answer shows is recorded.
 //!
 //! Nothing here sends the write: a verdict that would send it again means that its absence is proven, and frees its key.
 
@@ -29,16 +29,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// A look waits so long for a place of its endpoint's limits: its record is held meanwhile.
+/// The wait for a place of the endpoint's limits: the record is held meanwhile.
 const MAX_LIMIT_WAIT: Duration = Duration::from_secs(1);
 /// The wait for the turn among equal requests, one of which may be under way.
 const MAX_TURN_WAIT: Duration = Duration::from_secs(1);
-/// The longest look, whatever its endpoint allows.
-const MAX_LOOK_TIME: Duration = Duration::from_secs(60);
+/// The longest request, whatever its endpoint allows.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
 /// What a record's lock has over that: the time to record the result.
 const LOCK_RESERVE: Duration = Duration::from_secs(2);
-/// Different looks of one verification: a policy may follow a list by a second page or a resource.
-const MAX_LOOKS: usize = 4;
+/// Different requests of one verification: a policy may follow a list by a second page or a resource.
+const MAX_REQUESTS: usize = 4;
 /// An answer serves the other writes that ask the same for so long.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ enum Ended {
     Open { asked: bool },
 }
 
-/// What a look proves.
+/// What a verification proves.
 enum Proof {
     /// The effect took place; the answer to replay, where there is one.
     InPlace(Option<Outgoing>),
@@ -74,7 +74,7 @@ enum Proof {
 
 impl Host {
     /// Verifies a record that is due, unless another host has it.
-    pub(crate) async fn verify(&self, id: RecordId, looks: &SharedLooks) -> Verified {
+    pub(crate) async fn verify(&self, id: RecordId, shared: &SharedVerifications) -> Verified {
         // Until the lock of the verification begins, the record is kept from other hosts by this.
         let lease = MAX_LIMIT_WAIT + MAX_TURN_WAIT + LOCK_RESERVE;
         let intent = match self.shared.records.take(id, lease).await {
@@ -90,7 +90,7 @@ impl Host {
         let name = |serving: &&Arc<crate::rollout::Serving>| serving.settings.name == intent.upstream;
         let Some(serving) = self.shared.upstreams.iter().find(name) else { return Verified::Open };
         let service = serving.current();
-        let look_time = longest_look(&service);
+        let request_time = longest_read(&service);
         let idempotency = &service.settings.idempotency;
         let opening = Opening {
             fence: Fence::draw(&self.shared.entropy),
@@ -100,7 +100,7 @@ impl Host {
             maybe_sent: false,
             turn: true,
             upstream_key: None,
-            lock: look_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
+            lock: request_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
             keep: idempotency.keep,
         };
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
@@ -117,7 +117,7 @@ impl Host {
         }
         let since = Instant::now().checked_sub(sent_ago);
         let settings = &self.shared.settlement.settings;
-        let restored = self.restored(&intent, request, &service, look_time + MAX_LIMIT_WAIT);
+        let restored = self.restored(&intent, request, &service, request_time + MAX_LIMIT_WAIT);
         let commit_within = restored.as_ref().and_then(|own| own.endpoint().described.commit_within);
         let schedule = Schedule {
             commit_within: commit_within.unwrap_or_default(),
@@ -129,7 +129,7 @@ impl Host {
         let mut hold = Some(hold);
         let ended = match restored {
             None => Ended::Open { asked: true },
-            Some(mut exchange) => exchange.verified(&mut hold, since, Account::background(&self.desk), looks).await,
+            Some(mut exchange) => exchange.verified(&mut hold, since, Account::background(&self.desk), shared).await,
         };
         let asked = match (ended, &hold) {
             (Ended::Recorded(class), _) => return settled(class),
@@ -199,11 +199,11 @@ pub(crate) struct Verifying {
     pub(crate) keyed: bool,
 }
 
-/// How long one look may take: as long as the slowest read of the upstream.
-fn longest_look(service: &Service) -> Duration {
+/// How long one request may take: as long as the slowest read of the upstream.
+fn longest_read(service: &Service) -> Duration {
     let reads = service.endpoints.iter().filter(|own| own.described.effect == Effect::Safe);
     let times = reads.map(|own| own.settings.attempt_timeout);
-    times.max().unwrap_or(Duration::from_secs(5)).min(MAX_LOOK_TIME)
+    times.max().unwrap_or(Duration::from_secs(5)).min(MAX_REQUEST_TIME)
 }
 
 impl Exchange {
@@ -238,7 +238,7 @@ impl Exchange {
         hold: &mut MaybeHold,
         since: Option<Instant>,
         mut account: Account,
-        looks: &SharedLooks,
+        shared: &SharedVerifications,
     ) -> Ended {
         account.counting_for(self.endpoint());
         let (Some(own), Some(fingerprint)) = (hold.as_mut(), self.fingerprint) else {
@@ -256,7 +256,7 @@ impl Exchange {
                 Ok(Err(_)) | Err(_) => return Ended::Open { asked: false },
             },
         };
-        let proof = self.proof(&mut progress, hold, looks).await;
+        let proof = self.proof(&mut progress, hold, shared).await;
         let asked = progress.probes > 0;
         let Some(proof) = proof else { return Ended::Open { asked } };
         let Some(own) = hold.take() else { return Ended::Open { asked } };
@@ -279,8 +279,13 @@ impl Exchange {
         }
     }
 
-    /// Asks the policy what to look at, and looks.
-    async fn proof(&mut self, progress: &mut Progress, hold: &mut MaybeHold, looks: &SharedLooks) -> Option<Proof> {
+    /// Has the policy say what to ask the upstream, and asks.
+    async fn proof(
+        &mut self,
+        progress: &mut Progress,
+        hold: &mut MaybeHold,
+        shared: &SharedVerifications,
+    ) -> Option<Proof> {
         let arrival = Arrival::Failure(NEVER_HEARD);
         let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await.ok()?.1;
         let mut step = self.follow(clamped, progress);
@@ -289,48 +294,48 @@ impl Exchange {
             let Step::Verify(probe) = step else { return proven(step, progress, !made.is_empty()) };
             let target = (probe.method.clone(), probe.path_and_query.clone());
             // "Not there yet" asks for the same again: that is the next verification.
-            if made.len() == MAX_LOOKS || made.contains(&target) {
+            if made.len() == MAX_REQUESTS || made.contains(&target) {
                 return None;
             }
             made.push(target);
-            let arrival = looks.look(self, &probe, progress, hold).await?;
+            let arrival = shared.request(self, &probe, progress, hold).await?;
             let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await.ok()?;
             step = self.follow(clamped, progress);
         }
     }
 }
 
-/// What a step says of the write. Before a look only an answer that the policy gives is a proof.
-fn proven(step: Step, progress: &Progress, looked: bool) -> Option<Proof> {
+/// What a step says of the write. Before the upstream was asked, only an answer that the policy gives is a proof.
+fn proven(step: Step, progress: &Progress, asked: bool) -> Option<Proof> {
     match (step, progress.class) {
         (Step::Unsettled | Step::Verify(_) | Step::Resend(_), _) | (_, Class::Unknown) => None,
         (Step::Replace(answer), Class::Applied | Class::AlreadyApplied) => Some(Proof::InPlace(Some(answer.into()))),
         (Step::Deliver | Step::Retry(_), Class::Applied | Class::AlreadyApplied) => {
-            looked.then_some(Proof::InPlace(None))
+            asked.then_some(Proof::InPlace(None))
         }
         (_, Class::NotApplied | Class::Throttled | Class::Rejected) => {
-            (looked && !progress.unsettled).then_some(Proof::NotInEffect)
+            (asked && !progress.unsettled).then_some(Proof::NotInEffect)
         }
     }
 }
 
-/// Looks that several writes share: twenty rows of one batch ask for the same list. An answer counts for each of them by the
+/// Requests that several verifications share: twenty rows of one batch ask for the same list. An answer counts for each of them by the
 /// time at which it was asked for, never by the time at which it is read.
 #[derive(Debug, Default)]
-pub(crate) struct SharedLooks(Mutex<HashMap<Vec<u8>, Arc<OnceCell<Looked>>>>);
+pub(crate) struct SharedVerifications(Mutex<HashMap<Vec<u8>, Arc<OnceCell<SharedOutcome>>>>);
 
-/// What a look brought.
+/// What such a request brought.
 #[derive(Debug)]
-struct Looked {
+struct SharedOutcome {
     asked_at: Instant,
     came_at: Instant,
     /// Its body as far as a policy reads it, and whether that is all.
     answer: Result<(StatusCode, HeaderMap, Bytes, bool), Failure>,
 }
 
-impl SharedLooks {
-    /// Looks, or takes what another write's look brought. None: it was not allowed.
-    async fn look(
+impl SharedVerifications {
+    /// Asks, or takes what another verification was answered. None: it was not allowed.
+    async fn request(
         &self,
         exchange: &mut Exchange,
         probe: &Probe,
@@ -338,21 +343,21 @@ impl SharedLooks {
         hold: &mut MaybeHold,
     ) -> Option<Arrival> {
         let cell = self.cell(identity(exchange.upstream, &exchange.probe_request(probe)));
-        let own = made(exchange, probe, progress, hold);
-        let looked = match cell.get_or_try_init(|| own).await {
-            Ok(looked) => looked,
+        let own = requested(exchange, probe, progress, hold);
+        let outcome = match cell.get_or_try_init(|| own).await {
+            Ok(outcome) => outcome,
             Err(problem) => {
-                tracing::debug!(%problem, "a look at an unknown write was not made");
+                tracing::debug!(%problem, "an unknown write could not be verified now");
                 return None;
             }
         };
-        // What was looked at before the write was sent tells nothing of it.
-        if progress.last_sent.is_some_and(|sent| looked.asked_at < sent) {
+        // What was asked before the write was sent tells nothing of it.
+        if progress.last_sent.is_some_and(|sent| outcome.asked_at < sent) {
             return None;
         }
         progress.probes += 1;
-        progress.looked_at = Some(looked.asked_at);
-        Some(match &looked.answer {
+        progress.verification_sent_at = Some(outcome.asked_at);
+        Some(match &outcome.answer {
             Ok((status, headers, read, complete)) => Arrival::Answer(Answer {
                 status: *status,
                 headers: headers.clone(),
@@ -363,10 +368,10 @@ impl SharedLooks {
         })
     }
 
-    fn cell(&self, identity: Vec<u8>) -> Arc<OnceCell<Looked>> {
+    fn cell(&self, identity: Vec<u8>) -> Arc<OnceCell<SharedOutcome>> {
         let mut cells = self.0.lock();
-        let is_fresh = |cell: &Arc<OnceCell<Looked>>| match cell.get() {
-            Some(looked) => looked.came_at.elapsed() < SHARED_FOR,
+        let is_fresh = |cell: &Arc<OnceCell<SharedOutcome>>| match cell.get() {
+            Some(outcome) => outcome.came_at.elapsed() < SHARED_FOR,
             // Under way, unless all that waited for it are gone.
             None => Arc::strong_count(cell) > 1,
         };
@@ -375,31 +380,31 @@ impl SharedLooks {
     }
 }
 
-async fn made(
+async fn requested(
     exchange: &mut Exchange,
     probe: &Probe,
     progress: &mut Progress,
     hold: &mut MaybeHold,
-) -> Result<Looked, Problem> {
+) -> Result<SharedOutcome, Problem> {
     let Arrived { arrival, permit, took, sent_at } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
     permit.report(BreakerSignal::Ignore, took);
     let answer = match arrival {
         Arrival::Answer(Answer { status, headers, read, rest }) => Ok((status, headers, read, rest.is_none())),
         Arrival::Failure(failure) => Err(failure),
     };
-    Ok(Looked { asked_at: sent_at, came_at: Instant::now(), answer })
+    Ok(SharedOutcome { asked_at: sent_at, came_at: Instant::now(), answer })
 }
 
-/// All that a look is, so that only equal ones are shared: a caller's credentials are part of it.
-fn identity(upstream: usize, look: &Outbound) -> Vec<u8> {
+/// All that a request is, so that only equal ones are shared: a caller's credentials are part of it.
+fn identity(upstream: usize, request: &Outbound) -> Vec<u8> {
     let mut identity = upstream.to_be_bytes().to_vec();
     let mut part = |bytes: &[u8]| {
         identity.extend(bytes.len().to_be_bytes());
         identity.extend(bytes);
     };
-    part(look.method.as_str().as_bytes());
-    part(look.path_and_query.as_bytes());
-    for (name, value) in &look.headers {
+    part(request.method.as_str().as_bytes());
+    part(request.path_and_query.as_bytes());
+    for (name, value) in &request.headers {
         part(name.as_str().as_bytes());
         part(value.as_bytes());
     }

@@ -10,8 +10,8 @@ const AFTER_COMMIT: Duration = Duration::from_millis(1);
 
 /// The times of one write's verifications.
 ///
-/// Before `commit-within` each wait is as long as the write is old: a late commit is rare, and each look takes a place of the
-/// endpoint's limits that other writes may need. One look falls right behind `commit-within`, from when on absence counts. Later
+/// Before `commit-within` each wait is as long as the write is old: a late commit is rare, and each verification takes a place
+/// of the endpoint's limits that other writes may need. One falls right behind `commit-within`, from when on absence counts. Later
 /// only an upstream that cannot be asked leaves a write unknown: waits grow again from the shortest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -34,7 +34,7 @@ impl Schedule {
         let age = if before.is_zero() { sent_ago.saturating_sub(self.commit_within) / 4 } else { sent_ago };
         let wait = if asked { age.clamp(interval, MAX_WAIT.max(interval)) } else { interval };
         let wait = if before.is_zero() { wait } else { wait.min(before.saturating_add(AFTER_COMMIT)) };
-        // The last one falls behind the margin, so that a write is never given up without a look at its end.
+        // The last one falls behind the margin, so that a write is never given up without one at its end.
         Some(wait.min(left.saturating_add(AFTER_COMMIT)))
     }
 }
@@ -70,17 +70,17 @@ mod tests {
         ) {
             let ms = Duration::from_millis;
             let own = Schedule { commit_within: ms(commit_ms), margin: ms(margin_ms), interval: ms(interval_ms) };
-            let (mut age, mut looks, mut proofs) = (ms(first_ms), 0_usize, Vec::new());
+            let (mut age, mut count, mut proofs) = (ms(first_ms), 0_usize, Vec::new());
             loop {
                 if age >= own.commit_within {
                     proofs.push(age);
                 }
-                let Some(wait) = own.next(age, asked[looks % asked.len()]) else { break };
+                let Some(wait) = own.next(age, asked[count % asked.len()]) else { break };
                 prop_assert!(wait >= AFTER_COMMIT, "a busy loop: {wait:?} at {age:?}");
                 prop_assert!(wait <= MAX_WAIT.max(own.interval), "{wait:?} at {age:?}");
                 age += wait;
-                looks += 1;
-                prop_assert!(looks < 20_000_000, "it never ends");
+                count += 1;
+                prop_assert!(count < 20_000_000, "it never ends");
             }
             let first = *proofs.first().unwrap();
             prop_assert!(first <= own.commit_within.max(ms(first_ms)) + AFTER_COMMIT, "{first:?}");
