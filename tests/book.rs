@@ -1,5 +1,7 @@
 //! The book: each page is in its summary, and each relative link leads to a page, a heading or a file.
 
+mod snippets;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -28,3 +28,4 @@ mod support;
 mod traces;
 mod upstream_key;
 mod vectors;
+mod waits;

@@ -71,6 +71,12 @@ fn expected(problem: &Problem) -> Row {
             "no such endpoint",
             "no endpoint of upstream up takes DELETE on this path; add one in the configuration or the policy",
         ),
+        Problem::NoRecord => row(
+            404,
+            "no-record",
+            "no such record",
+            "no record with this id is kept for this caller: its time is over, its request took no effect, or there never was one; ask again with the same idempotency key",
+        ),
         Problem::PathNotPlain => row(
             400,
             "path-not-plain",
@@ -262,6 +268,7 @@ fn expected(problem: &Problem) -> Row {
             "effect is unknown",
             "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled",
         )
+        .waits("60", 60_000)
         .maybe_sent(),
         Problem::UnknownAfterLoss { .. } => row(
             504,
@@ -348,6 +355,7 @@ async fn produced(problem: &Problem) -> Answered {
         Problem::BodyTooLarge { .. } => {
             plain("idempotency.max_request = \"16B\"", "").post("/rows", "k", "more than sixteen bytes").await
         }
+        Problem::NoRecord => plain("idempotency = { record_status = true }", "").get("/.triage/records/none").await,
         Problem::BodyBroken => {
             let broken: triage::upstream::BoxError = "gone".into();
             let body = StreamBody::new(stream::iter([Err(broken)])).boxed();
@@ -482,6 +490,7 @@ fn every_problem() -> Vec<Problem> {
     vec![
         Problem::NoUpstream,
         Problem::NoEndpoint { upstream: "up".to_owned(), method: "DELETE".to_owned() },
+        Problem::NoRecord,
         Problem::PathNotPlain,
         Problem::HostAmbiguous,
         Problem::HostMissing,

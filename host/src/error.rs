@@ -20,9 +20,10 @@ pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
 pub const EFFECT_UNKNOWN: &str = "effect-unknown";
 
 /// Every reason, as [`Problem::reason`] gives it.
-pub const REASONS: [&str; 32] = [
+pub const REASONS: [&str; 33] = [
     "no-upstream",
     "no-endpoint",
+    "no-record",
     "path-not-plain",
     "host-ambiguous",
     "host-missing",
@@ -71,6 +72,11 @@ pub enum Problem {
         /// The method.
         method: String,
     },
+    /// The caller has no such record.
+    #[error(
+        "no record with this id is kept for this caller: its time is over, its request took no effect, or there never was one; ask again with the same idempotency key"
+    )]
+    NoRecord,
     /// The path would be read differently by the upstream.
     #[error(
         "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
@@ -281,6 +287,7 @@ impl Problem {
         match self {
             Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
+            Self::NoRecord => (StatusCode::NOT_FOUND, "no-record", "no such record"),
             Self::PathNotPlain => (StatusCode::BAD_REQUEST, "path-not-plain", "path is ambiguous"),
             Self::HostAmbiguous => (StatusCode::BAD_REQUEST, "host-ambiguous", "host is ambiguous"),
             Self::HostMissing => (StatusCode::BAD_REQUEST, "host-missing", "host is missing"),
@@ -372,12 +379,12 @@ impl Problem {
 
     /// The answer: problem+json, `Retry-After` in whole seconds rounded up, and whether anything was sent.
     pub fn into_response(self) -> Response<upstream::Body> {
-        self.response(None)
+        self.response(None, None)
     }
 
-    /// The same after a last attempt that failed for this reason. A write that is unknown says it too: the caller can do nothing about
-    /// it, the operator to whom the answer is shown can.
-    pub(crate) fn response(self, last: Option<FailureReason>) -> Response<upstream::Body> {
+    /// The same after a last attempt that failed for this reason, and with a wait for a problem that names none by itself. A write
+    /// that is unknown says the reason too: the caller can do nothing about it, the operator to whom the answer is shown can.
+    pub(crate) fn response(self, last: Option<FailureReason>, wait: Option<Duration>) -> Response<upstream::Body> {
         let (status, kind, title) = self.row();
         let mut body = json!({
             "type": format!("urn:triage:problem:{kind}"),
@@ -395,7 +402,7 @@ impl Problem {
             body["failure_reason"] = reason.name().into();
             body["detail"] = format!("{self} (the last attempt failed: {})", reason.text()).into();
         }
-        let wait = self.retry_after();
+        let wait = self.retry_after().or(wait);
         if let Some(wait) = wait {
             body["retry_after_ms"] = crate::clock::millis(wait).into();
         }

@@ -21,7 +21,7 @@ pub use hold::{Begun, Hold, begin};
 pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
-pub use record::{Fence, KeyedSends, Leaving, Opening};
+pub use record::{Fence, KeyedSends, Leaving, Opening, RecordStatus};
 pub use records::{
     Claim, ClaimName, ClaimOwner, Claimant, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled,
 };
@@ -42,6 +42,8 @@ pub struct Settings {
     /// Records kept at most (memory state); at the limit new keys are refused. Default 1,000,000: 11 a second,
     /// and some 200 MB.
     pub max_records: usize,
+    /// Whether callers may read the state of their records on the data listener. Default false.
+    pub record_status: bool,
     /// The request header that names the tenant; none: all callers are one. Its value is hashed. Default none.
     pub tenant_header: Option<http::HeaderName>,
 }
@@ -54,6 +56,7 @@ impl Default for Settings {
             max_request_bytes: 1 << 20,
             max_response_bytes: 1 << 20,
             max_records: 1_000_000,
+            record_status: false,
             tenant_header: None,
         }
     }

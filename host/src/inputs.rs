@@ -6,6 +6,7 @@ use crate::{
     config::{self, Inputs},
     idempotency::Keyed,
     import,
+    pipeline::prefer,
     policy::{Engine, Loading, Policy, cases, hints},
     route,
     store::redis::records::read_kept,
@@ -61,13 +62,14 @@ pub fn key(bytes: &[u8]) {
     let _ = Keyed::parse(&headers);
 }
 
-/// The hints of a retry and `Connection`.
+/// The hints of a retry, `Prefer` and `Connection`.
 pub fn retry_after(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
     let mut map = HeaderMap::new();
-    for name in ["retry-after", "retry-after-ms", "x-should-retry"] {
+    for name in ["retry-after", "retry-after-ms", "x-should-retry", "prefer"] {
         map.insert(HeaderName::from_static(name), value.clone());
     }
+    let _ = prefer::wait(&map);
     map.insert(http::header::CONNECTION, value);
     let _ = hints::retry_after(&map, 1_767_225_600_000);
     let _ = hints::should_retry(&map);

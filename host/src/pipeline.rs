@@ -8,11 +8,14 @@
 mod answer;
 mod check;
 mod course;
+mod early;
 pub(crate) mod exchange;
 mod intake;
 mod judge;
 mod keyed;
 mod pending_report;
+pub(crate) mod prefer;
+mod record_status;
 mod request_head;
 mod state;
 pub(crate) mod upstream_key;
@@ -129,6 +132,8 @@ pub(crate) struct Shared {
     pub(crate) exporter: Option<Arc<Exporter>>,
     pub(crate) desks: Desks,
     pub(crate) detached: TaskTracker,
+    /// Bounds how often callers read records.
+    record_reads: record_status::ReadLimit,
 }
 
 impl Host {
@@ -213,6 +218,7 @@ impl Host {
             exporter,
             desks,
             detached: TaskTracker::new(),
+            record_reads: record_status::ReadLimit::default(),
         };
         let shared = Arc::new(shared);
         fleet::start(&shared);
@@ -247,19 +253,39 @@ impl Host {
             account.close(response.status().as_u16());
             return identified(response, id);
         }
+        match self.reserved(&head, caller, listener).await {
+            None => {}
+            Some(Err(problem)) => return refused(problem, account),
+            Some(Ok(response)) => {
+                account.close(response.status().as_u16());
+                return identified(response, id);
+            }
+        }
         let exchange = match self.take(head, body, caller, listener, &mut account).await {
             Ok(taken) => taken,
             Err(problem) => return refused(problem, account),
         };
         let span = exchange.span(&account);
         let gone = exchange.caller_gone.clone();
+        let caller_wait = exchange.caller_wait();
         let explained = self.shared.link.is_some() && self.desk.explains();
         let run = waited::gathering(explained, exchange.run(account).instrument(span));
         let Some(gone) = gone else { return identified(run.await, id) };
         let gone = gone.drop_guard();
-        let finished = self.shared.detached.spawn(run);
-        let answer = finished.await;
-        drop(gone.disarm());
+        let mut finished = self.shared.detached.spawn(run);
+        let answer = match caller_wait {
+            None => {
+                let answer = finished.await;
+                drop(gone.disarm());
+                answer
+            }
+            Some(wait) => {
+                let mut gone = Some(gone);
+                let waited = wait.bound(&mut finished, || drop(gone.take())).await;
+                drop(gone.map(tokio_util::sync::DropGuard::disarm));
+                waited
+            }
+        };
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)
     }
 

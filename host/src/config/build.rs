@@ -272,6 +272,7 @@ fn keys(stated: &Values) -> idempotency::Settings {
     stated.fill("idempotency.max_request", &mut keys.max_request_bytes);
     stated.fill("idempotency.max_response", &mut keys.max_response_bytes);
     stated.fill("idempotency.max_records", &mut keys.max_records);
+    stated.fill("idempotency.record_status", &mut keys.record_status);
     stated.fill("idempotency.tenant_header", &mut keys.tenant_header);
     keys
 }

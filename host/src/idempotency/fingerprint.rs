@@ -107,6 +107,14 @@ impl RecordId {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// What a caller shows beside the id to read the record: it can be made only by a host that knows the caller's tenant.
+    pub(crate) fn owner_proof(&self, tenant: &Tenant) -> [u8; 16] {
+        let hash = digest("record-owner", &[&tenant.0, &self.0]);
+        let mut proof = [0; 16];
+        proof.copy_from_slice(&hash[..16]);
+        proof
+    }
 }
 
 impl KeyTag {

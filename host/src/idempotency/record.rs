@@ -230,6 +230,25 @@ pub enum Phase {
     Done,
 }
 
+/// What a record says to the caller whose request it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordStatus {
+    /// An owner works on it.
+    UnderWay {
+        /// For how long so far.
+        for_now: Duration,
+        /// Whether it may have been sent, by this owner or one before.
+        is_sent: bool,
+    },
+    /// Its effect is unknown, and no request works on it.
+    Unknown {
+        /// The time since a byte was last sent.
+        sent_ago: Duration,
+    },
+    /// It was answered.
+    Done(Arc<Stored>),
+}
+
 /// What to do with a record after a transition that may end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -564,6 +583,21 @@ impl Record {
         match self.sends {
             Sends::Keyed(key, first) => Some(KeyedSends { key, first_ago: now.since(first) }),
             Sends::None | Sends::Mixed => None,
+        }
+    }
+
+    /// What the record says to the caller whose request it is of; none where nothing may have taken effect, or it is over.
+    pub fn status(&self, facts: &StoreFacts, now: Timestamp) -> Option<RecordStatus> {
+        match &self.state {
+            _ if self.expired(now) => None,
+            State::Cleared { .. } => None,
+            State::Done { stored, .. } => Some(RecordStatus::Done(Arc::clone(stored))),
+            State::Held(holder) if now < holder.ends(facts) => {
+                Some(RecordStatus::UnderWay { for_now: now.since(holder.since), is_sent: holder.may_have_sent() })
+            }
+            State::Held(_) | State::Unknown { .. } => {
+                self.unsettled(facts, now).map(|sent_ago| RecordStatus::Unknown { sent_ago })
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::{
     HostLease,
     fingerprint::{Fingerprint, RecordId, digest, short},
     intent::Intent,
-    record::{Begin, Fence, KeyedSends, Leaving, Opening},
+    record::{Begin, Fence, KeyedSends, Leaving, Opening, RecordStatus},
     stored::Stored,
 };
 use futures_util::future::{BoxFuture, Either, Ready, ready};
@@ -94,6 +94,9 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// [`super::record::Record::take`]: what to verify; none where another host has taken it or it is not due.
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>>;
+
+    /// [`super::record::Record::status`]; none where there is no record.
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>>;
 
     /// An administrator's word on an unsettled record.
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;

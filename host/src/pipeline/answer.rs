@@ -8,15 +8,16 @@ use crate::{
     error::{Problem, SENT, VERDICT},
     idempotency::{self, Stored},
     overload::Held,
-    policy::contract::{Failure, FailureKind, Replacement},
+    policy::contract::{Failure, FailureKind, FailureReason, Replacement},
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_LENGTH},
+    header::{ALLOW, CONTENT_LENGTH, LOCATION},
 };
 use http_body_util::BodyExt as _;
+use std::time::Duration;
 use tokio::time::timeout_at;
 
 /// How many attempts the request took.
@@ -27,6 +28,44 @@ pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
 pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
 /// That the answer was given before.
 pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
+
+/// Beside `effect-unknown`: how the caller may come back.
+pub const RETRY_AFTER_UNKNOWN: HeaderName = HeaderName::from_static("triage-retry-after-unknown");
+
+/// The longest wait before a caller should come back for a write that is verified meanwhile: it may be settled long before
+/// `commit-within` is over.
+const MAX_VERIFIED_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The wait where nothing settles the write by itself: an operator may.
+const UNVERIFIED_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The answer where the effect of a write is unknown. `retry_after`: when its caller may come back with its key; none for a request
+/// without a key, of which a repetition would be another request.
+pub(super) fn effect_unknown(
+    retry_after: Option<Duration>,
+    location: Option<HeaderValue>,
+    reason: Option<FailureReason>,
+) -> Response<Body> {
+    let how = if retry_after.is_some() { "same-key" } else { "no" };
+    let mut response = Problem::EffectUnknown.response(reason, retry_after);
+    response.headers_mut().insert(RETRY_AFTER_UNKNOWN, HeaderValue::from_static(how));
+    if let Some(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// When a caller should come back for a write whose effect is unknown at its deadline.
+fn retry_after_unknown(exchange: &Exchange, progress: &Progress) -> Duration {
+    const LEAST: Duration = Duration::from_secs(1);
+    if exchange.key_holds(progress) {
+        return exchange.endpoint().settings.retry.min_wait.max(LEAST);
+    }
+    let sent_ago = progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed());
+    match exchange.endpoint().described.commit_within.filter(|_| exchange.endpoint().granted) {
+        Some(within) => within.saturating_sub(sent_ago).clamp(LEAST, MAX_VERIFIED_RETRY_AFTER),
+        None => UNVERIFIED_RETRY_AFTER,
+    }
+}
 
 /// The body, which counts as under way until it is dropped.
 pub(super) fn holding(body: Body, held: Held) -> Body {
@@ -135,7 +174,13 @@ pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &mut Prog
         Some(Arrival::Failure(failure)) => failure.reason,
         _ => None,
     };
-    let mut response = problem.response(reason);
+    let mut response = match problem {
+        Problem::EffectUnknown => {
+            let retry_after = exchange.key.is_some().then(|| retry_after_unknown(exchange, progress));
+            effect_unknown(retry_after, exchange.record_location(), reason)
+        }
+        problem => problem.response(reason, None),
+    };
     told(response.headers_mut(), exchange, progress);
     response
 }
@@ -165,12 +210,18 @@ pub(super) fn of_the_host() -> Response<Body> {
 
 /// An answer that was given before.
 pub(super) fn replayed(answer: &idempotency::Answer, exchange: &Exchange) -> Response<Body> {
+    let mut response = kept(answer);
+    exchange.rewrite_redirects(response.headers_mut());
+    response
+}
+
+/// The same, its redirects as the upstream gave them.
+pub(super) fn kept(answer: &idempotency::Answer) -> Response<Body> {
     let mut response = Response::new(upstream::full(answer.body.clone()));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     *headers = answer.headers.clone();
     headers.remove(CONTENT_LENGTH);
-    exchange.rewrite_redirects(headers);
     headers.insert(REPLAY, HeaderValue::from_static("true"));
     headers.insert(ATTEMPTS, HeaderValue::from(0));
     headers.insert(VERDICT, HeaderValue::from_static(answer.class));

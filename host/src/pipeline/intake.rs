@@ -142,7 +142,7 @@ impl Host {
     }
 
     /// The upstream that takes a request, and the path that it gets: the most exact of listener, host and prefix wins.
-    fn upstream_of(&self, head: &Parts, listener: Option<SocketAddr>) -> Result<(usize, String), Problem> {
+    pub(super) fn upstream_of(&self, head: &Parts, listener: Option<SocketAddr>) -> Result<(usize, String), Problem> {
         let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let host = LazyCell::new(|| host(head));
         let mut best: Option<(usize, (bool, bool, usize))> = None;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// SETTINGS without any, which must come first, and GOAWAY: no stream was taken, PROTOCOL_ERROR.
+/// SETTINGS without any, which must come first, and GOAWAY: no stream was taken, `PROTOCOL_ERROR`.
 const REFUSAL: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// A stream whose preface was read: it is given once more, then what follows.

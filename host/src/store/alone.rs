@@ -8,7 +8,7 @@
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
     Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
-    RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
+    RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -173,6 +173,16 @@ impl Records for AloneIfNeeded {
             }
         };
         Reply::Right(take.boxed())
+    }
+
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        let status = async move {
+            match self.own.status(id).await? {
+                Some(status) => Ok(Some(status)),
+                None => self.shared.status(id).await,
+            }
+        };
+        Reply::Right(status.boxed())
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

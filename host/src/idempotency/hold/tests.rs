@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     idempotency::{
-        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, Resolution, Resolved, Tenant,
-        Turn, Unsettled, records::Reply,
+        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, RecordStatus, Resolution,
+        Resolved, Tenant, Turn, Unsettled, records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -83,6 +83,9 @@ impl Records for Slow {
     }
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         self.reply(move |records| now(records.take(id, lease)))
+    }
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        self.reply(move |records| now(records.status(id)))
     }
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
         self.reply(move |records| now(records.resolve(id, resolution)))

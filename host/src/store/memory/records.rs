@@ -5,7 +5,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
         RecordId, Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
-        record::{Fate, Lost, Record, StoreFacts},
+        record::{Fate, Lost, Record, RecordStatus, StoreFacts},
         records::{Reply, at_hand},
     },
 };
@@ -305,6 +305,10 @@ impl Records for MemoryRecords {
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         at_hand(Ok(self
             .change(id, |record, clock| Some((record.take(lease, &StoreFacts::default(), clock.now())?, Fate::Keep)))))
+    }
+
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        at_hand(Ok(self.shard(id).get(&id).and_then(|record| record.status(&StoreFacts::default(), self.clock.now()))))
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

@@ -10,7 +10,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening,
         RecordError, RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
-        record::{Begin, Fate, HostId, Record},
+        record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
     store::memory::records::turns::{Place as PlaceHere, Turns},
@@ -431,6 +431,21 @@ impl Inner {
         Ok(found)
     }
 
+    async fn status(&self, id: RecordId) -> Result<Option<RecordStatus>, RecordError> {
+        let value = self.run(&steps::status(self.keys(), id, self.lost_ago())).await?;
+        let answer = Answer::of(&value).ok_or_else(|| nonsense("status"))?;
+        Ok(Some(match (answer.word, answer.duration()) {
+            ("none", _) => return Ok(None),
+            ("under-way", Some(for_now)) => RecordStatus::UnderWay { for_now, is_sent: answer.text(1) == Some("1") },
+            ("unknown", Some(sent_ago)) => RecordStatus::Unknown { sent_ago },
+            ("done", _) => {
+                let sealed = answer.bytes().ok_or_else(|| nonsense("status"))?;
+                RecordStatus::Done(Arc::new(self.kept(id, sealed)?))
+            }
+            _ => return Err(nonsense("status")),
+        }))
+    }
+
     async fn resolve(&self, id: RecordId, resolution: Resolution) -> Result<Resolved, RecordError> {
         let sealed = match &resolution {
             Resolution::Applied(stored) => Some(self.seal(id, stored)?),
@@ -561,6 +576,10 @@ impl Records for RedisRecords {
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         Reply::Right(self.0.take(id, lease).boxed())
+    }
+
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        Reply::Right(self.0.status(id).boxed())
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {

@@ -36,6 +36,7 @@ static RELEASE: Script = script!("release", "record.lua");
 static LEAVE: Script = script!("leave", "record.lua");
 static UNKNOWN: Script = script!("unknown", "record.lua", "room.lua");
 static RESOLVE: Script = script!("resolve", "record.lua");
+static STATUS: Script = script!("status", "record.lua");
 static LOOK: Script = script!("look", "record.lua");
 static OPEN: Script = script!("open");
 static DUE: Script = script!("due");
@@ -173,6 +174,10 @@ pub fn unknown(
 /// `sealed`: the answer from now on; none where the effect did not take place.
 pub fn resolve(keys: &Keys, id: RecordId, sealed: Option<Vec<u8>>, lost_ago: Option<Duration>) -> Step {
     of_record(&RESOLVE, keys, id).with(sealed.unwrap_or_default()).with_lease(lost_ago)
+}
+
+pub fn status(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> Step {
+    of_record(&STATUS, keys, id).with_lease(lost_ago)
 }
 
 pub fn look(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> Step {

@@ -240,6 +240,25 @@ impl World {
         Ok(())
     }
 
+    /// What a caller reads of the record.
+    fn check_status(&mut self, key: u16) -> Result<(), TestCaseError> {
+        let value = self.value(steps::status(&self.keys.clone(), id(key), self.lost_ago()));
+        let answer = Answer::of(&value).unwrap();
+        let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
+        let (word, told, is_sent) =
+            match self.records.get(&key).and_then(|record| record.status(&self.facts(key), self.now)) {
+                None => ("none", None, None),
+                Some(RecordStatus::Done(stored)) => ("done", Some(codec::encode(&stored)), None),
+                Some(RecordStatus::Unknown { sent_ago }) => ("unknown", Some(micros(sent_ago)), None),
+                Some(RecordStatus::UnderWay { for_now, is_sent }) => {
+                    ("under-way", Some(micros(for_now)), Some(if is_sent { "1" } else { "0" }))
+                }
+            };
+        prop_assert_eq!((answer.word, answer.bytes().map(<[u8]>::to_vec), answer.text(1)), (word, told, is_sent));
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_lines)] // An arm for each event.
     fn play(&mut self, event: Event) -> Result<(), TestCaseError> {
         let keys = self.keys.clone();
         match event {
@@ -262,7 +281,7 @@ impl World {
                 self.drawn += 1;
                 let upstream_key = upstream_key.map(|key| KeyTag::from_bytes([key; 16]));
                 let host = Some(HostId(host));
-                let opening = Opening { maybe_sent, upstream_key, host, ..opening(self.drawn, payload) };
+                let opening = Opening { host, maybe_sent, upstream_key, ..opening(self.drawn, payload) };
                 self.begin(key, opening)?;
             }
             Event::BeginAgain(key) => {
@@ -332,6 +351,7 @@ impl World {
                 prop_assert_eq!(word == "done", resolved == "done");
             }
             Event::Look(key) => {
+                self.check_status(key)?;
                 let value = self.value(steps::look(&keys, id(key), self.lost_ago()));
                 let answer = Answer::of(&value).unwrap();
                 let record = self.records.get(&key);

@@ -448,6 +448,9 @@ impl Records for Nothing {
     fn take(&self, _: RecordId, _: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         at_hand(Ok(None))
     }
+    fn status(&self, _: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        at_hand(Ok(None))
+    }
     fn resolve(&self, _: RecordId, _: Resolution) -> Reply<'_, Resolved> {
         at_hand(Ok(Resolved::NotUnsettled))
     }

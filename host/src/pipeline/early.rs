@@ -1,0 +1,80 @@
+//! An answer before the caller's own timeout: `Prefer: wait=N`.
+//!
+//! A caller that goes at its timeout knows nothing, and most clients repeat the request then. A caller that says how long it waits
+//! is told in time that the effect is unknown, and how it may come back. The request goes on meanwhile.
+
+use super::{Exchange, answer, prefer};
+use crate::{error::SENT, policy::contract::Effect, upstream::Body};
+use http::{HeaderName, HeaderValue, Response};
+use std::time::Duration;
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{Instant, timeout, timeout_at},
+};
+
+/// The header that says which preference was honoured (RFC 7240 section 3).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The time in which a request without a key says that it was given up before anything was sent.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// How long a caller waits.
+#[derive(Debug)]
+pub(super) struct CallerWait {
+    applied: HeaderValue,
+    until: Instant,
+    started: Instant,
+    deadline: Instant,
+    is_keyed: bool,
+    location: Option<HeaderValue>,
+}
+
+impl Exchange {
+    /// How long the caller of a request that runs detached waits, if it says so.
+    pub(super) fn caller_wait(&self) -> Option<CallerWait> {
+        let wait = prefer::wait(&self.headers).filter(|_| self.effect != Effect::Safe)?;
+        Some(CallerWait {
+            applied: HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok()?,
+            until: self.started + wait,
+            started: self.started,
+            deadline: self.deadline,
+            is_keyed: self.key.is_some(),
+            location: self.record_location(),
+        })
+    }
+}
+
+impl CallerWait {
+    /// Waits for the answer as long as the caller does. `leave` tells the request that its caller has gone.
+    ///
+    /// A request with a key goes on as it is: its caller can come back for the answer. One without a key is told that its caller has
+    /// gone, so that it is given up if nothing was sent yet.
+    pub(super) async fn bound(
+        &self,
+        finished: &mut JoinHandle<Response<Body>>,
+        leave: impl FnOnce(),
+    ) -> Result<Response<Body>, JoinError> {
+        if let Ok(answer) = timeout_at(self.until, &mut *finished).await {
+            return answer.map(|answer| self.dressed(answer));
+        }
+        if !self.is_keyed {
+            leave();
+            // Only a refusal is passed on now. An answer belongs to the next equal request, which may have it already.
+            if let Ok(Ok(answer)) = timeout(GIVE_UP_TIMEOUT, &mut *finished).await
+                && answer.headers().get(SENT).is_some_and(|sent| sent == "no")
+            {
+                return Ok(self.dressed(answer));
+            }
+        }
+        let now = Instant::now();
+        // As long again as it has taken, as for a request that is in flight; it is over by its deadline.
+        let left = self.deadline.saturating_duration_since(now);
+        let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
+        Ok(self.dressed(answer::effect_unknown(self.is_keyed.then_some(again), self.location.clone(), None)))
+    }
+
+    fn dressed(&self, mut response: Response<Body>) -> Response<Body> {
+        response.headers_mut().append(PREFERENCE_APPLIED, self.applied.clone());
+        response
+    }
+}

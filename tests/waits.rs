@@ -1,0 +1,192 @@
+//! Callers that do not wait until the end: `Prefer: wait=N`, and what a 504 tells of coming back.
+
+use crate::support::{Answered, World, create, read, settings};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use triage::{
+    config,
+    emulator::{Call, Fault, Faults, Options, When},
+};
+
+async fn create_waiting(world: &World, name: &str, key: Option<&str>, prefer: &str) -> Answered {
+    let mut request = create(name, key);
+    request.headers_mut().insert("prefer", http::HeaderValue::from_str(prefer).unwrap());
+    read(world.host.call(request).await).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_waits_too_short_is_told_in_time_and_comes_back_for_the_answer() {
+    let world = World::new(&settings(), Options::default());
+    let began = Instant::now();
+    // A create takes five seconds.
+    let early = create_waiting(&world, "A", Some("k"), "wait=2").await;
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
+    let told = |name: &str| early.header(name).to_owned();
+    assert_eq!((early.status, early.problem().as_str()), (504, "effect-unknown"), "{early:?}");
+    assert_eq!(told("preference-applied"), "wait=2");
+    assert_eq!((told("triage-sent"), told("triage-verdict")), ("maybe".to_owned(), "unknown".to_owned()));
+    assert_eq!((told("triage-retry-after-unknown"), told("retry-after")), ("same-key".to_owned(), "2".to_owned()));
+    assert_eq!(early.json()["retry_after_ms"], 2000);
+    let under_way = world.create("A", Some("k")).await;
+    assert_eq!((under_way.status, under_way.problem().as_str()), (409, "in-flight"), "the request goes on");
+    sleep(Duration::from_secs(5)).await;
+    let answer = world.create("A", Some("k")).await;
+    assert_eq!((answer.status, answer.header("triage-replay")), (200, "true"), "{answer:?}");
+    assert_eq!(world.emulator.hospitals().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_time_is_passed_on() {
+    let world = World::new(&settings(), Options::default());
+    let answer = create_waiting(&world, "A", None, "respond-async, wait=10").await;
+    assert_eq!((answer.status, answer.header("preference-applied")), (200, "wait=10"), "{answer:?}");
+    assert_eq!(answer.header("triage-retry-after-unknown"), "");
+    // What is safe has nothing to come back for.
+    let list = http::Request::get("/hospitals/").header("prefer", "wait=1").body(bytes::Bytes::new()).unwrap();
+    assert_eq!(world.send(list).await.header("preference-applied"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_key_is_given_up_if_nothing_was_sent_and_else_not_to_be_repeated() {
+    let world = std::sync::Arc::new(World::new(&settings(), Options::default()));
+    let sent = create_waiting(&world, "A", None, "wait=2").await;
+    let told = (sent.problem(), sent.header("triage-retry-after-unknown"), sent.header("retry-after"));
+    assert_eq!(told, ("effect-unknown".to_owned(), "no", ""), "{sent:?}");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.emulator.hospitals().len(), 1, "what was sent goes on");
+    // A twin is under way: the second one waits for its turn, and nothing of it was sent.
+    let first = {
+        let world = world.clone();
+        tokio::spawn(async move { world.create("B", None).await })
+    };
+    sleep(Duration::from_secs(1)).await;
+    let unsent = create_waiting(&world, "B", None, "wait=2").await;
+    assert_eq!((unsent.problem().as_str(), unsent.header("triage-sent")), ("deadline-before-send", "no"), "{unsent:?}");
+    assert_eq!(first.await.unwrap().status, 200);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.emulator.hospitals().len(), 2, "it was given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_effect_at_the_deadline_says_how_to_come_back() {
+    let world = World::new(&settings(), Options::default());
+    world.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetBefore).on(
+        Call::List,
+        When::Always,
+        Fault::ResetBefore,
+    ));
+    for (key, how) in [(Some("k"), "same-key"), (None, "no")] {
+        let answer = world.create("A", key).await;
+        assert_eq!((answer.problem().as_str(), answer.header("triage-retry-after-unknown")), ("effect-unknown", how));
+        assert_eq!(answer.header("retry-after").is_empty(), key.is_none(), "{answer:?}");
+    }
+}
+
+/// A host whose callers may read their records, with tenants and a prefix.
+fn readable() -> World {
+    let toml = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        path_prefix = "/api"
+        idempotency = { record_status = true, tenant_header = "x-tenant" }
+    "#;
+    World::new(&config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}")), Options::default())
+}
+
+async fn ask(world: &World, method: &str, path: &str, tenant: &str) -> Answered {
+    let request = http::Request::builder().method(method).uri(path).header("x-tenant", tenant);
+    world.send(request.body(bytes::Bytes::new()).unwrap()).await
+}
+
+/// The record of a create that was answered early, as its `Location` names it.
+async fn early_create(world: &World, tenant: &str, key: Option<&str>) -> Answered {
+    let mut request = create("A", key);
+    *request.uri_mut() = "/api/hospitals/".parse().unwrap();
+    request.headers_mut().insert("prefer", http::HeaderValue::from_static("wait=2"));
+    request.headers_mut().insert("x-tenant", http::HeaderValue::from_str(tenant).unwrap());
+    world.send(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_reads_its_record_from_sent_to_the_answer() {
+    let world = readable();
+    let early = early_create(&world, "ann", Some("k")).await;
+    assert_eq!(early.problem(), "effect-unknown", "{early:?}");
+    let location = early.header("location").to_owned();
+    assert!(location.starts_with("/api/.triage/records/"), "{location}");
+    let pending = ask(&world, "GET", &location, "ann").await;
+    assert_eq!((pending.status, pending.header("triage-record-phase")), (202, "sent"), "{pending:?}");
+    assert_eq!((pending.json()["phase"].as_str(), pending.json()["under_way"].as_bool()), (Some("sent"), Some(true)));
+    assert_eq!((pending.header("retry-after"), pending.header("cache-control")), ("2", "no-store"));
+    sleep(Duration::from_secs(5)).await;
+    let done = ask(&world, "GET", &location, "ann").await;
+    assert_eq!((done.status, done.header("triage-record-phase")), (200, "done"), "{done:?}");
+    assert_eq!((done.header("triage-replay"), done.json()["name"].as_str()), ("true", Some("A")));
+    // Only creates and verifications reached the upstream.
+    let forwarded =
+        world.emulator.arrivals().iter().filter(|arrival| format!("{arrival:?}").contains("triage")).count();
+    assert_eq!((forwarded, world.emulator.hospitals().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_tenant_and_another_id_get_the_same_404() {
+    let world = readable();
+    let location = early_create(&world, "ann", Some("k")).await.header("location").to_owned();
+    let there = ask(&world, "GET", &location, "ann").await;
+    assert_eq!(there.status, 202, "tripwire: the record is there");
+    let mut other_id = location.clone();
+    let digit = if other_id.ends_with('0') { "1" } else { "0" };
+    other_id.replace_range(location.len() - 1.., digit);
+    let cut = &location[..location.len() - 1];
+    let prefix = "/api/.triage/records/";
+    let mut seen = Vec::new();
+    for (path, tenant, method) in [
+        (location.as_str(), "bob", "GET"),
+        (&other_id, "ann", "GET"),
+        (cut, "ann", "GET"),
+        (prefix, "ann", "GET"),
+        (&format!("{prefix}{}", "0".repeat(96)), "ann", "GET"),
+        (&format!("{prefix}{}", "ä".repeat(40)).replace('ä', "%C3%A4"), "ann", "GET"),
+        ("/api/.triage/", "ann", "GET"),
+        ("/api/%2Etriage/records/x", "ann", "GET"),
+        (location.as_str(), "ann", "POST"),
+        (location.as_str(), "ann", "DELETE"),
+    ] {
+        let answer = ask(&world, method, path, tenant).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (404, "no-record"), "{method} {path} as {tenant}");
+        seen.push(answer.body);
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "nothing tells one from another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_enabled_is_not_there_and_never_forwarded() {
+    let world = World::new(&settings(), Options::default());
+    let mut request = create("A", Some("k"));
+    request.headers_mut().insert("prefer", http::HeaderValue::from_static("wait=2"));
+    assert_eq!(world.send(request).await.header("location"), "");
+    let arrived = world.emulator.arrivals().len();
+    for method in ["GET", "POST", "PUT"] {
+        let answer = ask(&world, method, "/.triage/records/x", "ann").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (404, "no-record"), "{method}");
+    }
+    assert_eq!(world.emulator.arrivals().len(), arrived, "{:?}", world.emulator.arrivals());
+    let unkeyed = early_create(&readable(), "ann", None).await;
+    assert_eq!((unkeyed.problem().as_str(), unkeyed.header("location")), ("effect-unknown", ""), "no key, no record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_of_records_are_bounded() {
+    let world = readable();
+    let mut refused = 0;
+    for _ in 0..150 {
+        let answer = ask(&world, "GET", "/api/.triage/records/x", "ann").await;
+        if answer.status == 429 {
+            refused += 1;
+            assert_eq!((answer.problem().as_str(), answer.header("retry-after")), ("rate-limited", "1"));
+        }
+    }
+    assert_eq!(refused, 50);
+}
