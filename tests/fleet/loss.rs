@@ -123,20 +123,20 @@ async fn a_write_under_way_outlasts_a_loss() {
 /// Short, so that what is in doubt is settled soon; the policy's own commit time is the real one.
 const UPSTREAM: &str = r#"
 policy = "hospital-directory"
-idempotency.lock = "6s"
+idempotency.lock = "15s"
 [upstreams.hospital.defaults]
 breaker = { enabled = false }
 limits = []
 budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
 attempt_timeout = "3s"
-deadline = "6s"
+deadline = "15s"
 [upstreams.hospital.endpoints.create-hospital]
 limits = []
 concurrency = 10000
 attempt_timeout = "3s"
-deadline = "6s"
+deadline = "15s"
 [upstreams.hospital.endpoints.activate-batch]
-deadline = "6s"
+deadline = "15s"
 "#;
 
 const ROWS: usize = 500;
@@ -162,10 +162,10 @@ fn ask(number: usize, maybe_sent: bool) -> http::Request<bytes::Bytes> {
 }
 
 /// How a row stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Row {
     Made(u64),
-    InDoubt(String),
+    InDoubt,
 }
 
 /// Asks for a row until it is made or in doubt, at whichever host.
@@ -180,8 +180,8 @@ async fn until_told(hosts: Arc<parking_lot::Mutex<Vec<Member>>>, number: usize, 
         if answer.status == 200 {
             return (number, Row::Made(id(&answer)));
         }
-        if let Some(record) = in_doubt(&answer) {
-            return (number, Row::InDoubt(record));
+        if in_doubt(&answer).is_some() {
+            return (number, Row::InDoubt);
         }
         assert!(matches!(answer.status, 409 | 502 | 503 | 504), "row {number}: {answer:?}");
         assert!(Instant::now() < until, "row {number} has no end: {answer:?}");
@@ -190,30 +190,27 @@ async fn until_told(hosts: Arc<parking_lot::Mutex<Vec<Member>>>, number: usize, 
 }
 
 /// As an operator would: a row that has a hospital which no other row was told has been sent, any other has not.
-async fn settle(
-    fleet: &Fleet,
-    admin: &Front,
-    host: &Member,
-    number: usize,
-    record: String,
-    told: &BTreeSet<u64>,
-) -> u64 {
+async fn settle(fleet: &Fleet, admin: &Front, host: &Member, number: usize, told: &BTreeSet<u64>) -> u64 {
     let (batch, name, _) = row(number);
-    let stands = fleet.emulator.hospitals().into_iter();
-    let mut stands =
-        stands.filter(|own| own.name == name && own.creation_batch_id.is_some_and(|own| own.to_string() == batch));
-    let was_sent = stands.any(|own| !told.contains(&own.id));
-    if !was_sent {
-        let got = admin.admin("POST", &format!("/api/v1/records/{record}/not-applied"), "", "").await;
-        assert_eq!(got.status(), "200", "row {number}: {}", got.text());
-    }
-    for _ in 0..200 {
+    let is_row = |batch_id: Option<String>, own: &str| own == name && batch_id.as_deref() == Some(&*batch);
+    let mut was_sent = false;
+    for _ in 0..300 {
         let answer = host.send(ask(number, was_sent)).await;
         if answer.status == 200 {
             return id(&answer);
         }
-        assert!(matches!(answer.status, 409 | 502 | 503 | 504), "row {number}: {answer:?}");
-        sleep(Duration::from_secs(1)).await;
+        if let Some(record) = in_doubt(&answer) {
+            let stands = fleet.emulator.hospitals();
+            let mut own = stands.iter().filter(|one| is_row(one.creation_batch_id.map(|id| id.to_string()), &one.name));
+            was_sent = own.any(|one| !told.contains(&one.id));
+            if !was_sent {
+                // Refused while the request above leaves its record, or where a later loss has taken it.
+                admin.admin("POST", &format!("/api/v1/records/{record}/not-applied"), "", "").await;
+            }
+        } else {
+            assert!(matches!(answer.status, 409 | 502 | 503 | 504), "row {number}: {answer:?}");
+        }
+        sleep(Duration::from_millis(500)).await;
     }
     panic!("row {number} is not settled");
 }
@@ -252,19 +249,19 @@ async fn five_hundred_rows_through_three_losses() {
         flush(&fleet);
     }
     let mut told = BTreeMap::new();
-    let mut in_doubt = BTreeMap::new();
+    let mut in_doubt = Vec::new();
     while let Some(row) = rows.join_next().await {
         match row.unwrap() {
             (number, Row::Made(id)) => drop(told.insert(number, id)),
-            (number, Row::InDoubt(record)) => drop(in_doubt.insert(number, record)),
+            (number, Row::InDoubt) => in_doubt.push(number),
         }
     }
     println!("{} rows were answered, {} were told as unknown after a loss", told.len(), in_doubt.len());
     let admin = Front::of_settings(fleet.settings());
     let host = hosts.lock()[1].clone();
-    for (number, record) in in_doubt {
+    for number in in_doubt {
         let ids: BTreeSet<u64> = told.values().copied().collect();
-        let own = settle(&fleet, &admin, &host, number, record, &ids).await;
+        let own = settle(&fleet, &admin, &host, number, &ids).await;
         told.insert(number, own);
     }
     let ids: BTreeSet<u64> = told.values().copied().collect();
