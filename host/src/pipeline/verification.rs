@@ -109,11 +109,13 @@ impl Host {
             let own = Opening { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
+        let settled =
+            |class| Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class };
         let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
         if doubtful {
-            // After a loss no look tells which request made what it finds: the caller or an operator settles it.
+            // After a loss no verification tells which request made what it finds: the caller or an operator settles it.
             hold.leave_until(None);
-            return Verified::Open;
+            return settled(Class::Unknown);
         }
         let since = Instant::now().checked_sub(sent_ago);
         let settings = &self.shared.settlement.settings;
@@ -124,8 +126,6 @@ impl Host {
             margin: settings.margin,
             interval: settings.interval,
         };
-        let settled =
-            |class| Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class };
         let mut hold = Some(hold);
         let ended = match restored {
             None => Ended::Open { asked: true },
