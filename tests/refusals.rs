@@ -355,7 +355,7 @@ async fn produced(problem: &Problem) -> Answered {
         Problem::BodyTooLarge { .. } => {
             plain("idempotency.max_request = \"16B\"", "").post("/rows", "k", "more than sixteen bytes").await
         }
-        Problem::NoRecord => plain("idempotency = { record_status = true }", "").get("/.triage/records/none").await,
+        Problem::NoRecord => plain("", "").get("/.triage/records/none").await,
         Problem::BodyBroken => {
             let broken: triage::upstream::BoxError = "gone".into();
             let body = StreamBody::new(stream::iter([Err(broken)])).boxed();

@@ -42,6 +42,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     problems.extend(check::baselines(&settings));
     problems.extend(check::admin(&settings));
     problems.extend(check::tls(&settings.stated));
+    problems.extend(check::record_status(&settings));
     problems.extend(check::settlement(&settings));
     (settings, problems)
 }

@@ -193,6 +193,20 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
 }
 
+/// Without tenants each caller that guesses a key could read the answer that is kept under it.
+pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
+    const KEY: &str = "idempotency.record_status";
+    let problem = |upstream: &super::settings::Upstream| {
+        let because = "idempotency.tenant_header is \"off\": every caller could read every record";
+        let must_be = "false, or have idempotency.tenant_header name a header that tells callers apart";
+        let key = format!("upstreams.{}.{KEY}", upstream.name);
+        with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY)
+    };
+    let is_open =
+        |own: &&super::settings::Upstream| own.idempotency.record_status && own.idempotency.tenant_header.is_none();
+    settings.upstreams.iter().filter(is_open).map(problem).collect()
+}
+
 /// A certificate is of no use without its key, and neither is one without the other, or a list of authorities without both.
 pub(super) fn tls(stated: &Values) -> Vec<Problem> {
     const TABLES: [[&str; 3]; 2] = [

@@ -158,7 +158,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
     key(Upstream, "idempotency.max_response", Kind::Size(0), Some("1MiB"), "largest answer kept for replays"),
     key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("1000000"), "records kept at most; new keys are refused then"),
-    key(Upstream, "idempotency.record_status", Kind::Bool, Some("false"), "whether callers may read what became of their keyed requests: a 504 `effect-unknown` names `/.triage/records/ID` in `Location`; else these paths are 404. They are never forwarded"),
+    key(Upstream, "idempotency.record_status", Kind::Bool, Some("false"), "whether callers may read what became of their keyed requests: a 504 `effect-unknown` names `/.triage/records/ID` in `Location`; else these paths are 404. They are never forwarded. Needs `idempotency.tenant_header`, whose value should be a secret of the caller, such as a token"),
     key(Upstream, "idempotency.tenant_header", Kind::Header, Some("off"), "request header that names the tenant; `off`: all callers are one"),
 
     key(Endpoint, "attempt_timeout", Kind::Duration, Some("5s"), "limit on one attempt"),

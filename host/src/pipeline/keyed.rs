@@ -58,6 +58,8 @@ impl Exchange {
             let opening = Opening::new(fence, fingerprint, maybe_sent, settings)
                 .with_turn(self.takes_turns())
                 .with_upstream_key(self.upstream_key.map(|key| key.tag));
+            // Before the store is asked: the age that it tells is at least as great by then.
+            let asked = Instant::now();
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
             progress.account.keyed(result(&begun));
             match begun.map_err(problem)? {
@@ -65,7 +67,7 @@ impl Exchange {
                 Begun::Reconcile { hold: held, sent_ago, doubtful } => {
                     progress.doubtful = doubtful;
                     let earlier = held.keyed_sends();
-                    progress.key_sends = KeySends::reconciled(self.upstream_key, earlier, Instant::now());
+                    progress.key_sends = KeySends::reconciled(self.upstream_key, earlier, asked);
                     hold = Some(held);
                     start = Start::Reconcile(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
                 }
