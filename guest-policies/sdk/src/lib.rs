@@ -43,6 +43,12 @@ pub trait Policy {
     /// Says what the policy is.
     fn describe() -> Description;
 
+    /// Says what the policy is under the operator's settings: they may change times such as `commit_within_ms`. The host asks
+    /// once more after `configure` where there are settings. The endpoints stay the same.
+    fn describe_configured(_settings: &Self::Settings) -> Description {
+        Self::describe()
+    }
+
     /// Judges an outcome.
     fn decide(settings: &Self::Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict;
 }
@@ -75,6 +81,11 @@ impl<T: Default + DeserializeOwned> Kept<T> {
         Ok(())
     }
 
+    /// The settings, once they were read.
+    pub fn configured(&self) -> Option<&T> {
+        self.0.get()
+    }
+
     /// The settings.
     pub fn get(&self) -> &T {
         self.0.get_or_init(T::default)
@@ -97,7 +108,10 @@ macro_rules! export {
 
         impl $crate::bindings::Guest for Exported {
             fn describe() -> $crate::Description {
-                <$policy as $crate::Policy>::describe()
+                match KEPT.configured() {
+                    Some(settings) => <$policy as $crate::Policy>::describe_configured(settings),
+                    None => <$policy as $crate::Policy>::describe(),
+                }
             }
             fn configure(settings: String) -> Result<(), String> {
                 KEPT.configure(&settings)

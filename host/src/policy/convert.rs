@@ -81,6 +81,9 @@ pub enum InvalidDescription {
     /// The health call is no path.
     #[error("health call {0:?} must be a path on the same upstream that starts with one '/'")]
     Health(String),
+    /// Its settings change its endpoints.
+    #[error("it has other endpoints after `configure` than before; settings may change an endpoint's values only")]
+    Changed,
 }
 
 /// Lowers an attempt and its outcome and hands them to `call`.

@@ -3,7 +3,7 @@
 use super::{
     Fault,
     contract::{Attempt, Description, Interest, Outcome, Verdict},
-    convert,
+    convert::{self, InvalidDescription},
     engine::Engine,
     load::{LoadError, Loading},
     wasi::LogBudget,
@@ -22,6 +22,8 @@ pub(super) const LOAD_MS: u64 = 100;
 const REUSED_CALLS: u32 = 10_000;
 /// Warm instances kept with `reused` isolation.
 const WARM: usize = 16;
+/// The settings of a policy for which the operator states none.
+const NO_SETTINGS: &str = "{}";
 
 /// A linked component, and its instances.
 pub(super) struct Instances<W: Way> {
@@ -51,7 +53,7 @@ impl<W: Way> Instances<W> {
             engine: engine.clone(),
             wasmtime: linked.engine().clone(),
             pre: W::prepared(linked).map_err(LoadError::World)?,
-            settings: if loading.settings.is_empty() { "{}".to_owned() } else { loading.settings.clone() },
+            settings: if loading.settings.is_empty() { NO_SETTINGS.to_owned() } else { loading.settings.clone() },
             log: Arc::new(log),
             warm: loading.reuse_instances.then(Mutex::default),
         })
@@ -73,7 +75,21 @@ impl<W: Way> Instances<W> {
         W::configure(&guest, &mut store, &self.settings)
             .map_err(call("configure"))?
             .map_err(|refusal| LoadError::Settings(convert::short(&refusal, 1000)))?;
-        Ok(description)
+        if self.settings == NO_SETTINGS {
+            return Ok(description);
+        }
+        // Settings may change what is described, such as how late a write may be committed.
+        allow(&mut store, LOAD_MS);
+        let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
+        let configured = convert::description(described)?;
+        let operations = |description: &Description| -> Vec<_> {
+            let all = description.endpoints.iter();
+            all.map(|endpoint| (endpoint.name.clone(), endpoint.method.clone(), endpoint.path.clone())).collect()
+        };
+        if operations(&configured) != operations(&description) {
+            return Err(LoadError::Description(InvalidDescription::Changed));
+        }
+        Ok(configured)
     }
 
     fn store(&self, cap_ms: u64) -> Store<Caps<W::Wasi>> {
