@@ -55,8 +55,9 @@ impl Router {
             }
         }
         let mut router = Self::default();
-        if let Some(rest) = slots.get("/{*rest}") {
-            router.rest = rest.clone();
+        // Kept apart: beside it in one tree no template could begin with a parameter.
+        if let Some(rest) = slots.remove("/{*rest}") {
+            router.rest = rest;
         }
         for (path, slot) in slots {
             let failed =
@@ -138,6 +139,36 @@ mod tests {
             ("POST", "/batches/1/activate", Some(4)),
         ] {
             assert_eq!(router.find(&method.parse().unwrap(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_begins_with_a_parameter_stands_beside_the_catch_all() {
+        let (get, post) = (Method::GET, Method::POST);
+        let endpoints = [
+            (None, "/{*rest}"),
+            (Some(&post), "/"),
+            (Some(&get), "/$export"),
+            (Some(&get), "/{type}/$export"),
+            (Some(&get), "/{type}/{id}/$export"),
+            (Some(&post), "/{type}/_search"),
+            (Some(&post), "/{type}/{id}/{other}/_search"),
+        ];
+        let router = Router::new(endpoints.into_iter()).unwrap();
+        for (method, path, expected) in [
+            ("GET", "/$export", 2),
+            ("GET", "/Patient/$export", 3),
+            ("POST", "/Patient/$export", 0),
+            ("GET", "/Group/1/$export", 4),
+            ("GET", "/Patient/1", 0),
+            ("POST", "/Patient/_search", 5),
+            ("GET", "/Patient/_search", 0),
+            ("POST", "/Patient/1/Condition/_search", 6),
+            ("POST", "/Patient", 0),
+            ("POST", "/", 1),
+            ("GET", "/", 0),
+        ] {
+            assert_eq!(router.find(&method.parse().unwrap(), path), Some(expected), "{method} {path}");
         }
     }
 
