@@ -47,8 +47,18 @@ pub(crate) struct Arrived {
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
-/// Headers of the caller that a probe carries: who asks, never what was written.
-const PROBE_CARRIES: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::ACCEPT_LANGUAGE];
+/// Headers of the caller that a verification carries: who asks, never what was written. The upstream's tenant header is carried
+/// beside them.
+const PROBE_CARRIES: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::ACCEPT_LANGUAGE,
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("apikey"),
+    HeaderName::from_static("ocp-apim-subscription-key"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-auth-token"),
+];
 
 impl Exchange {
     /// Reports that the upstream did well, once the body of its answer has ended.
@@ -154,9 +164,15 @@ impl Exchange {
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
-        let sent = match hold {
-            Some(hold) if is_request => hold.while_held(send).await,
-            _ => Some(send.await),
+        let send = async {
+            match hold {
+                Some(hold) if is_request => hold.while_held(send).await,
+                _ => Some(send.await),
+            }
+        };
+        let sent = match &progress.condition {
+            Some(condition) if is_request => condition.while_held(send).await.flatten(),
+            _ => send.await,
         };
         let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
@@ -279,11 +295,11 @@ impl Exchange {
     }
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
-    async fn may_send(&self, hold: &mut MaybeHold, progress: &Progress, permit: &Permit) -> Result<(), Problem> {
+    async fn may_send(&self, hold: &mut MaybeHold, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
         if self.remaining().is_zero() || self.caller_has_gone() {
             return Err(Problem::DeadlineBeforeSend);
         }
-        if let Some(hold) = hold {
+        for hold in hold.iter_mut().chain(&mut progress.condition) {
             hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
             // Read on this host's own clock: a process that was stopped past its lock sends nothing when it wakes.
             if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
@@ -354,8 +370,13 @@ impl Exchange {
 
     pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
-        for name in PROBE_CARRIES {
-            for value in self.headers.get_all(&name) {
+        let tenant = &self.service.settings.idempotency.tenant_header;
+        for name in PROBE_CARRIES.iter().chain(tenant.iter().filter(|name| !PROBE_CARRIES.contains(name))) {
+            // The caller's word on itself takes the place of the policy's.
+            if self.headers.contains_key(name) {
+                headers.remove(name);
+            }
+            for value in self.headers.get_all(name) {
                 headers.append(name.clone(), value.clone());
             }
         }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod check;
+mod condition;
 mod course;
 mod early;
 pub(crate) mod exchange;

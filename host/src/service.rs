@@ -9,6 +9,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{self, settings},
     gate::Group,
+    idempotency,
     policy::{
         Digest, Engine, EngineError, LoadError, Loading, Policy,
         cases::{self, CasesError},
@@ -21,7 +22,7 @@ use crate::{
     route::{RouteError, Router},
     telemetry::{EndpointMeters, Meters},
 };
-use http::Method;
+use http::{HeaderMap, Method};
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::Semaphore;
 
@@ -118,6 +119,8 @@ pub struct Endpoint {
     pub settings: settings::Endpoint,
     /// Whether the policy is trusted to settle unknown writes here.
     pub granted: bool,
+    /// Whether the policy's word on the effect holds even where the method's own is stricter: it comes with the host.
+    pub says_effect: bool,
     /// Whose breaker, budget and limits it shares.
     pub group: Group,
     /// Its counters.
@@ -127,15 +130,28 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The strictest of method and policy, unless the operator has said otherwise.
+    /// The strictest of method and policy, unless the operator has said otherwise. A policy that comes with the host may say less
+    /// of a method that it names: a search by POST reads.
     pub fn effect(&self, method: &Method) -> Effect {
-        self.settings.effect.unwrap_or_else(|| Effect::of(method).max(self.described.effect))
+        let stated = self.described.effect;
+        let holds = self.says_effect && self.described.method.is_some();
+        self.settings.effect.unwrap_or_else(|| if holds { stated } else { Effect::of(method).max(stated) })
     }
 
     /// Whether the policy looks for late commits here: then equal writes are sent one at a time and own what they made,
     /// granted or not, since a generation that is granted may be looking for a twin.
     pub fn commits_late(&self) -> bool {
         self.described.commit_within.is_some()
+    }
+
+    /// The fields of a request that change what it asks for, as far as the policy reads them.
+    pub fn asking<'a>(&'a self, headers: &'a HeaderMap) -> Vec<(&'a str, &'a [u8])> {
+        idempotency::fingerprint::asking(&self.described.interest.request_headers, headers)
+    }
+
+    /// Whether a request with such fields is verified by them alone: the policy reads nothing of its body.
+    pub fn verifies_by_condition(&self, fields: &[(&str, &[u8])]) -> bool {
+        self.commits_late() && !fields.is_empty() && self.described.interest.request_body_bytes == 0
     }
 
     /// Whether the status means `applied` and `deliver` without asking the policy.
@@ -253,6 +269,7 @@ impl Service {
             endpoints.push(Endpoint {
                 policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },
                 granted: effective.settle.unwrap_or(trusted),
+                says_effect: trusted && index < description.endpoints.len(),
                 group,
                 meters: EndpointMeters::unread(),
                 places: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),

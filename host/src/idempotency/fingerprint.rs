@@ -25,7 +25,8 @@ pub struct RecordId([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyTag([u8; 16]);
 
-/// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next.
+/// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next. Those
+/// that change what is asked for are added by [`Fingerprint::with_headers`].
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
     /// The upstream's name.
@@ -66,10 +67,59 @@ impl Fingerprint {
         Self(id.0)
     }
 
+    /// The fingerprint of the same request with header fields that change what it asks for, such as a condition. Without any it
+    /// stays as it is, so that records of requests without them keep their fingerprint.
+    #[must_use]
+    pub fn with_headers(self, fields: &[(&str, &[u8])]) -> Self {
+        if fields.is_empty() {
+            return self;
+        }
+        Self(digest("fingerprint-headers", &parts([&self.0[..]].into(), fields)))
+    }
+
+    /// The fingerprint of all requests with the same condition: the same but for query and body, which say what is made where the
+    /// condition does not hold, not whether it holds.
+    pub fn of_condition(request: &Identity<'_>, fields: &[(&str, &[u8])]) -> Self {
+        let path = request.path_and_query.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let request = [request.upstream, request.endpoint, request.method.as_str(), path];
+        Self(digest("condition", &parts(request.map(str::as_bytes).into(), fields)))
+    }
+
     /// The hash itself, for stores.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+fn parts<'a>(mut before: Vec<&'a [u8]>, fields: &'a [(&str, &[u8])]) -> Vec<&'a [u8]> {
+    before.extend(fields.iter().flat_map(|(name, value)| [name.as_bytes(), value]));
+    before
+}
+
+/// Header fields that say for whom a request is made, by which name it is traced, and in which form its answer is wanted. They do
+/// not change what is asked for: a caller that comes back with a fresh token asks for the same.
+const CIRCUMSTANCES: [&str; 14] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "content-type",
+    "cookie",
+    "date",
+    "prefer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-correlation-id",
+    "x-request-id",
+];
+
+/// The fields among `read` that change what a request asks for, in the order of `read`.
+pub fn asking<'a>(read: &'a [HeaderName], headers: &'a HeaderMap) -> Vec<(&'a str, &'a [u8])> {
+    let asks = |name: &&HeaderName| !CIRCUMSTANCES.contains(&name.as_str());
+    let values = |name: &'a HeaderName| headers.get_all(name).iter().map(|value| (name.as_str(), value.as_bytes()));
+    read.iter().filter(asks).flat_map(values).collect()
 }
 
 impl Tenant {
@@ -101,6 +151,11 @@ impl RecordId {
     /// mismatch, not a new request.
     pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {
         Self(digest("record", &[&tenant.0, upstream.as_bytes(), key.as_str().as_bytes()]))
+    }
+
+    /// The record of all requests with the same condition: whoever asks, with whatever key.
+    pub fn of_condition(condition: Fingerprint) -> Self {
+        Self(digest("condition-record", &[&condition.0]))
     }
 
     /// The hash itself, for stores.
@@ -247,6 +302,30 @@ mod tests {
         ] {
             assert_ne!(base, Fingerprint::of(&other), "{case}");
         }
+    }
+
+    #[test]
+    fn headers_count_where_they_change_what_is_asked() {
+        let names = ["if-none-exist", "accept", "authorization"].map(HeaderName::from_static);
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        };
+        let plain = headers(&[("accept", "a"), ("authorization", "b"), ("x-other", "c")]);
+        assert!(asking(&names, &plain).is_empty());
+        assert_eq!(Fingerprint::of(&ROW).with_headers(&[]), Fingerprint::of(&ROW), "records of before stay known");
+        let [one, other] = ["x|1", "x|2"].map(|value| headers(&[("if-none-exist", value), ("accept", "a")]));
+        let (one, other) = (asking(&names, &one), asking(&names, &other));
+        assert_eq!(one, [("if-none-exist", &b"x|1"[..])]);
+        let fingerprints = [&[][..], &one, &other].map(|fields| Fingerprint::of(&ROW).with_headers(fields));
+        assert!(fingerprints[0] != fingerprints[1] && fingerprints[1] != fingerprints[2]);
+        let condition = |row, fields| Fingerprint::of_condition(&row, fields);
+        let twin = Identity { body: b"another", path_and_query: "/hospitals?_format=json", ..ROW };
+        assert_eq!(condition(ROW, &one), condition(twin, &one), "the body does not count");
+        assert_ne!(condition(ROW, &one), condition(ROW, &other));
+        assert_ne!(condition(ROW, &one), condition(Identity { path_and_query: "/b", ..ROW }, &one));
+        assert_ne!(condition(ROW, &one), condition(Identity { upstream: "b", ..ROW }, &one));
+        let id = RecordId::of_condition(condition(ROW, &one));
+        assert_eq!(id, RecordId::of_condition(condition(twin, &one)));
     }
 
     #[test]

@@ -23,6 +23,15 @@ use http::{HeaderMap, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+/// Requests that go one at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EqualRequests {
+    /// What they have in common.
+    pub(crate) fingerprint: Fingerprint,
+    /// Whether that is a condition, by which what one of them left unknown is verified by the next.
+    pub(crate) by_condition: bool,
+}
+
 /// A request's body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
@@ -61,6 +70,8 @@ pub(crate) struct Exchange {
     pub(crate) fingerprint: Option<Fingerprint>,
     /// The upstream's own idempotency key that each send carries, among the headers.
     pub(crate) upstream_key: Option<UpstreamKey>,
+    /// The requests that it must not be under way with; none: it takes no turn.
+    pub(crate) equal: Option<EqualRequests>,
     /// Told to a request that runs detached; none for one that is dropped with its caller.
     pub(crate) caller_gone: Option<CallerGone>,
     /// Where a write is verified without its caller; none for a request.
@@ -205,6 +216,8 @@ pub(crate) struct Progress {
     pub(crate) owner: ClaimOwner,
     /// Its turn among equal requests.
     pub(crate) turn: Option<Turn>,
+    /// The record of its condition, if it has one: what it leaves unknown, the next request with the condition finds out.
+    pub(crate) condition: MaybeHold,
     /// What is noted of the request.
     pub(crate) account: Account,
 }
@@ -237,6 +250,7 @@ impl Progress {
             faults: 0,
             owner,
             turn: None,
+            condition: None,
             account,
         }
     }

@@ -1,6 +1,10 @@
 //! From a request as received to an exchange: route, deadline, headers, body, key.
 
-use super::{CallerGone, Exchange, Host, exchange::RequestBody, request_head};
+use super::{
+    CallerGone, Exchange, Host,
+    exchange::{EqualRequests, RequestBody},
+    request_head,
+};
 use crate::{
     error::Problem,
     idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
@@ -45,7 +49,7 @@ impl Host {
         account.traced(TraceContext::take(&mut head.headers));
         // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
         let mut effect = live.endpoints[found].effect(&head.method);
-        let named = live.endpoints[found].described.name.clone();
+        let serving = Arc::clone(&live);
         let (service, endpoint, stand_in) = match self.canary(index, &head, path) {
             Some((candidate, own)) => {
                 effect = effect.max(candidate.endpoints[own].effect(&head.method));
@@ -89,19 +93,13 @@ impl Host {
         };
         let body =
             timeout_at(deadline, buffered(body, most, &mut held)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
-        let fingerprint = match &body {
-            RequestBody::Stream(_) if key.is_some() => return Err(Problem::BodyTooLarge { limit_bytes: most }),
-            RequestBody::Buffered(bytes) if key.is_some() || service.endpoints[endpoint].commits_late() => {
-                Some(Fingerprint::of(&Identity {
-                    upstream: &service.settings.name,
-                    endpoint: &named,
-                    method: &head.method,
-                    path_and_query: &path_and_query,
-                    body: bytes,
-                }))
-            }
-            _ => None,
-        };
+        if key.is_some() && matches!(body, RequestBody::Stream(_)) {
+            return Err(Problem::BodyTooLarge { limit_bytes: most });
+        }
+        let own = &service.endpoints[endpoint];
+        let of = (&head, &*path_and_query, &body);
+        let (fingerprint, equal) =
+            equality(&serving, found, of, key.is_some(), own.commits_late(), effect == Effect::Unsafe);
         Ok(Box::new(Exchange {
             shared: Arc::clone(&self.shared),
             upstream: index,
@@ -122,6 +120,7 @@ impl Host {
             tenant,
             fingerprint,
             upstream_key: None,
+            equal,
             // Safe requests end with the caller's future; only detached ones must be told.
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             verifies: None,
@@ -163,6 +162,38 @@ impl Host {
         let rooted = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
         Ok((index, rooted))
     }
+}
+
+/// The fingerprint of a request whose record or turn needs one, and the requests that it must not be under way with. Of two
+/// policies the one that serves says what is equal: canaries and others take turns together.
+fn equality(
+    serving: &Service,
+    endpoint: usize,
+    (head, path_and_query, body): (&Parts, &str, &RequestBody),
+    keyed: bool,
+    commits_late: bool,
+    is_unsafe: bool,
+) -> (Option<Fingerprint>, Option<EqualRequests>) {
+    if !keyed && !commits_late {
+        return (None, None);
+    }
+    let endpoint = &serving.endpoints[endpoint];
+    let (upstream, name) = (&*serving.settings.name, &*endpoint.described.name);
+    let identity = |body| Identity { upstream, endpoint: name, method: &head.method, path_and_query, body };
+    let asking = endpoint.asking(&head.headers);
+    let fingerprint = match body {
+        RequestBody::Buffered(bytes) => Some(Fingerprint::of(&identity(bytes)).with_headers(&asking)),
+        RequestBody::Stream(_) => None,
+    };
+    let equal = if !is_unsafe || !commits_late {
+        None
+    } else if endpoint.verifies_by_condition(&asking) {
+        let fingerprint = Fingerprint::of_condition(&identity(&[]), &asking);
+        Some(EqualRequests { fingerprint, by_condition: true })
+    } else {
+        fingerprint.map(|fingerprint| EqualRequests { fingerprint, by_condition: false })
+    };
+    (fingerprint, equal)
 }
 
 /// What is left of a path below a prefix; none where it is not below it. `/api` takes `/api`, `/api/x` and `/api?x`, not `/apis`.

@@ -3,6 +3,7 @@
 use super::{
     Exchange,
     answer::{self, Outgoing},
+    condition,
     exchange::{MaybeHold, Progress},
     upstream_key::KeySends,
 };
@@ -26,6 +27,16 @@ enum Start {
     Fresh,
     /// It may have been sent before: find out first. Since when.
     Reconcile(Instant),
+}
+
+impl Start {
+    /// The same for a request that may have been sent at `since` too.
+    fn or_since(self, since: Instant) -> Self {
+        match self {
+            Self::Fresh => Self::Reconcile(since),
+            Self::Reconcile(own) => Self::Reconcile(own.max(since)),
+        }
+    }
 }
 
 impl Exchange {
@@ -55,8 +66,10 @@ impl Exchange {
             let maybe_sent = keyed.maybe_sent;
             self.carry_upstream_key(id.as_bytes());
             let settings = &self.service.settings.idempotency;
+            // The turn that comes along is that of the record's own fingerprint.
+            let with_turn = self.equal.is_some_and(|equal| !equal.by_condition);
             let opening = Opening::new(fence, fingerprint, maybe_sent, settings)
-                .with_turn(self.takes_turns())
+                .with_turn(with_turn)
                 .with_upstream_key(self.upstream_key.map(|key| key.tag));
             // Before the store is asked: the age that it tells is at least as great by then.
             let asked = Instant::now();
@@ -85,10 +98,10 @@ impl Exchange {
             self.carry_upstream_key(&fence.0.to_be_bytes());
         }
         // Equal requests one at a time, so that none adopts what a twin made.
-        progress.turn = match self.fingerprint {
+        progress.turn = match self.equal {
             Some(_) if hold.as_ref().is_some_and(Hold::has_turn) => hold.as_mut().and_then(Hold::take_turn),
-            Some(fingerprint) if self.takes_turns() => {
-                let turn = self.shared.records.turn(fingerprint);
+            Some(equal) => {
+                let turn = self.shared.records.turn(equal.fingerprint);
                 let turn = tokio::select! {
                     turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
                     // Its key is free at once for a caller that comes back, unless an earlier owner sent something.
@@ -96,8 +109,15 @@ impl Exchange {
                 };
                 Some(turn.map_err(problem)?)
             }
-            _ => None,
+            None => None,
         };
+        if let Some(equal) = self.equal.filter(|equal| equal.by_condition && self.endpoint().granted)
+            && let Some(sent_ago) = self.begin_condition(equal.fingerprint, progress).await?
+        {
+            // Others' sends carried no key of this request's.
+            progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
+            start = start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
+        }
         if let Some(hold) = &mut hold {
             progress.owner = ClaimOwner::Record(hold.id());
             hold.intend(self.intent());
@@ -111,7 +131,9 @@ impl Exchange {
                 self.reconcile(progress, &mut hold).await
             }
         };
-        Ok(self.settle(result, progress, hold).await)
+        let response = self.settle(result, progress, hold).await;
+        condition::end(progress).await;
+        Ok(response)
     }
 
     /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
@@ -125,10 +147,6 @@ impl Exchange {
             Stored::Answer(answer) => Ok(answer::replayed(answer, self)),
             Stored::TooLarge { status } => Err(Problem::NotKept { status: status.as_u16(), limit_bytes }),
         }
-    }
-
-    fn takes_turns(&self) -> bool {
-        self.effect == Effect::Unsafe && self.endpoint().commits_late()
     }
 
     /// Whether the record holds a proof of absence that its caller needs: the caller will say again that the request may have
