@@ -19,6 +19,9 @@ fn good(name: &str) -> Vec<u8> {
         "rows" => b"name,address,phone\n\"A, B\",\"C\"\"D\",1\nE,F,\n".to_vec(),
         "cases" => file("tests/vectors/http-standard.csv"),
         "trace" => file("tests/vectors/http-standard.trace.jsonl"),
+        "fhir" => b"<?xml version=\"1.0\"?>\n<OperationOutcome xmlns=\"http://hl7.org/fhir\"><!-- a --><issue>\
+            <severity value=\"error\"/><code value='lock-error'/></issue></OperationOutcome>"
+            .to_vec(),
         "component" => file("guest-policies/prebuilt/trap.wasm"),
         "kept" => {
             let part = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();

@@ -7,6 +7,7 @@ mod book;
 mod candidate;
 mod contracts;
 mod deploy;
+mod fhir;
 mod fleet;
 mod hostile;
 mod idempotency;

@@ -1,6 +1,8 @@
 //! A host in front of the emulator, in one process and on paused time.
 
 pub mod browser;
+pub mod faulty;
+pub mod fhir_server;
 pub mod fleet;
 pub mod front;
 pub mod oci_registry;

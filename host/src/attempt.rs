@@ -358,7 +358,7 @@ impl Exchange {
     /// What a policy reads of a request's headers, and what a verification carries of them.
     pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> HeaderMap {
         let mut kept = HeaderMap::new();
-        for name in interest.iter().chain(&PROBE_CARRIES) {
+        for name in interest.iter().chain(self.carried()) {
             if !kept.contains_key(name) {
                 for value in self.headers.get_all(name) {
                     kept.append(name.clone(), value.clone());
@@ -368,10 +368,15 @@ impl Exchange {
         kept
     }
 
+    /// The names of the caller's headers that a verification carries.
+    fn carried(&self) -> impl Iterator<Item = &HeaderName> {
+        let tenant = &self.service.settings.idempotency.tenant_header;
+        PROBE_CARRIES.iter().chain(tenant.iter().filter(|name| !PROBE_CARRIES.contains(name)))
+    }
+
     pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
-        let tenant = &self.service.settings.idempotency.tenant_header;
-        for name in PROBE_CARRIES.iter().chain(tenant.iter().filter(|name| !PROBE_CARRIES.contains(name))) {
+        for name in self.carried() {
             // The caller's word on itself takes the place of the policy's.
             if self.headers.contains_key(name) {
                 headers.remove(name);

@@ -7,7 +7,11 @@ use crate::{
     idempotency::Keyed,
     import,
     pipeline::prefer,
-    policy::{Engine, Loading, Policy, cases, hints},
+    policy::{
+        Engine, Loading, Policy, cases,
+        contract::{Attempt, Effect, Outcome, Purpose},
+        hints, prebuilt,
+    },
     route,
     store::redis::records::read_kept,
     trace as decision_trace,
@@ -16,14 +20,17 @@ use crate::{
         redirect::{self, Origin, Route},
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use std::sync::OnceLock;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// A parser.
 pub type Entry = fn(&[u8]);
 
 /// Every one, by name.
-pub const ALL: [(&str, Entry); 12] = [
+pub const ALL: [(&str, Entry); 13] = [
     ("config", config),
     ("environment", environment),
     ("key", key),
@@ -36,6 +43,7 @@ pub const ALL: [(&str, Entry); 12] = [
     ("component", component),
     ("trace", trace),
     ("kept", kept),
+    ("fhir", fhir),
 ];
 
 /// A configuration file.
@@ -124,6 +132,45 @@ pub fn component(bytes: &[u8]) {
     static ENGINE: OnceLock<Option<Engine>> = OnceLock::new();
     if let Some(engine) = ENGINE.get_or_init(|| Engine::start().ok()) {
         let _ = Policy::load(engine, bytes, &Loading::default());
+    }
+}
+
+/// What a FHIR server answers, as the embedded policy reads it: an `OperationOutcome` in JSON or XML, and a search's `Bundle`. The
+/// first line is the condition of a create too. A policy that traps or runs on fails this.
+pub fn fhir(bytes: &[u8]) {
+    static POLICY: OnceLock<Option<Arc<Policy>>> = OnceLock::new();
+    let load = || Policy::load(&Engine::start().ok()?, prebuilt::embedded("fhir")?, &Loading::default()).ok();
+    let Some(policy) = POLICY.get_or_init(load) else { return };
+    let mut headers = HeaderMap::new();
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if let Ok(value) = HeaderValue::from_bytes(line) {
+        headers.insert(HeaderName::from_static("if-none-exist"), value);
+    }
+    let endpoint = |name: &str| policy.description().endpoints.iter().position(|endpoint| endpoint.name == name);
+    for (name, purpose, status) in [("read", Purpose::Request, 409), ("create", Purpose::Probe, 200)] {
+        let (Some(endpoint), Ok(status)) = (endpoint(name), StatusCode::from_u16(status)) else { continue };
+        let attempt = Attempt {
+            endpoint,
+            method: if purpose == Purpose::Probe { &Method::POST } else { &Method::GET },
+            effect: if purpose == Purpose::Probe { Effect::Unsafe } else { Effect::Safe },
+            purpose,
+            number: 1,
+            prior_unknown: purpose == Purpose::Probe,
+            sent_ago: Some(Duration::from_secs(1)),
+            elapsed: Duration::from_secs(1),
+            remaining: Duration::from_mins(10),
+            previous_delay: Duration::ZERO,
+            random: 0,
+            now_unix_ms: 1_767_225_600_000,
+            keyed: false,
+            path: "/Patient",
+            request_headers: &headers,
+            request_body: &[],
+            taken: &[],
+        };
+        let outcome = Outcome::Response { status, headers: &HeaderMap::new(), body: bytes, complete: true };
+        let decided = policy.decide(&attempt, &outcome);
+        assert!(decided.is_ok(), "the policy fails: {decided:?}");
     }
 }
 

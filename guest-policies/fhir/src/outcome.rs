@@ -1,6 +1,8 @@
-//! `OperationOutcome`: its worst issue, by family.
+//! `OperationOutcome`: its worst issue, by family. Servers write it as JSON and as XML.
 
+use crate::xml;
 use serde::Deserialize;
+use std::borrow::Cow;
 use triage_policy::{Response, json};
 
 /// What the worst issue says.
@@ -23,28 +25,28 @@ pub enum Issue {
 }
 
 #[derive(Deserialize)]
-struct OperationOutcome {
-    #[serde(default)]
-    issue: Vec<Entry>,
+struct OperationOutcome<'a> {
+    #[serde(borrow, default)]
+    issue: Vec<Entry<'a>>,
 }
 
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(default)]
-    severity: String,
-    #[serde(default)]
-    code: String,
+/// An issue, as it stands there.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Entry<'a> {
+    /// How grave it is.
+    #[serde(borrow, default)]
+    pub severity: Cow<'a, str>,
+    /// What it is.
+    #[serde(borrow, default)]
+    pub code: Cow<'a, str>,
 }
 
 impl Issue {
     /// The worst `error` or `fatal` issue; fatal goes before error, what needs waiting before what is final.
     pub fn worst(response: &Response) -> Option<Self> {
-        if !response.body.starts_with(b"{") {
-            return None;
-        }
-        let outcome: OperationOutcome = json::from_slice(&response.body).ok()?;
-        let grave = |entry: &&Entry| matches!(entry.severity.as_str(), "error" | "fatal");
-        let found = outcome.issue.iter().filter(grave);
+        let grave = |entry: &&Entry<'_>| matches!(&*entry.severity, "error" | "fatal");
+        let found = entries(&response.body);
+        let found = found.iter().filter(grave);
         found
             .filter_map(|entry| Some((entry.severity == "fatal", Self::of(&entry.code)?)))
             .max()
@@ -65,4 +67,24 @@ impl Issue {
             _ => return None,
         })
     }
+}
+
+/// Whether an outcome beside a search's matches says more than a remark.
+pub fn warns(body: &[u8]) -> bool {
+    entries(body).iter().any(|entry| entry.severity != "information")
+}
+
+/// The issues of an outcome, by what its body begins with: the content type is not always right.
+fn entries(body: &[u8]) -> Vec<Entry<'_>> {
+    let body = text(body);
+    match body.first() {
+        Some(b'{') => json::from_slice(body).map_or_else(|_| Vec::new(), |outcome: OperationOutcome<'_>| outcome.issue),
+        Some(b'<') => xml::issues(body),
+        _ => Vec::new(),
+    }
+}
+
+/// A body without byte order mark and leading blanks.
+pub fn text(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
 }

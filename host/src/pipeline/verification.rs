@@ -184,6 +184,8 @@ impl Host {
             key: None,
             tenant: None,
             fingerprint: Some(request.fingerprint),
+            // A verification takes the turn of its fingerprint itself.
+            equal: None,
             // Nothing is sent that could carry it.
             upstream_key: None,
             caller_gone: None,

@@ -1,0 +1,142 @@
+//! Faults between a host and its upstream, whatever that is: what a proxy, a network or an overloaded server does to a request.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt as _;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use triage::{
+    entropy::Entropy,
+    policy::contract::{Failure, FailureKind},
+    upstream::{Inbound, Outbound, OutboundBody, Transport, full},
+};
+
+/// What goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Done, then answered with this status.
+    Failed(u16),
+    /// Done, then the connection is reset.
+    Reset,
+    /// The connection is reset at once; the request is done after a time of up to this.
+    Late(Duration),
+    /// Answered with this status at once, nothing done.
+    Refused(u16),
+}
+
+/// Which requests: all of a method, each by this chance.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub method: Method,
+    pub chance: f64,
+    pub fault: Fault,
+}
+
+/// A transport whose requests meet faults.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Transport>,
+    entropy: Entropy,
+    rules: Mutex<Vec<Rule>>,
+    struck: AtomicU64,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn Transport>) -> Arc<Self> {
+        let (rules, struck) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { inner, entropy: Entropy::seeded(11), rules, struck })
+    }
+
+    /// From the next request on. The chances of several rules for one method are shares of one draw.
+    pub fn set(&self, rules: &[(Method, f64, Fault)]) {
+        let rule = |(method, chance, fault): &(Method, f64, Fault)| Rule {
+            method: method.clone(),
+            chance: *chance,
+            fault: *fault,
+        };
+        *self.rules.lock().unwrap() = rules.iter().map(rule).collect();
+    }
+
+    /// How many requests met a fault.
+    pub fn struck(&self) -> u64 {
+        self.struck.load(Relaxed)
+    }
+
+    fn fault(&self, method: &Method) -> Option<Fault> {
+        let mut draw = (self.entropy.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let rules = self.rules.lock().unwrap();
+        for rule in rules.iter().filter(|rule| rule.method == *method) {
+            if draw < rule.chance {
+                self.struck.fetch_add(1, Relaxed);
+                return Some(rule.fault);
+            }
+            draw -= rule.chance;
+        }
+        None
+    }
+}
+
+/// On clones, since what was sent is done whether or not the sender waits.
+#[derive(Debug, Clone)]
+pub struct Between(pub Arc<Faulty>);
+
+impl Transport for Between {
+    fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        let own = Arc::clone(&self.0);
+        let reset = Failure::new(FailureKind::Reset, true);
+        Box::pin(async move {
+            let fault = own.fault(&request.method);
+            match fault {
+                Some(Fault::Refused(status)) => return Ok(failed(status)),
+                Some(Fault::Late(within)) => {
+                    let share = (own.entropy.next() >> 11) as f64 / (1_u64 << 53) as f64;
+                    tokio::spawn(async move {
+                        tokio::time::sleep(within.mul_f64(share)).await;
+                        done(&own, request).await
+                    });
+                    return Err(reset);
+                }
+                _ => {}
+            }
+            // Carried out even if the sender gives up meanwhile.
+            let inbound = tokio::spawn(async move { done(&own, request).await }).await.unwrap()?;
+            match fault {
+                Some(Fault::Failed(status)) => Ok(failed(status)),
+                Some(Fault::Reset) => Err(reset),
+                _ => Ok(inbound),
+            }
+        })
+    }
+}
+
+/// The whole exchange, so that a fault strikes after it.
+async fn done(faulty: &Faulty, request: Outbound) -> Result<Inbound, Failure> {
+    let Inbound { status, headers, body } = faulty.inner.send(request).await?;
+    let whole = body.collect().await.map_err(|_| Failure::new(FailureKind::Body, true))?;
+    Ok(Inbound { status, headers, body: full(whole.to_bytes()) })
+}
+
+fn failed(status: u16) -> Inbound {
+    let body = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"transient"}]}"#;
+    Inbound { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body: full(body.into()) }
+}
+
+/// A request's body, whole.
+pub async fn whole(body: OutboundBody) -> Bytes {
+    match body {
+        OutboundBody::Bytes(bytes) => bytes,
+        OutboundBody::Stream(mut stream) => {
+            let mut read = BytesMut::new();
+            while let Some(Ok(frame)) = stream.frame().await {
+                read.extend_from_slice(&frame.into_data().unwrap_or_default());
+            }
+            read.freeze()
+        }
+    }
+}
