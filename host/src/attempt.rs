@@ -49,7 +49,7 @@ pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
 /// Headers of the caller that a verification carries: who asks, never what was written. The upstream's tenant header is carried
 /// beside them.
-const PROBE_CARRIES: [HeaderName; 8] = [
+static PROBE_CARRIES: [HeaderName; 8] = [
     header::AUTHORIZATION,
     header::COOKIE,
     header::ACCEPT_LANGUAGE,
@@ -164,16 +164,8 @@ impl Exchange {
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
-        let send = async {
-            match hold {
-                Some(hold) if is_request => hold.while_held(send).await,
-                _ => Some(send.await),
-            }
-        };
-        let sent = match &progress.condition {
-            Some(condition) if is_request => condition.while_held(send).await.flatten(),
-            _ => send.await,
-        };
+        let holds = if is_request { [hold.as_ref(), progress.condition.as_ref()] } else { [None, None] };
+        let sent = Hold::while_held(holds, send).await;
         let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);

@@ -157,16 +157,18 @@ impl Hold {
         self.until.min(host).since(self.clock.now())
     }
 
-    /// Runs a send for as long as this owner may. None: it was cut off, and a byte may have been sent until then.
+    /// Runs a send for as long as the owner of all these records may. None: it was cut off, and a byte may have been sent until
+    /// then.
     ///
     /// The time is read before each step of the send, so that a process that was stopped past its lease writes nothing more when
     /// it wakes.
-    pub async fn while_held<T>(&self, send: impl Future<Output = T>) -> Option<T> {
+    pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
+        let left = || holds.iter().flatten().map(|hold| hold.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
-        let mut end = pin!(sleep(self.left()));
+        let mut end = pin!(sleep(left()));
         poll_fn(|context| {
             loop {
-                let left = self.left();
+                let left = left();
                 if left.is_zero() {
                     return Poll::Ready(None);
                 }

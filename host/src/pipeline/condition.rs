@@ -46,7 +46,7 @@ impl Exchange {
                     progress.condition = Some(hold);
                     return Ok(None);
                 }
-                Begun::Reconcile { hold, sent_ago } => {
+                Begun::Reconcile { hold, sent_ago, .. } => {
                     progress.condition = Some(hold);
                     return Ok(Some(sent_ago));
                 }

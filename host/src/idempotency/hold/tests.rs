@@ -343,11 +343,11 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
         steps.set(steps.get() + 1);
         Poll::<()>::Pending
     });
-    assert_eq!(hold.while_held(send).await, None);
+    assert_eq!(Hold::while_held([Some(&hold), None], send).await, None);
     assert_eq!(began.elapsed().as_secs(), 25, "10 s until it was renewed, and a lease");
     renewed.await.unwrap();
     let before = steps.get();
-    let mut late = std::pin::pin!(hold.while_held(async { steps.set(before + 100) }));
+    let mut late = std::pin::pin!(Hold::while_held([Some(&hold), None], async { steps.set(before + 100) }));
     assert_eq!((&mut late).now_or_never(), Some(None));
     assert_eq!(steps.get(), before, "a step was taken after the end");
 }
