@@ -330,6 +330,74 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     assert!(upstream.seen().iter().all(|seen| seen.line().starts_with("get /alive")));
 }
 
+/// A connection from another address of this machine.
+async fn from(address: [u8; 4], front: &Front) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket.connect(front.address()).await.unwrap()
+}
+
+/// One peer opens as many connections as it can and holds them, half of them with an answer that it does not read: another peer is
+/// served, and so is a quiet peer's next connection once all places are taken.
+#[tokio::test]
+async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
+    let body = "x".repeat(4 << 20);
+    let upstream =
+        Scripted::start(move |seen| if seen.line().contains("/large") { ok("", &body) } else { ok("", "fine") }).await;
+    let front = Front::with_server("max_connections = 40\n", &upstream.url());
+    let mut held = Vec::new();
+    for n in 0..60 {
+        let mut stream = from([127, 0, 0, 2], &front).await;
+        let path = if n % 2 == 0 { "/large" } else { "/small" };
+        let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+        held.push(stream);
+    }
+    serves(&front, "a peer with all of its share").await;
+    // As many again from others: now a place must be made.
+    for last in 3..6 {
+        for _ in 0..10 {
+            held.push(from([127, 0, 0, last], &front).await);
+        }
+    }
+    serves(&front, "all places are taken").await;
+    drop(held);
+    serves(&front, "they have gone").await;
+}
+
+/// Heads that never end, each as long as may be, from far more callers than there is memory for: they are let go of, and the next
+/// request is served.
+#[tokio::test]
+async fn half_sent_heads_are_held_up_to_the_memory_limit() {
+    let (upstream, warm) = world("").await;
+    serves(&warm, "the start").await;
+    let limit = (triage::telemetry::memory_bytes().unwrap() + (24 << 20)).max(64 << 20);
+    let keys = format!("memory_limit = \"{limit}B\"\nheader_read_timeout = \"60s\"\n");
+    let front = Front::with_server(&keys, &upstream.url());
+    let mut head = b"GET /a HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
+    head.resize(60_000, b'x');
+    let head = std::sync::Arc::new(head);
+    let (closed, mut closings) = tokio::sync::mpsc::unbounded_channel();
+    let callers: Vec<_> = (0..900)
+        .map(|_| {
+            let (address, head, closed) = (front.address(), std::sync::Arc::clone(&head), closed.clone());
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let _ = stream.write_all(&head).await;
+                let _ = stream.read(&mut [0; 1]).await;
+                let _ = closed.send(());
+            })
+        })
+        .collect();
+    closings.recv().await.unwrap();
+    for caller in callers {
+        caller.abort();
+    }
+    while front.ask("GET", "/alive", "").await.status() == "503" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    serves(&front, "heads without end").await;
+}
+
 /// An answer that is not read to its end counts for as long as it lasts: one after the other, they would be alone each.
 #[tokio::test]
 async fn an_answer_under_way_counts_against_the_memory_limit() {

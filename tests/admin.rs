@@ -82,6 +82,35 @@ async fn readiness_follows_the_process_and_health_does_not() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "it listens on");
 }
 
+/// Callers that send half a body, on every place there is and more: health is told all the same, and another address is served.
+#[tokio::test]
+async fn slow_callers_keep_nobody_from_health() {
+    use tokio::io::AsyncWriteExt as _;
+    let (front, _upstream) = stage(200, "").await;
+    let admin = front.admin_address();
+    let mut slow = Vec::new();
+    for _ in 0..400 {
+        let mut stream = tokio::net::TcpStream::connect(admin).await.unwrap();
+        let _ = stream.write_all(b"POST /session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\ntok").await;
+        slow.push(stream);
+    }
+    for path in ["/healthz", "/readyz"] {
+        let got = front.admin("GET", path, "", "").await;
+        assert_eq!(got.status(), "200", "{path}: {}", got.text());
+    }
+    let refused = front.admin("GET", "/metrics", "", "").await;
+    assert_eq!(problem(&refused), ("503".to_owned(), "no-place".to_owned()), "the same address has its share");
+    // Another address of this machine.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let mut other = socket.connect(admin).await.unwrap();
+    other.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut other, &mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(slow);
+}
+
 /// While it drains, the host still answers its operators: no longer ready, alive.
 #[tokio::test]
 async fn a_draining_host_says_so() {

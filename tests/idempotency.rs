@@ -46,8 +46,7 @@ async fn what_has_expired_is_cleared_away_without_traffic() {
     }
     let held = |records: &str, claims: &str| {
         let state = format!("{:?}", world.host);
-        state.contains(&format!("records: {records}, stored_bytes: "))
-            && state.contains(&format!("claims_held: {claims}"))
+        state.contains(&format!("records: {records}, bytes: ")) && state.contains(&format!("claims_held: {claims}"))
     };
     assert!(held("20", "20"), "{:?}", world.host);
     tokio::time::sleep(Duration::from_hours(25)).await;

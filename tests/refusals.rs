@@ -242,6 +242,20 @@ fn expected(problem: &Problem) -> Row {
             "this host uses as much memory as it may, which is 1 bytes; nothing was sent: ask again after the wait",
         )
         .waits("1", 1000),
+        Problem::TooManyRequests { .. } => row(
+            503,
+            "overloaded",
+            "too many requests under way",
+            "this host has 1 requests under way, as many as it may; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
+        Problem::Exhausted => row(
+            503,
+            "overloaded",
+            "file descriptors are scarce",
+            "this host has no file descriptor left for a connection to the upstream; nothing was sent: ask again after the wait",
+        )
+        .waits("1", 1000),
         Problem::DeadlineBeforeSend => row(
             504,
             "deadline-before-send",
@@ -418,6 +432,21 @@ async fn produced(problem: &Problem) -> Answered {
             }
             scene.get("/list").await
         }
+        Problem::TooManyRequests { .. } => {
+            let mut scene = plain("", "attempt_timeout = \"1h\"\ndeadline = \"2h\"");
+            scene.settings.server.max_requests = 1;
+            let scene = scene.upstream(|_| Scripted::Silence);
+            let mut first = Box::pin(scene.get("/list"));
+            tokio::select! {
+                biased;
+                _ = &mut first => unreachable!("nobody answers it"),
+                () = std::future::ready(()) => {}
+            }
+            scene.get("/list").await
+        }
+        Problem::Exhausted => {
+            plain("", "").upstream(|_| Scripted::Fail(FailureKind::Exhausted, false)).get("/list").await
+        }
         Problem::DeadlineBeforeSend => {
             let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
@@ -517,6 +546,8 @@ fn every_problem() -> Vec<Problem> {
         Problem::Concurrency { endpoint: endpoint(), limit: 1 },
         Problem::Overloaded { upstream: "up".to_owned(), priority: "low" },
         Problem::MemoryScarce { limit_bytes: 1 },
+        Problem::TooManyRequests { scope: "this host", limit: 1, what: "requests" },
+        Problem::Exhausted,
         Problem::DeadlineBeforeSend,
         Problem::Asleep,
         Problem::StoreUnavailable,
@@ -534,7 +565,7 @@ async fn every_refusal_says_what_why_and_when_to_come_back() {
     let mut wrong = Vec::new();
     for problem in every_problem() {
         let expected = expected(&problem);
-        let answered = produced(&problem).await;
+        let answered = Box::pin(produced(&problem)).await;
         let Ok(body) = serde_json::from_slice::<serde_json::Value>(&answered.body) else {
             wrong.push(format!("{}: no refusal but {} {:?}", expected.kind, answered.status, answered.body));
             continue;

@@ -8,10 +8,12 @@ mod access;
 mod actions;
 mod answer;
 mod client;
+mod lanes;
 mod listen;
 mod live;
 mod look;
 mod page;
+mod quotas;
 mod routes;
 mod session;
 mod shapes;
@@ -25,6 +27,7 @@ use crate::{
     clock::Clock,
     config::settings,
     pipeline::Host,
+    store::redis::Link,
     tls::{Tls, TlsError},
 };
 use access::Access;
@@ -134,6 +137,11 @@ impl Desk {
         self.lifecycle.unready().or_else(|| {
             let settings = self.settings.load();
             let required = matches!(&settings.state, settings::State::Shared(shared) if shared.required);
+            let link = self.host.shared.link.as_ref();
+            if link.is_some_and(Link::is_unauthorized) {
+                // It never gets better by itself: a rollout with a wrong password must stop here.
+                return Some("shared state refuses this host's name or password (state.password_file, TRIAGE_STATE_PASSWORD or state.url)");
+            }
             let is_down = self.host.shared.link.as_ref().is_some_and(|link| !link.is_up());
             (required && is_down).then_some("shared state cannot be reached, and state.required is true")
         })
@@ -188,7 +196,10 @@ impl Admin {
         let (own, own_tls) = (desk.clone(), tls.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let run = move || listen::run(socket, tls, routes::router(desk.clone()), live::run(desk), stopped);
+        let run = move || {
+            let routers = listen::Routers { all: routes::router(desk.clone()), health: routes::health(desk.clone()) };
+            listen::run(socket, tls, routers, live::run(desk), stopped);
+        };
         let thread = thread::Builder::new().name("triage-admin".to_owned()).spawn(run).map_err(AdminError::Thread)?;
         Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
     }

@@ -169,6 +169,16 @@ impl Exchange {
         let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);
+        if let Arrival::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
+            // This host's own failure: the permit and the place go back, and the breaker hears nothing of it.
+            if is_request {
+                progress.attempts -= 1;
+            }
+            self.shared.events.note_seldom("exhausted", &self.service.settings.name, || {
+                "no file descriptor is left for connections to it: raise the process's limit (LimitNOFILE, ulimit -n)".to_owned()
+            });
+            return Err(Problem::Exhausted);
+        }
         if let Some(load) = load {
             load.over(&self.asking(), went(&arrival));
         }

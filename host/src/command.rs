@@ -39,6 +39,12 @@ pub enum Command {
     Records(records::Command),
     /// Record an upstream's decisions from a running host, for `triage policy replay`
     Record(record::Options),
+    /// Compile a component from standard input: `triage serve` starts itself so
+    #[command(name = triage::policy::compiler::ARGUMENT, hide = true)]
+    Compile {
+        /// For which tier
+        tier: String,
+    },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -74,6 +80,10 @@ impl Command {
             Self::Explain(options) => explain::run(&options),
             Self::Record(options) => runtime()?.block_on(record::run(&options)),
             Self::Records(command) => command.run(),
+            Self::Compile { tier } => {
+                triage::policy::compiler::compile_child(&tier)?;
+                Ok(code(true))
+            }
             Self::Config(command) => command.run(),
             Self::Policy(command) => command.run(),
         }

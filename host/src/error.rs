@@ -229,6 +229,21 @@ pub enum Problem {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Too many requests of one connection, one peer or in all.
+    #[error("{scope} has {limit} {what} under way, as many as it may; nothing was sent: ask again after the wait")]
+    TooManyRequests {
+        /// Whose.
+        scope: &'static str,
+        /// The bound.
+        limit: usize,
+        /// What is counted.
+        what: &'static str,
+    },
+    /// The host has no file descriptor left.
+    #[error(
+        "this host has no file descriptor left for a connection to the upstream; nothing was sent: ask again after the wait"
+    )]
+    Exhausted,
     /// The deadline passed before anything was sent.
     #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
     DeadlineBeforeSend,
@@ -324,6 +339,10 @@ impl Problem {
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "upstream is overloaded"),
             Self::MemoryScarce { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "memory is scarce"),
+            Self::TooManyRequests { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests under way")
+            }
+            Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "file descriptors are scarce"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
             }
@@ -360,6 +379,8 @@ impl Problem {
             Self::Concurrency { .. }
             | Self::Overloaded { .. }
             | Self::MemoryScarce { .. }
+            | Self::TooManyRequests { .. }
+            | Self::Exhausted
             | Self::KeysFull
             | Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::Asleep => Some(Duration::from_secs(10)),

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+pub(crate) mod codec;
+pub mod compact;
 pub mod fingerprint;
 pub mod hold;
 pub mod host_lease;
@@ -16,6 +18,7 @@ pub mod records;
 pub mod retention;
 pub mod stored;
 
+pub use compact::Compact;
 pub use fingerprint::{Fingerprint, Identity, KeyTag, RecordId, Tenant};
 pub use hold::{Begun, Hold, begin};
 pub use host_lease::{HeartbeatLease, HostLease};

@@ -3,6 +3,7 @@
 pub mod admin;
 mod attempt;
 mod authority;
+pub mod bounded_file;
 pub mod breaker;
 pub mod clock;
 pub mod config;

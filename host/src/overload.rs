@@ -10,11 +10,13 @@
 mod limiter;
 mod line;
 mod memory;
+pub mod peers;
 mod priority;
 
 pub use limiter::{Limiter, Sample, Went};
 pub use line::Line;
-pub use memory::{Held, Memory, Scarce};
+pub use memory::{Buffered, Held, Memory, Scarce};
+pub use peers::{Peers, UnderWay};
 pub use priority::Priority;
 
 use crate::{

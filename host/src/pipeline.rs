@@ -28,6 +28,7 @@ pub(crate) use exchange::Exchange;
 pub(crate) use verification::{SharedVerifications, Verified};
 
 use crate::{
+    bounded_file,
     clock::Clock,
     config::{
         Reload,
@@ -37,7 +38,7 @@ use crate::{
     error::Problem,
     gate::Gates,
     idempotency::Records,
-    overload::Memory,
+    overload::{Memory, Peers, UnderWay, peers::Connection},
     policy::{
         Cache, Engine,
         signature::{KeyError, Keys},
@@ -128,6 +129,8 @@ pub(crate) struct Shared {
     /// Whether what may be an equal request's is adopted after a loss of shared state.
     pub(crate) adopts_after_loss: bool,
     pub(crate) memory: Arc<Memory>,
+    /// Connections and requests by peer.
+    pub(crate) peers: Arc<Peers>,
     pub(crate) events: Arc<Events>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) exporter: Option<Arc<Exporter>>,
@@ -214,6 +217,7 @@ impl Host {
             writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
             adopts_after_loss: matches!(&settings.state, State::Shared(shared) if shared.after_loss == AfterLoss::Adopt),
             memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
+            peers: Peers::new(settings.server.peer_limits()),
             events,
             meters,
             exporter,
@@ -243,6 +247,17 @@ impl Host {
         caller: &Caller,
         listener: Option<SocketAddr>,
     ) -> Response<Body> {
+        self.handle_on(request, caller, listener, None).await
+    }
+
+    /// The same, of a request that came in on a connection, which it counts against.
+    pub(crate) async fn handle_on(
+        &self,
+        request: Request<Body>,
+        caller: &Caller,
+        listener: Option<SocketAddr>,
+        connection: Option<&Connection>,
+    ) -> Response<Body> {
         let mut account = Account::open(&self.desk);
         let id = account.id;
         let (mut head, body) = request.into_parts();
@@ -262,12 +277,13 @@ impl Host {
                 return identified(response, id);
             }
         }
-        let exchange = match self.take(head, body, caller, listener, &mut account).await {
+        let exchange = match self.take(head, body, caller, listener, connection, &mut account).await {
             Ok(taken) => taken,
             Err(problem) => return refused(problem, account),
         };
         let span = exchange.span(&account);
         let gone = exchange.caller_gone.clone();
+        let mut waits = exchange.under_way.as_ref().filter(|_| gone.is_some()).map(UnderWay::caller);
         let caller_wait = exchange.caller_wait();
         let explained = self.shared.link.is_some() && self.desk.explains();
         let run = waited::gathering(explained, exchange.run(account).instrument(span));
@@ -282,11 +298,14 @@ impl Host {
             }
             Some(wait) => {
                 let mut gone = Some(gone);
-                let waited = wait.bound(&mut finished, || drop(gone.take())).await;
+                let waited = wait.bound(&mut finished, || drop((gone.take(), waits.take()))).await;
                 drop(gone.map(tokio_util::sync::DropGuard::disarm));
                 waited
             }
         };
+        if let Some(waits) = waits {
+            waits.answered();
+        }
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)
     }
 
@@ -326,8 +345,11 @@ impl Host {
     /// Looks at the process's memory now and then, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never
     /// ends; the server runs it on one of its workers.
     pub async fn watch_memory(&self) {
+        // Where the limit is that of the control group, less a reserve, the group's own count is the one that it is killed by.
+        let limit = self.shared.memory.view().0.unwrap_or(0);
+        let cgroup = telemetry::Cgroup::own().filter(|group| (group.limit() / 2..=group.limit()).contains(&limit));
         loop {
-            if let Some(bytes) = telemetry::memory_bytes() {
+            if let Some(bytes) = telemetry::memory_used(cgroup.as_ref()) {
                 self.shared.memory.looked(bytes);
             }
             tokio::time::sleep(LOOK_AT_MEMORY).await;
@@ -458,7 +480,10 @@ fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
 /// # Errors
 /// [`HostError::Service`] where the engine cannot be started. A cache that cannot be used costs time, not the start.
 fn engine(settings: &Settings) -> Result<Engine, HostError> {
-    let engine = Engine::start().map_err(ServiceError::from)?;
+    let mut engine = Engine::start().map_err(ServiceError::from)?;
+    if let Some(compiler) = &settings.policies.compiler {
+        engine = engine.compiling_with(compiler.clone());
+    }
     match settings.policies.cache.as_ref().map(Cache::open) {
         None => Ok(engine),
         Some(Ok(cache)) => Ok(engine.caching(cache)),
@@ -476,7 +501,7 @@ fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
         Some(TokenSource::Environment(secret)) => Credentials::read(secret.reveal(), REGISTRY_AUTH)?,
         Some(TokenSource::File(path)) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| CredentialsError::Read(name.clone(), error))?;
+            let text = bounded_file::read_secret(path).map_err(|error| CredentialsError::Read(name.clone(), error))?;
             Credentials::read(&text, &name)?
         }
     };

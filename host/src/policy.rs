@@ -9,6 +9,7 @@ pub mod build;
 mod builtin;
 mod cache;
 pub mod cases;
+pub mod compiler;
 pub mod contract;
 mod convert;
 mod engine;
@@ -30,7 +31,9 @@ mod way;
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub(crate) use cache::{own_folder, private};
+pub use compiler::{CompileError, Compiler};
 pub use engine::{Engine, EngineError};
+pub(crate) use load::contained;
 pub use load::{LoadError, Loading};
 pub use outline::{Contract, OtherContract, Tier, VERSION};
 pub use shape::TooDeep;
@@ -59,6 +62,9 @@ impl Digest {
         })
     }
 }
+
+/// The largest component that is read: a Python policy has 18 MB.
+pub const COMPONENT_BYTES: u64 = 64 << 20;
 
 /// Not 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +117,14 @@ pub enum Fault {
         /// The cap in milliseconds.
         cap_ms: u64,
     },
+    /// The call kept to its time, but the decision with all that it costs did not.
+    #[error(
+        "a decision took more than {cap_ms} ms of the processor, with making and clearing the policy's instance; let it touch less memory"
+    )]
+    Costly {
+        /// The cap in milliseconds.
+        cap_ms: u64,
+    },
     /// The call waited for something.
     #[error("the policy waited for something; it must answer at once, the call was stopped")]
     Waited,
@@ -132,7 +146,7 @@ impl Fault {
     /// The name in headers, logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Overran { .. } => "overran",
+            Self::Overran { .. } | Self::Costly { .. } => "overran",
             Self::Waited => "waited",
             Self::Trapped(_) => "trapped",
             Self::Instantiate(_) => "instantiate",

@@ -1,12 +1,16 @@
 //! The listener: one single-threaded runtime for each core, each with a socket and connections of its own.
 
 mod connection;
+mod descriptors;
 mod files;
 mod h2_preface;
 mod inherited;
+mod metered;
 mod request_check;
+mod streams;
 mod worker;
 
+pub use descriptors::{Missing, raise as raise_descriptors};
 pub use inherited::Inherited;
 
 use crate::{

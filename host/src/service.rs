@@ -6,12 +6,13 @@ mod health;
 pub use health::Wakefulness;
 
 use crate::{
+    bounded_file,
     clock::{Clock, Timestamp},
     config::{self, settings},
     gate::Group,
     idempotency,
     policy::{
-        Digest, Engine, EngineError, LoadError, Loading, Policy,
+        COMPONENT_BYTES, Digest, Engine, EngineError, LoadError, Loading, Policy,
         cases::{self, CasesError},
         contract::{self, Effect},
         prebuilt,
@@ -397,7 +398,7 @@ fn policy(
             Ok((checked(settings, engine, keys, artifact, &pulled)?, false))
         }
         settings::PolicySource::File(path) => {
-            let component = std::fs::read(path).map_err(|source| ServiceError::File {
+            let component = bounded_file::read(path, COMPONENT_BYTES).map_err(|source| ServiceError::File {
                 upstream: upstream(),
                 path: path.clone(),
                 source,

@@ -4,6 +4,7 @@
 //! its worker's own [`Meter`], so that no two cores write to one cache line, and is told of once, when its [`Account`] ends.
 
 mod account;
+mod cgroup;
 mod desk;
 mod events;
 mod histogram;
@@ -18,13 +19,14 @@ pub mod trace_context;
 pub(crate) mod waited;
 
 pub use account::Account;
+pub use cgroup::Cgroup;
 pub use desk::{Desk, Desks};
 pub use events::{Event, Events, KINDS};
 pub use histogram::{Bounds, Histogram, Observed};
 pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names};
 pub use metrics::{METRICS, Metric, reference};
 pub use otlp::{Exporter, Target};
-pub use process::memory_bytes;
+pub use process::{memory_bytes, memory_used};
 pub use rates::{Point, Rates, Sampler};
 pub use scrape::{Sources, scrape};
 pub use story::{NotARequestId, Noted, RequestId, Rounded, Step, Story};

@@ -1,6 +1,6 @@
 //! TLS on the host's own listeners. Certificate, key and the callers' authorities are read again on a reload.
 
-use crate::config::settings;
+use crate::{bounded_file, config::settings};
 use arc_swap::ArcSwap;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -109,6 +109,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn config(settings: &settings::Tls, protocols: &[Vec<u8>]) -> Result<ServerConfig, TlsError> {
     let settings::Tls { certificate, key, client_ca } = settings;
     let chain = certificates(certificate)?;
+    bounded_file::check_secret(key);
     let own = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key { path: key.clone(), source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -99,6 +99,17 @@ async fn what_runs_away_or_traps() {
             },
             overran(),
         ),
+        // No loop, so that no epoch ends it: the cost is the pages, and clearing them.
+        spoilt(
+            "touches all the memory there is, and returns",
+            |guest| {
+                let fill = "(memory.fill (i32.const 0x20000) (i32.const 1) (i32.const 0xfe0000))".repeat(10);
+                guest.decide(&format!("(drop (memory.grow (i32.const 252))) {fill}"))
+            },
+            "a decision took more than 10 ms of the processor, with making and clearing the policy's instance; let it touch less \
+             memory"
+                .to_owned(),
+        ),
         spoilt(
             "hoards a table",
             |guest| {

@@ -325,23 +325,9 @@ async fn files_that_are_broken() {
             [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 4096]].concat(),
             "the file is precompiled native code; it must be a component: the host compiles it itself".to_owned(),
         ),
-        Case::file(
-            "a script",
-            b"#!/bin/sh\nexit 0\n".to_vec(),
-            invalid(
-                "failed to parse WebAssembly module: magic header not detected: bad magic number - \
-                 expected=[ 0x0, 0x61, 0x73, 0x6d, ] actual=[ 0x23, 0x21, 0x2f, 0x62, ]",
-            ),
-        ),
-        Case::file("no bytes", Vec::new(), invalid("failed to parse WebAssembly module: unexpected end-of-file")),
-        Case::file(
-            "zeros",
-            vec![0; 1 << 16],
-            invalid(
-                "failed to parse WebAssembly module: magic header not detected: bad magic number - \
-                 expected=[ 0x0, 0x61, 0x73, 0x6d, ] actual=[ 0x0, 0x0, 0x0, 0x0, ]",
-            ),
-        ),
+        Case::file("a script", b"#!/bin/sh\nexit 0\n".to_vec(), invalid("it does not begin like WebAssembly")),
+        Case::file("no bytes", Vec::new(), invalid("it does not begin like WebAssembly")),
+        Case::file("zeros", vec![0; 1 << 16], invalid("it does not begin like WebAssembly")),
         Case::file(
             "a format to come",
             b"\0asm\x0e\0\x01\0".to_vec(),

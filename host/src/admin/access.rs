@@ -4,12 +4,13 @@ use super::{
     Desk,
     answer::Refusal,
     listen::Peer,
+    quotas::{Asker, Quotas},
     session::{self, Sessions},
 };
 use crate::{
+    bounded_file,
     clock::{Clock, Timestamp},
     config::settings::{self, READ_TOKEN, TokenSource, WRITE_TOKEN},
-    rate_limit::{Gcra, Quota},
 };
 use axum::{
     Extension,
@@ -20,18 +21,11 @@ use axum::{
 };
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use std::{fs, io, net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 use subtle::ConstantTimeEq as _;
 
 /// Shorter ones can be guessed.
 const SHORTEST: usize = 16;
-/// What a scraper, probes, a page and a script need together, many times over.
-const QUOTA: Quota = Quota {
-    requests: NonZeroU32::new(100).unwrap(),
-    period: Duration::from_secs(1),
-    burst: NonZeroU32::new(200).unwrap(),
-};
-
 /// Why a token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -82,7 +76,7 @@ type Hash = [u8; 32];
 
 #[derive(Debug)]
 struct Spent {
-    limit: Gcra,
+    quotas: Quotas,
     /// When a refused caller was last told of in the log.
     told: Timestamp,
 }
@@ -116,7 +110,7 @@ impl Access {
         if read.is_some() && read == write {
             return Err(TokenError::Same);
         }
-        let spent = Spent { limit: Gcra::default(), told: Timestamp::default() };
+        let spent = Spent { quotas: Quotas::default(), told: Timestamp::default() };
         let knows_callers = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         Ok(Self { clock, read, write, sessions: Sessions::new(), knows_callers, spent: Mutex::new(spent) })
     }
@@ -181,17 +175,6 @@ impl Access {
         self.entry(headers).role.is_some()
     }
 
-    fn admit(&self) -> Result<(), Duration> {
-        let now = self.clock.now();
-        let mut spent = self.spent.lock();
-        let due = spent.limit.earliest(&QUOTA, now);
-        if due > now {
-            return Err(due.since(now));
-        }
-        let _ = spent.limit.take(&QUOTA, now);
-        Ok(())
-    }
-
     /// Whether a refused caller is worth a line now: one a second, so that they cannot fill the log.
     pub(super) fn worth_a_line(&self) -> bool {
         let now = self.clock.now();
@@ -207,14 +190,20 @@ impl Access {
     ///
     /// # Errors
     /// [`Refusal`] of what nobody may do: ask too often, by a strange name, or on behalf of another site.
-    pub(super) fn enter(&self, method: &Method, headers: &HeaderMap) -> Result<Entry, Refusal> {
-        if let Err(retry_after) = self.admit() {
+    pub(super) fn enter(&self, method: &Method, headers: &HeaderMap, peer: IpAddr) -> Result<Entry, Refusal> {
+        let entry = self.entry(headers);
+        // Where everybody may act nobody has proven anything.
+        let asker = match entry.role {
+            Some(role) if !self.is_open() => Asker::Bearer(role),
+            _ => Asker::Address(peer),
+        };
+        let now = self.clock.now();
+        if let Err(retry_after) = self.spent.lock().quotas.admit(asker, now) {
             return Err(Refusal::TooMany { retry_after });
         }
         if self.is_open() && !self.knows_callers && !names_this_machine(headers) {
             return Err(Refusal::Rebound);
         }
-        let entry = self.entry(headers);
         let acts = method != Method::GET && method != Method::HEAD;
         // A browser sends its cookie by itself: what acts by it must prove that the page asks.
         if acts && (is_foreign(headers) || entry.by_session && !is_own(headers)) {
@@ -223,8 +212,8 @@ impl Access {
         Ok(entry)
     }
 
-    fn check(&self, method: &Method, headers: &HeaderMap, needed: Role) -> Result<Role, Refusal> {
-        match self.enter(method, headers)?.role {
+    fn check(&self, method: &Method, headers: &HeaderMap, peer: IpAddr, needed: Role) -> Result<Role, Refusal> {
+        match self.enter(method, headers, peer)?.role {
             Some(role) if role >= needed => Ok(role),
             Some(_) => Err(Refusal::ReadOnly),
             None => Err(Refusal::NoToken),
@@ -245,7 +234,7 @@ fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Resu
     let (text, name) = match source {
         TokenSource::Environment(secret) => (secret.reveal().to_owned(), variable),
         TokenSource::File(path) => {
-            let read = fs::read_to_string(path);
+            let read = bounded_file::read_secret(path);
             (read.map_err(|source| TokenError::File { key, path: path.clone(), source })?, key)
         }
     };
@@ -303,7 +292,7 @@ async fn admit(
     needed: Role,
 ) -> Response {
     let access = desk.access();
-    match access.check(request.method(), request.headers(), needed) {
+    match access.check(request.method(), request.headers(), peer.ip(), needed) {
         Ok(role) => {
             request.extensions_mut().insert(role);
             next.run(request).await

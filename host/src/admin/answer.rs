@@ -41,6 +41,12 @@ pub(super) enum Refusal {
     TooManyPages,
     #[error("the body has more bytes than is read; send a small JSON object")]
     TooLarge,
+    #[error("the body did not come in time; send it at once")]
+    Slow,
+    #[error(
+        "as many connections are open as there are places for, and this one is for /healthz and /readyz alone; ask again"
+    )]
+    NoPlace,
     #[error("the state store did not answer; ask again later")]
     Store,
 }
@@ -58,6 +64,8 @@ impl Refusal {
             Self::TooManyPages => (StatusCode::SERVICE_UNAVAILABLE, "too-many-pages"),
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "slow"),
+            Self::NoPlace => (StatusCode::SERVICE_UNAVAILABLE, "no-place"),
             Self::Store => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
         }
     }

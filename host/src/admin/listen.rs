@@ -1,7 +1,14 @@
 //! The listener: few connections, each with little time, on a thread that gives way to the workers.
 
+use super::{answer::Refusal, lanes::Lanes};
 use crate::tls::Tls;
-use axum::Router;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -16,23 +23,32 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once: a few scrapers, probes and people.
-const CONNECTIONS: usize = 256;
 /// How long a head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(5);
+/// How long a body may take: a token, or a few words of JSON.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same of a connection that asks for health alone, with all else that it does: a probe asks at once.
+const HEALTH: Duration = Duration::from_secs(2);
 /// No connection lives longer, so that none keeps its place for good.
 const LIFE: Duration = Duration::from_secs(300);
 /// After accept failed for want of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 /// How far the thread steps back behind the workers: it gets what they leave, and a tenth of a busy core.
 const NICE: i32 = 10;
+
+/// What a connection may ask for.
+#[derive(Debug, Clone)]
+pub(super) struct Routers {
+    pub(super) all: Router,
+    /// Where there is no place for all of it.
+    pub(super) health: Router,
+}
 
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = TcpListener::bind(address)?;
@@ -44,7 +60,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub(super) fn run(
     socket: TcpListener,
     tls: Option<Arc<Tls>>,
-    router: Router,
+    routers: Routers,
     beside: impl Future<Output = ()>,
     stop: CancellationToken,
 ) {
@@ -56,7 +72,7 @@ pub(super) fn run(
     match runtime {
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
-                () = accept(socket, tls, router) => {}
+                () = accept(socket, tls, routers) => {}
                 () = beside => {}
                 () = stop.cancelled() => {}
             }
@@ -65,25 +81,31 @@ pub(super) fn run(
     }
 }
 
-async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, router: Router) {
+async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "the admin listener could not be used"),
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut lanes = Lanes::new();
     // Ends with this function, and every connection with it.
     let mut connections = JoinSet::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         while connections.try_join_next().is_some() {}
         match socket.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone();
                 let acceptor = tls.as_deref().map(Tls::acceptor);
-                connections.spawn(async move {
-                    let _ = timeout(LIFE, begin(stream, acceptor, peer, router)).await;
-                    drop(place);
-                });
+                if let Some(place) = lanes.enter(peer.ip()) {
+                    let router = routers.all.clone();
+                    connections.spawn(async move {
+                        let _ = timeout(LIFE, begin(stream, acceptor, peer, router)).await;
+                        drop(place);
+                    });
+                } else {
+                    let served = begin(stream, acceptor, peer, routers.health.clone());
+                    lanes.health(connections.spawn(async move {
+                        let _ = timeout(HEALTH, served).await;
+                    }));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
@@ -115,3 +137,45 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, pe
 /// Who connected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Reads a request's body before anything is done with it: one that comes slowly, or never, holds its place for no longer than a
+/// head may.
+pub(super) async fn whole_body(request: Request, next: Next, max_bytes: usize) -> Response {
+    let (head, body) = request.into_parts();
+    match timeout(BODY_TIMEOUT, to_bytes(body, max_bytes)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Ok(Err(_)) => Refusal::TooLarge.into_response(),
+        Err(_) => Refusal::Slow.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::{middleware::from_fn, routing::post};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    async fn answer(request: &[u8]) -> String {
+        let router = Router::new().route("/session", post(|body: String| async move { body }));
+        let router = router.layer(from_fn(|request, next| whole_body(request, next, 100)));
+        let (mut caller, stream) = duplex(1024);
+        tokio::spawn(serve(stream, ([127, 0, 0, 1], 9).into(), router));
+        caller.write_all(request).await.unwrap();
+        let mut read = String::new();
+        // The connection ends when its next head does not come.
+        timeout(LIFE, caller.read_to_string(&mut read)).await.unwrap().unwrap();
+        read
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let head = "POST /session HTTP/1.1\r\nHost: x\r\nContent-Length: ";
+        let slow = answer(format!("{head}10\r\n\r\ntok").as_bytes()).await;
+        assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("urn:triage:admin:slow"), "{slow}");
+        let whole = answer(format!("{head}5\r\n\r\ntoken").as_bytes()).await;
+        assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("token"), "{whole}");
+        let large = answer(format!("{head}101\r\n\r\n{}", "x".repeat(101)).as_bytes()).await;
+        assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+    }
+}

@@ -28,8 +28,12 @@ const SCRIPT: &str = concat!(
 );
 
 /// The page, for those who may look; the way in for the others.
-pub(super) async fn root(State(desk): State<Desk>, request: Request) -> Response {
-    match desk.access().enter(request.method(), request.headers()) {
+pub(super) async fn root(
+    State(desk): State<Desk>,
+    peer: axum::Extension<super::listen::Peer>,
+    request: Request,
+) -> Response {
+    match desk.access().enter(request.method(), request.headers(), peer.0.0.ip()) {
         Ok(Entry { role: Some(role), by_session }) => shell(role, by_session),
         Ok(Entry { role: None, .. }) => sign_in(StatusCode::UNAUTHORIZED, ""),
         Err(refusal) => refusal.into_response(),
@@ -70,7 +74,7 @@ pub(super) async fn enter(
     given: Result<Form<Given>, FormRejection>,
 ) -> Response {
     let access = desk.access();
-    if let Err(refusal) = access.enter(&http::Method::POST, &headers) {
+    if let Err(refusal) = access.enter(&http::Method::POST, &headers, peer.0.0.ip()) {
         return refusal.into_response();
     }
     let Ok(Form(given)) = given else {
@@ -88,9 +92,13 @@ pub(super) async fn enter(
 }
 
 /// Signs out.
-pub(super) async fn leave(State(desk): State<Desk>, headers: HeaderMap) -> Response {
+pub(super) async fn leave(
+    State(desk): State<Desk>,
+    peer: axum::Extension<super::listen::Peer>,
+    headers: HeaderMap,
+) -> Response {
     let access = desk.access();
-    if let Err(refusal) = access.enter(&http::Method::POST, &headers) {
+    if let Err(refusal) = access.enter(&http::Method::POST, &headers, peer.0.0.ip()) {
         return refusal.into_response();
     }
     access.sign_out(&headers);

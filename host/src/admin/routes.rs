@@ -1,11 +1,11 @@
 //! Every path. The `OpenAPI` document lists the same ones but for the page's: a test compares.
 
-use super::{Desk, access, actions, answer::Refusal, live, look, page, traces};
+use super::{Desk, access, actions, answer::Refusal, listen, live, look, page, traces};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderValue, header},
-    middleware::{from_fn_with_state, map_response},
+    middleware::{from_fn, from_fn_with_state, map_response},
     response::Response,
     routing::{MethodRouter, delete, get, post},
 };
@@ -78,6 +78,17 @@ pub(super) fn router(desk: Desk) -> Router {
         .fallback(|| async { Refusal::NoPath })
         .method_not_allowed_fallback(|| async { Refusal::NoMethod })
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(from_fn(|request, next| listen::whole_body(request, next, BODY)))
+        .layer(map_response(no_sniffing))
+        .with_state(desk)
+}
+
+/// Health alone: what a connection gets for which there is no other place.
+pub(super) fn health(desk: Desk) -> Router {
+    Router::new()
+        .route("/healthz", get(look::healthz))
+        .route("/readyz", get(look::readyz))
+        .fallback(|| async { Refusal::NoPlace })
         .layer(map_response(no_sniffing))
         .with_state(desk)
 }

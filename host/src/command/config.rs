@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use std::process::ExitCode;
 use triage::{
+    bounded_file,
     config::{self, Flags, Inputs, Loaded, Problem, Problems, Source},
     pipeline,
 };
@@ -39,11 +40,14 @@ impl Command {
     }
 }
 
+/// The largest configuration file: a thousand upstreams take less.
+const CONFIG_BYTES: u64 = 4 << 20;
+
 /// The configuration of this process: its file, its environment, its flags.
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
     let file = match &flags.config {
         None => None,
-        Some(path) => match std::fs::read_to_string(path) {
+        Some(path) => match bounded_file::read_text(path, CONFIG_BYTES) {
             Ok(text) => Some((path.display().to_string(), text)),
             Err(error) => {
                 let why = format!("{} cannot be read: {error}", path.display());

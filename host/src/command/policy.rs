@@ -14,8 +14,9 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
+use triage::bounded_file;
 use triage::policy::{
-    Contract, Engine, Loading, Policy, Tier, build, cases,
+    COMPONENT_BYTES, Contract, Engine, Loading, Policy, Tier, build, cases,
     contract::Endpoint,
     language::Language,
     scaffold,
@@ -106,6 +107,9 @@ pub enum Command {
     Serving(serving::Command),
 }
 
+/// The largest file of cases.
+const CASES_BYTES: u64 = 4 << 20;
+
 impl Command {
     /// Does it.
     pub fn run(self) -> Result<ExitCode> {
@@ -115,7 +119,8 @@ impl Command {
             Self::Test { component, cases, settings } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
                 let policy = load(&component, settings)?;
-                let text = fs::read_to_string(&cases).with_context(|| format!("{} cannot be read", cases.display()))?;
+                let text = bounded_file::read_text(&cases, CASES_BYTES)
+                    .with_context(|| format!("{} cannot be read", cases.display()))?;
                 println!("{} cases pass", cases::play(&policy, &text)?);
             }
             Self::Inspect { component, key } => inspect(&component, &key)?,
@@ -141,7 +146,7 @@ fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
 }
 
 fn read(component: &Path) -> Result<Vec<u8>> {
-    fs::read(component).with_context(|| format!("{} cannot be read", component.display()))
+    bounded_file::read(component, COMPONENT_BYTES).with_context(|| format!("{} cannot be read", component.display()))
 }
 
 fn begin(name: &str, language: Language) -> Result<()> {

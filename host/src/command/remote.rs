@@ -2,9 +2,10 @@
 
 use super::{runtime, variable};
 use anyhow::{Context as _, Result};
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 use triage::{
     admin::{Client, ClientError},
+    bounded_file,
     config::settings::Secret,
 };
 
@@ -30,7 +31,8 @@ impl Remote {
     pub fn client(&self) -> Result<Client> {
         let token = match &self.token_file {
             Some(file) => {
-                let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+                let text =
+                    bounded_file::read_secret(file).with_context(|| format!("{} cannot be read", file.display()))?;
                 Some(text.trim().to_owned())
             }
             None => variable("TRIAGE_ADMIN_TOKEN"),

@@ -16,12 +16,24 @@ use triage::{
     admin::AdminError,
     config::{Flags, settings::Settings},
     pipeline,
-    server::{Inherited, Server, ServerError},
+    server::{Inherited, Missing, Server, ServerError, raise_descriptors},
 };
 
 /// Serves until a signal, then drains; a second signal ends it at once.
 pub fn run(flags: &Flags) -> Result<ExitCode> {
-    let settings = config::load(flags)?.settings;
+    let mut settings = config::load(flags)?.settings;
+    match std::env::current_exe() {
+        Ok(program) => settings.compile_with(program),
+        Err(error) => tracing::warn!(%error, "policies are compiled in this process: triage does not find itself"),
+    }
+    if let Some(Missing { limit, needed }) = raise_descriptors(&settings) {
+        tracing::warn!(
+            limit,
+            needed,
+            "the process may open fewer files than server.max_connections and server.max_requests need; requests are refused where \
+             none is left: raise the hard limit (LimitNOFILE, ulimit -Hn), or lower these keys"
+        );
+    }
     let runtime = runtime()?;
     let mut stops = {
         let _inside = runtime.enter();

@@ -7,9 +7,9 @@ use super::{
     keys::Scope,
     problem::Problem,
     settings::{
-        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, Redirects,
-        SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls, TokenSource, Upstream,
-        WRITE_TOKEN,
+        Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, RecordMemory,
+        Redirects, SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls,
+        TokenSource, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
@@ -33,6 +33,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         policies: policies(&stated, environment),
         settlement: settlement(&stated, environment),
         state: state(&stated, environment),
+        records: records(&stated),
         upstreams: built,
         stated,
     };
@@ -57,6 +58,12 @@ pub(super) fn server(stated: &Values) -> Server {
         listen: (Ipv4Addr::LOCALHOST, 8080).into(),
         workers: 1,
         max_connections: 10_000,
+        max_requests: 20_000,
+        max_abandoned: 1000,
+        max_streams: 256,
+        peer_share_percent: 50,
+        write_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_mins(1),
         max_header_bytes: 64 << 10,
         max_header_fields: 256,
         header_read_timeout: Duration::from_secs(10),
@@ -69,6 +76,12 @@ pub(super) fn server(stated: &Values) -> Server {
     stated.fill("server.listen", &mut server.listen);
     stated.fill("server.workers", &mut server.workers);
     stated.fill("server.max_connections", &mut server.max_connections);
+    stated.fill("server.max_requests", &mut server.max_requests);
+    stated.fill("server.max_abandoned", &mut server.max_abandoned);
+    stated.fill("server.max_streams", &mut server.max_streams);
+    stated.fill("server.peer_share", &mut server.peer_share_percent);
+    stated.fill("server.write_timeout", &mut server.write_timeout);
+    stated.fill("server.idle_timeout", &mut server.idle_timeout);
     stated.fill("server.max_header_bytes", &mut server.max_header_bytes);
     stated.fill("server.max_header_fields", &mut server.max_header_fields);
     stated.fill("server.header_read_timeout", &mut server.header_read_timeout);
@@ -101,6 +114,13 @@ fn state(stated: &Values, environment: &[(String, String)]) -> State {
     stated.fill("state.writes_alone", &mut shared.writes_alone);
     stated.fill("state.after_loss", &mut shared.after_loss);
     State::Shared(Box::new(shared))
+}
+
+fn records(stated: &Values) -> RecordMemory {
+    let mut records = RecordMemory::default();
+    stated.fill("state.record_memory", &mut records.max_bytes);
+    stated.fill("state.tenant_share", &mut records.tenant_share_percent);
+    records
 }
 
 fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
@@ -137,7 +157,14 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
     let places = dir.zip(key).map(|(dir, key)| CachePlaces { dir, key });
     let mut poll = Duration::from_secs(2);
     stated.fill("policies.poll", &mut poll);
+    let mut compile_memory_bytes = 1 << 30;
+    let mut compile_time = Duration::from_mins(2);
+    stated.fill("policies.compile_memory", &mut compile_memory_bytes);
+    stated.fill("policies.compile_time", &mut compile_time);
     Policies {
+        compiler: None,
+        compile_memory_bytes,
+        compile_time,
         cache: places.filter(|_| wanted),
         dir: stated.read("policies.dir"),
         poll,

@@ -229,16 +229,15 @@ pub(super) fn is_name(name: &str) -> bool {
 /// Less than that holds no policies and no requests.
 const LEAST_MEMORY: u64 = 64 << 20;
 
-/// Nine tenths of what the control group leaves to this process; none where it sets no limit.
+/// What is left of a control group's limit for what this process does not count: an allocator's reserve, the kernel's buffers.
+const MEMORY_RESERVE: u64 = 32 << 20;
+
+/// Nine tenths of what the control group leaves to this process, and of a small group less; none where it sets no limit.
 fn memory() -> Option<u64> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_matches('/');
-    let groups = std::path::Path::new("/sys/fs/cgroup").join(path);
-    let limit =
-        |group: &std::path::Path| std::fs::read_to_string(group.join("memory.max")).ok()?.trim().parse::<u64>().ok();
-    let limits = groups.ancestors().take_while(|group| group.starts_with("/sys/fs/cgroup")).filter_map(limit);
+    let limit = crate::telemetry::Cgroup::own()?.limit();
+    let reserve = (limit / 10).max(MEMORY_RESERVE).min(limit / 2);
     // Whole mebibytes, so that it can be shown.
-    limits.min().map(|limit| (limit / 10 * 9) >> 20 << 20)
+    Some((limit - reserve) >> 20 << 20)
 }
 
 /// How many threads can run at once; one where the system does not say.

@@ -5,8 +5,8 @@ use crate::{
     breaker,
     gate::Pybreaker,
     idempotency,
-    overload::Priority,
-    policy::{CachePlaces, contract::Effect, signature::KeySource},
+    overload::{Priority, peers},
+    policy::{CachePlaces, Compiler, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
     registry::Artifact,
     retry, settlement,
@@ -22,6 +22,8 @@ pub struct Settings {
     pub server: Server,
     /// Where state is kept.
     pub state: State,
+    /// How much of it this process keeps.
+    pub records: RecordMemory,
     /// Health, metrics and control.
     pub admin: Admin,
     /// Where traces go; none: nowhere.
@@ -41,6 +43,20 @@ pub struct Settings {
 pub struct Server {
     /// The address. Default 127.0.0.1:8080.
     pub listen: SocketAddr,
+    /// Requests under way at once, those counted whose callers have gone. Default 20,000: twice the connections, as HTTP/2
+    /// ones have several.
+    pub max_requests: usize,
+    /// Writes under way at once whose callers have gone. Default 1,000: callers seldom leave a write.
+    pub max_abandoned: usize,
+    /// Requests under way at once on one connection, those counted that it has reset. Default 256.
+    pub max_streams: usize,
+    /// The share of connections, requests and abandoned writes that one peer may take, in percent. Default 50: a proxy in front of
+    /// the host is one peer.
+    pub peer_share_percent: u32,
+    /// How long a caller may take to read some of an answer. Default 30 s.
+    pub write_timeout: Duration,
+    /// How long a connection may stay open without a request. Default 60 s: as long as most load balancers keep theirs.
+    pub idle_timeout: Duration,
     /// Threads, each with a runtime of its own. Default: one for each core.
     pub workers: usize,
     /// Connections at once. Default 10,000.
@@ -61,6 +77,21 @@ pub struct Server {
     pub reuse_port: bool,
     /// TLS; none for plain text.
     pub tls: Option<Tls>,
+}
+
+impl Server {
+    /// What a connection and a peer may take.
+    pub(crate) fn peer_limits(&self) -> peers::Limits {
+        let share = |all: usize| (all.saturating_mul(self.peer_share_percent as usize) / 100).max(1);
+        peers::Limits {
+            peer_connections: share(self.max_connections),
+            streams: self.max_streams,
+            requests: self.max_requests,
+            peer_requests: share(self.max_requests),
+            abandoned: self.max_abandoned,
+            peer_abandoned: share(self.max_abandoned),
+        }
+    }
 }
 
 /// A listener's TLS: paths of PEM files, which a reload reads again.
@@ -137,11 +168,28 @@ pub struct Policies {
     pub dir: Option<PathBuf>,
     /// How often policy files are looked at without being told of a change, for folders that tell nothing. Default 2 s.
     pub poll: Duration,
+    /// How components are compiled in a process of their own: set by the program that is able to, after the configuration was read.
+    /// Default: none, and they are compiled in this process.
+    pub compiler: Option<Compiler>,
+    /// The most memory that compiling a component may take, in such a process. Default 1 GiB.
+    pub compile_memory_bytes: usize,
+    /// The longest that it may take. Default 2 min: ten times what a Python policy takes.
+    pub compile_time: Duration,
     /// Keys of which one must have signed every component that comes from a file or a registry. Default: none, and none must be
     /// signed.
     pub keys: Vec<KeySource>,
     /// Names and passwords of registries, as a docker `config.json` has them. Default: none, and they are asked as anybody.
     pub registry_auth: Option<TokenSource>,
+}
+
+impl Settings {
+    /// Lets components be compiled by `program`, which must be this `triage` itself: in a process that takes no more time and memory
+    /// than the settings admit, and no more than half of what this process may have.
+    pub fn compile_with(&mut self, program: PathBuf) {
+        let most = self.server.memory_limit.map_or(usize::MAX, |limit| limit / 2);
+        let memory_bytes = self.policies.compile_memory_bytes.min(most) as u64;
+        self.policies.compiler = Some(Compiler { program, memory_bytes, time: self.policies.compile_time });
+    }
 }
 
 /// Where state is kept.
@@ -163,6 +211,21 @@ pub const SETTLEMENT_KEY: &str = "TRIAGE_SETTLEMENT_KEY";
 
 /// The variable that holds names and passwords of registries.
 pub const REGISTRY_AUTH: &str = "TRIAGE_REGISTRY_AUTH";
+
+/// How much memory idempotency records, stored answers and claims may take in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordMemory {
+    /// The bytes. Default 256 MiB: a quarter of a small machine.
+    pub max_bytes: usize,
+    /// The share of them that one of several tenants may take, in percent. Default 50: the others always have as much.
+    pub tenant_share_percent: u32,
+}
+
+impl Default for RecordMemory {
+    fn default() -> Self {
+        Self { max_bytes: 256 << 20, tenant_share_percent: 50 }
+    }
+}
 
 /// State that a fleet shares.
 #[derive(Debug, Clone, PartialEq, Eq)]

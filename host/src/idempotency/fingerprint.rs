@@ -132,6 +132,18 @@ impl Tenant {
     }
 }
 
+impl Tenant {
+    /// Whether all callers are this one tenant.
+    pub fn is_every_caller(&self) -> bool {
+        self.0 == digest("every-caller", &[])
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 impl RecordId {
     /// The id that a store gives back.
     pub fn from_bytes(hash: [u8; 32]) -> Self {

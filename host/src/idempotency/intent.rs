@@ -3,7 +3,7 @@
 
 use super::fingerprint::Fingerprint;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use std::fmt;
 
 /// What a write asked, as far as that is known.
@@ -42,6 +42,12 @@ impl Intent {
         self.upstream.len() + self.endpoint.len() + OVERHEAD + self.request.as_ref().map_or(0, KeptRequest::size)
     }
 
+    /// The same in buffers of its own: the request's are parts of what its caller's connection was read into, and would keep that.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self { request: self.request.as_ref().map(KeptRequest::copied), ..self.without_request() }
+    }
+
     /// The same without the request: what is left where there is no room for it.
     #[must_use]
     pub fn without_request(&self) -> Self {
@@ -50,6 +56,21 @@ impl Intent {
 }
 
 impl KeptRequest {
+    fn copied(&self) -> Self {
+        let copy = |value: &HeaderValue| {
+            let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
+            copy.set_sensitive(value.is_sensitive());
+            copy
+        };
+        Self {
+            headers: self.headers.iter().map(|(name, value)| (name.clone(), copy(value))).collect(),
+            body: Bytes::copy_from_slice(&self.body),
+            path_and_query: self.path_and_query.clone(),
+            method: self.method.clone(),
+            ..*self
+        }
+    }
+
     /// About how many bytes it takes to keep.
     pub fn size(&self) -> usize {
         const OVERHEAD: usize = 64;

@@ -13,7 +13,8 @@
 //! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock or its host's lease ends.
 
 use super::{
-    fingerprint::{Fingerprint, KeyTag},
+    compact::Compact,
+    fingerprint::{Fingerprint, KeyTag, Tenant},
     intent::Intent,
     stored::Stored,
 };
@@ -96,13 +97,15 @@ pub struct Opening {
     pub lock: Duration,
     /// How long the record is kept. See [`super::Settings::keep`].
     pub keep: Duration,
+    /// The tenant whose share of the memory it counts against; none: that of no tenant.
+    pub tenant: Option<Tenant>,
 }
 
 impl Opening {
     /// An opening under `settings`.
     pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
         let (lock, keep) = (settings.lock, settings.keep);
-        Self { fence, host: None, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep }
+        Self { fence, host: None, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep, tenant: None }
     }
 
     /// The same, for sends that carry a key of the upstream's own.
@@ -115,6 +118,12 @@ impl Opening {
     #[must_use]
     pub fn with_turn(self, turn: bool) -> Self {
         Self { turn, ..self }
+    }
+
+    /// The same, for one of several tenants.
+    #[must_use]
+    pub fn of_tenant(self, tenant: Option<Tenant>) -> Self {
+        Self { tenant, ..self }
     }
 
     /// The last moment at which somebody may have sent it whose record the store has lost: all records of that time are over a
@@ -296,7 +305,7 @@ pub struct Fields<'a> {
 pub enum StateFields<'a> {
     Held { fence: Fence, since: Timestamp, until: Timestamp, sent: Option<Timestamp>, prior: Option<Timestamp> },
     Unknown { sent: Timestamp, since: Timestamp },
-    Done { stored: &'a Arc<Stored>, since: Timestamp },
+    Done { stored: &'a Compact, since: Timestamp },
     Cleared { since: Timestamp },
 }
 
@@ -326,7 +335,7 @@ enum State {
         since: Timestamp,
     },
     Done {
-        stored: Arc<Stored>,
+        stored: Compact,
         since: Timestamp,
     },
 }
@@ -427,7 +436,7 @@ impl Record {
             return (Begin::Mismatch, None);
         }
         match &record.state {
-            State::Done { stored, .. } => (Begin::Replay(Arc::clone(stored)), None),
+            State::Done { stored, .. } => (Begin::Replay(Arc::new(stored.open())), None),
             State::Unknown { sent, doubtful, .. } => {
                 opening.held(Some(Prior { sent: *sent, doubtful: *doubtful }), Some(record), now)
             }
@@ -480,9 +489,9 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn finish(&mut self, fence: Fence, stored: Arc<Stored>, now: Timestamp) -> Result<(), Lost> {
+    pub fn finish(&mut self, fence: Fence, stored: impl Into<Compact>, now: Timestamp) -> Result<(), Lost> {
         self.holder(fence, now)?;
-        self.done(stored, now);
+        self.done(stored.into(), now);
         Ok(())
     }
 
@@ -541,7 +550,7 @@ impl Record {
         self.due = at.filter(|_| self.intent.as_ref().is_some_and(|intent| intent.request.is_some()));
     }
 
-    fn done(&mut self, stored: Arc<Stored>, now: Timestamp) {
+    fn done(&mut self, stored: Compact, now: Timestamp) {
         self.state = State::Done { stored, since: now };
         self.intent = None;
         self.due = None;
@@ -549,7 +558,7 @@ impl Record {
 
     /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
     /// not to have taken place. `None` if the record is not unsettled.
-    pub fn resolve(&mut self, answer: Option<Arc<Stored>>, facts: &StoreFacts, now: Timestamp) -> Option<Fate> {
+    pub fn resolve(&mut self, answer: Option<Compact>, facts: &StoreFacts, now: Timestamp) -> Option<Fate> {
         self.unsettled(facts, now)?;
         let Some(stored) = answer else {
             if !self.is_doubtful() {
@@ -591,7 +600,7 @@ impl Record {
         match &self.state {
             _ if self.expired(now) => None,
             State::Cleared { .. } => None,
-            State::Done { stored, .. } => Some(RecordStatus::Done(Arc::clone(stored))),
+            State::Done { stored, .. } => Some(RecordStatus::Done(Arc::new(stored.open()))),
             State::Held(holder) if now < holder.ends(facts) => {
                 Some(RecordStatus::UnderWay { for_now: now.since(holder.since), is_sent: holder.may_have_sent() })
             }
@@ -641,7 +650,7 @@ impl Record {
     }
 
     /// The answer that is kept.
-    pub fn stored(&self) -> Option<&Stored> {
+    pub fn stored(&self) -> Option<&Compact> {
         match &self.state {
             State::Done { stored, .. } => Some(stored),
             State::Held(_) | State::Unknown { .. } | State::Cleared { .. } => None,

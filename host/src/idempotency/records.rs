@@ -29,6 +29,16 @@ pub enum RecordError {
         /// Its limit.
         max: usize,
     },
+    /// There is no memory for it, and nothing that may be forgotten to make some.
+    #[error(
+        "{what} take all but a reserve of {max_bytes} bytes, or their tenant's share of it; try again later or raise the limit"
+    )]
+    NoRoom {
+        /// What takes it.
+        what: &'static str,
+        /// All of the room, in bytes.
+        max_bytes: usize,
+    },
     /// The lock ran out or another owner has the record. Nothing may be sent under it.
     #[error("the record's lock ran out or another request took it over; send nothing more under it")]
     Lost,

@@ -49,19 +49,6 @@ impl Stored {
             Self::TooLarge { status } => *status,
         }
     }
-
-    /// About how many bytes it takes to keep.
-    pub fn size(&self) -> usize {
-        /// A header map's own share for one entry, and the answer's fixed part: rounded up.
-        const OVERHEAD: usize = 64;
-        match self {
-            Self::TooLarge { .. } => OVERHEAD,
-            Self::Answer(answer) => {
-                let entries = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
-                entries.sum::<usize>() + answer.body.len() + 4 * OVERHEAD
-            }
-        }
-    }
 }
 
 impl fmt::Debug for Answer {

@@ -1,7 +1,7 @@
 //! How much memory the host may use, and who gives way when it gets scarce.
 //!
-//! What the system says of the process is read a few times a second. In between, request bodies that are held are counted byte by
-//! byte: of all that a caller can make the host hold, they grow fastest.
+//! What the system says of the process and of its control group is read a few times a second. In between, what callers and upstreams
+//! make the host hold is counted byte by byte: heads, bodies and answers.
 //!
 //! An allocator may keep what was let go of, so what is resident may never fall again by itself. Hence one request is always let
 //! in where no other is under way: to refuse it would free nothing, and nobody would be served ever after.
@@ -24,6 +24,8 @@ pub struct Memory {
     held_then: AtomicU64,
     /// Requests that were let in, and whose answers have not ended.
     under_way: AtomicU64,
+    /// Connections with a large head that no request has taken yet.
+    large_heads: AtomicU64,
 }
 
 /// There is no room for it.
@@ -37,14 +39,21 @@ pub struct Scarce {
 #[derive(Debug)]
 pub struct Held {
     memory: Arc<Memory>,
-    bytes: u64,
+    bytes: AtomicU64,
 }
 
 impl Memory {
     /// With a limit in bytes, or none.
     pub fn new(limit: Option<u64>) -> Arc<Self> {
         let none = || AtomicU64::new(0);
-        Arc::new(Self { limit, resident: none(), held: none(), held_then: none(), under_way: none() })
+        Arc::new(Self {
+            limit,
+            resident: none(),
+            held: none(),
+            held_then: none(),
+            under_way: none(),
+            large_heads: none(),
+        })
     }
 
     /// The limit, and the bytes of bodies that are held.
@@ -52,7 +61,7 @@ impl Memory {
         (self.limit, self.held.load(Relaxed))
     }
 
-    /// Takes into account what the system says is resident.
+    /// Takes into account what the system says is used.
     pub fn looked(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
@@ -80,7 +89,7 @@ impl Memory {
         let let_in = |under_way| (under_way == 0 || self.above(percent).is_none()).then_some(under_way + 1);
         match (self.under_way.fetch_update(Relaxed, Relaxed, let_in), self.limit) {
             (Err(_), Some(limit_bytes)) => Err(Scarce { limit_bytes }),
-            _ => Ok(Held { memory: Arc::clone(self), bytes: 0 }),
+            _ => Ok(Held { memory: Arc::clone(self), bytes: AtomicU64::new(0) }),
         }
     }
 
@@ -100,12 +109,24 @@ impl Held {
     ///
     /// # Errors
     /// [`Scarce`]; what was held before still is.
-    pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
-        self.bytes += bytes as u64;
+    pub fn more(&self, bytes: usize) -> Result<(), Scarce> {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
         self.memory.held.fetch_add(bytes as u64, Relaxed);
+        self.room_for(0)
+    }
+
+    /// Whether there is room for so much more, before any of it is read. Nothing is held for it: a caller that says how much it will
+    /// send, and sends nothing, takes nothing from others.
+    ///
+    /// # Errors
+    /// [`Scarce`]
+    pub fn room_for(&self, bytes: usize) -> Result<(), Scarce> {
         let is_alone = self.memory.under_way.load(Relaxed) <= 1;
-        let above = self.memory.above(100).filter(|_| !is_alone);
-        above.map_or(Ok(()), |limit_bytes| Err(Scarce { limit_bytes }))
+        let fits = |limit: &u64| self.memory.used().saturating_add(bytes as u64) < limit / 100 * 100;
+        match self.memory.limit {
+            Some(limit_bytes) if !is_alone && !fits(&limit_bytes) => Err(Scarce { limit_bytes }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is a limit that it counts against.
@@ -116,8 +137,65 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Relaxed);
+        self.memory.held.fetch_sub(self.bytes.load(Relaxed), Relaxed);
         self.memory.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An ordinary head is smaller: it is read, and its request answered, however scarce memory is.
+const ORDINARY_HEAD_BYTES: u64 = 16 << 10;
+
+/// What one connection has sent and no request has taken. Dropping it lets go of that.
+#[derive(Debug)]
+pub struct Buffered {
+    memory: Arc<Memory>,
+    max: u64,
+    read: AtomicU64,
+    counted: AtomicU64,
+}
+
+impl Buffered {
+    /// Nothing yet; never more than `max_bytes`.
+    pub fn new(memory: &Arc<Memory>, max_bytes: usize) -> Self {
+        let none = || AtomicU64::new(0);
+        Self { memory: Arc::clone(memory), max: max_bytes as u64, read: none(), counted: none() }
+    }
+
+    /// So much was read.
+    pub fn read(&self, bytes: usize) {
+        let before = self.read.load(Relaxed);
+        let after = before.saturating_add(bytes as u64).min(self.max);
+        if self.memory.limit.is_none() || after == before {
+            return;
+        }
+        self.read.store(after, Relaxed);
+        // A buffer grows by doubling.
+        let counted = after.saturating_mul(2);
+        self.memory.held.fetch_add(counted - self.counted.swap(counted, Relaxed), Relaxed);
+        if before <= ORDINARY_HEAD_BYTES && after > ORDINARY_HEAD_BYTES {
+            self.memory.large_heads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A request has taken it: from now on it counts as that request's.
+    pub fn taken(&self) {
+        self.memory.held.fetch_sub(self.counted.swap(0, Relaxed), Relaxed);
+        if self.read.swap(0, Relaxed) > ORDINARY_HEAD_BYTES {
+            self.memory.large_heads.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Whether it must be let go of: memory is scarce, it is a large part of a head, and not the only one.
+    pub fn must_end(&self) -> bool {
+        self.read.load(Relaxed) > ORDINARY_HEAD_BYTES
+            && self.memory.large_heads.load(Relaxed) > 1
+            && self.memory.is_full()
+    }
+}
+
+impl Drop for Buffered {
+    fn drop(&mut self) {
+        self.taken();
     }
 }
 
@@ -151,7 +229,7 @@ mod tests {
     fn whoever_is_alone_is_let_in_however_much_is_resident() {
         let memory = Memory::new(Some(1000));
         memory.looked(5000);
-        let mut alone = memory.admit(Priority::Low).unwrap();
+        let alone = memory.admit(Priority::Low).unwrap();
         assert_eq!(alone.more(100), Ok(()));
         assert!(memory.is_full());
         assert_eq!(memory.admit(Priority::High).unwrap_err(), Scarce { limit_bytes: 1000 });
@@ -163,9 +241,9 @@ mod tests {
     fn bodies_count_from_the_moment_that_they_are_held() {
         let memory = Memory::new(Some(1000));
         memory.looked(600);
-        let mut first = memory.admit(Priority::High).unwrap();
+        let first = memory.admit(Priority::High).unwrap();
         assert_eq!((first.more(300), memory.is_full()), (Ok(()), false));
-        let mut second = memory.admit(Priority::High).unwrap();
+        let second = memory.admit(Priority::High).unwrap();
         assert_eq!((second.more(100), memory.is_full()), (Err(Scarce { limit_bytes: 1000 }), true));
         drop(second);
         assert_eq!((memory.is_full(), memory.view()), (false, (Some(1000), 300)));
@@ -176,5 +254,40 @@ mod tests {
         assert_eq!((memory.used(), memory.view()), (900, (Some(1000), 0)));
         memory.looked(600);
         assert_eq!(memory.used(), 600);
+    }
+
+    #[test]
+    fn a_body_is_refused_before_it_is_read() {
+        let memory = Memory::new(Some(1000));
+        memory.looked(600);
+        let (first, _other) = (memory.admit(Priority::High).unwrap(), memory.admit(Priority::High).unwrap());
+        assert_eq!((first.room_for(399), first.room_for(400)), (Ok(()), Err(Scarce { limit_bytes: 1000 })));
+        assert_eq!(memory.view().1, 0, "asking takes nothing");
+    }
+
+    /// Half-sent heads count before there is a request, and give way when memory is scarce; ordinary ones do not.
+    #[test]
+    fn large_heads_without_a_request_count_and_give_way() {
+        let memory = Memory::new(Some(1 << 20));
+        let heads: Vec<_> = (0..10).map(|_| Buffered::new(&memory, 64 << 10)).collect();
+        for head in &heads {
+            head.read(40 << 10);
+            head.read(40 << 10);
+        }
+        assert_eq!(memory.view().1, 10 * 2 * (64 << 10), "no more than a head may have, twice for its buffer");
+        assert!(memory.is_full() && heads.iter().all(Buffered::must_end));
+        let ordinary = Buffered::new(&memory, 64 << 10);
+        ordinary.read(10 << 10);
+        assert!(!ordinary.must_end(), "it gets an answer");
+        heads[0].taken();
+        assert!(!heads[0].must_end());
+        drop(heads);
+        assert_eq!((memory.view().1, memory.is_full()), (20 << 10, false));
+        let alone = Buffered::new(&memory, 64 << 10);
+        alone.read(60 << 10);
+        memory.looked(2 << 20);
+        assert!(memory.is_full() && !alone.must_end(), "one goes on, or nobody would ever be served");
+        drop((alone, ordinary));
+        assert_eq!((memory.view().1, memory.large_heads.load(Relaxed)), (0, 0));
     }
 }

@@ -129,10 +129,13 @@ impl Outgoing {
             loop {
                 match timeout_at(exchange.deadline, rest.frame()).await {
                     Ok(Some(Ok(frame))) => {
+                        let mut scarce = false;
                         if let Ok(data) = frame.into_data() {
+                            scarce = exchange.held.as_ref().is_some_and(|held| held.more(data.len()).is_err());
                             read.extend_from_slice(&data);
                         }
-                        if read.len() > most {
+                        // Where memory is scarce the answer goes out as well, and only its status is kept.
+                        if read.len() > most || scarce {
                             self.rest = Some(rest);
                             break;
                         }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::settings::Redirects,
     idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
-    overload::{Asking, Held, Overload, Priority},
+    overload::{Asking, Held, Overload, Priority, UnderWay},
     policy::contract::{Class, Effect, Failure, Purpose},
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
@@ -63,6 +63,8 @@ pub(crate) struct Exchange {
     pub(crate) body: RequestBody,
     /// That it is under way, and what its body takes; with the answer's body once there is one.
     pub(crate) held: Option<Held>,
+    /// That it counts against its connection and its peer until its work ends; none for the host's own verifications.
+    pub(crate) under_way: Option<UnderWay>,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,

@@ -8,7 +8,10 @@ use super::{
 use crate::{
     error::Problem,
     idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
-    overload::{Asking, Held, Priority, Scarce},
+    overload::{
+        Asking, Held, Priority, Scarce,
+        peers::{Connection, TooMany},
+    },
     policy::contract::Effect,
     route,
     service::{Endpoint, Service},
@@ -32,6 +35,7 @@ impl Host {
         body: Body,
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
+        connection: Option<&Connection>,
         account: &mut Account,
     ) -> Result<Box<Exchange>, Problem> {
         let started = account.began();
@@ -66,7 +70,11 @@ impl Host {
         };
         let own = &service.endpoints[endpoint];
         let priority = priority(&service, own, effect, &mut head.headers);
-        let mut held = self.shared.memory.admit(priority).map_err(scarce)?;
+        let under_way = self.shared.peers.begin(connection, effect == Effect::Unsafe).map_err(too_many)?;
+        let held = self.shared.memory.admit(priority).map_err(scarce)?;
+        if held.is_limited() {
+            held.more(head_bytes(&head)).map_err(scarce)?;
+        }
         // What may be under way already is not held up; a key may be of such a request.
         if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
             let asking =
@@ -92,7 +100,7 @@ impl Host {
             None => service.settings.max_buffered_request_bytes,
         };
         let body =
-            timeout_at(deadline, buffered(body, most, &mut held)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
+            timeout_at(deadline, buffered(body, most, &held)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
         if key.is_some() && matches!(body, RequestBody::Stream(_)) {
             return Err(Problem::BodyTooLarge { limit_bytes: most });
         }
@@ -114,6 +122,7 @@ impl Host {
             headers: head.headers,
             body,
             held: Some(held),
+            under_way: Some(under_way),
             started,
             deadline,
             key,
@@ -223,6 +232,11 @@ fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Du
     }
 }
 
+fn too_many(TooMany { scope, limit, abandoned }: TooMany) -> Problem {
+    let what = if abandoned { "writes whose callers have gone" } else { "requests" };
+    Problem::TooManyRequests { scope: scope.name(), limit, what }
+}
+
 fn scarce(Scarce { limit_bytes }: Scarce) -> Problem {
     Problem::MemoryScarce { limit_bytes }
 }
@@ -235,19 +249,34 @@ fn priority(service: &Service, endpoint: &Endpoint, effect: Effect, headers: &mu
     asked.map_or(own, |asked| asked.min(own))
 }
 
+/// What a buffer of this capacity takes in addition once it holds so much: it grows by doubling.
+fn grown(capacity: usize, wanted: usize) -> usize {
+    if wanted <= capacity { 0 } else { wanted.max(capacity * 2) - capacity }
+}
+
+/// The bytes of a request's head: its fields are parts of the buffer that it was read into.
+fn head_bytes(head: &Parts) -> usize {
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    fields.sum::<usize>() + head.uri.path_and_query().map_or(0, |path| path.as_str().len())
+}
+
 /// Reads a body into memory up to a cap; a larger one stays a stream that begins with what was read.
-async fn buffered(mut body: Body, most: usize, held: &mut Held) -> Result<RequestBody, Problem> {
+async fn buffered(mut body: Body, most: usize, held: &Held) -> Result<RequestBody, Problem> {
     if body.is_end_stream() {
         return Ok(RequestBody::Buffered(Bytes::new()));
     }
     if body.size_hint().lower() > most as u64 {
         return Ok(RequestBody::Stream(Some(body)));
     }
+    // One that is too large is refused before it is read; of one that does not say its size, what was read counts.
+    let known = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    held.room_for(known.unwrap_or(0)).map_err(scarce)?;
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // Trailers of a request are not passed on.
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
-        held.more(data.len()).map_err(scarce)?;
+        let grown = grown(read.capacity(), read.len() + data.len());
+        held.more(grown).map_err(scarce)?;
         read.extend_from_slice(&data);
         if read.len() > most {
             return Ok(RequestBody::Stream(Some(upstream::prefixed(read.freeze(), body))));

@@ -64,12 +64,14 @@ impl Exchange {
         if let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) {
             let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
             let maybe_sent = keyed.maybe_sent;
+            let own = Some(*tenant).filter(|tenant| !tenant.is_every_caller());
             self.carry_upstream_key(id.as_bytes());
             let settings = &self.service.settings.idempotency;
             // The turn that comes along is that of the record's own fingerprint.
             let with_turn = self.equal.is_some_and(|equal| !equal.by_condition);
             let opening = Opening::new(fence, fingerprint, maybe_sent, settings)
                 .with_turn(with_turn)
+                .of_tenant(own)
                 .with_upstream_key(self.upstream_key.map(|key| key.tag));
             // Before the store is asked: the age that it tells is at least as great by then.
             let asked = Instant::now();
@@ -223,7 +225,7 @@ fn result(begun: &Result<Begun, RecordError>) -> KeyResult {
 
 pub(super) fn problem(error: RecordError) -> Problem {
     match error {
-        RecordError::Full { .. } => Problem::KeysFull,
+        RecordError::Full { .. } | RecordError::NoRoom { .. } => Problem::KeysFull,
         RecordError::Lost | RecordError::Unavailable { .. } => Problem::StoreUnavailable,
     }
 }

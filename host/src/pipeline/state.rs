@@ -55,6 +55,11 @@ pub(super) fn records(
 ) -> Result<Arc<dyn Records>, HostError> {
     let keys = settings.upstreams.iter().map(|upstream| &upstream.idempotency);
     let limits = keys.max_by_key(|keys| keys.max_records).map(Limits::of).unwrap_or_default();
+    // Half of the memory is left to requests: what fills the records must not keep the host from answering reads.
+    let most = settings.server.memory_limit.map_or(usize::MAX, |limit| limit / 2);
+    let bytes = settings.records.max_bytes.min(most);
+    let tenant_bytes = bytes / 100 * settings.records.tenant_share_percent as usize;
+    let limits = Limits { bytes, tenant_bytes, ..limits };
     let (Some(link), State::Shared(shared)) = (link, &settings.state) else {
         return Ok(Arc::new(MemoryRecords::new(clock, limits)));
     };

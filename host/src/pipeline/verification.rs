@@ -102,6 +102,8 @@ impl Host {
             upstream_key: None,
             lock: request_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
             keep: idempotency.keep,
+            // The store knows it too.
+            tenant: None,
         };
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         if matches!(begun, Ok(Begun::Mismatch)) && !request.keyed {
@@ -179,6 +181,8 @@ impl Host {
             headers: request.headers.clone(),
             body: RequestBody::Buffered(request.body.clone()),
             held: None,
+            // The schedule bounds how many there are.
+            under_way: None,
             started,
             deadline: started + allowed,
             key: None,

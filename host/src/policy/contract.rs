@@ -115,6 +115,8 @@ pub enum FailureKind {
     Protocol,
     /// The answer's body broke off.
     Body,
+    /// This host has no file descriptor or buffer left for a connection: its own failure, of which no policy and no breaker is told.
+    Exhausted,
 }
 
 impl FailureKind {
@@ -130,6 +132,7 @@ impl FailureKind {
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
             Self::Body => "body",
+            Self::Exhausted => "exhausted",
         }
     }
 }

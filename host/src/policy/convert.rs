@@ -139,7 +139,8 @@ pub(super) fn lowered<T>(
         Outcome::Failure(failure) => {
             let kind = match failure.kind {
                 FailureKind::Dns => wit::FailureKind::Dns,
-                FailureKind::Connect => wit::FailureKind::Connect,
+                // A policy is never asked about the latter.
+                FailureKind::Connect | FailureKind::Exhausted => wit::FailureKind::Connect,
                 FailureKind::ConnectTimeout => wit::FailureKind::ConnectTimeout,
                 FailureKind::Tls => wit::FailureKind::Tls,
                 FailureKind::Send => wit::FailureKind::Send,

@@ -1,7 +1,9 @@
 //! The wasmtime engines: one for each tier, each with a pool of instance slots, and a thread that counts milliseconds.
 
 use super::{
-    Cache, Digest, shape,
+    Cache, Compiler, Digest,
+    outline::Tier,
+    shape,
     ticker::{Running, Ticker},
     wasi::{self, Wasi},
     way::{Bounds, Caps, FAST, ROOMY},
@@ -30,7 +32,7 @@ const STACK_BYTES: usize = 512 << 10;
 #[error(
     "the WebAssembly engine could not be started: 64-bit address space of about 1 TiB must be reservable; raise `ulimit -v`"
 )]
-pub struct EngineError(#[source] wasmtime::Error);
+pub struct EngineError(#[source] pub(super) wasmtime::Error);
 
 /// The process's engines. Clones share them; their ticker ends with the last clone.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ pub struct Engine {
     roomy: Arc<OnceLock<RoomyEngine>>,
     ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
+    compiler: Option<Arc<Compiler>>,
 }
 
 /// The roomy tier: its engine, and the WASI that its guests get.
@@ -60,7 +63,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] where the pool's address space cannot be reserved.
     pub fn start() -> Result<Self, EngineError> {
-        let fast = started(FAST, INSTANCES, RESIDENT_BYTES)?;
+        let fast = for_tier(Tier::Fast)?;
         let roomy: Arc<OnceLock<RoomyEngine>> = Arc::default();
         let (second, first) = (Arc::downgrade(&roomy), fast.weak());
         let tick = move || {
@@ -74,13 +77,20 @@ impl Engine {
             }
         };
         let ticker = Ticker::start(tick).map_err(|error| EngineError(error.into()))?;
-        Ok(Self { fast, roomy, ticker, cache: None })
+        Ok(Self { fast, roomy, ticker, cache: None, compiler: None })
     }
 
     /// The same engine with a cache of compiled code.
     #[must_use]
     pub fn caching(mut self, cache: Cache) -> Self {
         self.cache = Some(Arc::new(cache));
+        self
+    }
+
+    /// The same engine, whose components are compiled in a process of their own.
+    #[must_use]
+    pub fn compiling_with(mut self, compiler: Compiler) -> Self {
+        self.compiler = Some(Arc::new(compiler));
         self
     }
 
@@ -99,7 +109,7 @@ impl Engine {
         if let Some(roomy) = self.roomy.get() {
             return Ok(roomy);
         }
-        let wasmtime = started(ROOMY, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES)?;
+        let wasmtime = for_tier(Tier::Roomy)?;
         let linker = wasi::linker(&wasmtime).map_err(EngineError)?;
         Ok(self.roomy.get_or_init(|| RoomyEngine { wasmtime, linker }))
     }
@@ -108,12 +118,20 @@ impl Engine {
     pub(super) fn compiled(
         &self,
         engine: &wasmtime::Engine,
+        tier: Tier,
         digest: &Digest,
         bytes: &[u8],
     ) -> wasmtime::Result<Component> {
         let compile = || {
             shape::check(bytes).map_err(wasmtime::Error::new)?;
-            Component::from_binary(engine, bytes)
+            let Some(compiler) = &self.compiler else { return Component::from_binary(engine, bytes) };
+            let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
+            // SAFETY: the code was written by this very program, started by this process over pipes of its own; wasmtime checks its
+            // own version and settings besides.
+            #[allow(unsafe_code)]
+            unsafe {
+                Component::deserialize(engine, code)
+            }
         };
         let Some(cache) = &self.cache else { return compile() };
         if let Some(component) = cache.load(engine, digest) {
@@ -122,6 +140,14 @@ impl Engine {
         let component = compile()?;
         cache.store(engine, digest, &component);
         Ok(component)
+    }
+}
+
+/// An engine that compiles for a tier, and runs nothing.
+pub(super) fn for_tier(tier: Tier) -> Result<wasmtime::Engine, EngineError> {
+    match tier {
+        Tier::Fast => started(FAST, INSTANCES, RESIDENT_BYTES),
+        Tier::Roomy => started(ROOMY, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES),
     }
 }
 

@@ -11,11 +11,14 @@ use super::{
 };
 use crate::clock;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use wasmtime::{Store, Trap, UpdateDeadline, component::InstancePre};
 
 /// The cap on one decision, in milliseconds of the processor.
 const DECIDE_MS: u64 = 5;
+/// The cap on a whole decision: start, `configure`, `decide`, and what it costs to make and to clear the instance. A guest that touches
+/// all of its memory keeps the host's thread busy for four times as long as its own call, with page faults and their clearing.
+const WHOLE_MS: u64 = 10;
 /// The cap on `describe` and on `configure` at load.
 pub(super) const LOAD_MS: u64 = 100;
 /// How many calls a reused instance serves before a fresh one takes its place.
@@ -119,6 +122,26 @@ impl<W: Way> Instances<W> {
     }
 
     pub(super) fn decide(
+        &self,
+        attempt: &Attempt<'_>,
+        outcome: &Outcome<'_>,
+        interest: Option<&Interest>,
+    ) -> Result<Verdict, Fault> {
+        // An instance that is kept is neither made nor cleared.
+        if self.warm.is_some() {
+            return self.decide_uncounted(attempt, outcome, interest);
+        }
+        let began = clock::thread_time();
+        let decided = self.decide_uncounted(attempt, outcome, interest);
+        // The instance is gone by now.
+        let took = clock::thread_time().saturating_sub(began);
+        if decided.is_ok() && took > Duration::from_millis(WHOLE_MS) {
+            return Err(Fault::Costly { cap_ms: WHOLE_MS });
+        }
+        decided
+    }
+
+    fn decide_uncounted(
         &self,
         attempt: &Attempt<'_>,
         outcome: &Outcome<'_>,

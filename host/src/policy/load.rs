@@ -1,7 +1,7 @@
 //! From a component's bytes to a linked policy: every check, in order.
 
 use super::{
-    Digest, EngineError, Fault,
+    CompileError, Digest, EngineError, Fault,
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::Engine,
@@ -11,6 +11,7 @@ use super::{
     wasi::LogBudget,
     way::{Bounds, FAST, Fast, ROOMY, Roomy},
 };
+use std::panic::{self, AssertUnwindSafe};
 use wasmtime::component::{InstancePre, Linker, types::ComponentItem};
 
 /// The largest component that is looked at: a Python policy has 18 MB.
@@ -87,6 +88,14 @@ pub enum LoadError {
     /// It would keep the compiler busy out of all proportion.
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
+    /// It took too much to compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A library panicked over it.
+    #[error(
+        "the component made the compiler panic ({0}), which no valid one does; nothing of it runs: build it again, and report it"
+    )]
+    Panicked(String),
     /// A call at load was stopped.
     #[error(
         "the policy ran on in `{call}`; it must return within {} ms: take out what loops or computes there",
@@ -132,8 +141,27 @@ impl std::fmt::Debug for Component {
     }
 }
 
+/// Runs a load. What panics in a library over a hostile component refuses that component, and nothing else.
+pub(crate) fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
+    panic::catch_unwind(AssertUnwindSafe(load)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        convert::short(text.as_deref().unwrap_or("without a word"), 200)
+    })
+}
+
 impl Component {
+    /// Loads a component; a panic over it is a refusal.
     pub(super) fn load(
+        engine: &Engine,
+        digest: &Digest,
+        bytes: &[u8],
+        loading: &Loading,
+    ) -> Result<(Self, Description), LoadError> {
+        contained(|| Self::load_uncontained(engine, digest, bytes, loading)).map_err(LoadError::Panicked)?
+    }
+
+    fn load_uncontained(
         engine: &Engine,
         digest: &Digest,
         bytes: &[u8],
@@ -144,6 +172,10 @@ impl Component {
         }
         if bytes.starts_with(b"\x7fELF") {
             return Err(LoadError::Precompiled);
+        }
+        // The engine's word would quote the first bytes: of a file that was put here by mistake they may be a secret.
+        if !bytes.starts_with(b"\0asm") {
+            return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin like WebAssembly")));
         }
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);
@@ -157,7 +189,8 @@ impl Component {
         let log = LogBudget::new(digest.short());
         let (instances, description) = match outline.tier() {
             Tier::Fast => {
-                let component = engine.compiled(engine.fast(), digest, bytes).map_err(|error| refused(error, FAST))?;
+                let component =
+                    engine.compiled(engine.fast(), Tier::Fast, digest, bytes).map_err(|error| refused(error, FAST))?;
                 let linker = Linker::new(engine.fast());
                 let linked = linked(&linker, &component, Tier::Fast)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
@@ -166,8 +199,9 @@ impl Component {
             }
             Tier::Roomy => {
                 let roomy = engine.roomy()?;
-                let component =
-                    engine.compiled(&roomy.wasmtime, digest, bytes).map_err(|error| refused(error, ROOMY))?;
+                let component = engine
+                    .compiled(&roomy.wasmtime, Tier::Roomy, digest, bytes)
+                    .map_err(|error| refused(error, ROOMY))?;
                 let linked = linked(&roomy.linker, &component, Tier::Roomy)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
                 let description = instances.describe()?;
@@ -221,6 +255,10 @@ fn refused(error: wasmtime::Error, bounds: Bounds) -> LoadError {
     if let Some(too_deep) = error.downcast_ref::<TooDeep>() {
         return LoadError::TooDeep(*too_deep);
     }
+    let error = match error.downcast::<CompileError>() {
+        Ok(error) => return LoadError::Compile(error),
+        Err(error) => error,
+    };
     // The engine tells the two apart by nothing but this text; a test pins each.
     let too_much = error.chain().any(|cause| cause.to_string().contains("pooling allocator"));
     if !too_much {

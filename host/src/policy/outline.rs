@@ -29,6 +29,21 @@ pub enum Tier {
     Roomy,
 }
 
+impl Tier {
+    /// Its name on the compiler's command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Roomy => "roomy",
+        }
+    }
+
+    /// The tier of a name.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        [Self::Fast, Self::Roomy].into_iter().find(|tier| tier.name() == name)
+    }
+}
+
 /// Built for a contract that this host does not load.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -4,11 +4,10 @@
 //! is only a guard against broken copies; it is looked at wherever there is one.
 
 use super::Digest;
+use crate::bounded_file;
 use minisign_verify::{Error, PublicKey, Signature};
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -286,7 +285,5 @@ fn read_if_there(file: &Path) -> Result<Option<String>, Unproven> {
 }
 
 fn read(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(file)?.take(FILE_BYTES + 1).read_to_string(&mut text)?;
-    if read as u64 > FILE_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+    bounded_file::read_text(file, FILE_BYTES)
 }

@@ -2,7 +2,11 @@
 //! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
 
 use super::{Refused, Slot, stage};
-use crate::{config::settings::PolicySource, pipeline::Shared, policy::signature::companions};
+use crate::{
+    config::settings::PolicySource,
+    pipeline::Shared,
+    policy::{self, signature::companions},
+};
 use notify::{RecursiveMode, Watcher as _};
 use std::{
     collections::HashSet,
@@ -112,7 +116,16 @@ impl Watch {
         }
         let weak = Arc::downgrade(shared);
         let run = move || {
-            watch(&weak, &ticks, &mut files, poll);
+            // A panic that no check contains ends one look. Without another one no policy would ever be taken again.
+            while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
+                tracing::error!(%panic, "looking at policy files failed; it is begun again");
+                if let Some(shared) = weak.upgrade() {
+                    shared.events.note_seldom("policy-flawed", "policies", || {
+                        format!("looking at policy files failed ({panic}); it is begun again: report it")
+                    });
+                }
+                thread::sleep(poll);
+            }
             drop(watcher);
         };
         thread::Builder::new().name("triage-policies".to_owned()).spawn(run).map_err(WatchError::Thread)?;

@@ -298,7 +298,7 @@ impl Serving {
     pub fn decided(&self, service: &Arc<Service>, fault: Option<&Fault>, now: Timestamp) {
         let conduct = match fault {
             None => Conduct::Decided,
-            Some(Fault::Overran { .. }) => Conduct::Overran,
+            Some(Fault::Overran { .. } | Fault::Costly { .. }) => Conduct::Overran,
             Some(_) => Conduct::Failed,
         };
         match service.probation.decided(conduct, now) {

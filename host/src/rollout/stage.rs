@@ -2,24 +2,18 @@
 
 use super::{Event, Serving, Slot, Step};
 use crate::{
+    bounded_file,
     config::settings::{self, PolicySource},
     gate::Gates,
     policy::{
-        Digest, Engine, Loading, Policy, cases,
+        self, COMPONENT_BYTES, Digest, Engine, Loading, Policy, cases,
         signature::{Keys, Unproven},
     },
     registry::Registry,
     service::Service,
 };
-use std::{
-    error::Error,
-    fs::File,
-    io::{self, Read as _},
-    path::Path,
-};
+use std::{error::Error, io, path::Path};
 
-/// The largest component that is read.
-const COMPONENT_BYTES: u64 = 64 << 20;
 /// The largest file of cases.
 const CASES_BYTES: u64 = 4 << 20;
 
@@ -43,6 +37,12 @@ impl Refused {
         Self { again: error.kind() != io::ErrorKind::FileTooLarge, ..self }
     }
 
+    /// A check panicked: that is told like any other refusal, and the thread goes on.
+    fn panicked(panic: String) -> Self {
+        let reason = format!("a check panicked over it ({panic}); build it again, and report it");
+        Self { digest: None, step: Step::Load, reason, again: false }
+    }
+
     /// As an event.
     pub fn event(self, file: &Path) -> Event {
         Event::Refused { file: file.to_owned(), digest: self.digest, step: self.step, reason: self.reason }
@@ -63,9 +63,21 @@ pub fn stage(
     gates: &Gates,
     file: &Path,
 ) -> Result<Option<Service>, Refused> {
+    policy::contained(|| stage_uncontained(serving, slot, engine, keys, gates, file))
+        .unwrap_or_else(|panic| Err(Refused::panicked(panic)))
+}
+
+fn stage_uncontained(
+    serving: &Serving,
+    slot: Slot,
+    engine: &Engine,
+    keys: &Keys,
+    gates: &Gates,
+    file: &Path,
+) -> Result<Option<Service>, Refused> {
     let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
-    let bytes =
-        read(file, COMPONENT_BYTES).map_err(|error| refused(None, Step::Read)(error.to_string()).unread(&error))?;
+    let bytes = bounded_file::read(file, COMPONENT_BYTES)
+        .map_err(|error| refused(None, Step::Read)(error.to_string()).unread(&error))?;
     let digest = Digest::of(&bytes);
     if serving.digest_in(slot) == Some(digest) {
         return Ok(None);
@@ -86,7 +98,7 @@ pub fn stage(
     let settings: &settings::Upstream = &serving.configured();
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(Step::Load)(told(&error)))?;
-    match read(&file.with_extension("cases.csv"), CASES_BYTES) {
+    match bounded_file::read(&file.with_extension("cases.csv"), CASES_BYTES) {
         Ok(text) => {
             let text = String::from_utf8_lossy(&text);
             cases::play(&policy, &text).map_err(|error| refused(Step::Cases)(error.to_string()))?;
@@ -123,18 +135,6 @@ pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, registry: &Registr
             }
         }
     }
-}
-
-fn read(file: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
-    if read as u64 > most {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it has more than {most} bytes, the most that are read"),
-        ));
-    }
-    Ok(bytes)
 }
 
 /// The length of a reason: a component has a part in its wording.

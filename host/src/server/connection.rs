@@ -2,17 +2,20 @@
 
 use super::{
     h2_preface::{self, Prefaced},
+    metered::{Metered, Taking},
     request_check,
+    streams::{StreamExecutor, Watched},
 };
 use crate::{
     config::settings,
+    overload::peers::{Activity, Connection},
     pipeline::Host,
     upstream::{BoxError, headers::Caller},
 };
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use std::{
@@ -34,8 +37,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-/// Requests that one HTTP/2 connection may have under way.
-const STREAMS: u32 = 256;
+/// Bytes of answers that one HTTP/2 stream holds for its caller: with hyper's 400 kB, one connection could make the host hold 100 MB.
+const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// Between two looks whether an HTTP/2 peer still lives, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
@@ -76,31 +79,33 @@ impl Spoken {
     }
 }
 
+/// What a connection is served with.
+pub(super) struct Accepted {
+    pub(super) host: Host,
+    pub(super) listener: Option<SocketAddr>,
+    pub(super) settings: Arc<settings::Server>,
+    pub(super) own: Arc<Connection>,
+    pub(super) stopping: CancellationToken,
+}
+
 /// Speaks TLS first, where the listener does; a caller that takes longer than for a request's head is left.
-pub(super) async fn begin(
-    host: Host,
-    tls: Option<TlsAcceptor>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    listener: Option<SocketAddr>,
-    settings: Arc<settings::Server>,
-    stopping: CancellationToken,
-) {
+pub(super) async fn begin(accepted: Accepted, tls: Option<TlsAcceptor>, stream: TcpStream, peer: SocketAddr) {
     let Some(acceptor) = tls else {
         let caller = Caller::new(peer.ip(), "http");
-        return serve(host, stream, Protocol::Either, caller, listener, &settings, stopping).await;
+        return serve(accepted, stream, Protocol::Either, caller).await;
     };
     let greeted = tokio::select! {
-        greeted = timeout(settings.header_read_timeout, greet(acceptor, stream)) => greeted,
-        () = async { stopping.cancelled().await; sleep(FIRST_REQUEST).await } => return,
+        greeted = timeout(accepted.settings.header_read_timeout, greet(acceptor, stream)) => greeted,
+        () = async { accepted.stopping.cancelled().await; sleep(FIRST_REQUEST).await } => return,
+        () = accepted.own.reclaimed() => return,
     };
     let caller = Caller::new(peer.ip(), "https");
     match greeted {
         Ok(Ok(Greeted::Http2(stream))) => {
-            serve(host, stream, Protocol::Http2, caller, listener, &settings, stopping).await;
+            serve(accepted, stream, Protocol::Http2, caller).await;
         }
         Ok(Ok(Greeted::Other(stream, protocol))) => {
-            serve(host, stream, protocol, caller, listener, &settings, stopping).await;
+            serve(accepted, stream, protocol, caller).await;
         }
         Ok(Ok(Greeted::Refused)) => tracing::debug!("a caller agreed on HTTP/2 and spoke something else"),
         Ok(Err(error)) => tracing::debug!(%error, "a caller did not agree on TLS"),
@@ -138,29 +143,39 @@ async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<Gree
 
 /// Serves a connection until it ends, or finishes what is under way on it once the server stops.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    host: Host,
+    accepted: Accepted,
     stream: S,
     protocol: Protocol,
     caller: Caller,
-    listener: Option<SocketAddr>,
-    settings: &settings::Server,
-    stopping: CancellationToken,
 ) {
+    let Accepted { host, listener, settings, own, stopping } = accepted;
+    let settings = &*settings;
     let spoken = Arc::new(Spoken::default());
-    let spoke = Arc::clone(&spoken);
+    let (spoke, served) = (Arc::clone(&spoken), Arc::clone(&own));
+    let head_bytes = settings.max_header_bytes.max(8192);
+    let (stream, buffered) = Metered::new(stream, &host.shared.memory, head_bytes);
     let max_fields = settings.max_header_fields;
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (host, caller) = (host.clone(), caller.clone());
+        let (host, caller, own) = (host.clone(), caller.clone(), Arc::clone(&served));
         spoke.tell();
+        let open = own.open();
+        buffered.taken();
+        let buffered = Arc::clone(&buffered);
         async move {
-            if let Some(problem) = request_check::refusal(&request, max_fields) {
-                return Ok(host.refuse(problem));
-            }
-            let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed());
-            Ok::<_, Infallible>(host.handle(request, &caller, listener).await)
+            let response = match request_check::refusal(&request, max_fields) {
+                Some(problem) => host.refuse(problem),
+                None => {
+                    let request = request.map(|body| {
+                        let body = Taking { body, buffered };
+                        body.map_err(|error| Box::new(error) as BoxError).boxed()
+                    });
+                    host.handle_on(request, &caller, listener, Some(&own)).await
+                }
+            };
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
         }
     });
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let builder = auto::Builder::new(StreamExecutor { write_timeout: settings.write_timeout });
     let mut builder = match protocol {
         Protocol::Http1 => builder.http1_only(),
         Protocol::Http2 => builder.http2_only(),
@@ -170,13 +185,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_read_timeout)
-        .max_buf_size(settings.max_header_bytes.max(8192))
+        .max_buf_size(head_bytes)
         .max_headers(request_check::PARSED_FIELDS)
         .keep_alive(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(u32::try_from(settings.max_streams).unwrap_or(u32::MAX))
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
@@ -187,6 +203,16 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         () = spoken.silence(settings.header_read_timeout) => {
             return tracing::debug!("a connection that asked for nothing was closed");
         }
+        why = quiet(&own, settings) => match why {
+            // A request may be on its way: the peer is told first.
+            Quiet::Idle => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(FIRST_REQUEST, connection).await;
+                return tracing::debug!("a connection without a request was closed");
+            }
+            Quiet::Unread => return tracing::debug!("a connection was closed: its caller did not read"),
+            Quiet::Reclaimed => return tracing::debug!("a quiet connection was closed: its place was wanted"),
+        },
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -200,3 +226,40 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         tracing::debug!(%error, "a connection ended early");
     }
 }
+
+/// Why a connection that waits for its caller is closed.
+enum Quiet {
+    /// It has no request.
+    Idle,
+    /// It has answers that are not read.
+    Unread,
+    /// Another caller needs its place.
+    Reclaimed,
+}
+
+/// Ends when a connection has waited for its caller for too long. What an HTTP/2 peer answers to pings does not count.
+async fn quiet(own: &Connection, settings: &settings::Server) -> Quiet {
+    let mut wait = settings.write_timeout.min(settings.idle_timeout);
+    loop {
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = own.reclaimed() => return Quiet::Reclaimed,
+        }
+        let (quiet, limit, why) = match own.activity() {
+            Activity::Idle(quiet) => (quiet, settings.idle_timeout, Quiet::Idle),
+            Activity::Unread(quiet) => (quiet, settings.write_timeout, Quiet::Unread),
+            Activity::Working => {
+                wait = settings.write_timeout.min(settings.idle_timeout);
+                continue;
+            }
+        };
+        if quiet >= limit {
+            return why;
+        }
+        wait = limit.saturating_sub(quiet).min(settings.write_timeout.min(settings.idle_timeout));
+    }
+}
+
+#[cfg(test)]
+#[path = "connection/tests.rs"]
+mod tests;

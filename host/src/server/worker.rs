@@ -1,10 +1,14 @@
 //! One worker: a thread, a single-threaded runtime, its sockets.
 
-use super::{Inherited, ServerError, connection, files::Files};
+use super::{
+    Inherited, ServerError,
+    connection::{self, Accepted},
+    files::Files,
+};
 use crate::{config::settings, pipeline::Host, tls::Tls};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -17,6 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const BACKLOG: i32 = 1024;
 /// Between two connections while memory is scarce: with the time that a silent one has, a few megabytes of them at most.
 const FULL: Duration = Duration::from_millis(50);
+/// Between two looks for a connection to close while places are wanted.
+const RECLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// What a collector may take for the last traces.
 const LAST_TRACES: Duration = Duration::from_secs(2);
 /// After accept failed for want of file descriptors.
@@ -165,18 +171,22 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(own) = self.host.shared.peers.connect(peer.ip()) else {
+                        self.crowded(peer);
+                        continue;
+                    };
                     // After the accept: a loop that waits for a caller holds no place that another socket's caller needs.
                     let Some(place) = self.place().await else { return };
                     let _ = stream.set_nodelay(true);
-                    let served = connection::begin(
-                        self.host.clone(),
-                        self.tls.as_deref().map(Tls::acceptor),
-                        stream,
-                        peer,
+                    let accepted = Accepted {
+                        host: self.host.clone(),
                         listener,
-                        self.settings.load_full(),
-                        self.stopping.clone(),
-                    );
+                        settings: self.settings.load_full(),
+                        own: Arc::new(own),
+                        stopping: self.stopping.clone(),
+                    };
+                    let acceptor = self.tls.as_deref().map(Tls::acceptor);
+                    let served = connection::begin(accepted, acceptor, stream, peer);
                     connections.spawn(async move {
                         served.await;
                         drop(place);
@@ -190,14 +200,31 @@ impl Worker {
         }
     }
 
-    /// A place for one more connection; none when the server stops before there is one. At the cap, connections wait in the
-    /// kernel's backlog.
+    /// A place for one more connection; none when the server stops before there is one. At the cap a quiet connection is closed;
+    /// where each one works, connections wait in the kernel's backlog.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::select! {
-            // Who was accepted is served, though the server stops.
-            biased;
-            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
-            () = self.stopping.cancelled() => None,
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(place);
         }
+        let mut wanted = pin!(Arc::clone(&self.places).acquire_owned());
+        loop {
+            self.host.shared.peers.reclaim();
+            tokio::select! {
+                // Who was accepted is served, though the server stops.
+                biased;
+                place = wanted.as_mut() => return place.ok(),
+                () = self.stopping.cancelled() => return None,
+                () = sleep(RECLAIM_AGAIN) => {}
+            }
+        }
+    }
+
+    /// A peer has more connections than it may. Told of once a minute: a line for each would fill the log.
+    fn crowded(&self, peer: SocketAddr) {
+        let host = &self.host.shared;
+        host.events.note_seldom("peer-limited", &peer.ip().to_string(), || {
+            let share = self.settings.load().peer_share_percent;
+            format!("it has {share} % of the connections (server.peer_share): further ones are closed")
+        });
     }
 }

@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Events that are kept: hours of a quiet host, minutes of a troubled one.
 const KEPT: usize = 512;
+/// Between two events of a kind that comes in crowds.
+const SELDOM_MS: u64 = 60_000;
 
 /// Every kind of event.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 22] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -30,6 +32,8 @@ pub const KINDS: [&str; 20] = [
     "slowed",
     "write-settled",
     "write-unsettled",
+    "peer-limited",
+    "exhausted",
     "action",
     "reloaded",
     "reload-refused",
@@ -64,6 +68,8 @@ struct Inner {
     /// How often each breaker changed, by group and kind; as many entries as there are groups, times three.
     transitions: BTreeMap<(String, &'static str), u64>,
     kinds: BTreeMap<&'static str, u64>,
+    /// When each kind that comes in crowds was last noted.
+    seldom: BTreeMap<&'static str, u64>,
 }
 
 impl Events {
@@ -83,6 +89,22 @@ impl Events {
             inner.ring.pop_front();
         }
         inner.ring.push_back(event);
+    }
+
+    /// Notes an event of a kind that abuse could bring by the thousand, at most once a minute, and logs it.
+    pub fn note_seldom(&self, kind: &'static str, subject: &str, text: impl FnOnce() -> String) {
+        let now = self.clock.unix_ms();
+        {
+            let mut inner = self.inner.lock();
+            let last = inner.seldom.get(kind).copied();
+            if last.is_some_and(|last| now.saturating_sub(last) < SELDOM_MS) {
+                return;
+            }
+            inner.seldom.insert(kind, now);
+        }
+        let text = text();
+        tracing::warn!(kind, subject, "{text}");
+        self.note(kind, subject, text);
     }
 
     /// Notes that a breaker changed.

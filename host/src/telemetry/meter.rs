@@ -98,7 +98,7 @@ pub const CLASSES: [Class; 6] =
     [Class::Applied, Class::AlreadyApplied, Class::NotApplied, Class::Throttled, Class::Unknown, Class::Rejected];
 
 /// Every failure, in the order of its counters.
-pub const FAILURES: [FailureKind; 9] = [
+pub const FAILURES: [FailureKind; 10] = [
     FailureKind::Dns,
     FailureKind::Connect,
     FailureKind::ConnectTimeout,
@@ -108,6 +108,7 @@ pub const FAILURES: [FailureKind; 9] = [
     FailureKind::Timeout,
     FailureKind::Protocol,
     FailureKind::Body,
+    FailureKind::Exhausted,
 ];
 
 /// Every clamp, in the order of its counters.

@@ -1,5 +1,6 @@
 //! What the system says of this process.
 
+use super::Cgroup;
 use std::fs;
 
 pub(super) struct Process {
@@ -13,6 +14,13 @@ pub fn memory_bytes() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
     resident.map(|pages| pages * rustix::param::page_size() as u64)
+}
+
+/// What counts against the memory limit: what is resident, or what the control group counts if that is more.
+pub fn memory_used(cgroup: Option<&Cgroup>) -> Option<u64> {
+    let resident = memory_bytes();
+    let counted = cgroup.and_then(Cgroup::usage);
+    resident.max(counted)
 }
 
 pub(super) fn read() -> Process {

@@ -39,7 +39,9 @@ pub(super) fn connecting(error: AnyError<'_>) -> Failure {
 
 fn unconnected(error: AnyError<'_>, timed_out: bool) -> Failure {
     let reason = reason(error);
-    let kind = if in_chain::<Unresolved>(error).is_some() {
+    let kind = if is_exhausted(error) {
+        FailureKind::Exhausted
+    } else if in_chain::<Unresolved>(error).is_some() {
         FailureKind::Dns
     } else if reason.is_some() {
         FailureKind::Tls
@@ -70,6 +72,15 @@ fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
         });
     }
     in_chain::<h2::Error>(error).map(|_| FailureKind::Reset)
+}
+
+/// Whether this machine had nothing left to make a connection with: no file descriptor of the process or of the system, no buffer.
+fn is_exhausted(error: AnyError<'_>) -> bool {
+    let codes = chain(error).filter_map(|link| link.downcast_ref::<io::Error>()?.raw_os_error());
+    codes.map(rustix::io::Errno::from_raw_os_error).any(|code| {
+        use rustix::io::Errno;
+        matches!(code, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    })
 }
 
 /// What an operator can act on. TLS may fail after the handshake too: in version 1.3 the upstream looks at the caller's
@@ -137,4 +148,30 @@ fn in_chain<E: Error + 'static>(error: AnyError<'_>) -> Option<&E> {
 
 fn chain<'a>(error: AnyError<'a>) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&link| link.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As clients wrap it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("tcp open error")]
+    struct Wrapped(#[source] io::Error);
+
+    #[test]
+    fn a_lack_of_descriptors_is_this_hosts_own_failure() {
+        for (code, kind) in [
+            (24, FailureKind::Exhausted),
+            (23, FailureKind::Exhausted),
+            (105, FailureKind::Exhausted),
+            (111, FailureKind::Connect),
+            (110, FailureKind::ConnectTimeout),
+        ] {
+            assert_eq!(connecting(&Wrapped(io::Error::from_raw_os_error(code))).kind, kind, "{code}");
+        }
+        let unresolved = Unresolved(io::Error::from_raw_os_error(24));
+        assert_eq!(connecting(&unresolved).kind, FailureKind::Exhausted, "a lookup needs one too");
+        assert_eq!(connecting(&Unresolved(io::Error::other("no such name"))).kind, FailureKind::Dns);
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 /// A name that could not be resolved.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream's name could not be resolved")]
-pub(super) struct Unresolved(#[source] io::Error);
+pub(super) struct Unresolved(#[source] pub(super) io::Error);
 
 /// Tells the addresses of a name.
 pub trait Resolver: Send + Sync + std::fmt::Debug {

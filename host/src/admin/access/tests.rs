@@ -4,6 +4,7 @@ use crate::config::settings::Secret;
 
 const READ: &str = "0123456789abcdef-read";
 const WRITE: &str = "0123456789abcdef-write";
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn access(read: Option<&str>, write: Option<&str>) -> Result<Access, TokenError> {
     let source = |token: Option<&str>| token.map(|token| TokenSource::Environment(Secret::new(token)));
@@ -20,7 +21,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 async fn a_token_opens_what_its_role_may() {
     let access = access(Some(READ), Some(WRITE)).unwrap();
     let bearer = |token: &str| headers(&[("authorization", &format!("Bearer {token}")), ("host", "h.example")]);
-    let check = |headers: HeaderMap, needed| access.check(&Method::POST, &headers, needed);
+    let check = |headers: HeaderMap, needed| access.check(&Method::POST, &headers, PEER, needed);
     assert_eq!(check(bearer(READ), Role::Read), Ok(Role::Read));
     assert_eq!(check(bearer(READ), Role::Write), Err(Refusal::ReadOnly));
     assert_eq!(check(bearer(WRITE), Role::Write), Ok(Role::Write));
@@ -58,7 +59,7 @@ async fn without_tokens_this_machine_may_do_all_but_no_site_in_a_browser() {
             Ok(Role::Write),
         ),
     ] {
-        assert_eq!(access.check(&method, &given, Role::Read), expected, "{method} {given:?}");
+        assert_eq!(access.check(&method, &given, PEER, Role::Read), expected, "{method} {given:?}");
     }
 }
 
@@ -66,12 +67,24 @@ async fn without_tokens_this_machine_may_do_all_but_no_site_in_a_browser() {
 async fn a_flood_is_refused_and_ends() {
     let access = access(None, None).unwrap();
     let given = headers(&[("host", "localhost")]);
-    let passed = (0..1000).filter(|_| access.check(&Method::GET, &given, Role::Read).is_ok()).count();
+    let passed = (0..1000).filter(|_| access.check(&Method::GET, &given, PEER, Role::Read).is_ok()).count();
     assert_eq!(passed, 200, "the burst");
     tokio::time::advance(Duration::from_secs(1)).await;
-    let passed = (0..1000).filter(|_| access.check(&Method::GET, &given, Role::Read).is_ok()).count();
+    let passed = (0..1000).filter(|_| access.check(&Method::GET, &given, PEER, Role::Read).is_ok()).count();
     assert_eq!(passed, 100, "a second's worth");
     assert!(access.worth_a_line() && !access.worth_a_line(), "one line a second");
+}
+
+/// Requests without a token from one address do not use up what others may ask.
+#[tokio::test(start_paused = true)]
+async fn a_flood_without_a_token_keeps_no_bearer_out() {
+    let access = access(Some(READ), Some(WRITE)).unwrap();
+    let bearer = headers(&[("authorization", &format!("Bearer {READ}"))]);
+    let refused = (0..1000).map(|_| access.check(&Method::GET, &HeaderMap::new(), PEER, Role::Read));
+    assert_eq!(refused.filter(|refused| *refused == Err(Refusal::NoToken)).count(), 200, "then they are too many");
+    assert_eq!(access.check(&Method::GET, &bearer, PEER, Role::Read), Ok(Role::Read), "the same address, with a token");
+    let other = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    assert_eq!(access.check(&Method::GET, &HeaderMap::new(), other, Role::Read), Err(Refusal::NoToken));
 }
 
 #[tokio::test]
@@ -102,6 +115,6 @@ async fn a_session_looks_by_itself_and_acts_only_for_the_page() {
         (Method::POST, with("origin", "https://g.example"), Err(Refusal::Foreign)),
         (Method::GET, with("authorization", "Bearer wrong"), Err(Refusal::NoToken)),
     ] {
-        assert_eq!(access.check(&method, &given, Role::Write), expected, "{method} {given:?}");
+        assert_eq!(access.check(&method, &given, PEER, Role::Write), expected, "{method} {given:?}");
     }
 }

@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, Method, StatusCode};
-use std::{fmt, fs, path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
+use triage::bounded_file;
 use triage::policy::{
-    Engine, Loading, Policy,
+    COMPONENT_BYTES, Engine, Loading, Policy,
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
 };
 
@@ -43,7 +44,8 @@ impl fmt::Display for Times {
 
 /// Measures, and tells.
 pub fn run(component: &Path, decisions: u32) -> Result<String> {
-    let bytes = fs::read(component).with_context(|| format!("{} cannot be read", component.display()))?;
+    let bytes = bounded_file::read(component, COMPONENT_BYTES)
+        .with_context(|| format!("{} cannot be read", component.display()))?;
     let engine = Engine::start()?;
     let mut told = String::new();
     for (kind, reuse_instances) in [("a fresh instance each", false), ("reused instances", true)] {

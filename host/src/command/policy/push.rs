@@ -9,6 +9,7 @@ use std::{
     process::ExitCode,
 };
 use triage::{
+    bounded_file,
     policy::{Engine, Loading, Policy, cases, signature::companions},
     registry::{Credentials, Publication, Registry, Target},
 };
@@ -39,7 +40,8 @@ pub struct Options {
 /// Pushes, says what the configuration names then, and announces it where that is wanted.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let shown = options.component.display();
-    let component = fs::read(&options.component).with_context(|| format!("{shown} cannot be read"))?;
+    let component = bounded_file::read(&options.component, triage::policy::COMPONENT_BYTES)
+        .with_context(|| format!("{shown} cannot be read"))?;
     // What no host would load is not published.
     let loading = Loading { settings: options.settings.clone(), ..Loading::default() };
     let policy =

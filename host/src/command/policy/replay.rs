@@ -1,13 +1,9 @@
 //! `triage policy replay`: recorded decisions through a candidate.
 
 use anyhow::{Context as _, Result};
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-    process::ExitCode,
-    thread,
-};
+use std::{fs::File, path::PathBuf, process::ExitCode, thread};
 use triage::{
+    bounded_file,
     policy::{Engine, Loading, Policy, prebuilt},
     trace,
 };
@@ -50,6 +46,7 @@ fn component(options: &Options) -> Result<Vec<u8>> {
     let embedded = options.policy.to_str().and_then(prebuilt::embedded);
     match embedded {
         Some(component) => Ok(component.to_vec()),
-        None => fs::read(&options.policy).with_context(|| format!("{} cannot be read", options.policy.display())),
+        None => bounded_file::read(&options.policy, triage::policy::COMPONENT_BYTES)
+            .with_context(|| format!("{} cannot be read", options.policy.display())),
     }
 }

@@ -186,7 +186,7 @@ fn an_administrator_settles_what_nobody_works_on() {
     unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
     assert_eq!(unknown.unsettled(&StoreFacts::default(), at(30)), Some(seconds(10)));
     assert_eq!(unknown.clone().resolve(None, &StoreFacts::default(), at(30)), Some(Fate::Forget));
-    assert_eq!(unknown.resolve(Some(answer()), &StoreFacts::default(), at(30)), Some(Fate::Keep));
+    assert_eq!(unknown.resolve(Some(answer().into()), &StoreFacts::default(), at(30)), Some(Fate::Keep));
     assert_eq!(begin(&unknown, 2, at(31)), Begin::Replay(answer()));
     assert_eq!(unknown.resolve(None, &StoreFacts::default(), at(32)), None, "settled");
     assert_eq!(sent().resolve(None, &StoreFacts::default(), at(30)), None, "under way");

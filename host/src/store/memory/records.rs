@@ -3,8 +3,8 @@
 use crate::{
     clock::Clock,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
-        RecordId, Records, Resolution, Resolved, Settings, Stored, Turn, Unsettled,
+        Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving, Opened, Opening,
+        RecordError, RecordId, Records, Resolution, Resolved, Settings, Stored, Tenant, Turn, Unsettled,
         record::{Fate, Lost, Record, RecordStatus, StoreFacts},
         records::{Reply, at_hand},
     },
@@ -12,7 +12,8 @@ use crate::{
 use claims::Claims;
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
-use shard::{Removed, Shard, bytes_of};
+use room::Room;
+use shard::{Entry, RECORD_BYTES, Shard};
 use std::{
     fmt,
     sync::{
@@ -24,6 +25,7 @@ use std::{
 use turns::{Place, Turns};
 
 pub(crate) mod claims;
+pub(crate) mod room;
 pub(crate) mod shard;
 pub(crate) mod turns;
 
@@ -42,9 +44,11 @@ pub struct Limits {
     pub claims: usize,
     /// Requests that have or wait for a turn. Default 10,000: a host's connections.
     pub turns: usize,
-    /// The bytes of all answers and kept requests together; past it only the status of further answers is kept, and further
-    /// unknown writes are not verified in the background. Default 256 MiB: a quarter of a small machine.
-    pub stored_bytes: usize,
+    /// The bytes of records, answers, kept requests and claims together. New keys are refused from seven eighths of it on; past all
+    /// of it only the status of an answer is kept. Default 256 MiB: a quarter of a small machine.
+    pub bytes: usize,
+    /// The most of them that one tenant may take. Default all.
+    pub tenant_bytes: usize,
 }
 
 impl Default for Limits {
@@ -56,7 +60,13 @@ impl Default for Limits {
 impl Limits {
     /// The limits that go with `settings`.
     pub fn of(settings: &Settings) -> Self {
-        Self { records: settings.max_records, claims: settings.max_records, turns: 10_000, stored_bytes: 256 << 20 }
+        Self {
+            records: settings.max_records,
+            claims: settings.max_records,
+            turns: 10_000,
+            bytes: 256 << 20,
+            tenant_bytes: 256 << 20,
+        }
     }
 }
 
@@ -68,7 +78,7 @@ pub struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     /// Records in all shards, counting places that are reserved for one.
     held: AtomicUsize,
-    bytes: AtomicUsize,
+    room: Room,
     /// One lock: a claim is made once for a write, and a limit over all claims stays exact.
     claims: Mutex<Claims>,
     turns: Arc<Turns>,
@@ -82,7 +92,7 @@ impl MemoryRecords {
             limits,
             shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
             held: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            room: Room::new(limits.bytes, limits.tenant_bytes),
             claims: Mutex::new(Claims::new(limits.claims)),
             turns: Arc::new(Turns::new(limits.turns)),
         }
@@ -98,9 +108,9 @@ impl MemoryRecords {
         self.len() == 0
     }
 
-    /// The bytes of all kept answers, for a gauge.
-    pub fn stored_bytes(&self) -> usize {
-        self.bytes.load(Relaxed)
+    /// The bytes of records, answers, kept requests and claims, for a gauge.
+    pub fn bytes(&self) -> usize {
+        self.room.taken()
     }
 
     /// Requests that have or wait for a turn, for a gauge.
@@ -113,9 +123,9 @@ impl MemoryRecords {
     pub fn sweep(&self) -> bool {
         let mut swept = false;
         for shard in &self.shards {
-            let removed = shard.lock().sweep(self.clock.now(), usize::MAX);
-            swept |= removed.records > 0;
-            self.account(removed);
+            let removed = shard.lock().sweep(self.clock.now(), usize::MAX, &self.room);
+            swept |= removed > 0;
+            self.held.fetch_sub(removed, Relaxed);
         }
         swept
     }
@@ -127,25 +137,35 @@ impl MemoryRecords {
 
     fn begin_now(&self, id: RecordId, opening: &Opening) -> Result<Opened, RecordError> {
         loop {
-            {
+            let refused = {
                 let mut shard = self.shard(id);
                 let now = self.clock.now();
-                self.account(shard.sweep(now, SWEEP));
+                self.held.fetch_sub(shard.sweep(now, SWEEP, &self.room), Relaxed);
                 let existing = shard.get(&id);
                 let (begin, write) = Record::begin(existing, opening, &StoreFacts::default(), now);
                 let Some(record) = write else { return Ok(begin.into()) };
-                // One that expired and is still there gives its place to its successor.
-                if existing.is_some() || self.reserve() {
-                    // What it asked goes over to the new one.
-                    self.bytes.fetch_add(bytes_of(&record), Relaxed);
-                    let keyed_sends = record.keyed_sends(now);
-                    self.account_bytes(&shard.put(id, record));
-                    return Ok(Opened { begin, keyed_sends, turn: None, host: None });
+                // One that is taken over keeps its place and its tenant's room; so does one that expired and is still there.
+                let tenant = shard.tenant(&id).or(opening.tenant);
+                let reserved = if existing.is_some() {
+                    self.room.charge(tenant, RECORD_BYTES);
+                    self.held.fetch_add(1, Relaxed);
+                    Ok(())
+                } else {
+                    self.reserve(tenant, Room::admit)
+                };
+                match reserved {
+                    Ok(()) => {
+                        let keyed_sends = record.keyed_sends(now);
+                        let replaced = shard.put(id, Entry { record, tenant }, &self.room);
+                        self.held.fetch_sub(replaced, Relaxed);
+                        return Ok(Opened { begin, keyed_sends, turn: None, host: None });
+                    }
+                    Err(refused) => refused,
                 }
-            }
+            };
             // Ends: each round another thread took the place that was made, or there is none to make.
             if !self.sweep() {
-                return Err(RecordError::Full { what: "idempotency records", max: self.limits.records });
+                return Err(refused);
             }
         }
     }
@@ -153,16 +173,9 @@ impl MemoryRecords {
     /// Runs a transition on a record that must be there.
     fn change<T>(&self, id: RecordId, change: impl FnOnce(&mut Record, &Clock) -> Option<(T, Fate)>) -> Option<T> {
         let mut shard = self.shard(id);
-        let (result, fate) = shard.edit(id, |record| {
-            let before = record.intent().map_or(0, |intent| intent.size());
-            let result = change(record, &self.clock);
-            // Under the shard's lock: a call that takes the record out finds its bytes counted.
-            self.bytes.fetch_add(record.intent().map_or(0, |intent| intent.size()), Relaxed);
-            self.bytes.fetch_sub(before, Relaxed);
-            result
-        })?;
+        let (result, fate) = shard.edit(id, &self.room, |record| change(record, &self.clock))?;
         if fate == Fate::Forget {
-            self.account(shard.remove(id));
+            self.held.fetch_sub(shard.remove(id, &self.room), Relaxed);
         }
         Some(result)
     }
@@ -176,40 +189,68 @@ impl MemoryRecords {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
 
-    /// What there is room for of an answer. Its bytes are counted before it is put in, so that whoever takes it out finds them
-    /// counted.
-    fn fitting(&self, stored: Stored) -> Arc<Stored> {
-        let size = stored.size();
-        let room = |held: usize| held.checked_add(size).filter(|all| *all <= self.limits.stored_bytes);
-        let stored = match self.bytes.fetch_update(Relaxed, Relaxed, room) {
-            Ok(_) => stored,
-            Err(_) => {
-                let status_only = Stored::TooLarge { status: stored.status() };
-                self.bytes.fetch_add(status_only.size(), Relaxed);
-                status_only
-            }
+    /// Puts an answer into its record by `change`, as far as there is room for it; none if `change` refuses. The copy is made
+    /// before the shard is locked, and its bytes are counted before it is put in.
+    fn answer(
+        &self,
+        id: RecordId,
+        stored: &Stored,
+        change: impl FnOnce(&mut Record, Compact, &Clock) -> Option<Fate>,
+    ) -> Option<()> {
+        let whole = Compact::of(stored);
+        let mut shard = self.shard(id);
+        let tenant = shard.tenant(&id);
+        let kept = if self.room.extend(tenant, whole.size()) {
+            whole
+        } else {
+            let status_only = Compact::of(&Stored::TooLarge { status: stored.status() });
+            self.room.charge(tenant, status_only.size());
+            status_only
         };
-        Arc::new(stored)
+        let size = kept.size();
+        let changed = shard.edit(id, &self.room, |record| change(record, kept, &self.clock));
+        // It is counted with its record now, or not kept.
+        self.room.give_back(tenant, size);
+        changed.map(|_| ())
     }
 
-    /// What there is room for of what a write asked: without room its names alone.
-    fn fitting_intent(&self, intent: Arc<Intent>) -> Arc<Intent> {
-        let held = self.bytes.load(Relaxed);
-        let fits = held.checked_add(intent.size()).is_some_and(|all| all <= self.limits.stored_bytes);
-        if fits || intent.request.is_none() { intent } else { Arc::new(intent.without_request()) }
+    /// As [`Self::own`], with what a write asked, as far as there is room for it: without room its names alone.
+    fn own_intent(
+        &self,
+        id: RecordId,
+        intent: Option<Arc<Intent>>,
+        change: impl FnOnce(&mut Record, Option<Arc<Intent>>, &Clock) -> Result<Fate, Lost>,
+    ) -> Result<(), RecordError> {
+        let Some(intent) = intent else { return self.own(id, |record, clock| change(record, None, clock)) };
+        let tenant = self.shard(id).tenant(&id);
+        let size = intent.size();
+        let fits = self.room.extend(tenant, size);
+        let kept = Arc::new(if fits { intent.copied() } else { intent.without_request() });
+        let owned = self.own(id, |record, clock| change(record, Some(kept), clock));
+        if fits {
+            // It is counted with its record now, or not kept.
+            self.room.give_back(tenant, size);
+        }
+        owned
     }
 
-    fn reserve(&self) -> bool {
-        self.held.fetch_update(Relaxed, Relaxed, |held| (held < self.limits.records).then_some(held + 1)).is_ok()
-    }
-
-    fn account(&self, removed: Removed) {
-        self.held.fetch_sub(removed.records, Relaxed);
-        self.account_bytes(&removed);
-    }
-
-    fn account_bytes(&self, removed: &Removed) {
-        self.bytes.fetch_sub(removed.bytes, Relaxed);
+    /// A place for a new record, in number and in bytes.
+    fn reserve(
+        &self,
+        tenant: Option<Tenant>,
+        take: impl Fn(&Room, Option<Tenant>, usize) -> bool,
+    ) -> Result<(), RecordError> {
+        const WHAT: &str = "idempotency records";
+        let places = self.limits.records;
+        let place = |held| (held < places).then_some(held + 1);
+        if self.held.fetch_update(Relaxed, Relaxed, place).is_err() {
+            return Err(RecordError::Full { what: WHAT, max: places });
+        }
+        if !take(&self.room, tenant, RECORD_BYTES) {
+            self.held.fetch_sub(1, Relaxed);
+            return Err(RecordError::NoRoom { what: WHAT, max_bytes: self.room.max() });
+        }
+        Ok(())
     }
 }
 
@@ -219,18 +260,15 @@ impl Records for MemoryRecords {
     }
 
     fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        let intent = intent.map(|intent| self.fitting_intent(intent));
-        at_hand(self.own(id, |record, clock| record.sent(fence, intent, clock.now()).map(|()| Fate::Keep)))
+        let sent =
+            |record: &mut Record, intent, clock: &Clock| record.sent(fence, intent, clock.now()).map(|()| Fate::Keep);
+        at_hand(self.own_intent(id, intent, sent))
     }
 
     fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
-        let stored = self.fitting(stored);
-        let size = stored.size();
-        let finished = self.own(id, |record, clock| record.finish(fence, stored, clock.now()).map(|()| Fate::Keep));
-        if finished.is_err() {
-            self.bytes.fetch_sub(size, Relaxed);
-        }
-        at_hand(finished)
+        let finish = |record: &mut Record, kept, clock: &Clock| record.finish(fence, kept, clock.now()).ok();
+        let finished = self.answer(id, &stored, |record, kept, clock| finish(record, kept, clock).map(|()| Fate::Keep));
+        at_hand(finished.ok_or(RecordError::Lost))
     }
 
     fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
@@ -238,32 +276,44 @@ impl Records for MemoryRecords {
     }
 
     fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
-        let leaving = Leaving { intent: leaving.intent.map(|intent| self.fitting_intent(intent)), ..leaving };
+        let Leaving { intent, sent_ago, verify_in } = leaving;
         // A successor's record is not ours to change, and a dropped owner has nobody to tell.
-        let _: Result<(), RecordError> = self.own(id, |record, clock| record.leave(fence, &leaving, clock.now()));
+        let _: Result<(), RecordError> = self.own_intent(id, intent, |record, intent, clock| {
+            record.leave(fence, &Leaving { sent_ago, verify_in, intent }, clock.now())
+        });
     }
 
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
-        let has_room = self.reserve() || (self.sweep() && self.reserve());
+        // It takes of what is kept free for requests under way: this one was.
+        let reserve = || self.reserve(opening.tenant, Room::extend).is_ok();
+        let has_room = reserve() || (self.sweep() && reserve());
         if !has_room {
             tracing::warn!(?id, "a request without a key ended unknown, and there is no room for its record");
             return;
         }
         let now = self.clock.now();
-        let leaving = Leaving { intent: leaving.intent.map(|intent| self.fitting_intent(intent)), ..leaving };
+        let size = leaving.intent.as_ref().map_or(0, |intent| intent.size());
+        let fits = self.room.extend(opening.tenant, size);
+        let kept = |intent: Arc<Intent>| Arc::new(if fits { intent.copied() } else { intent.without_request() });
+        let leaving = Leaving { intent: leaving.intent.map(kept), ..leaving };
         let record = Record::unknown(&opening, &leaving, now);
         let mut shard = self.shard(id);
+        if fits {
+            // It is counted with its record, or not kept.
+            self.room.give_back(opening.tenant, size);
+        }
         if shard.get(&id).is_some_and(|record| !record.expired(now)) {
-            self.account(Removed { records: 1, bytes: 0 });
+            self.room.give_back(opening.tenant, RECORD_BYTES);
+            self.held.fetch_sub(1, Relaxed);
             return;
         }
-        self.bytes.fetch_add(bytes_of(&record), Relaxed);
-        self.account(shard.put(id, record));
+        let replaced = shard.put(id, Entry { record, tenant: opening.tenant }, &self.room);
+        self.held.fetch_sub(replaced, Relaxed);
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
-        at_hand(claims.claim(name, owner, keep, self.clock.now()))
+        at_hand(claims.claim(name, owner, keep, self.clock.now(), &self.room))
     }
 
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
@@ -312,22 +362,20 @@ impl Records for MemoryRecords {
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
-        let answer = match resolution {
-            Resolution::Applied(stored) => Some(self.fitting(stored)),
-            Resolution::NotApplied => None,
+        let resolved = match resolution {
+            Resolution::Applied(stored) => self.answer(id, &stored, |record, kept, clock| {
+                record.resolve(Some(kept), &StoreFacts::default(), clock.now())
+            }),
+            Resolution::NotApplied => {
+                self.change(id, |record, clock| Some(((), record.resolve(None, &StoreFacts::default(), clock.now())?)))
+            }
         };
-        let size = answer.as_ref().map_or(0, |answer| answer.size());
-        let resolved =
-            self.change(id, |record, clock| Some(((), record.resolve(answer, &StoreFacts::default(), clock.now())?)));
-        if resolved.is_none() {
-            self.bytes.fetch_sub(size, Relaxed);
-        }
         at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
     }
 
     fn tidy(&self) {
         self.sweep();
-        self.claims.lock().sweep(self.clock.now(), usize::MAX);
+        self.claims.lock().sweep(self.clock.now(), usize::MAX, &self.room);
     }
 }
 
@@ -336,7 +384,7 @@ impl fmt::Debug for MemoryRecords {
         f.debug_struct("MemoryRecords")
             .field("limits", &self.limits)
             .field("records", &self.len())
-            .field("stored_bytes", &self.stored_bytes())
+            .field("bytes", &self.bytes())
             .field("turns", &self.turns())
             .field("claims_held", &self.claims.lock().len())
             .finish_non_exhaustive()

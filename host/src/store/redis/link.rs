@@ -14,6 +14,7 @@ use super::{
     slot::{Numbered, Slot},
 };
 use crate::{
+    bounded_file,
     clock::Clock,
     config::settings::{Shared, TokenSource},
     entropy::Entropy,
@@ -25,10 +26,10 @@ use redis::{Cmd, ErrorKind, ServerErrorKind, ToRedisArgs, Value};
 use std::{
     cell::RefCell,
     fmt,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -89,6 +90,8 @@ pub(super) struct Inner {
     pushed: broadcast::Sender<Pushed>,
     pub(super) closed: CancellationToken,
     meter: Meter,
+    /// Whether the server refuses this host's name or password.
+    pub(super) unauthorized: AtomicBool,
 }
 
 impl Link {
@@ -114,6 +117,7 @@ impl Link {
             pushed: broadcast::Sender::new(PUSHED),
             closed: CancellationToken::new(),
             meter: Meter::default(),
+            unauthorized: AtomicBool::new(false),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
         let beside = runtime.handle().clone();
@@ -286,6 +290,11 @@ impl Link {
         }
     }
 
+    /// Whether the server refuses this host's name or password: no wait mends that.
+    pub fn is_unauthorized(&self) -> bool {
+        self.inner.unauthorized.load(Relaxed)
+    }
+
     /// Whether this thread's connection, or that of the thread beside, stands: what a look from outside can know.
     pub fn is_up(&self) -> bool {
         self.inner.slots.lock().iter().any(|slot| slot.is_up())
@@ -431,15 +440,18 @@ pub(super) fn secret(source: &TokenSource, key: &'static str) -> Result<String, 
     match source {
         TokenSource::Environment(secret) => Ok(secret.reveal().to_owned()),
         TokenSource::File(path) => {
-            let text = std::fs::read_to_string(path);
+            let text = bounded_file::read_secret(path);
             let text = text.map_err(|source| OpenError::File { key, path: path.clone(), source })?;
             Ok(text.trim().to_owned())
         }
     }
 }
 
-fn read(key: &'static str, path: &PathBuf) -> Result<Vec<u8>, OpenError> {
-    std::fs::read(path).map_err(|source| OpenError::File { key, path: path.clone(), source })
+/// The largest file of authorities: a system's has some hundred of them.
+const AUTHORITIES_BYTES: u64 = 4 << 20;
+
+fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, OpenError> {
+    bounded_file::read(path, AUTHORITIES_BYTES).map_err(|source| OpenError::File { key, path: path.to_owned(), source })
 }
 
 impl fmt::Debug for Link {

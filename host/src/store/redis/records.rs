@@ -9,7 +9,7 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening,
-        RecordError, RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled,
+        RecordError, RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled, codec,
         record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
@@ -39,7 +39,6 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use turn::Place;
 
-mod codec;
 mod era;
 mod heartbeat;
 mod ledger;

@@ -168,6 +168,7 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
         let error = match timeout(CONNECT, attempt).await {
             Ok(Ok(connection)) => {
                 building.done = true;
+                inner.unauthorized.store(false, Relaxed);
                 building.slot.put(State::Up(connection, building.last + 1));
                 if building.last > 0 {
                     tracing::info!("shared state answers again");
@@ -177,6 +178,12 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
             Ok(Err(error)) => error,
             Err(_) => LinkError::TimedOut(CONNECT),
         };
+        if error.is_unauthorized() && !inner.unauthorized.swap(true, Relaxed) {
+            tracing::error!(
+                error = %DisplayChain(&error),
+                "shared state refuses this host's name or password: correct state.password_file, TRIAGE_STATE_PASSWORD or state.url"
+            );
+        }
         tracing::debug!(error = %DisplayChain(&error), "shared state cannot be reached");
         building.slot.put(State::Down);
         let jitter = inner.entropy.next() % 16;

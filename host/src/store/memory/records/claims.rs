@@ -1,13 +1,18 @@
 //! Who owns what an upstream made. Not shared: its owner locks it.
 
+use super::room::Room;
 use crate::{
     clock::Timestamp,
     idempotency::{Claim, ClaimName, ClaimOwner, Claimant, RecordError},
 };
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
+    mem::size_of,
     time::Duration,
 };
+
+/// The memory that a claim takes: its entry in a table that doubles, and in a tree whose nodes may be half full.
+const CLAIM_BYTES: usize = 2 * (size_of::<(ClaimName, Owned)>() + 1) + 2 * size_of::<(Timestamp, ClaimName)>();
 
 /// A claim younger than this is never forgotten to make room: its owner may be at work still. Longer than the default lock.
 const YOUNG: Duration = Duration::from_mins(5);
@@ -39,8 +44,9 @@ impl Claims {
         owner: ClaimOwner,
         keep: Duration,
         now: Timestamp,
+        room: &Room,
     ) -> Result<Claim, RecordError> {
-        self.sweep(now, SWEEP);
+        self.sweep(now, SWEEP, room);
         let until = now.after(keep);
         match self.owners.entry(name) {
             Entry::Occupied(mut claim) => {
@@ -55,7 +61,7 @@ impl Claims {
                 *claim = Owned { owner, since: now, until: longer };
             }
             Entry::Vacant(_) => {
-                self.make_room(now)?;
+                self.make_room(now, room)?;
                 self.owners.insert(name, Owned { owner, since: now, until });
                 self.order.insert((until, name));
             }
@@ -82,33 +88,41 @@ impl Claims {
     }
 
     /// Forgets expired claims, at most so many.
-    pub(crate) fn sweep(&mut self, now: Timestamp, most: usize) {
+    pub(crate) fn sweep(&mut self, now: Timestamp, most: usize, room: &Room) {
         for _ in 0..most {
             match self.order.first() {
-                Some((until, expired)) if *until <= now => self.forget(*until, *expired),
+                Some((until, expired)) if *until <= now => self.forget(*until, *expired, room),
                 _ => break,
             }
         }
     }
 
-    fn make_room(&mut self, now: Timestamp) -> Result<(), RecordError> {
-        if self.owners.len() < self.max {
+    /// Takes the bytes of one more claim, in the place of the one that expires next where there is no other room.
+    fn make_room(&mut self, now: Timestamp, room: &Room) -> Result<(), RecordError> {
+        let full = if self.owners.len() >= self.max {
+            RecordError::Full { what: "claims", max: self.max }
+        } else if room.extend(None, CLAIM_BYTES) {
             return Ok(());
-        }
+        } else {
+            RecordError::NoRoom { what: "claims and idempotency records", max_bytes: room.max() }
+        };
         match self.order.first().copied() {
             Some((until, name))
                 if until <= now || self.owners.get(&name).is_none_or(|claim| now.since(claim.since) >= YOUNG) =>
             {
-                self.forget(until, name);
+                self.forget(until, name, room);
+                room.charge(None, CLAIM_BYTES);
                 Ok(())
             }
-            _ => Err(RecordError::Full { what: "claims", max: self.max }),
+            _ => Err(full),
         }
     }
 
-    fn forget(&mut self, until: Timestamp, name: ClaimName) {
+    fn forget(&mut self, until: Timestamp, name: ClaimName, room: &Room) {
         self.order.remove(&(until, name));
-        self.owners.remove(&name);
+        if self.owners.remove(&name).is_some() {
+            room.give_back(None, CLAIM_BYTES);
+        }
     }
 }
 
@@ -136,39 +150,43 @@ mod tests {
 
     #[test]
     fn the_first_one_owns_until_it_expires() {
-        let mut claims = Claims::new(10);
-        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(0)).unwrap(), Claim::Ours);
-        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(999)).unwrap(), Claim::Taken);
-        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(999)).unwrap(), Claim::Ours);
-        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(1998)).unwrap(), Claim::Taken, "claimed again at 999");
-        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(1999)).unwrap(), Claim::Ours);
+        let (mut claims, room) = (Claims::new(10), Room::new(1 << 20, 1 << 20));
+        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(0), &room).unwrap(), Claim::Ours);
+        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(999), &room).unwrap(), Claim::Taken);
+        assert_eq!(claims.claim(name(1), owner(1), KEEP, at(999), &room).unwrap(), Claim::Ours);
+        assert_eq!(
+            claims.claim(name(1), owner(2), KEEP, at(1998), &room).unwrap(),
+            Claim::Taken,
+            "claimed again at 999"
+        );
+        assert_eq!(claims.claim(name(1), owner(2), KEEP, at(1999), &room).unwrap(), Claim::Ours);
     }
 
     #[test]
     fn a_full_table_forgets_the_old_and_refuses_for_the_young() {
-        let mut claims = Claims::new(2);
+        let (mut claims, room) = (Claims::new(2), Room::new(1 << 20, 1 << 20));
         for n in 1..=2 {
-            assert_eq!(claims.claim(name(n), owner(n), KEEP, at(n.into())).unwrap(), Claim::Ours);
+            assert_eq!(claims.claim(name(n), owner(n), KEEP, at(n.into()), &room).unwrap(), Claim::Ours);
         }
-        let full = claims.claim(name(3), owner(3), KEEP, at(200)).unwrap_err();
+        let full = claims.claim(name(3), owner(3), KEEP, at(200), &room).unwrap_err();
         assert_eq!(
             full.to_string(),
             "claims hold 2 entries, the most allowed, all in use; try again later or raise the limit"
         );
-        assert_eq!(claims.claim(name(3), owner(3), KEEP, at(301)).unwrap(), Claim::Ours);
-        assert_eq!(claims.claim(name(2), owner(9), KEEP, at(301)).unwrap(), Claim::Taken);
+        assert_eq!(claims.claim(name(3), owner(3), KEEP, at(301), &room).unwrap(), Claim::Ours);
+        assert_eq!(claims.claim(name(2), owner(9), KEEP, at(301), &room).unwrap(), Claim::Taken);
     }
 
     proptest! {
         #[test]
         fn a_claim_has_one_owner(calls in prop::collection::vec((0..6_u8, 0..4_u8, 0..400_u64), 1..80)) {
-            let mut claims = Claims::new(4);
+            let (mut claims, room) = (Claims::new(4), Room::new(1 << 20, 1 << 20));
             let mut model: HashMap<u8, (u8, u64)> = HashMap::new();
             let mut now = 0;
             for (resource, asking, pause) in calls {
                 now += pause;
                 let taken = model.get(&resource).copied().filter(|(_, until)| now < *until);
-                match claims.claim(name(resource), owner(asking), KEEP, at(now)) {
+                match claims.claim(name(resource), owner(asking), KEEP, at(now), &room) {
                     Ok(Claim::Taken) => prop_assert!(taken.is_some_and(|(owner, _)| owner != asking)),
                     Ok(Claim::Ours) => {
                         if let Some((owner, until)) = taken {
@@ -183,6 +201,7 @@ mod tests {
                     }
                 }
                 prop_assert!(claims.owners.len() <= 4 && claims.order.len() == claims.owners.len());
+                prop_assert_eq!(room.taken(), claims.owners.len() * CLAIM_BYTES);
             }
         }
     }

@@ -1,18 +1,26 @@
 //! One part of the records, with their order of expiry. Not shared: its owner locks it.
 
+use super::room::Room;
 use crate::{
     clock::Timestamp,
     idempotency::{
-        RecordId, Stored, Unsettled,
+        Compact, RecordId, Tenant, Unsettled,
         record::{Phase, Record, StoreFacts},
     },
 };
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem::size_of,
+};
+
+/// The memory that a record takes beside its answer. Tables grow by doubling and tree nodes may be half full: twice the entry each.
+pub(crate) const RECORD_BYTES: usize =
+    2 * (size_of::<(RecordId, Entry)>() + 1) + 4 * size_of::<(Timestamp, RecordId)>();
 
 /// Records by id, and in the order in which they expire: the finished ones, and the live ones, among which the unsettled are found.
 #[derive(Default)]
 pub(crate) struct Shard {
-    records: HashMap<RecordId, Record>,
+    records: HashMap<RecordId, Entry>,
     live: Order,
     finished: Order,
     /// Those that a host verifies by itself, by when the next verification is due.
@@ -21,33 +29,61 @@ pub(crate) struct Shard {
 
 type Order = BTreeSet<(Timestamp, RecordId)>;
 
-/// What was taken out.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Removed {
-    pub(crate) records: usize,
-    pub(crate) bytes: usize,
+/// A record, and whose share of the memory it takes.
+pub(crate) struct Entry {
+    pub(crate) record: Record,
+    pub(crate) tenant: Option<Tenant>,
+}
+
+impl Entry {
+    /// With what it keeps: its answer, or what it asked.
+    fn bytes(&self) -> usize {
+        let kept = self.record.stored().map_or(0, Compact::size);
+        RECORD_BYTES + kept + self.record.intent().map_or(0, |intent| intent.size())
+    }
 }
 
 impl Shard {
     pub(crate) fn get(&self, id: &RecordId) -> Option<&Record> {
-        self.records.get(id)
+        self.records.get(id).map(|entry| &entry.record)
     }
 
-    /// Puts a record in, in the place of an earlier one with its id; gives the bytes that one took.
-    pub(crate) fn put(&mut self, id: RecordId, record: Record) -> Removed {
-        let replaced = self.remove(id);
-        self.order(record.phase()).insert((record.expires(), id));
-        self.due.extend(record.due().map(|due| (due, id)));
-        self.records.insert(id, record);
+    /// Whose share of the memory a record takes.
+    pub(crate) fn tenant(&self, id: &RecordId) -> Option<Tenant> {
+        self.records.get(id)?.tenant
+    }
+
+    /// Puts a record in, for which [`RECORD_BYTES`] are taken already, in the place of an earlier one with its id. How many that were.
+    pub(crate) fn put(&mut self, id: RecordId, entry: Entry, room: &Room) -> usize {
+        let replaced = self.remove(id, room);
+        let record = &entry.record;
+        // What an earlier one asked goes over to it.
+        room.charge(entry.tenant, entry.bytes() - RECORD_BYTES);
+        let (phase, expires, due) = (record.phase(), record.expires(), record.due());
+        self.order(phase).insert((expires, id));
+        self.due.extend(due.map(|due| (due, id)));
+        self.records.insert(id, entry);
         replaced
     }
 
-    /// Changes a record in place and keeps the order true. None if there is no record, or `change` says so.
-    pub(crate) fn edit<T>(&mut self, id: RecordId, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
-        let record = self.records.get_mut(&id)?;
-        let before = (record.phase(), record.expires(), record.due());
-        let result = change(record);
-        let after = (record.phase(), record.expires(), record.due());
+    /// Changes a record in place, keeps the order true and counts what it takes more or less. None if there is no record, or
+    /// `change` says so.
+    pub(crate) fn edit<T>(
+        &mut self,
+        id: RecordId,
+        room: &Room,
+        change: impl FnOnce(&mut Record) -> Option<T>,
+    ) -> Option<T> {
+        let entry = self.records.get_mut(&id)?;
+        let (tenant, bytes) = (entry.tenant, entry.bytes());
+        let place = |record: &Record| (record.phase(), record.expires(), record.due());
+        let before = place(&entry.record);
+        let result = change(&mut entry.record);
+        let after = place(&entry.record);
+        let bytes_now = entry.bytes();
+        // Under the shard's lock: a call that takes the record out finds its bytes counted.
+        room.charge(tenant, bytes_now.saturating_sub(bytes));
+        room.give_back(tenant, bytes.saturating_sub(bytes_now));
         if before != after {
             self.order(before.0).remove(&(before.1, id));
             self.order(after.0).insert((after.1, id));
@@ -59,13 +95,15 @@ impl Shard {
         result
     }
 
-    pub(crate) fn remove(&mut self, id: RecordId) -> Removed {
-        let Some(record) = self.records.remove(&id) else { return Removed::default() };
-        self.order(record.phase()).remove(&(record.expires(), id));
-        if let Some(due) = record.due() {
+    /// Takes a record out and gives its room back. How many that were.
+    pub(crate) fn remove(&mut self, id: RecordId, room: &Room) -> usize {
+        let Some(entry) = self.records.remove(&id) else { return 0 };
+        self.order(entry.record.phase()).remove(&(entry.record.expires(), id));
+        if let Some(due) = entry.record.due() {
             self.due.remove(&(due, id));
         }
-        Removed { records: 1, bytes: bytes_of(&record) }
+        room.give_back(entry.tenant, entry.bytes());
+        1
     }
 
     /// How many there are.
@@ -78,21 +116,23 @@ impl Shard {
         self.records.keys().copied().collect()
     }
 
-    /// Takes out the one that would expire next, a finished one if there is any.
-    pub(crate) fn remove_next(&mut self) -> Option<Removed> {
-        let (_, id) = *self.finished.first().or(self.live.first())?;
-        Some(self.remove(id))
+    /// Takes out the one that would expire next, a finished one if there is any. How many that were.
+    pub(crate) fn remove_next(&mut self, room: &Room) -> usize {
+        let next = self.finished.first().or(self.live.first()).copied();
+        next.map_or(0, |(_, id)| self.remove(id, room))
     }
 
-    /// Takes out up to `limit` expired records.
-    pub(crate) fn sweep(&mut self, now: Timestamp, limit: usize) -> Removed {
-        let mut removed = Removed::default();
-        while removed.records < limit {
+    /// Takes out up to `limit` expired records. How many that were.
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: usize, room: &Room) -> usize {
+        let mut removed = 0;
+        while removed < limit {
             let expired = [&self.live, &self.finished].into_iter().filter_map(Order::first).find(|(at, _)| *at <= now);
             let Some((_, id)) = expired.copied() else { break };
-            let one = self.remove(id);
-            removed.records += one.records;
-            removed.bytes += one.bytes;
+            removed += self.remove(id, room);
+        }
+        // A table never shrinks by itself: a crowd that has gone would keep its memory.
+        if limit == usize::MAX && self.records.capacity() > 4 * self.records.len().max(64) {
+            self.records.shrink_to_fit();
         }
         removed
     }
@@ -104,7 +144,7 @@ impl Shard {
 
     /// One record, where it is unsettled.
     pub(crate) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
-        let record = self.records.get(&id)?;
+        let record = self.get(&id)?;
         Some(Unsettled {
             id,
             sent_ago: record.unsettled(&StoreFacts::default(), now)?,
@@ -115,9 +155,8 @@ impl Shard {
 
     /// The records whose verification is due and when it was, the longest due first.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
-        let is_unsettled = move |id: &RecordId| {
-            self.records.get(id).is_some_and(|own| own.unsettled(&StoreFacts::default(), now).is_some())
-        };
+        let is_unsettled =
+            move |id: &RecordId| self.get(id).is_some_and(|own| own.unsettled(&StoreFacts::default(), now).is_some());
         self.due.iter().take_while(move |(due, _)| *due <= now).filter(move |(_, id)| is_unsettled(id)).copied()
     }
 
@@ -134,17 +173,12 @@ impl Shard {
             self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
         let mut count = 0;
         for ((at, id), finished) in ordered {
-            let record = &self.records[id];
+            let record = &self.records[id].record;
             assert_eq!((record.expires(), record.phase() == Phase::Done), (*at, finished), "{id:?}");
             count += 1;
         }
         assert_eq!(count, self.records.len(), "each record is in one order once");
-        let due: Order = self.records.iter().filter_map(|(id, record)| Some((record.due()?, *id))).collect();
+        let due: Order = self.records.iter().filter_map(|(id, entry)| Some((entry.record.due()?, *id))).collect();
         assert_eq!(self.due, due);
     }
-}
-
-/// The bytes of what a record keeps: its answer, or what it asked.
-pub(crate) fn bytes_of(record: &Record) -> usize {
-    record.stored().map_or(0, Stored::size) + record.intent().map_or(0, |intent| intent.size())
 }

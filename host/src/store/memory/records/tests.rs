@@ -110,22 +110,67 @@ async fn live_records_never_make_room() {
     assert!(begin_now(&records, 5, 7).is_err(), "one that sent does");
 }
 
+/// What a finished record takes.
+fn taken(body: &str) -> usize {
+    RECORD_BYTES + Compact::from(stored(body)).size()
+}
+
 #[tokio::test(start_paused = true)]
 async fn answers_take_a_bounded_room() {
-    let room = 10 * stored(&"x".repeat(1000)).size();
-    let records = MemoryRecords::new(Clock::system(), Limits { stored_bytes: room, ..limits(1000) });
-    for n in 1..=30 {
-        finish_now(&records, n, n.into(), &"x".repeat(1000));
-        let statuses = 30 * Stored::TooLarge { status: http::StatusCode::OK }.size();
-        assert!(records.stored_bytes() <= room + statuses, "after {n}");
-        advance(Duration::from_secs(1)).await;
+    let body = "x".repeat(10_000);
+    let room = 10 * taken(&body) + 20 * taken("");
+    let records = MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room, ..limits(1000) });
+    for n in 1..=20 {
+        assert_eq!(begin_now(&records, n, n.into()).unwrap(), Begin::New);
     }
-    assert_eq!(records.len(), 30, "none is forgotten");
+    for n in 1..=20 {
+        records.finish(id(n), Fence(n.into()), stored(&body)).into_inner().unwrap();
+        assert!(records.bytes() <= room, "after {n}");
+    }
+    assert_eq!(records.len(), 20, "none is forgotten");
     let kept =
         |n| matches!(begin_now(&records, n, 99).unwrap(), Begin::Replay(kept) if matches!(*kept, Stored::Answer(_)));
-    assert_eq!((1..=30).map(kept).collect::<Vec<_>>(), [vec![true; 10], vec![false; 20]].concat());
+    let whole = (1..=20).filter(|n| kept(*n)).collect::<Vec<_>>();
+    assert_eq!(whole, (1..=10).collect::<Vec<_>>(), "the others leave their status");
     advance(KEEP).await;
-    assert!(records.sweep() && records.is_empty() && records.stored_bytes() == 0);
+    assert!(records.sweep() && records.is_empty() && records.bytes() == 0);
+}
+
+/// Keyed writes without end: new keys are refused while there still is memory, what is known is answered.
+#[tokio::test(start_paused = true)]
+async fn new_keys_are_refused_before_the_memory_is_used_up() {
+    let room = 1 << 20;
+    let records = MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room, ..limits(1_000_000) });
+    let admitted = (0..60_000).take_while(|n| begin_now(&records, *n, 1 + u128::from(*n)).is_ok()).count() as u16;
+    assert!((100..59_999).contains(&admitted), "{admitted} keys in a mebibyte");
+    assert!(records.bytes() <= room / 8 * 7);
+    let refused = begin_now(&records, admitted, 99).unwrap_err();
+    assert!(matches!(refused, RecordError::NoRoom { .. }), "{refused}");
+    assert!(matches!(begin_now(&records, 0, 99).unwrap(), Begin::InFlight { .. }), "a known key needs no room");
+    for n in 0..admitted {
+        records.finish(id(n), Fence(1 + u128::from(n)), stored("done")).into_inner().unwrap();
+    }
+    assert!(matches!(begin_now(&records, 0, 99).unwrap(), Begin::Replay(kept) if *kept == stored("done")));
+    advance(KEEP).await;
+    assert_eq!(begin_now(&records, admitted, 100).unwrap(), Begin::New, "what has expired makes room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
+    let room = 1 << 20;
+    let records =
+        MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room / 2, ..limits(1_000_000) });
+    let tenant = |name: &str| {
+        let header = HeaderName::from_static("x-tenant");
+        let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_str(name).unwrap())]);
+        Some(Tenant::of(&headers, Some(&header)))
+    };
+    let begin = |n: u16, name| records.begin_now(id(n), &opening(n.into(), 0).of_tenant(tenant(name)));
+    let admitted = (1..60_000).take_while(|n| begin(*n, "greedy").is_ok()).count() as u16;
+    assert!(begin(admitted + 1, "greedy").is_err());
+    assert_eq!(begin(admitted + 2, "modest").unwrap().begin, Begin::New);
+    records.leave(id(1), Fence(1), Leaving::at_once(None));
+    assert_eq!(begin(admitted + 3, "greedy").unwrap().begin, Begin::New, "what it gives back it may take again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +192,7 @@ async fn an_administrator_lists_and_settles() {
     assert_eq!(resolve(2, Resolution::NotApplied), Resolved::Done);
     assert_eq!(resolve(4, Resolution::NotApplied), Resolved::NotUnsettled, "under way");
     assert_eq!(resolve(9, Resolution::Applied(stored("none"))), Resolved::NotUnsettled, "no record");
-    assert_eq!(records.stored_bytes(), stored("by hand").size());
+    assert_eq!(records.bytes(), 3 * RECORD_BYTES + Compact::from(stored("by hand")).size());
     assert_eq!(begin_now(&records, 1, 11).unwrap(), Begin::Replay(Arc::new(stored("by hand"))));
     assert_eq!(begin_now(&records, 2, 12).unwrap(), Begin::New);
     let left: Vec<_> = records.unsettled(10).into_inner().unwrap().iter().map(|unsettled| unsettled.id).collect();
@@ -200,7 +245,7 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
     assert_eq!(news.load(Relaxed), 40, "each key was begun");
     assert_eq!(records.unsettled(100).into_inner().unwrap().len(), 20, "no unknown record was forgotten");
     let bytes: usize = (0..40).filter_map(|n| Some(records.shard(id(n)).get(&id(n))?.stored()?.size())).sum();
-    assert_eq!(records.stored_bytes(), bytes);
+    assert_eq!(records.bytes(), bytes + 40 * RECORD_BYTES);
     for shard in &records.shards {
         shard.lock().check();
     }

@@ -71,6 +71,12 @@ impl LinkError {
         }
     }
 
+    /// Whether the server refuses the name or the password.
+    pub(in crate::store::redis) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Broke(error) | Self::Refused(error) if error.kind() == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS")))
+    }
+
     /// Whether the step may have been done although this came back.
     pub fn may_be_done(&self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Broke(_) | Self::Nonsense { .. })

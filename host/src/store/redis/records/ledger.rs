@@ -9,16 +9,17 @@ use crate::{
     },
     store::memory::records::{
         claims::Claims,
-        shard::{Shard, bytes_of},
+        room::Room,
+        shard::{Entry, RECORD_BYTES, Shard},
     },
 };
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-/// Records and claims that a host remembers: three hours at ten keyed writes a second, some 40 MB.
+/// Records and claims that a host remembers: three hours at ten keyed writes a second.
 const MAX_ENTRIES: usize = 100_000;
-/// The bytes of the answers and requests among them.
-const MAX_BYTES: usize = 32 << 20;
+/// The bytes of these records, with their answers and requests.
+const MAX_BYTES: usize = 96 << 20;
 /// Expired records that one call clears away at most.
 const SWEEP: usize = 16;
 
@@ -26,40 +27,49 @@ pub(super) struct Ledger {
     clock: Clock,
     records: Mutex<Kept>,
     claims: Mutex<Claims>,
+    /// Counts what the claims take; their number is the bound.
+    claims_room: Room,
 }
 
-#[derive(Default)]
 struct Kept {
     shard: Shard,
-    bytes: usize,
+    /// Counts what the records take.
+    room: Room,
 }
 
 impl Kept {
     fn put(&mut self, id: RecordId, record: Record) {
-        self.bytes += bytes_of(&record);
-        self.bytes -= self.shard.put(id, record).bytes;
-        while self.shard.len() > MAX_ENTRIES || self.bytes > MAX_BYTES {
-            let Some(removed) = self.shard.remove_next() else { return };
-            self.bytes -= removed.bytes;
-        }
+        self.room.charge(None, RECORD_BYTES);
+        self.shard.put(id, Entry { record, tenant: None }, &self.room);
+        while (self.shard.len() > MAX_ENTRIES || self.room.taken() > MAX_BYTES)
+            && self.shard.remove_next(&self.room) > 0
+        {}
     }
 
     fn remove(&mut self, id: RecordId) {
-        self.bytes -= self.shard.remove(id).bytes;
+        self.shard.remove(id, &self.room);
+    }
+}
+
+impl Kept {
+    fn sweep(&mut self, now: Timestamp, limit: usize) {
+        let Self { shard, room } = self;
+        shard.sweep(now, limit, room);
     }
 }
 
 impl Ledger {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, records: Mutex::default(), claims: Mutex::new(Claims::new(MAX_ENTRIES)) }
+        let boundless = || Room::new(usize::MAX, usize::MAX);
+        let records = Mutex::new(Kept { shard: Shard::default(), room: boundless() });
+        Self { clock, records, claims: Mutex::new(Claims::new(MAX_ENTRIES)), claims_room: boundless() }
     }
 
     /// This host was given a record that it asked for at `asked`.
     pub(super) fn begun(&self, id: RecordId, opening: &Opening, begin: &Begin, asked: Timestamp) {
         let Some(record) = Record::begun(opening, begin, asked) else { return };
         let mut kept = self.records.lock();
-        let swept = kept.shard.sweep(asked, SWEEP);
-        kept.bytes -= swept.bytes;
+        kept.sweep(asked, SWEEP);
         kept.put(id, record);
     }
 
@@ -81,7 +91,7 @@ impl Ledger {
     }
 
     pub(super) fn finished(&self, id: RecordId, fence: crate::idempotency::Fence, stored: Stored) {
-        self.change(id, |record, now| record.finish(fence, Arc::new(stored), now).map(|()| Fate::Keep));
+        self.change(id, |record, now| record.finish(fence, stored, now).map(|()| Fate::Keep));
     }
 
     pub(super) fn forget(&self, id: RecordId) {
@@ -90,7 +100,7 @@ impl Ledger {
 
     pub(super) fn claimed(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) {
         // One that has no room is doubted after a loss.
-        let _ = self.claims.lock().claim(name, owner, keep, self.clock.now());
+        let _ = self.claims.lock().claim(name, owner, keep, self.clock.now(), &self.claims_room);
     }
 
     pub(super) fn record(&self, id: RecordId) -> Option<Record> {
@@ -108,10 +118,7 @@ impl Ledger {
     /// What has expired takes no room.
     pub(super) fn tidy(&self) {
         let now = self.clock.now();
-        let mut kept = self.records.lock();
-        let swept = kept.shard.sweep(now, usize::MAX);
-        kept.bytes -= swept.bytes;
-        drop(kept);
-        self.claims.lock().sweep(now, usize::MAX);
+        self.records.lock().sweep(now, usize::MAX);
+        self.claims.lock().sweep(now, usize::MAX, &self.claims_room);
     }
 }

@@ -140,7 +140,7 @@ impl Inner {
         }
         let fields = record.fields();
         let sealed = match fields.state {
-            StateFields::Done { stored, .. } => self.seal(id, stored)?,
+            StateFields::Done { stored, .. } => self.seal(id, &stored.open())?,
             _ => Vec::new(),
         };
         let with = Restoring {

@@ -311,7 +311,7 @@ impl World {
                 }
                 let answer = stored(&format!("answer {}", self.drawn));
                 let (word, _) = self.ask(steps::finish(&keys, id(key), fence, codec::encode(&answer)));
-                let finish = |record: &mut Record, now| record.finish(fence, Arc::new(answer), now).ok();
+                let finish = |record: &mut Record, now| record.finish(fence, answer, now).ok();
                 let expected = self.change(key, |record, now| finish(record, now).map(|()| Fate::Keep));
                 prop_assert_eq!(word, expected);
             }
@@ -347,7 +347,7 @@ impl World {
                 let answer = applied.then(|| stored("by hand"));
                 let (facts, sealed) = (self.facts(key), answer.as_ref().map(codec::encode));
                 let (word, _) = self.ask(steps::resolve(&keys, id(key), sealed, self.lost_ago()));
-                let resolved = self.change(key, |record, now| record.resolve(answer.map(Arc::new), &facts, now));
+                let resolved = self.change(key, |record, now| record.resolve(answer.map(Into::into), &facts, now));
                 prop_assert_eq!(word == "done", resolved == "done");
             }
             Event::Look(key) => {
@@ -385,7 +385,7 @@ impl World {
         let host = noted.host().unwrap_or(HostId(0));
         let with = Restoring {
             era: "e",
-            sealed: noted.stored().map(codec::encode).unwrap_or_default(),
+            sealed: noted.stored().map(|kept| codec::encode(&kept.open())).unwrap_or_default(),
             asked: fields.intent.map(|intent| Self::asked(intent)),
             host,
             lost_ago: self.lost_ago(),

@@ -1,10 +1,8 @@
-//! What a record keeps as bytes, before it is sealed: an answer, or the request of a write. Lengths are big-endian; the first
+//! What a record keeps as bytes, as memory keeps it and before it is sealed for shared state: an answer, or the request of a write. Lengths are big-endian; the first
 //! byte is the version, the second one says which of them it is, so that neither passes for the other.
 
-use crate::{
-    idempotency::{Answer, Fingerprint, KeptRequest, Stored},
-    policy::contract::Class,
-};
+use super::{Answer, Fingerprint, KeptRequest, Stored};
+use crate::policy::contract::Class;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 

@@ -1,0 +1,223 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Callers that do not read, do not ask, or leave at once: over a stream in memory, on paused time.
+
+use super::*;
+use crate::{
+    clock::Clock,
+    config::settings::Settings,
+    entropy::Entropy,
+    policy::contract::Failure,
+    upstream::{Inbound, Outbound, Transport, full},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture, stream};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::AtomicUsize,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    task::JoinHandle,
+};
+
+/// Far longer than any limit here; nothing waits for it in real time.
+const FOR_EVER: Duration = Duration::from_hours(1);
+
+/// An upstream in process: `/large` streams without end, writes never end, anything else is answered at once.
+#[derive(Debug, Default)]
+struct Upstream {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    writes: AtomicUsize,
+}
+
+/// Counts a write until it is given up.
+struct Counted<'a>(&'a Upstream);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Transport for Upstream {
+    fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        async move {
+            if request.method == Method::POST {
+                self.writes.fetch_add(1, Relaxed);
+                let now = self.now.fetch_add(1, Relaxed) + 1;
+                self.most.fetch_max(now, Relaxed);
+                let _counted = Counted(self);
+                std::future::pending::<()>().await;
+            }
+            let body = if request.path_and_query == "/large" {
+                let part = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[b'x'; 16 << 10])));
+                StreamBody::new(stream::repeat_with(part)).boxed()
+            } else {
+                full(Bytes::from_static(b"fine"))
+            };
+            Ok(Inbound { status: StatusCode::OK, headers: HeaderMap::new(), body })
+        }
+        .boxed()
+    }
+}
+
+struct World {
+    host: Host,
+    upstream: Arc<Upstream>,
+    settings: Settings,
+}
+
+impl World {
+    fn new(keys: &str) -> Self {
+        let text = format!(
+            "[server]\n{keys}[admin]\nlisten = \"off\"\n[upstreams.api]\nbase_url = \"http://upstream.invalid\"\npolicy = \"http-standard\"\n\
+             [upstreams.api.overload]\nenabled = false\n"
+        );
+        let settings = crate::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let upstream = Arc::new(Upstream::default());
+        let transport: Arc<dyn Transport> = upstream.clone();
+        let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+        Self { host, upstream, settings }
+    }
+
+    /// A connection from an address, and the task that serves it.
+    fn connect(&self, last: u8) -> (DuplexStream, JoinHandle<()>) {
+        let address: IpAddr = Ipv4Addr::new(10, 0, 0, last).into();
+        let own = Arc::new(self.host.shared.peers.connect(address).expect("a place"));
+        let (ours, theirs) = duplex(4096);
+        let accepted = Accepted {
+            host: self.host.clone(),
+            listener: None,
+            settings: Arc::new(self.settings.server.clone()),
+            own,
+            stopping: CancellationToken::new(),
+        };
+        let task = tokio::spawn(async move {
+            serve(accepted, theirs, Protocol::Either, Caller::new(address, "http")).await;
+        });
+        (ours, task)
+    }
+}
+
+async fn ends(what: &str, served: JoinHandle<()>) {
+    timeout(FOR_EVER, served).await.unwrap_or_else(|_| panic!("{what} holds its place for ever")).unwrap();
+}
+
+fn request(method: Method, path: &str) -> Request<()> {
+    Request::builder().method(method).uri(format!("http://x{path}")).body(()).unwrap()
+}
+
+type Sender = h2::client::SendRequest<Bytes>;
+
+async fn http2(stream: DuplexStream) -> Sender {
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    // It answers pings for as long as the connection stands.
+    tokio::spawn(connection);
+    sender.ready().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_does_not_read_loses_its_connection() {
+    let world = World::new("");
+    let (mut caller, served) = world.connect(1);
+    caller.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    ends("an HTTP/1.1 caller that does not read", served).await;
+    drop(caller);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_reads_slowly_is_served() {
+    let world = World::new("");
+    let (mut caller, served) = world.connect(1);
+    caller.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut part = vec![0; 64 << 10];
+    for _ in 0..60 {
+        sleep(Duration::from_secs(5)).await;
+        caller.read_exact(&mut part).await.expect("it reads within the limit each time");
+    }
+    assert!(!served.is_finished());
+}
+
+/// Pings alone do not keep a connection: they cost the caller nothing.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_only_answers_pings_is_closed() {
+    let world = World::new("");
+    let (caller, served) = world.connect(1);
+    let mut sender = http2(caller).await;
+    let (answer, _) = sender.send_request(request(Method::GET, "/a"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    ends("an HTTP/2 caller that only answers pings", served).await;
+    drop(sender);
+}
+
+/// The stream that is not read is reset; others on its connection are served, and so is the connection's next request.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_not_read_is_reset_alone() {
+    let world = World::new("");
+    let (caller, served) = world.connect(1);
+    let mut sender = http2(caller).await;
+    let (answer, _) = sender.send_request(request(Method::GET, "/large"), true).unwrap();
+    let mut unread = answer.await.unwrap().into_body();
+    let asks = async {
+        for _ in 0..40 {
+            let (answer, _) = sender.send_request(request(Method::GET, "/a"), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+            sleep(Duration::from_secs(5)).await;
+        }
+    };
+    asks.await;
+    let ended = async { while unread.data().await.is_some_and(|part| part.is_ok()) {} };
+    timeout(FOR_EVER, ended).await.expect("the stream was reset");
+    assert!(!served.is_finished(), "its connection stands");
+}
+
+/// One connection begins thousands of writes and resets each: what runs stays within its bound, and another peer's write is sent.
+#[tokio::test(start_paused = true)]
+async fn writes_of_reset_streams_are_bounded() {
+    let world = World::new("");
+    let (caller, _served) = world.connect(1);
+    let mut sender = http2(caller).await;
+    for _ in 0..3000 {
+        let (answer, mut stream) = sender.send_request(request(Method::POST, "/a"), true).unwrap();
+        tokio::task::yield_now().await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        sender = sender.ready().await.unwrap();
+    }
+    let most = world.upstream.most.load(Relaxed);
+    assert!((1..=256).contains(&most), "{most} writes at once");
+    let before = world.upstream.writes.load(Relaxed);
+    let (mut other, _other_served) = world.connect(2);
+    other.write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    let mut one = [0; 1];
+    let _ = timeout(FOR_EVER, other.read(&mut one)).await;
+    assert!(world.upstream.writes.load(Relaxed) > before, "the other peer is not refused");
+}
+
+/// The same with a connection for each write, closed at once.
+#[tokio::test(start_paused = true)]
+async fn writes_of_closed_connections_are_bounded() {
+    let world = World::new("max_abandoned = 100\n");
+    let mut served = Vec::new();
+    for _ in 0..400 {
+        let (mut caller, task) = world.connect(1);
+        caller.write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        while world.upstream.writes.load(Relaxed) < served.len().min(50) + 1 && !task.is_finished() {
+            tokio::task::yield_now().await;
+            if served.len() >= 50 {
+                break;
+            }
+        }
+        drop(caller);
+        task.await.unwrap();
+        served.push(());
+    }
+    let most = world.upstream.most.load(Relaxed);
+    assert!((1..=50).contains(&most), "{most} writes at once, of which one peer may leave 50");
+    let (requests, abandoned) = world.host.shared.peers.under_way();
+    assert!(abandoned <= 50 && requests == abandoned, "{requests} {abandoned}");
+}

@@ -1,0 +1,97 @@
+//! What callers have sent and no request has taken yet: half of a head, above all.
+//!
+//! Ten thousand connections with half a head of 62 kB each hold more than half a gigabyte, before there is a request that could be
+//! refused. Hence these bytes count as used memory, and where memory is scarce a connection with a large unfinished head is closed.
+
+use crate::overload::{Buffered, Memory};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection whose bytes are counted until a request takes them.
+pub(super) struct Metered<S> {
+    stream: S,
+    buffered: Arc<Buffered>,
+}
+
+impl<S> Metered<S> {
+    /// `max_bytes`: what is buffered at most, by the limit of a head.
+    pub(super) fn new(stream: S, memory: &Arc<Memory>, max_bytes: usize) -> (Self, Arc<Buffered>) {
+        let buffered = Arc::new(Buffered::new(memory, max_bytes));
+        (Self { stream, buffered: Arc::clone(&buffered) }, buffered)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let own = self.get_mut();
+        if own.buffered.must_end() {
+            return Poll::Ready(Err(io::Error::other("memory is scarce, and this connection's head is large")));
+        }
+        let before = into.filled().len();
+        let polled = Pin::new(&mut own.stream).poll_read(cx, into);
+        own.buffered.read(into.filled().len() - before);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// A request's body: what arrives of it counts as the request's, where that holds it.
+pub(super) struct Taking {
+    pub(super) body: Incoming,
+    pub(super) buffered: Arc<Buffered>,
+}
+
+impl http_body::Body for Taking {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let own = self.get_mut();
+        let polled = Pin::new(&mut own.body).poll_frame(cx);
+        if polled.is_ready() {
+            own.buffered.taken();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,156 @@
+//! How many bytes records, stored answers and claims take, for each tenant and in all.
+//!
+//! Nothing is forgotten before its time, so the only way to bound the memory is to refuse new keys. They are refused early: the rest
+//! of the room is for the answers of requests that are under way already.
+
+use crate::idempotency::Tenant;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+/// Enough that threads seldom meet; tenants are hashes, so they spread evenly.
+const SHARDS: usize = 16;
+
+/// New keys are refused from this part of the room on, in eighths.
+const NEW_KEYS_EIGHTHS: usize = 7;
+
+/// The room, and how much of it is taken.
+pub(crate) struct Room {
+    max: usize,
+    tenant_max: usize,
+    taken: AtomicUsize,
+    /// Only tenants that have anything.
+    tenants: [Mutex<HashMap<Tenant, usize>>; SHARDS],
+}
+
+impl Room {
+    /// `max` bytes in all, of which one tenant may take `tenant_max`.
+    pub(crate) fn new(max: usize, tenant_max: usize) -> Self {
+        let tenants = std::array::from_fn(|_| Mutex::default());
+        Self { max, tenant_max: tenant_max.min(max), taken: AtomicUsize::new(0), tenants }
+    }
+
+    /// The bytes that are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
+    /// The bytes that there are.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Takes the bytes of a new entry; false where the entry must be refused.
+    pub(crate) fn admit(&self, tenant: Option<Tenant>, bytes: usize) -> bool {
+        self.take(tenant, bytes, |max| max / 8 * NEW_KEYS_EIGHTHS)
+    }
+
+    /// Takes the bytes of an answer to a request that was admitted; false where it must be kept shorter.
+    pub(crate) fn extend(&self, tenant: Option<Tenant>, bytes: usize) -> bool {
+        self.take(tenant, bytes, |max| max)
+    }
+
+    /// Takes bytes whether there is room or not: for the few that cannot be left out.
+    pub(crate) fn charge(&self, tenant: Option<Tenant>, bytes: usize) {
+        self.take(tenant, bytes, |_| usize::MAX);
+    }
+
+    fn take(&self, tenant: Option<Tenant>, bytes: usize, most: impl Fn(usize) -> usize) -> bool {
+        let fits = |taken: usize, max| taken.checked_add(bytes).filter(|all| *all <= most(max));
+        if self.taken.fetch_update(Relaxed, Relaxed, |taken| fits(taken, self.max)).is_err() {
+            return false;
+        }
+        let Some(tenant) = tenant else { return true };
+        let mut tenants = self.shard(tenant).lock();
+        let own = tenants.get(&tenant).copied().unwrap_or(0);
+        let Some(all) = fits(own, self.tenant_max) else {
+            self.taken.fetch_sub(bytes, Relaxed);
+            return false;
+        };
+        tenants.insert(tenant, all);
+        true
+    }
+
+    /// Gives bytes back.
+    pub(crate) fn give_back(&self, tenant: Option<Tenant>, bytes: usize) {
+        self.taken.fetch_sub(bytes, Relaxed);
+        let Some(tenant) = tenant else { return };
+        let mut tenants = self.shard(tenant).lock();
+        if let Some(own) = tenants.get_mut(&tenant) {
+            *own = own.saturating_sub(bytes);
+            if *own == 0 {
+                tenants.remove(&tenant);
+            }
+        }
+    }
+
+    fn shard(&self, tenant: Tenant) -> &Mutex<HashMap<Tenant, usize>> {
+        let [first, ..] = tenant.as_bytes();
+        &self.tenants[usize::from(*first) % SHARDS]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tenants(&self) -> usize {
+        self.tenants.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    fn tenant(n: u8) -> Tenant {
+        let name = HeaderName::from_static("x-tenant");
+        let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from(u16::from(n)))]);
+        Tenant::of(&headers, Some(&name))
+    }
+
+    #[test]
+    fn new_entries_are_refused_before_answers_are() {
+        let room = Room::new(800, 800);
+        assert!(room.admit(None, 700) && !room.admit(None, 1), "seven eighths are taken");
+        assert!(room.extend(None, 100) && !room.extend(None, 1), "all of it is taken");
+        room.charge(None, 1);
+        assert_eq!(room.taken(), 801);
+        room.give_back(None, 801);
+        assert!(room.admit(None, 700));
+    }
+
+    #[test]
+    fn one_tenant_leaves_room_for_the_others() {
+        let room = Room::new(800, 400);
+        assert!(room.admit(Some(tenant(1)), 350) && !room.admit(Some(tenant(1)), 1));
+        assert!(room.admit(Some(tenant(2)), 350), "another tenant has its own share");
+        assert_eq!(room.taken(), 700, "what was refused took nothing");
+    }
+
+    proptest! {
+        /// What is given back leaves no trace, and the bounds hold at each step.
+        #[test]
+        fn the_count_is_that_of_what_is_held(steps in prop::collection::vec((0..4_u8, 1..300_usize, any::<bool>()), 1..200)) {
+            let room = Room::new(1600, 800);
+            let mut held: Vec<(Option<Tenant>, usize)> = Vec::new();
+            for (n, bytes, is_new) in steps {
+                let own = (n > 0).then(|| tenant(n));
+                if is_new {
+                    if room.admit(own, bytes) {
+                        held.push((own, bytes));
+                    }
+                } else if let Some((own, bytes)) = held.pop() {
+                    room.give_back(own, bytes);
+                }
+                prop_assert_eq!(room.taken(), held.iter().map(|(_, bytes)| bytes).sum::<usize>());
+                prop_assert!(room.taken() <= 1400);
+            }
+            for (own, bytes) in held.drain(..) {
+                room.give_back(own, bytes);
+            }
+            prop_assert_eq!((room.taken(), room.tenants()), (0, 0));
+        }
+    }
+}
