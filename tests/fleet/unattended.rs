@@ -143,7 +143,7 @@ async fn writes_under_way_at_a_killed_host_are_settled_by_another_host() {
 /// A fleet whose hosts look often, and whose callers wait for 2 s.
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new();
-    fleet.state = "[settlement]\ninterval = \"50ms\"\n".to_owned();
+    "[settlement]\ninterval = \"50ms\"\n".clone_into(&mut fleet.state);
     fleet.upstream = format!("{UPSTREAM}attempt_timeout = \"1s\"\ndeadline = \"2s\"\n");
     fleet.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
     fleet

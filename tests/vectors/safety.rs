@@ -64,9 +64,10 @@ pub fn play(name: &str, policy: &Policy) -> Played {
 }
 
 fn requests(name: &str) -> Vec<Request> {
+    const BATCH: &str = r#"{"name":"A","address":"B","creation_batch_id":"7d3c5a52-0000-4000-8000-000000000001"}"#;
+
     let plain = |path, body| Request { path, headers: HeaderMap::new(), body };
     let with_header = |path, header, value| Request { headers: headers(&[(header, value)]), ..plain(path, "{}") };
-    const BATCH: &str = r#"{"name":"A","address":"B","creation_batch_id":"7d3c5a52-0000-4000-8000-000000000001"}"#;
     let mut all = vec![plain("/anything", "")];
     match name {
         "hospital-directory" => all.extend([
@@ -173,9 +174,11 @@ impl<'a> Subject<'a> {
         let within = self.commit_within.unwrap_or(Duration::from_secs(60));
         for came in Came::all() {
             for body in PROBE_BODIES {
-                for sent_ago in
-                    [Duration::from_secs(1), within - Duration::from_millis(1), within + Duration::from_secs(1)]
-                {
+                for sent_ago in [
+                    Duration::from_secs(1),
+                    within.saturating_sub(Duration::from_millis(1)),
+                    within + Duration::from_secs(1),
+                ] {
                     let nothing = HeaderMap::new();
                     let outcome = came.outcome(&nothing, body);
                     let verdict = self.verdict(Purpose::Probe, true, true, Some(sent_ago), &outcome);

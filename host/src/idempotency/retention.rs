@@ -19,6 +19,8 @@ pub enum Ending {
 }
 
 /// All that the decision depends on.
+// Each is a fact of its own: no two of them make one state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     /// The strictest of method, policy and configuration.
@@ -60,13 +62,12 @@ pub fn retention(ended: &Ended) -> Retention {
             return Retention::Finish;
         }
         (Ending::Answered, Class::NotApplied | Class::Throttled | Class::Rejected) => true,
-        (Ending::Answered, Class::Unknown) => false,
         (Ending::Refused { effect_unknown, .. }, Class::NotApplied | Class::Throttled | Class::Rejected) => {
             !effect_unknown && !keeps_proof
         }
         (Ending::Refused { maybe_sent, .. }, Class::Unknown) => !maybe_sent && !keeps_proof,
-        // The write is known to be in place, and there is no answer to replay.
-        (Ending::Refused { .. }, Class::Applied | Class::AlreadyApplied) => false,
+        // What became of the write is unknown; or it is in place, and there is no answer to replay.
+        (Ending::Answered, Class::Unknown) | (Ending::Refused { .. }, Class::Applied | Class::AlreadyApplied) => false,
     };
     if is_free && !unsettled { Retention::Release } else { Retention::KeepUnknown }
 }

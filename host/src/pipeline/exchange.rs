@@ -186,6 +186,8 @@ pub(crate) enum Arrival {
 }
 
 /// What a request has come to so far.
+// Each is a fact of its own: no two of them make one state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) attempts: u32,

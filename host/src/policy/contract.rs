@@ -183,12 +183,8 @@ pub enum Outcome<'a> {
 /// (408, 460, 499), is in trouble (500 and every 5xx that a CDN makes up), or did not answer in HTTP (below 200, above 599).
 /// 501, 505 and 511 are refusals.
 pub fn leaves_unknown(status: u16) -> bool {
-    match status {
-        501 | 505 | 511 => false,
-        408 | 460 | 499 => true,
-        200..=499 => false,
-        _ => true,
-    }
+    let answers = matches!(status, 200..=499 | 501 | 505 | 511);
+    !answers || matches!(status, 408 | 460 | 499)
 }
 
 /// Whether a redirect asks for the same request at another place (307, 308): nothing was done here.
