@@ -290,6 +290,13 @@ fn expected(problem: &Problem) -> Row {
             "effect is unknown",
             "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. If this request was sent before, repeat it with triage-maybe-sent: true; else have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/not-applied at the admin listener) and repeat it",
         ),
+        Problem::SeveralAfterLoss { .. } => row(
+            504,
+            "effect-unknown",
+            "effect is unknown",
+            "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 by naming its answer (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/applied with the resource as body, at the admin listener; /not-applied if none is its own) and repeat it",
+        )
+        .maybe_sent(),
         Problem::NotInEffect { .. } => row(
             409,
             "not-in-effect",
@@ -473,12 +480,13 @@ async fn produced(problem: &Problem) -> Answered {
         // Not brought about here, only worded. With a store in memory: a retry that the budget refuses leaves the upstream's
         // own last answer, and the store cannot fail. The other two need a policy
         // without a catch-all endpoint, and one that calls a lost request rejected.
-        // The listener's own two are in the abuse tests; the one after a loss is in those of a fleet.
+        // The listener's own two are in the abuse tests; those after a loss are in those of a fleet.
         Problem::BudgetExhausted { .. }
         | Problem::HostMissing
         | Problem::TooManyFields { .. }
         | Problem::StoreUnavailable
         | Problem::UnknownAfterLoss { .. }
+        | Problem::SeveralAfterLoss { .. }
         | Problem::NoEndpoint { .. }
         | Problem::NotInEffect { .. } => read(problem.clone().into_response()).await,
     }
@@ -553,6 +561,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::StoreUnavailable,
         Problem::EffectUnknown,
         Problem::UnknownAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
+        Problem::SeveralAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
         Problem::NotInEffect { class: "rejected" },
         failed(FailureKind::Timeout, true),
         failed(FailureKind::Reset, true),

@@ -266,6 +266,14 @@ pub enum Problem {
         /// Its record.
         record: RecordId,
     },
+    /// Several matches may be this request's, since shared state has lost its data.
+    #[error(
+        "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record {record} by naming its answer (POST /api/v1/records/{record}/applied with the resource as body, at the admin listener; /not-applied if none is its own) and repeat it"
+    )]
+    SeveralAfterLoss {
+        /// Its record.
+        record: RecordId,
+    },
     /// A probe showed that the write did not, and now cannot, take effect as asked.
     #[error(
         "a look at the upstream showed that the request did not take effect ({class}); correct what stands there, then send it again"
@@ -350,7 +358,7 @@ impl Problem {
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "state store is unavailable")
             }
-            Self::EffectUnknown | Self::UnknownAfterLoss { .. } => {
+            Self::EffectUnknown | Self::UnknownAfterLoss { .. } | Self::SeveralAfterLoss { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, EFFECT_UNKNOWN, "effect is unknown")
             }
             Self::NotInEffect { .. } => (StatusCode::CONFLICT, "not-in-effect", "the request did not take effect"),
@@ -392,7 +400,11 @@ impl Problem {
     pub fn sent(&self) -> bool {
         match self {
             // Not `UnknownAfterLoss`: a caller that has never sent it goes by that.
-            Self::EffectUnknown | Self::NotInEffect { .. } | Self::NotKept { .. } | Self::InFlight { .. } => true,
+            Self::EffectUnknown
+            | Self::SeveralAfterLoss { .. }
+            | Self::NotInEffect { .. }
+            | Self::NotKept { .. }
+            | Self::InFlight { .. } => true,
             Self::UpstreamFailed { failure, .. } => failure.sent,
             _ => false,
         }
@@ -437,7 +449,9 @@ impl Problem {
         }
         headers.insert(SENT, HeaderValue::from_static(if self.sent() { "maybe" } else { "no" }));
         let verdict = match self {
-            Self::EffectUnknown | Self::UnknownAfterLoss { .. } => Some(Class::Unknown.name()),
+            Self::EffectUnknown | Self::UnknownAfterLoss { .. } | Self::SeveralAfterLoss { .. } => {
+                Some(Class::Unknown.name())
+            }
             Self::NotInEffect { class } => Some(class),
             _ => None,
         };

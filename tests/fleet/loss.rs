@@ -70,14 +70,85 @@ async fn a_row_is_not_given_an_equal_ones_hospital_after_a_loss() {
         assert_eq!((record.is_empty(), said), (false, ["unknown", "no"]), "{third:?}");
         let again = settled(&host, || create("Twin", Some("c"))).await;
         assert_eq!(in_doubt(&again), Some(record), "it is in doubt no more: {again:?}");
-        // Its caller may know better.
-        let sent_before = || {
-            let mut again = create("Twin", Some("c"));
-            again.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
-            again
-        };
-        assert!(made.contains(&id(&settled(&host, sent_before).await)));
         assert_eq!(fleet.made(), 3);
+    }
+}
+
+/// A create whose caller says that it may have sent it before.
+fn sent_before(key: &str) -> http::Request<bytes::Bytes> {
+    let mut again = create("Twin", Some(key));
+    again.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
+    again
+}
+
+/// A caller's word says that its row was sent, not which of two hospitals is its own: neither is given to it, and neither is
+/// claimed for it. One alone is given to it.
+#[tokio::test]
+async fn of_several_hospitals_without_a_claim_none_is_adopted() {
+    for (equal, after_loss, adopts) in [(1, "ask", true), (2, "ask", false), (2, "adopt", true)] {
+        let mut fleet = Fleet::new();
+        fleet.state = format!("after_loss = \"{after_loss}\"");
+        let (gone, host) = (fleet.host(), fleet.host());
+        let mut made = BTreeSet::new();
+        for row in 0..equal {
+            made.insert(id(&gone.create("Twin", Some(&format!("row-{row}"))).await));
+        }
+        assert_eq!((made.len(), host.create("Other", Some("o")).await.status), (equal, 200));
+        drop(gone);
+        flush(&fleet);
+        let told = host.send(sent_before("c")).await;
+        if adopts {
+            assert!(made.contains(&id(&told)), "{equal} equal, {after_loss}: {told:?}");
+            continue;
+        }
+        let record = in_doubt(&told).unwrap_or_else(|| panic!("{told:?}"));
+        let said = ["triage-verdict", "triage-sent"].map(|name| told.header(name));
+        assert_eq!(said, ["unknown", "maybe"], "{told:?}");
+        // A claim that the first one had made would leave the second one a single match.
+        for key in ["d", "c"] {
+            let again = settled(&host, || sent_before(key)).await;
+            assert!(in_doubt(&again).is_some(), "{key}: {again:?}");
+        }
+        let own = made.last().copied().unwrap();
+        let admin = Front::of_settings(fleet.settings());
+        let word = json!({ "body": json!({ "id": own }).to_string() }).to_string();
+        let path = format!("/api/v1/records/{record}/applied");
+        let mut refused = 0;
+        // Refused while the request above leaves its record.
+        while admin.admin("POST", &path, "", &word).await.status() != "200" {
+            refused += 1;
+            assert!(refused < 1_000, "record {record} is not settled");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(id(&settled(&host, || create("Twin", Some("c"))).await), own);
+        assert_eq!(fleet.made(), 3);
+    }
+}
+
+/// A row that this host has sent itself is told apart from equal ones no better: where its own hospital is not the only one without
+/// a claim, none is adopted.
+#[tokio::test]
+async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
+    for equal in [0, 1] {
+        let fleet = Fleet::new();
+        let (gone, host) = (fleet.host(), fleet.host());
+        for row in 0..equal {
+            id(&gone.create("Twin", Some(&format!("row-{row}"))).await);
+        }
+        assert_eq!(host.create("Other", Some("o")).await.status, 200);
+        drop(gone);
+        flush(&fleet);
+        // By this the host knows of the loss.
+        let known = host.create("Other", Some("o")).await;
+        assert_eq!(known.header("triage-replay"), "true", "{known:?}");
+        fleet.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetAfter));
+        let told = host.create("Twin", None).await;
+        assert_eq!(fleet.made(), equal + 2, "{told:?}");
+        if equal == 0 {
+            assert_eq!(id(&told), 2);
+        } else {
+            assert!(in_doubt(&told).is_some(), "{told:?}");
+        }
     }
 }
 

@@ -111,6 +111,11 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// An administrator's word on an unsettled record.
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;
 
+    /// How long ago the store last lost data, as far as this process knows; none: never. A store in this process is lost with it.
+    fn lost_ago(&self) -> Option<Duration> {
+        None
+    }
+
     /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
     fn tidy(&self) {}
 

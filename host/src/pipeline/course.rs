@@ -3,7 +3,7 @@
 use super::{
     Exchange,
     answer::Outgoing,
-    exchange::{Arrival, MaybeHold, Progress},
+    exchange::{Arrival, Doubt, MaybeHold, Progress},
     keyed,
     pending_report::PendingReport,
 };
@@ -12,7 +12,7 @@ use crate::{
     clock,
     error::Problem,
     gate::Permit,
-    idempotency::{Claim, ClaimName, ClaimOwner, Claimant},
+    idempotency::{Claim, ClaimName, ClaimOwner, Claimant, RecordError},
     policy::{
         contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Probe, Purpose, Verdict},
         hints,
@@ -21,7 +21,7 @@ use crate::{
     telemetry::Step as Noticed,
 };
 use http::StatusCode;
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
@@ -248,7 +248,8 @@ impl Exchange {
         progress: &mut Progress,
         hold: &MaybeHold,
     ) -> Result<(BreakerSignal, Clamped), Problem> {
-        for _ in 0..CLAIMS {
+        let mut asks = 0..CLAIMS;
+        while asks.next().is_some() {
             let began = Instant::now();
             let (mut verdict, faulty) = self.verdict(purpose, arrival, progress, began);
             progress.account.judged(&verdict, began.elapsed());
@@ -274,17 +275,23 @@ impl Exchange {
             let Some(name) = claim.filter(|_| self.endpoint().commits_late() && (in_place || adopts)) else {
                 return Ok((signal, clamped));
             };
-            if adopts && self.asks_first(progress) {
-                match self.shared.records.claimant(name_of(self, &name), progress.owner).await {
+            if adopts && !self.shared.adopts_after_loss {
+                match self.claimant(&name, progress).await {
                     Ok(Claimant::Asker) => {}
                     Ok(Claimant::Other) => {
                         progress.taken.push(name);
                         continue;
                     }
-                    Ok(Claimant::Nobody) => {
-                        progress.is_ambiguous = true;
-                        break;
-                    }
+                    // The store has just told whether it has lost data.
+                    Ok(Claimant::Nobody) => match self.others(&name, (purpose, arrival), progress, &mut asks).await {
+                        Others::None => {}
+                        Others::Own => continue,
+                        Others::InDoubt(doubt) => {
+                            progress.doubt = Some(doubt);
+                            break;
+                        }
+                        Others::Unclear => break,
+                    },
                     Err(_) => break,
                 }
             }
@@ -310,10 +317,57 @@ impl Exchange {
         Ok((BreakerSignal::Ignore, clamped))
     }
 
-    /// Whether a request must not adopt what no claim names: shared state has lost its data, and nothing else says that this
-    /// request was ever sent. An equal request may have made what is there.
-    fn asks_first(&self, progress: &Progress) -> bool {
-        progress.doubtful && progress.attempts == 0 && !self.shared.adopts_after_loss
+    /// What else a request could adopt beside a match that no claim names. Asked only while claims may be missing, because shared
+    /// state has lost its data: an equal request may have made what is there. Nothing is claimed here.
+    ///
+    /// A question that brings no other match leaves no verdict in the account of the request: it is not followed.
+    async fn others(
+        &self,
+        name: &str,
+        (purpose, arrival): (Purpose, &Arrival),
+        progress: &mut Progress,
+        asks: &mut Range<usize>,
+    ) -> Others {
+        if progress.doubtful && progress.attempts == 0 {
+            return Others::InDoubt(Doubt::NotKnownSent);
+        }
+        if !progress.doubtful && !self.is_after_loss() {
+            return Others::None;
+        }
+        progress.taken.push(name.to_owned());
+        while asks.next().is_some() {
+            let began = Instant::now();
+            let (verdict, faulty) = self.verdict(purpose, arrival, progress, began);
+            if faulty {
+                return Others::Unclear;
+            }
+            if !matches!(verdict.next, Next::Replace(_)) {
+                progress.taken.retain(|taken| taken != name);
+                return Others::None;
+            }
+            progress.account.judged(&verdict, began.elapsed());
+            let Some(other) = verdict.claim else { return Others::InDoubt(Doubt::SeveralUnclaimed) };
+            match self.claimant(&other, progress).await {
+                Ok(Claimant::Asker) => return Others::Own,
+                Ok(Claimant::Other) => progress.taken.push(other),
+                // A policy that does not heed what is taken cannot say whether there is another.
+                Ok(Claimant::Nobody) if other == name => return Others::Unclear,
+                Ok(Claimant::Nobody) => return Others::InDoubt(Doubt::SeveralUnclaimed),
+                Err(_) => return Others::Unclear,
+            }
+        }
+        Others::Unclear
+    }
+
+    /// Whether claims may be missing: shared state has lost its data within the lifetime of what it kept then.
+    fn is_after_loss(&self) -> bool {
+        let settings = &self.service.settings.idempotency;
+        let lifetime = settings.keep.saturating_add(settings.lock);
+        self.shared.records.lost_ago().is_some_and(|ago| ago < lifetime)
+    }
+
+    async fn claimant(&self, name: &str, progress: &Progress) -> Result<Claimant, RecordError> {
+        self.shared.records.claimant(name_of(self, name), progress.owner).await
     }
 
     async fn claim(&self, name: &str, progress: &Progress, hold: &MaybeHold) -> Result<Claim, Problem> {
@@ -360,6 +414,18 @@ impl Exchange {
     }
 }
 
+/// What a request could adopt beside a match that no claim names.
+enum Others {
+    /// Nothing: the match may be adopted.
+    None,
+    /// A match that the request itself has claimed.
+    Own,
+    /// None may be adopted.
+    InDoubt(Doubt),
+    /// The policy or the store did not say.
+    Unclear,
+}
+
 fn name_of(exchange: &Exchange, name: &str) -> ClaimName {
     ClaimName::of(&exchange.service.settings.name, name)
 }
@@ -367,8 +433,12 @@ fn name_of(exchange: &Exchange, name: &str) -> ClaimName {
 /// Why the caller is told that the effect is unknown.
 fn unknown(progress: &Progress) -> Problem {
     match progress.owner {
-        ClaimOwner::Record(record) if progress.is_ambiguous => Problem::UnknownAfterLoss { record },
-        _ => Problem::EffectUnknown,
+        ClaimOwner::Record(record) => match progress.doubt {
+            Some(Doubt::NotKnownSent) => Problem::UnknownAfterLoss { record },
+            Some(Doubt::SeveralUnclaimed) => Problem::SeveralAfterLoss { record },
+            None => Problem::EffectUnknown,
+        },
+        ClaimOwner::Request(_) => Problem::EffectUnknown,
     }
 }
 

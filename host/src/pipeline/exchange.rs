@@ -185,6 +185,15 @@ pub(crate) enum Arrival {
     Failure(Failure),
 }
 
+/// Why a match is not adopted after a loss of shared data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing but the loss says that the request was ever sent: an equal request may have made the match.
+    NotKnownSent,
+    /// It was sent, and several matches have no claim: one is its own, the others are those of equal requests.
+    SeveralUnclaimed,
+}
+
 /// What a request has come to so far.
 // Each is a fact of its own: no two of them make one state.
 #[allow(clippy::struct_excessive_bools)]
@@ -196,8 +205,8 @@ pub(crate) struct Progress {
     pub(crate) ever_unknown: bool,
     /// Nothing but a loss of shared state says that it was sent before.
     pub(crate) doubtful: bool,
-    /// A verification has found what an equal request may have made.
-    pub(crate) is_ambiguous: bool,
+    /// Why what a verification has found was not adopted.
+    pub(crate) doubt: Option<Doubt>,
     /// An attempt's effect is unknown now.
     pub(crate) unsettled: bool,
     /// When the last byte of the request may have been sent.
@@ -239,7 +248,7 @@ impl Progress {
             probes: 0,
             ever_unknown: false,
             doubtful: false,
-            is_ambiguous: false,
+            doubt: None,
             unsettled: false,
             last_sent: None,
             key_sends: KeySends::default(),

@@ -195,6 +195,10 @@ impl Records for AloneIfNeeded {
         Reply::Right(resolve.boxed())
     }
 
+    fn lost_ago(&self) -> Option<Duration> {
+        self.shared.lost_ago()
+    }
+
     fn tidy(&self) {
         self.own.tidy();
         self.shared.tidy();

@@ -585,6 +585,10 @@ impl Records for RedisRecords {
         Reply::Right(async move { self.0.resolve(id, resolution).await }.boxed())
     }
 
+    fn lost_ago(&self) -> Option<Duration> {
+        self.0.lost_ago()
+    }
+
     fn tidy(&self) {
         self.0.ledger.tidy();
         for part in 0..PARTS {
