@@ -6,6 +6,7 @@ mod concurrency;
 mod dynamic;
 mod isolation;
 mod limits;
+mod orphans;
 mod overload;
 mod retry;
 
@@ -44,6 +45,8 @@ enum Answer {
     Late(Duration),
     /// Nothing listens.
     Refused,
+    /// The request is taken, and the connection reset.
+    Lost,
 }
 
 impl Plan {
@@ -140,6 +143,7 @@ impl Transport for Scripted {
                     ok(200, HeaderMap::new(), StreamBody::new(Box::pin(SyncStream::new(parts))).boxed())
                 }
                 Answer::Refused => Err(Failure::new(FailureKind::Connect, false)),
+                Answer::Lost => Err(Failure::new(FailureKind::Reset, true)),
             }
         })
     }

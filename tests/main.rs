@@ -14,6 +14,7 @@ mod idempotency;
 mod inputs;
 mod layers;
 mod metrics;
+mod orphans;
 mod page;
 mod prebuilt;
 mod process;

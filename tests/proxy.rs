@@ -4,6 +4,7 @@ mod bodies;
 mod connections;
 mod dns;
 mod headers;
+mod orphans;
 mod own_tls;
 mod protocol;
 mod redirects;

@@ -193,7 +193,7 @@ async fn reads_of_records_are_bounded() {
 
 #[test]
 fn records_are_read_by_tenants_only() {
-    let toml = "[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true }\n";
+    let toml = "[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true, tenant_header = \"off\" }\n";
     let told = config::from_toml(toml).unwrap_err().to_string();
     assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("tenant_header"), "{told}");
 }

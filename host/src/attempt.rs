@@ -12,7 +12,7 @@ use crate::{
     idempotency::Hold,
     overload::{Place, Shed, Went},
     pipeline::Exchange,
-    pipeline::exchange::{Answer, Arrival, MaybeHold, Progress},
+    pipeline::exchange::{Answer, Arrival, MaybeHold, Orphan, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     retry::upstream_key::{self, KeyAnswer},
     telemetry::Step,
@@ -298,7 +298,12 @@ impl Exchange {
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
     async fn may_send(&self, hold: &mut MaybeHold, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
-        if self.remaining().is_zero() || self.caller_has_gone() {
+        if let Some(entry) = progress.twins.take()
+            && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
+        {
+            progress.orphan = Orphan::Found;
+        }
+        if self.remaining().is_zero() || self.caller_has_gone() || progress.orphan == Orphan::Found {
             return Err(Problem::DeadlineBeforeSend);
         }
         for hold in hold.iter_mut().chain(&mut progress.condition) {
@@ -372,7 +377,7 @@ impl Exchange {
 
     /// The names of the caller's headers that a verification carries.
     fn carried(&self) -> impl Iterator<Item = &HeaderName> {
-        let tenant = &self.service.settings.idempotency.tenant_header;
+        let tenant = &self.service.settings.idempotency.tenant_headers;
         PROBE_CARRIES.iter().chain(tenant.iter().filter(|name| !PROBE_CARRIES.contains(name)))
     }
 

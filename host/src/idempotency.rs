@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub(crate) mod codec;
 pub mod compact;
+pub mod entry;
 pub mod fingerprint;
 pub mod hold;
 pub mod host_lease;
@@ -17,9 +18,11 @@ pub mod record;
 pub mod records;
 pub mod retention;
 pub mod stored;
+pub mod unanswered;
 
 pub use compact::Compact;
-pub use fingerprint::{Fingerprint, Identity, KeyTag, RecordId, Tenant};
+pub use entry::{Arrived, Arriving, Entry, Ticket};
+pub use fingerprint::{Fingerprint, Identity, KeyTag, Likeness, RecordId, RequestDigest, Tenant};
 pub use hold::{Begun, Hold, begin};
 pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
@@ -47,8 +50,18 @@ pub struct Settings {
     pub max_records: usize,
     /// Whether callers may read the state of their records on the data listener. Default false.
     pub record_status: bool,
-    /// The request header that names the tenant; none: all callers are one. Its value is hashed. Default none.
-    pub tenant_header: Option<http::HeaderName>,
+    /// The request headers whose values together name the tenant, hashed; none of them: all callers are one. Default
+    /// `Authorization` and `Cookie`, so that no caller is given an answer to another one's credentials. Where a credential changes
+    /// between repetitions, name a header that stays.
+    pub tenant_headers: Vec<http::HeaderName>,
+    /// Whether an answer that is given again has the `Set-Cookie` of the first one. Default false: it may be another session's.
+    pub replay_set_cookie: bool,
+    /// How long a write without a key whose caller has gone is kept for the next equal request; none: not at all. Default
+    /// 10 min: clients that repeat by themselves have given up by then.
+    pub orphans: Option<Duration>,
+    /// Writes without a key that are under way or kept at most; more go on without being kept. Default 10,000, a host's
+    /// connections.
+    pub max_orphans: usize,
 }
 
 impl Default for Settings {
@@ -60,7 +73,10 @@ impl Default for Settings {
             max_response_bytes: 1 << 20,
             max_records: 1_000_000,
             record_status: false,
-            tenant_header: None,
+            tenant_headers: vec![http::header::AUTHORIZATION, http::header::COOKIE],
+            replay_set_cookie: false,
+            orphans: Some(Duration::from_mins(10)),
+            max_orphans: 10_000,
         }
     }
 }

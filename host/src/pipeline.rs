@@ -9,8 +9,10 @@ mod answer;
 mod check;
 mod condition;
 mod course;
+mod delivery;
 mod early;
 pub(crate) mod exchange;
+mod gone;
 mod intake;
 mod judge;
 mod keyed;
@@ -19,12 +21,14 @@ pub(crate) mod prefer;
 mod record_status;
 mod request_head;
 mod state;
+mod unkeyed;
 pub(crate) mod upstream_key;
 mod verification;
 mod wake;
 
 pub use check::check;
 pub(crate) use exchange::Exchange;
+pub(crate) use gone::CallerGone;
 pub(crate) use verification::{SharedVerifications, Verified};
 
 use crate::{
@@ -56,7 +60,7 @@ use crate::{
 };
 use http::{HeaderName, HeaderValue, Request, Response};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 /// Between two looks for what has expired: short beside the day that records are kept.
@@ -288,18 +292,20 @@ impl Host {
         let explained = self.shared.link.is_some() && self.desk.explains();
         let run = waited::gathering(explained, exchange.run(account).instrument(span));
         let Some(gone) = gone else { return identified(run.await, id) };
-        let gone = gone.drop_guard();
+        let guard = gone.guard();
         let mut finished = self.shared.detached.spawn(run);
         let answer = match caller_wait {
             None => {
                 let answer = finished.await;
-                drop(gone.disarm());
+                guard.over();
                 answer
             }
             Some(wait) => {
-                let mut gone = Some(gone);
-                let waited = wait.bound(&mut finished, || drop((gone.take(), waits.take()))).await;
-                drop(gone.map(tokio_util::sync::DropGuard::disarm));
+                let mut guard = Some(guard);
+                let waited = wait.bound(&mut finished, || drop((guard.take(), waits.take()))).await;
+                if let Some(guard) = guard {
+                    guard.over();
+                }
                 waited
             }
         };
@@ -528,6 +534,3 @@ fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {
     };
     settings.upstreams.iter().map(client).collect()
 }
-
-/// Cancelled when the caller has gone.
-pub(crate) type CallerGone = CancellationToken;

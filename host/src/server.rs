@@ -4,6 +4,7 @@ mod connection;
 mod descriptors;
 mod files;
 mod h2_preface;
+pub(crate) mod handover;
 mod inherited;
 mod metered;
 mod request_check;

@@ -23,7 +23,7 @@ pub use cgroup::Cgroup;
 pub use desk::{Desk, Desks};
 pub use events::{Event, Events, KINDS};
 pub use histogram::{Bounds, Histogram, Observed};
-pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names};
+pub use meter::{EndpointMeters, KeyResult, Meter, Meters, Names, OrphanResult};
 pub use metrics::{METRICS, Metric, reference};
 pub use otlp::{Exporter, Target};
 pub use process::{memory_bytes, memory_used};

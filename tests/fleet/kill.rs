@@ -1,5 +1,7 @@
 //! Real hosts, each a process, killed and stopped at any moment: nothing is done twice, and no key stays in use.
 
+mod orphans;
+
 use crate::{
     process::child::Triage,
     support::{
@@ -56,10 +58,15 @@ fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
 
 /// The same with further settings of endpoints.
 pub(super) fn host_with(state: &str, upstream: SocketAddr, endpoints: &str) -> (Triage, SocketAddr) {
+    host_of(state, upstream, &format!("{UPSTREAM}{endpoints}"))
+}
+
+/// The same with other settings of the upstream.
+fn host_of(state: &str, upstream: SocketAddr, settings: &str) -> (Triage, SocketAddr) {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     let text = format!(
         "[server]\nworkers = 1\n[state]\nurl = \"{state}\"\ntimeout = \"5s\"\n\
-         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{UPSTREAM}{endpoints}"
+         [upstreams.hospital]\nbase_url = \"http://{upstream}\"\n{settings}"
     );
     file.write_all(text.as_bytes()).unwrap();
     Triage::serve_with(&["--config", file.path().to_str().unwrap()], &[("TRIAGE_STATE_KEY", KEY)])

@@ -91,3 +91,50 @@ async fn tripwire_without_tenants_the_key_alone_counts() {
     assert_eq!(stage.send(post("/", Some("a"), "k", "x")).await.header("triage-replay"), "");
     assert_eq!(stage.send(post("/", Some("b"), "k", "x")).await.header("triage-replay"), "true");
 }
+
+/// A key with other credentials is another key, and a session is not given to a later caller.
+#[tokio::test(start_paused = true)]
+async fn credentials_keep_keys_apart_and_no_session_is_given_again() {
+    let keyed = |name: &'static str, value: &'static str| {
+        let request = Request::post("/").header("idempotency-key", "k").header(name, value);
+        request.body(Bytes::from_static(b"x")).unwrap()
+    };
+    for (keeps, cookie) in [("", ""), ("idempotency = { replay_set_cookie = true }", "session=alice")] {
+        let text = format!("[upstreams.api]\nbase_url = \"http://api.invalid\"\n{keeps}\n");
+        let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let stage = Stage::new(&settings, |_| Plan::asking(201, &[("set-cookie", "session=alice")]));
+        for (name, value, replay, arrived) in [
+            ("authorization", "Bearer alice", "", 1),
+            ("authorization", "Bearer alice", "true", 1),
+            ("authorization", "Bearer bob", "", 2),
+            ("cookie", "session=bob", "", 3),
+            ("x-request", "neither", "", 4),
+        ] {
+            let answer = stage.send(keyed(name, value)).await;
+            assert_eq!((answer.status, answer.header("triage-replay")), (201, replay), "{name}: {value}: {answer:?}");
+            assert_eq!(stage.arrived(), arrived, "{name}: {value}");
+            let expected = if replay.is_empty() { "session=alice" } else { cookie };
+            assert_eq!(answer.header("set-cookie"), expected, "{name}: {value}");
+        }
+    }
+}
+
+/// An orphan is its tenant's, as a key is.
+#[tokio::test(start_paused = true)]
+async fn an_orphan_is_adopted_with_the_same_credentials_only() {
+    let stage = Stage::new(&super::api(""), |_| Plan::asking(201, &[("set-cookie", "a=b")]).after(super::secs(2)));
+    let write = |token: &'static str| {
+        let request = Request::post("/").header("authorization", token);
+        request.body(Bytes::from_static(b"x")).unwrap()
+    };
+    assert!(tokio::time::timeout(super::secs(1), stage.send(write("alice"))).await.is_err());
+    tokio::time::sleep(super::secs(5)).await;
+    let bob = stage.send(write("bob")).await;
+    assert_eq!((bob.header("triage-adopted"), stage.arrived()), ("", 2), "{bob:?}");
+    let alice = stage.send(write("alice")).await;
+    assert_eq!(
+        (alice.header("triage-adopted"), alice.header("set-cookie"), stage.arrived()),
+        ("true", "", 2),
+        "{alice:?}"
+    );
+}

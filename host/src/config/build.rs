@@ -301,6 +301,11 @@ fn keys(stated: &Values) -> idempotency::Settings {
     stated.fill("idempotency.max_response", &mut keys.max_response_bytes);
     stated.fill("idempotency.max_records", &mut keys.max_records);
     stated.fill("idempotency.record_status", &mut keys.record_status);
-    stated.fill("idempotency.tenant_header", &mut keys.tenant_header);
+    stated.fill("idempotency.orphans", &mut keys.orphans);
+    stated.fill("idempotency.max_orphans", &mut keys.max_orphans);
+    let mut tenant: Option<Vec<http::HeaderName>> = Some(std::mem::take(&mut keys.tenant_headers));
+    stated.fill("idempotency.tenant_header", &mut tenant);
+    keys.tenant_headers = tenant.unwrap_or_default();
+    stated.fill("idempotency.replay_set_cookie", &mut keys.replay_set_cookie);
     keys
 }

@@ -203,7 +203,7 @@ pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
         with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY)
     };
     let is_open =
-        |own: &&super::settings::Upstream| own.idempotency.record_status && own.idempotency.tenant_header.is_none();
+        |own: &&super::settings::Upstream| own.idempotency.record_status && own.idempotency.tenant_headers.is_empty();
     settings.upstreams.iter().filter(is_open).map(problem).collect()
 }
 

@@ -39,6 +39,8 @@ impl Key {
             || matches!(
                 self.name,
                 "dns_refresh"
+                    | "idempotency.orphans"
+                    | "idempotency.tenant_header"
                     | "server.memory_limit"
                     | "admin.listen"
                     | "breaker.failure_threshold"
@@ -171,7 +173,10 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "idempotency.max_response", Kind::Size(0), Some("1MiB"), "largest answer kept for replays"),
     key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("1000000"), "records kept at most; new keys are refused then"),
     key(Upstream, "idempotency.record_status", Kind::Bool, Some("false"), "whether callers may read what became of their keyed requests: a 504 `effect-unknown` names `/.triage/records/ID` in `Location`; else these paths are 404. They are never forwarded. Needs `idempotency.tenant_header`, whose value should be a secret of the caller, such as a token"),
-    key(Upstream, "idempotency.tenant_header", Kind::Header, Some("off"), "request header that names the tenant; `off`: all callers are one"),
+    key(Upstream, "idempotency.orphans", Kind::Duration, Some("10m"), "how long a write without a key whose caller has gone before its answer is kept for the next equal request, which takes it over; or `off`"),
+    key(Upstream, "idempotency.max_orphans", Kind::Count(1, 100_000_000), Some("10000"), "writes without a key that are under way or kept at most; more are sent without being kept"),
+    key(Upstream, "idempotency.tenant_header", Kind::Headers, Some("[\"authorization\", \"cookie\"]"), "request header, or a list of them, whose values together name the tenant: a key and an orphan are its own; where a credential changes between repetitions, name one that stays; `off`: all callers are one"),
+    key(Upstream, "idempotency.replay_set_cookie", Kind::Bool, Some("false"), "whether an answer that is given again has the `Set-Cookie` of the first one"),
 
     key(Endpoint, "attempt_timeout", Kind::Duration, Some("5s"), "limit on one attempt"),
     key(Endpoint, "deadline", Kind::Duration, Some("15s"), "limit on the whole request; grows to the attempt timeout + 10 s"),

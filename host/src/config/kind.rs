@@ -52,6 +52,8 @@ pub(super) enum Kind {
     /// At least so many bytes.
     Size(u64),
     Header,
+    /// One header or a list of them.
+    Headers,
     Method,
     Template,
     Effect,
@@ -148,6 +150,7 @@ impl Kind {
                 const RULE: &str = "a header name, such as \"x-tenant\"";
                 http::HeaderName::from_bytes(text(RULE)?.as_bytes()).map(Value::Header).map_err(|_| RULE.to_owned())
             }
+            Self::Headers => headers(raw),
             Self::Method => method(text(METHOD)?),
             Self::Template => template(text(TEMPLATE)?),
             Self::Effect => match text(EFFECT)? {
@@ -201,6 +204,19 @@ impl Kind {
             Self::Limits => Err(LIMITS.to_owned()),
         }
     }
+}
+
+fn headers(raw: &Raw) -> Result<Value, String> {
+    const RULE: &str = "a header name, such as \"x-tenant\", or a list of 1 to 8 of them";
+    const MOST: usize = 8;
+    let one = |raw: &Raw| http::HeaderName::from_bytes(raw.text()?.trim().as_bytes()).ok();
+    let structured = raw.structured();
+    let read = match &structured {
+        Raw::List(items) => items.iter().take(MOST + 1).map(one).collect::<Option<Vec<_>>>(),
+        single => one(single).map(|name| vec![name]),
+    };
+    let fits = |names: &Vec<http::HeaderName>| (1..=MOST).contains(&names.len());
+    read.filter(fits).map(Value::Headers).ok_or_else(|| RULE.to_owned())
 }
 
 const SETTLED: &str = "\"ignore\" or \"failure\"";

@@ -42,6 +42,8 @@ pub enum Value {
     Policy(PolicySource),
     /// A header's name.
     Header(http::HeaderName),
+    /// Several headers' names.
+    Headers(Vec<http::HeaderName>),
     /// A method; none for every one.
     Method(Option<http::Method>),
     /// An effect.
@@ -82,6 +84,10 @@ impl fmt::Display for Value {
             Self::Policy(PolicySource::Embedded(name)) => quoted(f, name),
             Self::Policy(PolicySource::Registry(artifact)) => quoted(f, &artifact.to_string()),
             Self::Header(name) => write!(f, "\"{name}\""),
+            Self::Headers(names) => {
+                let quoted = names.iter().map(|name| format!("\"{name}\""));
+                write!(f, "[{}]", quoted.collect::<Vec<_>>().join(", "))
+            }
             Self::Method(method) => quoted(f, method.as_ref().map_or("*", http::Method::as_str)),
             Self::Effect(effect) => quoted(f, effect.name()),
             Self::Priority(priority) => quoted(f, priority.name()),
@@ -233,6 +239,7 @@ fields! {
     Value::Url(url) => http::Uri, Some(url.clone());
     Value::Policy(policy) => PolicySource, Some(policy.clone());
     Value::Header(name) => http::HeaderName, Some(name.clone());
+    Value::Headers(names) => Vec<http::HeaderName>, Some(names.clone());
     Value::Effect(effect) => Effect, Some(*effect);
     Value::Priority(priority) => Priority, Some(*priority);
     Value::Limits(limits) => Vec<Quota>, Some(limits.clone());

@@ -5,7 +5,7 @@
 
 use super::key::Key;
 use crate::entropy::Entropy;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
 
@@ -24,6 +24,23 @@ pub struct RecordId([u8; 32]);
 /// Which idempotency key of the upstream's own a send carries: a hash of the header's name and value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyTag([u8; 16]);
+
+/// Whose request, and what it asks for: equal digests mean equal requests of one caller. Which hash it is, is its store's matter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestDigest([u8; 32]);
+
+/// What a [`RequestDigest`] covers.
+#[derive(Debug, Clone, Copy)]
+pub struct Likeness<'a> {
+    /// The values of the headers that name the tenant.
+    pub tenant: &'a [(&'a HeaderName, HeaderValue)],
+    /// The header fields that change what the request asks for.
+    pub asking: &'a [(&'a str, &'a [u8])],
+    /// The request.
+    pub identity: Identity<'a>,
+    /// Its fingerprint, which covers those fields,, where that is known already.
+    pub fingerprint: Option<Fingerprint>,
+}
 
 /// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next. Those
 /// that change what is asked for are added by [`Fingerprint::with_headers`].
@@ -122,13 +139,46 @@ pub fn asking<'a>(read: &'a [HeaderName], headers: &'a HeaderMap) -> Vec<(&'a st
     read.iter().filter(asks).flat_map(values).collect()
 }
 
+impl RequestDigest {
+    /// The digest that all hosts of a fleet agree on.
+    pub fn of(request: &Likeness<'_>) -> Self {
+        let of_request = || Fingerprint::of(&request.identity).with_headers(request.asking);
+        let fingerprint = request.fingerprint.unwrap_or_else(of_request);
+        let tenant = request.tenant.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts: Vec<&[u8]> = std::iter::once(&fingerprint.0[..]).chain(tenant).collect();
+        Self(digest("unanswered", &parts))
+    }
+
+    /// The digest of a store of its own.
+    pub fn from_bytes(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// The hash itself, for stores.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 impl Tenant {
-    /// The tenant that a request's `header` names, by all its values in order. Without a configured header all callers are one
-    /// tenant; callers that leave a configured header out are one tenant together, apart from all named ones.
-    pub fn of(headers: &HeaderMap, header: Option<&HeaderName>) -> Self {
-        let Some(header) = header else { return Self(digest("every-caller", &[])) };
-        let values: Vec<&[u8]> = headers.get_all(header).iter().map(http::HeaderValue::as_bytes).collect();
-        Self(digest("tenant", &values))
+    /// The tenant that these `names` of a request's headers name, by all their values in order. Without a name all callers are one
+    /// tenant, and so are those that send none of them, apart from all named ones.
+    pub fn of(headers: &HeaderMap, names: &[HeaderName]) -> Self {
+        let values =
+            |name: &HeaderName| -> Vec<&[u8]> { headers.get_all(name).iter().map(HeaderValue::as_bytes).collect() };
+        match names {
+            [] => Self(digest("every-caller", &[])),
+            // The hash of the records of earlier versions.
+            [name] => Self(digest("tenant", &values(name))),
+            names => {
+                // A hash for each name: values of one say nothing of another.
+                let named = names.iter().map(|name| (name, values(name))).filter(|(_, values)| !values.is_empty());
+                let hashes: Vec<[u8; 32]> = named.map(|(name, values)| digest(name.as_str(), &values)).collect();
+                let parts: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+                let label = if parts.is_empty() { "every-caller" } else { "tenant-of-several" };
+                Self(digest(label, &parts))
+            }
+        }
     }
 }
 
@@ -157,6 +207,14 @@ impl RecordId {
             *word = entropy.next().to_le_bytes();
         }
         Self(id)
+    }
+
+    /// The record of one request without a key, in the part of a store that its digest is in.
+    pub fn draw_beside(entropy: &Entropy, digest: RequestDigest) -> Self {
+        let mut id = Self::draw(entropy);
+        let ([.., last], [.., beside]) = (&mut id.0, digest.0);
+        *last = beside;
+        id
     }
 
     /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a
@@ -255,6 +313,12 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+impl fmt::Debug for RequestDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        short("RequestDigest", &self.0, f)
+    }
+}
+
 impl fmt::Debug for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         short("RecordId", &self.0, f)
@@ -343,22 +407,48 @@ mod tests {
     #[test]
     fn a_record_belongs_to_tenant_upstream_and_key() {
         let token = HeaderName::from_static("authorization");
+        let names = std::slice::from_ref(&token);
         let headers = |value: &'static str| HeaderMap::from_iter([(token.clone(), HeaderValue::from_static(value))]);
-        let ann = Tenant::of(&headers("Bearer ann"), Some(&token));
-        let bob = Tenant::of(&headers("Bearer bob"), Some(&token));
-        let nobody = Tenant::of(&HeaderMap::new(), Some(&token));
-        let all = Tenant::of(&headers("Bearer ann"), None);
+        let ann = Tenant::of(&headers("Bearer ann"), names);
+        let bob = Tenant::of(&headers("Bearer bob"), names);
+        let nobody = Tenant::of(&HeaderMap::new(), names);
+        let all = Tenant::of(&headers("Bearer ann"), &[]);
         let ids: std::collections::HashSet<_> = [ann, bob, nobody, all]
             .iter()
             .flat_map(|tenant| [("a", "k"), ("b", "k"), ("a", "l")].map(|(up, k)| RecordId::of(tenant, up, &key(k))))
             .collect();
         assert_eq!(ids.len(), 12);
-        assert_eq!(all, Tenant::of(&HeaderMap::new(), None));
+        assert_eq!(all, Tenant::of(&HeaderMap::new(), &[]));
+    }
+
+    #[test]
+    fn credentials_of_either_kind_name_a_tenant() {
+        let names = crate::idempotency::Settings::default().tenant_headers;
+        let tenant = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            Tenant::of(&headers, &names)
+        };
+        let tenants = [
+            tenant(&[]),
+            tenant(&[("authorization", "a")]),
+            tenant(&[("authorization", "b")]),
+            tenant(&[("cookie", "a")]),
+            tenant(&[("authorization", "a"), ("cookie", "a")]),
+            tenant(&[("authorization", "a"), ("authorization", "cookie"), ("authorization", "a")]),
+            tenant(&[("cookie", "a"), ("cookie", "a")]),
+        ];
+        let distinct: std::collections::HashSet<_> = tenants.iter().collect();
+        assert_eq!(distinct.len(), tenants.len());
+        assert_eq!(tenant(&[("x-other", "a")]), tenant(&[]), "another header names none");
+        assert_eq!(tenant(&[]), Tenant::of(&HeaderMap::new(), &[]), "callers without credentials are as they were");
     }
 
     #[test]
     fn an_id_survives_its_text() {
-        let id = RecordId::of(&Tenant::of(&HeaderMap::new(), None), "up", &key("k"));
+        let id = RecordId::of(&Tenant::of(&HeaderMap::new(), &[]), "up", &key("k"));
         assert_eq!(id.to_string().parse(), Ok(id));
         for text in ["", "zz", &"g".repeat(64), &"a".repeat(63), &"a".repeat(66), &"ä".repeat(32)] {
             assert_eq!(text.parse::<RecordId>(), Err(NotARecordId), "{text}");
@@ -369,7 +459,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let token = HeaderName::from_static("x-token");
         let headers = HeaderMap::from_iter([(token.clone(), HeaderValue::from_static("hunter2"))]);
-        let tenant = Tenant::of(&headers, Some(&token));
+        let tenant = Tenant::of(&headers, std::slice::from_ref(&token));
         let id = RecordId::of(&tenant, "up", &key("sk_live"));
         let text = format!("{tenant:?} {id:?} {:?}", Fingerprint::of(&ROW));
         assert!(text.starts_with("Tenant(..) RecordId("), "{text}");

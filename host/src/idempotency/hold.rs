@@ -3,6 +3,7 @@
 
 use super::{
     HostLease,
+    entry::{Arriving, Entry},
     fingerprint::RecordId,
     intent::Intent,
     record::{Begin, Fence, KeyedSends, Leaving, Opening},
@@ -88,6 +89,10 @@ pub struct Hold {
     intent: Option<Arc<Intent>>,
     /// What the store is told only if the request ends unknown.
     unwritten: Option<Opening>,
+    /// The place that keeps its lock alive.
+    entry: Option<Arc<Entry>>,
+    /// Its record was begun with that place, marked as sent, or waits there to be written.
+    is_listed: bool,
     sent: bool,
     over: bool,
 }
@@ -99,6 +104,30 @@ impl Hold {
         let mut hold = Self::asking(records, clock, id, &opening);
         hold.unwritten = Some(opening);
         hold
+    }
+
+    /// The hold of a request without a key that has a place among its equals.
+    pub fn listed(
+        records: &Arc<dyn Records>,
+        clock: Clock,
+        arriving: &Arriving,
+        entry: Arc<Entry>,
+        turn: Option<Turn>,
+        is_new: bool,
+    ) -> Self {
+        let mut hold = Self::asking(records, clock, arriving.ticket.id, &arriving.opening);
+        hold.over = false;
+        hold.turn = turn;
+        hold.entry = Some(entry);
+        // What may have been sent by an earlier owner stays unknown: the store knows since when.
+        hold.is_listed = is_new;
+        hold
+    }
+
+    /// The same, whose lock is kept alive by a place among equal requests.
+    pub fn renewed_by(mut self, entry: Arc<Entry>) -> Self {
+        self.entry = Some(entry);
+        self
     }
 
     fn asking(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: &Opening) -> Self {
@@ -114,6 +143,8 @@ impl Hold {
             host: None,
             intent: None,
             unwritten: None,
+            entry: None,
+            is_listed: false,
             sent: false,
             over: false,
         }
@@ -121,7 +152,20 @@ impl Hold {
 
     /// Whether the store knows of the request, so that no other one is sent under the same record.
     pub fn is_written(&self) -> bool {
-        self.unwritten.is_none()
+        match &self.entry {
+            Some(entry) if self.is_listed => entry.is_written(),
+            _ => self.unwritten.is_none(),
+        }
+    }
+
+    /// Whether each send marks its record, and so tells it what is asked. Else the record was written, or is, without a mark.
+    pub fn is_marked_by_sends(&self) -> bool {
+        !self.is_listed && self.unwritten.is_none()
+    }
+
+    /// The place where its record was begun.
+    fn place(&self) -> Option<&Arc<Entry>> {
+        self.entry.as_ref().filter(|_| self.is_listed)
     }
 
     /// The record.
@@ -147,14 +191,17 @@ impl Hold {
     /// How long the lock still lasts, on this host's own clock. Check it right before the first byte: a send that does not fit
     /// is not begun.
     pub fn lock_left(&self) -> Duration {
-        self.until.since(self.clock.now())
+        match &self.entry {
+            Some(entry) => entry.lock_left(),
+            None => self.until.since(self.clock.now()),
+        }
     }
 
     /// How long this owner may go on sending: until its lock ends, or the lease of its host's heartbeat. A successor counts from
     /// there.
     fn left(&self) -> Duration {
-        let host = self.host.as_ref().map_or(self.until, HostLease::until);
-        self.until.min(host).since(self.clock.now())
+        let host = self.host.as_ref().map(|host| host.until().since(self.clock.now()));
+        host.map_or(self.lock_left(), |host| host.min(self.lock_left()))
     }
 
     /// Runs a send for as long as the owner of all these records may. None: it was cut off, and a byte may have been sent until
@@ -192,7 +239,8 @@ impl Hold {
     /// # Errors
     /// [`RecordError::Lost`] if the lock ran out, [`RecordError::Unavailable`] if the store does not answer.
     pub async fn sent(&mut self) -> Result<(), RecordError> {
-        if self.is_written() {
+        // One with a place is marked from the beginning: that saves a round trip.
+        if self.is_written() && !self.is_listed {
             self.records.sent(self.id, self.fence, self.intent.clone()).await?;
         }
         if self.left().is_zero() {
@@ -200,7 +248,7 @@ impl Hold {
         }
         // Not before the reply: an owner that is dropped while it waits has sent nothing.
         self.sent = true;
-        if self.is_written() {
+        if self.is_written() && !self.is_listed {
             self.intent = None;
         }
         Ok(())
@@ -231,11 +279,23 @@ impl Hold {
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
     pub async fn release(mut self) -> Result<(), RecordError> {
-        if self.is_written() {
-            self.records.release(self.id, self.fence).await?;
+        match self.place() {
+            Some(entry) => entry.answered(true),
+            None if self.is_written() => self.records.release(self.id, self.fence).await?,
+            None => {}
         }
         self.over = true;
         Ok(())
+    }
+
+    /// Its place is another record's now. Nothing was sent under its own, which is forgotten where it did not go with the place.
+    pub fn gives_up_its_place(mut self) {
+        self.over = self.is_listed;
+    }
+
+    /// Its record goes with its place, which is told so.
+    pub fn goes_with_its_place(mut self) {
+        self.over = true;
     }
 
     /// Gives up finding out. `sent_ago` is the time since this owner's last byte may have been sent; it says nothing if this
@@ -254,6 +314,14 @@ impl Hold {
             return;
         }
         let leaving = Leaving { sent_ago: self.sent.then_some(sent_ago), verify_in, intent: self.intent.take() };
+        if let Some(entry) = self.place() {
+            if self.sent {
+                entry.ended_unknown(leaving);
+            } else {
+                entry.answered(true);
+            }
+            return;
+        }
         match self.unwritten {
             None => self.records.leave(self.id, self.fence, leaving),
             Some(opening) if self.sent => self.records.record_unknown(self.id, opening, leaving),

@@ -99,13 +99,26 @@ pub struct Opening {
     pub keep: Duration,
     /// The tenant whose share of the memory it counts against; none: that of no tenant.
     pub tenant: Option<Tenant>,
+    /// How long it is kept once it has an answer.
+    pub keep_answer: Duration,
 }
 
 impl Opening {
     /// An opening under `settings`.
     pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
         let (lock, keep) = (settings.lock, settings.keep);
-        Self { fence, host: None, fingerprint, maybe_sent, turn: false, upstream_key: None, lock, keep, tenant: None }
+        Self {
+            fence,
+            host: None,
+            fingerprint,
+            maybe_sent,
+            turn: false,
+            upstream_key: None,
+            lock,
+            keep,
+            keep_answer: keep,
+            tenant: None,
+        }
     }
 
     /// The same, for sends that carry a key of the upstream's own.
@@ -128,8 +141,8 @@ impl Opening {
 
     /// The last moment at which somebody may have sent it whose record the store has lost: all records of that time are over a
     /// lock and a lifetime later.
-    fn before_loss(&self, lost: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-        let lost = lost.filter(|lost| now < lost.after(self.keep).after(self.lock))?;
+    fn before_loss(&self, lost: Option<Timestamp>, kept: Duration, now: Timestamp) -> Option<Timestamp> {
+        let lost = lost.filter(|lost| now < lost.after(kept).after(self.lock))?;
         Some(lost.after(self.lock).min(now))
     }
 
@@ -148,6 +161,7 @@ impl Opening {
             fingerprint: self.fingerprint,
             keep: self.keep,
             sends: earlier.map_or(unknown, |earlier| earlier.sends),
+            keep_answer: self.keep_answer,
             state: State::Held(holder),
             intent: earlier.filter(|_| prior.is_some()).and_then(|earlier| earlier.intent.clone()),
             due: None,
@@ -315,6 +329,7 @@ pub struct Record {
     fingerprint: Fingerprint,
     keep: Duration,
     sends: Sends,
+    keep_answer: Duration,
     state: State,
     /// What was asked of the upstream; none before a send and once the record is done.
     intent: Option<Arc<Intent>>,
@@ -409,12 +424,54 @@ impl Record {
             keep: opening.keep,
             // When the first one went out is not known.
             sends: Sends::Mixed,
+            keep_answer: opening.keep_answer,
             state: State::Unknown { sent, doubtful: false, since: now },
             intent: leaving.intent.clone(),
             due: None,
         };
         record.schedule(leaving.verify_in.map(|wait| now.after(wait)));
         record
+    }
+
+    /// The record of a request without a key, which is marked as sent from the beginning. Orphans are kept for `orphans`, so that
+    /// after a loss each request of that time may be the repetition of one that was lost.
+    pub fn listed(
+        opening: &Opening,
+        orphans: Duration,
+        intent: Option<Arc<Intent>>,
+        lost: Option<Timestamp>,
+        now: Timestamp,
+    ) -> (Begin, Self) {
+        let prior = opening.before_loss(lost, orphans, now).map(Prior::feared);
+        let until = now.after(opening.lock);
+        let key = opening.upstream_key;
+        let holder = Holder { fence: opening.fence, host: None, key, since: now, until, sent: Some(now), prior };
+        let earlier = if prior.is_some() { Sends::Mixed } else { Sends::None };
+        let mut record = Self {
+            fingerprint: opening.fingerprint,
+            keep: opening.keep,
+            keep_answer: opening.keep_answer,
+            sends: earlier.with(key, now),
+            state: State::Held(holder),
+            intent,
+            due: None,
+        };
+        record.schedule(Some(until));
+        let begin =
+            prior.map_or(Begin::New, |prior| Begin::Reconcile { sent_ago: now.since(prior.sent), doubtful: true });
+        (begin, record)
+    }
+
+    /// The owner lives: its lock lasts for at least `lock` from now on.
+    ///
+    /// # Errors
+    /// [`Lost`] if another owner has the record.
+    pub fn keep_alive(&mut self, fence: Fence, lock: Duration, now: Timestamp) -> Result<(), Lost> {
+        let holder = self.holder(fence, now)?;
+        holder.until = holder.until.max(now.after(lock));
+        let until = holder.until;
+        self.schedule(Some(until));
+        Ok(())
     }
 
     /// Begins a request: what it gets, and the record to write (none: leave it as it is).
@@ -428,7 +485,7 @@ impl Record {
         now: Timestamp,
     ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
-            let feared = || opening.before_loss(facts.lost, now).map(Prior::feared);
+            let feared = || opening.before_loss(facts.lost, opening.keep, now).map(Prior::feared);
             let prior = if opening.maybe_sent { Some(Prior::known(now)) } else { feared() };
             return opening.held(prior, None, now);
         };
@@ -454,7 +511,7 @@ impl Record {
             State::Held(holder) => {
                 // A mark that it made may have been lost, where the store came back with older data.
                 let unmarked = facts.lost.filter(|lost| holder.since <= *lost);
-                let unmarked = unmarked.and_then(|lost| opening.before_loss(Some(lost), now));
+                let unmarked = unmarked.and_then(|lost| opening.before_loss(Some(lost), opening.keep, now));
                 let prior = match (holder.last_byte_if_vanished(facts), unmarked) {
                     (Some(own), Some(unmarked)) => Some(Prior { sent: own.sent.max(unmarked), ..own }),
                     (own, unmarked) => own.or(unmarked.map(Prior::feared)),
@@ -551,6 +608,7 @@ impl Record {
     }
 
     fn done(&mut self, stored: Compact, now: Timestamp) {
+        self.keep = self.keep_answer;
         self.state = State::Done { stored, since: now };
         self.intent = None;
         self.due = None;

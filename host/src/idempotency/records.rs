@@ -2,11 +2,13 @@
 
 use super::{
     HostLease,
-    fingerprint::{Fingerprint, RecordId, digest, short},
+    entry::{Arrived, Arriving, Ticket},
+    fingerprint::{Fingerprint, Likeness, RecordId, RequestDigest, digest, short},
     intent::Intent,
     record::{Begin, Fence, KeyedSends, Leaving, Opening, RecordStatus},
     stored::Stored,
 };
+use crate::clock::Timestamp;
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -83,6 +85,40 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// Writes [`super::record::Record::unknown`] where there is no record yet, at once or soon: called when an owner is dropped,
     /// which cannot wait.
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving);
+
+    /// How long an owner holds its place among equal requests without a word; none where no owner can vanish by itself.
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The digest under which this store lists equal requests.
+    fn digest(&self, request: &Likeness<'_>) -> RequestDigest {
+        RequestDigest::of(request)
+    }
+
+    /// [`super::unanswered::Unanswered::arrive`]: a request without a key comes. Where it is listed, its record is begun as one that
+    /// may be sent from now on; a store whose records end with its owners may wait with that until the caller has gone.
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived>;
+
+    /// [`super::unanswered::Unanswered::look_again`]. What is found has taken the place of the own entry and record.
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
+
+    /// [`super::record::Record::keep_alive`], and where the caller is `present` [`super::unanswered::Unanswered::renew`]: whether the
+    /// entry is still the owner's.
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool>;
+
+    /// Writes the record of a listed request that came at `came`, where this store has waited with that: before its entry can be
+    /// found by another request. False: there is no room for it.
+    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+        let _ = (ticket, opening, came);
+        true
+    }
+
+    /// [`super::unanswered::Unanswered::abandon`], at once or soon.
+    fn abandon(&self, ticket: Ticket);
+
+    /// [`super::unanswered::Unanswered::remove`], at once or soon. `forget`: with the record.
+    fn answered(&self, ticket: Ticket, forget: bool);
 
     /// Makes `owner` the one owner of what `name` names, for at least `keep`.
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;

@@ -2,7 +2,8 @@
 
 use super::{
     Exchange,
-    exchange::{Answer, Arrival, Progress},
+    delivery::Head,
+    exchange::{Answer, Arrival, Orphan, Progress},
 };
 use crate::{
     error::{Problem, SENT, VERDICT},
@@ -14,7 +15,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_LENGTH, LOCATION},
+    header::{ALLOW, CONTENT_LENGTH, LOCATION, SET_COOKIE},
 };
 use http_body_util::BodyExt as _;
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
 pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
 /// That the answer was given before.
 pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
+
+/// That it takes over the effect of an equal request without a key, whose caller has gone.
+pub const ADOPTED: HeaderName = HeaderName::from_static("triage-adopted");
 
 /// Beside `effect-unknown`: how the caller may come back.
 pub const RETRY_AFTER_UNKNOWN: HeaderName = HeaderName::from_static("triage-retry-after-unknown");
@@ -117,6 +121,25 @@ impl Outgoing {
         response
     }
 
+    /// The headers that may be given again: a session is of the caller that it was made for.
+    fn kept_headers(&self, exchange: &Exchange) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if !exchange.service.settings.idempotency.replay_set_cookie {
+            headers.remove(SET_COOKIE);
+        }
+        headers
+    }
+
+    /// What a record keeps of it, beside its body.
+    pub(super) fn head(&self, exchange: &Exchange, progress: &Progress) -> Head {
+        Head {
+            status: self.status,
+            headers: self.kept_headers(exchange),
+            class: progress.class.name(),
+            policy: exchange.service.policy.label().clone(),
+        }
+    }
+
     /// Reads the whole answer for the record, up to the cap; past it the answer still streams, but is not kept.
     pub(super) async fn store(
         mut self,
@@ -157,7 +180,7 @@ impl Outgoing {
         let stored = if whole {
             let answer = idempotency::Answer {
                 status: self.status,
-                headers: self.headers.clone(),
+                headers: self.kept_headers(exchange),
                 body: self.read.clone(),
                 class: progress.class.name(),
                 policy: exchange.service.policy.label().to_str().unwrap_or_default().into(),
@@ -196,6 +219,9 @@ fn dress(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
 fn told(headers: &mut HeaderMap, exchange: &Exchange, progress: &Progress) {
     headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
     headers.insert(POLICY, exchange.service.policy.label().clone());
+    if progress.orphan == Orphan::Adopted {
+        headers.insert(ADOPTED, HeaderValue::from_static("true"));
+    }
     if let Some(limit) = progress.limit {
         headers.insert(CLAMPED, HeaderValue::from_static(limit.name()));
     }

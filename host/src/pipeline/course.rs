@@ -3,7 +3,7 @@
 use super::{
     Exchange,
     answer::Outgoing,
-    exchange::{Arrival, Doubt, MaybeHold, Progress},
+    exchange::{Arrival, Doubt, MaybeHold, Orphan, Progress},
     keyed,
     pending_report::PendingReport,
 };
@@ -124,6 +124,7 @@ impl Exchange {
         let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
         let (mut arrival, mut permit, took) = match attempted {
             Ok(Arrived { arrival, permit, took, .. }) => (arrival, permit, took),
+            Err(problem) if progress.orphan == Orphan::Found => return Err(problem),
             Err(problem) => {
                 progress.account.denied(&problem);
                 return self.refused(problem, progress);

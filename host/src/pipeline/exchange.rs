@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{
     config::settings::Redirects,
-    idempotency::{ClaimOwner, Fingerprint, Hold, Keyed, Tenant, Turn},
+    idempotency::{ClaimOwner, Entry, Fingerprint, Hold, Keyed, RequestDigest, Tenant, Turn},
     overload::{Asking, Held, Overload, Priority, UnderWay},
     policy::contract::{Class, Effect, Failure, Purpose},
+    server::handover::Handover,
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
     upstream::{
@@ -74,6 +75,10 @@ pub(crate) struct Exchange {
     pub(crate) upstream_key: Option<UpstreamKey>,
     /// The requests that it must not be under way with; none: it takes no turn.
     pub(crate) equal: Option<EqualRequests>,
+    /// What equal requests are found by, where it has no key and orphans are kept.
+    pub(crate) digest: Option<RequestDigest>,
+    /// Tells whether its answer has reached the kernel; none where the caller takes the answer from memory.
+    pub(crate) handover: Option<Handover>,
     /// Told to a request that runs detached; none for one that is dropped with its caller.
     pub(crate) caller_gone: Option<CallerGone>,
     /// Where a write is verified without its caller; none for a request.
@@ -185,6 +190,16 @@ pub(crate) enum Arrival {
     Failure(Failure),
 }
 
+/// What a request has to do with an equal one whose caller has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    None,
+    /// One was found right before the first send.
+    Found,
+    /// It has taken over what that did.
+    Adopted,
+}
+
 /// Why a match is not adopted after a loss of shared data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doubt {
@@ -231,6 +246,10 @@ pub(crate) struct Progress {
     pub(crate) turn: Option<Turn>,
     /// The record of its condition, if it has one: what it leaves unknown, the next request with the condition finds out.
     pub(crate) condition: MaybeHold,
+    /// Its place, where equal requests with living owners were there when it came: one of them may be an orphan by the first send.
+    pub(crate) twins: Option<Arc<Entry>>,
+    /// What it has to do with an orphan.
+    pub(crate) orphan: Orphan,
     /// What is noted of the request.
     pub(crate) account: Account,
 }
@@ -264,6 +283,8 @@ impl Progress {
             owner,
             turn: None,
             condition: None,
+            twins: None,
+            orphan: Orphan::None,
             account,
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Problem,
-    idempotency::{Fingerprint, Identity, Keyed, Tenant, key::IDEMPOTENCY_KEY},
+    idempotency::{Fingerprint, Identity, Keyed, Likeness, Tenant, key::IDEMPOTENCY_KEY},
     overload::{
         Asking, Held, Priority, Scarce,
         peers::{Connection, TooMany},
@@ -29,6 +29,7 @@ use tokio::time::timeout_at;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Host {
+    #[allow(clippy::too_many_lines)] // A step for each part of a request.
     pub(super) async fn take(
         &self,
         mut head: Parts,
@@ -85,8 +86,11 @@ impl Host {
             })?;
         }
         let idempotency = &service.settings.idempotency;
-        let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, idempotency.tenant_header.as_ref()));
+        let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, &idempotency.tenant_headers));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
+        // Before headers are taken off or put on.
+        let has_place = key.is_none() && effect == Effect::Unsafe && idempotency.orphans.is_some();
+        let tenant_values = if has_place { values(&head.headers, &idempotency.tenant_headers) } else { Vec::new() };
         // Of an absolute form and of HTTP/2 the authority is the host, whatever the field says (RFC 9112 section 3.2.2).
         if let Some(named) = head.uri.authority().map(request_head::without_userinfo)
             && let Ok(named) = HeaderValue::from_str(named)
@@ -108,6 +112,25 @@ impl Host {
         let of = (&head, &*path_and_query, &body);
         let (fingerprint, equal) =
             equality(&serving, found, of, key.is_some(), own.commits_late(), effect == Effect::Unsafe);
+        let digest = match &body {
+            RequestBody::Buffered(bytes) if has_place => {
+                let named = &serving.endpoints[found];
+                let likeness = Likeness {
+                    tenant: &tenant_values,
+                    asking: &named.asking(&head.headers),
+                    identity: Identity {
+                        upstream: &serving.settings.name,
+                        endpoint: &named.described.name,
+                        method: &head.method,
+                        path_and_query: &path_and_query,
+                        body: bytes,
+                    },
+                    fingerprint,
+                };
+                Some(self.shared.records.digest(&likeness))
+            }
+            _ => None,
+        };
         Ok(Box::new(Exchange {
             shared: Arc::clone(&self.shared),
             upstream: index,
@@ -130,6 +153,8 @@ impl Host {
             fingerprint,
             upstream_key: None,
             equal,
+            digest,
+            handover: caller.handover(),
             // Safe requests end with the caller's future; only detached ones must be told.
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             verifies: None,
@@ -235,6 +260,12 @@ fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Du
 fn too_many(TooMany { scope, limit, abandoned }: TooMany) -> Problem {
     let what = if abandoned { "writes whose callers have gone" } else { "requests" };
     Problem::TooManyRequests { scope: scope.name(), limit, what }
+}
+
+/// The values of these headers, each with its name.
+fn values<'a>(headers: &HeaderMap, names: &'a [HeaderName]) -> Vec<(&'a HeaderName, HeaderValue)> {
+    let of_name = |name: &'a HeaderName| headers.get_all(name).into_iter().cloned().map(move |value| (name, value));
+    names.iter().flat_map(of_name).collect()
 }
 
 fn scarce(Scarce { limit_bytes }: Scarce) -> Problem {

@@ -113,7 +113,7 @@ impl Host {
             quota: Some(READS),
             retry_after,
         })?;
-        let tenant = Tenant::of(&head.headers, settings.tenant_header.as_ref());
+        let tenant = Tenant::of(&head.headers, &settings.tenant_headers);
         let id = owned(token, &tenant).ok_or(Problem::NoRecord)?;
         let status = self.shared.records.status(id).await.map_err(|_| Problem::StoreUnavailable)?;
         let mut response = match status.ok_or(Problem::NoRecord)? {

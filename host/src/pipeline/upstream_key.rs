@@ -19,6 +19,8 @@ use tokio::time::Instant;
 pub(crate) struct UpstreamKey {
     pub(crate) tag: KeyTag,
     valid_for: Duration,
+    /// It was made of a seed.
+    is_generated: bool,
 }
 
 /// What is known of the sends under the key.
@@ -73,23 +75,34 @@ impl Exchange {
         if self.effect != Effect::Unsafe {
             return;
         }
+        if self.upstream_key.take().is_some_and(|earlier| earlier.is_generated) {
+            // It goes on under another record, whose sends carry that one's key.
+            self.headers.remove(&settings.header);
+        }
         let own = |name: &http::HeaderName| {
             let mut values = self.headers.get_all(name).iter();
             (values.next().cloned(), values.next().is_some())
         };
+        let mut is_generated = false;
         let value = match own(&settings.header) {
             // Which of them the upstream takes is not known.
             (Some(_), true) => return,
             (Some(value), false) => Some(value),
             (None, _) => match own(&key::IDEMPOTENCY_KEY) {
                 (Some(value), false) => Some(value),
-                _ if settings.generate => generated(seed),
+                _ if settings.generate => {
+                    is_generated = true;
+                    generated(seed)
+                }
                 _ => None,
             },
         };
         let Some(value) = value.filter(|value| (1..=2 * key::MAX_KEY_LEN).contains(&value.len())) else { return };
-        self.upstream_key =
-            Some(UpstreamKey { tag: KeyTag::of(&settings.header, &value), valid_for: settings.valid_for });
+        self.upstream_key = Some(UpstreamKey {
+            tag: KeyTag::of(&settings.header, &value),
+            valid_for: settings.valid_for,
+            is_generated,
+        });
         self.headers.insert(settings.header, value);
     }
 
@@ -135,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_record_whose_sends_carried_another_key_proves_nothing() {
         let tag = KeyTag::from_bytes([1; 16]);
-        let own = UpstreamKey { tag, valid_for: Duration::from_secs(10) };
+        let own = UpstreamKey { tag, valid_for: Duration::from_secs(10), is_generated: false };
         let earlier = KeyedSends { key: tag, first_ago: Duration::from_secs(4) };
         let other = KeyedSends { key: KeyTag::from_bytes([2; 16]), ..earlier };
         let now = Instant::now();

@@ -104,6 +104,7 @@ impl Host {
             keep: idempotency.keep,
             // The store knows it too.
             tenant: None,
+            keep_answer: idempotency.orphans.filter(|_| !request.keyed).unwrap_or(idempotency.keep),
         };
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         if matches!(begun, Ok(Begun::Mismatch)) && !request.keyed {
@@ -192,6 +193,8 @@ impl Host {
             equal: None,
             // Nothing is sent that could carry it.
             upstream_key: None,
+            digest: None,
+            handover: None,
             caller_gone: None,
             verifies: Some(Verifying { keyed: request.keyed }),
         }))

@@ -2,6 +2,7 @@
 
 use super::{
     h2_preface::{self, Prefaced},
+    handover::{Confirming, Handover},
     metered::{Metered, Taking},
     request_check,
     streams::{StreamExecutor, Watched},
@@ -155,6 +156,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let head_bytes = settings.max_header_bytes.max(8192);
     let (stream, buffered) = Metered::new(stream, &host.shared.memory, head_bytes);
     let max_fields = settings.max_header_fields;
+    let handover = Handover::default();
+    let caller = caller.told_by(handover.clone());
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (host, caller, own) = (host.clone(), caller.clone(), Arc::clone(&served));
         spoke.tell();
@@ -196,7 +199,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Confirming::new(stream, handover)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = spoken.last_call(&stopping) => None,

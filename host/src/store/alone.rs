@@ -7,8 +7,9 @@
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
-    Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening, RecordError,
-    RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Turn, Unsettled, record::Begin, records::Reply,
+    Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening,
+    RecordError, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket, Turn, Unsettled, record::Begin,
+    records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -94,6 +95,43 @@ impl Records for AloneIfNeeded {
 
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
         self.shared.record_unknown(id, opening, leaving);
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        self.shared.lease()
+    }
+
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        let ticket = arriving.ticket;
+        let arrive = async move {
+            match self.shared.arrive(arriving).await {
+                Err(RecordError::Unavailable { source, maybe_done }) => {
+                    tracing::debug!(error = %source, "a write goes on without a place among equal requests");
+                    if maybe_done {
+                        self.shared.answered(ticket, true);
+                    }
+                    Ok(Arrived::Full)
+                }
+                arrived => arrived,
+            }
+        };
+        Reply::Right(arrive.boxed())
+    }
+
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.shared.look_again(ticket)
+    }
+
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
+        self.shared.keep_alive(ticket, lock, present)
+    }
+
+    fn abandon(&self, ticket: Ticket) {
+        self.shared.abandon(ticket);
+    }
+
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        self.shared.answered(ticket, forget);
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {

@@ -2,7 +2,7 @@
 
 use super::{
     Desk, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
-    meter::{KeyResult, status},
+    meter::{KeyResult, OrphanResult, status},
     story::STEPS,
     waited,
 };
@@ -127,6 +127,18 @@ impl Account {
     pub fn keyed(&mut self, result: KeyResult) {
         self.meter.keyed.add(result as usize);
         self.note(|| Step::Key { result: result.name() });
+    }
+
+    /// What an equal request without a key has left to this one, or why it has no place among them.
+    pub fn orphan(&mut self, result: OrphanResult) {
+        self.meter.orphans.add(result as usize);
+        self.is_rough = true;
+        self.note(|| Step::Orphan { result: result.name() });
+    }
+
+    /// The counters, for what comes after the answer.
+    pub fn shared_meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// An attempt may be made.

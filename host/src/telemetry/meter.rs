@@ -146,6 +146,33 @@ pub enum KeyResult {
     Failed,
 }
 
+/// What became of writes without a key whose callers had gone, in the order of its counters.
+pub const ORPHANS: [&str; 6] = ["left", "answer", "reconcile", "unsent", "in-flight", "not-kept"];
+
+/// What became of a write without a key whose caller has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrphanResult {
+    /// Its caller went before it had the answer.
+    Left,
+    /// The next equal request was given its answer.
+    Answer,
+    /// The next equal request had to find out what came of it.
+    Reconcile,
+    /// It had no effect: the next equal request was sent.
+    Unsent,
+    /// It was under way for longer than the next equal request had time.
+    InFlight,
+    /// A write has no place: there are too many.
+    NotKept,
+}
+
+impl OrphanResult {
+    /// The name in metrics and stories.
+    pub fn name(self) -> &'static str {
+        ORPHANS[self as usize]
+    }
+}
+
 impl KeyResult {
     /// The name in metrics and stories.
     pub fn name(self) -> &'static str {
@@ -204,6 +231,8 @@ pub struct Meter {
     pub faults: Each<{ FAULTS.len() }>,
     /// Requests with a key, by what it brought.
     pub keyed: Each<{ KEYED.len() }>,
+    /// Requests without a key whose callers had gone, by what became of them.
+    pub orphans: Each<{ ORPHANS.len() }>,
 }
 
 impl Meter {
@@ -228,6 +257,7 @@ impl Meter {
             clamps: Each::default(),
             faults: Each::default(),
             keyed: Each::default(),
+            orphans: Each::default(),
         }
     }
 }

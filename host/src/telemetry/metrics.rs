@@ -68,6 +68,8 @@ metrics! {
         "Time that permitted attempts waited for their reserved moment";
     KEYED = "triage_idempotency_total", Counter, &["upstream", "endpoint", "result"],
         "Requests with an idempotency key, by what the key brought";
+    ORPHANS = "triage_orphans_total", Counter, &["upstream", "endpoint", "result"],
+        "Writes without a key whose caller went before the answer (left), and what the next equal request made of them";
     BREAKER = "triage_breaker_state", Gauge, &["upstream", "group", "state"],
         "1 for the state that the breaker is in, 0 for the others";
     BREAKER_FORCED = "triage_breaker_forced", Gauge, GROUP,

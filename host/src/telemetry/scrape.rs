@@ -3,7 +3,7 @@
 use super::{
     EndpointMeters, Events, Meter, Meters, Metric,
     histogram::{Histogram, Observed},
-    meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, STATUSES},
+    meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
     metrics, process,
 };
 use crate::{
@@ -197,7 +197,8 @@ fn requests(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     page.gauges(&metrics::IN_FLIGHT, all.iter().map(|one| (one.labels(), in_flight(one))))?;
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.request_time)));
     page.histograms(&metrics::REQUEST_TIME, times)?;
-    page.counters(&metrics::KEYED, labelled(all, "result", &KEYED, |meter| meter.keyed.all()))
+    page.counters(&metrics::KEYED, labelled(all, "result", &KEYED, |meter| meter.keyed.all()))?;
+    page.counters(&metrics::ORPHANS, labelled(all, "result", &ORPHANS, |meter| meter.orphans.all()))
 }
 
 fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {

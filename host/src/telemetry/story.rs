@@ -69,6 +69,11 @@ pub enum Step {
         /// `new`, `replay`, `in-flight`, `mismatch`, `reconcile` or `failed`.
         result: &'static str,
     },
+    /// An equal request without a key, whose caller has gone, was taken over; or there was no place for this one.
+    Orphan {
+        /// `answer`, `reconcile`, `unsent`, `in-flight` or `not-kept`.
+        result: &'static str,
+    },
     /// The attempt may be made.
     Permit {
         /// Whether it decides if a half-open breaker closes.
@@ -251,6 +256,13 @@ impl fmt::Display for Step {
         let or_not = |is: bool| if is { "may have been sent" } else { "nothing was sent" };
         match self {
             Self::Key { result } => write!(f, "idempotency key: {result}"),
+            Self::Orphan { result } => match *result {
+                "answer" => f.write_str("adopted: the answer to an equal request whose caller has gone"),
+                "reconcile" => f.write_str("adopted: an equal request whose caller has gone may have been sent"),
+                "unsent" => f.write_str("an equal request whose caller has gone had no effect: this one is sent"),
+                "in-flight" => f.write_str("an equal request whose caller has gone is still under way"),
+                _ => f.write_str("too many writes without a key: this one has no place among its equals"),
+            },
             Self::Permit { is_probe, wait } => {
                 f.write_str(if *is_probe { "permit, as a probe of the half-open breaker" } else { "permit" })?;
                 if wait.is_zero() {

@@ -1,5 +1,6 @@
 //! Header rules of a proxy: what is hop-by-hop is taken off, who forwarded is put on (RFC 9110 section 7.6, RFC 7239).
 
+use crate::server::handover::Handover;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -42,9 +43,22 @@ pub struct Caller {
     address: HeaderValue,
     forwarded: HeaderValue,
     scheme: &'static str,
+    /// Tells whether what is written to it has reached the kernel.
+    handover: Option<Handover>,
 }
 
 impl Caller {
+    /// What tells whether what is written to it has reached the kernel; none where it takes answers from memory.
+    pub(crate) fn handover(&self) -> Option<Handover> {
+        self.handover.clone()
+    }
+
+    /// The same, whose connection tells what has reached the kernel.
+    #[must_use]
+    pub(crate) fn told_by(self, handover: Handover) -> Self {
+        Self { handover: Some(handover), ..self }
+    }
+
     /// Names a caller by its address and the scheme it used.
     pub fn new(address: IpAddr, scheme: &'static str) -> Self {
         let node = match address {
@@ -52,7 +66,12 @@ impl Caller {
             IpAddr::V6(v6) => format!("\"[{v6}]\""),
         };
         let value = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"));
-        Self { address: value(address.to_string()), forwarded: value(format!("for={node};proto={scheme}")), scheme }
+        Self {
+            address: value(address.to_string()),
+            forwarded: value(format!("for={node};proto={scheme}")),
+            scheme,
+            handover: None,
+        }
     }
 
     /// The scheme that the caller itself used: by a proxy between that says so, else that of its connection to this host.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
+use crate::idempotency::{Arrived, Ticket};
 use crate::{
     idempotency::{
         Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, RecordStatus, Resolution,
@@ -63,6 +64,24 @@ impl Records for Slow {
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
         self.0.record_unknown(id, opening, leaving);
     }
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        self.reply(move |records| now(records.arrive(arriving)))
+    }
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.reply(move |records| now(records.look_again(ticket)))
+    }
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
+        self.reply(move |records| now(records.keep_alive(ticket, lock, present)))
+    }
+    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+        self.0.write_listed(ticket, opening, came)
+    }
+    fn abandon(&self, ticket: Ticket) {
+        self.0.abandon(ticket);
+    }
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        self.0.answered(ticket, forget);
+    }
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         self.reply(move |records| now(records.claim(name, owner, keep)))
     }
@@ -95,7 +114,7 @@ impl Records for Slow {
 fn id() -> RecordId {
     let headers =
         HeaderMap::from_iter([(http::HeaderName::from_static("idempotency-key"), HeaderValue::from_static("k"))]);
-    RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
+    RecordId::of(&Tenant::of(&headers, &[]), "up", &Key::parse(&headers).unwrap().unwrap())
 }
 
 fn opening(fence: u128) -> Opening {

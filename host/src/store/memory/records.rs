@@ -1,12 +1,14 @@
 //! Idempotency records, claims and turns in memory.
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving, Opened, Opening,
-        RecordError, RecordId, Records, Resolution, Resolved, Settings, Stored, Tenant, Turn, Unsettled,
-        record::{Fate, Lost, Record, RecordStatus, StoreFacts},
+        Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving,
+        Likeness, Opened, Opening, RecordError, RecordId, Records, RequestDigest, Resolution, Resolved, Settings,
+        Stored, Tenant, Ticket, Turn, Unsettled,
+        record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts},
         records::{Reply, at_hand},
+        unanswered::Arrival,
     },
 };
 use claims::Claims;
@@ -23,11 +25,13 @@ use std::{
     time::Duration,
 };
 use turns::{Place, Turns};
+use unanswered::Unanswereds;
 
 pub(crate) mod claims;
 pub(crate) mod room;
 pub(crate) mod shard;
 pub(crate) mod turns;
+mod unanswered;
 
 /// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
 const SHARDS: usize = 16;
@@ -82,6 +86,7 @@ pub struct MemoryRecords {
     /// One lock: a claim is made once for a write, and a limit over all claims stays exact.
     claims: Mutex<Claims>,
     turns: Arc<Turns>,
+    unanswered: Unanswereds,
 }
 
 impl MemoryRecords {
@@ -95,6 +100,7 @@ impl MemoryRecords {
             room: Room::new(limits.bytes, limits.tenant_bytes),
             claims: Mutex::new(Claims::new(limits.claims)),
             turns: Arc::new(Turns::new(limits.turns)),
+            unanswered: Unanswereds::new(),
         }
     }
 
@@ -311,6 +317,59 @@ impl Records for MemoryRecords {
         self.held.fetch_sub(replaced, Relaxed);
     }
 
+    fn digest(&self, request: &Likeness<'_>) -> RequestDigest {
+        self.unanswered.digest(request)
+    }
+
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        at_hand(Ok(match self.unanswered.arrive(&arriving, self.clock.now()) {
+            Arrival::Adopted(id) => Arrived::Adopted(id),
+            Arrival::Listed { others } => Arrived::Listed { begin: Begin::New, turn: None, others },
+            Arrival::Full => Arrived::Full,
+        }))
+    }
+
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        at_hand(Ok(self.unanswered.look_again(ticket, self.clock.now())))
+    }
+
+    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, bool> {
+        at_hand(Ok(true))
+    }
+
+    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+        // It takes of what is kept free for requests under way: this one was.
+        let reserve = || self.reserve(opening.tenant, Room::extend).is_ok();
+        let has_room = reserve() || (self.sweep() && reserve());
+        if has_room {
+            let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, came);
+            let replaced = self.shard(ticket.id).put(ticket.id, Entry { record, tenant: opening.tenant }, &self.room);
+            self.held.fetch_sub(replaced, Relaxed);
+        } else {
+            tracing::warn!(id = ?ticket.id, "a write without a key is not kept: there is no room for its record");
+        }
+        has_room
+    }
+
+    fn abandon(&self, ticket: Ticket) {
+        self.unanswered.abandon(ticket, self.clock.now());
+    }
+
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        let was_ours = self.unanswered.remove(ticket);
+        if !forget {
+            return;
+        }
+        if was_ours {
+            let removed = self.shard(ticket.id).remove(ticket.id, &self.room);
+            self.held.fetch_sub(removed, Relaxed);
+        } else {
+            // Its entry is another's: so is its record, unless it holds that still.
+            let _: Result<(), RecordError> =
+                self.own(ticket.id, |record, clock| record.release(ticket.owner, clock.now()));
+        }
+    }
+
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
         at_hand(claims.claim(name, owner, keep, self.clock.now(), &self.room))
@@ -376,6 +435,7 @@ impl Records for MemoryRecords {
     fn tidy(&self) {
         self.sweep();
         self.claims.lock().sweep(self.clock.now(), usize::MAX, &self.room);
+        self.unanswered.sweep(self.clock.now());
     }
 }
 

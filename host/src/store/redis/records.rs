@@ -3,13 +3,13 @@
 //! Each operation is one script, the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same history on
 //! both. Answers are sealed before they leave this process.
 
-use super::{Keys, Link, LinkError, Value};
+use super::{Keys, Link, LinkError, Lost, Value};
 use crate::{
     clock::Clock,
     entropy::Entropy,
     idempotency::{
-        Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving, Opened, Opening,
-        RecordError, RecordId, Records, Resolution, Resolved, Stored, Turn, Unsettled, codec,
+        Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving,
+        Opened, Opening, RecordError, RecordId, Records, Resolution, Resolved, Stored, Ticket, Turn, Unsettled, codec,
         record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
@@ -46,6 +46,7 @@ mod restore;
 mod seal;
 mod steps;
 mod turn;
+mod unanswered;
 
 /// How long a write waits for one step, unless `state.timeout` is longer: it cannot go on without, other than a read.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -235,18 +236,24 @@ impl Inner {
         }))
     }
 
+    /// What a record is begun with, and the last loss that this goes by.
+    async fn circumstances(&self) -> Result<(Circumstances, Option<Lost>), RecordError> {
+        let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+        self.restored().await;
+        let lost = self.link.lost_data();
+        let about = Circumstances {
+            cap: self.cap,
+            lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
+            host: self.heartbeat.host,
+            one_node: !self.link.is_cluster(),
+            era,
+        };
+        Ok((about, lost))
+    }
+
     async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
         for _ in 0..LOSSES {
-            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
-            self.restored().await;
-            let lost = self.link.lost_data();
-            let about = Circumstances {
-                cap: self.cap,
-                lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
-                host: self.heartbeat.host,
-                one_node: !self.link.is_cluster(),
-                era,
-            };
+            let (about, lost) = self.circumstances().await?;
             let asked = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
             let place = (opening.turn && about.one_node).then(|| Place::new(&self, opening.fingerprint, opening.fence));
@@ -544,6 +551,30 @@ impl Records for RedisRecords {
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
         self.0.ledger.put(id, Record::unknown(&opening, &leaving, self.0.clock.now()));
         self.0.afterwards(steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap));
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(steps::PLACE_LEASE)
+    }
+
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        Reply::Right(Arc::clone(&self.0).arrive(arriving).boxed())
+    }
+
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        Reply::Right(self.0.look_again(ticket).boxed())
+    }
+
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
+        Reply::Right(self.0.keep_alive(ticket, lock, present).boxed())
+    }
+
+    fn abandon(&self, ticket: Ticket) {
+        self.0.afterwards(steps::abandon(self.0.keys(), &ticket));
+    }
+
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        self.0.afterwards(steps::answered(self.0.keys(), &ticket, forget));
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {

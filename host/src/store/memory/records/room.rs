@@ -107,7 +107,7 @@ mod tests {
     fn tenant(n: u8) -> Tenant {
         let name = HeaderName::from_static("x-tenant");
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from(u16::from(n)))]);
-        Tenant::of(&headers, Some(&name))
+        Tenant::of(&headers, std::slice::from_ref(&name))
     }
 
     #[test]

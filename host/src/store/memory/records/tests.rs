@@ -17,7 +17,7 @@ const KEEP: Duration = Duration::from_hours(24);
 pub(crate) fn id(n: u16) -> RecordId {
     let value = HeaderValue::from_str(&n.to_string()).unwrap();
     let headers = HeaderMap::from_iter([(HeaderName::from_static("idempotency-key"), value)]);
-    RecordId::of(&Tenant::of(&headers, None), "up", &Key::parse(&headers).unwrap().unwrap())
+    RecordId::of(&Tenant::of(&headers, &[]), "up", &Key::parse(&headers).unwrap().unwrap())
 }
 
 pub(crate) fn opening(fence: u128, payload: u8) -> Opening {
@@ -163,7 +163,7 @@ async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
     let tenant = |name: &str| {
         let header = HeaderName::from_static("x-tenant");
         let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_str(name).unwrap())]);
-        Some(Tenant::of(&headers, Some(&header)))
+        Some(Tenant::of(&headers, std::slice::from_ref(&header)))
     };
     let begin = |n: u16, name| records.begin_now(id(n), &opening(n.into(), 0).of_tenant(tenant(name)));
     let admitted = (1..60_000).take_while(|n| begin(*n, "greedy").is_ok()).count() as u16;

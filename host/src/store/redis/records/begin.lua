@@ -2,6 +2,7 @@
 -- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
 --      [8] how long ago records were last lost, or ''  [9] lease of the turn  [10] era in which that is known
 --      [11] the upstream's key that its sends carry, or ''  [12] this host  [13] lease of its heartbeat
+--      [14] lifetime once there is an answer, or '' for the same
 -- Another server, or one that was emptied: what this host knows of losses may be too old to go by.
 if redis.call('GET', KEYS[6]) ~= server(ARGV[10]) then return { 'strange' } end
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -59,6 +60,7 @@ local asked = r and prior and r.l or nil
 if not asked then redis.call('HDEL', KEYS[1], 'i') end
 local own = {
   f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
+  d = tonumber(ARGV[14]),
   q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil
 }
 write(own)

@@ -8,7 +8,7 @@ if not r then
 end
 redis.call('HSET', KEYS[1], 'a', ARGV[3])
 redis.call('HDEL', KEYS[1], 'i')
-local done = { f = r.f, k = r.k, s = 'd', o = r.o, b = now }
+local done = { f = r.f, k = r.d or r.k, s = 'd', o = r.o, b = now }
 write(done)
 schedule(done, nil)
 return { 'done' }

@@ -1,6 +1,7 @@
 -- One key's record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
 -- KEYS[1]  the record: f fingerprint, k lifetime, s state (h held, u unknown, d done, c cleared by an administrator), o holder's fence, b since when,
 --          e end of the lock, t last marked send, p last byte of an earlier holder, h holder's host, y 1 where only a loss says that it may have been sent, a sealed answer,
+--          d lifetime once there is an answer, where that is another,
 --          l upstream/endpoint after '+' where the request is kept too, else after '-', i the sealed request
 --          q the upstream's key that the holder sends, w the one that all sends carried so far, or '-' where they did not all
 --          carry the same one, x the first send with it
@@ -14,11 +15,12 @@ local function whole(number)
 end
 
 local function read()
-  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y')
+  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd')
   if not r[3] then return nil end
   local record = {
     f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
-    p = tonumber(r[8]), l = r[9] or nil, q = r[10] or nil, w = r[11] or nil, x = tonumber(r[12]), h = r[13] or nil, y = r[14] or nil
+    p = tonumber(r[8]), l = r[9] or nil, q = r[10] or nil, w = r[11] or nil, x = tonumber(r[12]), h = r[13] or nil, y = r[14] or nil,
+    d = tonumber(r[15])
   }
   local back = math.max(record.b, record.t or 0) - now
   if back > 0 then
@@ -87,7 +89,7 @@ end
 -- Writes all but the answer and the request.
 local function write(r)
   local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
-  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y' }) do
+  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd' }) do
     local value = r[name]
     if value then
       fields[#fields + 1] = name

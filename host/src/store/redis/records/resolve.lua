@@ -13,7 +13,7 @@ elseif ARGV[2] == '' then
 else
   redis.call('HSET', KEYS[1], 'a', ARGV[2])
   redis.call('HDEL', KEYS[1], 'i')
-  local done = { f = r.f, k = r.k, s = 'd', b = now }
+  local done = { f = r.f, k = r.d or r.k, s = 'd', b = now }
   write(done)
   schedule(done, nil)
 end

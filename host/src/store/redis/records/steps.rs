@@ -7,8 +7,9 @@ use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::{Timestamp, micros},
     idempotency::{
-        ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId,
+        Arriving, ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId, Ticket,
         record::{HOST_LEASE, HostId, Record, StateFields},
+        unanswered::MAX_EQUAL,
     },
 };
 use std::{fmt::Write as _, time::Duration};
@@ -20,6 +21,11 @@ pub const PARTS: u8 = 16;
 /// one that died.
 pub const TURN_LEASE: Duration = Duration::from_secs(15);
 
+/// How long a request's place among its equals lives without a word of its host. Renewed at a third. Half of [`TURN_LEASE`], so that
+/// a request that takes over the turn of a host that died finds what that host left: a place that was renewed last ends before a
+/// turn that was renewed up to 5 s earlier.
+pub const PLACE_LEASE: Duration = Duration::from_millis(7500);
+
 macro_rules! script {
     ($name:literal $(, $part:literal)*) => {
         Script::new($name, concat!(include_str!("clock.lua"), $(include_str!($part), )* include_str!(concat!($name, ".lua"))))
@@ -28,6 +34,11 @@ macro_rules! script {
 
 static BEGIN: Script = script!("begin", "server.lua", "hosts.lua", "record.lua", "room.lua", "queue.lua");
 static BEAT: Script = script!("beat", "hosts.lua");
+static ARRIVE: Script = script!("arrive", "server.lua", "record.lua", "room.lua", "queue.lua", "unanswered.lua");
+static LOOK_AGAIN: Script = script!("look_again", "record.lua", "unanswered.lua");
+static KEEP_ALIVE: Script = script!("keep_alive", "record.lua", "unanswered.lua");
+static ABANDON: Script = script!("abandon", "record.lua", "unanswered.lua");
+static ANSWERED: Script = script!("answered", "record.lua", "unanswered.lua");
 static MARK: Script = script!("mark", "server.lua");
 static ERA: Script = script!("era");
 static SENT: Script = script!("sent", "hosts.lua", "record.lua");
@@ -90,6 +101,7 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances
         opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
         about.host.to_string().into_bytes(),
         duration(HOST_LEASE),
+        answer_kept(opening),
     ]);
     step
 }
@@ -98,6 +110,71 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &Opening, about: &Circumstances
 pub fn beat(keys: &Keys, part: u8, host: HostId) -> Step {
     let args = vec![host.to_string().into_bytes(), duration(HOST_LEASE)];
     Step { script: &BEAT, keys: vec![of_part(keys, part, "hosts")], args }
+}
+
+/// The lifetime of a record with an answer, where it is another than that of one without.
+fn answer_kept(opening: &Opening) -> Vec<u8> {
+    if opening.keep_answer == opening.keep { Vec::new() } else { duration(opening.keep_answer) }
+}
+
+pub fn arrive(keys: &Keys, arriving: &Arriving, asked: Option<Asked>, about: &Circumstances) -> Step {
+    let Arriving { ticket, opening, turn, max, .. } = arriving;
+    let mut step = of_record(&ARRIVE, keys, ticket.id);
+    step.keys.push(of_part(keys, part_of(ticket.id), "server"));
+    step.keys.extend(lists(keys, ticket));
+    if let Some(fingerprint) = turn.filter(|_| about.one_node) {
+        step.keys.extend(queue(keys, fingerprint));
+    }
+    step.args.extend([
+        fence(ticket.owner),
+        opening.fingerprint.as_bytes().to_vec(),
+        duration(ticket.terms.lease),
+        duration(ticket.terms.kept),
+        duration(opening.lock),
+        duration(opening.keep),
+        duration(opening.keep_answer),
+        about.cap.to_string().into_bytes(),
+        max.div_ceil(PARTS.into()).to_string().into_bytes(),
+        MAX_EQUAL.to_string().into_bytes(),
+        about.lost_ago.map(duration).unwrap_or_default(),
+        duration(TURN_LEASE),
+        about.era.clone().into_bytes(),
+    ]);
+    let key = opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
+    step.asking(asked).with(key)
+}
+
+pub fn look_again(keys: &Keys, ticket: &Ticket) -> Step {
+    of_entry(&LOOK_AGAIN, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept))
+}
+
+pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, present: bool) -> Step {
+    let step = of_entry(&KEEP_ALIVE, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept));
+    step.with(duration(lock)).with(flag(present))
+}
+
+pub fn abandon(keys: &Keys, ticket: &Ticket) -> Step {
+    of_entry(&ABANDON, keys, ticket).with(duration(ticket.terms.kept))
+}
+
+pub fn answered(keys: &Keys, ticket: &Ticket, forget: bool) -> Step {
+    of_entry(&ANSWERED, keys, ticket).with(duration(ticket.terms.kept)).with(flag(forget))
+}
+
+fn flag(is: bool) -> Vec<u8> {
+    vec![if is { b'1' } else { b'0' }]
+}
+
+fn of_entry(script: &'static Script, keys: &Keys, ticket: &Ticket) -> Step {
+    let mut step = of_record(script, keys, ticket.id).with(fence(ticket.owner));
+    step.keys.extend(lists(keys, ticket));
+    step
+}
+
+/// The list of equal requests, and the index of all lists of its part. Its records lie in the part that its digest names.
+fn lists(keys: &Keys, ticket: &Ticket) -> [String; 2] {
+    let part = part_of(ticket.id);
+    [of_part(keys, part, &format!("unanswered-{}", hex(ticket.digest.as_bytes()))), of_part(keys, part, "unanswered")]
 }
 
 /// `marked`: whether the part was marked in this era before.
@@ -168,7 +245,7 @@ pub fn unknown(
     let step = of_record(&UNKNOWN, keys, id).with(opening.fingerprint.as_bytes().to_vec()).with(duration(opening.keep));
     let step = step.with(duration(leaving.sent_ago.unwrap_or_default()));
     let step = step.with(leaving.verify_in.map(duration).unwrap_or_default()).asking(asked);
-    step.with(cap.to_string().into_bytes())
+    step.with(cap.to_string().into_bytes()).with(answer_kept(opening))
 }
 
 /// `sealed`: the answer from now on; none where the effect did not take place.
@@ -200,7 +277,7 @@ pub fn take(keys: &Keys, id: RecordId, lease: Duration, lost_ago: Option<Duratio
 }
 
 pub fn sweep(keys: &Keys, part: u8) -> Step {
-    let keys = ["all", "open", "due"].map(|what| of_part(keys, part, what));
+    let keys = ["all", "open", "due", "unanswered"].map(|what| of_part(keys, part, what));
     Step { script: &SWEEP, keys: keys.into(), args: Vec::new() }
 }
 
@@ -399,6 +476,19 @@ impl<'a> Answer<'a> {
 
     /// Whether the turn came along.
     pub fn turn(&self) -> bool {
-        self.rest.get(1).and_then(reply::text) == Some("1")
+        self.flag(1)
+    }
+
+    /// Whether equal requests with living owners are listed.
+    pub fn others(&self) -> bool {
+        self.flag(2)
+    }
+
+    fn flag(&self, at: usize) -> bool {
+        self.rest.get(at).and_then(reply::text) == Some("1")
+    }
+
+    pub fn id(&self) -> Option<RecordId> {
+        Some(RecordId::from_bytes(self.bytes()?.try_into().ok()?))
     }
 }

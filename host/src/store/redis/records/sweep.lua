@@ -1,6 +1,7 @@
 -- Forgets the ids of what has expired.
 -- KEYS[1] ids of all records of a part, by expiry  [2] those that may be unsettled  [3] those to be verified, by when that is due
-for _, index in ipairs({ KEYS[1], KEYS[2] }) do
+--      [4] unanswered requests, by expiry
+for _, index in ipairs({ KEYS[1], KEYS[2], KEYS[4] }) do
   redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now), 'LIMIT', 0, 1000)) do

@@ -20,6 +20,9 @@ use crate::{
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
+#[path = "tests/unanswered.rs"]
+mod unanswered;
+
 /// The server's clock in these tests: what they say, as the last argument.
 const NOW: &str = "local now = tonumber(ARGV[#ARGV])\n";
 

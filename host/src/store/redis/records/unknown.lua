@@ -1,11 +1,15 @@
 -- The record of a request that was begun without one and has ended unknown.
 -- ARGV[2] fingerprint  [3] lifetime  [4] how long ago its last byte was sent  [5] time until the next verification, or '' for none
 --      [6], [7] what it asked, as for a mark  [8] records at most
+--      [9] lifetime once there is an answer, or '' for the same
 local r = read()
 if r and now < expires(r) then return { 'there' } end
 if not has_room(tonumber(ARGV[8])) then return { 'full' } end
 redis.call('HDEL', KEYS[1], 'a', 'i')
-local left = { f = ARGV[2], k = tonumber(ARGV[3]), s = 'u', b = now, t = math.max(now - tonumber(ARGV[4]), 0), w = '-' }
+local left = {
+  f = ARGV[2], k = tonumber(ARGV[3]), d = tonumber(ARGV[9]), s = 'u', b = now, t = math.max(now - tonumber(ARGV[4]), 0),
+  w = '-'
+}
 intend(left, ARGV[6], ARGV[7])
 write(left)
 local wait = tonumber(ARGV[5])

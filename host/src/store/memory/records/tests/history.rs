@@ -427,6 +427,17 @@ impl Records for Nothing {
     }
     fn leave(&self, _: RecordId, _: Fence, _: Leaving) {}
     fn record_unknown(&self, _: RecordId, _: Opening, _: Leaving) {}
+    fn arrive(&self, _: Arriving) -> Reply<'_, Arrived> {
+        at_hand(Ok(Arrived::Full))
+    }
+    fn look_again(&self, _: Ticket) -> Reply<'_, Option<RecordId>> {
+        at_hand(Ok(None))
+    }
+    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, bool> {
+        at_hand(Ok(true))
+    }
+    fn abandon(&self, _: Ticket) {}
+    fn answered(&self, _: Ticket, _: bool) {}
     fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> {
         at_hand(Ok(Claim::Ours))
     }

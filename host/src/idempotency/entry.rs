@@ -1,0 +1,308 @@
+//! A request's place among its equals that have no answer yet. See [`super::unanswered`].
+
+use super::{
+    fingerprint::{Fingerprint, RecordId, RequestDigest},
+    intent::Intent,
+    record::{Begin, Fence, Leaving, Opening},
+    records::{RecordError, Records, Turn},
+    unanswered::Terms,
+};
+use crate::clock::{Clock, Timestamp};
+use parking_lot::Mutex;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
+
+/// Which entry, and which owner of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The list.
+    pub digest: RequestDigest,
+    /// The entry, and the record that its request runs under.
+    pub id: RecordId,
+    /// The owner: the fence of its record too.
+    pub owner: Fence,
+    /// How long the entry lives.
+    pub terms: Terms,
+}
+
+/// A request without a key, as it comes to a store.
+#[derive(Debug, Clone)]
+pub struct Arriving {
+    /// The entry that it gets where it adopts none.
+    pub ticket: Ticket,
+    /// What its record is opened with.
+    pub opening: Opening,
+    /// The turn that it takes along where that is free and the store can do both in one step.
+    pub turn: Option<Fingerprint>,
+    /// Unanswered requests that the store may hold.
+    pub max: usize,
+    /// What it asks of the upstream, where its record is written at once.
+    pub intent: Option<Arc<Intent>>,
+}
+
+/// What became of a request that came to a store.
+#[derive(Debug)]
+pub enum Arrived {
+    /// It owns an orphan now.
+    Adopted(RecordId),
+    /// It is listed.
+    Listed {
+        /// [`Begin::New`], or [`Begin::Reconcile`] where the store has lost data.
+        begin: Begin,
+        /// Its turn, where that came along.
+        turn: Option<Turn>,
+        /// Whether equal requests with living owners are listed too.
+        others: bool,
+    },
+    /// There is no room: it goes on without a place.
+    Full,
+}
+
+/// A place among equal requests. Dropping it before [`Entry::answered`] makes an orphan of it.
+pub struct Entry {
+    records: Arc<dyn Records>,
+    clock: Clock,
+    /// How long its record may be held without a word.
+    lock: Duration,
+    state: Mutex<State>,
+    until: Until,
+}
+
+/// What the renewing task and the owner share.
+type Until = Arc<Lasting>;
+
+#[derive(Debug)]
+struct Lasting {
+    /// Until when the place is held at least, on this host's own time line.
+    place: AtomicU64,
+    /// Another request may have the entry.
+    lost: AtomicBool,
+    /// The caller is there.
+    present: AtomicBool,
+}
+
+struct State {
+    ticket: Ticket,
+    phase: Phase,
+    /// What a store in this process is told only if the entry outlives its caller, and when it came.
+    unwritten: Option<(Opening, Timestamp)>,
+    renewing: Option<AbortHandle>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Present,
+    Abandoned,
+    Over,
+}
+
+impl Entry {
+    /// The entry of a request that asks the store at this moment: whatever becomes of the question, the place is given up with it.
+    pub fn asking(records: &Arc<dyn Records>, clock: Clock, arriving: &Arriving) -> Arc<Self> {
+        let lease = arriving.ticket.terms.lease;
+        let lasting = Lasting {
+            place: AtomicU64::new(clock.now().after(lease).0),
+            lost: AtomicBool::new(false),
+            present: AtomicBool::new(true),
+        };
+        Arc::new(Self {
+            records: Arc::clone(records),
+            clock,
+            lock: arriving.opening.lock,
+            state: Mutex::new(State {
+                ticket: arriving.ticket,
+                phase: Phase::Present,
+                unwritten: records.lease().is_none().then(|| (arriving.opening, clock.now())),
+                renewing: None,
+            }),
+            until: Arc::new(lasting),
+        })
+    }
+
+    /// Begins to renew the place, where the store asks for that.
+    pub fn keep_alive(&self) {
+        let (Some(lease), Ok(runtime)) = (self.records.lease(), Handle::try_current()) else { return };
+        let mut state = self.state.lock();
+        if state.phase == Phase::Over || state.renewing.is_some() {
+            return;
+        }
+        let (records, clock, ticket, lock) = (Arc::clone(&self.records), self.clock, state.ticket, self.lock);
+        let renewing = renew(records, clock, ticket, lock, lease, Arc::clone(&self.until));
+        state.renewing = Some(runtime.spawn(renewing).abort_handle());
+    }
+
+    /// The record that its request runs under.
+    pub fn id(&self) -> RecordId {
+        self.state.lock().ticket.id
+    }
+
+    /// Its owner.
+    pub fn owner(&self) -> Fence {
+        self.state.lock().ticket.owner
+    }
+
+    /// Whether the store has its record.
+    pub fn is_written(&self) -> bool {
+        self.state.lock().unwritten.is_none()
+    }
+
+    /// Whether its caller has gone.
+    pub fn is_abandoned(&self) -> bool {
+        self.state.lock().phase == Phase::Abandoned
+    }
+
+    /// How long the record's lock still lasts, on this host's own clock.
+    pub fn lock_left(&self) -> Duration {
+        match self.records.lease() {
+            None => self.lock,
+            Some(lease) => {
+                let until = Timestamp(self.until.place.load(Relaxed)).after(self.lock.saturating_sub(lease));
+                until.since(self.clock.now())
+            }
+        }
+    }
+
+    /// It was not taken by the store, or another entry was taken instead.
+    pub fn was_not_taken(&self) {
+        self.end(|_, _| ());
+    }
+
+    /// It takes the place of an orphan that the store has given to its owner.
+    pub fn adopts(&self, id: RecordId) {
+        let mut state = self.state.lock();
+        state.ticket.id = id;
+        state.unwritten = None;
+        if let Some(renewing) = state.renewing.take() {
+            renewing.abort();
+        }
+        if state.phase == Phase::Abandoned {
+            // Its caller left while it was adopted.
+            self.records.abandon(state.ticket);
+        }
+        drop(state);
+        self.keep_alive();
+    }
+
+    /// Looks once more for an orphan. One that is found is this entry's from now on, and its own record is forgotten.
+    ///
+    /// # Errors
+    /// [`RecordError::Unavailable`]
+    pub async fn look_again(&self) -> Result<Option<RecordId>, RecordError> {
+        let ticket = self.state.lock().ticket;
+        let found = self.records.look_again(ticket).await?;
+        if let Some(id) = found {
+            self.adopts(id);
+        }
+        Ok(found)
+    }
+
+    /// Its caller has gone. The store is told at once or soon.
+    pub fn abandon(&self) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Present {
+            return;
+        }
+        state.phase = Phase::Abandoned;
+        self.until.present.store(false, Relaxed);
+        if self.is_written_now(&mut state) {
+            self.records.abandon(state.ticket);
+        } else {
+            self.records.answered(state.ticket, false);
+        }
+    }
+
+    /// Writes the record where the store has waited with that. False: there is no room for it.
+    fn is_written_now(&self, state: &mut State) -> bool {
+        let Some((opening, came)) = state.unwritten.take() else { return true };
+        self.records.write_listed(state.ticket, opening, came)
+    }
+
+    /// Whether the entry is still its owner's, right before the answer is handed out. A place that lapsed unnoticed may have been
+    /// given to another request, which then has the effect.
+    pub async fn is_ours(&self) -> bool {
+        let Some(lease) = self.records.lease() else { return true };
+        let now = self.clock.now();
+        if !self.until.lost.load(Relaxed) && now.0 < self.until.place.load(Relaxed) {
+            return true;
+        }
+        let ticket = self.state.lock().ticket;
+        let asked = Instant::now();
+        match self.records.keep_alive(ticket, self.lock, true).await {
+            Ok(true) => {
+                self.until.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
+                true
+            }
+            Ok(false) => false,
+            // Nobody can take it over while the store cannot be reached.
+            Err(error) => {
+                tracing::warn!(%error, "an answer is handed out, though its place among equal requests has lapsed");
+                true
+            }
+        }
+    }
+
+    /// Its caller has its answer: nothing is left to adopt. `forget`: its record is of no use any more either.
+    pub fn answered(&self, forget: bool) {
+        self.end(|records, state| records.answered(state.ticket, forget && state.unwritten.is_none()));
+    }
+
+    /// Its request ended unknown. The place stays until its caller has been told so.
+    pub fn ended_unknown(&self, leaving: Leaving) {
+        let mut state = self.state.lock();
+        if self.is_written_now(&mut state) {
+            self.records.leave(state.ticket.id, state.ticket.owner, leaving);
+        }
+    }
+
+    fn end(&self, tell: impl FnOnce(&dyn Records, &State)) {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.phase, Phase::Over) == Phase::Over {
+            return;
+        }
+        if let Some(renewing) = state.renewing.take() {
+            renewing.abort();
+        }
+        tell(&*self.records, &state);
+    }
+}
+
+async fn renew(records: Arc<dyn Records>, clock: Clock, ticket: Ticket, lock: Duration, lease: Duration, until: Until) {
+    loop {
+        sleep(lease / 3).await;
+        let asked = Instant::now();
+        match records.keep_alive(ticket, lock, until.present.load(Relaxed)).await {
+            Ok(is_ours) => {
+                until.lost.store(!is_ours, Relaxed);
+                until.place.store(clock.timestamp(asked).after(lease).0, Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.abandon();
+        if let Some(renewing) = self.state.get_mut().renewing.take() {
+            renewing.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Entry").field("ticket", &state.ticket).field("phase", &state.phase).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! A write without a key: it takes over what an equal request left behind whose caller has gone, or takes a place of its own.
+
+use super::{
+    Exchange,
+    answer::{self, ADOPTED, Outgoing},
+    delivery::Pending,
+    exchange::{Orphan, Progress},
+    keyed::{self, Begins, Start},
+    upstream_key::KeySends,
+};
+use crate::{
+    error::Problem,
+    idempotency::{
+        self, Arrived, Arriving, Begun, Entry, Fence, Fingerprint, Hold, Opening, RecordId, Stored, Ticket,
+        record::Begin, unanswered::Terms,
+    },
+    policy::contract::Effect,
+    telemetry::OrphanResult,
+    upstream::Body,
+};
+use http::{HeaderValue, Response};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// A caller that gave up may come back over another connection before its first one is seen to be closed. Where an equal request is
+/// under way, a new one waits for so long before it looks again: a few turns of a worker's event loop.
+const CLOSE_NOTICE: Duration = Duration::from_millis(5);
+
+/// Between two questions whether an orphan under way has ended: the first wait, and the longest. A create takes seconds.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+impl Exchange {
+    /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
+    pub(super) fn has_own_record(&self) -> bool {
+        self.effect == Effect::Unsafe && self.key.is_none() && self.repeatable()
+    }
+
+    fn opening(&self, fence: Fence, id: RecordId) -> Opening {
+        let settings = &self.service.settings.idempotency;
+        let opening = Opening::new(fence, Fingerprint::of_record(id), false, settings);
+        let lock = self.shared.records.lease().map(|lease| lease + self.endpoint().settings.attempt_timeout);
+        Opening {
+            lock: lock.unwrap_or(settings.lock),
+            keep_answer: settings.orphans.unwrap_or(settings.keep),
+            upstream_key: self.upstream_key.map(|key| key.tag),
+            ..opening
+        }
+    }
+
+    /// Takes an orphan over, or a place among equal requests.
+    pub(super) async fn arrive(&mut self, fence: Fence, progress: &mut Progress) -> Result<Begins, Problem> {
+        let entropy = &self.shared.entropy;
+        let id = self.digest.map_or_else(|| RecordId::draw(entropy), |digest| RecordId::draw_beside(entropy, digest));
+        self.carry_upstream_key(id.as_bytes());
+        let settings = &self.service.settings.idempotency;
+        let records = &self.shared.records;
+        let (Some(digest), Some(kept)) = (self.digest, settings.orphans) else {
+            let hold = Hold::unwritten(records, self.shared.clock, id, self.opening(fence, id));
+            return Ok(Begins::unlisted(Some(hold), Start::Fresh));
+        };
+        let opening = self.opening(fence, id);
+        let terms = Terms { lease: records.lease().unwrap_or(Duration::MAX), kept };
+        let ticket = Ticket { digest, id, owner: fence, terms };
+        let turn = self.equal.map(|equal| equal.fingerprint);
+        // A record that is written at once is found without its caller by what that asked.
+        let intent = records.lease().map(|_| self.intent());
+        let arriving = Arriving { ticket, opening, turn, max: settings.max_orphans, intent };
+        let entry = Entry::asking(records, self.shared.clock, &arriving);
+        if let Some(gone) = &self.caller_gone {
+            gone.takes(&entry);
+        }
+        let arrived = records.arrive(arriving.clone()).await.map_err(|error| {
+            if error.may_be_done() {
+                entry.answered(true);
+            } else {
+                entry.was_not_taken();
+            }
+            keyed::problem(error)
+        })?;
+        match arrived {
+            Arrived::Adopted(id) => {
+                entry.adopts(id);
+                self.adopt(entry, progress).await
+            }
+            Arrived::Listed { begin, turn, others } => {
+                entry.keep_alive();
+                let start = match begin {
+                    Begin::Reconcile { sent_ago, doubtful } => {
+                        progress.doubtful = doubtful;
+                        progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
+                        Start::since(sent_ago, self.started)
+                    }
+                    _ => Start::Fresh,
+                };
+                let hold =
+                    Hold::listed(records, self.shared.clock, &arriving, Arc::clone(&entry), turn, start.is_fresh());
+                Ok(Begins::with(Some(hold), start, Some(entry), others))
+            }
+            Arrived::Full => {
+                entry.was_not_taken();
+                progress.account.orphan(OrphanResult::NotKept);
+                Ok(Begins::unlisted(Some(Hold::unwritten(records, self.shared.clock, id, opening)), Start::Fresh))
+            }
+        }
+    }
+
+    /// Looks once more for an orphan, once its caller's leaving has had time to be noticed. True: the entry is that orphan's.
+    pub(super) async fn found_orphan(&self, entry: &Entry, since: Instant) -> Result<bool, Problem> {
+        let left = CLOSE_NOTICE.saturating_sub(since.elapsed()).min(self.remaining());
+        if !left.is_zero() {
+            tokio::select! {
+                () = sleep(left) => {}
+                () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+            }
+        }
+        Ok(entry.look_again().await.map_err(keyed::problem)?.is_some())
+    }
+
+    /// Goes on with what the orphan has come to: waits while it runs, gives its answer, finds out what became of it, or sends it
+    /// where it is known not to be in effect.
+    pub(super) async fn adopt(&mut self, entry: Arc<Entry>, progress: &mut Progress) -> Result<Begins, Problem> {
+        let adopted = self.adopted(&entry, progress).await;
+        if adopted.is_err() {
+            // The next one may have more time.
+            entry.abandon();
+        }
+        adopted
+    }
+
+    async fn adopted(&mut self, entry: &Arc<Entry>, progress: &mut Progress) -> Result<Begins, Problem> {
+        let id = entry.id();
+        // Its sends carry what the orphan's did.
+        self.carry_upstream_key(id.as_bytes());
+        let records = &self.shared.records;
+        let opening = self.opening(entry.owner(), id);
+        let mut wait = FIRST_WAIT;
+        let (begun, asked) = loop {
+            // Before the store is asked: the age that it tells is at least as great by then.
+            let asked = Instant::now();
+            match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(keyed::problem)? {
+                Begun::InFlight { retry_after } => {
+                    if self.remaining() <= wait {
+                        progress.account.orphan(OrphanResult::InFlight);
+                        return Err(Problem::InFlight { retry_after });
+                    }
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+                    }
+                    wait = (wait * 3 / 2).min(LONGEST_WAIT);
+                }
+                begun => break (begun, asked),
+            }
+        };
+        let beginning = |hold: Hold, start: Start| {
+            let hold = Some(hold.renewed_by(Arc::clone(entry)));
+            // One that is sent after all may have missed an older orphan, whose caller's leaving is noticed only now.
+            Begins::with(hold, start, Some(Arc::clone(entry)), start.is_fresh())
+        };
+        Ok(match begun {
+            Begun::New(hold) => {
+                progress.account.orphan(OrphanResult::Unsent);
+                beginning(hold, Start::Fresh)
+            }
+            Begun::Reconcile { hold, sent_ago, doubtful } => {
+                progress.doubtful = doubtful;
+                progress.account.orphan(OrphanResult::Reconcile);
+                progress.key_sends = KeySends::reconciled(self.upstream_key, hold.keyed_sends(), asked);
+                progress.orphan = Orphan::Adopted;
+                beginning(hold, Start::since(sent_ago, self.started))
+            }
+            Begun::Replay(stored) => {
+                progress.account.orphan(OrphanResult::Answer);
+                progress.orphan = Orphan::Adopted;
+                Begins::Answered(self.replayed(&stored, entry, progress))
+            }
+            Begun::Mismatch | Begun::InFlight { .. } => return Err(Problem::StoreUnavailable),
+        })
+    }
+
+    fn replayed(&self, stored: &Stored, entry: &Arc<Entry>, progress: &mut Progress) -> Response<Body> {
+        let mut response = self.replay(stored).unwrap_or_else(|problem| {
+            progress.account.refused(&problem);
+            problem.into_response()
+        });
+        response.headers_mut().remove(answer::REPLAY);
+        response.headers_mut().insert(ADOPTED, HeaderValue::from_static("true"));
+        self.undelivered(Arc::clone(entry), true, progress).behind(response, &self.method, self.handover.clone())
+    }
+
+    /// What becomes of the place of a request whose record needs no answer.
+    pub(super) fn undelivered(&self, entry: Arc<Entry>, forget: bool, progress: &Progress) -> Pending {
+        Pending::entry(entry, forget, self.shared.detached.clone(), progress.account.shared_meter())
+    }
+
+    /// An answer that tells the caller that its effect is unknown. Only one that never arrives leaves an orphan.
+    pub(super) fn told(
+        &self,
+        response: Response<Body>,
+        entry: Option<Arc<Entry>>,
+        progress: &Progress,
+    ) -> Response<Body> {
+        match entry {
+            Some(entry) => {
+                self.undelivered(entry, false, progress).behind(response, &self.method, self.handover.clone())
+            }
+            None => response,
+        }
+    }
+
+    /// The answer of a request in effect goes out as it comes, and is kept only if its caller does not get it.
+    pub(super) async fn deliver(
+        &self,
+        outgoing: Outgoing,
+        entry: Arc<Entry>,
+        hold: Hold,
+        progress: &mut Progress,
+    ) -> Response<Body> {
+        let most = self.service.settings.idempotency.max_response_bytes;
+        let head = outgoing.head(self, progress);
+        let pending = self.undelivered(Arc::clone(&entry), true, progress).with_answer(hold, head, most);
+        if !entry.is_abandoned() && !entry.is_ours().await {
+            // The place lapsed, and an equal request has the effect: it is given the answer.
+            pending.lost(Some(outgoing.into_response(self, progress).into_body()));
+            return answer::refused(Problem::EffectUnknown, self, progress);
+        }
+        pending.behind(outgoing.into_response(self, progress), &self.method, self.handover.clone())
+    }
+}

@@ -1,0 +1,166 @@
+//! Requests without a key that have no answer yet, in memory.
+
+use crate::{
+    clock::Timestamp,
+    idempotency::{
+        Arriving, Likeness, RecordId, RequestDigest, Ticket,
+        unanswered::{Arrival, Unanswered},
+    },
+};
+use parking_lot::{Mutex, MutexGuard};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Enough that threads seldom meet; the digests are hashes, so they spread evenly.
+const SHARDS: usize = 16;
+
+/// Between two searches of a full store for what has expired: each goes through all of it.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+type Lists = HashMap<RequestDigest, Unanswered>;
+
+/// The lists of all requests.
+pub(super) struct Unanswereds {
+    shards: [Mutex<Lists>; SHARDS],
+    held: AtomicUsize,
+    swept: AtomicU64,
+    kept_longest: AtomicU64,
+    /// Secret and random, so that no caller can make two requests that have one digest.
+    keys: [RandomState; 2],
+}
+
+impl Unanswereds {
+    pub(super) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            held: AtomicUsize::new(0),
+            swept: AtomicU64::new(0),
+            kept_longest: AtomicU64::new(0),
+            keys: std::array::from_fn(|_| RandomState::new()),
+        }
+    }
+
+    /// Entries of all lists.
+    pub(super) fn len(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    /// A digest that is good within this process: twice SipHash-1-3, a quarter of what SHA-256 costs.
+    pub(super) fn digest(&self, request: &Likeness<'_>) -> RequestDigest {
+        let mut digest = [0; 32];
+        for (half, key) in digest.as_chunks_mut::<16>().0.iter_mut().zip(&self.keys) {
+            let mut hasher = key.build_hasher();
+            let mut part = |bytes: &[u8]| {
+                hasher.write_usize(bytes.len());
+                hasher.write(bytes);
+            };
+            for (name, value) in request.tenant {
+                part(name.as_str().as_bytes());
+                part(value.as_bytes());
+            }
+            let identity = &request.identity;
+            match request.fingerprint {
+                Some(fingerprint) => part(fingerprint.as_bytes()),
+                None => {
+                    part(&request.asking.len().to_le_bytes());
+                    for (name, value) in request.asking {
+                        part(name.as_bytes());
+                        part(value);
+                    }
+                    [
+                        identity.upstream.as_bytes(),
+                        identity.endpoint.as_bytes(),
+                        identity.method.as_str().as_bytes(),
+                        identity.path_and_query.as_bytes(),
+                        identity.body,
+                    ]
+                    .into_iter()
+                    .for_each(&mut part);
+                }
+            }
+            half[..8].copy_from_slice(&hasher.finish().to_le_bytes());
+        }
+        RequestDigest::from_bytes(digest)
+    }
+
+    pub(super) fn arrive(&self, arriving: &Arriving, now: Timestamp) -> Arrival {
+        let Ticket { digest, id, owner, terms } = arriving.ticket;
+        self.kept_longest.fetch_max(crate::clock::micros(terms.kept), Relaxed);
+        if self.len() >= arriving.max {
+            self.sweep_a_full_store(now);
+        }
+        let mut lists = self.shard(digest);
+        let list = lists.entry(digest).or_default();
+        let before = list.len();
+        let arrival = if self.len() < arriving.max {
+            list.arrive(id, owner, terms, now)
+        } else {
+            list.take_over(owner, terms, now).map_or(Arrival::Full, Arrival::Adopted)
+        };
+        self.changed(&mut lists, digest, before);
+        arrival
+    }
+
+    pub(super) fn look_again(&self, ticket: Ticket, now: Timestamp) -> Option<RecordId> {
+        self.change(ticket.digest, |list| list.look_again(ticket.id, ticket.owner, ticket.terms, now)).flatten()
+    }
+
+    pub(super) fn abandon(&self, ticket: Ticket, now: Timestamp) -> bool {
+        self.change(ticket.digest, |list| list.abandon(ticket.id, ticket.owner, ticket.terms, now)).unwrap_or(false)
+    }
+
+    pub(super) fn remove(&self, ticket: Ticket) -> bool {
+        self.change(ticket.digest, |list| list.remove(ticket.id, ticket.owner)).unwrap_or(false)
+    }
+
+    /// Forgets orphans that were kept for long enough.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        let kept = Duration::from_micros(self.kept_longest.load(Relaxed));
+        for shard in &self.shards {
+            let mut forgotten = 0;
+            shard.lock().retain(|_, list| {
+                forgotten += list.tidy(kept, now);
+                !list.is_empty()
+            });
+            self.held.fetch_sub(forgotten, Relaxed);
+        }
+    }
+
+    fn sweep_a_full_store(&self, now: Timestamp) {
+        let due = |last| (now.since(Timestamp(last)) >= SWEEP_EVERY).then_some(now.0);
+        if self.swept.fetch_update(Relaxed, Relaxed, due).is_ok() {
+            self.sweep(now);
+        }
+    }
+
+    fn shard(&self, digest: RequestDigest) -> MutexGuard<'_, Lists> {
+        let [first, ..] = digest.as_bytes();
+        self.shards[usize::from(*first) % SHARDS].lock()
+    }
+
+    fn change<T>(&self, digest: RequestDigest, change: impl FnOnce(&mut Unanswered) -> T) -> Option<T> {
+        let mut lists = self.shard(digest);
+        let list = lists.get_mut(&digest)?;
+        let before = list.len();
+        let result = change(list);
+        self.changed(&mut lists, digest, before);
+        Some(result)
+    }
+
+    /// Counts what a change has added or taken, and forgets a list that is empty.
+    fn changed(&self, lists: &mut Lists, digest: RequestDigest, before: usize) {
+        let after = lists.get(&digest).map_or(0, Unanswered::len);
+        if after == 0 {
+            lists.remove(&digest);
+        }
+        if after > before {
+            self.held.fetch_add(after - before, Relaxed);
+        } else {
+            self.held.fetch_sub(before - after, Relaxed);
+        }
+    }
+}

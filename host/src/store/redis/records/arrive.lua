@@ -1,0 +1,40 @@
+-- A request without a key comes: it takes the oldest orphan over, or is listed, and its record is marked as sent.
+-- KEYS[6] the part's mark  [7] list of its equals  [8] index of all lists of the part
+-- KEYS[9], KEYS[10]  queue of its twins, and which of them lives; only where its turn is wanted too
+-- ARGV[2] fence  [3] fingerprint of the record  [4] lease  [5] how long orphans are kept  [6] lock  [7] lifetime of the record
+--      [8] lifetime of an answer  [9] records at most  [10] unanswered requests at most  [11] equal ones at most
+--      [12] how long ago records were last lost, or ''  [13] lease of the turn  [14] era in which that is known
+--      [15], [16] what it asks, as for a mark
+--      [17] the upstream's key that its sends carry, or ''
+if redis.call('GET', KEYS[6]) ~= server(ARGV[14]) then return { 'strange' } end
+local fence, lease, kept, lock, keep = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local entries = listed(KEYS[7], KEYS[8], kept)
+local adopted = adopt(KEYS[7], KEYS[8], entries, fence, lease, kept, nil)
+if adopted then return { 'adopted', adopted } end
+redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', whole(now))
+if #entries >= tonumber(ARGV[11]) or redis.call('ZCARD', KEYS[8]) >= tonumber(ARGV[10]) or not has_room(tonumber(ARGV[9])) then
+  return { 'full' }
+end
+local since = now
+for _, entry in ipairs(entries) do
+  since = math.max(since, entry.since + 1)
+end
+tell(KEYS[7], KEYS[8], { id = ARGV[1], since = since, alive = now + lease, owner = fence }, kept)
+local prior, lost_ago = nil, tonumber(ARGV[12])
+if lost_ago and lost_ago < kept + lock then prior = math.min(now - lost_ago + lock, now) end
+local r = { f = ARGV[3], k = keep, d = tonumber(ARGV[8]), s = 'h', o = fence, b = now, e = now + lock, t = now, p = prior }
+if ARGV[17] ~= '' then r.q = ARGV[17] end
+if r.q and not prior then
+  r.w, r.x = r.q, now
+else
+  r.w = '-'
+end
+if prior then r.y = '1' end
+intend(r, ARGV[15], ARGV[16])
+write(r)
+schedule(r, r.e)
+local turn = '0'
+if KEYS[10] and enter(KEYS[9], KEYS[10], fence, tonumber(ARGV[13]), true) then turn = '1' end
+local others = #entries > 0 and '1' or '0'
+if prior then return { 'reconcile', whole(now - prior), turn, others } end
+return { 'new', '', turn, others }

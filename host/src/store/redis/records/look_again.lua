@@ -1,0 +1,10 @@
+-- A listed request that has sent nothing looks once more for an orphan: it gives its own entry and record up for that.
+-- KEYS[6] list of its equals  [7] index of the part  ARGV[2] owner  [3] lease  [4] how long orphans are kept
+local entries = listed(KEYS[6], KEYS[7], tonumber(ARGV[4]))
+local mine = own(entries, ARGV[1], ARGV[2])
+if not mine then return { 'lost' } end
+local adopted = adopt(KEYS[6], KEYS[7], entries, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), mine)
+if not adopted then return { 'none' } end
+drop(KEYS[6], KEYS[7], ARGV[1])
+if held(ARGV[2]) then forget() end
+return { 'adopted', adopted }

@@ -1,0 +1,338 @@
+//! The lists of equal requests and their records: the scripts and the pure transitions, through the same history.
+
+use super::*;
+use crate::idempotency::{
+    Arriving, RequestDigest, Ticket,
+    unanswered::{Arrival, Terms, Unanswered},
+};
+
+const TERMS: Terms = Terms { lease: Duration::from_millis(7500), kept: Duration::from_mins(10) };
+const LOCK: Duration = Duration::from_secs(20);
+const HOST: HostId = HostId(7);
+
+#[derive(Debug, Clone)]
+enum Event {
+    Arrive,
+    LookAgain(usize),
+    KeepAlive(usize, bool),
+    Abandon(usize),
+    Answered(usize, bool),
+    /// The owner of an entry begins with its record, as one that has adopted it does.
+    Begin(usize),
+    Sent(usize),
+    Finish(usize),
+    Leave(usize, Option<u64>),
+    Look(usize),
+    Pass(u64),
+    Lose,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let who = || 0..6_usize;
+    let event = prop_oneof![
+        6 => Just(Event::Arrive),
+        3 => who().prop_map(Event::LookAgain),
+        3 => (who(), any::<bool>()).prop_map(|(own, present)| Event::KeepAlive(own, present)),
+        4 => who().prop_map(Event::Abandon),
+        2 => (who(), any::<bool>()).prop_map(|(own, forget)| Event::Answered(own, forget)),
+        4 => who().prop_map(Event::Begin),
+        2 => who().prop_map(Event::Sent),
+        2 => who().prop_map(Event::Finish),
+        2 => (who(), prop::option::of(0..30_u64)).prop_map(|(own, ago)| Event::Leave(own, ago)),
+        2 => who().prop_map(Event::Look),
+        6 => prop_oneof![0..12_u64, 15..40_u64, 580..620_u64].prop_map(Event::Pass),
+        1 => Just(Event::Lose),
+    ];
+    prop::collection::vec(event, 1..60)
+}
+
+struct Lists {
+    world: World,
+    list: Unanswered,
+    records: HashMap<RecordId, Record>,
+    /// All that were ever given a place: also those that have lost it.
+    owners: Vec<Ticket>,
+}
+
+impl Lists {
+    fn opening(ticket: &Ticket) -> Opening {
+        let fingerprint = Fingerprint::of_record(ticket.id);
+        Opening {
+            fence: ticket.owner,
+            host: Some(HOST),
+            fingerprint,
+            lock: LOCK,
+            keep_answer: TERMS.kept,
+            ..opening(0, 0)
+        }
+    }
+
+    fn about(&self) -> Circumstances {
+        let lost_ago = self.world.lost_ago();
+        Circumstances { cap: 100, lost_ago, host: HOST, one_node: true, era: "e".to_owned() }
+    }
+
+    /// All entries lie in one part.
+    fn part() -> u8 {
+        9
+    }
+
+    fn facts(&self, id: RecordId) -> StoreFacts {
+        let host = self.records.get(&id).and_then(Record::host);
+        let host_until = host.and_then(|host| self.world.hosts.get(&(Self::part(), host)).copied());
+        StoreFacts { lost: self.world.lost, host_until }
+    }
+
+    fn beat(&mut self) {
+        let now = self.world.now;
+        self.world.hosts.insert((Self::part(), HOST), now.after(HOST_LEASE));
+    }
+
+    fn owner(&self, ago: usize) -> Option<Ticket> {
+        self.owners.iter().rev().nth(ago).copied()
+    }
+
+    fn is_owner(&self, ticket: &Ticket) -> bool {
+        self.list.clone().remove(ticket.id, ticket.owner)
+    }
+
+    fn arrive(&mut self) -> Result<(), TestCaseError> {
+        let (now, lost, drawn) = (self.world.now, self.world.lost, self.world.drawn + 1);
+        self.world.drawn = drawn;
+        let digest = RequestDigest::from_bytes([9; 32]);
+        let id = RecordId::draw_beside(&Entropy::seeded(drawn as u64), digest);
+        let ticket = Ticket { digest, id, owner: Fence(drawn), terms: TERMS };
+        let intent = World::intent(ticket.owner);
+        let asked = Some(World::asked(&intent));
+        let opening = Self::opening(&ticket);
+        let arriving = Arriving { ticket, opening, turn: None, max: 1000, intent: Some(Arc::new(intent)) };
+        let about = self.about();
+        let value = self.world.value(steps::arrive(&self.world.keys.clone(), &arriving, asked, &about));
+        let answer = Answer::of(&value).unwrap();
+        match self.list.arrive(id, ticket.owner, TERMS, now) {
+            Arrival::Adopted(adopted) => {
+                prop_assert_eq!((answer.word, answer.id()), ("adopted", Some(adopted)));
+                self.owners.push(Ticket { id: adopted, ..ticket });
+            }
+            Arrival::Listed { others } => {
+                let (begin, record) = Record::listed(&opening, TERMS.kept, arriving.intent, lost, now);
+                let expected = match begin {
+                    Begin::Reconcile { sent_ago, .. } => ("reconcile", Some(sent_ago)),
+                    _ => ("new", None),
+                };
+                prop_assert_eq!((answer.word, answer.duration()), expected);
+                prop_assert_eq!(answer.others(), others);
+                self.records.insert(id, record);
+                self.owners.push(ticket);
+            }
+            Arrival::Full => prop_assert_eq!(answer.word, "full"),
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, id: RecordId, change: impl FnOnce(&mut Record, Timestamp) -> Option<Fate>) -> &'static str {
+        let now = self.world.now;
+        let fate = self.records.get_mut(&id).and_then(|record| change(record, now));
+        if fate == Some(Fate::Forget) {
+            self.records.remove(&id);
+        }
+        if fate.is_some() { "done" } else { "lost" }
+    }
+
+    #[allow(clippy::too_many_lines)]
+    fn play(&mut self, event: Event) -> Result<(), TestCaseError> {
+        let (keys, now) = (self.world.keys.clone(), self.world.now);
+        let own = match event {
+            Event::Arrive => return self.arrive(),
+            Event::Pass(seconds) => {
+                self.world.now = now.after(Duration::from_secs(seconds));
+                return Ok(());
+            }
+            Event::Lose => {
+                self.world.play(super::Event::Lose)?;
+                self.list = Unanswered::default();
+                self.records.clear();
+                return Ok(());
+            }
+            Event::LookAgain(own)
+            | Event::KeepAlive(own, _)
+            | Event::Abandon(own)
+            | Event::Answered(own, _)
+            | Event::Begin(own)
+            | Event::Sent(own)
+            | Event::Finish(own)
+            | Event::Leave(own, _)
+            | Event::Look(own) => own,
+        };
+        let Some(ticket) = self.owner(own) else { return Ok(()) };
+        let Ticket { id, owner, .. } = ticket;
+        match event {
+            Event::LookAgain(_) => {
+                let value = self.world.value(steps::look_again(&keys, &ticket));
+                let answer = Answer::of(&value).unwrap();
+                self.list.tidy(TERMS.kept, now);
+                let was_owner = self.is_owner(&ticket);
+                let found = self.list.look_again(id, owner, TERMS, now);
+                let word = if found.is_some() {
+                    "adopted"
+                } else if was_owner {
+                    "none"
+                } else {
+                    "lost"
+                };
+                prop_assert_eq!(answer.word, word);
+                if let Some(adopted) = found {
+                    prop_assert_eq!(answer.id(), Some(adopted));
+                    self.change(id, |record, now| record.release(owner, now).ok());
+                    self.owners.push(Ticket { id: adopted, ..ticket });
+                }
+            }
+            Event::KeepAlive(_, present) => {
+                let (word, _) = self.world.ask(steps::keep_alive(&keys, &ticket, LOCK, present));
+                self.change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| Fate::Keep));
+                self.list.tidy(TERMS.kept, now);
+                let is_ours = if present { self.list.renew(id, owner, TERMS, now) } else { self.is_owner(&ticket) };
+                prop_assert_eq!(word == "ours", is_ours);
+            }
+            Event::Abandon(_) => {
+                let (word, _) = self.world.ask(steps::abandon(&keys, &ticket));
+                prop_assert_eq!(word == "done", self.list.abandon(id, owner, TERMS, now));
+            }
+            Event::Answered(_, forget) => {
+                let (word, _) = self.world.ask(steps::answered(&keys, &ticket, forget));
+                self.list.tidy(TERMS.kept, now);
+                let was_ours = self.list.remove(id, owner);
+                prop_assert_eq!(word == "done", was_ours);
+                if forget && was_ours {
+                    self.records.remove(&id);
+                } else if forget {
+                    self.change(id, |record, now| record.release(owner, now).ok());
+                }
+            }
+            Event::Begin(_) if self.is_owner(&ticket) => {
+                let opening = Self::opening(&ticket);
+                let (about, facts) = (self.about(), self.facts(id));
+                let (word, _) = self.world.ask(steps::begin(&keys, id, &opening, &about));
+                let (begin, record) = Record::begin(self.records.get(&id), &opening, &facts, now);
+                let expected = match begin {
+                    Begin::New => "new",
+                    Begin::Replay(_) => "replay",
+                    Begin::InFlight { .. } => "busy",
+                    Begin::Mismatch => "mismatch",
+                    Begin::Reconcile { .. } => "reconcile",
+                };
+                prop_assert_eq!(word, expected);
+                if let Some(record) = record {
+                    self.beat();
+                    self.records.insert(id, record);
+                }
+            }
+            Event::Sent(_) => {
+                let (word, _) = self.world.ask(steps::sent(&keys, id, owner, None, HOST));
+                let expected = self.change(id, |record, now| record.sent(owner, None, now).ok().map(|()| Fate::Keep));
+                if expected == "done" {
+                    self.beat();
+                }
+                prop_assert_eq!(word, expected);
+            }
+            Event::Finish(_) => {
+                // Finishing twice is the one difference, as for keys.
+                if self.records.get(&id).is_some_and(|record| record.phase() == Phase::Done) {
+                    return Ok(());
+                }
+                let answer = stored("answer");
+                let (word, _) = self.world.ask(steps::finish(&keys, id, owner, codec::encode(&answer)));
+                let finish = |record: &mut Record, now| record.finish(owner, Arc::new(answer), now).ok();
+                let expected = self.change(id, |record, now| finish(record, now).map(|()| Fate::Keep));
+                prop_assert_eq!(word, expected);
+            }
+            Event::Leave(_, sent) => {
+                let leaving = Leaving::at_once(sent.map(Duration::from_secs));
+                let (word, _) = self.world.ask(steps::leave(&keys, id, owner, &leaving, None));
+                prop_assert_eq!(word, self.change(id, |record, now| record.leave(owner, &leaving, now).ok()));
+            }
+            Event::Look(_) => {
+                let value = self.world.value(steps::look(&keys, id, self.world.lost_ago()));
+                let answer = Answer::of(&value).unwrap();
+                let record = self.records.get(&id);
+                let unsettled = record.and_then(|record| record.unsettled(&self.facts(id), now));
+                prop_assert_eq!(answer.duration(), unsettled);
+                if unsettled.is_some() {
+                    let due = record.and_then(Record::due);
+                    prop_assert_eq!(answer.duration_at(2), due.map(|due| due.since(now)));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_scripts_of_equal_requests_do_what_the_transitions_do() {
+    let server = RedisServer::start();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
+    let played = runner.run(&events(), |events| {
+        let mut connection = server.connection();
+        redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
+        let mut world = World::new(connection);
+        world.mark();
+        let mut lists = Lists { world, list: Unanswered::default(), records: HashMap::new(), owners: Vec::new() };
+        events.into_iter().try_for_each(|event| lists.play(event))
+    });
+    played.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn arriving(fence: u128) -> Arriving {
+    let digest = RequestDigest::from_bytes([9; 32]);
+    let id = RecordId::draw_beside(&Entropy::seeded(fence as u64), digest);
+    let ticket = Ticket { digest, id, owner: Fence(fence), terms: TERMS };
+    Arriving { ticket, opening: Lists::opening(&ticket), turn: None, max: 1000, intent: None }
+}
+
+/// The tripwire of a fleet: what one host's caller leaves, another host's caller is given, and no entry is given twice.
+#[tokio::test]
+async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
+    use crate::idempotency::Arrived;
+    let server = RedisServer::start();
+    let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
+    let left = arriving(1);
+    assert!(matches!(one.arrive(left.clone()).await.unwrap(), Arrived::Listed { others: false, .. }));
+    assert!(matches!(other.arrive(arriving(2)).await.unwrap(), Arrived::Listed { others: true, .. }));
+    assert_eq!(other.look_again(arriving(2).ticket).await.unwrap(), None, "its caller is there");
+    let entry = crate::idempotency::Entry::asking(&one, clock, &left);
+    let hold = crate::idempotency::Hold::listed(&one, clock, &left, Arc::clone(&entry), None, true);
+    entry.abandon();
+    hold.finish(stored("patient 7")).await.unwrap();
+    one.flushed().await;
+    let found = other.look_again(arriving(2).ticket).await.unwrap();
+    assert_eq!(found, Some(left.ticket.id));
+    let Arrived::Listed { others: true, .. } = other.arrive(arriving(3)).await.unwrap() else { panic!("twice") };
+    let opening = Opening { fence: Fence(2), ..left.opening };
+    let begun = begin(&other, other_clock, left.ticket.id, opening).await.unwrap();
+    assert!(matches!(&begun, Begun::Replay(kept) if **kept == stored("patient 7")), "{begun:?}");
+    // Its caller has it: nothing is left of it but the entry of the third.
+    other.answered(Ticket { id: left.ticket.id, ..arriving(2).ticket }, true);
+    other.answered(arriving(3).ticket, true);
+    other.flushed().await;
+    let left: Vec<String> = server.ask(&["KEYS", "*idem-*unanswered*"]);
+    assert_eq!(left, Vec::<String>::new());
+    let records: Vec<String> = server.ask(&["KEYS", "*idem-*:all"]);
+    assert_eq!(records, Vec::<String>::new());
+}
+
+/// A place lasts as long as it should by the server's clock, also where that is set back by a day.
+#[test]
+fn a_clock_that_is_set_back_prolongs_no_place() {
+    let server = RedisServer::start();
+    let mut world = World::new(server.connection());
+    world.mark();
+    let about = Circumstances { cap: 100, lost_ago: None, host: HOST, one_node: true, era: "e".to_owned() };
+    let keys = world.keys.clone();
+    let arrive = |world: &mut World, fence| world.ask(steps::arrive(&keys, &arriving(fence), None, &about)).0;
+    assert_eq!(arrive(&mut world, 1), "new");
+    world.now = START.before(Duration::from_hours(24));
+    assert_eq!(arrive(&mut world, 2), "new", "its owner may live");
+    world.now = world.now.after(TERMS.lease);
+    assert_eq!(arrive(&mut world, 3), "adopted");
+}

@@ -1,0 +1,58 @@
+-- Equal requests without a key that have no answer yet, each with an owner; and an index of all of them in the part, by expiry.
+-- list: id -> 'arrival:alive until:owner'
+local function tell(list, index, entry, kept)
+  redis.call('HSET', list, entry.id, whole(entry.since) .. ':' .. whole(entry.alive) .. ':' .. entry.owner)
+  redis.call('ZADD', index, whole(entry.alive + kept), entry.id)
+  local left = redis.call('PTTL', list)
+  redis.call('PEXPIRE', list, whole(math.max(math.ceil((entry.alive + kept - now) / 1000) + 1000, left)))
+end
+
+local function drop(list, index, id)
+  redis.call('HDEL', list, id)
+  redis.call('ZREM', index, id)
+end
+
+local function listed(list, index, kept)
+  local entries, flat, ahead = {}, redis.call('HGETALL', list), 0
+  for i = 1, #flat, 2 do
+    local since, alive, owner = string.match(flat[i + 1], '^(%d+):(%d+):(.*)$')
+    local entry = { id = flat[i], since = tonumber(since), alive = tonumber(alive), owner = owner }
+    ahead = math.max(ahead, entry.since - now)
+    entries[#entries + 1] = entry
+  end
+  local living = {}
+  for _, entry in ipairs(entries) do
+    if ahead > 1000000 then
+      -- The server's clock was set back: what lies ahead moves with it.
+      entry.since = math.max(entry.since - ahead, 0)
+      entry.alive = math.max(entry.alive - ahead, 0)
+      tell(list, index, entry, kept)
+    end
+    if entry.alive + kept > now then
+      living[#living + 1] = entry
+    else
+      drop(list, index, entry.id)
+    end
+  end
+  return living
+end
+
+-- The entry, if this owner has it.
+local function own(entries, id, owner)
+  for _, entry in ipairs(entries) do
+    if entry.id == id and entry.owner == owner then return entry end
+  end
+  return nil
+end
+
+-- Gives the oldest orphan to an owner; not the entry `but`.
+local function adopt(list, index, entries, owner, lease, kept, but)
+  local oldest = nil
+  for _, entry in ipairs(entries) do
+    if entry.alive <= now and entry ~= but and (not oldest or entry.since < oldest.since) then oldest = entry end
+  end
+  if not oldest then return nil end
+  oldest.owner, oldest.alive = owner, now + lease
+  tell(list, index, oldest, kept)
+  return oldest.id
+end

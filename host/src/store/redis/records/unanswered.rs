@@ -1,0 +1,96 @@
+//! Requests without a key that have no answer yet, on the server.
+
+use super::{
+    Inner, LOSSES, nonsense,
+    steps::{self, Answer},
+    still_begun,
+    turn::Place,
+    unavailable,
+};
+use crate::{
+    idempotency::{Arrived, Arriving, RecordError, RecordId, Ticket, record::Begin},
+    store::redis::LinkError,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+impl Inner {
+    pub(super) async fn arrive(self: Arc<Self>, arriving: Arriving) -> Result<Arrived, RecordError> {
+        let ticket = arriving.ticket;
+        for _ in 0..LOSSES {
+            let (about, lost) = self.circumstances().await?;
+            let asked_at = Instant::now();
+            // Made before it is taken, so that it is given up whatever becomes of the answer.
+            let turn = arriving.turn.filter(|_| about.one_node);
+            let place = turn.map(|fingerprint| Place::new(&self, fingerprint, ticket.owner));
+            let asked = arriving.intent.as_ref().map(|intent| self.asked(ticket.id, intent));
+            let value = match self.run(&steps::arrive(self.keys(), &arriving, asked, &about)).await {
+                Ok(value) => value,
+                Err(error) => {
+                    if let Some(place) = place.filter(|_| !error.may_be_done()) {
+                        place.was_not_taken();
+                    }
+                    return Err(error);
+                }
+            };
+            let answer = Answer::of(&value).ok_or_else(|| nonsense("arrive"))?;
+            let begin = match (answer.word, answer.duration()) {
+                ("new", _) => Begin::New,
+                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago, doubtful: true },
+                (word, _) => {
+                    if let Some(place) = place {
+                        place.was_not_taken();
+                    }
+                    match word {
+                        "strange" => {
+                            self.recognise().await?;
+                            continue;
+                        }
+                        "adopted" => {
+                            return answer.id().map(Arrived::Adopted).ok_or_else(|| nonsense("arrive"));
+                        }
+                        "full" => return Ok(Arrived::Full),
+                        _ => return Err(nonsense("arrive")),
+                    }
+                }
+            };
+            if matches!(begin, Begin::New) && self.link.lost_data() != lost {
+                // It was new to a server that has lost data, which this host knew only after it had asked.
+                self.run(&steps::answered(self.keys(), &ticket, true)).await.map_err(still_begun)?;
+                continue;
+            }
+            let turn = match place {
+                Some(place) if answer.turn() => {
+                    place.heard(asked_at);
+                    Some(place.hold(None))
+                }
+                Some(place) => {
+                    place.was_not_taken();
+                    None
+                }
+                None => None,
+            };
+            return Ok(Arrived::Listed { begin, turn, others: answer.others() });
+        }
+        Err(unavailable(LinkError::Down))
+    }
+
+    pub(super) async fn look_again(&self, ticket: Ticket) -> Result<Option<RecordId>, RecordError> {
+        let value = self.run(&steps::look_again(self.keys(), &ticket)).await?;
+        let answer = Answer::of(&value).ok_or_else(|| nonsense("look_again"))?;
+        match answer.word {
+            "adopted" => answer.id().map(Some).ok_or_else(|| nonsense("look_again")),
+            "none" | "lost" => Ok(None),
+            _ => Err(nonsense("look_again")),
+        }
+    }
+
+    pub(super) async fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Result<bool, RecordError> {
+        let value = self.run(&steps::keep_alive(self.keys(), &ticket, lock, present)).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("ours") => Ok(true),
+            Some("lost") => Ok(false),
+            _ => Err(nonsense("keep_alive")),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Clients without keys that time out and repeat themselves at whichever host, one of which is killed: one row is made of one row.
+
+use super::*;
+use std::collections::VecDeque;
+use tokio::time::timeout;
+use triage::emulator::{Fault, Faults, When};
+
+const PATIENT: &str = r#"
+policy = "hospital-directory"
+[upstreams.hospital.defaults]
+breaker = { enabled = false }
+limits = []
+budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
+[upstreams.hospital.endpoints.create-hospital]
+limits = []
+concurrency = 10000
+attempt_timeout = "800ms"
+deadline = "110s"
+[upstreams.hospital.endpoints.list-batch]
+limits = []
+"#;
+
+#[derive(Debug, Default)]
+struct Seen {
+    timeouts: usize,
+    broken: usize,
+    refused: usize,
+    adopted: usize,
+    given_up: usize,
+}
+
+/// Sends a create without a key. Dropping it closes the connection.
+async fn send_unkeyed(to: SocketAddr, batch: &str, name: &str) -> io::Result<Got> {
+    let request = create_in(batch, name, None);
+    let body = request.body();
+    let head = format!(
+        "POST /hospitals/ HTTP/1.1\r\nhost: fleet.test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(&[head.as_bytes(), body].concat()).await?;
+    let answer = message(&mut stream, &mut Vec::new()).await?;
+    let (head, body) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let body = serde_json::from_slice(&body).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+    Ok(Got { status, head, body })
+}
+
+/// A timeout of 2 s, and three repetitions of its own at once. None: the client gives the row up.
+async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, entropy: &Entropy) -> Option<u64> {
+    let (batch, name) = (format!("7d3c5a52-0000-4000-8000-{:012}", row / 20), format!("H{row}"));
+    for _ in 0..4 {
+        let to = {
+            let hosts = hosts.lock().unwrap();
+            hosts[usize::try_from(entropy.next()).unwrap_or(0) % hosts.len()]
+        };
+        let got = timeout(Duration::from_secs(2), send_unkeyed(to, &batch, &name)).await;
+        let mut seen = seen.lock().unwrap();
+        match got {
+            Ok(Ok(Got { status: 200, head, body })) => {
+                seen.adopted += usize::from(head.contains("triage-adopted: true"));
+                return body["id"].as_u64();
+            }
+            Ok(Ok(Got { status: 409 | 503, .. })) => seen.refused += 1,
+            Ok(Ok(other)) => panic!("row {row}: {other:?}"),
+            Ok(Err(_)) => seen.broken += 1,
+            Err(_) => seen.timeouts += 1,
+        }
+    }
+    seen.lock().unwrap().given_up += 1;
+    None
+}
+
+/// Asks for each row until it is made: rows that a client gives up are asked for again later. One host is killed on the way.
+async fn asked_for(rows: usize, at_once: usize) {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(330)).await;
+    let chance = When::Chance;
+    emulator.set_faults(
+        Faults::none()
+            .on(Call::Create, chance(0.10), Fault::StallBefore)
+            .on(Call::Create, chance(0.10), Fault::StallAfter)
+            .on(Call::Create, chance(0.10), Fault::ResetAfter),
+    );
+    let began = Instant::now();
+    let mut running: Vec<_> = (0..3).map(|_| host_of(&server.url(), upstream, PATIENT)).collect();
+    let hosts = Arc::new(Mutex::new(running.iter().map(|(_, address)| *address).collect::<Vec<_>>()));
+    let (seen, entropy) = (Arc::new(Mutex::new(Seen::default())), Entropy::system());
+    let waiting: Arc<Mutex<VecDeque<usize>>> = Arc::new(Mutex::new((0..rows).collect()));
+    let made = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..at_once {
+        let (hosts, seen, entropy) = (Arc::clone(&hosts), Arc::clone(&seen), entropy.clone());
+        let (waiting, made) = (Arc::clone(&waiting), Arc::clone(&made));
+        clients.spawn(async move {
+            while made.lock().unwrap().len() < rows {
+                let Some(row) = waiting.lock().unwrap().pop_front() else {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                match client(row, &hosts, &seen, &entropy).await {
+                    Some(id) => drop(made.lock().unwrap().insert(row, id)),
+                    None => waiting.lock().unwrap().push_back(row),
+                }
+            }
+        });
+    }
+    while made.lock().unwrap().len() < rows / 2 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (victim, _) = running.remove(0);
+    victim.kill();
+    hosts.lock().unwrap().remove(0);
+    while clients.join_next().await.transpose().unwrap().is_some() {}
+    let (seen, made) = (seen.lock().unwrap(), made.lock().unwrap());
+    println!("{rows} rows in {:?}: {seen:?}, {} creates sent", began.elapsed(), creates(&emulator));
+    assert_eq!((made.len(), emulator.hospitals().len(), emulator.duplicates()), (rows, rows, 0), "{seen:?}");
+    for (row, id) in made.iter() {
+        let made = emulator.hospital(*id).unwrap_or_else(|| panic!("row {row} was answered with {id}"));
+        assert_eq!(made.name, format!("H{row}"), "row {row} got another one's hospital");
+    }
+    assert!(seen.timeouts > 0 && seen.broken > 0 && seen.adopted > 0, "tripwire: nothing was interrupted: {seen:?}");
+}
+
+/// What one host was asked for by a caller that has gone, another host's caller is given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_comes_back_at_another_host_adopts() {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
+    let ((_one, first), (_other, second)) =
+        (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
+    let left = timeout(Duration::from_millis(300), send_unkeyed(first, crate::support::BATCH, "A")).await;
+    assert!(left.is_err(), "it was answered too early: {left:?}");
+    let got = send_unkeyed(second, crate::support::BATCH, "A").await.unwrap();
+    assert_eq!((got.status, got.body["id"].as_u64()), (200, Some(1)), "{got:?}");
+    assert!(got.head.contains("triage-adopted: true"), "{got:?}");
+    assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
+    let next = send_unkeyed(first, crate::support::BATCH, "A").await.unwrap();
+    assert_eq!((next.body["id"].as_u64(), emulator.hospitals().len()), (Some(2), 2), "{next:?}");
+}
+
+/// A host dies with a create under way: the repetition at another one waits until that is known, and sends nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
+    let ((one, first), (_other, second)) =
+        (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
+    let caller = tokio::spawn(async move { send_unkeyed(first, crate::support::BATCH, "A").await });
+    while creates(&emulator) == 0 {
+        assert!(!caller.is_finished(), "it was too fast to be seen");
+        sleep(Duration::from_millis(2)).await;
+    }
+    one.kill();
+    assert!(caller.await.unwrap().is_err(), "the host was killed too late");
+    let got = send_unkeyed(second, crate::support::BATCH, "A").await.unwrap();
+    assert_eq!((got.status, got.body["id"].as_u64()), (200, Some(1)), "{got:?}");
+    assert!(got.head.contains("triage-adopted: true"), "{got:?}");
+    assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
+}
+
+/// A thousand rows: `TRIAGE_SOAK=1 .ci/run`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn a_thousand_unkeyed_rows_through_a_killed_host_are_made_once_each() {
+    asked_for(1000, 24).await;
+}
