@@ -42,6 +42,8 @@ pub(crate) struct Arrived {
     pub(crate) took: Duration,
     /// When it was sent.
     pub(crate) sent_at: Instant,
+    /// Whether this host stopped sending because it may hold the record no longer. That says nothing of the upstream.
+    pub(crate) cut_off: bool,
 }
 
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
@@ -86,8 +88,17 @@ impl Exchange {
     }
 
     /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
-    /// to send its own body. Nobody opens a breaker for all others by a short deadline.
-    pub(crate) fn blame(&self, signal: BreakerSignal, arrival: &Arrival, took: Duration) -> BreakerSignal {
+    /// to send its own body, or this host that cut the attempt off. Nobody opens a breaker for all others by a short deadline.
+    pub(crate) fn blame(
+        &self,
+        signal: BreakerSignal,
+        arrival: &Arrival,
+        took: Duration,
+        cut_off: bool,
+    ) -> BreakerSignal {
+        if cut_off {
+            return BreakerSignal::Ignore;
+        }
         let Arrival::Failure(Failure { kind, sent: true, .. }) = arrival else { return signal };
         let settings = &self.endpoint().settings;
         let callers_deadline = self.deadline < self.started + settings.deadline && took < settings.attempt_timeout;
@@ -151,7 +162,11 @@ impl Exchange {
                     return Err(Problem::EffectUnknown);
                 }
                 progress.attempts += 1;
-                (self.outbound(&progress.account, progress.attempts), self.endpoint().settings.attempt_timeout)
+                let outbound = self.outbound(&progress.account, progress.attempts);
+                (
+                    self.leased(outbound, [hold.as_ref(), progress.condition.as_ref()]),
+                    self.endpoint().settings.attempt_timeout,
+                )
             }
             Errand::Probe(probe) => {
                 progress.account.meter().probes.add();
@@ -166,6 +181,13 @@ impl Exchange {
         let send = timeout_at(until, self.send(outbound, is_request));
         let holds = if is_request { [hold.as_ref(), progress.condition.as_ref()] } else { [None, None] };
         let sent = Hold::while_held(holds, send).await;
+        let cut_off = sent.is_none();
+        if cut_off {
+            tracing::warn!(
+                endpoint = %self.endpoint().described.name,
+                "a write was cut off: shared state was not reached, or this process stood still, for so long that another host may have taken over its record"
+            );
+        }
         let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);
@@ -180,7 +202,7 @@ impl Exchange {
             return Err(Problem::Exhausted);
         }
         if let Some(load) = load {
-            load.over(&self.asking(), went(&arrival));
+            load.over(&self.asking(), went(&arrival, cut_off));
         }
         let took = began.elapsed();
         match &arrival {
@@ -204,7 +226,7 @@ impl Exchange {
         if matches!(arrival, Arrival::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok(Arrived { arrival, permit, took, sent_at: began })
+        Ok(Arrived { arrival, permit, took, sent_at: began, cut_off })
     }
 
     /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
@@ -337,6 +359,15 @@ impl Exchange {
         Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
+    /// Binds a write's body to the right to send it, where [`Hold::while_held`] does not: see [`upstream::leased`].
+    fn leased(&self, outbound: Outbound, holds: [Option<&Hold>; 2]) -> Outbound {
+        if !outbound.guarded || self.service.settings.connection.is_plain() {
+            return outbound;
+        }
+        let leases = holds.into_iter().flatten().map(Hold::lease).collect();
+        Outbound { body: upstream::leased(outbound.body, leases), ..outbound }
+    }
+
     async fn send(&self, outbound: Outbound, is_request: bool) -> Arrival {
         let sent = self.transport.send(outbound).await;
         let Inbound { status, mut headers, body } = match sent {
@@ -430,8 +461,9 @@ impl Exchange {
 }
 
 /// What an attempt says of the upstream's load.
-fn went(arrival: &Arrival) -> Went {
+fn went(arrival: &Arrival, cut_off: bool) -> Went {
     match arrival {
+        _ if cut_off => Went::Untold,
         Arrival::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => Went::Untold,
         Arrival::Answer(_) => Went::Answered,
         Arrival::Failure(Failure { kind: FailureKind::Timeout, .. }) => Went::TimedOut,
@@ -462,3 +494,6 @@ async fn read_prefix(mut body: Body, most: usize) -> Result<(Bytes, Option<Body>
     }
     Ok((read.freeze(), Some(body)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ mod classify;
 mod follow;
 pub mod headers;
 mod http_client;
+mod leased;
 mod negotiated;
 mod plain;
 pub mod redirect;
@@ -12,6 +13,7 @@ mod resolve;
 mod target;
 
 pub use http_client::{HttpClient, TransportError};
+pub(crate) use leased::leased;
 pub(crate) use negotiated::tls;
 pub use resolve::{Resolver, SystemResolver};
 
@@ -112,6 +114,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether HTTP/1.1 without TLS is spoken: such a connection is driven by the request that uses it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.base_url.scheme() == Some(&http::uri::Scheme::HTTP) && !self.http2_prior_knowledge
+    }
+
     /// The defaults for a base URL.
     pub fn new(base_url: http::Uri) -> Self {
         Self {

@@ -2,7 +2,7 @@
 //! forgets a record for which nothing was sent and leaves any other unknown.
 
 use super::{
-    HostLease,
+    HostLease, HostTerm,
     entry::{Arriving, Entry},
     fingerprint::RecordId,
     intent::Intent,
@@ -53,6 +53,7 @@ pub async fn begin(
     // Made before the store is asked: a reply that is never read then has an owner too. The lock is counted from here as well,
     // so that it ends here no later than there.
     let mut hold = Hold::asking(records, clock, id, &opening);
+    let asked = Instant::now();
     let opened = records.begin(id, opening).await;
     let goes_on = |opened: &Opened| matches!(opened.begin, Begin::New | Begin::Reconcile { .. });
     hold.over = match &opened {
@@ -60,9 +61,11 @@ pub async fn begin(
         Err(error) => !error.may_be_done(),
     };
     let Opened { begin, keyed_sends, turn, host } = opened?;
-    hold.keyed_sends = keyed_sends;
+    // The upstream counts from the first send: what the reply took on its way is part of the key's age.
+    hold.keyed_sends =
+        keyed_sends.map(|sends| KeyedSends { first_ago: sends.first_ago.saturating_add(asked.elapsed()), ..sends });
     hold.turn = turn;
-    hold.host = host;
+    hold.on_host(host);
     Ok(match begin {
         Begin::New => Begun::New(hold),
         Begin::Reconcile { sent_ago, doubtful } => Begun::Reconcile { hold, sent_ago, doubtful },
@@ -72,15 +75,39 @@ pub async fn begin(
     })
 }
 
+/// Until when a record's owner may send: until its lock ends, or its host's term. A successor counts from there.
+#[derive(Debug, Clone)]
+pub struct SendLease {
+    clock: Clock,
+    lock_until: Timestamp,
+    host: Option<HostTerm>,
+    /// The place that keeps the lock alive.
+    entry: Option<Arc<Entry>>,
+}
+
+impl SendLease {
+    /// The time that is left, on this host's own clock. Zero stays zero.
+    pub fn left(&self) -> Duration {
+        let host = self.host.as_ref().map_or(Duration::MAX, |host| host.until().since(self.clock.now()));
+        self.lock_left().min(host)
+    }
+
+    fn lock_left(&self) -> Duration {
+        match &self.entry {
+            Some(entry) => entry.lock_left(),
+            None => self.lock_until.since(self.clock.now()),
+        }
+    }
+}
+
 /// The right to send under a record.
 #[derive(Debug)]
 #[must_use = "dropping it gives the record back"]
 pub struct Hold {
     records: Arc<dyn Records>,
-    clock: Clock,
     id: RecordId,
     fence: Fence,
-    until: Timestamp,
+    lease: SendLease,
     claims_kept: Duration,
     keyed_sends: Option<KeyedSends>,
     turn: Option<Turn>,
@@ -89,8 +116,6 @@ pub struct Hold {
     intent: Option<Arc<Intent>>,
     /// What the store is told only if the request ends unknown.
     unwritten: Option<Opening>,
-    /// The place that keeps its lock alive.
-    entry: Option<Arc<Entry>>,
     /// Its record was begun with that place, marked as sent, or waits there to be written.
     is_listed: bool,
     sent: bool,
@@ -118,7 +143,7 @@ impl Hold {
         let mut hold = Self::asking(records, clock, arriving.ticket.id, &arriving.opening);
         hold.over = false;
         hold.turn = turn;
-        hold.entry = Some(entry);
+        hold.lease.entry = Some(entry);
         // What may have been sent by an earlier owner stays unknown: the store knows since when.
         hold.is_listed = is_new;
         hold
@@ -126,24 +151,22 @@ impl Hold {
 
     /// The same, whose lock is kept alive by a place among equal requests.
     pub fn renewed_by(mut self, entry: Arc<Entry>) -> Self {
-        self.entry = Some(entry);
+        self.lease.entry = Some(entry);
         self
     }
 
     fn asking(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: &Opening) -> Self {
         Self {
             records: Arc::clone(records),
-            clock,
             id,
             fence: opening.fence,
-            until: clock.now().after(opening.lock),
+            lease: SendLease { clock, lock_until: clock.now().after(opening.lock), host: None, entry: None },
             claims_kept: opening.keep.saturating_add(opening.lock),
             keyed_sends: None,
             turn: None,
             host: None,
             intent: None,
             unwritten: None,
-            entry: None,
             is_listed: false,
             sent: false,
             over: false,
@@ -152,7 +175,7 @@ impl Hold {
 
     /// Whether the store knows of the request, so that no other one is sent under the same record.
     pub fn is_written(&self) -> bool {
-        match &self.entry {
+        match &self.lease.entry {
             Some(entry) if self.is_listed => entry.is_written(),
             _ => self.unwritten.is_none(),
         }
@@ -165,7 +188,7 @@ impl Hold {
 
     /// The place where its record was begun.
     fn place(&self) -> Option<&Arc<Entry>> {
-        self.entry.as_ref().filter(|_| self.is_listed)
+        self.lease.entry.as_ref().filter(|_| self.is_listed)
     }
 
     /// The record.
@@ -173,7 +196,8 @@ impl Hold {
         self.id
     }
 
-    /// Which key of the upstream's own the earlier sends carried, where all carried the same one, as of the begin.
+    /// Which key of the upstream's own the earlier sends carried, where all carried the same one. The time since the first of them
+    /// is the most that it can have been when [`begin`] returned.
     pub fn keyed_sends(&self) -> Option<KeyedSends> {
         self.keyed_sends
     }
@@ -191,26 +215,28 @@ impl Hold {
     /// How long the lock still lasts, on this host's own clock. Check it right before the first byte: a send that does not fit
     /// is not begun.
     pub fn lock_left(&self) -> Duration {
-        match &self.entry {
-            Some(entry) => entry.lock_left(),
-            None => self.until.since(self.clock.now()),
-        }
+        self.lease.lock_left()
     }
 
-    /// How long this owner may go on sending: until its lock ends, or the lease of its host's heartbeat. A successor counts from
-    /// there.
-    fn left(&self) -> Duration {
-        let host = self.host.as_ref().map(|host| host.until().since(self.clock.now()));
-        host.map_or(self.lock_left(), |host| host.min(self.lock_left()))
+    /// Until when this owner may send.
+    pub(crate) fn lease(&self) -> SendLease {
+        self.lease.clone()
+    }
+
+    /// Binds the hold to its host's heartbeat.
+    fn on_host(&mut self, host: Option<HostLease>) {
+        self.lease.host = host.as_ref().map(HostLease::term);
+        self.host = host;
     }
 
     /// Runs a send for as long as the owner of all these records may. None: it was cut off, and a byte may have been sent until
     /// then.
     ///
     /// The time is read before each step of the send, so that a process that was stopped past its lease writes nothing more when
-    /// it wakes.
+    /// it wakes. That binds only what the send does itself: a connection over TLS or HTTP/2 is driven by a task of its own. Bodies
+    /// that it sends end with [`Hold::lease`]; a write without a body, once it was handed over, is not held back.
     pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
-        let left = || holds.iter().flatten().map(|hold| hold.left()).min().unwrap_or(Duration::MAX);
+        let left = || holds.iter().flatten().map(|hold| hold.lease.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
         let mut end = pin!(sleep(left()));
         poll_fn(|context| {
@@ -243,7 +269,7 @@ impl Hold {
         if self.is_written() && !self.is_listed {
             self.records.sent(self.id, self.fence, self.intent.clone()).await?;
         }
-        if self.left().is_zero() {
+        if self.lease.left().is_zero() {
             return Err(RecordError::Lost);
         }
         // Not before the reply: an owner that is dropped while it waits has sent nothing.

@@ -477,7 +477,8 @@ impl Record {
     /// Begins a request: what it gets, and the record to write (none: leave it as it is).
     ///
     /// Another payload is a mismatch whatever the phase. A lock that ran out, or whose host's heartbeat ended, is taken over: as
-    /// new if nothing was sent under it, else in doubt. A key that the store does not know may have been lost.
+    /// new if nothing was sent under it, else in doubt. A key that the store does not know may have been lost, and so may be what
+    /// became of a record that has stood as it does since before the loss.
     pub fn begin(
         existing: Option<&Self>,
         opening: &Opening,
@@ -492,12 +493,25 @@ impl Record {
         if record.fingerprint != opening.fingerprint {
             return (Begin::Mismatch, None);
         }
+        // A later state of it, or a mark, may have been lost where the store came back with older data.
+        let outdated = facts.lost.filter(|lost| record.since() <= *lost);
+        let outdated = outdated.and_then(|lost| opening.before_loss(Some(lost), opening.keep, now));
+        let taken_over = |known: Option<Prior>, told: Option<Prior>| {
+            let known = known.or(told);
+            let prior = match (known, outdated) {
+                (Some(known), Some(outdated)) => Some(Prior { sent: known.sent.max(outdated), ..known }),
+                (known, outdated) => known.or(outdated.map(Prior::feared)),
+            };
+            let (begin, mut begun) = opening.held(prior, Some(record), now);
+            if let Some(begun) = begun.as_mut().filter(|_| told.is_some() || outdated.is_some()) {
+                begun.sends = Sends::Mixed;
+            }
+            (begin, begun)
+        };
         match &record.state {
             State::Done { stored, .. } => (Begin::Replay(Arc::new(stored.open())), None),
-            State::Unknown { sent, doubtful, .. } => {
-                opening.held(Some(Prior { sent: *sent, doubtful: *doubtful }), Some(record), now)
-            }
-            State::Cleared { .. } => opening.held(None, None, now),
+            State::Unknown { sent, doubtful, .. } => taken_over(Some(Prior { sent: *sent, doubtful: *doubtful }), None),
+            State::Cleared { .. } => taken_over(None, None),
             // Asked again: a store on the network may be, where the answer was lost on the way.
             State::Held(holder)
                 if now < holder.ends(facts) && holder.fence == opening.fence && holder.sent.is_none() =>
@@ -509,18 +523,8 @@ impl Record {
                 (Begin::InFlight { retry_after }, None)
             }
             State::Held(holder) => {
-                // A mark that it made may have been lost, where the store came back with older data.
-                let unmarked = facts.lost.filter(|lost| holder.since <= *lost);
-                let unmarked = unmarked.and_then(|lost| opening.before_loss(Some(lost), opening.keep, now));
-                let prior = match (holder.last_byte_if_vanished(facts), unmarked) {
-                    (Some(own), Some(unmarked)) => Some(Prior { sent: own.sent.max(unmarked), ..own }),
-                    (own, unmarked) => own.or(unmarked.map(Prior::feared)),
-                };
-                let (begin, mut begun) = opening.held(prior, Some(record), now);
-                if let (Some(_), Some(begun)) = (unmarked, &mut begun) {
-                    begun.sends = Sends::Mixed;
-                }
-                (begin, begun)
+                let known = holder.last_byte_if_vanished(facts);
+                taken_over(known, (known.is_none() && opening.maybe_sent).then(|| Prior::known(now)))
             }
         }
     }
@@ -624,6 +628,7 @@ impl Record {
             }
             // A record that were forgotten would be in doubt again.
             self.state = State::Cleared { since: now };
+            self.sends = Sends::None;
             self.intent = None;
             self.due = None;
             return Some(Fate::Keep);

@@ -122,8 +122,8 @@ impl Exchange {
     async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeHold) -> Result<Step, Problem> {
         let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
         let attempted = self.attempt(Errand::Request, progress, hold).instrument(span).await;
-        let (mut arrival, mut permit, took) = match attempted {
-            Ok(Arrived { arrival, permit, took, .. }) => (arrival, permit, took),
+        let (mut arrival, mut permit, took, cut_off) = match attempted {
+            Ok(Arrived { arrival, permit, took, cut_off, .. }) => (arrival, permit, took, cut_off),
             Err(problem) if progress.orphan == Orphan::Found => return Err(problem),
             Err(problem) => {
                 progress.account.denied(&problem);
@@ -146,7 +146,7 @@ impl Exchange {
         }
         progress.key_sends.answered(&arrival, progress.unsettled);
         let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
-        let signal = self.blame(signal, &arrival, took);
+        let signal = self.blame(signal, &arrival, took, cut_off);
         if let Arrival::Answer(_) = arrival
             && let Some(per_minute) = permit.answered(clamped.class)
         {
@@ -175,7 +175,7 @@ impl Exchange {
         let span = tracing::debug_span!("look", look = progress.probes);
         let attempted = self.attempt(Errand::Probe(probe), progress, hold).instrument(span).await;
         let arrival = match attempted {
-            Ok(Arrived { arrival, permit, took, sent_at }) => {
+            Ok(Arrived { arrival, permit, took, sent_at, .. }) => {
                 permit.report(BreakerSignal::Ignore, took);
                 progress.verification_sent_at = Some(sent_at);
                 arrival

@@ -395,7 +395,7 @@ async fn requested(
     progress: &mut Progress,
     hold: &mut MaybeHold,
 ) -> Result<SharedOutcome, Problem> {
-    let Arrived { arrival, permit, took, sent_at } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
+    let Arrived { arrival, permit, took, sent_at, .. } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
     permit.report(BreakerSignal::Ignore, took);
     let answer = match arrival {
         Arrival::Answer(Answer { status, headers, read, rest }) => Ok((status, headers, read, rest.is_none())),

@@ -18,7 +18,7 @@ use http::{
     HeaderValue, Request, Uri, Version,
     header::{CONNECTION, HOST},
     response,
-    uri::{PathAndQuery, Scheme},
+    uri::PathAndQuery,
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use idle::Idle;
@@ -54,7 +54,7 @@ impl Plain {
         resolver: &Arc<dyn Resolver>,
     ) -> Result<Option<Self>, TransportError> {
         let origin = &settings.base_url;
-        if origin.scheme() != Some(&Scheme::HTTP) || settings.http2_prior_knowledge {
+        if !settings.is_plain() {
             return Ok(None);
         }
         let unusable = || TransportError::Url(origin.to_string());

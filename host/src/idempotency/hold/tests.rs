@@ -4,8 +4,8 @@ use super::*;
 use crate::idempotency::{Arrived, Ticket};
 use crate::{
     idempotency::{
-        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, Leaving, RecordId, RecordStatus, Resolution,
-        Resolved, Tenant, Turn, Unsettled, records::Reply,
+        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, RecordId, RecordStatus,
+        Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -346,15 +346,17 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
     let setup = Setup::new();
     let heartbeat = Arc::new(HeartbeatLease::default());
     let lease = Duration::from_secs(15);
+    let renew =
+        move |heartbeat: &HeartbeatLease, clock: Clock| heartbeat.renewed(clock.now().after(lease), || clock.now());
     let mut hold = setup.hold(1);
-    hold.host = Some(HostLease::new(&heartbeat));
+    hold.on_host(Some(HostLease::new(&heartbeat, None)));
     assert!(matches!(hold.sent().await, Err(RecordError::Lost)), "a heartbeat that was never renewed");
-    heartbeat.renewed(setup.clock.now().after(lease));
+    hold.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, setup.clock))));
     hold.sent().await.unwrap();
     let (clock, renewing) = (setup.clock, Arc::clone(&heartbeat));
     let renewed = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        renewing.renewed(clock.now().after(lease));
+        renew(&renewing, clock);
     });
     let began = tokio::time::Instant::now();
     let steps = Cell::new(0);
@@ -366,7 +368,35 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
     assert_eq!(began.elapsed().as_secs(), 25, "10 s until it was renewed, and a lease");
     renewed.await.unwrap();
     let before = steps.get();
-    let mut late = std::pin::pin!(Hold::while_held([Some(&hold), None], async { steps.set(before + 100) }));
-    assert_eq!((&mut late).now_or_never(), Some(None));
-    assert_eq!(steps.get(), before, "a step was taken after the end");
+    // Another host may have taken over meanwhile: a heartbeat that is renewed again does not give the record back.
+    for case in ["after the end", "after a later renewal"] {
+        let late = Hold::while_held([Some(&hold), None], async { steps.set(before + 100) }).now_or_never();
+        assert_eq!(late, Some(None), "{case}");
+        assert_eq!(steps.get(), before, "a step was taken {case}");
+        assert!(matches!(hold.sent().await, Err(RecordError::Lost)), "a send was marked {case}");
+        renew(&heartbeat, setup.clock);
+    }
+    let other = Setup::new();
+    let mut next = other.hold(1);
+    next.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, other.clock))));
+    next.sent().await.unwrap();
+}
+
+/// The upstream counts its key's age from the first send, also while the store's reply is on its way.
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_begin_takes_is_part_of_the_keys_age() {
+    let setup = Setup::new();
+    let opening = |fence| opening(fence).with_upstream_key(Some(KeyTag::from_bytes([1; 16])));
+    let begun = begin(&setup.memory, setup.clock, id(), opening(1)).await.unwrap();
+    let Begun::New(mut hold) = begun else { panic!("{begun:?}") };
+    hold.sent().await.unwrap();
+    drop(hold);
+    let mut next = std::pin::pin!(begin(&setup.slow, setup.clock, id(), opening(2)));
+    for poll in ["before the effect", "after it"] {
+        assert!(next.as_mut().now_or_never().is_none(), "{poll}");
+    }
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let begun = next.await.unwrap();
+    let Begun::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
+    assert_eq!(hold.keyed_sends().map(|sends| sends.first_ago), Some(Duration::from_secs(5)));
 }

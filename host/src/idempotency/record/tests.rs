@@ -325,3 +325,47 @@ fn a_doubt_ends_by_word_or_by_send_and_not_by_time() {
     sent.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(1020)).unwrap();
     assert!(!is_doubtful(&begin(Some(&sent), 2, false, 1030).0));
 }
+
+/// A store that came back with older data may lack what became of a record: another owner's begin, mark and send.
+#[test]
+fn after_a_loss_an_unknown_or_cleared_record_may_be_outdated() {
+    let key = KeyTag::from_bytes([1; 16]);
+    let begin = |record: &Record, facts: &StoreFacts, now| {
+        Record::begin(Some(record), &opening(9, b"a").with_upstream_key(Some(key)), facts, at(now))
+    };
+    let mut unknown =
+        Record::begin(None, &opening(1, b"a").with_upstream_key(Some(key)), &StoreFacts::default(), at(0)).1.unwrap();
+    unknown.sent(Fence(1), None, at(5)).unwrap();
+    unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(10)).unwrap();
+    let before = StoreFacts { lost: Some(at(0)), host_until: None };
+    let mut cleared = Record::begin(None, &opening(1, b"a"), &before, at(1)).1.unwrap();
+    cleared.leave(Fence(1), &Leaving::at_once(None), at(2)).unwrap();
+    assert_eq!(cleared.resolve(None, &before, at(10)), Some(Fate::Keep));
+    for (case, record, doubtful) in [("unknown", &unknown, false), ("cleared", &cleared, true)] {
+        let lost = StoreFacts { lost: Some(at(300)), host_until: None };
+        // The owner that is missing may have been sending until its lock ended.
+        for (now, ago) in [(310, 0), (450, 0), (460, 10)] {
+            let (begun, held) = begin(record, &lost, now);
+            assert_eq!(begun, Begin::Reconcile { sent_ago: seconds(ago), doubtful }, "{case} after {now} s");
+            assert_eq!(held.unwrap().keyed_sends(at(now)), None, "{case}: the missing owner may have sent another key");
+        }
+    }
+    assert_eq!(begin(&unknown, &before, 310).0, Begin::Reconcile { sent_ago: seconds(300), doubtful: false });
+    assert_eq!(begin(&cleared, &before, 310).0, Begin::New, "cleared after the loss");
+}
+
+/// A host that died before it sent tells nothing of what the caller sent by another way.
+#[test]
+fn a_caller_that_may_have_sent_it_is_believed_after_a_dead_host() {
+    let key = Some(KeyTag::from_bytes([1; 16]));
+    let on_host = |fence| Opening { host: Some(HostId(1)), upstream_key: key, ..opening(fence, b"a") };
+    let unsent = Record::begin(None, &on_host(1), &StoreFacts::default(), at(0)).1.unwrap();
+    let dead = StoreFacts { lost: None, host_until: Some(at(15)) };
+    assert_eq!(Record::begin(Some(&unsent), &on_host(2), &dead, at(20)).0, Begin::New);
+    let maybe = Opening { maybe_sent: true, ..on_host(2) };
+    let (begun, held) = Record::begin(Some(&unsent), &maybe, &dead, at(20));
+    assert_eq!(begun, Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false });
+    let mut held = held.unwrap();
+    held.sent(Fence(2), None, at(21)).unwrap();
+    assert_eq!(held.keyed_sends(at(22)), None, "what the caller sent may have carried no key");
+}

@@ -308,11 +308,10 @@ impl Inner {
                 None => None,
             };
             let goes_on = matches!(begin, Begin::New | Begin::Reconcile { .. });
-            let host = self.heartbeat.lease(id).filter(|_| goes_on);
+            let host = if goes_on { self.heartbeat.begun(&self, id, asked) } else { None };
             if goes_on {
                 let opening = Opening { host: Some(self.heartbeat.host), ..opening };
                 self.ledger.begun(id, &opening, &begin, self.clock.timestamp(asked));
-                self.heartbeat.renewed(&self, id, asked);
             }
             return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn, host });
         }

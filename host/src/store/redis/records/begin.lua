@@ -12,7 +12,6 @@ local lost_until = nil
 if lost_ago and lost_ago < keep + lock then lost_until = math.min(now - lost_ago + lock, now) end
 local r = read()
 local there = r ~= nil
-local sends, first, unmarked
 local ended = r and r.s == 'h' and ends(r, lost_ago, host_lease)
 if ended and ended <= now and KEYS[8] then
   -- It ended, so it sends nothing more: its place among its twins is its successor's.
@@ -21,30 +20,31 @@ if ended and ended <= now and KEYS[8] then
 end
 if r and expires(r) <= now then r = nil end
 local prior, doubt = nil, false
+local sends, first
 if r then
   if r.f ~= fingerprint then return { 'mismatch' } end
   if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
+  -- A later state of it, or a mark, may have been lost where the server came back with older data.
+  local outdated = lost_until and r.b <= now - lost_ago
+  sends, first = r.w, r.x
   if r.s == 'u' then
     prior, doubt = r.t, r.y ~= nil
   elseif r.s == 'c' then
     prior = nil
   elseif now < ended and r.o == fence and not r.t then
     -- Asked again: the answer was lost on the way.
-    prior, doubt = r.p, r.y ~= nil
+    prior, doubt, outdated = r.p, r.y ~= nil, nil
   elseif now < ended then
     if r.moved then write(r) end
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), ended - now)) }
   else
     prior, doubt = last_byte(r, ended), doubtful(r)
-    -- A mark that it made may have been lost, where the server came back with older data.
-    unmarked = lost_until and r.b <= now - lost_ago
-    if unmarked then
-      if not prior then doubt = true end
-      prior = later(prior, lost_until)
-    end
+    if not prior and ARGV[4] == '1' then prior, sends, first = now, '-', nil end
   end
-  sends, first = r.w, r.x
-  if unmarked then sends, first = '-', nil end
+  if outdated then
+    if not prior then doubt = true end
+    prior, sends, first = later(prior, lost_until), '-', nil
+  end
 else
   prior = lost_until
   doubt = prior ~= nil

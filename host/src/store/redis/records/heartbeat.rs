@@ -4,7 +4,7 @@
 
 use super::{Inner, steps};
 use crate::idempotency::{
-    HeartbeatLease, HostLease, RecordId,
+    Generation, HeartbeatLease, HostLease, RecordId,
     record::{HOST_LEASE, HostId},
 };
 use futures_util::future::join_all;
@@ -32,19 +32,20 @@ impl Heartbeat {
     }
 
     /// Notes that a step for a record has renewed the lease of its part, which was asked for at `asked`.
-    pub(super) fn renewed(&self, inner: &Inner, id: RecordId, asked: Instant) {
-        self.renewed_in(inner, steps::part_of(id), asked);
+    pub(super) fn renewed(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<Generation> {
+        self.renewed_in(inner, steps::part_of(id), asked)
     }
 
-    /// The lease that a record needs.
-    pub(super) fn lease(&self, id: RecordId) -> Option<HostLease> {
-        self.parts.get(usize::from(steps::part_of(id))).map(HostLease::new)
+    /// The lease that a record needs which was begun by a step that was asked for at `asked`. The lease is as old as that step: a
+    /// host that was stopped since then gets one that is over.
+    pub(super) fn begun(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<HostLease> {
+        let generation = self.renewed(inner, id, asked);
+        self.parts.get(usize::from(steps::part_of(id))).map(|lease| HostLease::new(lease, generation))
     }
 
-    fn renewed_in(&self, inner: &Inner, part: u8, asked: Instant) {
-        if let Some(lease) = self.parts.get(usize::from(part)) {
-            lease.renewed(inner.clock.timestamp(asked).after(HOST_LEASE));
-        }
+    fn renewed_in(&self, inner: &Inner, part: u8, asked: Instant) -> Option<Generation> {
+        let until = inner.clock.timestamp(asked).after(HOST_LEASE);
+        self.parts.get(usize::from(part))?.renewed(until, || inner.clock.now())
     }
 
     pub(super) fn needed(&self) -> impl Iterator<Item = u8> {

@@ -458,6 +458,50 @@ fn the_scripts_do_what_the_transitions_do() {
     played.unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// What random histories may miss: the transitions' own tests say what comes of each.
+#[test]
+fn the_scripts_do_what_the_transitions_do_in_named_cases() {
+    let begin = |maybe_sent, host| Event::Begin { key: 0, payload: 0, maybe_sent, upstream_key: Some(0), host };
+    let cases = [
+        (
+            "an unknown record from before a loss",
+            vec![begin(false, 0), Event::Sent(0, 0), Event::Leave(0, 0, Some(0), None)],
+            vec![Event::Pass(300), Event::FailOver, Event::Pass(10), begin(false, 1), Event::Sent(0, 0)],
+        ),
+        (
+            "a cleared one",
+            vec![Event::Lose, begin(false, 0), Event::Leave(0, 0, None, None), Event::Resolve(0, false)],
+            vec![Event::Pass(300), Event::FailOver, Event::Pass(10), begin(false, 1), Event::Sent(0, 0)],
+        ),
+        (
+            "a dead host's unsent record, and a caller that may have sent it",
+            vec![begin(false, 0), Event::Pass(20)],
+            vec![begin(true, 1), Event::Sent(0, 0), Event::Leave(0, 0, Some(0), None), begin(false, 1)],
+        ),
+    ];
+    let server = RedisServer::start();
+    for (case, before, after) in cases {
+        let mut connection = server.connection();
+        redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
+        let mut world = World::new(connection);
+        world.mark();
+        for event in before.into_iter().chain(after) {
+            world.play(event).unwrap_or_else(|error| panic!("{case}: {error}"));
+        }
+    }
+}
+
+/// The lease of a record is that of the heartbeat which its own begin renewed: what was there before may have been over.
+#[tokio::test]
+async fn a_begin_renews_the_lease_that_it_hands_out() {
+    let server = RedisServer::start();
+    let (records, clock) = records_at(&server.url(), None);
+    for what in ["the first of all", "renewed"] {
+        let begun = records.begin(id(1), opening(1, 0)).await.unwrap();
+        assert!(begun.host.unwrap().term().until() > clock.now(), "{what}");
+    }
+}
+
 /// A host of a fleet, as far as records go.
 fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
     host_at(&server.url(), key)

@@ -1,0 +1,195 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+use crate::{
+    Host,
+    clock::{Clock, Timestamp},
+    config,
+    entropy::Entropy,
+    idempotency::{
+        Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, HeartbeatLease, HostLease, Intent,
+        Leaving, Opened, Opening, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket, Turn,
+        Unsettled,
+        records::{Reply, at_hand},
+    },
+    store::memory::records::{Limits, MemoryRecords},
+    upstream::Transport,
+};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{Method, Request};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// Records of a host whose heartbeat is renewed by each begin, for so long, and by nothing else.
+#[derive(Debug)]
+struct UnderHeartbeat {
+    records: MemoryRecords,
+    clock: Clock,
+    lease: Duration,
+    heartbeat: Arc<HeartbeatLease>,
+}
+
+impl Records for UnderHeartbeat {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+        let now = || self.clock.now();
+        let term = self.heartbeat.renewed(now().after(self.lease), now);
+        let opened = self.records.begin(id, opening).now_or_never().unwrap();
+        at_hand(opened.map(|opened| Opened { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
+    }
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        self.records.sent(id, fence, intent)
+    }
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        self.records.finish(id, fence, stored)
+    }
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.records.release(id, fence)
+    }
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        self.records.leave(id, fence, leaving);
+    }
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        self.records.record_unknown(id, opening, leaving);
+    }
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, crate::idempotency::Arrived> {
+        self.records.arrive(arriving)
+    }
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.records.look_again(ticket)
+    }
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
+        self.records.keep_alive(ticket, lock, present)
+    }
+    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+        self.records.write_listed(ticket, opening, came)
+    }
+    fn abandon(&self, ticket: Ticket) {
+        self.records.abandon(ticket);
+    }
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        self.records.answered(ticket, forget);
+    }
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        self.records.claim(name, owner, keep)
+    }
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        self.records.claimant(name, owner)
+    }
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        self.records.turn(fingerprint)
+    }
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        self.records.unsettled(limit)
+    }
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        self.records.unsettled_one(id)
+    }
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        self.records.due(limit)
+    }
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        self.records.take(id, lease)
+    }
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        self.records.status(id)
+    }
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        self.records.resolve(id, resolution)
+    }
+}
+
+/// An upstream that answers reads, and never a write.
+#[derive(Debug)]
+struct Silent;
+
+impl Transport for Silent {
+    fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        Box::pin(async move {
+            if request.method == Method::POST {
+                std::future::pending::<()>().await;
+            }
+            Ok(Inbound {
+                status: http::StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: upstream::full(Bytes::from_static(b"fine")),
+            })
+        })
+    }
+}
+
+/// The host's own trouble says nothing of the upstream; an answer that does not come in time does.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
+    let settings = config::from_toml(
+        "[upstreams.api]\nbase_url = \"http://api.invalid\"\n[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n\
+         attempt_timeout = \"20s\"\ndeadline = \"60s\"\nbreaker = { failure_threshold = 1 }\n",
+    )
+    .unwrap();
+    for (case, lease, read) in [
+        ("cut off", Duration::from_secs(15), http::StatusCode::OK),
+        ("timed out", Duration::from_hours(1), http::StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let clock = Clock::system();
+        let mut host = Host::with_transports(&settings, clock, Entropy::seeded(1), vec![Arc::new(Silent)]).unwrap();
+        let records = MemoryRecords::new(clock, Limits::default());
+        let records = UnderHeartbeat { records, clock, lease, heartbeat: Arc::default() };
+        Arc::get_mut(&mut host.shared).unwrap().records = Arc::new(records);
+        let write = Request::post("/a").header("idempotency-key", "k").body(Bytes::from_static(b"row")).unwrap();
+        let answer = host.call(write).await;
+        assert_eq!(answer.status(), http::StatusCode::GATEWAY_TIMEOUT, "{case}: {answer:?}");
+        assert_eq!(answer.headers()["triage-verdict"], "unknown", "{case}");
+        let answer = host.call(Request::get("/a").body(Bytes::new()).unwrap()).await;
+        assert_eq!(answer.status(), read, "{case}: {answer:?}");
+    }
+}
+
+#[test]
+fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
+    let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
+    assert!(matches!(went(&timed_out, false), Went::TimedOut));
+    assert!(matches!(went(&timed_out, true), Went::Untold));
+}
+
+/// An upstream over TLS or HTTP/2: a task of the connection's own reads the body, so much later, whatever becomes of the send.
+#[derive(Debug)]
+struct Elsewhere {
+    after: Duration,
+    came: UnboundedSender<Result<usize, String>>,
+}
+
+impl Transport for Elsewhere {
+    fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        let (after, came) = (self.after, self.came.clone());
+        tokio::spawn(async move {
+            sleep(after).await;
+            let body = match request.body {
+                OutboundBody::Bytes(bytes) => upstream::full(bytes),
+                OutboundBody::Stream(body) => body,
+            };
+            let read = body.collect().await.map(|body| body.to_bytes().len());
+            came.send(read.map_err(|error| error.to_string())).unwrap();
+        });
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_another_task_sends_ends_with_the_record() {
+    for (connection, after_s, is_whole) in [
+        ("base_url = \"https://api.invalid\"", 0, true),
+        ("base_url = \"https://api.invalid\"", 151, false),
+        ("base_url = \"http://api.invalid\"\nhttp2_prior_knowledge = true", 151, false),
+    ] {
+        let settings = config::from_toml(&format!(
+            "[upstreams.api]\n{connection}\n[upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\n"
+        ));
+        let settings = settings.unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(settings.upstreams[0].idempotency.lock, Duration::from_secs(150));
+        let (came, mut comes) = unbounded_channel();
+        let transport = Arc::new(Elsewhere { after: Duration::from_secs(after_s), came });
+        let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+        let write = Request::post("/a").header("idempotency-key", "k").body(Bytes::from_static(b"row")).unwrap();
+        let _ = host.call(write).await;
+        let read = comes.recv().await.unwrap();
+        assert_eq!(read.as_ref().ok(), is_whole.then_some(&3), "{connection} after {after_s} s: {read:?}");
+    }
+}
