@@ -207,33 +207,42 @@ fn a_candidate_that_decides_otherwise_is_told_in_groups() {
 /// Where contents were left out, a decision that would have needed them is counted, not compared.
 #[test]
 fn what_cannot_be_replayed_faithfully_is_counted() {
-    let policy = embedded("fhir");
-    let create = at(&policy, "create");
+    let (fhir, directory, standard) = (embedded("fhir"), embedded("hospital-directory"), embedded("http-standard"));
+    let (conditional, create, any) = (at(&fhir, "create"), at(&directory, "create-hospital"), at(&standard, "any"));
     let (request, response) = (headers(&[("if-none-exist", "a=b")]), headers(&[("retry-after", "x")]));
     let nothing = HeaderMap::new();
-    for (what, asked, outcome, missing) in [
-        ("a header", attempt(create, &request, b"", &[]), answer(503, &nothing, b""), Some(Missing::Headers)),
+    let taken = [String::from("a")];
+    for (what, policy, asked, outcome, missing) in [
+        ("a path", &fhir, attempt(conditional, &request, b"", &[]), answer(503, &nothing, b""), Some(Missing::Path)),
         (
             "an odd retry-after",
-            attempt(create, &nothing, b"", &[]),
+            &standard,
+            attempt(any, &nothing, b"", &[]),
             answer(503, &response, b""),
             Some(Missing::Headers),
         ),
-        ("a body", attempt(create, &nothing, b"", &[]), answer(500, &nothing, b"{}"), Some(Missing::Bodies)),
+        (
+            "a body",
+            &directory,
+            attempt(create, &nothing, b"", &[]),
+            answer(500, &nothing, b"{}"),
+            Some(Missing::Bodies),
+        ),
         (
             "claims",
-            attempt(create, &nothing, b"", &[String::from("a")]),
+            &directory,
+            attempt(create, &nothing, b"", &taken),
             answer(500, &nothing, b""),
             Some(Missing::Claims),
         ),
-        ("nothing", attempt(create, &nothing, b"", &[]), answer(500, &nothing, b""), None),
+        ("nothing", &directory, attempt(create, &nothing, b"", &[]), answer(500, &nothing, b""), None),
     ] {
-        let trace = recorded(&policy, &Method::POST, false, &asked, &[outcome]);
-        let report = replayed(&trace, &policy);
+        let trace = recorded(policy, &Method::POST, false, &asked, &[outcome]);
+        let report = replayed(&trace, policy);
         assert_eq!(report.not_replayed.keys().copied().next(), missing, "{what}: {trace}");
         assert_eq!((report.differing, report.agrees()), (0, missing.is_none()), "{what}: {report}");
-        let trace = recorded(&policy, &Method::POST, true, &asked, &[outcome]);
-        let report = replayed(&trace, &policy);
+        let trace = recorded(policy, &Method::POST, true, &asked, &[outcome]);
+        let report = replayed(&trace, policy);
         assert!(report.agrees(), "{what}, with contents: {report}\n{trace}");
     }
 }
