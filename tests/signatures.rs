@@ -108,7 +108,8 @@ async fn what_no_key_signed_stays_out() {
         (
             "a book",
             Some("a".repeat(9000)),
-            "http-standard.wasm.minisig cannot be read; it must be a file of at most 8192 bytes: file too large",
+            "http-standard.wasm.minisig cannot be read; it must be a file of at most 8192 bytes: it has more than 8192 \
+             bytes, the most that are read",
         ),
     ] {
         let stage = Stage::with(&format!("keys = [{:?}]", ours.key()), &[]).await;

@@ -110,6 +110,7 @@ fn a_host_that_is_not_there_or_wants_a_token_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token").display().to_string();
     std::fs::write(&file, "0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let upstream = failing();
     let host = host(&["--upstream", &upstream, "--set", &format!("admin.write_token_file={file}")]);
     let without = asked(&host, &["policy", "list"]);
