@@ -205,7 +205,16 @@ impl Exchange {
             load.over(&self.asking(), went(&arrival, cut_off));
         }
         let took = began.elapsed();
-        match &arrival {
+        self.note(&arrival, is_request, began, took, progress);
+        if matches!(arrival, Arrival::Answer(_)) {
+            self.service.heard(&self.shared.clock);
+        }
+        Ok(Arrived { arrival, permit, took, sent_at: began, cut_off })
+    }
+
+    /// Notes an attempt's outcome, and when the request's last byte may have been sent.
+    fn note(&self, arrival: &Arrival, is_request: bool, began: Instant, took: Duration, progress: &mut Progress) {
+        match arrival {
             Arrival::Answer(answer) => {
                 // What a caller's upload takes, or a look, says nothing of what an answer to the next one will.
                 let is_usual = is_request && self.repeatable();
@@ -214,7 +223,7 @@ impl Exchange {
             Arrival::Failure(failure) => progress.account.failed(*failure, took),
         }
         if is_request {
-            match &arrival {
+            match arrival {
                 Arrival::Failure(Failure { sent: false, .. }) => {}
                 // The body may have been going out until the answer came.
                 _ => {
@@ -223,10 +232,6 @@ impl Exchange {
                 }
             }
         }
-        if matches!(arrival, Arrival::Answer(_)) {
-            self.service.heard(&self.shared.clock);
-        }
-        Ok(Arrived { arrival, permit, took, sent_at: began, cut_off })
     }
 
     /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what

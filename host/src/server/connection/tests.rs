@@ -192,7 +192,8 @@ async fn writes_of_reset_streams_are_bounded() {
     assert!((1..=256).contains(&most), "{most} writes at once");
     let before = world.upstream.writes.load(Relaxed);
     let (mut other, _other_served) = world.connect(2);
-    other.write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    // Another path: an equal write would take over one of those whose caller has gone.
+    other.write_all(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     let mut one = [0; 1];
     let _ = timeout(FOR_EVER, other.read(&mut one)).await;
     assert!(world.upstream.writes.load(Relaxed) > before, "the other peer is not refused");
