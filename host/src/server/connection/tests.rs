@@ -204,9 +204,11 @@ async fn writes_of_reset_streams_are_bounded() {
 async fn writes_of_closed_connections_are_bounded() {
     let world = World::new("max_abandoned = 100\n");
     let mut served = Vec::new();
-    for _ in 0..400 {
+    for write in 0..400 {
         let (mut caller, task) = world.connect(1);
-        caller.write_all(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        // A path each: an equal write would take over one of those whose caller has gone.
+        let request = format!("POST /a/{write} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        caller.write_all(request.as_bytes()).await.unwrap();
         while world.upstream.writes.load(Relaxed) < served.len().min(50) + 1 && !task.is_finished() {
             tokio::task::yield_now().await;
             if served.len() >= 50 {
