@@ -6,7 +6,10 @@
 --      [12] how long ago records were last lost, or ''  [13] lease of the turn  [14] era in which that is known
 --      [15], [16] what it asks, as for a mark
 --      [17] the upstream's key that its sends carry, or ''
-if redis.call('GET', KEYS[6]) ~= server(ARGV[14]) then return { 'strange' } end
+local mark = redis.call('GET', KEYS[6])
+if mark ~= server(ARGV[14]) then return { 'strange' } end
+-- A full server refuses this. Without it the script would go on: once it has removed what expired, Redis lets it write.
+redis.call('SET', KEYS[6], mark)
 local fence, lease, kept, lock, keep = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local entries = listed(KEYS[7], KEYS[8], kept)
 local adopted = adopt(KEYS[7], KEYS[8], entries, fence, lease, kept, nil)
