@@ -234,7 +234,7 @@ impl Hold {
     ///
     /// The time is read before each step of the send, so that a process that was stopped past its lease writes nothing more when
     /// it wakes. That binds only what the send does itself: a connection over TLS or HTTP/2 is driven by a task of its own. Bodies
-    /// that it sends end with [`Hold::lease`]; a write without a body, once it was handed over, is not held back.
+    /// that it sends end with its lease; a write without a body, once it was handed over, is not held back.
     pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
         let left = || holds.iter().flatten().map(|hold| hold.lease.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
