@@ -29,13 +29,20 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use notify::{Notice, Notifier};
 use std::{
     collections::HashSet,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Between two lists of due writes, however often a write is left unknown: a list asks each part of the store.
+const MIN_LIST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How unknown writes are settled in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,11 +153,10 @@ impl Host {
         let told = async {
             match &settlement.notifier {
                 Some(notifier) => notifier.run().await,
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
-        let verified =
-            async { if settlement.settings.enabled { self.verify_due().await } else { std::future::pending().await } };
+        let verified = async { if settlement.settings.enabled { self.verify_due().await } else { pending().await } };
         tokio::join!(verified, told);
     }
 
@@ -161,32 +167,65 @@ impl Host {
     }
 
     async fn verify_due(&self) {
-        let settlement = &self.shared.settlement;
-        let Settings { concurrency, interval, .. } = settlement.settings;
         let shared = crate::pipeline::SharedVerifications::default();
+        let (list, verify) = (|limit| self.due(limit), |id| self.verify(id, &shared));
+        self.shared.settlement.verify_due(list, verify).await;
+    }
+}
+
+impl Settlement {
+    /// Verifies the writes that `list` finds due, again and again. Neither waits for the other: verifications go on while the store
+    /// lists.
+    async fn verify_due<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
+    where
+        L: Future<Output = Vec<RecordId>>,
+        V: Future<Output = Verified>,
+    {
+        let Settings { concurrency, interval, .. } = self.settings;
+        // As many as there are places, and as many again that may be this host's own under way.
+        let wanted = 2 * concurrency;
         let mut under_way: HashSet<RecordId> = HashSet::new();
         let mut running = FuturesUnordered::new();
+        let mut next_list = Instant::now();
         loop {
             let is_full = running.len() >= concurrency;
-            // As many as there are places, and as many again that may be this host's own under way.
-            let wanted = 2 * concurrency;
-            let due = if is_full { Vec::new() } else { self.due(wanted).await };
+            let (list, at) = (&list, next_list);
+            let listing = async move {
+                if is_full {
+                    return Vec::new();
+                }
+                sleep_until(at).await;
+                list(wanted).await
+            };
+            let mut listing = std::pin::pin!(listing);
+            let due = loop {
+                tokio::select! {
+                    due = &mut listing => break due,
+                    Some((id, verified)) = running.next() => {
+                        under_way.remove(&id);
+                        self.note(id, verified);
+                    }
+                }
+            };
+            if !is_full {
+                next_list = Instant::now() + MIN_LIST_INTERVAL;
+            }
             let may_be_more = is_full || due.len() == wanted;
             for id in due {
                 if running.len() < concurrency && under_way.insert(id) {
-                    let shared = &shared;
-                    running.push(async move { (id, self.verify(id, shared).await) });
+                    let verified = verify(id);
+                    running.push(async move { (id, verified.await) });
                 }
             }
-            // A place that is free again takes the next one at once, as long as there are more.
+            // A place that is free again takes the next one, as long as there are more.
             let mut wait = std::pin::pin!(sleep(interval));
             loop {
                 tokio::select! {
                     () = &mut wait => break,
-                    () = settlement.left.notified() => break,
+                    () = self.left.notified() => break,
                     Some((id, verified)) = running.next() => {
                         under_way.remove(&id);
-                        settlement.note(id, verified);
+                        self.note(id, verified);
                         if may_be_more && running.len() < concurrency {
                             break;
                         }
@@ -224,5 +263,58 @@ mod tests {
         assert_eq!(kinds, ["write-settled", "write-settled", "write-settled", "write-unsettled"]);
         assert!(events.after(0)[3].text.contains(&format!("triage records resolve {}", id(1))));
         assert_eq!(settlement.notifier.as_ref().unwrap().waiting(), 4);
+    }
+
+    fn settlement(settings: Settings) -> Settlement {
+        Settlement::new(&settings, Clock::system(), Arc::new(Events::new(Clock::system()))).unwrap()
+    }
+
+    /// However often writes are left unknown, the store is not asked for a list each time; the first one is still verified at once.
+    #[tokio::test(start_paused = true)]
+    async fn lists_keep_a_distance() {
+        let settlement = settlement(Settings::default());
+        let lists = std::cell::Cell::new(0_u32);
+        let list = |_| {
+            lists.set(lists.get() + 1);
+            std::future::ready(Vec::new())
+        };
+        let leaving = async {
+            sleep(Duration::from_millis(500)).await;
+            assert_eq!(lists.get(), 1, "the list at the start");
+            settlement.wake();
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(lists.get(), 2, "the first write that is left");
+            for _ in 0..1000 {
+                settlement.wake();
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = settlement.verify_due(list, |_| std::future::ready(Verified::Open)) => {}
+            () = leaving => {}
+        }
+        assert!((10..=12).contains(&lists.get()), "{} lists in a second", lists.get());
+    }
+
+    /// A store that hangs holds up no verification under way: it holds its record meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn verifications_go_on_while_the_store_lists() {
+        let settlement = settlement(Settings::default());
+        let lists = std::cell::Cell::new(0_u32);
+        let list = |_| {
+            lists.set(lists.get() + 1);
+            let is_first = lists.get() == 1;
+            async move { if is_first { vec![id(1)] } else { pending().await } }
+        };
+        let verify = |_| async {
+            sleep(Duration::from_secs(5)).await;
+            Verified::Settled { upstream: "up".to_owned(), endpoint: "create".to_owned(), class: Class::Applied }
+        };
+        tokio::select! {
+            () = settlement.verify_due(list, verify) => {}
+            () = sleep(Duration::from_secs(6)) => {}
+        }
+        assert_eq!(lists.get(), 2, "the second list hangs");
+        assert_eq!(settlement.counts()[0], ("applied", 1));
     }
 }
