@@ -14,6 +14,7 @@ pub mod hold;
 pub mod host_lease;
 pub mod intent;
 pub mod key;
+mod owner_proof;
 pub mod record;
 pub mod records;
 pub mod retention;
@@ -27,9 +28,11 @@ pub use hold::{Begun, Hold, SendLease, begin};
 pub use host_lease::{Generation, HeartbeatLease, HostLease, HostTerm};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
+pub(crate) use owner_proof::OwnerProofs;
 pub use record::{Fence, KeyedSends, Leaving, Opening, RecordStatus};
 pub use records::{
-    Claim, ClaimName, ClaimOwner, Claimant, Opened, RecordError, Records, Resolution, Resolved, Turn, Unsettled,
+    Claim, ClaimName, ClaimOwner, Claimant, Opened, Postponed, RecordError, Records, Resolution, Resolved, Turn,
+    Unsettled,
 };
 pub use retention::{Ended, Ending, Retention, retention};
 pub use stored::{Answer, Stored};

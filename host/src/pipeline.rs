@@ -41,7 +41,7 @@ use crate::{
     entropy::Entropy,
     error::Problem,
     gate::Gates,
-    idempotency::Records,
+    idempotency::{OwnerProofs, Records},
     overload::{Memory, Peers, UnderWay, peers::Connection},
     policy::{
         Cache, Engine,
@@ -142,6 +142,8 @@ pub(crate) struct Shared {
     pub(crate) detached: TaskTracker,
     /// Bounds how often callers read records.
     record_reads: record_status::ReadLimit,
+    /// What callers prove with that a record is theirs.
+    owner_proofs: OwnerProofs,
 }
 
 impl Host {
@@ -166,11 +168,11 @@ impl Host {
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
         let link = state::open(settings, clock, &entropy)?;
-        let records = state::records(settings, link.as_ref(), clock, &entropy)?;
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
         let registry = registry(settings)?;
         let events = Arc::new(Events::new(clock));
+        let (records, owner_proofs) = state::records(settings, link.as_ref(), clock, &entropy, &events)?;
         // The first desk is the library's own; workers have theirs beside it.
         let meters = Arc::new(Meters::new(settings.server.workers + 1));
         let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
@@ -228,6 +230,7 @@ impl Host {
             desks,
             detached: TaskTracker::new(),
             record_reads: record_status::ReadLimit::default(),
+            owner_proofs,
         };
         let shared = Arc::new(shared);
         fleet::start(&shared);

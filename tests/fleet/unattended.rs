@@ -6,12 +6,19 @@ use crate::support::{
     fleet::{Fleet, KEY, Member, UPSTREAM},
     redis_server::RedisServer,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
-use triage::emulator::{Call, Emulator, Fault, Faults, When};
+use triage::{
+    Host,
+    clock::Clock,
+    config::settings::Settings,
+    emulator::{Call, Emulator, Fault, Faults, InProcess, When},
+    entropy::Entropy,
+    idempotency::RecordId,
+};
 
 /// Lists a minute: half at once, the rest spread.
 const LISTS: u32 = 120;
@@ -234,6 +241,58 @@ async fn a_write_waits_for_a_policy_that_can_verify_it() {
     let again = later.create_in(&batch(0), "H0", Some("key-0")).await;
     assert_eq!((again.status, again.header("triage-replay")), (200, "true"), "{again:?}");
     assert_eq!((fleet.creates(), fleet.made()), (1, 1));
+}
+
+/// A write that no host can verify does not come due every few seconds, and is given up once.
+#[tokio::test]
+async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
+    let fleet = fleet();
+    let owner = fleet.host();
+    left_unknown(&owner, 1).await;
+    owner.0.drained().await;
+    let mut gone = fleet.settings();
+    "renamed".clone_into(&mut gone.upstreams[0].name);
+    let at = |settings: &Settings| {
+        let transport = Arc::new(InProcess(Arc::clone(&fleet.emulator)));
+        Member(Host::with_transports(settings, Clock::system(), Entropy::system(), vec![transport]).unwrap())
+    };
+    let due = || -> Vec<(String, Vec<u8>, f64)> {
+        let mut found = Vec::new();
+        for part in 0..16_u8 {
+            let key = format!("triage:{{idem-{part:x}}}:due");
+            let ids: Vec<(Vec<u8>, f64)> = fleet.server.ask(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]);
+            found.extend(ids.into_iter().map(|(id, at)| (key.clone(), id, at)));
+        }
+        found
+    };
+    // A host takes it and cannot verify it: the next time is further away than the lease that it took it with.
+    let is_far = || {
+        let (seconds, _) = fleet.server.ask::<(u64, u64)>(&["TIME"]);
+        due().iter().all(|(.., at)| *at > (seconds + 30) as f64 * 1e6)
+    };
+    let waiting = at(&gone);
+    let settling = Settling::at(&waiting);
+    while !is_far() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(settling);
+    waiting.0.drained().await;
+    // A host whose margin is over gives it up.
+    let [(key, id, _)] = &due()[..] else { panic!("{:?}", due()) };
+    let mut connection = fleet.server.connection();
+    redis::cmd("ZADD").arg(key).arg("XX").arg(0).arg(id).exec(&mut connection).unwrap();
+    gone.settlement.margin = Duration::ZERO;
+    let last = at(&gone);
+    let _settling = Settling::at(&last);
+    while !due().is_empty() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // It stays for its caller and for operators, without what it asked.
+    assert_eq!((open(&fleet.server), fleet.creates()), (1, 1));
+    let id = RecordId::from_bytes(id[..].try_into().unwrap());
+    let record = key.replace(":due", &format!(":{id}"));
+    assert!(fleet.server.ask::<bool>(&["HEXISTS", &record, "l"]), "{record} is not the record");
+    assert!(!fleet.server.ask::<bool>(&["HEXISTS", &record, "i"]), "the request is kept for nothing");
 }
 
 /// Without a key for sealing nothing of a request lies in shared state.

@@ -8,8 +8,8 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, HeartbeatLease, HostLease, Intent,
-        Leaving, Opened, Opening, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket, Turn,
-        Unsettled,
+        Leaving, Opened, Opening, Postponed, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket,
+        Turn, Unsettled,
         records::{Reply, at_hand},
     },
     store::memory::records::{Limits, MemoryRecords},
@@ -85,6 +85,9 @@ impl Records for UnderHeartbeat {
     }
     fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
         self.records.due(limit)
+    }
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        self.records.postpone(id, wait, longest_age)
     }
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         self.records.take(id, lease)

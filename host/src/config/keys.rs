@@ -171,7 +171,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Upstream, "idempotency.lock", Kind::Duration, Some("150s"), "how long an owner holds a record before it counts as crashed; grows to the longest deadline + 30 s; with shared state a host counts as crashed 15 s after its last heartbeat"),
     key(Upstream, "idempotency.max_request", Kind::Size(0), Some("1MiB"), "largest body of a keyed request"),
     key(Upstream, "idempotency.max_response", Kind::Size(0), Some("1MiB"), "largest answer kept for replays"),
-    key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("1000000"), "records kept at most; new keys are refused then"),
+    key(Upstream, "idempotency.max_records", Kind::Count(1, 100_000_000), Some("1000000"), "records kept at most; new keys are refused then. A write without a key leaves none while unsettled records take half of it"),
     key(Upstream, "idempotency.record_status", Kind::Bool, Some("false"), "whether callers may read what became of their keyed requests: a 504 `effect-unknown` names `/.triage/records/ID` in `Location`; else these paths are 404. They are never forwarded. Needs `idempotency.tenant_header`, whose value should be a secret of the caller, such as a token"),
     key(Upstream, "idempotency.orphans", Kind::Duration, Some("10m"), "how long a write without a key whose caller has gone before its answer is kept for the next equal request, which takes it over; or `off`"),
     key(Upstream, "idempotency.max_orphans", Kind::Count(1, 100_000_000), Some("10000"), "writes without a key that are under way or kept at most; more are sent without being kept"),

@@ -218,7 +218,8 @@ impl RecordId {
     }
 
     /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a
-    /// mismatch, not a new request.
+    /// mismatch, not a new request. No secret is part of it either: hosts that exchange theirs would lose sight of a key and send
+    /// its write again. Callers that read a record show a proof beside its id.
     pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {
         Self(digest("record", &[&tenant.0, upstream.as_bytes(), key.as_str().as_bytes()]))
     }
@@ -231,14 +232,6 @@ impl RecordId {
     /// The hash itself, for stores.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
-    }
-
-    /// What a caller shows beside the id to read the record: it can be made only by a host that knows the caller's tenant.
-    pub(crate) fn owner_proof(&self, tenant: &Tenant) -> [u8; 16] {
-        let hash = digest("record-owner", &[&tenant.0, &self.0]);
-        let mut proof = [0; 16];
-        proof.copy_from_slice(&hash[..16]);
-        proof
     }
 }
 

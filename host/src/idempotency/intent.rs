@@ -36,6 +36,11 @@ pub struct KeptRequest {
 }
 
 impl Intent {
+    /// Upstream and endpoint, as events and a shared store name them.
+    pub fn subject(&self) -> String {
+        format!("{}/{}", self.upstream, self.endpoint)
+    }
+
     /// About how many bytes it takes to keep.
     pub fn size(&self) -> usize {
         const OVERHEAD: usize = 256;

@@ -16,6 +16,7 @@ use super::{
     compact::Compact,
     fingerprint::{Fingerprint, KeyTag, Tenant},
     intent::Intent,
+    records::Postponed,
     stored::Stored,
 };
 use crate::{clock::Timestamp, entropy::Entropy};
@@ -76,6 +77,12 @@ impl StoreFacts {
     fn host_ends(&self) -> Option<Timestamp> {
         self.host_until.map(|until| until.max(self.lost.map_or(until, |lost| lost.after(HOST_LEASE))))
     }
+}
+
+/// Records without an answer that a store may hold before it refuses those of requests without a key. They are kept for as long as
+/// those with keys, and a key that finds no room is refused.
+pub(crate) fn share_without_key(max_records: usize) -> usize {
+    max_records.div_ceil(2)
 }
 
 /// What a request brings to its record.
@@ -429,7 +436,7 @@ impl Record {
             intent: leaving.intent.clone(),
             due: None,
         };
-        record.schedule(leaving.verify_in.map(|wait| now.after(wait)));
+        record.schedule_next(leaving.verify_in, now);
         record
     }
 
@@ -576,7 +583,7 @@ impl Record {
         let doubtful = own.is_none() && holder.prior.is_some_and(|prior| prior.doubtful);
         self.state = State::Unknown { sent, doubtful, since: now };
         self.intent = leaving.intent.clone().or_else(|| self.intent.take());
-        self.schedule(leaving.verify_in.map(|wait| now.after(wait)));
+        self.schedule_next(leaving.verify_in, now);
         Ok(Fate::Keep)
     }
 
@@ -597,6 +604,20 @@ impl Record {
         None
     }
 
+    /// Puts off the verification of a record that no host can verify now: by `wait`, or for good once the write is as old as
+    /// `longest_age`.
+    pub fn postpone(&mut self, wait: Duration, longest_age: Duration, facts: &StoreFacts, now: Timestamp) -> Postponed {
+        let Some(age) = self.unsettled(facts, now).filter(|_| self.due.is_some()) else {
+            return Postponed::NotUnsettled;
+        };
+        if age >= longest_age {
+            self.drop_request();
+            return Postponed::GivenUp;
+        }
+        self.schedule(Some(now.after(wait)));
+        Postponed::Later
+    }
+
     /// When the next verification is due.
     pub fn due(&self) -> Option<Timestamp> {
         self.due
@@ -609,6 +630,22 @@ impl Record {
 
     fn schedule(&mut self, at: Option<Timestamp>) {
         self.due = at.filter(|_| self.intent.as_ref().is_some_and(|intent| intent.request.is_some()));
+    }
+
+    /// When it is verified next. Where no host verifies it any more, its request is of no use.
+    fn schedule_next(&mut self, wait: Option<Duration>, now: Timestamp) {
+        match wait {
+            Some(wait) => self.schedule(Some(now.after(wait))),
+            None => self.drop_request(),
+        }
+    }
+
+    /// Drops the request, and leaves the names of its upstream and endpoint: no host verifies it by itself.
+    pub(crate) fn drop_request(&mut self) {
+        self.due = None;
+        if let Some(intent) = self.intent.as_mut().filter(|intent| intent.request.is_some()) {
+            *intent = Arc::new(intent.without_request());
+        }
     }
 
     fn done(&mut self, stored: Compact, now: Timestamp) {

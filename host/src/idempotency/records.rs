@@ -138,8 +138,12 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// Unsettled records whose verification is due, at most `limit` of them, the longest due first.
     fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>>;
 
-    /// [`super::record::Record::take`]: what to verify; none where another host has taken it or it is not due.
+    /// [`super::record::Record::take`]: what to verify; none where another host has taken it or it is not due. Without a request
+    /// where this host cannot read that.
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>>;
+
+    /// [`super::record::Record::postpone`]: the verification of a record that no host can verify now.
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed>;
 
     /// [`super::record::Record::status`]; none where there is no record.
     fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>>;
@@ -278,6 +282,17 @@ pub struct Unsettled {
     pub endpoint: Option<(String, String)>,
     /// The time until a host verifies it by itself; none: no host does.
     pub verified_in: Option<Duration>,
+}
+
+/// What became of a verification that no host can make now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Postponed {
+    /// It is due again later.
+    Later,
+    /// The write is too old: no host verifies it any more. Told once.
+    GivenUp,
+    /// Another owner has the record, or it is settled: nothing was changed.
+    NotUnsettled,
 }
 
 /// What an administrator found out.

@@ -8,7 +8,7 @@ use crate::{
     clock::{Timestamp, millis},
     config::settings::Redirects,
     error::Problem,
-    idempotency::{RecordId, RecordStatus, Stored, Tenant},
+    idempotency::{OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
     rate_limit::{Gcra, Quota},
     service::Service,
     upstream::{
@@ -26,7 +26,6 @@ use http::{
 use parking_lot::Mutex;
 use serde_json::json;
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
-use subtle::ConstantTimeEq as _;
 
 /// The header that says how far a record is: `new`, `sent` or `done`.
 pub const RECORD_PHASE: HeaderName = HeaderName::from_static("triage-record-phase");
@@ -71,7 +70,7 @@ impl Exchange {
         }
         let id = RecordId::of(tenant, &settings.name, &keyed.key);
         let prefix = settings.path_prefix.as_deref().unwrap_or_default();
-        HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(id.owner_proof(tenant)))).ok()
+        HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(&self.shared.owner_proofs.of(id, tenant)))).ok()
     }
 }
 
@@ -114,7 +113,7 @@ impl Host {
             retry_after,
         })?;
         let tenant = Tenant::of(&head.headers, &settings.tenant_headers);
-        let id = owned(token, &tenant).ok_or(Problem::NoRecord)?;
+        let id = owned(token, &tenant, &self.shared.owner_proofs).ok_or(Problem::NoRecord)?;
         let status = self.shared.records.status(id).await.map_err(|_| Problem::StoreUnavailable)?;
         let mut response = match status.ok_or(Problem::NoRecord)? {
             RecordStatus::UnderWay { for_now, is_sent } => pending(is_sent, true, for_now.max(Duration::from_secs(1))),
@@ -164,15 +163,15 @@ fn pending(is_sent: bool, is_under_way: bool, retry_after: Duration) -> Response
 }
 
 /// The record of an id, if it is one of this tenant's.
-fn owned(token: &str, tenant: &Tenant) -> Option<RecordId> {
+fn owned(token: &str, tenant: &Tenant, proofs: &OwnerProofs) -> Option<RecordId> {
     let (id, proof) = token.split_at_checked(64)?;
     let id: RecordId = id.parse().ok()?;
-    let wanted = hex(id.owner_proof(tenant));
-    bool::from(wanted.as_bytes().ct_eq(proof.as_bytes())).then_some(id)
+    let proof = uuid::Uuid::try_parse(proof).ok().filter(|_| proof.len() == 32)?;
+    proofs.holds(id, tenant, proof.as_bytes()).then_some(id)
 }
 
-fn hex(bytes: [u8; 16]) -> String {
-    uuid::Uuid::from_bytes(bytes).simple().to_string()
+fn hex(bytes: &[u8; 16]) -> String {
+    uuid::Uuid::from_bytes_ref(bytes).simple().to_string()
 }
 
 /// Whether a path's first segment is the reserved one, also where it is percent-encoded: the upstream would decode it.

@@ -6,7 +6,7 @@ use crate::{
     config::settings::{Settings, State},
     entropy::Entropy,
     gate::Gates,
-    idempotency::Records,
+    idempotency::{OwnerProofs, Records},
     store::{
         alone::AloneIfNeeded,
         memory::records::{Limits, MemoryRecords},
@@ -46,13 +46,14 @@ pub(super) fn gates(
     }
 }
 
-/// Idempotency records, claims and turns.
+/// Idempotency records, claims and turns; and what proves to callers' reads whose record it is.
 pub(super) fn records(
     settings: &Settings,
     link: Option<&Link>,
     clock: Clock,
     entropy: &Entropy,
-) -> Result<Arc<dyn Records>, HostError> {
+    events: &Arc<Events>,
+) -> Result<(Arc<dyn Records>, OwnerProofs), HostError> {
     let keys = settings.upstreams.iter().map(|upstream| &upstream.idempotency);
     let limits = keys.max_by_key(|keys| keys.max_records).map(Limits::of).unwrap_or_default();
     // Half of the memory is left to requests: what fills the records must not keep the host from answering reads.
@@ -60,20 +61,22 @@ pub(super) fn records(
     let bytes = settings.records.max_bytes.min(most);
     let tenant_bytes = bytes / 100 * settings.records.tenant_share_percent as usize;
     let limits = Limits { bytes, tenant_bytes, ..limits };
+    let in_memory = || MemoryRecords::new(clock, limits).with_events(Arc::clone(events));
     let (Some(link), State::Shared(shared)) = (link, &settings.state) else {
-        return Ok(Arc::new(MemoryRecords::new(clock, limits)));
+        return Ok((Arc::new(in_memory()), OwnerProofs::of_process(entropy)));
     };
     let sealer = Sealer::configured(shared.key.as_ref())?;
     if !sealer.has_key() {
         tracing::warn!(
-            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
+            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so; callers without credentials that guess a key can read the status of its write"
         );
     }
-    let records = RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records);
+    let proofs = OwnerProofs::shared(sealer.proof_secrets());
+    let records = RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records, Arc::clone(events));
     if shared.writes_alone {
-        return Ok(Arc::new(AloneIfNeeded::new(Arc::new(records), MemoryRecords::new(clock, limits))));
+        return Ok((Arc::new(AloneIfNeeded::new(Arc::new(records), in_memory())), proofs));
     }
-    Ok(Arc::new(records))
+    Ok((Arc::new(records), proofs))
 }
 
 /// Whether shared state can be opened as it is configured. Connects to nothing.

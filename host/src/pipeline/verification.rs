@@ -11,7 +11,9 @@ use super::{
 use crate::{
     attempt::{Arrived, Errand},
     error::Problem,
-    idempotency::{self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, RecordId, Stored},
+    idempotency::{
+        self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, Postponed, RecordId, Stored,
+    },
     overload::Priority,
     policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Probe, Purpose},
     retry::Step,
@@ -41,6 +43,9 @@ const LOCK_RESERVE: Duration = Duration::from_secs(2);
 const MAX_REQUESTS: usize = 4;
 /// An answer serves the other writes that ask the same for so long.
 const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// Until a write is verified again that no host can verify now: only another configuration or policy changes that.
+const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
 
 /// The outcome of a write of which nothing was heard.
 const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
@@ -85,11 +90,13 @@ impl Host {
                 return Verified::Open;
             }
         };
-        let Some(request) = &intent.request else { return Verified::Open };
         // Of an upstream that is configured no longer nothing can be asked, and its records' lifetimes are not known.
         let name = |serving: &&Arc<crate::rollout::Serving>| serving.settings.name == intent.upstream;
-        let Some(serving) = self.shared.upstreams.iter().find(name) else { return Verified::Open };
-        let service = serving.current();
+        let service = self.shared.upstreams.iter().find(name).map(|serving| serving.current());
+        let commit_within = service.as_ref().map(|service| commit_within(&intent, service)).unwrap_or_default();
+        let (Some(request), Some(service)) = (&intent.request, service) else {
+            return self.postpone(id, &intent, commit_within).await;
+        };
         let request_time = longest_read(&service);
         let idempotency = &service.settings.idempotency;
         let opening = Opening {
@@ -112,8 +119,7 @@ impl Host {
             let own = Opening { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
-        let settled =
-            |class| Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class };
+        let settled = |class| settled(&intent, class);
         let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
         if doubtful {
             // After a loss no verification tells which request made what it finds: the caller or an operator settles it.
@@ -123,12 +129,7 @@ impl Host {
         let since = Instant::now().checked_sub(sent_ago);
         let settings = &self.shared.settlement.settings;
         let restored = self.restored(&intent, request, &service, request_time + MAX_LIMIT_WAIT);
-        let commit_within = restored.as_ref().and_then(|own| own.endpoint().described.commit_within);
-        let schedule = Schedule {
-            commit_within: commit_within.unwrap_or_default(),
-            margin: settings.margin,
-            interval: settings.interval,
-        };
+        let schedule = Schedule { commit_within, margin: settings.margin, interval: settings.interval };
         let mut hold = Some(hold);
         let ended = match restored {
             None => Ended::Open { asked: true },
@@ -148,6 +149,19 @@ impl Host {
         if next.is_none() { settled(Class::Unknown) } else { Verified::Open }
     }
 
+    /// Puts off a record that this host has taken and cannot verify.
+    async fn postpone(&self, id: RecordId, intent: &Intent, commit_within: Duration) -> Verified {
+        let longest_age = commit_within.saturating_add(self.shared.settlement.settings.margin);
+        match self.shared.records.postpone(id, UNVERIFIABLE_WAIT, longest_age).await {
+            Ok(Postponed::GivenUp) => settled(intent, Class::Unknown),
+            Ok(Postponed::Later | Postponed::NotUnsettled) => Verified::Open,
+            Err(error) => {
+                tracing::debug!(%error, "an unknown write that cannot be verified could not be put off");
+                Verified::Open
+            }
+        }
+    }
+
     /// The request as far as its policy reads it, for the generation that serves now. None where that cannot verify it.
     fn restored(
         &self,
@@ -157,9 +171,7 @@ impl Host {
         allowed: Duration,
     ) -> Option<Box<Exchange>> {
         let upstream = self.shared.upstreams.iter().position(|serving| serving.settings.name == intent.upstream)?;
-        let path = request.path_and_query.split('?').next().unwrap_or("/");
-        let named = service.endpoints.iter().position(|own| own.described.name == intent.endpoint);
-        let endpoint = named.or_else(|| service.find(&request.method, path))?;
+        let endpoint = endpoint(intent, service)?;
         let own = &service.endpoints[endpoint];
         if !own.granted || !own.commits_late() {
             return None;
@@ -206,6 +218,24 @@ impl Host {
 pub(crate) struct Verifying {
     /// Whether the caller gave a key.
     pub(crate) keyed: bool,
+}
+
+fn settled(intent: &Intent, class: Class) -> Verified {
+    Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class }
+}
+
+/// The endpoint of a write, as the policy that serves now has it: by its name, else by the request.
+fn endpoint(intent: &Intent, service: &Service) -> Option<usize> {
+    let named = service.endpoints.iter().position(|own| own.described.name == intent.endpoint);
+    named.or_else(|| {
+        let request = intent.request.as_ref()?;
+        service.find(&request.method, request.path_and_query.split('?').next().unwrap_or("/"))
+    })
+}
+
+/// How late the upstream may still apply a write; zero where its endpoint is not known any more.
+fn commit_within(intent: &Intent, service: &Service) -> Duration {
+    endpoint(intent, service).and_then(|own| service.endpoints[own].described.commit_within).unwrap_or_default()
 }
 
 /// How long one request may take: as long as the slowest read of the upstream.

@@ -8,8 +8,8 @@
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
     Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening,
-    RecordError, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket, Turn, Unsettled, record::Begin,
-    records::Reply,
+    Postponed, RecordError, RecordId, RecordStatus, Records, Resolution, Resolved, Stored, Ticket, Turn, Unsettled,
+    record::Begin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -201,6 +201,16 @@ impl Records for AloneIfNeeded {
             Ok(found)
         };
         Reply::Right(due.boxed())
+    }
+
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        let postpone = async move {
+            match self.own.postpone(id, wait, longest_age).await? {
+                Postponed::NotUnsettled => self.shared.postpone(id, wait, longest_age).await,
+                own => Ok(own),
+            }
+        };
+        Reply::Right(postpone.boxed())
     }
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {

@@ -14,7 +14,7 @@ const KEPT: usize = 512;
 const SELDOM_MS: u64 = 60_000;
 
 /// Every kind of event.
-pub const KINDS: [&str; 22] = [
+pub const KINDS: [&str; 24] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -32,6 +32,8 @@ pub const KINDS: [&str; 22] = [
     "slowed",
     "write-settled",
     "write-unsettled",
+    "write-unrecorded",
+    "write-unverified",
     "peer-limited",
     "exhausted",
     "action",
@@ -105,6 +107,26 @@ impl Events {
         let text = text();
         tracing::warn!(kind, subject, "{text}");
         self.note(kind, subject, text);
+    }
+
+    /// Notes, at most once a minute, that a write without a key has no record. `max_records`: those that there may be.
+    pub(crate) fn note_unrecorded(&self, subject: &str, max_records: usize) {
+        self.note_seldom("write-unrecorded", subject, || {
+            format!(
+                "no record is kept of a write without a key that ended unknown or lost its caller: unsettled records take \
+                 half of the {max_records} allowed (idempotency.max_records), or their memory is full; settle old ones \
+                 (triage records list), or raise the limit"
+            )
+        });
+    }
+
+    /// Notes, at most once a minute, that an unknown write is recorded without its request.
+    pub(crate) fn note_unverified(&self, subject: &str) {
+        self.note_seldom("write-unverified", subject, || {
+            "an unknown write is not verified in the background: there is no room for its request beside those that are kept; \
+             its caller can repeat it with its key, or an operator settles it (triage records list)"
+                .to_owned()
+        });
     }
 
     /// Notes that a breaker changed.

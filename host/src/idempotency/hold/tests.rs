@@ -4,8 +4,8 @@ use super::*;
 use crate::idempotency::{Arrived, Ticket};
 use crate::{
     idempotency::{
-        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, RecordId, RecordStatus,
-        Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
+        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Postponed, RecordId,
+        RecordStatus, Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -99,6 +99,9 @@ impl Records for Slow {
     }
     fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
         self.reply(move |records| now(records.due(limit)))
+    }
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        self.reply(move |records| now(records.postpone(id, wait, longest_age)))
     }
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         self.reply(move |records| now(records.take(id, lease)))

@@ -4,12 +4,13 @@ use crate::{
     clock::{Clock, Timestamp},
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving,
-        Likeness, Opened, Opening, RecordError, RecordId, Records, RequestDigest, Resolution, Resolved, Settings,
-        Stored, Tenant, Ticket, Turn, Unsettled,
-        record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts},
+        Likeness, Opened, Opening, Postponed, RecordError, RecordId, Records, RequestDigest, Resolution, Resolved,
+        Settings, Stored, Tenant, Ticket, Turn, Unsettled,
+        record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts, share_without_key},
         records::{Reply, at_hand},
         unanswered::Arrival,
     },
+    telemetry::Events,
 };
 use claims::Claims;
 use futures_util::FutureExt;
@@ -87,6 +88,7 @@ pub struct MemoryRecords {
     claims: Mutex<Claims>,
     turns: Arc<Turns>,
     unanswered: Unanswereds,
+    events: Arc<Events>,
 }
 
 impl MemoryRecords {
@@ -101,7 +103,14 @@ impl MemoryRecords {
             claims: Mutex::new(Claims::new(limits.claims)),
             turns: Arc::new(Turns::new(limits.turns)),
             unanswered: Unanswereds::new(),
+            events: Arc::new(Events::new(clock)),
         }
+    }
+
+    /// The same, with `events` to tell of records for which there was no room.
+    #[must_use]
+    pub fn with_events(self, events: Arc<Events>) -> Self {
+        Self { events, ..self }
     }
 
     /// Records at this moment, for a gauge.
@@ -231,6 +240,9 @@ impl MemoryRecords {
         let tenant = self.shard(id).tenant(&id);
         let size = intent.size();
         let fits = self.room.extend(tenant, size);
+        if !fits && intent.request.is_some() {
+            self.events.note_unverified(&intent.subject());
+        }
         let kept = Arc::new(if fits { intent.copied() } else { intent.without_request() });
         let owned = self.own(id, |record, clock| change(record, Some(kept), clock));
         if fits {
@@ -238,6 +250,15 @@ impl MemoryRecords {
             self.room.give_back(tenant, size);
         }
         owned
+    }
+
+    /// A place for a record of a request without a key. It takes of what is kept free for requests under way: this one was.
+    /// Records without an answer refuse it at half the limit: the other half stays free for keys.
+    fn reserve_without_key(&self, tenant: Option<Tenant>) -> bool {
+        let most = share_without_key(self.limits.records);
+        let live = || self.shards.iter().map(|shard| shard.lock().live_len()).sum::<usize>();
+        let reserve = || live() < most && self.reserve(tenant, Room::extend).is_ok();
+        reserve() || (self.sweep() && reserve())
     }
 
     /// A place for a new record, in number and in bytes.
@@ -290,16 +311,17 @@ impl Records for MemoryRecords {
     }
 
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
-        // It takes of what is kept free for requests under way: this one was.
-        let reserve = || self.reserve(opening.tenant, Room::extend).is_ok();
-        let has_room = reserve() || (self.sweep() && reserve());
-        if !has_room {
-            tracing::warn!(?id, "a request without a key ended unknown, and there is no room for its record");
+        if !self.reserve_without_key(opening.tenant) {
+            let subject = leaving.intent.map(|intent| intent.subject()).unwrap_or_default();
+            self.events.note_unrecorded(&subject, self.limits.records);
             return;
         }
         let now = self.clock.now();
         let size = leaving.intent.as_ref().map_or(0, |intent| intent.size());
         let fits = self.room.extend(opening.tenant, size);
+        if let Some(intent) = leaving.intent.as_ref().filter(|intent| !fits && intent.request.is_some()) {
+            self.events.note_unverified(&intent.subject());
+        }
         let kept = |intent: Arc<Intent>| Arc::new(if fits { intent.copied() } else { intent.without_request() });
         let leaving = Leaving { intent: leaving.intent.map(kept), ..leaving };
         let record = Record::unknown(&opening, &leaving, now);
@@ -338,15 +360,13 @@ impl Records for MemoryRecords {
     }
 
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
-        // It takes of what is kept free for requests under way: this one was.
-        let reserve = || self.reserve(opening.tenant, Room::extend).is_ok();
-        let has_room = reserve() || (self.sweep() && reserve());
+        let has_room = self.reserve_without_key(opening.tenant);
         if has_room {
             let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, came);
             let replaced = self.shard(ticket.id).put(ticket.id, Entry { record, tenant: opening.tenant }, &self.room);
             self.held.fetch_sub(replaced, Relaxed);
         } else {
-            tracing::warn!(id = ?ticket.id, "a write without a key is not kept: there is no room for its record");
+            self.events.note_unrecorded("", self.limits.records);
         }
         has_room
     }
@@ -414,6 +434,13 @@ impl Records for MemoryRecords {
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         at_hand(Ok(self
             .change(id, |record, clock| Some((record.take(lease, &StoreFacts::default(), clock.now())?, Fate::Keep)))))
+    }
+
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        let postpone = |record: &mut Record, clock: &Clock| {
+            Some((record.postpone(wait, longest_age, &StoreFacts::default(), clock.now()), Fate::Keep))
+        };
+        at_hand(Ok(self.change(id, postpone).unwrap_or(Postponed::NotUnsettled)))
     }
 
     fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {

@@ -9,11 +9,13 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving,
-        Opened, Opening, RecordError, RecordId, Records, Resolution, Resolved, Stored, Ticket, Turn, Unsettled, codec,
+        Opened, Opening, Postponed, RecordError, RecordId, Records, Resolution, Resolved, Stored, Ticket, Turn,
+        Unsettled, codec,
         record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
     store::memory::records::turns::{Place as PlaceHere, Turns},
+    telemetry::Events,
 };
 use futures_util::{
     FutureExt as _,
@@ -82,6 +84,7 @@ pub(super) struct Inner {
     here: Arc<Turns>,
     heartbeat: Heartbeat,
     ledger: Ledger,
+    events: Arc<Events>,
     /// What was begun and nobody waits for.
     behind: TaskTracker,
     /// Whether a request that does not open was told of.
@@ -99,14 +102,34 @@ enum KeptError {
 
 impl RedisRecords {
     /// Records over `link`, at most `max_records` of them; each of sixteen parts holds its share.
-    pub fn new(link: Link, clock: Clock, entropy: Entropy, sealer: Sealer, max_records: usize) -> Self {
+    ///
+    /// `events`: told of records that the server had no room for.
+    pub fn new(
+        link: Link,
+        clock: Clock,
+        entropy: Entropy,
+        sealer: Sealer,
+        max_records: usize,
+        events: Arc<Events>,
+    ) -> Self {
         let cap = max_records.div_ceil(PARTS.into());
         let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
         let told_unreadable = AtomicBool::new(false);
         let heartbeat = Heartbeat::new(HostId(entropy.next()));
         let ledger = Ledger::new(clock);
-        let inner =
-            Arc::new(Inner { link, clock, entropy, sealer, cap, here, heartbeat, ledger, behind, told_unreadable });
+        let inner = Arc::new(Inner {
+            link,
+            clock,
+            entropy,
+            sealer,
+            cap,
+            here,
+            heartbeat,
+            ledger,
+            events,
+            behind,
+            told_unreadable,
+        });
         inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
         inner.link.beside(restore::watch(Arc::downgrade(&inner)));
         Self(inner)
@@ -145,14 +168,33 @@ impl Inner {
 
     /// Runs a step that nobody waits for.
     fn afterwards(self: &Arc<Self>, step: Step) {
+        self.leaving(step, None);
+    }
+
+    /// The same, for a step that leaves an unknown write, and what that asked.
+    fn leaving(self: &Arc<Self>, step: Step, intent: Option<Arc<Intent>>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let inner = Arc::clone(self);
         let work = async move {
-            if let Err(error) = inner.insist(&step, &AGAIN).await {
-                tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
+            match inner.insist(&step, &AGAIN).await {
+                Ok(value) => inner.note_unkept(&value, &intent.map(|intent| intent.subject()).unwrap_or_default()),
+                Err(error) => {
+                    tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
+                }
             }
         };
         runtime.spawn(self.behind.track_future(work.in_current_span()));
+    }
+
+    /// Tells of a write that the server had no room for. Another owner's record (`lost`, `there`) is as it should be.
+    fn note_unkept(&self, value: &Value, subject: &str) {
+        let Some(answer) = Answer::of(value) else { return };
+        if answer.word == "full" {
+            let max = self.cap * usize::from(PARTS);
+            self.events.note_unrecorded(subject, max);
+        } else if answer.names_only() {
+            self.events.note_unverified(subject);
+        }
     }
 
     fn kept(&self, id: RecordId, bytes: &[u8]) -> Result<Stored, RecordError> {
@@ -184,22 +226,23 @@ impl Inner {
     fn asked(&self, id: RecordId, intent: &Intent) -> Asked {
         let seal = |request: &KeptRequest| self.sealer.seal(id, &codec::encode_request(request)).ok();
         let request = intent.request.as_ref().filter(|_| self.sealer.has_key()).and_then(seal);
-        Asked { name: format!("{}/{}", intent.upstream, intent.endpoint), request }
+        Asked { name: intent.subject(), request }
     }
 
-    /// What a write asked, as it comes back. None where the request does not open: its caller or an operator settles it then.
+    /// What a write asked, as it comes back. Without the request where that does not open: its caller or an operator settles it then.
     fn intent(&self, id: RecordId, name: &str, sealed: &[u8]) -> Option<Intent> {
         let (upstream, endpoint) = name_of(name)?;
         let opened = self.sealer.open(id, sealed).map_err(KeptError::from);
-        match opened.and_then(|plain| Ok(codec::decode_request(&plain)?)) {
-            Ok(request) => Some(Intent { upstream, endpoint, request: Some(request) }),
+        let request = match opened.and_then(|plain| Ok(codec::decode_request(&plain)?)) {
+            Ok(request) => Some(request),
             Err(error) => {
                 if !self.told_unreadable.swap(true, Relaxed) {
                     tracing::error!(%error, ?id, "the request of an unknown write cannot be read; it is not verified in the background");
                 }
                 None
             }
-        }
+        };
+        Some(Intent { upstream, endpoint, request })
     }
 
     async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
@@ -209,6 +252,16 @@ impl Inner {
             ("later", ..) => Ok(None),
             ("taken", Some(sealed), Some(name)) => Ok(self.intent(id, name, sealed).map(Arc::new)),
             _ => Err(nonsense("take")),
+        }
+    }
+
+    async fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Result<Postponed, RecordError> {
+        let value = self.run(&steps::postpone(self.keys(), id, wait, longest_age, self.lost_ago())).await?;
+        match Answer::of(&value).map(|answer| answer.word) {
+            Some("later") => Ok(Postponed::Later),
+            Some("given-up") => Ok(Postponed::GivenUp),
+            Some("not-unsettled") => Ok(Postponed::NotUnsettled),
+            _ => Err(nonsense("postpone")),
         }
     }
 
@@ -543,13 +596,15 @@ impl Records for RedisRecords {
     fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
         self.0.ledger.change(id, |record, now| record.leave(fence, &leaving, now));
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
-        self.0.afterwards(steps::leave(self.0.keys(), id, fence, &leaving, asked));
+        let step = steps::leave(self.0.keys(), id, fence, &leaving, asked);
+        self.0.leaving(step, leaving.intent);
     }
 
     fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
         self.0.ledger.put(id, Record::unknown(&opening, &leaving, self.0.clock.now()));
-        self.0.afterwards(steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap));
+        let step = steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap);
+        self.0.leaving(step, leaving.intent);
     }
 
     fn lease(&self) -> Option<Duration> {
@@ -605,6 +660,10 @@ impl Records for RedisRecords {
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         Reply::Right(self.0.take(id, lease).boxed())
+    }
+
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        Reply::Right(self.0.postpone(id, wait, longest_age).boxed())
     }
 
     fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {

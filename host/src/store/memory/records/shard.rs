@@ -111,6 +111,11 @@ impl Shard {
         self.records.len()
     }
 
+    /// How many have no answer: those under way, and the unsettled ones.
+    pub(crate) fn live_len(&self) -> usize {
+        self.live.len()
+    }
+
     /// Every record.
     pub(crate) fn ids(&self) -> Vec<RecordId> {
         self.records.keys().copied().collect()

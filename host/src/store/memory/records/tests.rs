@@ -110,6 +110,33 @@ async fn live_records_never_make_room() {
     assert!(begin_now(&records, 5, 7).is_err(), "one that sent does");
 }
 
+/// Writes without a key leave half of the records to keys.
+#[tokio::test(start_paused = true)]
+async fn unknown_writes_without_a_key_leave_room_for_keys() {
+    let clock = Clock::system();
+    let events = Arc::new(Events::new(clock));
+    let records = MemoryRecords::new(clock, limits(4)).with_events(Arc::clone(&events));
+    let leave = |n: u16| {
+        records.record_unknown(id(n), opening(n.into(), 0), Leaving::at_once(Some(Duration::ZERO)));
+    };
+    leave(1);
+    leave(2);
+    assert!(events.after(0).is_empty(), "there was room for two");
+    leave(3);
+    leave(4);
+    assert_eq!(records.len(), 2);
+    let told: Vec<_> = events.after(0).into_iter().map(|event| (event.kind, event.text)).collect();
+    assert!(matches!(&told[..], [("write-unrecorded", text)] if text.contains("half of the 4 allowed")), "{told:?}");
+    for n in [5, 6] {
+        finish_now(&records, n, n.into(), "x");
+    }
+    begin_now(&records, 7, 7).unwrap_err();
+    // Once they are settled there is room for others again.
+    assert_eq!(records.resolve(id(1), Resolution::NotApplied).into_inner().unwrap(), Resolved::Done);
+    leave(8);
+    assert_eq!(records.unsettled(10).into_inner().unwrap().len(), 2);
+}
+
 /// What a finished record takes.
 fn taken(body: &str) -> usize {
     RECORD_BYTES + Compact::from(stored(body)).size()

@@ -15,7 +15,7 @@ local entries = listed(KEYS[7], KEYS[8], kept)
 local adopted = adopt(KEYS[7], KEYS[8], entries, fence, lease, kept, nil)
 if adopted then return { 'adopted', adopted } end
 redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', whole(now))
-if #entries >= tonumber(ARGV[11]) or redis.call('ZCARD', KEYS[8]) >= tonumber(ARGV[10]) or not has_room(tonumber(ARGV[9])) then
+if #entries >= tonumber(ARGV[11]) or redis.call('ZCARD', KEYS[8]) >= tonumber(ARGV[10]) or not has_room_without_key(tonumber(ARGV[9])) then
   return { 'full' }
 end
 local since = now

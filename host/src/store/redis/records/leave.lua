@@ -6,9 +6,13 @@ local ago, wait = tonumber(ARGV[3]), tonumber(ARGV[4])
 local sent = later(r.p, ago and later(math.max(now - ago, 0), r.t))
 if sent then
   intend(r, ARGV[5], ARGV[6])
+  local answer = left_as(r, ARGV[6])
+  -- No host verifies it any more: its request is of no use.
+  if not wait then drop_request(r) end
   local left = { f = r.f, k = r.k, d = r.d, s = 'u', b = now, t = sent, l = r.l, w = r.w, x = r.x, y = (r.y and not ago) and '1' or nil }
   write(left)
   schedule(left, wait and now + wait)
+  return answer
 else
   forget()
 end

@@ -10,6 +10,10 @@
 -- KEYS[4]  those whose request is kept, by when their next verification is due
 -- KEYS[5]  hosts of the part, by the end of their heartbeats' leases: see hosts.lua
 -- ARGV[1]  the record's id
+
+-- Requests that a part keeps for verification: `MAX_KEPT_REQUESTS` in steps.rs. Each may take 64 KiB and its headers.
+local max_kept_requests = 1024
+
 local function whole(number)
   return string.format('%.0f', number)
 end
@@ -70,6 +74,22 @@ local function forget()
   redis.call('ZREM', KEYS[4], ARGV[1])
 end
 
+-- Forgets the ids of some expired records.
+local function forget_expired()
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', whole(now), 'LIMIT', 0, 16)) do
+    redis.call('ZREM', KEYS[2], dead)
+    redis.call('ZREM', KEYS[3], dead)
+    redis.call('ZREM', KEYS[4], dead)
+  end
+end
+
+-- Whether the part has room for the request of this record.
+local function has_room_for_request()
+  if redis.call('ZSCORE', KEYS[4], ARGV[1]) or redis.call('ZCARD', KEYS[4]) < max_kept_requests then return true end
+  forget_expired()
+  return redis.call('ZCARD', KEYS[4]) < max_kept_requests
+end
+
 -- When the next verification is due, or nil for none; only where the request is kept.
 local function schedule(r, at)
   if at and r.l and string.sub(r.l, 1, 1) == '+' then
@@ -79,11 +99,22 @@ local function schedule(r, at)
   end
 end
 
--- Notes what its holder asked of the upstream, where that is given.
+-- Drops the request, and leaves the names of its upstream and endpoint.
+local function drop_request(r)
+  redis.call('HDEL', KEYS[1], 'i')
+  r.l = r.l and '-' .. string.sub(r.l, 2)
+end
+
+-- Notes what its holder asked of the upstream, where that is given. Without room for the request: its names only.
 local function intend(r, name, request)
   if name == '' then return end
   r.l = name
-  if request ~= '' then redis.call('HSET', KEYS[1], 'i', request) else redis.call('HDEL', KEYS[1], 'i') end
+  if request ~= '' and has_room_for_request() then redis.call('HSET', KEYS[1], 'i', request) else drop_request(r) end
+end
+
+-- What an owner that leaves is told: whether the request it gave is kept.
+local function left_as(r, request)
+  return { 'done', (request ~= '' and string.sub(r.l, 1, 1) == '-') and 'names-only' or '' }
 end
 
 -- Writes all but the answer and the request.

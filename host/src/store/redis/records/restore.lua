@@ -20,6 +20,8 @@ end
 if mine.s ~= 'd' then
   mine.w, mine.x = ARGV[19] ~= '' and ARGV[19] or nil, ago(ARGV[20])
 end
+-- `kept` may also leave an older record in place of this host's newer one, such as an unknown one of before the loss under a
+-- holder of now. That is safe: `begin` doubts each record that has stood as it does since before a loss.
 if expires(mine) <= now or (mine.s == 'h' and mine.e <= now) then return { 'kept' } end
 local r = read()
 if r and expires(r) <= now then r = nil end

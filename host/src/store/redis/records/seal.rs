@@ -8,7 +8,7 @@ use super::super::link::{OpenError, secret};
 use crate::{config::settings::TokenSource, idempotency::RecordId};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
-    digest, hkdf,
+    digest, hkdf, hmac,
     rand::{SecureRandom as _, SystemRandom},
 };
 use std::fmt;
@@ -20,6 +20,8 @@ const VERSION: u8 = 1;
 const KEY_ID_LEN: usize = 4;
 const SALT_LEN: usize = 32;
 const LABEL: &[u8] = b"triage record answer";
+/// What the secret of owners' proofs is derived with. Of another length than the salts that answers' keys are derived with.
+const PROOF_LABEL: &[u8] = b"triage record owner";
 
 /// Why an answer was not sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +140,12 @@ impl Sealer {
     /// Whether there is a key to seal with.
     pub fn has_key(&self) -> bool {
         !self.keys.is_empty()
+    }
+
+    /// The secrets of the proofs that callers show to read a record, one for each key, in the same order.
+    pub(crate) fn proof_secrets(&self) -> Vec<hmac::Key> {
+        let secret = |key: &Key| key.derive.expand(&[PROOF_LABEL], hmac::HMAC_SHA256).map(hmac::Key::from).ok();
+        self.keys.iter().filter_map(secret).collect()
     }
 
     /// Seals what belongs to a record.

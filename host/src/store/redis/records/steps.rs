@@ -26,6 +26,11 @@ pub const TURN_LEASE: Duration = Duration::from_secs(15);
 /// turn that was renewed up to 5 s earlier.
 pub const PLACE_LEASE: Duration = Duration::from_millis(7500);
 
+/// Requests of unknown writes that a part keeps for their verification; records above that keep the names of upstream and endpoint
+/// only. All parts together: 16,384, more than a fleet verifies within the hour that it tries, and at 64 KiB each 1 GiB of the server.
+#[cfg(test)]
+pub const MAX_KEPT_REQUESTS: usize = 1024;
+
 macro_rules! script {
     ($name:literal $(, $part:literal)*) => {
         Script::new($name, concat!(include_str!("clock.lua"), $(include_str!($part), )* include_str!(concat!($name, ".lua"))))
@@ -52,6 +57,7 @@ static LOOK: Script = script!("look", "record.lua");
 static OPEN: Script = script!("open");
 static DUE: Script = script!("due");
 static TAKE: Script = script!("take", "record.lua");
+static POSTPONE: Script = script!("postpone", "record.lua");
 static SWEEP: Script = script!("sweep");
 static CLAIM: Script = script!("claim", "server.lua");
 static TURN: Script = script!("turn", "server.lua", "queue.lua");
@@ -276,6 +282,10 @@ pub fn take(keys: &Keys, id: RecordId, lease: Duration, lost_ago: Option<Duratio
     of_record(&TAKE, keys, id).with(duration(lease)).with_lease(lost_ago)
 }
 
+pub fn postpone(keys: &Keys, id: RecordId, wait: Duration, longest_age: Duration, lost_ago: Option<Duration>) -> Step {
+    of_record(&POSTPONE, keys, id).with(duration(wait)).with(duration(longest_age)).with_lease(lost_ago)
+}
+
 pub fn sweep(keys: &Keys, part: u8) -> Step {
     let keys = ["all", "open", "due", "unanswered"].map(|what| of_part(keys, part, what));
     Step { script: &SWEEP, keys: keys.into(), args: Vec::new() }
@@ -486,6 +496,11 @@ impl<'a> Answer<'a> {
 
     fn flag(&self, at: usize) -> bool {
         self.rest.get(at).and_then(reply::text) == Some("1")
+    }
+
+    /// Whether a record keeps the names of what was asked only: its part has no room for one more request.
+    pub fn names_only(&self) -> bool {
+        self.text(0) == Some("names-only")
     }
 
     pub fn id(&self) -> Option<RecordId> {

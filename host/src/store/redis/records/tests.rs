@@ -10,10 +10,10 @@ use crate::{
     clock::Timestamp,
     idempotency::{
         Begun, KeyTag, KeyedSends, begin,
-        record::{Fate, HOST_LEASE, HostId, NotRestored, Phase, Record, StateFields, StoreFacts},
+        record::{Fate, HOST_LEASE, HostId, NotRestored, Phase, Record, StateFields, StoreFacts, share_without_key},
     },
     store::{
-        memory::records::tests::{id, opening, stored},
+        memory::records::tests::{id as any_id, opening, stored},
         redis::test_server::{RedisCluster, RedisServer},
     },
 };
@@ -57,11 +57,21 @@ enum Event {
     Look(u16),
     Due,
     Take(u16),
+    Postpone(u16, u64),
     Pass(u64),
     Lose,
 }
 
 const KEYS: u16 = 4;
+
+/// Those of the histories lie in two parts, so that they meet at a part's limits.
+fn id(number: u16) -> RecordId {
+    let mut bytes = *any_id(number).as_bytes();
+    if number < KEYS {
+        bytes[31] = (number % 2) as u8;
+    }
+    RecordId::from_bytes(bytes)
+}
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     // How many owners ago: the last one, or one that was taken over.
@@ -91,6 +101,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         3 => (0..KEYS).prop_map(Event::Look),
         2 => Just(Event::Due),
         4 => (0..KEYS).prop_map(Event::Take),
+        2 => (0..KEYS, 0..400_u64).prop_map(|(key, longest)| Event::Postpone(key, longest)),
         5 => prop_oneof![0..30_u64, 100..400_u64, 80_000..100_000_u64].prop_map(Event::Pass),
         2 => Just(Event::Lose),
     ];
@@ -116,6 +127,7 @@ struct World {
     keyed_sends: Option<KeyedSends>,
     doubtful: bool,
     drawn: u128,
+    max_kept_requests: usize,
 }
 
 impl World {
@@ -134,6 +146,7 @@ impl World {
             keyed_sends: None,
             doubtful: false,
             drawn: 0,
+            max_kept_requests: steps::MAX_KEPT_REQUESTS,
         }
     }
 
@@ -148,6 +161,8 @@ impl World {
     fn value(&mut self, step: Step) -> Value {
         let source = step.script.source().replace(include_str!("clock.lua"), NOW);
         assert!(source.starts_with(NOW), "the script reads another clock");
+        let limit = |most: usize| format!("local max_kept_requests = {most}\n");
+        let source = source.replace(&limit(steps::MAX_KEPT_REQUESTS), &limit(self.max_kept_requests));
         let mut command = redis::cmd("EVAL");
         command.arg(source).arg(step.keys.len()).arg(&step.keys).arg(&step.args).arg(self.now.0.to_string());
         command.query(&mut self.connection).unwrap()
@@ -198,6 +213,24 @@ impl World {
         let host = self.records.get(&key).and_then(Record::host);
         let host_until = host.and_then(|host| self.hosts.get(&(steps::part_of(id(key)), host)).copied());
         StoreFacts { lost: self.lost, host_until }
+    }
+
+    /// The other records of the key's part that live.
+    fn beside(&self, key: u16) -> impl Iterator<Item = &Record> {
+        let others = self.records.iter().filter(move |(other, record)| {
+            **other != key && steps::part_of(id(**other)) == steps::part_of(id(key)) && !record.expired(self.now)
+        });
+        others.map(|(_, record)| record)
+    }
+
+    /// Whether the part has room for the request of this record.
+    fn fits(&self, key: u16) -> bool {
+        self.beside(key).filter(|record| record.due().is_some()).count() < self.max_kept_requests
+    }
+
+    /// As much of what was asked as there is room for.
+    fn fitting(&self, key: u16, intent: Intent) -> Arc<Intent> {
+        Arc::new(if self.fits(key) { intent } else { intent.without_request() })
     }
 
     fn host_of(&self, key: u16) -> HostId {
@@ -298,7 +331,8 @@ impl World {
                 let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
                 let (host, asked) = (self.host_of(key), intent.as_ref().map(Self::asked));
                 let (word, _) = self.ask(steps::sent(&keys, id(key), fence, asked, host));
-                let sent = |record: &mut Record, now| record.sent(fence, intent.map(Arc::new), now).ok();
+                let intent = intent.map(|intent| self.fitting(key, intent));
+                let sent = |record: &mut Record, now| record.sent(fence, intent, now).ok();
                 let expected = self.change(key, |record, now| sent(record, now).map(|()| Fate::Keep));
                 if expected == "done" {
                     self.written.insert(fence);
@@ -327,8 +361,11 @@ impl World {
                 let (fence, seconds) = (self.fence(key, ago), |own: Option<u64>| own.map(Duration::from_secs));
                 let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
                 let asked = intent.as_ref().map(Self::asked);
-                let leaving =
-                    Leaving { sent_ago: seconds(sent), verify_in: seconds(verify), intent: intent.map(Arc::new) };
+                let leaving = Leaving {
+                    sent_ago: seconds(sent),
+                    verify_in: seconds(verify),
+                    intent: intent.map(|own| self.fitting(key, own)),
+                };
                 let (word, _) = self.ask(steps::leave(&keys, id(key), fence, &leaving, asked));
                 prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, &leaving, now).ok()));
             }
@@ -337,12 +374,21 @@ impl World {
                 let (opening, intent) = (opening(self.drawn, 0), Self::intent(Fence(self.drawn)));
                 let (sent_ago, verify_in) = (Some(Duration::from_secs(7)), verify.map(Duration::from_secs));
                 let asked = Some(Self::asked(&intent));
-                let leaving = Leaving { sent_ago, verify_in, intent: Some(Arc::new(intent)) };
-                let (word, _) = self.ask(steps::unknown(&keys, id(key), &opening, &leaving, asked, 100));
+                let leaving = Leaving { sent_ago, verify_in, intent: Some(self.fitting(key, intent)) };
+                let cap = if self.drawn.is_multiple_of(2) { 100 } else { 2 };
+                let (word, _) = self.ask(steps::unknown(&keys, id(key), &opening, &leaving, asked, cap));
                 let now = self.now;
                 let is_there = self.records.get(&key).is_some_and(|record| !record.expired(now));
-                prop_assert_eq!(word == "there", is_there);
-                if !is_there {
+                let unsettled = self.beside(key).filter(|record| record.phase() == Phase::Sent).count();
+                let expected = if is_there {
+                    "there"
+                } else if self.beside(key).count() >= cap || unsettled >= share_without_key(cap) {
+                    "full"
+                } else {
+                    "done"
+                };
+                prop_assert_eq!(word, expected);
+                if expected == "done" {
                     self.records.insert(key, Record::unknown(&opening, &leaving, now));
                 }
             }
@@ -374,12 +420,29 @@ impl World {
             Event::Restore(key) => self.restore(key)?,
             Event::Due => self.due()?,
             Event::Take(key) => self.take(key)?,
+            Event::Postpone(key, longest) => {
+                let (wait, longest) = (Duration::from_secs(60), Duration::from_secs(longest));
+                let (word, _) = self.ask(steps::postpone(&keys, id(key), wait, longest, self.lost_ago()));
+                let (facts, now) = (self.facts(key), self.now);
+                let record = self.records.get_mut(&key);
+                let postponed = record.map(|record| record.postpone(wait, longest, &facts, now));
+                let expected = match postponed {
+                    Some(Postponed::Later) => "later",
+                    Some(Postponed::GivenUp) => "given-up",
+                    Some(Postponed::NotUnsettled) | None => "not-unsettled",
+                };
+                prop_assert_eq!(word, expected);
+            }
         }
         Ok(())
     }
 
     fn restore(&mut self, key: u16) -> Result<(), TestCaseError> {
         let Some(noted) = self.noted.get(&key).cloned() else { return Ok(()) };
+        let mut fitting = noted.clone();
+        if !self.fits(key) {
+            fitting.drop_request();
+        }
         let fields = noted.fields();
         // A host gives back nothing that is only feared.
         if noted.is_doubtful() || matches!(fields.state, StateFields::Cleared { .. }) {
@@ -395,7 +458,7 @@ impl World {
             now: self.now,
         };
         let (word, _) = self.ask(steps::restore(&self.keys.clone(), id(key), &noted, with));
-        let restored = Record::restore(self.records.get(&key), &noted, &self.facts(key), self.now);
+        let restored = Record::restore(self.records.get(&key), &fitting, &self.facts(key), self.now);
         let expected = match &restored {
             Ok(_) => "done",
             Err(NotRestored::Kept) => "kept",
@@ -448,10 +511,10 @@ impl World {
 fn the_scripts_do_what_the_transitions_do() {
     let server = RedisServer::start();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(300));
-    let played = runner.run(&events(), |events| {
+    let played = runner.run(&(events(), 0..3_usize), |(events, max_kept_requests)| {
         let mut connection = server.connection();
         redis::cmd("FLUSHALL").exec(&mut connection).unwrap();
-        let mut world = World::new(connection);
+        let mut world = World { max_kept_requests, ..World::new(connection) };
         world.mark();
         events.into_iter().try_for_each(|event| world.play(event))
     });
@@ -491,6 +554,49 @@ fn the_scripts_do_what_the_transitions_do_in_named_cases() {
     }
 }
 
+/// What the server has no room for is told: writes without a key leave keys half of it, and requests have a limit of their own.
+#[tokio::test]
+async fn a_write_that_the_server_has_no_room_for_is_told() {
+    let server = RedisServer::start();
+    // A part holds three records, of which two may be unsettled before one without a key is refused.
+    let (records, _, events) = records_with(&server.url(), Some([7; 32]), 48);
+    let inner = Arc::clone(&records.0);
+    let in_part = |number: u8| {
+        let mut bytes = [number; 32];
+        bytes[31] = 3;
+        RecordId::from_bytes(bytes)
+    };
+    let leaving = |request: u128| Leaving {
+        intent: Some(Arc::new(World::intent(Fence(request)))),
+        ..Leaving::at_once(Some(Duration::ZERO))
+    };
+    for number in 1..4 {
+        records.record_unknown(in_part(number), opening(number.into(), 0), leaving(1));
+    }
+    let kinds = || events.after(0).iter().map(|event| (event.kind, event.subject.clone())).collect::<Vec<_>>();
+    let unsettled = async || records.unsettled(10).await.unwrap().len();
+    while unsettled().await < 2 || kinds().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(kinds(), [("write-unrecorded", "up/create-1".to_owned())]);
+    let text = events.after(0)[0].text.clone();
+    assert!(text.contains("half of the 48 allowed") && text.contains("triage records list"), "{text}");
+    let begun = records.begin(in_part(9), opening(9, 0)).await.unwrap();
+    assert!(matches!(begun.begin, Begin::New), "a key found no room: {begun:?}");
+    // A part that keeps as many requests as it may.
+    let due = format!("triage:{{idem-{:x}}}:due", steps::part_of(in_part(9)));
+    for number in 0..steps::MAX_KEPT_REQUESTS {
+        let () = server.ask(&["ZADD", &due, "9e15", &number.to_string()]);
+    }
+    records.leave(in_part(9), Fence(9), leaving(2));
+    while kinds().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(kinds()[1], ("write-unverified", "up/create-2".to_owned()));
+    let left = inner.unsettled_one(in_part(9)).await.unwrap().unwrap();
+    assert_eq!((left.endpoint, left.verified_in), (Some(("up".to_owned(), "create-2".to_owned())), None));
+}
+
 /// The lease of a record is that of the heartbeat which its own begin renewed: what was there before may have been over.
 #[tokio::test]
 async fn a_begin_renews_the_lease_that_it_hands_out() {
@@ -513,13 +619,20 @@ fn host_at(url: &str, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
 }
 
 fn records_at(url: &str, key: Option<[u8; 32]>) -> (RedisRecords, Clock) {
+    let (records, clock, _) = records_with(url, key, 1000);
+    (records, clock)
+}
+
+fn records_with(url: &str, key: Option<[u8; 32]>, max_records: usize) -> (RedisRecords, Clock, Arc<Events>) {
     let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
     let link = Link::open(shared, clock, Entropy::system()).unwrap();
     let sealer = Sealer::new(key.as_slice());
-    (RedisRecords::new(link, clock, Entropy::system(), sealer, 1000), clock)
+    let events = Arc::new(Events::new(clock));
+    let records = RedisRecords::new(link, clock, Entropy::system(), sealer, max_records, Arc::clone(&events));
+    (records, clock, events)
 }
 
 /// The tripwire: each of these fails if the fleet silently shares nothing.

@@ -4,14 +4,15 @@
 --      [9] lifetime once there is an answer, or '' for the same
 local r = read()
 if r and now < expires(r) then return { 'there' } end
-if not has_room(tonumber(ARGV[8])) then return { 'full' } end
+if not has_room_without_key(tonumber(ARGV[8])) then return { 'full' } end
 redis.call('HDEL', KEYS[1], 'a', 'i')
 local left = {
   f = ARGV[2], k = tonumber(ARGV[3]), d = tonumber(ARGV[9]), s = 'u', b = now, t = math.max(now - tonumber(ARGV[4]), 0),
   w = '-'
 }
 intend(left, ARGV[6], ARGV[7])
+local answer, wait = left_as(left, ARGV[7]), tonumber(ARGV[5])
+if not wait then drop_request(left) end
 write(left)
-local wait = tonumber(ARGV[5])
 schedule(left, wait and now + wait)
-return { 'done' }
+return answer

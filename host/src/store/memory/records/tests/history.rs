@@ -456,6 +456,9 @@ impl Records for Nothing {
     fn due(&self, _: usize) -> Reply<'_, Vec<RecordId>> {
         at_hand(Ok(Vec::new()))
     }
+    fn postpone(&self, _: RecordId, _: Duration, _: Duration) -> Reply<'_, Postponed> {
+        at_hand(Ok(Postponed::NotUnsettled))
+    }
     fn take(&self, _: RecordId, _: Duration) -> Reply<'_, Option<Arc<Intent>>> {
         at_hand(Ok(None))
     }
