@@ -34,6 +34,8 @@ pub(crate) use cache::{own_folder, private};
 pub use compiler::{CompileError, Compiler};
 pub use engine::{Engine, EngineError};
 pub(crate) use load::contained;
+#[cfg(test)]
+pub(crate) use load::panic_if_told;
 pub use load::{LoadError, Loading};
 pub use outline::{Contract, OtherContract, Tier, VERSION};
 pub use shape::TooDeep;

@@ -150,6 +150,13 @@ pub(crate) fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
+/// Panics if a test has written into the file that this place of its load is to panic.
+#[cfg(test)]
+pub(crate) fn panic_if_told(place: &str, bytes: &[u8]) {
+    let told = format!("test-panic:{place};");
+    assert!(!bytes.windows(told.len()).any(|part| part == told.as_bytes()), "{told}");
+}
+
 impl Component {
     /// Loads a component; a panic over it is a refusal.
     pub(super) fn load(
@@ -167,6 +174,8 @@ impl Component {
         bytes: &[u8],
         loading: &Loading,
     ) -> Result<(Self, Description), LoadError> {
+        #[cfg(test)]
+        panic_if_told("load", bytes);
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });
         }

@@ -174,6 +174,8 @@ fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], p
 fn look(shared: &Shared, files: &mut [Watched]) {
     for watched in files {
         let found = identities(&watched.file);
+        #[cfg(test)]
+        policy::panic_if_told("look", &fs::read(&watched.file).unwrap_or_default());
         if !watched.attention.is_due(&found) {
             continue;
         }
@@ -204,7 +206,73 @@ pub(crate) fn identity(file: &Path) -> Option<Identity> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::{clock::Clock, config, entropy::Entropy, pipeline::Host, telemetry};
+
+    /// A host that watches a folder.
+    struct Watching {
+        folder: tempfile::TempDir,
+        host: Host,
+        _watch: Watch,
+    }
+
+    impl Watching {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let toml = format!(
+                "[policies]\ncache = false\ndir = \"{}\"\npoll = \"20ms\"\n[upstreams.api]\nbase_url = \"http://127.0.0.1:9\"\n",
+                folder.path().display()
+            );
+            let settings = config::from_toml(&toml).unwrap();
+            let host = Host::new(&settings, Clock::system(), Entropy::seeded(1)).unwrap();
+            let watch = host.watch(&settings.policies).unwrap();
+            Self { folder, host, _watch: watch }
+        }
+
+        fn drop_in(&self, bytes: &[u8]) {
+            let beside = self.folder.path().join("new.tmp");
+            fs::write(&beside, bytes).unwrap();
+            fs::rename(beside, self.folder.path().join("http-standard.wasm")).unwrap();
+        }
+
+        /// The name of the policy that serves.
+        fn serves(&self) -> String {
+            self.host.shared.upstreams[0].current().policy.description().name.clone()
+        }
+
+        /// Waits for an event that says so.
+        fn told(&self, kind: &str, text: &str) -> telemetry::Event {
+            for _ in 0..6000 {
+                let events = self.host.shared.events.after(0);
+                if let Some(event) = events.into_iter().find(|event| event.kind == kind && event.text.contains(text)) {
+                    return event;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("no {kind} with {text:?}: {:?}", self.host.shared.events.after(0));
+        }
+    }
+
+    /// Each place where a panic over a file is caught: the load of its component, the checks around it, and the whole look. The policy
+    /// before serves on, and the next good file is taken.
+    #[test]
+    fn a_load_that_panics_is_an_event_and_the_next_good_file_is_loaded() {
+        for (place, kind, text) in [
+            ("load", "policy-refused", "made the compiler panic (test-panic:load;)"),
+            ("check", "policy-refused", "a check panicked over it (test-panic:check;)"),
+            ("look", "policy-flawed", "looking at policy files failed (test-panic:look;)"),
+        ] {
+            let watching = Watching::new();
+            assert_eq!(watching.serves(), "http-standard");
+            watching.drop_in(format!("test-panic:{place};").as_bytes());
+            watching.told(kind, text);
+            assert_eq!(watching.serves(), "http-standard", "{place}");
+            watching.drop_in(include_bytes!("../../../guest-policies/prebuilt/fhir.wasm"));
+            watching.told("policy-installed", "generation 2");
+            assert_eq!(watching.serves(), "fhir", "{place}");
+        }
+    }
 
     const fn found(size: u64) -> Identities {
         [Some((1, 1, size, 0, 0)), None, None, None]
