@@ -366,6 +366,18 @@ impl Group {
         }
     }
 
+    /// Ends a pause of the group before its time, that of the whole fleet where there is one. False: there is none. No limit lets more
+    /// through for it: requests go on at its rate, without a burst.
+    ///
+    /// # Errors
+    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    pub async fn lift_pause(&self) -> Result<bool, LinkError> {
+        match &self.gate {
+            Gate::Memory(gate) => Ok(gate.lift()),
+            Gate::Redis(gate) => gate.lift().await,
+        }
+    }
+
     /// Holds every attempt of the group back for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
         self.pace.pause(pause);

@@ -74,6 +74,12 @@ impl Gcra {
         self.tat = self.tat.after(by);
     }
 
+    /// Lets go of what is reserved for later than `now`: a pause was lifted, and requests behind it reserve anew. What was sent by
+    /// now fills no more than the burst, so that the limit still holds: it goes on at its rate, without a burst.
+    pub fn void_reserved(&mut self, quota: &Quota, now: Timestamp) {
+        self.tat = self.tat.min(now.after(quota.interval().saturating_mul(quota.burst.get())));
+    }
+
     /// Gives a place back that pauses have moved by `moved` meanwhile, unless others were reserved behind it: moving them up
     /// would let more through than the quota says, so that the place is forfeited then.
     pub fn refund(&mut self, reservation: &Reservation, moved: Duration) {
@@ -122,6 +128,21 @@ mod tests {
         gcra.refund(&second.1, Duration::from_secs(5));
         let third = gcra.earliest(&quota, START);
         assert_eq!(third, second.0.after(Duration::from_secs(5)), "the second one's moment, moved by the pause");
+    }
+
+    #[test]
+    fn a_voided_line_leaves_what_was_sent() {
+        let quota = quota(10, 1_000, 3);
+        let (mut used_up, mut idle) = (Gcra::default(), Gcra::default());
+        for _ in 0..9 {
+            let _ = reserve(&mut used_up, &quota, START, Duration::MAX).unwrap();
+        }
+        used_up.delay(Duration::from_secs(600));
+        used_up.void_reserved(&quota, START);
+        assert_eq!(used_up.taken(&quota, START), 3, "all of the burst, and none for later");
+        assert_eq!(used_up.earliest(&quota, START), START.after(quota.interval()), "from then on at its rate");
+        idle.void_reserved(&quota, START);
+        assert_eq!(idle, Gcra::default(), "a limit that nothing uses stays free");
     }
 
     proptest! {

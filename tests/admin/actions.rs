@@ -66,6 +66,43 @@ async fn a_breaker_that_is_held_closed_does_not_trip_and_a_reset_ends_that() {
     assert_eq!(reset["state"], "closed", "{reset}");
 }
 
+/// The limit of one at once would refuse until the pause's end if the lift left it moved.
+#[tokio::test]
+async fn a_pause_is_lifted_and_requests_go_on_within_the_limits() {
+    let mut throttled = false;
+    let upstream = Scripted::start(move |_| {
+        if std::mem::replace(&mut throttled, true) {
+            return status(200);
+        }
+        Reply::Bytes(b"HTTP/1.1 429 Slow down\r\ncontent-length: 0\r\nretry-after: 200\r\n\r\n".to_vec())
+    })
+    .await;
+    let toml = format!(
+        "[upstreams.api]\nbase_url = \"{}\"\n[upstreams.api.defaults]\nretry = {{ max_attempts = 1 }}\n\
+         limits = [{{ requests = 100, period = \"1s\", burst = 1 }}]\n",
+        upstream.url()
+    );
+    let front = Front::with_admin("", &toml);
+    let path = "/api/v1/limits/api/any/pause";
+    let nothing = front.admin("DELETE", path, "", "").await;
+    assert_eq!(problem(&nothing).1, "conflict", "no pause yet: {}", nothing.text());
+    assert_eq!(problem(&front.admin("DELETE", "/api/v1/limits/api/none/pause", "", "").await).0, "404");
+    assert_eq!(front.ask("GET", "/a", "").await.status(), "429");
+    assert_eq!(front.ask("GET", "/a", "").await.status(), "429");
+    assert_eq!(upstream.seen().len(), 1, "the second one was held back");
+    assert!(front.look("/api/v1/limits").await[0]["paused_ms"].as_u64().unwrap() > 0);
+    let lifted = act(&front, "DELETE", path, "").await;
+    assert_eq!(lifted["paused_ms"], json!(null), "{lifted}");
+    for _ in 0..3 {
+        assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
+    }
+    let twice = front.admin("DELETE", path, "", "").await;
+    assert_eq!(problem(&twice).1, "conflict", "{}", twice.text());
+    let events = front.look("/api/v1/events").await;
+    assert_eq!(kinds(&events), [("action", "api/any")], "{events}");
+    assert!(events[0]["text"].as_str().unwrap().starts_with("an operator lifts the pause, "), "{events}");
+}
+
 #[tokio::test]
 async fn an_endpoint_without_a_breaker_cannot_be_forced() {
     let (front, _upstream) = stage(200, "breaker = { enabled = false }\n").await;

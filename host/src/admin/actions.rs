@@ -10,6 +10,7 @@ use super::{
 use crate::{
     breaker::Force,
     clock::millis,
+    gate::Group,
     idempotency::{Answer, RecordId, Resolution, Resolved, Stored},
     policy::{Digest, contract::Class},
     rollout::fleet::Said,
@@ -109,9 +110,7 @@ pub(super) async fn undo(
 
 async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<shapes::Breaker> {
     let before = look::one_breaker(desk, upstream, endpoint)?;
-    let service = shapes::serving(&desk.host, upstream).map(crate::rollout::Serving::current);
-    let endpoints = service.iter().flat_map(|service| &service.endpoints);
-    let group = endpoints.filter(|own| own.described.name == endpoint).map(|own| own.group.clone()).next();
+    let group = group(desk, upstream, endpoint);
     let (action, text) = match force {
         Force::Open(time) => ("breaker-open", format!("an operator opens the breaker for {} ms", millis(time))),
         Force::Close(time) => {
@@ -132,6 +131,31 @@ async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: F
     }
     desk.audit(actor, action, &format!("{upstream}/{}", before.group), text);
     look::one_breaker(desk, upstream, endpoint).map(Json)
+}
+
+fn group(desk: &Desk, upstream: &str, endpoint: &str) -> Option<Group> {
+    let service = shapes::serving(&desk.host, upstream)?.current();
+    service.endpoints.iter().find(|own| own.described.name == endpoint).map(|own| own.group.clone())
+}
+
+/// Ends the pause that a policy or an upstream has asked for.
+pub(super) async fn lift_pause(
+    State(desk): State<Desk>,
+    actor: Acting,
+    At((upstream, endpoint)): At<(String, String)>,
+) -> Acted<shapes::Limits> {
+    let before = look::one_limits(&desk, &upstream, &endpoint)?;
+    let done = match group(&desk, &upstream, &endpoint) {
+        Some(group) => group.lift_pause().await.map_err(|error| Refusal::NotNow(error.to_string()))?,
+        None => false,
+    };
+    if !done {
+        return Err(Refusal::NotNow("no pause holds this endpoint; there is nothing to lift".to_owned()));
+    }
+    let left = before.paused_ms.map(|left| format!(", {left} ms before its end")).unwrap_or_default();
+    let subject = format!("{upstream}/{}", before.group);
+    desk.audit(actor.0, "pause-lift", &subject, format!("an operator lifts the pause{left}"));
+    look::one_limits(&desk, &upstream, &endpoint).map(Json)
 }
 
 /// Which component, where an operator names one.

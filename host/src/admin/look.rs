@@ -73,11 +73,26 @@ pub(super) async fn breaker(
 
 /// The breaker of an endpoint.
 pub(super) fn one_breaker(desk: &Desk, upstream: &str, endpoint: &str) -> Result<shapes::Breaker, Refusal> {
-    let none = || Refusal::None { what: "such upstream or endpoint", list: "/api/v1/breakers" };
+    one_group(desk, upstream, endpoint, "/api/v1/breakers", |group| group.breaker())
+}
+
+/// The limits of an endpoint's group.
+pub(super) fn one_limits(desk: &Desk, upstream: &str, endpoint: &str) -> Result<shapes::Limits, Refusal> {
+    one_group(desk, upstream, endpoint, "/api/v1/limits", |group| group.limits())
+}
+
+fn one_group<T>(
+    desk: &Desk,
+    upstream: &str,
+    endpoint: &str,
+    list: &'static str,
+    shape: impl Fn(&Shared<'_>) -> T,
+) -> Result<T, Refusal> {
+    let none = || Refusal::None { what: "such upstream or endpoint", list };
     let service = shapes::serving(&desk.host, upstream).ok_or_else(none)?.current();
     let groups = shapes::groups(&service);
     let has = |group: &&Shared<'_>| group.endpoints.iter().any(|own| own.described.name == endpoint);
-    groups.iter().find(has).map(Shared::breaker).ok_or_else(none)
+    groups.iter().find(has).map(shape).ok_or_else(none)
 }
 
 pub(super) async fn policies(State(desk): State<Desk>) -> Json<Vec<shapes::Policy>> {

@@ -44,6 +44,7 @@ fn writing() -> Vec<(&'static str, MethodRouter<Desk>)> {
     vec![
         ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
         ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
+        ("/api/v1/limits/{upstream}/{endpoint}/pause", delete(actions::lift_pause)),
         ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
         ("/api/v1/records/{id}/{verb}", post(actions::settle)),
         ("/api/v1/traces/{upstream}/{verb}", post(traces::act)),

@@ -111,7 +111,10 @@ impl Pace {
         let now = self.clock.now();
         let pause = pause();
         let mut state = self.state.lock();
-        // Where others heard of it, only the gate knows.
+        // Where others heard of it, or an operator has lifted it, only the gate knows.
+        if pause.is_zero() {
+            state.lift(now);
+        }
         state.pause(pause, now);
         // A pause that nobody can wait for is the gate's to refuse.
         let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
@@ -148,6 +151,15 @@ impl Pace {
 impl State {
     fn per_minute(&self, now: Timestamp) -> Option<f64> {
         self.rate.per_minute(self.settings.as_ref()?, self.ceiling, now)
+    }
+
+    /// Moves the line back by what was left of a pause that was lifted.
+    fn lift(&mut self, now: Timestamp) {
+        let left = self.paused_until.since(now);
+        if !left.is_zero() {
+            self.rate.hasten(left);
+            self.paused_until = now;
+        }
     }
 
     /// Moves the line by what a pause adds to one that lasts.

@@ -176,6 +176,11 @@ impl AdaptiveRate {
         self.freed = moved.map(|place| (place.due, place)).collect();
     }
 
+    /// Moves the end of the line back by this much: a pause was lifted. Moments that are reserved stay where they are.
+    pub fn hasten(&mut self, by: Duration) {
+        self.free = self.free.before(by);
+    }
+
     /// The upstream answered a request and did not do what it asks for, for a reason that is not its load: that has a
     /// place in what it bears, and proves nothing.
     pub fn rejected(&mut self, now: Timestamp) {

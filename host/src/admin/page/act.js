@@ -72,6 +72,13 @@ const BREAKER = {
   }),
 };
 
+const liftPause = (group) => ({
+  title: `Lift the pause of ${group.upstream}/${group.group}?`, verb: "Lift the pause", method: "DELETE",
+  path: `/api/v1/limits/${seg(group.upstream)}/${seg(group.endpoints[0])}/pause`,
+  text: "Requests are sent again now, within the limits. The upstream or its policy asked for the pause, and may ask again.",
+  done: `The pause of ${group.upstream}/${group.group} is lifted.`,
+});
+
 const rollBack = (p) => ({
   title: `Roll the policy of ${p.upstream} back?`, verb: "Roll back", path: `/api/v1/policies/${seg(p.upstream)}/rollback`,
   text: p.fleet?.generation

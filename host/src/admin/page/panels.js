@@ -126,10 +126,15 @@ function fill(node, text, share, tone) {
 
 function limits(now) {
   const budget = (group) => now.budgets.find((own) => own.upstream === group.upstream && own.group === group.group);
-  const make = (group) => el("li", { class: "card" }, el("h3", {}, `${group.upstream}/${group.group}`), el("p", { class: "facts error", "data-part": "paused" }),
-    el("div", { class: "stack", "data-part": "bars" }));
+  const make = (group) => {
+    const name = `${group.upstream}/${group.group}`;
+    const lift = el("div", { class: "buttons", "data-part": "lift" }, button("Lift the pause", `Lift the pause: ${name}`, () => liftPause(group)));
+    return el("li", { class: "card" }, el("h3", {}, name), el("p", { class: "facts error", "data-part": "paused" }), lift,
+      el("div", { class: "stack", "data-part": "bars" }));
+  };
   each(at("limits"), now.limits, (group) => `${group.upstream}/${group.group}`, make, (node, group) => {
     say(part(node, "paused"), group.paused_ms ? `paused for ${time(group.paused_ms)}: the upstream asked for it` : "");
+    part(node, "lift").hidden = !mayAct || !group.paused_ms;
     const bars = group.limits.map((limit, index) => [`limit-${index}`,
       `${plural(limit.requests, "request")} per ${time(limit.period_ms)}: ${limit.taken} of ${limit.burst} taken`, limit.taken / limit.burst]);
     for (const place of group.concurrency) {

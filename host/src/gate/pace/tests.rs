@@ -54,6 +54,18 @@ async fn a_pause_that_others_heard_of_moves_the_line() {
     assert_eq!(others.next(SECOND * 12), SECOND * 17, "two more");
 }
 
+/// The gate says that no pause is left: the line ends where it would have without the rest of it.
+#[tokio::test(start_paused = true)]
+async fn a_lifted_pause_moves_the_line_back() {
+    let pace = slowed();
+    for _ in 0..5 {
+        pace.ask(Ask::First, Duration::ZERO, SECOND * 30).unwrap().is_sent = true;
+    }
+    assert_eq!(pace.next(SECOND * 600), SECOND * 605);
+    tokio::time::advance(SECOND * 10).await;
+    assert_eq!([pace.next(Duration::ZERO), pace.next(Duration::ZERO)], [SECOND * 5; 2], "once");
+}
+
 /// One caller's own refusals (401, 404) and an upstream that is ill prove nothing of what is borne: one window that is
 /// used up stays one decrease.
 #[tokio::test(start_paused = true)]

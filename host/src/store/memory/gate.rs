@@ -13,6 +13,9 @@ use crate::{
 use parking_lot::Mutex;
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
+/// By how much a lift raises `State::moved`: the least that the clock knows, as in `lift.lua`.
+const LIFT_MARK: Duration = Duration::from_micros(1);
+
 /// A group's state and settings.
 #[derive(Debug)]
 pub struct MemoryGate {
@@ -32,6 +35,8 @@ struct State {
     paused_until: Timestamp,
     /// By how much pauses have moved all that was reserved, since the start.
     moved: Duration,
+    /// `moved` as of the last pause that was lifted: every place that was reserved before is void.
+    lifted: Duration,
     /// How often the settings were exchanged.
     edition: u64,
 }
@@ -74,6 +79,7 @@ impl MemoryGate {
             limits: vec![Gcra::default(); settings.limits.len()],
             paused_until: Timestamp::default(),
             moved: Duration::ZERO,
+            lifted: Duration::ZERO,
             edition: 0,
             settings,
         };
@@ -137,6 +143,7 @@ impl MemoryGate {
     pub fn recheck(&self, grant: &mut Grant) -> Recheck {
         let now = self.clock.now();
         let mut state = self.state.lock();
+        state.readmit(grant, now);
         // A pause moves all that waits, each as far: they do not leave it in a crowd.
         let due = grant.due.after(state.moved.saturating_sub(grant.moved)).max(state.paused_until);
         if due > now {
@@ -211,7 +218,7 @@ impl MemoryGate {
             return;
         }
         let state = &mut *state;
-        if grant.edition == state.edition {
+        if grant.edition == state.edition && !state.is_void(grant) {
             let moved = state.moved.saturating_sub(grant.moved);
             for (gcra, reservation) in state.limits.iter_mut().zip(&grant.reservations) {
                 gcra.refund(reservation, moved);
@@ -253,6 +260,46 @@ impl MemoryGate {
         for gcra in &mut state.limits {
             gcra.delay(by);
         }
+    }
+
+    /// Ends a pause before its time. False: there is none.
+    ///
+    /// Requests that came before wait until their moment, and reserve a place anew then, by the ordinary limits.
+    pub fn lift(&self) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.paused_until <= now {
+            return false;
+        }
+        state.paused_until = now;
+        // Tells places that were reserved before from later ones.
+        state.moved = state.moved.saturating_add(LIFT_MARK);
+        state.lifted = state.moved;
+        for (gcra, quota) in state.limits.iter_mut().zip(&state.settings.limits) {
+            gcra.void_reserved(quota, now);
+        }
+        true
+    }
+}
+
+impl State {
+    /// Whether a pause was lifted since the places were reserved.
+    fn is_void(&self, grant: &Grant) -> bool {
+        grant.moved < self.lifted
+    }
+
+    /// Reserves places anew for a grant whose places are void.
+    fn readmit(&mut self, grant: &mut Grant, now: Timestamp) {
+        if !self.is_void(grant) {
+            return;
+        }
+        let from = now.max(self.paused_until);
+        let limits = || self.limits.iter().zip(&self.settings.limits);
+        let due = limits().map(|(gcra, quota)| gcra.earliest(quota, from)).fold(from, Timestamp::max);
+        let limits = self.limits.iter_mut().zip(&self.settings.limits);
+        grant.reservations = limits.map(|(gcra, quota)| gcra.take(quota, due)).collect();
+        (grant.due, grant.moved, grant.edition, grant.sent) = (due, self.moved, self.edition, false);
     }
 }
 

@@ -223,7 +223,9 @@ impl RedisGate {
 
     /// The same for a probe's lease that a look brought.
     fn unlook(self: &Arc<Self>, answer: &Value) {
-        if let Some((standing, Looked::Send { lease: Some(lease) })) = self.read(&steps::LOOK, answer, steps::looked) {
+        if let Some((standing, (Looked::Send { lease: Some(lease) }, _))) =
+            self.read(&steps::LOOK, answer, steps::looked)
+        {
             let ticket = Ticket { epoch: standing.epoch, lease: Some(lease) };
             self.return_to_store(Some(&ticket), true, Ask::First, &Taken::default());
         }
@@ -237,6 +239,29 @@ impl RedisGate {
             self.arguments(&known, self.clock.now(), steps::pause(pause))
         };
         self.step(&steps::PAUSE, &keys, &arguments).await;
+    }
+
+    /// Ends the fleet's pause before its time. False: there is none.
+    ///
+    /// # Errors
+    /// [`LinkError`] where the store cannot be asked.
+    pub async fn lift(self: &Arc<Self>) -> Result<bool, LinkError> {
+        let (keys, arguments) = {
+            let known = self.known.lock();
+            self.arguments(&known, self.clock.now(), Vec::new())
+        };
+        let answer = self.link.run(&steps::LIFT, &keys, &arguments).await?;
+        let nonsense = LinkError::Nonsense { script: steps::LIFT.name() };
+        let (_, (was_paused, mark)) = self.read(&steps::LIFT, &answer, steps::lifted).ok_or(nonsense)?;
+        // Of a pause that the store has not learned, only this host knows.
+        Ok(self.told_of_lift(mark) || was_paused)
+    }
+
+    /// Takes over that the fleet's pause was lifted. Whether this host knew of a pause.
+    fn told_of_lift(&self, mark: u64) -> bool {
+        // Under the lock: a beat's pause comes before this as a whole, or after it.
+        let mut known = self.known.lock();
+        known.told_of_lift(mark) && self.alone.lift()
     }
 
     /// Does what an operator wants of the fleet's breaker. False: there is none.

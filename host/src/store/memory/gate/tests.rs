@@ -61,6 +61,7 @@ enum Event {
     Pass(u64),
     Leave(prop::sample::Index),
     Pause(u64),
+    Lift,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -69,6 +70,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (0u64..700).prop_map(Event::Pass),
         3 => any::<prop::sample::Index>().prop_map(Event::Leave),
         1 => (0u64..3_000).prop_map(Event::Pause),
+        1 => Just(Event::Lift),
     ];
     prop::collection::vec(event, 1..150)
 }
@@ -109,6 +111,12 @@ async fn run(quotas: &[Quota], events: Vec<Event>) -> Result<Vec<Instant>, TestC
                 pass(&gate, &mut line, &mut sent, Duration::from_millis(left_ms / 2)).await;
                 prop_assert!(left_ms == 0 || sent.len() == before, "nothing is sent during a pause");
             }
+            Event::Lift => {
+                let is_paused = paused_until > Instant::now();
+                prop_assert_eq!(gate.lift(), is_paused);
+                prop_assert_eq!(gate.paused(), Duration::ZERO);
+                paused_until = Instant::now();
+            }
         }
     }
     pass(&gate, &mut line, &mut sent, Duration::from_secs(100_000)).await;
@@ -148,4 +156,39 @@ async fn who_waited_through_a_pause_does_not_leave_it_in_a_crowd() {
     pass(&gate, &mut line, &mut sent, wait).await;
     let at: Vec<_> = sent.iter().map(|at| (*at - began).as_secs()).collect();
     assert_eq!(at, [10, 11, 12, 13], "in line, a second apart");
+}
+
+/// A pause moves what a limit has counted. Without a lift of that too, the limit would go on refusing until the pause's end.
+#[tokio::test(start_paused = true)]
+async fn a_lifted_pause_lets_the_next_request_through_at_the_limits_rate() {
+    let quota = quota(1, 1_000, 1);
+    let gate = gate(&[quota]);
+    let mut first = gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).unwrap();
+    assert_eq!(gate.recheck(&mut first), Recheck::Send);
+    gate.pause(Duration::from_mins(10));
+    assert!(gate.acquire(Ask::First, Duration::ZERO..=Duration::from_secs(30)).is_err());
+    advance(Duration::from_secs(5)).await;
+    assert!(gate.lift());
+    assert!(!gate.lift(), "once");
+    let next = gate.acquire(Ask::First, Duration::ZERO..=Duration::from_secs(1)).unwrap();
+    assert_eq!(next.wait, Duration::from_secs(1), "at its rate");
+}
+
+/// A request that waits through the pause keeps its time, and takes a place of that time: two requests never share one.
+#[tokio::test(start_paused = true)]
+async fn who_waited_when_a_pause_was_lifted_reserves_anew() {
+    let quota = quota(1, 1_000, 1);
+    let gate = gate(&[quota]);
+    gate.pause(Duration::from_secs(10));
+    let mut waiting = gate.acquire(Ask::First, Duration::ZERO..=Duration::from_mins(1)).unwrap();
+    assert_eq!(waiting.wait, Duration::from_secs(10));
+    advance(Duration::from_secs(1)).await;
+    assert!(gate.lift());
+    advance(Duration::from_secs(9)).await;
+    let mut other = gate.acquire(Ask::First, Duration::ZERO..=Duration::ZERO).unwrap();
+    assert_eq!(gate.recheck(&mut other), Recheck::Send, "the waiting one's place is void");
+    assert_eq!(gate.recheck(&mut waiting), Recheck::Wait(Duration::from_secs(1)));
+    gate.give_back(&waiting);
+    let again = gate.acquire(Ask::First, Duration::ZERO..=Duration::from_secs(1)).unwrap();
+    assert_eq!(again.wait, Duration::from_secs(1), "what it reserved anew is given back");
 }

@@ -1,7 +1,8 @@
 -- A host says that it lives, hands in what it has saved up, and reads how the group stands.
 -- ARGV     the epoch (two) and number of successes saved up  first attempts made under leased places  how long to keep a silent group (ms)
 -- Answers  the breaker, then hosts that live  failures in a row  calls, failures and slow ones in the window (thousandths)
---          probes under way  since it opened (us)  the budget (thousandths)  pause (us)  of each limit how far ahead it is (us)
+--          probes under way  since it opened (us)  the budget (thousandths)  pause (us)  the moved time as of the last lift (us)
+--          of each limit how far ahead it is (us)
 saved_up(ARGV[own], ARGV[own + 1], tonumber(ARGV[own + 2]))
 local firsts = tonumber(ARGV[own + 3])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
@@ -16,7 +17,7 @@ local ahead = {}
 for i = 1, limits do ahead[i] = text(math.max(0, number(arrival[i]) - now)) end
 local since = (gate.st == '1') and math.max(0, now - number('si')) or 0
 local answer = done(redis.call('ZCARD', KEYS[3]), gate.st == '0' and text(number('fr')) or '0', text(calls), text(failures), text(slow),
-  gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), unpack(ahead))
+  gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), text(number('lf')), unpack(ahead))
 -- Limits that nobody has any more: what lies behind is as good as nothing.
 local over, known = {}, {}
 for i = 1, limits do known[arrival[i]] = true end

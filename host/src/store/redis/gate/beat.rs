@@ -66,6 +66,10 @@ impl RedisGates {
             && let Some(gate) = find(name)
         {
             gate.alone.pause(pause);
+        } else if let Some((name, mark)) = fleet::lift_heard(message)
+            && let Some(gate) = find(name)
+        {
+            gate.told_of_lift(mark);
         }
     }
 }
@@ -79,10 +83,14 @@ impl RedisGate {
         };
         let Ok(answer) = self.link.run(&steps::BEAT, &keys, &arguments).await else { return false };
         let Some((_, beaten)) = self.read(&steps::BEAT, &answer, steps::beaten) else { return false };
-        if !beaten.pause.is_zero() {
+        let mut known = self.known.lock();
+        let (ends, counts) = known.read_lift(beaten.lifted);
+        if ends {
+            self.alone.lift();
+        }
+        if counts && !beaten.pause.is_zero() {
             self.alone.pause(beaten.pause);
         }
-        let mut known = self.known.lock();
         known.beaten = Some((beaten, self.clock.now()));
         let share = known.share();
         drop(known);

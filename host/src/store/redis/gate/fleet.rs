@@ -52,6 +52,12 @@ pub(super) fn pause_heard(message: &str) -> Option<(&str, Duration)> {
     Some((group, Duration::from_micros(left.parse().ok()?)))
 }
 
+/// A pause that was lifted, from a message: `lift NUMBER GROUP`; the number rises with each.
+pub(super) fn lift_heard(message: &str) -> Option<(&str, u64)> {
+    let (mark, group) = message.strip_prefix("lift ")?.split_once(' ')?;
+    Some((group, mark.parse().ok()?))
+}
+
 fn cause(word: &str) -> Option<Trip> {
     let number = || word.get(1..)?.parse().ok();
     match word.get(..1)? {
@@ -259,6 +265,8 @@ mod tests {
             assert!(Standing::heard(nonsense).is_none(), "{nonsense}");
         }
         assert_eq!(pause_heard("pause 5 a b"), Some(("a b", Duration::from_micros(5))));
+        assert_eq!(lift_heard("lift 7 a b"), Some(("a b", 7)));
+        assert_eq!([lift_heard("lift x a"), lift_heard("lift 7"), lift_heard("pause 5 a")], [None; 3]);
         for why in [
             Trip::Consecutive(5),
             Trip::FailureRate(50),

@@ -13,7 +13,7 @@
 --          the last two: the epoch that this host knows, or ''
 --
 -- The hash: er ec epoch; st state; un until; si since; tr trips; wy why; fr failures in a row; wb nc nf ns bc bf bs window;
--- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; t.. arrival times, by what a limit
+-- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; lf mv as of the last lift; t.. arrival times, by what a limit
 -- allows, so that a reload, or a fleet of two minds, mixes none up;
 -- py what Python workers were shown
 local CLOSED, OPEN, HALF_OPEN, HELD = 0, 1, 2, 3

@@ -3,8 +3,10 @@
 -- Answers  the breaker
 release(ARGV[own], ARGV[own + 1], ARGV[own + 2])
 if ARGV[own + 3] == '1' then return done() end
+-- Nor is one given back that a lifted pause has made void.
+local first = tonumber(ARGV[own + 5]) < number('lf') and limits + 1 or 1
 local moved = math.max(0, number('mv') - tonumber(ARGV[own + 5]))
-for i = 1, limits do
+for i = first, limits do
   local before, made = tonumber(ARGV[own + 4 + 2 * i]), tonumber(ARGV[own + 5 + 2 * i])
   -- A place that others stand behind is forfeited.
   if made and number(arrival[i]) == made + moved then put(arrival[i], before + moved) end

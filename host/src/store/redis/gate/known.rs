@@ -11,7 +11,7 @@ use crate::{
     gate::Settings,
     rate_limit::Quota,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What this host knows of the group.
 #[derive(Debug)]
@@ -23,12 +23,14 @@ pub(super) struct Known {
     pub(super) leased: Leased,
     /// The last beat's answer, and when it came. None: this host has never learned its share.
     pub(super) beaten: Option<(Beaten, Timestamp)>,
+    /// The number of the last lifted pause, once it is known.
+    pub(super) lifted: Option<u64>,
 }
 
 impl Known {
     pub(super) fn new(settings: Settings, frame: Arc<Frame>) -> Self {
         let (fleet, saved_up, leased) = (Fleet::default(), SavedUp::default(), Leased::default());
-        Self { settings, frame, fleet, saved_up, leased, beaten: None }
+        Self { settings, frame, fleet, saved_up, leased, beaten: None, lifted: None }
     }
 
     /// Whether this host's own breaker decides beside the fleet's. Not where Python workers share the fleet's: a worker and a
@@ -97,6 +99,36 @@ impl Known {
     pub(super) fn stands(&self, ticket: Option<&Ticket>) -> (bool, State) {
         let same = ticket.is_none_or(|ticket| self.fleet.epoch().is_none_or(|epoch| *epoch == ticket.epoch));
         (same, self.fleet.state().unwrap_or(State::Closed))
+    }
+
+    /// Notes the number of the last lifted pause, as a message or a step tells it. Whether pauses that are known end: not those of
+    /// a later one.
+    pub(super) fn told_of_lift(&mut self, mark: u64) -> bool {
+        let ends = self.lifted.is_none_or(|before| mark >= before);
+        if ends {
+            self.end_pause(mark);
+        }
+        ends
+    }
+
+    /// The same as read with a beat: whether pauses that are known end, and whether the pause that was read with it counts. A lower
+    /// number is an answer that a message has overtaken, or that of a server that has lost its data.
+    pub(super) fn read_lift(&mut self, mark: u64) -> (bool, bool) {
+        let (ends, counts) = self.lifted.map_or((false, true), |before| (mark > before, mark >= before));
+        if ends {
+            self.end_pause(mark);
+        }
+        self.lifted = Some(mark);
+        (ends, counts)
+    }
+
+    fn end_pause(&mut self, mark: u64) {
+        self.lifted = Some(mark);
+        // Places that were leased before are void.
+        self.leased = Leased::default();
+        if let Some((beaten, _)) = &mut self.beaten {
+            beaten.pause = Duration::ZERO;
+        }
     }
 
     /// What this host may do alone: its part of the fleet's limits.

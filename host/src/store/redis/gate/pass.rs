@@ -174,13 +174,23 @@ impl RedisGate {
             Ok(answer) => self.read(&steps::LOOK, answer, steps::looked),
             Err(_) => None,
         };
+        let answered = answered.map(|(standing, (looked, again))| {
+            if again.is_some() {
+                (grant.taken, grant.sent) = (again, false);
+            }
+            (standing, looked)
+        });
         match answered {
             Some((standing, Looked::Send { lease })) => {
                 grant.ticket = grant.ticket.is_some().then_some(Ticket { epoch: standing.epoch, lease });
                 grant.sent = true;
                 Recheck::Send
             }
-            Some((_, Looked::Wait(wait))) => Recheck::Wait(wait),
+            Some((_, Looked::Wait(wait))) => {
+                // It looks again then: the pause may be lifted, and its place void.
+                grant.wait = wait;
+                Recheck::Wait(wait)
+            }
             Some((standing, Looked::Open { wait })) => {
                 grant.ticket = None;
                 Recheck::Refused(opened(standing.state, wait))
@@ -192,6 +202,7 @@ impl RedisGate {
             None => {
                 let pause = self.alone.paused();
                 if !pause.is_zero() {
+                    grant.wait = pause;
                     return Recheck::Wait(pause);
                 }
                 grant.sent = true;

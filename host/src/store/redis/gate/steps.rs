@@ -30,6 +30,7 @@ pub(super) static LOOK: Script = step!("look");
 pub(super) static REPORT: Script = step!("report");
 pub(super) static GIVE_BACK: Script = step!("give_back");
 pub(super) static PAUSE: Script = step!("pause");
+pub(super) static LIFT: Script = step!("lift");
 pub(super) static FORCE: Script = step!("force");
 pub(super) static BEAT: Script = step!("beat");
 
@@ -116,6 +117,8 @@ pub(super) struct Beaten {
     pub(super) open_since: Duration,
     pub(super) budget: u64,
     pub(super) pause: Duration,
+    /// Rises with each pause that is lifted.
+    pub(super) lifted: u64,
     /// How far each limit's arrival time lies ahead.
     pub(super) ahead: Vec<Duration>,
 }
@@ -322,11 +325,7 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
     match (reply::text(own.first()?)?, own.get(1..)?) {
         ("go", [wait, due, moved, of_probe, leased, places @ ..]) => Some(Acquired::Go(Go {
             wait: time(wait)?,
-            taken: Taken {
-                due: reply::text(due)?.to_owned(),
-                moved: reply::text(moved)?.to_owned(),
-                places: places.iter().map(|place| reply::text(place).map(str::to_owned)).collect::<Option<_>>()?,
-            },
+            taken: taken(due, moved, places)?,
             lease: lease(reply::whole(of_probe)?),
             leased: u32::try_from(reply::count(leased)?).ok()?,
         })),
@@ -339,17 +338,36 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
     }
 }
 
-pub(super) fn looked(own: &[Value]) -> Option<Looked> {
-    match (reply::text(own.first()?)?, own.get(1..)?) {
-        ("send", [of_probe]) => Some(Looked::Send { lease: lease(reply::whole(of_probe)?) }),
-        ("wait", [wait]) => Some(Looked::Wait(time(wait)?)),
-        ("open", [wait]) => Some(Looked::Open { wait: time(wait)? }),
-        _ => None,
-    }
+/// The decision, and the places that were reserved anew, if a pause was lifted.
+pub(super) fn looked(own: &[Value]) -> Option<(Looked, Option<Taken>)> {
+    let [decision, value, again @ ..] = own else { return None };
+    let looked = match reply::text(decision)? {
+        "send" => Looked::Send { lease: lease(reply::whole(value)?) },
+        "wait" => Looked::Wait(time(value)?),
+        "open" => Looked::Open { wait: time(value)? },
+        _ => return None,
+    };
+    let again = match again {
+        [] => None,
+        [due, moved, places @ ..] => Some(taken(due, moved, places)?),
+        [_] => return None,
+    };
+    Some((looked, again))
+}
+
+fn taken(due: &Value, moved: &Value, places: &[Value]) -> Option<Taken> {
+    let text = |value| reply::text(value).map(str::to_owned);
+    Some(Taken { due: text(due)?, moved: text(moved)?, places: places.iter().map(text).collect::<Option<_>>()? })
+}
+
+/// Whether there was a pause to lift, and the number that rises with each.
+pub(super) fn lifted(own: &[Value]) -> Option<(bool, u64)> {
+    let [had_pause, mark] = own else { return None };
+    Some((reply::count(had_pause)? == 1, reply::count(mark)?))
 }
 
 pub(super) fn beaten(own: &[Value]) -> Option<Beaten> {
-    let [live, row, calls, failures, slow, probes, since, budget, pause, ahead @ ..] = own else { return None };
+    let [live, row, calls, failures, slow, probes, since, budget, pause, lifted, ahead @ ..] = own else { return None };
     Some(Beaten {
         live: u32::try_from(reply::count(live)?).ok()?,
         failures_in_row: u32::try_from(reply::count(row)?).ok()?,
@@ -362,6 +380,7 @@ pub(super) fn beaten(own: &[Value]) -> Option<Beaten> {
         open_since: time(since)?,
         budget: reply::count(budget)?,
         pause: time(pause)?,
+        lifted: reply::count(lifted)?,
         ahead: ahead.iter().map(time).collect::<Option<_>>()?,
     })
 }

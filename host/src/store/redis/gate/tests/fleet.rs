@@ -201,6 +201,34 @@ async fn limits_and_pauses_hold_for_all_together() {
     soon("it is pushed", || !other.gate.alone.paused().is_zero()).await;
 }
 
+/// One host's operator lifts it for all: those that hear it, and one that missed the message reads it with its next beat.
+#[tokio::test]
+async fn a_pause_is_lifted_for_all_together() {
+    let server = RedisServer::start();
+    let settings = settings(Some(five()), vec![quota(10, Duration::from_secs(1), 1)]);
+    let [one, other, deaf] =
+        [host(&server, &settings).await, host(&server, &settings).await, host(&server, &settings).await];
+    assert!(!one.gate.lift().await.unwrap(), "no pause yet");
+    one.gate.pause(Duration::from_mins(10)).await;
+    soon("it is pushed", || [&other, &deaf].iter().all(|host| !host.gate.alone.paused().is_zero())).await;
+    let waiting = other.gate.acquire(Ask::First, Duration::ZERO..=Duration::from_mins(20)).await.unwrap();
+    assert!(other.gate.lift().await.unwrap());
+    assert!(one.gate.lift().await.is_ok_and(|lifted| !lifted), "once");
+    // As if the message had not come.
+    deaf.gate.alone.pause(Duration::from_mins(5));
+    deaf.gate.known.lock().lifted = Some(0);
+    for host in [&one, &other, &deaf] {
+        soon("all know", || host.gate.alone.paused().is_zero() && host.gate.view().paused.is_none()).await;
+    }
+    let next = one.gate.acquire(Ask::First, Duration::ZERO..=Duration::from_secs(1)).await;
+    assert!(next.is_ok(), "within the limit: {next:?}");
+    // What the waiting one has reserved is void, also where it leaves.
+    other.gate.give_back(&waiting);
+    other.gates.flush().await;
+    let taken = || one.gate.view().limits[0].taken;
+    soon("the limit is free again", || taken() == 0).await;
+}
+
 /// What was granted to one who no longer waits is given back.
 #[tokio::test]
 async fn who_leaves_while_the_store_is_asked_takes_nothing() {

@@ -44,6 +44,7 @@ enum Event {
     Report(prop::sample::Index, BreakerSignal, bool, Option<u64>),
     GiveBack(prop::sample::Index),
     Pause(u64),
+    Lift,
     Force(breaker::Force),
     SavedUp(u32),
 }
@@ -71,6 +72,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(which, signal, slow, asked)| Event::Report(which, signal, slow, asked)),
         2 => index().prop_map(Event::GiveBack),
         1 => (0u64..1_500).prop_map(Event::Pause),
+        1 => Just(Event::Lift),
         1 => force.prop_map(Event::Force),
         2 => (1u32..4).prop_map(Event::SavedUp),
     ]
@@ -197,7 +199,11 @@ impl Both {
     fn look(&mut self, pair: &mut Pair) -> Result<bool, TestCaseError> {
         let answer = self.run(&steps::LOOK, 0, &steps::look(&pair.taken, pair.ticket.as_ref()));
         let (standing, own) = steps::standing(&answer).unwrap();
-        match (self.memory.recheck(&mut pair.own), steps::looked(own).unwrap()) {
+        let (looked, again) = steps::looked(own).unwrap();
+        if let Some(again) = again {
+            (pair.taken, pair.sent) = (again, false);
+        }
+        match (self.memory.recheck(&mut pair.own), looked) {
             (Recheck::Send, Looked::Send { lease }) => {
                 prop_assert_eq!(pair.own.is_probe(), lease.is_some());
                 pair.ticket = pair.own.counts().then_some(Ticket { epoch: standing.epoch, lease });
@@ -254,6 +260,11 @@ impl Both {
                 let pause = Duration::from_millis(*ms);
                 self.memory.pause(pause);
                 self.run(&steps::PAUSE, 0, &steps::pause(pause));
+            }
+            Event::Lift => {
+                let answer = self.run(&steps::LIFT, 0, &[]);
+                let (_, own) = steps::standing(&answer).unwrap();
+                prop_assert_eq!(self.memory.lift(), steps::lifted(own).unwrap().0);
             }
             Event::Force(force) => {
                 if self.memory.force(*force) {

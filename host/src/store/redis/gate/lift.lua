@@ -1,0 +1,13 @@
+-- Ends a pause before its time. Every place that was reserved before is void: its request reserves anew when it looks. What was sent
+-- by now fills no more than the burst, so that each limit holds.
+-- Answers  the breaker, then whether there was a pause  the moved time as of the last lift (us)
+if number('pu') <= now then return done(0, text(number('lf'))) end
+put('pu', now)
+put('mv', number('mv') + 1)
+put('lf', number('mv'))
+for _, field in ipairs(arrivals()) do
+  local interval, tolerance = string.match(field, '^t(%d+)/(%d+)')
+  put(field, math.min(number(field), now + tonumber(interval) + tonumber(tolerance)))
+end
+redis.call('PUBLISH', ARGV[2], table.concat({'lift', text(number('lf')), ARGV[3]}, ' '))
+return done(1, text(number('lf')))
