@@ -48,10 +48,18 @@ impl Group {
         Some(group)
     }
 
-    /// The most that was used so far.
-    fn most(&self) -> u64 {
-        let file = if self.is_v1 { "memory.max_usage_in_bytes" } else { "memory.peak" };
-        fs::read_to_string(self.dir.join(file)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    /// What is used now, without the page cache: that fills a group up to its limit, and the kernel takes it back before it kills.
+    fn used(&self) -> u64 {
+        let (file, reclaimable) = if self.is_v1 {
+            ("memory.usage_in_bytes", ["total_inactive_file ", "total_active_file "])
+        } else {
+            ("memory.current", ["inactive_file ", "active_file "])
+        };
+        let read = |file: &str| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        let number = |text: &str| text.trim().parse::<u64>().unwrap_or(0);
+        let stat = read("memory.stat");
+        let part = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)).map_or(0, number);
+        number(&read(file)).saturating_sub(reclaimable.map(part).iter().sum())
     }
 }
 
@@ -72,6 +80,8 @@ struct Stage {
     host: Triage,
     address: SocketAddr,
     group: Option<Group>,
+    /// The most that was used at a look.
+    peak_bytes: u64,
     _folder: tempfile::TempDir,
 }
 
@@ -105,7 +115,7 @@ impl Stage {
         let mut host = Triage::start(&mut command);
         let line = host.says("listening on http://");
         let address = line.rsplit("//").next().unwrap().parse().unwrap();
-        Self { host, address, group, _folder: folder }
+        Self { host, address, group, peak_bytes: 0, _folder: folder }
     }
 
     /// Runs a load from `127.0.0.2`, asks meanwhile from `127.0.0.9`, and tells how many of those were served and refused.
@@ -123,6 +133,7 @@ impl Stage {
                 Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200") => served += 1,
                 _ => refused += 1,
             }
+            self.peak_bytes = self.peak_bytes.max(self.group.as_ref().map_or(0, Group::used));
             sleep(Duration::from_millis(50)).await;
         }
         load.abort_all();
@@ -135,8 +146,8 @@ impl Stage {
         for _ in 0..200 {
             let answer = ask(self.address, "GET /after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
             if answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-                let most = self.group.as_ref().map_or(0, Group::most) >> 20;
-                println!("{what}: {:?}, served {served}, refused {refused}, most {most} MiB of the group", lasts());
+                let peak_mib = self.peak_bytes >> 20;
+                println!("{what}: {:?}, served {served}, refused {refused}, at most {peak_mib} MiB used", lasts());
                 self.host.terminate();
                 let ended = self.host.ended();
                 assert!(ended.code.is_some(), "{what}: killed");

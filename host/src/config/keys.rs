@@ -103,7 +103,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "server.drain", Kind::Wait, Some("30s"), "time that requests under way get when the host stops"),
     key(Host, "server.shutdown_delay", Kind::Wait, Some("0s"), "time before that in which it still accepts and says that it is not ready, so that balancers turn away"),
     key(Host, "server.reuse_port", Kind::Bool, Some("false"), "whether another process may listen on the same address, as when a new host takes over from an old one"),
-    key(Host, "server.memory_limit", Kind::Memory, Some("auto"), "memory above which requests are refused, those of low priority from 80 % on; `auto`: the control group's limit less a tenth of it, at least 32 MiB, or none without one"),
+    key(Host, "server.memory_limit", Kind::Memory, Some("auto"), "memory above which requests are refused, those of low priority from 80 % on; `auto`: the control group's limit less an eighth of it, at least 48 MiB, or none without one"),
     key(Host, "server.tls.certificate", Kind::File, None, "PEM file of the listeners' certificate chain; makes them speak TLS; read again when it changes, and on SIGHUP"),
     key(Host, "server.tls.key", Kind::File, None, "PEM file of its private key; read again too"),
     key(Host, "server.tls.client_ca", Kind::File, None, "PEM file of authorities of which callers must have a certificate (mutual TLS); read again too"),

@@ -245,15 +245,20 @@ pub(super) fn is_name(name: &str) -> bool {
 /// Less than that holds no policies and no requests.
 const LEAST_MEMORY: u64 = 64 << 20;
 
-/// What is left of a control group's limit for what this process does not count: an allocator's reserve, the kernel's buffers.
-const MEMORY_RESERVE: u64 = 32 << 20;
+/// What is left of a control group's limit at least. The host's own program must stay in the page cache, which does not count as used
+/// (about 30 MiB), and between two looks at the group the host may use a little more than its limit (18 MiB were measured).
+const MEMORY_RESERVE_BYTES: u64 = 48 << 20;
 
-/// Nine tenths of what the control group leaves to this process, and of a small group less; none where it sets no limit.
+/// The memory limit that follows from the control group's; none where it sets none.
 fn memory() -> Option<u64> {
-    let limit = crate::telemetry::Cgroup::own()?.limit();
-    let reserve = (limit / 10).max(MEMORY_RESERVE).min(limit / 2);
+    crate::telemetry::Cgroup::own().map(|group| below_group_limit(group.limit()))
+}
+
+/// Seven eighths of a control group's limit, and of a small group less.
+fn below_group_limit(limit: u64) -> u64 {
+    let reserve = (limit / 8).max(MEMORY_RESERVE_BYTES).min(limit / 2);
     // Whole mebibytes, so that it can be shown.
-    Some((limit - reserve) >> 20 << 20)
+    (limit - reserve) >> 20 << 20
 }
 
 /// How many threads can run at once; one where the system does not say.
@@ -445,4 +450,15 @@ fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
     };
     let (Some(requests), Some(Value::Duration(period))) = (number(requests), period) else { return None };
     Some(Quota { requests, period, burst: number(burst).unwrap_or(requests) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_group_keeps_a_reserve() {
+        let limits = [64, 160, 256, 512, 4096].map(|mib: u64| below_group_limit(mib << 20) >> 20);
+        assert_eq!(limits, [32, 112, 208, 448, 3584]);
+    }
 }

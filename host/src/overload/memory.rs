@@ -145,7 +145,10 @@ impl Drop for Held {
 /// An ordinary head is smaller: it is read, and its request answered, however scarce memory is.
 const ORDINARY_HEAD_BYTES: u64 = 16 << 10;
 
-/// What one connection has sent and no request has taken. Dropping it lets go of that.
+/// What a connection takes before it has sent anything: its first buffers, its state and its timers.
+const CONNECTION_BYTES: u64 = 16 << 10;
+
+/// What one connection takes, with what it has sent and no request has taken. Dropping it lets go of that.
 #[derive(Debug)]
 pub struct Buffered {
     memory: Arc<Memory>,
@@ -158,6 +161,10 @@ impl Buffered {
     /// Nothing yet; never more than `max_bytes`.
     pub fn new(memory: &Arc<Memory>, max_bytes: usize) -> Self {
         let none = || AtomicU64::new(0);
+        // Thousands may come between two looks at what is resident.
+        if memory.limit.is_some() {
+            memory.held.fetch_add(CONNECTION_BYTES, Relaxed);
+        }
         Self { memory: Arc::clone(memory), max: max_bytes as u64, read: none(), counted: none() }
     }
 
@@ -196,6 +203,9 @@ impl Buffered {
 impl Drop for Buffered {
     fn drop(&mut self) {
         self.taken();
+        if self.memory.limit.is_some() {
+            self.memory.held.fetch_sub(CONNECTION_BYTES, Relaxed);
+        }
     }
 }
 
@@ -257,6 +267,15 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_send_nothing_count_before_the_next_look() {
+        let memory = Memory::new(Some(1 << 20));
+        let connections: Vec<_> = (0..64).map(|_| Buffered::new(&memory, 64 << 10)).collect();
+        assert!(memory.is_full(), "{:?}", memory.view());
+        drop(connections);
+        assert_eq!(memory.view().1, 0);
+    }
+
+    #[test]
     fn a_body_is_refused_before_it_is_read() {
         let memory = Memory::new(Some(1000));
         memory.looked(600);
@@ -274,7 +293,11 @@ mod tests {
             head.read(40 << 10);
             head.read(40 << 10);
         }
-        assert_eq!(memory.view().1, 10 * 2 * (64 << 10), "no more than a head may have, twice for its buffer");
+        assert_eq!(
+            memory.view().1,
+            10 * (2 * (64 << 10) + CONNECTION_BYTES),
+            "no more than a head may have, twice for its buffer"
+        );
         assert!(memory.is_full() && heads.iter().all(Buffered::must_end));
         let ordinary = Buffered::new(&memory, 64 << 10);
         ordinary.read(10 << 10);
@@ -282,7 +305,7 @@ mod tests {
         heads[0].taken();
         assert!(!heads[0].must_end());
         drop(heads);
-        assert_eq!((memory.view().1, memory.is_full()), (20 << 10, false));
+        assert_eq!((memory.view().1, memory.is_full()), ((20 << 10) + CONNECTION_BYTES, false));
         let alone = Buffered::new(&memory, 64 << 10);
         alone.read(60 << 10);
         memory.looked(2 << 20);
