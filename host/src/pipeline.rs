@@ -146,6 +146,14 @@ pub(crate) struct Shared {
     owner_proofs: OwnerProofs,
 }
 
+fn memory(limit: Option<u64>) -> Arc<Memory> {
+    // Where the limit is that of the control group, less a reserve, the group's own count is the one that it is killed by.
+    let below =
+        |group: &telemetry::Cgroup| limit.is_some_and(|limit| (group.limit() / 2..=group.limit()).contains(&limit));
+    let cgroup = telemetry::Cgroup::own().filter(below);
+    Memory::new(limit, move || telemetry::memory_used(cgroup.as_ref()))
+}
+
 impl Host {
     /// Loads every upstream's policy and makes the host, with connections of its own.
     ///
@@ -222,7 +230,7 @@ impl Host {
             settlement,
             writes_alone: matches!(&settings.state, State::Shared(shared) if shared.writes_alone),
             adopts_after_loss: matches!(&settings.state, State::Shared(shared) if shared.after_loss == AfterLoss::Adopt),
-            memory: Memory::new(settings.server.memory_limit.map(|bytes| bytes as u64)),
+            memory: memory(settings.server.memory_limit.map(|bytes| bytes as u64)),
             peers: Peers::new(settings.server.peer_limits()),
             events,
             meters,
@@ -354,13 +362,8 @@ impl Host {
     /// Looks at the process's memory now and then, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never
     /// ends; the server runs it on one of its workers.
     pub async fn watch_memory(&self) {
-        // Where the limit is that of the control group, less a reserve, the group's own count is the one that it is killed by.
-        let limit = self.shared.memory.view().0.unwrap_or(0);
-        let cgroup = telemetry::Cgroup::own().filter(|group| (group.limit() / 2..=group.limit()).contains(&limit));
         loop {
-            if let Some(bytes) = telemetry::memory_used(cgroup.as_ref()) {
-                self.shared.memory.looked(bytes);
-            }
+            self.shared.memory.look();
             tokio::time::sleep(LOOK_AT_MEMORY).await;
         }
     }

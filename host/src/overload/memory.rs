@@ -1,7 +1,9 @@
 //! How much memory the host may use, and who gives way when it gets scarce.
 //!
 //! What the system says of the process and of its control group is read a few times a second. In between, what callers and upstreams
-//! make the host hold is counted byte by byte: heads, bodies and answers.
+//! make the host hold is counted byte by byte: heads, bodies and answers. What it takes in addition (buffers that stay, an allocator that
+//! does not use freed memory again) grows with these bytes, so that the system is asked again after every few megabytes of them, however
+//! late a timer is on a busy machine.
 //!
 //! An allocator may keep what was let go of, so what is resident may never fall again by itself. Hence one request is always let
 //! in where no other is under way: to refuse it would free nothing, and nobody would be served ever after.
@@ -26,7 +28,22 @@ pub struct Memory {
     under_way: AtomicU64,
     /// Connections with a large head that no request has taken yet.
     large_heads: AtomicU64,
+    /// Bytes that were held since the last look, those that were let go of included.
+    added: AtomicU64,
+    probe: Probe,
 }
+
+/// Asks the system how much is used.
+struct Probe(Box<dyn Fn() -> Option<u64> + Send + Sync>);
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+/// The system is asked again after so many bytes: one look takes less than a tenth of the time that it takes to receive them.
+const LOOK_AFTER_BYTES: u64 = 4 << 20;
 
 /// There is no room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +60,8 @@ pub struct Held {
 }
 
 impl Memory {
-    /// With a limit in bytes, or none.
-    pub fn new(limit: Option<u64>) -> Arc<Self> {
+    /// With a limit in bytes, or none. `probe` asks the system how much is used.
+    pub fn new(limit: Option<u64>, probe: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Arc<Self> {
         let none = || AtomicU64::new(0);
         Arc::new(Self {
             limit,
@@ -53,6 +70,8 @@ impl Memory {
             held_then: none(),
             under_way: none(),
             large_heads: none(),
+            added: none(),
+            probe: Probe(Box::new(probe)),
         })
     }
 
@@ -61,8 +80,23 @@ impl Memory {
         (self.limit, self.held.load(Relaxed))
     }
 
+    /// Asks the system how much is used.
+    pub fn look(&self) {
+        self.added.store(0, Relaxed);
+        if let Some(resident) = (self.probe.0)() {
+            self.looked(resident);
+        }
+    }
+
+    fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+        if self.limit.is_some() && self.added.fetch_add(bytes, Relaxed).saturating_add(bytes) >= LOOK_AFTER_BYTES {
+            self.look();
+        }
+    }
+
     /// Takes into account what the system says is used.
-    pub fn looked(&self, resident: u64) {
+    fn looked(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
     }
@@ -111,7 +145,7 @@ impl Held {
     /// [`Scarce`]; what was held before still is.
     pub fn more(&self, bytes: usize) -> Result<(), Scarce> {
         self.bytes.fetch_add(bytes as u64, Relaxed);
-        self.memory.held.fetch_add(bytes as u64, Relaxed);
+        self.memory.hold(bytes as u64);
         self.room_for(0)
     }
 
@@ -163,7 +197,7 @@ impl Buffered {
         let none = || AtomicU64::new(0);
         // Thousands may come between two looks at what is resident.
         if memory.limit.is_some() {
-            memory.held.fetch_add(CONNECTION_BYTES, Relaxed);
+            memory.hold(CONNECTION_BYTES);
         }
         Self { memory: Arc::clone(memory), max: max_bytes as u64, read: none(), counted: none() }
     }
@@ -178,7 +212,7 @@ impl Buffered {
         self.read.store(after, Relaxed);
         // A buffer grows by doubling.
         let counted = after.saturating_mul(2);
-        self.memory.held.fetch_add(counted - self.counted.swap(counted, Relaxed), Relaxed);
+        self.memory.hold(counted.saturating_sub(self.counted.swap(counted, Relaxed)));
         if before <= ORDINARY_HEAD_BYTES && after > ORDINARY_HEAD_BYTES {
             self.memory.large_heads.fetch_add(1, Relaxed);
         }
@@ -214,9 +248,32 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    impl Memory {
+        /// Knows of the system what a test says.
+        fn blind(limit: Option<u64>) -> Arc<Self> {
+            Self::new(limit, || None)
+        }
+    }
+
+    /// Bytes that come and go leave memory behind that nothing counts: the system is asked without a timer.
+    #[test]
+    fn what_is_not_counted_is_found_after_a_few_megabytes() {
+        let resident = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&resident);
+        let memory = Memory::new(Some(64 << 20), move || Some(seen.fetch_add(8 << 20, Relaxed)));
+        let _other = memory.admit(Priority::High).unwrap();
+        let mut passed = 0;
+        while let Ok(held) = memory.admit(Priority::High) {
+            passed += u64::from(held.more(1 << 20).is_ok());
+            assert!(passed <= 64, "{passed} MiB");
+        }
+        assert!(passed > 8, "{passed} MiB");
+        assert!(memory.is_full());
+    }
+
     #[test]
     fn who_matters_least_gives_way_first() {
-        let memory = Memory::new(Some(1000));
+        let memory = Memory::blind(Some(1000));
         let _other = memory.admit(Priority::High).unwrap();
         let admitted = |memory: &Arc<Memory>| Priority::ALL.map(|own| memory.admit(own).is_ok());
         for (resident, expected) in [
@@ -230,14 +287,14 @@ mod tests {
             memory.looked(resident);
             assert_eq!(admitted(&memory), expected, "{resident}");
         }
-        let boundless = Memory::new(None);
+        let boundless = Memory::blind(None);
         let _all = [(); 3].map(|()| boundless.admit(Priority::Low).unwrap());
     }
 
     /// What is resident may be the allocator's, which gives it back when it likes.
     #[test]
     fn whoever_is_alone_is_let_in_however_much_is_resident() {
-        let memory = Memory::new(Some(1000));
+        let memory = Memory::blind(Some(1000));
         memory.looked(5000);
         let alone = memory.admit(Priority::Low).unwrap();
         assert_eq!(alone.more(100), Ok(()));
@@ -249,7 +306,7 @@ mod tests {
 
     #[test]
     fn bodies_count_from_the_moment_that_they_are_held() {
-        let memory = Memory::new(Some(1000));
+        let memory = Memory::blind(Some(1000));
         memory.looked(600);
         let first = memory.admit(Priority::High).unwrap();
         assert_eq!((first.more(300), memory.is_full()), (Ok(()), false));
@@ -268,7 +325,7 @@ mod tests {
 
     #[test]
     fn connections_that_send_nothing_count_before_the_next_look() {
-        let memory = Memory::new(Some(1 << 20));
+        let memory = Memory::blind(Some(1 << 20));
         let connections: Vec<_> = (0..64).map(|_| Buffered::new(&memory, 64 << 10)).collect();
         assert!(memory.is_full(), "{:?}", memory.view());
         drop(connections);
@@ -277,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_body_is_refused_before_it_is_read() {
-        let memory = Memory::new(Some(1000));
+        let memory = Memory::blind(Some(1000));
         memory.looked(600);
         let (first, _other) = (memory.admit(Priority::High).unwrap(), memory.admit(Priority::High).unwrap());
         assert_eq!((first.room_for(399), first.room_for(400)), (Ok(()), Err(Scarce { limit_bytes: 1000 })));
@@ -287,7 +344,7 @@ mod tests {
     /// Half-sent heads count before there is a request, and give way when memory is scarce; ordinary ones do not.
     #[test]
     fn large_heads_without_a_request_count_and_give_way() {
-        let memory = Memory::new(Some(1 << 20));
+        let memory = Memory::blind(Some(1 << 20));
         let heads: Vec<_> = (0..10).map(|_| Buffered::new(&memory, 64 << 10)).collect();
         for head in &heads {
             head.read(40 << 10);
