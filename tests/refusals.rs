@@ -1,4 +1,4 @@
-//! Every refusal as a caller sees it, pinned word for word; all but seven are produced through the pipeline.
+//! Every refusal as a caller sees it, pinned word for word; all but nine are produced through the pipeline.
 //!
 //! Both matches below are exhaustive: a new problem breaks the build of this test until it has a row and a way to come about.
 
@@ -284,11 +284,17 @@ fn expected(problem: &Problem) -> Row {
         )
         .waits("60", 60_000)
         .maybe_sent(),
+        Problem::UnsentSinceLoss => row(
+            504,
+            "effect-unknown",
+            "effect is unknown",
+            "shared state has lost its data, and an earlier request with this key may have been sent; nothing was sent now, and nothing that it made was found so far: ask again with the same idempotency key after the wait, and it is sent once that is certain",
+        ),
         Problem::UnknownAfterLoss { .. } => row(
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. If this request was sent before, repeat it with triage-maybe-sent: true; else have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/not-applied at the admin listener) and repeat it",
+            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 by naming its answer (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/applied with the resource as body, at the admin listener; /not-applied if it is not its own) and repeat it",
         ),
         Problem::SeveralAfterLoss { .. } => row(
             504,
@@ -485,6 +491,7 @@ async fn produced(problem: &Problem) -> Answered {
         | Problem::HostMissing
         | Problem::TooManyFields { .. }
         | Problem::StoreUnavailable
+        | Problem::UnsentSinceLoss
         | Problem::UnknownAfterLoss { .. }
         | Problem::SeveralAfterLoss { .. }
         | Problem::NoEndpoint { .. }
@@ -560,6 +567,7 @@ fn every_problem() -> Vec<Problem> {
         Problem::Asleep,
         Problem::StoreUnavailable,
         Problem::EffectUnknown,
+        Problem::UnsentSinceLoss,
         Problem::UnknownAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
         Problem::SeveralAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
         Problem::NotInEffect { class: "rejected" },

@@ -258,9 +258,14 @@ pub enum Problem {
         "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled"
     )]
     EffectUnknown,
+    /// Shared state has lost its data, nothing was sent since, and nothing that an earlier send made was found so far.
+    #[error(
+        "shared state has lost its data, and an earlier request with this key may have been sent; nothing was sent now, and nothing that it made was found so far: ask again with the same idempotency key after the wait, and it is sent once that is certain"
+    )]
+    UnsentSinceLoss,
     /// What was found may be another request's, since shared state has lost its data.
     #[error(
-        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. If this request was sent before, repeat it with triage-maybe-sent: true; else have an operator settle record {record} (POST /api/v1/records/{record}/not-applied at the admin listener) and repeat it"
+        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record {record} by naming its answer (POST /api/v1/records/{record}/applied with the resource as body, at the admin listener; /not-applied if it is not its own) and repeat it"
     )]
     UnknownAfterLoss {
         /// Its record.
@@ -358,9 +363,10 @@ impl Problem {
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "state store is unavailable")
             }
-            Self::EffectUnknown | Self::UnknownAfterLoss { .. } | Self::SeveralAfterLoss { .. } => {
-                (StatusCode::GATEWAY_TIMEOUT, EFFECT_UNKNOWN, "effect is unknown")
-            }
+            Self::EffectUnknown
+            | Self::UnsentSinceLoss
+            | Self::UnknownAfterLoss { .. }
+            | Self::SeveralAfterLoss { .. } => (StatusCode::GATEWAY_TIMEOUT, EFFECT_UNKNOWN, "effect is unknown"),
             Self::NotInEffect { .. } => (StatusCode::CONFLICT, "not-in-effect", "the request did not take effect"),
             Self::UpstreamFailed { failure, .. } => match failure.kind {
                 Kind::Timeout | Kind::ConnectTimeout => {
@@ -396,10 +402,11 @@ impl Problem {
         }
     }
 
-    /// Whether anything of the request may have been sent.
+    /// Whether anything may have been sent, by this request or, as far as is known, by an earlier one with its key. A caller adds up
+    /// what its answers say: a later `no` takes no earlier `maybe` back.
     pub fn sent(&self) -> bool {
         match self {
-            // Not `UnknownAfterLoss`: a caller that has never sent it goes by that.
+            // Not `UnsentSinceLoss` and `UnknownAfterLoss`: this request sent nothing, and no earlier send is known.
             Self::EffectUnknown
             | Self::SeveralAfterLoss { .. }
             | Self::NotInEffect { .. }
@@ -449,9 +456,10 @@ impl Problem {
         }
         headers.insert(SENT, HeaderValue::from_static(if self.sent() { "maybe" } else { "no" }));
         let verdict = match self {
-            Self::EffectUnknown | Self::UnknownAfterLoss { .. } | Self::SeveralAfterLoss { .. } => {
-                Some(Class::Unknown.name())
-            }
+            Self::EffectUnknown
+            | Self::UnsentSinceLoss
+            | Self::UnknownAfterLoss { .. }
+            | Self::SeveralAfterLoss { .. } => Some(Class::Unknown.name()),
             Self::NotInEffect { class } => Some(class),
             _ => None,
         };

@@ -32,24 +32,28 @@ use triage::{
     entropy::Entropy,
 };
 
-/// Short, so that what a dead host held is free again soon; the policy's own commit time is the real one.
-const UPSTREAM: &str = r#"
+/// Settings of the upstream; breaker, budget and limits stay out of the way. The policy's own commit time is the real one.
+pub(super) fn settings(lock: &str, attempt_timeout: &str, deadline: &str) -> String {
+    format!(
+        r#"
 policy = "hospital-directory"
-idempotency.lock = "4s"
+idempotency.lock = "{lock}"
 [upstreams.hospital.defaults]
-breaker = { enabled = false }
+breaker = {{ enabled = false }}
 limits = []
-budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
-attempt_timeout = "2s"
-deadline = "4s"
+budget = {{ percent = 100, floor_per_second = 1000000, capacity = 1000000 }}
+attempt_timeout = "{attempt_timeout}"
+deadline = "{deadline}"
 [upstreams.hospital.endpoints.create-hospital]
 limits = []
 concurrency = 10000
-attempt_timeout = "2s"
-deadline = "4s"
+attempt_timeout = "{attempt_timeout}"
+deadline = "{deadline}"
 [upstreams.hospital.endpoints.activate-batch]
-deadline = "4s"
-"#;
+deadline = "{deadline}"
+"#
+    )
+}
 
 /// Starts `triage serve`; it ends with what is returned.
 fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
@@ -58,11 +62,12 @@ fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
 
 /// The same with further settings of endpoints.
 pub(super) fn host_with(state: &str, upstream: SocketAddr, endpoints: &str) -> (Triage, SocketAddr) {
-    host_of(state, upstream, &format!("{UPSTREAM}{endpoints}"))
+    // Short, so that what a dead host held is free again soon.
+    host_of(state, upstream, &format!("{}{endpoints}", settings("4s", "2s", "4s")))
 }
 
 /// The same with other settings of the upstream.
-fn host_of(state: &str, upstream: SocketAddr, settings: &str) -> (Triage, SocketAddr) {
+pub(super) fn host_of(state: &str, upstream: SocketAddr, settings: &str) -> (Triage, SocketAddr) {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     let text = format!(
         "[server]\nworkers = 1\n[state]\nurl = \"{state}\"\ntimeout = \"5s\"\n\
@@ -94,12 +99,25 @@ pub(super) struct Got {
     pub(super) body: serde_json::Value,
 }
 
-/// Sends a create; an error where the host is gone.
-pub(super) async fn send(to: SocketAddr, batch: &str, name: &str, key: &str) -> io::Result<Got> {
+/// Sends a create; an error where the host is gone. Dropping it closes the connection.
+pub(super) async fn send(to: SocketAddr, batch: &str, name: &str, key: Option<&str>) -> io::Result<Got> {
+    send_again(to, batch, name, key, false).await
+}
+
+/// The same. `maybe_sent`: whether the caller says that it may have been sent before.
+pub(super) async fn send_again(
+    to: SocketAddr,
+    batch: &str,
+    name: &str,
+    key: Option<&str>,
+    maybe_sent: bool,
+) -> io::Result<Got> {
     let request = create_in(batch, name, None);
     let body = request.body();
+    let key = key.map_or(String::new(), |key| format!("idempotency-key: {key}\r\n"));
+    let maybe_sent = if maybe_sent { "triage-maybe-sent: true\r\n" } else { "" };
     let head = format!(
-        "POST /hospitals/ HTTP/1.1\r\nhost: fleet.test\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\n\
+        "POST /hospitals/ HTTP/1.1\r\nhost: fleet.test\r\ncontent-type: application/json\r\n{key}{maybe_sent}\
          content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
@@ -117,7 +135,7 @@ async fn what_a_killed_host_sent_another_settles() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((one, first), (_other, second)) = (host(&server.url(), upstream), host(&server.url(), upstream));
-    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", Some("k")).await });
     while creates(&emulator) == 0 {
         assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
@@ -125,7 +143,7 @@ async fn what_a_killed_host_sent_another_settles() {
     one.kill();
     assert!(caller.await.unwrap().is_err(), "the host was killed too late");
     let got = loop {
-        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        let got = send(second, crate::support::BATCH, "A", Some("k")).await.unwrap();
         if got.status != 409 {
             break got;
         }
@@ -143,9 +161,9 @@ async fn what_a_killed_host_had_begun_another_does() {
     let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
     let proxy = Proxy::before(server.port());
     let ((one, first), (_other, second)) = (host(&proxy.url(), upstream), host(&server.url(), upstream));
-    assert_eq!(send(first, crate::support::BATCH, "before", "before").await.unwrap().status, 200);
+    assert_eq!(send(first, crate::support::BATCH, "before", Some("before")).await.unwrap().status, 200);
     proxy.delay(Duration::from_millis(300));
-    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", Some("k")).await });
     let mut connection = server.connection();
     let mut begun = || redis::cmd("KEYS").arg("triage:{twin-*}:queue").query::<Vec<String>>(&mut connection).unwrap();
     while begun().is_empty() {
@@ -155,7 +173,7 @@ async fn what_a_killed_host_had_begun_another_does() {
     one.kill();
     assert!(caller.await.unwrap().is_err());
     let got = loop {
-        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        let got = send(second, crate::support::BATCH, "A", Some("k")).await.unwrap();
         if got.status != 409 {
             break got;
         }
@@ -173,10 +191,10 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
     let proxy = Proxy::before(server.port());
     let ((sleeper, first), (_other, second)) = (host(&proxy.url(), upstream), host(&server.url(), upstream));
     // Its connection stands; from now on there is time between what the server did and what the host knows of it.
-    let before = send(first, crate::support::BATCH, "before", "before").await.unwrap();
+    let before = send(first, crate::support::BATCH, "before", Some("before")).await.unwrap();
     assert_eq!(before.status, 200, "{before:?}");
     proxy.delay(Duration::from_millis(300));
-    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", "k").await });
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", Some("k")).await });
     let mut connection = server.connection();
     let mut marked = || -> bool {
         let keys: Vec<String> = redis::cmd("KEYS").arg("triage:{idem-*}:*").query(&mut connection).unwrap();
@@ -193,7 +211,7 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
     assert_eq!(creates(&emulator), 1, "it was stopped too late");
     // The other one is kept off as long as the lock lasts; then it looks, and finds nothing that would allow it to send.
     let got = loop {
-        let got = send(second, crate::support::BATCH, "A", "k").await.unwrap();
+        let got = send(second, crate::support::BATCH, "A", Some("k")).await.unwrap();
         if got.status != 409 {
             break got;
         }
@@ -287,7 +305,7 @@ async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<T
     let mut since = None;
     loop {
         let to = addresses.lock().unwrap()[usize::try_from(entropy.next() % 3).unwrap()];
-        let got = send(to, &batch, &name, &key).await;
+        let got = send(to, &batch, &name, Some(&key)).await;
         {
             let mut tally = tally.lock().unwrap();
             match &got {

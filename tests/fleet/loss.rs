@@ -1,13 +1,17 @@
 //! A server that loses its data: what hosts know is given back, and what is in doubt is not given to another row.
 
+use super::kill::{Got, directory, host_of, send_again, settings};
 use crate::support::{
-    Answered, create, create_in,
-    fleet::{Fleet, Member},
+    Answered, create,
+    fleet::{self, Fleet, KEY, Member},
     front::Front,
+    redis_server::RedisServer,
 };
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -30,8 +34,12 @@ fn id(answer: &Answered) -> u64 {
 
 /// The record that an answer says is in doubt since a loss.
 fn in_doubt(answer: &Answered) -> Option<String> {
-    let is_unknown = answer.status == 504 && answer.problem() == "effect-unknown";
-    let detail = is_unknown.then(|| answer.json()["detail"].as_str().unwrap_or_default().to_owned())?;
+    if answer.status == 504 { record_in_doubt(&answer.json()) } else { None }
+}
+
+/// The same of a problem's body.
+fn record_in_doubt(problem: &Value) -> Option<String> {
+    let detail = problem["detail"].as_str().filter(|_| problem["type"] == "urn:triage:problem:effect-unknown")?;
     let record = detail.strip_prefix("shared state has lost its data")?.split("settle record ").nth(1)?;
     Some(record.split(' ').next().unwrap().to_owned())
 }
@@ -81,11 +89,11 @@ fn sent_before(key: &str) -> http::Request<bytes::Bytes> {
     again
 }
 
-/// A caller's word says that its row was sent, not which of two hospitals is its own: neither is given to it, and neither is
-/// claimed for it. One alone is given to it.
+/// After a loss a caller's word is no proof that its row was ever sent: its host may have been killed before. It adopts nothing that
+/// no claim names, and claims nothing for its row.
 #[tokio::test]
-async fn of_several_hospitals_without_a_claim_none_is_adopted() {
-    for (equal, after_loss, adopts) in [(1, "ask", true), (2, "ask", false), (2, "adopt", true)] {
+async fn a_callers_word_adopts_nothing_after_a_loss() {
+    for (equal, after_loss, adopts) in [(1, "ask", false), (2, "ask", false), (2, "adopt", true)] {
         let mut fleet = Fleet::new();
         fleet.state = format!("after_loss = \"{after_loss}\"");
         let (gone, host) = (fleet.host(), fleet.host());
@@ -101,10 +109,10 @@ async fn of_several_hospitals_without_a_claim_none_is_adopted() {
             assert!(made.contains(&id(&told)), "{equal} equal, {after_loss}: {told:?}");
             continue;
         }
-        let record = in_doubt(&told).unwrap_or_else(|| panic!("{told:?}"));
+        let record = in_doubt(&told).unwrap_or_else(|| panic!("{equal} equal: {told:?}"));
         let said = ["triage-verdict", "triage-sent"].map(|name| told.header(name));
-        assert_eq!(said, ["unknown", "maybe"], "{told:?}");
-        // A claim that the first one had made would leave the second one a single match.
+        assert_eq!(said, ["unknown", "no"], "{told:?}");
+        // A claim that the first one had made would leave the second one no match.
         for key in ["d", "c"] {
             let again = settled(&host, || sent_before(key)).await;
             assert!(in_doubt(&again).is_some(), "{key}: {again:?}");
@@ -121,8 +129,55 @@ async fn of_several_hospitals_without_a_claim_none_is_adopted() {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(id(&settled(&host, || create("Twin", Some("c"))).await), own);
-        assert_eq!(fleet.made(), 3);
+        assert_eq!(fleet.made(), equal + 1);
     }
+}
+
+/// The request with a deadline of a second.
+fn briefly(mut request: http::Request<bytes::Bytes>) -> http::Request<bytes::Bytes> {
+    request.headers_mut().insert("triage-deadline-ms", "1000".parse().unwrap());
+    request
+}
+
+/// A host that heard a caller's word before the loss gives back no send, because it knows of none.
+#[tokio::test]
+async fn a_callers_word_from_before_a_loss_adopts_nothing_after_it() {
+    let fleet = Fleet::new();
+    let (gone, host) = (fleet.host(), fleet.host());
+    assert_eq!(id(&gone.create("Twin", Some("row")).await), 1);
+    // The only match has a claim, which no loss has touched yet.
+    let before = host.send(briefly(sent_before("c"))).await;
+    let said = ["triage-verdict", "triage-sent"].map(|name| before.header(name));
+    assert_eq!((before.status, in_doubt(&before), said), (504, None, ["unknown", "maybe"]), "{before:?}");
+    drop(gone);
+    flush(&fleet);
+    let after = settled(&host, || sent_before("c")).await;
+    assert!(in_doubt(&after).is_some(), "{after:?}");
+    assert_eq!(fleet.made(), 1);
+}
+
+/// A row that was not sent since the loss, and of which nothing is found, is not told as sent: its caller would repeat that.
+#[tokio::test]
+async fn a_row_that_was_not_sent_since_a_loss_is_told_so() {
+    let fleet = Fleet::new();
+    let host = fleet.host();
+    assert_eq!(host.create("Other", Some("o")).await.status, 200);
+    flush(&fleet);
+    for (time, request) in [("first", create("Twin", Some("c"))), ("again", sent_before("c"))] {
+        // Longer than the time in which hosts give back what they know.
+        let told = settled(&host, || {
+            let mut request = request.clone();
+            request.headers_mut().insert("triage-deadline-ms", "5000".parse().unwrap());
+            request
+        });
+        let told = told.await;
+        let said = ["triage-verdict", "triage-sent", "triage-retry-after-unknown"].map(|name| told.header(name));
+        assert_eq!((told.status, said), (504, ["unknown", "no", "same-key"]), "{time}: {told:?}");
+        let detail = told.json()["detail"].as_str().unwrap_or_default().to_owned();
+        assert!(detail.starts_with("shared state has lost its data") && in_doubt(&told).is_none(), "{time}: {told:?}");
+        assert!(!told.header("retry-after").is_empty(), "{time}: {told:?}");
+    }
+    assert_eq!(fleet.made(), 1);
 }
 
 /// A row that this host has sent itself is told apart from equal ones no better: where its own hospital is not the only one without
@@ -192,25 +247,6 @@ async fn a_write_under_way_outlasts_a_loss() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// Short, so that what is in doubt is settled soon; the policy's own commit time is the real one.
-const UPSTREAM: &str = r#"
-policy = "hospital-directory"
-idempotency.lock = "15s"
-[upstreams.hospital.defaults]
-breaker = { enabled = false }
-limits = []
-budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
-attempt_timeout = "3s"
-deadline = "15s"
-[upstreams.hospital.endpoints.create-hospital]
-limits = []
-concurrency = 10000
-attempt_timeout = "3s"
-deadline = "15s"
-[upstreams.hospital.endpoints.activate-batch]
-deadline = "15s"
-"#;
-
 const ROWS: usize = 500;
 const BATCH_ROWS: usize = 20;
 /// Rows begin within this time, and the server loses its data three times meanwhile.
@@ -224,11 +260,6 @@ fn row(number: usize) -> (String, String, String) {
     (format!("7d3c5a52-0000-4000-8000-{batch:012}"), name, format!("key-{number}"))
 }
 
-fn ask(number: usize) -> http::Request<bytes::Bytes> {
-    let (batch, name, key) = row(number);
-    create_in(&batch, &name, Some(&key))
-}
-
 /// How a row stands.
 #[derive(Debug, Clone, Copy)]
 enum Row {
@@ -236,107 +267,176 @@ enum Row {
     InDoubt,
 }
 
-/// Asks for a row until it is made or in doubt, at whichever host.
-async fn until_told(hosts: [Member; 3], number: usize, chance: Entropy) -> (usize, Row) {
-    let until = Instant::now() + Duration::from_secs(600);
-    loop {
-        let host = &hosts[chance.next() as usize % hosts.len()];
-        let answer = host.send(ask(number)).await;
-        if answer.status == 200 {
-            return (number, Row::Made(id(&answer)));
+/// The hosts that are there.
+type Hosts = Arc<Mutex<Vec<SocketAddr>>>;
+
+/// A row's caller: it knows what it was told, and nothing else.
+#[derive(Debug)]
+struct Caller {
+    number: usize,
+    hosts: Hosts,
+    chance: Entropy,
+    /// Whether its row may have been sent: an answer said so, or none came.
+    maybe_sent: bool,
+}
+
+impl Caller {
+    /// Asks once, at whichever host. None: there was no answer.
+    async fn ask(&mut self) -> Option<Got> {
+        let to = {
+            let hosts = self.hosts.lock().unwrap();
+            hosts[self.chance.next() as usize % hosts.len()]
+        };
+        let (batch, name, key) = row(self.number);
+        let got = send_again(to, &batch, &name, Some(&key), self.maybe_sent).await.ok();
+        let was_sent = got.as_ref().is_none_or(|got| got.status != 200 && !got.head.contains("triage-sent: no"));
+        self.maybe_sent |= was_sent;
+        if let Some(got) = &got {
+            assert!(matches!(got.status, 200 | 409 | 502 | 503 | 504), "row {}: {got:?}", self.number);
         }
-        if in_doubt(&answer).is_some() {
-            return (number, Row::InDoubt);
+        got
+    }
+
+    /// Asks until the row is made or in doubt.
+    async fn until_told(mut self) -> (Self, Row) {
+        let until = Instant::now() + Duration::from_secs(600);
+        loop {
+            let got = self.ask().await;
+            match &got {
+                Some(got) if got.status == 200 => return (self, Row::Made(got.body["id"].as_u64().unwrap())),
+                Some(got) if record_in_doubt(&got.body).is_some() => return (self, Row::InDoubt),
+                _ => {}
+            }
+            assert!(Instant::now() < until, "row {} has no end: {got:?}", self.number);
+            sleep(Duration::from_millis(500 + self.chance.next() % 1_000)).await;
         }
-        assert!(matches!(answer.status, 409 | 502 | 503 | 504), "row {number}: {answer:?}");
-        assert!(Instant::now() < until, "row {number} has no end: {answer:?}");
-        sleep(Duration::from_millis(500 + chance.next() % 1_000)).await;
+    }
+
+    /// As an operator would: a row that has a hospital which no other row was told gets that one, any other was not sent.
+    async fn until_settled(mut self, emulator: &Emulator, admin: &Front, told: &BTreeSet<u64>) -> u64 {
+        let (batch, name, _) = row(self.number);
+        for _ in 0..300 {
+            let got = self.ask().await;
+            if let Some(got) = got.as_ref().filter(|got| got.status == 200) {
+                return got.body["id"].as_u64().unwrap();
+            }
+            if let Some(record) = got.as_ref().and_then(|got| record_in_doubt(&got.body)) {
+                let stands = emulator.hospitals();
+                let mut own = stands.iter().filter(|one| {
+                    let in_batch = one.creation_batch_id.is_some_and(|own| own.to_string() == batch);
+                    in_batch && one.name == name && !told.contains(&one.id)
+                });
+                let (verb, word) = match own.next() {
+                    Some(one) => ("applied", json!({ "body": json!({ "id": one.id }).to_string() }).to_string()),
+                    None => ("not-applied", String::new()),
+                };
+                // Refused while the request above leaves its record.
+                admin.admin("POST", &format!("/api/v1/records/{record}/{verb}"), "", &word).await;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        panic!("row {} is not settled", self.number);
     }
 }
 
-/// As an operator would: a row that has a hospital which no other row was told gets that one, any other was not sent.
-async fn settle(fleet: &Fleet, admin: &Front, host: &Member, number: usize, told: &BTreeSet<u64>) -> u64 {
-    let (batch, name, _) = row(number);
-    for _ in 0..300 {
-        let answer = host.send(ask(number)).await;
-        if answer.status == 200 {
-            return id(&answer);
-        }
-        if let Some(record) = in_doubt(&answer) {
-            let stands = fleet.emulator.hospitals();
-            let mut own = stands.iter().filter(|one| {
-                let in_batch = one.creation_batch_id.is_some_and(|own| own.to_string() == batch);
-                in_batch && one.name == name && !told.contains(&one.id)
-            });
-            let (verb, word) = match own.next() {
-                Some(one) => ("applied", json!({ "body": json!({ "id": one.id }).to_string() }).to_string()),
-                None => ("not-applied", String::new()),
-            };
-            // Refused while the request above leaves its record, or where a later loss has taken it.
-            admin.admin("POST", &format!("/api/v1/records/{record}/{verb}"), "", &word).await;
-        } else {
-            assert!(matches!(answer.status, 409 | 502 | 503 | 504), "row {number}: {answer:?}");
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-    panic!("row {number} is not settled");
-}
-
-/// Equal and different rows, three hosts, three in ten creates in trouble, three losses.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "waits out the directory's 75 s after the last loss: about five minutes"]
-async fn five_hundred_rows_through_three_losses() {
-    let mut fleet = Fleet::new();
-    fleet.upstream = UPSTREAM.to_owned();
-    fleet.emulator = Emulator::new(Options { capacity: 10_000, ..Options::immediate() });
+/// Equal and different rows, three hosts, three in ten creates in trouble, three losses. `killed`: right before each loss a host is
+/// killed, and another one has its place.
+async fn rows_through_losses(killed: bool) {
+    let server = RedisServer::start();
+    let (emulator, upstream, _serving) = directory(Duration::from_millis(100)).await;
     let trouble = Faults::none()
         .on(Call::Create, When::Chance(0.15), Fault::ResetAfter)
         .on(Call::Create, When::Chance(0.08), Fault::Unreadable)
         .on(Call::Create, When::Chance(0.09), Fault::FailAfter(http::StatusCode::INTERNAL_SERVER_ERROR));
-    fleet.emulator.set_faults(trouble);
+    emulator.set_faults(trouble);
     let seed = Entropy::system().next();
     println!("seed {seed}");
     let chance = Entropy::seeded(seed);
-    let hosts = [fleet.host(), fleet.host(), fleet.host()];
+    // Short, so that what is in doubt is settled soon.
+    let settings = settings("15s", "3s", "15s");
+    let start = || async {
+        let (url, settings) = (server.url(), settings.clone());
+        tokio::task::spawn_blocking(move || host_of(&url, upstream, &settings)).await.unwrap()
+    };
+    let mut running = Vec::new();
+    let hosts = Hosts::default();
+    for _ in 0..3 {
+        let (own, address) = start().await;
+        running.push(own);
+        hosts.lock().unwrap().push(address);
+    }
     let mut rows = JoinSet::new();
     for number in 0..ROWS {
-        let (hosts, own) = (hosts.clone(), Entropy::seeded(chance.next()));
+        let chance_of_row = Entropy::seeded(chance.next());
+        let caller = Caller { number, hosts: Arc::clone(&hosts), chance: chance_of_row, maybe_sent: false };
         let begins = Duration::from_millis(chance.next() % BEGUN_WITHIN.as_millis() as u64);
         rows.spawn(async move {
             sleep(begins).await;
-            until_told(hosts, number, own).await
+            caller.until_told().await
         });
     }
     for _ in 0..3 {
         sleep(Duration::from_secs(10 + chance.next() % 20)).await;
-        flush(&fleet);
+        if killed {
+            let victim = chance.next() as usize % running.len();
+            let (own, address) = start().await;
+            // Its place is taken before it dies, as a supervisor would have it.
+            hosts.lock().unwrap()[victim] = address;
+            std::mem::replace(&mut running[victim], own).kill();
+            sleep(Duration::from_millis(chance.next() % 4_000)).await;
+        }
+        let () = server.ask(&["FLUSHALL"]);
     }
     let mut told = BTreeMap::new();
     let mut in_doubt = Vec::new();
+    let mut maybe_sent = 0;
     while let Some(row) = rows.join_next().await {
-        match row.unwrap() {
-            (number, Row::Made(id)) => drop(told.insert(number, id)),
-            (number, Row::InDoubt) => in_doubt.push(number),
+        let (caller, row) = row.unwrap();
+        maybe_sent += usize::from(caller.maybe_sent);
+        match row {
+            Row::Made(id) => drop(told.insert(caller.number, id)),
+            Row::InDoubt => in_doubt.push(caller),
         }
     }
-    println!("{} rows were answered, {} were told as unknown after a loss", told.len(), in_doubt.len());
-    let admin = Front::of_settings(fleet.settings());
-    let [host, ..] = hosts;
-    for number in in_doubt {
+    let unknown = in_doubt.len();
+    println!(
+        "{} rows were answered, {unknown} were told as unknown after a loss, {maybe_sent} callers said that they may have sent theirs",
+        told.len()
+    );
+    let admin =
+        Front::of_settings(fleet::shared(&server.url(), "", &format!("http://{upstream}"), &settings, Some(KEY)));
+    let answered: BTreeSet<u64> = told.values().copied().collect();
+    println!("{} of the answered rows were merged", told.len() - answered.len());
+    for caller in in_doubt {
         let ids: BTreeSet<u64> = told.values().copied().collect();
-        let own = settle(&fleet, &admin, &host, number, &ids).await;
+        let number = caller.number;
+        let own = caller.until_settled(&emulator, &admin, &ids).await;
         told.insert(number, own);
     }
     let ids: BTreeSet<u64> = told.values().copied().collect();
-    println!("{} hospitals, {} told", fleet.made(), ids.len());
+    let made = emulator.hospitals().len();
+    println!("{unknown} of {unknown} unknown rows were settled; {made} hospitals, {} told", ids.len());
     assert_eq!((told.len(), ids.len()), (ROWS, ROWS), "two rows were told the same hospital");
-    assert_eq!(fleet.made(), ROWS, "a row was made twice or not at all");
+    assert_eq!(made, ROWS, "a row was made twice or not at all");
     for (number, id) in told {
         let (batch, name, _) = row(number);
-        let stands = fleet.emulator.hospital(id).unwrap();
+        let stands = emulator.hospital(id).unwrap();
         let in_batch = stands.creation_batch_id.map(|batch| batch.to_string());
         assert_eq!((stands.name, in_batch), (name, Some(batch)), "row {number}");
     }
-    assert!(fleet.emulator.faults_struck() > 100, "the faults struck");
+    assert!(emulator.faults_struck() > 100, "the faults struck");
+    assert!(!killed || maybe_sent > 0, "no caller lost its host");
     let _: Value = admin.look("/api/v1/status").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "waits out the directory's 75 s after the last loss: about five minutes"]
+async fn five_hundred_rows_through_three_losses() {
+    rows_through_losses(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "waits out the directory's 75 s after the last loss: about five minutes"]
+async fn five_hundred_rows_through_three_losses_and_killed_hosts() {
+    rows_through_losses(true).await;
 }

@@ -43,7 +43,7 @@ async fn rows_at(to: SocketAddr, rows: usize, status: u16) -> usize {
     for row in 0..rows {
         sent.spawn(async move {
             for _ in 0..50 {
-                let got = send(to, &batch(row), &format!("H{row}"), &format!("key-{row}")).await;
+                let got = send(to, &batch(row), &format!("H{row}"), Some(&format!("key-{row}"))).await;
                 match got {
                     Ok(got) if got.head.contains("triage-sent: no") => sleep(Duration::from_millis(100)).await,
                     got => return got.is_ok_and(|got| got.status == status),
@@ -76,7 +76,7 @@ async fn repeated(to: SocketAddr, emulator: &Emulator, rows: usize) -> (usize, u
     emulator.set_faults(blind());
     let (mut replayed, mut sent) = (0, 0);
     for row in 0..rows {
-        let got = send(to, &batch(row), &format!("H{row}"), &format!("key-{row}")).await.unwrap();
+        let got = send(to, &batch(row), &format!("H{row}"), Some(&format!("key-{row}"))).await.unwrap();
         assert_eq!((got.status, got.body["name"].as_str()), (200, Some(&*format!("H{row}"))), "row {row}: {got:?}");
         let was_replayed = got.head.contains("triage-replay: true");
         replayed += usize::from(was_replayed);

@@ -35,7 +35,7 @@ pub enum Begun {
         hold: Hold,
         /// The least time since a byte of it may have been sent.
         sent_ago: Duration,
-        /// Whether nothing but a loss of the store's data says that it may have been sent.
+        /// Whether no send is known: only a loss of the store's data, or its caller's word, says that it may have been sent.
         doubtful: bool,
     },
 }

@@ -21,7 +21,8 @@ pub struct Key(Box<str>);
 pub struct Keyed {
     /// The key.
     pub key: Key,
-    /// Whether the caller may have sent the request before. A key without a record then begins in Reconcile.
+    /// Whether the caller may have sent the request before. A key without a record then begins in Reconcile. It is no proof of a
+    /// send: see [`super::record::Begin::Reconcile`].
     pub maybe_sent: bool,
 }
 

@@ -153,11 +153,15 @@ impl Opening {
         Some(lost.after(self.lock).min(now))
     }
 
+    /// The send that a caller's word tells of: it may have been until now. The word is no proof that anything was sent: a caller
+    /// says it after each answer that never came.
+    fn told(&self, now: Timestamp) -> Option<Prior> {
+        self.maybe_sent.then_some(Prior::feared(now))
+    }
+
     /// `earlier`: the record as it is; none for one that is made now.
     fn held(&self, prior: Option<Prior>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
         let until = now.after(self.lock);
-        // A caller that says that it may have sent the request is believed.
-        let prior = prior.map(|prior| Prior { doubtful: prior.doubtful && !self.maybe_sent, ..prior });
         let holder =
             Holder { fence: self.fence, host: self.host, key: self.upstream_key, since: now, until, sent: None, prior };
         let begin = prior
@@ -244,7 +248,7 @@ pub enum Begin {
     Reconcile {
         /// The least time since a byte of it may have been sent.
         sent_ago: Duration,
-        /// Whether nothing but a loss of the store's data says that it may have been sent.
+        /// Whether no send is known: only a loss of the store's data, or its caller's word, says that it may have been sent.
         doubtful: bool,
     },
 }
@@ -379,15 +383,11 @@ struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Prior {
     sent: Timestamp,
-    /// Whether that is only to be feared, since the store has lost records.
+    /// Whether no mark of a send is known: the store has lost records, or the caller says that it may have sent it.
     doubtful: bool,
 }
 
 impl Prior {
-    fn known(sent: Timestamp) -> Self {
-        Self { sent, doubtful: false }
-    }
-
     fn feared(sent: Timestamp) -> Self {
         Self { sent, doubtful: true }
     }
@@ -416,7 +416,7 @@ impl Holder {
         self.sent.is_some() || self.prior.is_some()
     }
 
-    /// Whether nothing but a loss says that a byte may have been sent.
+    /// Whether nothing but a loss or a caller's word says that a byte may have been sent.
     fn is_doubtful(&self) -> bool {
         self.sent.is_none() && self.prior.is_some_and(|prior| prior.doubtful)
     }
@@ -494,8 +494,7 @@ impl Record {
     ) -> (Begin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
             let feared = || opening.before_loss(facts.lost, opening.keep, now).map(Prior::feared);
-            let prior = if opening.maybe_sent { Some(Prior::known(now)) } else { feared() };
-            return opening.held(prior, None, now);
+            return opening.held(opening.told(now).or_else(feared), None, now);
         };
         if record.fingerprint != opening.fingerprint {
             return (Begin::Mismatch, None);
@@ -531,7 +530,7 @@ impl Record {
             }
             State::Held(holder) => {
                 let known = holder.last_byte_if_vanished(facts);
-                taken_over(known, (known.is_none() && opening.maybe_sent).then(|| Prior::known(now)))
+                taken_over(known, opening.told(now).filter(|_| known.is_none()))
             }
         }
     }
@@ -730,7 +729,7 @@ impl Record {
         }
     }
 
-    /// Whether nothing but a loss of the store's data says that a byte may have been sent.
+    /// Whether nothing but a loss of the store's data or its caller's word says that a byte may have been sent.
     pub fn is_doubtful(&self) -> bool {
         match &self.state {
             State::Held(holder) => holder.is_doubtful(),

@@ -42,15 +42,16 @@ const MAX_VERIFIED_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// The wait where nothing settles the write by itself: an operator may.
 const UNVERIFIED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The answer where the effect of a write is unknown. `retry_after`: when its caller may come back with its key; none for a request
+/// The answer where the effect of a write is unknown, as `problem` says it. `retry_after`: when its caller may come back with its key; none for a request
 /// without a key, of which a repetition would be another request.
 pub(super) fn effect_unknown(
+    problem: Problem,
     retry_after: Option<Duration>,
     location: Option<HeaderValue>,
     reason: Option<FailureReason>,
 ) -> Response<Body> {
     let how = if retry_after.is_some() { "same-key" } else { "no" };
-    let mut response = Problem::EffectUnknown.response(reason, retry_after);
+    let mut response = problem.response(reason, retry_after);
     response.headers_mut().insert(RETRY_AFTER_UNKNOWN, HeaderValue::from_static(how));
     if let Some(location) = location {
         response.headers_mut().insert(LOCATION, location);
@@ -201,9 +202,9 @@ pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &mut Prog
         _ => None,
     };
     let mut response = match problem {
-        Problem::EffectUnknown => {
+        Problem::EffectUnknown | Problem::UnsentSinceLoss => {
             let retry_after = exchange.key.is_some().then(|| retry_after_unknown(exchange, progress));
-            effect_unknown(retry_after, exchange.record_location(), reason)
+            effect_unknown(problem, retry_after, exchange.record_location(), reason)
         }
         problem => problem.response(reason, None),
     };

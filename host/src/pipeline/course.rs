@@ -64,7 +64,7 @@ impl Exchange {
                 Step::Deliver => return deliver(progress),
                 Step::Unsettled => {
                     progress.class = Class::Unknown;
-                    return Err(unknown(progress));
+                    return Err(self.unknown(progress));
                 }
             }
         }
@@ -85,7 +85,7 @@ impl Exchange {
         let step = self.follow(clamped, progress);
         if matches!(step, Step::Deliver | Step::Unsettled) {
             progress.class = Class::Unknown;
-            return Err(unknown(progress));
+            return Err(self.unknown(progress));
         }
         self.drive(step, progress, hold).await
     }
@@ -329,11 +329,11 @@ impl Exchange {
         progress: &mut Progress,
         asks: &mut Range<usize>,
     ) -> Others {
+        if !self.is_after_loss() {
+            return Others::None;
+        }
         if progress.doubtful && progress.attempts == 0 {
             return Others::InDoubt(Doubt::NotKnownSent);
-        }
-        if !progress.doubtful && !self.is_after_loss() {
-            return Others::None;
         }
         progress.taken.push(name.to_owned());
         while asks.next().is_some() {
@@ -360,11 +360,23 @@ impl Exchange {
         Others::Unclear
     }
 
-    /// Whether claims may be missing: shared state has lost its data within the lifetime of what it kept then.
+    /// Whether claims may be missing.
     fn is_after_loss(&self) -> bool {
-        let settings = &self.service.settings.idempotency;
-        let lifetime = settings.keep.saturating_add(settings.lock);
-        self.shared.records.lost_ago().is_some_and(|ago| ago < lifetime)
+        self.shared.is_after_loss(&self.service.settings.idempotency)
+    }
+
+    /// Why the caller is told that the effect is unknown.
+    fn unknown(&self, progress: &Progress) -> Problem {
+        let ClaimOwner::Record(record) = progress.owner else { return Problem::EffectUnknown };
+        match progress.doubt {
+            Some(Doubt::NotKnownSent) => Problem::UnknownAfterLoss { record },
+            Some(Doubt::SeveralUnclaimed) => Problem::SeveralAfterLoss { record },
+            // Without a key the caller cannot come back for it.
+            None if progress.doubtful && progress.attempts == 0 && self.key.is_some() && self.is_after_loss() => {
+                Problem::UnsentSinceLoss
+            }
+            None => Problem::EffectUnknown,
+        }
     }
 
     async fn claimant(&self, name: &str, progress: &Progress) -> Result<Claimant, RecordError> {
@@ -429,18 +441,6 @@ enum Others {
 
 fn name_of(exchange: &Exchange, name: &str) -> ClaimName {
     ClaimName::of(&exchange.service.settings.name, name)
-}
-
-/// Why the caller is told that the effect is unknown.
-fn unknown(progress: &Progress) -> Problem {
-    match progress.owner {
-        ClaimOwner::Record(record) => match progress.doubt {
-            Some(Doubt::NotKnownSent) => Problem::UnknownAfterLoss { record },
-            Some(Doubt::SeveralUnclaimed) => Problem::SeveralAfterLoss { record },
-            None => Problem::EffectUnknown,
-        },
-        ClaimOwner::Request(_) => Problem::EffectUnknown,
-    }
 }
 
 /// What the upstream last said to the request itself; where it said nothing, why.

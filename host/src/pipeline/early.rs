@@ -4,7 +4,11 @@
 //! is told in time that the effect is unknown, and how it may come back. The request goes on meanwhile.
 
 use super::{Exchange, answer, prefer};
-use crate::{error::SENT, policy::contract::Effect, upstream::Body};
+use crate::{
+    error::{Problem, SENT},
+    policy::contract::Effect,
+    upstream::Body,
+};
 use http::{HeaderName, HeaderValue, Response};
 use std::time::Duration;
 use tokio::{
@@ -70,7 +74,8 @@ impl CallerWait {
         // As long again as it has taken, as for a request that is in flight; it is over by its deadline.
         let left = self.deadline.saturating_duration_since(now);
         let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
-        Ok(self.dressed(answer::effect_unknown(self.is_keyed.then_some(again), self.location.clone(), None)))
+        let (again, location) = (self.is_keyed.then_some(again), self.location.clone());
+        Ok(self.dressed(answer::effect_unknown(Problem::EffectUnknown, again, location, None)))
     }
 
     fn dressed(&self, mut response: Response<Body>) -> Response<Body> {

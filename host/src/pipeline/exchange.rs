@@ -203,7 +203,7 @@ pub(crate) enum Orphan {
 /// Why a match is not adopted after a loss of shared data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doubt {
-    /// Nothing but the loss says that the request was ever sent: an equal request may have made the match.
+    /// Nothing but the loss, or the caller's word, says that the request was ever sent: an equal request may have made the match.
     NotKnownSent,
     /// It was sent, and several matches have no claim: one is its own, the others are those of equal requests.
     SeveralUnclaimed,
@@ -218,7 +218,7 @@ pub(crate) struct Progress {
     pub(crate) probes: u32,
     /// An attempt's effect was unknown at some time: what is there may be our own doing.
     pub(crate) ever_unknown: bool,
-    /// Nothing but a loss of shared state says that it was sent before.
+    /// Nothing but a loss of shared state, or its caller's word, says that it was sent before.
     pub(crate) doubtful: bool,
     /// Why what a verification has found was not adopted.
     pub(crate) doubt: Option<Doubt>,

@@ -1,12 +1,12 @@
 //! Where a host keeps what its fleet must know.
 
-use super::HostError;
+use super::{HostError, Shared};
 use crate::{
     clock::Clock,
     config::settings::{Settings, State},
     entropy::Entropy,
     gate::Gates,
-    idempotency::{OwnerProofs, Records},
+    idempotency::{self, OwnerProofs, Records},
     store::{
         alone::AloneIfNeeded,
         memory::records::{Limits, MemoryRecords},
@@ -19,6 +19,14 @@ use crate::{
     telemetry::Events,
 };
 use std::sync::Arc;
+
+impl Shared {
+    /// Whether claims may be missing: shared state has lost its data within the lifetime of what it kept then.
+    pub(super) fn is_after_loss(&self, settings: &idempotency::Settings) -> bool {
+        let lifetime = settings.keep.saturating_add(settings.lock);
+        self.records.lost_ago().is_some_and(|ago| ago < lifetime)
+    }
+}
 
 /// The way to shared state, where there is any.
 pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Entropy) -> Result<Option<Link>, HostError> {

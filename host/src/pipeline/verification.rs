@@ -121,7 +121,7 @@ impl Host {
         }
         let settled = |class| settled(&intent, class);
         let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
-        if doubtful {
+        if doubtful && self.shared.is_after_loss(idempotency) {
             // After a loss no verification tells which request made what it finds: the caller or an operator settles it.
             hold.leave_until(None);
             return settled(Class::Unknown);
@@ -133,7 +133,10 @@ impl Host {
         let mut hold = Some(hold);
         let ended = match restored {
             None => Ended::Open { asked: true },
-            Some(mut exchange) => exchange.verified(&mut hold, since, Account::background(&self.desk), shared).await,
+            Some(mut exchange) => {
+                let account = Account::background(&self.desk);
+                exchange.verified(&mut hold, (since, doubtful), account, shared).await
+            }
         };
         let asked = match (ended, &hold) {
             (Ended::Recorded(class), _) => return settled(class),
@@ -271,11 +274,11 @@ impl Exchange {
         Arc::new(Intent { upstream, endpoint, request })
     }
 
-    /// Verifies the write once. The hold is gone where the result was recorded.
+    /// Verifies the write once. The hold is gone where the result was recorded. `doubtful`: no send of it is known.
     async fn verified(
         &mut self,
         hold: &mut MaybeHold,
-        since: Option<Instant>,
+        (since, doubtful): (Option<Instant>, bool),
         mut account: Account,
         shared: &SharedVerifications,
     ) -> Ended {
@@ -285,6 +288,8 @@ impl Exchange {
         };
         let mut progress = Progress::new(ClaimOwner::Record(own.id()), account);
         progress.last_sent = Some(since.unwrap_or(self.started));
+        // A loss from now on leaves it to its caller or an operator.
+        progress.doubtful = doubtful;
         progress.ever_unknown = true;
         progress.unsettled = true;
         // An equal request that is under way may be about to claim what this one would find.

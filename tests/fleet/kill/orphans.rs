@@ -29,24 +29,6 @@ struct Seen {
     given_up: usize,
 }
 
-/// Sends a create without a key. Dropping it closes the connection.
-async fn send_unkeyed(to: SocketAddr, batch: &str, name: &str) -> io::Result<Got> {
-    let request = create_in(batch, name, None);
-    let body = request.body();
-    let head = format!(
-        "POST /hospitals/ HTTP/1.1\r\nhost: fleet.test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n",
-        body.len()
-    );
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(&[head.as_bytes(), body].concat()).await?;
-    let answer = message(&mut stream, &mut Vec::new()).await?;
-    let (head, body) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-    let body = serde_json::from_slice(&body).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-    Ok(Got { status, head, body })
-}
-
 /// A timeout of 2 s, and three repetitions of its own at once. None: the client gives the row up.
 async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, entropy: &Entropy) -> Option<u64> {
     let (batch, name) = (format!("7d3c5a52-0000-4000-8000-{:012}", row / 20), format!("H{row}"));
@@ -55,7 +37,7 @@ async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, 
             let hosts = hosts.lock().unwrap();
             hosts[usize::try_from(entropy.next()).unwrap_or(0) % hosts.len()]
         };
-        let got = timeout(Duration::from_secs(2), send_unkeyed(to, &batch, &name)).await;
+        let got = timeout(Duration::from_secs(2), send(to, &batch, &name, None)).await;
         let mut seen = seen.lock().unwrap();
         match got {
             Ok(Ok(Got { status: 200, head, body })) => {
@@ -130,13 +112,13 @@ async fn a_caller_that_comes_back_at_another_host_adopts() {
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((_one, first), (_other, second)) =
         (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
-    let left = timeout(Duration::from_millis(300), send_unkeyed(first, crate::support::BATCH, "A")).await;
+    let left = timeout(Duration::from_millis(300), send(first, crate::support::BATCH, "A", None)).await;
     assert!(left.is_err(), "it was answered too early: {left:?}");
-    let got = send_unkeyed(second, crate::support::BATCH, "A").await.unwrap();
+    let got = send(second, crate::support::BATCH, "A", None).await.unwrap();
     assert_eq!((got.status, got.body["id"].as_u64()), (200, Some(1)), "{got:?}");
     assert!(got.head.contains("triage-adopted: true"), "{got:?}");
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
-    let next = send_unkeyed(first, crate::support::BATCH, "A").await.unwrap();
+    let next = send(first, crate::support::BATCH, "A", None).await.unwrap();
     assert_eq!((next.body["id"].as_u64(), emulator.hospitals().len()), (Some(2), 2), "{next:?}");
 }
 
@@ -147,14 +129,14 @@ async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((one, first), (_other, second)) =
         (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
-    let caller = tokio::spawn(async move { send_unkeyed(first, crate::support::BATCH, "A").await });
+    let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", None).await });
     while creates(&emulator) == 0 {
         assert!(!caller.is_finished(), "it was too fast to be seen");
         sleep(Duration::from_millis(2)).await;
     }
     one.kill();
     assert!(caller.await.unwrap().is_err(), "the host was killed too late");
-    let got = send_unkeyed(second, crate::support::BATCH, "A").await.unwrap();
+    let got = send(second, crate::support::BATCH, "A", None).await.unwrap();
     assert_eq!((got.status, got.body["id"].as_u64()), (200, Some(1)), "{got:?}");
     assert!(got.head.contains("triage-adopted: true"), "{got:?}");
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));

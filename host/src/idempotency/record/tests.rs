@@ -129,11 +129,11 @@ fn a_caller_that_may_have_sent_it_begins_in_reconcile() {
     let maybe = Opening { maybe_sent: true, ..opening(2, b"a") };
     assert_eq!(
         Record::begin(None, &maybe, &StoreFacts::default(), at(0)).0,
-        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false }
+        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: true }
     );
     assert_eq!(
         Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(200)).0,
-        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false }
+        Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: true }
     );
     assert!(
         matches!(Record::begin(Some(&new()), &maybe, &StoreFacts::default(), at(1)).0, Begin::InFlight { .. }),
@@ -298,9 +298,9 @@ fn after_a_loss_neither_a_lease_nor_a_missing_mark_of_before_counts() {
     assert_eq!(begun, Begin::New, "begun after the loss, nothing of it is missing");
 }
 
-/// Only what its caller, an earlier send or an operator says ends the doubt that a loss leaves.
+/// Only a send or an operator's word ends the doubt that a loss leaves.
 #[test]
-fn a_doubt_ends_by_word_or_by_send_and_not_by_time() {
+fn a_doubt_ends_by_a_send_or_an_operator_and_not_by_time() {
     let facts = StoreFacts { lost: Some(at(1000)), host_until: None };
     let begin = |record: Option<&Record>, fence, maybe_sent, now| {
         Record::begin(record, &Opening { maybe_sent, ..opening(fence, b"a") }, &facts, at(now))
@@ -313,8 +313,11 @@ fn a_doubt_ends_by_word_or_by_send_and_not_by_time() {
     let mut left = held.clone();
     left.leave(Fence(1), &Leaving::at_once(None), at(1020)).unwrap();
     assert!(is_doubtful(&begin(Some(&left), 2, false, 1030).0), "it found nothing out");
-    assert!(!is_doubtful(&begin(Some(&left), 2, true, 1030).0), "its caller says that it was sent");
-    assert!(!is_doubtful(&begin(None, 1, true, 1010).0));
+    assert!(
+        is_doubtful(&begin(Some(&left), 2, true, 1030).0),
+        "its caller may have had no answer to a request that sent nothing"
+    );
+    assert!(is_doubtful(&begin(None, 1, true, 1010).0));
     let mut cleared = left.clone();
     assert_eq!(cleared.resolve(None, &facts, at(1030)), Some(Fate::Keep));
     assert_eq!(begin(Some(&cleared), 2, false, 1040).0, Begin::New, "an operator says that it was not");
@@ -324,6 +327,22 @@ fn a_doubt_ends_by_word_or_by_send_and_not_by_time() {
     assert!(!is_doubtful(&begin(Some(&sent), 2, false, 1010 + 150).0), "it was sent after all");
     sent.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(1020)).unwrap();
     assert!(!is_doubtful(&begin(Some(&sent), 2, false, 1030).0));
+}
+
+/// A host that took a caller's word before a loss knows no more than the word: it gives nothing back that would pass for a send.
+#[test]
+fn a_callers_word_is_not_given_back_as_a_send() {
+    let maybe = Opening { maybe_sent: true, ..opening(1, b"a") };
+    let mut told = Record::begin(None, &maybe, &StoreFacts::default(), at(0)).1.unwrap();
+    told.leave(Fence(1), &Leaving::at_once(None), at(10)).unwrap();
+    let lost = StoreFacts { lost: Some(at(20)), host_until: None };
+    assert_eq!(Record::restore(None, &told, &lost, at(25)), Err(NotRestored::Kept));
+    let (begun, _) = Record::begin(Some(&told), &opening(2, b"a"), &lost, at(25));
+    assert!(matches!(begun, Begin::Reconcile { doubtful: true, .. }), "{begun:?}");
+    let mut sent = Record::begin(None, &maybe, &StoreFacts::default(), at(0)).1.unwrap();
+    sent.sent(Fence(1), None, at(5)).unwrap();
+    sent.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(10)).unwrap();
+    assert!(Record::restore(None, &sent, &lost, at(25)).is_ok(), "it was sent after all");
 }
 
 /// A store that came back with older data may lack what became of a record: another owner's begin, mark and send.
@@ -364,7 +383,7 @@ fn a_caller_that_may_have_sent_it_is_believed_after_a_dead_host() {
     assert_eq!(Record::begin(Some(&unsent), &on_host(2), &dead, at(20)).0, Begin::New);
     let maybe = Opening { maybe_sent: true, ..on_host(2) };
     let (begun, held) = Record::begin(Some(&unsent), &maybe, &dead, at(20));
-    assert_eq!(begun, Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: false });
+    assert_eq!(begun, Begin::Reconcile { sent_ago: Duration::ZERO, doubtful: true });
     let mut held = held.unwrap();
     held.sent(Fence(2), None, at(21)).unwrap();
     assert_eq!(held.keyed_sends(at(22)), None, "what the caller sent may have carried no key");

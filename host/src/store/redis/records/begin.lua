@@ -39,21 +39,18 @@ if r then
     return { 'busy', whole(math.min(math.max(now - r.b, 1000000), ended - now)) }
   else
     prior, doubt = last_byte(r, ended), doubtful(r)
-    if not prior and ARGV[4] == '1' then prior, sends, first = now, '-', nil end
+    if not prior and ARGV[4] == '1' then prior, doubt, sends, first = now, true, '-', nil end
   end
   if outdated then
     if not prior then doubt = true end
     prior, sends, first = later(prior, lost_until), '-', nil
   end
 else
-  prior = lost_until
+  prior = ARGV[4] == '1' and now or lost_until
   doubt = prior ~= nil
-  if ARGV[4] == '1' then prior = now end
   if prior then sends = '-' end
   if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
--- A caller that says that it may have sent the request is believed.
-if ARGV[4] == '1' then doubt = false end
 redis.call('HDEL', KEYS[1], 'a')
 -- What an earlier holder asked stays known, as long as it may have been sent.
 local asked = r and prior and r.l or nil

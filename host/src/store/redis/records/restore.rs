@@ -44,19 +44,19 @@ pub(super) enum Gave {
 /// Gives back after each loss, until the records are gone.
 pub(super) async fn watch(records: Weak<Inner>) {
     let Some(mut eras) = records.upgrade().map(|inner| inner.link.eras()) else { return };
-    let mut era = None;
+    // By their number, so that a loss counts that comes before this task has seen the first one: that began before this host knew any
+    // record.
+    let mut served = 1;
     let mut busy: Vec<RecordId> = Vec::new();
     let mut busy_until = Instant::now();
     loop {
         // A change that was missed is found at the next look.
         let _ = timeout(RETRY_INTERVAL, eras.changed()).await;
         let Some(inner) = records.upgrade() else { return };
+        // The number before the era: that of a newer era comes again.
+        let number = *eras.borrow_and_update();
         let Some(now) = inner.link.known_era() else { continue };
-        if era.is_none() {
-            era = Some(now);
-            continue;
-        }
-        let whole = era.as_ref() != Some(&now);
+        let whole = number > served;
         if Instant::now() >= busy_until {
             busy.clear();
         }
@@ -69,7 +69,7 @@ pub(super) async fn watch(records: Weak<Inner>) {
                 busy = left;
                 if whole {
                     busy_until = Instant::now() + BUSY_TIME;
-                    era = Some(now);
+                    served = number;
                 }
             }
             Err(error) => {

@@ -624,15 +624,24 @@ fn records_at(url: &str, key: Option<[u8; 32]>) -> (RedisRecords, Clock) {
 }
 
 fn records_with(url: &str, key: Option<[u8; 32]>, max_records: usize) -> (RedisRecords, Clock, Arc<Events>) {
+    let (link, clock) = link_to(url);
+    let (records, events) = records_of(link, clock, key, max_records);
+    (records, clock, events)
+}
+
+fn link_to(url: &str) -> (Link, Clock) {
     let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
-    let link = Link::open(shared, clock, Entropy::system()).unwrap();
+    (Link::open(shared, clock, Entropy::system()).unwrap(), clock)
+}
+
+fn records_of(link: Link, clock: Clock, key: Option<[u8; 32]>, max_records: usize) -> (RedisRecords, Arc<Events>) {
     let sealer = Sealer::new(key.as_slice());
     let events = Arc::new(Events::new(clock));
     let records = RedisRecords::new(link, clock, Entropy::system(), sealer, max_records, Arc::clone(&events));
-    (records, clock, events)
+    (records, events)
 }
 
 /// The tripwire: each of these fails if the fleet silently shares nothing.
@@ -974,6 +983,24 @@ async fn what_is_held_at_a_loss_is_given_back() {
     assert!(matches!(on_other(1, 14).await.unwrap(), Begun::Replay(_)));
     drop(turn);
     assert!(next.await.unwrap().unwrap().holds());
+}
+
+/// A host gives back what it knows also after a loss in its first moments, when it has only just seen the server's first era.
+#[tokio::test]
+async fn a_host_that_has_just_started_gives_back_what_it_knows() {
+    let server = RedisServer::start();
+    let (link, clock) = link_to(&server.url());
+    // The era is known before anything listens for the next one.
+    link.era(Duration::from_secs(5)).await.unwrap();
+    let young: Arc<dyn Records> = Arc::new(records_of(link, clock, Some([7; 32]), 1000).0);
+    let Begun::New(done) = begin(&young, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
+    done.finish(stored("patient 7")).await.unwrap();
+    let () = server.ask(&["FLUSHALL"]);
+    let (other, clock) = host(&server, Some([7; 32]));
+    // Both know of the loss.
+    assert!(matches!(begin(&young, clock, id(2), opening(2, 0)).await, Ok(Begun::Reconcile { doubtful: true, .. })));
+    let begun = begin(&other, clock, id(1), opening(3, 0)).await.unwrap();
+    assert!(matches!(&begun, Begun::Replay(answer) if **answer == stored("patient 7")), "{begun:?}");
 }
 
 /// An operator's word that a doubtful request was never sent holds: it would be in doubt again if its record were forgotten.

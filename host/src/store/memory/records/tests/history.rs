@@ -60,6 +60,21 @@ struct Known {
     answer: Option<Stored>,
     /// Whether callers say that it may have been sent, since the store was lost.
     lost: bool,
+    /// Whether nothing but a caller's word says that it was sent.
+    doubtful: bool,
+    /// Whether it was settled by hand then, as not sent.
+    cleared: bool,
+}
+
+impl Known {
+    /// What is known once an administrator has settled it: its answer, or none if it has no effect.
+    fn settled(&mut self, answer: Option<Stored>) {
+        match answer {
+            Some(answer) => self.answer = Some(answer),
+            None if self.doubtful => *self = Self { payload: self.payload, cleared: true, ..Self::default() },
+            None => *self = Self::default(),
+        }
+    }
 }
 
 struct Owner {
@@ -222,11 +237,7 @@ impl World {
                     require(known.unknown_since.is_some() && known.answer.is_none(), || {
                         format!("key {key}: nothing to settle")
                     })?;
-                    if applied {
-                        known.answer = Some(answer);
-                    } else {
-                        self.known.remove(&key);
-                    }
+                    known.settled(applied.then_some(answer));
                 }
             }
             Event::Restart => {
@@ -276,6 +287,7 @@ impl World {
         require(first || owner.told || owner.marked.is_some(), || format!("key {key}: sent twice"))?;
         require(known.answer.is_none(), || format!("key {key}: sent after it was answered"))?;
         known.unknown_since = known.unknown_since.max(Some(now));
+        known.doubtful = false;
         owner.marked = Some(now);
         self.owners.push(owner);
         Ok(())
@@ -292,7 +304,8 @@ impl World {
         let begun = begin(&self.records, self.clock, id(key), opening).await;
         let (hold, told) = match begun {
             Err(RecordError::Full { .. }) => {
-                let live = (0..KEYS).filter(|key| self.live(*key) || self.answered(*key)).count();
+                let cleared = |key: &u16| self.known.get(key).is_some_and(|known| known.cleared);
+                let live = (0..KEYS).filter(|key| self.live(*key) || self.answered(*key) || cleared(key)).count();
                 return require(live >= self.cap && !self.live(key), || {
                     format!("key {key}: refused at {live} live records")
                 });
@@ -309,12 +322,14 @@ impl World {
                 });
             }
             Ok(Begun::Mismatch) => {
-                return require(recorded && payload != known.payload, || format!("key {key}: mismatches nothing"));
+                return require((recorded || known.cleared) && payload != known.payload, || {
+                    format!("key {key}: mismatches nothing")
+                });
             }
             Ok(Begun::New(hold)) => {
                 require(known.answer.is_none(), || format!("key {key}: new after an answer"))?;
                 require(known.unknown_since.is_none(), || format!("key {key}: new after an unknown send"))?;
-                require(!maybe_sent, || format!("key {key}: new though it may have been sent"))?;
+                require(!maybe_sent || known.cleared, || format!("key {key}: new though it may have been sent"))?;
                 self.known.insert(key, Known { payload, ..Known::default() });
                 (hold, false)
             }
@@ -325,7 +340,8 @@ impl World {
                 require(sent_ago == now.since(since), || {
                     format!("key {key}: {sent_ago:?} ago, not {:?}", now.since(since))
                 })?;
-                self.known.insert(key, Known { payload, unknown_since: Some(since), ..Known::default() });
+                let doubtful = known.doubtful || !recorded;
+                self.known.insert(key, Known { payload, unknown_since: Some(since), doubtful, ..Known::default() });
                 (hold, true)
             }
         };
