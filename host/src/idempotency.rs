@@ -14,6 +14,7 @@ pub mod hold;
 pub mod host_lease;
 pub mod intent;
 pub mod key;
+pub mod lease;
 mod owner_proof;
 pub mod record;
 pub mod records;
@@ -25,14 +26,15 @@ pub use compact::Compact;
 pub use entry::{Arrived, Arriving, Entry, Ticket};
 pub use fingerprint::{Fingerprint, Identity, KeyTag, Likeness, RecordId, RequestDigest, Tenant};
 pub use hold::{Begun, Hold, SendLease, begin};
-pub use host_lease::{Generation, HeartbeatLease, HostLease, HostTerm};
+pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
+pub use lease::{Generation, LeaseTerm, RenewedLease};
 pub(crate) use owner_proof::OwnerProofs;
 pub use record::{Fence, KeyedSends, Leaving, Opening, RecordStatus};
 pub use records::{
-    Claim, ClaimName, ClaimOwner, Claimant, Opened, Postponed, RecordError, Records, Resolution, Resolved, Turn,
-    Unsettled,
+    Claim, ClaimName, ClaimOwner, Claimant, Opened, Postponed, RecordError, Records, Renewed, Resolution, Resolved,
+    Turn, Unsettled,
 };
 pub use retention::{Ended, Ending, Retention, retention};
 pub use stored::{Answer, Stored};

@@ -1,10 +1,11 @@
 //! A request's place among its equals that have no answer yet. See [`super::unanswered`].
 
 use super::{
-    fingerprint::{Fingerprint, RecordId, RequestDigest},
+    fingerprint::{Fingerprint, RecordId, RequestDigest, Tenant},
     intent::Intent,
+    lease::{LeaseTerm, RenewedLease},
     record::{Begin, Fence, Leaving, Opening},
-    records::{RecordError, Records, Turn},
+    records::{RecordError, Records, Renewed, Turn},
     unanswered::Terms,
 };
 use crate::clock::{Clock, Timestamp};
@@ -69,6 +70,9 @@ pub enum Arrived {
     Full,
 }
 
+/// Finds the tenant whose share of the memory a record counts against. A hash, which most requests never need.
+pub type ChargedTo = Box<dyn FnOnce() -> Option<Tenant> + Send>;
+
 /// A place among equal requests. Dropping it before [`Entry::answered`] makes an orphan of it.
 pub struct Entry {
     records: Arc<dyn Records>,
@@ -76,27 +80,31 @@ pub struct Entry {
     /// How long its record may be held without a word.
     lock: Duration,
     state: Mutex<State>,
-    until: Until,
+    shared: Arc<RenewalState>,
 }
 
 /// What the renewing task and the owner share.
-type Until = Arc<Lasting>;
-
 #[derive(Debug)]
-struct Lasting {
-    /// Until when the place is held at least, on this host's own time line.
+struct RenewalState {
+    /// Until when the place is held at least, on this host's own time line; [`LOST`]. An owner whose place has lapsed asks the store,
+    /// so that a later renewal may prolong it: the store gives no entry back that another owner had.
     place: AtomicU64,
-    /// Another request may have the entry.
-    lost: AtomicBool,
     /// The caller is there.
     present: AtomicBool,
 }
 
+/// Another request may have the entry.
+const LOST: u64 = 0;
+
 struct State {
     ticket: Ticket,
+    /// That of its record. Renewals prolong it only as long as it has not lapsed: then a verification or another owner may have the
+    /// record, and no renewal gives the right to send back.
+    lock: LeaseTerm,
     phase: Phase,
     /// What a store in this process is told only if the entry outlives its caller, and when it came.
     unwritten: Option<(Opening, Timestamp)>,
+    charged_to: Option<ChargedTo>,
     renewing: Option<AbortHandle>,
 }
 
@@ -110,24 +118,27 @@ enum Phase {
 impl Entry {
     /// The entry of a request that asks the store at this moment: whatever becomes of the question, the place is given up with it.
     pub fn asking(records: &Arc<dyn Records>, clock: Clock, arriving: &Arriving) -> Arc<Self> {
-        let lease = arriving.ticket.terms.lease;
-        let lasting = Lasting {
-            place: AtomicU64::new(clock.now().after(lease).0),
-            lost: AtomicBool::new(false),
-            present: AtomicBool::new(true),
-        };
+        let now = clock.now();
+        let place = AtomicU64::new(now.after(arriving.ticket.terms.lease).0);
         Arc::new(Self {
             records: Arc::clone(records),
             clock,
             lock: arriving.opening.lock,
             state: Mutex::new(State {
                 ticket: arriving.ticket,
+                lock: LeaseTerm::until_renewed(now.after(arriving.opening.lock)),
                 phase: Phase::Present,
-                unwritten: records.lease().is_none().then(|| (arriving.opening, clock.now())),
+                unwritten: records.lease().is_none().then_some((arriving.opening, now)),
+                charged_to: None,
                 renewing: None,
             }),
-            until: Arc::new(lasting),
+            shared: Arc::new(RenewalState { place, present: AtomicBool::new(true) }),
         })
+    }
+
+    /// Names the tenant of its record, for a store that writes the record only if the entry outlives its caller.
+    pub fn charged_to(&self, tenant: ChargedTo) {
+        self.state.lock().charged_to = Some(tenant);
     }
 
     /// Begins to renew the place, where the store asks for that.
@@ -137,9 +148,15 @@ impl Entry {
         if state.phase == Phase::Over || state.renewing.is_some() {
             return;
         }
-        let (records, clock, ticket, lock) = (Arc::clone(&self.records), self.clock, state.ticket, self.lock);
-        let renewing = renew(records, clock, ticket, lock, lease, Arc::clone(&self.until));
-        state.renewing = Some(runtime.spawn(renewing).abort_handle());
+        let renewal = Renewal {
+            records: Arc::clone(&self.records),
+            clock: self.clock,
+            ticket: state.ticket,
+            lock: self.lock,
+            locked: Arc::clone(state.lock.lease()),
+            shared: Arc::clone(&self.shared),
+        };
+        state.renewing = Some(runtime.spawn(renewal.run(lease)).abort_handle());
     }
 
     /// The record that its request runs under.
@@ -162,15 +179,18 @@ impl Entry {
         self.state.lock().phase == Phase::Abandoned
     }
 
-    /// How long the record's lock still lasts, on this host's own clock.
-    pub fn lock_left(&self) -> Duration {
-        match self.records.lease() {
-            None => self.lock,
-            Some(lease) => {
-                let until = Timestamp(self.until.place.load(Relaxed)).after(self.lock.saturating_sub(lease));
-                until.since(self.clock.now())
-            }
-        }
+    /// The term of the record's lock.
+    pub fn lock(&self) -> LeaseTerm {
+        self.state.lock().lock.clone()
+    }
+
+    /// The record that it has adopted was begun by its owner, and is locked until then unless this entry renews that.
+    pub fn keeps_locked(&self, until: Timestamp) -> LeaseTerm {
+        let mut state = self.state.lock();
+        let lease = Arc::clone(state.lock.lease());
+        let generation = lease.renewed(until, || self.clock.now());
+        state.lock = LeaseTerm::of(lease, generation);
+        state.lock.clone()
     }
 
     /// It was not taken by the store, or another entry was taken instead.
@@ -214,7 +234,7 @@ impl Entry {
             return;
         }
         state.phase = Phase::Abandoned;
-        self.until.present.store(false, Relaxed);
+        self.shared.present.store(false, Relaxed);
         if self.is_written_now(&mut state) {
             self.records.abandon(state.ticket);
         } else {
@@ -225,26 +245,28 @@ impl Entry {
     /// Writes the record where the store has waited with that. False: there is no room for it.
     fn is_written_now(&self, state: &mut State) -> bool {
         let Some((opening, came)) = state.unwritten.take() else { return true };
-        self.records.write_listed(state.ticket, opening, came)
+        let tenant = state.charged_to.take().and_then(|tenant| tenant());
+        self.records.write_listed(state.ticket, opening.of_tenant(tenant), came)
     }
 
     /// Whether the entry is still its owner's, right before the answer is handed out. A place that lapsed unnoticed may have been
     /// given to another request, which then has the effect.
     pub async fn is_ours(&self) -> bool {
         let Some(lease) = self.records.lease() else { return true };
-        let now = self.clock.now();
-        if !self.until.lost.load(Relaxed) && now.0 < self.until.place.load(Relaxed) {
+        let place = self.shared.place.load(Relaxed);
+        if self.clock.now().0 < place {
             return true;
         }
         let ticket = self.state.lock().ticket;
         let asked = Instant::now();
         match self.records.keep_alive(ticket, self.lock, true).await {
-            Ok(true) => {
-                self.until.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
+            Ok(Renewed { entry: true, .. }) => {
+                self.shared.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
                 true
             }
-            Ok(false) => false,
-            // Nobody can take it over while the store cannot be reached.
+            Ok(Renewed { entry: false, .. }) => false,
+            Err(_) if place == LOST => false,
+            // No other request can take it over while the store cannot be reached.
             Err(error) => {
                 tracing::warn!(%error, "an answer is handed out, though its place among equal requests has lapsed");
                 true
@@ -277,16 +299,32 @@ impl Entry {
     }
 }
 
-async fn renew(records: Arc<dyn Records>, clock: Clock, ticket: Ticket, lock: Duration, lease: Duration, until: Until) {
-    loop {
-        sleep(lease / 3).await;
-        let asked = Instant::now();
-        match records.keep_alive(ticket, lock, until.present.load(Relaxed)).await {
-            Ok(is_ours) => {
-                until.lost.store(!is_ours, Relaxed);
-                until.place.store(clock.timestamp(asked).after(lease).0, Relaxed);
+/// Renews a place, and the lock of its record.
+struct Renewal {
+    records: Arc<dyn Records>,
+    clock: Clock,
+    ticket: Ticket,
+    lock: Duration,
+    locked: Arc<RenewedLease>,
+    shared: Arc<RenewalState>,
+}
+
+impl Renewal {
+    async fn run(self, lease: Duration) {
+        loop {
+            sleep(lease / 3).await;
+            let asked = Instant::now();
+            match self.records.keep_alive(self.ticket, self.lock, self.shared.present.load(Relaxed)).await {
+                Ok(renewed) => self.heard(renewed, self.clock.timestamp(asked), lease),
+                Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
             }
-            Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
+        }
+    }
+
+    fn heard(&self, renewed: Renewed, asked: Timestamp, lease: Duration) {
+        self.shared.place.store(if renewed.entry { asked.after(lease).0 } else { LOST }, Relaxed);
+        if renewed.lock {
+            self.locked.renewed(asked.after(self.lock), || self.clock.now());
         }
     }
 }

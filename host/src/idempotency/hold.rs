@@ -2,7 +2,7 @@
 //! forgets a record for which nothing was sent and leaves any other unknown.
 
 use super::{
-    HostLease, HostTerm,
+    HostLease, LeaseTerm,
     entry::{Arriving, Entry},
     fingerprint::RecordId,
     intent::Intent,
@@ -10,7 +10,7 @@ use super::{
     records::{Claim, ClaimName, ClaimOwner, Opened, RecordError, Records, Turn},
     stored::Stored,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -52,7 +52,7 @@ pub async fn begin(
 ) -> Result<Begun, RecordError> {
     // Made before the store is asked: a reply that is never read then has an owner too. The lock is counted from here as well,
     // so that it ends here no later than there.
-    let mut hold = Hold::asking(records, clock, id, &opening);
+    let mut hold = Hold::asking(records, clock, id, &opening, lock(clock, &opening));
     let asked = Instant::now();
     let opened = records.begin(id, opening).await;
     let goes_on = |opened: &Opened| matches!(opened.begin, Begin::New | Begin::Reconcile { .. });
@@ -75,14 +75,18 @@ pub async fn begin(
     })
 }
 
+/// A lock that is taken now and that nothing renews.
+fn lock(clock: Clock, opening: &Opening) -> LeaseTerm {
+    LeaseTerm::until_renewed(clock.now().after(opening.lock))
+}
+
 /// Until when a record's owner may send: until its lock ends, or its host's term. A successor counts from there.
 #[derive(Debug, Clone)]
 pub struct SendLease {
     clock: Clock,
-    lock_until: Timestamp,
-    host: Option<HostTerm>,
-    /// The place that keeps the lock alive.
-    entry: Option<Arc<Entry>>,
+    /// Of a lock that nothing renews, or that a place among equal requests keeps alive.
+    lock: LeaseTerm,
+    host: Option<LeaseTerm>,
 }
 
 impl SendLease {
@@ -93,10 +97,7 @@ impl SendLease {
     }
 
     fn lock_left(&self) -> Duration {
-        match &self.entry {
-            Some(entry) => entry.lock_left(),
-            None => self.lock_until.since(self.clock.now()),
-        }
+        self.lock.until().since(self.clock.now())
     }
 }
 
@@ -108,6 +109,8 @@ pub struct Hold {
     id: RecordId,
     fence: Fence,
     lease: SendLease,
+    /// The place among equal requests that keeps its lock alive.
+    entry: Option<Arc<Entry>>,
     claims_kept: Duration,
     keyed_sends: Option<KeyedSends>,
     turn: Option<Turn>,
@@ -126,7 +129,7 @@ impl Hold {
     /// The hold of a request without a key: its record is written only if the request ends unknown. Its id is random, so that no
     /// other request can ask for it before.
     pub fn unwritten(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: Opening) -> Self {
-        let mut hold = Self::asking(records, clock, id, &opening);
+        let mut hold = Self::asking(records, clock, id, &opening, lock(clock, &opening));
         hold.unwritten = Some(opening);
         hold
     }
@@ -140,27 +143,29 @@ impl Hold {
         turn: Option<Turn>,
         is_new: bool,
     ) -> Self {
-        let mut hold = Self::asking(records, clock, arriving.ticket.id, &arriving.opening);
+        let mut hold = Self::asking(records, clock, arriving.ticket.id, &arriving.opening, entry.lock());
         hold.over = false;
         hold.turn = turn;
-        hold.lease.entry = Some(entry);
+        hold.entry = Some(entry);
         // What may have been sent by an earlier owner stays unknown: the store knows since when.
         hold.is_listed = is_new;
         hold
     }
 
-    /// The same, whose lock is kept alive by a place among equal requests.
+    /// The same, whose lock is kept alive from now on by a place among equal requests.
     pub fn renewed_by(mut self, entry: Arc<Entry>) -> Self {
-        self.lease.entry = Some(entry);
+        self.lease.lock = entry.keeps_locked(self.lease.lock.until());
+        self.entry = Some(entry);
         self
     }
 
-    fn asking(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: &Opening) -> Self {
+    fn asking(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: &Opening, lock: LeaseTerm) -> Self {
         Self {
             records: Arc::clone(records),
             id,
             fence: opening.fence,
-            lease: SendLease { clock, lock_until: clock.now().after(opening.lock), host: None, entry: None },
+            lease: SendLease { clock, lock, host: None },
+            entry: None,
             claims_kept: opening.keep.saturating_add(opening.lock),
             keyed_sends: None,
             turn: None,
@@ -175,7 +180,7 @@ impl Hold {
 
     /// Whether the store knows of the request, so that no other one is sent under the same record.
     pub fn is_written(&self) -> bool {
-        match &self.lease.entry {
+        match &self.entry {
             Some(entry) if self.is_listed => entry.is_written(),
             _ => self.unwritten.is_none(),
         }
@@ -188,7 +193,7 @@ impl Hold {
 
     /// The place where its record was begun.
     fn place(&self) -> Option<&Arc<Entry>> {
-        self.lease.entry.as_ref().filter(|_| self.is_listed)
+        self.entry.as_ref().filter(|_| self.is_listed)
     }
 
     /// The record.

@@ -103,9 +103,8 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::unanswered::Unanswered::look_again`]. What is found has taken the place of the own entry and record.
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
 
-    /// [`super::record::Record::keep_alive`], and where the caller is `present` [`super::unanswered::Unanswered::renew`]: whether the
-    /// entry is still the owner's.
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool>;
+    /// [`super::record::Record::keep_alive`], and where the caller is `present` [`super::unanswered::Unanswered::renew`].
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed>;
 
     /// Writes the record of a listed request that came at `came`, where this store has waited with that: before its entry can be
     /// found by another request. False: there is no room for it.
@@ -163,6 +162,21 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn flushed(&self) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))
     }
+}
+
+/// What an owner still has of what it asked to renew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// The entry is the owner's.
+    pub entry: bool,
+    /// The record is held by the owner, and its lock was renewed. An entry may have gone to another request before that, and a
+    /// record to a verification.
+    pub lock: bool,
+}
+
+impl Renewed {
+    /// All of it.
+    pub const ALL: Self = Self { entry: true, lock: true };
 }
 
 /// What a request gets from its record, and its turn where that came along.

@@ -1,11 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::idempotency::{Arrived, Ticket};
 use crate::{
+    clock::Timestamp,
     idempotency::{
-        Answer, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Postponed, RecordId,
-        RecordStatus, Resolution, Resolved, Tenant, Turn, Unsettled, records::Reply,
+        Answer, Arrived, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Postponed, RecordId,
+        RecordStatus, Renewed, RequestDigest, Resolution, Resolved, Tenant, Ticket, Turn, Unsettled, records::Reply,
+        unanswered::Terms,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -21,7 +22,14 @@ const LOCK: Duration = Duration::from_secs(150);
 
 /// A store whose replies take polls: one before each effect and one after it, so that a caller can be cancelled on either side.
 #[derive(Debug)]
-struct Slow(Arc<MemoryRecords>);
+struct Slow(Arc<MemoryRecords>, Option<Renewing>);
+
+/// A store that asks its owners to renew their places, and that answers so.
+#[derive(Debug, Clone, Copy)]
+struct Renewing {
+    lease: Duration,
+    answer: Renewed,
+}
 
 impl Slow {
     fn reply<'a, T: Send + 'a>(
@@ -70,8 +78,14 @@ impl Records for Slow {
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
         self.reply(move |records| now(records.look_again(ticket)))
     }
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
-        self.reply(move |records| now(records.keep_alive(ticket, lock, present)))
+    fn lease(&self) -> Option<Duration> {
+        self.1.map(|renewing| renewing.lease)
+    }
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
+        match self.1 {
+            Some(renewing) => self.reply(move |_| Ok(renewing.answer)),
+            None => self.reply(move |records| now(records.keep_alive(ticket, lock, present))),
+        }
     }
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
         self.0.write_listed(ticket, opening, came)
@@ -147,7 +161,7 @@ impl Setup {
     fn new() -> Self {
         let clock = Clock::system();
         let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
-        Self { clock, slow: Arc::new(Slow(Arc::clone(&memory))), memory }
+        Self { clock, slow: Arc::new(Slow(Arc::clone(&memory), None)), memory }
     }
 
     fn begin(&self, fence: u128) -> Begun {
@@ -383,6 +397,81 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
     let mut next = other.hold(1);
     next.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, other.clock))));
     next.sent().await.unwrap();
+}
+
+const PLACE_LEASE: Duration = Duration::from_millis(7500);
+const PLACE_LOCK: Duration = Duration::from_secs(20);
+
+/// A write without a key whose place is renewed, at a store that answers its renewals so.
+async fn listed(answer: Renewed) -> (Arc<Entry>, Hold) {
+    let clock = Clock::system();
+    let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
+    let records: Arc<dyn Records> = Arc::new(Slow(memory, Some(Renewing { lease: PLACE_LEASE, answer })));
+    let digest = RequestDigest::from_bytes([9; 32]);
+    let id = RecordId::draw_beside(&crate::entropy::Entropy::seeded(1), digest);
+    let opening = Opening { lock: PLACE_LOCK, fingerprint: Fingerprint::of_record(id), ..opening(1) };
+    let terms = Terms { lease: PLACE_LEASE, kept: Duration::from_mins(10) };
+    let ticket = Ticket { digest, id, owner: Fence(1), terms };
+    let arriving = Arriving { ticket, opening, turn: None, max: 10, intent: None };
+    let entry = Entry::asking(&records, clock, &arriving);
+    assert!(matches!(records.arrive(arriving.clone()).await.unwrap(), Arrived::Listed { .. }));
+    entry.keep_alive();
+    let hold = Hold::listed(&records, clock, &arriving, Arc::clone(&entry), None, true);
+    (entry, hold)
+}
+
+/// Its host is stopped for longer than the lock, and wakes: another host may have proved its write absent meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_lock_of_a_place_that_lapsed_does_not_come_back() {
+    let (entry, mut hold) = listed(Renewed::ALL).await;
+    sleep(PLACE_LOCK * 3).await;
+    hold.sent().await.unwrap();
+    assert!(hold.lock_left() > PLACE_LOCK.saturating_sub(PLACE_LEASE), "renewed in time: {:?}", hold.lock_left());
+    let lease = hold.lease();
+    let steps = Cell::new(0);
+    let send = std::future::poll_fn(|_| {
+        steps.set(steps.get() + 1);
+        Poll::<()>::Pending
+    });
+    {
+        let mut send = pin!(Hold::while_held([Some(&hold), None], send));
+        assert!(send.as_mut().now_or_never().is_none());
+        tokio::time::advance(Duration::from_secs(100)).await;
+        // The renewal is the first to run when the host wakes, and the store says that the entry and the record are the owner's.
+        sleep(PLACE_LEASE).await;
+        assert!(entry.is_ours().await, "the answer may be handed out: no other request was given the entry");
+        assert_eq!(send.await, None);
+    }
+    assert_eq!(steps.get(), 1, "a step of the send was taken");
+    assert_eq!((hold.lock_left(), lease.left()), (Duration::ZERO, Duration::ZERO));
+    assert!(matches!(hold.sent().await, Err(RecordError::Lost)));
+}
+
+/// The store has lost the record, or it is another owner's: what remains of the lock is all that there is.
+#[tokio::test(start_paused = true)]
+async fn the_lock_of_a_record_that_is_not_held_is_not_renewed() {
+    for entry_is_ours in [true, false] {
+        let (entry, hold) = listed(Renewed { entry: entry_is_ours, lock: false }).await;
+        sleep(PLACE_LOCK.saturating_sub(Duration::from_secs(1))).await;
+        assert_eq!(hold.lock_left(), Duration::from_secs(1), "{entry_is_ours}");
+        assert_eq!(entry.is_ours().await, entry_is_ours);
+    }
+    let (_entry, hold) = listed(Renewed { entry: false, lock: true }).await;
+    sleep(PLACE_LOCK * 2).await;
+    assert!(
+        hold.lock_left() > PLACE_LOCK.saturating_sub(PLACE_LEASE),
+        "its send goes on for the request that has the entry"
+    );
+}
+
+/// An orphan's record is begun anew by the request that takes it over, however long that has waited.
+#[tokio::test(start_paused = true)]
+async fn an_adopted_record_is_locked_from_its_own_begin() {
+    let (entry, lapsed) = listed(Renewed { entry: true, lock: false }).await;
+    sleep(PLACE_LOCK * 2).await;
+    let setup = Setup::new();
+    let adopted = setup.hold(2).renewed_by(Arc::clone(&entry));
+    assert_eq!((lapsed.lock_left(), adopted.lock_left()), (Duration::ZERO, LOCK));
 }
 
 /// The upstream counts its key's age from the first send, also while the store's reply is on its way.

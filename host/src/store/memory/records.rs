@@ -4,8 +4,8 @@ use crate::{
     clock::{Clock, Timestamp},
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving,
-        Likeness, Opened, Opening, Postponed, RecordError, RecordId, Records, RequestDigest, Resolution, Resolved,
-        Settings, Stored, Tenant, Ticket, Turn, Unsettled,
+        Likeness, Opened, Opening, Postponed, RecordError, RecordId, Records, Renewed, RequestDigest, Resolution,
+        Resolved, Settings, Stored, Tenant, Ticket, Turn, Unsettled,
         record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts, share_without_key},
         records::{Reply, at_hand},
         unanswered::Arrival,
@@ -355,8 +355,8 @@ impl Records for MemoryRecords {
         at_hand(Ok(self.unanswered.look_again(ticket, self.clock.now())))
     }
 
-    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, bool> {
-        at_hand(Ok(true))
+    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+        at_hand(Ok(Renewed::ALL))
     }
 
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {

@@ -9,8 +9,8 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving,
-        Opened, Opening, Postponed, RecordError, RecordId, Records, Resolution, Resolved, Stored, Ticket, Turn,
-        Unsettled, codec,
+        Opened, Opening, Postponed, RecordError, RecordId, Records, Renewed, Resolution, Resolved, Stored, Ticket,
+        Turn, Unsettled, codec,
         record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
@@ -619,7 +619,7 @@ impl Records for RedisRecords {
         Reply::Right(self.0.look_again(ticket).boxed())
     }
 
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, bool> {
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
         Reply::Right(self.0.keep_alive(ticket, lock, present).boxed())
     }
 

@@ -494,6 +494,11 @@ impl<'a> Answer<'a> {
         self.flag(2)
     }
 
+    /// Whether the owner holds the record of its entry.
+    pub fn is_held(&self) -> bool {
+        self.flag(0)
+    }
+
     fn flag(&self, at: usize) -> bool {
         self.rest.get(at).and_then(reply::text) == Some("1")
     }

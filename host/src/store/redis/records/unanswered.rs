@@ -8,7 +8,7 @@ use super::{
     unavailable,
 };
 use crate::{
-    idempotency::{Arrived, Arriving, RecordError, RecordId, Ticket, record::Begin},
+    idempotency::{Arrived, Arriving, RecordError, RecordId, Renewed, Ticket, record::Begin},
     store::redis::LinkError,
 };
 use std::{sync::Arc, time::Duration};
@@ -85,12 +85,19 @@ impl Inner {
         }
     }
 
-    pub(super) async fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Result<bool, RecordError> {
+    pub(super) async fn keep_alive(
+        &self,
+        ticket: Ticket,
+        lock: Duration,
+        present: bool,
+    ) -> Result<Renewed, RecordError> {
         let value = self.run(&steps::keep_alive(self.keys(), &ticket, lock, present)).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
-            Some("ours") => Ok(true),
-            Some("lost") => Ok(false),
-            _ => Err(nonsense("keep_alive")),
-        }
+        let answer = Answer::of(&value).ok_or_else(|| nonsense("keep_alive"))?;
+        let entry = match answer.word {
+            "ours" => true,
+            "lost" => false,
+            _ => return Err(nonsense("keep_alive")),
+        };
+        Ok(Renewed { entry, lock: answer.is_held() })
     }
 }

@@ -449,8 +449,8 @@ impl Records for Nothing {
     fn look_again(&self, _: Ticket) -> Reply<'_, Option<RecordId>> {
         at_hand(Ok(None))
     }
-    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, bool> {
-        at_hand(Ok(true))
+    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+        at_hand(Ok(Renewed::ALL))
     }
     fn abandon(&self, _: Ticket) {}
     fn answered(&self, _: Ticket, _: bool) {}

@@ -188,11 +188,13 @@ impl Lists {
                 }
             }
             Event::KeepAlive(_, present) => {
-                let (word, _) = self.world.ask(steps::keep_alive(&keys, &ticket, LOCK, present));
-                self.change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| Fate::Keep));
+                let value = self.world.value(steps::keep_alive(&keys, &ticket, LOCK, present));
+                let answer = Answer::of(&value).unwrap();
+                let held = self.change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| Fate::Keep));
+                prop_assert_eq!(answer.is_held(), held == "done");
                 self.list.tidy(TERMS.kept, now);
                 let is_ours = if present { self.list.renew(id, owner, TERMS, now) } else { self.is_owner(&ticket) };
-                prop_assert_eq!(word == "ours", is_ours);
+                prop_assert_eq!(answer.word == "ours", is_ours);
             }
             Event::Abandon(_) => {
                 let (word, _) = self.world.ask(steps::abandon(&keys, &ticket));
