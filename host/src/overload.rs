@@ -15,7 +15,7 @@ mod priority;
 
 pub use limiter::{Limiter, Sample, Went};
 pub use line::Line;
-pub use memory::{Buffered, Held, Memory, Scarce};
+pub use memory::{Buffered, Held, Memory, Scarce, Spare};
 pub use peers::{Peers, UnderWay};
 pub use priority::Priority;
 

@@ -33,12 +33,12 @@ pub struct RequestDigest([u8; 32]);
 #[derive(Debug, Clone, Copy)]
 pub struct Likeness<'a> {
     /// The values of the headers that name the tenant.
-    pub tenant: &'a [(&'a HeaderName, HeaderValue)],
+    pub tenant: &'a [(HeaderName, HeaderValue)],
     /// The header fields that change what the request asks for.
     pub asking: &'a [(&'a str, &'a [u8])],
     /// The request.
     pub identity: Identity<'a>,
-    /// Its fingerprint, which covers those fields,, where that is known already.
+    /// Its fingerprint, which covers those fields, where that is known already.
     pub fingerprint: Option<Fingerprint>,
 }
 
@@ -164,8 +164,17 @@ impl Tenant {
     /// The tenant that these `names` of a request's headers name, by all their values in order. Without a name all callers are one
     /// tenant, and so are those that send none of them, apart from all named ones.
     pub fn of(headers: &HeaderMap, names: &[HeaderName]) -> Self {
-        let values =
-            |name: &HeaderName| -> Vec<&[u8]> { headers.get_all(name).iter().map(HeaderValue::as_bytes).collect() };
+        Self::by(names, |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect())
+    }
+
+    /// The same, by the values of these headers that were taken from the request.
+    pub fn of_values(names: &[HeaderName], values: &[(HeaderName, HeaderValue)]) -> Self {
+        Self::by(names, |name| {
+            values.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_bytes()).collect()
+        })
+    }
+
+    fn by<'v>(names: &[HeaderName], values: impl Fn(&HeaderName) -> Vec<&'v [u8]>) -> Self {
         match names {
             [] => Self(digest("every-caller", &[])),
             // The hash of the records of earlier versions.

@@ -96,7 +96,7 @@ impl Memory {
     }
 
     /// Takes into account what the system says is used.
-    fn looked(&self, resident: u64) {
+    pub(crate) fn looked(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
     }
@@ -163,6 +163,11 @@ impl Held {
         }
     }
 
+    /// Counts what the request keeps beside what it needs, also after its own end. None where there is no limit.
+    pub fn spare(&self) -> Option<Spare> {
+        self.is_limited().then(|| Spare { memory: Arc::clone(&self.memory), bytes: 0 })
+    }
+
     /// Whether there is a limit that it counts against.
     pub fn is_limited(&self) -> bool {
         self.memory.limit.is_some()
@@ -173,6 +178,34 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.memory.held.fetch_sub(self.bytes.load(Relaxed), Relaxed);
         self.memory.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Bytes that a request keeps beside what it needs: they give way wherever memory is scarce. Dropping it lets go of them.
+#[derive(Debug)]
+pub struct Spare {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Spare {
+    /// Keeps more.
+    ///
+    /// # Errors
+    /// [`Scarce`]: drop this, and what it counts.
+    pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.memory.hold(bytes as u64);
+        match self.memory.limit {
+            Some(limit_bytes) if self.memory.is_full() => Err(Scarce { limit_bytes }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.memory.held.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -330,6 +363,21 @@ mod tests {
         assert!(memory.is_full(), "{:?}", memory.view());
         drop(connections);
         assert_eq!(memory.view().1, 0);
+    }
+
+    #[test]
+    fn what_is_kept_beside_gives_way_first_and_outlives_its_request() {
+        let memory = Memory::blind(Some(1000));
+        memory.looked(600);
+        let alone = memory.admit(Priority::High).unwrap();
+        let mut spare = alone.spare().unwrap();
+        assert_eq!(spare.more(300), Ok(()));
+        drop(alone);
+        assert_eq!(memory.view().1, 300);
+        assert_eq!(spare.more(100), Err(Scarce { limit_bytes: 1000 }), "though no request is under way");
+        drop(spare);
+        assert_eq!((memory.view().1, memory.is_full()), (0, false));
+        assert!(Memory::blind(None).admit(Priority::Low).unwrap().spare().is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::{
     idempotency::{Answer, Entry, Hold, Stored},
+    overload::Spare,
     server::handover::{Handover, Unflushed},
     telemetry::{Meter, OrphanResult},
     upstream::{Body, BoxError},
@@ -49,9 +50,11 @@ struct Keeps {
     hold: Hold,
     head: Head,
     most: usize,
-    /// What has streamed through; none once that is more than is kept.
+    /// What has streamed through; none once that is more than is kept, or than there is memory for.
     read: Option<Vec<Bytes>>,
     bytes: usize,
+    /// What that takes of the host's memory; none where there is no limit.
+    spare: Option<Spare>,
 }
 
 impl Pending {
@@ -61,9 +64,9 @@ impl Pending {
     }
 
     /// The record is finished with the answer where the caller does not get it, and goes where it does.
-    pub(super) fn with_answer(mut self, hold: Hold, head: Head, most: usize) -> Self {
+    pub(super) fn with_answer(mut self, hold: Hold, head: Head, most: usize, spare: Option<Spare>) -> Self {
         self.forget = true;
-        self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0 });
+        self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0, spare });
         self
     }
 
@@ -133,8 +136,9 @@ impl Unflushed for Pending {
 impl Keeps {
     fn more(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(data.len());
-        if self.bytes > self.most {
-            self.read = None;
+        let is_scarce = self.spare.as_mut().is_some_and(|spare| spare.more(data.len()).is_err());
+        if self.bytes > self.most || is_scarce {
+            (self.read, self.spare) = (None, None);
         }
         if let Some(read) = &mut self.read {
             read.push(data.clone());
@@ -254,3 +258,7 @@ impl Drop for Delivery {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "delivery/tests.rs"]
+mod tests;

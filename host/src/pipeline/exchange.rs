@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -69,7 +69,10 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,
+    /// Known where it has a key, or where callers may read their records.
     pub(crate) tenant: Option<Tenant>,
+    /// What its tenant is named by, where it has no key and orphans are kept: hashed only if it becomes one.
+    pub(crate) tenant_values: Vec<(HeaderName, HeaderValue)>,
     pub(crate) fingerprint: Option<Fingerprint>,
     /// The upstream's own idempotency key that each send carries, among the headers.
     pub(crate) upstream_key: Option<UpstreamKey>,

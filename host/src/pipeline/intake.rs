@@ -86,7 +86,8 @@ impl Host {
             })?;
         }
         let idempotency = &service.settings.idempotency;
-        let tenant = key.as_ref().map(|_| Tenant::of(&head.headers, &idempotency.tenant_headers));
+        let names_tenant = key.is_some() || (idempotency.record_status && effect == Effect::Unsafe);
+        let tenant = names_tenant.then(|| Tenant::of(&head.headers, &idempotency.tenant_headers));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         // Before headers are taken off or put on.
         let has_place = key.is_none() && effect == Effect::Unsafe && idempotency.orphans.is_some();
@@ -150,6 +151,7 @@ impl Host {
             deadline,
             key,
             tenant,
+            tenant_values,
             fingerprint,
             upstream_key: None,
             equal,
@@ -263,8 +265,8 @@ fn too_many(TooMany { scope, limit, abandoned }: TooMany) -> Problem {
 }
 
 /// The values of these headers, each with its name.
-fn values<'a>(headers: &HeaderMap, names: &'a [HeaderName]) -> Vec<(&'a HeaderName, HeaderValue)> {
-    let of_name = |name: &'a HeaderName| headers.get_all(name).into_iter().cloned().map(move |value| (name, value));
+fn values(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+    let of_name = |name| headers.get_all(name).into_iter().map(move |value| (HeaderName::clone(name), value.clone()));
     names.iter().flat_map(of_name).collect()
 }
 

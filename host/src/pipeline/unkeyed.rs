@@ -11,9 +11,10 @@ use super::{
 use crate::{
     error::Problem,
     idempotency::{
-        self, Arrived, Arriving, Begun, Entry, Fence, Fingerprint, Hold, Opening, RecordId, Stored, Ticket,
-        record::Begin, unanswered::Terms,
+        self, Arrived, Arriving, Begun, ClaimOwner, Entry, Fence, Fingerprint, Hold, Opening, RecordId, Stored, Tenant,
+        Ticket, record::Begin, unanswered::Terms,
     },
+    overload::Held,
     policy::contract::Effect,
     telemetry::OrphanResult,
     upstream::Body,
@@ -67,6 +68,13 @@ impl Exchange {
         let intent = records.lease().map(|_| self.intent());
         let arriving = Arriving { ticket, opening, turn, max: settings.max_orphans, intent };
         let entry = Entry::asking(records, self.shared.clock, &arriving);
+        if records.lease().is_none() {
+            let (service, values) = (Arc::clone(&self.service), std::mem::take(&mut self.tenant_values));
+            entry.charged_to(Box::new(move || {
+                let tenant = Tenant::of_values(&service.settings.idempotency.tenant_headers, &values);
+                Some(tenant).filter(|tenant| !tenant.is_every_caller())
+            }));
+        }
         if let Some(gone) = &self.caller_gone {
             gone.takes(&entry);
         }
@@ -219,10 +227,14 @@ impl Exchange {
     ) -> Response<Body> {
         let most = self.service.settings.idempotency.max_response_bytes;
         let head = outgoing.head(self, progress);
-        let pending = self.undelivered(Arc::clone(&entry), true, progress).with_answer(hold, head, most);
+        let spare = self.held.as_ref().and_then(Held::spare);
+        let pending = self.undelivered(Arc::clone(&entry), true, progress).with_answer(hold, head, most, spare);
         if !entry.is_abandoned() && !entry.is_ours().await {
             // The place lapsed, and an equal request has the effect: it is given the answer.
+            let owner = entry.owner();
             pending.lost(Some(outgoing.into_response(self, progress).into_body()));
+            // So is its record.
+            progress.owner = ClaimOwner::Request(owner);
             return answer::refused(Problem::EffectUnknown, self, progress);
         }
         pending.behind(outgoing.into_response(self, progress), &self.method, self.handover.clone())

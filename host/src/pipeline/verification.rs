@@ -203,6 +203,7 @@ impl Host {
             deadline: started + allowed,
             key: None,
             tenant: None,
+            tenant_values: Vec::new(),
             fingerprint: Some(request.fingerprint),
             // A verification takes the turn of its fingerprint itself.
             equal: None,

@@ -200,6 +200,36 @@ async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
     assert_eq!(begin(admitted + 3, "greedy").unwrap().begin, Begin::New, "what it gives back it may take again");
 }
 
+/// What a tenant's callers leave behind takes of that tenant's share.
+#[tokio::test(start_paused = true)]
+async fn an_orphan_counts_against_its_tenant() {
+    use crate::idempotency::{Arrived, Arriving, Entry, RequestDigest, Ticket, unanswered::Terms};
+    let header = HeaderName::from_static("x-tenant");
+    let tenant = |name: &str| {
+        let values = [(header.clone(), HeaderValue::from_str(name).unwrap())];
+        Some(Tenant::of_values(std::slice::from_ref(&header), &values))
+    };
+    let limits = Limits { bytes: 1 << 20, tenant_bytes: 1 << 14, ..limits(1_000) };
+    let clock = Clock::system();
+    let memory = Arc::new(MemoryRecords::new(clock, limits));
+    let records: Arc<dyn Records> = Arc::clone(&memory) as _;
+    let leave = |n: u16, name: &'static str| {
+        let digest = RequestDigest::from_bytes([n as u8; 32]);
+        let terms = Terms { lease: Duration::MAX, kept: KEEP };
+        let ticket = Ticket { digest, id: id(n), owner: Fence(n.into()), terms };
+        let arriving = Arriving { ticket, opening: opening(n.into(), 0), turn: None, max: 1_000, intent: None };
+        let entry = Entry::asking(&records, clock, &arriving);
+        assert!(matches!(records.arrive(arriving).into_inner().unwrap(), Arrived::Listed { .. }));
+        let tenant = tenant(name);
+        entry.charged_to(Box::new(move || tenant));
+        entry.abandon();
+        memory.shard(id(n)).get(&id(n)).is_some()
+    };
+    let kept = (1..250).take_while(|n| leave(*n, "greedy")).count();
+    assert!((8..240).contains(&kept), "{kept}");
+    assert!(leave(250, "modest"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_administrator_lists_and_settles() {
     let records = MemoryRecords::new(Clock::system(), Limits::default());
