@@ -174,7 +174,26 @@ async fn what_is_not_enabled_is_not_there_and_never_forwarded() {
     }
     assert_eq!(world.emulator.arrivals().len(), arrived, "{:?}", world.emulator.arrivals());
     let unkeyed = early_create(&readable(), "ann", None).await;
-    assert_eq!((unkeyed.problem().as_str(), unkeyed.header("location")), ("effect-unknown", ""), "no key, no record");
+    let told = (unkeyed.problem(), unkeyed.header("location"));
+    assert_eq!(told, ("effect-unknown".to_owned(), ""), "its answer is the next equal request's");
+}
+
+/// At its deadline a write without a key ends unknown, and its caller is told: no other request is given its record.
+#[tokio::test(start_paused = true)]
+async fn a_write_without_a_key_that_ends_unknown_has_a_record_that_its_caller_reads() {
+    let world = readable();
+    let faults = Faults::none().on(Call::Create, When::Always, Fault::ResetBefore);
+    world.emulator.set_faults(faults.on(Call::List, When::Always, Fault::ResetBefore));
+    let mut request = create("A", None);
+    *request.uri_mut() = "/api/hospitals/".parse().unwrap();
+    request.headers_mut().insert("x-tenant", http::HeaderValue::from_static("ann"));
+    let unknown = world.send(request).await;
+    assert_eq!((unknown.problem().as_str(), unknown.header("triage-retry-after-unknown")), ("effect-unknown", "no"));
+    let location = unknown.header("location").to_owned();
+    assert!(location.starts_with("/api/.triage/records/"), "{unknown:?}");
+    let pending = ask(&world, "GET", &location, "ann").await;
+    assert_eq!((pending.status, pending.header("triage-record-phase")), (202, "sent"), "{pending:?}");
+    assert_eq!(ask(&world, "GET", &location, "bob").await.status, 404);
 }
 
 #[tokio::test(start_paused = true)]

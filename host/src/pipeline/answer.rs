@@ -204,7 +204,7 @@ pub(super) fn refused(problem: Problem, exchange: &Exchange, progress: &mut Prog
     let mut response = match problem {
         Problem::EffectUnknown | Problem::UnsentSinceLoss => {
             let retry_after = exchange.key.is_some().then(|| retry_after_unknown(exchange, progress));
-            effect_unknown(problem, retry_after, exchange.record_location(), reason)
+            effect_unknown(problem, retry_after, exchange.location_of_unknown(progress.owner), reason)
         }
         problem => problem.response(reason, None),
     };

@@ -30,6 +30,8 @@ pub(super) struct CallerWait {
     started: Instant,
     deadline: Instant,
     is_keyed: bool,
+    /// Where the record of a request with a key is. Without a key what comes of the request is given to the next equal one: a caller
+    /// that could read it too would take that one's effect for another.
     location: Option<HeaderValue>,
 }
 

@@ -8,7 +8,7 @@ use crate::{
     clock::{Timestamp, millis},
     config::settings::Redirects,
     error::Problem,
-    idempotency::{OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
+    idempotency::{ClaimOwner, OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
     rate_limit::{Gcra, Quota},
     service::Service,
     upstream::{
@@ -63,12 +63,24 @@ impl ReadLimit {
 impl Exchange {
     /// Where the caller may read what became of its request, if it has a key and the operator lets callers read.
     pub(super) fn record_location(&self) -> Option<HeaderValue> {
-        let settings = &self.service.settings;
         let (keyed, tenant) = (self.key.as_ref()?, self.tenant.as_ref()?);
+        self.location_of(RecordId::of(tenant, &self.service.settings.name, &keyed.key))
+    }
+
+    /// The same for a request that ended unknown under this record, with or without a key. Its caller is told so, and no other
+    /// request is given the record.
+    pub(super) fn location_of_unknown(&self, owner: ClaimOwner) -> Option<HeaderValue> {
+        match owner {
+            ClaimOwner::Record(id) => self.location_of(id),
+            ClaimOwner::Request(_) => None,
+        }
+    }
+
+    fn location_of(&self, id: RecordId) -> Option<HeaderValue> {
+        let (settings, tenant) = (&self.service.settings, self.tenant.as_ref()?);
         if !settings.idempotency.record_status {
             return None;
         }
-        let id = RecordId::of(tenant, &settings.name, &keyed.key);
         let prefix = settings.path_prefix.as_deref().unwrap_or_default();
         HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(&self.shared.owner_proofs.of(id, tenant)))).ok()
     }
