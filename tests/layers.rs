@@ -17,7 +17,12 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep};
 use triage::{
     Host,
@@ -150,7 +155,7 @@ impl Transport for Scripted {
 }
 
 /// A stream that a boxed body takes: bodies are `Sync`, and these streams are only ever polled by one owner.
-struct SyncStream<S>(Mutex<std::pin::Pin<Box<S>>>);
+struct SyncStream<S>(Mutex<Pin<Box<S>>>);
 
 impl<S> SyncStream<S> {
     fn new(stream: S) -> Self {
@@ -161,10 +166,7 @@ impl<S> SyncStream<S> {
 impl<S: futures_util::Stream> futures_util::Stream for SyncStream<S> {
     type Item = S::Item;
 
-    fn poll_next(
-        self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().0.get_mut().as_mut().poll_next(context)
     }
 }
@@ -217,6 +219,33 @@ impl Stage {
 
     fn most_under_way(&self) -> usize {
         self.upstream.seen.lock().most
+    }
+}
+
+/// A future that is dropped by its owner after so many polls.
+struct Polls<F> {
+    inner: Pin<Box<F>>,
+    left: usize,
+}
+
+fn polled<F: Future>(polls: usize, inner: F) -> Polls<F> {
+    Polls { inner: Box::pin(inner), left: polls }
+}
+
+impl<F: Future> Future for Polls<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        let polled = self.inner.as_mut().poll(context).map(Some);
+        if polled.is_pending() && self.left == 0 {
+            // Dropped right here, before anything else can happen.
+            return Poll::Ready(None);
+        }
+        polled
     }
 }
 

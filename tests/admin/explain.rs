@@ -129,6 +129,29 @@ async fn a_caller_that_leaves_is_told_of_too() {
     assert_eq!(steps(&told), ["permit", "sent", "abandoned"], "{told:#}");
 }
 
+/// A repetition of a write whose caller has gone is answered without a send of its own, and says by what.
+#[tokio::test]
+async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
+    let (answer, parts) = tokio::sync::mpsc::channel(1);
+    let mut parts = Some(parts);
+    let upstream = Scripted::start(move |_| parts.take().map_or(Reply::Hang, Reply::Paced)).await;
+    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
+    let address = front.address();
+    let row = "POST /orders HTTP/1.1\r\nHost: triage.test\r\nContent-Length: 3\r\n\r\nrow";
+    let caller = tokio::spawn(async move { crate::support::front::raw(address, row.as_bytes()).await });
+    while upstream.seen().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    answer.send("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone".into()).await.unwrap();
+    let got = front.send("POST", "/orders", "", "row").await;
+    assert_eq!((got.status(), got.header("triage-adopted")), ("201", Some("true")), "{}", got.head);
+    let story = story(&front, &got).await;
+    assert_eq!(steps(&story), ["orphan"], "{story:#}");
+    assert_eq!((&story["steps"][0]["result"], &story["status"]), (&json!("answer"), &json!(201)), "{story:#}");
+}
+
 /// Hospital data is confidential: what callers and the upstream send is in none of the pages.
 #[tokio::test]
 async fn no_page_holds_what_was_sent() {

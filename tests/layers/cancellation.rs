@@ -1,44 +1,16 @@
 //! A caller may go at any await: whatever it held is free again, or its work is finished without it.
 
-use super::{Answer, Plan, Stage, api, get, millis, secs};
+use super::{Answer, Plan, Stage, api, get, millis, polled, secs};
 use crate::support::{World, create, read};
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
 use triage::{config, emulator::Options};
-
-/// A future that is dropped by its owner after so many polls.
-struct Polls<F> {
-    inner: Pin<Box<F>>,
-    left: usize,
-}
-
-impl<F: Future> Future for Polls<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        self.left -= 1;
-        let polled = self.inner.as_mut().poll(context).map(Some);
-        if polled.is_pending() && self.left == 0 {
-            // Dropped right here, before anything else can happen.
-            return Poll::Ready(None);
-        }
-        polled
-    }
-}
 
 /// Polls a request, its body too, `polls` times, then drops it. Whether it came to its end.
 async fn dropped_after(polls: usize, stage: &Arc<Stage>, path: &'static str) -> bool {
     let stage = Arc::clone(stage);
     let whole = async move { read(stage.host.call(get(path)).await).await };
-    Polls { inner: Box::pin(whole), left: polls }.await.is_some()
+    polled(polls, whole).await.is_some()
 }
 
 /// Probe lease, place and reservation at once: the breaker is half-open with one probe, there is one place, and the next

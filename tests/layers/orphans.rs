@@ -1,18 +1,12 @@
 //! A write without a key whose caller has gone: the next equal request takes it over.
 
-use super::{Answer, Plan, Stage, api, millis, secs};
+use super::{Answer, Plan, Stage, api, millis, polled, secs};
 use crate::support::{Answered, read};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::Request;
 use http_body_util::BodyExt as _;
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 fn post(body: &'static str) -> Request<Bytes> {
@@ -142,6 +136,29 @@ async fn an_unknown_orphan_is_reconciled() {
     assert_eq!((next.status, is_adopted(&next), stage.arrived()), (201, false, 2), "{next:?}");
 }
 
+/// Its caller was told in time that the effect is unknown, and what comes of it goes to the next equal request.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_answered_early_is_given_to_the_next_equal_request_once() {
+    for (answer, expected) in [(Answer::Status(201, &[]), 201), (Answer::Lost, 504)] {
+        for pause in [Duration::ZERO, secs(5)] {
+            let plan = Plan::of(answer.clone()).after(secs(3));
+            let stage = Stage::new(&once(), move |_| plan.clone());
+            let mut hurried = post("row");
+            hurried.headers_mut().insert("prefer", "wait=1".parse().unwrap());
+            let early = stage.send(hurried).await;
+            let told = (early.status, early.problem(), early.header("triage-retry-after-unknown"));
+            assert_eq!(told, (504, "effect-unknown".to_owned(), "no"), "{early:?}");
+            sleep(pause).await;
+            let adopted = stage.send(post("row")).await;
+            let case = format!("{answer:?}, {pause:?} later: {adopted:?}");
+            assert_eq!((adopted.status, stage.arrived(), is_adopted(&adopted)), (expected, 1, true), "{case}");
+            stage.then(|_| Plan::status(201));
+            let next = stage.send(post("row")).await;
+            assert_eq!((next.status, is_adopted(&next), stage.arrived()), (201, false, 2), "{next:?}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_orphan_without_an_effect_is_sent() {
     let stage = Stage::new(&once(), |_| Plan::of(Answer::Refused).after(secs(2)));
@@ -239,28 +256,6 @@ async fn an_orphan_is_found_right_before_the_first_byte() {
     assert_eq!((answer.status, is_adopted(&answer), stage.arrived()), (201, true, 1), "{answer:?}");
 }
 
-/// A future that is dropped by its owner after so many polls.
-struct Polls<F> {
-    inner: Pin<Box<F>>,
-    left: usize,
-}
-
-impl<F: Future> Future for Polls<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        self.left -= 1;
-        let polled = self.inner.as_mut().poll(context).map(Some);
-        if polled.is_pending() && self.left == 0 {
-            return Poll::Ready(None);
-        }
-        polled
-    }
-}
-
 /// Whenever its caller hangs up, a request and its repetition have one effect together.
 #[tokio::test(start_paused = true)]
 async fn at_every_millisecond_and_poll_a_request_and_its_repetition_have_one_effect() {
@@ -272,8 +267,8 @@ async fn at_every_millisecond_and_poll_a_request_and_its_repetition_have_one_eff
         // It waits for the moment after this one.
         assert_eq!(stage.get("/").await.status, 200);
         let host = stage.host.clone();
-        let whole = Box::pin(async move { read(host.call(post("row")).await).await });
-        let answered = Polls { inner: whole, left: polls }.await.is_some();
+        let whole = async move { read(host.call(post("row")).await).await };
+        let answered = polled(polls, whole).await.is_some();
         let was_sent = stage.arrived() == 2;
         let again = stage.send(post("row")).await;
         assert_eq!(again.status, 200, "polls: {polls}: {again:?}");

@@ -5,10 +5,7 @@ use crate::support::{
     scripted::{Reply, Scripted, ok, status},
 };
 use bytes::Bytes;
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -40,6 +37,17 @@ async fn until_seen(upstream: &Scripted, requests: usize) {
 fn over_http2() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap()
+}
+
+/// The first request is answered with what is sent to it, all others with `another`.
+async fn first_when_told() -> (mpsc::Sender<Bytes>, Scripted) {
+    let (answer, parts) = mpsc::channel(1);
+    let mut parts = Some(parts);
+    let upstream = Scripted::start(move |_| match parts.take() {
+        Some(parts) => Reply::Paced(parts),
+        None => ok("", "another"),
+    });
+    (answer, upstream.await)
 }
 
 type Script = Box<dyn Fn() -> Reply + Send>;
@@ -77,13 +85,7 @@ async fn an_answer_that_was_received_is_no_orphans() {
 
 #[tokio::test]
 async fn a_connection_that_closes_before_the_answer_leaves_an_orphan() {
-    let (answer, parts) = mpsc::channel(1);
-    let parts = Arc::new(Mutex::new(Some(parts)));
-    let upstream = Scripted::start(move |_| match parts.lock().unwrap().take() {
-        Some(parts) => Reply::Paced(parts),
-        None => ok("", "another"),
-    })
-    .await;
+    let (answer, upstream) = first_when_told().await;
     let front = front(&upstream);
     let mut first = TcpStream::connect(front.address()).await.unwrap();
     first.write_all(ROW.as_bytes()).await.unwrap();
@@ -107,13 +109,7 @@ async fn a_connection_that_closes_before_the_answer_leaves_an_orphan() {
 /// A stream that its caller resets, on a connection that goes on.
 #[tokio::test]
 async fn a_stream_that_is_reset_leaves_an_orphan() {
-    let (answer, parts) = mpsc::channel(1);
-    let parts = Arc::new(Mutex::new(Some(parts)));
-    let upstream = Scripted::start(move |_| match parts.lock().unwrap().take() {
-        Some(parts) => Reply::Paced(parts),
-        None => ok("", "another"),
-    })
-    .await;
+    let (answer, upstream) = first_when_told().await;
     let front = front(&upstream);
     let client = over_http2();
     let send = |client: &reqwest::Client| client.post(front.url("/orders")).body("row").send();
