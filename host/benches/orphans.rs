@@ -1,4 +1,8 @@
-//! What it costs a write without a key, which ends normally, that its answer could be adopted. `cargo bench --bench orphans`.
+//! The cost of orphans for a write without a key that ends normally. `cargo bench --bench orphans`.
+//!
+//! A call goes through the whole host in process: routing, admission, policy, attempt, record, answer. Only sockets are left out.
+//! Criterion measures one setting after the other, so on a busy machine its two figures differ by more than the cost itself. The
+//! first line that is printed compares both settings in turns, by the processor time of the thread.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -7,11 +11,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{env, hint::black_box, sync::Arc, time::Duration};
 use tokio::runtime::{Builder, Runtime};
 use triage::{
     Host,
-    clock::Clock,
+    clock::{self, Clock},
     config,
     entropy::Entropy,
     idempotency::{
@@ -56,13 +60,59 @@ fn host(orphans: &str) -> Host {
     Host::with_transports(&settings, Clock::system(), Entropy::system(), vec![Arc::new(Answers)]).unwrap()
 }
 
-async fn post(host: &Host) {
-    let request = Request::post("/hospitals/")
+fn request() -> Request<Bytes> {
+    Request::post("/hospitals/")
         .header("content-type", "application/json")
         .header("authorization", "Bearer 0123456789abcdef0123456789abcdef")
         .body(Bytes::from_static(ROW.as_bytes()))
-        .unwrap();
-    black_box(host.call(request).await.into_body().collect().await.unwrap());
+        .unwrap()
+}
+
+async fn post(host: &Host) {
+    black_box(host.call(request()).await.into_body().collect().await.unwrap());
+}
+
+/// Whether the next equal request gets an answer that was not read. Else the bench would compare one setting with itself.
+async fn adopts(host: &Host) -> bool {
+    drop(host.call(request()).await);
+    let answer = host.call(request()).await;
+    let is_adopted = answer.headers().contains_key("triage-adopted");
+    answer.into_body().collect().await.unwrap();
+    is_adopted
+}
+
+/// Calls between two readings of the thread's processor time.
+const CALLS: u32 = 200;
+/// Pairs of readings.
+const ROUNDS: usize = 1_000;
+
+/// Prints the processor time of one call in both settings, and its difference in rounds that follow each other.
+fn in_turns() {
+    if !env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = runtime();
+    let [off, kept] = [host("off"), host("10m")];
+    assert_eq!([runtime.block_on(adopts(&off)), runtime.block_on(adopts(&kept))], [false, true]);
+    let round = |host: &Host| {
+        let before = clock::thread_time();
+        for _ in 0..CALLS {
+            runtime.block_on(post(host));
+        }
+        clock::thread_time().saturating_sub(before).as_secs_f64() * 1e6 / f64::from(CALLS)
+    };
+    let mut rounds: Vec<[f64; 2]> = (0..ROUNDS + ROUNDS / 10).map(|_| [round(&off), round(&kept)]).collect();
+    rounds.drain(..ROUNDS / 10);
+    let quartiles = |of: fn(&[f64; 2]) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        [1, 2, 3].map(|quarter| values[ROUNDS * quarter / 4])
+    };
+    let [off, kept] = [quartiles(|round| round[0])[1], quartiles(|round| round[1])[1]];
+    let [low, median, high] = quartiles(|round| round[1] - round[0]);
+    println!(
+        "unkeyed write in turns: off {off:.2} us, kept {kept:.2} us, difference {median:.2} us (quartiles {low:.2} to {high:.2})"
+    );
 }
 
 fn runtime() -> Runtime {
@@ -70,6 +120,7 @@ fn runtime() -> Runtime {
 }
 
 fn whole(criterion: &mut Criterion) {
+    in_turns();
     let mut group = criterion.benchmark_group("unkeyed write");
     group.measurement_time(Duration::from_secs(10));
     for (name, orphans) in [("orphans off", "off"), ("orphans kept", "10m")] {

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""How often an answer counts as handed over though its caller never read it.
+
+    cargo build --release --bin triage
+    python3 host/benches/unread.py target/release/triage [REQUESTS]
+
+Callers without keys give up at random moments around the arrival of the answer, close their connection and ask again. The repetition
+is given the first one's answer (`triage-adopted`) where Triage noticed that nobody had read it. Where it did not, the answer was
+handed over and not read, and the repetition is another write.
+
+Prints these counts and the width of the window: the part of the callers that gave up in it, times the spread of their timeouts. All
+is on loopback with Python's http.client, which requests and urllib3 are built on. Over a network the window is longer by about a
+round trip, and by what the sockets' buffers hold of an answer that arrives slowly. Ends what it started.
+"""
+
+import http.client
+import http.server
+import multiprocessing
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+DELAY_S = 0.030
+"""Of the upstream, before its answer."""
+SPREAD_S = 0.020
+"""Between the shortest and the longest timeout; DELAY_S and what the way takes lie within it."""
+CALLERS = 4
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        # Timeouts have whole milliseconds in Python: the answer comes between two of them.
+        time.sleep(DELAY_S + random.uniform(0, 0.001))
+        self.send_response(201)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", "12")
+        self.end_headers()
+        self.wfile.write(b'{"made": 1}\n')
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(ready):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    server.daemon_threads = True
+    ready.put(server.server_address[1])
+    server.serve_forever()
+
+
+def post(port, row, timeout_s):
+    """The answer's status and whether it was adopted; none where it was not read."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.request("POST", "/rows", body=row, headers={"content-type": "text/plain"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers.get("triage-adopted") == "true"
+    except (TimeoutError, ConnectionError):
+        return None
+    finally:
+        connection.close()
+
+
+def call(port, caller, requests, median_s, results):
+    random.seed(caller)
+    counts = {"read": 0, "adopted": 0, "unread": 0, "other": 0}
+    for number in range(requests):
+        row = f"{caller}-{number}"
+        if post(port, row, median_s + random.uniform(-0.5, 0.5) * SPREAD_S):
+            counts["read"] += 1
+            continue
+        again = post(port, row, 10)
+        if again is None or again[0] != 201:
+            counts["other"] += 1
+        else:
+            counts["adopted" if again[1] else "unread"] += 1
+    results.put(counts)
+
+
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+def main():
+    triage, requests = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+    ready, results = multiprocessing.Queue(), multiprocessing.Queue()
+    upstream = multiprocessing.Process(target=serve, args=(ready,), daemon=True)
+    upstream.start()
+    port, host = free_port(), None
+    with tempfile.TemporaryDirectory() as work:
+        config = os.path.join(work, "triage.toml")
+        with open(config, "w") as file:
+            file.write(
+                f'[server]\nlisten = "127.0.0.1:{port}"\n[upstreams.rows]\nbase_url = "http://127.0.0.1:{ready.get()}"\n'
+                "[upstreams.rows.defaults]\nbreaker = { enabled = false }\n"
+            )
+        try:
+            host = subprocess.Popen([triage, "serve", "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while post(port, "warm", 10) is None:
+                time.sleep(0.05)
+            took = []
+            for number in range(50):
+                began = time.monotonic()
+                post(port, f"first-{number}", 10)
+                took.append(time.monotonic() - began)
+            median_s = sorted(took)[len(took) // 2]
+            each = (port, requests // CALLERS, median_s, results)
+            callers = [
+                multiprocessing.Process(target=call, args=(each[0], caller, *each[1:]), daemon=True)
+                for caller in range(CALLERS)
+            ]
+            for caller in callers:
+                caller.start()
+            counts = [results.get() for _ in callers]
+        finally:
+            if host:
+                host.terminate()
+                host.wait()
+            upstream.terminate()
+    total = {name: sum(count[name] for count in counts) for name in counts[0]}
+    asked = sum(total.values())
+    print(f"{asked} writes, answers after {median_s * 1e3:.1f} ms (median), timeouts within {SPREAD_S * 1e3:.0f} ms around that")
+    print(", ".join(f"{name} {count}" for name, count in total.items()))
+    print(f"handed over and never read: {total['unread'] / asked:.3%}, a window of {total['unread'] / asked * SPREAD_S * 1e6:.0f} us")
+
+
+if __name__ == "__main__":
+    main()
