@@ -11,7 +11,8 @@ use crate::{
 use std::{fs, path::PathBuf, time::Duration};
 use triage::{
     config,
-    rollout::{CandidateReport, Difference, Event, Step},
+    rollout::{CandidateReport, Difference, Event},
+    service::StagePhase,
 };
 
 /// A host with a folder, `http-standard` in service and a candidate `next.wasm` that may come later.
@@ -171,7 +172,7 @@ async fn in_shadow_its_faults_are_its_own() {
         assert_eq!(trial.report().digest, None, "{what}");
         // Nor does it get in by the front door.
         trial.drop_in("http-standard.wasm", &bytes);
-        let quarantined = |event: &Event| matches!(event, Event::Refused { step: Step::Quarantine, .. });
+        let quarantined = |event: &Event| matches!(event, Event::Refused { step: StagePhase::Quarantine, .. });
         trial.until("refused", |trial| trial.events().iter().any(quarantined)).await;
         assert_eq!(trial.ask("x").await.1, "http-standard", "{what}");
     }
@@ -180,7 +181,7 @@ async fn in_shadow_its_faults_are_its_own() {
 #[tokio::test]
 async fn a_candidate_that_fails_a_check_is_refused_and_nothing_else_happens() {
     let trial = Trial::new("mode = \"canary\", share = 100", Some(b"#!/bin/sh"), |_| status(404)).await;
-    assert!(matches!(trial.events()[..], [Event::Refused { step: Step::Load, .. }, ..]), "{:?}", trial.events());
+    assert!(matches!(trial.events()[..], [Event::Refused { step: StagePhase::Load, .. }, ..]), "{:?}", trial.events());
     assert_eq!(trial.ask("1").await.1, "http-standard");
     trial.drop_in("next.wasm", &Guest::new().build());
     trial.tried().await;

@@ -26,6 +26,7 @@ mod settlement;
 mod settling;
 mod signatures;
 mod spans;
+mod structure;
 mod support;
 mod traces;
 mod upstream_key;

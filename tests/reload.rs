@@ -6,7 +6,7 @@ use crate::support::{
     stage::{Stage, prebuilt},
 };
 use std::{fs, time::Duration};
-use triage::rollout::{Event, Step};
+use triage::{rollout::Event, service::StagePhase};
 
 mod load;
 
@@ -64,12 +64,17 @@ async fn a_link_that_is_exchanged_brings_what_it_leads_to() {
 async fn what_fails_a_check_never_serves_and_the_event_says_why() {
     let good = fs::read(prebuilt("fhir")).unwrap();
     for (what, bytes, step, reason) in [
-        ("empty", Vec::new(), Step::Load, "it must be a whole one"),
-        ("garbage", b"#!/bin/sh\nexit 0\n".to_vec(), Step::Load, "it must be a whole one"),
-        ("truncated", good[..good.len() / 2].to_vec(), Step::Load, "it must be a whole one"),
-        ("a core module", b"\0asm\x01\0\0\0".to_vec(), Step::Load, "build it with `triage policy build`"),
-        ("precompiled", b"\x7fELF and more".to_vec(), Step::Load, "the host compiles it itself"),
-        ("another world", b"\0asm\x0d\0\x01\0".to_vec(), Step::Load, "it must export describe, configure and decide"),
+        ("empty", Vec::new(), StagePhase::Load, "it must be a whole one"),
+        ("garbage", b"#!/bin/sh\nexit 0\n".to_vec(), StagePhase::Load, "it must be a whole one"),
+        ("truncated", good[..good.len() / 2].to_vec(), StagePhase::Load, "it must be a whole one"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), StagePhase::Load, "build it with `triage policy build`"),
+        ("precompiled", b"\x7fELF and more".to_vec(), StagePhase::Load, "the host compiles it itself"),
+        (
+            "another world",
+            b"\0asm\x0d\0\x01\0".to_vec(),
+            StagePhase::Load,
+            "it must export describe, configure and decide",
+        ),
     ] {
         let stage = Stage::new(&[]).await;
         stage.drop_in(&bytes);
@@ -91,7 +96,7 @@ async fn golden_cases_that_differ_keep_a_component_out() {
     let case = "GET,/a,request,1,no,,,200,,,,,rejected,,,,,,a wrong hope\n";
     fs::write(stage.path("http-standard.cases.csv"), format!("{head}\n{case}")).unwrap();
     stage.drop_guest("fhir");
-    let event = stage.until("refused", |event| matches!(event, Event::Refused { step: Step::Cases, .. })).await;
+    let event = stage.until("refused", |event| matches!(event, Event::Refused { step: StagePhase::Cases, .. })).await;
     assert!(event.to_string().contains("line 2: GET /a 200 (a wrong hope): class"), "{event}");
     assert_eq!(stage.policy().await, "http-standard");
 }
@@ -107,7 +112,7 @@ async fn a_generation_that_traps_is_rolled_back_and_not_taken_again() {
     // A changed file with the same bytes.
     stage.drop_guest("trap");
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
-    assert!(matches!(event, Event::Refused { step: Step::Quarantine, .. }), "{event}");
+    assert!(matches!(event, Event::Refused { step: StagePhase::Quarantine, .. }), "{event}");
     assert_eq!(stage.policy().await, "http-standard");
     stage.drop_guest("fhir");
     stage.installed(3).await;

@@ -13,8 +13,9 @@ use triage::{
         Digest,
         signature::{KeyError, KeySource, Keys, Unproven},
     },
-    rollout::{Event, Step},
+    rollout::Event,
     server::Server,
+    service::StagePhase,
 };
 
 /// Somebody who signs.
@@ -43,7 +44,7 @@ fn guest(name: &str) -> Vec<u8> {
 }
 
 /// Drops a component in, and says at which step it was refused and why.
-async fn refused(stage: &Stage, what: &str, bytes: &[u8]) -> (Step, String) {
+async fn refused(stage: &Stage, what: &str, bytes: &[u8]) -> (StagePhase, String) {
     stage.drop_in(bytes);
     let own = Digest::of(bytes);
     let is_own =
@@ -117,7 +118,7 @@ async fn what_no_key_signed_stays_out() {
             fs::write(stage.path("http-standard.wasm.minisig"), signature).unwrap();
         }
         let (step, told) = refused(&stage, what, &fhir).await;
-        assert_eq!((step, told.as_str()), (Step::Signature, reason), "{what}");
+        assert_eq!((step, told.as_str()), (StagePhase::Signature, reason), "{what}");
         // The right one comes: no need to touch the component.
         fs::write(stage.path("http-standard.wasm.minisig"), &good).unwrap();
         stage.installed(2).await;
@@ -130,7 +131,7 @@ async fn nothing_of_an_unsigned_component_runs() {
     // It would be refused for its own sake: the signature comes first.
     let stage = Stage::with(&format!("keys = {:?}", Signer::new().key()), &[]).await;
     let (step, _) = refused(&stage, "a core module", b"\0asm\x01\0\0\0").await;
-    assert_eq!(step, Step::Signature);
+    assert_eq!(step, StagePhase::Signature);
 }
 
 #[tokio::test]
@@ -145,7 +146,7 @@ async fn a_checksum_is_checked_where_there_is_one() {
     let reason = format!(
         "its SHA-256 is {digest}, but http-standard.wasm.sha256 says {wrong}; they must be equal: copy both again"
     );
-    assert_eq!((step, told), (Step::Checksum, reason));
+    assert_eq!((step, told), (StagePhase::Checksum, reason));
     fs::write(&sum, format!("{}  http-standard.wasm\n", digest.to_uppercase())).unwrap();
     stage.installed(2).await;
     assert_eq!(stage.policy().await, "fhir");
@@ -168,7 +169,7 @@ async fn a_file_that_the_configuration_names_must_be_signed_too() {
     );
     let settings = config::from_toml(&format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{text}")).unwrap();
     assert!(Server::start(&settings).is_err(), "unsigned");
-    let told = triage::pipeline::check(&settings).unwrap_err().to_string();
+    let told = triage::preflight::check(&settings).unwrap_err().to_string();
     assert!(
         told.contains("own.wasm of upstream api is refused: it is not signed: there is no own.wasm.minisig"),
         "{told}"

@@ -10,7 +10,6 @@ use triage::{
     breaker,
     clock::Clock,
     entropy::Entropy,
-    gate::{Ask, Report, Settings},
     idempotency::{Fingerprint, Identity},
     policy::{
         Engine, Loading, Policy,
@@ -20,6 +19,7 @@ use triage::{
     rate_limit::Quota,
     retry::budget,
     route::{Router, is_plain},
+    state::group::{Ask, Report, Settings},
     store::memory::gate::MemoryGate,
     telemetry::{Account, Desks, Meters, Step},
 };

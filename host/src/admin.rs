@@ -12,6 +12,7 @@ mod lanes;
 mod listen;
 mod live;
 mod look;
+mod openmetrics;
 mod page;
 mod quotas;
 mod routes;

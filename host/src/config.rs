@@ -51,7 +51,6 @@ pub mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
-mod units;
 mod value;
 
 pub use effective::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
@@ -62,6 +61,7 @@ pub use reload::{Reload, reload};
 pub use show::show;
 pub use value::{Stated, Value, Values};
 
+use crate::units;
 use draft::Draft;
 use settings::Settings;
 use std::path::Path;
@@ -121,11 +121,6 @@ pub fn from_toml(text: &str) -> Result<Settings, Problems> {
 pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> {
     let flags = Flags { upstream: Some(base_url.to_owned()), policy: Some(policy.to_owned()), ..Flags::default() };
     load(&Inputs { flags, ..Inputs::default() }).map(|loaded| loaded.settings)
-}
-
-/// A duration as the configuration has it.
-pub(crate) fn written(duration: std::time::Duration) -> String {
-    units::write_duration(duration)
 }
 
 /// What `config check` prints: that all is well, or every problem.

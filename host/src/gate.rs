@@ -1,19 +1,13 @@
 //! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
 
 mod pace;
-mod pybreaker;
-
-pub use pace::PaceView;
-pub use pybreaker::Pybreaker;
 
 use crate::{
-    breaker::{self, Force, Trip},
+    breaker::Force,
     clock::Clock,
-    config::settings,
     entropy::Entropy,
     policy::contract::{BreakerSignal, Class},
-    rate_limit::Quota,
-    retry::budget,
+    state::group::{Ask, EndpointSettings, LimitView, Recheck, Refusal, Report, Settings, View},
     store::{
         memory::gate::{self as memory, MemoryGate},
         redis::{
@@ -51,149 +45,6 @@ enum Gate {
     Redis(Arc<RedisGate>),
 }
 
-/// A group's settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The breaker; none to do without.
-    pub breaker: Option<breaker::Settings>,
-    /// The limits, all of which an attempt passes.
-    pub limits: Vec<Quota>,
-    /// The retry budget.
-    pub budget: budget::Settings,
-    /// Whether places are leased ahead from shared state, so that most attempts ask nobody.
-    pub leased: bool,
-    /// The breaker of Python workers that is one with it, in shared state.
-    pub pybreaker: Option<Pybreaker>,
-}
-
-/// What for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// A first attempt: earns a share of a retry.
-    First,
-    /// A further attempt: costs a retry.
-    Retry,
-    /// A look at what became of a write: limits only.
-    Probe,
-}
-
-impl Ask {
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::First => "first",
-            Self::Retry => "retry",
-            Self::Probe => "probe",
-        }
-    }
-}
-
-/// What an attempt says of the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
-    /// Its health.
-    pub signal: BreakerSignal,
-    /// How long the attempt took.
-    pub took: Duration,
-    /// For how long the upstream says that it is unavailable: the `Retry-After` of a 503.
-    pub retry_after: Option<Duration>,
-}
-
-impl Report {
-    /// Without a word of the upstream on how long.
-    pub fn new(signal: BreakerSignal, took: Duration) -> Self {
-        Self { signal, took, retry_after: None }
-    }
-
-    /// The time for which a breaker that this report opens, or finds just opened, should stay open.
-    pub fn lengthens(&self) -> Option<Duration> {
-        self.retry_after.filter(|asked| self.signal == BreakerSignal::Failure && !asked.is_zero())
-    }
-}
-
-/// Why an attempt is not made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The breaker is open, or its probes are under way.
-    BreakerOpen {
-        /// When to come back.
-        retry_after: Duration,
-        /// What tripped it.
-        why: Trip,
-    },
-    /// A limit has no place within the wait that the caller can bear.
-    RateLimited {
-        /// Which; none for a pause that the upstream asked for.
-        quota: Option<Quota>,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// The upstream throttles, and the rate that it takes has no place within the wait that the caller can bear.
-    Paced {
-        /// The rate, in requests a minute.
-        per_minute: u32,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// Retries are used up.
-    BudgetExhausted {
-        /// When to come back.
-        retry_after: Duration,
-    },
-}
-
-/// The look right before the send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recheck {
-    /// Send now.
-    Send,
-    /// The fleet was paused meanwhile: wait so long, then look again.
-    Wait(Duration),
-    /// The breaker opened meanwhile.
-    Refused(Refusal),
-}
-
-/// All that there is to see of a group.
-#[derive(Debug, Clone, PartialEq)]
-pub struct View {
-    /// `upstream/group`.
-    pub group: String,
-    /// The breaker; none where it is switched off.
-    pub breaker: Option<breaker::View>,
-    /// The limits.
-    pub limits: Vec<LimitView>,
-    /// This host's adaptive rate; none where it is switched off.
-    pub pace: Option<PaceView>,
-    /// Retries that are saved up, in thousandths.
-    pub budget: u64,
-    /// What earns them.
-    pub budget_settings: budget::Settings,
-    /// How long the upstream's pause still lasts.
-    pub paused: Option<Duration>,
-}
-
-/// A limit and how far it is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitView {
-    /// The limit.
-    pub quota: Quota,
-    /// Places that are taken, of `burst`; more where some are reserved for later.
-    pub taken: u32,
-}
-
-impl Settings {
-    /// An endpoint's.
-    pub fn of(endpoint: &settings::Endpoint) -> Self {
-        Self {
-            breaker: endpoint.breaker.clone(),
-            limits: endpoint.limits.clone(),
-            budget: endpoint.budget.clone(),
-            leased: endpoint.leased,
-            pybreaker: endpoint.pybreaker.clone(),
-        }
-    }
-}
-
 impl Group {
     /// `upstream/group`.
     pub fn name(&self) -> &str {
@@ -225,11 +76,11 @@ impl Group {
 
     /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
     /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
-    pub fn adopt(&self, endpoint: &settings::Endpoint) {
+    pub fn adopt(&self, endpoint: &EndpointSettings) {
         self.pace.adopt(endpoint);
-        self.gate.adopt(Settings::of(endpoint));
+        self.gate.adopt(endpoint.group.clone());
         if let Some(own) = &self.own {
-            own.adopt(Settings::of(&endpoint.alone()));
+            own.adopt(endpoint.own.clone());
         }
     }
 
@@ -282,12 +133,12 @@ impl Gates {
 
     /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
     /// state and, until [`Group::adopt`], its settings.
-    pub fn group(&self, name: &str, endpoint: &settings::Endpoint) -> Group {
+    pub fn group(&self, name: &str, endpoint: &EndpointSettings) -> Group {
         let gate = match &self.place {
-            Place::Redis(gates) => Gate::Redis(gates.group(name, || Settings::of(endpoint))),
+            Place::Redis(gates) => Gate::Redis(gates.group(name, || endpoint.group.clone())),
             Place::Memory { entropy, groups } => {
                 let made = || {
-                    let gate = MemoryGate::new(name.to_owned(), Settings::of(endpoint), self.clock, entropy.clone());
+                    let gate = MemoryGate::new(name.to_owned(), endpoint.group.clone(), self.clock, entropy.clone());
                     Arc::new(gate.telling(Arc::clone(&self.events)))
                 };
                 let mut groups = groups.lock();

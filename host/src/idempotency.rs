@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+mod after_loss;
 pub(crate) mod codec;
 pub mod compact;
 pub mod entry;
@@ -22,6 +23,7 @@ pub mod retention;
 pub mod stored;
 pub mod unanswered;
 
+pub use after_loss::AfterLoss;
 pub use compact::Compact;
 pub use entry::{Arrived, Arriving, Entry, Ticket};
 pub use fingerprint::{Fingerprint, Identity, KeyTag, Likeness, RecordId, RequestDigest, Tenant};

@@ -1,7 +1,6 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
 
 pub mod admin;
-mod attempt;
 mod authority;
 pub mod bounded_file;
 pub mod breaker;
@@ -11,6 +10,7 @@ pub mod demo;
 pub mod emulator;
 pub mod entropy;
 pub mod error;
+mod flush_notice;
 pub mod gate;
 pub mod idempotency;
 pub mod import;
@@ -19,18 +19,22 @@ pub mod inputs;
 pub mod overload;
 pub mod pipeline;
 pub mod policy;
+pub mod preflight;
 pub mod rate_limit;
 pub mod registry;
 pub mod retry;
 pub mod rollout;
 pub mod route;
+pub mod secret;
 pub mod server;
 pub mod service;
 pub mod settlement;
+pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+mod units;
 pub mod upstream;
 
 pub use pipeline::{Host, HostError};

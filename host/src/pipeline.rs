@@ -6,7 +6,7 @@
 //! whose effect is already under way.
 
 mod answer;
-mod check;
+mod attempt;
 mod condition;
 mod course;
 mod delivery;
@@ -20,28 +20,28 @@ mod pending_report;
 pub(crate) mod prefer;
 mod record_status;
 mod request_head;
+mod settling;
 mod state;
 mod unkeyed;
 pub(crate) mod upstream_key;
 mod verification;
 mod wake;
 
-pub use check::check;
 pub(crate) use exchange::Exchange;
 pub(crate) use gone::CallerGone;
-pub(crate) use verification::{SharedVerifications, Verified};
+pub(crate) use state::check as check_state;
+use verification::SharedVerifications;
 
 use crate::{
     bounded_file,
     clock::Clock,
     config::{
         Reload,
-        settings::{AfterLoss, Mode, Policies, REGISTRY_AUTH, Settings, State, TokenSource},
+        settings::{self, Mode, Policies, REGISTRY_AUTH, Settings, State},
     },
     entropy::Entropy,
     error::Problem,
-    gate::Gates,
-    idempotency::{OwnerProofs, Records},
+    idempotency::{AfterLoss, OwnerProofs, Records},
     overload::{Memory, Peers, UnderWay, peers::Connection},
     policy::{
         Cache, Engine,
@@ -52,6 +52,7 @@ use crate::{
         self, CandidateReport, Event, Serving, Shadow, Watch, WatchError,
         fleet::{self, Following},
     },
+    secret::TokenSource,
     service::{Service, ServiceError},
     settlement::{NotifyError, Settlement},
     store::redis::{Link, OpenError},
@@ -115,14 +116,10 @@ pub struct Host {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
-    pub(crate) upstreams: Vec<Arc<Serving>>,
+    /// The upstreams, and the parts from which their policies are loaded.
+    pub(crate) rollout: Arc<rollout::Context>,
     /// Where candidates decide in shadow; none where there are none.
     pub(crate) shadow: Option<Shadow>,
-    pub(crate) engine: Engine,
-    pub(crate) keys: Keys,
-    /// The way to registries.
-    pub(crate) registry: Registry,
-    pub(crate) gates: Gates,
     /// The way to shared state; none where state is in this process.
     pub(crate) link: Option<Link>,
     pub(crate) records: Arc<dyn Records>,
@@ -196,7 +193,7 @@ impl Host {
         };
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for (index, upstream) in settings.upstreams.iter().enumerate() {
-            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
             let following = Following::open(settings, index, link.as_ref(), with.clone());
             let configured = || Service::load(upstream, &engine, &keys, &registry, groups);
             let service = match &following {
@@ -216,15 +213,14 @@ impl Host {
         }
         let shadow = shadow(settings);
         let settlement = Settlement::new(&settings.settlement, clock, Arc::clone(&events))?;
+        let rollout =
+            Arc::new(rollout::Context { upstreams, engine, keys, registry, gates, events: Arc::clone(&events) });
+        fleet::start(&rollout);
         let shared = Shared {
             clock,
             entropy,
-            upstreams,
+            rollout,
             shadow,
-            engine,
-            keys,
-            registry,
-            gates,
             link,
             records,
             settlement,
@@ -240,9 +236,7 @@ impl Host {
             record_reads: record_status::ReadLimit::default(),
             owner_proofs,
         };
-        let shared = Arc::new(shared);
-        fleet::start(&shared);
-        Ok(Self { shared, desk, transports: transports.into() })
+        Ok(Self { shared: Arc::new(shared), desk, transports: transports.into() })
     }
 
     /// The same host with connections of its own: one for each worker thread, so that no connection is shared across cores.
@@ -393,7 +387,7 @@ impl Host {
         loop {
             tokio::time::sleep(TIDY).await;
             self.shared.records.tidy();
-            for serving in &self.shared.upstreams {
+            for serving in &self.shared.rollout.upstreams {
                 serving.recorder.tidy(self.shared.clock.now());
             }
         }
@@ -405,7 +399,7 @@ impl Host {
     /// # Errors
     /// [`WatchError`] where no thread can be started.
     pub fn watch(&self, policies: &Policies) -> Result<Watch, WatchError> {
-        Watch::start(&self.shared, policies.dir.as_deref(), policies.poll)
+        Watch::start(&self.shared.rollout, policies.dir.as_deref(), policies.poll)
     }
 
     /// Puts what a reload has changed into force for every upstream, or for none.
@@ -414,11 +408,11 @@ impl Host {
     /// [`ServiceError`] where it does not fit a policy.
     pub fn reload(&self, reload: &Reload) -> Result<(), ServiceError> {
         let shared = &self.shared;
-        let mut all = Vec::with_capacity(shared.upstreams.len());
-        for (serving, settings) in shared.upstreams.iter().zip(&reload.settings.upstreams) {
-            all.push(serving.reconfigured(settings, &shared.gates)?);
+        let mut all = Vec::with_capacity(shared.rollout.upstreams.len());
+        for (serving, settings) in shared.rollout.upstreams.iter().zip(&reload.settings.upstreams) {
+            all.push(serving.reconfigured(settings, &shared.rollout.gates)?);
         }
-        for (serving, reconfigured) in shared.upstreams.iter().zip(all) {
+        for (serving, reconfigured) in shared.rollout.upstreams.iter().zip(all) {
             serving.reconfigure(reconfigured);
         }
         let list = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
@@ -445,13 +439,13 @@ impl Host {
 
     /// What happened to the policy of an upstream, the oldest first; none where there is no such upstream.
     pub fn policy_events(&self, upstream: &str) -> Option<Vec<Event>> {
-        let serving = self.shared.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
+        let serving = self.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
         Some(serving.events())
     }
 
     /// How the candidate of an upstream does; none where the upstream has none.
     pub fn candidate(&self, upstream: &str) -> Option<CandidateReport> {
-        let serving = self.shared.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
+        let serving = self.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
         serving.candidate.as_ref().map(rollout::Candidate::report)
     }
 
@@ -461,7 +455,7 @@ impl Host {
         self.shared.detached.wait().await;
         // What they gave back may still be on its way to the store.
         self.shared.records.flushed().await;
-        self.shared.gates.flushed().await;
+        self.shared.rollout.gates.flushed().await;
     }
 
     pub(crate) fn transport(&self, service: usize) -> Arc<dyn Transport> {
@@ -491,7 +485,7 @@ fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
 ///
 /// # Errors
 /// [`HostError::Service`] where the engine cannot be started. A cache that cannot be used costs time, not the start.
-fn engine(settings: &Settings) -> Result<Engine, HostError> {
+pub(crate) fn engine(settings: &Settings) -> Result<Engine, HostError> {
     let mut engine = Engine::start().map_err(ServiceError::from)?;
     if let Some(compiler) = &settings.policies.compiler {
         engine = engine.compiling_with(compiler.clone());
@@ -507,7 +501,7 @@ fn engine(settings: &Settings) -> Result<Engine, HostError> {
 }
 
 /// The way to registries: with the operator's credentials, and a folder beside the compiled code where there is a cache.
-fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
+pub(crate) fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
     let credentials = match &settings.policies.registry_auth {
         None => Credentials::default(),
         Some(TokenSource::Environment(secret)) => Credentials::read(secret.reveal(), REGISTRY_AUTH)?,

@@ -4,7 +4,6 @@ mod connection;
 mod descriptors;
 mod files;
 mod h2_preface;
-pub(crate) mod handover;
 mod inherited;
 mod metered;
 mod request_check;

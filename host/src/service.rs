@@ -2,8 +2,12 @@
 //! of its health. A reload makes another; a request ends in the one it began in.
 
 mod health;
+mod probation;
+mod stage_phase;
 
 pub use health::Wakefulness;
+pub use probation::{Conduct, Judgement, Probation};
+pub use stage_phase::StagePhase;
 
 use crate::{
     bounded_file,
@@ -19,7 +23,6 @@ use crate::{
         signature::{Keys, Unproven},
     },
     registry::{Artifact, Pulled, Registry, RegistryError},
-    rollout::{Probation, Step},
     route::{RouteError, Router},
     telemetry::{EndpointMeters, Meters},
 };
@@ -164,15 +167,15 @@ impl Endpoint {
 
 impl ServiceError {
     /// At which step of a load.
-    pub fn step(&self) -> Step {
+    pub fn step(&self) -> StagePhase {
         match self {
-            Self::File { .. } | Self::NoSuchPolicy { .. } => Step::Read,
-            Self::Registry { .. } => Step::Pull,
-            Self::Unproven { source, .. } if source.is_checksum() => Step::Checksum,
-            Self::Unproven { .. } => Step::Signature,
-            Self::Engine(_) | Self::Policy { .. } => Step::Load,
-            Self::Cases { .. } => Step::Cases,
-            Self::Config { .. } | Self::Route { .. } => Step::Configuration,
+            Self::File { .. } | Self::NoSuchPolicy { .. } => StagePhase::Read,
+            Self::Registry { .. } => StagePhase::Pull,
+            Self::Unproven { source, .. } if source.is_checksum() => StagePhase::Checksum,
+            Self::Unproven { .. } => StagePhase::Signature,
+            Self::Engine(_) | Self::Policy { .. } => StagePhase::Load,
+            Self::Cases { .. } => StagePhase::Cases,
+            Self::Config { .. } | Self::Route { .. } => StagePhase::Configuration,
         }
     }
 }
@@ -333,7 +336,7 @@ impl Service {
     /// Puts this generation's settings into force for its groups. Their state stays.
     pub fn adopt(&self) {
         for endpoint in &self.endpoints {
-            endpoint.group.adopt(&endpoint.settings);
+            endpoint.group.adopt(&endpoint.settings.group_settings());
         }
     }
 

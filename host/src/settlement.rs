@@ -18,13 +18,7 @@ mod schedule;
 pub use notify::{Counts, NotifyError, SIGNATURE, Target};
 pub(crate) use schedule::Schedule;
 
-use crate::{
-    clock::Clock,
-    idempotency::RecordId,
-    pipeline::{Host, Verified},
-    policy::contract::Class,
-    telemetry::Events,
-};
+use crate::{clock::Clock, idempotency::RecordId, policy::contract::Class, telemetry::Events};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use notify::{Notice, Notifier};
 use std::{
@@ -144,36 +138,33 @@ pub(crate) fn check(settings: &Settings) -> Result<(), NotifyError> {
     settings.notify.as_ref().map_or(Ok(()), notify::check)
 }
 
-impl Host {
-    /// Settles unknown writes in the background, and tells of them. Never ends; the server runs it on one of its workers, a
-    /// program that uses the host as a library on a task of its own. Dropping it leaves what it was verifying to the next run or
-    /// to another host.
-    pub async fn settle_writes(&self) {
-        let settlement = &self.shared.settlement;
-        let told = async {
-            match &settlement.notifier {
+/// The result of a verification.
+#[derive(Debug)]
+pub(crate) enum Verified {
+    /// The write's effect is known, or with `unknown` it is not verified any more.
+    Settled { upstream: String, endpoint: String, class: Class },
+    /// The write is verified again later, or another caller or host has its record.
+    Open,
+}
+
+impl Settlement {
+    /// Verifies the writes that `list` finds due, where the settings say so, and sends the notices. Never ends.
+    pub(crate) async fn run<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
+    where
+        L: Future<Output = Vec<RecordId>>,
+        V: Future<Output = Verified>,
+    {
+        let notices = async {
+            match &self.notifier {
                 Some(notifier) => notifier.run().await,
                 None => pending().await,
             }
         };
-        let verified = async { if settlement.settings.enabled { self.verify_due().await } else { pending().await } };
-        tokio::join!(verified, told);
+        let verified =
+            async { if self.settings.enabled { self.verify_due(list, verify).await } else { pending().await } };
+        tokio::join!(verified, notices);
     }
 
-    /// Writes that are due; none while the store does not answer.
-    async fn due(&self, limit: usize) -> Vec<RecordId> {
-        let due = self.shared.records.due(limit).await;
-        due.inspect_err(|error| tracing::debug!(%error, "due writes could not be listed")).unwrap_or_default()
-    }
-
-    async fn verify_due(&self) {
-        let shared = crate::pipeline::SharedVerifications::default();
-        let (list, verify) = (|limit| self.due(limit), |id| self.verify(id, &shared));
-        self.shared.settlement.verify_due(list, verify).await;
-    }
-}
-
-impl Settlement {
     /// Verifies the writes that `list` finds due, again and again. Neither waits for the other: verifications go on while the store
     /// lists.
     async fn verify_due<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
@@ -241,7 +232,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        config::settings::{Secret, TokenSource},
+        secret::{Secret, TokenSource},
         store::memory::records::tests::id,
     };
 

@@ -4,7 +4,7 @@ use super::{
     guest::{Guest, at},
     refusal::{Case, failed, refused, spoilt},
 };
-use triage::rollout::Step;
+use triage::service::StagePhase;
 
 /// Not UTF-8 from its third byte on.
 const BROKEN: &[u8] = b"ok\xff\xfe";
@@ -286,7 +286,7 @@ async fn paths_that_cannot_be_routed() {
         let reason = format!(
             "upstream api: endpoint path {path:?} cannot be routed: {why}; use templates such as /hospitals/{{id}}"
         );
-        Case(path, Guest::new().text(at::PATH, path).build(), Step::Configuration, reason)
+        Case(path, Guest::new().text(at::PATH, path).build(), StagePhase::Configuration, reason)
     };
     refused(vec![
         unroutable("/{", "Parameters must be registered with a valid name"),

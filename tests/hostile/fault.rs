@@ -3,10 +3,7 @@
 
 use super::guest::{Guest, REPLACE, SPIN, TRAP, at};
 use crate::support::stage::Stage;
-use triage::{
-    policy::Digest,
-    rollout::{Event, Step},
-};
+use triage::{policy::Digest, rollout::Event, service::StagePhase};
 
 /// A guest and its last fault, as the event has it.
 struct Case(&'static str, Guest, String);
@@ -347,7 +344,7 @@ async fn what_was_found_out_is_not_taken_again() {
     stage.until("rolled back", |event| matches!(event, Event::RolledBack { faults: 3, decisions: 3, .. })).await;
     stage.drop_in(&bytes);
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
-    let Event::Refused { step: Step::Quarantine, reason, .. } = &event else { panic!("{event}") };
+    let Event::Refused { step: StagePhase::Quarantine, reason, .. } = &event else { panic!("{event}") };
     assert_eq!(reason, "it was rolled back before; mend it: the same bytes are not taken again");
 }
 

@@ -8,7 +8,8 @@ use crate::support::stage::{Stage, prebuilt};
 use std::{fs, io::Write as _};
 use triage::{
     policy::{Engine, LoadError, Loading, Policy},
-    rollout::{Event, Step},
+    rollout::Event,
+    service::StagePhase,
 };
 
 fn invalid(cause: &str) -> String {
@@ -379,7 +380,7 @@ async fn a_hundred_megabytes_are_not_read() {
     fs::rename(beside, stage.path("http-standard.wasm")).unwrap();
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
     let Event::Refused { step, reason, digest, .. } = event else { unreachable!() };
-    assert_eq!((step, digest), (Step::Read, None));
+    assert_eq!((step, digest), (StagePhase::Read, None));
     assert_eq!(reason, "it has more than 67108864 bytes, the most that are read");
     assert_eq!(stage.policy().await, "http-standard");
 }

@@ -2,13 +2,10 @@
 
 use super::guest::Guest;
 use crate::support::stage::Stage;
-use triage::{
-    policy::Digest,
-    rollout::{Event, Step},
-};
+use triage::{policy::Digest, rollout::Event, service::StagePhase};
 
 /// A component and what the event says of it.
-pub struct Case(pub &'static str, pub Vec<u8>, pub Step, pub String);
+pub struct Case(pub &'static str, pub Vec<u8>, pub StagePhase, pub String);
 
 impl Case {
     /// A guest that is refused at load.
@@ -18,7 +15,7 @@ impl Case {
 
     /// A file that is refused at load.
     pub fn file(what: &'static str, bytes: Vec<u8>, reason: String) -> Self {
-        Self(what, bytes, Step::Load, reason)
+        Self(what, bytes, StagePhase::Load, reason)
     }
 }
 
@@ -26,7 +23,7 @@ impl Case {
 pub fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, reason: String) -> Case {
     let mut guest = Guest::new();
     spoil(&mut guest);
-    Case(what, guest.build(), Step::Load, reason)
+    Case(what, guest.build(), StagePhase::Load, reason)
 }
 
 pub fn overran(call: &str) -> String {

@@ -89,7 +89,7 @@ pub fn shared(url: &str, state: &str, base_url: &str, upstream: &str, key: Optio
     );
     let mut settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
     let State::Shared(shared) = &mut settings.state else { panic!("state is in memory") };
-    shared.key = key.map(|key| config::settings::TokenSource::Environment(config::settings::Secret::new(key)));
+    shared.key = key.map(|key| triage::secret::TokenSource::Environment(triage::secret::Secret::new(key)));
     settings
 }
 

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     bounded_file,
     clock::{Clock, Timestamp},
-    config::settings::{self, READ_TOKEN, TokenSource, WRITE_TOKEN},
+    config::settings::{self, READ_TOKEN, WRITE_TOKEN},
+    secret::TokenSource,
 };
 use axum::{
     Extension,

@@ -201,13 +201,13 @@ pub(super) async fn policy(
         ("announce" | "promote", Some(digest), Some(following)) => {
             let promoted = verb == "promote";
             let note = fleets(&desk, actor.0, &verb, &upstream, Some(digest));
-            let done = following.announce(&desk.host.shared, digest, promoted, note).await;
+            let done = following.announce(&desk.host.shared.rollout, digest, promoted, note).await;
             done.map_err(|why| not_now(&why))?;
             return Ok(Json(shapes::policy(serving)));
         }
         ("rollback", named, Some(following)) if following.is_told() => {
             let note = fleets(&desk, actor.0, &verb, &upstream, None);
-            following.roll_back(&desk.host.shared, named, note).await.map_err(|why| not_now(&why))?;
+            following.roll_back(&desk.host.shared.rollout, named, note).await.map_err(|why| not_now(&why))?;
             return Ok(Json(shapes::policy(serving)));
         }
         ("rollback", Some(named), _) if !serves(&serving.current(), named) => {

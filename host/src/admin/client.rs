@@ -1,7 +1,7 @@
 //! A caller of another host's admin listener: what `triage explain` and `triage policy list` use.
 
 use crate::{
-    config::settings::Secret,
+    secret::Secret,
     upstream::{self, HttpClient, Outbound, OutboundBody, Transport as _, TransportError},
 };
 use bytes::Bytes;

@@ -88,7 +88,7 @@ struct Unsettled {
 async fn now(desk: &Desk) -> Arc<str> {
     let shared = &desk.host.shared;
     let unsettled = shared.records.unsettled(COUNTED).await.unwrap_or_default();
-    let services: Vec<_> = shared.upstreams.iter().map(|serving| serving.current()).collect();
+    let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     let groups: Vec<_> = services.iter().flat_map(|service| shapes::groups(service)).collect();
     let (rates, points) = {
         let sampler = desk.live.sampler.lock();
@@ -104,7 +104,7 @@ async fn now(desk: &Desk) -> Arc<str> {
         breakers: groups.iter().map(shapes::Shared::breaker).collect(),
         limits: groups.iter().map(shapes::Shared::limits).collect(),
         budgets: groups.iter().map(shapes::Shared::budget).collect(),
-        policies: shared.upstreams.iter().map(|serving| shapes::policy(serving)).collect(),
+        policies: shared.rollout.upstreams.iter().map(|serving| shapes::policy(serving)).collect(),
         events: shared.events.latest(EVENTS),
         requests: requests.iter().map(|story| shapes::summary(story, &shared.clock)).collect(),
         unsettled: Unsettled {

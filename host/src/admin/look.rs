@@ -6,6 +6,7 @@
 use super::{
     Desk,
     answer::{At, Json, Refusal},
+    openmetrics::{Sources, scrape},
     shapes::{self, Shared},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     idempotency::{RecordId, fingerprint::NotARecordId},
     service::Service,
     store::redis::Link,
-    telemetry::{self, Event},
+    telemetry::{Event, NotARequestId, RequestId, Story},
 };
 use axum::{
     extract::{Query, State},
@@ -48,7 +49,8 @@ pub(super) async fn status(State(desk): State<Desk>) -> Json<shapes::Status> {
 
 /// One shape of every group of every upstream.
 fn every<T>(desk: &Desk, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
-    let services: Vec<Arc<Service>> = desk.host.shared.upstreams.iter().map(|serving| serving.current()).collect();
+    let services: Vec<Arc<Service>> =
+        desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     Json(services.iter().flat_map(|service| shapes::groups(service)).map(|group| shape(&group)).collect())
 }
 
@@ -96,7 +98,7 @@ fn one_group<T>(
 }
 
 pub(super) async fn policies(State(desk): State<Desk>) -> Json<Vec<shapes::Policy>> {
-    Json(desk.host.shared.upstreams.iter().map(|serving| shapes::policy(serving)).collect())
+    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| shapes::policy(serving)).collect())
 }
 
 pub(super) async fn policy(
@@ -116,12 +118,12 @@ fn fleet(serving: &crate::rollout::Serving) -> Option<(String, u64, bool)> {
 /// `OpenMetrics` text.
 pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusal> {
     let shared = &desk.host.shared;
-    let sources = telemetry::Sources {
+    let sources = Sources {
         meters: Arc::clone(&shared.meters),
         events: Arc::clone(&shared.events),
-        services: shared.upstreams.iter().map(|serving| serving.current()).collect(),
-        loads: shared.upstreams.iter().map(|serving| serving.overload.view()).collect(),
-        fleets: shared.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
+        services: shared.rollout.upstreams.iter().map(|serving| serving.current()).collect(),
+        loads: shared.rollout.upstreams.iter().map(|serving| serving.overload.view()).collect(),
+        fleets: shared.rollout.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
         memory: shared.memory.view(),
         traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
         unsettled: shared
@@ -137,7 +139,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Refusa
         ready: desk.unready().is_none(),
         started_unix_ms: desk.started_unix_ms,
     };
-    let text = telemetry::scrape(sources).map_err(|_| Refusal::Store)?;
+    let text = scrape(sources).map_err(|_| Refusal::Store)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
 }
@@ -165,7 +167,7 @@ pub(super) async fn events(
 
 /// The effective configuration, each value with its source, as TOML in which secrets are hidden.
 pub(super) async fn config(State(desk): State<Desk>) -> Response {
-    let current = desk.host.shared.upstreams.iter().map(|serving| serving.current());
+    let current = desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current());
     let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
     let text = config::show(&desk.settings.load(), &descriptions);
     ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
@@ -209,14 +211,13 @@ pub(super) async fn requests(
         return Err(malformed());
     }
     let shared = &desk.host.shared;
-    let summary = |story: &telemetry::Story| shapes::summary(story, &shared.clock);
+    let summary = |story: &Story| shapes::summary(story, &shared.clock);
     Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
 }
 
 /// One request's course.
 pub(super) async fn request(State(desk): State<Desk>, At(id): At<String>) -> Result<Json<shapes::Request>, Refusal> {
-    let id: telemetry::RequestId =
-        id.parse().map_err(|error: telemetry::NotARequestId| Refusal::Malformed(error.to_string()))?;
+    let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
     let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
     Ok(Json(shapes::request(story, &desk.host.shared.clock)))
 }

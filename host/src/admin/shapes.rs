@@ -10,11 +10,11 @@ use crate::{
     breaker::Standing,
     clock::{Clock, micros, millis},
     config::settings,
-    gate,
     idempotency::Unsettled,
     pipeline::Host,
     rollout::{self, Serving},
     service::Service,
+    state::group,
     telemetry::{Noted, Story},
 };
 use serde::Serialize;
@@ -196,7 +196,7 @@ pub(super) fn status(desk: &Desk) -> Status {
             settings::State::Memory => "memory",
             settings::State::Shared(_) => "shared",
         },
-        upstreams: desk.host.shared.upstreams.iter().map(|serving| upstream(serving)).collect(),
+        upstreams: desk.host.shared.rollout.upstreams.iter().map(|serving| upstream(serving)).collect(),
     }
 }
 
@@ -210,7 +210,7 @@ pub(super) fn record(own: Unsettled) -> Record {
 pub(super) struct Shared<'a> {
     pub(super) upstream: &'a str,
     pub(super) endpoints: Vec<&'a crate::service::Endpoint>,
-    pub(super) view: gate::View,
+    pub(super) view: group::View,
 }
 
 /// Every group of an upstream.
@@ -261,7 +261,7 @@ impl Shared<'_> {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        let limit = |own: &gate::LimitView, endpoint: Option<&str>| Limit {
+        let limit = |own: &group::LimitView, endpoint: Option<&str>| Limit {
             endpoint: endpoint.map(str::to_owned),
             requests: own.quota.requests.get(),
             period_ms: millis(own.quota.period),
@@ -364,7 +364,7 @@ pub(super) fn upstream(serving: &Serving) -> Upstream {
 
 /// The upstream of a name.
 pub(super) fn serving<'a>(host: &'a Host, name: &str) -> Option<&'a Serving> {
-    host.shared.upstreams.iter().find(|serving| serving.settings.name == name).map(AsRef::as_ref)
+    host.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == name).map(AsRef::as_ref)
 }
 
 /// A request's course.

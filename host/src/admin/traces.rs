@@ -47,7 +47,7 @@ fn shape(desk: &Desk, upstream: &str, recorder: &Recorder) -> Trace {
 /// Every upstream's.
 pub(super) async fn list(State(desk): State<Desk>) -> Json<Vec<Trace>> {
     let one = |serving: &Serving| shape(&desk, &serving.settings.name, &serving.recorder);
-    Json(desk.host.shared.upstreams.iter().map(|serving| one(serving)).collect())
+    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| one(serving)).collect())
 }
 
 /// One upstream's.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use triage::{
     bounded_file,
     config::{self, Flags, Inputs, Loaded, Problem, Problems, Source},
-    pipeline,
+    preflight,
 };
 
 /// What can be asked of the configuration.
@@ -26,12 +26,12 @@ impl Command {
         match self {
             Self::Check(flags) => {
                 let loaded = load(&flags)?;
-                pipeline::check(&loaded.settings)?;
+                preflight::check(&loaded.settings)?;
                 print!("{}", config::verdict(&Ok(loaded)));
             }
             Self::Show(flags) => {
                 let loaded = load(&flags)?;
-                let descriptions = pipeline::check(&loaded.settings)?;
+                let descriptions = preflight::check(&loaded.settings)?;
                 print!("{}", config::show(&loaded.settings, &descriptions));
             }
             Self::Reference => print!("{}", config::reference()),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use triage::{
     admin::{Client, ClientError},
     bounded_file,
-    config::settings::Secret,
+    secret::Secret,
 };
 
 /// Where the host is.

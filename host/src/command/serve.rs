@@ -15,7 +15,7 @@ use tokio::{
 use triage::{
     admin::AdminError,
     config::{Flags, settings::Settings},
-    pipeline,
+    preflight,
     server::{Inherited, Missing, Server, ServerError, raise_descriptors},
 };
 
@@ -48,7 +48,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         Err(error) => {
             if let ServerError::Host(_) | ServerError::Admin(AdminError::Token(_)) = error {
                 // The start ends at the first problem; the operator gets them all.
-                pipeline::check(&settings)?;
+                preflight::check(&settings)?;
             }
             return Err(error.into());
         }

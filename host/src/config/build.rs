@@ -8,12 +8,19 @@ use super::{
     problem::Problem,
     settings::{
         Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, RecordMemory,
-        Redirects, SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Secret, Server, Settings, Shared, State, Tls,
-        TokenSource, Upstream, WRITE_TOKEN,
+        Redirects, SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Server, Settings, State, Tls, Upstream, WRITE_TOKEN,
     },
     value::Values,
 };
-use crate::{idempotency, policy::CachePlaces, settlement, store::redis::Address, telemetry::Target, upstream};
+use crate::{
+    idempotency,
+    policy::CachePlaces,
+    secret::{Secret, TokenSource},
+    settlement,
+    store::redis::{self, Address},
+    telemetry::Target,
+    upstream,
+};
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Builds the settings, and notes what does not fit together.
@@ -101,11 +108,11 @@ fn secret(stated: &Values, environment: &[(String, String)], key: &str, variable
 
 fn state(stated: &Values, environment: &[(String, String)]) -> State {
     let Some(address) = stated.read::<Option<Address>>("state.url").flatten() else { return State::Memory };
-    let mut shared = Shared {
+    let mut shared = redis::Settings {
         ca_file: stated.read("state.ca_file"),
         password: secret(stated, environment, "state.password_file", STATE_PASSWORD),
         key: secret(stated, environment, "state.key_file", STATE_KEY),
-        ..Shared::new(address)
+        ..redis::Settings::new(address)
     };
     stated.fill("state.prefix", &mut shared.prefix);
     stated.fill("state.timeout", &mut shared.timeout);

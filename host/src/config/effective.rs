@@ -11,11 +11,11 @@ use super::{
 use crate::{
     breaker,
     clock::micros,
-    gate::Pybreaker,
     idempotency,
     policy::contract::{self, BreakerSignal, Description, Effect},
     rate_limit::{Quota, adaptive},
     retry::upstream_key,
+    state::group::Pybreaker,
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};

@@ -7,10 +7,10 @@ use super::{
     kind::{self, Kind},
     problem::{Problem, Source},
     raw::Raw,
-    settings, units,
+    settings,
     value::Value,
 };
-use crate::{rate_limit::Quota, store::redis::Address};
+use crate::{rate_limit::Quota, store::redis::Address, units};
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a name of their own; the key is the upstream's where it begins with a dot.

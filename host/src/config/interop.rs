@@ -7,7 +7,7 @@ use super::{
     settings::{Settings, State},
     value::Values,
 };
-use crate::{gate::Pybreaker, policy::contract, store::redis::Place};
+use crate::{policy::contract, state::group::Pybreaker, store::redis::Place};
 
 const INTEROP: &str = "breaker.interop";
 const NAMESPACE: &str = "breaker.interop_namespace";

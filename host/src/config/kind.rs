@@ -3,16 +3,17 @@
 use super::{
     problem::Problem,
     raw::Raw,
-    settings::{AfterLoss, Mode, PolicySource, Redirects},
-    units,
+    settings::{Mode, PolicySource, Redirects},
     value::Value,
 };
 use crate::{
+    idempotency::AfterLoss,
     overload::Priority,
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
     route::Router,
     store::redis::{self, Address},
+    units,
 };
 use std::{num::NonZeroU32, time::Duration};
 

@@ -2,15 +2,16 @@
 
 use super::value::Values;
 use crate::{
-    breaker,
-    gate::Pybreaker,
-    idempotency,
+    breaker, idempotency,
     overload::{Priority, peers},
     policy::{CachePlaces, Compiler, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
     registry::Artifact,
-    retry, settlement,
-    store::redis::Address,
+    retry,
+    secret::TokenSource,
+    settlement,
+    state::group::{self, Pybreaker},
+    store::redis,
     telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -127,37 +128,6 @@ pub struct Admin {
     pub tls: Option<Tls>,
 }
 
-/// Where a token comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    /// A file; blanks around the token do not count.
-    File(PathBuf),
-    /// The environment.
-    Environment(Secret),
-}
-
-/// What is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for the one that compares it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
 /// What concerns all policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policies {
@@ -198,7 +168,7 @@ pub enum State {
     /// In this process; lost when it ends.
     Memory,
     /// In a Redis, by all hosts of a fleet together.
-    Shared(Box<Shared>),
+    Shared(Box<redis::Settings>),
 }
 
 /// The variable that holds the password of shared state.
@@ -224,71 +194,6 @@ pub struct RecordMemory {
 impl Default for RecordMemory {
     fn default() -> Self {
         Self { max_bytes: 256 << 20, tenant_share_percent: 50 }
-    }
-}
-
-/// State that a fleet shares.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared {
-    /// Where it is.
-    pub address: Address,
-    /// What every key there begins with; fleets with the same one share state. Default `triage`.
-    pub prefix: String,
-    /// How long one step may take before this host goes on by itself. Default 20 ms: 20 times what one takes in one data
-    /// centre, and little beside an attempt.
-    pub timeout: Duration,
-    /// How many hosts must have seen failures before the whole fleet's breaker opens; all of them where fewer live. Default 2,
-    /// so that one host with a bad network opens its own breaker alone.
-    pub quorum: u32,
-    /// Whether a host that does not reach it says that it should not be sent requests. Default false.
-    pub required: bool,
-    /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
-    pub writes_alone: bool,
-    /// What a verification after a loss of its data may adopt. Default [`AfterLoss::Ask`].
-    pub after_loss: AfterLoss,
-    /// PEM file of authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The password; goes before one in the URL.
-    pub password: Option<TokenSource>,
-    /// The key that seals stored answers: 32 bytes in hex or base64.
-    pub key: Option<TokenSource>,
-}
-
-impl Shared {
-    /// The defaults for an address.
-    pub fn new(address: Address) -> Self {
-        Self {
-            address,
-            prefix: "triage".to_owned(),
-            timeout: Duration::from_millis(20),
-            quorum: 2,
-            required: false,
-            writes_alone: false,
-            after_loss: AfterLoss::Ask,
-            ca_file: None,
-            password: None,
-            key: None,
-        }
-    }
-}
-
-/// What becomes of a request that shared state may have forgotten, where a verification finds what it asks for and no claim says
-/// which request made that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterLoss {
-    /// It stays unknown until its caller or an operator says what it is: an equal request may have made it.
-    Ask,
-    /// It is adopted: a request may be given what an equal one made.
-    Adopt,
-}
-
-impl AfterLoss {
-    /// Its word in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ask => "ask",
-            Self::Adopt => "adopt",
-        }
     }
 }
 
@@ -478,6 +383,19 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
+    /// The part of the settings that the endpoint brings to its group.
+    pub(crate) fn group_settings(&self) -> group::EndpointSettings {
+        let own = self.alone();
+        let of = |endpoint: &Self| group::Settings {
+            breaker: endpoint.breaker.clone(),
+            limits: endpoint.limits.clone(),
+            budget: endpoint.budget.clone(),
+            leased: endpoint.leased,
+            pybreaker: endpoint.pybreaker.clone(),
+        };
+        group::EndpointSettings { group: of(self), own: of(&own), adaptive_rate: self.adaptive_rate }
+    }
+
     /// What an endpoint of a group has by itself: its own limits, and no breaker.
     pub(crate) fn alone(&self) -> Self {
         Self {

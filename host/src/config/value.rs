@@ -2,14 +2,15 @@
 
 use super::{
     problem::Source,
-    settings::{AfterLoss, Mode, PolicySource, Redirects},
-    units,
+    settings::{Mode, PolicySource, Redirects},
 };
 use crate::{
+    idempotency::AfterLoss,
     overload::Priority,
     policy::{contract::Effect, signature::KeySource},
     rate_limit::Quota,
     store::redis::Address,
+    units,
 };
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 

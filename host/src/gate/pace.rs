@@ -1,14 +1,13 @@
 //! A group's adaptive rate as its attempts meet it. Each host of a fleet has its own: see [`adaptive`].
 
-use super::{Ask, Refusal};
 use crate::{
     clock::{Clock, Timestamp},
-    config::settings,
     policy::contract::Class,
     rate_limit::{
         Quota,
         adaptive::{AdaptiveRate, Lesson, Place, Settings},
     },
+    state::group::{Ask, EndpointSettings, PaceView, Refusal},
     telemetry::Events,
 };
 use parking_lot::Mutex;
@@ -49,17 +48,6 @@ struct State {
     told: Option<Timestamp>,
 }
 
-/// All that there is to see of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PaceView {
-    /// Requests a minute; none while it is open.
-    pub per_minute: Option<f64>,
-    /// How often it was lowered since the start.
-    pub decreases: u64,
-    /// Its bounds.
-    pub settings: Settings,
-}
-
 /// An attempt's part in it.
 #[derive(Debug)]
 pub(super) struct Paced {
@@ -75,7 +63,7 @@ pub(super) struct Paced {
 }
 
 impl Pace {
-    pub(super) fn new(group: &str, clock: Clock, events: Arc<Events>, endpoint: &settings::Endpoint) -> Arc<Self> {
+    pub(super) fn new(group: &str, clock: Clock, events: Arc<Events>, endpoint: &EndpointSettings) -> Arc<Self> {
         let state = State {
             settings: None,
             ceiling: f64::INFINITY,
@@ -90,10 +78,10 @@ impl Pace {
     }
 
     /// Takes other settings over; what was learned stays.
-    pub(super) fn adopt(&self, endpoint: &settings::Endpoint) {
+    pub(super) fn adopt(&self, endpoint: &EndpointSettings) {
         let mut state = self.state.lock();
         state.settings = endpoint.adaptive_rate;
-        state.ceiling = endpoint.limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min);
+        state.ceiling = endpoint.group.limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min);
         self.is_on.store(state.settings.is_some(), Relaxed);
     }
 

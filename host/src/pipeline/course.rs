@@ -3,12 +3,12 @@
 use super::{
     Exchange,
     answer::Outgoing,
+    attempt::{Arrived, Errand, LEAST},
     exchange::{Arrival, Doubt, MaybeHold, Orphan, Progress},
     keyed,
     pending_report::PendingReport,
 };
 use crate::{
-    attempt::{Arrived, Errand, LEAST},
     clock,
     error::Problem,
     gate::Permit,

@@ -2,9 +2,9 @@
 //! an orphan's answer: what streams through is kept up to the cap, and the rest is read where the caller leaves.
 
 use crate::{
+    flush_notice::{Handover, Unflushed},
     idempotency::{Answer, Entry, Hold, Stored},
     overload::Spare,
-    server::handover::{Handover, Unflushed},
     telemetry::{Meter, OrphanResult},
     upstream::{Body, BoxError},
 };

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     config::settings::Redirects,
+    flush_notice::Handover,
     idempotency::{ClaimOwner, Entry, Fingerprint, Hold, Keyed, RequestDigest, Tenant, Turn},
     overload::{Asking, Held, Overload, Priority, UnderWay},
     policy::contract::{Class, Effect, Failure, Purpose},
-    server::handover::Handover,
     service::{Endpoint, Service},
     telemetry::{Account, trace_context},
     upstream::{
@@ -97,7 +97,7 @@ impl Exchange {
     /// knows it to bear.
     pub(crate) fn overload(&self) -> Option<&Arc<Overload>> {
         let applies = self.service.settings.sheds_overload && self.endpoint().settings.concurrency.is_none();
-        applies.then(|| &self.shared.upstreams[self.upstream].overload)
+        applies.then(|| &self.shared.rollout.upstreams[self.upstream].overload)
     }
 
     pub(crate) fn asking(&self) -> Asking<'_> {

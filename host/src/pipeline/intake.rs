@@ -41,7 +41,7 @@ impl Host {
     ) -> Result<Box<Exchange>, Problem> {
         let started = account.began();
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
-        let live = self.shared.upstreams[index].current();
+        let live = self.shared.rollout.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");
         if !route::is_plain(path) {
             return Err(Problem::PathNotPlain);
@@ -50,7 +50,8 @@ impl Host {
             upstream: live.settings.name.clone(),
             method: head.method.to_string(),
         })?;
-        account.found(&live, &live.endpoints[found], &head.method);
+        let (meters, label) = (&live.endpoints[found].meters, live.policy.label());
+        account.found(meters, &head.method, label, live.generation);
         account.traced(TraceContext::take(&mut head.headers));
         // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
         let mut effect = live.endpoints[found].effect(&head.method);
@@ -80,7 +81,7 @@ impl Host {
         if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
             let asking =
                 Asking { priority, endpoint: &own.described.name, attempt_timeout: own.settings.attempt_timeout };
-            self.shared.upstreams[index].overload.hope(&asking).map_err(|_| Problem::Overloaded {
+            self.shared.rollout.upstreams[index].overload.hope(&asking).map_err(|_| Problem::Overloaded {
                 upstream: service.settings.name.clone(),
                 priority: priority.name(),
             })?;
@@ -166,7 +167,7 @@ impl Host {
 
     /// The candidate and its endpoint, where it decides for the request.
     fn canary(&self, upstream: usize, head: &Parts, path: &str) -> Option<(Arc<Service>, usize)> {
-        let candidate = self.shared.upstreams[upstream].candidate.as_ref()?;
+        let candidate = self.shared.rollout.upstreams[upstream].candidate.as_ref()?;
         let name = [IDEMPOTENCY_KEY, REQUEST_ID].into_iter().find_map(|name| head.headers.get(name));
         let service = match name {
             Some(name) => candidate.as_canary(name.as_bytes()),
@@ -181,7 +182,7 @@ impl Host {
         let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let host = LazyCell::new(|| host(head));
         let mut best: Option<(usize, (bool, bool, usize))> = None;
-        for (index, upstream) in self.shared.upstreams.iter().enumerate() {
+        for (index, upstream) in self.shared.rollout.upstreams.iter().enumerate() {
             let settings = &upstream.settings;
             let prefix = settings.path_prefix.as_deref().unwrap_or("");
             let matches = settings.listen.is_none_or(|own| Some(own) == listener)
@@ -193,7 +194,7 @@ impl Host {
             }
         }
         let (index, _) = best.ok_or(Problem::NoUpstream)?;
-        let prefix = self.shared.upstreams[index].settings.path_prefix.as_deref().unwrap_or("");
+        let prefix = self.shared.rollout.upstreams[index].settings.path_prefix.as_deref().unwrap_or("");
         let rest = below(path_and_query, prefix).unwrap_or("/");
         let rooted = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
         Ok((index, rooted))

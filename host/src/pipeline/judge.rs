@@ -78,14 +78,14 @@ impl Exchange {
             return None;
         }
         let decided = service.policy.decide(attempt, outcome);
-        let serving = &self.shared.upstreams[self.upstream];
+        let serving = &self.shared.rollout.upstreams[self.upstream];
         serving.decided(service, decided.as_ref().err(), self.shared.clock.now());
         decided.map_err(|fault| faults.push(fault)).ok()
     }
 
     /// Writes a decision down where an operator records them: those of the policy that serves, not of a canary.
     fn record(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, judged: Judged<'_>) {
-        let recorder = &self.shared.upstreams[self.upstream].recorder;
+        let recorder = &self.shared.rollout.upstreams[self.upstream].recorder;
         let Some(recording) = recorder.recording().filter(|_| self.stand_in.is_none()) else { return };
         let shown = Shown { service: &self.service, method: &self.method, attempt, outcome, judged };
         recorder.note(recording, &shown, self.shared.clock.now());
@@ -98,7 +98,7 @@ impl Exchange {
         if attempt.purpose != Purpose::Request || !attempt.taken.is_empty() {
             return;
         }
-        let serving = &self.shared.upstreams[self.upstream];
+        let serving = &self.shared.rollout.upstreams[self.upstream];
         let judged = (self.endpoint().described.name.as_str(), live, self.shared.clock.now());
         if let Some(case) = Case::of(serving, candidate, endpoint, judged, attempt, outcome) {
             shadow.show(case);
@@ -107,7 +107,8 @@ impl Exchange {
 
     /// The same for an answer that was settled without a judge, unless it is settled for the candidate too.
     pub(super) fn show_settled(&self, arrival: &Arrival, progress: &Progress) {
-        if self.shared.upstreams[self.upstream].recorder.recording().is_some() && self.endpoint().policy_index.is_some()
+        if self.shared.rollout.upstreams[self.upstream].recorder.recording().is_some()
+            && self.endpoint().policy_index.is_some()
         {
             let attempt = self.attempted(Purpose::Request, progress, Instant::now());
             self.record(&attempt, &arrived(arrival), Judged::Settled);
@@ -121,7 +122,8 @@ impl Exchange {
 
     fn in_shadow(&self) -> Option<(&Shadow, Arc<Service>, usize)> {
         let shadow = self.shared.shadow.as_ref()?;
-        let candidate = self.shared.upstreams[self.upstream].candidate.as_ref().and_then(Candidate::in_shadow)?;
+        let candidate =
+            self.shared.rollout.upstreams[self.upstream].candidate.as_ref().and_then(Candidate::in_shadow)?;
         let path = self.path_and_query.split('?').next().unwrap_or_default();
         let endpoint = candidate.find(&self.method, path)?;
         Some((shadow, candidate, endpoint))

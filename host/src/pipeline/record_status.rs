@@ -103,7 +103,7 @@ impl Host {
         if !is_reserved(path) {
             return None;
         }
-        let service = self.shared.upstreams[index].current();
+        let service = self.shared.rollout.upstreams[index].current();
         Some(self.read_record(head, caller, &service, path).await)
     }
 

@@ -91,7 +91,7 @@ pub(super) fn records(
 ///
 /// # Errors
 /// The key that is wrong, and why.
-pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
+pub(crate) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
     let State::Shared(shared) = &settings.state else { return Ok(()) };
     Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;
     let key = |error: &OpenError| if let OpenError::File { key, .. } = error { key } else { "state.url" };

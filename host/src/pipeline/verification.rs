@@ -6,10 +6,10 @@
 use super::{
     Exchange, Host,
     answer::Outgoing,
+    attempt::{Arrived, Errand},
     exchange::{Answer, Arrival, MaybeHold, Progress, RequestBody},
 };
 use crate::{
-    attempt::{Arrived, Errand},
     error::Problem,
     idempotency::{
         self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, Postponed, RecordId, Stored,
@@ -18,7 +18,7 @@ use crate::{
     policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Probe, Purpose},
     retry::Step,
     service::Service,
-    settlement::Schedule,
+    settlement::{Schedule, Verified},
     telemetry::Account,
     upstream::{self, Outbound, redirect::Origin},
 };
@@ -49,15 +49,6 @@ const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
 
 /// The outcome of a write of which nothing was heard.
 const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
-
-/// What a verification came to.
-#[derive(Debug)]
-pub(crate) enum Verified {
-    /// The write's effect is known, or with `unknown` it is not verified any more.
-    Settled { upstream: String, endpoint: String, class: Class },
-    /// It is verified again later, or somebody else has it.
-    Open,
-}
 
 /// How a verification ended.
 enum Ended {
@@ -92,7 +83,7 @@ impl Host {
         };
         // Of an upstream that is configured no longer nothing can be asked, and its records' lifetimes are not known.
         let name = |serving: &&Arc<crate::rollout::Serving>| serving.settings.name == intent.upstream;
-        let service = self.shared.upstreams.iter().find(name).map(|serving| serving.current());
+        let service = self.shared.rollout.upstreams.iter().find(name).map(|serving| serving.current());
         let commit_within = service.as_ref().map(|service| commit_within(&intent, service)).unwrap_or_default();
         let (Some(request), Some(service)) = (&intent.request, service) else {
             return self.postpone(id, &intent, commit_within).await;
@@ -173,7 +164,8 @@ impl Host {
         service: &Arc<Service>,
         allowed: Duration,
     ) -> Option<Box<Exchange>> {
-        let upstream = self.shared.upstreams.iter().position(|serving| serving.settings.name == intent.upstream)?;
+        let upstream =
+            self.shared.rollout.upstreams.iter().position(|serving| serving.settings.name == intent.upstream)?;
         let endpoint = endpoint(intent, service)?;
         let own = &service.endpoints[endpoint];
         if !own.granted || !own.commits_late() {
@@ -283,7 +275,7 @@ impl Exchange {
         mut account: Account,
         shared: &SharedVerifications,
     ) -> Ended {
-        account.counting_for(self.endpoint());
+        account.counting_for(&self.endpoint().meters);
         let (Some(own), Some(fingerprint)) = (hold.as_mut(), self.fingerprint) else {
             return Ended::Open { asked: false };
         };

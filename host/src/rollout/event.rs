@@ -1,44 +1,7 @@
 //! What happened to a policy, for the log and for operators.
 
-use crate::policy::Digest;
+use crate::{policy::Digest, service::StagePhase};
 use std::{fmt, path::PathBuf};
-
-/// The step of a load at which a component was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Reading the file.
-    Read,
-    /// Pulling it from its registry.
-    Pull,
-    /// It was rolled back before.
-    Quarantine,
-    /// Its checksum, where there is one.
-    Checksum,
-    /// Its signature, where there are keys.
-    Signature,
-    /// Everything up to `configure`: size, format, imports, exports, description, settings.
-    Load,
-    /// Its golden cases.
-    Cases,
-    /// Its endpoints and the configuration.
-    Configuration,
-}
-
-impl Step {
-    /// The name in logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Pull => "pull",
-            Self::Quarantine => "quarantine",
-            Self::Checksum => "checksum",
-            Self::Signature => "signature",
-            Self::Load => "load",
-            Self::Cases => "cases",
-            Self::Configuration => "configuration",
-        }
-    }
-}
 
 /// What happened to an upstream's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +22,7 @@ pub enum Event {
         /// The digest, as far as it was read.
         digest: Option<Digest>,
         /// At which step.
-        step: Step,
+        step: StagePhase,
         /// Why, and what to do.
         reason: String,
     },

@@ -1,10 +1,9 @@
 //! Watches policy files. Events tell when to look; what counts is what a look finds, so that renames, links that are
 //! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
 
-use super::{Refused, Slot, stage};
+use super::{Context, Refused, Slot, stage};
 use crate::{
     config::settings::PolicySource,
-    pipeline::Shared,
     policy::{self, signature::companions},
 };
 use notify::{RecursiveMode, Watcher as _};
@@ -96,9 +95,9 @@ impl Watch {
     ///
     /// # Errors
     /// [`WatchError`]; where events cannot be had, polling does.
-    pub(crate) fn start(shared: &Arc<Shared>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
-        let mut files = watched(shared, dir);
-        look(shared, &mut files);
+    pub(crate) fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
+        let mut files = watched(context, dir);
+        look(context, &mut files);
         let (sender, ticks) = channel();
         let stop = sender.clone();
         let folders: HashSet<PathBuf> =
@@ -114,13 +113,13 @@ impl Watch {
                 tracing::warn!(%error, folder = %folder.display(), "policy files are polled");
             }
         }
-        let weak = Arc::downgrade(shared);
+        let weak = Arc::downgrade(context);
         let run = move || {
             // A panic that no check contains ends one look. Without another one no policy would ever be taken again.
             while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
                 tracing::error!(%panic, "looking at policy files failed; it is begun again");
-                if let Some(shared) = weak.upgrade() {
-                    shared.events.note_seldom("policy-flawed", "policies", || {
+                if let Some(context) = weak.upgrade() {
+                    context.events.note_seldom("policy-flawed", "policies", || {
                         format!("looking at policy files failed ({panic}); it is begun again: report it")
                     });
                 }
@@ -134,7 +133,7 @@ impl Watch {
 }
 
 /// The files that may bring a policy: the one an upstream names, or `NAME.wasm` in the folder in an embedded one's place.
-fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
+fn watched(context: &Context, dir: Option<&Path>) -> Vec<Watched> {
     let file = |source: &PolicySource| match source {
         PolicySource::File(path) => Some(path.clone()),
         PolicySource::Embedded(name) => dir.map(|dir| dir.join(format!("{name}.wasm"))),
@@ -142,7 +141,7 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
         PolicySource::Registry(_) | PolicySource::Builtin => None,
     };
     let mut files = Vec::new();
-    for (upstream, serving) in shared.upstreams.iter().enumerate() {
+    for (upstream, serving) in context.upstreams.iter().enumerate() {
         let candidate = serving.settings.candidate.as_ref().map(|candidate| (Slot::Candidate, &candidate.policy));
         for (slot, source) in std::iter::once((Slot::Live, &serving.settings.policy)).chain(candidate) {
             files.extend(file(source).map(|file| Watched { upstream, slot, file, attention: Attention::default() }));
@@ -151,7 +150,7 @@ fn watched(shared: &Shared, dir: Option<&Path>) -> Vec<Watched> {
     files
 }
 
-fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], poll: Duration) {
+fn watch(context: &Weak<Context>, ticks: &Receiver<Tick>, files: &mut [Watched], poll: Duration) {
     loop {
         match ticks.recv_timeout(poll) {
             Ok(Tick::Look) => {
@@ -166,12 +165,12 @@ fn watch(shared: &Weak<Shared>, ticks: &Receiver<Tick>, files: &mut [Watched], p
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Tick::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
-        let Some(shared) = shared.upgrade() else { return };
-        look(&shared, files);
+        let Some(context) = context.upgrade() else { return };
+        look(&context, files);
     }
 }
 
-fn look(shared: &Shared, files: &mut [Watched]) {
+fn look(context: &Context, files: &mut [Watched]) {
     for watched in files {
         let found = identities(&watched.file);
         #[cfg(test)]
@@ -179,8 +178,8 @@ fn look(shared: &Shared, files: &mut [Watched]) {
         if !watched.attention.is_due(&found) {
             continue;
         }
-        let Some(serving) = shared.upstreams.get(watched.upstream) else { continue };
-        let staged = stage(serving, watched.slot, &shared.engine, &shared.keys, &shared.gates, &watched.file);
+        let Some(serving) = context.upstreams.get(watched.upstream) else { continue };
+        let staged = stage(serving, watched.slot, &context.engine, &context.keys, &context.gates, &watched.file);
         let unread = staged.as_ref().is_err_and(Refused::is_worth_another_look);
         let news = watched.attention.looked(&found, unread);
         match staged {
@@ -238,7 +237,7 @@ mod tests {
 
         /// The name of the policy that serves.
         fn serves(&self) -> String {
-            self.host.shared.upstreams[0].current().policy.description().name.clone()
+            self.host.shared.rollout.upstreams[0].current().policy.description().name.clone()
         }
 
         /// Waits for an event that says so.

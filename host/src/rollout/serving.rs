@@ -1,13 +1,13 @@
 //! One upstream and the generation that serves it now.
 
-use super::{Candidate, Conduct, Event, Judgement, fleet::Following};
+use super::{Candidate, Event, fleet::Following};
 use crate::{
     clock::{Clock, Timestamp},
     config::settings,
     gate::Gates,
     overload::Overload,
     policy::{Digest, Fault},
-    service::{Service, ServiceError},
+    service::{Conduct, Judgement, Service, ServiceError},
     telemetry::{Events, Meters},
     trace::Recorder,
 };
@@ -195,7 +195,8 @@ impl Serving {
     pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Gates) -> Result<Reconfigured, ServiceError> {
         let ledger = self.ledger.lock();
         let remade = |service: &Arc<Service>| {
-            let mut made = service.with_settings(settings, |name, endpoint| gates.group(name, endpoint))?;
+            let mut made =
+                service.with_settings(settings, |name, endpoint| gates.group(name, &endpoint.group_settings()))?;
             made.counting(&self.meters);
             Ok::<_, ServiceError>(Arc::new(made))
         };

@@ -1,6 +1,6 @@
 //! From a file to a generation that may serve: every check in order, nothing touched.
 
-use super::{Event, Serving, Slot, Step};
+use super::{Event, Serving, Slot};
 use crate::{
     bounded_file,
     config::settings::{self, PolicySource},
@@ -10,7 +10,7 @@ use crate::{
         signature::{Keys, Unproven},
     },
     registry::Registry,
-    service::Service,
+    service::{Service, StagePhase},
 };
 use std::{error::Error, io, path::Path};
 
@@ -21,7 +21,7 @@ const CASES_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Refused {
     digest: Option<Digest>,
-    step: Step,
+    step: StagePhase,
     reason: String,
     again: bool,
 }
@@ -40,7 +40,7 @@ impl Refused {
     /// A check panicked: that is told like any other refusal, and the thread goes on.
     fn panicked(panic: String) -> Self {
         let reason = format!("a check panicked over it ({panic}); build it again, and report it");
-        Self { digest: None, step: Step::Load, reason, again: false }
+        Self { digest: None, step: StagePhase::Load, reason, again: false }
     }
 
     /// As an event.
@@ -77,7 +77,7 @@ fn stage_uncontained(
 ) -> Result<Option<Service>, Refused> {
     let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
     let bytes = bounded_file::read(file, COMPONENT_BYTES)
-        .map_err(|error| refused(None, Step::Read)(error.to_string()).unread(&error))?;
+        .map_err(|error| refused(None, StagePhase::Read)(error.to_string()).unread(&error))?;
     #[cfg(test)]
     policy::panic_if_told("check", &bytes);
     let digest = Digest::of(&bytes);
@@ -87,10 +87,10 @@ fn stage_uncontained(
     let refused = |step| refused(Some(digest), step);
     if serving.is_quarantined(&digest) {
         let reason = "it was rolled back before; mend it: the same bytes are not taken again";
-        return Err(refused(Step::Quarantine)(reason.to_owned()));
+        return Err(refused(StagePhase::Quarantine)(reason.to_owned()));
     }
     if let Err(error) = keys.check(file, &bytes) {
-        let step = if error.is_checksum() { Step::Checksum } else { Step::Signature };
+        let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
         let refused = refused(step)(told(&error));
         return Err(match &error {
             Unproven::Read { source, .. } => refused.unread(source),
@@ -99,18 +99,18 @@ fn stage_uncontained(
     }
     let settings: &settings::Upstream = &serving.configured();
     let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
-    let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(Step::Load)(told(&error)))?;
+    let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(told(&error)))?;
     match bounded_file::read(&file.with_extension("cases.csv"), CASES_BYTES) {
         Ok(text) => {
             let text = String::from_utf8_lossy(&text);
-            cases::play(&policy, &text).map_err(|error| refused(Step::Cases)(error.to_string()))?;
+            cases::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(refused(Step::Cases)(error.to_string()).unread(&error)),
+        Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
     }
-    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
+    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, &endpoint.group_settings()))
         .map(Some)
-        .map_err(|error| refused(Step::Configuration)(told(&error)))
+        .map_err(|error| refused(StagePhase::Configuration)(told(&error)))
 }
 
 /// Puts the candidate there that a configuration names, as far as it can be had at the start. What is wrong with it is an
@@ -126,12 +126,12 @@ pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, registry: &Registr
             Err(refused) => serving.refused(refused.event(file)),
         },
         PolicySource::Embedded(_) | PolicySource::Registry(_) | PolicySource::Builtin => {
-            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
             match Service::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
                 Ok(service) => serving.put(Slot::Candidate, service),
                 Err(error) => {
                     let refused =
-                        Refused { digest: None, step: Step::Configuration, reason: told(&error), again: false };
+                        Refused { digest: None, step: StagePhase::Configuration, reason: told(&error), again: false };
                     serving.refused(refused.event(Path::new(&source.to_string())));
                 }
             }

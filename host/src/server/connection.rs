@@ -2,13 +2,13 @@
 
 use super::{
     h2_preface::{self, Prefaced},
-    handover::{Confirming, Handover},
     metered::{Metered, Taking},
     request_check,
     streams::{StreamExecutor, Watched},
 };
 use crate::{
     config::settings,
+    flush_notice::{Confirming, Handover},
     overload::peers::{Activity, Connection},
     pipeline::Host,
     upstream::{BoxError, headers::Caller},

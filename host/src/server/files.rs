@@ -2,9 +2,10 @@
 
 use crate::{
     admin,
-    config::settings::{Settings, TokenSource},
+    config::settings::Settings,
     pipeline::Host,
     rollout::{Identity, identity},
+    secret::TokenSource,
     tls::Tls,
 };
 use arc_swap::ArcSwap;

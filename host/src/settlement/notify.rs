@@ -10,9 +10,9 @@
 
 use crate::{
     clock::Clock,
-    config::settings::{Secret, TokenSource},
     idempotency::RecordId,
     policy::contract::Class,
+    secret::{Secret, TokenSource},
     upstream::{self, HttpClient, Outbound, OutboundBody, Transport, TransportError},
 };
 use bytes::Bytes;

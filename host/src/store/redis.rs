@@ -24,6 +24,7 @@ mod push;
 pub mod records;
 pub mod reply;
 mod script;
+mod settings;
 mod slot;
 #[cfg(test)]
 #[path = "../../../tests/support/redis_server.rs"]
@@ -36,6 +37,7 @@ pub use link::{Condition, Link, LinkError, OpenError};
 pub use meter::Steps;
 pub use push::Pushed;
 pub use script::Script;
+pub use settings::Settings;
 
 /// What a server answers, and what it says when it cannot.
 pub use redis::{RedisError, Value};

@@ -1,7 +1,7 @@
 //! What is noted of a request while it runs. It is closed when dropped, so that a request whose caller leaves is told of too.
 
 use super::{
-    Desk, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
+    Desk, EndpointMeters, Meter, Names, Noted, RequestId, Step, Story, TraceContext,
     meter::{KeyResult, OrphanResult, status},
     story::STEPS,
     waited,
@@ -10,7 +10,6 @@ use crate::{
     error::{EFFECT_UNKNOWN, Problem},
     policy::contract::{BreakerSignal, Class, Failure, Next, Verdict},
     retry::Limit,
-    service::{Endpoint, Service},
 };
 use http::{HeaderValue, Method};
 use std::{sync::Arc, time::Duration};
@@ -70,19 +69,19 @@ impl Account {
     }
 
     /// Attempts and verdicts count at this endpoint from now on.
-    pub fn counting_for(&mut self, endpoint: &Endpoint) {
-        self.meter = Arc::clone(endpoint.meters.of(self.desk.index));
+    pub fn counting_for(&mut self, meters: &EndpointMeters) {
+        self.meter = Arc::clone(meters.of(self.desk.index));
     }
 
     /// It found its endpoint: from now on it counts there.
-    pub fn found(&mut self, service: &Service, endpoint: &Endpoint, method: &Method) {
-        self.meter = Arc::clone(endpoint.meters.of(self.desk.index));
+    pub fn found(&mut self, meters: &EndpointMeters, method: &Method, policy: &HeaderValue, generation: u64) {
+        self.meter = Arc::clone(meters.of(self.desk.index));
         self.meter.begun.add();
         self.found = true;
         if self.desk.explains() {
             self.method = standard(method);
-            self.policy = Some(service.policy.label().clone());
-            self.generation = service.generation;
+            self.policy = Some(policy.clone());
+            self.generation = generation;
         }
     }
 

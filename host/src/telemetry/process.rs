@@ -3,10 +3,10 @@
 use super::Cgroup;
 use std::fs;
 
-pub(super) struct Process {
-    pub(super) memory_bytes: Option<u64>,
-    pub(super) cpu_seconds: f64,
-    pub(super) open_files: Option<usize>,
+pub(crate) struct Process {
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) open_files: Option<usize>,
 }
 
 /// Memory of this process that is resident, where the system tells.
@@ -23,7 +23,7 @@ pub fn memory_used(cgroup: Option<&Cgroup>) -> Option<u64> {
     resident.max(counted)
 }
 
-pub(super) fn read() -> Process {
+pub(crate) fn read() -> Process {
     Process {
         memory_bytes: memory_bytes(),
         cpu_seconds: crate::clock::process_time().as_secs_f64(),

@@ -1,6 +1,6 @@
 //! Header rules of a proxy: what is hop-by-hop is taken off, who forwarded is put on (RFC 9110 section 7.6, RFC 7239).
 
-use crate::server::handover::Handover;
+use crate::flush_notice::Handover;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{

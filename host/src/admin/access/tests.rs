@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::config::settings::Secret;
+use crate::secret::Secret;
 
 const READ: &str = "0123456789abcdef-read";
 const WRITE: &str = "0123456789abcdef-write";

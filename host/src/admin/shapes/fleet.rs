@@ -2,7 +2,8 @@
 
 use crate::{
     clock::millis,
-    rollout::fleet::{Aborted, Chosen, Proposed, Report, Why},
+    rollout::fleet::Report,
+    state::rollout::{Aborted, Chosen, Proposed, Why},
 };
 use serde::Serialize;
 

@@ -79,7 +79,7 @@ fn shared_state_is_read_from_file_and_environment_and_shown_without_secrets() {
     let shared = state(text, &[("TRIAGE_STATE_KEY", "hush")]).unwrap();
     let plain = (shared.prefix.as_str(), shared.timeout, shared.quorum, shared.required);
     assert_eq!(plain, ("x:y", Duration::from_millis(5), 3, true));
-    assert!(matches!(&shared.password, Some(settings::TokenSource::File(path)) if path.ends_with("p")));
+    assert!(matches!(&shared.password, Some(crate::secret::TokenSource::File(path)) if path.ends_with("p")));
     assert!(!format!("{shared:?}").contains("hush"));
     let shown = show(&loaded(LEAST, &[url, ("TRIAGE_STATE_PASSWORD", "hush")], Flags::default()).settings, &[]);
     assert!(shown.contains("redis://:***@broker:6379/0") && !shown.contains("hush"), "{shown}");

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::rate_limit::adaptive::Settings;
+use crate::{config, rate_limit::adaptive::Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -8,8 +8,9 @@ const SECOND: Duration = Duration::from_secs(1);
 fn slowed() -> Arc<Pace> {
     let clock = Clock::anchored(1_767_225_600_000);
     let settings = Settings { floor_per_minute: 60, rise_per_minute: 1 };
-    let endpoint = settings::Endpoint { adaptive_rate: Some(settings), limits: Vec::new(), ..Default::default() };
-    let pace = Pace::new("api/all", clock, Arc::new(Events::new(clock)), &endpoint);
+    let endpoint =
+        config::settings::Endpoint { adaptive_rate: Some(settings), limits: Vec::new(), ..Default::default() };
+    let pace = Pace::new("api/all", clock, Arc::new(Events::new(clock)), &endpoint.group_settings());
     let first = pace.ask(Ask::First, Duration::ZERO, SECOND).unwrap();
     assert_eq!(first.answered(Class::Throttled), Some(60));
     pace

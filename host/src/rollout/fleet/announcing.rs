@@ -5,10 +5,11 @@ use super::{
     staging::{Asked, Unstaged, Wanted},
 };
 use crate::{
-    pipeline::Shared,
     policy::Digest,
-    rollout::{Serving, Step},
-    store::redis::{LinkError, agreement::Heard},
+    rollout::{Context, Serving},
+    service::StagePhase,
+    state::rollout::Heard,
+    store::redis::LinkError,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
@@ -32,7 +33,7 @@ pub enum NotAnnounced {
     #[error("it was refused at step {}: {reason}; nothing is announced", step.name())]
     Refused {
         /// At which step.
-        step: Step,
+        step: StagePhase,
         /// Why.
         reason: String,
     },
@@ -91,7 +92,7 @@ impl Following {
     /// [`NotAnnounced`]; nothing is announced then, unless it is [`NotAnnounced::Unsure`].
     pub(crate) async fn announce(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
+        context: &Arc<Context>,
         digest: Digest,
         promoted: bool,
         note: impl FnOnce(Said) + Send + 'static,
@@ -100,7 +101,7 @@ impl Following {
         if !self.agreement.link().is_up() {
             return Err(NotAnnounced::Away(LinkError::Down));
         }
-        let Some(serving) = shared.upstreams.get(self.index) else { return Err(NotAnnounced::Away(LinkError::Down)) };
+        let Some(serving) = context.upstreams.get(self.index) else { return Err(NotAnnounced::Away(LinkError::Down)) };
         if promoted && self.pardon(digest, serving.current().artifact) {
             note(Said::Pardoned);
             self.wake.notify_one();
@@ -119,7 +120,7 @@ impl Following {
             None => {
                 let (answer, answered) = oneshot::channel();
                 let wanted = Wanted { digest, promoted, within: None };
-                self.stage(shared, wanted, Some(Asked { answer, place }));
+                self.stage(context, wanted, Some(Asked { answer, place }));
                 let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
                 let checked = answered.await.unwrap_or_else(|_| Err(gone()));
                 self.put(digest, checked.map_err(|why| refused(&why))?);
@@ -173,11 +174,11 @@ impl Following {
     /// [`NotRolledBack`]; nothing is done then, unless it is [`NotRolledBack::Unsure`].
     pub(crate) async fn roll_back(
         self: &Arc<Self>,
-        shared: &Shared,
+        context: &Context,
         named: Option<Digest>,
         note: impl FnOnce(Said) + Send + 'static,
     ) -> Result<(), NotRolledBack> {
-        let Some(serving) = shared.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
+        let Some(serving) = context.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
         let word = {
             let course = self.course.lock();
             // What is proposed goes first, so that nobody takes back another one than they name.

@@ -1,9 +1,11 @@
 //! What one host knows of the agreement, and what it does next. Pure.
 
-use super::{
-    Chosen, Outcome, Proposed, Speaker, Standing, View, Why, Word, agreement::STAGING, staging::Unstaged, told::Told,
+use super::{Chosen, Outcome, Proposed, Speaker, Standing, View, Why, Word, staging::Unstaged, told::Told};
+use crate::{
+    clock::Timestamp,
+    policy::Digest,
+    state::rollout::{Heard, protocol::STAGING},
 };
-use crate::{clock::Timestamp, policy::Digest, store::redis::agreement::Heard};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Between two attempts at a component that cannot be had: the first wait, and the longest.

@@ -12,15 +12,12 @@ use crate::{
     clock::Clock,
     config::settings::{PolicySource, Settings, State},
     entropy::Entropy,
-    pipeline::Shared,
     policy::{Digest, Policy},
     registry::Target,
-    rollout::Serving,
+    rollout::{Context, Serving},
     service::{Service, ServiceError},
-    store::redis::{
-        Link, LinkError, Pushed,
-        agreement::{Heard, RedisAgreement},
-    },
+    state::rollout::Heard,
+    store::redis::{Link, LinkError, Pushed, agreement::RedisAgreement},
     telemetry::Events,
 };
 use parking_lot::Mutex;
@@ -211,8 +208,8 @@ impl Following {
     }
 
     /// Says what there is to say, and does what follows from the answer. Whether shared state was reached.
-    async fn turn(self: &Arc<Self>, shared: &Arc<Shared>) -> bool {
-        let Some(serving) = shared.upstreams.get(self.index) else { return true };
+    async fn turn(self: &Arc<Self>, context: &Arc<Context>) -> bool {
+        let Some(serving) = context.upstreams.get(self.index) else { return true };
         let artifact = || serving.current().artifact;
         for _ in 0..STEPS {
             let (speaker, known, word) = self.own(Some(serving));
@@ -234,9 +231,9 @@ impl Following {
                 self.course.lock().next(artifact(), &shelf, now)
             };
             match next {
-                Next::Install { digest, promoted } => self.install(shared, serving, digest, promoted),
+                Next::Install { digest, promoted } => self.install(context, serving, digest, promoted),
                 Next::Stage { digest, promoted, within } => {
-                    self.stage(shared, staging::Wanted { digest, promoted, within }, None);
+                    self.stage(context, staging::Wanted { digest, promoted, within }, None);
                 }
                 Next::Rest => {}
             }
@@ -282,7 +279,7 @@ impl Following {
         }
     }
 
-    fn install(&self, shared: &Shared, serving: &Serving, digest: Digest, promoted: bool) {
+    fn install(&self, context: &Context, serving: &Serving, digest: Digest, promoted: bool) {
         let Some(policy) = self.at_hand(digest) else { return };
         let component = policy.digest();
         if promoted && let Some(component) = component {
@@ -290,7 +287,7 @@ impl Following {
         }
         let made = match component.filter(|component| serving.is_quarantined(component)) {
             Some(_) => Err(Unstaged::quarantined()),
-            None => staging::service(shared, serving, &policy),
+            None => staging::service(context, serving, &policy),
         };
         match made {
             Ok(service) => {
@@ -339,15 +336,21 @@ impl Following {
 }
 
 /// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
-pub(crate) fn start(shared: &Arc<Shared>) {
-    for following in shared.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
+pub(crate) fn start(context: &Arc<Context>) {
+    for following in context.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
         let link = following.agreement.link();
         let (wake, message) = (Arc::clone(&following.wake), following.agreement.message());
-        link.beside(follow(Arc::downgrade(shared), following.index, wake, link.pushed(), message));
+        link.beside(follow(Arc::downgrade(context), following.index, wake, link.pushed(), message));
     }
 }
 
-async fn follow(shared: Weak<Shared>, index: usize, wake: Arc<Notify>, mut pushed: Receiver<Pushed>, message: String) {
+async fn follow(
+    context: Weak<Context>,
+    index: usize,
+    wake: Arc<Notify>,
+    mut pushed: Receiver<Pushed>,
+    message: String,
+) {
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -361,10 +364,10 @@ async fn follow(shared: Weak<Shared>, index: usize, wake: Arc<Notify>, mut pushe
                 Ok(Pushed::Joined) | Err(RecvError::Lagged(_)) => true,
             },
         };
-        let Some(shared) = shared.upgrade() else { return };
-        let following = shared.upstreams.get(index).and_then(|serving| serving.following.clone());
+        let Some(context) = context.upgrade() else { return };
+        let following = context.upstreams.get(index).and_then(|serving| serving.following.clone());
         let Some(following) = following.filter(|_| due) else { continue };
-        if !following.turn(&shared).await {
+        if !following.turn(&context).await {
             beats.reset_after(AGAIN);
         }
     }

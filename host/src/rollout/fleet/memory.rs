@@ -75,7 +75,7 @@ impl Memory {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::rollout::fleet::{Chosen, Why};
+    use crate::state::rollout::{Chosen, Why};
     use std::{
         fs,
         os::unix::fs::{PermissionsExt as _, symlink},

@@ -2,11 +2,11 @@
 
 use super::Following;
 use crate::{
-    pipeline::Shared,
+    config::settings,
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
-    rollout::{Serving, Step, told},
-    service::{self, Service, ServiceError},
+    rollout::{Context, Serving, told},
+    service::{self, Service, ServiceError, StagePhase},
 };
 use std::{
     error::Error as _,
@@ -22,14 +22,14 @@ pub(super) enum Unstaged {
     /// It cannot be had now: nothing is known of it.
     Away(String),
     /// It is no policy for this host.
-    Refused(Step, String),
+    Refused(StagePhase, String),
 }
 
 impl Unstaged {
     /// It was rolled back here.
     pub(super) fn quarantined() -> Self {
         let reason = "it was rolled back before; mend it: the same bytes are not taken again";
-        Self::Refused(Step::Quarantine, reason.to_owned())
+        Self::Refused(StagePhase::Quarantine, reason.to_owned())
     }
 
     /// As a load tells it, which keeps its step.
@@ -46,9 +46,9 @@ impl Unstaged {
     }
 
     /// At which step, and why.
-    pub(super) fn parts(&self) -> (Step, &str) {
+    pub(super) fn parts(&self) -> (StagePhase, &str) {
         match self {
-            Self::Away(reason) => (Step::Pull, reason),
+            Self::Away(reason) => (StagePhase::Pull, reason),
             Self::Refused(step, reason) => (*step, reason),
         }
     }
@@ -76,30 +76,30 @@ pub(super) struct Wanted {
 }
 
 /// Pulls a component, or finds it where it was kept, and makes every check of it.
-fn check(shared: &Weak<Shared>, index: usize, artifact: &Artifact, wanted: Wanted) -> Result<Arc<Policy>, Unstaged> {
+fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wanted) -> Result<Arc<Policy>, Unstaged> {
     // The host may go meanwhile.
     let gone = || Unstaged::Away("the host is stopping".to_owned());
-    let registry = shared.upgrade().ok_or_else(gone)?.registry.clone();
+    let registry = context.upgrade().ok_or_else(gone)?.registry.clone();
     let registry = match wanted.within {
         Some(within) => registry.patient_for(within),
         None => registry,
     };
     let failed = |source| ServiceError::Registry { upstream: String::new(), source: Box::new(source) };
     let pulled = registry.fetch(artifact).map_err(|error| Unstaged::of(&failed(error)))?;
-    let shared = shared.upgrade().ok_or_else(gone)?;
-    let serving = shared.upstreams.get(index).ok_or_else(gone)?;
+    let context = context.upgrade().ok_or_else(gone)?;
+    let serving = context.upstreams.get(index).ok_or_else(gone)?;
     if !wanted.promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
         return Err(Unstaged::quarantined());
     }
-    let policy = service::checked(&serving.configured(), &shared.engine, &shared.keys, artifact, &pulled);
+    let policy = service::checked(&serving.configured(), &context.engine, &context.keys, artifact, &pulled);
     let policy = policy.map_err(|error| Unstaged::of(&error))?;
-    self::service(&shared, serving, &policy)?;
+    self::service(&context, serving, &policy)?;
     Ok(policy)
 }
 
 /// A policy with the settings of now.
-pub(super) fn service(shared: &Shared, serving: &Serving, policy: &Arc<Policy>) -> Result<Service, Unstaged> {
-    let groups = |name: &str, endpoint: &_| shared.gates.group(name, endpoint);
+pub(super) fn service(context: &Context, serving: &Serving, policy: &Arc<Policy>) -> Result<Service, Unstaged> {
+    let groups = |name: &str, endpoint: &settings::Endpoint| context.gates.group(name, &endpoint.group_settings());
     Service::with_policy(&serving.configured(), Arc::clone(policy), false, groups).map_err(|error| Unstaged::of(&error))
 }
 
@@ -122,14 +122,14 @@ struct Staging {
 
 impl Following {
     /// Begins to pull and compile, on a thread of its own. `asked`: who waits for it instead of the fleet.
-    pub(super) fn stage(self: &Arc<Self>, shared: &Arc<Shared>, wanted: Wanted, asked: Option<Asked>) {
+    pub(super) fn stage(self: &Arc<Self>, context: &Arc<Context>, wanted: Wanted, asked: Option<Asked>) {
         let digest = wanted.digest;
         if asked.is_none() {
             self.course.lock().begin(digest);
         }
         let staging = Staging { following: Arc::downgrade(self), digest, asked, ended: false };
-        let (artifact, index, shared) = (self.place.at(digest), self.index, Arc::downgrade(shared));
-        let work = move || staging.end(check(&shared, index, &artifact, wanted));
+        let (artifact, index, context) = (self.place.at(digest), self.index, Arc::downgrade(context));
+        let work = move || staging.end(check(&context, index, &artifact, wanted));
         if let Err(error) = thread::Builder::new().name("triage-staging".to_owned()).spawn(work) {
             tracing::warn!(%error, "a component cannot be staged: there is no thread for it");
         }

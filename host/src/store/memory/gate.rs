@@ -4,10 +4,10 @@ use crate::{
     breaker::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip},
     clock::{Clock, Timestamp},
     entropy::Entropy,
-    gate::{Ask, LimitView, Recheck, Refusal, Report, Settings, View},
     policy::contract::BreakerSignal,
     rate_limit::{Gcra, Reservation},
     retry::budget::Budget,
+    state::group::{Ask, LimitView, Recheck, Refusal, Report, Settings, View},
     telemetry::Events,
 };
 use parking_lot::Mutex;

@@ -1,6 +1,6 @@
 //! Where the shared state is: one Redis (or Valkey), a Cluster, or what Sentinel says is the master.
 
-use crate::config::settings::Secret;
+use crate::secret::Secret;
 use std::{fmt, path::PathBuf};
 
 /// What a URL of shared state must be, for messages.

@@ -1,25 +1,14 @@
 //! What a fleet agrees on for an upstream's policy, in shared state: one script, whose transitions are those of
-//! [`crate::rollout::fleet`].
+//! [`crate::state::rollout`].
 
 use super::{Link, LinkError, Script, Value, reply};
-use crate::rollout::fleet::{Aborted, Host, Outcome, Proposed, Speaker, Standing, View, Word, is_name};
+use crate::state::rollout::{Aborted, Heard, Host, Outcome, Proposed, Speaker, Standing, View, Word, is_name};
 use std::time::Duration;
 
 static AGREEMENT: Script = Script::new("agreement", include_str!("agreement/agreement.lua"));
 
 /// How long a step may take unless `state.timeout` is longer: no request waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// What came of a word, and how things stand then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
-    /// What came of it.
-    pub outcome: Outcome,
-    /// Whether something else than ours was found there, and thrown away.
-    pub flawed: bool,
-    /// How things stand.
-    pub view: View,
-}
 
 /// The agreement of an upstream.
 #[derive(Debug, Clone)]

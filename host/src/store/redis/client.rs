@@ -67,7 +67,7 @@ impl Client {
     }
 
     fn make(address: &Address, password: Option<&str>, authority_pem: Option<Vec<u8>>) -> RedisResult<Kind> {
-        let password = password.or(address.password.as_ref().map(crate::config::settings::Secret::reveal));
+        let password = password.or(address.password.as_ref().map(crate::secret::Secret::reveal));
         let certificates = authority_pem.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         let mut identity =
             RedisConnectionInfo::default().set_db(address.db).set_lib_name("triage", env!("CARGO_PKG_VERSION"));

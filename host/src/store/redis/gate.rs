@@ -27,8 +27,8 @@ use crate::{
     breaker::{self, Force, Trip},
     clock::{Clock, Timestamp},
     entropy::Entropy,
-    gate::{Ask, Report, Settings},
     policy::contract::BreakerSignal,
+    state::group::{Ask, Report, Settings},
     store::memory::gate::{self as memory, MemoryGate},
     telemetry::Events,
 };

@@ -11,15 +11,10 @@ use super::{
     meter::{self, Meter, Steps},
     push::{self, Pushed},
     script::Script,
+    settings::Settings,
     slot::{Numbered, Slot},
 };
-use crate::{
-    bounded_file,
-    clock::Clock,
-    config::settings::{Shared, TokenSource},
-    entropy::Entropy,
-    telemetry::waited,
-};
+use crate::{bounded_file, clock::Clock, entropy::Entropy, secret::TokenSource, telemetry::waited};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use redis::{Cmd, ErrorKind, ServerErrorKind, ToRedisArgs, Value};
@@ -99,7 +94,7 @@ impl Link {
     ///
     /// # Errors
     /// [`OpenError`] where the address, a certificate or a password file cannot be used.
-    pub fn open(settings: &Shared, clock: Clock, entropy: Entropy) -> Result<Self, OpenError> {
+    pub fn open(settings: &Settings, clock: Clock, entropy: Entropy) -> Result<Self, OpenError> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let client = client(settings)?;
         let inner = Arc::new(Inner {
@@ -133,7 +128,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::open`].
-    pub fn check(settings: &Shared) -> Result<(), OpenError> {
+    pub fn check(settings: &Settings) -> Result<(), OpenError> {
         client(settings).map(drop)
     }
 
@@ -429,7 +424,7 @@ async fn watch(inner: &Arc<Inner>) {
     }
 }
 
-fn client(settings: &Shared) -> Result<Client, OpenError> {
+fn client(settings: &Settings) -> Result<Client, OpenError> {
     let password = settings.password.as_ref().map(|source| secret(source, "state.password_file")).transpose()?;
     let authorities = settings.ca_file.as_ref().map(|path| read("state.ca_file", path)).transpose()?;
     Client::new(&settings.address, password.as_deref(), authorities)

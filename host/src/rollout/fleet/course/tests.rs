@@ -3,9 +3,10 @@
 //! What one host does, without any server.
 
 use super::*;
-use crate::rollout::{
-    Step,
-    fleet::{Host, staging::Unstaged, told::Told},
+use crate::{
+    rollout::fleet::{staging::Unstaged, told::Told},
+    service::StagePhase,
+    state::rollout::Host,
 };
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
@@ -43,7 +44,7 @@ fn stage(of: u8) -> Next {
 }
 
 fn refused() -> Unstaged {
-    Unstaged::Refused(Step::Load, "no".to_owned())
+    Unstaged::Refused(StagePhase::Load, "no".to_owned())
 }
 
 #[test]

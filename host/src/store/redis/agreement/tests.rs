@@ -5,12 +5,11 @@
 use super::*;
 use crate::{
     clock::{Clock, Timestamp},
-    config::settings,
     entropy::Entropy,
     policy::Digest,
-    rollout::fleet::{
+    state::rollout::{
         Chosen, Why,
-        agreement::{Agreement, GENERATIONS},
+        protocol::{Agreement, GENERATIONS},
     },
     store::redis::{
         Address, Keys,
@@ -375,10 +374,10 @@ fn what_changes_is_published() {
 #[tokio::test]
 async fn hosts_agree_on_a_cluster() {
     let cluster = RedisCluster::start();
-    let settings = settings::Shared {
+    let settings = crate::store::redis::Settings {
         prefix: "test".to_owned(),
         timeout: Duration::from_secs(5),
-        ..settings::Shared::new(Address::parse(&cluster.url()).unwrap())
+        ..crate::store::redis::Settings::new(Address::parse(&cluster.url()).unwrap())
     };
     let link = Link::open(&settings, Clock::system(), Entropy::system()).unwrap();
     for upstream in ["api", "{braces} and blanks", "third"] {

@@ -1,7 +1,7 @@
 //! What an attempt was given: by the fleet, or by this host alone.
 
 use super::steps::{Taken, Ticket};
-use crate::{breaker, gate::Ask, store::memory::gate as memory};
+use crate::{breaker, state::group::Ask, store::memory::gate as memory};
 use std::time::Duration;
 
 /// What was taken for an attempt.

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, micros},
-    gate::Settings,
     rate_limit::Quota,
+    state::group::Settings,
 };
 use std::{sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     breaker::{self, Trip},
-    gate::{Ask, Recheck, Refusal},
+    state::group::{Ask, Recheck, Refusal},
     store::redis::meter,
 };
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};

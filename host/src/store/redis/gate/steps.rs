@@ -4,9 +4,9 @@ use super::fleet::Standing;
 use crate::{
     breaker::{CHANCE_SHIFT, Counts, Force},
     clock::micros,
-    gate::{Ask, Pybreaker, Report, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
+    state::group::{Ask, Pybreaker, Report, Settings},
     store::redis::{Keys, Script, Value, reply},
 };
 use std::{ops::RangeInclusive, time::Duration};

@@ -9,7 +9,7 @@ use super::{
     steps::{self, Go, Ticket},
 };
 use crate::{
-    gate::{Ask, Refusal},
+    state::group::{Ask, Refusal},
     store::redis::{link, meter},
 };
 use parking_lot::Mutex;

@@ -3,7 +3,7 @@
 use super::{RedisGate, STALE, fleet::Seen};
 use crate::{
     breaker,
-    gate::{LimitView, View},
+    state::group::{LimitView, View},
 };
 use std::time::Duration;
 

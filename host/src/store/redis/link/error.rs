@@ -36,7 +36,7 @@ pub enum LinkError {
     #[error("shared state cannot be reached now")]
     Down,
     /// No answer in time. The step may have been done.
-    #[error("shared state did not answer within {}", crate::config::written(*.0))]
+    #[error("shared state did not answer within {}", crate::units::write_duration(*.0))]
     TimedOut(Duration),
     /// The connection broke. The step may have been done.
     #[error("the connection to shared state broke")]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    config::settings::Secret,
+    secret::Secret,
     store::redis::{
         Address, Loss, reply,
         test_server::{Proxy, RedisCluster, RedisServer, Way},
@@ -14,12 +14,12 @@ static ECHO: Script = Script::new("echo", "return {KEYS[1], ARGV[1]}");
 static COUNT: Script = Script::new("count", "return redis.call('INCR', KEYS[1])");
 static WRITE: Script = Script::new("write", "return redis.call('SET', KEYS[1], string.rep('x', 100000))");
 
-fn settings(url: &str) -> Shared {
-    Shared {
+fn settings(url: &str) -> Settings {
+    Settings {
         prefix: "test".to_owned(),
         // Long enough for a busy machine where nothing is to time out.
         timeout: Duration::from_secs(2),
-        ..Shared::new(Address::parse(url).unwrap())
+        ..Settings::new(Address::parse(url).unwrap())
     }
 }
 
@@ -27,7 +27,7 @@ fn open(url: &str) -> Link {
     opened(&settings(url))
 }
 
-fn opened(settings: &Shared) -> Link {
+fn opened(settings: &Settings) -> Link {
     // A failure shows why.
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_test_writer();
     let _ = log.try_init();
@@ -85,17 +85,17 @@ async fn a_password_is_taken_from_url_environment_and_file_and_shown_nowhere() {
     std::fs::write(file.path(), "hush hush\n").unwrap();
     let with_url = settings(&format!("redis://:hush%20hush@127.0.0.1:{}", server.port()));
     let bare = settings(&format!("redis://:wrong@127.0.0.1:{}", server.port()));
-    let from_file = Shared { password: Some(TokenSource::File(file.path().to_owned())), ..bare.clone() };
+    let from_file = Settings { password: Some(TokenSource::File(file.path().to_owned())), ..bare.clone() };
     let held = TokenSource::Environment(Secret::new("hush hush"));
-    let from_environment = Shared { password: Some(held), ..bare.clone() };
+    let from_environment = Settings { password: Some(held), ..bare.clone() };
     for settings in [with_url, from_file, from_environment] {
         let link = opened(&settings);
         echo(&link, "a").await.unwrap();
         assert!(!format!("{link:?} {settings:?}").contains("hush"));
     }
-    let refused = opened(&Shared { timeout: Duration::from_millis(200), ..bare });
+    let refused = opened(&Settings { timeout: Duration::from_millis(200), ..bare });
     assert!(matches!(echo(&refused, "a").await, Err(LinkError::Down)));
-    let missing = Shared { password: Some(TokenSource::File("/missing".into())), ..settings(&server.url()) };
+    let missing = Settings { password: Some(TokenSource::File("/missing".into())), ..settings(&server.url()) };
     let error = Link::open(&missing, Clock::system(), Entropy::system()).unwrap_err();
     assert_eq!(error.to_string(), "state.password_file /missing cannot be read");
 }
@@ -141,7 +141,7 @@ async fn a_flush_and_an_eviction_count_as_lost_data() {
 #[tokio::test]
 async fn time_outs_are_short_and_the_third_ends_the_waiting() {
     let server = RedisServer::start();
-    let link = opened(&Shared { timeout: Duration::from_millis(60), ..settings(&server.url()) });
+    let link = opened(&Settings { timeout: Duration::from_millis(60), ..settings(&server.url()) });
     comes_up(&link).await;
     server.stop();
     let mut times = 0;
@@ -164,7 +164,7 @@ const TIMEOUTS: u32 = 3;
 async fn connections_that_are_cut_or_swallowed_are_built_again() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port());
-    let link = opened(&Shared { timeout: Duration::from_millis(100), ..settings(&proxy.url()) });
+    let link = opened(&Settings { timeout: Duration::from_millis(100), ..settings(&proxy.url()) });
     for way in [Way::Cut, Way::BlackHole] {
         comes_up(&link).await;
         proxy.set(way);
@@ -201,7 +201,7 @@ async fn a_late_answer_is_handed_over_and_so_is_one_whose_caller_has_gone() {
     static SLOW: Script = Script::new("slow", "return ARGV[1]");
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port());
-    let link = opened(&Shared { timeout: Duration::from_millis(100), ..settings(&proxy.url()) });
+    let link = opened(&Settings { timeout: Duration::from_millis(100), ..settings(&proxy.url()) });
     comes_up(&link).await;
     let (told, mut late) = tokio::sync::mpsc::unbounded_channel();
     let ask = |word: &str| {
@@ -301,9 +301,9 @@ async fn a_server_with_tls_is_asked_by_tls_and_a_strangers_certificate_is_refuse
         return;
     };
     let url = format!("rediss://127.0.0.1:{}", server.tls_port());
-    let link = opened(&Shared { ca_file: Some(certificate), ..settings(&url) });
+    let link = opened(&Settings { ca_file: Some(certificate), ..settings(&url) });
     comes_up(&link).await;
-    let stranger = opened(&Shared { timeout: Duration::from_millis(500), ..settings(&url) });
+    let stranger = opened(&Settings { timeout: Duration::from_millis(500), ..settings(&url) });
     assert!(matches!(echo(&stranger, "a").await, Err(LinkError::Down)));
 }
 
@@ -326,7 +326,7 @@ impl std::io::Write for Written {
 async fn a_step_is_a_span_with_its_outcome_and_nothing_else() {
     let server = RedisServer::start();
     let link = Link::open(
-        &Shared { timeout: Duration::from_millis(300), ..settings(&server.url()) },
+        &Settings { timeout: Duration::from_millis(300), ..settings(&server.url()) },
         Clock::system(),
         Entropy::system(),
     )

@@ -5,7 +5,7 @@
 //! answer that is moved to another record does not open.
 
 use super::super::link::{OpenError, secret};
-use crate::{config::settings::TokenSource, idempotency::RecordId};
+use crate::{idempotency::RecordId, secret::TokenSource};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     digest, hkdf, hmac,

@@ -4,12 +4,11 @@ use super::*;
 use crate::{
     breaker,
     clock::Clock,
-    config::settings,
     entropy::Entropy,
-    gate::{Ask, Recheck, Refusal, Report, Settings},
     policy::contract::BreakerSignal::{Failure, Success},
     rate_limit::Quota,
     retry::budget,
+    state::group::{Ask, Recheck, Refusal, Report, Settings},
     store::redis::{
         Address, Link,
         gate::{RedisGate, RedisGates},
@@ -48,8 +47,11 @@ pub(super) fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
 }
 
 pub(super) fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
-    let shared =
-        settings::Shared { prefix: "test".to_owned(), timeout, ..settings::Shared::new(Address::parse(url).unwrap()) };
+    let shared = crate::store::redis::Settings {
+        prefix: "test".to_owned(),
+        timeout,
+        ..crate::store::redis::Settings::new(Address::parse(url).unwrap())
+    };
     let (clock, entropy) = (Clock::system(), Entropy::system());
     let events = Arc::new(Events::new(clock));
     let link = Link::open(&shared, clock, entropy.clone()).unwrap();

@@ -5,10 +5,10 @@ use crate::{
     breaker,
     clock::{Clock, micros},
     entropy::Entropy,
-    gate::{Ask, Pybreaker, Recheck, Refusal, Report, Settings},
     policy::contract::BreakerSignal,
     rate_limit::Quota,
     retry::budget,
+    state::group::{Ask, Pybreaker, Recheck, Refusal, Report, Settings},
     store::{
         memory::gate::{Grant, MemoryGate},
         redis::{

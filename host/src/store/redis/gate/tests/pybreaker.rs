@@ -3,9 +3,9 @@
 use super::*;
 use crate::{
     breaker,
-    gate::{Ask, Pybreaker, Report, Settings},
     policy::contract::BreakerSignal,
     retry::budget,
+    state::group::{Ask, Pybreaker, Report, Settings},
     store::redis::{
         Keys, Script, Value,
         gate::{

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::{
-    gate::{Ask, Refusal},
+    state::group::{Ask, Refusal},
     store::redis::test_server::{Proxy, RedisServer, Way},
 };
 use futures_util::future::join_all;

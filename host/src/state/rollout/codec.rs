@@ -2,7 +2,7 @@
 
 use super::{
     Chosen, Standing, Why,
-    agreement::{GENERATIONS, QUARANTINED},
+    protocol::{GENERATIONS, QUARANTINED},
 };
 use crate::policy::Digest;
 

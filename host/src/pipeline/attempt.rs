@@ -5,16 +5,19 @@
 
 mod tail;
 
+use super::{
+    Exchange,
+    exchange::{Answer, Arrival, MaybeHold, Orphan, Progress},
+};
 use crate::{
     breaker,
     error::Problem,
-    gate::{Ask, Permit, Recheck, Refusal},
+    gate::Permit,
     idempotency::Hold,
     overload::{Place, Shed, Went},
-    pipeline::Exchange,
-    pipeline::exchange::{Answer, Arrival, MaybeHold, Orphan, Progress},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     retry::upstream_key::{self, KeyAnswer},
+    state::group::{Ask, Recheck, Refusal},
     telemetry::Step,
     upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
 };

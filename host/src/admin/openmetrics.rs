@@ -1,19 +1,19 @@
 //! All metrics as `OpenMetrics` text.
 
-use super::{
-    EndpointMeters, Events, Meter, Meters, Metric,
-    histogram::{Histogram, Observed},
-    meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
-    metrics, process,
-};
 use crate::{
     breaker::Standing,
     error::REASONS,
-    gate::{LimitView, View},
     overload::{self, Priority},
     service::Service,
     settlement,
+    state::group::{LimitView, View},
     store::redis::{Condition, Steps},
+    telemetry::{
+        EndpointMeters, Events, Meter, Meters, Metric,
+        histogram::{Histogram, Observed},
+        meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
+        metrics, process,
+    },
 };
 use prometheus_client::{
     collector::Collector,

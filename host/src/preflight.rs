@@ -5,10 +5,11 @@ use crate::{
     clock::Clock,
     config::{
         Problem, Problems,
-        settings::{PolicySource, Settings},
+        settings::{self, PolicySource, Settings},
     },
     entropy::Entropy,
     gate::Gates,
+    pipeline,
     policy::{contract::Description, signature::Keys},
     registry::{Credentials, Registry},
     service::{Service, ServiceError},
@@ -23,16 +24,16 @@ use std::{error::Error, sync::Arc};
 /// # Errors
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
-    let engine = super::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let engine = pipeline::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
     let mut problems = Vec::new();
     let keys = Keys::open(&settings.policies.keys).unwrap_or_else(|error| {
         problems.push(Problem::refused("policies.keys", told(&error)));
         Keys::default()
     });
-    if let Err((key, error)) = super::state::check(settings) {
+    if let Err((key, error)) = pipeline::check_state(settings) {
         problems.push(Problem::refused(key, told(&error)));
     }
-    let registry = super::registry(settings).unwrap_or_else(|error| {
+    let registry = pipeline::registry(settings).unwrap_or_else(|error| {
         problems.push(Problem::refused("policies.registry_auth_file", told(&error)));
         Registry::new(Credentials::default(), None)
     });
@@ -45,7 +46,9 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     for upstream in &settings.upstreams {
-        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| gates.group(name, endpoint)) {
+        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| {
+            gates.group(name, &endpoint.group_settings())
+        }) {
             Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
@@ -56,7 +59,7 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         if let Some(source) = upstream.candidate.as_ref().map(|candidate| &candidate.policy) {
             // A file may come at any time later.
             let is_there = !matches!(source, PolicySource::File(file) if !file.exists());
-            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
+            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
             let loaded = is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, &registry, groups));
             if let Some(Err(error)) = loaded {
                 problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));

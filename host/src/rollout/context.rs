@@ -1,0 +1,23 @@
+//! The parts of a host that a rollout needs.
+
+use super::Serving;
+use crate::{
+    gate::Gates,
+    policy::{Engine, signature::Keys},
+    registry::Registry,
+    telemetry::Events,
+};
+use std::sync::Arc;
+
+/// The upstreams in service, and the parts from which another generation of a policy is loaded and checked. Watchers of files and
+/// followers of a fleet hold it weakly, so that they end with their host.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) upstreams: Vec<Arc<Serving>>,
+    pub(crate) engine: Engine,
+    /// The keys of which one must have signed a component.
+    pub(crate) keys: Keys,
+    pub(crate) registry: Registry,
+    pub(crate) gates: Gates,
+    pub(crate) events: Arc<Events>,
+}
