@@ -54,6 +54,13 @@ async fn a_request_without_a_key_is_given_up_if_nothing_was_sent_and_else_not_to
     assert_eq!(told, ("effect-unknown".to_owned(), "no", ""), "{sent:?}");
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.emulator.hospitals().len(), 1, "what was sent goes on");
+    let second = world.create("A", None).await;
+    assert_eq!(
+        (second.status, second.header("triage-adopted")),
+        (200, ""),
+        "its caller was told of the first: {second:?}"
+    );
+    assert_eq!(world.emulator.hospitals().len(), 2);
     // A twin is under way: the second one waits for its turn, and nothing of it was sent.
     let first = {
         let world = world.clone();
@@ -64,7 +71,7 @@ async fn a_request_without_a_key_is_given_up_if_nothing_was_sent_and_else_not_to
     assert_eq!((unsent.problem().as_str(), unsent.header("triage-sent")), ("deadline-before-send", "no"), "{unsent:?}");
     assert_eq!(first.await.unwrap().status, 200);
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(world.emulator.hospitals().len(), 2, "it was given up");
+    assert_eq!(world.emulator.hospitals().len(), 3, "it was given up");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +182,7 @@ async fn what_is_not_enabled_is_not_there_and_never_forwarded() {
     assert_eq!(world.emulator.arrivals().len(), arrived, "{:?}", world.emulator.arrivals());
     let unkeyed = early_create(&readable(), "ann", None).await;
     let told = (unkeyed.problem(), unkeyed.header("location"));
-    assert_eq!(told, ("effect-unknown".to_owned(), ""), "its answer is the next equal request's");
+    assert_eq!(told, ("effect-unknown".to_owned(), ""), "its record goes with its answer");
 }
 
 /// At its deadline a write without a key ends unknown, and its caller is told: no other request is given its record.

@@ -25,7 +25,7 @@ pub mod unanswered;
 
 pub use after_loss::AfterLoss;
 pub use compact::Compact;
-pub use entry::{Arrived, Arriving, Entry, Ticket};
+pub use entry::{Arrived, Arriving, Entry, Ownership, Ticket};
 pub use fingerprint::{Fingerprint, Identity, KeyTag, Likeness, RecordId, RequestDigest, Tenant};
 pub use hold::{Begun, Hold, SendLease, begin};
 pub use host_lease::{HeartbeatLease, HostLease};

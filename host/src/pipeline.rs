@@ -293,7 +293,7 @@ impl Host {
         let span = exchange.span(&account);
         let gone = exchange.caller_gone.clone();
         let mut waits = exchange.under_way.as_ref().filter(|_| gone.is_some()).map(UnderWay::caller);
-        let caller_wait = exchange.caller_wait();
+        let caller_wait = exchange.caller_wait(&account.shared_meter());
         let explained = self.shared.link.is_some() && self.desk.explains();
         let run = waited::gathering(explained, exchange.run(account).instrument(span));
         let Some(gone) = gone else { return identified(run.await, id) };
@@ -306,11 +306,12 @@ impl Host {
                 answer
             }
             Some(wait) => {
-                let mut guard = Some(guard);
-                let waited = wait.bound(&mut finished, || drop((guard.take(), waits.take()))).await;
-                if let Some(guard) = guard {
-                    guard.over();
-                }
+                let leave = || {
+                    guard.no_longer();
+                    drop(waits.take());
+                };
+                let waited = wait.bound(&mut finished, leave).await;
+                guard.over();
                 waited
             }
         };

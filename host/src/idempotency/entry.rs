@@ -70,6 +70,18 @@ pub enum Arrived {
     Full,
 }
 
+/// Whose an entry is, as far as its owner can find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the answer of a request whose place is not its own must not be handed out"]
+pub enum Ownership {
+    /// Its owner's. The store gives it to no other request before the place lapses.
+    Held,
+    /// Another request may have it, or has had it.
+    Lost,
+    /// The place has lapsed, and the store does not answer: it may have given the entry to another request.
+    Unconfirmed,
+}
+
 /// Finds the tenant whose share of the memory a record counts against. A hash, which most requests never need.
 pub type ChargedTo = Box<dyn FnOnce() -> Option<Tenant> + Send>;
 
@@ -112,6 +124,8 @@ struct State {
 enum Phase {
     Present,
     Abandoned,
+    /// Its caller was told that the effect is unknown. Its request may be under way.
+    Told,
     Over,
 }
 
@@ -179,6 +193,11 @@ impl Entry {
         self.state.lock().phase == Phase::Abandoned
     }
 
+    /// Whether its caller was told that the effect is unknown.
+    pub fn is_told(&self) -> bool {
+        self.state.lock().phase == Phase::Told
+    }
+
     /// The term of the record's lock.
     pub fn lock(&self) -> LeaseTerm {
         self.state.lock().lock.clone()
@@ -201,13 +220,15 @@ impl Entry {
     /// It takes the place of an orphan that the store has given to its owner.
     pub fn adopts(&self, id: RecordId) {
         let mut state = self.state.lock();
+        let own = state.ticket;
         state.ticket.id = id;
         state.unwritten = None;
         if let Some(renewing) = state.renewing.take() {
             renewing.abort();
         }
         if state.phase == Phase::Abandoned {
-            // Its caller left while it was adopted.
+            // Its caller left while it was adopted. A record of its own that was written then says that it may have been sent.
+            self.records.answered(own, true);
             self.records.abandon(state.ticket);
         }
         drop(state);
@@ -249,27 +270,26 @@ impl Entry {
         self.records.write_listed(state.ticket, opening.of_tenant(tenant), came)
     }
 
-    /// Whether the entry is still its owner's, right before the answer is handed out. A place that lapsed unnoticed may have been
-    /// given to another request, which then has the effect.
-    pub async fn is_ours(&self) -> bool {
-        let Some(lease) = self.records.lease() else { return true };
+    /// Whose the entry is, right before the answer is handed out. A place that lapsed unnoticed may have been given to another
+    /// request, which then has the effect: also where this host cannot reach the store, which may serve the other hosts.
+    pub async fn ownership(&self) -> Ownership {
+        let Some(lease) = self.records.lease() else { return Ownership::Held };
         let place = self.shared.place.load(Relaxed);
         if self.clock.now().0 < place {
-            return true;
+            return Ownership::Held;
         }
         let ticket = self.state.lock().ticket;
         let asked = Instant::now();
         match self.records.keep_alive(ticket, self.lock, true).await {
             Ok(Renewed { entry: true, .. }) => {
                 self.shared.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
-                true
+                Ownership::Held
             }
-            Ok(Renewed { entry: false, .. }) => false,
-            Err(_) if place == LOST => false,
-            // No other request can take it over while the store cannot be reached.
+            Ok(Renewed { entry: false, .. }) => Ownership::Lost,
+            Err(_) if place == LOST => Ownership::Lost,
             Err(error) => {
-                tracing::warn!(%error, "an answer is handed out, though its place among equal requests has lapsed");
-                true
+                tracing::warn!(%error, "an answer is not handed out: its place among equal requests has lapsed");
+                Ownership::Unconfirmed
             }
         }
     }
@@ -277,6 +297,18 @@ impl Entry {
     /// Its caller has its answer: nothing is left to adopt. `forget`: its record is of no use any more either.
     pub fn answered(&self, forget: bool) {
         self.end(|records, state| records.answered(state.ticket, forget && state.unwritten.is_none()));
+    }
+
+    /// Its caller was told that the effect is unknown: its next request is one of its own, so that the place ends. The record does
+    /// not, and its lock is renewed as long as this entry lives.
+    pub fn told(&self) {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Told | Phase::Over) {
+            return;
+        }
+        state.phase = Phase::Told;
+        self.shared.present.store(false, Relaxed);
+        self.records.answered(state.ticket, false);
     }
 
     /// Its request ended unknown. The place stays until its caller has been told so.

@@ -328,7 +328,8 @@ impl Exchange {
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
     async fn may_send(&self, hold: &mut MaybeHold, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
-        if let Some(entry) = progress.twins.take()
+        // One whose caller has gone is an orphan itself, and needs none.
+        if let Some(entry) = progress.twins.take().filter(|_| !self.caller_has_gone())
             && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
         {
             progress.orphan = Orphan::Found;

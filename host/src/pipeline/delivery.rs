@@ -33,11 +33,21 @@ pub(super) struct Head {
     pub(super) policy: HeaderValue,
 }
 
+/// What a caller has received that has received this answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// What came of its request: the record goes with the place.
+    Answer,
+    /// That this is unknown: the record stays.
+    Unknown,
+    /// The same, before its request was over.
+    Early,
+}
+
 /// What becomes of a request's place and record once its answer was handed over, or was not.
 pub(super) struct Pending {
     entry: Arc<Entry>,
-    /// Whether the record goes with the place.
-    forget: bool,
+    received: Received,
     keeps: Option<Keeps>,
     is_over: bool,
     /// Counts what is read in the background.
@@ -58,14 +68,14 @@ struct Keeps {
 }
 
 impl Pending {
-    /// The answer leaves nothing to keep: the record is unknown, or has its answer (`forget`: and goes with the place).
-    pub(super) fn entry(entry: Arc<Entry>, forget: bool, detached: TaskTracker, meter: Arc<Meter>) -> Self {
-        Self { entry, forget, keeps: None, is_over: false, detached, meter }
+    /// The answer leaves nothing to keep: the record is unknown, or has its answer.
+    pub(super) fn entry(entry: Arc<Entry>, received: Received, detached: TaskTracker, meter: Arc<Meter>) -> Self {
+        Self { entry, received, keeps: None, is_over: false, detached, meter }
     }
 
     /// The record is finished with the answer where the caller does not get it, and goes where it does.
     pub(super) fn with_answer(mut self, hold: Hold, head: Head, most: usize, spare: Option<Spare>) -> Self {
-        self.forget = true;
+        self.received = Received::Answer;
         self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0, spare });
         self
     }
@@ -87,7 +97,7 @@ impl Pending {
     }
 
     fn handed_over(mut self) {
-        if self.entry.is_abandoned() {
+        if self.is_void() {
             // It went to no connection: its caller had gone before.
             return;
         }
@@ -95,7 +105,15 @@ impl Pending {
         if let Some(keeps) = self.keeps.take() {
             keeps.hold.goes_with_its_place();
         }
-        self.entry.answered(self.forget);
+        match self.received {
+            Received::Answer => self.entry.answered(true),
+            Received::Unknown | Received::Early => self.entry.told(),
+        }
+    }
+
+    /// Whether its caller had gone before. One that is answered early has a request that goes on without it.
+    fn is_void(&self) -> bool {
+        self.received != Received::Early && self.entry.is_abandoned()
     }
 
     /// The caller left. `rest` is what was not read of the answer, none where it broke off.
@@ -104,9 +122,22 @@ impl Pending {
         self.orphaned(rest);
     }
 
+    /// The answer goes to no caller, and its place is not given up by that.
+    pub(super) fn kept_without_caller(mut self, rest: Option<Body>) {
+        self.is_over = true;
+        self.keep(rest);
+    }
+
     fn orphaned(&mut self, rest: Option<Body>) {
         self.entry.abandon();
-        self.meter.orphans.add(OrphanResult::Left as usize);
+        // A request that is over leaves nothing to adopt: it was refused, or told.
+        if self.entry.is_abandoned() {
+            self.meter.orphans.add(OrphanResult::Left as usize);
+        }
+        self.keep(rest);
+    }
+
+    fn keep(&mut self, rest: Option<Body>) {
         let Some(keeps) = self.keeps.take() else { return };
         // Without a runtime the hold's end leaves the record unknown: the next request looks first.
         let Ok(runtime) = Handle::try_current() else { return };
@@ -199,7 +230,7 @@ impl Delivery {
     fn end(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         match &self.handover {
-            _ if pending.entry.is_abandoned() => drop(pending),
+            _ if pending.is_void() => drop(pending),
             Some(handover) => handover.written(Box::new(pending)),
             // A caller that takes bodies itself has it now.
             None => pending.handed_over(),

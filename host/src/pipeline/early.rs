@@ -2,19 +2,30 @@
 //!
 //! A caller that goes at its timeout knows nothing, and most clients repeat the request then. A caller that says how long it waits
 //! is told in time that the effect is unknown, and how it may come back. The request goes on meanwhile.
+//!
+//! Without a key it cannot come back. It may look whether the request took effect, and count that: so its place among equal requests
+//! ends once it has this answer, and its next request is another one. If the answer does not arrive, the place is an orphan's.
 
-use super::{Exchange, answer, prefer};
+use super::{
+    Exchange, answer,
+    delivery::{Pending, Received},
+    gone::CallerGone,
+    prefer,
+};
 use crate::{
     error::{Problem, SENT},
+    flush_notice::Handover,
     policy::contract::Effect,
+    telemetry::Meter,
     upstream::Body,
 };
-use http::{HeaderName, HeaderValue, Response};
-use std::time::Duration;
+use http::{HeaderName, HeaderValue, Method, Response};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     task::{JoinError, JoinHandle},
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::task::TaskTracker;
 
 /// The header that says which preference was honoured (RFC 7240 section 3).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -23,21 +34,25 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long a caller waits.
-#[derive(Debug)]
 pub(super) struct CallerWait {
     applied: HeaderValue,
     until: Instant,
     started: Instant,
     deadline: Instant,
     is_keyed: bool,
-    /// Where the record of a request with a key is. Without a key what comes of the request is given to the next equal one: a caller
-    /// that could read it too would take that one's effect for another.
+    /// Where the record of a request with a key is. One without a key goes once its effect is known.
     location: Option<HeaderValue>,
+    /// The place of a request without a key, and what its end takes.
+    gone: Option<CallerGone>,
+    method: Method,
+    handover: Option<Handover>,
+    detached: TaskTracker,
+    meter: Arc<Meter>,
 }
 
 impl Exchange {
     /// How long the caller of a request that runs detached waits, if it says so.
-    pub(super) fn caller_wait(&self) -> Option<CallerWait> {
+    pub(super) fn caller_wait(&self, meter: &Arc<Meter>) -> Option<CallerWait> {
         let wait = prefer::wait(&self.headers).filter(|_| self.effect != Effect::Safe)?;
         Some(CallerWait {
             applied: HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok()?,
@@ -46,15 +61,20 @@ impl Exchange {
             deadline: self.deadline,
             is_keyed: self.key.is_some(),
             location: self.record_location(),
+            gone: self.caller_gone.clone(),
+            method: self.method.clone(),
+            handover: self.handover.clone(),
+            detached: self.shared.detached.clone(),
+            meter: Arc::clone(meter),
         })
     }
 }
 
 impl CallerWait {
-    /// Waits for the answer as long as the caller does. `leave` tells the request that its caller has gone.
+    /// Waits for the answer as long as the caller does. `leave` tells the request that its caller waits no longer.
     ///
-    /// A request with a key goes on as it is: its caller can come back for the answer. One without a key is told that its caller has
-    /// gone, so that it is given up if nothing was sent yet.
+    /// A request with a key goes on as it is: its caller can come back for the answer. One without a key is given up if nothing was
+    /// sent yet.
     pub(super) async fn bound(
         &self,
         finished: &mut JoinHandle<Response<Body>>,
@@ -65,7 +85,7 @@ impl CallerWait {
         }
         if !self.is_keyed {
             leave();
-            // Only a refusal is passed on now. An answer belongs to the next equal request, which may have it already.
+            // Only a refusal is passed on now. With an answer its caller may have gone already, as far as its place goes.
             if let Ok(Ok(answer)) = timeout(GIVE_UP_TIMEOUT, &mut *finished).await
                 && answer.headers().get(SENT).is_some_and(|sent| sent == "no")
             {
@@ -77,7 +97,10 @@ impl CallerWait {
         let left = self.deadline.saturating_duration_since(now);
         let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
         let (again, location) = (self.is_keyed.then_some(again), self.location.clone());
-        Ok(self.dressed(answer::effect_unknown(Problem::EffectUnknown, again, location, None)))
+        let told = self.dressed(answer::effect_unknown(Problem::EffectUnknown, again, location, None));
+        let Some(entry) = self.gone.as_ref().and_then(CallerGone::entry) else { return Ok(told) };
+        let pending = Pending::entry(entry, Received::Early, self.detached.clone(), Arc::clone(&self.meter));
+        Ok(pending.behind(told, &self.method, self.handover.clone()))
     }
 
     fn dressed(&self, mut response: Response<Body>) -> Response<Body> {

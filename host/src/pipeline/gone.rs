@@ -1,14 +1,15 @@
 //! Whether a request's caller is still there.
 
 use crate::idempotency::Entry;
-use std::sync::{Arc, OnceLock};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Cancelled when the caller has gone.
 #[derive(Debug, Clone)]
 pub(crate) struct CallerGone {
     token: CancellationToken,
-    entry: Arc<OnceLock<Arc<Entry>>>,
+    entry: Arc<Mutex<Option<Arc<Entry>>>>,
 }
 
 /// The caller, as long as it waits: dropping this is its leaving.
@@ -30,10 +31,15 @@ impl CallerGone {
 
     /// The place that becomes an orphan at the very moment of the caller's leaving: its next request may come at once.
     pub(crate) fn takes(&self, entry: &Arc<Entry>) {
-        let _ = self.entry.set(Arc::clone(entry));
+        *self.entry.lock() = Some(Arc::clone(entry));
         if self.is_cancelled() {
             entry.abandon();
         }
+    }
+
+    /// The place of its request, once it has one.
+    pub(crate) fn entry(&self) -> Option<Arc<Entry>> {
+        self.entry.lock().clone()
     }
 
     pub(crate) fn guard(self) -> Waits {
@@ -42,6 +48,14 @@ impl CallerGone {
 }
 
 impl Waits {
+    /// The caller waits no longer for what comes of its request, but for an answer that says so: what was not sent is given up. Its
+    /// place is not.
+    pub(crate) fn no_longer(&self) {
+        if let Some(gone) = &self.0 {
+            gone.token.cancel();
+        }
+    }
+
     /// The caller has its answer, as far as this host's own code goes.
     pub(crate) fn over(mut self) {
         self.0 = None;
@@ -52,7 +66,7 @@ impl Drop for Waits {
     fn drop(&mut self) {
         let Some(gone) = &self.0 else { return };
         gone.token.cancel();
-        if let Some(entry) = gone.entry.get() {
+        if let Some(entry) = gone.entry() {
             entry.abandon();
         }
     }

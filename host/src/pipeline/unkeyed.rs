@@ -3,7 +3,7 @@
 use super::{
     Exchange,
     answer::{self, ADOPTED, Outgoing},
-    delivery::Pending,
+    delivery::{Pending, Received},
     exchange::{Orphan, Progress},
     keyed::{self, Begins, Start},
     upstream_key::KeySends,
@@ -11,8 +11,8 @@ use super::{
 use crate::{
     error::Problem,
     idempotency::{
-        self, Arrived, Arriving, Begun, ClaimOwner, Entry, Fence, Fingerprint, Hold, Opening, RecordId, Stored, Tenant,
-        Ticket, record::Begin, unanswered::Terms,
+        self, Arrived, Arriving, Begun, ClaimOwner, Entry, Fence, Fingerprint, Hold, Opening, Ownership, RecordId,
+        Stored, Tenant, Ticket, record::Begin, unanswered::Terms,
     },
     overload::Held,
     policy::contract::Effect,
@@ -178,11 +178,19 @@ impl Exchange {
                 progress.orphan = Orphan::Adopted;
                 beginning(hold, Start::since(sent_ago, self.started))
             }
-            Begun::Replay(stored) => {
-                progress.account.orphan(OrphanResult::Answer);
-                progress.orphan = Orphan::Adopted;
-                Begins::Answered(self.replayed(&stored, entry, progress))
-            }
+            Begun::Replay(stored) => match entry.ownership().await {
+                Ownership::Held => {
+                    progress.account.orphan(OrphanResult::Answer);
+                    progress.orphan = Orphan::Adopted;
+                    Begins::Answered(self.replayed(&stored, entry, progress))
+                }
+                Ownership::Lost => {
+                    // Another request was given the orphan while this host stood still. Nothing was sent here: it comes anew.
+                    entry.was_not_taken();
+                    return Box::pin(self.arrive(entry.owner(), progress)).await;
+                }
+                Ownership::Unconfirmed => return Err(Problem::StoreUnavailable),
+            },
             Begun::Mismatch | Begun::InFlight { .. } => return Err(Problem::StoreUnavailable),
         })
     }
@@ -194,12 +202,16 @@ impl Exchange {
         });
         response.headers_mut().remove(answer::REPLAY);
         response.headers_mut().insert(ADOPTED, HeaderValue::from_static("true"));
-        self.undelivered(Arc::clone(entry), true, progress).behind(response, &self.method, self.handover.clone())
+        self.undelivered(Arc::clone(entry), Received::Answer, progress).behind(
+            response,
+            &self.method,
+            self.handover.clone(),
+        )
     }
 
     /// What becomes of the place of a request whose record needs no answer.
-    pub(super) fn undelivered(&self, entry: Arc<Entry>, forget: bool, progress: &Progress) -> Pending {
-        Pending::entry(entry, forget, self.shared.detached.clone(), progress.account.shared_meter())
+    pub(super) fn undelivered(&self, entry: Arc<Entry>, received: Received, progress: &Progress) -> Pending {
+        Pending::entry(entry, received, self.shared.detached.clone(), progress.account.shared_meter())
     }
 
     /// An answer that tells the caller that its effect is unknown. Only one that never arrives leaves an orphan.
@@ -210,9 +222,11 @@ impl Exchange {
         progress: &Progress,
     ) -> Response<Body> {
         match entry {
-            Some(entry) => {
-                self.undelivered(entry, false, progress).behind(response, &self.method, self.handover.clone())
-            }
+            Some(entry) => self.undelivered(entry, Received::Unknown, progress).behind(
+                response,
+                &self.method,
+                self.handover.clone(),
+            ),
             None => response,
         }
     }
@@ -225,18 +239,36 @@ impl Exchange {
         hold: Hold,
         progress: &mut Progress,
     ) -> Response<Body> {
+        if entry.is_told() {
+            // What came of it is for no request: its caller was told early, and counts it by itself.
+            hold.goes_with_its_place();
+            entry.answered(true);
+            return outgoing.into_response(self, progress);
+        }
         let most = self.service.settings.idempotency.max_response_bytes;
         let head = outgoing.head(self, progress);
         let spare = self.held.as_ref().and_then(Held::spare);
-        let pending = self.undelivered(Arc::clone(&entry), true, progress).with_answer(hold, head, most, spare);
-        if !entry.is_abandoned() && !entry.is_ours().await {
-            // The place lapsed, and an equal request has the effect: it is given the answer.
-            let owner = entry.owner();
-            pending.lost(Some(outgoing.into_response(self, progress).into_body()));
-            // So is its record.
-            progress.owner = ClaimOwner::Request(owner);
-            return answer::refused(Problem::EffectUnknown, self, progress);
+        let pending =
+            self.undelivered(Arc::clone(&entry), Received::Answer, progress).with_answer(hold, head, most, spare);
+        if !entry.is_abandoned() {
+            let ownership = entry.ownership().await;
+            if ownership != Ownership::Held {
+                // Another request may have the effect, or be given it: the answer stays with the record.
+                let owner = entry.owner();
+                pending.kept_without_caller(Some(outgoing.into_response(self, progress).into_body()));
+                progress.owner = ClaimOwner::Request(owner);
+                let response = answer::refused(Problem::EffectUnknown, self, progress);
+                if ownership == Ownership::Lost {
+                    entry.abandon();
+                    return response;
+                }
+                return self.told(response, Some(entry), progress);
+            }
         }
         pending.behind(outgoing.into_response(self, progress), &self.method, self.handover.clone())
     }
 }
+
+#[cfg(test)]
+#[path = "unkeyed/tests.rs"]
+mod tests;

@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     clock::Timestamp,
     idempotency::{
-        Answer, Arrived, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Postponed, RecordId,
-        RecordStatus, Renewed, RequestDigest, Resolution, Resolved, Tenant, Ticket, Turn, Unsettled, records::Reply,
-        unanswered::Terms,
+        Answer, Arrived, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Ownership, Postponed,
+        RecordId, RecordStatus, Renewed, RequestDigest, Resolution, Resolved, Tenant, Ticket, Turn, Unsettled,
+        records::Reply, unanswered::Terms,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -439,7 +439,11 @@ async fn the_lock_of_a_place_that_lapsed_does_not_come_back() {
         tokio::time::advance(Duration::from_secs(100)).await;
         // The renewal is the first to run when the host wakes, and the store says that the entry and the record are the owner's.
         sleep(PLACE_LEASE).await;
-        assert!(entry.is_ours().await, "the answer may be handed out: no other request was given the entry");
+        assert_eq!(
+            entry.ownership().await,
+            Ownership::Held,
+            "the answer may be handed out: no other request was given the entry"
+        );
         assert_eq!(send.await, None);
     }
     assert_eq!(steps.get(), 1, "a step of the send was taken");
@@ -454,7 +458,7 @@ async fn the_lock_of_a_record_that_is_not_held_is_not_renewed() {
         let (entry, hold) = listed(Renewed { entry: entry_is_ours, lock: false }).await;
         sleep(PLACE_LOCK.saturating_sub(Duration::from_secs(1))).await;
         assert_eq!(hold.lock_left(), Duration::from_secs(1), "{entry_is_ours}");
-        assert_eq!(entry.is_ours().await, entry_is_ours);
+        assert_eq!(entry.ownership().await == Ownership::Held, entry_is_ours);
     }
     let (_entry, hold) = listed(Renewed { entry: false, lock: true }).await;
     sleep(PLACE_LOCK * 2).await;

@@ -352,7 +352,13 @@ impl Records for MemoryRecords {
     }
 
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        at_hand(Ok(self.unanswered.look_again(ticket, self.clock.now())))
+        let found = self.unanswered.look_again(ticket, self.clock.now());
+        if found.is_some() {
+            // Its own record goes with its own entry. It is there where its caller has left meanwhile.
+            let _: Result<(), RecordError> =
+                self.own(ticket.id, |record, clock| record.release(ticket.owner, clock.now()));
+        }
+        at_hand(Ok(found))
     }
 
     fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {

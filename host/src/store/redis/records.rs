@@ -17,6 +17,7 @@ use crate::{
     store::memory::records::turns::{Place as PlaceHere, Turns},
     telemetry::Events,
 };
+use endings::{Ending, Endings};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
@@ -41,6 +42,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use turn::Place;
 
+mod endings;
 mod era;
 mod heartbeat;
 mod ledger;
@@ -84,6 +86,7 @@ pub(super) struct Inner {
     here: Arc<Turns>,
     heartbeat: Heartbeat,
     ledger: Ledger,
+    endings: Endings,
     events: Arc<Events>,
     /// What was begun and nobody waits for.
     behind: TaskTracker,
@@ -126,12 +129,14 @@ impl RedisRecords {
             here,
             heartbeat,
             ledger,
+            endings: Endings::default(),
             events,
             behind,
             told_unreadable,
         });
         inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
         inner.link.beside(restore::watch(Arc::downgrade(&inner)));
+        inner.link.beside(endings::tell(Arc::downgrade(&inner)));
         Self(inner)
     }
 }
@@ -628,7 +633,11 @@ impl Records for RedisRecords {
     }
 
     fn answered(&self, ticket: Ticket, forget: bool) {
-        self.0.afterwards(steps::answered(self.0.keys(), &ticket, forget));
+        let ending = Ending::of(ticket, forget);
+        let Ok(runtime) = Handle::try_current() else { return self.0.endings.put(ending) };
+        let inner = Arc::clone(&self.0);
+        let work = async move { inner.ended(ending).await };
+        runtime.spawn(self.0.behind.track_future(work.in_current_span()));
     }
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
@@ -689,6 +698,7 @@ impl Records for RedisRecords {
         async {
             self.0.behind.close();
             self.0.behind.wait().await;
+            self.0.tell_rest().await;
         }
         .boxed()
     }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::idempotency::{Answer, Begun, Hold, Identity, Key, Tenant, begin, record::Begin};
+use crate::idempotency::{Answer, Begun, Entry as Place, Hold, Identity, Key, Tenant, begin, record::Begin};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
@@ -203,7 +203,7 @@ async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
 /// What a tenant's callers leave behind takes of that tenant's share.
 #[tokio::test(start_paused = true)]
 async fn an_orphan_counts_against_its_tenant() {
-    use crate::idempotency::{Arrived, Arriving, Entry, RequestDigest, Ticket, unanswered::Terms};
+    use crate::idempotency::{Arrived, Arriving, RequestDigest, Ticket, unanswered::Terms};
     let header = HeaderName::from_static("x-tenant");
     let tenant = |name: &str| {
         let values = [(header.clone(), HeaderValue::from_str(name).unwrap())];
@@ -218,7 +218,7 @@ async fn an_orphan_counts_against_its_tenant() {
         let terms = Terms { lease: Duration::MAX, kept: KEEP };
         let ticket = Ticket { digest, id: id(n), owner: Fence(n.into()), terms };
         let arriving = Arriving { ticket, opening: opening(n.into(), 0), turn: None, max: 1_000, intent: None };
-        let entry = Entry::asking(&records, clock, &arriving);
+        let entry = Place::asking(&records, clock, &arriving);
         assert!(matches!(records.arrive(arriving).into_inner().unwrap(), Arrived::Listed { .. }));
         let tenant = tenant(name);
         entry.charged_to(Box::new(move || tenant));
@@ -305,5 +305,43 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
     assert_eq!(records.bytes(), bytes + 40 * RECORD_BYTES);
     for shard in &records.shards {
         shard.lock().check();
+    }
+}
+
+/// A request whose caller leaves while it takes an older orphan over: nothing was sent under its own record, which is forgotten.
+#[tokio::test]
+async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
+    use crate::idempotency::{Arrived, Arriving, RequestDigest, Ticket, unanswered::Terms};
+    let digest = RequestDigest::from_bytes([9; 32]);
+    let arriving = |fence: u16| {
+        let terms = Terms { lease: Duration::MAX, kept: Duration::from_mins(10) };
+        let ticket = Ticket { digest, id: id(fence), owner: Fence(fence.into()), terms };
+        let opening = Opening { fingerprint: Fingerprint::of_record(ticket.id), ..opening(fence.into(), 0) };
+        Arriving { ticket, opening, turn: None, max: 10, intent: None }
+    };
+    for looks_again in [true, false] {
+        let clock = Clock::system();
+        let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
+        let records: Arc<dyn Records> = Arc::clone(&memory) as _;
+        let older = Place::asking(&records, clock, &arriving(1));
+        assert!(matches!(records.arrive(arriving(1)).await.unwrap(), Arrived::Listed { .. }));
+        let own = Place::asking(&records, clock, &arriving(2));
+        if looks_again {
+            assert!(matches!(records.arrive(arriving(2)).await.unwrap(), Arrived::Listed { .. }));
+        }
+        older.abandon();
+        own.abandon();
+        assert!(records.status(id(2)).await.unwrap().is_some(), "tripwire: its caller's leaving wrote it");
+        if looks_again {
+            assert_eq!(records.look_again(arriving(2).ticket).await.unwrap(), Some(id(1)));
+        } else {
+            assert!(
+                matches!(records.arrive(arriving(2)).await.unwrap(), Arrived::Adopted(adopted) if adopted == id(1))
+            );
+            own.adopts(id(1));
+        }
+        assert_eq!(records.status(id(2)).await.unwrap(), None, "looks again: {looks_again}");
+        assert!(records.status(id(1)).await.unwrap().is_some(), "looks again: {looks_again}");
+        assert_eq!(memory.held.load(Relaxed), 1, "looks again: {looks_again}");
     }
 }

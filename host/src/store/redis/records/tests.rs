@@ -630,7 +630,12 @@ fn records_with(url: &str, key: Option<[u8; 32]>, max_records: usize) -> (RedisR
 }
 
 fn link_to(url: &str) -> (Link, Clock) {
-    let toml = format!("[state]\nurl = \"{url}\"\ntimeout = \"5s\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
+    link_within(url, "5s")
+}
+
+fn link_within(url: &str, timeout: &str) -> (Link, Clock) {
+    let toml =
+        format!("[state]\nurl = \"{url}\"\ntimeout = \"{timeout}\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();

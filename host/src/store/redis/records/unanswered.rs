@@ -17,6 +17,7 @@ use tokio::time::Instant;
 impl Inner {
     pub(super) async fn arrive(self: Arc<Self>, arriving: Arriving) -> Result<Arrived, RecordError> {
         let ticket = arriving.ticket;
+        self.tell_of_equals(ticket.digest).await?;
         for _ in 0..LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked_at = Instant::now();

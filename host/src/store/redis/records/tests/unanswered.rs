@@ -338,3 +338,52 @@ fn a_clock_that_is_set_back_prolongs_no_place() {
     world.now = world.now.after(TERMS.lease);
     assert_eq!(arrive(&mut world, 3), "adopted");
 }
+
+/// A host whose answers to callers a server was not told of, since it stood still. Two seconds beyond what was tried before.
+const OUTAGE: Duration = Duration::from_secs(10);
+
+/// Its caller has its answer, which the server learns late: no equal request is given that, at this host or at another one.
+#[tokio::test]
+async fn an_answered_write_is_no_orphan_after_an_outage_that_hid_the_answer() {
+    use crate::idempotency::Arrived;
+    let server = RedisServer::start();
+    let link = |url: &str| link_within(url, "100ms");
+    let (one, _) = records_of(link(&server.url()).0, Clock::system(), None, 1000);
+    let (other, _) = records_of(link(&server.url()).0, Clock::system(), None, 1000);
+    let short = |fence| {
+        let mut arriving = arriving(fence);
+        arriving.ticket.terms.lease = Duration::from_secs(1);
+        arriving
+    };
+    assert!(matches!(one.arrive(short(1)).await.unwrap(), Arrived::Listed { .. }));
+    assert!(matches!(other.arrive(short(2)).await.unwrap(), Arrived::Listed { others: true, .. }));
+    server.stop();
+    one.answered(short(1).ticket, true);
+    sleep(OUTAGE).await;
+    assert_eq!(one.0.endings.len(), 1, "it waits");
+    assert!(matches!(one.arrive(short(3)).await, Err(RecordError::Unavailable { maybe_done: false, .. })));
+    server.go_on();
+    // The host that knows of it tells the server first, and the second one's place has lapsed.
+    let found = retried(|| one.arrive(short(4))).await;
+    assert!(matches!(found, Arrived::Adopted(id) if id == short(2).ticket.id), "{found:?}");
+    while one.0.endings.len() > 0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let found = retried(|| other.arrive(short(5))).await;
+    assert!(matches!(found, Arrived::Listed { others: true, .. }), "{found:?}");
+    let listed: Vec<String> = server.ask(&["KEYS", "*idem-*:all"]);
+    let ids: Vec<Vec<u8>> =
+        listed.iter().flat_map(|key| server.ask::<Vec<Vec<u8>>>(&["ZRANGE", key, "0", "-1"])).collect();
+    assert!(!ids.iter().any(|id| id == short(1).ticket.id.as_bytes()), "its record went too");
+}
+
+/// Asks until the server, which was stopped, answers.
+async fn retried<'a, T>(ask: impl Fn() -> Reply<'a, T>) -> T {
+    for _ in 0..100 {
+        if let Ok(answer) = ask().await {
+            return answer;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the server does not answer");
+}

@@ -1,0 +1,282 @@
+#![allow(clippy::unwrap_used)]
+
+//! Places that lapse, at a store that its hosts reach over a network.
+
+use super::*;
+use crate::{
+    Host,
+    clock::Clock,
+    config,
+    entropy::Entropy,
+    idempotency::{
+        Claim, ClaimName, Claimant, Intent, Leaving, Opened, Postponed, RecordError, RecordStatus, Records, Renewed,
+        Resolution, Resolved, Turn, Unsettled,
+        records::{Reply, at_hand},
+    },
+    policy::contract::{Failure, FailureKind},
+    store::memory::records::{Limits, MemoryRecords},
+    upstream::{self, Inbound, Outbound, Transport},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use tokio::time::timeout;
+
+const LEASE: Duration = Duration::from_millis(7500);
+const ANSWERED_AFTER: Duration = Duration::from_secs(10);
+const TEXT: &str = "[upstreams.api]\nbase_url = \"http://api.invalid\"\n[upstreams.api.defaults]\n\
+                    retry = { max_attempts = 1 }\nattempt_timeout = \"30s\"\ndeadline = \"60s\"\n";
+
+/// A store whose owners renew their places, and that says so to each renewal; none: it cannot be reached.
+#[derive(Debug)]
+struct Leased {
+    records: MemoryRecords,
+    clock: Clock,
+    renewals: Mutex<Option<Renewed>>,
+    arrived: Mutex<Option<Arriving>>,
+}
+
+impl Leased {
+    fn new(clock: Clock) -> Arc<Self> {
+        let records = MemoryRecords::new(clock, Limits::default());
+        Arc::new(Self { records, clock, renewals: Mutex::new(Some(Renewed::ALL)), arrived: Mutex::default() })
+    }
+
+    /// Another host's request, equal to the last one that came here.
+    async fn another(&self) -> Arrived {
+        let arriving = self.arrived.lock().clone().unwrap();
+        let id = RecordId::draw_beside(&Entropy::seeded(9), arriving.ticket.digest);
+        let ticket = Ticket { id, owner: Fence(9), ..arriving.ticket };
+        self.records.arrive(Arriving { ticket, ..arriving }).await.unwrap()
+    }
+}
+
+impl Records for Leased {
+    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+        self.records.begin(id, opening)
+    }
+    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        self.records.sent(id, fence, intent)
+    }
+    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        self.records.finish(id, fence, stored)
+    }
+    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        self.records.release(id, fence)
+    }
+    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+        self.records.leave(id, fence, leaving);
+    }
+    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        self.records.record_unknown(id, opening, leaving);
+    }
+    fn lease(&self) -> Option<Duration> {
+        Some(LEASE)
+    }
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        *self.arrived.lock() = Some(arriving.clone());
+        let (ticket, opening) = (arriving.ticket, arriving.opening);
+        let arrived = self.records.arrive(arriving).now_or_never().unwrap();
+        if matches!(arrived, Ok(Arrived::Listed { .. })) {
+            self.records.write_listed(ticket, opening, self.clock.now());
+        }
+        at_hand(arrived)
+    }
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.records.look_again(ticket)
+    }
+    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+        let unavailable = || RecordError::Unavailable { source: "it is cut off".into(), maybe_done: false };
+        at_hand(self.renewals.lock().ok_or_else(unavailable))
+    }
+    fn abandon(&self, ticket: Ticket) {
+        self.records.abandon(ticket);
+    }
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        self.records.answered(ticket, forget);
+    }
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        self.records.claim(name, owner, keep)
+    }
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        self.records.claimant(name, owner)
+    }
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        self.records.turn(fingerprint)
+    }
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        self.records.unsettled(limit)
+    }
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        self.records.unsettled_one(id)
+    }
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        self.records.due(limit)
+    }
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        self.records.postpone(id, wait, longest_age)
+    }
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        self.records.take(id, lease)
+    }
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        self.records.status(id)
+    }
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        self.records.resolve(id, resolution)
+    }
+}
+
+/// What the upstream does with each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    /// It makes it, and says so late.
+    Make,
+    /// The connection is reset late.
+    Reset,
+    /// It takes no connection.
+    Refuse,
+}
+
+#[derive(Debug)]
+struct Late {
+    rows: AtomicUsize,
+    does: Does,
+}
+
+impl Late {
+    fn that(does: Does) -> Arc<Self> {
+        Arc::new(Self { rows: AtomicUsize::new(0), does })
+    }
+}
+
+impl Transport for Late {
+    fn send(&self, _: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
+        let row = self.rows.fetch_add(1, Relaxed) + 1;
+        Box::pin(async move {
+            if self.does == Does::Refuse {
+                return Err(Failure::new(FailureKind::Connect, false));
+            }
+            sleep(ANSWERED_AFTER).await;
+            if self.does == Does::Reset {
+                return Err(Failure::new(FailureKind::Reset, true));
+            }
+            let body = upstream::full(Bytes::from(row.to_string()));
+            Ok(Inbound { status: StatusCode::CREATED, headers: HeaderMap::new(), body })
+        })
+    }
+}
+
+/// A host at this upstream, over this store.
+fn host(upstream: &Arc<Late>, store: &Arc<Leased>) -> Host {
+    let settings = config::from_toml(TEXT).unwrap();
+    let transport: Arc<dyn Transport> = Arc::<Late>::clone(upstream);
+    let mut host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+    Arc::get_mut(&mut host.shared).unwrap().records = Arc::<Leased>::clone(store);
+    host
+}
+
+fn post() -> http::request::Builder {
+    Request::post("/rows")
+}
+
+/// The answer to a write: its status, whether it was adopted, and its body.
+async fn send(host: &Host, request: http::request::Builder) -> (u16, bool, Bytes) {
+    let response = host.call(request.body(Bytes::from_static(b"row")).unwrap()).await;
+    let (status, adopted) = (response.status().as_u16(), response.headers().contains_key(ADOPTED));
+    (status, adopted, response.into_body().collect().await.unwrap().to_bytes())
+}
+
+/// Another host may reach the store that this one does not, and have given the effect to another request.
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_place_has_lapsed_unconfirmed_is_not_handed_out() {
+    for (renewals, status) in [(Some(Renewed::ALL), 201), (None, 504)] {
+        let (upstream, store) = (Late::that(Does::Make), Leased::new(Clock::system()));
+        let host = host(&upstream, &store);
+        *store.renewals.lock() = renewals;
+        let (first, adopted, _) = send(&host, post()).await;
+        assert_eq!((first, adopted), (status, false), "{renewals:?}");
+        // Either was told: its next request is one of its own.
+        *store.renewals.lock() = Some(Renewed::ALL);
+        assert_eq!(send(&host, post()).await, (201, false, Bytes::from_static(b"2")), "{renewals:?}");
+        assert_eq!(upstream.rows.load(Relaxed), 2);
+    }
+}
+
+/// The tripwire beside it: where its caller leaves, the answer that it was not given goes to the next one.
+#[tokio::test(start_paused = true)]
+async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_request() {
+    for is_taken in [false, true] {
+        let (upstream, store) = (Late::that(Does::Make), Leased::new(Clock::system()));
+        let host = Arc::new(host(&upstream, &store));
+        let caller = timeout(Duration::from_secs(1), send(&host, post()));
+        assert!(caller.await.is_err(), "it was answered");
+        let next = {
+            let host = Arc::clone(&host);
+            tokio::spawn(async move { send(&host, post()).await })
+        };
+        sleep(Duration::from_millis(500)).await;
+        if is_taken {
+            // The second one's host stands still, and a third one comes to another host.
+            *store.renewals.lock() = None;
+        }
+        sleep(Duration::from_secs(8)).await;
+        if is_taken {
+            *store.renewals.lock() = Some(Renewed { entry: false, lock: true });
+            assert!(matches!(store.another().await, Arrived::Adopted(_)));
+            // By then the second one has come anew.
+            sleep(Duration::from_secs(2)).await;
+            *store.renewals.lock() = Some(Renewed::ALL);
+        }
+        let expected = if is_taken { (201, false, "2") } else { (201, true, "1") };
+        let (status, adopted, body) = next.await.unwrap();
+        assert_eq!((status, adopted, &*body), (expected.0, expected.1, expected.2.as_bytes()));
+    }
+}
+
+/// A caller that was told early may look, and count what it finds: what comes of its write is for no other request. One that was
+/// not told leaves an orphan.
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_caller_was_told_early_is_given_to_no_other_request() {
+    for (does, unsettled) in [(Does::Make, 0), (Does::Reset, 1)] {
+        for is_told in [true, false] {
+            let (upstream, store) = (Late::that(does), Leased::new(Clock::system()));
+            let host = host(&upstream, &store);
+            let hurried = post().header("prefer", "wait=2").body(Bytes::from_static(b"row")).unwrap();
+            let early = host.call(hurried).await;
+            let told = early.headers()["triage-retry-after-unknown"].as_bytes();
+            assert_eq!((early.status().as_u16(), told), (504, &b"no"[..]));
+            if is_told {
+                early.into_body().collect().await.unwrap();
+            } else {
+                drop(early);
+            }
+            let listed = store.another().await;
+            let case = format!("{does:?}, told: {is_told}");
+            assert_eq!(matches!(listed, Arrived::Adopted(_)), !is_told, "{case}: {listed:?}");
+            sleep(ANSWERED_AFTER).await;
+            let left = store.unsettled(10).await.unwrap();
+            assert_eq!(left.len(), unsettled, "{case}: {left:?}");
+        }
+    }
+}
+
+/// A refusal that its caller does not receive leaves nothing to adopt.
+#[tokio::test(start_paused = true)]
+async fn only_what_can_be_adopted_counts_as_left() {
+    for (does, expected) in [(Does::Refuse, 0), (Does::Make, 1)] {
+        let store = Leased::new(Clock::system());
+        let host = host(&Late::that(does), &store);
+        let answer = host.call(post().body(Bytes::from_static(b"row")).unwrap()).await;
+        assert_eq!(answer.status().is_success(), expected == 1, "{answer:?}");
+        drop(answer);
+        let meters = host.shared.meters.all();
+        let left = meters.iter().flat_map(|meters| meters.all());
+        let left: u64 = left.map(|meter| meter.orphans.all()[OrphanResult::Left as usize].read()).sum();
+        assert_eq!(left, expected, "{does:?}");
+        assert_eq!(matches!(store.another().await, Arrived::Adopted(_)), expected == 1, "{does:?}");
+    }
+}
