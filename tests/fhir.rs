@@ -164,6 +164,23 @@ async fn equal_conditions_take_turns_whatever_their_bodies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn spellings_of_one_condition_take_turns() {
+    let world = World::new();
+    let spellings = [
+        "identifier=urn:mrn|1",
+        "identifier=urn:mrn%7C1",
+        "identifier=urn%3Amrn%7c1",
+        "?identifier=urn:mrn|1",
+        "Patient?identifier=urn:mrn%7C1",
+    ];
+    let creates = spellings.map(|spelling| with(create("1", spelling), &[("if-none-exist", spelling)]));
+    let answers = stream::iter(creates).map(|request| world.send(request)).buffer_unordered(spellings.len());
+    let statuses: Vec<u16> = answers.map(|answer| answer.status).collect().await;
+    assert_eq!(statuses.iter().filter(|own| **own == 201).count(), 1, "{statuses:?}");
+    one_of_each(&world.server.patients(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_found_is_the_answer() {
     let world = World::new();
     world.faults.set(&[(Method::POST, 1.0, Fault::Reset)]);

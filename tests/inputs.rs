@@ -12,6 +12,7 @@ fn good(name: &str) -> Vec<u8> {
             .to_vec(),
         "environment" => b"RETRY_MIN_WAIT=2\nTRIAGE_UPSTREAM=http://a\nTRIAGE__SERVER__DRAIN=5s\n".to_vec(),
         "key" => b"\"a \\\"b\\\\ c\"".to_vec(),
+        "condition" => b"Patient?identifier=http%3A//a.example/mrn%7C1&name=a+b&birthdate=ge2000".to_vec(),
         "headers" => b"Wed, 21 Oct 2026 07:28:00 GMT".to_vec(),
         "path" => b"/a/%2e%2e/b//c".to_vec(),
         "authority" => b"[::1]:8080".to_vec(),

@@ -21,6 +21,7 @@ pub mod record;
 pub mod records;
 pub mod retention;
 pub mod stored;
+pub(crate) mod search_condition;
 pub mod unanswered;
 
 pub use after_loss::AfterLoss;

@@ -4,7 +4,7 @@
 use crate::{
     authority,
     config::{self, Inputs},
-    idempotency::Keyed,
+    idempotency::{Keyed, search_condition},
     import,
     pipeline::prefer,
     policy::{
@@ -30,10 +30,11 @@ use std::{
 pub type Entry = fn(&[u8]);
 
 /// Every one, by name.
-pub const ALL: [(&str, Entry); 13] = [
+pub const ALL: [(&str, Entry); 14] = [
     ("config", config),
     ("environment", environment),
     ("key", key),
+    ("condition", condition),
     ("headers", retry_after),
     ("path", path),
     ("authority", authority),
@@ -68,6 +69,13 @@ pub fn key(bytes: &[u8]) {
         }
     }
     let _ = Keyed::parse(&headers);
+}
+
+/// `If-None-Exist`, as requests take turns by it.
+pub fn condition(bytes: &[u8]) {
+    let once = search_condition::canonical(bytes);
+    assert!(once.len() <= 3 * bytes.len(), "a condition grows by its percent-encoding at most");
+    assert_eq!(search_condition::canonical(once.as_bytes()), once);
 }
 
 /// The hints of a retry, `Prefer` and `Connection`.

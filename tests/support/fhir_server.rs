@@ -69,7 +69,7 @@ impl FhirServer {
     }
 
     fn matching(&self, query: &str) -> Vec<Value> {
-        let query = percent_decoded(query);
+        let query = percent_decoded(query.rsplit('?').next().unwrap_or_default());
         let wanted = query.strip_prefix("identifier=").and_then(|token| token.split_once('|'));
         let patients = &self.state.lock().unwrap().patients;
         patients.iter().filter(|patient| wanted.is_none_or(|wanted| identifier(patient) == wanted)).cloned().collect()

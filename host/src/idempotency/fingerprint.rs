@@ -3,11 +3,14 @@
 //! Everything is SHA-256 over length-prefixed parts under a label of its own, so that no two kinds and no two splits of the same
 //! bytes share a value, and so that neither keys, tokens nor bodies lie about in memory or in a shared store.
 
-use super::key::Key;
+use super::{
+    key::Key,
+    search_condition::{self, IF_NONE_EXIST},
+};
 use crate::entropy::Entropy;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 /// A request's content: equal fingerprints mean equal requests, whoever sent them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,11 +98,19 @@ impl Fingerprint {
     }
 
     /// The fingerprint of all requests with the same condition: the same but for query and body, which say what is made where the
-    /// condition does not hold, not whether it holds.
+    /// condition does not hold, not whether it holds. Spellings of one search are one condition.
     pub fn of_condition(request: &Identity<'_>, fields: &[(&str, &[u8])]) -> Self {
         let path = request.path_and_query.split('?').next().unwrap_or_default().trim_end_matches('/');
         let request = [request.upstream, request.endpoint, request.method.as_str(), path];
-        Self(digest("condition", &parts(request.map(str::as_bytes).into(), fields)))
+        let mut parts: Vec<Cow<'_, [u8]>> = request.iter().map(|part| Cow::from(part.as_bytes())).collect();
+        for (name, value) in fields {
+            parts.push(Cow::from(name.as_bytes()));
+            parts.push(match *name {
+                IF_NONE_EXIST => Cow::from(search_condition::canonical(value).into_bytes()),
+                _ => Cow::from(*value),
+            });
+        }
+        Self(digest("condition", &parts.iter().map(AsRef::as_ref).collect::<Vec<_>>()))
     }
 
     /// The hash itself, for stores.
@@ -401,6 +412,14 @@ mod tests {
         assert_eq!(condition(ROW, &one), condition(twin, &one), "the body does not count");
         assert_ne!(condition(ROW, &one), condition(ROW, &other));
         assert_ne!(condition(ROW, &one), condition(Identity { path_and_query: "/b", ..ROW }, &one));
+        let spelled =
+            |name: &'static str, value: &'static str| Fingerprint::of_condition(&ROW, &[(name, value.as_bytes())]);
+        for spelling in ["?identifier=x%7C1", "Patient?identifier=x|1", " identifier=x%7c1&"] {
+            let [search, other] =
+                ["if-none-exist", "x-other"].map(|name| [spelling, "identifier=x|1"].map(|value| spelled(name, value)));
+            assert_eq!(search[0], search[1], "{spelling}");
+            assert_ne!(other[0], other[1], "no other header is a search: {spelling}");
+        }
         assert_ne!(condition(ROW, &one), condition(Identity { upstream: "b", ..ROW }, &one));
         let id = RecordId::of_condition(condition(ROW, &one));
         assert_eq!(id, RecordId::of_condition(condition(twin, &one)));
