@@ -1,11 +1,15 @@
 //! Callers that do not wait until the end: `Prefer: wait=N`, and what a 504 tells of coming back.
 
 use crate::support::{Answered, World, create, read, settings};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use triage::{
+    Host,
+    clock::Clock,
     config,
-    emulator::{Call, Fault, Faults, Options, When},
+    emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When},
+    entropy::Entropy,
+    upstream::Transport,
 };
 
 async fn create_waiting(world: &World, name: &str, key: Option<&str>, prefer: &str) -> Answered {
@@ -89,7 +93,7 @@ async fn an_unknown_effect_at_the_deadline_says_how_to_come_back() {
     }
 }
 
-/// A host whose callers may read their records, with tenants and a prefix.
+/// A host whose callers may read their records, with tenants and a prefix; and a second upstream, with the same callers.
 fn readable() -> World {
     let toml = r#"
         [upstreams.hospital]
@@ -97,8 +101,18 @@ fn readable() -> World {
         policy = "hospital-directory"
         path_prefix = "/api"
         idempotency = { record_status = true, tenant_header = "x-tenant" }
+        [upstreams.other]
+        base_url = "http://other.invalid"
+        path_prefix = "/other"
+        idempotency = { record_status = true, tenant_header = "x-tenant" }
     "#;
-    World::new(&config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}")), Options::default())
+    let settings = config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}"));
+    let emulator = Emulator::new(Options::default());
+    let transport: Arc<dyn Transport> = Arc::new(InProcess(Arc::clone(&emulator)));
+    let clock = Clock::anchored(1_767_225_600_000);
+    let transports = vec![Arc::clone(&transport), transport];
+    let host = Host::with_transports(&settings, clock, Entropy::seeded(7), transports).unwrap();
+    World { host, emulator }
 }
 
 async fn ask(world: &World, method: &str, path: &str, tenant: &str) -> Answered {
@@ -153,6 +167,7 @@ async fn another_tenant_and_another_id_get_the_same_404() {
         (&other_id, "ann", "GET"),
         (cut, "ann", "GET"),
         (prefix, "ann", "GET"),
+        (&location.replace("/api/", "/other/"), "ann", "GET"),
         (&format!("{prefix}{}", "0".repeat(96)), "ann", "GET"),
         (&format!("{prefix}{}", "ä".repeat(40)).replace('ä', "%C3%A4"), "ann", "GET"),
         ("/api/.triage/", "ann", "GET"),
@@ -203,12 +218,19 @@ async fn a_write_without_a_key_that_ends_unknown_has_a_record_that_its_caller_re
     assert_eq!(ask(&world, "GET", &location, "bob").await.status, 404);
 }
 
+/// Guesses take nothing of what owners may read.
 #[tokio::test(start_paused = true)]
 async fn reads_of_records_are_bounded() {
     let world = readable();
+    let location = early_create(&world, "ann", Some("k")).await.header("location").to_owned();
+    let malformed = "/api/.triage/records/x";
+    for guess in 0..300 {
+        let (path, tenant) = if guess % 2 == 0 { (malformed, "ann") } else { (&*location, "bob") };
+        assert_eq!(ask(&world, "GET", path, tenant).await.status, 404, "{guess}");
+    }
     let mut refused = 0;
     for _ in 0..150 {
-        let answer = ask(&world, "GET", "/api/.triage/records/x", "ann").await;
+        let answer = ask(&world, "GET", &location, "ann").await;
         if answer.status == 429 {
             refused += 1;
             assert_eq!((answer.problem().as_str(), answer.header("retry-after")), ("rate-limited", "1"));
@@ -222,4 +244,14 @@ fn records_are_read_by_tenants_only() {
     let toml = "[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true, tenant_header = \"off\" }\n";
     let told = config::from_toml(toml).unwrap_err().to_string();
     assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("tenant_header"), "{told}");
+    // With shared state the proof of an owner needs a secret that its hosts share.
+    let toml = "[state]\nurl = \"redis://127.0.0.1:1\"\n[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true }\n";
+    let load = |key: Option<&str>| {
+        let file = Some(("triage.toml".to_owned(), toml.to_owned()));
+        let environment = key.map(|key| ("TRIAGE_STATE_KEY".to_owned(), key.to_owned())).into_iter().collect();
+        config::load(&config::Inputs { file, environment, ..config::Inputs::default() })
+    };
+    let told = load(None).unwrap_err().to_string();
+    assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("state.key_file"), "{told}");
+    assert!(load(Some(&"ab".repeat(32))).is_ok());
 }

@@ -193,18 +193,29 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
 }
 
-/// Without tenants each caller that guesses a key could read the answer that is kept under it.
+/// Without tenants each caller that guesses a key could read the answer that is kept under it, and without a secret any caller that
+/// learns a record's id.
 pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
     const KEY: &str = "idempotency.record_status";
+    let is_secretless = matches!(&settings.state, State::Shared(shared) if shared.key.is_none());
     let problem = |upstream: &super::settings::Upstream| {
-        let because = "idempotency.tenant_header is \"off\": every caller could read every record";
-        let must_be = "false, or have idempotency.tenant_header name a header that tells callers apart";
+        let (because, must_be) = if upstream.idempotency.tenant_headers.is_empty() {
+            (
+                "idempotency.tenant_header is \"off\": every caller could read every record",
+                "false, or have idempotency.tenant_header name a header that tells callers apart",
+            )
+        } else if is_secretless {
+            (
+                "state is shared and has no key: without a secret every caller could prove that a record is its own",
+                "false, or have state.key_file or TRIAGE_STATE_KEY beside it",
+            )
+        } else {
+            return None;
+        };
         let key = format!("upstreams.{}.{KEY}", upstream.name);
-        with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY)
+        Some(with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY))
     };
-    let is_open =
-        |own: &&super::settings::Upstream| own.idempotency.record_status && own.idempotency.tenant_headers.is_empty();
-    settings.upstreams.iter().filter(is_open).map(problem).collect()
+    settings.upstreams.iter().filter(|own| own.idempotency.record_status).filter_map(problem).collect()
 }
 
 /// A certificate is of no use without its key, and neither is one without the other, or a list of authorities without both.

@@ -6,17 +6,17 @@ use crate::entropy::Entropy;
 use ring::hmac::{self, HMAC_SHA256};
 use std::fmt;
 
-/// A proof's length in bytes: 128 bits, which no caller guesses through a limit on reads.
+/// A proof's length in bytes: 128 bits, which no caller guesses.
 pub(crate) const PROOF_BYTES: usize = 16;
 
 /// Makes and checks proofs.
 pub(crate) struct OwnerProofs(Vec<hmac::Key>);
 
 impl OwnerProofs {
-    /// With the secrets that hosts share: the first one makes proofs, all of them check. Without any, proofs only tell tenants apart:
-    /// a caller that knows a tenant's credentials and key can make them.
+    /// With the secrets that hosts share: the first one makes proofs, all of them check. Without any there are no proofs, and no caller
+    /// reads a record: what every caller could compute would prove nothing.
     pub(crate) fn shared(secrets: Vec<hmac::Key>) -> Self {
-        if secrets.is_empty() { Self(vec![hmac::Key::new(HMAC_SHA256, &[])]) } else { Self(secrets) }
+        Self(secrets)
     }
 
     /// With a secret of this process, for records that end with it.
@@ -25,27 +25,25 @@ impl OwnerProofs {
         Self(vec![hmac::Key::new(HMAC_SHA256, &secret)])
     }
 
-    /// The proof of the caller that is this tenant.
-    pub(crate) fn of(&self, id: RecordId, tenant: &Tenant) -> [u8; PROOF_BYTES] {
-        let mut proof = [0; PROOF_BYTES];
-        if let Some(code) = self.0.first().map(|secret| hmac::sign(secret, &message(id, tenant))) {
-            proof.copy_from_slice(&code.as_ref()[..PROOF_BYTES]);
-        }
-        proof
+    /// The proof of the caller that is this tenant of this upstream; none without a secret. Give it only for a record of that tenant
+    /// and upstream: the reader of a record is compared with nothing else.
+    pub(crate) fn of(&self, id: RecordId, tenant: &Tenant, upstream: &str) -> Option<[u8; PROOF_BYTES]> {
+        let code = hmac::sign(self.0.first()?, &message(id, tenant, upstream));
+        code.as_ref().first_chunk().copied()
     }
 
-    /// Whether the proof is this tenant's. Takes the same time wherever it differs.
-    pub(crate) fn holds(&self, id: RecordId, tenant: &Tenant, proof: &[u8]) -> bool {
+    /// Whether the proof is this tenant's, of this upstream. Takes the same time wherever it differs.
+    pub(crate) fn holds(&self, id: RecordId, tenant: &Tenant, upstream: &str, proof: &[u8]) -> bool {
         use subtle::ConstantTimeEq as _;
-        let message = message(id, tenant);
+        let message = message(id, tenant, upstream);
         let is_made_with = |secret| bool::from(hmac::sign(secret, &message).as_ref()[..PROOF_BYTES].ct_eq(proof));
         self.0.iter().any(is_made_with)
     }
 }
 
-/// Both parts have a fixed length, so that no two splits are one message.
-fn message(id: RecordId, tenant: &Tenant) -> Vec<u8> {
-    [&b"record-owner"[..], tenant.as_bytes(), id.as_bytes()].concat()
+/// All parts but the last have a fixed length, so that no two splits are one message.
+fn message(id: RecordId, tenant: &Tenant, upstream: &str) -> Vec<u8> {
+    [&b"record-owner"[..], tenant.as_bytes(), id.as_bytes(), upstream.as_bytes()].concat()
 }
 
 impl fmt::Debug for OwnerProofs {
@@ -56,9 +54,15 @@ impl fmt::Debug for OwnerProofs {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{idempotency::Tenant, store::memory::records::tests::id};
+    use crate::{
+        idempotency::{Tenant, fingerprint::digest},
+        store::memory::records::tests::id,
+    };
     use http::{HeaderMap, HeaderName, HeaderValue};
+
+    const UP: &str = "directory";
 
     fn tenant(token: &'static str) -> Tenant {
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static(token))]);
@@ -75,33 +79,61 @@ mod tests {
         let everybody = Tenant::of(&HeaderMap::new(), &[]);
         let processes = [1, 2].map(|seed| OwnerProofs::of_process(&Entropy::seeded(seed)));
         let fleets = [3, 4].map(|byte| OwnerProofs::shared(vec![secret(byte)]));
-        let hosts: Vec<_> = processes.into_iter().chain(fleets).chain([OwnerProofs::shared(Vec::new())]).collect();
+        let hosts: Vec<_> = processes.into_iter().chain(fleets).collect();
         for (number, host) in hosts.iter().enumerate() {
             for (other, guess) in hosts.iter().enumerate() {
-                let proof = guess.of(id(1), &everybody);
-                assert_eq!(host.holds(id(1), &everybody, &proof), number == other, "{number} and {other}");
+                let proof = guess.of(id(1), &everybody, UP).unwrap();
+                assert_eq!(host.holds(id(1), &everybody, UP, &proof), number == other, "{number} and {other}");
             }
         }
     }
 
+    /// Bob knows the id of Ann's record from a notice, and makes a proof of all that he knows.
     #[test]
-    fn a_proof_is_one_tenants_for_one_record() {
+    fn no_proof_is_made_without_a_secret() {
+        let bob = tenant("bob");
+        let without_upstream = [&b"record-owner"[..], bob.as_bytes(), id(1).as_bytes()].concat();
+        let empty = hmac::Key::new(HMAC_SHA256, &[]);
+        let messages = [message(id(1), &bob, UP), without_upstream];
+        let mut guesses: Vec<Vec<u8>> =
+            messages.iter().map(|message| hmac::sign(&empty, message).as_ref()[..PROOF_BYTES].to_vec()).collect();
+        // What earlier versions took.
+        guesses.push(digest("record-owner", &[bob.as_bytes(), id(1).as_bytes()])[..PROOF_BYTES].to_vec());
+        guesses.push(vec![0; PROOF_BYTES]);
+        let hosts = [
+            OwnerProofs::shared(Vec::new()),
+            OwnerProofs::shared(vec![secret(1)]),
+            OwnerProofs::of_process(&Entropy::seeded(1)),
+        ];
+        for host in &hosts {
+            for guess in &guesses {
+                assert!(!host.holds(id(1), &bob, UP, guess), "{host:?}: {guess:?}");
+            }
+        }
+        assert_eq!(hosts[0].of(id(1), &bob, UP), None);
+    }
+
+    #[test]
+    fn a_proof_is_one_tenants_for_one_record_of_one_upstream() {
         let proofs = OwnerProofs::of_process(&Entropy::seeded(1));
-        let proof = proofs.of(id(1), &tenant("ann"));
-        assert!(proofs.holds(id(1), &tenant("ann"), &proof));
-        assert!(!proofs.holds(id(1), &tenant("bob"), &proof) && !proofs.holds(id(2), &tenant("ann"), &proof));
+        let ann = tenant("ann");
+        let proof = proofs.of(id(1), &ann, UP).unwrap();
+        assert!(proofs.holds(id(1), &ann, UP, &proof));
+        assert!(!proofs.holds(id(1), &tenant("bob"), UP, &proof) && !proofs.holds(id(2), &ann, UP, &proof));
+        assert!(!proofs.holds(id(1), &ann, "other", &proof));
         for wrong in [&proof[1..], &[], &[0; PROOF_BYTES], &[0; 64]] {
-            assert!(!proofs.holds(id(1), &tenant("ann"), wrong), "{wrong:?}");
+            assert!(!proofs.holds(id(1), &ann, UP, wrong), "{wrong:?}");
         }
     }
 
     /// Callers that were answered before a secret was exchanged still read their records.
     #[test]
     fn a_proof_outlives_the_exchange_of_its_secret() {
-        let old = OwnerProofs::shared(vec![secret(1)]).of(id(1), &tenant("ann"));
+        let ann = tenant("ann");
+        let old = OwnerProofs::shared(vec![secret(1)]).of(id(1), &ann, UP).unwrap();
         let both = OwnerProofs::shared(vec![secret(2), secret(1)]);
-        assert!(both.holds(id(1), &tenant("ann"), &old));
-        assert_ne!(both.of(id(1), &tenant("ann")), old, "the first secret makes proofs");
-        assert!(!OwnerProofs::shared(vec![secret(2)]).holds(id(1), &tenant("ann"), &old));
+        assert!(both.holds(id(1), &ann, UP, &old));
+        assert_ne!(both.of(id(1), &ann, UP), Some(old), "the first secret makes proofs");
+        assert!(!OwnerProofs::shared(vec![secret(2)]).holds(id(1), &ann, UP, &old));
     }
 }

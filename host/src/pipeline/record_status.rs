@@ -82,7 +82,8 @@ impl Exchange {
             return None;
         }
         let prefix = settings.path_prefix.as_deref().unwrap_or_default();
-        HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(&self.shared.owner_proofs.of(id, tenant)))).ok()
+        let proof = self.shared.owner_proofs.of(id, tenant, &settings.name)?;
+        HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(&proof))).ok()
     }
 }
 
@@ -119,13 +120,14 @@ impl Host {
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::NoRecord);
         }
+        let tenant = Tenant::of(&head.headers, &settings.tenant_headers);
+        let id = owned(token, &tenant, &service.settings.name, &self.shared.owner_proofs).ok_or(Problem::NoRecord)?;
+        // Guesses ask no store: they take nothing of what the owners of records may read.
         self.shared.record_reads.admit(self.shared.clock.now()).map_err(|retry_after| Problem::RateLimited {
             endpoint: RECORDS.to_owned(),
             quota: Some(READS),
             retry_after,
         })?;
-        let tenant = Tenant::of(&head.headers, &settings.tenant_headers);
-        let id = owned(token, &tenant, &self.shared.owner_proofs).ok_or(Problem::NoRecord)?;
         let status = self.shared.records.status(id).await.map_err(|_| Problem::StoreUnavailable)?;
         let mut response = match status.ok_or(Problem::NoRecord)? {
             RecordStatus::UnderWay { for_now, is_sent } => pending(is_sent, true, for_now.max(Duration::from_secs(1))),
@@ -174,12 +176,12 @@ fn pending(is_sent: bool, is_under_way: bool, retry_after: Duration) -> Response
     response
 }
 
-/// The record of an id, if it is one of this tenant's.
-fn owned(token: &str, tenant: &Tenant, proofs: &OwnerProofs) -> Option<RecordId> {
+/// The record of an id, if it is one of this tenant's at this upstream.
+fn owned(token: &str, tenant: &Tenant, upstream: &str, proofs: &OwnerProofs) -> Option<RecordId> {
     let (id, proof) = token.split_at_checked(64)?;
     let id: RecordId = id.parse().ok()?;
     let proof = uuid::Uuid::try_parse(proof).ok().filter(|_| proof.len() == 32)?;
-    proofs.holds(id, tenant, proof.as_bytes()).then_some(id)
+    proofs.holds(id, tenant, upstream, proof.as_bytes()).then_some(id)
 }
 
 fn hex(bytes: &[u8; 16]) -> String {

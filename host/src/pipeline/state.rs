@@ -76,7 +76,7 @@ pub(super) fn records(
     let sealer = Sealer::configured(shared.key.as_ref())?;
     if !sealer.has_key() {
         tracing::warn!(
-            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so; callers without credentials that guess a key can read the status of its write"
+            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
         );
     }
     let proofs = OwnerProofs::shared(sealer.proof_secrets());
