@@ -201,7 +201,15 @@ async fn a_verification_says_who_asks_and_not_what_was_written() {
     let text = format!("idempotency.tenant_header = \"x-tenant\"\n{UPSTREAM}");
     let world = World::with(&settings(&text));
     world.faults.set(&[(Method::POST, 1.0, Fault::Failed(503))]);
-    let fields = [("authorization", "Bearer t"), ("x-api-key", "k"), ("x-tenant", "a"), ("accept", "application/json")];
+    let fields = [
+        ("authorization", "Bearer t"),
+        ("x-api-key", "k"),
+        ("x-tenant", "a"),
+        ("x-partition", "p"),
+        ("x-http-method-override", "PUT"),
+        ("x-request-id", "r"),
+        ("accept", "application/json"),
+    ];
     assert_eq!(world.send(with(create("a b&_count=0", "A"), &fields)).await.status, 504, "no such identifier");
     let looks: Vec<_> = world.server.arrived().into_iter().filter(|arrived| arrived.method == Method::GET).collect();
     let look = looks.first().expect("a verification");
@@ -211,6 +219,9 @@ async fn a_verification_says_who_asks_and_not_what_was_written() {
         ("authorization", Some("Bearer t")),
         ("x-api-key", Some("k")),
         ("x-tenant", Some("a")),
+        ("x-partition", Some("p")),
+        ("x-http-method-override", None),
+        ("x-request-id", None),
         ("accept", Some("application/fhir+json")),
         ("cache-control", Some("no-cache")),
         ("prefer", Some("handling=strict")),

@@ -3,6 +3,7 @@
 
 mod commands;
 mod notices;
+mod partitions;
 
 use crate::support::{Answered, World, create_in};
 use std::{sync::Arc, time::Duration};

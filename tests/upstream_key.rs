@@ -187,6 +187,29 @@ async fn another_header_can_carry_the_key_and_generation_can_be_off() {
     assert_eq!(pay(&other, 2, None).await.header("triage-attempts"), "3");
 }
 
+/// A caller that gives the upstream's own key and none of this host's names its payment by it: another key is another payment, however
+/// equal it is.
+#[tokio::test(start_paused = true)]
+async fn a_payment_with_another_upstream_key_is_not_adopted() {
+    let payments = Arc::new(Payments::new(Faults::default()));
+    let host = host(&settings("upstream_key = { header = \"PayPal-Request-Id\" }"), payments.clone());
+    let send = |key: &'static str| {
+        let host = host.clone();
+        async move {
+            let request = Request::post("/v1/charges").header("paypal-request-id", key).body(body(1)).unwrap();
+            read(host.call(request).await).await
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(10), send("T1")).await.is_err(), "its caller leaves");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let made = || payments.books().payments[&body(1)];
+    assert_eq!(made(), 1);
+    let second = send("T2").await;
+    assert_eq!((second.status, second.header("triage-adopted"), made()), (200, "", 2), "{second:?}");
+    let first = send("T1").await;
+    assert_eq!((first.status, first.header("triage-adopted"), made()), (200, "true", 2), "{first:?}");
+}
+
 /// A caller that says it may have sent the request through a host that forgot it gives no proof when the first send was.
 #[tokio::test(start_paused = true)]
 async fn a_send_that_no_record_knows_is_not_repeated() {

@@ -144,7 +144,7 @@ fn place(criterion: &mut Criterion) {
                 path_and_query: "/hospitals/",
                 body: ROW.as_bytes(),
             };
-            let digest = records.digest(&Likeness { tenant: &[], asking: &[], identity, fingerprint: None });
+            let digest = records.digest(&Likeness { telling_apart: &[], asking: &[], identity, fingerprint: None });
             let id = RecordId::draw_beside(&entropy, digest);
             let owner = Fence::draw(&entropy);
             let opening = Opening::new(owner, Fingerprint::of_record(id), false, &settings);

@@ -11,6 +11,7 @@ pub(crate) mod codec;
 pub mod compact;
 pub mod entry;
 pub mod fingerprint;
+pub(crate) mod header_roles;
 pub mod hold;
 pub mod host_lease;
 pub mod intent;
@@ -20,8 +21,8 @@ mod owner_proof;
 pub mod record;
 pub mod records;
 pub mod retention;
-pub mod stored;
 pub(crate) mod search_condition;
+pub mod stored;
 pub mod unanswered;
 
 pub use after_loss::AfterLoss;
@@ -58,9 +59,9 @@ pub struct Settings {
     pub max_records: usize,
     /// Whether callers may read the state of their records on the data listener. Default false.
     pub record_status: bool,
-    /// The request headers whose values together name the tenant, hashed; none of them: all callers are one. Default
-    /// `Authorization` and `Cookie`, so that no caller is given an answer to another one's credentials. Where a credential changes
-    /// between repetitions, name a header that stays.
+    /// The request headers whose values together name the tenant, hashed; none of them: all callers are one. Default the usual
+    /// credentials: `Authorization`, `Cookie` and the usual headers of API keys, so that no caller is given an answer to another
+    /// one's credentials. Where a credential changes between repetitions, name a header that stays.
     pub tenant_headers: Vec<http::HeaderName>,
     /// Whether an answer that is given again has the `Set-Cookie` of the first one. Default false: it may be another session's.
     pub replay_set_cookie: bool,
@@ -81,7 +82,7 @@ impl Default for Settings {
             max_response_bytes: 1 << 20,
             max_records: 1_000_000,
             record_status: false,
-            tenant_headers: vec![http::header::AUTHORIZATION, http::header::COOKIE],
+            tenant_headers: header_roles::CREDENTIALS.to_vec(),
             replay_set_cookie: false,
             orphans: Some(Duration::from_mins(10)),
             max_orphans: 10_000,

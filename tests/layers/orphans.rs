@@ -88,6 +88,81 @@ async fn only_an_equal_request_of_the_same_caller_adopts() {
     assert!(is_adopted(&stage.send(post("row")).await));
 }
 
+fn with(name: &'static str, value: &'static str) -> Request<Bytes> {
+    let mut request = post("row");
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+/// Empty and constant bodies are common: credentials, an operation's name, a condition or a key of the upstream's own tell equal ones
+/// apart, whatever names the tenant.
+#[tokio::test(start_paused = true)]
+async fn a_header_that_tells_requests_apart_keeps_an_orphan_from_others() {
+    let names = [
+        "authorization",
+        "cookie",
+        "x-api-key",
+        "api-key",
+        "apikey",
+        "x-auth-token",
+        "ocp-apim-subscription-key",
+        "content-type",
+        "content-encoding",
+        "content-range",
+        "soapaction",
+        "x-amz-target",
+        "x-http-method-override",
+        "destination",
+        "if-match",
+        "cko-idempotency-key",
+        "x-tenant-partition",
+        "x-clinic",
+    ];
+    for tenant in ["\"x-clinic\"", "[\"x-clinic\", \"authorization\"]"] {
+        let text = format!(
+            "[upstreams.api]\nbase_url = \"http://api.invalid\"\nidempotency = {{ tenant_header = {tenant} }}\n"
+        );
+        let settings = triage::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        for name in names {
+            let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
+            assert!(!left_after(&stage, with(name, "alice"), secs(1)).await);
+            sleep(secs(5)).await;
+            for other in [with(name, "bob"), post("row")] {
+                let answer = stage.send(other).await;
+                assert!(answer.status == 201 && !is_adopted(&answer), "{name}: {answer:?}");
+            }
+            assert!(is_adopted(&stage.send(with(name, "alice")).await), "{name}");
+            assert_eq!(stage.arrived(), 3, "{name}");
+        }
+    }
+}
+
+/// The same with the defaults and where all callers are one tenant: an equal body is no proof of who asks.
+#[tokio::test(start_paused = true)]
+async fn credentials_count_without_a_tenant_header_too() {
+    for keys in ["", "idempotency = { tenant_header = \"off\" }"] {
+        let text = format!("[upstreams.api]\nbase_url = \"http://api.invalid\"\n{keys}\n");
+        let settings = triage::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
+        assert!(!left_after(&stage, with("x-api-key", "alice"), secs(1)).await);
+        sleep(secs(5)).await;
+        assert!(!is_adopted(&stage.send(with("x-api-key", "bob")).await), "{keys}");
+        assert!(is_adopted(&stage.send(with("x-api-key", "alice")).await), "{keys}");
+    }
+}
+
+/// Clients, tracing and proxies change these from one repetition to the next.
+#[tokio::test(start_paused = true)]
+async fn a_header_of_one_message_does_not_tell_requests_apart() {
+    for name in ["accept", "date", "traceparent", "user-agent", "x-correlation-id", "x-forwarded-for", "x-request-id"] {
+        let stage = Stage::new(&once(), |_| Plan::status(201).after(secs(2)));
+        assert!(!left_after(&stage, with(name, "one"), secs(1)).await);
+        sleep(secs(5)).await;
+        let answer = stage.send(with(name, "two")).await;
+        assert!(is_adopted(&answer) && stage.arrived() == 1, "{name}: {answer:?}");
+    }
+}
+
 /// The answer's head goes out as it comes; what the caller does not read of the body is read for the next one.
 #[tokio::test(start_paused = true)]
 async fn an_answer_streams_and_its_rest_is_read_for_an_orphan() {

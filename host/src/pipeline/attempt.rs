@@ -13,7 +13,7 @@ use crate::{
     breaker,
     error::Problem,
     gate::Permit,
-    idempotency::Hold,
+    idempotency::{Hold, header_roles},
     overload::{Place, Shed, Went},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     retry::upstream_key::{self, KeyAnswer},
@@ -22,7 +22,7 @@ use crate::{
     upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use http_body_util::BodyExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -52,18 +52,8 @@ pub(crate) struct Arrived {
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
 pub(crate) const LEAST: Duration = Duration::from_millis(10);
 
-/// Headers of the caller that a verification carries: who asks, never what was written. The upstream's tenant header is carried
-/// beside them.
-static PROBE_CARRIES: [HeaderName; 8] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::ACCEPT_LANGUAGE,
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("apikey"),
-    HeaderName::from_static("ocp-apim-subscription-key"),
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-auth-token"),
-];
+/// The most that is kept of a write's headers for its verification: what servers usually take of a request's head.
+const MAX_KEPT_HEADER_BYTES: usize = 16 << 10;
 
 impl Exchange {
     /// Reports that the upstream did well, once the body of its answer has ended.
@@ -402,35 +392,39 @@ impl Exchange {
         }
     }
 
-    /// What a policy reads of a request's headers, and what a verification carries of them.
-    pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> HeaderMap {
+    /// What a policy reads of a request's headers, and what a verification carries of them. None where that is too much to keep:
+    /// without one of them a verification may search other data than the write changed, and proves nothing.
+    pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> Option<HeaderMap> {
         let mut kept = HeaderMap::new();
-        for name in interest.iter().chain(self.carried()) {
-            if !kept.contains_key(name) {
-                for value in self.headers.get_all(name) {
-                    kept.append(name.clone(), value.clone());
+        let mut bytes = 0;
+        for (name, value) in &self.headers {
+            if interest.contains(name) || self.is_carried(name) {
+                bytes += name.as_str().len() + value.len();
+                if bytes > MAX_KEPT_HEADER_BYTES {
+                    return None;
                 }
+                kept.append(name.clone(), value.clone());
             }
         }
-        kept
+        Some(kept)
     }
 
-    /// The names of the caller's headers that a verification carries.
-    fn carried(&self) -> impl Iterator<Item = &HeaderName> {
-        let tenant = &self.service.settings.idempotency.tenant_headers;
-        PROBE_CARRIES.iter().chain(tenant.iter().filter(|name| !PROBE_CARRIES.contains(name)))
+    /// Whether a verification carries this header of the write.
+    fn is_carried(&self, name: &HeaderName) -> bool {
+        let upstream_key = self.endpoint().settings.upstream_key.as_ref();
+        self.service.settings.idempotency.tenant_headers.contains(name)
+            || (header_roles::is_carried_by_verification(name) && upstream_key.is_none_or(|own| own.header != *name))
     }
 
     pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
-        for name in self.carried() {
-            // The caller's word on itself takes the place of the policy's.
-            if self.headers.contains_key(name) {
-                headers.remove(name);
-            }
-            for value in self.headers.get_all(name) {
-                headers.append(name.clone(), value.clone());
-            }
+        let carried = || self.headers.iter().filter(|(name, _)| self.is_carried(name));
+        // The caller's word takes the place of the policy's.
+        for (name, _) in carried() {
+            headers.remove(name);
+        }
+        for (name, value) in carried() {
+            headers.append(name.clone(), value.clone());
         }
         Outbound {
             method: probe.method.clone(),

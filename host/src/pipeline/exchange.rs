@@ -71,8 +71,9 @@ pub(crate) struct Exchange {
     pub(crate) key: Option<Keyed>,
     /// Known where it has a key, or where callers may read their records.
     pub(crate) tenant: Option<Tenant>,
-    /// What its tenant is named by, where it has no key and orphans are kept: hashed only if it becomes one.
-    pub(crate) tenant_values: Vec<(HeaderName, HeaderValue)>,
+    /// What tells it apart from requests of other callers, where it has no key and orphans are kept: the tenant's headers among
+    /// them are hashed only if it becomes an orphan.
+    pub(crate) telling_apart: Vec<(HeaderName, HeaderValue)>,
     pub(crate) fingerprint: Option<Fingerprint>,
     /// The upstream's own idempotency key that each send carries, among the headers.
     pub(crate) upstream_key: Option<UpstreamKey>,

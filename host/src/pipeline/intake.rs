@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Problem,
-    idempotency::{Fingerprint, Identity, Keyed, Likeness, Tenant, key::IDEMPOTENCY_KEY},
+    idempotency::{Fingerprint, Identity, Keyed, Likeness, Tenant, header_roles, key::IDEMPOTENCY_KEY},
     overload::{
         Asking, Held, Priority, Scarce,
         peers::{Connection, TooMany},
@@ -92,7 +92,14 @@ impl Host {
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         // Before headers are taken off or put on.
         let has_place = key.is_none() && effect == Effect::Unsafe && idempotency.orphans.is_some();
-        let tenant_values = if has_place { values(&head.headers, &idempotency.tenant_headers) } else { Vec::new() };
+        let telling_apart = if has_place {
+            // A caller that gives the upstream's own key names its request by it.
+            let upstream_key = serving.endpoints[found].settings.upstream_key.as_ref().map(|own| &own.header);
+            let is_own = |name: &HeaderName| idempotency.tenant_headers.contains(name) || upstream_key == Some(name);
+            header_roles::telling_apart(&head.headers, is_own)
+        } else {
+            Vec::new()
+        };
         // Of an absolute form and of HTTP/2 the authority is the host, whatever the field says (RFC 9112 section 3.2.2).
         if let Some(named) = head.uri.authority().map(request_head::without_userinfo)
             && let Ok(named) = HeaderValue::from_str(named)
@@ -118,7 +125,7 @@ impl Host {
             RequestBody::Buffered(bytes) if has_place => {
                 let named = &serving.endpoints[found];
                 let likeness = Likeness {
-                    tenant: &tenant_values,
+                    telling_apart: &telling_apart,
                     asking: &named.asking(&head.headers),
                     identity: Identity {
                         upstream: &serving.settings.name,
@@ -152,7 +159,7 @@ impl Host {
             deadline,
             key,
             tenant,
-            tenant_values,
+            telling_apart,
             fingerprint,
             upstream_key: None,
             equal,
@@ -263,12 +270,6 @@ fn allowed(service: &Service, endpoint: usize, headers: &HeaderMap) -> Result<Du
 fn too_many(TooMany { scope, limit, abandoned }: TooMany) -> Problem {
     let what = if abandoned { "writes whose callers have gone" } else { "requests" };
     Problem::TooManyRequests { scope: scope.name(), limit, what }
-}
-
-/// The values of these headers, each with its name.
-fn values(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
-    let of_name = |name| headers.get_all(name).into_iter().map(move |value| (HeaderName::clone(name), value.clone()));
-    names.iter().flat_map(of_name).collect()
 }
 
 fn scarce(Scarce { limit_bytes }: Scarce) -> Problem {

@@ -69,7 +69,7 @@ impl Exchange {
         let arriving = Arriving { ticket, opening, turn, max: settings.max_orphans, intent };
         let entry = Entry::asking(records, self.shared.clock, &arriving);
         if records.lease().is_none() {
-            let (service, values) = (Arc::clone(&self.service), std::mem::take(&mut self.tenant_values));
+            let (service, values) = (Arc::clone(&self.service), std::mem::take(&mut self.telling_apart));
             entry.charged_to(Box::new(move || {
                 let tenant = Tenant::of_values(&service.settings.idempotency.tenant_headers, &values);
                 Some(tenant).filter(|tenant| !tenant.is_every_caller())

@@ -195,7 +195,7 @@ impl Host {
             deadline: started + allowed,
             key: None,
             tenant: None,
-            tenant_values: Vec::new(),
+            telling_apart: Vec::new(),
             fingerprint: Some(request.fingerprint),
             // A verification takes the turn of its fingerprint itself.
             equal: None,
@@ -254,14 +254,16 @@ impl Exchange {
             && endpoint.commits_late()
             && self.repeatable()
             && read_bytes <= settings.max_request_bytes;
-        let request = self.fingerprint.filter(|_| is_verifiable).map(|fingerprint| KeptRequest {
-            fingerprint,
-            method: self.method.clone(),
-            path_and_query: self.path_and_query.clone(),
-            headers: self.headers_to_verify(&interest.request_headers),
-            // A copy: a slice would keep the whole body.
-            body: Bytes::copy_from_slice(&self.buffered()[..read_bytes]),
-            keyed: self.key.is_some(),
+        let request = self.fingerprint.filter(|_| is_verifiable).and_then(|fingerprint| {
+            Some(KeptRequest {
+                fingerprint,
+                method: self.method.clone(),
+                path_and_query: self.path_and_query.clone(),
+                headers: self.headers_to_verify(&interest.request_headers)?,
+                // A copy: a slice would keep the whole body.
+                body: Bytes::copy_from_slice(&self.buffered()[..read_bytes]),
+                keyed: self.key.is_some(),
+            })
         });
         let (upstream, endpoint) = (self.service.settings.name.clone(), endpoint.described.name.clone());
         Arc::new(Intent { upstream, endpoint, request })

@@ -58,7 +58,7 @@ impl Unanswereds {
                 hasher.write_usize(bytes.len());
                 hasher.write(bytes);
             };
-            for (name, value) in request.tenant {
+            for (name, value) in request.telling_apart {
                 part(name.as_str().as_bytes());
                 part(value.as_bytes());
             }
