@@ -344,10 +344,8 @@ fn may_send_again(said: Class, class: Class, facts: &Facts) -> Result<(), Limit>
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
         (true, Purpose::Probe) => Err(Limit::TooEarly),
         // No trust makes up for an unknown effect: the policy says itself that the request may have been applied, or this outcome
-        // is not that of the attempt which may have been.
-        (true, Purpose::Request) if said == Class::Unknown || (facts.unsettled && facts.attempts > 0) => {
-            Err(Limit::Effect)
-        }
+        // is not that of the attempt which may have been, such as an earlier owner's.
+        (true, Purpose::Request) if said == Class::Unknown || facts.unsettled => Err(Limit::Effect),
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
         (false, _) => Err(Limit::Effect),

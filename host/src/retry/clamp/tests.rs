@@ -170,6 +170,17 @@ proptest! {
         }
     }
 
+    /// Invariant 1, against a policy that the operator trusts: while an earlier send is unknown, an earlier owner's too, only a
+    /// verification or the upstream's own key allows another one.
+    #[test]
+    fn no_word_of_a_policy_resends_what_is_unsettled(
+        mut facts in any_facts(), attempts in 0_u32..3, class in class(), next in next(),
+    ) {
+        facts = Facts { granted: true, effect: Effect::Unsafe, purpose: Purpose::Request, unsettled: true, attempts, ..facts };
+        let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
+        prop_assert!(!matches!(clamped.step, Step::Retry(_) | Step::Resend(_)), "{facts:?} {clamped:?}");
+    }
+
     /// Invariant 1, the granted half: absence counts only after commit-within.
     #[test]
     fn a_probe_that_finds_nothing_too_early_resends_nothing(mut facts in any_facts(), class in class(), next in next()) {
