@@ -1,7 +1,8 @@
-//! FHIR: conditional creates are verified by their condition, at a server that races as real ones do.
+//! FHIR: conditional writes are verified by their condition, at a server that races as real ones do.
 
 mod fleet;
 mod real_server;
+mod updates;
 
 use crate::support::{
     Answered,

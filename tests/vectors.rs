@@ -3,7 +3,8 @@
 mod languages;
 mod safety;
 
-use triage::policy::{Engine, Loading, Policy, cases, prebuilt};
+use std::time::Duration;
+use triage::policy::{Engine, Loading, Policy, cases, hints, prebuilt};
 
 /// The component under test: the embedded one, or the one of `TRIAGE_PREBUILT`, as the rebuild check sets it.
 fn component(name: &str) -> Vec<u8> {
@@ -43,6 +44,33 @@ fn hospital_directory() {
 #[test]
 fn fhir() {
     play("fhir", include_str!("vectors/fhir.csv"));
+}
+
+/// One table of waits that upstreams ask for, read by the host and by the SDK in a component.
+#[test]
+fn host_and_sdk_read_retry_after_alike() {
+    let engine = Engine::start().unwrap();
+    let policy = Policy::load(&engine, &component("http-standard"), &Loading::default()).unwrap();
+    let head = include_str!("vectors/http-standard.csv").lines().next().unwrap();
+    let mut played = 0;
+    for row in csv::Reader::from_reader(&include_bytes!("vectors/retry-after.csv")[..]).records() {
+        let row = row.unwrap();
+        let (field, asked_ms) = (&row[0], row[1].parse::<u64>().ok());
+        let (name, value) = field.split_once(": ").unwrap();
+        let headers = [(name.parse().unwrap(), value.parse().unwrap())].into_iter().collect::<http::HeaderMap>();
+        let host = hints::retry_after(&headers, 1_767_225_600_000);
+        assert_eq!(host, asked_ms.map(Duration::from_millis), "the host, {field}");
+        // Its wait is 0 where nothing is asked for: chance is 0 in every case.
+        let asked = asked_ms.unwrap_or(0);
+        let pause = asked_ms.map_or_else(String::new, |ms| ms.to_string());
+        let cases = format!(
+            "{head}\nGET,/a,request,1,no,,,503,,,\"{field}\",,unknown,retry,failure,{asked},,,\n\
+             GET,/a,request,1,no,,,429,,,\"{field}\",,throttled,retry,ignore,{asked},{pause},,\n"
+        );
+        cases::play(&policy, &cases).unwrap_or_else(|error| panic!("the SDK, {field}: {error}"));
+        played += 1;
+    }
+    assert_eq!(played, 21);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A FHIR server in process that keeps its promise of conditional creates as real ones do: it looks, then it writes, and of two
-//! creates with one condition that meet both find nothing.
+//! A FHIR server in process that keeps its promise of conditional creates and updates as real ones do: it looks, then it writes,
+//! and of two with one condition that meet both find nothing.
 
 use super::faulty::whole;
 use bytes::Bytes;
@@ -77,9 +77,28 @@ impl FhirServer {
 
     fn write(&self, mut patient: Value) -> Value {
         let patients = &mut self.state.lock().unwrap().patients;
-        patient["id"] = json!((patients.len() + 1).to_string());
+        let last = patients.last().map_or(0, |last| last["id"].as_str().unwrap().parse::<usize>().unwrap());
+        patient["id"] = json!((last + 1).to_string());
         patient["meta"] = json!({"versionId": "1"});
         patients.push(patient.clone());
+        patient
+    }
+
+    /// What a patient with this identifier's value is called, and which version that is.
+    pub fn name(&self, identifier: &str) -> (String, String) {
+        let state = self.state.lock().unwrap();
+        let found = state.patients.iter().find(|patient| self::identifier(patient).1 == identifier).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&found["name"][0]["text"]), text(&found["meta"]["versionId"]))
+    }
+
+    fn update(&self, id: &Value, mut patient: Value) -> Value {
+        let patients = &mut self.state.lock().unwrap().patients;
+        let found = patients.iter_mut().find(|patient| patient["id"] == *id).unwrap();
+        let version: u64 = found["meta"]["versionId"].as_str().unwrap().parse().unwrap();
+        patient["id"] = id.clone();
+        patient["meta"] = json!({"versionId": (version + 1).to_string()});
+        *found = patient.clone();
         patient
     }
 
@@ -104,6 +123,24 @@ impl FhirServer {
                     Ok(patient) => of(201, &self.write(patient)),
                     Err(_) => of(400, &outcome("structure")),
                 }
+            }
+            ("PUT", "/Patient") => {
+                let found = self.matching(query);
+                if found.len() > 1 {
+                    return of(412, &outcome("multiple-matches"));
+                }
+                tokio::time::sleep(self.write_time).await;
+                let Ok(patient) = serde_json::from_slice(&body) else { return of(400, &outcome("structure")) };
+                match found.as_slice() {
+                    [found] => of(200, &self.update(&found["id"], patient)),
+                    _ => of(201, &self.write(patient)),
+                }
+            }
+            ("DELETE", "/Patient") => {
+                let found: Vec<Value> = self.matching(query).iter().map(|found| found["id"].clone()).collect();
+                tokio::time::sleep(self.write_time).await;
+                self.state.lock().unwrap().patients.retain(|patient| !found.contains(&patient["id"]));
+                of(204, &json!({}))
             }
             ("GET", "/Patient") | ("POST", "/Patient/_search") => of(200, &bundle(&self.matching(query))),
             ("GET", "/$export" | "/Patient/$export") => of(202, &json!({})),

@@ -92,7 +92,14 @@ pub fn found<'a>(response: &'a Response, kind: &str) -> Found<'a> {
     }
     let mut matches = Vec::new();
     for entry in &bundle.entry {
-        let Some(raw) = entry.resource else { continue };
+        let mode = entry.search.as_ref().map_or("", |search| &*search.mode);
+        // A match or a warning may be meant where a server has left the resource out.
+        let Some(raw) = entry.resource else {
+            if mode == "include" {
+                continue;
+            }
+            return Found::Unclear;
+        };
         let Ok(resource) = json::from_str::<Resource<'_>>(raw.get()) else { return Found::Unclear };
         if resource.kind == "OperationOutcome" {
             // A warning may say that a parameter was left out: then it was another search.
@@ -101,7 +108,7 @@ pub fn found<'a>(response: &'a Response, kind: &str) -> Found<'a> {
             }
             continue;
         }
-        let is_match = entry.search.as_ref().is_none_or(|search| matches!(&*search.mode, "" | "match"));
+        let is_match = matches!(mode, "" | "match");
         if is_match && resource.kind == kind {
             matches.push((raw, resource));
         } else if is_match {
@@ -161,6 +168,7 @@ mod tests {
                 r#"{{"resource":{{"resourceType":"OperationOutcome","issue":[{{"severity":"{severity}","code":"invalid"}}]}},"search":{{"mode":"outcome"}}}}"#
             )
         };
+        let unread = |issue: &str| format!(r#"{{"resourceType":"OperationOutcome","issue":{issue}}}"#);
         let bundle = |rest: &str| format!(r#"{{"resourceType":"Bundle","type":"searchset"{rest}}}"#);
         let next = r#","link":[{"relation":"self"},{"relation":"next"}]"#;
         for (case, rest, wanted) in [
@@ -179,6 +187,28 @@ mod tests {
             ("a count only", r#","total":1"#.to_owned(), "unclear"),
             ("none beside a warning", format!(r#","total":0,"entry":[{}]"#, outcome("warning")), "unclear"),
             ("another type", format!(r#","total":1,"entry":[{other}]"#), "unclear"),
+            ("a name only", r#","entry":[{"fullUrl":"a/1"}]"#.to_owned(), "unclear"),
+            (
+                "a match without its resource",
+                r#","entry":[{"resource":null,"search":{"mode":"match"}}]"#.to_owned(),
+                "unclear",
+            ),
+            ("an outcome without its issues", r#","entry":[{"search":{"mode":"outcome"}}]"#.to_owned(), "unclear"),
+            (
+                "an included without its resource",
+                r#","total":0,"entry":[{"search":{"mode":"include"}}]"#.to_owned(),
+                "nothing",
+            ),
+            (
+                "an outcome that cannot be read",
+                format!(r#","total":0,"entry":[{{"resource":{}}}]"#, unread("3")),
+                "unclear",
+            ),
+            (
+                "an outcome that says nothing",
+                format!(r#","total":0,"entry":[{{"resource":{}}}]"#, unread("[]")),
+                "unclear",
+            ),
             ("an id that is none", format!(r#","entry":[{}]"#, entry.replace("\"1\"", "\"1\\r\\n\"")), "unclear"),
         ] {
             assert_eq!(read(&bundle(&rest)), wanted, "{case}");

@@ -1,12 +1,18 @@
-//! Conditional creates: the condition itself finds out what became of one whose effect is unknown.
+//! Conditional writes: the condition itself finds out what became of one whose effect is unknown.
 //!
-//! One match is proof at once: it is the answer. None counts only after `commit_within`, since servers commit late. Several cannot
-//! be told apart: an operator must look.
+//! | found | create | update | delete |
+//! |---|---|---|---|
+//! | nothing | late: absent, sent again | late: the same, if what it writes would be found | in effect |
+//! | one | in place: it is the answer | as written: in place; late: sent again, which changes that one | late: unknown |
+//! | several | unknown | unknown | late: unknown |
+//!
+//! Late is after `commit_within`, since servers commit late; before, the search is repeated. What is unknown an operator must look at.
 
 use crate::{
     Settings,
     bundle::{self, Found, Match},
-    endpoints::last_segment,
+    endpoints::{Call, is_type, last_segment},
+    update,
 };
 use std::fmt::Write as _;
 use triage_policy::{
@@ -42,8 +48,13 @@ const RESULT_PARAMETERS: [&str; 15] = [
     "_total",
 ];
 
-/// What a conditional create asks for: at most one resource of a type that matches.
+/// Parameters of a write itself, as some servers take them beside a condition.
+const WRITE_PARAMETERS: [&str; 5] = ["_cascade", "_expunge", "_hardDelete", "_remove-references", "hardDelete"];
+
+/// What a conditional write is about: the resources of a type that match.
 pub struct Condition {
+    /// The call that has it.
+    call: Call,
     /// `[type]?<condition>` as a GET asks for it.
     search: String,
     /// The type, such as `Patient`.
@@ -53,22 +64,27 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// The condition of a create, if it has one that a search can verify.
-    pub fn of(attempt: &Attempt) -> Option<Self> {
-        let mut given = attempt.request_headers.iter().filter(|header| header.name == "if-none-exist");
-        let (Some(given), None) = (given.next(), given.next()) else { return None };
-        let path = attempt.path.split('?').next()?;
+    /// The condition of a create, an update or a delete, if it has one that a search can verify.
+    pub fn of(call: Call, attempt: &Attempt) -> Option<Self> {
+        let (path, in_path) = attempt.path.split_once('?').unwrap_or((&attempt.path, ""));
+        let condition = match call {
+            Call::Create => {
+                let mut given = attempt.request_headers.iter().filter(|header| header.name == "if-none-exist");
+                let (Some(given), None) = (given.next(), given.next()) else { return None };
+                parameters(&given.value)
+            }
+            Call::ConditionalUpdate | Call::ConditionalDelete => in_path,
+            _ => return None,
+        };
         let kind = last_segment(path);
-        let is_type = kind.starts_with(|first: char| first.is_ascii_uppercase())
-            && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if !is_type {
+        if !is_type(kind) {
             return None;
         }
-        let query = query(&given.value)?;
+        let query = query(condition)?;
         let search = format!("{}?{query}", path.trim_end_matches('/'));
         // A relative reference stays right behind a prefix that this policy does not see.
         let folder = if path.ends_with('/') { String::new() } else { format!("{kind}/") };
-        (search.len() <= MAX_PATH_BYTES).then(|| Self { search, kind: kind.to_owned(), folder })
+        (search.len() <= MAX_PATH_BYTES).then(|| Self { call, search, kind: kind.to_owned(), folder })
     }
 
     /// Asks for a verification, early and again. `asked`: the wait that the server asked for.
@@ -110,19 +126,47 @@ impl Condition {
             let brief = format!("{}&_elements=id,meta", self.search);
             return self.search(&brief, delay_ms(settings, attempt), "the resource is too large to be read");
         }
-        match bundle::found(response, &self.kind) {
-            Found::One(found) => self.adopted(attempt, &found),
-            Found::Several => settled(Verdict::deliver(Class::Unknown, "several match")),
-            Found::Nothing if is_late(settings, attempt) => {
-                let wait = settings.wait.ms(attempt);
-                settled(Verdict::retry(Class::NotApplied, wait, "absent after the time it takes to commit"))
+        let again = |reason| settled(Verdict::retry(Class::NotApplied, settings.wait.ms(attempt), reason));
+        let unknown = |reason| settled(Verdict::deliver(Class::Unknown, reason));
+        let is_late = is_late(settings, attempt);
+        match (self.call, bundle::found(response, &self.kind)) {
+            (_, Found::Unclear) => self.verify(settings, attempt, None, "the search's answer proves nothing"),
+            (Call::ConditionalDelete, Found::Nothing) => self.deleted(),
+            (Call::ConditionalDelete, _) if is_late => unknown("what matches may have been created since"),
+            (Call::ConditionalDelete, _) => self.verify(settings, attempt, None, "not deleted yet"),
+            (_, Found::Several) => unknown("several match"),
+            (Call::ConditionalUpdate, Found::One(found)) => {
+                if found.whole.is_some_and(|whole| update::is_in_place(whole, &attempt.request_body)) {
+                    self.adopted(attempt, &found)
+                } else if is_late {
+                    again("the match is not as written: sent again, it changes that one")
+                } else {
+                    self.verify(settings, attempt, None, "not as written yet")
+                }
             }
-            Found::Nothing => self.verify(settings, attempt, None, "not there yet"),
-            Found::Unclear => self.verify(settings, attempt, None, "the search's answer proves nothing"),
+            (_, Found::One(found)) => self.adopted(attempt, &found),
+            (_, Found::Nothing) if !is_late => self.verify(settings, attempt, None, "not there yet"),
+            // It may have changed the match so that the condition does not find it any more.
+            (Call::ConditionalUpdate, Found::Nothing)
+                if !update::is_found_by(
+                    self.search.split_once('?').map_or("", |(_, query)| query),
+                    &attempt.request_body,
+                ) =>
+            {
+                unknown("what was written need not match the condition")
+            }
+            (_, Found::Nothing) => again("absent after the time it takes to commit"),
         }
     }
 
-    /// The answer that a server gives to a conditional create with one match.
+    /// The answer that a server gives to a delete.
+    fn deleted(&self) -> Verdict {
+        let answer = Replacement { status: 204, headers: Vec::new(), body: Vec::new() };
+        let deleted = Verdict::deliver(Class::AlreadyApplied, "nothing matches");
+        Verdict { next: Next::Replace(answer), ..deleted }.breaker(BreakerSignal::Success)
+    }
+
+    /// The answer that a server gives to a conditional create or update with one match.
     fn adopted(&self, attempt: &Attempt, found: &Match<'_>) -> Verdict {
         let mut headers = Vec::new();
         let mut location = format!("{}{}", self.folder, found.id);
@@ -171,14 +215,22 @@ fn delay_ms(settings: &Settings, attempt: &Attempt) -> u64 {
     next.min(commit_within + 1 - ago)
 }
 
-/// The condition as a query: its parameters, and of a whole address (as older versions allow it) those behind the `?`.
-/// None: no parameter is left.
-fn query(condition: &str) -> Option<String> {
+/// Whether a path has a query that selects resources.
+pub fn selects_any(path_and_query: &str) -> bool {
+    path_and_query.split_once('?').is_some_and(|(_, query)| query.split('&').any(selects))
+}
+
+/// The parameters of a header, and of a whole address in it (as older versions allow it) those behind the `?`.
+fn parameters(condition: &str) -> &str {
     let condition = condition.trim();
-    let parameters = match condition.split_once('?') {
+    match condition.split_once('?') {
         Some((before, after)) if !before.contains(['=', '&']) => after,
         _ => condition,
-    };
+    }
+}
+
+/// The condition as a query. None: no parameter is left that selects anything.
+fn query(parameters: &str) -> Option<String> {
     let mut query = String::new();
     for parameter in parameters.split('&').filter(|parameter| selects(parameter)) {
         if !query.is_empty() {
@@ -190,8 +242,10 @@ fn query(condition: &str) -> Option<String> {
 }
 
 fn selects(parameter: &str) -> bool {
-    let name = parameter.split(['=', ':']).next().unwrap_or_default();
-    !name.is_empty() && !RESULT_PARAMETERS.contains(&name)
+    // Servers decode a name before they read it.
+    let decoded = update::decoded(parameter.split('=').next().unwrap_or_default());
+    let name = decoded.split(':').next().unwrap_or_default();
+    !name.is_empty() && !RESULT_PARAMETERS.contains(&name) && !WRITE_PARAMETERS.contains(&name)
 }
 
 /// Percent-encodes what may not stand in a query. A header's value has one character for each byte.
@@ -228,13 +282,17 @@ mod tests {
             ("name=a b\"#<\u{e9}", Some("name=a%20b%22%23%3C%E9")),
             ("name=100%", Some("name=100%25")),
             ("identifier=x&_count=0&_summary=count&_include:iterate=a", Some("identifier=x")),
+            ("identifier=x&%5Fcount=0", Some("identifier=x")),
+            ("%5felements=id&_sum%6Dary=count&_include%3Aiterate=a&identifier=x", Some("identifier=x")),
+            ("identifier=x&_cascade=delete&hardDelete=true", Some("identifier=x")),
+            ("%69dentifier=x", Some("%69dentifier=x")),
             ("_id=7", Some("_id=7")),
             ("_count=1", None),
             ("", None),
             ("&&", None),
             ("  ", None),
         ] {
-            assert_eq!(query(condition).as_deref(), wanted, "{condition}");
+            assert_eq!(query(parameters(condition)).as_deref(), wanted, "{condition}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Paths count from the upstream's `base_url`. A base with more segments still works: [`Call::of`] looks at the path's last
 //! segment too. Only the host's own view of the effect, and so its handling of a caller that leaves, needs the exact template.
 
-use crate::Settings;
+use crate::{Settings, conditional};
 use triage_policy::{Attempt, Effect, Endpoint, StatusRange, endpoint, retry::hint_headers};
 
 /// Which interaction an attempt is.
@@ -15,10 +15,14 @@ pub enum Call {
     Create,
     /// An update.
     Update,
+    /// An update of what a search finds. It creates where the search finds nothing.
+    ConditionalUpdate,
     /// A patch.
     Patch,
     /// A delete.
     Delete,
+    /// A delete of what a search finds. Sent twice, it takes what was created in between.
+    ConditionalDelete,
     /// A batch or a transaction.
     Bundle,
     /// `$export` by GET: it starts a job.
@@ -28,7 +32,7 @@ pub enum Call {
 }
 
 /// In the order of the description: the call, its name, method and path.
-const CALLS: [(Call, &str, &str, &str); 12] = [
+const CALLS: [(Call, &str, &str, &str); 14] = [
     (Call::Read, "read", "*", "/{*rest}"),
     (Call::Create, "create", "POST", "/{*rest}"),
     (Call::Update, "update", "PUT", "/{*rest}"),
@@ -41,13 +45,18 @@ const CALLS: [(Call, &str, &str, &str); 12] = [
     (Call::Search, "search", "POST", "/_search"),
     (Call::Search, "search-type", "POST", "/{type}/_search"),
     (Call::Search, "search-compartment", "POST", "/{type}/{id}/{other}/_search"),
+    // A resource has an id behind its type: these have a condition instead.
+    (Call::ConditionalUpdate, "conditional-update", "PUT", "/{type}"),
+    (Call::ConditionalDelete, "conditional-delete", "DELETE", "/{type}"),
 ];
 
 /// Enough for the issues of an `OperationOutcome`.
 const OUTCOME_BYTES: u32 = 64 << 10;
 /// A verification's answer holds the resource found.
 const BUNDLE_BYTES: u32 = 256 << 10;
-/// The limit on one create. Creates take well below a second; a caller that gives up after 30 s still gets an answer.
+/// Of an update's body, which is compared with the resource found. Records keep no more of a request.
+const RESOURCE_BYTES: u32 = 64 << 10;
+/// The limit on one conditional write. Creates take well below a second; a caller that gives up after 30 s still gets an answer.
 const CREATE_TIMEOUT_MS: u32 = 10_000;
 /// The longest deadline that a policy may propose.
 const MAX_DEADLINE_MS: u32 = 3_600_000;
@@ -56,9 +65,14 @@ impl Call {
     /// The call that an attempt is, by its endpoint and the end of its path.
     pub fn of(attempt: &Attempt) -> Self {
         let call = CALLS.get(attempt.endpoint as usize).map_or(Self::Read, |call| call.0);
-        match (call, last_segment(&attempt.path)) {
-            (Self::Read, "$export") => Self::Export,
-            (Self::Create, "_search") => Self::Search,
+        let last = last_segment(&attempt.path);
+        match call {
+            Self::Read if last == "$export" => Self::Export,
+            Self::Create if last == "_search" => Self::Search,
+            Self::Update | Self::Delete if is_type(last) && conditional::selects_any(&attempt.path) => match call {
+                Self::Update => Self::ConditionalUpdate,
+                _ => Self::ConditionalDelete,
+            },
             _ => call,
         }
     }
@@ -68,6 +82,13 @@ impl Call {
 pub fn last_segment(path_and_query: &str) -> &str {
     let path = path_and_query.split('?').next().unwrap_or_default();
     path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether a segment is the name of a type, such as `Patient`; an id of letters alone may look like one.
+pub fn is_type(segment: &str) -> bool {
+    segment.starts_with(|first: char| first.is_ascii_uppercase())
+        && segment.contains(|letter: char| letter.is_ascii_lowercase())
+        && segment.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
 /// All endpoints, described under the operator's settings.
@@ -81,13 +102,22 @@ fn described(settings: &Settings, call: Call, name: &str, method: &str, path: &s
     endpoint.interest.response_headers = hint_headers();
     endpoint.interest.response_body_bytes = OUTCOME_BYTES;
     match call {
-        Call::Create => {
+        Call::Create | Call::ConditionalUpdate | Call::ConditionalDelete => {
+            endpoint.effect = Effect::Unsafe;
             // `accept` and `prefer` say in which form the answer is wanted, for the one that takes its place.
-            endpoint.interest.request_headers = ["if-none-exist", "accept", "prefer"].map(str::to_owned).into();
+            let headers: &[&str] = match call {
+                Call::Create => &["if-none-exist", "accept", "prefer"],
+                Call::ConditionalUpdate => &["if-match", "accept", "prefer"],
+                _ => &["if-match"],
+            };
+            endpoint.interest.request_headers = headers.iter().map(|name| (*name).to_owned()).collect();
+            if call == Call::ConditionalUpdate {
+                endpoint.interest.request_body_bytes = RESOURCE_BYTES;
+            }
             endpoint.interest.response_body_bytes = BUNDLE_BYTES;
             endpoint.commit_within_ms = Some(settings.commit_within.0);
             endpoint.defaults.attempt_timeout_ms = Some(CREATE_TIMEOUT_MS);
-            // Time for a create, for the proof that it is absent, and for another create.
+            // Time for the write, for the proof that it is absent, and for another one.
             let deadline = settings.commit_within.0.saturating_add(3 * CREATE_TIMEOUT_MS);
             endpoint.defaults.deadline_ms = Some(deadline.min(MAX_DEADLINE_MS));
         }

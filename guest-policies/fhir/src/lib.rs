@@ -1,13 +1,15 @@
 //! HL7 FHIR R4/R5 REST: the status first, then the worst issue of an `OperationOutcome`.
 //!
-//! A conditional create whose effect is unknown is verified by its own condition ([`conditional`]), never sent again on trust:
-//! servers that race make several resources of two creates with one condition.
+//! A conditional create, update or delete whose effect is unknown is verified by its own condition ([`conditional`]), never sent
+//! again on trust: servers that race make several resources of two writes with one condition. A conditional patch is a patch like
+//! any other: what it did is unknown, and it is not sent again.
 
 mod bundle;
 mod conditional;
 mod endpoints;
 pub mod outcome;
 mod settings;
+mod update;
 mod xml;
 
 pub use settings::{CommitWithin, Settings};
@@ -41,7 +43,7 @@ impl Policy for Fhir {
 
     fn decide(settings: &Settings, attempt: &Attempt, outcome: &Outcome) -> Verdict {
         let call = Call::of(attempt);
-        let condition = if call == Call::Create { Condition::of(attempt) } else { None };
+        let condition = Condition::of(call, attempt);
         if attempt.purpose == Purpose::Probe {
             return match condition {
                 Some(condition) => condition.verified(settings, attempt, outcome),
@@ -63,7 +65,7 @@ struct Judging<'a> {
     settings: &'a Settings,
     attempt: &'a Attempt,
     call: Call,
-    /// The condition of a conditional create.
+    /// The condition of a conditional create, update or delete.
     condition: Option<Condition>,
 }
 
@@ -76,7 +78,9 @@ impl Judging<'_> {
 
     fn by_status(&self, response: &Response, asked: Option<u64>) -> Verdict {
         match response.status {
-            200 if self.condition.is_some() => Verdict::deliver(Class::AlreadyApplied, "one match existed"),
+            200 if self.call == Call::Create && self.condition.is_some() => {
+                Verdict::deliver(Class::AlreadyApplied, "one match existed")
+            }
             status if status::is_elsewhere(status) && !matches!(self.call, Call::Read | Call::Search) => {
                 Verdict::deliver(Class::NotApplied, "to be sent elsewhere")
             }
@@ -101,9 +105,9 @@ impl Judging<'_> {
             }
             (425, _) => self.again(wait(), "too early"),
             (423, _) | (409, Some(Issue::Lock)) => self.again(wait(), "locked"),
-            // The duplicate may be our own.
+            // The duplicate, or the other version, may be our own.
             (409 | 412, _) if self.attempt.prior_unknown && self.condition.is_some() => {
-                self.in_doubt(asked, "there may be one by our own create").breaker(BreakerSignal::Success)
+                self.in_doubt(asked, "it may be by our own write").breaker(BreakerSignal::Success)
             }
             (409 | 412, Some(Issue::Duplicate | Issue::MultipleMatches)) => rejected("a duplicate"),
             (409, _) if self.call == Call::Bundle && self.attempt.number < BUNDLE_ATTEMPTS => {
@@ -117,7 +121,9 @@ impl Judging<'_> {
                     .breaker(BreakerSignal::Success)
             }
             (409 | 412 | 428, _) => rejected("another version; read it again"),
-            (404 | 410, _) if self.call == Call::Delete => Verdict::deliver(Class::AlreadyApplied, "gone"),
+            (404 | 410, _) if matches!(self.call, Call::Delete | Call::ConditionalDelete) => {
+                Verdict::deliver(Class::AlreadyApplied, "gone")
+            }
             (408 | 460 | 499, _) => self.in_doubt(asked, "the server gave up waiting"),
             (500..=599, Some(Issue::Final)) if matches!(self.call, Call::Read | Call::Search) => {
                 rejected("a final issue")
@@ -147,11 +153,15 @@ impl Judging<'_> {
 
     /// Whether the request may be sent twice. The host counts a search by POST as a write unless it trusts this policy's word.
     fn is_repeatable(&self) -> bool {
-        self.call == Call::Search || (self.attempt.effect != Effect::Unsafe && self.call != Call::Export)
+        match self.call {
+            Call::Search => true,
+            Call::Export | Call::ConditionalUpdate | Call::ConditionalDelete => false,
+            _ => self.attempt.effect != Effect::Unsafe,
+        }
     }
 
     fn is_versioned(&self) -> bool {
-        matches!(self.call, Call::Update | Call::Patch)
+        matches!(self.call, Call::Update | Call::ConditionalUpdate | Call::Patch)
     }
 }
 

@@ -69,9 +69,10 @@ impl Issue {
     }
 }
 
-/// Whether an outcome beside a search's matches says more than a remark.
+/// Whether an outcome beside a search's matches says more than a remark. One that cannot be read, or has no issue, may.
 pub fn warns(body: &[u8]) -> bool {
-    entries(body).iter().any(|entry| entry.severity != "information")
+    let issues = entries(body);
+    issues.is_empty() || issues.iter().any(|entry| !matches!(&*entry.severity, "information" | "success"))
 }
 
 /// The issues of an outcome, by what its body begins with: the content type is not always right.

@@ -11,6 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 pub const HINT_HEADERS: [&str; 5] =
     ["retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-should-retry", "stripe-should-retry"];
 
+/// The longest wait that is read, 136 years: a number with any more digits means the same. The host reads no longer one either.
+const MAX_SECONDS: u64 = u32::MAX as u64;
+
 /// [`HINT_HEADERS`] in the form of `interest.response_headers`.
 #[must_use]
 pub fn hint_headers() -> Vec<String> {
@@ -25,8 +28,8 @@ pub fn asked_ms(headers: &[Header], now_unix_ms: u64) -> Option<u64> {
         return Some(ms);
     }
     let value = header(headers, "retry-after")?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(seconds.saturating_mul(1000));
+    if is_digits(value) && !value.is_empty() {
+        return Some(value.parse().unwrap_or(MAX_SECONDS).min(MAX_SECONDS) * 1000);
     }
     let at = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
     let left = at.saturating_sub(Duration::from_millis(now_unix_ms));
@@ -37,13 +40,17 @@ pub fn asked_ms(headers: &[Header], now_unix_ms: u64) -> Option<u64> {
 /// asked.
 fn whole_ms(value: &str) -> Option<u64> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+    if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) {
         return None;
     }
     let more = fraction.bytes().any(|byte| byte != b'0');
-    // Twenty digits or more are longer than any wait.
-    Some(whole.parse::<u64>().unwrap_or(u64::MAX).saturating_add(u64::from(more)))
+    let longest = MAX_SECONDS * 1000;
+    Some(whole.parse().unwrap_or(longest).min(longest) + u64::from(more))
+}
+
+/// Whether a text has digits alone: a number is parsed from a sign too, which no field has.
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether the upstream says that a retry helps (`x-should-retry`, `stripe-should-retry`: `true` or `false`); none where it

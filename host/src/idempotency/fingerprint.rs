@@ -113,6 +113,12 @@ impl Fingerprint {
         Self(digest("condition", &parts.iter().map(AsRef::as_ref).collect::<Vec<_>>()))
     }
 
+    /// The fingerprint of all requests whose query selects the same, whatever they write there.
+    pub fn of_selection(request: &Identity<'_>) -> Self {
+        let request = [request.upstream, request.endpoint, request.method.as_str(), request.path_and_query];
+        Self(digest("selection", &request.map(str::as_bytes)))
+    }
+
     /// The hash itself, for stores.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -422,6 +428,9 @@ mod tests {
         }
         assert_ne!(condition(ROW, &one), condition(Identity { path_and_query: "/b", ..ROW }, &one));
         assert_ne!(condition(ROW, &one), condition(Identity { upstream: "b", ..ROW }, &one));
+        let query = |path_and_query, body| Fingerprint::of_selection(&Identity { path_and_query, body, ..ROW });
+        assert_eq!(query("/a?b=1", b"one"), query("/a?b=1", b"two"), "the body does not count");
+        assert_ne!(query("/a?b=1", b"one"), query("/a?b=2", b"one"));
         let id = RecordId::of_condition(condition(ROW, &one));
         assert_eq!(id, RecordId::of_condition(condition(twin, &one)));
     }

@@ -19,7 +19,7 @@ use crate::{
     upstream::{self, Body, headers, redirect::Origin},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::HOST, request::Parts};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
@@ -231,6 +231,8 @@ fn equality(
     };
     let equal = if !is_unsafe || !commits_late {
         None
+    } else if selects_by_query(&head.method, path_and_query) {
+        Some(EqualRequests { fingerprint: Fingerprint::of_selection(&identity(&[])), by_condition: true })
     } else if endpoint.verifies_by_condition(&asking) {
         let fingerprint = Fingerprint::of_condition(&identity(&[]), &asking);
         Some(EqualRequests { fingerprint, by_condition: true })
@@ -238,6 +240,12 @@ fn equality(
         fingerprint.map(|fingerprint| EqualRequests { fingerprint, by_condition: false })
     };
     (fingerprint, equal)
+}
+
+/// Whether a write says in its query what it changes. A POST's query says how it is answered, and its target is in the body.
+fn selects_by_query(method: &Method, path_and_query: &str) -> bool {
+    matches!(*method, Method::PUT | Method::PATCH | Method::DELETE)
+        && path_and_query.split_once('?').is_some_and(|(_, query)| !query.is_empty())
 }
 
 /// What is left of a path below a prefix; none where it is not below it. `/api` takes `/api`, `/api/x` and `/api?x`, not `/apis`.

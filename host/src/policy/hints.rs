@@ -9,6 +9,9 @@ const X_MS_RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-ms-retry-afte
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
+/// The longest wait that is read, 136 years: a number with any more digits means the same.
+const MAX_SECONDS: u64 = u32::MAX as u64;
+
 /// All of them.
 pub(super) const HINT_HEADERS: [HeaderName; 5] =
     [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, X_SHOULD_RETRY, STRIPE_SHOULD_RETRY];
@@ -22,7 +25,7 @@ pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
     }
     let value = text(&RETRY_AFTER)?;
     if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+        return Some(Duration::from_secs(value.parse().unwrap_or(MAX_SECONDS).min(MAX_SECONDS)));
     }
     let at = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(at.saturating_sub(Duration::from_millis(now_unix_ms)))
@@ -37,8 +40,9 @@ fn milliseconds(value: &str) -> Option<Duration> {
         return None;
     }
     let more = fraction.bytes().any(|byte| byte != b'0');
-    let whole = whole.parse().unwrap_or(u64::from(u32::MAX) * 1000);
-    Some(Duration::from_millis(whole.saturating_add(u64::from(more))))
+    let longest = MAX_SECONDS * 1000;
+    let whole = whole.parse().unwrap_or(longest).min(longest);
+    Some(Duration::from_millis(whole + u64::from(more)))
 }
 
 /// Whether the upstream says that a retry helps (`x-should-retry`, `stripe-should-retry`: `true` or `false`); none where it says
@@ -75,7 +79,10 @@ mod tests {
             ("Thu, 01 Jan 2026 00:00:10 GMT", Some(10)),
             ("Wed, 01 Jan 2025 00:00:10 GMT", Some(0)),
             ("soon", None),
+            ("18446744073709551615", Some(u64::from(u32::MAX))),
             ("-1", None),
+            ("+5", None),
+            ("5.0", None),
             ("", None),
         ] {
             let headers = map(&[("retry-after", value)]);
