@@ -241,6 +241,13 @@ async fn verification_ends_after_the_margin() {
     assert!(end > halfway, "verification ended early");
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(looks(), end, "it goes on");
+    // It is given up once: a try of its caller that settles nothing begins no verification of its own.
+    for _ in 0..3 {
+        assert_eq!(row(&world, 0).await.problem(), "effect-unknown");
+        let after_the_try = looks();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(looks(), after_the_try, "each try begins it again");
+    }
     // Its caller still settles it.
     world.emulator.set_faults(Faults::none());
     let answer = row(&world, 0).await;

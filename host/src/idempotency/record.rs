@@ -176,6 +176,7 @@ impl Opening {
             state: State::Held(holder),
             intent: earlier.filter(|_| prior.is_some()).and_then(|earlier| earlier.intent.clone()),
             due: None,
+            given_up: earlier.is_some_and(|earlier| prior.is_some() && earlier.given_up),
         };
         record.schedule(Some(holder.first_end(now)));
         (begin, Some(record))
@@ -346,6 +347,8 @@ pub struct Record {
     intent: Option<Arc<Intent>>,
     /// When the next verification is due; only where the request is kept.
     due: Option<Timestamp>,
+    /// Whether its verification was given up: it is told once, and none begins again unless the write is sent again.
+    given_up: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -435,6 +438,7 @@ impl Record {
             state: State::Unknown { sent, doubtful: false, since: now },
             intent: leaving.intent.clone(),
             due: None,
+            given_up: false,
         };
         record.schedule_next(leaving.verify_in, now);
         record
@@ -462,6 +466,7 @@ impl Record {
             state: State::Held(holder),
             intent,
             due: None,
+            given_up: false,
         };
         record.schedule(Some(until));
         let begin =
@@ -547,6 +552,7 @@ impl Record {
         holder.sent = Some(now);
         let (first_end, key) = (holder.first_end(now), holder.key);
         self.sends = self.sends.with(key, now);
+        self.given_up = false;
         self.intent = intent.or_else(|| self.intent.take());
         self.schedule(Some(first_end));
         Ok(())
@@ -582,7 +588,8 @@ impl Record {
         let doubtful = own.is_none() && holder.prior.is_some_and(|prior| prior.doubtful);
         self.state = State::Unknown { sent, doubtful, since: now };
         self.intent = leaving.intent.clone().or_else(|| self.intent.take());
-        self.schedule_next(leaving.verify_in, now);
+        self.given_up &= own.is_none();
+        self.schedule_next(leaving.verify_in.filter(|_| !self.given_up), now);
         Ok(Fate::Keep)
     }
 
@@ -610,7 +617,7 @@ impl Record {
             return Postponed::NotUnsettled;
         };
         if age >= longest_age {
-            self.drop_request();
+            self.schedule_next(None, now);
             return Postponed::GivenUp;
         }
         self.schedule(Some(now.after(wait)));
@@ -635,7 +642,10 @@ impl Record {
     fn schedule_next(&mut self, wait: Option<Duration>, now: Timestamp) {
         match wait {
             Some(wait) => self.schedule(Some(now.after(wait))),
-            None => self.drop_request(),
+            None => {
+                self.drop_request();
+                self.given_up = true;
+            }
         }
     }
 
@@ -652,6 +662,7 @@ impl Record {
         self.state = State::Done { stored, since: now };
         self.intent = None;
         self.due = None;
+        self.given_up = false;
     }
 
     /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
@@ -667,6 +678,7 @@ impl Record {
             self.sends = Sends::None;
             self.intent = None;
             self.due = None;
+            self.given_up = false;
             return Some(Fate::Keep);
         };
         self.done(stored, now);
@@ -684,6 +696,22 @@ impl Record {
             State::Held(_) | State::Done { .. } | State::Cleared { .. } => None,
         };
         sent.map(|sent| now.since(sent))
+    }
+
+    /// How long ago a byte was last sent, if what came of it is unknown, also while somebody is finding out. A send that only a loss
+    /// makes possible counts once its holder has ended: the request that begins after the loss may be the first one.
+    pub fn unknown_for(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
+        self.verified_for(facts, now).or_else(|| self.unsettled(facts, now))
+    }
+
+    /// The same, while a holder that has sent nothing itself is finding out.
+    pub fn verified_for(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
+        match &self.state {
+            State::Held(holder) if holder.sent.is_none() && now < holder.ends(facts) && !self.expired(now) => {
+                holder.prior.filter(|prior| !prior.doubtful).map(|prior| now.since(prior.sent))
+            }
+            _ => None,
+        }
     }
 
     /// What its sends carried of the upstream's own key; none where one may have carried another key or none.
@@ -797,6 +825,8 @@ impl Record {
         if is_over || known.is_doubtful() {
             return Err(NotRestored::Kept);
         }
+        // That it was given up is told once more after a loss.
+        let known = &Self { given_up: false, ..known.clone() };
         let Some(there) = existing.filter(|there| !there.expired(now)) else { return Ok(known.clone()) };
         if there.fingerprint != known.fingerprint {
             return Err(NotRestored::Kept);

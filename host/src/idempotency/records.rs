@@ -128,7 +128,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// Waits until no request with this fingerprint is under way, first come first served. Dropping the reply leaves the queue.
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn>;
 
-    /// Records whose effect is unknown and which nobody works on, at most `limit` of them, the next to be forgotten first.
+    /// Records whose effect is unknown, also while they are verified, at most `limit` of them, the next to be forgotten first.
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
 
     /// One of them; none where it is not unsettled.
@@ -294,7 +294,7 @@ pub struct Unsettled {
     pub sent_ago: Duration,
     /// The names of its upstream and endpoint; none where its owner sent nothing itself.
     pub endpoint: Option<(String, String)>,
-    /// The time until a host verifies it by itself; none: no host does.
+    /// The time until a host verifies it by itself, zero while it is verified; none: no host does.
     pub verified_in: Option<Duration>,
 }
 

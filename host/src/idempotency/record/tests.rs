@@ -194,6 +194,69 @@ fn an_administrator_settles_what_nobody_works_on() {
     assert_eq!(new().resolve(None, &StoreFacts::default(), at(10)), None, "nothing sent");
 }
 
+/// The request of a write that a host can verify.
+fn asked() -> Arc<Intent> {
+    let request = crate::idempotency::KeptRequest {
+        fingerprint: opening(1, b"a").fingerprint,
+        method: Method::POST,
+        path_and_query: "/".to_owned(),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        keyed: true,
+    };
+    Arc::new(Intent { upstream: "up".to_owned(), endpoint: "create".to_owned(), request: Some(request) })
+}
+
+fn held(record: &Record, fence: u128, now: Timestamp) -> Record {
+    Record::begin(Some(record), &opening(fence, b"a"), &StoreFacts::default(), now).1.expect("it is taken over")
+}
+
+#[test]
+fn a_write_is_given_up_once_and_not_again_after_each_try_of_its_caller() {
+    let at_once = |sent_ago| Leaving { intent: Some(asked()), ..Leaving::at_once(sent_ago) };
+    let mut record = sent();
+    record.leave(Fence(1), &at_once(Some(Duration::ZERO)), at(20)).unwrap();
+    assert_eq!(record.due(), Some(at(20)));
+    let mut verified = held(&record, 2, at(21));
+    verified.leave(Fence(2), &Leaving { verify_in: None, ..at_once(None) }, at(22)).unwrap();
+    assert_eq!(verified.due(), None, "it is given up");
+    // Its caller looks and sends nothing: no host verifies it again.
+    let mut tried = held(&verified, 3, at(30));
+    assert_eq!(tried.due(), None);
+    tried.leave(Fence(3), &at_once(None), at(31)).unwrap();
+    assert_eq!((tried.due(), tried.intent().is_some_and(|intent| intent.request.is_some())), (None, false));
+    assert_eq!(tried.postpone(seconds(1), seconds(1), &StoreFacts::default(), at(40)), Postponed::NotUnsettled);
+    // What is sent again is another send to find out about.
+    let mut again = held(&tried, 4, at(50));
+    again.sent(Fence(4), Some(asked()), at(51)).unwrap();
+    assert!(again.due().is_some());
+    again.leave(Fence(4), &at_once(Some(Duration::ZERO)), at(52)).unwrap();
+    assert_eq!(again.due(), Some(at(52)));
+    // A host that could not verify it gives it up as well.
+    assert_eq!(again.postpone(seconds(1), seconds(1), &StoreFacts::default(), at(60)), Postponed::GivenUp);
+    let mut tried = held(&again, 5, at(61));
+    tried.leave(Fence(5), &at_once(None), at(62)).unwrap();
+    assert_eq!(tried.due(), None);
+}
+
+#[test]
+fn a_write_stays_unknown_while_it_is_verified() {
+    let facts = StoreFacts::default();
+    let of = |record: &Record, now| (record.unknown_for(&facts, now), record.verified_for(&facts, now));
+    let mut unknown = sent();
+    unknown.leave(Fence(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
+    assert_eq!(of(&unknown, at(30)), (Some(seconds(10)), None));
+    let mut verified = held(&unknown, 2, at(30));
+    assert_eq!(of(&verified, at(35)), (Some(seconds(15)), Some(seconds(15))));
+    assert_eq!(verified.unsettled(&facts, at(35)), None, "an operator settles what is not worked on");
+    assert_eq!(of(&verified, at(180)), (Some(seconds(160)), None), "its holder has ended");
+    verified.sent(Fence(2), None, at(36)).unwrap();
+    assert_eq!(of(&verified, at(37)), (None, None), "it is under way");
+    let lost = StoreFacts { lost: Some(at(1)), ..facts };
+    let feared = Record::begin(None, &opening(3, b"a"), &lost, at(2)).1.unwrap();
+    assert_eq!(of(&feared, at(3)), (None, None), "only a loss says that it may have been sent");
+}
+
 /// A key that the store does not know may have been among those that it lost, for one lifetime.
 #[test]
 fn after_a_loss_an_unknown_key_is_looked_up() {

@@ -11,6 +11,7 @@ use crate::{
 use std::{
     collections::{BTreeSet, HashMap},
     mem::size_of,
+    time::Duration,
 };
 
 /// The memory that a record takes beside its answer. Tables grow by doubling and tree nodes may be half full: twice the entry each.
@@ -142,19 +143,20 @@ impl Shard {
         removed
     }
 
-    /// The unsettled records and when each expires.
+    /// The unsettled records, those that are being verified too, and when each expires.
     pub(crate) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
         self.live.iter().filter_map(move |(expires, id)| Some((*expires, self.unsettled_one(*id, now)?)))
     }
 
     /// One record, where it is unsettled.
     pub(crate) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
-        let record = self.get(&id)?;
+        let (record, facts) = (self.get(&id)?, StoreFacts::default());
+        let is_verified_now = record.verified_for(&facts, now).is_some();
         Some(Unsettled {
             id,
-            sent_ago: record.unsettled(&StoreFacts::default(), now)?,
+            sent_ago: record.unknown_for(&facts, now)?,
             endpoint: record.intent().map(|intent| (intent.upstream.clone(), intent.endpoint.clone())),
-            verified_in: record.due().map(|due| due.since(now)),
+            verified_in: if is_verified_now { Some(Duration::ZERO) } else { record.due().map(|due| due.since(now)) },
         })
     }
 

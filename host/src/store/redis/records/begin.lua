@@ -58,7 +58,8 @@ if not asked then redis.call('HDEL', KEYS[1], 'i') end
 local own = {
   f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
   d = tonumber(ARGV[14]),
-  q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil
+  q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil,
+  g = r and prior and r.g or nil
 }
 write(own)
 beat(KEYS[5], ARGV[12], host_lease)

@@ -5,11 +5,18 @@ if not r then return { 'lost' } end
 local ago, wait = tonumber(ARGV[3]), tonumber(ARGV[4])
 local sent = later(r.p, ago and later(math.max(now - ago, 0), r.t))
 if sent then
-  intend(r, ARGV[5], ARGV[6])
-  local answer = left_as(r, ARGV[6])
+  -- It was given up and not sent since: it is not verified again.
+  local given_up = r.g and not ago
+  if given_up then wait = nil end
+  local request = given_up and '' or ARGV[6]
+  intend(r, ARGV[5], request)
+  local answer = left_as(r, request)
   -- No host verifies it any more: its request is of no use.
   if not wait then drop_request(r) end
-  local left = { f = r.f, k = r.k, d = r.d, s = 'u', b = now, t = sent, l = r.l, w = r.w, x = r.x, y = (r.y and not ago) and '1' or nil }
+  local left = {
+    f = r.f, k = r.k, d = r.d, s = 'u', b = now, t = sent, l = r.l, w = r.w, x = r.x, y = (r.y and not ago) and '1' or nil,
+    g = not wait and '1' or nil
+  }
   write(left)
   schedule(left, wait and now + wait)
   return answer

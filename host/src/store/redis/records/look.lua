@@ -1,7 +1,12 @@
--- How long ago a byte was last sent, if the record is unsettled; its name, and the time until its next verification, or ''.
+-- How long ago a byte was last sent, if what came of it is unknown; the record's name, and the time until its next verification, or
+-- '': 0 while a holder that has sent nothing itself is finding out.
 -- ARGV[2] how long ago records were last lost, or ''  [3] lease of a heartbeat
 local r = read()
-local sent = unsettled(r, tonumber(ARGV[2]), tonumber(ARGV[3]))
+local lost_ago, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
+if r and r.s == 'h' and r.p and not r.t and not r.y and now < ends(r, lost_ago, lease) and now < expires(r) then
+  return { 'unsettled', whole(now - r.p), r.l and string.sub(r.l, 2) or '', '0' }
+end
+local sent = unsettled(r, lost_ago, lease)
 if not sent then return { 'settled' } end
 local due = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]))
 return { 'unsettled', whole(now - sent), r.l and string.sub(r.l, 2) or '', due and whole(math.max(due - now, 0)) or '' }

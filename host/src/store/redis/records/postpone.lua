@@ -6,6 +6,7 @@ local sent = unsettled(r, tonumber(ARGV[4]), tonumber(ARGV[5]))
 if not sent or not redis.call('ZSCORE', KEYS[4], ARGV[1]) then return { 'not-unsettled' } end
 if now - sent >= tonumber(ARGV[3]) then
   drop_request(r)
+  r.g = '1'
   write(r)
   schedule(r, nil)
   return { 'given-up' }

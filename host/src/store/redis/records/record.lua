@@ -5,6 +5,7 @@
 --          l upstream/endpoint after '+' where the request is kept too, else after '-', i the sealed request
 --          q the upstream's key that the holder sends, w the one that all sends carried so far, or '-' where they did not all
 --          carry the same one, x the first send with it
+--          g 1 where its verification was given up
 -- KEYS[2]  ids of all records of the part, by expiry
 -- KEYS[3]  those that may be unsettled, by expiry
 -- KEYS[4]  those whose request is kept, by when their next verification is due
@@ -19,12 +20,12 @@ local function whole(number)
 end
 
 local function read()
-  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd')
+  local r = redis.call('HMGET', KEYS[1], 'f', 'k', 's', 'o', 'b', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd', 'g')
   if not r[3] then return nil end
   local record = {
     f = r[1], k = tonumber(r[2]), s = r[3], o = r[4], b = tonumber(r[5]), e = tonumber(r[6]), t = tonumber(r[7]),
     p = tonumber(r[8]), l = r[9] or nil, q = r[10] or nil, w = r[11] or nil, x = tonumber(r[12]), h = r[13] or nil, y = r[14] or nil,
-    d = tonumber(r[15])
+    d = tonumber(r[15]), g = r[16] or nil
   }
   local back = math.max(record.b, record.t or 0) - now
   if back > 0 then
@@ -120,7 +121,7 @@ end
 -- Writes all but the answer and the request.
 local function write(r)
   local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
-  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd' }) do
+  for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd', 'g' }) do
     local value = r[name]
     if value then
       fields[#fields + 1] = name

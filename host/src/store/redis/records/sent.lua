@@ -3,6 +3,7 @@
 local r = held(ARGV[2])
 if not r or r.e <= now then return { 'lost' } end
 r.t = now
+r.g = nil
 intend(r, ARGV[3], ARGV[4])
 if r.q and not r.w then
   r.w, r.x = r.q, now

@@ -404,13 +404,17 @@ impl World {
                 let value = self.value(steps::look(&keys, id(key), self.lost_ago()));
                 let answer = Answer::of(&value).unwrap();
                 let record = self.records.get(&key);
-                let unsettled = record.and_then(|record| record.unsettled(&self.facts(key), self.now));
+                let unsettled = record.and_then(|record| record.unknown_for(&self.facts(key), self.now));
                 prop_assert_eq!(answer.word == "unsettled", unsettled.is_some());
                 prop_assert_eq!(answer.duration(), unsettled);
                 let Some(record) = record.filter(|_| unsettled.is_some()) else { return Ok(()) };
                 let intent = record.intent().map(|own| (own.upstream.clone(), own.endpoint.clone()));
                 prop_assert_eq!(answer.text(1).and_then(name_of), intent);
-                prop_assert_eq!(answer.duration_at(2), record.due().map(|due| due.since(self.now)));
+                let due = match record.verified_for(&self.facts(key), self.now) {
+                    Some(_) => Some(Duration::ZERO),
+                    None => record.due().map(|due| due.since(self.now)),
+                };
+                prop_assert_eq!(answer.duration_at(2), due);
             }
             Event::Note(key) => {
                 if let Some(record) = self.records.get(&key) {

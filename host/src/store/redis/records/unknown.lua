@@ -12,7 +12,10 @@ local left = {
 }
 intend(left, ARGV[6], ARGV[7])
 local answer, wait = left_as(left, ARGV[7]), tonumber(ARGV[5])
-if not wait then drop_request(left) end
+if not wait then
+  drop_request(left)
+  left.g = '1'
+end
 write(left)
 schedule(left, wait and now + wait)
 return answer

@@ -257,9 +257,12 @@ impl Lists {
                 let value = self.world.value(steps::look(&keys, id, self.world.lost_ago()));
                 let answer = Answer::of(&value).unwrap();
                 let record = self.records.get(&id);
-                let unsettled = record.and_then(|record| record.unsettled(&self.facts(id), now));
+                let unsettled = record.and_then(|record| record.unknown_for(&self.facts(id), now));
                 prop_assert_eq!(answer.duration(), unsettled);
-                if unsettled.is_some() {
+                let is_verified = record.is_some_and(|record| record.verified_for(&self.facts(id), now).is_some());
+                if is_verified {
+                    prop_assert_eq!(answer.duration_at(2), Some(Duration::ZERO));
+                } else if unsettled.is_some() {
                     let due = record.and_then(Record::due);
                     prop_assert_eq!(answer.duration_at(2), due.map(|due| due.since(now)));
                 }
