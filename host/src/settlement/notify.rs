@@ -6,16 +6,19 @@
 //! {"type":"write-settled","record":"5f0c...","upstream":"hospital","endpoint":"create-hospital","class":"already-applied","settled_unix_ms":1767225600000}
 //! ```
 //!
-//! A settlement waits for nothing here: messages wait in a queue, and those beyond its length are dropped and counted.
+//! A settlement waits for nothing here: messages wait in a queue, and those beyond its length are dropped and counted. One that the
+//! receiver does not take waits for its next send beside the others, and holds none of them up.
 
 use crate::{
+    bounded_file,
     clock::Clock,
     idempotency::RecordId,
-    policy::contract::Class,
+    policy::contract::{Class, Failure},
     secret::{Secret, TokenSource},
-    upstream::{self, HttpClient, Outbound, OutboundBody, Transport, TransportError},
+    upstream::{self, HttpClient, Inbound, Outbound, OutboundBody, Transport, TransportError},
 };
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::CONTENT_TYPE};
 use ring::hmac;
 use std::{
@@ -25,8 +28,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Mutex, mpsc},
-    time::{sleep, timeout},
+    sync::{Mutex, Semaphore, mpsc},
+    time::{error::Elapsed, sleep, timeout},
 };
 
 /// The header with time and signature.
@@ -34,6 +37,8 @@ pub const SIGNATURE: HeaderName = HeaderName::from_static("triage-signature");
 
 /// Messages that wait.
 const MAX_WAITING: usize = 1024;
+/// Sends at once: a receiver that hangs holds up eight, not all of them, and one that comes back is not overrun.
+const MAX_SENDS: usize = 8;
 /// The time that the receiver may take for one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The waits before a message is sent again. After the last one it is dropped.
@@ -105,11 +110,12 @@ pub struct Counts {
 /// Sends messages.
 pub(crate) struct Notifier {
     clock: Clock,
-    client: HttpClient,
+    client: Box<dyn Transport>,
     path_and_query: String,
     key: hmac::Key,
     sender: mpsc::Sender<Notice>,
     waiting: Mutex<mpsc::Receiver<Notice>>,
+    sends: Semaphore,
     delivered: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
@@ -124,7 +130,7 @@ impl Notifier {
         let key = key(target.key.as_ref())?;
         // The path goes with each request: the client's base is the authority alone, so that it is sent as it is written.
         let path_and_query = target.url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let client = HttpClient::new(&upstream::Settings::new(authority(&target.url)))?;
+        let client = Box::new(HttpClient::new(&upstream::Settings::new(authority(&target.url)))?);
         let (sender, waiting) = mpsc::channel(MAX_WAITING);
         Ok(Self {
             clock,
@@ -133,6 +139,7 @@ impl Notifier {
             key,
             sender,
             waiting: Mutex::new(waiting),
+            sends: Semaphore::new(MAX_SENDS),
             delivered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -157,27 +164,43 @@ impl Notifier {
         Counts { delivered: read(&self.delivered), failed: read(&self.failed), dropped: read(&self.dropped) }
     }
 
-    /// Sends one message after the other. Never ends.
+    /// Sends the messages that are queued. Never ends.
     pub(crate) async fn run(&self) {
         let mut waiting = self.waiting.lock().await;
-        while let Some(notice) = waiting.recv().await {
-            self.deliver(&notice).await;
+        // Those under way, and those that wait to be sent again: as many as may wait for their first send.
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                notice = waiting.recv(), if under_way.len() < MAX_WAITING => match notice {
+                    Some(notice) => under_way.push(self.deliver(notice)),
+                    None => break,
+                },
+                Some(()) = under_way.next() => {}
+            }
         }
     }
 
-    async fn deliver(&self, notice: &Notice) {
+    async fn send(&self, body: &Bytes) -> Result<Result<Inbound, Failure>, Elapsed> {
+        // It is never closed; without a place a message would still be sent.
+        let _place = self.sends.acquire().await.ok();
+        timeout(ANSWER_TIMEOUT, self.client.send(self.request(body))).await
+    }
+
+    async fn deliver(&self, notice: Notice) {
+        let mut undelivered = Undelivered { notifier: self, notice: Some(notice) };
+        let Some(notice) = &undelivered.notice else { return };
         let body = Bytes::from(body(notice));
         let mut waits = RETRY_WAITS.iter();
         loop {
-            let why = match timeout(ANSWER_TIMEOUT, self.client.send(self.request(&body))).await {
+            let why = match self.send(&body).await {
                 Ok(Ok(answer)) if answer.status.is_success() => {
                     self.delivered.fetch_add(1, Relaxed);
-                    return;
+                    break;
                 }
                 // The same bytes will be refused again.
                 Ok(Ok(answer)) if answer.status.is_client_error() && !matches!(answer.status.as_u16(), 408 | 429) => {
                     self.give_up(notice, &format!("it answered {}", answer.status.as_u16()));
-                    return;
+                    break;
                 }
                 Ok(Ok(answer)) => format!("it answered {}", answer.status.as_u16()),
                 Ok(Err(failure)) => failure.kind.name().to_owned(),
@@ -185,9 +208,13 @@ impl Notifier {
             };
             match waits.next() {
                 Some(wait) => sleep(*wait).await,
-                None => return self.give_up(notice, &why),
+                None => {
+                    self.give_up(notice, &why);
+                    break;
+                }
             }
         }
+        undelivered.notice = None;
     }
 
     fn give_up(&self, notice: &Notice, why: &str) {
@@ -211,6 +238,20 @@ impl Notifier {
     }
 }
 
+/// A message under way. A run that is dropped gives it to the next one.
+struct Undelivered<'a> {
+    notifier: &'a Notifier,
+    notice: Option<Notice>,
+}
+
+impl Drop for Undelivered<'_> {
+    fn drop(&mut self) {
+        if let Some(notice) = self.notice.take() {
+            self.notifier.queue(notice);
+        }
+    }
+}
+
 /// Whether the key of a target can be used.
 ///
 /// # Errors
@@ -224,7 +265,7 @@ fn key(source: Option<&TokenSource>) -> Result<hmac::Key, NotifyError> {
         None => return Err(NotifyError::Key),
         Some(TokenSource::Environment(secret)) => secret.clone(),
         Some(TokenSource::File(path)) => {
-            let read = std::fs::read_to_string(path);
+            let read = bounded_file::read_secret(path);
             Secret::new(read.map_err(|source| NotifyError::File { path: path.clone(), source })?)
         }
     };
@@ -315,6 +356,96 @@ mod tests {
         assert!(key(Some(&TokenSource::Environment(Secret::new("0123456789abcdef")))).is_ok());
         let missing = TokenSource::File("/there/is/no/such/key".into());
         assert!(matches!(key(Some(&missing)), Err(NotifyError::File { .. })));
+    }
+
+    /// A pipe without a writer would hold the start up for ever.
+    #[test]
+    fn a_key_file_that_is_a_pipe_is_refused_at_once() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("key");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        for path in [pipe, "/dev/zero".into()] {
+            let refused = key(Some(&TokenSource::File(path)));
+            assert!(
+                matches!(&refused, Err(NotifyError::File { source, .. }) if source.kind() == std::io::ErrorKind::InvalidInput),
+                "{refused:?}"
+            );
+        }
+    }
+
+    /// A receiver that fails for some records and hangs for others.
+    #[derive(Debug, Default)]
+    struct Receiver {
+        taken: parking_lot::Mutex<Vec<String>>,
+    }
+
+    impl Transport for std::sync::Arc<Receiver> {
+        fn send(&self, request: Outbound) -> futures_util::future::BoxFuture<'_, Result<Inbound, Failure>> {
+            Box::pin(async move {
+                let OutboundBody::Bytes(body) = request.body else { panic!("a body of one piece") };
+                let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                let endpoint = body["endpoint"].as_str().expect("an endpoint").to_owned();
+                let status = match endpoint.as_str() {
+                    "refused" => http::StatusCode::INTERNAL_SERVER_ERROR,
+                    "hangs" => std::future::pending().await,
+                    _ => http::StatusCode::OK,
+                };
+                self.taken.lock().push(endpoint);
+                Ok(Inbound { status, headers: HeaderMap::new(), body: upstream::full(Bytes::new()) })
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_receiver_does_not_take_holds_up_no_other_message() {
+        let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
+        let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
+        let receiver = std::sync::Arc::new(Receiver::default());
+        let mut notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
+        notifier.client = Box::new(std::sync::Arc::clone(&receiver));
+        let notice = |endpoint: &str| Notice {
+            record: RecordId::from_bytes([7; 32]),
+            upstream: "up".to_owned(),
+            endpoint: endpoint.to_owned(),
+            class: Class::AlreadyApplied,
+            settled_unix_ms: 5,
+        };
+        for endpoint in [["refused"; 200].as_slice(), &["hangs"; 7], &["taken"; 3]].concat() {
+            notifier.queue(notice(endpoint));
+        }
+        let run = timeout(Duration::from_secs(4), notifier.run()).await;
+        assert!(run.is_err());
+        assert_eq!(notifier.counts(), Counts { delivered: 3, ..Counts::default() });
+        let _ = timeout(Duration::from_secs(600), notifier.run()).await;
+        let all = Counts { delivered: 3, failed: 207, dropped: 0 };
+        assert_eq!(notifier.counts(), all, "a run that is dropped leaves what it was sending to the next one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_given_up_after_its_last_wait() {
+        let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
+        let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
+        let receiver = std::sync::Arc::new(Receiver::default());
+        let mut notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
+        notifier.client = Box::new(std::sync::Arc::clone(&receiver));
+        let notice = Notice {
+            record: RecordId::from_bytes([7; 32]),
+            upstream: "up".to_owned(),
+            endpoint: "refused".to_owned(),
+            class: Class::AlreadyApplied,
+            settled_unix_ms: 5,
+        };
+        for _ in 0..20 {
+            notifier.queue(notice.clone());
+        }
+        let _ = timeout(Duration::from_secs(300), notifier.run()).await;
+        assert_eq!(
+            notifier.counts(),
+            Counts { failed: 20, ..Counts::default() },
+            "all at once, not one after the other"
+        );
+        assert_eq!(receiver.taken.lock().len(), 20 * (1 + RETRY_WAITS.len()));
     }
 
     #[test]
