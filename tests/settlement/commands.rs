@@ -4,7 +4,7 @@ use crate::{
     process::child::{Triage, run, triage},
     support::{
         front::Front,
-        scripted::{Reply, Scripted},
+        scripted::{Reply, Scripted, ok, status},
     },
 };
 use serde_json::Value;
@@ -66,6 +66,65 @@ async fn an_operator_lists_shows_and_resolves() {
     }
     assert_eq!(replayed, 1);
     assert_eq!(upstream.seen().len(), 3, "the one that did not take effect is sent");
+}
+
+#[tokio::test]
+async fn a_list_says_how_many_it_leaves_out() {
+    let upstream = Scripted::start(|_| Reply::Close).await;
+    let api = format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url());
+    let front = Front::with_admin("", &format!("{api}[upstreams.api.defaults]\nbreaker = {{ enabled = false }}\n"));
+    for number in 0..1001 {
+        left_unknown(&front, &format!("k-{number}")).await;
+    }
+    let admin = format!("http://{}", front.admin_address());
+    let (_, lines, _) = ran(&admin, &["list"]).await;
+    assert_eq!((lines.lines().count(), lines.lines().last()), (1001, Some("and 1 more")));
+    let (_, listed, more) = ran(&admin, &["list", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&listed).unwrap().len(), 1000);
+    assert!(more.contains("and 1 more"), "{more}");
+}
+
+/// A look that fails ends no watch, and a record that a list leaves out is not gone.
+#[tokio::test]
+async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
+    let id = "ab".repeat(32);
+    let record = format!(r#"{{"id":"{id}","upstream":"api","endpoint":"any","sent_ms_ago":5,"verified_in_ms":null}}"#);
+    let (mut lists, mut asked) = (0, 0);
+    let own = format!("get /api/v1/records/{id} ");
+    let host = Scripted::start(move |seen| {
+        if seen.line().starts_with(&own) {
+            asked += 1;
+            let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
+            return if asked == 1 { ok("", &record) } else { Reply::Bytes(none.into()) };
+        }
+        lists += 1;
+        match lists {
+            1 => ok("", &format!("[{record}]")),
+            2 => status(503),
+            _ => ok("", "[]"),
+        }
+    })
+    .await;
+    let mut watch = Triage::start(&mut triage(&["records", "list", "--watch", "--admin", &host.url()]));
+    let (lines, ended) = tokio::task::spawn_blocking(move || {
+        let lines = [watch.says("unknown"), watch.logs("the watch goes on"), watch.says("gone")];
+        watch.signal("INT");
+        (lines, watch.ended())
+    })
+    .await
+    .unwrap();
+    assert!(lines[0].contains(&id) && lines[2].contains(&id), "{lines:?}");
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let asked = host.seen().iter().filter(|seen| seen.line().contains(&id)).count();
+    assert_eq!(asked, 2, "it was there when it was asked for first");
+}
+
+/// What is named as a body may be no file.
+#[test]
+fn a_body_that_is_no_file_is_refused_before_the_host_is_asked() {
+    let id = "ab".repeat(32);
+    let ended = run(&["records", "resolve", &id, "applied", "--body", "/dev/zero", "--admin", "http://127.0.0.1:1"]);
+    assert!(ended.code == Some(1) && ended.err.contains("it is no regular file"), "{}", ended.err);
 }
 
 #[tokio::test]

@@ -86,7 +86,17 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn look(&self, path: &str) -> Result<Value, ClientError> {
-        self.json(self.ask(Method::GET, path, Bytes::new()).await?)
+        Ok(self.list(path).await?.0)
+    }
+
+    /// What a path says, and how many entries there are in all where the list may hold the first ones only.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn list(&self, path: &str) -> Result<(Value, Option<u64>), ClientError> {
+        let (status, headers, read) = self.ask(Method::GET, path, Bytes::new()).await?;
+        let total = headers.get("x-total-count").and_then(|total| total.to_str().ok()?.parse().ok());
+        Ok((self.json((status, read))?, total))
     }
 
     /// Does something.
@@ -94,7 +104,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn act(&self, path: &str) -> Result<Value, ClientError> {
-        self.json(self.ask(Method::POST, path, Bytes::new()).await?)
+        let (status, _, read) = self.ask(Method::POST, path, Bytes::new()).await?;
+        self.json((status, read))
     }
 
     /// Does something that wants to know more.
@@ -102,7 +113,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn act_with(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        self.json(self.ask(Method::POST, path, Bytes::from(body.to_string())).await?)
+        let (status, _, read) = self.ask(Method::POST, path, Bytes::from(body.to_string())).await?;
+        self.json((status, read))
     }
 
     /// Takes what is no JSON as a whole: lines.
@@ -110,14 +122,14 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn take(&self, path: &str) -> Result<Bytes, ClientError> {
-        Ok(self.ask(Method::POST, path, Bytes::new()).await?.1)
+        Ok(self.ask(Method::POST, path, Bytes::new()).await?.2)
     }
 
     fn json(&self, (status, read): (u16, Bytes)) -> Result<Value, ClientError> {
         serde_json::from_slice(&read).map_err(|_| ClientError::Strange { url: self.url.clone(), status })
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, Bytes), ClientError> {
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, HeaderMap, Bytes), ClientError> {
         let mut headers = HeaderMap::new();
         if let Some(bearer) = &self.bearer {
             headers.insert(header::AUTHORIZATION, bearer.clone());
@@ -129,7 +141,7 @@ impl Client {
         let read = Limited::new(answer.body, MOST).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
         let status = answer.status.as_u16();
         if answer.status.is_success() {
-            return Ok((status, read));
+            return Ok((status, answer.headers, read));
         }
         let refusal = self.json((status, read))?;
         let detail = refusal["detail"].as_str().map(str::to_owned);

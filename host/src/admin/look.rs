@@ -18,7 +18,7 @@ use crate::{
 };
 use axum::{
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -26,6 +26,10 @@ use std::sync::Arc;
 
 /// Unsettled records in one answer.
 const RECORDS: usize = 1000;
+/// Unsettled records that are counted for it: each one is asked of the store.
+const COUNTED_RECORDS: usize = 10_000;
+/// How many there are, of which a list may hold the first ones only.
+const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// The process runs and answers.
 pub(super) async fn healthz() -> &'static str {
@@ -173,10 +177,12 @@ pub(super) async fn config(State(desk): State<Desk>) -> Response {
     ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 
-/// Records whose effect is unknown and which nobody works on, the next to be forgotten first.
-pub(super) async fn records(State(desk): State<Desk>) -> Result<Json<Vec<shapes::Record>>, Refusal> {
-    let unsettled = desk.host.shared.records.unsettled(RECORDS).await.map_err(|_| Refusal::Store)?;
-    Ok(Json(unsettled.into_iter().map(shapes::record).collect()))
+/// Records whose effect is unknown, the next to be forgotten first.
+pub(super) async fn records(State(desk): State<Desk>) -> Result<Response, Refusal> {
+    let unsettled = desk.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
+    let total = HeaderValue::from(unsettled.len());
+    let first: Vec<_> = unsettled.into_iter().take(RECORDS).map(shapes::record).collect();
+    Ok(([(TOTAL_COUNT, total)], Json(first)).into_response())
 }
 
 /// One of them.

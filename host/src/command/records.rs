@@ -8,11 +8,22 @@ use super::{
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
-use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::time::sleep;
+use triage::{
+    admin::{Client, ClientError},
+    bounded_file,
+};
 
 /// Between two looks of `--watch`: a host admits some requests a second to its admin listener.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Records that one look asks for one by one; further ones are asked for by the next look.
+const MAX_ASKED: usize = 5;
+/// From this number on a host counts no further.
+const MAX_TOTAL: u64 = 10_000;
+/// The most of an answer's body that is read; a host takes less.
+const MAX_BODY_BYTES: u64 = 1 << 20;
 
 /// What can be asked of a running host.
 #[derive(Debug, Subcommand)]
@@ -72,11 +83,14 @@ impl Command {
     pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { json, watch: false, remote } => {
-                let records = remote.look("/api/v1/records")?;
+                let (records, total) = remote.list("/api/v1/records")?;
+                let more = more(&records, total);
                 if *json {
                     println!("{records}");
+                    // A script reads the array alone.
+                    more.iter().for_each(|more| eprintln!("{more}"));
                 } else {
-                    list(&records);
+                    list(&records, more.as_deref());
                 }
             }
             Self::List { json, watch: true, remote } => return runtime()?.block_on(watch(remote, *json)),
@@ -111,38 +125,70 @@ fn answer(status: Option<u16>, content_type: Option<&str>, body: Option<&PathBuf
     given.extend(status.map(|status| ("status".to_owned(), json!(status))));
     given.extend(content_type.map(|kind| ("content_type".to_owned(), json!(kind))));
     if let Some(file) = body {
-        let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read as text", file.display()))?;
+        let text = bounded_file::read_text(file, MAX_BODY_BYTES);
+        let text = text.with_context(|| format!("{} cannot be read as text", file.display()))?;
         given.insert("body".to_owned(), json!(text));
     }
     Ok(given)
 }
 
-/// Tells of what comes and goes. Ends with Ctrl-C.
+/// Tells of what comes and goes. Ends with Ctrl-C, and where the first look fails; a later one that fails is told and made again.
 async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
     let mut stops = Stops::listen()?;
     let client = remote.client()?;
-    let mut before: Vec<Value> = Vec::new();
+    let mut known: Option<Vec<Value>> = None;
+    let mut is_failing = false;
     loop {
-        let records = tokio::select! {
-            records = client.look("/api/v1/records") => records.map_err(with_hint)?,
+        let looked = tokio::select! {
+            looked = look(&client, known.as_deref().unwrap_or_default()) => looked.map_err(with_hint),
             stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
         };
-        let now = records.as_array().cloned().unwrap_or_default();
-        let has = |list: &[Value], record: &Value| list.iter().any(|own| own["id"] == record["id"]);
-        for record in now.iter().filter(|record| !has(&before, record)) {
-            told("unknown", record, as_json);
-        }
-        for record in before.iter().filter(|record| !has(&now, record)) {
-            told("gone", record, as_json);
+        match looked {
+            Ok((changes, now)) => {
+                changes.iter().for_each(|(change, record)| told(change, record, as_json));
+                known = Some(now);
+                is_failing = false;
+            }
+            Err(error) if known.is_none() => return Err(error.into()),
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    eprintln!("a look failed, and the watch goes on: {error}");
+                }
+            }
         }
         // A reader at the other end of a pipe waits for whole lines.
         std::io::stdout().flush()?;
-        before = now;
         tokio::select! {
             () = sleep(WATCH_INTERVAL) => {}
             stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
         }
     }
+}
+
+/// A change and its record.
+type Change = (&'static str, Value);
+
+/// What has changed since the records that are `known`, and those that are unknown now. A record that is not listed may stand beyond
+/// the list's end, so that it is asked for before it is gone.
+async fn look(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Value>), ClientError> {
+    let listed = client.look("/api/v1/records").await?;
+    let mut now = listed.as_array().cloned().unwrap_or_default();
+    let has = |list: &[Value], record: &Value| list.iter().any(|own| own["id"] == record["id"]);
+    let come = now.iter().filter(|record| !has(known, record));
+    let mut changes: Vec<Change> = come.map(|record| ("unknown", record.clone())).collect();
+    let missing: Vec<&Value> = known.iter().filter(|record| !has(&now, record)).collect();
+    for (asked, record) in missing.into_iter().enumerate() {
+        if asked >= MAX_ASKED {
+            now.push(record.clone());
+            continue;
+        }
+        match client.look(&path(record["id"].as_str().unwrap_or_default(), "")).await {
+            Ok(record) => now.push(record),
+            Err(ClientError::Refused { status: 404, .. }) => changes.push(("gone", record.clone())),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((changes, now))
 }
 
 fn told(change: &str, record: &Value, as_json: bool) {
@@ -153,13 +199,23 @@ fn told(change: &str, record: &Value, as_json: bool) {
     }
 }
 
-fn list(records: &Value) {
+/// What a list leaves out.
+fn more(records: &Value, total: Option<u64>) -> Option<String> {
+    let total = total?;
+    let more = total.checked_sub(records.as_array()?.len() as u64).filter(|more| *more > 0)?;
+    Some(if total < MAX_TOTAL { format!("and {more} more") } else { format!("and {more} more at least") })
+}
+
+fn list(records: &Value, more: Option<&str>) {
     let records = records.as_array().map_or(&[][..], Vec::as_slice);
     if records.is_empty() {
         println!("no write is unknown");
     }
     for record in records {
         println!("{}", line(record));
+    }
+    if let Some(more) = more {
+        println!("{more}");
     }
 }
 
@@ -200,6 +256,15 @@ fn text(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_list_leaves_out_is_told() {
+        let of = |count: usize, total| more(&Value::Array(vec![Value::Null; count]), total);
+        assert_eq!(of(2, Some(2)), None);
+        assert_eq!(of(1000, Some(1001)).as_deref(), Some("and 1 more"));
+        assert_eq!(of(1000, Some(10_000)).as_deref(), Some("and 9000 more at least"));
+        assert_eq!(of(2, None), None, "a host of an earlier version");
+    }
 
     #[test]
     fn a_record_is_told_on_one_line() {

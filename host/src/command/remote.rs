@@ -48,6 +48,12 @@ impl Remote {
         Ok(runtime()?.block_on(client.look(path)).map_err(with_hint)?)
     }
 
+    /// What a list says, and how many entries there are in all.
+    pub fn list(&self, path: &str) -> Result<(serde_json::Value, Option<u64>)> {
+        let client = self.client()?;
+        Ok(runtime()?.block_on(client.list(path)).map_err(with_hint)?)
+    }
+
     /// Does something.
     pub fn act(&self, path: &str) -> Result<serde_json::Value> {
         let client = self.client()?;
