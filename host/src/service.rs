@@ -153,6 +153,11 @@ impl Endpoint {
         idempotency::fingerprint::asking(&self.described.interest.request_headers, headers)
     }
 
+    /// Whether the policy reads this header of a request.
+    pub fn reads(&self, header: &str) -> bool {
+        self.described.interest.request_headers.iter().any(|own| own == header)
+    }
+
     /// Whether a request with such fields is verified by them alone: the policy reads nothing of its body.
     pub fn verifies_by_condition(&self, fields: &[(&str, &[u8])]) -> bool {
         self.commits_late() && !fields.is_empty() && self.described.interest.request_body_bytes == 0

@@ -106,6 +106,20 @@ async fn a_conditional_delete_takes_nothing_that_was_created_since() {
     assert_eq!((refused.status, refused.problem().as_str()), (504, "effect-unknown"), "{refused:?}");
     assert_eq!(world.server.count(&Method::DELETE), 1, "the second one was refused before it arrived");
     one_of_each(&world.server.patients(), 1);
+    // Its caller has looked, and says so again.
+    let again = world.send(delete("1")).await;
+    assert_eq!((again.status, again.header("triage-attempts")), (204, "1"), "{again:?}");
+    assert!(world.server.patients().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_and_a_create_with_one_condition_take_turns() {
+    let world = World::new();
+    let mut conditional = create("1", "Ann");
+    conditional.headers_mut().insert("if-none-exist", "identifier=urn:mrn%7C1".parse().unwrap());
+    let (made, changed) = tokio::join!(world.send(conditional), world.send(update("1", "Anna")));
+    assert_eq!((made.status, changed.status), (201, 200), "{made:?} {changed:?}");
+    one_of_each(&world.server.patients(), 1);
 }
 
 /// A patch may add the same again, and is never sent twice, whatever finds its resource.

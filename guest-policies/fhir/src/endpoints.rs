@@ -108,7 +108,7 @@ fn described(settings: &Settings, call: Call, name: &str, method: &str, path: &s
             let headers: &[&str] = match call {
                 Call::Create => &["if-none-exist", "accept", "prefer"],
                 Call::ConditionalUpdate => &["if-match", "accept", "prefer"],
-                _ => &["if-match"],
+                _ => &[],
             };
             endpoint.interest.request_headers = headers.iter().map(|name| (*name).to_owned()).collect();
             if call == Call::ConditionalUpdate {

@@ -25,6 +25,9 @@ use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout_at;
 
+/// The condition of a create.
+const IF_NONE_EXIST: &str = "if-none-exist";
+
 /// By which a caller or a proxy before the host names a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -231,8 +234,19 @@ fn equality(
     };
     let equal = if !is_unsafe || !commits_late {
         None
-    } else if selects_by_query(&head.method, path_and_query) {
-        Some(EqualRequests { fingerprint: Fingerprint::of_selection(&identity(&[])), by_condition: true })
+    } else if let Some(query) = selection(&head.method, path_and_query) {
+        // A conditional create of the same makes what an update makes where nothing matches: they take turns.
+        let path = path_and_query.split('?').next().unwrap_or_default();
+        let creates = serving.find(&Method::POST, path).map(|create| &serving.endpoints[create]);
+        let fingerprint = match creates.filter(|create| create.commits_late() && create.reads(IF_NONE_EXIST)) {
+            Some(create) => {
+                let (endpoint, method) = (&*create.described.name, &Method::POST);
+                let created = Identity { endpoint, method, ..identity(&[]) };
+                Fingerprint::of_condition(&created, &[(IF_NONE_EXIST, query.as_bytes())])
+            }
+            None => Fingerprint::of_selection(&identity(&[])),
+        };
+        Some(EqualRequests { fingerprint, by_condition: true })
     } else if endpoint.verifies_by_condition(&asking) {
         let fingerprint = Fingerprint::of_condition(&identity(&[]), &asking);
         Some(EqualRequests { fingerprint, by_condition: true })
@@ -242,10 +256,11 @@ fn equality(
     (fingerprint, equal)
 }
 
-/// Whether a write says in its query what it changes. A POST's query says how it is answered, and its target is in the body.
-fn selects_by_query(method: &Method, path_and_query: &str) -> bool {
-    matches!(*method, Method::PUT | Method::PATCH | Method::DELETE)
-        && path_and_query.split_once('?').is_some_and(|(_, query)| !query.is_empty())
+/// The query by which a write says what it changes or creates. A POST's query says how it is answered. A DELETE that is unknown
+/// keeps no other one from being sent: sent twice, it creates nothing.
+fn selection<'a>(method: &Method, path_and_query: &'a str) -> Option<&'a str> {
+    let (_, query) = path_and_query.split_once('?').filter(|_| matches!(*method, Method::PUT | Method::PATCH))?;
+    Some(query).filter(|query| !query.is_empty())
 }
 
 /// What is left of a path below a prefix; none where it is not below it. `/api` takes `/api`, `/api/x` and `/api?x`, not `/apis`.
