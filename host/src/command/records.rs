@@ -88,7 +88,9 @@ impl Command {
                 if *json {
                     println!("{records}");
                     // A script reads the array alone.
-                    more.iter().for_each(|more| eprintln!("{more}"));
+                    if let Some(more) = more {
+                        eprintln!("{more}");
+                    }
                 } else {
                     list(&records, more.as_deref());
                 }
@@ -145,7 +147,9 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
         };
         match looked {
             Ok((changes, now)) => {
-                changes.iter().for_each(|(change, record)| told(change, record, as_json));
+                for (change, record) in &changes {
+                    told(change, record, as_json);
+                }
                 known = Some(now);
                 is_failing = false;
             }

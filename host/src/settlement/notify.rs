@@ -317,7 +317,7 @@ impl fmt::Debug for Notifier {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::expect_used)]
+    #![allow(clippy::expect_used, clippy::panic)]
     use super::*;
 
     #[test]
