@@ -281,7 +281,9 @@ impl Drop for Connection {
 impl Known {
     /// A peer with nothing under way is not kept: an attacker has many addresses.
     fn forget(&mut self, peer: &Peer) {
-        if peer.connections.load(Relaxed) == 0 && peer.load.requests.load(Relaxed) == 0 {
+        let is_known = self.peers.get(&peer.address).is_some_and(|known| std::ptr::eq(Arc::as_ptr(known), peer));
+        // Its address may have come back since, and stand for another count.
+        if is_known && peer.connections.load(Relaxed) == 0 && peer.load.requests.load(Relaxed) == 0 {
             self.peers.remove(&peer.address);
         }
     }

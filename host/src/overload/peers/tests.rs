@@ -142,3 +142,15 @@ proptest! {
         })?;
     }
 }
+
+/// The last work of a peer ends twice, on two threads: the later one finds another count under the address.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_come_back_is_not_forgotten() {
+    let peers = Peers::new(LIMITS);
+    let connection = peers.connect(address(1)).unwrap();
+    let gone = Arc::clone(&connection.state.peer);
+    drop(connection);
+    let _back: Vec<_> = (0..3).map(|_| peers.connect(address(1)).unwrap()).collect();
+    peers.known.lock().forget(&gone);
+    assert!(peers.connect(address(1)).is_none(), "it has all its connections");
+}
