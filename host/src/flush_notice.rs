@@ -1,7 +1,8 @@
 //! Whether an answer has reached the kernel: a connection tells it once everything that was written before has been flushed.
 //!
-//! hyper asks for a flush after it has encoded the end of an answer, and the flush is done when its own buffer is empty. Over
-//! HTTP/2 frames may still wait for the peer's window then: there, handed over means given to HTTP/2's queue.
+//! Over HTTP/1.1 an answer is written once hyper has taken the end of its body: hyper asks for a flush then, and the flush is done
+//! when its own buffer is empty. Over HTTP/2 hyper and h2 keep what the peer's window has no room for, however often the connection
+//! is flushed. There an answer is written only once h2 has let go of its last byte, which the body that the server gives it tells.
 
 use parking_lot::Mutex;
 use std::{
@@ -24,7 +25,11 @@ pub(crate) trait Unflushed: Send {
 
 /// One connection's answers that were written and not flushed yet.
 #[derive(Clone, Default)]
-pub(crate) struct Handover(Arc<Shared>);
+pub(crate) struct Handover {
+    connection: Arc<Shared>,
+    /// None over HTTP/1.1.
+    stream: Option<Arc<Stream>>,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -38,25 +43,117 @@ struct Waiting {
     is_closed: bool,
 }
 
+/// One HTTP/2 stream's answer. Two may wait for its end: an early one, and the one that its request came to meanwhile.
+#[derive(Default)]
+struct Stream {
+    is_expected: AtomicBool,
+    state: Mutex<StreamState>,
+}
+
+enum StreamState {
+    /// Bytes are still to be written; with what waits for them.
+    Open(Vec<Box<dyn Unflushed>>),
+    /// All of them are.
+    Written,
+    /// It ended before.
+    Closed,
+}
+
+impl Default for StreamState {
+    fn default() -> Self {
+        Self::Open(Vec::new())
+    }
+}
+
 impl Handover {
-    /// An answer's last byte was written: the next flush confirms it. One that comes after the connection's end is dropped.
+    /// For the answer on a new HTTP/2 stream of the connection.
+    pub(crate) fn stream(&self) -> Self {
+        Self { connection: Arc::clone(&self.connection), stream: Some(Arc::default()) }
+    }
+
+    /// From now on the answer's end matters: [`Self::written`] will be called.
+    pub(crate) fn expects(&self) {
+        if let Some(stream) = &self.stream {
+            stream.is_expected.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the end of this stream's answer matters.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.is_expected.load(Relaxed))
+    }
+
+    /// An answer's last byte was taken: the next flush after it is written confirms it. One that comes after the end of the stream
+    /// or of the connection is dropped.
     pub(crate) fn written(&self, answer: Box<dyn Unflushed>) {
-        let mut waiting = self.0.waiting.lock();
+        let Some(stream) = &self.stream else { return self.connection.written(answer) };
+        let mut state = stream.state.lock();
+        match &mut *state {
+            StreamState::Open(waiting) => waiting.push(answer),
+            StreamState::Written => {
+                drop(state);
+                self.connection.written(answer);
+            }
+            StreamState::Closed => {
+                drop(state);
+                drop(answer);
+            }
+        }
+    }
+
+    /// All bytes of the stream's answer are written.
+    pub(crate) fn stream_written(&self) {
+        let Some(stream) = &self.stream else { return };
+        let mut state = stream.state.lock();
+        if let StreamState::Open(waiting) = &mut *state {
+            let answers = std::mem::take(waiting);
+            *state = StreamState::Written;
+            drop(state);
+            for answer in answers {
+                self.connection.written(answer);
+            }
+        }
+    }
+
+    /// The stream ends: what is not written by now never is.
+    pub(crate) fn stream_closed(&self) {
+        let Some(stream) = &self.stream else { return };
+        let mut state = stream.state.lock();
+        if let StreamState::Open(waiting) = &mut *state {
+            let answers = std::mem::take(waiting);
+            *state = StreamState::Closed;
+            drop(state);
+            drop(answers);
+        }
+    }
+
+    fn flushed(&self) {
+        self.connection.flushed();
+    }
+
+    fn closed(&self) {
+        self.connection.closed();
+    }
+}
+
+impl Shared {
+    fn written(&self, answer: Box<dyn Unflushed>) {
+        let mut waiting = self.waiting.lock();
         if waiting.is_closed {
             drop(waiting);
             return;
         }
         waiting.answers.push(answer);
-        self.0.any.store(true, Relaxed);
+        self.any.store(true, Relaxed);
     }
 
     fn flushed(&self) {
-        if !self.0.any.load(Relaxed) {
+        if !self.any.load(Relaxed) {
             return;
         }
         let answers = {
-            let mut waiting = self.0.waiting.lock();
-            self.0.any.store(false, Relaxed);
+            let mut waiting = self.waiting.lock();
+            self.any.store(false, Relaxed);
             std::mem::take(&mut waiting.answers)
         };
         answers.into_iter().for_each(Unflushed::flushed);
@@ -64,7 +161,7 @@ impl Handover {
 
     fn closed(&self) {
         let answers = {
-            let mut waiting = self.0.waiting.lock();
+            let mut waiting = self.waiting.lock();
             waiting.is_closed = true;
             std::mem::take(&mut waiting.answers)
         };
@@ -179,5 +276,29 @@ mod tests {
         assert_eq!(counts(), (1, 1), "the connection ended before the flush");
         written();
         assert_eq!(counts(), (1, 2), "it came after the end");
+    }
+
+    /// Flushes between do not confirm what HTTP/2 still holds, and a stream that is reset confirms nothing.
+    #[tokio::test]
+    async fn a_streams_answer_is_confirmed_once_its_bytes_are_written() {
+        let (near, _far) = tokio::io::duplex(64);
+        let (handover, told) = (Handover::default(), Told::default());
+        let counts = || (told.flushed.load(Relaxed), told.dropped.load(Relaxed));
+        let mut connection = Confirming::new(near, handover.clone());
+        let (read, reset, late) = (handover.stream(), handover.stream(), handover.stream());
+        for stream in [&read, &reset] {
+            stream.written(Box::new(Answer(told.clone(), false)));
+        }
+        assert!(connection.flush().await.is_ok());
+        assert_eq!(counts(), (0, 0), "h2 holds both");
+        reset.stream_closed();
+        read.stream_written();
+        read.stream_closed();
+        assert_eq!(counts(), (0, 1));
+        assert!(connection.flush().await.is_ok());
+        assert_eq!(counts(), (1, 1));
+        late.stream_closed();
+        late.written(Box::new(Answer(told.clone(), false)));
+        assert_eq!(counts(), (1, 2), "it came after the stream's end");
     }
 }

@@ -11,7 +11,7 @@
 use super::Priority;
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 /// The host's memory.
@@ -127,6 +127,11 @@ impl Memory {
         }
     }
 
+    /// Counts bytes that are kept beside any request's own. None where there is no limit.
+    pub fn spare(self: &Arc<Self>) -> Option<Spare> {
+        self.limit.map(|_| Spare { memory: Arc::clone(self), bytes: 0 })
+    }
+
     /// Whether all of the limit is used.
     pub fn is_full(&self) -> bool {
         self.above(100).is_some()
@@ -165,7 +170,7 @@ impl Held {
 
     /// Counts what the request keeps beside what it needs, also after its own end. None where there is no limit.
     pub fn spare(&self) -> Option<Spare> {
-        self.is_limited().then(|| Spare { memory: Arc::clone(&self.memory), bytes: 0 })
+        self.memory.spare()
     }
 
     /// Whether there is a limit that it counts against.
@@ -181,7 +186,7 @@ impl Drop for Held {
     }
 }
 
-/// Bytes that a request keeps beside what it needs: they give way wherever memory is scarce. Dropping it lets go of them.
+/// Bytes that are kept beside what a request needs. Dropping it lets go of them.
 #[derive(Debug)]
 pub struct Spare {
     memory: Arc<Memory>,
@@ -192,7 +197,7 @@ impl Spare {
     /// Keeps more.
     ///
     /// # Errors
-    /// [`Scarce`]: drop this, and what it counts.
+    /// [`Scarce`]; they are counted all the same. What can be done without should be dropped then, and this with it.
     pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         self.memory.hold(bytes as u64);
@@ -200,6 +205,16 @@ impl Spare {
             Some(limit_bytes) if self.memory.is_full() => Err(Scarce { limit_bytes }),
             _ => Ok(()),
         }
+    }
+}
+
+impl Spare {
+    /// Takes so many of the bytes out, at most all of them.
+    #[must_use = "dropping it lets go of them"]
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = (bytes as u64).min(self.bytes);
+        self.bytes -= bytes;
+        Self { memory: Arc::clone(&self.memory), bytes }
     }
 }
 
@@ -222,6 +237,7 @@ pub struct Buffered {
     max: u64,
     read: AtomicU64,
     counted: AtomicU64,
+    is_large_head: AtomicBool,
 }
 
 impl Buffered {
@@ -232,38 +248,54 @@ impl Buffered {
         if memory.limit.is_some() {
             memory.hold(CONNECTION_BYTES);
         }
-        Self { memory: Arc::clone(memory), max: max_bytes as u64, read: none(), counted: none() }
+        Self {
+            memory: Arc::clone(memory),
+            max: max_bytes as u64,
+            read: none(),
+            counted: none(),
+            is_large_head: AtomicBool::new(false),
+        }
     }
 
-    /// So much was read.
+    /// So much of a head was read.
     pub fn read(&self, bytes: usize) {
+        let after = self.count(bytes);
+        if self.memory.limit.is_some() && after > ORDINARY_HEAD_BYTES && !self.is_large_head.swap(true, Relaxed) {
+            self.memory.large_heads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// So much was read while a request is open: bodies too.
+    pub fn read_beside(&self, bytes: usize) {
+        self.count(bytes);
+    }
+
+    /// Counts what was read, and says how much that is by now.
+    fn count(&self, bytes: usize) -> u64 {
         let before = self.read.load(Relaxed);
         let after = before.saturating_add(bytes as u64).min(self.max);
         if self.memory.limit.is_none() || after == before {
-            return;
+            return after;
         }
         self.read.store(after, Relaxed);
         // A buffer grows by doubling.
         let counted = after.saturating_mul(2);
         self.memory.hold(counted.saturating_sub(self.counted.swap(counted, Relaxed)));
-        if before <= ORDINARY_HEAD_BYTES && after > ORDINARY_HEAD_BYTES {
-            self.memory.large_heads.fetch_add(1, Relaxed);
-        }
+        after
     }
 
     /// A request has taken it: from now on it counts as that request's.
     pub fn taken(&self) {
         self.memory.held.fetch_sub(self.counted.swap(0, Relaxed), Relaxed);
-        if self.read.swap(0, Relaxed) > ORDINARY_HEAD_BYTES {
+        self.read.store(0, Relaxed);
+        if self.is_large_head.swap(false, Relaxed) {
             self.memory.large_heads.fetch_sub(1, Relaxed);
         }
     }
 
     /// Whether it must be let go of: memory is scarce, it is a large part of a head, and not the only one.
     pub fn must_end(&self) -> bool {
-        self.read.load(Relaxed) > ORDINARY_HEAD_BYTES
-            && self.memory.large_heads.load(Relaxed) > 1
-            && self.memory.is_full()
+        self.is_large_head.load(Relaxed) && self.memory.large_heads.load(Relaxed) > 1 && self.memory.is_full()
     }
 }
 

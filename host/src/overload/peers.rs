@@ -248,6 +248,11 @@ impl Connection {
         OpenRequest { state: Arc::clone(&self.state), peers: Arc::clone(&self.peers), is_working: true }
     }
 
+    /// Whether it has a request whose answer has not ended.
+    pub fn is_open(&self) -> bool {
+        self.state.open.load(Relaxed) > 0
+    }
+
     /// How it stands.
     pub fn activity(&self) -> Activity {
         let quiet = self.peers.now_ms().saturating_sub(self.state.active_ms.load(Relaxed));
@@ -314,7 +319,8 @@ impl OpenRequest {
         self.touch();
     }
 
-    fn touch(&self) {
+    /// The caller has taken a part of what there was.
+    pub fn touch(&self) {
         self.state.active_ms.store(self.peers.now_ms(), Relaxed);
     }
 }

@@ -92,6 +92,9 @@ impl Pending {
         let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         response.map(|body| {
             let left = if is_head || body.is_end_stream() { Some(0) } else { length.or(body.size_hint().exact()) };
+            if let Some(handover) = &handover {
+                handover.expects();
+            }
             Delivery { body: Some(body), left, pending: Some(self), handover }.boxed()
         })
     }

@@ -154,12 +154,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let spoken = Arc::new(Spoken::default());
     let (spoke, served) = (Arc::clone(&spoken), Arc::clone(&own));
     let head_bytes = settings.max_header_bytes.max(8192);
-    let (stream, buffered) = Metered::new(stream, &host.shared.memory, head_bytes);
+    let (stream, buffered) = Metered::new(stream, &host.shared.memory, head_bytes, &own);
     let max_fields = settings.max_header_fields;
     let handover = Handover::default();
-    let caller = caller.told_by(handover.clone());
+    let told = handover.clone();
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (host, caller, own) = (host.clone(), caller.clone(), Arc::clone(&served));
+        let (host, own) = (host.clone(), Arc::clone(&served));
+        let stream = (request.version() == http::Version::HTTP_2).then(|| told.stream());
+        let caller = caller.clone().told_by(stream.as_ref().unwrap_or(&told).clone());
         spoke.tell();
         let open = own.open();
         buffered.taken();
@@ -175,7 +177,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                     host.handle_on(request, &caller, listener, Some(&own)).await
                 }
             };
-            Ok::<_, Infallible>(response.map(|body| Watched::new(body, open)))
+            Ok::<_, Infallible>(Watched::answer(response, open, &host.shared.memory, stream))
         }
     });
     let builder = auto::Builder::new(StreamExecutor { write_timeout: settings.write_timeout });

@@ -2,8 +2,9 @@
 //!
 //! Ten thousand connections with half a head of 62 kB each hold more than half a gigabyte, before there is a request that could be
 //! refused. Hence these bytes count as used memory, and where memory is scarce a connection with a large unfinished head is closed.
+//! One with an open request is not: what it sends may be bodies, and over HTTP/2 other requests would end with it.
 
-use crate::overload::{Buffered, Memory};
+use crate::overload::{Buffered, Memory, peers::Connection};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,25 +20,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct Metered<S> {
     stream: S,
     buffered: Arc<Buffered>,
+    own: Arc<Connection>,
 }
 
 impl<S> Metered<S> {
     /// `max_bytes`: what is buffered at most, by the limit of a head.
-    pub(super) fn new(stream: S, memory: &Arc<Memory>, max_bytes: usize) -> (Self, Arc<Buffered>) {
+    pub(super) fn new(
+        stream: S,
+        memory: &Arc<Memory>,
+        max_bytes: usize,
+        own: &Arc<Connection>,
+    ) -> (Self, Arc<Buffered>) {
         let buffered = Arc::new(Buffered::new(memory, max_bytes));
-        (Self { stream, buffered: Arc::clone(&buffered) }, buffered)
+        (Self { stream, buffered: Arc::clone(&buffered), own: Arc::clone(own) }, buffered)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let own = self.get_mut();
-        if own.buffered.must_end() {
+        let is_open = own.own.is_open();
+        if !is_open && own.buffered.must_end() {
             return Poll::Ready(Err(io::Error::other("memory is scarce, and this connection's head is large")));
         }
         let before = into.filled().len();
         let polled = Pin::new(&mut own.stream).poll_read(cx, into);
-        own.buffered.read(into.filled().len() - before);
+        let bytes = into.filled().len() - before;
+        if is_open {
+            own.buffered.read_beside(bytes);
+        } else {
+            own.buffered.read(bytes);
+        }
         polled
     }
 }

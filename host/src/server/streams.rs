@@ -1,18 +1,32 @@
 //! Answers on their way to a caller: whether they wait for it, and for how long.
 //!
 //! A caller that does not read, or grants no HTTP/2 window, would hold its stream, its connection and the answer for ever.
+//!
+//! hyper takes a body as fast as it comes, and h2 keeps what the caller grants no window for. Hence an answer is given to them in
+//! parts that tell when they are let go of: until the last one is, the answer counts as held, its request as open, and its HTTP/2
+//! stream lives on, so that it can be reset.
 
 use crate::{
-    overload::peers::OpenRequest,
+    flush_notice::Handover,
+    overload::{Memory, Spare, peers::OpenRequest},
     upstream::{Body, BoxError},
 };
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, Response, header::CONTENT_LENGTH};
+use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::{
+    io::IoSlice,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicUsize,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
@@ -30,6 +44,21 @@ impl Stall {
     /// That of the stream that this task serves; none on HTTP/1.1, where the connection is the stream.
     pub(super) fn current() -> Option<Arc<Self>> {
         STREAM.try_with(Arc::clone).ok()
+    }
+
+    fn begins(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn ends(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// The caller has read something: where it still has to, it has as long again.
+    fn goes_on(&self) {
+        if let Some(since) = &mut *self.0.lock() {
+            *since = Instant::now();
+        }
     }
 
     /// Ends once the caller has read nothing for so long.
@@ -68,56 +97,227 @@ where
     }
 }
 
+/// Bytes of an answer that are given to HTTP/2 at once: a caller that reads slowly is seen to read after so many, and a stream whose
+/// end goes with its last bytes leaves no more behind.
+const PART_BYTES: usize = 16 << 10;
+
+/// What of an answer was given to the connection and not let go of yet, and what counts for as long.
+#[derive(Debug)]
+struct Unsent {
+    bytes: AtomicUsize,
+    open: Mutex<OpenRequest>,
+    stall: Option<Arc<Stall>>,
+    /// Waits for the last byte.
+    stream: AtomicWaker,
+}
+
+impl Unsent {
+    fn works(&self) {
+        self.open.lock().works();
+        if let Some(stall) = &self.stall {
+            stall.ends();
+        }
+    }
+
+    fn waits(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, AcqRel);
+        self.open.lock().waits();
+        if let Some(stall) = &self.stall {
+            stall.begins();
+        }
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, AcqRel);
+        self.open.lock().touch();
+        if let Some(stall) = &self.stall {
+            stall.goes_on();
+        }
+        self.stream.wake();
+    }
+}
+
+/// A part of an answer, until the connection lets go of it: it is written, or its stream has ended.
+#[derive(Debug)]
+pub(super) struct Part {
+    bytes: Bytes,
+    /// Its length at first.
+    length: usize,
+    unsent: Arc<Unsent>,
+    _spare: Option<Spare>,
+    /// With the last part, what the body counts as held.
+    _body: Option<Body>,
+}
+
+impl Buf for Part {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(into)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        self.bytes.copy_to_bytes(length)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.unsent.let_go(self.length);
+    }
+}
+
 /// An answer's body that tells whether it waits for its caller.
 pub(super) struct Watched {
-    body: Body,
-    /// None once it has ended.
-    open: Option<OpenRequest>,
-    stall: Option<Arc<Stall>>,
+    /// None once it has gone with the last part.
+    body: Option<Body>,
+    /// What was read of it and not given to the connection yet.
+    rest: Bytes,
+    trailers: Option<HeaderMap>,
+    has_ended: bool,
+    unsent: Arc<Unsent>,
+    /// What its bytes take of the host's memory; none where there is no limit.
+    spare: Option<Spare>,
+    /// The stream's; none over HTTP/1.1.
+    handover: Option<Handover>,
 }
 
 impl Watched {
-    pub(super) fn new(body: Body, open: OpenRequest) -> Self {
-        Self { body, open: Some(open), stall: Stall::current() }
+    /// Watches an answer. `handover`: that of its HTTP/2 stream.
+    pub(super) fn answer(
+        response: Response<Body>,
+        open: OpenRequest,
+        memory: &Arc<Memory>,
+        handover: Option<Handover>,
+    ) -> Response<Self> {
+        let unsent = Unsent {
+            bytes: AtomicUsize::new(0),
+            open: Mutex::new(open),
+            stall: Stall::current(),
+            stream: AtomicWaker::new(),
+        };
+        let mut response = response.map(|body| Self {
+            body: Some(body),
+            rest: Bytes::new(),
+            trailers: None,
+            has_ended: false,
+            unsent: Arc::new(unsent),
+            spare: memory.spare(),
+            handover,
+        });
+        // Its end is a frame of its own, beside which a length (of an answer to HEAD, or of 304) would be a lie.
+        if response.body().is_empty() && !response.body().is_end_stream() {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        response
     }
 
-    fn note(&self, since: Option<Instant>) {
-        if let Some(stall) = &self.stall {
-            *stall.0.lock() = since;
+    /// Whether there is no byte to give, now or ever.
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+            && self.trailers.is_none()
+            && (self.has_ended || self.body.as_ref().is_none_or(Body::is_end_stream))
+    }
+
+    fn next_part(&mut self) -> Part {
+        let length = match &self.handover {
+            Some(_) => self.rest.len().min(PART_BYTES),
+            None => self.rest.len(),
+        };
+        let bytes = self.rest.split_to(length);
+        let before = self.unsent.bytes.load(Acquire);
+        // hyper does not ask again after the last bytes of a known length, and HTTP/2 needs no second frame for the end of an answer
+        // that fits into one and whose handing over does not matter.
+        let is_alone = self.handover.as_ref().is_none_or(|handover| before == 0 && !handover.is_expected());
+        let body = if self.has_ended && self.is_empty() && is_alone { self.body.take() } else { None };
+        self.unsent.waits(length);
+        let spare = self.spare.as_mut().map(|spare| spare.split(length));
+        Part { bytes, length, unsent: Arc::clone(&self.unsent), _spare: spare, _body: body }
+    }
+
+    /// The end, which HTTP/2 is told once it has let go of everything before.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Part>>> {
+        if let Some(handover) = &self.handover {
+            self.unsent.stream.register(cx.waker());
+            if self.unsent.bytes.load(Acquire) > 0 {
+                return Poll::Pending;
+            }
+            handover.stream_written();
         }
+        Poll::Ready(self.trailers.take().map(Frame::trailers))
     }
 }
 
 impl http_body::Body for Watched {
-    type Data = Bytes;
+    type Data = Part;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Part>, BoxError>>> {
         let own = self.get_mut();
-        // It is asked for more once the caller has taken what there was.
-        if let Some(open) = &mut own.open {
-            open.works();
-        }
-        own.note(None);
-        let polled = Pin::new(&mut own.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(_))) => {
-                if let Some(open) = &mut own.open {
-                    open.waits();
-                }
-                own.note(Some(Instant::now()));
+        loop {
+            if !own.rest.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(own.next_part()))));
             }
-            Poll::Ready(None | Some(Err(_))) => own.open = None,
-            Poll::Pending => {}
+            let Some(body) = own.body.as_mut().filter(|_| !own.has_ended) else {
+                return own.poll_end(cx).map(|frame| frame.map(Ok));
+            };
+            // It is asked for more once the caller has taken what there was.
+            own.unsent.works();
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => own.has_ended = true,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        own.has_ended = body.is_end_stream();
+                        if let Some(spare) = &mut own.spare {
+                            // An answer that has begun goes on; where memory is scarce now, others are refused.
+                            let _ = spare.more(data.len());
+                        }
+                        own.rest = data;
+                    }
+                    Err(frame) => own.trailers = frame.into_trailers().ok(),
+                },
+            }
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // Over HTTP/2 an end that matters, and one behind bytes that are not let go of, is asked for.
+        let is_asked_for = match &self.handover {
+            None => false,
+            Some(handover) => self.body.is_some() && (handover.is_expected() || self.unsent.bytes.load(Acquire) > 0),
+        };
+        self.is_empty() && !is_asked_for
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            // hyper would add a length of zero, which 204 must not have.
+            Some(body) if body.is_end_stream() => SizeHint::new(),
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(handover) = &self.handover {
+            handover.stream_closed();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "streams/tests.rs"]
+mod tests;

@@ -26,7 +26,8 @@ use tokio::{
 /// Far longer than any limit here; nothing waits for it in real time.
 const FOR_EVER: Duration = Duration::from_hours(1);
 
-/// An upstream in process: `/large` streams without end, writes never end, anything else is answered at once.
+/// An upstream in process: `/large` streams without end, anything else is answered at once but writes. Of those `/made` and `/big`
+/// are answered at once, `/slow` after 3 s, and others never.
 #[derive(Debug, Default)]
 struct Upstream {
     now: AtomicUsize,
@@ -48,6 +49,22 @@ impl Transport for Upstream {
         async move {
             if request.method == Method::POST {
                 self.writes.fetch_add(1, Relaxed);
+                let answered = |body: &'static [u8]| {
+                    Ok(Inbound {
+                        status: StatusCode::CREATED,
+                        headers: HeaderMap::new(),
+                        body: full(Bytes::from_static(body)),
+                    })
+                };
+                match &*request.path_and_query {
+                    "/made" => return answered(b"made"),
+                    "/big" => return answered(&BIG),
+                    "/slow" => {
+                        sleep(Duration::from_secs(3)).await;
+                        return answered(b"late");
+                    }
+                    _ => {}
+                }
                 let now = self.now.fetch_add(1, Relaxed) + 1;
                 self.most.fetch_max(now, Relaxed);
                 let _counted = Counted(self);
@@ -64,6 +81,9 @@ impl Transport for Upstream {
         .boxed()
     }
 }
+
+/// As much as is kept of an answer.
+static BIG: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 struct World {
     host: Host,
@@ -86,9 +106,14 @@ impl World {
 
     /// A connection from an address, and the task that serves it.
     fn connect(&self, last: u8) -> (DuplexStream, JoinHandle<()>) {
+        self.connect_with(last, 4096)
+    }
+
+    /// The same, with so much room for bytes on their way.
+    fn connect_with(&self, last: u8, buffer_bytes: usize) -> (DuplexStream, JoinHandle<()>) {
         let address: IpAddr = Ipv4Addr::new(10, 0, 0, last).into();
         let own = Arc::new(self.host.shared.peers.connect(address).expect("a place"));
-        let (ours, theirs) = duplex(4096);
+        let (ours, theirs) = duplex(buffer_bytes);
         let accepted = Accepted {
             host: self.host.clone(),
             listener: None,
@@ -114,7 +139,13 @@ fn request(method: Method, path: &str) -> Request<()> {
 type Sender = h2::client::SendRequest<Bytes>;
 
 async fn http2(stream: DuplexStream) -> Sender {
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    http2_with_window(stream, 65_535).await
+}
+
+/// The same, whose streams have so large a window at first.
+async fn http2_with_window(stream: DuplexStream, window_bytes: u32) -> Sender {
+    let builder = &mut h2::client::Builder::new();
+    let (sender, connection) = builder.initial_window_size(window_bytes).handshake(stream).await.unwrap();
     // It answers pings for as long as the connection stands.
     tokio::spawn(connection);
     sender.ready().await.unwrap()
@@ -223,4 +254,131 @@ async fn writes_of_closed_connections_are_bounded() {
     assert!((1..=50).contains(&most), "{most} writes at once, of which one peer may leave 50");
     let (requests, abandoned) = world.host.shared.peers.under_way();
     assert!(abandoned <= 50 && requests == abandoned, "{requests} {abandoned}");
+}
+
+fn post(path: &str, field: (&str, &str)) -> Request<()> {
+    Request::builder().method(Method::POST).uri(format!("http://x{path}")).header(field.0, field.1).body(()).unwrap()
+}
+
+/// A caller that grants no window gets the head of an answer and none of its bytes, however often the connection is flushed.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_had_no_window_is_an_orphans() {
+    for window_bytes in [0, 1] {
+        let world = World::new("");
+        let (caller, _served) = world.connect(1);
+        let mut sender = http2_with_window(caller, window_bytes).await;
+        let send = |sender: &mut Sender| {
+            let (answer, mut stream) = sender.send_request(request(Method::POST, "/made"), true).unwrap();
+            (answer, move || stream.send_reset(h2::Reason::CANCEL))
+        };
+        for time in 0..3 {
+            let (answer, mut reset) = send(&mut sender);
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), 201, "window {window_bytes}, time {time}");
+            assert_eq!(answer.headers().contains_key("triage-adopted"), time > 0, "window {window_bytes}, time {time}");
+            // Another answer is flushed meanwhile.
+            let (other, _) = sender.send_request(request(Method::GET, "/a"), true).unwrap();
+            assert_eq!(other.await.unwrap().status(), 200);
+            reset();
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(world.upstream.writes.load(Relaxed), 1, "window {window_bytes}");
+    }
+}
+
+/// What was read of an answer is no orphan's, also where its bytes came one after the other.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_read_byte_by_byte_was_received() {
+    let world = World::new("");
+    let (caller, _served) = world.connect(1);
+    let mut sender = http2_with_window(caller, 1).await;
+    for time in 1..=2 {
+        let (answer, _) = sender.send_request(request(Method::POST, "/made"), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert!(!answer.headers().contains_key("triage-adopted"), "time {time}");
+        let (mut body, mut read) = (answer.into_body(), Vec::new());
+        while let Some(part) = body.data().await {
+            let part = part.unwrap();
+            body.flow_control().release_capacity(part.len()).unwrap();
+            read.extend_from_slice(&part);
+        }
+        assert_eq!((&*read, world.upstream.writes.load(Relaxed)), (&b"made"[..], time));
+    }
+}
+
+/// Answers that were given before are whole in memory: what is not read of them counts, and is let go of in time, though other
+/// requests on the connection are served.
+#[tokio::test(start_paused = true)]
+async fn replays_that_are_not_read_count_and_end() {
+    const REPLAYS: u64 = 8;
+    let world = World::new("memory_limit = \"4GiB\"\n");
+    let (caller, served) = world.connect(1);
+    let mut sender = http2_with_window(caller, 1).await;
+    let mut unread = Vec::new();
+    for time in 0..=REPLAYS {
+        let (answer, _) = sender.send_request(post("/big", ("idempotency-key", "\"k\"")), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.headers().contains_key("triage-replay"), time > 0);
+        unread.push(answer);
+    }
+    let held = || world.host.shared.memory.view().1;
+    sleep(Duration::from_secs(1)).await;
+    assert!(held() >= REPLAYS * BIG.len() as u64, "{} KiB", held() >> 10);
+    assert_eq!(world.host.shared.peers.under_way(), (0, 0), "their work is done");
+    for _ in 0..40 {
+        let (answer, _) = sender.send_request(request(Method::GET, "/a"), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
+        sleep(Duration::from_secs(5)).await;
+    }
+    assert!(held() < BIG.len() as u64, "{} KiB", held() >> 10);
+    assert!(!served.is_finished(), "its connection stands");
+    drop((unread, sender));
+    ends("a caller that has gone", served).await;
+    assert_eq!(held(), 0);
+}
+
+/// An answer of HTTP/1.1 is handed to hyper whole: it counts until it is written, and its connection ends as one that is not read.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_not_read_counts_over_http1() {
+    let world = World::new("memory_limit = \"4GiB\"\nidle_timeout = \"1h\"\n");
+    let request = b"POST /big HTTP/1.1\r\nHost: x\r\nIdempotency-Key: \"k\"\r\nContent-Length: 0\r\n\r\n";
+    for time in 0..2 {
+        let (mut caller, served) = world.connect(1);
+        caller.write_all(request).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let held = world.host.shared.memory.view().1;
+        assert!(held >= BIG.len() as u64, "time {time}: {} KiB", held >> 10);
+        timeout(Duration::from_mins(30), served).await.expect("it waits for its caller no longer").unwrap();
+    }
+}
+
+/// Uploads are no heads: other requests of their connections are answered, however scarce memory is.
+#[tokio::test(start_paused = true)]
+async fn uploads_where_memory_is_full_end_no_other_request() {
+    let world = World::new("memory_limit = \"1GiB\"\n");
+    let mut callers = Vec::new();
+    for last in 1..=2 {
+        let (caller, served) = world.connect_with(last, 1 << 20);
+        let mut sender = http2(caller).await;
+        let (slow, _) = sender.send_request(post("/slow", ("x-caller", "a")), true).unwrap();
+        callers.push((sender, slow, served));
+    }
+    while world.upstream.writes.load(Relaxed) < 2 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    world.host.shared.memory.looked(2 << 30);
+    let mut uploads = Vec::new();
+    for _ in 0..5 {
+        for (sender, ..) in &mut callers {
+            let (answer, mut stream) = sender.send_request(post("/upload", ("x-caller", "a")), false).unwrap();
+            stream.send_data(Bytes::from_static(&BIG[..100_000]), false).unwrap();
+            uploads.push((answer, stream));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    for (_sender, slow, served) in callers {
+        let slow = slow.await.expect("its connection stands");
+        assert_eq!(slow.status(), 201);
+        assert!(!served.is_finished());
+    }
 }
