@@ -32,6 +32,7 @@ pub(crate) use gone::CallerGone;
 pub(crate) use state::check as check_state;
 use verification::SharedVerifications;
 
+use self::early::Leaves;
 use crate::{
     bounded_file,
     clock::Clock,
@@ -306,8 +307,10 @@ impl Host {
                 answer
             }
             Some(wait) => {
-                let leave = || {
-                    guard.no_longer();
+                let leave = |leaves: Leaves| {
+                    if leaves == Leaves::ForGood {
+                        guard.no_longer();
+                    }
                     drop(waits.take());
                 };
                 let waited = wait.bound(&mut finished, leave).await;

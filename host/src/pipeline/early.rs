@@ -70,21 +70,32 @@ impl Exchange {
     }
 }
 
+/// How a caller leaves that has its early answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaves {
+    /// It does not come back for this request.
+    ForGood,
+    /// It can come back with its key. Until then the request runs without a caller.
+    WithKey,
+}
+
 impl CallerWait {
-    /// Waits for the answer as long as the caller does. `leave` tells the request that its caller waits no longer.
+    /// Waits for the answer as long as the caller does. `leave` is told when that is over and the request goes on.
     ///
     /// A request with a key goes on as it is: its caller can come back for the answer. One without a key is given up if nothing was
     /// sent yet.
     pub(super) async fn bound(
         &self,
         finished: &mut JoinHandle<Response<Body>>,
-        leave: impl FnOnce(),
+        leave: impl FnOnce(Leaves),
     ) -> Result<Response<Body>, JoinError> {
         if let Ok(answer) = timeout_at(self.until, &mut *finished).await {
             return answer.map(|answer| self.dressed(answer));
         }
-        if !self.is_keyed {
-            leave();
+        if self.is_keyed {
+            leave(Leaves::WithKey);
+        } else {
+            leave(Leaves::ForGood);
             // Only a refusal is passed on now. With an answer its caller may have gone already, as far as its place goes.
             if let Ok(Ok(answer)) = timeout(GIVE_UP_TIMEOUT, &mut *finished).await
                 && answer.headers().get(SENT).is_some_and(|sent| sent == "no")

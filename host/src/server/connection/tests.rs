@@ -382,3 +382,22 @@ async fn uploads_where_memory_is_full_end_no_other_request() {
         assert!(!served.is_finished());
     }
 }
+
+/// A caller that was answered early is not there, whether it may come back with its key or not.
+#[tokio::test(start_paused = true)]
+async fn keyed_writes_that_were_answered_early_count_as_abandoned() {
+    let world = World::new("max_abandoned = 100\n");
+    let (caller, _served) = world.connect(1);
+    let mut sender = http2(caller).await;
+    let mut send = |key: usize| {
+        let mut request = post("/a", ("idempotency-key", &format!("\"{key}\"")));
+        request.headers_mut().insert("prefer", http::HeaderValue::from_static("wait=1"));
+        sender.send_request(request, true).unwrap().0
+    };
+    for answer in (0..50).map(&mut send).collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap().status(), 504);
+    }
+    assert_eq!(world.host.shared.peers.under_way(), (50, 50));
+    let refused = send(50).await.unwrap();
+    assert_eq!(refused.headers()["triage-sent"], "no", "one peer leaves no more");
+}
