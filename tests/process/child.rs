@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -32,13 +33,26 @@ pub struct Triage {
 
 /// The binary with an environment of its own, so that this machine's variables configure nothing.
 pub fn triage(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_triage"));
-    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = of(Path::new(env!("CARGO_BIN_EXE_triage")));
+    command.args(arguments);
+    command
+}
+
+fn of(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
+    command
+}
+
+/// `serve` by another copy of the binary, on ports that the system chooses.
+pub fn serving(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = of(program);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
     command
 }
 

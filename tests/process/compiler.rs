@@ -1,6 +1,7 @@
 //! Components are compiled in a process of their own, which ends where they take too much.
 
-use std::{path::PathBuf, time::Duration};
+use super::child::{Triage, serving};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 use triage::policy::{CompileError, Compiler, Engine, LoadError, Loading, Policy, prebuilt};
 
 fn compiler() -> Compiler {
@@ -42,4 +43,36 @@ fn a_compilation_ends_at_its_limits() {
     assert!(matches!(none, LoadError::Compile(CompileError::Process(_))), "{none}");
     let other = load(Compiler { program: "/bin/false".into(), ..compiler() }, component).unwrap_err();
     assert!(matches!(other, LoadError::Compile(CompileError::Died(_))), "{other}");
+}
+
+/// An upgrade puts another program in the file that this one was started from. A policy that comes before the restart is compiled
+/// by the running program all the same, and not by what is there now.
+#[test]
+fn a_host_whose_file_was_replaced_compiles_with_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, policies) = (folder.path().join("triage"), folder.path().join("policies"));
+    fs::create_dir(&policies).unwrap();
+    let built = env!("CARGO_BIN_EXE_triage");
+    fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+    let config = folder.path().join("triage.toml");
+    let text = format!(
+        "[policies]\ndir = {policies:?}\ncache = false\n[upstreams.api]\nbase_url = \"http://127.0.0.1:9\"\npolicy = \"http-standard\"\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut host = Triage::start(&mut serving(&program, &["--config", config.to_str().unwrap()]));
+    host.says("http-standard");
+    let (called, upgrade) = (folder.path().join("called"), folder.path().join("upgrade"));
+    fs::write(&upgrade, format!("#!/bin/sh\ntouch {called:?}\nexit 1\n")).unwrap();
+    fs::set_permissions(&upgrade, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::rename(&upgrade, &program).unwrap();
+    // A custom section more makes another component of it.
+    let mut component = prebuilt::embedded("http-standard").unwrap().to_vec();
+    component.extend_from_slice(&[0, 2, 1, b'x']);
+    let dropped = policies.join("dropped.wasm");
+    fs::write(&dropped, component).unwrap();
+    fs::rename(&dropped, policies.join("http-standard.wasm")).unwrap();
+    host.logs("policy: generation 2 ");
+    assert!(!called.exists(), "the new program was asked");
+    host.terminate();
+    assert_eq!(host.ended().code, Some(0));
 }

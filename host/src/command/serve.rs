@@ -15,6 +15,7 @@ use tokio::{
 use triage::{
     admin::AdminError,
     config::{Flags, settings::Settings},
+    policy::compiler,
     preflight,
     server::{Inherited, Missing, Server, ServerError, raise_descriptors},
 };
@@ -22,7 +23,7 @@ use triage::{
 /// Serves until a signal, then drains; a second signal ends it at once.
 pub fn run(flags: &Flags) -> Result<ExitCode> {
     let mut settings = config::load(flags)?.settings;
-    match std::env::current_exe() {
+    match compiler::own_program() {
         Ok(program) => settings.compile_with(program),
         Err(error) => tracing::warn!(%error, "policies are compiled in this process: triage does not find itself"),
     }

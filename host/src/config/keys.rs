@@ -121,7 +121,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Host, "policies.keys", Kind::Keys, Some("[]"), "minisign public keys (`RW...`, or paths of .pub files): where there are any, a component from a file or a registry must come with a signature of one of them, NAME.wasm.minisig"),
     key(Host, "policies.registry_auth_file", Kind::File, None, "file with names and passwords of registries, a docker config.json; or the same in TRIAGE_REGISTRY_AUTH"),
     key(Host, "policies.cache", Kind::Bool, Some("true"), "whether compiled policies are kept for the next start"),
-    key(Host, "policies.compile_memory", Kind::Size(64 << 20), Some("1GiB"), "memory that compiling one policy may take, at most half of `server.memory_limit`; `triage serve` compiles in a process of its own and ends it there"),
+    key(Host, "policies.compile_memory", Kind::Size(64 << 20), Some("1GiB"), "memory that compiling one policy may take, at most half of `server.memory_limit`; `triage serve` compiles in a process of its own and ends it there. The code may take half of it, at most 256 MiB"),
     key(Host, "policies.compile_time", Kind::Duration, Some("2m"), "time that compiling one policy may take"),
     key(Host, "policies.cache_dir", Kind::File, None, "folder for them and for components from registries, of this user alone; unset: `triage/compiled` in $XDG_CACHE_HOME or ~/.cache"),
     key(Host, "state.url", Kind::State, Some("memory:"), "where state is kept: `memory:` is this process; the URL of a Redis or Valkey (`redis://`, `rediss://`, `unix://`, several addresses for a Cluster, `redis+sentinel://.../MASTER`) makes all hosts that name it one fleet"),

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 /// The first argument of the child: a hidden command of `triage`.
 pub const ARGUMENT: &str = "compile-component";
 /// The largest code that is taken from the child: an 18 MB Python component compiles to about 80 MB.
-const CODE_BYTES: u64 = 256 << 20;
+const MAX_CODE_BYTES: u64 = 256 << 20;
 /// The largest component that the child reads.
 const COMPONENT_BYTES: u64 = 64 << 20;
 /// The longest error that is taken from the child.
@@ -31,14 +31,14 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How far the child steps back behind request threads.
 const NICE: i32 = 10;
 
-/// The first byte of what the child writes.
+/// The first byte of what the child writes. The length of the code follows, and the code; or the error's text to the end.
 const CODE: u8 = 0;
 const ERROR: u8 = 1;
 
 /// How components are compiled in a process of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
-    /// The `triage` binary.
+    /// The `triage` binary: [`own_program`] for a process that is one.
     pub program: PathBuf,
     /// The most memory that it may have resident.
     pub memory_bytes: u64,
@@ -61,6 +61,17 @@ pub enum CompileError {
         .0 >> 20
     )]
     TooMuchMemory(u64),
+    /// Its code is too large for this process to hold.
+    #[error(
+        "the component compiles to {} MiB of code, more than the {} MiB that this host takes (half of policies.compile_memory, at most 256 MiB); build it smaller, or raise the limit",
+        bytes >> 20, limit_bytes >> 20
+    )]
+    TooMuchCode {
+        /// The code's.
+        bytes: u64,
+        /// The most that is taken.
+        limit_bytes: u64,
+    },
     /// It ended without a result.
     #[error("the compiler ended without a result ({0}); build the component again, and report it")]
     Died(String),
@@ -82,17 +93,18 @@ impl Compiler {
         thread::scope(|scope| {
             // Both ends at once: a child that ends early would leave one of them waiting.
             scope.spawn(move || input.map(|mut input| input.write_all(component)));
-            let reading = scope.spawn(move || {
-                let mut read = Vec::new();
-                output.map_or(Ok(read.len()), |output| output.take(CODE_BYTES + 1).read_to_end(&mut read)).map(|_| read)
+            // This process holds the code twice for a moment, as bytes and as what is loaded from them.
+            let limit_bytes = MAX_CODE_BYTES.min(self.memory_bytes / 2);
+            let reading = scope.spawn(move || match output {
+                Some(output) => read_result(output, limit_bytes),
+                None => Err(no_result("it has no output")),
             });
-            self.wait(&mut child.0)?;
-            let read = reading.join().map_err(|_| CompileError::Died("its output was not read".to_owned()))?;
-            let read = read.map_err(CompileError::Process)?;
-            match read.split_first() {
-                Some((&CODE, code)) if read.len() as u64 <= CODE_BYTES => Ok(Ok(code.to_vec())),
-                Some((&ERROR, text)) => Ok(Err(String::from_utf8_lossy(text).into_owned())),
-                _ => Err(CompileError::Died("it wrote nothing that is code".to_owned())),
+            let waited = self.wait(&mut child.0);
+            let read = reading.join().unwrap_or_else(|_| Err(no_result("its output was not read")));
+            match (waited, read) {
+                // The child dies of a pipe that is no longer read.
+                (_, Err(error @ CompileError::TooMuchCode { .. })) | (Err(error), _) => Err(error),
+                (Ok(()), read) => read,
             }
         })
     }
@@ -119,6 +131,51 @@ impl Compiler {
             thread::sleep(LOOK);
         }
     }
+}
+
+/// Reads what the child writes, the code into one buffer of its length: one that grows would take up to three times as much.
+fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, CompileError> {
+    let ended = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => no_result("it wrote no result"),
+        _ => CompileError::Process(error),
+    };
+    let mut tag = [0];
+    output.read_exact(&mut tag).map_err(ended)?;
+    match tag {
+        [CODE] => {
+            let mut length = [0; 8];
+            output.read_exact(&mut length).map_err(ended)?;
+            let bytes = u64::from_le_bytes(length);
+            if bytes > limit_bytes {
+                return Err(CompileError::TooMuchCode { bytes, limit_bytes });
+            }
+            let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let mut code = Vec::new();
+            code.try_reserve_exact(length).map_err(|_| CompileError::TooMuchCode { bytes, limit_bytes })?;
+            output.take(bytes).read_to_end(&mut code).map_err(CompileError::Process)?;
+            if code.len() == length { Ok(Ok(code)) } else { Err(no_result("it wrote less than it said")) }
+        }
+        [ERROR] => {
+            let mut text = Vec::new();
+            output.take(ERROR_BYTES as u64).read_to_end(&mut text).map_err(CompileError::Process)?;
+            Ok(Err(String::from_utf8_lossy(&text).into_owned()))
+        }
+        _ => Err(no_result("it wrote nothing that is code")),
+    }
+}
+
+fn no_result(why: &str) -> CompileError {
+    CompileError::Died(why.to_owned())
+}
+
+/// The program that this process runs. Its file may have been replaced since the start, by an upgrade: what is started again must
+/// be the same program all the same, so the kernel is asked for the running one where it knows it.
+///
+/// # Errors
+/// Where the system cannot tell.
+pub fn own_program() -> io::Result<PathBuf> {
+    const RUNNING: &str = "/proc/self/exe";
+    if fs::metadata(RUNNING).is_ok() { Ok(PathBuf::from(RUNNING)) } else { std::env::current_exe() }
 }
 
 /// A child that does not outlive its caller.
@@ -149,6 +206,7 @@ pub fn compile_child(tier: &str) -> io::Result<()> {
     match compiled(tier, &component) {
         Ok(code) => {
             out.write_all(&[CODE])?;
+            out.write_all(&(code.len() as u64).to_le_bytes())?;
             out.write_all(&code)?;
         }
         Err(text) => {
@@ -177,3 +235,7 @@ fn step_back() {
     let core = getrlimit(Resource::Core);
     let _: Result<(), Errno> = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum });
 }
+
+#[cfg(test)]
+#[path = "compiler/tests.rs"]
+mod tests;

@@ -126,8 +126,8 @@ impl Engine {
             shape::check(bytes).map_err(wasmtime::Error::new)?;
             let Some(compiler) = &self.compiler else { return Component::from_binary(engine, bytes) };
             let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
-            // SAFETY: the code was written by this very program, started by this process over pipes of its own; wasmtime checks its
-            // own version and settings besides.
+            // SAFETY: the code was written by this very program, which `own_program` names even where its file was replaced, started by
+            // this process over pipes of its own; wasmtime checks its own version and settings besides.
             #[allow(unsafe_code)]
             unsafe {
                 Component::deserialize(engine, code)
