@@ -37,8 +37,8 @@ pub use lease::{Generation, LeaseTerm, RenewedLease};
 pub(crate) use owner_proof::OwnerProofs;
 pub use record::{Fence, KeyedSends, Leaving, Opening, RecordStatus};
 pub use records::{
-    Claim, ClaimName, ClaimOwner, Claimant, Opened, Postponed, RecordError, Records, Renewed, Resolution, Resolved,
-    Turn, Unsettled,
+    Claim, ClaimName, ClaimOwner, Claimant, Opened, PlaceTerm, Postponed, RecordError, Records, Renewed, Resolution,
+    Resolved, Turn, Unsettled,
 };
 pub use retention::{Ended, Ending, Retention, retention};
 pub use stored::{Answer, Stored};

@@ -247,6 +247,22 @@ async fn a_write_under_way_outlasts_a_loss() {
     assert_eq!(fleet.made(), 1);
 }
 
+/// The same without a key: its caller gets the answer, and its place and record are there again for the time until then.
+#[tokio::test]
+async fn a_write_without_a_key_outlasts_a_loss() {
+    let mut fleet = Fleet::new();
+    fleet.emulator = Emulator::new(Options { create_delay: Duration::from_secs(6), ..Options::immediate() });
+    let one = fleet.host();
+    let first = tokio::spawn(async move { one.create("A", None).await });
+    while fleet.creates() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    flush(&fleet);
+    let first = first.await.unwrap();
+    assert_eq!((first.status, first.header("triage-adopted")), (200, ""), "{first:?}");
+    assert_eq!(fleet.made(), 1);
+}
+
 const ROWS: usize = 500;
 const BATCH_ROWS: usize = 20;
 /// Rows begin within this time, and the server loses its data three times meanwhile.

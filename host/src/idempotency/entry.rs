@@ -5,7 +5,7 @@ use super::{
     intent::Intent,
     lease::{LeaseTerm, RenewedLease},
     record::{Begin, Fence, Leaving, Opening},
-    records::{RecordError, Records, Renewed, Turn},
+    records::{PlaceTerm, RecordError, Records, Renewed, Turn},
     unanswered::Terms,
 };
 use crate::clock::{Clock, Timestamp};
@@ -103,6 +103,18 @@ struct RenewalState {
     place: AtomicU64,
     /// The caller is there.
     present: AtomicBool,
+}
+
+impl RenewalState {
+    fn term(&self, now: Timestamp) -> PlaceTerm {
+        if !self.present.load(Relaxed) {
+            PlaceTerm::GivenUp
+        } else if now.0 < self.place.load(Relaxed) {
+            PlaceTerm::Lasting
+        } else {
+            PlaceTerm::Lapsed
+        }
+    }
 }
 
 /// Another request may have the entry.
@@ -280,7 +292,7 @@ impl Entry {
         }
         let ticket = self.state.lock().ticket;
         let asked = Instant::now();
-        match self.records.keep_alive(ticket, self.lock, true).await {
+        match self.records.keep_alive(ticket, self.lock, PlaceTerm::Lapsed).await {
             Ok(Renewed { entry: true, .. }) => {
                 self.shared.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
                 Ownership::Held
@@ -346,7 +358,7 @@ impl Renewal {
         loop {
             sleep(lease / 3).await;
             let asked = Instant::now();
-            match self.records.keep_alive(self.ticket, self.lock, self.shared.present.load(Relaxed)).await {
+            match self.records.keep_alive(self.ticket, self.lock, self.shared.term(self.clock.now())).await {
                 Ok(renewed) => self.heard(renewed, self.clock.timestamp(asked), lease),
                 Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
             }

@@ -313,6 +313,8 @@ pub struct Fields<'a> {
     pub fingerprint: Fingerprint,
     /// How long it is kept.
     pub keep: Duration,
+    /// How long once there is an answer.
+    pub keep_answer: Duration,
     /// Its state.
     pub state: StateFields<'a>,
     /// What was asked of the upstream.
@@ -861,6 +863,7 @@ impl Record {
         Fields {
             fingerprint: self.fingerprint,
             keep: self.keep,
+            keep_answer: self.keep_answer,
             state,
             intent: self.intent.as_ref(),
             due: self.due,

@@ -103,8 +103,10 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::unanswered::Unanswered::look_again`]. What is found has taken the place of the own entry and record.
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
 
-    /// [`super::record::Record::keep_alive`], and where the caller is `present` [`super::unanswered::Unanswered::renew`].
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed>;
+    /// [`super::record::Record::keep_alive`], and unless the place is [`PlaceTerm::GivenUp`]
+    /// [`super::unanswered::Unanswered::renew`]. Where it is [`PlaceTerm::Lasting`] a store that has lost the entry with other data
+    /// lists it again.
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed>;
 
     /// Writes the record of a listed request that came at `came`, where this store has waited with that: before its entry can be
     /// found by another request. False: there is no room for it.
@@ -162,6 +164,17 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn flushed(&self) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))
     }
+}
+
+/// How the place of an owner stands that renews it, by the owner's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaceTerm {
+    /// Its caller has gone or was told: only the record is renewed.
+    GivenUp,
+    /// Its caller is there. The place may have lapsed, and the entry may be another's or gone with it.
+    Lapsed,
+    /// Its caller is there, and the place lasts: no other request can have the entry.
+    Lasting,
 }
 
 /// What an owner still has of what it asked to renew.

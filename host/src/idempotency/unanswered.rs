@@ -61,10 +61,25 @@ impl Unanswered {
             return Arrival::Full;
         }
         let others = !self.0.is_empty();
+        self.list(id, owner, terms, now);
+        Arrival::Listed { others }
+    }
+
+    fn list(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) {
         let last = self.0.iter().map(|entry| entry.since).max();
         let since = last.map_or(now, |last| now.max(last.after(Duration::from_micros(1))));
         self.0.push(Listed { id, owner, since, alive_until: now.after(terms.lease) });
-        Arrival::Listed { others }
+    }
+
+    /// The owner of a place that has not lapsed is told that it is not listed: the store has lost it with other data. False: it is
+    /// listed, or there is no room.
+    pub fn list_again(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> bool {
+        self.tidy(terms.kept, now);
+        let is_lost = self.0.len() < MAX_EQUAL && self.0.iter().all(|entry| entry.id != id);
+        if is_lost {
+            self.list(id, owner, terms, now);
+        }
+        is_lost
     }
 
     /// Takes the oldest orphan over, where there is one.

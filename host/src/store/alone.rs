@@ -8,8 +8,8 @@
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
     Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, Leaving, Opened, Opening,
-    Postponed, RecordError, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved, Stored, Ticket, Turn,
-    Unsettled, record::Begin, records::Reply,
+    PlaceTerm, Postponed, RecordError, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved, Stored, Ticket,
+    Turn, Unsettled, record::Begin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -122,8 +122,8 @@ impl Records for AloneIfNeeded {
         self.shared.look_again(ticket)
     }
 
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
-        self.shared.keep_alive(ticket, lock, present)
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
+        self.shared.keep_alive(ticket, lock, place)
     }
 
     fn abandon(&self, ticket: Ticket) {

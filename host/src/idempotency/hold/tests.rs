@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     clock::Timestamp,
     idempotency::{
-        Answer, Arrived, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Ownership, Postponed,
-        RecordId, RecordStatus, Renewed, RequestDigest, Resolution, Resolved, Tenant, Ticket, Turn, Unsettled,
-        records::Reply, unanswered::Terms,
+        Answer, Arrived, Claimant, Fingerprint, HeartbeatLease, Identity, Key, KeyTag, Leaving, Ownership, PlaceTerm,
+        Postponed, RecordId, RecordStatus, Renewed, RequestDigest, Resolution, Resolved, Tenant, Ticket, Turn,
+        Unsettled, records::Reply, unanswered::Terms,
     },
     store::memory::records::{Limits, MemoryRecords},
 };
@@ -81,10 +81,10 @@ impl Records for Slow {
     fn lease(&self) -> Option<Duration> {
         self.1.map(|renewing| renewing.lease)
     }
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
         match self.1 {
             Some(renewing) => self.reply(move |_| Ok(renewing.answer)),
-            None => self.reply(move |records| now(records.keep_alive(ticket, lock, present))),
+            None => self.reply(move |records| now(records.keep_alive(ticket, lock, place))),
         }
     }
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {

@@ -8,8 +8,8 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, HeartbeatLease, HostLease, Intent,
-        Leaving, Opened, Opening, Postponed, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved, Stored,
-        Ticket, Turn, Unsettled,
+        Leaving, Opened, Opening, PlaceTerm, Postponed, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved,
+        Stored, Ticket, Turn, Unsettled,
         records::{Reply, at_hand},
     },
     store::memory::records::{Limits, MemoryRecords},
@@ -56,8 +56,8 @@ impl Records for UnderHeartbeat {
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
         self.records.look_again(ticket)
     }
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
-        self.records.keep_alive(ticket, lock, present)
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
+        self.records.keep_alive(ticket, lock, place)
     }
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
         self.records.write_listed(ticket, opening, came)

@@ -9,8 +9,8 @@ use crate::{
     config,
     entropy::Entropy,
     idempotency::{
-        Claim, ClaimName, Claimant, Intent, Leaving, Opened, Postponed, RecordError, RecordStatus, Records, Renewed,
-        Resolution, Resolved, Turn, Unsettled,
+        Claim, ClaimName, Claimant, Intent, Leaving, Opened, PlaceTerm, Postponed, RecordError, RecordStatus, Records,
+        Renewed, Resolution, Resolved, Turn, Unsettled,
         records::{Reply, at_hand},
     },
     policy::contract::{Failure, FailureKind},
@@ -88,7 +88,7 @@ impl Records for Leased {
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
         self.records.look_again(ticket)
     }
-    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
         let unavailable = || RecordError::Unavailable { source: "it is cut off".into(), maybe_done: false };
         at_hand(self.renewals.lock().ok_or_else(unavailable))
     }

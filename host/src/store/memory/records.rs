@@ -4,8 +4,8 @@ use crate::{
     clock::{Clock, Timestamp},
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving,
-        Likeness, Opened, Opening, Postponed, RecordError, RecordId, Records, Renewed, RequestDigest, Resolution,
-        Resolved, Settings, Stored, Tenant, Ticket, Turn, Unsettled,
+        Likeness, Opened, Opening, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed, RequestDigest,
+        Resolution, Resolved, Settings, Stored, Tenant, Ticket, Turn, Unsettled,
         record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts, share_without_key},
         records::{Reply, at_hand},
         unanswered::Arrival,
@@ -361,7 +361,7 @@ impl Records for MemoryRecords {
         at_hand(Ok(found))
     }
 
-    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
         at_hand(Ok(Renewed::ALL))
     }
 

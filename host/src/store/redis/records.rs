@@ -9,8 +9,8 @@ use crate::{
     entropy::Entropy,
     idempotency::{
         Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving,
-        Opened, Opening, Postponed, RecordError, RecordId, Records, Renewed, Resolution, Resolved, Stored, Ticket,
-        Turn, Unsettled, codec,
+        Opened, Opening, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed, Resolution, Resolved, Stored,
+        Ticket, Turn, Unsettled, codec,
         record::{Begin, Fate, HostId, Record, RecordStatus},
         records::{Reply, at_hand},
     },
@@ -624,8 +624,8 @@ impl Records for RedisRecords {
         Reply::Right(self.0.look_again(ticket).boxed())
     }
 
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, present: bool) -> Reply<'_, Renewed> {
-        Reply::Right(self.0.keep_alive(ticket, lock, present).boxed())
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
+        Reply::Right(self.0.keep_alive(ticket, lock, place).boxed())
     }
 
     fn abandon(&self, ticket: Ticket) {
@@ -633,6 +633,9 @@ impl Records for RedisRecords {
     }
 
     fn answered(&self, ticket: Ticket, forget: bool) {
+        if forget {
+            self.0.ledger.forget(ticket.id);
+        }
         let ending = Ending::of(ticket, forget);
         let Ok(runtime) = Handle::try_current() else { return self.0.endings.put(ending) };
         let inner = Arc::clone(&self.0);

@@ -18,11 +18,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', whole(now))
 if #entries >= tonumber(ARGV[11]) or redis.call('ZCARD', KEYS[8]) >= tonumber(ARGV[10]) or not has_room_without_key(tonumber(ARGV[9])) then
   return { 'full' }
 end
-local since = now
-for _, entry in ipairs(entries) do
-  since = math.max(since, entry.since + 1)
-end
-tell(KEYS[7], KEYS[8], { id = ARGV[1], since = since, alive = now + lease, owner = fence }, kept)
+tell(KEYS[7], KEYS[8], { id = ARGV[1], since = arrival(entries), alive = now + lease, owner = fence }, kept)
 local prior, lost_ago = nil, tonumber(ARGV[12])
 if lost_ago and lost_ago < kept + lock then prior = math.min(now - lost_ago + lock, now) end
 local r = { f = ARGV[3], k = keep, d = tonumber(ARGV[8]), s = 'h', o = fence, b = now, e = now + lock, t = now, p = prior }

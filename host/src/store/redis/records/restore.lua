@@ -2,10 +2,10 @@
 -- KEYS[6]  the part's mark
 -- ARGV[2] era  [3] fingerprint  [4] lifetime  [5] state  [6] holder's fence  [7] how long ago it began to stand so
 --      [8] time until the lock ends  [9], [10] how long ago its last mark, and the last byte before it, or ''  [11] sealed answer
---      [12], [13] what it asked, as for a mark  [14] time until the next verification, or ''  [15] this host
+--      [12], [13] what it asked, as for a mark  [14] time until the next verification, or ''  [15] this host, where its heartbeat keeps the record, or ''
 --      [16] how long ago records were last lost, or ''  [17] lease of a heartbeat
 --      [18] the upstream's key that the holder sends, or ''  [19] the one that all sends carried, '-' or ''
---      [20] how long ago the first of them was, or ''
+--      [20] how long ago the first of them was, or ''  [21] lifetime of an answer
 if redis.call('GET', KEYS[6]) ~= server(ARGV[2]) then return { 'strange' } end
 local function ago(word)
   local time = tonumber(word)
@@ -14,11 +14,12 @@ end
 local lost_ago, lease = tonumber(ARGV[16]), tonumber(ARGV[17])
 local mine = { f = ARGV[3], k = tonumber(ARGV[4]), s = ARGV[5], b = ago(ARGV[7]), t = ago(ARGV[9]), p = ago(ARGV[10]) }
 if mine.s == 'h' then
-  mine.o, mine.e, mine.h = ARGV[6], now + tonumber(ARGV[8]), ARGV[15]
+  mine.o, mine.e, mine.h = ARGV[6], now + tonumber(ARGV[8]), ARGV[15] ~= '' and ARGV[15] or nil
   mine.q = ARGV[18] ~= '' and ARGV[18] or nil
 end
 if mine.s ~= 'd' then
   mine.w, mine.x = ARGV[19] ~= '' and ARGV[19] or nil, ago(ARGV[20])
+  mine.d = tonumber(ARGV[21])
 end
 -- `kept` may also leave an older record in place of this host's newer one, such as an unknown one of before the loss under a
 -- holder of now. That is safe: `begin` doubts each record that has stood as it does since before a loss.
@@ -41,5 +42,5 @@ intend(mine, ARGV[12], ARGV[13])
 write(mine)
 local wait = tonumber(ARGV[14])
 schedule(mine, wait and now + wait)
-if mine.s == 'h' then beat(KEYS[5], ARGV[15], lease) end
+if mine.h then beat(KEYS[5], ARGV[15], lease) end
 return { 'done' }

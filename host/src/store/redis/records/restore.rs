@@ -14,10 +14,7 @@ use crate::{
     store::redis::LinkError,
 };
 use futures_util::{StreamExt as _, stream};
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The time that hosts have to give back what they know: each looks at the server once a second, and is connected again soon.
@@ -155,7 +152,7 @@ impl Inner {
         let value = self.run(&steps::restore(self.keys(), id, &record, with)).await?;
         Ok(match fenced("restore", &value)? {
             "done" => {
-                if matches!(fields.state, StateFields::Held { .. }) {
+                if record.host().is_some() {
                     self.heartbeat.renewed(self, id, asked);
                 }
                 Gave::Back
@@ -171,18 +168,23 @@ impl Inner {
         lost.zip(self.ledger.record(id)).is_some_and(|(lost, record)| record.since() <= lost.at)
     }
 
-    /// Gives back a record that its owner was told is lost. True: the server has it again.
-    pub(super) async fn give_back_own(self: &Arc<Self>, id: RecordId) -> Result<bool, RecordError> {
+    /// Gives back a record that its owner was told is lost. None: it was not lost with other data, so it is another owner's or over.
+    pub(super) async fn give_back_lost(&self, id: RecordId) -> Result<Option<Gave>, RecordError> {
         let era = self.link.era(self.patience()).await.map_err(unavailable)?;
         if !self.may_be_lost(id) {
             // Not known yet: the loss is noticed by the next look.
             self.recognise().await?;
             if !self.may_be_lost(id) {
-                return Ok(false);
+                return Ok(None);
             }
         }
         let era = self.link.known_era().unwrap_or(era);
-        Ok(self.give_back_one(&era, id).await? == Gave::Back)
+        self.give_back_one(&era, id).await.map(Some)
+    }
+
+    /// The same. True: the server has it again.
+    pub(super) async fn give_back_own(&self, id: RecordId) -> Result<bool, RecordError> {
+        Ok(self.give_back_lost(id).await? == Some(Gave::Back))
     }
 
     /// The era by which steps that touch no record are fenced, where one step may touch a part's mark too.

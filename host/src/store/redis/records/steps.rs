@@ -7,7 +7,8 @@ use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::{Timestamp, micros},
     idempotency::{
-        Arriving, ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, RecordId, Ticket,
+        Arriving, ClaimName, ClaimOwner, Fence, Fingerprint, KeyTag, KeyedSends, Leaving, Opening, PlaceTerm, RecordId,
+        Ticket,
         record::{HOST_LEASE, HostId, Record, StateFields},
         unanswered::MAX_EQUAL,
     },
@@ -154,9 +155,11 @@ pub fn look_again(keys: &Keys, ticket: &Ticket) -> Step {
     of_entry(&LOOK_AGAIN, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept))
 }
 
-pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, present: bool) -> Step {
+/// `lists_again`: the caller is there, and an entry that is gone is one that the server has lost.
+pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, place: PlaceTerm, lists_again: bool) -> Step {
     let step = of_entry(&KEEP_ALIVE, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept));
-    step.with(duration(lock)).with(flag(present))
+    let most = if lists_again { MAX_EQUAL.to_string().into_bytes() } else { Vec::new() };
+    step.with(duration(lock)).with(flag(place != PlaceTerm::GivenUp)).with(most)
 }
 
 pub fn abandon(keys: &Keys, ticket: &Ticket) -> Step {
@@ -364,13 +367,16 @@ pub fn restore(keys: &Keys, id: RecordId, record: &Record, with: Restoring<'_>) 
     let step = step.with(state.into()).with(own).with(ago(since)).with(duration(until.since(now)));
     let step = step.with(optional(sent)).with(optional(prior)).with(sealed).asking(asked);
     let due = fields.due.map(|due| duration(due.since(now))).unwrap_or_default();
-    let step = step.with(due).with(host.to_string().into_bytes()).with_lease(lost_ago);
+    // One that was begun with a place among equal requests is kept by that, and not by its host's heartbeat.
+    let host = record.host().map(|_| host.to_string().into_bytes()).unwrap_or_default();
+    let step = step.with(due).with(host).with_lease(lost_ago);
     let step = step.with(fields.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default());
     let may_have_sent = sent.is_some() || prior.is_some();
-    match fields.sends {
+    let step = match fields.sends {
         Some((key, first)) => step.with(key.as_bytes().to_vec()).with(ago(first)),
         None => step.with(if may_have_sent { b"-".to_vec() } else { Vec::new() }).with(Vec::new()),
-    }
+    };
+    step.with(duration(fields.keep_answer))
 }
 
 impl Step {

@@ -37,6 +37,23 @@ local function listed(list, index, kept)
   return living
 end
 
+-- The place of a request that comes now: after all that are there.
+local function arrival(entries)
+  local since = now
+  for _, entry in ipairs(entries) do
+    since = math.max(since, entry.since + 1)
+  end
+  return since
+end
+
+-- Whether any owner has the entry.
+local function is_listed(entries, id)
+  for _, entry in ipairs(entries) do
+    if entry.id == id then return true end
+  end
+  return false
+end
+
 -- The entry, if this owner has it.
 local function own(entries, id, owner)
   for _, entry in ipairs(entries) do

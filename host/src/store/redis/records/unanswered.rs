@@ -8,7 +8,10 @@ use super::{
     unavailable,
 };
 use crate::{
-    idempotency::{Arrived, Arriving, RecordError, RecordId, Renewed, Ticket, record::Begin},
+    idempotency::{
+        Arrived, Arriving, PlaceTerm, RecordError, RecordId, Renewed, Ticket,
+        record::{Begin, Fate, Record},
+    },
     store::redis::LinkError,
 };
 use std::{sync::Arc, time::Duration};
@@ -60,6 +63,10 @@ impl Inner {
                 self.run(&steps::answered(self.keys(), &ticket, true)).await.map_err(still_begun)?;
                 continue;
             }
+            let (opening, intent) = (&arriving.opening, arriving.intent.clone());
+            let (asked_at_time, lost_at) = (self.clock.timestamp(asked_at), lost.map(|lost| lost.at));
+            let (_, record) = Record::listed(opening, ticket.terms.kept, intent, lost_at, asked_at_time);
+            self.ledger.put(ticket.id, record);
             let turn = match place {
                 Some(place) if answer.turn() => {
                     place.heard(asked_at);
@@ -80,7 +87,11 @@ impl Inner {
         let value = self.run(&steps::look_again(self.keys(), &ticket)).await?;
         let answer = Answer::of(&value).ok_or_else(|| nonsense("look_again"))?;
         match answer.word {
-            "adopted" => answer.id().map(Some).ok_or_else(|| nonsense("look_again")),
+            "adopted" => {
+                // Its own record went with its own entry.
+                self.ledger.forget(ticket.id);
+                answer.id().map(Some).ok_or_else(|| nonsense("look_again"))
+            }
             "none" | "lost" => Ok(None),
             _ => Err(nonsense("look_again")),
         }
@@ -90,15 +101,37 @@ impl Inner {
         &self,
         ticket: Ticket,
         lock: Duration,
-        present: bool,
+        place: PlaceTerm,
     ) -> Result<Renewed, RecordError> {
-        let value = self.run(&steps::keep_alive(self.keys(), &ticket, lock, present)).await?;
+        let asked = Instant::now();
+        let mut renewed = self.renew_place(ticket, lock, place, false).await?;
+        if renewed.0 == "gone"
+            && place == PlaceTerm::Lasting
+            && self.give_back_lost(ticket.id).await?.is_some()
+            && asked.elapsed() < ticket.terms.lease / 4
+        {
+            // The server has lost it with its record, and no other request can have had it: it is listed again.
+            renewed = self.renew_place(ticket, lock, place, true).await?;
+        }
+        let (word, is_held) = renewed;
+        if is_held {
+            self.ledger
+                .change(ticket.id, |record, now| record.keep_alive(ticket.owner, lock, now).map(|()| Fate::Keep));
+        }
+        Ok(Renewed { entry: word == "ours", lock: is_held })
+    }
+
+    /// What became of the entry, and whether the record is held.
+    async fn renew_place(
+        &self,
+        ticket: Ticket,
+        lock: Duration,
+        place: PlaceTerm,
+        lists_again: bool,
+    ) -> Result<(&'static str, bool), RecordError> {
+        let value = self.run(&steps::keep_alive(self.keys(), &ticket, lock, place, lists_again)).await?;
         let answer = Answer::of(&value).ok_or_else(|| nonsense("keep_alive"))?;
-        let entry = match answer.word {
-            "ours" => true,
-            "lost" => false,
-            _ => return Err(nonsense("keep_alive")),
-        };
-        Ok(Renewed { entry, lock: answer.is_held() })
+        let word = ["ours", "lost", "gone"].into_iter().find(|word| *word == answer.word);
+        Ok((word.ok_or_else(|| nonsense("keep_alive"))?, answer.is_held()))
     }
 }

@@ -449,7 +449,7 @@ impl Records for Nothing {
     fn look_again(&self, _: Ticket) -> Reply<'_, Option<RecordId>> {
         at_hand(Ok(None))
     }
-    fn keep_alive(&self, _: Ticket, _: Duration, _: bool) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
         at_hand(Ok(Renewed::ALL))
     }
     fn abandon(&self, _: Ticket) {}

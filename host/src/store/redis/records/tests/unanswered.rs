@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::idempotency::{
-    Arriving, RequestDigest, Ticket,
+    Arriving, PlaceTerm, RequestDigest, Ticket,
     unanswered::{Arrival, Terms, Unanswered},
 };
 
@@ -14,7 +14,8 @@ const HOST: HostId = HostId(7);
 enum Event {
     Arrive,
     LookAgain(usize),
-    KeepAlive(usize, bool),
+    /// Whether its caller is there, and whether it knows of a loss.
+    KeepAlive(usize, bool, bool),
     Abandon(usize),
     Answered(usize, bool),
     /// The owner of an entry begins with its record, as one that has adopted it does.
@@ -32,7 +33,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         6 => Just(Event::Arrive),
         3 => who().prop_map(Event::LookAgain),
-        3 => (who(), any::<bool>()).prop_map(|(own, present)| Event::KeepAlive(own, present)),
+        3 => (who(), any::<bool>(), any::<bool>()).prop_map(|(own, present, lost)| Event::KeepAlive(own, present, lost)),
         4 => who().prop_map(Event::Abandon),
         2 => (who(), any::<bool>()).prop_map(|(own, forget)| Event::Answered(own, forget)),
         4 => who().prop_map(Event::Begin),
@@ -155,7 +156,7 @@ impl Lists {
                 return Ok(());
             }
             Event::LookAgain(own)
-            | Event::KeepAlive(own, _)
+            | Event::KeepAlive(own, ..)
             | Event::Abandon(own)
             | Event::Answered(own, _)
             | Event::Begin(own)
@@ -187,14 +188,20 @@ impl Lists {
                     self.owners.push(Ticket { id: adopted, ..ticket });
                 }
             }
-            Event::KeepAlive(_, present) => {
-                let value = self.world.value(steps::keep_alive(&keys, &ticket, LOCK, present));
+            Event::KeepAlive(_, present, lost) => {
+                let place = if present { PlaceTerm::Lasting } else { PlaceTerm::GivenUp };
+                let value = self.world.value(steps::keep_alive(&keys, &ticket, LOCK, place, present && lost));
                 let answer = Answer::of(&value).unwrap();
                 let held = self.change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| Fate::Keep));
                 prop_assert_eq!(answer.is_held(), held == "done");
                 self.list.tidy(TERMS.kept, now);
                 let is_ours = if present { self.list.renew(id, owner, TERMS, now) } else { self.is_owner(&ticket) };
+                let is_ours = is_ours || (present && lost && self.list.list_again(id, owner, TERMS, now));
                 prop_assert_eq!(answer.word == "ours", is_ours);
+                if !is_ours {
+                    let is_gone = self.list.clone().list_again(id, owner, TERMS, now);
+                    prop_assert_eq!(answer.word, if is_gone { "gone" } else { "lost" });
+                }
             }
             Event::Abandon(_) => {
                 let (word, _) = self.world.ask(steps::abandon(&keys, &ticket));
@@ -389,4 +396,48 @@ async fn retried<'a, T>(ask: impl Fn() -> Reply<'a, T>) -> T {
         sleep(Duration::from_millis(50)).await;
     }
     panic!("the server does not answer");
+}
+
+/// The server loses its data while a write without a key is under way, whose caller waits: the place is listed again, and the record
+/// is given back. Neither the answer is withheld, nor is an unknown write forgotten, nor is what its caller leaves sent again.
+#[tokio::test]
+async fn a_place_that_the_server_has_lost_is_listed_again() {
+    use crate::idempotency::{Arrived, Entry, Hold, Ownership};
+    let server = RedisServer::start();
+    let ((one, clock), (other, _)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
+    let left = Arriving { intent: Some(Arc::new(World::intent(Fence(2)))), ..arriving(1) };
+    let entry = Entry::asking(&one, clock, &left);
+    assert!(matches!(one.arrive(left.clone()).await.unwrap(), Arrived::Listed { .. }));
+    let mut hold = Hold::listed(&one, clock, &left, Arc::clone(&entry), None, true);
+    hold.sent().await.unwrap();
+    entry.keep_alive();
+    let () = server.ask(&["FLUSHALL"]);
+    // Until it is renewed twice.
+    sleep(TERMS.lease).await;
+    assert_eq!(entry.ownership().await, Ownership::Held);
+    let next = other.arrive(arriving(2)).await.unwrap();
+    assert!(matches!(next, Arrived::Listed { others: true, .. }), "{next:?}");
+    hold.leave_unknown(Duration::ZERO);
+    entry.abandon();
+    one.flushed().await;
+    let unsettled = other.unsettled(10).await.unwrap();
+    assert!(unsettled.iter().any(|unsettled| unsettled.id == left.ticket.id), "{unsettled:?}");
+    let next = other.arrive(arriving(3)).await.unwrap();
+    assert!(matches!(next, Arrived::Adopted(id) if id == left.ticket.id), "{next:?}");
+}
+
+/// An entry that its owner's own word has ended is not listed again by a renewal that comes late, nor one that another request had.
+#[tokio::test]
+async fn a_place_that_ended_is_not_listed_again() {
+    use crate::idempotency::{Arrived, Renewed};
+    let server = RedisServer::start();
+    let (one, _) = host(&server, None);
+    for (fence, forget) in [(1, true), (2, false)] {
+        let ticket = arriving(fence).ticket;
+        assert!(matches!(one.arrive(arriving(fence)).await.unwrap(), Arrived::Listed { .. }));
+        one.answered(ticket, forget);
+        one.flushed().await;
+        let renewed = one.keep_alive(ticket, LOCK, PlaceTerm::Lasting).await.unwrap();
+        assert_eq!(renewed, Renewed { entry: false, lock: !forget });
+    }
 }
