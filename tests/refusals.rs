@@ -159,7 +159,7 @@ fn expected(problem: &Problem) -> Row {
             409,
             "in-flight",
             "the first request is under way",
-            "a request with this idempotency key is under way; ask again with the same key after the wait",
+            "this request, or an equal one whose caller has left, is under way; ask again after the wait, with the same idempotency key if it has one",
         )
         .waits("1", 1000)
         .maybe_sent(),
@@ -167,7 +167,7 @@ fn expected(problem: &Problem) -> Row {
             409,
             "answer-not-kept",
             "the first answer was not kept",
-            "the request with this key was answered 200, but the answer was not kept: it broke off, had more than 16 bytes, or kept answers take all their room; it is not sent again",
+            "the request was answered 200, but the answer was not kept: it broke off, had more than 16 bytes, or kept answers take all their room. The request is not sent again",
         )
         .maybe_sent(),
         Problem::KeysFull => row(
@@ -280,7 +280,7 @@ fn expected(problem: &Problem) -> Row {
             504,
             "effect-unknown",
             "effect is unknown",
-            "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled",
+            "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key, and it is settled. Without one, look at the upstream first: a repetition would be a second write",
         )
         .waits("60", 60_000)
         .maybe_sent(),
@@ -294,13 +294,13 @@ fn expected(problem: &Problem) -> Row {
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 by naming its answer (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/applied with the resource as body, at the admin listener; /not-applied if it is not its own) and repeat it",
+            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if it is not its own), then repeat the request",
         ),
         Problem::SeveralAfterLoss { .. } => row(
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 by naming its answer (POST /api/v1/records/0707070707070707070707070707070707070707070707070707070707070707/applied with the resource as body, at the admin listener; /not-applied if none is its own) and repeat it",
+            "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if none is its own), then repeat the request",
         )
         .maybe_sent(),
         Problem::NotInEffect { .. } => row(
@@ -315,21 +315,21 @@ fn expected(problem: &Problem) -> Row {
                 504,
                 "upstream-timeout",
                 "upstream did not answer in time",
-                "the upstream gave no answer (timeout); ask again later",
+                "the upstream gave no complete and valid answer (timeout)",
             )
             .maybe_sent(),
             (_, true) => row(
                 502,
                 "upstream-failed",
                 "upstream failed",
-                "the upstream gave no answer (reset); ask again later",
+                "the upstream gave no complete and valid answer (reset)",
             )
             .maybe_sent(),
             (_, false) => row(
                 502,
                 "upstream-unreachable",
                 "upstream cannot be reached",
-                "the upstream gave no answer (dns); ask again later",
+                "the upstream gave no complete and valid answer (dns)",
             ),
         },
     }

@@ -136,14 +136,16 @@ pub enum Problem {
     )]
     KeyReused,
     /// The first request with the key is still under way.
-    #[error("a request with this idempotency key is under way; ask again with the same key after the wait")]
+    #[error(
+        "this request, or an equal one whose caller has left, is under way; ask again after the wait, with the same idempotency key if it has one"
+    )]
     InFlight {
         /// When to come back.
         retry_after: Duration,
     },
     /// The first answer was not kept.
     #[error(
-        "the request with this key was answered {status}, but the answer was not kept: it broke off, had more than {limit_bytes} bytes, or kept answers take all their room; it is not sent again"
+        "the request was answered {status}, but the answer was not kept: it broke off, had more than {limit_bytes} bytes, or kept answers take all their room. The request is not sent again"
     )]
     NotKept {
         /// The first answer's status.
@@ -255,7 +257,7 @@ pub enum Problem {
     StoreUnavailable,
     /// The effect of a write is unknown.
     #[error(
-        "the request may or may not have taken effect at the upstream; do not repeat it blindly: ask again with the same idempotency key to have it settled"
+        "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key, and it is settled. Without one, look at the upstream first: a repetition would be a second write"
     )]
     EffectUnknown,
     /// Shared state has lost its data, nothing was sent since, and nothing that an earlier send made was found so far.
@@ -265,7 +267,7 @@ pub enum Problem {
     UnsentSinceLoss,
     /// What was found may be another request's, since shared state has lost its data.
     #[error(
-        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record {record} by naming its answer (POST /api/v1/records/{record}/applied with the resource as body, at the admin listener; /not-applied if it is not its own) and repeat it"
+        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if it is not its own), then repeat the request"
     )]
     UnknownAfterLoss {
         /// Its record.
@@ -273,7 +275,7 @@ pub enum Problem {
     },
     /// Several matches may be this request's, since shared state has lost its data.
     #[error(
-        "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record {record} by naming its answer (POST /api/v1/records/{record}/applied with the resource as body, at the admin listener; /not-applied if none is its own) and repeat it"
+        "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if none is its own), then repeat the request"
     )]
     SeveralAfterLoss {
         /// Its record.
@@ -287,8 +289,8 @@ pub enum Problem {
         /// The class.
         class: &'static str,
     },
-    /// No answer, and nothing was done.
-    #[error("the upstream gave no answer ({kind}){}; ask again later", reason_text(*failure))]
+    /// No complete and valid answer; of a write that its verdict says was applied, only the answer is missing.
+    #[error("the upstream gave no complete and valid answer ({kind}){}", reason_text(*failure))]
     UpstreamFailed {
         /// The last failure.
         failure: Failure,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The longest wait between two verifications of one write: an upstream that comes back after an outage is asked within it.
+/// The longest wait between two verifications of one write, unless `settlement.interval` is longer: an upstream that comes back after
+/// an outage is asked within it.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Absence counts once `commit-within` is over, not at its last instant.
