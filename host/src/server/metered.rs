@@ -108,3 +108,42 @@ impl http_body::Body for Taking {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::overload::{Peers, peers::Limits};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    const LIMITS: Limits =
+        Limits { peer_connections: 9, streams: 9, requests: 9, peer_requests: 9, abandoned: 9, peer_abandoned: 9 };
+
+    /// Reads far more than an ordinary head.
+    async fn reads(metered: &mut Metered<DuplexStream>, far: &mut DuplexStream) -> bool {
+        far.write_all(&[b'x'; 40 << 10]).await.unwrap();
+        metered.read_exact(&mut vec![0; 40 << 10]).await.is_ok()
+    }
+
+    /// Two connections each: a large head gives way only to others.
+    #[tokio::test]
+    async fn where_memory_is_full_a_connection_with_an_open_request_goes_on() {
+        for is_open in [true, false] {
+            let memory = Memory::new(Some(1 << 20), || None);
+            let peers = Peers::new(LIMITS);
+            let mut connections = Vec::new();
+            for _ in 0..2 {
+                let own = Arc::new(peers.connect(std::net::Ipv4Addr::LOCALHOST.into()).unwrap());
+                let (near, far) = duplex(64 << 10);
+                let (metered, _) = Metered::new(near, &memory, 64 << 10, &own);
+                connections.push((is_open.then(|| own.open()), metered, far));
+            }
+            for (_, metered, far) in &mut connections {
+                assert!(reads(metered, far).await);
+            }
+            memory.looked(2 << 20);
+            let (_open, metered, far) = &mut connections[0];
+            assert_eq!(reads(metered, far).await, is_open);
+        }
+    }
+}
