@@ -280,7 +280,7 @@ fn expected(problem: &Problem) -> Row {
             504,
             "effect-unknown",
             "effect is unknown",
-            "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key, and it is settled. Without one, look at the upstream first: a repetition would be a second write",
+            "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key and the same credentials, and it is settled. Without one, look at the upstream first: a repetition would be a second write",
         )
         .waits("60", 60_000)
         .maybe_sent(),

@@ -257,7 +257,7 @@ pub enum Problem {
     StoreUnavailable,
     /// The effect of a write is unknown.
     #[error(
-        "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key, and it is settled. Without one, look at the upstream first: a repetition would be a second write"
+        "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key and the same credentials, and it is settled. Without one, look at the upstream first: a repetition would be a second write"
     )]
     EffectUnknown,
     /// Shared state has lost its data, nothing was sent since, and nothing that an earlier send made was found so far.

@@ -121,7 +121,7 @@ mod tests {
 
     /// Reads far more than an ordinary head.
     async fn reads(metered: &mut Metered<DuplexStream>, far: &mut DuplexStream) -> bool {
-        far.write_all(&[b'x'; 40 << 10]).await.unwrap();
+        far.write_all(&vec![b'x'; 40 << 10]).await.unwrap();
         metered.read_exact(&mut vec![0; 40 << 10]).await.is_ok()
     }
 

@@ -51,17 +51,19 @@ else
   if prior then sends = '-' end
   if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
-redis.call('HDEL', KEYS[1], 'a')
 -- What an earlier holder asked stays known, as long as it may have been sent.
 local asked = r and prior and r.l or nil
-if not asked then redis.call('HDEL', KEYS[1], 'i') end
 local own = {
   f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
   d = tonumber(ARGV[14]),
   q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil,
   g = r and prior and r.g or nil
 }
+-- The first command that writes takes memory, so that a full server refuses the script as a whole: Redis lets everything
+-- through that comes after a command which only frees.
 write(own)
+redis.call('HDEL', KEYS[1], 'a')
+if not asked then redis.call('HDEL', KEYS[1], 'i') end
 beat(KEYS[5], ARGV[12], host_lease)
 schedule(own, math.min(own.e, now + host_lease))
 local turn = '0'

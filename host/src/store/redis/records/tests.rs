@@ -829,6 +829,21 @@ async fn an_eviction_is_noticed_by_the_next_step() {
     assert!(doubtful(&records, 2, 2).await);
 }
 
+/// A full server refuses to begin a record, so that nothing is sent whose answer it could not keep.
+#[tokio::test]
+async fn a_full_server_begins_no_record() {
+    let server = RedisServer::with(&[]);
+    let (records, clock) = host(&server, None);
+    let first = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
+    assert!(matches!(first, Begun::New(_)), "{first:?}");
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = begin(&records, clock, id(2), opening(2, 0)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let () = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    let begun = begin(&records, clock, id(2), opening(2, 0)).await.unwrap();
+    assert!(matches!(begun, Begun::New(_)), "nothing was written: {begun:?}");
+}
+
 /// Records, claims and turns on three masters: each step keeps to one slot, and one node's loss is noticed by the next step there.
 #[tokio::test]
 async fn a_cluster_keeps_records_and_tells_what_it_lost() {
