@@ -161,9 +161,9 @@ impl MemoryRecords {
                 let Some(record) = write else { return Ok(begin.into()) };
                 // One that is taken over keeps its place and its tenant's room; so does one that expired and is still there.
                 let tenant = shard.tenant(&id).or(opening.tenant);
-                let reserved = if existing.is_some() {
+                let is_there = existing.is_some();
+                let reserved = if is_there {
                     self.room.charge(tenant, RECORD_BYTES);
-                    self.held.fetch_add(1, Relaxed);
                     Ok(())
                 } else {
                     self.reserve(tenant, Room::admit)
@@ -172,7 +172,8 @@ impl MemoryRecords {
                     Ok(()) => {
                         let keyed_sends = record.keyed_sends(now);
                         let replaced = shard.put(id, Entry { record, tenant }, &self.room);
-                        self.held.fetch_sub(replaced, Relaxed);
+                        // The one that is there has its place: counting it twice for a moment would exceed the limit.
+                        self.held.fetch_sub(replaced.saturating_sub(usize::from(is_there)), Relaxed);
                         return Ok(Opened { begin, keyed_sends, turn: None, host: None });
                     }
                     Err(refused) => refused,

@@ -215,6 +215,7 @@ async fn a_pause_is_lifted_for_all_together() {
     soon("it is pushed", || [&other, &deaf].iter().all(|host| !host.gate.alone.paused().is_zero())).await;
     let waiting = other.gate.acquire(Ask::First, Duration::ZERO..=Duration::from_mins(20)).await.unwrap();
     assert!(other.gate.lift().await.unwrap());
+    soon("the first knows", || one.gate.alone.paused().is_zero()).await;
     assert!(one.gate.lift().await.is_ok_and(|lifted| !lifted), "once");
     // As if the message had not come.
     deaf.gate.alone.pause(Duration::from_mins(5));
