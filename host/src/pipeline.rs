@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     config::{
         Reload,
-        settings::{self, Mode, Policies, REGISTRY_AUTH, Settings, State},
+        settings::{Mode, Policies, REGISTRY_AUTH, Settings, State},
     },
     entropy::Entropy,
     error::Problem,
@@ -194,7 +194,7 @@ impl Host {
         };
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for (index, upstream) in settings.upstreams.iter().enumerate() {
-            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
             let following = Following::open(settings, index, link.as_ref(), with.clone());
             let configured = || Service::load(upstream, &engine, &keys, &registry, groups);
             let service = match &following {

@@ -5,7 +5,7 @@ use crate::{
     clock::Clock,
     config::{
         Problem, Problems,
-        settings::{self, PolicySource, Settings},
+        settings::{PolicySource, Settings},
     },
     entropy::Entropy,
     gate::Gates,
@@ -46,9 +46,7 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     for upstream in &settings.upstreams {
-        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| {
-            gates.group(name, &endpoint.group_settings())
-        }) {
+        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| gates.group(name, endpoint)) {
             Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
@@ -59,7 +57,7 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
         if let Some(source) = upstream.candidate.as_ref().map(|candidate| &candidate.policy) {
             // A file may come at any time later.
             let is_there = !matches!(source, PolicySource::File(file) if !file.exists());
-            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
             let loaded = is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, &registry, groups));
             if let Some(Err(error)) = loaded {
                 problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));

@@ -24,6 +24,7 @@ use crate::{
     },
     registry::{Artifact, Pulled, Registry, RegistryError},
     route::{RouteError, Router},
+    state::group::EndpointSettings,
     telemetry::{EndpointMeters, Meters},
 };
 use http::{HeaderMap, Method};
@@ -218,7 +219,7 @@ impl Service {
         engine: &Engine,
         keys: &Keys,
         registry: &Registry,
-        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+        group_of: impl FnMut(&str, &EndpointSettings) -> Group,
     ) -> Result<Self, ServiceError> {
         let (policy, trusted) = policy(settings, engine, keys, registry)?;
         let service = Self::with_policy(settings, policy, trusted, group_of)?;
@@ -244,7 +245,7 @@ impl Service {
         engine: &Engine,
         keys: &Keys,
         registry: &Registry,
-        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+        group_of: impl FnMut(&str, &EndpointSettings) -> Group,
     ) -> Result<Self, ServiceError> {
         let settings = settings::Upstream { policy: source.clone(), ..settings.clone() };
         Self::load(&settings, engine, keys, registry, group_of)
@@ -259,7 +260,7 @@ impl Service {
         settings: &settings::Upstream,
         policy: Arc<Policy>,
         trusted: bool,
-        mut group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+        mut group_of: impl FnMut(&str, &EndpointSettings) -> Group,
     ) -> Result<Self, ServiceError> {
         let upstream = || settings.name.clone();
         let description = policy.description();
@@ -269,11 +270,11 @@ impl Service {
         let mut endpoints = Vec::with_capacity(merged.len());
         for (index, (described, effective)) in merged.into_iter().enumerate() {
             let name = effective.group.clone().unwrap_or_else(|| described.name.clone());
-            let mut group = group_of(&format!("{}/{name}", settings.name), &effective);
+            let mut group = group_of(&format!("{}/{name}", settings.name), &effective.group_settings());
             if !effective.own_limits.is_empty() {
                 // No endpoint and no group has a slash in its name.
                 let own = format!("{}/{name}/{}", settings.name, described.name);
-                group = group.beside(group_of(&own, &effective.alone()));
+                group = group.beside(group_of(&own, &effective.alone().group_settings()));
             }
             endpoints.push(Endpoint {
                 policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },
@@ -302,7 +303,7 @@ impl Service {
     pub fn with_settings(
         &self,
         settings: &settings::Upstream,
-        group_of: impl FnMut(&str, &settings::Endpoint) -> Group,
+        group_of: impl FnMut(&str, &EndpointSettings) -> Group,
     ) -> Result<Self, ServiceError> {
         let made = Self::with_policy(settings, Arc::clone(&self.policy), self.trusted, group_of)?;
         let mut made = made.succeeding(self, self.generation);

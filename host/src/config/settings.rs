@@ -385,15 +385,15 @@ impl Default for Endpoint {
 impl Endpoint {
     /// The part of the settings that the endpoint brings to its group.
     pub(crate) fn group_settings(&self) -> group::EndpointSettings {
-        let own = self.alone();
-        let of = |endpoint: &Self| group::Settings {
-            breaker: endpoint.breaker.clone(),
-            limits: endpoint.limits.clone(),
-            budget: endpoint.budget.clone(),
-            leased: endpoint.leased,
-            pybreaker: endpoint.pybreaker.clone(),
+        let group = group::Settings {
+            breaker: self.breaker.clone(),
+            limits: self.limits.clone(),
+            budget: self.budget.clone(),
+            leased: self.leased,
+            pybreaker: self.pybreaker.clone(),
         };
-        group::EndpointSettings { group: of(self), own: of(&own), adaptive_rate: self.adaptive_rate }
+        let own = group::Settings { breaker: None, limits: self.own_limits.clone(), pybreaker: None, ..group.clone() };
+        group::EndpointSettings { group, own, adaptive_rate: self.adaptive_rate }
     }
 
     /// What an endpoint of a group has by itself: its own limits, and no breaker.

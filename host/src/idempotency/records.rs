@@ -1,5 +1,8 @@
 //! What keeping records, claims and turns asks of a store.
 
+#[cfg(test)]
+pub(crate) mod forwarded;
+
 use super::{
     HostLease,
     entry::{Arrived, Arriving, Ticket},

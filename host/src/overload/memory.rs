@@ -206,9 +206,7 @@ impl Spare {
             _ => Ok(()),
         }
     }
-}
 
-impl Spare {
     /// Takes so many of the bytes out, at most all of them.
     #[must_use = "dropping it lets go of them"]
     pub fn split(&mut self, bytes: usize) -> Self {

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     error::Problem,
-    idempotency::{Fingerprint, Identity, Keyed, Likeness, Tenant, header_roles, key::IDEMPOTENCY_KEY},
+    idempotency::{
+        Fingerprint, Identity, Keyed, Likeness, Tenant, header_roles, key::IDEMPOTENCY_KEY,
+        search_condition::IF_NONE_EXIST,
+    },
     overload::{
         Asking, Held, Priority, Scarce,
         peers::{Connection, TooMany},
@@ -24,9 +27,6 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout_at;
-
-/// The condition of a create.
-const IF_NONE_EXIST: &str = "if-none-exist";
 
 /// By which a caller or a proxy before the host names a request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -195,8 +195,7 @@ impl Serving {
     pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Gates) -> Result<Reconfigured, ServiceError> {
         let ledger = self.ledger.lock();
         let remade = |service: &Arc<Service>| {
-            let mut made =
-                service.with_settings(settings, |name, endpoint| gates.group(name, &endpoint.group_settings()))?;
+            let mut made = service.with_settings(settings, |name, endpoint| gates.group(name, endpoint))?;
             made.counting(&self.meters);
             Ok::<_, ServiceError>(Arc::new(made))
         };

@@ -108,7 +108,7 @@ fn stage_uncontained(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
     }
-    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, &endpoint.group_settings()))
+    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
         .map(Some)
         .map_err(|error| refused(StagePhase::Configuration)(told(&error)))
 }
@@ -126,7 +126,7 @@ pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, registry: &Registr
             Err(refused) => serving.refused(refused.event(file)),
         },
         PolicySource::Embedded(_) | PolicySource::Registry(_) | PolicySource::Builtin => {
-            let groups = |name: &str, endpoint: &settings::Endpoint| gates.group(name, &endpoint.group_settings());
+            let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
             match Service::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
                 Ok(service) => serving.put(Slot::Candidate, service),
                 Err(error) => {

@@ -325,15 +325,8 @@ mod tests {
         let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
         let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
         let notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
-        let notice = Notice {
-            record: RecordId::from_bytes([7; 32]),
-            upstream: "up".to_owned(),
-            endpoint: "create".to_owned(),
-            class: Class::AlreadyApplied,
-            settled_unix_ms: 5,
-        };
         for _ in 0..MAX_WAITING + 3 {
-            notifier.queue(notice.clone());
+            notifier.queue(notice("create"));
         }
         assert_eq!(notifier.counts(), Counts { dropped: 3, ..Counts::default() });
     }
@@ -397,20 +390,28 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_the_receiver_does_not_take_holds_up_no_other_message() {
+    fn receiver_and_notifier() -> (std::sync::Arc<Receiver>, Notifier) {
         let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
         let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
         let receiver = std::sync::Arc::new(Receiver::default());
         let mut notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
         notifier.client = Box::new(std::sync::Arc::clone(&receiver));
-        let notice = |endpoint: &str| Notice {
+        (receiver, notifier)
+    }
+
+    fn notice(endpoint: &str) -> Notice {
+        Notice {
             record: RecordId::from_bytes([7; 32]),
             upstream: "up".to_owned(),
             endpoint: endpoint.to_owned(),
             class: Class::AlreadyApplied,
             settled_unix_ms: 5,
-        };
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_receiver_does_not_take_holds_up_no_other_message() {
+        let (_, notifier) = receiver_and_notifier();
         for endpoint in [["refused"; 200].as_slice(), &["hangs"; 7], &["taken"; 3]].concat() {
             notifier.queue(notice(endpoint));
         }
@@ -424,20 +425,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_is_given_up_after_its_last_wait() {
-        let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
-        let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
-        let receiver = std::sync::Arc::new(Receiver::default());
-        let mut notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
-        notifier.client = Box::new(std::sync::Arc::clone(&receiver));
-        let notice = Notice {
-            record: RecordId::from_bytes([7; 32]),
-            upstream: "up".to_owned(),
-            endpoint: "refused".to_owned(),
-            class: Class::AlreadyApplied,
-            settled_unix_ms: 5,
-        };
+        let (receiver, notifier) = receiver_and_notifier();
         for _ in 0..20 {
-            notifier.queue(notice.clone());
+            notifier.queue(notice("refused"));
         }
         let _ = timeout(Duration::from_secs(300), notifier.run()).await;
         assert_eq!(

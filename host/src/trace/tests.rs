@@ -35,8 +35,7 @@ fn service(policy: &Arc<Policy>) -> Service {
     let settings = config::for_upstream("http://api.invalid", "http-standard").unwrap();
     let clock = Clock::anchored(0);
     let gates = Gates::memory(clock, Entropy::seeded(1), Arc::new(Events::new(clock)));
-    let group =
-        |name: &str, endpoint: &crate::config::settings::Endpoint| gates.group(name, &endpoint.group_settings());
+    let group = |name: &str, endpoint: &_| gates.group(name, endpoint);
     Service::with_policy(&settings.upstreams[0], Arc::clone(policy), true, group).unwrap()
 }
 

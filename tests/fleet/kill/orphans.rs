@@ -1,24 +1,16 @@
 //! Clients without keys that time out and repeat themselves at whichever host, one of which is killed: one row is made of one row.
 
 use super::*;
+use crate::support::fleet::UPSTREAM;
 use std::collections::VecDeque;
 use tokio::time::timeout;
 use triage::emulator::{Fault, Faults, When};
 
-const PATIENT: &str = r#"
-policy = "hospital-directory"
-[upstreams.hospital.defaults]
-breaker = { enabled = false }
-limits = []
-budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
-[upstreams.hospital.endpoints.create-hospital]
-limits = []
-concurrency = 10000
-attempt_timeout = "800ms"
-deadline = "110s"
-[upstreams.hospital.endpoints.list-batch]
-limits = []
-"#;
+/// The settings of a request that outlives many of its attempts.
+fn patient() -> String {
+    let list = "[upstreams.hospital.endpoints.list-batch]\nlimits = []\n";
+    format!("{UPSTREAM}attempt_timeout = \"800ms\"\ndeadline = \"110s\"\n{list}")
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -66,7 +58,7 @@ async fn asked_for(rows: usize, at_once: usize) {
             .on(Call::Create, chance(0.10), Fault::ResetAfter),
     );
     let began = Instant::now();
-    let mut running: Vec<_> = (0..3).map(|_| host_of(&server.url(), upstream, PATIENT)).collect();
+    let mut running: Vec<_> = (0..3).map(|_| host_of(&server.url(), upstream, &patient())).collect();
     let hosts = Arc::new(Mutex::new(running.iter().map(|(_, address)| *address).collect::<Vec<_>>()));
     let (seen, entropy) = (Arc::new(Mutex::new(Seen::default())), Entropy::system());
     let waiting: Arc<Mutex<VecDeque<usize>>> = Arc::new(Mutex::new((0..rows).collect()));
@@ -111,7 +103,7 @@ async fn a_caller_that_comes_back_at_another_host_adopts() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((_one, first), (_other, second)) =
-        (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
+        (host_of(&server.url(), upstream, &patient()), host_of(&server.url(), upstream, &patient()));
     let left = timeout(Duration::from_millis(300), send(first, crate::support::BATCH, "A", None)).await;
     assert!(left.is_err(), "it was answered too early: {left:?}");
     let got = send(second, crate::support::BATCH, "A", None).await.unwrap();
@@ -128,7 +120,7 @@ async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((one, first), (_other, second)) =
-        (host_of(&server.url(), upstream, PATIENT), host_of(&server.url(), upstream, PATIENT));
+        (host_of(&server.url(), upstream, &patient()), host_of(&server.url(), upstream, &patient()));
     let caller = tokio::spawn(async move { send(first, crate::support::BATCH, "A", None).await });
     while creates(&emulator) == 0 {
         assert!(!caller.is_finished(), "it was too fast to be seen");

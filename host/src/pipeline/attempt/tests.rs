@@ -10,7 +10,7 @@ use crate::{
         Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, HeartbeatLease, HostLease, Intent,
         Leaving, Opened, Opening, PlaceTerm, Postponed, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved,
         Stored, Ticket, Turn, Unsettled,
-        records::{Reply, at_hand},
+        records::{Reply, at_hand, forwarded::forwarded},
     },
     store::memory::records::{Limits, MemoryRecords},
     upstream::Transport,
@@ -29,74 +29,21 @@ struct UnderHeartbeat {
 }
 
 impl Records for UnderHeartbeat {
+    forwarded!();
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
         let now = || self.clock.now();
         let term = self.heartbeat.renewed(now().after(self.lease), now);
         let opened = self.records.begin(id, opening).now_or_never().unwrap();
         at_hand(opened.map(|opened| Opened { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
     }
-    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        self.records.sent(id, fence, intent)
-    }
-    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
-        self.records.finish(id, fence, stored)
-    }
-    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        self.records.release(id, fence)
-    }
-    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
-        self.records.leave(id, fence, leaving);
-    }
-    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
-        self.records.record_unknown(id, opening, leaving);
-    }
     fn arrive(&self, arriving: Arriving) -> Reply<'_, crate::idempotency::Arrived> {
         self.records.arrive(arriving)
-    }
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        self.records.look_again(ticket)
     }
     fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
         self.records.keep_alive(ticket, lock, place)
     }
     fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
         self.records.write_listed(ticket, opening, came)
-    }
-    fn abandon(&self, ticket: Ticket) {
-        self.records.abandon(ticket);
-    }
-    fn answered(&self, ticket: Ticket, forget: bool) {
-        self.records.answered(ticket, forget);
-    }
-    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
-        self.records.claim(name, owner, keep)
-    }
-    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
-        self.records.claimant(name, owner)
-    }
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
-        self.records.turn(fingerprint)
-    }
-    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
-        self.records.unsettled(limit)
-    }
-    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
-        self.records.unsettled_one(id)
-    }
-    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
-        self.records.due(limit)
-    }
-    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
-        self.records.postpone(id, wait, longest_age)
-    }
-    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        self.records.take(id, lease)
-    }
-    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
-        self.records.status(id)
-    }
-    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
-        self.records.resolve(id, resolution)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     idempotency::{
         Claim, ClaimName, Claimant, Intent, Leaving, Opened, PlaceTerm, Postponed, RecordError, RecordStatus, Records,
         Renewed, Resolution, Resolved, Turn, Unsettled,
-        records::{Reply, at_hand},
+        records::{Reply, at_hand, forwarded::forwarded},
     },
     policy::contract::{Failure, FailureKind},
     store::memory::records::{Limits, MemoryRecords},
@@ -55,23 +55,9 @@ impl Leased {
 }
 
 impl Records for Leased {
+    forwarded!();
     fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
         self.records.begin(id, opening)
-    }
-    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        self.records.sent(id, fence, intent)
-    }
-    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
-        self.records.finish(id, fence, stored)
-    }
-    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
-        self.records.release(id, fence)
-    }
-    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
-        self.records.leave(id, fence, leaving);
-    }
-    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
-        self.records.record_unknown(id, opening, leaving);
     }
     fn lease(&self) -> Option<Duration> {
         Some(LEASE)
@@ -85,48 +71,9 @@ impl Records for Leased {
         }
         at_hand(arrived)
     }
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        self.records.look_again(ticket)
-    }
     fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
         let unavailable = || RecordError::Unavailable { source: "it is cut off".into(), maybe_done: false };
         at_hand(self.renewals.lock().ok_or_else(unavailable))
-    }
-    fn abandon(&self, ticket: Ticket) {
-        self.records.abandon(ticket);
-    }
-    fn answered(&self, ticket: Ticket, forget: bool) {
-        self.records.answered(ticket, forget);
-    }
-    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
-        self.records.claim(name, owner, keep)
-    }
-    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
-        self.records.claimant(name, owner)
-    }
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
-        self.records.turn(fingerprint)
-    }
-    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
-        self.records.unsettled(limit)
-    }
-    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
-        self.records.unsettled_one(id)
-    }
-    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
-        self.records.due(limit)
-    }
-    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
-        self.records.postpone(id, wait, longest_age)
-    }
-    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        self.records.take(id, lease)
-    }
-    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
-        self.records.status(id)
-    }
-    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
-        self.records.resolve(id, resolution)
     }
 }
 

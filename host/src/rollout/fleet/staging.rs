@@ -2,7 +2,6 @@
 
 use super::Following;
 use crate::{
-    config::settings,
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
     rollout::{Context, Serving, told},
@@ -99,7 +98,7 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
 
 /// A policy with the settings of now.
 pub(super) fn service(context: &Context, serving: &Serving, policy: &Arc<Policy>) -> Result<Service, Unstaged> {
-    let groups = |name: &str, endpoint: &settings::Endpoint| context.gates.group(name, &endpoint.group_settings());
+    let groups = |name: &str, endpoint: &_| context.gates.group(name, endpoint);
     Service::with_policy(&serving.configured(), Arc::clone(policy), false, groups).map_err(|error| Unstaged::of(&error))
 }
 
