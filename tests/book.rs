@@ -1,5 +1,8 @@
-//! The book: each page is in its summary, and each relative link leads to a page, a heading or a file.
+//! The book, the README and what stands in `.github`: each page is in the summary, each relative link leads to a page, a heading or
+//! a file, and commands and configurations hold.
 
+mod commands;
+mod reference;
 mod snippets;
 
 use std::{
@@ -10,6 +13,24 @@ use std::{
 
 fn source_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src")
+}
+
+/// The folder of the repository.
+fn repository() -> PathBuf {
+    plain(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+}
+
+/// The pages beside the book: they link to anything in the repository.
+fn pages_beside() -> Vec<PathBuf> {
+    let root = repository();
+    let mut found = vec![root.join("README.md"), root.join("host/CHANGELOG.md")];
+    found.extend(pages(&root.join(".github")));
+    found
+}
+
+/// All pages: the book's and those beside it.
+fn all_pages() -> Vec<PathBuf> {
+    pages(&plain(&source_folder())).into_iter().chain(pages_beside()).collect()
 }
 
 fn read(file: &Path) -> String {
@@ -25,6 +46,21 @@ fn pages(folder: &Path) -> BTreeSet<PathBuf> {
             found.extend(pages(&path));
         } else if path.extension().is_some_and(|extension| extension == "md") {
             found.insert(path);
+        }
+    }
+    found
+}
+
+/// The blocks of code of a page, each with the word behind its fence.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut open: Option<(String, String)> = None;
+    for line in text.lines() {
+        match (line.trim_start().strip_prefix("```"), open.take()) {
+            (Some(word), None) => open = Some((word.trim().to_owned(), String::new())),
+            (Some(_), Some(block)) => found.push(block),
+            (None, Some((word, code))) => open = Some((word, code + line + "\n")),
+            (None, None) => {}
         }
     }
     found
@@ -81,7 +117,8 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// What is wrong with a page's links.
+/// What is wrong with a page's links. They lead to something in `folder`: the built book holds what is below its source folder, and
+/// nothing else of the repository.
 fn broken_links(page: &Path, text: &str, folder: &Path) -> Vec<String> {
     let mut broken = Vec::new();
     for link in links(text) {
@@ -91,9 +128,8 @@ fn broken_links(page: &Path, text: &str, folder: &Path) -> Vec<String> {
         let (path, heading) = link.split_once('#').map_or((link.as_str(), None), |(path, id)| (path, Some(id)));
         let target = if path.is_empty() { page.to_owned() } else { plain(&page.parent().unwrap().join(path)) };
         let name = page.strip_prefix(folder).unwrap().display();
-        // The built book holds what is below its source folder, and nothing else of the repository.
-        if !target.starts_with(folder) || !target.is_file() {
-            broken.push(format!("{name}: ({link}) is no file of the book"));
+        if !target.starts_with(folder) || !target.exists() {
+            broken.push(format!("{name}: ({link}) leads to nothing"));
         } else if let Some(heading) = heading
             && !heading_ids(&read(&target)).contains(heading)
         {
@@ -118,23 +154,58 @@ fn each_page_is_in_the_summary_once() {
 #[test]
 fn each_relative_link_leads_somewhere() {
     let folder = plain(&source_folder());
-    let broken: Vec<String> = pages(&folder).iter().flat_map(|page| broken_links(page, &read(page), &folder)).collect();
+    let mut broken: Vec<String> =
+        pages(&folder).iter().flat_map(|page| broken_links(page, &read(page), &folder)).collect();
+    let root = repository();
+    broken.extend(pages_beside().iter().flat_map(|page| broken_links(page, &read(page), &root)));
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The paths of the repository that a page names between backticks.
+fn named_paths(text: &str) -> Vec<String> {
+    let spans = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_path = |span: &&str| {
+        let begins = ["host/", "tests/", "wit/", "guest-policies/", ".ci/", ".github/"];
+        begins.iter().any(|begin| span.starts_with(begin)) && !span.contains([' ', '*', '<', '…'])
+    };
+    spans.filter(is_path).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_path_that_a_page_names_is_there() {
+    let root = repository();
+    let mut missing = Vec::new();
+    // What a version changed keeps the names of its time.
+    for page in all_pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let paths = named_paths(&read(page)).into_iter().filter(|path| !root.join(path).exists());
+        missing.extend(paths.map(|path| format!("{}: {path}", page.strip_prefix(&root).unwrap().display())));
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn the_readme_is_short_and_leads_to_the_book() {
+    let readme = read(&repository().join("README.md"));
+    assert!(readme.lines().count() <= 150, "{} lines: what needs more belongs into the book", readme.lines().count());
+    for command in ["cargo run --release -- demo", "bash .ci/run"] {
+        assert!(readme.lines().any(|line| line.starts_with(command)), "{command} is missing");
+    }
+    assert!(readme.contains("```mermaid\n"), "the picture of a request's way is missing");
 }
 
 #[test]
 fn a_broken_link_is_found() {
     let folder = plain(&source_folder());
     let page = folder.join("introduction.md");
-    let text = "[a](introduction.md#words) [b](gone.md) [c](introduction.md#gone) [d](https://a.example) `[e](code.md)`\n\
-                ```\n[f](fenced.md)\n```\n[g](../../CHANGELOG.md) [h](#words)\n";
+    let text = "[a](introduction.md#where-to-read) [b](gone.md) [c](introduction.md#gone) [d](https://a.example) `[e](code.md)`\n\
+                ```\n[f](fenced.md)\n```\n[g](../../CHANGELOG.md) [h](#where-to-read)\n";
     let broken = broken_links(&page, text, &folder);
     assert_eq!(
         broken,
         [
-            "introduction.md: (gone.md) is no file of the book",
+            "introduction.md: (gone.md) leads to nothing",
             "introduction.md: (introduction.md#gone) names no heading",
-            "introduction.md: (../../CHANGELOG.md) is no file of the book",
+            "introduction.md: (../../CHANGELOG.md) leads to nothing",
         ]
     );
 }

@@ -8,6 +8,7 @@ use futures_util::{future::BoxFuture, stream};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use std::{
+    fmt::Write as _,
     net::Ipv4Addr,
     num::NonZeroU32,
     sync::{
@@ -575,6 +576,21 @@ fn every_problem() -> Vec<Problem> {
         failed(FailureKind::Reset, true),
         failed(FailureKind::Dns, false),
     ]
+}
+
+/// The table of the book's page on problem types.
+pub fn reference() -> String {
+    let mut table = String::from(
+        "| type | status | title | `triage-sent` | `Retry-After` | an example of its detail |\n|---|---|---|---|---|---|\n",
+    );
+    for problem in every_problem() {
+        let row = expected(&problem);
+        let wait = if row.wait.is_some() { "yes" } else { "" };
+        let detail = row.detail.replace(&"07".repeat(32), "RECORD").replace('|', "\\|");
+        let _ =
+            writeln!(table, "| `{}` | {} | {} | `{}` | {wait} | {detail} |", row.kind, row.status, row.title, row.sent);
+    }
+    table
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ fn a_fault_that_is_none_is_refused() {
     assert!(ended.err.contains("\"explode\" is no fault"), "{ended:?}");
 }
 
-/// The three commands of the README, as printed, and the answer that they change.
+/// The commands of the book's page on policies, as printed, and the answer that they change.
 #[test]
 fn a_new_policy_is_built_tested_and_served() {
     let folder = tempfile::tempdir().unwrap();

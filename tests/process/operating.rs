@@ -225,7 +225,7 @@ fn the_log_holds_nothing_that_was_sent() {
     assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
 }
 
-/// As the README has it: recorded from a running host, replayed through another policy.
+/// As the book has it: recorded from a running host, replayed through another policy.
 #[test]
 fn decisions_are_recorded_and_replayed() {
     use std::os::unix::fs::PermissionsExt as _;

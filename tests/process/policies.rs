@@ -17,11 +17,11 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The command that the README prints.
+/// The command that the book prints.
 fn printed() -> Vec<String> {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let line = readme.lines().find(|line| line.starts_with("triage policy push") && line.contains("--announce"));
-    line.expect("README shows how to announce").split(' ').skip(1).map(str::to_owned).collect()
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/guide/roll-out.md")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("triage policy push") && line.contains("--announce"));
+    line.expect("the page shows how to announce").split(' ').skip(1).map(str::to_owned).collect()
 }
 
 /// Two policies that each leave marks: the one asks twice, the other once, and each has a word of its own for the end.
@@ -84,7 +84,7 @@ impl Fleet {
         Triage::start(&mut command).ended()
     }
 
-    /// The README's command, with the registry's own name.
+    /// The book's command, with the registry's own name.
     fn announce(&self, component: &[u8]) -> Ended {
         std::fs::write(self.policies.folder.path().join("next.wasm"), component).unwrap();
         let repository = format!("oci://{}/{}", self.policies.registry.address, crate::support::policies::REPOSITORY);
@@ -168,7 +168,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// As the README has it. Prints how far apart the hosts switched.
+/// As the book has it. Prints how far apart the hosts switched.
 #[test]
 fn a_fleet_switches_together_under_load_and_goes_back_together() {
     let runtime = runtime();

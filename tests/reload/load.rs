@@ -132,7 +132,7 @@ async fn reloads_under_load_lose_no_request() {
     assert!(seen.served > 20, "the load ran: {}", seen.served);
 }
 
-/// The same for long, as an operator would see it in a year. Prints what the README tells.
+/// The same for long, as an operator would see it in a year. Prints what the book's figures tell.
 #[tokio::test]
 #[ignore = "minutes"]
 async fn a_thousand_reloads_under_load_lose_no_request_and_no_memory() {

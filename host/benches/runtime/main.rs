@@ -1,4 +1,4 @@
-//! Policies at runtime, measured on a whole host: `cargo bench --bench runtime [-- PART]`. The README's figures come from here.
+//! Policies at runtime, measured on a whole host: `cargo bench --bench runtime [-- PART]`. The book's figures come from here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

@@ -16,7 +16,7 @@ pub enum Command {
     Check(Flags),
     /// Print the effective values and where each came from
     Show(Flags),
-    /// Print every key with its default and its meaning, as README has them
+    /// Print every key with its default and its meaning, as a Markdown table
     Reference,
 }
 

@@ -1,4 +1,4 @@
-//! The one table of keys: the reader, `config show` and the README's table all follow it.
+//! The one table of keys: the reader, `config show` and the book's reference all follow it.
 
 use super::{kind::Kind, value::is_bare};
 use std::fmt::Write as _;
@@ -312,7 +312,7 @@ pub(super) fn joined(path: &[String]) -> String {
     path.iter().map(|segment| shown(segment)).collect::<Vec<_>>().join(".")
 }
 
-/// The Markdown table of every key, its default and its meaning: what README shows between its `config` markers.
+/// The Markdown table of every key, its default and its meaning: the book's reference of the configuration.
 pub fn reference() -> String {
     let mut table = String::from("| key | default | reload | meaning |\n|---|---|---|---|\n");
     for key in KEYS {

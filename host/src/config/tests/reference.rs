@@ -1,4 +1,4 @@
-//! What is printed of a configuration: `config show`, the reference, README.
+//! What is printed of a configuration: `config show` and the reference.
 
 use super::*;
 use crate::config::keys::KEYS;
@@ -127,15 +127,6 @@ fn every_default_of_the_table_fits_its_key() {
         let read = key.kind.read(key.name, &raw, key.may_be_off(), &mut problems);
         assert!(read.is_some() && problems.is_empty(), "{}: {problems:?}", key.name);
     }
-}
-
-#[test]
-fn the_readmes_table_is_the_reference() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let Ok(readme) = std::fs::read_to_string(path) else { return };
-    let between = readme.split_once("<!-- config -->").and_then(|(_, rest)| rest.split_once("<!-- /config -->"));
-    let (table, _) = between.expect("README has the markers <!-- config --> and <!-- /config -->");
-    assert_eq!(table.trim(), reference().trim(), "paste what `cargo run -- config reference` prints into README.md");
 }
 
 /// The limits that an endpoint of a group has by itself are shown, and what is shown loads to the same.
