@@ -21,6 +21,7 @@ pub(crate) mod prefer;
 mod record_status;
 mod request_head;
 mod settling;
+mod shared_verifications;
 mod state;
 mod unkeyed;
 pub(crate) mod upstream_key;
@@ -29,8 +30,8 @@ mod wake;
 
 pub(crate) use exchange::Exchange;
 pub(crate) use gone::CallerGone;
+use shared_verifications::SharedVerifications;
 pub(crate) use state::check as check_state;
-use verification::SharedVerifications;
 
 use self::early::Leaves;
 use crate::{

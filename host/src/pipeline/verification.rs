@@ -4,32 +4,26 @@
 //! Nothing here sends the write: a verdict that would send it again means that its absence is proven, and frees its key.
 
 use super::{
-    Exchange, Host,
+    Exchange, Host, SharedVerifications,
     answer::Outgoing,
-    attempt::{Arrived, Errand},
-    exchange::{Answer, Arrival, MaybeHold, Progress, RequestBody},
+    exchange::{Arrival, MaybeHold, Progress, RequestBody},
 };
 use crate::{
-    error::Problem,
     idempotency::{
         self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, Postponed, RecordId, Stored,
     },
     overload::Priority,
-    policy::contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Probe, Purpose},
+    policy::contract::{Class, Effect, Failure, FailureKind, Purpose},
     retry::Step,
     service::Service,
     settlement::{Schedule, Verified},
     telemetry::Account,
-    upstream::{self, Outbound, redirect::Origin},
+    upstream::redirect::Origin,
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, timeout},
-};
+use http::StatusCode;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
 
 /// The wait for a place of the endpoint's limits: the record is held meanwhile.
 const MAX_LIMIT_WAIT: Duration = Duration::from_secs(1);
@@ -41,9 +35,6 @@ const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
 const LOCK_RESERVE: Duration = Duration::from_secs(2);
 /// Different requests of one verification: a policy may follow a list by a second page or a resource.
 const MAX_REQUESTS: usize = 4;
-/// An answer serves the other writes that ask the same for so long.
-const SHARED_FOR: Duration = Duration::from_secs(1);
-
 /// Until a write is verified again that no host can verify now: only another configuration or policy changes that.
 const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
 
@@ -356,96 +347,4 @@ fn proven(step: Step, progress: &Progress, asked: bool) -> Option<Proof> {
             (asked && !progress.unsettled).then_some(Proof::NotInEffect)
         }
     }
-}
-
-/// Requests that several verifications share: twenty rows of one batch ask for the same list. An answer counts for each of them by the
-/// time at which it was asked for, never by the time at which it is read.
-#[derive(Debug, Default)]
-pub(crate) struct SharedVerifications(Mutex<HashMap<Vec<u8>, Arc<OnceCell<SharedOutcome>>>>);
-
-/// What such a request brought.
-#[derive(Debug)]
-struct SharedOutcome {
-    asked_at: Instant,
-    came_at: Instant,
-    /// Its body as far as a policy reads it, and whether that is all.
-    answer: Result<(StatusCode, HeaderMap, Bytes, bool), Failure>,
-}
-
-impl SharedVerifications {
-    /// Asks, or takes what another verification was answered. None: it was not allowed.
-    async fn request(
-        &self,
-        exchange: &mut Exchange,
-        probe: &Probe,
-        progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Option<Arrival> {
-        let cell = self.cell(identity(exchange.upstream, &exchange.probe_request(probe)));
-        let own = requested(exchange, probe, progress, hold);
-        let outcome = match cell.get_or_try_init(|| own).await {
-            Ok(outcome) => outcome,
-            Err(problem) => {
-                tracing::debug!(%problem, "an unknown write could not be verified now");
-                return None;
-            }
-        };
-        // What was asked before the write was sent tells nothing of it.
-        if progress.last_sent.is_some_and(|sent| outcome.asked_at < sent) {
-            return None;
-        }
-        progress.probes += 1;
-        progress.verification_sent_at = Some(outcome.asked_at);
-        Some(match &outcome.answer {
-            Ok((status, headers, read, complete)) => Arrival::Answer(Answer {
-                status: *status,
-                headers: headers.clone(),
-                read: read.clone(),
-                rest: (!complete).then(|| upstream::full(Bytes::new())),
-            }),
-            Err(failure) => Arrival::Failure(*failure),
-        })
-    }
-
-    fn cell(&self, identity: Vec<u8>) -> Arc<OnceCell<SharedOutcome>> {
-        let mut cells = self.0.lock();
-        let is_fresh = |cell: &Arc<OnceCell<SharedOutcome>>| match cell.get() {
-            Some(outcome) => outcome.came_at.elapsed() < SHARED_FOR,
-            // Under way, unless all that waited for it are gone.
-            None => Arc::strong_count(cell) > 1,
-        };
-        cells.retain(|_, cell| is_fresh(cell));
-        Arc::clone(cells.entry(identity).or_default())
-    }
-}
-
-async fn requested(
-    exchange: &mut Exchange,
-    probe: &Probe,
-    progress: &mut Progress,
-    hold: &mut MaybeHold,
-) -> Result<SharedOutcome, Problem> {
-    let Arrived { arrival, permit, took, sent_at, .. } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
-    permit.report(BreakerSignal::Ignore, took);
-    let answer = match arrival {
-        Arrival::Answer(Answer { status, headers, read, rest }) => Ok((status, headers, read, rest.is_none())),
-        Arrival::Failure(failure) => Err(failure),
-    };
-    Ok(SharedOutcome { asked_at: sent_at, came_at: Instant::now(), answer })
-}
-
-/// All that a request is, so that only equal ones are shared: a caller's credentials are part of it.
-fn identity(upstream: usize, request: &Outbound) -> Vec<u8> {
-    let mut identity = upstream.to_be_bytes().to_vec();
-    let mut part = |bytes: &[u8]| {
-        identity.extend(bytes.len().to_be_bytes());
-        identity.extend(bytes);
-    };
-    part(request.method.as_str().as_bytes());
-    part(request.path_and_query.as_bytes());
-    for (name, value) in &request.headers {
-        part(name.as_str().as_bytes());
-        part(value.as_bytes());
-    }
-    identity
 }

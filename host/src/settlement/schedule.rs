@@ -9,10 +9,14 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Absence counts once `commit-within` is over, not at its last instant.
 const AFTER_COMMIT: Duration = Duration::from_millis(1);
 
+/// How far behind `commit-within` a write is verified at most. The writes that were sent within this time are then settled by one
+/// answer, where each at its own instant would need one of its own.
+const COMMIT_SPREAD: Duration = Duration::from_secs(2);
+
 /// The times of one write's verifications.
 ///
 /// Before `commit-within` each wait is as long as the write is old: a late commit is rare, and each verification takes a place
-/// of the endpoint's limits that other writes may need. One falls right behind `commit-within`, from when on absence counts. Later
+/// of the endpoint's limits that other writes may need. One falls shortly behind `commit-within`, from when on absence counts. Later
 /// only an upstream that cannot be asked leaves a write unknown: waits grow again from the shortest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -34,7 +38,7 @@ impl Schedule {
         let before = self.commit_within.saturating_sub(sent_ago);
         let age = if before.is_zero() { sent_ago.saturating_sub(self.commit_within) / 4 } else { sent_ago };
         let wait = if asked { age.clamp(interval, MAX_WAIT.max(interval)) } else { interval };
-        let wait = if before.is_zero() { wait } else { wait.min(before.saturating_add(AFTER_COMMIT)) };
+        let wait = if before.is_zero() { wait } else { wait.min(before.saturating_add(interval.min(COMMIT_SPREAD))) };
         // The last one falls behind the margin, so that a write is never given up without one at its end.
         Some(wait.min(left.saturating_add(AFTER_COMMIT)))
     }
@@ -55,7 +59,7 @@ mod tests {
     #[test]
     fn waits_grow_with_the_age_until_absence_counts() {
         for (age, wait) in
-            [(0, 2_000), (5, 5_000), (30, 30_000), (60, 15_001), (75, 2_000), (115, 10_000), (2_000, 60_000)]
+            [(0, 2_000), (5, 5_000), (30, 30_000), (60, 17_000), (75, 2_000), (115, 10_000), (2_000, 60_000)]
         {
             assert_eq!(USUAL.next(seconds(age), true), Some(Duration::from_millis(wait)), "after {age} s");
         }
@@ -84,7 +88,7 @@ mod tests {
                 prop_assert!(count < 20_000_000, "it never ends");
             }
             let first = *proofs.first().unwrap();
-            prop_assert!(first <= own.commit_within.max(ms(first_ms)) + AFTER_COMMIT, "{first:?}");
+            prop_assert!(first <= own.commit_within.max(ms(first_ms)) + COMMIT_SPREAD, "{first:?}");
             prop_assert!(age >= own.commit_within + own.margin, "given up early: {age:?}");
             let end = (own.commit_within + own.margin).max(ms(first_ms)) + 2 * AFTER_COMMIT;
             prop_assert!(age <= end, "{age:?} after {end:?}");
