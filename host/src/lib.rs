@@ -38,3 +38,8 @@ mod units;
 pub mod upstream;
 
 pub use pipeline::{Host, HostError};
+
+/// The book's page about the library: its example compiles and runs with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/src/guide/library.md")]
+struct LibraryPage;
