@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use triage::{clock::Clock, entropy::Entropy};
+use triage::{clock::Clock, rng::Rng};
 
 /// Sends bytes, closes the sending side, and reads whatever comes until the connection ends.
 async fn all(front: &Front, request: &[u8]) -> String {
@@ -405,7 +405,7 @@ async fn an_answer_under_way_counts_against_the_memory_limit() {
         Scripted::start(|seen| if seen.line().contains("/slow") { ok("", "a part of it") } else { ok("", "") }).await;
     let mut settings = triage::config::for_upstream(&upstream.url(), "http-standard").unwrap();
     settings.server.memory_limit = Some(1);
-    let host = triage::Host::new(&settings, Clock::system(), Entropy::system()).unwrap();
+    let host = triage::Host::new(&settings, Clock::system(), Rng::system()).unwrap();
     let ask = async |path: &str| host.call(http::Request::get(path).body(bytes::Bytes::new()).unwrap()).await;
     let slow = ask("/slow").await;
     assert_eq!(slow.status(), 200, "whoever is alone is served");

@@ -12,7 +12,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use triage::{
     config,
     rollout::{CandidateReport, Difference, Event},
-    service::StagePhase,
+    upstream_runtime::StagePhase,
 };
 
 /// A host with a folder, `http-standard` in service and a candidate `next.wasm` that may come later.

@@ -7,7 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use triage::policy::{Contract, Engine, Loading, Policy, VERSION};
+use triage::policy::{Contract, Engine, LoadOptions, Policy, VERSION};
 use wit_component::semver_check;
 use wit_parser::{PackageId, Resolve};
 
@@ -60,7 +60,7 @@ fn components_of_every_released_contract_load() {
             if entry.extension().is_none_or(|extension| extension != "wasm") {
                 continue;
             }
-            let policy = Policy::load(&engine, &fs::read(&entry).unwrap(), &Loading::default());
+            let policy = Policy::load(&engine, &fs::read(&entry).unwrap(), &LoadOptions::default());
             let policy = policy.unwrap_or_else(|error| panic!("{}: {error:?}", entry.display()));
             let named = policy.contract().map(Contract::name).unwrap();
             assert_eq!(named, format!("triage:policy@{}.{}", version.0, version.1), "{}", entry.display());

@@ -20,8 +20,8 @@ use triage::{
     Host,
     clock::Clock,
     config::{self, settings::Settings},
-    entropy::Entropy,
-    policy::{Engine, LoadError, Loading, Policy, prebuilt},
+    policy::{Engine, LoadError, LoadOptions, Policy, prebuilt},
+    rng::Rng,
 };
 
 /// Limits, budget and breaker stay out of the way.
@@ -51,7 +51,7 @@ impl World {
         let faults = Faulty::new(Arc::new(InProcess(Arc::clone(&server))));
         let transport = Arc::new(Between(Arc::clone(&faults)));
         let clock = Clock::anchored(1_767_225_600_000);
-        let host = Host::with_transports(settings, clock, Entropy::seeded(7), vec![transport]).unwrap();
+        let host = Host::with_transports(settings, clock, Rng::seeded(7), vec![transport]).unwrap();
         Self { host, server, faults }
     }
 
@@ -145,7 +145,7 @@ async fn the_server_races() {
     let faults = Faulty::new(Arc::new(InProcess(Arc::clone(&server))));
     let settings = settings("policy = \"http-standard\"\n");
     let transport = Arc::new(Between(faults));
-    let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(7), vec![transport]).unwrap();
+    let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(7), vec![transport]).unwrap();
     created(9, |_, request| async { read(host.call(request).await).await }).await;
     assert_eq!(server.patients().values().sum::<usize>(), 9, "three identifiers, and nine patients");
 }
@@ -357,7 +357,7 @@ async fn a_verification_waits_for_a_place_of_the_reads() {
 fn commit_within_is_a_setting_that_the_host_sees() {
     let engine = Engine::start().unwrap();
     let load = |settings: &str| {
-        let loading = Loading { settings: settings.to_owned(), ..Loading::default() };
+        let loading = LoadOptions { settings: settings.to_owned(), ..LoadOptions::default() };
         Policy::load(&engine, prebuilt::embedded("fhir").unwrap(), &loading)
     };
     let seen = |settings: &str| {

@@ -52,7 +52,7 @@ async fn what_has_expired_is_cleared_away_without_traffic() {
     tokio::time::sleep(Duration::from_hours(25)).await;
     assert!(held("20", "20"), "tripwire: nobody looks");
     let host = world.host.clone();
-    let tidying = tokio::spawn(async move { host.tidy().await });
+    let tidying = tokio::spawn(async move { host.purge_expired().await });
     tokio::time::sleep(Duration::from_mins(6)).await;
     assert!(held("0", "0"), "{:?}", world.host);
     tidying.abort();

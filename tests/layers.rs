@@ -28,8 +28,8 @@ use triage::{
     Host,
     clock::Clock,
     config::{self, settings::Settings},
-    entropy::Entropy,
     policy::contract::{Failure, FailureKind},
+    rng::Rng,
     upstream::{Inbound, Outbound, Transport, full},
 };
 
@@ -186,7 +186,7 @@ impl Stage {
         let upstream = Arc::new(Scripted { script: Mutex::new(Box::new(script)), seen: Mutex::default() });
         let transport: Arc<dyn Transport> = Arc::clone(&upstream) as _;
         let clock = Clock::anchored(1_767_225_600_000);
-        let host = Host::with_transports(settings, clock, Entropy::seeded(seed), vec![transport]).unwrap();
+        let host = Host::with_transports(settings, clock, Rng::seeded(seed), vec![transport]).unwrap();
         Arc::new(Self { host, upstream })
     }
 

@@ -22,10 +22,10 @@ use triage::{
     clock::Clock,
     config::{self, settings::Settings},
     emulator::{Call, ColdStart, Fault, Faults, Meanwhile, Options, When},
-    entropy::Entropy,
     error::Problem,
     policy::contract::{Failure, FailureKind},
     rate_limit::Quota,
+    rng::Rng,
     upstream::{Body, Inbound, Outbound, Transport, full, headers::Caller},
 };
 
@@ -691,7 +691,7 @@ fn plain(upstream: &str, endpoint: &str) -> Scene {
 
 fn host(settings: &Settings, script: impl Fn(&Outbound) -> Scripted + Send + Sync + 'static) -> Host {
     let upstream: Arc<dyn Transport> = Arc::new(Upstream(Box::new(script)));
-    Host::with_transports(settings, Clock::anchored(1_767_225_600_000), Entropy::seeded(7), vec![upstream]).unwrap()
+    Host::with_transports(settings, Clock::anchored(1_767_225_600_000), Rng::seeded(7), vec![upstream]).unwrap()
 }
 
 impl Scene {

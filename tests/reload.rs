@@ -6,7 +6,7 @@ use crate::support::{
     stage::{Stage, prebuilt},
 };
 use std::{fs, time::Duration};
-use triage::{rollout::Event, service::StagePhase};
+use triage::{rollout::Event, upstream_runtime::StagePhase};
 
 mod load;
 

@@ -11,11 +11,11 @@ use triage::{
     config,
     policy::{
         Digest,
-        signature::{KeyError, KeySource, Keys, Unproven},
+        signature::{KeyError, KeySource, Keys, SignatureError},
     },
     rollout::Event,
     server::Server,
-    service::StagePhase,
+    upstream_runtime::StagePhase,
 };
 
 /// Somebody who signs.
@@ -213,6 +213,6 @@ fn no_single_bit_of_a_signature_may_differ() {
         let mut bent = signature.clone().into_bytes();
         bent[at] ^= 1;
         let Err(error) = said(&bent) else { panic!("byte {at} of {signature:?}") };
-        assert!(!matches!(error, Unproven::Unsigned { .. }), "{at}: {error}");
+        assert!(!matches!(error, SignatureError::Unsigned { .. }), "{at}: {error}");
     }
 }

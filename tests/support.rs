@@ -21,7 +21,7 @@ use triage::{
     clock::Clock,
     config::{self, settings::Settings},
     emulator::{Emulator, InProcess, Options},
-    entropy::Entropy,
+    rng::Rng,
 };
 
 /// A batch that all tests may use: each has an emulator of its own.
@@ -88,7 +88,7 @@ impl World {
         let emulator = Emulator::new(options);
         let transport = Arc::new(InProcess(Arc::clone(&emulator)));
         let clock = Clock::anchored(1_767_225_600_000);
-        let host = Host::with_transports(settings, clock, Entropy::seeded(7), vec![transport]).unwrap();
+        let host = Host::with_transports(settings, clock, Rng::seeded(7), vec![transport]).unwrap();
         Self { host, emulator }
     }
 

@@ -8,19 +8,21 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::fs;
 use triage::{
-    policy::{Engine, Loading, Policy},
-    trace::{self, Report},
+    decision_log::{self, Report},
+    policy::{Engine, LoadOptions, Policy},
 };
 
 const SECRET: &str = "Meryem-Yilmaz";
 
 fn policy(name: &str) -> std::sync::Arc<Policy> {
     let bytes = fs::read(prebuilt(name)).unwrap();
-    Policy::load(&Engine::start().unwrap(), &bytes, &Loading { reuse_instances: true, ..Loading::default() }).unwrap()
+    Policy::load(&Engine::start().unwrap(), &bytes, &LoadOptions { reuse_instances: true, ..LoadOptions::default() })
+        .unwrap()
 }
 
 fn replayed(lines: &str, candidate: &str) -> Report {
-    trace::replay(lines.as_bytes(), &policy(candidate), "{}", 2).unwrap_or_else(|error| panic!("{error}:\n{lines}"))
+    decision_log::replay(lines.as_bytes(), &policy(candidate), "{}", 2)
+        .unwrap_or_else(|error| panic!("{error}:\n{lines}"))
 }
 
 async fn front(keys: &str, script: impl FnMut(&Seen) -> Reply + Send + 'static) -> (Front, Scripted) {

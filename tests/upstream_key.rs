@@ -12,7 +12,7 @@ use triage::{
     Host,
     clock::Clock,
     config::{self, settings::Settings},
-    entropy::Entropy,
+    rng::Rng,
     upstream::Transport,
 };
 
@@ -35,7 +35,7 @@ fn settings(keys: &str) -> Settings {
 const KEY: &str = "upstream_key = { header = \"Idempotency-Key\" }";
 
 fn host(settings: &Settings, upstream: Arc<dyn Transport>) -> Host {
-    Host::with_transports(settings, Clock::anchored(1_767_225_600_000), Entropy::seeded(7), vec![upstream]).unwrap()
+    Host::with_transports(settings, Clock::anchored(1_767_225_600_000), Rng::seeded(7), vec![upstream]).unwrap()
 }
 
 fn payment(row: u32, key: Option<&str>) -> Request<Bytes> {

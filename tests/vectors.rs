@@ -4,7 +4,7 @@ mod languages;
 mod safety;
 
 use std::time::Duration;
-use triage::policy::{Engine, Loading, Policy, cases, hints, prebuilt};
+use triage::policy::{Engine, LoadOptions, Policy, golden_tests, hints, prebuilt};
 
 /// The component under test: the embedded one, or the one of `TRIAGE_PREBUILT`, as the rebuild check sets it.
 fn component(name: &str) -> Vec<u8> {
@@ -17,12 +17,12 @@ fn component(name: &str) -> Vec<u8> {
 fn play(name: &str, csv: &str) {
     let engine = Engine::start().unwrap();
     let policy =
-        Policy::load(&engine, &component(name), &Loading::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        Policy::load(&engine, &component(name), &LoadOptions::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
     play_on(name, &policy, csv);
 }
 
 fn play_on(name: &str, policy: &Policy, csv: &str) {
-    let played = cases::play(policy, csv).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let played = golden_tests::play(policy, csv).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(played > 30, "{name}: only {played} rows");
 }
 
@@ -50,7 +50,7 @@ fn fhir() {
 #[test]
 fn host_and_sdk_read_retry_after_alike() {
     let engine = Engine::start().unwrap();
-    let policy = Policy::load(&engine, &component("http-standard"), &Loading::default()).unwrap();
+    let policy = Policy::load(&engine, &component("http-standard"), &LoadOptions::default()).unwrap();
     let head = include_str!("vectors/http-standard.csv").lines().next().unwrap();
     let mut played = 0;
     for row in csv::Reader::from_reader(&include_bytes!("vectors/retry-after.csv")[..]).records() {
@@ -67,7 +67,7 @@ fn host_and_sdk_read_retry_after_alike() {
             "{head}\nGET,/a,request,1,no,,,503,,,\"{field}\",,unknown,retry,failure,{asked},,,\n\
              GET,/a,request,1,no,,,429,,,\"{field}\",,throttled,retry,ignore,{asked},{pause},,\n"
         );
-        cases::play(&policy, &cases).unwrap_or_else(|error| panic!("the SDK, {field}: {error}"));
+        golden_tests::play(&policy, &cases).unwrap_or_else(|error| panic!("the SDK, {field}: {error}"));
         played += 1;
     }
     assert_eq!(played, 21);
@@ -76,18 +76,18 @@ fn host_and_sdk_read_retry_after_alike() {
 #[test]
 fn a_wrong_case_is_told_by_line_and_a_malformed_one_by_its_fault() {
     let engine = Engine::start().unwrap();
-    let policy = Policy::load(&engine, &component("http-standard"), &Loading::default()).unwrap();
+    let policy = Policy::load(&engine, &component("http-standard"), &LoadOptions::default()).unwrap();
     let rows = include_str!("vectors/http-standard.csv");
     let mut lines = rows.lines();
     let head = lines.next().unwrap();
     let wrong = format!("{head}\nGET,/a,request,1,no,,,200,,,,,rejected,deliver,,,,,no\n");
     assert_eq!(
-        cases::play(&policy, &wrong).unwrap_err().to_string(),
+        golden_tests::play(&policy, &wrong).unwrap_err().to_string(),
         "1 of 1 cases differ:\nline 2: GET /a 200 (no): class \"applied\", not \"rejected\""
     );
     let malformed = format!("{head}\nGET,/a,request,1,no,,,failure:lightning,,,,,,,,,,,\n");
     assert_eq!(
-        cases::play(&policy, &malformed).unwrap_err().to_string(),
+        golden_tests::play(&policy, &malformed).unwrap_err().to_string(),
         "line 2 is no case: \"lightning\" is no failure"
     );
 }

@@ -8,7 +8,7 @@ use triage::{
     clock::Clock,
     config,
     emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When},
-    entropy::Entropy,
+    rng::Rng,
     upstream::Transport,
 };
 
@@ -111,7 +111,7 @@ fn readable() -> World {
     let transport: Arc<dyn Transport> = Arc::new(InProcess(Arc::clone(&emulator)));
     let clock = Clock::anchored(1_767_225_600_000);
     let transports = vec![Arc::clone(&transport), transport];
-    let host = Host::with_transports(&settings, clock, Entropy::seeded(7), transports).unwrap();
+    let host = Host::with_transports(&settings, clock, Rng::seeded(7), transports).unwrap();
     World { host, emulator }
 }
 

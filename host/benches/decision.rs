@@ -9,25 +9,25 @@ use tokio::time::Instant;
 use triage::{
     breaker,
     clock::Clock,
-    entropy::Entropy,
     idempotency::{Fingerprint, Identity},
     policy::{
-        Engine, Loading, Policy,
+        Engine, LoadOptions, Policy,
         contract::{Attempt, BreakerSignal, Effect, Outcome, Purpose},
         prebuilt,
     },
     rate_limit::Quota,
     retry::budget,
+    rng::Rng,
     route::{Router, is_plain},
-    state::group::{Ask, Report, Settings},
-    store::memory::gate::MemoryGate,
-    telemetry::{Account, Desks, Meters, Step},
+    state::group::{AttemptKind, Report, Settings},
+    store::memory::admission::MemoryGate,
+    telemetry::{AllEndpointCounters, RequestRecorder, TimelineEvent, WorkersTelemetry},
 };
 
 fn decisions(criterion: &mut Criterion) {
     let engine = Engine::start().unwrap();
     let load = |name, reuse_instances| {
-        let loading = Loading { reuse_instances, ..Loading::default() };
+        let loading = LoadOptions { reuse_instances, ..LoadOptions::default() };
         Policy::load(&engine, prebuilt::embedded(name).unwrap(), &loading).unwrap()
     };
     let nothing = HeaderMap::new();
@@ -85,14 +85,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn accounting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("accounting");
     for (name, keep) in [("counters, histograms and the course", 512), ("without the course (admin.explain = 0)", 0)] {
-        let meters = Meters::new(1);
-        let desk = Desks::new(Entropy::system(), keep, None, &meters).add();
+        let meters = AllEndpointCounters::new(1);
+        let desk = WorkersTelemetry::new(Rng::system(), keep, None, &meters).add();
         group.bench_function(name, |bench| {
             bench.iter(|| {
-                let mut account = Account::open(&desk);
+                let mut account = RequestRecorder::open(&desk);
                 account.permitted(false, Duration::ZERO);
                 let sent = Instant::now();
-                account.note_at(sent, || Step::Sent { attempt: 1 });
+                account.note_at(sent, || TimelineEvent::Sent { attempt: 1 });
                 account.answered(200, sent, sent.elapsed(), true);
                 account.settled();
                 black_box(&account);
@@ -114,10 +114,10 @@ fn around(criterion: &mut Criterion) {
         leased: false,
         pybreaker: None,
     };
-    let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Entropy::system());
+    let gate = MemoryGate::new("bench".to_owned(), settings, Clock::system(), Rng::system());
     group.bench_function("gate: breaker, budget and two limits, acquired and reported", |bench| {
         bench.iter(|| {
-            let mut grant = gate.acquire(Ask::First, Duration::ZERO..=HOUR).unwrap();
+            let mut grant = gate.acquire(AttemptKind::First, Duration::ZERO..=HOUR).unwrap();
             black_box(gate.recheck(&mut grant));
             gate.report(&grant, Report::new(BreakerSignal::Success, Duration::from_millis(1)));
         });

@@ -17,12 +17,12 @@ use triage::{
     Host,
     clock::{self, Clock},
     config,
-    entropy::Entropy,
     idempotency::{
-        Arriving, Entry, Fence, Fingerprint, Identity, Likeness, Opening, RecordId, Records, Settings, Ticket,
-        unanswered::Terms,
+        Arriving, BeginRequest, Entry, FencingToken, Fingerprint, Identity, Likeness, RecordId, Records, Settings,
+        Ticket, unanswered::Terms,
     },
     policy::contract::Failure,
+    rng::Rng,
     store::memory::records::{Limits, MemoryRecords},
     upstream::{Inbound, Outbound, Transport, full},
 };
@@ -57,7 +57,7 @@ fn host(orphans: &str) -> Host {
          [upstreams.api.defaults]\nbreaker = {{ enabled = false }}\n"
     );
     let settings = config::from_toml(&text).unwrap();
-    Host::with_transports(&settings, Clock::system(), Entropy::system(), vec![Arc::new(Answers)]).unwrap()
+    Host::with_transports(&settings, Clock::system(), Rng::system(), vec![Arc::new(Answers)]).unwrap()
 }
 
 fn request() -> Request<Bytes> {
@@ -133,7 +133,7 @@ fn whole(criterion: &mut Criterion) {
 fn place(criterion: &mut Criterion) {
     let clock = Clock::system();
     let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(clock, Limits::default()));
-    let (entropy, settings) = (Entropy::system(), Settings::default());
+    let (entropy, settings) = (Rng::system(), Settings::default());
     let terms = Terms { lease: Duration::MAX, kept: Duration::from_mins(10) };
     criterion.bench_function("place among equal requests, taken and given back", |bench| {
         bench.iter(|| {
@@ -146,8 +146,8 @@ fn place(criterion: &mut Criterion) {
             };
             let digest = records.digest(&Likeness { telling_apart: &[], asking: &[], identity, fingerprint: None });
             let id = RecordId::draw_beside(&entropy, digest);
-            let owner = Fence::draw(&entropy);
-            let opening = Opening::new(owner, Fingerprint::of_record(id), false, &settings);
+            let owner = FencingToken::draw(&entropy);
+            let opening = BeginRequest::new(owner, Fingerprint::of_record(id), false, &settings);
             let ticket = Ticket { digest, id, owner, terms };
             let arriving = Arriving { ticket, opening, turn: None, max: 10_000, intent: None };
             let entry = Entry::asking(&records, clock, &arriving);

@@ -4,23 +4,23 @@
 //! that abuse of it does not slow the data path. Whoever reaches it may look and act, unless tokens are configured; beyond this
 //! machine it does not start without one.
 
-mod access;
 mod actions;
-mod answer;
+mod auth;
 mod client;
-mod lanes;
+mod connection_limits;
+mod dto;
 mod listen;
-mod live;
-mod look;
 mod openmetrics;
 mod page;
 mod quotas;
+mod read_handlers;
+mod recordings;
+mod response;
 mod routes;
 mod session;
-mod shapes;
-mod traces;
+mod sse;
 
-pub use access::TokenError;
+pub use auth::TokenError;
 pub use client::{Client, ClientError};
 pub use routes::OPENAPI;
 
@@ -28,13 +28,13 @@ use crate::{
     clock::Clock,
     config::settings,
     pipeline::Host,
-    store::redis::Link,
+    store::redis::RedisConnection,
     tls::{Tls, TlsError},
 };
-use access::Access;
 use arc_swap::ArcSwap;
-use live::Live;
+use auth::Access;
 use parking_lot::Mutex;
+use sse::Live;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -121,7 +121,7 @@ impl Lifecycle {
 
 /// What every handler has.
 #[derive(Debug, Clone)]
-struct Desk {
+struct AdminState {
     host: Host,
     settings: Arc<ArcSwap<settings::Settings>>,
     lifecycle: Arc<Lifecycle>,
@@ -132,14 +132,14 @@ struct Desk {
     started_unix_ms: u64,
 }
 
-impl Desk {
+impl AdminState {
     /// Why the host should not be sent requests; none: it should.
     fn unready(&self) -> Option<&'static str> {
         self.lifecycle.unready().or_else(|| {
             let settings = self.settings.load();
             let required = matches!(&settings.state, settings::State::Shared(shared) if shared.required);
             let link = self.host.shared.link.as_ref();
-            if link.is_some_and(Link::is_unauthorized) {
+            if link.is_some_and(RedisConnection::is_unauthorized) {
                 // It never gets better by itself: a rollout with a wrong password must stop here.
                 return Some("shared state refuses this host's name or password (state.password_file, TRIAGE_STATE_PASSWORD or state.url)");
             }
@@ -161,7 +161,7 @@ pub struct Prepared(Access);
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
-    desk: Desk,
+    desk: AdminState,
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
@@ -185,7 +185,7 @@ impl Admin {
         let refused = |source| AdminError::Listen { address: wanted, source };
         let socket = inherited.map_or_else(|| listen::bind(wanted), Ok).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        let desk = Desk {
+        let desk = AdminState {
             host: host.clone(),
             settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             lifecycle: Arc::clone(lifecycle),
@@ -199,7 +199,7 @@ impl Admin {
         let stopped = stop.clone();
         let run = move || {
             let routers = listen::Routers { all: routes::router(desk.clone()), health: routes::health(desk.clone()) };
-            listen::run(socket, tls, routers, live::run(desk), stopped);
+            listen::run(socket, tls, routers, sse::run(desk), stopped);
         };
         let thread = thread::Builder::new().name("triage-admin".to_owned()).spawn(run).map_err(AdminError::Thread)?;
         Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
@@ -219,7 +219,7 @@ impl Admin {
 /// Certificates and tokens of a listener, which are read again while it runs.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    desk: Desk,
+    desk: AdminState,
     tls: Option<Arc<Tls>>,
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Closed, it counts; open, it refuses; half-open, a few probes with leases decide. Time and chance are arguments.
 
+mod baseline;
 mod state;
-mod usual;
 mod window;
 
 pub(crate) use state::CHANCE_SHIFT;
 
-pub use state::{Admission, Breaker, Force, Standing, Ticket, Transition, Trip, View};
+pub use state::{Admission, Breaker, BreakerState, BreakerStatus, Force, Ticket, Transition, Trip};
 pub use window::Counts;
 
 use crate::policy::contract::BreakerSignal;

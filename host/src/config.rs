@@ -35,34 +35,34 @@
 //! the file goes before `defaults` of a flag.
 
 mod build;
-mod check;
-mod draft;
-mod effective;
+mod builder;
 mod environment;
 mod file;
 mod flags;
-mod interop;
-mod keys;
-mod kind;
+mod layers;
 mod problem;
-mod raw;
+mod pybreaker;
 mod reload;
+mod resolve;
+mod schema;
 pub mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
+mod validate;
 mod value;
+mod value_type;
 
-pub use effective::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
 pub use flags::Flags;
-pub use keys::reference;
 pub use problem::{Fault, Problem, Problems, Source};
 pub use reload::{Reload, reload};
+pub use resolve::{check_against, effective_endpoint, effective_values, endpoints, idempotency};
+pub use schema::reference;
 pub use show::show;
-pub use value::{Stated, Value, Values};
+pub use value::{Sourced, Value, Values};
 
 use crate::units;
-use draft::Draft;
+use builder::Draft;
 use settings::Settings;
 use std::path::Path;
 

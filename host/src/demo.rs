@@ -4,8 +4,8 @@
 //! the demo says so. Every number that it prints was counted by the emulator or read from an answer's headers.
 
 mod caller;
-mod scenes;
-mod stage;
+mod fixture;
+mod scenarios;
 #[cfg(test)]
 mod tests;
 
@@ -80,8 +80,8 @@ pub struct Shown {
 /// # Errors
 /// [`DemoError`] where something of this machine is missing; what the emulator does to the host is no error.
 pub async fn run(options: &Options, screen: &mut (impl io::Write + Send)) -> Result<Shown, DemoError> {
-    let stage = stage::Stage::set(screen).await?;
-    let shown = scenes::play(&stage, options, screen).await;
+    let stage = fixture::Fixture::set(screen).await?;
+    let shown = scenarios::play(&stage, options, screen).await;
     stage.strike().await;
     shown
 }

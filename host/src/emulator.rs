@@ -17,15 +17,15 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-mod answer;
 mod call;
+mod cold_start;
 mod directory;
 mod fault;
+mod handler;
 mod in_process;
-mod perform;
 mod record;
+mod response;
 mod rule;
-mod sleep;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -33,21 +33,21 @@ mod validate;
 mod window;
 
 pub use call::Call;
+pub use cold_start::{ColdStart, Meanwhile};
 pub use directory::{BATCH_CAP, Draft, Hospital};
 pub use fault::{Fault, Faults, When};
 pub use in_process::InProcess;
 pub use record::Arrival;
 pub use rule::Rule;
-pub use sleep::{ColdStart, Meanwhile};
 
-use crate::entropy::Entropy;
+use crate::rng::Rng;
 use bytes::Bytes;
 use call::Route;
+use cold_start::{Entry, Sleeper};
 use directory::Directory;
 use http::{HeaderMap, Method, Response, StatusCode};
 use parking_lot::Mutex;
 use record::Record;
-use sleep::{Entry, Sleeper};
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -74,7 +74,7 @@ pub struct Options {
     /// The date at the start, in milliseconds since 1970. Default 2026-01-01.
     pub unix_ms: u64,
     /// Chance, for the faults. Default: a fixed seed, so that runs repeat.
-    pub entropy: Entropy,
+    pub entropy: Rng,
 }
 
 impl Default for Options {
@@ -87,7 +87,7 @@ impl Default for Options {
             limit_window: Some(Duration::from_mins(1)),
             cold_start: None,
             unix_ms: 1_767_225_600_000,
-            entropy: Entropy::seeded(1),
+            entropy: Rng::seeded(1),
         }
     }
 }
@@ -262,7 +262,7 @@ impl Emulator {
     async fn process(self: &Arc<Self>, request: &Request) -> Reply {
         let entry = self.state.lock().enter(self.options.capacity);
         match entry {
-            Entry::Answer(status) => return Reply::Answer(answer::failure(status)),
+            Entry::Answer(status) => return Reply::Answer(response::failure(status)),
             Entry::From(awake) => tokio::time::sleep_until(awake).await,
             Entry::Open => {}
         }
@@ -273,10 +273,10 @@ impl Emulator {
         let fault = self.state.lock().arrive(call, self.options.entropy.next());
         tracing::debug!("{call:?} begins");
         match &fault {
-            Some(Fault::FailBefore(status)) => return Reply::Answer(answer::failure(*status)),
+            Some(Fault::FailBefore(status)) => return Reply::Answer(response::failure(*status)),
             Some(Fault::ResetBefore) => return Reply::Reset,
             Some(Fault::StallBefore) => return Reply::Stall,
-            Some(Fault::RateLimited(wait)) => return Reply::Answer(answer::rate_limited(call.limit(), *wait)),
+            Some(Fault::RateLimited(wait)) => return Reply::Answer(response::rate_limited(call.limit(), *wait)),
             _ => {}
         }
         let commit_after = match &fault {
@@ -320,7 +320,7 @@ impl State {
 fn spoil(response: Response<Bytes>, fault: Option<&Fault>) -> Reply {
     let half = response.body().len() / 2;
     match fault {
-        Some(Fault::FailAfter(status)) => Reply::Answer(answer::failure(*status)),
+        Some(Fault::FailAfter(status)) => Reply::Answer(response::failure(*status)),
         Some(Fault::ResetAfter | Fault::ResetThenCommit(_)) => Reply::Reset,
         Some(Fault::StallAfter) => Reply::Stall,
         Some(Fault::Unreadable) if response.status() == StatusCode::OK => {

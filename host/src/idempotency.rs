@@ -12,36 +12,36 @@ pub mod compact;
 pub mod entry;
 pub mod fingerprint;
 pub(crate) mod header_roles;
-pub mod hold;
 pub mod host_lease;
 pub mod intent;
 pub mod key;
 pub mod lease;
 mod owner_proof;
 pub mod record;
+pub mod record_guard;
 pub mod records;
 pub mod retention;
 pub(crate) mod search_condition;
-pub mod stored;
+pub mod stored_response;
 pub mod unanswered;
 
 pub use after_loss::AfterLoss;
 pub use compact::Compact;
 pub use entry::{Arrived, Arriving, Entry, Ownership, Ticket};
 pub use fingerprint::{Fingerprint, Identity, KeyTag, Likeness, RecordId, RequestDigest, Tenant};
-pub use hold::{Begun, Hold, SendLease, begin};
 pub use host_lease::{HeartbeatLease, HostLease};
 pub use intent::{Intent, KeptRequest};
 pub use key::{Key, KeyError, Keyed};
 pub use lease::{Generation, LeaseTerm, RenewedLease};
 pub(crate) use owner_proof::OwnerProofs;
-pub use record::{Fence, KeyedSends, Leaving, Opening, RecordStatus};
+pub use record::{BeginRequest, FencingToken, KeyedSends, Leaving, RecordStatus};
+pub use record_guard::{BeginOutcome, RecordGuard, SendLease, begin};
 pub use records::{
-    Claim, ClaimName, ClaimOwner, Claimant, Opened, PlaceTerm, Postponed, RecordError, Records, Renewed, Resolution,
-    Resolved, Turn, Unsettled,
+    Claim, ClaimName, ClaimOwner, Claimant, FingerprintLock, PlaceTerm, Postponed, RecordError, Records, Renewed,
+    Resolution, Resolved, StoreBegin, Unsettled,
 };
 pub use retention::{Ended, Ending, Retention, retention};
-pub use stored::{Answer, Stored};
+pub use stored_response::{Stored, StoredBody};
 
 /// How keys are honoured.
 #[derive(Debug, Clone, PartialEq, Eq)]

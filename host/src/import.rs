@@ -8,26 +8,26 @@
 //! `rows` reads the file, `journal` folds what earlier runs wrote, `answer` reads what the host says and `asking` decides what to
 //! do next: all pure. `work` does it; `preview` only says what would be done.
 
-mod answer;
-mod asking;
 mod file;
 mod journal;
 mod preview;
 mod report;
+mod response;
+mod retry_state;
 mod rows;
+mod runner;
 #[cfg(test)]
 mod tests;
-mod work;
 
-pub use asking::{Outcome, Patience};
 pub use journal::{JournalError, Subject};
 pub use preview::{Preview, preview};
 pub use report::{Activation, Report, RowReport, Silent, Summary, Terminal, Totals};
+pub use retry_state::{Patience, RequestOutcome};
 pub use rows::{MAX_ROWS, Row, RowProblems, Table, parse};
 
 use crate::{
     clock::Clock,
-    entropy::Entropy,
+    rng::Rng,
     upstream::{self, HttpClient, Transport, TransportError},
 };
 use std::{io, path::PathBuf, sync::Arc};
@@ -144,18 +144,18 @@ pub enum ImportError {
 
 /// The surroundings of an import, which tests replace.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct Context {
     /// The way to the host.
     pub transport: Arc<dyn Transport>,
     /// Chance, for keys and waits.
-    pub entropy: Entropy,
+    pub entropy: Rng,
     /// The clock, for dates in `Retry-After`.
     pub clock: Clock,
     /// How often requests are asked again.
     pub patience: Patience,
 }
 
-impl Surroundings {
+impl Context {
     /// The real ones.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl Surroundings {
         let transport = HttpClient::new(&upstream::Settings::new(options.to.clone()))?;
         Ok(Self {
             transport: Arc::new(transport),
-            entropy: Entropy::system(),
+            entropy: Rng::system(),
             clock: Clock::system(),
             patience: Patience::default(),
         })
@@ -177,7 +177,7 @@ impl Surroundings {
 /// [`ImportError`] where it cannot begin, or the journal cannot be written. Rows that end otherwise than created are no error,
 /// they stand in the [`Summary`].
 pub async fn run(options: &Options, report: &mut impl Report) -> Result<Summary, ImportError> {
-    let surroundings = Surroundings::real(options)?;
+    let surroundings = Context::real(options)?;
     run_in(surroundings, options, report).await
 }
 
@@ -186,9 +186,9 @@ pub async fn run(options: &Options, report: &mut impl Report) -> Result<Summary,
 /// # Errors
 /// As [`run`].
 pub async fn run_in(
-    surroundings: Surroundings,
+    surroundings: Context,
     options: &Options,
     report: &mut impl Report,
 ) -> Result<Summary, ImportError> {
-    work::Work::prepare(surroundings, options)?.run(report).await
+    runner::Work::prepare(surroundings, options)?.run(report).await
 }

@@ -8,16 +8,16 @@
 //! What may have been sent already is never held up: it only counts.
 
 mod limiter;
-mod line;
-mod memory;
+mod memory_limiter;
 pub mod peers;
 mod priority;
+mod wait_queue;
 
-pub use limiter::{Limiter, Sample, Went};
-pub use line::Line;
-pub use memory::{Buffered, Held, Memory, Scarce, Spare};
+pub use limiter::{Limiter, Sample, SampleOutcome};
+pub use memory_limiter::{Buffered, Memory, MemoryReservation, Scarce, Spare};
 pub use peers::{Peers, UnderWay};
 pub use priority::Priority;
+pub use wait_queue::WaitQueue;
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -48,7 +48,7 @@ const TELL_AGAIN: Duration = Duration::from_mins(1);
 
 /// Who asks for a place.
 #[derive(Debug, Clone, Copy)]
-pub struct Asking<'a> {
+pub struct AdmissionRequest<'a> {
     /// How much it matters.
     pub priority: Priority,
     /// The endpoint's name.
@@ -59,7 +59,7 @@ pub struct Asking<'a> {
 
 /// What there is to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
+pub struct OverloadStatus {
     /// The most attempts at once.
     pub limit: usize,
     /// Attempts under way.
@@ -85,7 +85,7 @@ pub struct Overload {
 #[derive(Debug, Default)]
 struct State {
     limiter: Limiter,
-    line: Line<oneshot::Sender<Place>>,
+    line: WaitQueue<oneshot::Sender<Admission>>,
     told: Option<Timestamp>,
 }
 
@@ -96,7 +96,7 @@ pub struct Shed;
 /// The right to one attempt. Dropping it gives it back.
 #[derive(Debug)]
 #[must_use = "dropping a place gives it back"]
-pub struct Place {
+pub struct Admission {
     /// None once it was given back.
     overload: Option<Arc<Overload>>,
     sent: Timestamp,
@@ -112,9 +112,9 @@ impl Overload {
     }
 
     /// What there is to see.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> OverloadStatus {
         let state = self.state.lock();
-        View {
+        OverloadStatus {
             limit: state.limiter.limit(),
             under_way: state.limiter.under_way(),
             waiting: state.line.len(),
@@ -126,7 +126,7 @@ impl Overload {
     ///
     /// # Errors
     /// [`Shed`]: as many are in line before it as can be served in time.
-    pub fn hope(&self, asking: &Asking<'_>) -> Result<(), Shed> {
+    pub fn can_admit(&self, asking: &AdmissionRequest<'_>) -> Result<(), Shed> {
         if !self.pressed.load(Relaxed) {
             return Ok(());
         }
@@ -144,21 +144,21 @@ impl Overload {
     }
 
     /// A place for an attempt that must not be held up.
-    pub fn enter_now(self: &Arc<Self>) -> Place {
+    pub fn enter_now(self: &Arc<Self>) -> Admission {
         let now = self.clock.now();
         self.state.lock().limiter.begin();
         self.place(now)
     }
 
-    fn place(self: &Arc<Self>, now: Timestamp) -> Place {
-        Place { overload: Some(Arc::clone(self)), sent: now, waited: None }
+    fn place(self: &Arc<Self>, now: Timestamp) -> Admission {
+        Admission { overload: Some(Arc::clone(self)), sent: now, waited: None }
     }
 
     /// A place for an attempt, after its turn in the line and within `most`. Dropping the future leaves the line.
     ///
     /// # Errors
     /// [`Shed`]; nothing was taken then.
-    pub async fn enter(self: &Arc<Self>, asking: Asking<'_>, most: Duration) -> Result<Place, Shed> {
+    pub async fn enter(self: &Arc<Self>, asking: AdmissionRequest<'_>, most: Duration) -> Result<Admission, Shed> {
         let priority = asking.priority;
         let now = self.clock.now();
         let (ticket, turn, patience) = {
@@ -222,7 +222,7 @@ impl Overload {
 impl State {
     /// The line stands, and as many are before it as can be served while it waits: a limit is worked off in about the time that
     /// harms nobody.
-    fn is_hopeless(&mut self, asking: &Asking<'_>, now: Timestamp) -> bool {
+    fn is_hopeless(&mut self, asking: &AdmissionRequest<'_>, now: Timestamp) -> bool {
         let stands = self.line.pressed(asking.burst(), now);
         if !stands {
             return self.line.len() >= LONGEST;
@@ -233,7 +233,7 @@ impl State {
     }
 }
 
-impl Asking<'_> {
+impl AdmissionRequest<'_> {
     fn harmless(&self) -> Duration {
         self.attempt_timeout / HARMLESS
     }
@@ -247,9 +247,9 @@ impl Asking<'_> {
     }
 }
 
-impl Place {
+impl Admission {
     /// Tells how the attempt went, and gives the place back.
-    pub fn over(mut self, asking: &Asking<'_>, went: Went) {
+    pub fn over(mut self, asking: &AdmissionRequest<'_>, went: SampleOutcome) {
         let Some(overload) = self.overload.take() else { return };
         let now = overload.clock.now();
         let sample = Sample { endpoint: asking.endpoint, harmless: asking.harmless(), sent: self.sent, went };
@@ -260,7 +260,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Admission {
     fn drop(&mut self) {
         let Some(overload) = self.overload.take() else { return };
         let now = overload.clock.now();

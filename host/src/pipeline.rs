@@ -5,35 +5,35 @@
 //! The bracket runs detached for everything that is not safe: a caller that hangs up after the send does not cancel work
 //! whose effect is already under way.
 
-mod answer;
 mod attempt;
+mod caller_gone;
+mod cold_start;
 mod condition;
-mod course;
+mod decide;
 mod delivery;
-mod early;
-pub(crate) mod exchange;
-mod gone;
-mod intake;
-mod judge;
-mod keyed;
+mod early_response;
+mod idempotency_key;
 mod pending_report;
 pub(crate) mod prefer;
+mod prepare;
 mod record_status;
+pub(crate) mod request_context;
 mod request_head;
+mod response;
+mod retry_loop;
 mod settling;
 mod shared_verifications;
-mod state;
+mod stores;
 mod unkeyed;
 pub(crate) mod upstream_key;
 mod verification;
-mod wake;
 
-pub(crate) use exchange::Exchange;
-pub(crate) use gone::CallerGone;
+pub(crate) use caller_gone::CallerGone;
+pub(crate) use request_context::RequestContext;
 use shared_verifications::SharedVerifications;
-pub(crate) use state::check as check_state;
+pub(crate) use stores::check as check_state;
 
-use self::early::Leaves;
+use self::early_response::Leaves;
 use crate::{
     bounded_file,
     clock::Clock,
@@ -41,7 +41,6 @@ use crate::{
         Reload,
         settings::{Mode, Policies, REGISTRY_AUTH, Settings, State},
     },
-    entropy::Entropy,
     error::Problem,
     idempotency::{AfterLoss, OwnerProofs, Records},
     overload::{Memory, Peers, UnderWay, peers::Connection},
@@ -50,16 +49,20 @@ use crate::{
         signature::{KeyError, Keys},
     },
     registry::{Credentials, CredentialsError, Registry},
+    rng::Rng,
     rollout::{
-        self, CandidateReport, Event, Serving, Shadow, Watch, WatchError,
-        fleet::{self, Following},
+        self, CandidateReport, Event, PolicyWatcher, Shadow, UpstreamPolicy, WatchError,
+        fleet::{self, Follower},
     },
     secret::TokenSource,
-    service::{Service, ServiceError},
     settlement::{NotifyError, Settlement},
-    store::redis::{Link, OpenError},
-    telemetry::{self, Account, Desk, Desks, Events, Exporter, Meters, RequestId, waited},
+    store::redis::{OpenError, RedisConnection},
+    telemetry::{
+        self, AllEndpointCounters, Events, Exporter, RequestId, RequestRecorder, WorkerTelemetry, WorkersTelemetry,
+        task_spans,
+    },
     upstream::{Body, HttpClient, Transport, TransportError, headers::Caller},
+    upstream_runtime::{ServiceError, UpstreamRuntime},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -109,7 +112,7 @@ pub enum HostError {
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
     /// Where this worker's requests are noted.
-    desk: Arc<Desk>,
+    desk: Arc<WorkerTelemetry>,
     transports: Arc<[Arc<dyn Transport>]>,
 }
 
@@ -117,13 +120,13 @@ pub struct Host {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
-    pub(crate) entropy: Entropy,
+    pub(crate) entropy: Rng,
     /// The upstreams, and the parts from which their policies are loaded.
     pub(crate) rollout: Arc<rollout::Context>,
     /// Where candidates decide in shadow; none where there are none.
     pub(crate) shadow: Option<Shadow>,
     /// The way to shared state; none where state is in this process.
-    pub(crate) link: Option<Link>,
+    pub(crate) link: Option<RedisConnection>,
     pub(crate) records: Arc<dyn Records>,
     /// What settles unknown writes in the background.
     pub(crate) settlement: Settlement,
@@ -135,9 +138,9 @@ pub(crate) struct Shared {
     /// Connections and requests by peer.
     pub(crate) peers: Arc<Peers>,
     pub(crate) events: Arc<Events>,
-    pub(crate) meters: Arc<Meters>,
+    pub(crate) meters: Arc<AllEndpointCounters>,
     pub(crate) exporter: Option<Arc<Exporter>>,
-    pub(crate) desks: Desks,
+    pub(crate) desks: WorkersTelemetry,
     pub(crate) detached: TaskTracker,
     /// Bounds how often callers read records.
     record_reads: record_status::ReadLimit,
@@ -158,7 +161,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`] where a policy, the configuration or an upstream's address is refused.
-    pub fn new(settings: &Settings, clock: Clock, entropy: Entropy) -> Result<Self, HostError> {
+    pub fn new(settings: &Settings, clock: Clock, entropy: Rng) -> Result<Self, HostError> {
         let transports = connect(settings)?;
         Self::with_transports(settings, clock, entropy, transports)
     }
@@ -171,23 +174,23 @@ impl Host {
     pub fn with_transports(
         settings: &Settings,
         clock: Clock,
-        entropy: Entropy,
+        entropy: Rng,
         transports: Vec<Arc<dyn Transport>>,
     ) -> Result<Self, HostError> {
-        let link = state::open(settings, clock, &entropy)?;
+        let link = stores::open(settings, clock, &entropy)?;
         let engine = engine(settings)?;
         let keys = Keys::open(&settings.policies.keys)?;
         let registry = registry(settings)?;
         let events = Arc::new(Events::new(clock));
-        let (records, owner_proofs) = state::records(settings, link.as_ref(), clock, &entropy, &events)?;
+        let (records, owner_proofs) = stores::records(settings, link.as_ref(), clock, &entropy, &events)?;
         // The first desk is the library's own; workers have theirs beside it.
-        let meters = Arc::new(Meters::new(settings.server.workers + 1));
+        let meters = Arc::new(AllEndpointCounters::new(settings.server.workers + 1));
         let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
         let exporter = exporter.transpose().map_err(HostError::Traces)?;
-        let desks = Desks::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
+        let desks = WorkersTelemetry::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let desk = desks.add();
-        let gates = state::gates(settings, link.as_ref(), clock, &entropy, &events);
-        let with = fleet::With {
+        let gates = stores::gates(settings, link.as_ref(), clock, &entropy, &events);
+        let with = fleet::FollowerContext {
             host: fleet::host_name(&entropy),
             clock,
             entropy: entropy.clone(),
@@ -196,19 +199,20 @@ impl Host {
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for (index, upstream) in settings.upstreams.iter().enumerate() {
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
-            let following = Following::open(settings, index, link.as_ref(), with.clone());
-            let configured = || Service::load(upstream, &engine, &keys, &registry, groups);
+            let following = Follower::open(settings, index, link.as_ref(), with.clone());
+            let configured = || UpstreamRuntime::load(upstream, &engine, &keys, &registry, groups);
             let service = match &following {
                 None => configured()?,
                 Some(following) => following.begin(
                     |source, patience| {
                         let registry = registry.clone().patient_for(patience);
-                        Service::load_candidate(upstream, source, &engine, &keys, &registry, groups)
+                        UpstreamRuntime::load_candidate(upstream, source, &engine, &keys, &registry, groups)
                     },
                     configured,
                 )?,
             };
-            let serving = Serving::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
+            let serving =
+                UpstreamPolicy::new(upstream.clone(), service, Arc::clone(&events), Arc::clone(&meters), clock);
             let serving = serving.following(following);
             rollout::begin(&serving, &engine, &keys, &registry, &gates);
             upstreams.push(Arc::new(serving));
@@ -269,14 +273,14 @@ impl Host {
         listener: Option<SocketAddr>,
         connection: Option<&Connection>,
     ) -> Response<Body> {
-        let mut account = Account::open(&self.desk);
+        let mut account = RequestRecorder::open(&self.desk);
         let id = account.id;
         let (mut head, body) = request.into_parts();
         if let Err(problem) = request_head::check(&mut head) {
             return refused(problem, account);
         }
         if request_head::asks_the_host(&head) {
-            let response = answer::of_the_host();
+            let response = response::of_the_host();
             account.close(response.status().as_u16());
             return identified(response, id);
         }
@@ -288,7 +292,7 @@ impl Host {
                 return identified(response, id);
             }
         }
-        let exchange = match self.take(head, body, caller, listener, connection, &mut account).await {
+        let exchange = match self.prepare(head, body, caller, listener, connection, &mut account).await {
             Ok(taken) => taken,
             Err(problem) => return refused(problem, account),
         };
@@ -297,7 +301,7 @@ impl Host {
         let mut waits = exchange.under_way.as_ref().filter(|_| gone.is_some()).map(UnderWay::caller);
         let caller_wait = exchange.caller_wait(&account.shared_meter());
         let explained = self.shared.link.is_some() && self.desk.explains();
-        let run = waited::gathering(explained, exchange.run(account).instrument(span));
+        let run = task_spans::gathering(explained, exchange.run(account).instrument(span));
         let Some(gone) = gone else { return identified(run.await, id) };
         let guard = gone.guard();
         let mut finished = self.shared.detached.spawn(run);
@@ -327,14 +331,14 @@ impl Host {
 
     /// Answers a request that a listener does not take, and counts it.
     pub(crate) fn refuse(&self, problem: Problem) -> Response<Body> {
-        refused(problem, Account::open(&self.desk))
+        refused(problem, RequestRecorder::open(&self.desk))
     }
 
     /// Answers one request whose body is in memory: the pipeline without a listener.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// use triage::{Host, clock::Clock, config, emulator::{Emulator, InProcess, Options}, entropy::Entropy};
+    /// use triage::{Host, clock::Clock, config, emulator::{Emulator, InProcess, Options}, rng::Rng};
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -343,7 +347,7 @@ impl Host {
     /// let host = Host::with_transports(
     ///     &settings,
     ///     Clock::system(),
-    ///     Entropy::system(),
+    ///     Rng::system(),
     ///     vec![Arc::new(InProcess(Emulator::new(Options::default())))],
     /// )?;
     /// let request = http::Request::get("/hospitals/").body(bytes::Bytes::new())?;
@@ -388,12 +392,12 @@ impl Host {
 
     /// Keeps the memory bounded while there is no traffic: forgets every few minutes what has expired. Never ends; the server runs
     /// it on one of its workers, a program that uses the host as a library on a task of its own.
-    pub async fn tidy(&self) {
+    pub async fn purge_expired(&self) {
         loop {
             tokio::time::sleep(TIDY).await;
-            self.shared.records.tidy();
+            self.shared.records.purge_expired();
             for serving in &self.shared.rollout.upstreams {
-                serving.recorder.tidy(self.shared.clock.now());
+                serving.recorder.purge_expired(self.shared.clock.now());
             }
         }
     }
@@ -403,8 +407,8 @@ impl Host {
     ///
     /// # Errors
     /// [`WatchError`] where no thread can be started.
-    pub fn watch(&self, policies: &Policies) -> Result<Watch, WatchError> {
-        Watch::start(&self.shared.rollout, policies.dir.as_deref(), policies.poll)
+    pub fn watch(&self, policies: &Policies) -> Result<PolicyWatcher, WatchError> {
+        PolicyWatcher::start(&self.shared.rollout, policies.dir.as_deref(), policies.poll)
     }
 
     /// Puts what a reload has changed into force for every upstream, or for none.
@@ -471,7 +475,7 @@ impl Host {
 /// How to ask for a request's explanation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triage-request-id");
 
-fn refused(problem: Problem, mut account: Account) -> Response<Body> {
+fn refused(problem: Problem, mut account: RequestRecorder) -> Response<Body> {
     let id = account.id;
     account.refused(&problem);
     let response = problem.into_response();

@@ -8,37 +8,37 @@ mod bindings;
 pub mod build;
 mod builtin;
 mod cache;
-pub mod cases;
 pub mod compiler;
+mod component_info;
 pub mod contract;
 mod convert;
+mod cpu_budget;
 mod engine;
+mod epoch_ticker;
 mod failure_reason;
+pub mod golden_tests;
+mod guest_call;
+pub mod guest_language;
 pub mod hints;
 mod instances;
-pub mod language;
 mod load;
-mod outline;
+mod nesting_limit;
 pub mod prebuilt;
 pub mod scaffold;
-mod shape;
 pub mod signature;
-mod ticker;
 mod wasi;
-mod watch;
-mod way;
 
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub(crate) use cache::{own_folder, private};
 pub use compiler::{CompileError, Compiler};
+pub use component_info::{Contract, OtherContract, Tier, VERSION};
 pub use engine::{Engine, EngineError};
 pub(crate) use load::contained;
 #[cfg(test)]
 pub(crate) use load::panic_if_told;
-pub use load::{LoadError, Loading};
-pub use outline::{Contract, OtherContract, Tier, VERSION};
-pub use shape::TooDeep;
+pub use load::{LoadError, LoadOptions};
+pub use nesting_limit::TooDeep;
 
 use contract::{Attempt, Description, Outcome, Verdict};
 use load::Component;
@@ -184,7 +184,7 @@ impl Policy {
     ///
     /// # Errors
     /// [`LoadError`] says which step refused the component, why, and what to do.
-    pub fn load(engine: &Engine, component: &[u8], loading: &Loading) -> Result<Arc<Self>, LoadError> {
+    pub fn load(engine: &Engine, component: &[u8], loading: &LoadOptions) -> Result<Arc<Self>, LoadError> {
         let digest = Digest::of(component);
         let (component, description) = Component::load(engine, &digest, component, loading)?;
         let label = format!("{};digest={}", description.name, digest.short());

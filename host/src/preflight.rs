@@ -2,20 +2,20 @@
 
 use crate::{
     admin,
+    admission::Groups,
     clock::Clock,
     config::{
         Problem, Problems,
         settings::{PolicySource, Settings},
     },
-    entropy::Entropy,
-    gate::Gates,
     pipeline,
     policy::{contract::Description, signature::Keys},
     registry::{Credentials, Registry},
-    service::{Service, ServiceError},
+    rng::Rng,
     settlement,
     telemetry::Events,
     upstream::{HttpClient, TransportError},
+    upstream_runtime::{ServiceError, UpstreamRuntime},
 };
 use std::{error::Error, sync::Arc};
 
@@ -43,10 +43,10 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
         problems.push(Problem::refused("admin", told(&error)));
     }
-    let gates = Gates::memory(Clock::system(), Entropy::system(), Arc::new(Events::new(Clock::system())));
+    let gates = Groups::memory(Clock::system(), Rng::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
     for upstream in &settings.upstreams {
-        match Service::load(upstream, &engine, &keys, &registry, |name, endpoint| gates.group(name, endpoint)) {
+        match UpstreamRuntime::load(upstream, &engine, &keys, &registry, |name, endpoint| gates.group(name, endpoint)) {
             Ok(service) => descriptions.push(service.policy.description().clone()),
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
@@ -58,7 +58,8 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
             // A file may come at any time later.
             let is_there = !matches!(source, PolicySource::File(file) if !file.exists());
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
-            let loaded = is_there.then(|| Service::load_candidate(upstream, source, &engine, &keys, &registry, groups));
+            let loaded =
+                is_there.then(|| UpstreamRuntime::load_candidate(upstream, source, &engine, &keys, &registry, groups));
             if let Some(Err(error)) = loaded {
                 problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));
             }

@@ -10,9 +10,9 @@ mod artifact;
 mod credentials;
 mod name;
 mod publish;
+mod pull;
 mod session;
 mod store;
-mod wire;
 
 pub use artifact::NotAPolicy;
 pub use credentials::{Credentials, CredentialsError};
@@ -127,7 +127,7 @@ impl Registry {
         if let Some(kept) = self.store.as_ref().and_then(|store| store.find(artifact)) {
             return Ok(kept);
         }
-        let (pulled, manifest) = self.run(artifact.registry(), wire::pull(artifact, &self.credentials))?;
+        let (pulled, manifest) = self.run(artifact.registry(), pull::pull(artifact, &self.credentials))?;
         if let Some(store) = &self.store {
             store.keep(artifact, &manifest, &pulled.component);
         }

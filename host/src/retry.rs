@@ -9,7 +9,7 @@ pub mod budget;
 mod clamp;
 pub mod upstream_key;
 
-pub use clamp::{Clamped, Facts, Limit, Seen, Step, clamp};
+pub use clamp::{ClampInput, ClampReason, Clamped, NextAction, ObservedResult, clamp};
 
 use std::time::Duration;
 

@@ -19,18 +19,18 @@ pub enum RouteError {
 /// One upstream's endpoints by path and method.
 #[derive(Debug, Default)]
 pub struct Router {
-    paths: matchit::Router<Slot>,
+    paths: matchit::Router<Route>,
     /// The slot of `/{*rest}`, for methods that a more exact template does not name.
-    rest: Slot,
+    rest: Route,
 }
 
 #[derive(Debug, Default, Clone)]
-struct Slot {
+struct Route {
     by_method: Vec<(Method, usize)>,
     any: Option<usize>,
 }
 
-impl Slot {
+impl Route {
     fn find(&self, method: &Method) -> Option<usize> {
         self.by_method.iter().find(|(named, _)| named == method).map(|(_, endpoint)| *endpoint).or(self.any)
     }
@@ -42,7 +42,7 @@ impl Router {
     /// # Errors
     /// [`RouteError`] names the template that cannot be routed.
     pub fn new<'a>(endpoints: impl Iterator<Item = (Option<&'a Method>, &'a str)>) -> Result<Self, RouteError> {
-        let mut slots: BTreeMap<&str, Slot> = BTreeMap::new();
+        let mut slots: BTreeMap<&str, Route> = BTreeMap::new();
         for (index, (method, path)) in endpoints.enumerate() {
             let slot = slots.entry(path).or_default();
             match method {

@@ -2,26 +2,26 @@
 
 mod connection;
 mod descriptors;
-mod files;
 mod h2_preface;
-mod inherited;
 mod metered;
 mod request_check;
+mod secret_reload;
+mod socket_activation;
 mod streams;
 mod worker;
 
 pub use descriptors::{Missing, raise as raise_descriptors};
-pub use inherited::Inherited;
+pub use socket_activation::Inherited;
 
 use crate::{
     admin::{Admin, AdminError, Lifecycle},
     clock::Clock,
     config::{self, settings::Settings},
-    entropy::Entropy,
     pipeline::{Host, HostError},
-    rollout::{Watch, WatchError},
-    service::ServiceError,
+    rng::Rng,
+    rollout::{PolicyWatcher, WatchError},
     tls::{Tls, TlsError},
+    upstream_runtime::ServiceError,
 };
 use arc_swap::ArcSwap;
 use std::{io, net::SocketAddr, sync::Arc, thread};
@@ -94,7 +94,7 @@ pub struct Server {
     lifecycle: Arc<Lifecycle>,
     /// Answers until the last request is finished.
     admin: Option<Admin>,
-    _policies: Watch,
+    _policies: PolicyWatcher,
 }
 
 impl Server {
@@ -113,7 +113,7 @@ impl Server {
     pub fn start_with(settings: &Settings, mut inherited: Inherited) -> Result<Self, ServerError> {
         let tls = settings.server.tls.as_ref().map(|tls| Tls::open(tls, &["h2", "http/1.1"]).map(Arc::new));
         let tls = tls.transpose().map_err(ServerError::Tls)?;
-        let host = Host::new(settings, Clock::system(), Entropy::system())?;
+        let host = Host::new(settings, Clock::system(), Rng::system())?;
         let stopping = CancellationToken::new();
         let places = Arc::new(Semaphore::new(settings.server.max_connections));
         let mut wanted = vec![settings.server.listen];
@@ -134,7 +134,7 @@ impl Server {
         let server_settings = Arc::new(ArcSwap::from_pointee(settings.server.clone()));
         let workers = Vec::new();
         let settings_now = Arc::new(ArcSwap::from_pointee(settings.clone()));
-        let files = files::Files {
+        let files = secret_reload::Files {
             host: host.clone(),
             settings: Arc::clone(&settings_now),
             tls: tls.clone(),

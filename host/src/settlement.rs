@@ -110,8 +110,8 @@ impl Settlement {
         self.notifier.as_ref().map(Notifier::counts).unwrap_or_default()
     }
 
-    fn note(&self, record: RecordId, verified: Verified) {
-        let Verified::Settled { upstream, endpoint, class } = verified else { return };
+    fn note(&self, record: RecordId, verified: VerificationResult) {
+        let VerificationResult::Settled { upstream, endpoint, class } = verified else { return };
         if let Some(place) = CLASSES.iter().position(|own| *own == class) {
             self.settled[place].fetch_add(1, Relaxed);
         }
@@ -140,7 +140,7 @@ pub(crate) fn check(settings: &Settings) -> Result<(), NotifyError> {
 
 /// The result of a verification.
 #[derive(Debug)]
-pub(crate) enum Verified {
+pub(crate) enum VerificationResult {
     /// The write's effect is known, or with `unknown` it is not verified any more.
     Settled { upstream: String, endpoint: String, class: Class },
     /// The write is verified again later, or another caller or host has its record.
@@ -152,7 +152,7 @@ impl Settlement {
     pub(crate) async fn run<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
     where
         L: Future<Output = Vec<RecordId>>,
-        V: Future<Output = Verified>,
+        V: Future<Output = VerificationResult>,
     {
         let notices = async {
             match &self.notifier {
@@ -170,7 +170,7 @@ impl Settlement {
     async fn verify_due<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
     where
         L: Future<Output = Vec<RecordId>>,
-        V: Future<Output = Verified>,
+        V: Future<Output = VerificationResult>,
     {
         let Settings { concurrency, interval, .. } = self.settings;
         // As many as there are places, and as many again that may be this host's own under way.
@@ -243,8 +243,9 @@ mod tests {
         let settings = Settings { notify: Some(target), ..Settings::default() };
         let events = Arc::new(Events::new(Clock::anchored(5)));
         let settlement = Settlement::new(&settings, Clock::anchored(5), Arc::clone(&events)).unwrap();
-        let settled = |class| Verified::Settled { upstream: "up".to_owned(), endpoint: "create".to_owned(), class };
-        settlement.note(id(1), Verified::Open);
+        let settled =
+            |class| VerificationResult::Settled { upstream: "up".to_owned(), endpoint: "create".to_owned(), class };
+        settlement.note(id(1), VerificationResult::Open);
         for class in [Class::AlreadyApplied, Class::NotApplied, Class::NotApplied, Class::Unknown] {
             settlement.note(id(1), settled(class));
         }
@@ -281,7 +282,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = settlement.verify_due(list, |_| std::future::ready(Verified::Open)) => {}
+            () = settlement.verify_due(list, |_| std::future::ready(VerificationResult::Open)) => {}
             () = leaving => {}
         }
         assert!((10..=12).contains(&lists.get()), "{} lists in a second", lists.get());
@@ -299,7 +300,11 @@ mod tests {
         };
         let verify = |_| async {
             sleep(Duration::from_secs(5)).await;
-            Verified::Settled { upstream: "up".to_owned(), endpoint: "create".to_owned(), class: Class::Applied }
+            VerificationResult::Settled {
+                upstream: "up".to_owned(),
+                endpoint: "create".to_owned(),
+                class: Class::Applied,
+            }
         };
         tokio::select! {
             () = settlement.verify_due(list, verify) => {}

@@ -1,5 +1,5 @@
 //! Where state is kept.
 
-pub mod alone;
+pub mod local_fallback;
 pub mod memory;
 pub mod redis;

@@ -2,19 +2,19 @@
 
 pub(crate) mod answer_head;
 mod classify;
-mod follow;
+mod dns_refresh;
 pub mod headers;
+mod http1;
 mod http_client;
-mod leased;
-mod negotiated;
-mod plain;
+mod leased_body;
 pub mod redirect;
+mod reqwest_client;
 mod resolve;
-mod target;
+mod url;
 
 pub use http_client::{HttpClient, TransportError};
-pub(crate) use leased::leased;
-pub(crate) use negotiated::tls;
+pub(crate) use leased_body::leased;
+pub(crate) use reqwest_client::tls;
 pub use resolve::{Resolver, SystemResolver};
 
 use crate::policy::contract::Failure;

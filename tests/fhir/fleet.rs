@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
-use triage::{Host, clock::Clock, entropy::Entropy};
+use triage::{Host, clock::Clock, rng::Rng};
 
 /// How late a create may be committed here.
 const SETTINGS: &str = r#"policy_settings = { commit_within = "2s", wait = { kind = "fixed", seconds = 0.01 } }"#;
@@ -34,7 +34,7 @@ impl Fleet {
         let settings = shared(&redis.url(), "", "http://ehr.invalid", &upstream, Some(KEY));
         let hosts = std::array::from_fn(|_| {
             let transport = Arc::new(Between(Arc::clone(&faults)));
-            Host::with_transports(&settings, Clock::system(), Entropy::system(), vec![transport]).unwrap()
+            Host::with_transports(&settings, Clock::system(), Rng::system(), vec![transport]).unwrap()
         });
         Self { _redis: redis, server, faults, hosts }
     }

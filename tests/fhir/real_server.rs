@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep;
-use triage::{Host, clock::Clock, entropy::Entropy, upstream::HttpClient};
+use triage::{Host, clock::Clock, rng::Rng, upstream::HttpClient};
 
 /// The running server; it ends with this.
 struct Sekmet {
@@ -70,7 +70,7 @@ impl World {
         let client = HttpClient::new(&settings.upstreams[0].connection).unwrap();
         let faults = Faulty::new(Arc::new(client));
         let transport = Arc::new(Between(Arc::clone(&faults)));
-        let host = Host::with_transports(&settings, Clock::system(), Entropy::system(), vec![transport]).unwrap();
+        let host = Host::with_transports(&settings, Clock::system(), Rng::system(), vec![transport]).unwrap();
         let world = Self { host, faults, sekmet };
         for _ in 0..600 {
             if world.get("/metadata", "application/fhir+json").await.status == 200 {

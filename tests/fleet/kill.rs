@@ -29,7 +29,7 @@ use tokio::{
 };
 use triage::{
     emulator::{Call, Emulator, Options},
-    entropy::Entropy,
+    rng::Rng,
 };
 
 /// Settings of the upstream; breaker, budget and limits stay out of the way. The policy's own commit time is the real one.
@@ -245,7 +245,7 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(60)).await;
     let url: Arc<str> = server.url().into();
-    let entropy = Entropy::system();
+    let entropy = Rng::system();
     let start = || async {
         let url = Arc::clone(&url);
         tokio::task::spawn_blocking(move || host(&url, upstream)).await.unwrap()
@@ -298,7 +298,7 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
 }
 
 /// Repeats a row with its key, at whichever host, until it is answered; its hospital's id.
-async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Entropy) -> u64 {
+async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Rng) -> u64 {
     let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
     let (name, key) = (format!("H{row}"), format!("key-{row}"));
     // When somebody last had it who is done with it, or dead.

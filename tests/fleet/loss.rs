@@ -20,7 +20,7 @@ use tokio::{
 };
 use triage::{
     emulator::{Call, Emulator, Fault, Faults, Options, When},
-    entropy::Entropy,
+    rng::Rng,
 };
 
 fn flush(fleet: &Fleet) {
@@ -291,7 +291,7 @@ type Hosts = Arc<Mutex<Vec<SocketAddr>>>;
 struct Caller {
     number: usize,
     hosts: Hosts,
-    chance: Entropy,
+    chance: Rng,
     /// Whether its row may have been sent: an answer said so, or none came.
     maybe_sent: bool,
 }
@@ -365,9 +365,9 @@ async fn rows_through_losses(killed: bool) {
         .on(Call::Create, When::Chance(0.08), Fault::Unreadable)
         .on(Call::Create, When::Chance(0.09), Fault::FailAfter(http::StatusCode::INTERNAL_SERVER_ERROR));
     emulator.set_faults(trouble);
-    let seed = Entropy::system().next();
+    let seed = Rng::system().next();
     println!("seed {seed}");
-    let chance = Entropy::seeded(seed);
+    let chance = Rng::seeded(seed);
     // Short, so that what is in doubt is settled soon.
     let settings = settings("15s", "3s", "15s");
     let start = || async {
@@ -383,7 +383,7 @@ async fn rows_through_losses(killed: bool) {
     }
     let mut rows = JoinSet::new();
     for number in 0..ROWS {
-        let chance_of_row = Entropy::seeded(chance.next());
+        let chance_of_row = Rng::seeded(chance.next());
         let caller = Caller { number, hosts: Arc::clone(&hosts), chance: chance_of_row, maybe_sent: false };
         let begins = Duration::from_millis(chance.next() % BEGUN_WITHIN.as_millis() as u64);
         rows.spawn(async move {

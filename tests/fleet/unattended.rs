@@ -16,8 +16,8 @@ use triage::{
     clock::Clock,
     config::settings::Settings,
     emulator::{Call, Emulator, Fault, Faults, InProcess, When},
-    entropy::Entropy,
     idempotency::RecordId,
+    rng::Rng,
 };
 
 /// Lists a minute: half at once, the rest spread.
@@ -254,7 +254,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
     "renamed".clone_into(&mut gone.upstreams[0].name);
     let at = |settings: &Settings| {
         let transport = Arc::new(InProcess(Arc::clone(&fleet.emulator)));
-        Member(Host::with_transports(settings, Clock::system(), Entropy::system(), vec![transport]).unwrap())
+        Member(Host::with_transports(settings, Clock::system(), Rng::system(), vec![transport]).unwrap())
     };
     let due = || -> Vec<(String, Vec<u8>, f64)> {
         let mut found = Vec::new();

@@ -10,7 +10,7 @@ use triage::{
     clock, config,
     emulator::{Call, Fault, Faults, Options, When},
     policy::{
-        self, Engine, Loading, Policy,
+        self, Engine, LoadOptions, Policy,
         contract::{Attempt, Effect, Outcome, Purpose},
     },
     rollout::Event,
@@ -243,7 +243,7 @@ async fn with_reused_instances_one_that_trapped_is_not_used_again() {
 fn a_runaway_is_stopped_within_its_limit_and_two_milliseconds() {
     let engine = Engine::start().unwrap();
     let bytes = Guest::new().decide(SPIN).build();
-    let policy = Policy::load(&engine, &bytes, &Loading::default()).unwrap();
+    let policy = Policy::load(&engine, &bytes, &LoadOptions::default()).unwrap();
     let nothing = http::HeaderMap::new();
     let attempt = Attempt {
         endpoint: 0,

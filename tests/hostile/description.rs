@@ -4,7 +4,7 @@ use super::{
     guest::{Guest, at},
     refusal::{Case, failed, refused, spoilt},
 };
-use triage::service::StagePhase;
+use triage::upstream_runtime::StagePhase;
 
 /// Not UTF-8 from its third byte on.
 const BROKEN: &[u8] = b"ok\xff\xfe";

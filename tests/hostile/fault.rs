@@ -3,7 +3,7 @@
 
 use super::guest::{Guest, REPLACE, SPIN, TRAP, at};
 use crate::support::stage::Stage;
-use triage::{policy::Digest, rollout::Event, service::StagePhase};
+use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
 
 /// A guest and its last fault, as the event has it.
 struct Case(&'static str, Guest, String);

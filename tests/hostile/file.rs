@@ -7,9 +7,9 @@ use super::{
 use crate::support::stage::{Stage, prebuilt};
 use std::{fs, io::Write as _};
 use triage::{
-    policy::{Engine, LoadError, Loading, Policy},
+    policy::{Engine, LoadError, LoadOptions, Policy},
     rollout::Event,
-    service::StagePhase,
+    upstream_runtime::StagePhase,
 };
 
 fn invalid(cause: &str) -> String {
@@ -359,7 +359,7 @@ fn a_component_cut_off_anywhere_is_none() {
     let engine = Engine::start().unwrap();
     let good = Guest::new().build();
     for cut in 0..good.len() {
-        match Policy::load(&engine, &good[..cut], &Loading::default()) {
+        match Policy::load(&engine, &good[..cut], &LoadOptions::default()) {
             // Where a section ends, what is left may be whole; it exports too little then.
             Err(LoadError::Invalid(_) | LoadError::World(_)) => {}
             // Only the remark on who encoded it is missing.

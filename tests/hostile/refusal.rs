@@ -2,7 +2,7 @@
 
 use super::guest::Guest;
 use crate::support::stage::Stage;
-use triage::{policy::Digest, rollout::Event, service::StagePhase};
+use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
 
 /// A component and what the event says of it.
 pub struct Case(pub &'static str, pub Vec<u8>, pub StagePhase, pub String);

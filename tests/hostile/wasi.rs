@@ -8,13 +8,13 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
 use triage::policy::{
-    Engine, Fault, Loading, Policy, Tier,
+    Engine, Fault, LoadOptions, Policy, Tier,
     contract::{Attempt, Effect, Outcome, Purpose, Verdict},
 };
 
 /// What the guest says to an answer of 200.
 fn decided(guest: &Guest) -> Result<Verdict, Fault> {
-    let policy = Policy::load(&Engine::start().unwrap(), &guest.build(), &Loading::default())
+    let policy = Policy::load(&Engine::start().unwrap(), &guest.build(), &LoadOptions::default())
         .unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(policy.tier(), Some(Tier::Roomy), "it imports WASI");
     let headers = HeaderMap::new();

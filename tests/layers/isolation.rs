@@ -74,7 +74,7 @@ async fn a_key_of_one_upstream_says_nothing_at_another() {
     let host = triage::Host::with_transports(
         &settings,
         triage::clock::Clock::anchored(0),
-        triage::entropy::Entropy::seeded(1),
+        triage::rng::Rng::seeded(1),
         vec![Arc::clone(&one.upstream) as _, Arc::clone(&two.upstream) as _],
     )
     .unwrap();

@@ -2,7 +2,7 @@
 
 use super::child::{Triage, serving};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
-use triage::policy::{CompileError, Compiler, Engine, LoadError, Loading, Policy, prebuilt};
+use triage::policy::{CompileError, Compiler, Engine, LoadError, LoadOptions, Policy, prebuilt};
 
 fn compiler() -> Compiler {
     Compiler {
@@ -14,7 +14,7 @@ fn compiler() -> Compiler {
 
 fn load(compiler: Compiler, component: &[u8]) -> Result<String, LoadError> {
     let engine = Engine::start().unwrap().compiling_with(compiler);
-    Policy::load(&engine, component, &Loading::default()).map(|policy| policy.description().name.clone())
+    Policy::load(&engine, component, &LoadOptions::default()).map(|policy| policy.description().name.clone())
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn what_a_child_compiled_serves() {
 #[test]
 fn what_does_not_compile_is_told_as_if_it_were_compiled_here() {
     let component = wat::parse_str("(component (core module (func (result i32))))").unwrap();
-    let here = Policy::load(&Engine::start().unwrap(), &component, &Loading::default()).unwrap_err();
+    let here = Policy::load(&Engine::start().unwrap(), &component, &LoadOptions::default()).unwrap_err();
     let there = load(compiler(), &component).unwrap_err();
     assert!(matches!((&here, &there), (LoadError::Invalid(_), LoadError::Invalid(_))), "{here:?} {there:?}");
 }

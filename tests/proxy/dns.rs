@@ -17,7 +17,7 @@ use triage::{
     Host,
     clock::Clock,
     config,
-    entropy::Entropy,
+    rng::Rng,
     upstream::{HttpClient, Resolver},
 };
 
@@ -64,8 +64,7 @@ impl Moving {
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         let told = Arc::new(Told(Arc::clone(&names)));
         let client = HttpClient::with_resolver(&settings.upstreams[0].connection, told).unwrap();
-        let host =
-            Host::with_transports(&settings, Clock::system(), Entropy::system(), vec![Arc::new(client)]).unwrap();
+        let host = Host::with_transports(&settings, Clock::system(), Rng::system(), vec![Arc::new(client)]).unwrap();
         Self { names, old, new, host }
     }
 

@@ -10,8 +10,8 @@ use triage::{
     Host,
     clock::Clock,
     emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When},
-    entropy::Entropy,
     policy::contract::Failure,
+    rng::Rng,
     upstream::{Inbound, Outbound, Transport},
 };
 
@@ -41,7 +41,7 @@ impl World {
         let [named, default] = [(); 2].map(|()| Emulator::new(Options::default()));
         let upstream = Arc::new(Partitions { named: Arc::clone(&named), default: Arc::clone(&default) });
         let clock = Clock::anchored(1_767_225_600_000);
-        let host = Host::with_transports(&settings(120, keys), clock, Entropy::seeded(7), vec![upstream]).unwrap();
+        let host = Host::with_transports(&settings(120, keys), clock, Rng::seeded(7), vec![upstream]).unwrap();
         Self { host, named, default }
     }
 

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 use triage::{
-    entropy::Entropy,
     policy::contract::{Failure, FailureKind},
+    rng::Rng,
     upstream::{Inbound, Outbound, OutboundBody, Transport, full},
 };
 
@@ -42,7 +42,7 @@ pub struct Rule {
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn Transport>,
-    entropy: Entropy,
+    entropy: Rng,
     rules: Mutex<Vec<Rule>>,
     struck: AtomicU64,
 }
@@ -50,7 +50,7 @@ pub struct Faulty {
 impl Faulty {
     pub fn new(inner: Arc<dyn Transport>) -> Arc<Self> {
         let (rules, struck) = (Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self { inner, entropy: Entropy::seeded(11), rules, struck })
+        Arc::new(Self { inner, entropy: Rng::seeded(11), rules, struck })
     }
 
     /// From the next request on. The chances of several rules for one method are shares of one draw.

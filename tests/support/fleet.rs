@@ -10,7 +10,7 @@ use triage::{
         settings::{Settings, State},
     },
     emulator::{Call, Emulator, InProcess, Options},
-    entropy::Entropy,
+    rng::Rng,
 };
 
 /// The key that seals answers.
@@ -65,7 +65,7 @@ impl Fleet {
     /// One more host of the fleet.
     pub fn host(&self) -> Member {
         let transport = Arc::new(InProcess(Arc::clone(&self.emulator)));
-        let host = Host::with_transports(&self.settings(), Clock::system(), Entropy::system(), vec![transport]);
+        let host = Host::with_transports(&self.settings(), Clock::system(), Rng::system(), vec![transport]);
         Member(host.unwrap())
     }
 

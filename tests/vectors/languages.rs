@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 use triage::policy::{
-    Engine, Loading, Policy, Tier,
+    Engine, LoadOptions, Policy, Tier,
     build::{BuildError, build},
-    cases,
-    language::Language,
+    golden_tests,
+    guest_language::Language,
 };
 
 /// A DELETE that is answered 404 after an unknown one needs an endpoint of its own, which the example does not describe.
@@ -38,22 +38,22 @@ fn the_same_cases_pass_in_each() {
         };
         let component = std::fs::read(&built.file).unwrap();
         let policy =
-            Policy::load(&engine, &component, &Loading::default()).unwrap_or_else(|e| panic!("{title}: {e:?}"));
+            Policy::load(&engine, &component, &LoadOptions::default()).unwrap_or_else(|e| panic!("{title}: {e:?}"));
         let tier = if language == Language::Rust { Tier::Fast } else { Tier::Roomy };
         assert_eq!(policy.tier(), Some(tier), "{title}");
         assert_eq!(policy.description().name, "parcels", "{title}");
-        let played = cases::play(&policy, CASES).unwrap_or_else(|error| panic!("{title}: {error}"));
+        let played = golden_tests::play(&policy, CASES).unwrap_or_else(|error| panic!("{title}: {error}"));
         let standard: Vec<&str> = STANDARD.lines().filter(|line| !line.starts_with(DOES_NOT_APPLY)).collect();
-        let vectors =
-            cases::play(&policy, &standard.join("\n")).unwrap_or_else(|error| panic!("{title}, vectors: {error}"));
+        let vectors = golden_tests::play(&policy, &standard.join("\n"))
+            .unwrap_or_else(|error| panic!("{title}, vectors: {error}"));
         assert_eq!(vectors, STANDARD.lines().count() - 2, "{title}: all but one");
         println!("{title}: {played} cases and {vectors} vectors pass, {} bytes", built.bytes);
-        let reused = Loading { reuse_instances: true, ..Loading::default() };
+        let reused = LoadOptions { reuse_instances: true, ..LoadOptions::default() };
         let reused = Policy::load(&engine, &component, &reused).unwrap_or_else(|e| panic!("{title}: {e:?}"));
         let safe = super::safety::play("parcels", &reused, super::safety::FEW_VARIANTS);
         println!("{title}: no write is repeated in {} outcomes", safe.requests);
         // What the operator wrote is refused by a policy that cannot read it.
-        let settings = Loading { settings: "[".to_owned(), ..Loading::default() };
+        let settings = LoadOptions { settings: "[".to_owned(), ..LoadOptions::default() };
         let refused = Policy::load(&engine, &component, &settings).map(|_| ()).unwrap_err().to_string();
         assert!(refused.starts_with("the policy refused its settings: "), "{title}: {refused}");
         passed += usize::from(played == 11);

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use triage::{
     idempotency::{Ended, Ending, Retention, retention},
     policy::{
-        Engine, Loading, Policy,
+        Engine, LoadOptions, Policy,
         contract::{Attempt, Class, Effect, Failure, FailureKind, Outcome, Purpose, Verdict},
         prebuilt,
     },
-    retry::{self, Clamped, Facts, Seen, Step, clamp},
+    retry::{self, ClampInput, Clamped, NextAction, ObservedResult, clamp},
     route::Router,
 };
 
@@ -118,11 +118,11 @@ impl Came {
         statuses.chain(failures.map(Self::Failed))
     }
 
-    fn seen(self) -> Seen {
+    fn seen(self) -> ObservedResult {
         match self {
-            Self::Status(status) => Seen::Status(status.as_u16()),
-            Self::Failed(Failure { sent: false, .. }) => Seen::NotSent,
-            Self::Failed(_) => Seen::Lost,
+            Self::Status(status) => ObservedResult::Status(status.as_u16()),
+            Self::Failed(Failure { sent: false, .. }) => ObservedResult::NotSent,
+            Self::Failed(_) => ObservedResult::Lost,
         }
     }
 
@@ -174,7 +174,7 @@ impl<'a> Subject<'a> {
                     let clamped = clamp(verdict.clone(), &facts, &retry::Settings::default());
                     self.check_request(came, &facts, &clamped);
                     played.requests += 1;
-                    if matches!(clamped.step, Step::Verify(_)) && !probe_is_played {
+                    if matches!(clamped.step, NextAction::Verify(_)) && !probe_is_played {
                         probe_is_played = true;
                         self.play_probe(played);
                     }
@@ -200,11 +200,11 @@ impl<'a> Subject<'a> {
                     let clamped = clamp(verdict, &facts, &retry::Settings::default());
                     let absence_counts = sent_ago >= within;
                     let told = || format!("{}: {body:?} {sent_ago:?} {clamped:?}", self.told(came, &facts));
-                    assert!(absence_counts || !matches!(clamped.step, Step::Retry(_)), "sent again: {}", told());
+                    assert!(absence_counts || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
                     assert!(absence_counts || !self.is_released(&facts, &clamped), "released: {}", told());
                     // Only an answer that says what is there can say what is not.
                     let is_proof = matches!(came, Came::Status(status) if matches!(status.as_u16(), 200 | 404));
-                    assert!(is_proof || !matches!(clamped.step, Step::Retry(_)), "sent again: {}", told());
+                    assert!(is_proof || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
                     assert!(is_proof || !self.is_released(&facts, &clamped), "released: {}", told());
                     played.verifications += 1;
                 }
@@ -212,7 +212,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn check_request(&self, came: Came, facts: &Facts, clamped: &Clamped) {
+    fn check_request(&self, came: Came, facts: &ClampInput, clamped: &Clamped) {
         let is_released = self.is_released(facts, clamped);
         if self.effect == Effect::Idempotent {
             // Sent again it does no harm, but its key is not free while its effect is unknown.
@@ -221,13 +221,13 @@ impl<'a> Subject<'a> {
         if self.effect != Effect::Unsafe {
             return;
         }
-        let is_resent = matches!(clamped.step, Step::Retry(_) | Step::Resend(_));
+        let is_resent = matches!(clamped.step, NextAction::Retry(_) | NextAction::Resend(_));
         assert!(!is_resent || self.may_be_resent(came, facts), "sent again: {}: {clamped:?}", self.told(came, facts));
         assert!(!is_released || self.may_be_released(came, facts), "released: {}: {clamped:?}", self.told(came, facts));
     }
 
     /// Whether the host holds proof, or the operator's trust in this very policy's table, that the request was not applied.
-    fn may_be_resent(&self, came: Came, facts: &Facts) -> bool {
+    fn may_be_resent(&self, came: Came, facts: &ClampInput) -> bool {
         let proof = match came {
             Came::Failed(failure) => !failure.sent,
             Came::Status(status) => match status.as_u16() {
@@ -242,7 +242,7 @@ impl<'a> Subject<'a> {
 
     /// Whether the host holds proof that a request has no effect here. A refusal in HTTP's own words counts as such from a policy
     /// that the operator trusts.
-    fn may_be_released(&self, came: Came, facts: &Facts) -> bool {
+    fn may_be_released(&self, came: Came, facts: &ClampInput) -> bool {
         let proof = match came {
             Came::Failed(failure) => !failure.sent,
             Came::Status(status) => match status.as_u16() {
@@ -258,17 +258,19 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether the record would be forgotten, however the request ends now.
-    fn is_released(&self, facts: &Facts, clamped: &Clamped) -> bool {
+    fn is_released(&self, facts: &ClampInput, clamped: &Clamped) -> bool {
         let unsettled = clamped.unsettled(self.effect, facts.unsettled);
-        let answered = matches!(facts.seen, Seen::Status(_)) && facts.purpose == Purpose::Request;
+        let answered = matches!(facts.seen, ObservedResult::Status(_)) && facts.purpose == Purpose::Request;
         let ending = match &clamped.step {
-            Step::Replace(_) => Ending::Answered,
-            Step::Deliver if answered => Ending::Answered,
-            Step::Deliver => Ending::Refused { maybe_sent: facts.seen != Seen::NotSent, effect_unknown: false },
-            Step::Unsettled => Ending::Refused { maybe_sent: true, effect_unknown: true },
-            Step::Retry(_) | Step::Resend(_) | Step::Verify(_) => return false,
+            NextAction::Replace(_) => Ending::Answered,
+            NextAction::Deliver if answered => Ending::Answered,
+            NextAction::Deliver => {
+                Ending::Refused { maybe_sent: facts.seen != ObservedResult::NotSent, effect_unknown: false }
+            }
+            NextAction::Unsettled => Ending::Refused { maybe_sent: true, effect_unknown: true },
+            NextAction::Retry(_) | NextAction::Resend(_) | NextAction::Verify(_) => return false,
         };
-        let class = if clamped.step == Step::Unsettled { Class::Unknown } else { clamped.class };
+        let class = if clamped.step == NextAction::Unsettled { Class::Unknown } else { clamped.class };
         let ended = Ended {
             effect: self.effect,
             granted: facts.granted,
@@ -281,8 +283,15 @@ impl<'a> Subject<'a> {
         retention(&ended) == Retention::Release
     }
 
-    fn facts(&self, purpose: Purpose, granted: bool, unsettled: bool, seen: Seen, sent_ago: Duration) -> Facts {
-        Facts {
+    fn facts(
+        &self,
+        purpose: Purpose,
+        granted: bool,
+        unsettled: bool,
+        seen: ObservedResult,
+        sent_ago: Duration,
+    ) -> ClampInput {
+        ClampInput {
             effect: self.effect,
             granted,
             purpose,
@@ -291,7 +300,7 @@ impl<'a> Subject<'a> {
             probes: u32::from(purpose == Purpose::Probe),
             unsettled,
             repeatable: true,
-            sent_ago: (unsettled || seen != Seen::NotSent).then_some(sent_ago),
+            sent_ago: (unsettled || seen != ObservedResult::NotSent).then_some(sent_ago),
             commit_within: self.commit_within,
             remaining: Duration::from_secs(600),
             attempt_needs: Duration::from_secs(5),
@@ -330,7 +339,7 @@ impl<'a> Subject<'a> {
         self.policy.decide(&attempt, outcome).unwrap_or_else(|fault| panic!("{} {}: {fault}", self.name, self.method))
     }
 
-    fn told(&self, came: Came, facts: &Facts) -> String {
+    fn told(&self, came: Came, facts: &ClampInput) -> String {
         let (name, method, path) = (self.name, &self.method, self.request.path);
         format!("{name} {method} {path} {came:?} granted {} unsettled {}", facts.granted, facts.unsettled)
     }
@@ -339,7 +348,7 @@ impl<'a> Subject<'a> {
 #[test]
 fn no_embedded_policy_repeats_a_write_or_frees_its_key_without_proof() {
     let engine = Engine::start().unwrap();
-    let reused = Loading { reuse_instances: true, ..Loading::default() };
+    let reused = LoadOptions { reuse_instances: true, ..LoadOptions::default() };
     let embedded = prebuilt::names().into_iter().map(|name| {
         (name, Policy::load(&engine, &super::component(name), &reused).unwrap_or_else(|e| panic!("{name}: {e:?}")))
     });

@@ -5,7 +5,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 use triage::{
     clock::Timestamp,
-    overload::{Limiter, Sample, Went},
+    overload::{Limiter, Sample, SampleOutcome},
 };
 
 /// What callers wait for.
@@ -187,7 +187,7 @@ fn play(case: &Case, limit: &mut dyn Limit) -> Score {
                 ends.peek().copied().filter(|Reverse(end)| end.0 <= now)
             {
                 ends.pop();
-                let went = if answered { Went::Answered } else { Went::TimedOut };
+                let went = if answered { SampleOutcome::Answered } else { SampleOutcome::TimedOut };
                 let endpoint = if first { "read" } else { "create" };
                 limit.over(&Sample { endpoint, harmless: HARMLESS, sent: Timestamp(sent), went }, Timestamp(at));
             }

@@ -17,8 +17,8 @@ use triage::{
     Host,
     clock::Clock,
     config,
-    entropy::Entropy,
     policy::contract::Failure,
+    rng::Rng,
     upstream::{Inbound, Outbound, Transport, full},
 };
 
@@ -174,7 +174,7 @@ pub fn host(upstream: &Arc<Upstream>, policy: &str, defaults: &str) -> Result<Ho
     let settings = config::from_toml(&text)?;
     let transport: Arc<dyn Transport> = Arc::clone(upstream) as _;
     let clock = Clock::anchored(1_767_225_600_000);
-    Ok(Host::with_transports(&settings, clock, Entropy::seeded(7), vec![transport])?)
+    Ok(Host::with_transports(&settings, clock, Rng::seeded(7), vec![transport])?)
 }
 
 /// Asks so often a second for so many seconds, without waiting for answers, and waits for all of them in the end.

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| triage::inputs::redirect(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| triage::fuzz_inputs::redirect(bytes));

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| triage::inputs::trace(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| triage::fuzz_inputs::trace(bytes));

@@ -1,19 +1,20 @@
 //! What operators do. Each action is an audit event: in the log under the target `triage::audit`, and among the recent events.
 
 use super::{
-    Desk,
-    access::Role,
-    answer::{At, Json, Refusal, Sent, body},
+    AdminState,
+    auth::Role,
+    dto,
     listen::Peer,
-    look, shapes,
+    read_handlers,
+    response::{At, Json, Refusal, Sent, body},
 };
 use crate::{
+    admission::Group,
     breaker::Force,
     clock::millis,
-    gate::Group,
-    idempotency::{Answer, RecordId, Resolution, Resolved, Stored},
+    idempotency::{RecordId, Resolution, Resolved, Stored, StoredBody},
     policy::{Digest, contract::Class},
-    rollout::fleet::Said,
+    rollout::fleet::CommandOutcome,
 };
 use axum::{
     extract::State,
@@ -27,7 +28,7 @@ use std::time::Duration;
 /// be forgotten.
 const USUAL: Duration = Duration::from_mins(10);
 /// And at most.
-const LONGEST: Duration = Duration::from_hours(24);
+const MAX_FORCE_TIME: Duration = Duration::from_hours(24);
 /// The longest answer that an operator may give for a record.
 const ANSWER_BYTES: usize = 32 << 10;
 
@@ -38,7 +39,7 @@ pub(super) struct Actor {
     role: Role,
 }
 
-impl Desk {
+impl AdminState {
     pub(super) fn audit(&self, actor: Actor, action: &str, subject: &str, text: String) {
         let Actor { peer, role } = actor;
         tracing::info!(target: "triage::audit", %peer, role = role.name(), action, subject, "{text}");
@@ -64,8 +65,8 @@ impl Expiry {
 pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
     let Some(ms) = for_ms else { return Ok(USUAL) };
     let wanted = Duration::from_millis(ms);
-    if wanted.is_zero() || wanted > LONGEST {
-        let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(LONGEST));
+    if wanted.is_zero() || wanted > MAX_FORCE_TIME {
+        let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(MAX_FORCE_TIME));
         return Err(Refusal::Malformed(text));
     }
     Ok(wanted)
@@ -73,9 +74,9 @@ pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
 
 /// A whole number, also as `1.0`: to JSON they are the same.
 pub(super) fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    const MOST: f64 = 9e15;
+    const MAX_BODY_BYTES: f64 = 9e15;
     let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
-    if number.fract() != 0.0 || !(0.0..=MOST).contains(&number) {
+    if number.fract() != 0.0 || !(0.0..=MAX_BODY_BYTES).contains(&number) {
         return Err(serde::de::Error::custom(format!("{number} is no whole number from 0")));
     }
     Ok(Some(number as u64))
@@ -85,11 +86,11 @@ pub(super) type Acted<T> = Result<Json<T>, Refusal>;
 
 /// `open`, `close` or `reset`.
 pub(super) async fn force(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint, verb)): At<(String, String, String)>,
     Sent(bytes): Sent,
-) -> Acted<shapes::Breaker> {
+) -> Acted<dto::Breaker> {
     let force = match verb.as_str() {
         "open" => Force::Open(body::<Expiry>(&bytes)?.duration()?),
         "close" => Force::Close(body::<Expiry>(&bytes)?.duration()?),
@@ -101,15 +102,15 @@ pub(super) async fn force(
 
 /// Takes `open` or `close` back.
 pub(super) async fn undo(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint)): At<(String, String)>,
-) -> Acted<shapes::Breaker> {
-    set(&desk, actor.0, &upstream, &endpoint, Force::Undo).await
+) -> Acted<dto::Breaker> {
+    set(&desk, actor.0, &upstream, &endpoint, Force::Clear).await
 }
 
-async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<shapes::Breaker> {
-    let before = look::one_breaker(desk, upstream, endpoint)?;
+async fn set(desk: &AdminState, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<dto::Breaker> {
+    let before = read_handlers::one_breaker(desk, upstream, endpoint)?;
     let group = group(desk, upstream, endpoint);
     let (action, text) = match force {
         Force::Open(time) => ("breaker-open", format!("an operator opens the breaker for {} ms", millis(time))),
@@ -117,10 +118,10 @@ async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: F
             ("breaker-close", format!("an operator holds the breaker closed for {} ms", millis(time)))
         }
         Force::Reset => ("breaker-reset", "an operator resets the breaker".to_owned()),
-        Force::Undo if !before.forced => {
+        Force::Clear if !before.forced => {
             return Err(Refusal::NotNow("no operator has set this breaker; there is nothing to take back".to_owned()));
         }
-        Force::Undo => ("breaker-undo", "an operator gives the breaker back to itself".to_owned()),
+        Force::Clear => ("breaker-undo", "an operator gives the breaker back to itself".to_owned()),
     };
     let done = match group {
         Some(group) => group.force(force).await.map_err(|error| Refusal::NotNow(error.to_string()))?,
@@ -130,21 +131,21 @@ async fn set(desk: &Desk, actor: Actor, upstream: &str, endpoint: &str, force: F
         return Err(Refusal::NotNow("this endpoint has no breaker; set breaker.enabled = true".to_owned()));
     }
     desk.audit(actor, action, &format!("{upstream}/{}", before.group), text);
-    look::one_breaker(desk, upstream, endpoint).map(Json)
+    read_handlers::one_breaker(desk, upstream, endpoint).map(Json)
 }
 
-fn group(desk: &Desk, upstream: &str, endpoint: &str) -> Option<Group> {
-    let service = shapes::serving(&desk.host, upstream)?.current();
+fn group(desk: &AdminState, upstream: &str, endpoint: &str) -> Option<Group> {
+    let service = dto::serving(&desk.host, upstream)?.current();
     service.endpoints.iter().find(|own| own.described.name == endpoint).map(|own| own.group.clone())
 }
 
 /// Ends the pause that a policy or an upstream has asked for.
 pub(super) async fn lift_pause(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint)): At<(String, String)>,
-) -> Acted<shapes::Limits> {
-    let before = look::one_limits(&desk, &upstream, &endpoint)?;
+) -> Acted<dto::Limits> {
+    let before = read_handlers::one_limits(&desk, &upstream, &endpoint)?;
     let done = match group(&desk, &upstream, &endpoint) {
         Some(group) => group.lift_pause().await.map_err(|error| Refusal::NotNow(error.to_string()))?,
         None => false,
@@ -155,7 +156,7 @@ pub(super) async fn lift_pause(
     let left = before.paused_ms.map(|left| format!(", {left} ms before its end")).unwrap_or_default();
     let subject = format!("{upstream}/{}", before.group);
     desk.audit(actor.0, "pause-lift", &subject, format!("an operator lifts the pause{left}"));
-    look::one_limits(&desk, &upstream, &endpoint).map(Json)
+    read_handlers::one_limits(&desk, &upstream, &endpoint).map(Json)
 }
 
 /// Which component, where an operator names one.
@@ -177,16 +178,16 @@ impl Named {
 
 /// `announce`, `rollback` or `promote`.
 pub(super) async fn policy(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     actor: Acting,
     At((upstream, verb)): At<(String, String)>,
     Sent(bytes): Sent,
-) -> Acted<shapes::Policy> {
+) -> Acted<dto::Policy> {
     if !matches!(verb.as_str(), "announce" | "rollback" | "promote") {
         return Err(Refusal::NoPath);
     }
-    let serving = shapes::serving(&desk.host, &upstream)
-        .ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
+    let serving =
+        dto::serving(&desk.host, &upstream).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
     let named = body::<Named>(&bytes)?.digest()?;
     let following = serving.following.as_ref();
     let not_now = |why: &dyn std::fmt::Display| Refusal::NotNow(why.to_string());
@@ -203,12 +204,12 @@ pub(super) async fn policy(
             let note = fleets(&desk, actor.0, &verb, &upstream, Some(digest));
             let done = following.announce(&desk.host.shared.rollout, digest, promoted, note).await;
             done.map_err(|why| not_now(&why))?;
-            return Ok(Json(shapes::policy(serving)));
+            return Ok(Json(dto::policy(serving)));
         }
         ("rollback", named, Some(following)) if following.is_told() => {
             let note = fleets(&desk, actor.0, &verb, &upstream, None);
             following.roll_back(&desk.host.shared.rollout, named, note).await.map_err(|why| not_now(&why))?;
-            return Ok(Json(shapes::policy(serving)));
+            return Ok(Json(dto::policy(serving)));
         }
         ("rollback", Some(named), _) if !serves(&serving.current(), named) => {
             let text = format!("sha256:{named} does not serve; look again: `triage policy list`");
@@ -224,35 +225,35 @@ pub(super) async fn policy(
         }
     };
     desk.audit(actor.0, &action, &upstream, text);
-    Ok(Json(shapes::policy(serving)))
+    Ok(Json(dto::policy(serving)))
 }
 
 /// Whether a generation's component or manifest is meant.
-fn serves(service: &crate::service::Service, named: Digest) -> bool {
+fn serves(service: &crate::upstream_runtime::UpstreamRuntime, named: Digest) -> bool {
     [service.artifact, service.policy.digest()].contains(&Some(named))
 }
 
 /// Audits what an operator has the fleet do, as soon as it is done: also where the caller has hung up by then.
 fn fleets(
-    desk: &Desk,
+    desk: &AdminState,
     actor: Actor,
     verb: &str,
     upstream: &str,
     digest: Option<Digest>,
-) -> impl FnOnce(Said) + Send + 'static {
+) -> impl FnOnce(CommandOutcome) + Send + 'static {
     let (desk, verb, upstream) = (desk.clone(), verb.to_owned(), upstream.to_owned());
     move |said| {
         let how = if verb == "promote" { ", rolled back before or not" } else { "" };
         let announces = digest.map(|digest| format!("an operator announces sha256:{digest} to the fleet{how}"));
         let asked = announces.unwrap_or_else(|| "an operator rolls the policy of the whole fleet back".to_owned());
         let text = match (said, digest) {
-            (Said::Announced | Said::RolledBack, _) => asked,
-            (Said::Aborted, _) => "an operator takes back what was announced to the fleet".to_owned(),
-            (Said::Pardoned, digest) => {
+            (CommandOutcome::Announced | CommandOutcome::RolledBack, _) => asked,
+            (CommandOutcome::Aborted, _) => "an operator takes back what was announced to the fleet".to_owned(),
+            (CommandOutcome::Pardoned, digest) => {
                 let digest = digest.map(|digest| format!("sha256:{digest}")).unwrap_or_default();
                 format!("an operator has this host take the fleet's {digest} once more")
             }
-            (Said::Unsure, _) => format!("{asked}; shared state did not say whether that was done"),
+            (CommandOutcome::Unsure, _) => format!("{asked}; shared state did not say whether that was done"),
         };
         desk.audit(actor, &format!("policy-{verb}"), &upstream, text);
     }
@@ -270,7 +271,7 @@ struct Given {
 
 /// `applied` or `not-applied`: an operator's word on what became of a write.
 pub(super) async fn settle(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     actor: Acting,
     At((id, verb)): At<(String, String)>,
     Sent(bytes): Sent,
@@ -313,7 +314,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
     let body = Bytes::from(text);
     let class = Class::Applied.name();
-    Ok(Stored::Answer(Answer { status, headers, body, class, policy: "operator".into() }))
+    Ok(Stored::Answer(StoredBody { status, headers, body, class, policy: "operator".into() }))
 }
 
 /// The actor, as the gate before the handler noted it.

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 /// Bytes of an answer that are read: far more than a host has to say.
-const MOST: usize = 16 << 20;
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,8 @@ impl Client {
         let request = Outbound { method, path_and_query, headers, body, guarded: true };
         let no_answer = |kind| ClientError::NoAnswer { url: self.url.clone(), kind };
         let answer = self.http.send(request).await.map_err(|failure| no_answer(failure.kind.name()))?;
-        let read = Limited::new(answer.body, MOST).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
+        let read =
+            Limited::new(answer.body, MAX_RESPONSE_BYTES).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
         let status = answer.status.as_u16();
         if answer.status.is_success() {
             return Ok((status, answer.headers, read));

@@ -1,6 +1,6 @@
 //! The listener: few connections, each with little time, on a thread that gives way to the workers.
 
-use super::{answer::Refusal, lanes::Lanes};
+use super::{connection_limits::ConnectionLimits, response::Refusal};
 use crate::tls::Tls;
 use axum::{
     Router,
@@ -86,7 +86,7 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "the admin listener could not be used"),
     };
-    let mut lanes = Lanes::new();
+    let mut lanes = ConnectionLimits::new();
     // Ends with this function, and every connection with it.
     let mut connections = JoinSet::new();
     loop {

@@ -1,19 +1,19 @@
 //! All metrics as `OpenMetrics` text.
 
 use crate::{
-    breaker::Standing,
+    breaker::BreakerState,
     error::REASONS,
     overload::{self, Priority},
-    service::Service,
     settlement,
-    state::group::{LimitView, View},
+    state::group::{GroupStatus, LimitView},
     store::redis::{Condition, Steps},
     telemetry::{
-        EndpointMeters, Events, Meter, Meters, Metric,
+        AllEndpointCounters, EndpointCounters, EndpointMeters, Events, Metric,
+        endpoint_counters::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
         histogram::{Histogram, Observed},
-        meter::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
         metrics, process,
     },
+    upstream_runtime::UpstreamRuntime,
 };
 use prometheus_client::{
     collector::Collector,
@@ -27,13 +27,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 #[derive(Debug)]
 pub struct Sources {
     /// The counters.
-    pub meters: Arc<Meters>,
+    pub meters: Arc<AllEndpointCounters>,
     /// The events.
     pub events: Arc<Events>,
     /// What serves, by upstream.
-    pub services: Vec<Arc<Service>>,
+    pub services: Vec<Arc<UpstreamRuntime>>,
     /// How loaded each of them is, in the same order.
-    pub loads: Vec<overload::View>,
+    pub loads: Vec<overload::OverloadStatus>,
     /// The fleet's generation of each upstream that follows it, and whether this host is behind.
     pub fleets: Vec<(String, u64, bool)>,
     /// Unsettled records and the age of the oldest, as far as they could be counted.
@@ -130,11 +130,11 @@ impl Endpoint {
         labels
     }
 
-    fn sum(&self, counter: impl Fn(&Meter) -> &Counter) -> u64 {
+    fn sum(&self, counter: impl Fn(&EndpointCounters) -> &Counter) -> u64 {
         self.0.all().iter().map(|meter| counter(meter).read()).sum()
     }
 
-    fn each(&self, counters: impl Fn(&Meter) -> &[Counter]) -> Vec<u64> {
+    fn each(&self, counters: impl Fn(&EndpointCounters) -> &[Counter]) -> Vec<u64> {
         let mut sums = vec![0; counters(self.0.of(0)).len()];
         for meter in self.0.all() {
             for (sum, counter) in sums.iter_mut().zip(counters(meter)) {
@@ -144,7 +144,7 @@ impl Endpoint {
         sums
     }
 
-    fn observed(&self, histogram: impl Fn(&Meter) -> &Histogram) -> Observed {
+    fn observed(&self, histogram: impl Fn(&EndpointCounters) -> &Histogram) -> Observed {
         let (first, others) = (histogram(self.0.of(0)).read(), self.0.all().iter().skip(1));
         others.fold(first, |mut sum, meter| {
             sum.add(&histogram(meter).read());
@@ -163,7 +163,7 @@ fn labelled<'a>(
     endpoints: &'a [Endpoint],
     label: &'static str,
     values: &'a [&'static str],
-    counters: impl Fn(&Meter) -> &[Counter] + 'a,
+    counters: impl Fn(&EndpointCounters) -> &[Counter] + 'a,
 ) -> impl Iterator<Item = (Labels<'a>, u64)> {
     endpoints.iter().flat_map(move |endpoint| {
         let sums = endpoint.each(&counters);
@@ -217,7 +217,7 @@ fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
 
 fn verdicts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     let classes = CLASSES.map(crate::policy::contract::Class::name);
-    let limits = LIMITS.map(crate::retry::Limit::name);
+    let limits = LIMITS.map(crate::retry::ClampReason::name);
     page.counters(&metrics::VERDICTS, labelled(all, "class", &classes, |meter| meter.verdicts.all()))?;
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.decision_time)));
     page.histograms(&metrics::DECISION_TIME, times)?;
@@ -241,12 +241,12 @@ fn limit_taken<'a>(group: &'a str, number: &'a str, limit: &LimitView) -> (Label
     (with(group_labels(group), "limit", number), share)
 }
 
-const STANDINGS: [Standing; 3] = [Standing::Closed, Standing::Open, Standing::HalfOpen];
+const STANDINGS: [BreakerState; 3] = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
 
 impl Sources {
     fn groups(&self, page: &mut Page<'_>) -> fmt::Result {
         let endpoints = self.services.iter().flat_map(|service| &service.endpoints);
-        let groups: BTreeMap<&str, View> =
+        let groups: BTreeMap<&str, GroupStatus> =
             endpoints.clone().map(|endpoint| (endpoint.group.name(), endpoint.group.view())).collect();
         let breakers = || {
             groups.iter().filter_map(|(name, view)| view.breaker.as_ref().map(|breaker| (group_labels(name), breaker)))
@@ -324,11 +324,11 @@ impl Sources {
     }
 
     fn policies(&self, page: &mut Page<'_>) -> fmt::Result {
-        fn labels(service: &Service) -> Labels<'_> {
+        fn labels(service: &UpstreamRuntime) -> Labels<'_> {
             vec![("upstream", service.settings.name.as_str())]
         }
         page.gauges(&metrics::GENERATION, self.services.iter().map(|one| (labels(one), one.generation as f64)))?;
-        let digest = |one: &Arc<Service>| one.policy.digest().map_or_else(String::new, |digest| digest.short());
+        let digest = |one: &Arc<UpstreamRuntime>| one.policy.digest().map_or_else(String::new, |digest| digest.short());
         let digests: Vec<String> = self.services.iter().map(digest).collect();
         let serving = self.services.iter().zip(&digests).map(|(one, digest)| {
             let named = with(labels(one), "policy", &one.policy.description().name);

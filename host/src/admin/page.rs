@@ -1,9 +1,9 @@
 //! The web page at the root: a shell that this renders, a style and a script that stand in it, and nothing from elsewhere.
 
 use super::{
-    Desk,
-    access::{Entry, Role},
-    answer::Refusal,
+    AdminState,
+    auth::{Entry, Role},
+    response::Refusal,
     session,
 };
 use axum::{
@@ -29,7 +29,7 @@ const SCRIPT: &str = concat!(
 
 /// The page, for those who may look; the way in for the others.
 pub(super) async fn root(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     request: Request,
 ) -> Response {
@@ -68,7 +68,7 @@ impl fmt::Debug for Given {
 
 /// Signs in: a token for a cookie that scripts cannot read and that other sites' requests do not carry.
 pub(super) async fn enter(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     headers: HeaderMap,
     given: Result<Form<Given>, FormRejection>,
@@ -93,7 +93,7 @@ pub(super) async fn enter(
 
 /// Signs out.
 pub(super) async fn leave(
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     headers: HeaderMap,
 ) -> Response {

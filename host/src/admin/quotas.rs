@@ -2,7 +2,7 @@
 //!
 //! What a caller has proven goes first. One quota for all would let any caller without a token use up those of scrapers and operators.
 
-use super::access::Role;
+use super::auth::Role;
 use crate::{
     clock::Timestamp,
     rate_limit::{Gcra, Quota},

@@ -1,6 +1,6 @@
 //! Every path. The `OpenAPI` document lists the same ones but for the page's: a test compares.
 
-use super::{Desk, access, actions, answer::Refusal, listen, live, look, page, traces};
+use super::{AdminState, actions, auth, listen, page, read_handlers, recordings, response::Refusal, sse};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -17,41 +17,41 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 const BODY: usize = 64 << 10;
 
 /// What readers get.
-fn reading() -> Vec<(&'static str, MethodRouter<Desk>)> {
+fn reading() -> Vec<(&'static str, MethodRouter<AdminState>)> {
     vec![
-        ("/metrics", get(look::metrics)),
-        ("/api/v1/openapi.json", get(look::openapi)),
-        ("/api/v1/status", get(look::status)),
-        ("/api/v1/breakers", get(look::breakers)),
-        ("/api/v1/breakers/{upstream}/{endpoint}", get(look::breaker)),
-        ("/api/v1/limits", get(look::limits)),
-        ("/api/v1/budgets", get(look::budgets)),
-        ("/api/v1/policies", get(look::policies)),
-        ("/api/v1/policies/{upstream}", get(look::policy)),
-        ("/api/v1/events", get(look::events)),
-        ("/api/v1/config", get(look::config)),
-        ("/api/v1/records", get(look::records)),
-        ("/api/v1/records/{id}", get(look::record)),
-        ("/api/v1/traces", get(traces::list)),
-        ("/api/v1/traces/{upstream}", get(traces::one)),
-        ("/api/v1/requests", get(look::requests)),
-        ("/api/v1/requests/{id}", get(look::request)),
+        ("/metrics", get(read_handlers::metrics)),
+        ("/api/v1/openapi.json", get(read_handlers::openapi)),
+        ("/api/v1/status", get(read_handlers::status)),
+        ("/api/v1/breakers", get(read_handlers::breakers)),
+        ("/api/v1/breakers/{upstream}/{endpoint}", get(read_handlers::breaker)),
+        ("/api/v1/limits", get(read_handlers::limits)),
+        ("/api/v1/budgets", get(read_handlers::budgets)),
+        ("/api/v1/policies", get(read_handlers::policies)),
+        ("/api/v1/policies/{upstream}", get(read_handlers::policy)),
+        ("/api/v1/events", get(read_handlers::events)),
+        ("/api/v1/config", get(read_handlers::config)),
+        ("/api/v1/records", get(read_handlers::records)),
+        ("/api/v1/records/{id}", get(read_handlers::record)),
+        ("/api/v1/traces", get(recordings::list)),
+        ("/api/v1/traces/{upstream}", get(recordings::one)),
+        ("/api/v1/requests", get(read_handlers::requests)),
+        ("/api/v1/requests/{id}", get(read_handlers::request)),
     ]
 }
 
 /// What operators do.
-fn writing() -> Vec<(&'static str, MethodRouter<Desk>)> {
+fn writing() -> Vec<(&'static str, MethodRouter<AdminState>)> {
     vec![
         ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
         ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
         ("/api/v1/limits/{upstream}/{endpoint}/pause", delete(actions::lift_pause)),
         ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
         ("/api/v1/records/{id}/{verb}", post(actions::settle)),
-        ("/api/v1/traces/{upstream}/{verb}", post(traces::act)),
+        ("/api/v1/traces/{upstream}/{verb}", post(recordings::act)),
     ]
 }
 
-fn routes(paths: Vec<(&'static str, MethodRouter<Desk>)>) -> Router<Desk> {
+fn routes(paths: Vec<(&'static str, MethodRouter<AdminState>)>) -> Router<AdminState> {
     paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
 
@@ -62,15 +62,14 @@ async fn no_sniffing(mut response: Response) -> Response {
 }
 
 /// The whole listener. Whether the process lives and wants requests is no secret: orchestrators ask without a token.
-pub(super) fn router(desk: Desk) -> Router {
+pub(super) fn router(desk: AdminState) -> Router {
     // What the page follows is its own: the document tells of what tools ask.
-    let readers = routes(reading())
-        .route("/live", get(live::follow))
-        .route_layer(from_fn_with_state(desk.clone(), access::readers));
-    let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), access::writers));
+    let readers =
+        routes(reading()).route("/live", get(sse::follow)).route_layer(from_fn_with_state(desk.clone(), auth::readers));
+    let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), auth::writers));
     Router::new()
-        .route("/healthz", get(look::healthz))
-        .route("/readyz", get(look::readyz))
+        .route("/healthz", get(read_handlers::healthz))
+        .route("/readyz", get(read_handlers::readyz))
         .route("/", get(page::root))
         .route("/session", post(page::enter))
         .route("/session/end", post(page::leave))
@@ -85,10 +84,10 @@ pub(super) fn router(desk: Desk) -> Router {
 }
 
 /// Health alone: what a connection gets for which there is no other place.
-pub(super) fn health(desk: Desk) -> Router {
+pub(super) fn health(desk: AdminState) -> Router {
     Router::new()
-        .route("/healthz", get(look::healthz))
-        .route("/readyz", get(look::readyz))
+        .route("/healthz", get(read_handlers::healthz))
+        .route("/readyz", get(read_handlers::readyz))
         .fallback(|| async { Refusal::NoPlace })
         .layer(map_response(no_sniffing))
         .with_state(desk)

@@ -3,7 +3,7 @@
 //! Only sessions that were ended before their time are kept, and few of those, so that callers cannot fill it. Changed tokens and a
 //! restart end every session.
 
-use super::access::Role;
+use super::auth::Role;
 use parking_lot::Mutex;
 use ring::{
     hmac,

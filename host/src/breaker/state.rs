@@ -2,7 +2,7 @@
 
 use super::{
     Settings,
-    usual::{Baseline, Usual},
+    baseline::{Baseline, Usual},
     window::{Counts, Window},
 };
 use crate::{
@@ -71,7 +71,7 @@ enum State {
         why: Trip,
     },
     /// An operator holds it closed until then: nothing is counted.
-    Held {
+    ForcedClosed {
         until: Timestamp,
     },
     /// Leases of the probes under way, by number and end.
@@ -140,7 +140,7 @@ pub enum Transition {
     },
 }
 
-impl Standing {
+impl BreakerState {
     /// The name in metrics and answers.
     pub fn name(self) -> &'static str {
         match self {
@@ -162,14 +162,14 @@ pub enum Force {
     Reset,
     /// Take `Open` or `Close` back: a breaker that was forced open lets its probes pass now, one that was forced closed starts
     /// afresh. Nothing to one that is not forced.
-    Undo,
+    Clear,
 }
 
 /// All that there is to see of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct View {
+pub struct BreakerStatus {
     /// How it stands.
-    pub standing: Standing,
+    pub standing: BreakerState,
     /// What tripped it; none while it is closed.
     pub why: Option<Trip>,
     /// Whether an operator has set it.
@@ -192,7 +192,7 @@ pub struct View {
 
 /// How a breaker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum BreakerState {
     /// Attempts pass.
     Closed,
     /// None passes.
@@ -215,7 +215,7 @@ impl Breaker {
             }
             self.enter(State::HalfOpen { leases: Vec::new(), successes: 0, trips, why });
         }
-        if matches!(self.state, State::Held { until } if until <= now) {
+        if matches!(self.state, State::ForcedClosed { until } if until <= now) {
             self.enter(AFRESH);
         }
         let epoch = self.epoch;
@@ -231,7 +231,7 @@ impl Breaker {
                 leases.push((lease, now.after(settings.probe_lease)));
                 Admission::Pass(Ticket { epoch, lease: Some(lease) })
             }
-            State::Closed { .. } | State::Held { .. } | State::Open { .. } => {
+            State::Closed { .. } | State::ForcedClosed { .. } | State::Open { .. } => {
                 Admission::Pass(Ticket { epoch, lease: None })
             }
         }
@@ -250,7 +250,7 @@ impl Breaker {
                 *ends = now.after(settings.probe_lease);
                 true
             }
-            (State::Closed { .. } | State::Held { .. }, None) => true,
+            (State::Closed { .. } | State::ForcedClosed { .. }, None) => true,
             _ => false,
         }
     }
@@ -342,11 +342,11 @@ impl Breaker {
     }
 
     /// How it stands.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> BreakerState {
         match self.state {
-            State::Closed { .. } | State::Held { .. } => Standing::Closed,
-            State::Open { .. } => Standing::Open,
-            State::HalfOpen { .. } => Standing::HalfOpen,
+            State::Closed { .. } | State::ForcedClosed { .. } => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -359,48 +359,50 @@ impl Breaker {
                 Some(Transition::Opened { why, open_for })
             }
             (Force::Close(hold), _) => {
-                self.enter(State::Held { until: now.after(hold) });
+                self.enter(State::ForcedClosed { until: now.after(hold) });
                 Some(Transition::Held { hold })
             }
-            (Force::Undo, State::Open { why: Trip::Forced, since, .. }) => {
+            (Force::Clear, State::Open { why: Trip::Forced, since, .. }) => {
                 let since = *since;
                 self.enter(State::Open { until: now, since, trips: 0, why: Trip::Forced });
                 None
             }
-            (Force::Reset, _) | (Force::Undo, State::Held { .. }) => {
+            (Force::Reset, _) | (Force::Clear, State::ForcedClosed { .. }) => {
                 if force == Force::Reset {
                     self.usual = Usual::default();
                 }
                 self.enter(AFRESH);
                 Some(Transition::Closed)
             }
-            (Force::Undo, _) => None,
+            (Force::Clear, _) => None,
         }
     }
 
     /// Stands as the fleet's does, as far as a host can know: it goes on by itself from there. A half-open one is open until
     /// now, so that a host alone sends probes of its own.
-    pub fn follow(&mut self, standing: Standing, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
+    pub fn follow(&mut self, standing: BreakerState, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
         let until = now.after(left);
         self.enter(match (standing, why) {
-            (Standing::Closed, _) if forced => State::Held { until },
-            (Standing::Closed, _) | (_, None) => AFRESH,
-            (Standing::Open | Standing::HalfOpen, Some(why)) => State::Open { until, since: now, trips: 0, why },
+            (BreakerState::Closed, _) if forced => State::ForcedClosed { until },
+            (BreakerState::Closed, _) | (_, None) => AFRESH,
+            (BreakerState::Open | BreakerState::HalfOpen, Some(why)) => {
+                State::Open { until, since: now, trips: 0, why }
+            }
         });
     }
 
     /// Whether [`Force::Undo`] has something to take back.
     pub fn is_forced(&self, now: Timestamp) -> bool {
         match self.state {
-            State::Open { why: Trip::Forced, until, .. } | State::Held { until } => now < until,
+            State::Open { why: Trip::Forced, until, .. } | State::ForcedClosed { until } => now < until,
             _ => false,
         }
     }
 
     /// What there is to see. An open time or an operator's word that has run out shows as what the next attempt will find.
-    pub fn view(&self, now: Timestamp, settings: &Settings) -> View {
-        let mut view = View {
-            standing: Standing::Closed,
+    pub fn view(&self, now: Timestamp, settings: &Settings) -> BreakerStatus {
+        let mut view = BreakerStatus {
+            standing: BreakerState::Closed,
             why: None,
             forced: self.is_forced(now),
             remaining: None,
@@ -416,16 +418,16 @@ impl Breaker {
                 view.failures_in_row = *failures_in_row;
                 view.counts = window.counts(settings.window, now);
             }
-            State::Held { until } => view.remaining = view.forced.then(|| until.since(now)),
+            State::ForcedClosed { until } => view.remaining = view.forced.then(|| until.since(now)),
             State::Open { until, since, why, .. } => {
                 let over = *until <= now;
-                view.standing = if over { Standing::HalfOpen } else { Standing::Open };
+                view.standing = if over { BreakerState::HalfOpen } else { BreakerState::Open };
                 view.why = Some(*why);
                 view.remaining = (!over).then(|| until.since(now));
                 view.open_since = Some(now.since(*since));
             }
             State::HalfOpen { why, .. } => {
-                view.standing = Standing::HalfOpen;
+                view.standing = BreakerState::HalfOpen;
                 view.why = Some(*why);
             }
         }
@@ -501,5 +503,5 @@ fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
 mod tests;
 
 #[cfg(test)]
-#[path = "model.rs"]
+#[path = "model_tests.rs"]
 mod model;

@@ -147,7 +147,7 @@ proptest! {
             let ticket = pass(&mut breaker, now, &settings);
             breaker.record(&ticket, BreakerSignal::Success, Duration::ZERO, now, random, &settings);
         }
-        prop_assert_eq!(breaker.standing(), Standing::Closed);
+        prop_assert_eq!(breaker.standing(), BreakerState::Closed);
     }
 }
 
@@ -191,16 +191,16 @@ fn what_was_forced_is_taken_back_and_nothing_else() {
     let mut breaker = Breaker::new(1);
     fail(&mut breaker, 5, START, &settings).unwrap();
     let tripped = breaker.clone();
-    assert_eq!(breaker.force(Force::Undo, START), None);
+    assert_eq!(breaker.force(Force::Clear, START), None);
     assert_eq!(breaker, tripped, "it tripped by itself");
     breaker.force(Force::Open(TEN_MINUTES), START);
-    breaker.force(Force::Undo, START);
+    breaker.force(Force::Clear, START);
     assert!(pass(&mut breaker, START, &settings).is_probe(), "its probes decide now");
     breaker.force(Force::Close(TEN_MINUTES), START);
-    assert_eq!(breaker.force(Force::Undo, START), Some(Transition::Closed));
+    assert_eq!(breaker.force(Force::Clear, START), Some(Transition::Closed));
     assert!(fail(&mut breaker, 5, START, &settings).is_some(), "it counts again");
     assert_eq!(breaker.force(Force::Reset, START), Some(Transition::Closed));
-    assert_eq!(breaker.standing(), Standing::Closed);
+    assert_eq!(breaker.standing(), BreakerState::Closed);
 }
 
 proptest! {
@@ -217,7 +217,7 @@ proptest! {
                 1 => { breaker.force(Force::Open(time), now); until = now.after(time); }
                 2 => { breaker.force(Force::Close(time), now); until = now.after(time); }
                 3 => { breaker.force(Force::Reset, now); until = now; }
-                4 => { breaker.force(Force::Undo, now); until = now; }
+                4 => { breaker.force(Force::Clear, now); until = now; }
                 _ => if let Admission::Pass(ticket) = breaker.admit(now, &settings) {
                     breaker.record(&ticket, BreakerSignal::Failure, Duration::ZERO, now, 0, &settings);
                 },
@@ -225,10 +225,10 @@ proptest! {
             let view = breaker.view(now, &settings);
             prop_assert_eq!(view.forced, now < until);
             let admitted = match breaker.clone().admit(now, &settings) {
-                Admission::Pass(ticket) if ticket.is_probe() => Standing::HalfOpen,
-                Admission::Pass(_) => Standing::Closed,
-                Admission::Refused { .. } if view.probes > 0 => Standing::HalfOpen,
-                Admission::Refused { .. } => Standing::Open,
+                Admission::Pass(ticket) if ticket.is_probe() => BreakerState::HalfOpen,
+                Admission::Pass(_) => BreakerState::Closed,
+                Admission::Refused { .. } if view.probes > 0 => BreakerState::HalfOpen,
+                Admission::Refused { .. } => BreakerState::Open,
             };
             prop_assert_eq!(view.standing, admitted);
         }

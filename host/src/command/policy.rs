@@ -3,8 +3,8 @@
 mod announce;
 mod bench;
 mod push;
+mod remote_policy;
 mod replay;
-mod serving;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -16,9 +16,10 @@ use std::{
 };
 use triage::bounded_file;
 use triage::policy::{
-    COMPONENT_BYTES, Contract, Engine, Loading, Policy, Tier, build, cases,
+    COMPONENT_BYTES, Contract, Engine, LoadOptions, Policy, Tier, build,
     contract::Endpoint,
-    language::Language,
+    golden_tests,
+    guest_language::Language,
     scaffold,
     signature::{self, KeySource, Keys},
 };
@@ -104,7 +105,7 @@ pub enum Command {
         out: Option<PathBuf>,
     },
     #[command(flatten)]
-    Serving(serving::Command),
+    Serving(remote_policy::Command),
 }
 
 /// The largest file of cases.
@@ -121,7 +122,7 @@ impl Command {
                 let policy = load(&component, settings)?;
                 let text = bounded_file::read_text(&cases, CASES_BYTES)
                     .with_context(|| format!("{} cannot be read", cases.display()))?;
-                println!("{} cases pass", cases::play(&policy, &text)?);
+                println!("{} cases pass", golden_tests::play(&policy, &text)?);
             }
             Self::Inspect { component, key } => inspect(&component, &key)?,
             Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
@@ -141,7 +142,7 @@ impl Command {
 
 fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
     let bytes = read(component)?;
-    let loading = Loading { settings, ..Loading::default() };
+    let loading = LoadOptions { settings, ..LoadOptions::default() };
     Policy::load(&Engine::start()?, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))
 }
 

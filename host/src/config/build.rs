@@ -1,15 +1,15 @@
 //! From the draft to settings.
 
 use super::{
-    check,
-    draft::{Draft, UpstreamDraft},
-    effective, interop,
-    keys::Scope,
+    builder::{Draft, UpstreamDraft},
     problem::Problem,
+    pybreaker, resolve,
+    schema::Scope,
     settings::{
         Admin, Candidate, EndpointOverride, Mode, Policies, PolicySource, READ_TOKEN, REGISTRY_AUTH, RecordMemory,
         Redirects, SETTLEMENT_KEY, STATE_KEY, STATE_PASSWORD, Server, Settings, State, Tls, Upstream, WRITE_TOKEN,
     },
+    validate,
     value::Values,
 };
 use crate::{
@@ -26,7 +26,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 /// Builds the settings, and notes what does not fit together.
 pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Vec<Problem>) {
     let Draft { host, upstreams, mut problems, .. } = draft;
-    let mut stated = effective::table_defaults(Scope::Host);
+    let mut stated = resolve::table_defaults(Scope::Host);
     stated.cover(&host);
     if upstreams.is_empty() {
         let must_be = "at least one: give --upstream URL, or base_url below [upstreams.NAME]";
@@ -44,14 +44,14 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
         upstreams: built,
         stated,
     };
-    problems.extend(check::upstreams(&settings));
-    problems.extend(check::fleet(&settings));
-    problems.extend(interop::stated(&settings));
-    problems.extend(check::baselines(&settings));
-    problems.extend(check::admin(&settings));
-    problems.extend(check::tls(&settings.stated));
-    problems.extend(check::record_status(&settings));
-    problems.extend(check::settlement(&settings));
+    problems.extend(validate::upstreams(&settings));
+    problems.extend(validate::fleet(&settings));
+    problems.extend(pybreaker::stated(&settings));
+    problems.extend(validate::baselines(&settings));
+    problems.extend(validate::admin(&settings));
+    problems.extend(validate::tls(&settings.stated));
+    problems.extend(validate::record_status(&settings));
+    problems.extend(validate::settlement(&settings));
     (settings, problems)
 }
 
@@ -199,7 +199,7 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
         let must_be = "the URL of the API, such as \"http://127.0.0.1:8000\"";
         problems.push(Problem::value(format!("{path}.base_url"), "nothing", must_be));
     }
-    let mut stated = effective::table_defaults(Scope::Upstream);
+    let mut stated = resolve::table_defaults(Scope::Upstream);
     stated.cover(&own);
     let endpoints = endpoints.into_iter().map(|(name, values)| EndpointOverride { name, values }).collect();
     let mut settings = upstream_of(name, stated, defaults, endpoints);
@@ -273,13 +273,13 @@ pub(super) fn upstream_again(
 /// Checks the endpoints as far as they are known without the policy, and lets the lock outlast their deadlines.
 fn fit(path: &str, settings: &mut Upstream, problems: &mut Vec<Problem>) {
     let mut check = |own: Option<&EndpointOverride>| {
-        let values = effective::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));
+        let values = resolve::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));
         let path = own.map_or_else(|| format!("{path}.defaults"), |own| format!("{path}.endpoints.{}", own.name));
-        problems.extend(check::endpoint(&path, &values, own.map(|own| &own.values)));
+        problems.extend(validate::endpoint(&path, &values, own.map(|own| &own.values)));
         if own.is_none_or(|own| own.values.get("deadline").is_some()) {
-            problems.extend(check::lock(&settings.name, &settings.stated, &path, &values));
+            problems.extend(validate::lock(&settings.name, &settings.stated, &path, &values));
         }
-        effective::lock_for(&values)
+        resolve::lock_for(&values)
     };
     let longest = settings.endpoints.iter().map(|own| check(Some(own))).fold(Duration::ZERO, Duration::max);
     let longest = longest.max(check(None));

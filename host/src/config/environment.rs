@@ -1,14 +1,13 @@
 //! The layers over the file: the environment, and flags over it.
 
 use super::{
-    draft::Draft,
+    builder::Draft,
     flags::Flags,
-    keys,
-    kind::{self, Kind},
+    layers::Raw,
     problem::{Problem, Source},
-    raw::Raw,
-    settings,
+    schema, settings,
     value::Value,
+    value_type::{self, Kind},
 };
 use crate::{rate_limit::Quota, store::redis::Address, units};
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
@@ -77,7 +76,7 @@ struct Statement<'a> {
 
 impl Statement<'_> {
     fn upstream(&self) -> Option<&String> {
-        self.path.get(1).filter(|name| self.path[0] == "upstreams" && kind::is_name(name))
+        self.path.get(1).filter(|name| self.path[0] == "upstreams" && value_type::is_name(name))
     }
 }
 
@@ -160,7 +159,7 @@ impl Layers<'_> {
     fn seed(&self, draft: &mut Draft) {
         for (name, key) in SEED {
             let Some(text) = self.env.get(name) else { continue };
-            let Some(key) = keys::KEYS.iter().find(|known| known.name == key) else { continue };
+            let Some(key) = schema::KEYS.iter().find(|known| known.name == key) else { continue };
             let path = format!("upstreams.*.defaults.{}", key.name);
             let value = match key.kind {
                 Kind::Duration | Kind::Wait => seconds(draft, &path, text, &env_source(name), key.kind),
@@ -256,8 +255,8 @@ impl Layers<'_> {
             name.starts_with("TRIAGE_") && !name.starts_with(GENERAL) && !known().any(|known| known == *name)
         });
         for name in unknown {
-            let near = keys::nearest(name, known()).map(str::to_owned);
-            draft.fault(Problem::unknown(keys::shown(name), near), &Source::Env(keys::shown(name)));
+            let near = schema::nearest(name, known()).map(str::to_owned);
+            draft.fault(Problem::unknown(schema::shown(name), near), &Source::Env(schema::shown(name)));
         }
     }
 

@@ -1,10 +1,10 @@
 //! The file's layer: TOML, with the line of every key.
 
 use super::{
-    draft::Draft,
-    keys::{self, Place},
+    builder::Draft,
+    layers::Raw,
     problem::{Fault, Problem, Source},
-    raw::Raw,
+    schema::{self, KeyScope},
 };
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -52,15 +52,15 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &mut Vec<String>, value: &DeValue<'_>, source: Source) {
-        let fine = match keys::place(path) {
-            Place::Leaf(..) | Place::Unknown(_) => false,
-            Place::Branch => true,
-            Place::Upstream(name) => self.draft.upstream(&name, &source),
-            Place::Endpoint(upstream, name) => self.draft.endpoint(&upstream, &name, &source),
+        let fine = match schema::place(path) {
+            KeyScope::Leaf(..) | KeyScope::Unknown(_) => false,
+            KeyScope::Branch => true,
+            KeyScope::Upstream(name) => self.draft.upstream(&name, &source),
+            KeyScope::Endpoint(upstream, name) => self.draft.endpoint(&upstream, &name, &source),
         };
         match value {
             DeValue::Table(table) if fine => self.table(path, table),
-            DeValue::Table(_) if matches!(keys::place(path), Place::Upstream(_) | Place::Endpoint(..)) => {}
+            DeValue::Table(_) if matches!(schema::place(path), KeyScope::Upstream(_) | KeyScope::Endpoint(..)) => {}
             _ => self.draft.state(path, &Raw::of(value), source),
         }
     }

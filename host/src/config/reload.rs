@@ -1,10 +1,12 @@
 //! From the configuration that runs and one that was read anew to the one that runs from now on.
 
 use super::{
-    build, check, interop,
-    keys::{KEYS, Scope},
+    build,
     problem::Problems,
+    pybreaker,
+    schema::{KEYS, Scope},
     settings::{EndpointOverride, Settings, Upstream},
+    validate,
     value::Values,
 };
 
@@ -42,8 +44,8 @@ pub fn reload(old: &Settings, new: &Settings) -> Result<Reload, Problems> {
     settings.admin.read_token.clone_from(&new.admin.read_token);
     settings.admin.write_token.clone_from(&new.admin.write_token);
     // Each was checked by itself; together they may open what neither did, such as a public listener without its token.
-    let problems = check::admin(&settings).into_iter().chain(check::upstreams(&settings));
-    let problems = problems.chain(interop::stated(&settings)).chain(check::baselines(&settings));
+    let problems = validate::admin(&settings).into_iter().chain(validate::upstreams(&settings));
+    let problems = problems.chain(pybreaker::stated(&settings)).chain(validate::baselines(&settings));
     Problems::check(problems.collect())?;
     Ok(Reload { settings, changed: changes.changed, waiting: changes.waiting })
 }

@@ -1,11 +1,11 @@
 //! `config show`: the effective values as TOML, each with its source.
 
 use super::{
-    effective::{OWN_LIMITS, described_and_added, idempotency, merged},
-    keys::{KEYS, Scope},
     problem::Source,
+    resolve::{OWN_LIMITS, described_and_added, idempotency, merged},
+    schema::{KEYS, Scope},
     settings::{Settings, Upstream},
-    value::{Stated, Value, Values},
+    value::{Sourced, Value, Values},
 };
 use crate::policy::contract::Description;
 use http::Method;
@@ -62,7 +62,7 @@ impl Page {
 
     fn endpoint(&mut self, path: &str, name: &str, values: &Values, defaults: &Values) {
         self.lines(&format!("{path}endpoints.{name}."), values, &[Scope::Added, Scope::Endpoint], Some(defaults));
-        if let Some(Stated { value, source }) = values.get(OWN_LIMITS) {
+        if let Some(Sourced { value, source }) = values.get(OWN_LIMITS) {
             self.0.push((format!("# by itself also: limits = {value}"), Some(source.to_string())));
         }
     }
@@ -70,7 +70,7 @@ impl Page {
     fn lines(&mut self, path: &str, values: &Values, scopes: &[Scope], known: Option<&Values>) {
         for key in KEYS.iter().filter(|key| scopes.contains(&key.scope)) {
             let stated = values.get(key.name);
-            if let Some(Stated { value, source }) = stated.filter(|_| known.and_then(|k| k.get(key.name)) != stated) {
+            if let Some(Sourced { value, source }) = stated.filter(|_| known.and_then(|k| k.get(key.name)) != stated) {
                 self.0.push((format!("{path}{} = {value}", key.name), Some(source.to_string())));
             }
         }

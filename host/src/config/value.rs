@@ -162,7 +162,7 @@ fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
 
 /// A value, and who said it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stated {
+pub struct Sourced {
     /// The value.
     pub value: Value,
     /// Who said it.
@@ -171,11 +171,11 @@ pub struct Stated {
 
 /// Values by key, such as `retry.max_attempts`: one layer, or several merged.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Values(BTreeMap<&'static str, Stated>);
+pub struct Values(BTreeMap<&'static str, Sourced>);
 
 impl Values {
     /// The value of a key, if this layer says one.
-    pub fn get(&self, key: &str) -> Option<&Stated> {
+    pub fn get(&self, key: &str) -> Option<&Sourced> {
         self.0.get(key)
     }
 
@@ -185,7 +185,7 @@ impl Values {
     }
 
     pub(super) fn set(&mut self, key: &'static str, value: Value, source: Source) {
-        self.0.insert(key, Stated { value, source });
+        self.0.insert(key, Sourced { value, source });
     }
 
     /// Puts a layer over this one: what it says, holds.

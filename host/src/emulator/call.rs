@@ -1,6 +1,6 @@
 //! The calls of the API: which request is which, and what each is allowed.
 
-use super::answer;
+use super::response;
 use bytes::Bytes;
 use http::{Method, Response};
 
@@ -52,7 +52,7 @@ pub fn route<'a>(method: &Method, path_and_query: &'a str) -> Route<'a> {
     let path = path_and_query.split(['?', '#']).next().unwrap_or_default();
     let calls: (&[(Method, Call)], &str) = match segments(path).as_slice() {
         [""] => (&[(Method::GET, Call::Health)], ""),
-        ["hospitals"] => return Route::Answered(answer::redirect("/hospitals/")),
+        ["hospitals"] => return Route::Answered(response::redirect("/hospitals/")),
         ["hospitals", ""] => (&[(Method::POST, Call::Create), (Method::GET, Call::List)], ""),
         ["hospitals", id] => {
             (&[(Method::GET, Call::Get), (Method::PUT, Call::Update), (Method::DELETE, Call::Delete)], id)
@@ -61,11 +61,11 @@ pub fn route<'a>(method: &Method, path_and_query: &'a str) -> Route<'a> {
             (&[(Method::GET, Call::ListBatch), (Method::DELETE, Call::DeleteBatch)], batch)
         }
         ["hospitals", "batch", batch, "activate"] if !batch.is_empty() => (&[(Method::PATCH, Call::Activate)], batch),
-        _ => return Route::Answered(answer::not_found()),
+        _ => return Route::Answered(response::not_found()),
     };
     match calls.0.iter().find(|(allowed, _)| allowed == method) {
         Some((_, call)) => Route::Call(*call, calls.1),
-        None => Route::Answered(answer::method_not_allowed(calls.0.iter().map(|(allowed, _)| allowed.as_str()))),
+        None => Route::Answered(response::method_not_allowed(calls.0.iter().map(|(allowed, _)| allowed.as_str()))),
     }
 }
 

@@ -87,7 +87,7 @@ impl Emulator {
     ) -> Response<Body> {
         let (head, body) = request.into_parts();
         let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
-            return whole(super::answer::failure(StatusCode::PAYLOAD_TOO_LARGE));
+            return whole(super::response::failure(StatusCode::PAYLOAD_TOO_LARGE));
         };
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let request =

@@ -1,9 +1,10 @@
 //! What the server checks before a handler runs, and its lists of complaints (422).
 
 use super::{
-    Request, answer,
+    Request,
     call::Call,
     directory::{Draft, Patch, PhoneChange},
+    response,
 };
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -58,7 +59,7 @@ pub fn validate(call: Call, parameter: &str, request: &Request) -> Result<Operat
     };
     match operation {
         Some(operation) if complaints.is_empty() => Ok(operation),
-        _ => Err(Box::new(answer::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": complaints })))),
+        _ => Err(Box::new(response::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": complaints })))),
     }
 }
 

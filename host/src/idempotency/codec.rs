@@ -1,7 +1,7 @@
 //! What a record keeps as bytes, as memory keeps it and before it is sealed for shared state: an answer, or the request of a write. Lengths are big-endian; the first
 //! byte is the version, the second one says which of them it is, so that neither passes for the other.
 
-use super::{Answer, Fingerprint, KeptRequest, Stored};
+use super::{Fingerprint, KeptRequest, Stored, StoredBody};
 use crate::policy::contract::Class;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -50,7 +50,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stored, Unreadable> {
             let policy = from.text()?.into();
             let headers = from.headers()?;
             let body = Bytes::copy_from_slice(from.part()?);
-            Stored::Answer(Answer { status, headers, body, class, policy })
+            Stored::Answer(StoredBody { status, headers, body, class, policy })
         }
         _ => return Err(Unreadable),
     };
@@ -180,7 +180,7 @@ mod tests {
         );
         let whole = answer.prop_map(|(status, headers, body, class, policy)| {
             let status = StatusCode::from_u16(status).unwrap();
-            Stored::Answer(Answer { status, headers, body: body.into(), class, policy: policy.into() })
+            Stored::Answer(StoredBody { status, headers, body: body.into(), class, policy: policy.into() })
         });
         let too_large =
             (100..1000_u16).prop_map(|status| Stored::TooLarge { status: StatusCode::from_u16(status).unwrap() });

@@ -4,7 +4,7 @@
 //! for a day would keep that whole buffer: 71 kB for two bytes were measured beside large downloads. A copy holds what it needs, and
 //! its size is known to the byte.
 
-use super::{codec, stored::Stored};
+use super::{codec, stored_response::Stored};
 use http::StatusCode;
 use std::{fmt, sync::Arc};
 
@@ -55,7 +55,7 @@ impl fmt::Debug for Compact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::idempotency::Answer;
+    use crate::idempotency::StoredBody;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
 
@@ -78,7 +78,7 @@ mod tests {
         let buffer = Bytes::from_owner(ReadBuffer { bytes: vec![b'x'; 64 << 10], _lives: Arc::clone(&lives) });
         let mut headers = HeaderMap::new();
         headers.insert("etag", HeaderValue::from_maybe_shared(buffer.slice(0..10))?);
-        let answer = Answer {
+        let answer = StoredBody {
             status: StatusCode::OK,
             headers,
             body: buffer.slice(100..102),

@@ -4,8 +4,8 @@ use super::{
     fingerprint::{Fingerprint, RecordId, RequestDigest, Tenant},
     intent::Intent,
     lease::{LeaseTerm, RenewedLease},
-    record::{Begin, Fence, Leaving, Opening},
-    records::{PlaceTerm, RecordError, Records, Renewed, Turn},
+    record::{BeginRequest, FencingToken, Leaving, RecordBegin},
+    records::{FingerprintLock, PlaceTerm, RecordError, Records, Renewed},
     unanswered::Terms,
 };
 use crate::clock::{Clock, Timestamp};
@@ -32,7 +32,7 @@ pub struct Ticket {
     /// The entry, and the record that its request runs under.
     pub id: RecordId,
     /// The owner: the fence of its record too.
-    pub owner: Fence,
+    pub owner: FencingToken,
     /// How long the entry lives.
     pub terms: Terms,
 }
@@ -43,7 +43,7 @@ pub struct Arriving {
     /// The entry that it gets where it adopts none.
     pub ticket: Ticket,
     /// What its record is opened with.
-    pub opening: Opening,
+    pub opening: BeginRequest,
     /// The turn that it takes along where that is free and the store can do both in one step.
     pub turn: Option<Fingerprint>,
     /// Unanswered requests that the store may hold.
@@ -60,9 +60,9 @@ pub enum Arrived {
     /// It is listed.
     Listed {
         /// [`Begin::New`], or [`Begin::Reconcile`] where the store has lost data.
-        begin: Begin,
+        begin: RecordBegin,
         /// Its turn, where that came along.
-        turn: Option<Turn>,
+        turn: Option<FingerprintLock>,
         /// Whether equal requests with living owners are listed too.
         others: bool,
     },
@@ -127,7 +127,7 @@ struct State {
     lock: LeaseTerm,
     phase: Phase,
     /// What a store in this process is told only if the entry outlives its caller, and when it came.
-    unwritten: Option<(Opening, Timestamp)>,
+    unwritten: Option<(BeginRequest, Timestamp)>,
     charged_to: Option<ChargedTo>,
     renewing: Option<AbortHandle>,
 }
@@ -191,7 +191,7 @@ impl Entry {
     }
 
     /// Its owner.
-    pub fn owner(&self) -> Fence {
+    pub fn owner(&self) -> FencingToken {
         self.state.lock().ticket.owner
     }
 
@@ -327,7 +327,7 @@ impl Entry {
     pub fn ended_unknown(&self, leaving: Leaving) {
         let mut state = self.state.lock();
         if self.is_written_now(&mut state) {
-            self.records.leave(state.ticket.id, state.ticket.owner, leaving);
+            self.records.abandon_record(state.ticket.id, state.ticket.owner, leaving);
         }
     }
 

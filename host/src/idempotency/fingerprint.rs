@@ -7,7 +7,7 @@ use super::{
     key::Key,
     search_condition::{self, IF_NONE_EXIST},
 };
-use crate::entropy::Entropy;
+use crate::rng::Rng;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -228,7 +228,7 @@ impl RecordId {
     }
 
     /// The record of one request without a key.
-    pub fn draw(entropy: &Entropy) -> Self {
+    pub fn draw(entropy: &Rng) -> Self {
         let mut id = [0; 32];
         for word in id.as_chunks_mut::<8>().0 {
             *word = entropy.next().to_le_bytes();
@@ -237,7 +237,7 @@ impl RecordId {
     }
 
     /// The record of one request without a key, in the part of a store that its digest is in.
-    pub fn draw_beside(entropy: &Entropy, digest: RequestDigest) -> Self {
+    pub fn draw_beside(entropy: &Rng, digest: RequestDigest) -> Self {
         let mut id = Self::draw(entropy);
         let ([.., last], [.., beside]) = (&mut id.0, digest.0);
         *last = beside;

@@ -2,7 +2,7 @@
 //! A record's id follows from its tenant and key, which others may guess; its proof does not.
 
 use super::fingerprint::{RecordId, Tenant};
-use crate::entropy::Entropy;
+use crate::rng::Rng;
 use ring::hmac::{self, HMAC_SHA256};
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl OwnerProofs {
     }
 
     /// With a secret of this process, for records that end with it.
-    pub(crate) fn of_process(entropy: &Entropy) -> Self {
+    pub(crate) fn of_process(entropy: &Rng) -> Self {
         let secret: Vec<u8> = (0..4).flat_map(|_| entropy.next().to_le_bytes()).collect();
         Self(vec![hmac::Key::new(HMAC_SHA256, &secret)])
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_proof_does_not_follow_from_key_and_tenant() {
         let everybody = Tenant::of(&HeaderMap::new(), &[]);
-        let processes = [1, 2].map(|seed| OwnerProofs::of_process(&Entropy::seeded(seed)));
+        let processes = [1, 2].map(|seed| OwnerProofs::of_process(&Rng::seeded(seed)));
         let fleets = [3, 4].map(|byte| OwnerProofs::shared(vec![secret(byte)]));
         let hosts: Vec<_> = processes.into_iter().chain(fleets).collect();
         for (number, host) in hosts.iter().enumerate() {
@@ -103,7 +103,7 @@ mod tests {
         let hosts = [
             OwnerProofs::shared(Vec::new()),
             OwnerProofs::shared(vec![secret(1)]),
-            OwnerProofs::of_process(&Entropy::seeded(1)),
+            OwnerProofs::of_process(&Rng::seeded(1)),
         ];
         for host in &hosts {
             for guess in &guesses {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_one_tenants_for_one_record_of_one_upstream() {
-        let proofs = OwnerProofs::of_process(&Entropy::seeded(1));
+        let proofs = OwnerProofs::of_process(&Rng::seeded(1));
         let ann = tenant("ann");
         let proof = proofs.of(id(1), &ann, UP).unwrap();
         assert!(proofs.holds(id(1), &ann, UP, &proof));

@@ -17,9 +17,9 @@ use super::{
     fingerprint::{Fingerprint, KeyTag, Tenant},
     intent::Intent,
     records::Postponed,
-    stored::Stored,
+    stored_response::Stored,
 };
-use crate::{clock::Timestamp, entropy::Entropy};
+use crate::{clock::Timestamp, rng::Rng};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The least time that a caller is told to wait for a request under way: HTTP's Retry-After counts in seconds.
@@ -27,16 +27,16 @@ const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An owner's proof that it is still the owner: random, drawn anew for every begin, so that it never comes back after a loss.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fence(pub u128);
+pub struct FencingToken(pub u128);
 
-impl Fence {
+impl FencingToken {
     /// A new one.
-    pub fn draw(entropy: &Entropy) -> Self {
+    pub fn draw(entropy: &Rng) -> Self {
         Self(u128::from(entropy.next()) << 64 | u128::from(entropy.next()))
     }
 }
 
-impl fmt::Debug for Fence {
+impl fmt::Debug for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fence({:08x})", self.0 as u32)
     }
@@ -87,9 +87,9 @@ pub(crate) fn share_without_key(max_records: usize) -> usize {
 
 /// What a request brings to its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
+pub struct BeginRequest {
     /// The right that it asks for.
-    pub fence: Fence,
+    pub fence: FencingToken,
     /// The host that holds the record, where hosts share the store.
     pub host: Option<HostId>,
     /// What it asks of the upstream.
@@ -110,9 +110,9 @@ pub struct Opening {
     pub keep_answer: Duration,
 }
 
-impl Opening {
+impl BeginRequest {
     /// An opening under `settings`.
-    pub fn new(fence: Fence, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
+    pub fn new(fence: FencingToken, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
         let (lock, keep) = (settings.lock, settings.keep);
         Self {
             fence,
@@ -160,12 +160,14 @@ impl Opening {
     }
 
     /// `earlier`: the record as it is; none for one that is made now.
-    fn held(&self, prior: Option<Prior>, earlier: Option<&Record>, now: Timestamp) -> (Begin, Option<Record>) {
+    fn held(&self, prior: Option<Prior>, earlier: Option<&Record>, now: Timestamp) -> (RecordBegin, Option<Record>) {
         let until = now.after(self.lock);
         let holder =
             Holder { fence: self.fence, host: self.host, key: self.upstream_key, since: now, until, sent: None, prior };
-        let begin = prior
-            .map_or(Begin::New, |Prior { sent, doubtful }| Begin::Reconcile { sent_ago: now.since(sent), doubtful });
+        let begin = prior.map_or(RecordBegin::New, |Prior { sent, doubtful }| RecordBegin::Reconcile {
+            sent_ago: now.since(sent),
+            doubtful,
+        });
         // The store does not know which key the sends carried that a caller or a loss tells of.
         let unknown = if prior.is_some() { Sends::Mixed } else { Sends::None };
         let mut record = Record {
@@ -233,7 +235,7 @@ impl Leaving {
 
 /// What a request gets from its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begin {
+pub enum RecordBegin {
     /// Nobody sent it yet: the fence now holds the record.
     New,
     /// It was answered before.
@@ -286,7 +288,7 @@ pub enum RecordStatus {
 
 /// What to do with a record after a transition that may end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RecordRetention {
     /// Keep it as it now is.
     Keep,
     /// Forget it.
@@ -331,7 +333,7 @@ pub struct Fields<'a> {
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // as those of the states themselves
 pub enum StateFields<'a> {
-    Held { fence: Fence, since: Timestamp, until: Timestamp, sent: Option<Timestamp>, prior: Option<Timestamp> },
+    Held { fence: FencingToken, since: Timestamp, until: Timestamp, sent: Option<Timestamp>, prior: Option<Timestamp> },
     Unknown { sent: Timestamp, since: Timestamp },
     Done { stored: &'a Compact, since: Timestamp },
     Cleared { since: Timestamp },
@@ -373,7 +375,7 @@ enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holder {
-    fence: Fence,
+    fence: FencingToken,
     /// The key of the upstream's own that its sends carry.
     key: Option<KeyTag>,
     host: Option<HostId>,
@@ -429,7 +431,7 @@ impl Holder {
 
 impl Record {
     /// The record of a request that was begun without one and has ended unknown.
-    pub fn unknown(opening: &Opening, leaving: &Leaving, now: Timestamp) -> Self {
+    pub fn unknown(opening: &BeginRequest, leaving: &Leaving, now: Timestamp) -> Self {
         let sent = now.before(leaving.sent_ago.unwrap_or_default());
         let mut record = Self {
             fingerprint: opening.fingerprint,
@@ -449,12 +451,12 @@ impl Record {
     /// The record of a request without a key, which is marked as sent from the beginning. Orphans are kept for `orphans`, so that
     /// after a loss each request of that time may be the repetition of one that was lost.
     pub fn listed(
-        opening: &Opening,
+        opening: &BeginRequest,
         orphans: Duration,
         intent: Option<Arc<Intent>>,
         lost: Option<Timestamp>,
         now: Timestamp,
-    ) -> (Begin, Self) {
+    ) -> (RecordBegin, Self) {
         let prior = opening.before_loss(lost, orphans, now).map(Prior::feared);
         let until = now.after(opening.lock);
         let key = opening.upstream_key;
@@ -471,8 +473,10 @@ impl Record {
             given_up: false,
         };
         record.schedule(Some(until));
-        let begin =
-            prior.map_or(Begin::New, |prior| Begin::Reconcile { sent_ago: now.since(prior.sent), doubtful: true });
+        let begin = prior.map_or(RecordBegin::New, |prior| RecordBegin::Reconcile {
+            sent_ago: now.since(prior.sent),
+            doubtful: true,
+        });
         (begin, record)
     }
 
@@ -480,7 +484,7 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn keep_alive(&mut self, fence: Fence, lock: Duration, now: Timestamp) -> Result<(), Lost> {
+    pub fn keep_alive(&mut self, fence: FencingToken, lock: Duration, now: Timestamp) -> Result<(), Lost> {
         let holder = self.holder(fence, now)?;
         holder.until = holder.until.max(now.after(lock));
         let until = holder.until;
@@ -495,16 +499,16 @@ impl Record {
     /// became of a record that has stood as it does since before the loss.
     pub fn begin(
         existing: Option<&Self>,
-        opening: &Opening,
+        opening: &BeginRequest,
         facts: &StoreFacts,
         now: Timestamp,
-    ) -> (Begin, Option<Self>) {
+    ) -> (RecordBegin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
             let feared = || opening.before_loss(facts.lost, opening.keep, now).map(Prior::feared);
             return opening.held(opening.told(now).or_else(feared), None, now);
         };
         if record.fingerprint != opening.fingerprint {
-            return (Begin::Mismatch, None);
+            return (RecordBegin::Mismatch, None);
         }
         // A later state of it, or a mark, may have been lost where the store came back with older data.
         let outdated = facts.lost.filter(|lost| record.since() <= *lost);
@@ -522,7 +526,7 @@ impl Record {
             (begin, begun)
         };
         match &record.state {
-            State::Done { stored, .. } => (Begin::Replay(Arc::new(stored.open())), None),
+            State::Done { stored, .. } => (RecordBegin::Replay(Arc::new(stored.open())), None),
             State::Unknown { sent, doubtful, .. } => taken_over(Some(Prior { sent: *sent, doubtful: *doubtful }), None),
             State::Cleared { .. } => taken_over(None, None),
             // Asked again: a store on the network may be, where the answer was lost on the way.
@@ -533,7 +537,7 @@ impl Record {
             }
             State::Held(holder) if now < holder.ends(facts) => {
                 let retry_after = now.since(holder.since).max(MIN_RETRY_AFTER).min(holder.ends(facts).since(now));
-                (Begin::InFlight { retry_after }, None)
+                (RecordBegin::InFlight { retry_after }, None)
             }
             State::Held(holder) => {
                 let known = holder.last_byte_if_vanished(facts);
@@ -546,7 +550,7 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if the lock ran out or another owner has the record: nothing may be sent.
-    pub fn sent(&mut self, fence: Fence, intent: Option<Arc<Intent>>, now: Timestamp) -> Result<(), Lost> {
+    pub fn sent(&mut self, fence: FencingToken, intent: Option<Arc<Intent>>, now: Timestamp) -> Result<(), Lost> {
         let holder = self.holder(fence, now)?;
         if holder.until <= now {
             return Err(Lost);
@@ -564,7 +568,7 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn finish(&mut self, fence: Fence, stored: impl Into<Compact>, now: Timestamp) -> Result<(), Lost> {
+    pub fn finish(&mut self, fence: FencingToken, stored: impl Into<Compact>, now: Timestamp) -> Result<(), Lost> {
         self.holder(fence, now)?;
         self.done(stored.into(), now);
         Ok(())
@@ -574,8 +578,8 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn release(&mut self, fence: Fence, now: Timestamp) -> Result<Fate, Lost> {
-        self.holder(fence, now).map(|_| Fate::Forget)
+    pub fn release(&mut self, fence: FencingToken, now: Timestamp) -> Result<RecordRetention, Lost> {
+        self.holder(fence, now).map(|_| RecordRetention::Forget)
     }
 
     /// The owner goes without an answer. If neither it nor an owner before it sent anything the record is forgotten, else it is
@@ -583,16 +587,16 @@ impl Record {
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
-    pub fn leave(&mut self, fence: Fence, leaving: &Leaving, now: Timestamp) -> Result<Fate, Lost> {
+    pub fn leave(&mut self, fence: FencingToken, leaving: &Leaving, now: Timestamp) -> Result<RecordRetention, Lost> {
         let holder = self.holder(fence, now)?;
         let own = leaving.sent_ago.map(|ago| now.before(ago).max(holder.sent.unwrap_or_default()));
-        let Some(sent) = own.max(holder.prior.map(|prior| prior.sent)) else { return Ok(Fate::Forget) };
+        let Some(sent) = own.max(holder.prior.map(|prior| prior.sent)) else { return Ok(RecordRetention::Forget) };
         let doubtful = own.is_none() && holder.prior.is_some_and(|prior| prior.doubtful);
         self.state = State::Unknown { sent, doubtful, since: now };
         self.intent = leaving.intent.clone().or_else(|| self.intent.take());
         self.given_up &= own.is_none();
         self.schedule_next(leaving.verify_in.filter(|_| !self.given_up), now);
-        Ok(Fate::Keep)
+        Ok(RecordRetention::Keep)
     }
 
     /// Takes a record whose verification is due, and moves the next one `lease` ahead: what to verify. None if it is not due.
@@ -669,11 +673,11 @@ impl Record {
 
     /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
     /// not to have taken place. `None` if the record is not unsettled.
-    pub fn resolve(&mut self, answer: Option<Compact>, facts: &StoreFacts, now: Timestamp) -> Option<Fate> {
+    pub fn resolve(&mut self, answer: Option<Compact>, facts: &StoreFacts, now: Timestamp) -> Option<RecordRetention> {
         self.unsettled(facts, now)?;
         let Some(stored) = answer else {
             if !self.is_doubtful() {
-                return Some(Fate::Forget);
+                return Some(RecordRetention::Forget);
             }
             // A record that were forgotten would be in doubt again.
             self.state = State::Cleared { since: now };
@@ -681,10 +685,10 @@ impl Record {
             self.intent = None;
             self.due = None;
             self.given_up = false;
-            return Some(Fate::Keep);
+            return Some(RecordRetention::Keep);
         };
         self.done(stored, now);
-        Some(Fate::Keep)
+        Some(RecordRetention::Keep)
     }
 
     /// How long ago a byte was last sent, if what came of it is unknown and nobody is finding out.
@@ -787,11 +791,13 @@ impl Record {
     }
 
     /// What a host that was given a record knows of it: see [`Record::restore`].
-    pub fn begun(opening: &Opening, begin: &Begin, now: Timestamp) -> Option<Self> {
+    pub fn begun(opening: &BeginRequest, begin: &RecordBegin, now: Timestamp) -> Option<Self> {
         let prior = match begin {
-            Begin::New => None,
-            Begin::Reconcile { sent_ago, doubtful } => Some(Prior { sent: now.before(*sent_ago), doubtful: *doubtful }),
-            Begin::Replay(_) | Begin::InFlight { .. } | Begin::Mismatch => return None,
+            RecordBegin::New => None,
+            RecordBegin::Reconcile { sent_ago, doubtful } => {
+                Some(Prior { sent: now.before(*sent_ago), doubtful: *doubtful })
+            }
+            RecordBegin::Replay(_) | RecordBegin::InFlight { .. } | RecordBegin::Mismatch => return None,
         };
         opening.held(prior, None, now).1
     }
@@ -883,7 +889,7 @@ impl Record {
         self.expires() <= now
     }
 
-    fn holder(&mut self, fence: Fence, now: Timestamp) -> Result<&mut Holder, Lost> {
+    fn holder(&mut self, fence: FencingToken, now: Timestamp) -> Result<&mut Holder, Lost> {
         let expired = self.expired(now);
         match &mut self.state {
             State::Held(holder) if holder.fence == fence && !expired => Ok(holder),

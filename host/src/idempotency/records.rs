@@ -8,8 +8,8 @@ use super::{
     entry::{Arrived, Arriving, Ticket},
     fingerprint::{Fingerprint, Likeness, RecordId, RequestDigest, digest, short},
     intent::Intent,
-    record::{Begin, Fence, KeyedSends, Leaving, Opening, RecordStatus},
-    stored::Stored,
+    record::{BeginRequest, FencingToken, KeyedSends, Leaving, RecordBegin, RecordStatus},
+    stored_response::Stored,
 };
 use crate::clock::Timestamp;
 use futures_util::future::{BoxFuture, Either, Ready, ready};
@@ -71,23 +71,23 @@ impl RecordError {
 /// reply is dropped; a later call for the same record, `leave` above all, takes effect after it.
 pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, which gives the record back whatever happens.
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened>;
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin>;
 
     /// [`super::record::Record::sent`].
-    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()>;
+    fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()>;
 
     /// [`super::record::Record::finish`].
-    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()>;
+    fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()>;
 
     /// [`super::record::Record::release`].
-    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()>;
+    fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()>;
 
     /// [`super::record::Record::leave`], at once or soon: called when an owner is dropped, which cannot wait.
-    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving);
+    fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving);
 
     /// Writes [`super::record::Record::unknown`] where there is no record yet, at once or soon: called when an owner is dropped,
     /// which cannot wait.
-    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving);
+    fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving);
 
     /// How long an owner holds its place among equal requests without a word; none where no owner can vanish by itself.
     fn lease(&self) -> Option<Duration> {
@@ -113,7 +113,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// Writes the record of a listed request that came at `came`, where this store has waited with that: before its entry can be
     /// found by another request. False: there is no room for it.
-    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
         let _ = (ticket, opening, came);
         true
     }
@@ -131,7 +131,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant>;
 
     /// Waits until no request with this fingerprint is under way, first come first served. Dropping the reply leaves the queue.
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn>;
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock>;
 
     /// Records whose effect is unknown, also while they are verified, at most `limit` of them, the next to be forgotten first.
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
@@ -161,7 +161,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
-    fn tidy(&self) {}
+    fn purge_expired(&self) {}
 
     /// Waits until what [`Records::leave`] and dropped turns began is done: before the process ends.
     fn flushed(&self) -> BoxFuture<'_, ()> {
@@ -197,19 +197,19 @@ impl Renewed {
 
 /// What a request gets from its record, and its turn where that came along.
 #[derive(Debug)]
-pub struct Opened {
+pub struct StoreBegin {
     /// What it gets.
-    pub begin: Begin,
+    pub begin: RecordBegin,
     /// Which key of the upstream's own its earlier sends carried, where all carried the same one.
     pub keyed_sends: Option<KeyedSends>,
-    /// Its turn, if [`Opening::turn`] asked for it, it was free, and the request may go on.
-    pub turn: Option<Turn>,
+    /// Its turn, if [`BeginRequest::turn`] asked for it, it was free, and the request may go on.
+    pub turn: Option<FingerprintLock>,
     /// How long this host counts as alive; none where the store is in this process, or the request does not go on.
     pub host: Option<HostLease>,
 }
 
-impl From<Begin> for Opened {
-    fn from(begin: Begin) -> Self {
+impl From<RecordBegin> for StoreBegin {
+    fn from(begin: RecordBegin) -> Self {
         Self { begin, keyed_sends: None, turn: None, host: None }
     }
 }
@@ -242,7 +242,7 @@ pub enum ClaimOwner {
     /// All requests with this record.
     Record(RecordId),
     /// One request without a key, by a fence drawn for it.
-    Request(Fence),
+    Request(FencingToken),
 }
 
 /// Whose a resource is.
@@ -268,7 +268,7 @@ pub enum Claim {
 
 /// The right to be the one request of its fingerprint under way. Dropping it, also by a panic, calls the next in the queue.
 #[must_use = "the turn ends when this is dropped"]
-pub struct Turn(Box<dyn Lease>);
+pub struct FingerprintLock(Box<dyn Lease>);
 
 /// What a store gives for a turn: dropping it ends the turn.
 pub trait Lease: Send + Sync + 'static {
@@ -283,7 +283,7 @@ impl Lease for () {
     }
 }
 
-impl Turn {
+impl FingerprintLock {
     /// A turn that ends when `lease` is dropped.
     pub fn new(lease: impl Lease) -> Self {
         Self(Box::new(lease))
@@ -295,7 +295,7 @@ impl Turn {
     }
 }
 
-impl fmt::Debug for Turn {
+impl fmt::Debug for FingerprintLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Turn")
     }

@@ -4,7 +4,7 @@
 //! has gone, or its host. The next equal request takes the oldest orphan over, and is then its owner. No entry with a living owner
 //! is given to another request, so that equal requests whose callers wait are never merged.
 
-use super::{fingerprint::RecordId, record::Fence};
+use super::{fingerprint::RecordId, record::FencingToken};
 use crate::clock::Timestamp;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Terms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Listed {
     id: RecordId,
-    owner: Fence,
+    owner: FencingToken,
     /// Its place in the order of arrival. Unique in its list.
     since: Timestamp,
     alive_until: Timestamp,
@@ -53,7 +53,7 @@ pub enum Arrival {
 
 impl Unanswered {
     /// A request comes. It takes the oldest orphan over, or is listed.
-    pub fn arrive(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> Arrival {
+    pub fn arrive(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> Arrival {
         if let Some(adopted) = self.take_over(owner, terms, now) {
             return Arrival::Adopted(adopted);
         }
@@ -65,7 +65,7 @@ impl Unanswered {
         Arrival::Listed { others }
     }
 
-    fn list(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) {
+    fn list(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) {
         let last = self.0.iter().map(|entry| entry.since).max();
         let since = last.map_or(now, |last| now.max(last.after(Duration::from_micros(1))));
         self.0.push(Listed { id, owner, since, alive_until: now.after(terms.lease) });
@@ -73,8 +73,8 @@ impl Unanswered {
 
     /// The owner of a place that has not lapsed is told that it is not listed: the store has lost it with other data. False: it is
     /// listed, or there is no room.
-    pub fn list_again(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> bool {
-        self.tidy(terms.kept, now);
+    pub fn list_again(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
+        self.purge_expired(terms.kept, now);
         let is_lost = self.0.len() < MAX_EQUAL && self.0.iter().all(|entry| entry.id != id);
         if is_lost {
             self.list(id, owner, terms, now);
@@ -83,14 +83,14 @@ impl Unanswered {
     }
 
     /// Takes the oldest orphan over, where there is one.
-    pub fn take_over(&mut self, owner: Fence, terms: Terms, now: Timestamp) -> Option<RecordId> {
-        self.tidy(terms.kept, now);
+    pub fn take_over(&mut self, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
+        self.purge_expired(terms.kept, now);
         self.adopt(owner, terms, now)
     }
 
     /// A listed request that has sent nothing looks once more: if there is an orphan it gives its own entry up for that.
-    pub fn look_again(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> Option<RecordId> {
-        self.tidy(terms.kept, now);
+    pub fn look_again(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
+        self.purge_expired(terms.kept, now);
         let own = self.place(id, owner)?;
         // Its own place may have lapsed: it is no orphan to itself.
         let before = self.0.swap_remove(own);
@@ -102,28 +102,28 @@ impl Unanswered {
     }
 
     /// The owner lives. False: the entry is another's, or gone.
-    pub fn renew(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> bool {
-        self.tidy(terms.kept, now);
+    pub fn renew(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
+        self.purge_expired(terms.kept, now);
         let Some(own) = self.place(id, owner) else { return false };
         self.0[own].alive_until = now.after(terms.lease);
         true
     }
 
     /// The owner's caller has gone: the entry is an orphan from now on.
-    pub fn abandon(&mut self, id: RecordId, owner: Fence, terms: Terms, now: Timestamp) -> bool {
-        self.tidy(terms.kept, now);
+    pub fn abandon(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
+        self.purge_expired(terms.kept, now);
         let Some(own) = self.place(id, owner) else { return false };
         self.0[own].alive_until = now;
         true
     }
 
     /// The owner's caller has its answer. False: the entry is another's, or gone.
-    pub fn remove(&mut self, id: RecordId, owner: Fence) -> bool {
+    pub fn remove(&mut self, id: RecordId, owner: FencingToken) -> bool {
         self.place(id, owner).map(|own| self.0.swap_remove(own)).is_some()
     }
 
     /// Forgets what has been an orphan for long enough, and how many that were.
-    pub fn tidy(&mut self, kept: Duration, now: Timestamp) -> usize {
+    pub fn purge_expired(&mut self, kept: Duration, now: Timestamp) -> usize {
         let ahead = self.0.iter().map(|entry| entry.since.since(now)).max().unwrap_or_default();
         if ahead > SET_BACK {
             for entry in &mut self.0 {
@@ -146,7 +146,7 @@ impl Unanswered {
         self.0.is_empty()
     }
 
-    fn adopt(&mut self, owner: Fence, terms: Terms, now: Timestamp) -> Option<RecordId> {
+    fn adopt(&mut self, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
         let orphans = self.0.iter_mut().filter(|entry| entry.alive_until <= now);
         let oldest = orphans.min_by_key(|entry| entry.since)?;
         oldest.owner = owner;
@@ -154,7 +154,7 @@ impl Unanswered {
         Some(oldest.id)
     }
 
-    fn place(&self, id: RecordId, owner: Fence) -> Option<usize> {
+    fn place(&self, id: RecordId, owner: FencingToken) -> Option<usize> {
         self.0.iter().position(|entry| entry.id == id && entry.owner == owner)
     }
 }

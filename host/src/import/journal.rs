@@ -80,7 +80,7 @@ pub enum Recorded {
 
 /// How a subject stands after the lines so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct SubjectStatus {
     /// Its key: once chosen it never changes.
     pub key: Uuid,
     /// The last result; none: it was about to be sent when the journal ends.
@@ -110,7 +110,7 @@ pub struct Past {
     pub head: Option<Head>,
     /// The ids of the batches.
     pub batches: BTreeMap<u32, Uuid>,
-    subjects: BTreeMap<Subject, Standing>,
+    subjects: BTreeMap<Subject, SubjectStatus>,
 }
 
 /// Why a journal is not taken.
@@ -159,7 +159,7 @@ impl Past {
     pub fn start(&self, what: Subject) -> Start {
         match self.subjects.get(&what) {
             None => Start::Fresh,
-            Some(Standing { key, result }) => match result {
+            Some(SubjectStatus { key, result }) => match result {
                 None | Some(Recorded::Unknown) => Start::Again { key: *key, maybe_sent: true },
                 Some(Recorded::NotSent) => Start::Again { key: *key, maybe_sent: false },
                 Some(settled @ (Recorded::Applied(_) | Recorded::Rejected)) => Start::Settled(*settled),
@@ -183,7 +183,7 @@ impl Past {
                 }
             }
             Entry::Sending { what, key } => {
-                let standing = self.subjects.entry(what).or_insert(Standing { key, result: None });
+                let standing = self.subjects.entry(what).or_insert(SubjectStatus { key, result: None });
                 let settled = matches!(standing.result, Some(Recorded::Applied(_) | Recorded::Rejected));
                 if standing.key != key || settled {
                     return contradiction;

@@ -6,7 +6,7 @@ use super::{
     journal::Start,
     report::counted,
     rows::{self, Row},
-    work,
+    runner,
 };
 use std::{collections::HashMap, fmt};
 
@@ -39,11 +39,11 @@ pub struct Preview {
 /// # Errors
 /// [`ImportError`] where an import could not begin.
 pub fn preview(options: &Options) -> Result<Preview, ImportError> {
-    let table = rows::parse(&work::read_csv(&options.file)?)?;
+    let table = rows::parse(&runner::read_csv(&options.file)?)?;
     let path = options.journal_path();
     let past = JournalFile::look(&path)?;
     let to = options.to.to_string();
-    let batch_size = usize::from(work::check_head(&past, &table, &to, options, &path)?);
+    let batch_size = usize::from(runner::check_head(&past, &table, &to, options, &path)?);
     let mut preview = Preview {
         to,
         rows: table.rows.len(),

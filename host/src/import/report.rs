@@ -1,6 +1,6 @@
 //! What the caller sees: progress while it runs, a table at the end.
 
-use super::{Outcome, Subject};
+use super::{RequestOutcome, Subject};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fmt,
@@ -13,7 +13,7 @@ pub trait Report {
     /// The file is read: so many rows in so many batches, of which so many rows were settled by earlier runs.
     fn begin(&mut self, _rows: usize, _batches: usize, _settled: usize) {}
     /// A row is settled.
-    fn row(&mut self, _line: u64, _outcome: &Outcome) {}
+    fn row(&mut self, _line: u64, _outcome: &RequestOutcome) {}
     /// A batch's activation is settled.
     fn batch(&mut self, _number: u32, _activation: &Activation) {}
     /// A request waits before it is asked again.
@@ -36,13 +36,13 @@ pub enum Activation {
     /// Not asked for: every row was rejected.
     Empty,
     /// Asked for, and not done, or perhaps not.
-    Failed(Outcome),
+    Failed(RequestOutcome),
 }
 
-impl From<Outcome> for Activation {
-    fn from(outcome: Outcome) -> Self {
+impl From<RequestOutcome> for Activation {
+    fn from(outcome: RequestOutcome) -> Self {
         match outcome {
-            Outcome::Applied(count) => Self::Done(count),
+            RequestOutcome::Applied(count) => Self::Done(count),
             failed => Self::Failed(failed),
         }
     }
@@ -54,7 +54,7 @@ pub struct RowReport {
     /// Where the row begins in the CSV file.
     pub line: u64,
     /// How it ended; an `Applied` number is the hospital's id.
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
 }
 
 /// How an import ended. Displayed as a table of rows, then the totals.
@@ -89,10 +89,10 @@ impl Summary {
         let mut totals = Totals::default();
         for row in &self.rows {
             match row.outcome {
-                Outcome::Applied(_) => totals.created += 1,
-                Outcome::Rejected(_) => totals.rejected += 1,
-                Outcome::NotSent(_) => totals.not_sent += 1,
-                Outcome::Unknown(_) => totals.unknown += 1,
+                RequestOutcome::Applied(_) => totals.created += 1,
+                RequestOutcome::Rejected(_) => totals.rejected += 1,
+                RequestOutcome::NotSent(_) => totals.not_sent += 1,
+                RequestOutcome::Unknown(_) => totals.unknown += 1,
             }
         }
         totals
@@ -100,12 +100,12 @@ impl Summary {
 
     /// Whether every row was created and every batch activated that should be: the exit code is 0 then, else 1.
     pub fn complete(&self) -> bool {
-        let created = self.rows.iter().all(|row| matches!(row.outcome, Outcome::Applied(_)));
+        let created = self.rows.iter().all(|row| matches!(row.outcome, RequestOutcome::Applied(_)));
         created && self.activations.iter().all(|activation| matches!(activation, Activation::Done(_)))
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for RequestOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Applied(id) => write!(f, "created   id {id}"),
@@ -124,9 +124,11 @@ impl fmt::Display for Activation {
             Self::Withheld(1) => write!(f, "not activated: 1 of its rows is not settled"),
             Self::Withheld(rows) => write!(f, "not activated: {rows} of its rows are not settled"),
             Self::Empty => write!(f, "not activated: every row was rejected"),
-            Self::Failed(Outcome::Unknown(why)) => write!(f, "may or may not be activated: {why}"),
-            Self::Failed(Outcome::Rejected(why) | Outcome::NotSent(why)) => write!(f, "not activated: {why}"),
-            Self::Failed(Outcome::Applied(_)) => write!(f, "activated"),
+            Self::Failed(RequestOutcome::Unknown(why)) => write!(f, "may or may not be activated: {why}"),
+            Self::Failed(RequestOutcome::Rejected(why) | RequestOutcome::NotSent(why)) => {
+                write!(f, "not activated: {why}")
+            }
+            Self::Failed(RequestOutcome::Applied(_)) => write!(f, "activated"),
         }
     }
 }
@@ -200,12 +202,14 @@ impl Report for Terminal {
         self.say(&format!("{rows} in {batches}{before}"));
     }
 
-    fn row(&mut self, line: u64, outcome: &Outcome) {
+    fn row(&mut self, line: u64, outcome: &RequestOutcome) {
         match &self.bar {
             Some(bar) => bar.inc(1),
             None => self.say(&format!("line {line}: {outcome}")),
         }
-        if let (Some(_), Outcome::Rejected(_) | Outcome::NotSent(_) | Outcome::Unknown(_)) = (&self.bar, outcome) {
+        if let (Some(_), RequestOutcome::Rejected(_) | RequestOutcome::NotSent(_) | RequestOutcome::Unknown(_)) =
+            (&self.bar, outcome)
+        {
             self.say(&format!("line {line}: {outcome}"));
         }
     }

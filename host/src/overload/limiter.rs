@@ -8,9 +8,9 @@ use crate::clock::Timestamp;
 use std::{collections::HashMap, time::Duration};
 
 /// The most: where the limit begins, so that nobody is refused before there is a reason.
-pub const MOST: f64 = 10_000.0;
+pub const MAX_LIMIT: f64 = 10_000.0;
 /// The least. Low enough for an upstream that works on one at a time, and enough to go on measuring.
-pub const LEAST: f64 = 4.0;
+pub const MIN_LIMIT: f64 = 4.0;
 /// From so many times the usual on, answers are slow: the upstream is what limits the rate.
 const SLOW: f64 = 1.25;
 /// They may take so many times the usual: Netflix's concurrency-limits tolerates 1.5 to 2.
@@ -42,7 +42,7 @@ const ENDPOINTS: usize = 1000;
 
 /// How an attempt went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
+pub enum SampleOutcome {
     /// An answer came.
     Answered,
     /// None came in time.
@@ -61,7 +61,7 @@ pub struct Sample<'a> {
     /// When it was sent.
     pub sent: Timestamp,
     /// How it went.
-    pub went: Went,
+    pub went: SampleOutcome,
 }
 
 /// What is usual for one endpoint, and what this window shows of it.
@@ -118,7 +118,7 @@ pub struct Limiter {
 impl Default for Limiter {
     fn default() -> Self {
         Self {
-            limit: MOST,
+            limit: MAX_LIMIT,
             under_way: 0,
             usual: Vec::new(),
             places: HashMap::new(),
@@ -137,7 +137,7 @@ impl Limiter {
     pub fn limit(&self) -> usize {
         match self.phase {
             Phase::Following => self.limit as usize,
-            Phase::Measuring { .. } => (self.limit / MEASURE_AT).max(LEAST) as usize,
+            Phase::Measuring { .. } => (self.limit / MEASURE_AT).max(MIN_LIMIT) as usize,
         }
     }
 
@@ -177,16 +177,16 @@ impl Limiter {
         }
         let waited_with_others =
             matches!(self.phase, Phase::Measuring { since } if since.is_none_or(|since| sample.sent < since));
-        if sample.went == Went::TimedOut {
+        if sample.went == SampleOutcome::TimedOut {
             self.timed_out = now;
         }
-        if sample.went == Went::Untold || waited_with_others {
+        if sample.went == SampleOutcome::Untold || waited_with_others {
             return;
         }
         let took = now.since(sample.sent).as_secs_f64();
         let usual = self.usual_of(sample.endpoint);
         let usually = usual.seconds.unwrap_or(took).max(1e-9);
-        if sample.went == Went::Answered {
+        if sample.went == SampleOutcome::Answered {
             usual.sum += took;
             usual.count += 1;
         } else if usual.seconds.is_none() || took < usually * TOLERANCE {
@@ -198,11 +198,11 @@ impl Limiter {
             self.window = Window { since: Some(now), most_under_way: self.under_way, ..Window::default() };
             self.phase = Phase::Following;
             // So few are sent that no window can raise the limit again: what it was lowered for is long ago.
-            self.limit = (self.limit * 2.0).min(MOST);
+            self.limit = (self.limit * 2.0).min(MAX_LIMIT);
             (self.servable, self.bound, self.measure_after) = (None, None, MEASURE_FIRST);
         }
         self.window.take((took / (usually * SLOW)) as f32);
-        if sample.went == Went::Answered {
+        if sample.went == SampleOutcome::Answered {
             self.window.bearable += (usually * TOLERANCE).max(sample.harmless.as_secs_f64());
         }
         if (WINDOW..STALE).contains(&age) && self.window.ratios.len() >= SAMPLES {
@@ -237,7 +237,8 @@ impl Limiter {
         }
         let age = age.as_secs_f64();
         let (latest, weight) = (window.bearable / age, age / (age + AVERAGED.as_secs_f64()));
-        let servable = self.servable.map_or(latest, |before| before + (latest - before) * weight).clamp(LEAST, MOST);
+        let servable =
+            self.servable.map_or(latest, |before| before + (latest - before) * weight).clamp(MIN_LIMIT, MAX_LIMIT);
         self.servable = Some(servable);
         let is_slow = window.median() > 1.0;
         if is_slow && self.under_way as f64 > servable {
@@ -245,7 +246,7 @@ impl Limiter {
             self.bound.get_or_insert(now);
         } else {
             let more = if is_slow { servable } else { servable.max(self.limit + self.limit.sqrt()) };
-            self.limit = self.limit.max(more).min(MOST);
+            self.limit = self.limit.max(more).min(MAX_LIMIT);
             if calm {
                 self.bound = None;
                 self.measure_after = MEASURE_FIRST;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::entropy::Entropy;
+use crate::rng::Rng;
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -13,7 +13,7 @@ use tokio::{
 struct Upstream {
     slots: Semaphore,
     service: Mutex<Duration>,
-    entropy: Entropy,
+    entropy: Rng,
 }
 
 /// What came of a run.
@@ -34,8 +34,8 @@ impl Run {
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn asking(priority: Priority) -> Asking<'static> {
-    Asking { priority, endpoint: "any", attempt_timeout: TIMEOUT }
+fn asking(priority: Priority) -> AdmissionRequest<'static> {
+    AdmissionRequest { priority, endpoint: "any", attempt_timeout: TIMEOUT }
 }
 
 fn idle() -> Arc<Overload> {
@@ -45,7 +45,7 @@ fn idle() -> Arc<Overload> {
 
 async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, run: &Mutex<Run>) {
     let (asking, began) = (asking(priority), Instant::now());
-    let admitted = match overload.hope(&asking) {
+    let admitted = match overload.can_admit(&asking) {
         Ok(()) => overload.enter(asking, TIMEOUT).await,
         Err(shed) => Err(shed),
     };
@@ -62,7 +62,7 @@ async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, 
     };
     let mut work = Box::pin(work);
     let in_time = tokio::time::timeout(TIMEOUT, &mut work).await.is_ok();
-    place.over(&asking, if in_time { Went::Answered } else { Went::TimedOut });
+    place.over(&asking, if in_time { SampleOutcome::Answered } else { SampleOutcome::TimedOut });
     if in_time {
         let mut run = run.lock();
         run.answered += 1;
@@ -92,7 +92,7 @@ fn upstream(slots: usize, service_ms: u64) -> Arc<Upstream> {
     Arc::new(Upstream {
         slots: Semaphore::new(slots),
         service: Mutex::new(Duration::from_millis(service_ms)),
-        entropy: Entropy::seeded(7),
+        entropy: Rng::seeded(7),
     })
 }
 

@@ -3,22 +3,22 @@
 //! Everything acquired here is released by Drop: a caller that goes away at any await gives its place, its permit and, as
 //! long as nothing was sent, its record back.
 
-mod tail;
+mod body_watch;
 
 use super::{
-    Exchange,
-    exchange::{Answer, Arrival, MaybeHold, Orphan, Progress},
+    RequestContext,
+    request_context::{AttemptResult, MaybeGuard, Orphan, Progress, UpstreamResponse},
 };
 use crate::{
+    admission::Permit,
     breaker,
     error::Problem,
-    gate::Permit,
-    idempotency::{Hold, header_roles},
-    overload::{Place, Shed, Went},
+    idempotency::{RecordGuard, header_roles},
+    overload::{Admission, SampleOutcome, Shed},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     retry::upstream_key::{self, KeyAnswer},
-    state::group::{Ask, Recheck, Refusal},
-    telemetry::Step,
+    state::group::{AttemptKind, Recheck, Refusal},
+    telemetry::TimelineEvent,
     upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
 };
 use bytes::{Bytes, BytesMut};
@@ -31,7 +31,7 @@ use tokio::{
 };
 
 /// What is sent.
-pub(crate) enum Errand<'a> {
+pub(crate) enum AttemptTarget<'a> {
     /// The request itself.
     Request,
     /// A look at what became of it.
@@ -39,8 +39,8 @@ pub(crate) enum Errand<'a> {
 }
 
 /// An attempt that was made: it was sent, or could not be.
-pub(crate) struct Arrived {
-    pub(crate) arrival: Arrival,
+pub(crate) struct CompletedAttempt {
+    pub(crate) arrival: AttemptResult,
     pub(crate) permit: Permit,
     pub(crate) took: Duration,
     /// When it was sent.
@@ -50,49 +50,49 @@ pub(crate) struct Arrived {
 }
 
 /// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
-pub(crate) const LEAST: Duration = Duration::from_millis(10);
+pub(crate) const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(10);
 
 /// The most that is kept of a write's headers for its verification: what servers usually take of a request's head.
 const MAX_KEPT_HEADER_BYTES: usize = 16 << 10;
 
-impl Exchange {
+impl RequestContext {
     /// Reports that the upstream did well, once the body of its answer has ended.
-    pub(crate) fn did_well(&self, arrival: &mut Arrival, permit: Permit, took: Duration) {
+    pub(crate) fn report_success(&self, arrival: &mut AttemptResult, permit: Permit, took: Duration) {
         match arrival {
-            Arrival::Answer(Answer { rest: Some(rest), .. }) => {
+            AttemptResult::Answer(UpstreamResponse { rest: Some(rest), .. }) => {
                 let body = std::mem::replace(rest, upstream::full(Bytes::new()));
                 let mut longest = self.endpoint().settings.attempt_timeout;
                 if permit.is_probe() {
                     // Its lease covers one attempt, head and body together.
                     longest = longest.saturating_sub(took).max(Duration::from_secs(1));
                 }
-                *rest = tail::watch(body, permit, took, longest);
+                *rest = body_watch::watch(body, permit, took, longest);
             }
             _ => permit.report(BreakerSignal::Success, took),
         }
     }
 
     /// Bounds what is left of an answer of which nothing is to be reported any more.
-    pub(crate) fn bound(&self, arrival: &mut Arrival) {
-        if let Arrival::Answer(Answer { rest: Some(rest), .. }) = arrival {
+    pub(crate) fn bound(&self, arrival: &mut AttemptResult) {
+        if let AttemptResult::Answer(UpstreamResponse { rest: Some(rest), .. }) = arrival {
             let body = std::mem::replace(rest, upstream::full(Bytes::new()));
-            *rest = tail::bound(body, self.endpoint().settings.attempt_timeout);
+            *rest = body_watch::bound(body, self.endpoint().settings.attempt_timeout);
         }
     }
 
     /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
     /// to send its own body, or this host that cut the attempt off. Nobody opens a breaker for all others by a short deadline.
-    pub(crate) fn blame(
+    pub(crate) fn attribute_fault(
         &self,
         signal: BreakerSignal,
-        arrival: &Arrival,
+        arrival: &AttemptResult,
         took: Duration,
         cut_off: bool,
     ) -> BreakerSignal {
         if cut_off {
             return BreakerSignal::Ignore;
         }
-        let Arrival::Failure(Failure { kind, sent: true, .. }) = arrival else { return signal };
+        let AttemptResult::Failure(Failure { kind, sent: true, .. }) = arrival else { return signal };
         let settings = &self.endpoint().settings;
         let callers_deadline = self.deadline < self.started + settings.deadline && took < settings.attempt_timeout;
         let callers_doing = match kind {
@@ -106,11 +106,11 @@ impl Exchange {
     /// Makes one attempt. A refusal is the host's own: nothing was sent then.
     pub(crate) async fn attempt(
         &mut self,
-        errand: Errand<'_>,
+        errand: AttemptTarget<'_>,
         progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Result<Arrived, Problem> {
-        let is_request = matches!(errand, Errand::Request);
+        hold: &mut MaybeGuard,
+    ) -> Result<CompletedAttempt, Problem> {
+        let is_request = matches!(errand, AttemptTarget::Request);
         if is_request && self.effect == Effect::Unsafe {
             self.wake().await?;
         }
@@ -118,14 +118,14 @@ impl Exchange {
         // A look is sent to another endpoint, and one that is not made leaves a write unknown.
         let usually = progress.account.meter().usually_takes.read();
         let least = match &errand {
-            Errand::Request => self.room(usually),
+            AttemptTarget::Request => self.response_reserve(usually),
             // Its record is held meanwhile: the wait leaves the request its whole time.
-            Errand::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
-            Errand::Probe(_) => LEAST,
+            AttemptTarget::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
+            AttemptTarget::Probe(_) => MIN_ATTEMPT_TIME,
         };
         let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
-            progress.account.note(|| Step::Paced { per_minute, wait });
+            progress.account.note(|| TimelineEvent::Paced { per_minute, wait });
         }
         progress.account.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
@@ -148,7 +148,7 @@ impl Exchange {
         }
         let load = if is_request { self.load(&mut permit, progress).await? } else { None };
         let (outbound, limit) = match errand {
-            Errand::Request => {
+            AttemptTarget::Request => {
                 self.may_send(hold, progress, &permit).await?;
                 self.may_probe(&permit, looked)?;
                 if progress.key_sends.justifies_attempt && !self.key_holds(progress) {
@@ -161,19 +161,19 @@ impl Exchange {
                     self.endpoint().settings.attempt_timeout,
                 )
             }
-            Errand::Probe(probe) => {
+            AttemptTarget::Probe(probe) => {
                 progress.account.meter().probes.add();
                 (self.probe_request(probe), self.probe_timeout(probe))
             }
         };
         let began = Instant::now();
         let (attempt, look) = (progress.attempts, progress.probes);
-        let step = || if is_request { Step::Sent { attempt } } else { Step::Looked { look } };
+        let step = || if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::Looked { look } };
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
         let holds = if is_request { [hold.as_ref(), progress.condition.as_ref()] } else { [None, None] };
-        let sent = Hold::while_held(holds, send).await;
+        let sent = RecordGuard::while_held(holds, send).await;
         let cut_off = sent.is_none();
         if cut_off {
             tracing::warn!(
@@ -181,10 +181,10 @@ impl Exchange {
                 "a write was cut off: shared state was not reached, or this process stood still, for so long that another host may have taken over its record"
             );
         }
-        let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
+        let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);
-        if let Arrival::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
+        if let AttemptResult::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
             // This host's own failure: the permit and the place go back, and the breaker hears nothing of it.
             if is_request {
                 progress.attempts -= 1;
@@ -199,25 +199,25 @@ impl Exchange {
         }
         let took = began.elapsed();
         self.note(&arrival, is_request, began, took, progress);
-        if matches!(arrival, Arrival::Answer(_)) {
+        if matches!(arrival, AttemptResult::Answer(_)) {
             self.service.heard(&self.shared.clock);
         }
-        Ok(Arrived { arrival, permit, took, sent_at: began, cut_off })
+        Ok(CompletedAttempt { arrival, permit, took, sent_at: began, cut_off })
     }
 
     /// Notes an attempt's outcome, and when the request's last byte may have been sent.
-    fn note(&self, arrival: &Arrival, is_request: bool, began: Instant, took: Duration, progress: &mut Progress) {
+    fn note(&self, arrival: &AttemptResult, is_request: bool, began: Instant, took: Duration, progress: &mut Progress) {
         match arrival {
-            Arrival::Answer(answer) => {
+            AttemptResult::Answer(answer) => {
                 // What a caller's upload takes, or a look, says nothing of what an answer to the next one will.
                 let is_usual = is_request && self.repeatable();
                 progress.account.answered(answer.status.as_u16(), began, took, is_usual);
             }
-            Arrival::Failure(failure) => progress.account.failed(*failure, took),
+            AttemptResult::Failure(failure) => progress.account.failed(*failure, took),
         }
         if is_request {
             match arrival {
-                Arrival::Failure(Failure { sent: false, .. }) => {}
+                AttemptResult::Failure(Failure { sent: false, .. }) => {}
                 // The body may have been going out until the answer came.
                 _ => {
                     progress.last_sent = Some(Instant::now());
@@ -230,9 +230,9 @@ impl Exchange {
     /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
     /// there is. While more is asked for than the limits admit, every wait is as long as it may be: without that room
     /// every answer would come too late.
-    fn room(&self, usually: Duration) -> Duration {
-        let wanted = LEAST.saturating_add(usually.saturating_add(usually / 2));
-        wanted.min(self.remaining() / 2).max(LEAST)
+    fn response_reserve(&self, usually: Duration) -> Duration {
+        let wanted = MIN_ATTEMPT_TIME.saturating_add(usually.saturating_add(usually / 2));
+        wanted.min(self.remaining() / 2).max(MIN_ATTEMPT_TIME)
     }
 
     /// A place among the attempts under way.
@@ -250,19 +250,19 @@ impl Exchange {
     }
 
     /// A place among those that the upstream bears. What may have been sent before, or decides about a breaker, is not held up.
-    async fn load(&self, permit: &mut Permit, progress: &mut Progress) -> Result<Option<Place>, Problem> {
+    async fn load(&self, permit: &mut Permit, progress: &mut Progress) -> Result<Option<Admission>, Problem> {
         let Some(overload) = self.overload() else { return Ok(None) };
         if progress.ever_unknown || permit.is_probe() || (progress.attempts > 0 && self.effect != Effect::Safe) {
             return Ok(Some(overload.enter_now()));
         }
-        let most = self.remaining().saturating_sub(LEAST);
+        let most = self.remaining().saturating_sub(MIN_ATTEMPT_TIME);
         let entered = tokio::select! {
             entered = overload.enter(self.asking(), most) => entered,
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
         let place = entered.map_err(|Shed| self.overloaded())?;
         let Some(wait) = place.waited else { return Ok(Some(place)) };
-        progress.account.note(|| Step::Queued { wait });
+        progress.account.note(|| TimelineEvent::Queued { wait });
         // It waited: what it was permitted may hold no longer.
         match permit.recheck().await {
             Recheck::Send => Ok(Some(place)),
@@ -281,17 +281,17 @@ impl Exchange {
         &self,
         is_request: bool,
         retry: bool,
-        errand: &Errand<'_>,
+        errand: &AttemptTarget<'_>,
         least: Duration,
     ) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
-            (true, false) => Ask::First,
-            (true, true) => Ask::Retry,
-            (false, _) => Ask::Probe,
+            (true, false) => AttemptKind::First,
+            (true, true) => AttemptKind::Retry,
+            (false, _) => AttemptKind::Probe,
         };
         let group = match errand {
-            Errand::Request => &self.endpoint().group,
-            Errand::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
+            AttemptTarget::Request => &self.endpoint().group,
+            AttemptTarget::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(least);
         let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
@@ -317,7 +317,7 @@ impl Exchange {
     }
 
     /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
-    async fn may_send(&self, hold: &mut MaybeHold, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
+    async fn may_send(&self, hold: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
         // One whose caller has gone is an orphan itself, and needs none.
         if let Some(entry) = progress.twins.take().filter(|_| !self.caller_has_gone())
             && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
@@ -335,7 +335,7 @@ impl Exchange {
             }
         }
         // What nothing else holds back would meet its twins at other hosts unseen.
-        let held_back = hold.as_ref().is_some_and(Hold::is_written) || progress.turn.is_some();
+        let held_back = hold.as_ref().is_some_and(RecordGuard::is_written) || progress.turn.is_some();
         if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }
@@ -358,37 +358,37 @@ impl Exchange {
         Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
-    /// Binds a write's body to the right to send it, where [`Hold::while_held`] does not: see [`upstream::leased`].
-    fn leased(&self, outbound: Outbound, holds: [Option<&Hold>; 2]) -> Outbound {
+    /// Binds a write's body to the right to send it, where [`RecordGuard::while_held`] does not: see [`upstream::leased_body`].
+    fn leased(&self, outbound: Outbound, holds: [Option<&RecordGuard>; 2]) -> Outbound {
         if !outbound.guarded || self.service.settings.connection.is_plain() {
             return outbound;
         }
-        let leases = holds.into_iter().flatten().map(Hold::lease).collect();
+        let leases = holds.into_iter().flatten().map(RecordGuard::lease).collect();
         Outbound { body: upstream::leased(outbound.body, leases), ..outbound }
     }
 
-    async fn send(&self, outbound: Outbound, is_request: bool) -> Arrival {
+    async fn send(&self, outbound: Outbound, is_request: bool) -> AttemptResult {
         let sent = self.transport.send(outbound).await;
         let Inbound { status, mut headers, body } = match sent {
             Ok(inbound) => inbound,
-            Err(failure) => return Arrival::Failure(failure),
+            Err(failure) => return AttemptResult::Failure(failure),
         };
         let max_fields = self.service.settings.connection.max_header_fields;
         if let Err(reason) = answer_head::check(status, &mut headers, max_fields) {
             // No answer that could be passed on; the request may have been processed.
-            return Arrival::Failure(Failure::new(FailureKind::Protocol, true).because(reason));
+            return AttemptResult::Failure(Failure::new(FailureKind::Protocol, true).because(reason));
         }
         let endpoint = self.endpoint();
         if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
-            return Arrival::Answer(Answer { status, headers, read: Bytes::new(), rest: Some(body) });
+            return AttemptResult::Answer(UpstreamResponse { status, headers, read: Bytes::new(), rest: Some(body) });
         }
         let mut prefix_bytes = endpoint.described.interest.response_body_bytes;
         if is_request && self.upstream_key.is_some() && KeyAnswer::is_in_body(status) {
             prefix_bytes = prefix_bytes.max(upstream_key::BODY_BYTES);
         }
         match read_prefix(body, prefix_bytes).await {
-            Ok((read, rest)) => Arrival::Answer(Answer { status, headers, read, rest }),
-            Err(()) => Arrival::Failure(Failure::new(FailureKind::Body, true)),
+            Ok((read, rest)) => AttemptResult::Answer(UpstreamResponse { status, headers, read, rest }),
+            Err(()) => AttemptResult::Failure(Failure::new(FailureKind::Body, true)),
         }
     }
 
@@ -436,7 +436,7 @@ impl Exchange {
     }
 
     /// The endpoint that a probe falls under: its limits count, its breaker does not.
-    fn probed_endpoint(&self, probe: &Probe) -> Option<&crate::service::Endpoint> {
+    fn probed_endpoint(&self, probe: &Probe) -> Option<&crate::upstream_runtime::Endpoint> {
         let path = probe.path_and_query.split('?').next()?;
         let index = self.service.find(&probe.method, path)?;
         self.service.endpoints.get(index)
@@ -464,13 +464,13 @@ impl Exchange {
 }
 
 /// What an attempt says of the upstream's load.
-fn went(arrival: &Arrival, cut_off: bool) -> Went {
+fn went(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
     match arrival {
-        _ if cut_off => Went::Untold,
-        Arrival::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => Went::Untold,
-        Arrival::Answer(_) => Went::Answered,
-        Arrival::Failure(Failure { kind: FailureKind::Timeout, .. }) => Went::TimedOut,
-        Arrival::Failure(_) => Went::Untold,
+        _ if cut_off => SampleOutcome::Untold,
+        AttemptResult::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => SampleOutcome::Untold,
+        AttemptResult::Answer(_) => SampleOutcome::Answered,
+        AttemptResult::Failure(Failure { kind: FailureKind::Timeout, .. }) => SampleOutcome::TimedOut,
+        AttemptResult::Failure(_) => SampleOutcome::Untold,
     }
 }
 

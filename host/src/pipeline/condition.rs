@@ -4,10 +4,10 @@
 //! the send, and a request whose deadline ended before its effect was known, leave it unknown for as long as the upstream may
 //! still commit. The next request with the condition begins with a verification then, whoever makes it and with whatever key.
 
-use super::{Exchange, exchange::Progress, keyed::problem};
+use super::{RequestContext, idempotency_key::problem, request_context::Progress};
 use crate::{
     error::Problem,
-    idempotency::{self, Begun, Fence, Fingerprint, Opening, RecordId},
+    idempotency::{self, BeginOutcome, BeginRequest, FencingToken, Fingerprint, RecordId},
 };
 use std::time::Duration;
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-impl Exchange {
+impl RequestContext {
     /// Takes the condition's record. Since when a request with the condition may have been sent whose effect is unknown; none:
     /// there is none.
     ///
@@ -33,34 +33,34 @@ impl Exchange {
         let id = RecordId::of_condition(condition);
         let mut wait = FIRST_WAIT;
         loop {
-            let fence = Fence::draw(&self.shared.entropy);
-            let opening = Opening {
+            let fence = FencingToken::draw(&self.shared.entropy);
+            let opening = BeginRequest {
                 // Nothing is sent past the deadline.
                 lock: self.remaining().saturating_add(MARGIN),
                 keep: self.endpoint().described.commit_within.unwrap_or_default().saturating_add(MARGIN),
-                ..Opening::new(fence, condition, false, &self.service.settings.idempotency)
+                ..BeginRequest::new(fence, condition, false, &self.service.settings.idempotency)
             };
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
             match begun.map_err(problem)? {
-                Begun::New(hold) => {
+                BeginOutcome::New(hold) => {
                     progress.condition = Some(hold);
                     return Ok(None);
                 }
-                Begun::Reconcile { hold, sent_ago, .. } => {
+                BeginOutcome::Reconcile { hold, sent_ago, .. } => {
                     progress.condition = Some(hold);
                     return Ok(Some(sent_ago));
                 }
-                Begun::InFlight { retry_after } if wait >= self.remaining() => {
+                BeginOutcome::InFlight { retry_after } if wait >= self.remaining() => {
                     return Err(Problem::InFlight { retry_after });
                 }
-                Begun::InFlight { .. } => {
+                BeginOutcome::InFlight { .. } => {
                     tokio::select! {
                         () = sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
                         () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
                     }
                 }
                 // It is never finished, and its id is made from its fingerprint.
-                Begun::Replay(_) | Begun::Mismatch => return Err(Problem::StoreUnavailable),
+                BeginOutcome::Replay(_) | BeginOutcome::Mismatch => return Err(Problem::StoreUnavailable),
             }
         }
     }

@@ -3,9 +3,9 @@
 
 use crate::{
     flush_notice::{Handover, Unflushed},
-    idempotency::{Answer, Entry, Hold, Stored},
+    idempotency::{Entry, RecordGuard, Stored, StoredBody},
     overload::Spare,
-    telemetry::{Meter, OrphanResult},
+    telemetry::{EndpointCounters, OrphanResult},
     upstream::{Body, BoxError},
 };
 use bytes::{Bytes, BytesMut};
@@ -52,12 +52,12 @@ pub(super) struct Pending {
     is_over: bool,
     /// Counts what is read in the background.
     detached: TaskTracker,
-    meter: Arc<Meter>,
+    meter: Arc<EndpointCounters>,
 }
 
 /// A record that waits for its answer.
 struct Keeps {
-    hold: Hold,
+    hold: RecordGuard,
     head: Head,
     most: usize,
     /// What has streamed through; none once that is more than is kept, or than there is memory for.
@@ -69,12 +69,17 @@ struct Keeps {
 
 impl Pending {
     /// The answer leaves nothing to keep: the record is unknown, or has its answer.
-    pub(super) fn entry(entry: Arc<Entry>, received: Received, detached: TaskTracker, meter: Arc<Meter>) -> Self {
+    pub(super) fn entry(
+        entry: Arc<Entry>,
+        received: Received,
+        detached: TaskTracker,
+        meter: Arc<EndpointCounters>,
+    ) -> Self {
         Self { entry, received, keeps: None, is_over: false, detached, meter }
     }
 
     /// The record is finished with the answer where the caller does not get it, and goes where it does.
-    pub(super) fn with_answer(mut self, hold: Hold, head: Head, most: usize, spare: Option<Spare>) -> Self {
+    pub(super) fn with_answer(mut self, hold: RecordGuard, head: Head, most: usize, spare: Option<Spare>) -> Self {
         self.received = Received::Answer;
         self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0, spare });
         self
@@ -210,7 +215,7 @@ impl Keeps {
                 for data in &read {
                     body.extend_from_slice(data);
                 }
-                Stored::capped(Answer { status, headers, body: body.freeze(), class, policy: label }, self.most)
+                Stored::capped(StoredBody { status, headers, body: body.freeze(), class, policy: label }, self.most)
             }
         };
         if let Err(error) = self.hold.finish(stored).await {

@@ -1,6 +1,6 @@
 //! The breaker's report of a write that failed and is being verified: what verification finds decides what it says.
 
-use crate::{breaker, gate::Permit, policy::contract::BreakerSignal};
+use crate::{admission::Permit, breaker, policy::contract::BreakerSignal};
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -3,19 +3,19 @@
 //! The path `/.triage/` is reserved: nothing below it is forwarded, whether or not records may be read. An id names a record and
 //! proves that its holder belongs to the record's tenant; with any other id, or another tenant, the answer is the same 404.
 
-use super::{Exchange, Host, answer};
+use super::{Host, RequestContext, response};
 use crate::{
     clock::{Timestamp, millis},
     config::settings::Redirects,
     error::Problem,
     idempotency::{ClaimOwner, OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
     rate_limit::{Gcra, Quota},
-    service::Service,
     upstream::{
         self, Body,
         headers::Caller,
         redirect::{self, Origin, Route},
     },
+    upstream_runtime::UpstreamRuntime,
 };
 use bytes::Bytes;
 use http::{
@@ -60,7 +60,7 @@ impl ReadLimit {
     }
 }
 
-impl Exchange {
+impl RequestContext {
     /// Where the caller may read what became of its request, if it has a key and the operator lets callers read.
     pub(super) fn record_location(&self) -> Option<HeaderValue> {
         let (keyed, tenant) = (self.key.as_ref()?, self.tenant.as_ref()?);
@@ -112,7 +112,7 @@ impl Host {
         &self,
         head: &Parts,
         caller: &Caller,
-        service: &Service,
+        service: &UpstreamRuntime,
         path: &str,
     ) -> Result<Response<Body>, Problem> {
         let settings = &service.settings.idempotency;
@@ -135,7 +135,7 @@ impl Host {
             RecordStatus::Done(stored) => {
                 let mut response = match &*stored {
                     Stored::Answer(kept) => {
-                        let mut response = answer::kept(kept);
+                        let mut response = response::kept(kept);
                         if service.settings.redirects == Redirects::Rewrite {
                             let base_url = &service.settings.connection.base_url;
                             let prefix = service.settings.path_prefix.as_deref().unwrap_or("");

@@ -2,9 +2,9 @@
 //! a second. An answer counts for each write by the time at which it was asked for, never by the time at which it is read.
 
 use super::{
-    Exchange,
-    attempt::{Arrived, Errand},
-    exchange::{Answer, Arrival, MaybeHold, Progress},
+    RequestContext,
+    attempt::{AttemptTarget, CompletedAttempt},
+    request_context::{AttemptResult, MaybeGuard, Progress, UpstreamResponse},
 };
 use crate::{
     error::Problem,
@@ -69,11 +69,11 @@ impl SharedVerifications {
     /// Asks, or takes what another verification was answered. None: it was not allowed.
     pub(super) async fn request(
         &self,
-        exchange: &mut Exchange,
+        exchange: &mut RequestContext,
         probe: &Probe,
         progress: &mut Progress,
-        hold: &mut MaybeHold,
-    ) -> Option<Arrival> {
+        hold: &mut MaybeGuard,
+    ) -> Option<AttemptResult> {
         let (sent, now) = (progress.last_sent, Instant::now());
         let commit_within = exchange.endpoint().described.commit_within.unwrap_or_default();
         let cell = self.cell(identity(exchange.upstream, &exchange.probe_request(probe)), now, |outcome| {
@@ -94,13 +94,13 @@ impl SharedVerifications {
         progress.probes += 1;
         progress.verification_sent_at = Some(outcome.asked_at);
         Some(match &outcome.answer {
-            Ok((status, headers, read, complete)) => Arrival::Answer(Answer {
+            Ok((status, headers, read, complete)) => AttemptResult::Answer(UpstreamResponse {
                 status: *status,
                 headers: headers.clone(),
                 read: read.clone(),
                 rest: (!complete).then(|| upstream::full(Bytes::new())),
             }),
-            Err(failure) => Arrival::Failure(*failure),
+            Err(failure) => AttemptResult::Failure(*failure),
         })
     }
 
@@ -131,16 +131,19 @@ impl SharedVerifications {
 }
 
 async fn requested(
-    exchange: &mut Exchange,
+    exchange: &mut RequestContext,
     probe: &Probe,
     progress: &mut Progress,
-    hold: &mut MaybeHold,
+    hold: &mut MaybeGuard,
 ) -> Result<SharedOutcome, Problem> {
-    let Arrived { arrival, permit, took, sent_at, .. } = exchange.attempt(Errand::Probe(probe), progress, hold).await?;
+    let CompletedAttempt { arrival, permit, took, sent_at, .. } =
+        exchange.attempt(AttemptTarget::Probe(probe), progress, hold).await?;
     permit.report(BreakerSignal::Ignore, took);
     let answer = match arrival {
-        Arrival::Answer(Answer { status, headers, read, rest }) => Ok((status, headers, read, rest.is_none())),
-        Arrival::Failure(failure) => Err(failure),
+        AttemptResult::Answer(UpstreamResponse { status, headers, read, rest }) => {
+            Ok((status, headers, read, rest.is_none()))
+        }
+        AttemptResult::Failure(failure) => Err(failure),
     };
     Ok(SharedOutcome { asked_at: sent_at, came_at: Instant::now(), answer })
 }

@@ -1,20 +1,20 @@
 //! A write without a key: it takes over what an equal request left behind whose caller has gone, or takes a place of its own.
 
 use super::{
-    Exchange,
-    answer::{self, ADOPTED, Outgoing},
+    RequestContext,
     delivery::{Pending, Received},
-    exchange::{Orphan, Progress},
-    keyed::{self, Begins, Start},
+    idempotency_key::{self, Begins, Start},
+    request_context::{Orphan, Progress},
+    response::{self, ADOPTED, CallerResponse},
     upstream_key::KeySends,
 };
 use crate::{
     error::Problem,
     idempotency::{
-        self, Arrived, Arriving, Begun, ClaimOwner, Entry, Fence, Fingerprint, Hold, Opening, Ownership, RecordId,
-        Stored, Tenant, Ticket, record::Begin, unanswered::Terms,
+        self, Arrived, Arriving, BeginOutcome, BeginRequest, ClaimOwner, Entry, FencingToken, Fingerprint, Ownership,
+        RecordGuard, RecordId, Stored, Tenant, Ticket, record::RecordBegin, unanswered::Terms,
     },
-    overload::Held,
+    overload::MemoryReservation,
     policy::contract::Effect,
     telemetry::OrphanResult,
     upstream::Body,
@@ -31,17 +31,17 @@ const CLOSE_NOTICE: Duration = Duration::from_millis(5);
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-impl Exchange {
+impl RequestContext {
     /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
     pub(super) fn has_own_record(&self) -> bool {
         self.effect == Effect::Unsafe && self.key.is_none() && self.repeatable()
     }
 
-    fn opening(&self, fence: Fence, id: RecordId) -> Opening {
+    fn opening(&self, fence: FencingToken, id: RecordId) -> BeginRequest {
         let settings = &self.service.settings.idempotency;
-        let opening = Opening::new(fence, Fingerprint::of_record(id), false, settings);
+        let opening = BeginRequest::new(fence, Fingerprint::of_record(id), false, settings);
         let lock = self.shared.records.lease().map(|lease| lease + self.endpoint().settings.attempt_timeout);
-        Opening {
+        BeginRequest {
             lock: lock.unwrap_or(settings.lock),
             keep_answer: settings.orphans.unwrap_or(settings.keep),
             upstream_key: self.upstream_key.map(|key| key.tag),
@@ -50,14 +50,14 @@ impl Exchange {
     }
 
     /// Takes an orphan over, or a place among equal requests.
-    pub(super) async fn arrive(&mut self, fence: Fence, progress: &mut Progress) -> Result<Begins, Problem> {
+    pub(super) async fn arrive(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Begins, Problem> {
         let entropy = &self.shared.entropy;
         let id = self.digest.map_or_else(|| RecordId::draw(entropy), |digest| RecordId::draw_beside(entropy, digest));
         self.carry_upstream_key(id.as_bytes());
         let settings = &self.service.settings.idempotency;
         let records = &self.shared.records;
         let (Some(digest), Some(kept)) = (self.digest, settings.orphans) else {
-            let hold = Hold::unwritten(records, self.shared.clock, id, self.opening(fence, id));
+            let hold = RecordGuard::unwritten(records, self.shared.clock, id, self.opening(fence, id));
             return Ok(Begins::unlisted(Some(hold), Start::Fresh));
         };
         let opening = self.opening(fence, id);
@@ -84,7 +84,7 @@ impl Exchange {
             } else {
                 entry.was_not_taken();
             }
-            keyed::problem(error)
+            idempotency_key::problem(error)
         })?;
         match arrived {
             Arrived::Adopted(id) => {
@@ -94,21 +94,30 @@ impl Exchange {
             Arrived::Listed { begin, turn, others } => {
                 entry.keep_alive();
                 let start = match begin {
-                    Begin::Reconcile { sent_ago, doubtful } => {
+                    RecordBegin::Reconcile { sent_ago, doubtful } => {
                         progress.doubtful = doubtful;
                         progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
                         Start::since(sent_ago, self.started)
                     }
                     _ => Start::Fresh,
                 };
-                let hold =
-                    Hold::listed(records, self.shared.clock, &arriving, Arc::clone(&entry), turn, start.is_fresh());
+                let hold = RecordGuard::listed(
+                    records,
+                    self.shared.clock,
+                    &arriving,
+                    Arc::clone(&entry),
+                    turn,
+                    start.is_fresh(),
+                );
                 Ok(Begins::with(Some(hold), start, Some(entry), others))
             }
             Arrived::Full => {
                 entry.was_not_taken();
                 progress.account.orphan(OrphanResult::NotKept);
-                Ok(Begins::unlisted(Some(Hold::unwritten(records, self.shared.clock, id, opening)), Start::Fresh))
+                Ok(Begins::unlisted(
+                    Some(RecordGuard::unwritten(records, self.shared.clock, id, opening)),
+                    Start::Fresh,
+                ))
             }
         }
     }
@@ -122,7 +131,7 @@ impl Exchange {
                 () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
             }
         }
-        Ok(entry.look_again().await.map_err(keyed::problem)?.is_some())
+        Ok(entry.look_again().await.map_err(idempotency_key::problem)?.is_some())
     }
 
     /// Goes on with what the orphan has come to: waits while it runs, gives its answer, finds out what became of it, or sends it
@@ -146,8 +155,8 @@ impl Exchange {
         let (begun, asked) = loop {
             // Before the store is asked: the age that it tells is at least as great by then.
             let asked = Instant::now();
-            match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(keyed::problem)? {
-                Begun::InFlight { retry_after } => {
+            match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(idempotency_key::problem)? {
+                BeginOutcome::InFlight { retry_after } => {
                     if self.remaining() <= wait {
                         progress.account.orphan(OrphanResult::InFlight);
                         return Err(Problem::InFlight { retry_after });
@@ -161,24 +170,24 @@ impl Exchange {
                 begun => break (begun, asked),
             }
         };
-        let beginning = |hold: Hold, start: Start| {
+        let beginning = |hold: RecordGuard, start: Start| {
             let hold = Some(hold.renewed_by(Arc::clone(entry)));
             // One that is sent after all may have missed an older orphan, whose caller's leaving is noticed only now.
             Begins::with(hold, start, Some(Arc::clone(entry)), start.is_fresh())
         };
         Ok(match begun {
-            Begun::New(hold) => {
+            BeginOutcome::New(hold) => {
                 progress.account.orphan(OrphanResult::Unsent);
                 beginning(hold, Start::Fresh)
             }
-            Begun::Reconcile { hold, sent_ago, doubtful } => {
+            BeginOutcome::Reconcile { hold, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
                 progress.account.orphan(OrphanResult::Reconcile);
                 progress.key_sends = KeySends::reconciled(self.upstream_key, hold.keyed_sends(), asked);
                 progress.orphan = Orphan::Adopted;
                 beginning(hold, Start::since(sent_ago, self.started))
             }
-            Begun::Replay(stored) => match entry.ownership().await {
+            BeginOutcome::Replay(stored) => match entry.ownership().await {
                 Ownership::Held => {
                     progress.account.orphan(OrphanResult::Answer);
                     progress.orphan = Orphan::Adopted;
@@ -191,7 +200,7 @@ impl Exchange {
                 }
                 Ownership::Unconfirmed => return Err(Problem::StoreUnavailable),
             },
-            Begun::Mismatch | Begun::InFlight { .. } => return Err(Problem::StoreUnavailable),
+            BeginOutcome::Mismatch | BeginOutcome::InFlight { .. } => return Err(Problem::StoreUnavailable),
         })
     }
 
@@ -200,7 +209,7 @@ impl Exchange {
             progress.account.refused(&problem);
             problem.into_response()
         });
-        response.headers_mut().remove(answer::REPLAY);
+        response.headers_mut().remove(response::REPLAY);
         response.headers_mut().insert(ADOPTED, HeaderValue::from_static("true"));
         self.undelivered(Arc::clone(entry), Received::Answer, progress).behind(
             response,
@@ -234,9 +243,9 @@ impl Exchange {
     /// The answer of a request in effect goes out as it comes, and is kept only if its caller does not get it.
     pub(super) async fn deliver(
         &self,
-        outgoing: Outgoing,
+        outgoing: CallerResponse,
         entry: Arc<Entry>,
-        hold: Hold,
+        hold: RecordGuard,
         progress: &mut Progress,
     ) -> Response<Body> {
         if entry.is_told() {
@@ -247,7 +256,7 @@ impl Exchange {
         }
         let most = self.service.settings.idempotency.max_response_bytes;
         let head = outgoing.head(self, progress);
-        let spare = self.held.as_ref().and_then(Held::spare);
+        let spare = self.held.as_ref().and_then(MemoryReservation::spare);
         let pending =
             self.undelivered(Arc::clone(&entry), Received::Answer, progress).with_answer(hold, head, most, spare);
         if !entry.is_abandoned() {
@@ -257,7 +266,7 @@ impl Exchange {
                 let owner = entry.owner();
                 pending.kept_without_caller(Some(outgoing.into_response(self, progress).into_body()));
                 progress.owner = ClaimOwner::Request(owner);
-                let response = answer::refused(Problem::EffectUnknown, self, progress);
+                let response = response::refused(Problem::EffectUnknown, self, progress);
                 if ownership == Ownership::Lost {
                     entry.abandon();
                     return response;

@@ -1,8 +1,8 @@
 //! The upstream's own idempotency key of one request: which key it is, and what is known of the sends that carried it.
 
 use super::{
-    Exchange,
-    exchange::{Arrival, Progress},
+    RequestContext,
+    request_context::{AttemptResult, Progress},
 };
 use crate::{
     idempotency::{KeyTag, KeyedSends, key},
@@ -58,16 +58,16 @@ impl KeySends {
     }
 
     /// Notes what a request's own answer says of the key.
-    pub(crate) fn answered(&mut self, arrival: &Arrival, unsettled: bool) {
+    pub(crate) fn answered(&mut self, arrival: &AttemptResult, unsettled: bool) {
         self.answer = match arrival {
-            Arrival::Answer(answer) => KeyAnswer::of(answer.status, &answer.headers, &answer.read),
-            Arrival::Failure(_) => KeyAnswer::Silent,
+            AttemptResult::Answer(answer) => KeyAnswer::of(answer.status, &answer.headers, &answer.read),
+            AttemptResult::Failure(_) => KeyAnswer::Silent,
         };
         self.in_progress += u32::from(self.answer.is_pending(unsettled));
     }
 }
 
-impl Exchange {
+impl RequestContext {
     /// Gives an unsafe request its key: the one that its caller sends, else one made of `seed`, which must belong to this request
     /// alone and be the same for each owner of its record. `seed` is hashed, so that the key tells nothing of it.
     pub(super) fn carry_upstream_key(&mut self, seed: &[u8]) {

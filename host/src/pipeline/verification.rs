@@ -4,21 +4,22 @@
 //! Nothing here sends the write: a verdict that would send it again means that its absence is proven, and frees its key.
 
 use super::{
-    Exchange, Host, SharedVerifications,
-    answer::Outgoing,
-    exchange::{Arrival, MaybeHold, Progress, RequestBody},
+    Host, RequestContext, SharedVerifications,
+    request_context::{AttemptResult, MaybeGuard, Progress, RequestBody},
+    response::CallerResponse,
 };
 use crate::{
     idempotency::{
-        self, Begun, ClaimOwner, Fence, Fingerprint, Intent, KeptRequest, Opening, Postponed, RecordId, Stored,
+        self, BeginOutcome, BeginRequest, ClaimOwner, FencingToken, Fingerprint, Intent, KeptRequest, Postponed,
+        RecordId, Stored,
     },
     overload::Priority,
     policy::contract::{Class, Effect, Failure, FailureKind, Purpose},
-    retry::Step,
-    service::Service,
-    settlement::{Schedule, Verified},
-    telemetry::Account,
+    retry::NextAction,
+    settlement::{Schedule, VerificationResult},
+    telemetry::RequestRecorder,
     upstream::redirect::Origin,
+    upstream_runtime::UpstreamRuntime,
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -42,7 +43,7 @@ const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
 const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
 
 /// How a verification ended.
-enum Ended {
+enum VerificationEnd {
     /// The effect is known and recorded.
     Recorded(Class),
     /// It is known, and the store did not take it.
@@ -54,26 +55,26 @@ enum Ended {
 /// What a verification proves.
 enum Proof {
     /// The effect took place; the answer to replay, where there is one.
-    InPlace(Option<Outgoing>),
+    InPlace(Option<CallerResponse>),
     /// It did not, and will not.
     NotInEffect,
 }
 
 impl Host {
     /// Verifies a record that is due, unless another host has it.
-    pub(crate) async fn verify(&self, id: RecordId, shared: &SharedVerifications) -> Verified {
+    pub(crate) async fn verify(&self, id: RecordId, shared: &SharedVerifications) -> VerificationResult {
         // Until the lock of the verification begins, the record is kept from other hosts by this.
         let lease = MAX_LIMIT_WAIT + MAX_TURN_WAIT + LOCK_RESERVE;
         let intent = match self.shared.records.take(id, lease).await {
             Ok(Some(intent)) => intent,
-            Ok(None) => return Verified::Open,
+            Ok(None) => return VerificationResult::Open,
             Err(error) => {
                 tracing::debug!(%error, "an unknown write could not be taken");
-                return Verified::Open;
+                return VerificationResult::Open;
             }
         };
         // Of an upstream that is configured no longer nothing can be asked, and its records' lifetimes are not known.
-        let name = |serving: &&Arc<crate::rollout::Serving>| serving.settings.name == intent.upstream;
+        let name = |serving: &&Arc<crate::rollout::UpstreamPolicy>| serving.settings.name == intent.upstream;
         let service = self.shared.rollout.upstreams.iter().find(name).map(|serving| serving.current());
         let commit_within = service.as_ref().map(|service| commit_within(&intent, service)).unwrap_or_default();
         let (Some(request), Some(service)) = (&intent.request, service) else {
@@ -81,8 +82,8 @@ impl Host {
         };
         let request_time = longest_read(&service);
         let idempotency = &service.settings.idempotency;
-        let opening = Opening {
-            fence: Fence::draw(&self.shared.entropy),
+        let opening = BeginRequest {
+            fence: FencingToken::draw(&self.shared.entropy),
             // The store knows it.
             host: None,
             fingerprint: request.fingerprint,
@@ -96,13 +97,13 @@ impl Host {
             keep_answer: idempotency.orphans.filter(|_| !request.keyed).unwrap_or(idempotency.keep),
         };
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
-        if matches!(begun, Ok(Begun::Mismatch)) && !request.keyed {
+        if matches!(begun, Ok(BeginOutcome::Mismatch)) && !request.keyed {
             // The record of a request without a key may have a fingerprint of its own, which tells nothing of equal requests.
-            let own = Opening { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
+            let own = BeginRequest { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
         let settled = |class| settled(&intent, class);
-        let Ok(Begun::Reconcile { hold, sent_ago, doubtful }) = begun else { return Verified::Open };
+        let Ok(BeginOutcome::Reconcile { hold, sent_ago, doubtful }) = begun else { return VerificationResult::Open };
         if doubtful && self.shared.is_after_loss(idempotency) {
             // After a loss no verification tells which request made what it finds: the caller or an operator settles it.
             hold.leave_until(None);
@@ -114,35 +115,35 @@ impl Host {
         let schedule = Schedule { commit_within, margin: settings.margin, interval: settings.interval };
         let mut hold = Some(hold);
         let ended = match restored {
-            None => Ended::Open { asked: true },
+            None => VerificationEnd::Open { asked: true },
             Some(mut exchange) => {
-                let account = Account::background(&self.desk);
+                let account = RequestRecorder::background(&self.desk);
                 exchange.verified(&mut hold, (since, doubtful), account, shared).await
             }
         };
         let asked = match (ended, &hold) {
-            (Ended::Recorded(class), _) => return settled(class),
+            (VerificationEnd::Recorded(class), _) => return settled(class),
             // The record is due again, as its hold has left it.
-            (Ended::Unrecorded, _) | (_, None) => return Verified::Open,
-            (Ended::Open { asked }, Some(_)) => asked,
+            (VerificationEnd::Unrecorded, _) | (_, None) => return VerificationResult::Open,
+            (VerificationEnd::Open { asked }, Some(_)) => asked,
         };
         let age = since.map_or(sent_ago, |since| since.elapsed());
         let next = schedule.next(age, asked);
         if let Some(hold) = hold {
             hold.leave_until(next);
         }
-        if next.is_none() { settled(Class::Unknown) } else { Verified::Open }
+        if next.is_none() { settled(Class::Unknown) } else { VerificationResult::Open }
     }
 
     /// Puts off a record that this host has taken and cannot verify.
-    async fn postpone(&self, id: RecordId, intent: &Intent, commit_within: Duration) -> Verified {
+    async fn postpone(&self, id: RecordId, intent: &Intent, commit_within: Duration) -> VerificationResult {
         let longest_age = commit_within.saturating_add(self.shared.settlement.settings.margin);
         match self.shared.records.postpone(id, UNVERIFIABLE_WAIT, longest_age).await {
             Ok(Postponed::GivenUp) => settled(intent, Class::Unknown),
-            Ok(Postponed::Later | Postponed::NotUnsettled) => Verified::Open,
+            Ok(Postponed::Later | Postponed::NotUnsettled) => VerificationResult::Open,
             Err(error) => {
                 tracing::debug!(%error, "an unknown write that cannot be verified could not be put off");
-                Verified::Open
+                VerificationResult::Open
             }
         }
     }
@@ -152,9 +153,9 @@ impl Host {
         &self,
         intent: &Intent,
         request: &KeptRequest,
-        service: &Arc<Service>,
+        service: &Arc<UpstreamRuntime>,
         allowed: Duration,
-    ) -> Option<Box<Exchange>> {
+    ) -> Option<Box<RequestContext>> {
         let upstream =
             self.shared.rollout.upstreams.iter().position(|serving| serving.settings.name == intent.upstream)?;
         let endpoint = endpoint(intent, service)?;
@@ -163,7 +164,7 @@ impl Host {
             return None;
         }
         let started = Instant::now();
-        Some(Box::new(Exchange {
+        Some(Box::new(RequestContext {
             shared: Arc::clone(&self.shared),
             upstream,
             service: Arc::clone(service),
@@ -207,12 +208,12 @@ pub(crate) struct Verifying {
     pub(crate) keyed: bool,
 }
 
-fn settled(intent: &Intent, class: Class) -> Verified {
-    Verified::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class }
+fn settled(intent: &Intent, class: Class) -> VerificationResult {
+    VerificationResult::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class }
 }
 
 /// The endpoint of a write, as the policy that serves now has it: by its name, else by the request.
-fn endpoint(intent: &Intent, service: &Service) -> Option<usize> {
+fn endpoint(intent: &Intent, service: &UpstreamRuntime) -> Option<usize> {
     let named = service.endpoints.iter().position(|own| own.described.name == intent.endpoint);
     named.or_else(|| {
         let request = intent.request.as_ref()?;
@@ -221,18 +222,18 @@ fn endpoint(intent: &Intent, service: &Service) -> Option<usize> {
 }
 
 /// How late the upstream may still apply a write; zero where its endpoint is not known any more.
-fn commit_within(intent: &Intent, service: &Service) -> Duration {
+fn commit_within(intent: &Intent, service: &UpstreamRuntime) -> Duration {
     endpoint(intent, service).and_then(|own| service.endpoints[own].described.commit_within).unwrap_or_default()
 }
 
 /// How long one request may take: as long as the slowest read of the upstream.
-fn longest_read(service: &Service) -> Duration {
+fn longest_read(service: &UpstreamRuntime) -> Duration {
     let reads = service.endpoints.iter().filter(|own| own.described.effect == Effect::Safe);
     let times = reads.map(|own| own.settings.attempt_timeout);
     times.max().unwrap_or(Duration::from_secs(5)).min(MAX_REQUEST_TIME)
 }
 
-impl Exchange {
+impl RequestContext {
     /// What was asked of the upstream, for the request's record.
     pub(super) fn intent(&self) -> Arc<Intent> {
         let endpoint = self.endpoint();
@@ -263,14 +264,14 @@ impl Exchange {
     /// Verifies the write once. The hold is gone where the result was recorded. `doubtful`: no send of it is known.
     async fn verified(
         &mut self,
-        hold: &mut MaybeHold,
+        hold: &mut MaybeGuard,
         (since, doubtful): (Option<Instant>, bool),
-        mut account: Account,
+        mut account: RequestRecorder,
         shared: &SharedVerifications,
-    ) -> Ended {
+    ) -> VerificationEnd {
         account.counting_for(&self.endpoint().meters);
         let (Some(own), Some(fingerprint)) = (hold.as_mut(), self.fingerprint) else {
-            return Ended::Open { asked: false };
+            return VerificationEnd::Open { asked: false };
         };
         let mut progress = Progress::new(ClaimOwner::Record(own.id()), account);
         progress.last_sent = Some(since.unwrap_or(self.started));
@@ -283,13 +284,13 @@ impl Exchange {
             Some(turn) => Some(turn),
             None => match timeout(MAX_TURN_WAIT, self.shared.records.turn(fingerprint)).await {
                 Ok(Ok(turn)) => Some(turn),
-                Ok(Err(_)) | Err(_) => return Ended::Open { asked: false },
+                Ok(Err(_)) | Err(_) => return VerificationEnd::Open { asked: false },
             },
         };
         let proof = self.proof(&mut progress, hold, shared).await;
         let asked = progress.probes > 0;
-        let Some(proof) = proof else { return Ended::Open { asked } };
-        let Some(own) = hold.take() else { return Ended::Open { asked } };
+        let Some(proof) = proof else { return VerificationEnd::Open { asked } };
+        let Some(own) = hold.take() else { return VerificationEnd::Open { asked } };
         let class = progress.class;
         let recorded = match proof {
             Proof::NotInEffect => own.release().await,
@@ -301,10 +302,10 @@ impl Exchange {
             }
         };
         match recorded {
-            Ok(()) => Ended::Recorded(class),
+            Ok(()) => VerificationEnd::Recorded(class),
             Err(error) => {
                 tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a settled write could not be recorded");
-                Ended::Unrecorded
+                VerificationEnd::Unrecorded
             }
         }
     }
@@ -313,15 +314,15 @@ impl Exchange {
     async fn proof(
         &mut self,
         progress: &mut Progress,
-        hold: &mut MaybeHold,
+        hold: &mut MaybeGuard,
         shared: &SharedVerifications,
     ) -> Option<Proof> {
-        let arrival = Arrival::Failure(NEVER_HEARD);
+        let arrival = AttemptResult::Failure(NEVER_HEARD);
         let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await.ok()?.1;
         let mut step = self.follow(clamped, progress);
         let mut made: Vec<(http::Method, String)> = Vec::new();
         loop {
-            let Step::Verify(probe) = step else { return proven(step, progress, !made.is_empty()) };
+            let NextAction::Verify(probe) = step else { return proven(step, progress, !made.is_empty()) };
             let target = (probe.method.clone(), probe.path_and_query.clone());
             // "Not there yet" asks for the same again: that is the next verification.
             if made.len() == MAX_REQUESTS || made.contains(&target) {
@@ -336,11 +337,13 @@ impl Exchange {
 }
 
 /// What a step says of the write. Before the upstream was asked, only an answer that the policy gives is a proof.
-fn proven(step: Step, progress: &Progress, asked: bool) -> Option<Proof> {
+fn proven(step: NextAction, progress: &Progress, asked: bool) -> Option<Proof> {
     match (step, progress.class) {
-        (Step::Unsettled | Step::Verify(_) | Step::Resend(_), _) | (_, Class::Unknown) => None,
-        (Step::Replace(answer), Class::Applied | Class::AlreadyApplied) => Some(Proof::InPlace(Some(answer.into()))),
-        (Step::Deliver | Step::Retry(_), Class::Applied | Class::AlreadyApplied) => {
+        (NextAction::Unsettled | NextAction::Verify(_) | NextAction::Resend(_), _) | (_, Class::Unknown) => None,
+        (NextAction::Replace(answer), Class::Applied | Class::AlreadyApplied) => {
+            Some(Proof::InPlace(Some(answer.into())))
+        }
+        (NextAction::Deliver | NextAction::Retry(_), Class::Applied | Class::AlreadyApplied) => {
             asked.then_some(Proof::InPlace(None))
         }
         (_, Class::NotApplied | Class::Throttled | Class::Rejected) => {

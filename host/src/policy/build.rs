@@ -5,7 +5,7 @@ mod rust;
 pub mod sources;
 mod toolchain;
 
-use super::{Digest, language::Language};
+use super::{Digest, guest_language::Language};
 use rust::TARGET;
 use std::{
     fmt, fs, io,

@@ -217,7 +217,7 @@ fn new_key(path: &Path) -> io::Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Engine, Loading, Policy, prebuilt};
+    use super::super::{Engine, LoadOptions, Policy, prebuilt};
     use super::*;
     use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
@@ -234,7 +234,7 @@ mod tests {
 
         fn load(&self) -> Arc<Policy> {
             let engine = Engine::start().unwrap().caching(Cache::open(&self.places()).unwrap());
-            Policy::load(&engine, prebuilt::embedded("http-standard").unwrap(), &Loading::default()).unwrap()
+            Policy::load(&engine, prebuilt::embedded("http-standard").unwrap(), &LoadOptions::default()).unwrap()
         }
 
         fn entry(&self) -> PathBuf {

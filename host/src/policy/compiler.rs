@@ -3,7 +3,7 @@
 //! The compiler is the one part of a load whose cost a file can drive out of all proportion: 8.5 kB took 10 s and 564 MB. In this
 //! process that memory would be the requests', and nothing could end it. A child is ended, and its memory is gone with it.
 
-use super::{engine, outline::Tier};
+use super::{component_info::Tier, engine};
 use rustix::{
     io::Errno,
     process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process, setrlimit},

@@ -2,11 +2,11 @@
 
 use super::{
     Cache, Compiler, Digest,
-    outline::Tier,
-    shape,
-    ticker::{Running, Ticker},
+    component_info::Tier,
+    epoch_ticker::{Running, Ticker},
+    guest_call::{Bounds, SYNC_BOUNDS, StoreData, WASI_BOUNDS},
+    nesting_limit,
     wasi::{self, Wasi},
-    way::{Bounds, Caps, FAST, ROOMY},
 };
 use std::sync::{Arc, OnceLock};
 use wasmtime::{
@@ -48,7 +48,7 @@ pub struct Engine {
 /// The roomy tier: its engine, and the WASI that its guests get.
 pub(super) struct RoomyEngine {
     pub(super) wasmtime: wasmtime::Engine,
-    pub(super) linker: Linker<Caps<Wasi>>,
+    pub(super) linker: Linker<StoreData<Wasi>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -123,7 +123,7 @@ impl Engine {
         bytes: &[u8],
     ) -> wasmtime::Result<Component> {
         let compile = || {
-            shape::check(bytes).map_err(wasmtime::Error::new)?;
+            nesting_limit::check(bytes).map_err(wasmtime::Error::new)?;
             let Some(compiler) = &self.compiler else { return Component::from_binary(engine, bytes) };
             let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
             // SAFETY: the code was written by this very program, which `own_program` names even where its file was replaced, started by
@@ -146,8 +146,8 @@ impl Engine {
 /// An engine that compiles for a tier, and runs nothing.
 pub(super) fn for_tier(tier: Tier) -> Result<wasmtime::Engine, EngineError> {
     match tier {
-        Tier::Fast => started(FAST, INSTANCES, RESIDENT_BYTES),
-        Tier::Roomy => started(ROOMY, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES),
+        Tier::Fast => started(SYNC_BOUNDS, INSTANCES, RESIDENT_BYTES),
+        Tier::Roomy => started(WASI_BOUNDS, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES),
     }
 }
 

@@ -5,9 +5,9 @@ use super::{
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::Engine,
-    load::{LoadError, Loading},
+    guest_call::{GuestCall, StoreData, Waited, allow},
+    load::{LoadError, LoadOptions},
     wasi::LogBudget,
-    way::{Caps, Waited, Way, allow},
 };
 use crate::clock;
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ const WARM: usize = 16;
 const NO_SETTINGS: &str = "{}";
 
 /// A linked component, and its instances.
-pub(super) struct Instances<W: Way> {
+pub(super) struct Instances<W: GuestCall> {
     /// Kept whole: without its ticker a call that never returns would not be stopped.
     engine: Engine,
     wasmtime: wasmtime::Engine,
@@ -39,17 +39,17 @@ pub(super) struct Instances<W: Way> {
     warm: Option<Mutex<Vec<Instance<W>>>>,
 }
 
-struct Instance<W: Way> {
-    store: Store<Caps<W::Wasi>>,
+struct Instance<W: GuestCall> {
+    store: Store<StoreData<W::Wasi>>,
     guest: W::Guest,
     calls: u32,
 }
 
-impl<W: Way> Instances<W> {
+impl<W: GuestCall> Instances<W> {
     pub(super) fn new(
         engine: &Engine,
-        linked: InstancePre<Caps<W::Wasi>>,
-        loading: &Loading,
+        linked: InstancePre<StoreData<W::Wasi>>,
+        loading: &LoadOptions,
         log: LogBudget,
     ) -> Result<Self, LoadError> {
         Ok(Self {
@@ -95,9 +95,9 @@ impl<W: Way> Instances<W> {
         Ok(configured)
     }
 
-    fn store(&self, cap_ms: u64) -> Store<Caps<W::Wasi>> {
+    fn store(&self, cap_ms: u64) -> Store<StoreData<W::Wasi>> {
         let mut store = Store::new(&self.wasmtime, W::caps(cap_ms, &self.log));
-        store.limiter(Caps::limits);
+        store.limiter(StoreData::limits);
         store.epoch_deadline_callback(|mut store| {
             Ok(match store.data_mut().time.at_deadline(clock::thread_time()) {
                 Some(epochs) => UpdateDeadline::Continue(epochs),

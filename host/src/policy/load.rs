@@ -2,14 +2,14 @@
 
 use super::{
     CompileError, Digest, EngineError, Fault,
+    component_info::{Contract, OtherContract, Outline, Tier},
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::Engine,
+    guest_call::{Bounds, SYNC_BOUNDS, SyncTier, WASI_BOUNDS, WasiTier},
     instances::{Instances, LOAD_MS},
-    outline::{Contract, OtherContract, Outline, Tier},
-    shape::TooDeep,
+    nesting_limit::TooDeep,
     wasi::LogBudget,
-    way::{Bounds, FAST, Fast, ROOMY, Roomy},
 };
 use std::panic::{self, AssertUnwindSafe};
 use wasmtime::component::{InstancePre, Linker, types::ComponentItem};
@@ -19,7 +19,7 @@ const COMPONENT_BYTES: usize = 64 << 20;
 
 /// How a component is loaded.
 #[derive(Debug, Clone, Default)]
-pub struct Loading {
+pub struct LoadOptions {
     /// The operator's JSON settings for `configure`; empty means `{}`.
     pub settings: String,
     /// Whether one instance serves many requests. Faster, but what a guest remembers then leaks between requests.
@@ -130,9 +130,9 @@ pub(super) struct Component {
 
 enum Tiered {
     /// Without imports.
-    Fast(Instances<Fast>),
+    Fast(Instances<SyncTier>),
     /// With an interpreter, or with WASI.
-    Roomy(Instances<Roomy>),
+    Roomy(Instances<WasiTier>),
 }
 
 impl std::fmt::Debug for Component {
@@ -163,7 +163,7 @@ impl Component {
         engine: &Engine,
         digest: &Digest,
         bytes: &[u8],
-        loading: &Loading,
+        loading: &LoadOptions,
     ) -> Result<(Self, Description), LoadError> {
         contained(|| Self::load_uncontained(engine, digest, bytes, loading)).map_err(LoadError::Panicked)?
     }
@@ -172,7 +172,7 @@ impl Component {
         engine: &Engine,
         digest: &Digest,
         bytes: &[u8],
-        loading: &Loading,
+        loading: &LoadOptions,
     ) -> Result<(Self, Description), LoadError> {
         #[cfg(test)]
         panic_if_told("load", bytes);
@@ -198,8 +198,9 @@ impl Component {
         let log = LogBudget::new(digest.short());
         let (instances, description) = match outline.tier() {
             Tier::Fast => {
-                let component =
-                    engine.compiled(engine.fast(), Tier::Fast, digest, bytes).map_err(|error| refused(error, FAST))?;
+                let component = engine
+                    .compiled(engine.fast(), Tier::Fast, digest, bytes)
+                    .map_err(|error| refused(error, SYNC_BOUNDS))?;
                 let linker = Linker::new(engine.fast());
                 let linked = linked(&linker, &component, Tier::Fast)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
@@ -210,7 +211,7 @@ impl Component {
                 let roomy = engine.roomy()?;
                 let component = engine
                     .compiled(&roomy.wasmtime, Tier::Roomy, digest, bytes)
-                    .map_err(|error| refused(error, ROOMY))?;
+                    .map_err(|error| refused(error, WASI_BOUNDS))?;
                 let linked = linked(&roomy.linker, &component, Tier::Roomy)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
                 let description = instances.describe()?;

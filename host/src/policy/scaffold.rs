@@ -1,6 +1,6 @@
 //! `triage policy new`: a policy that builds, with cases that pass, and nothing to look for elsewhere.
 
-use super::language::Language;
+use super::guest_language::Language;
 use std::{
     fs, io,
     path::{Path, PathBuf},

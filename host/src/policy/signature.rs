@@ -82,7 +82,7 @@ pub enum KeyError {
 
 /// Why it is not certain whose work a component is.
 #[derive(Debug, thiserror::Error)]
-pub enum Unproven {
+pub enum SignatureError {
     /// There is no signature.
     #[error(
         "it is not signed: there is no {}; with `policies.keys` every component must be signed by one of them: \
@@ -140,7 +140,7 @@ pub enum Unproven {
     },
 }
 
-impl Unproven {
+impl SignatureError {
     /// Whether the checksum is at fault, not the signature.
     pub fn is_checksum(&self) -> bool {
         match self {
@@ -189,8 +189,8 @@ impl Keys {
     /// `NAME.wasm.minisig`.
     ///
     /// # Errors
-    /// [`Unproven`] says what does not fit, and what to do.
-    pub fn check(&self, component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+    /// [`SignatureError`] says what does not fit, and what to do.
+    pub fn check(&self, component: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
         check_sum(component, bytes)?;
         if self.is_empty() { Ok(()) } else { self.check_signature(component, bytes) }
     }
@@ -198,25 +198,25 @@ impl Keys {
     /// Checks a component's bytes where its signature came with it, as from a registry.
     ///
     /// # Errors
-    /// [`Unproven`], where there are keys.
-    pub fn verify(&self, signature: Option<&str>, bytes: &[u8]) -> Result<(), Unproven> {
+    /// [`SignatureError`], where there are keys.
+    pub fn verify(&self, signature: Option<&str>, bytes: &[u8]) -> Result<(), SignatureError> {
         match signature {
             _ if self.is_empty() => Ok(()),
-            None => Err(Unproven::Bare),
+            None => Err(SignatureError::Bare),
             Some(text) => self.verify_text(text, Path::new("its annotation"), bytes),
         }
     }
 
-    fn check_signature(&self, component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+    fn check_signature(&self, component: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
         let file = beside(component, "minisig");
         let Some(text) = read_if_there(&file)? else {
-            return Err(Unproven::Unsigned { component: component.to_owned(), signature: file });
+            return Err(SignatureError::Unsigned { component: component.to_owned(), signature: file });
         };
         self.verify_text(&text, &file, bytes)
     }
 
-    fn verify_text(&self, text: &str, file: &Path, bytes: &[u8]) -> Result<(), Unproven> {
-        let malformed = |source| Unproven::Malformed { signature: file.to_owned(), source };
+    fn verify_text(&self, text: &str, file: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
+        let malformed = |source| SignatureError::Malformed { signature: file.to_owned(), source };
         let signature = Signature::decode(text).map_err(malformed)?;
         let mut strangers = 0;
         for key in self.0.iter() {
@@ -227,7 +227,7 @@ impl Keys {
                 Err(_) => {}
             }
         }
-        Err(if strangers == self.0.len() { Unproven::Stranger } else { Unproven::Forged })
+        Err(if strangers == self.0.len() { SignatureError::Stranger } else { SignatureError::Forged })
     }
 }
 
@@ -257,7 +257,7 @@ pub fn companions(component: &Path) -> [PathBuf; 2] {
 }
 
 /// What `sha256sum NAME.wasm` wrote, or the digits alone.
-fn check_sum(component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
+fn check_sum(component: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
     let file = beside(component, "sha256");
     let Some(text) = read_if_there(&file)? else { return Ok(()) };
     let said = text.split_whitespace().next().unwrap_or_default();
@@ -266,7 +266,11 @@ fn check_sum(component: &Path, bytes: &[u8]) -> Result<(), Unproven> {
         return Ok(());
     }
     let said = super::convert::short(said, 64);
-    Err(Unproven::Checksum { checksum: file, said: if said.is_empty() { "nothing".to_owned() } else { said }, found })
+    Err(SignatureError::Checksum {
+        checksum: file,
+        said: if said.is_empty() { "nothing".to_owned() } else { said },
+        found,
+    })
 }
 
 fn beside(component: &Path, extension: &str) -> PathBuf {
@@ -276,11 +280,11 @@ fn beside(component: &Path, extension: &str) -> PathBuf {
     name.into()
 }
 
-fn read_if_there(file: &Path) -> Result<Option<String>, Unproven> {
+fn read_if_there(file: &Path) -> Result<Option<String>, SignatureError> {
     match read(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Unproven::Read { file: file.to_owned(), source }),
+        Err(source) => Err(SignatureError::Read { file: file.to_owned(), source }),
     }
 }
 

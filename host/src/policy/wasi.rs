@@ -4,7 +4,7 @@
 //! always the same, as decisions must replay (`attempt.now-unix-ms` and `attempt.random` are the true ones). What it prints
 //! goes to the log, as far as it is worth reading.
 
-use super::{convert, way::Caps};
+use super::{convert, guest_call::StoreData};
 use crate::clock::{Clock, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -63,14 +63,14 @@ impl Wasi {
     }
 }
 
-impl WasiView for Caps<Wasi> {
+impl WasiView for StoreData<Wasi> {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi.context, table: &mut self.wasi.table }
     }
 }
 
 /// The linker of a tier with WASI.
-pub(super) fn linker(engine: &Engine) -> Result<Linker<Caps<Wasi>>> {
+pub(super) fn linker(engine: &Engine) -> Result<Linker<StoreData<Wasi>>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Ok(linker)
@@ -160,16 +160,16 @@ impl LogBudget {
 }
 
 /// One of an instance's streams: its lines go to the log when they end, or with the instance.
-struct Log(Arc<Mutex<Line>>);
+struct Log(Arc<Mutex<LogLine>>);
 
-struct Line {
+struct LogLine {
     budget: Arc<LogBudget>,
     bytes: Vec<u8>,
 }
 
 impl Log {
     fn new(budget: &Arc<LogBudget>) -> Self {
-        Self(Arc::new(Mutex::new(Line { budget: Arc::clone(budget), bytes: Vec::new() })))
+        Self(Arc::new(Mutex::new(LogLine { budget: Arc::clone(budget), bytes: Vec::new() })))
     }
 }
 
@@ -210,7 +210,7 @@ impl Pollable for Log {
     async fn ready(&mut self) {}
 }
 
-impl Line {
+impl LogLine {
     fn write(&mut self, written: &[u8]) {
         for part in written.split_inclusive(|byte| *byte == b'\n') {
             let room = LINE_BYTES.saturating_sub(self.bytes.len());
@@ -222,7 +222,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for LogLine {
     fn drop(&mut self) {
         self.budget.print(&self.bytes);
     }

@@ -54,19 +54,19 @@ impl Settings {
 /// One sender's rate. It begins open: before the first throttled answer nothing waits.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdaptiveRate {
-    learned: Option<Learned>,
-    taken: Taken,
+    learned: Option<RateEstimate>,
+    taken: Throughput,
     /// When the next place is free.
     free: Timestamp,
     /// Places in the line that were left, by when they are.
-    freed: BTreeMap<Timestamp, Place>,
+    freed: BTreeMap<Timestamp, Reservation>,
     /// How far pauses have moved all that is reserved, since the start.
     moved: Duration,
     decreases: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Learned {
+struct RateEstimate {
     /// Requests a minute right after the decrease.
     base: f64,
     since: Timestamp,
@@ -78,7 +78,7 @@ struct Learned {
 
 /// What the upstream has taken lately, in two buckets.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Taken {
+struct Throughput {
     from: Timestamp,
     count: u32,
     before: Option<(Timestamp, u32)>,
@@ -86,7 +86,7 @@ struct Taken {
 
 /// A reserved moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Place {
+pub struct Reservation {
     /// When it is.
     pub due: Timestamp,
     made: Timestamp,
@@ -95,7 +95,7 @@ pub struct Place {
     moved: Duration,
 }
 
-impl Place {
+impl Reservation {
     fn moved_to(self, moved: Duration) -> Self {
         let by = moved.saturating_sub(self.moved);
         Self { due: self.due.after(by), made: self.made.after(by), before: self.before.after(by), moved }
@@ -104,7 +104,7 @@ impl Place {
 
 /// Which decreases an attempt was sent after: a throttled answer to it tells nothing of later ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lesson(u64);
+pub struct DecreaseEpoch(u64);
 
 impl AdaptiveRate {
     /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the
@@ -117,8 +117,8 @@ impl AdaptiveRate {
     }
 
     /// What the next throttled answer will be measured by.
-    pub fn lesson(&self) -> Lesson {
-        Lesson(self.decreases)
+    pub fn lesson(&self) -> DecreaseEpoch {
+        DecreaseEpoch(self.decreases)
     }
 
     /// How often it was lowered.
@@ -137,7 +137,7 @@ impl AdaptiveRate {
         from: Timestamp,
         now: Timestamp,
         max_wait: Duration,
-    ) -> Result<Place, Duration> {
+    ) -> Result<Reservation, Duration> {
         let from = from.max(now);
         let left = self.freed.range(from..).next().map(|(due, _)| *due);
         let due = left.unwrap_or(self.free.max(from));
@@ -148,12 +148,12 @@ impl AdaptiveRate {
             return Ok(place.moved_to(self.moved));
         }
         let before = std::mem::replace(&mut self.free, due.after(distance(per_minute)));
-        Ok(Place { due, made: self.free, before, moved: self.moved })
+        Ok(Reservation { due, made: self.free, before, moved: self.moved })
     }
 
     /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies
     /// ahead.
-    pub fn refund(&mut self, place: &Place, now: Timestamp) {
+    pub fn refund(&mut self, place: &Reservation, now: Timestamp) {
         let place = place.moved_to(self.moved);
         if self.free != place.made {
             self.freed = self.freed.split_off(&now);
@@ -188,7 +188,7 @@ impl AdaptiveRate {
     }
 
     /// The upstream took a request. An attempt that was sent before the last decrease proves nothing of the rate since.
-    pub fn took(&mut self, sent: Lesson, now: Timestamp) {
+    pub fn took(&mut self, sent: DecreaseEpoch, now: Timestamp) {
         self.taken.add(now);
         if sent != self.lesson() {
             return;
@@ -203,7 +203,7 @@ impl AdaptiveRate {
 
     /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at
     /// present, lowered.
-    pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: Lesson, now: Timestamp) -> Option<f64> {
+    pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: DecreaseEpoch, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
         let known = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN);
         let is_news = known.is_none_or(|learned| learned.took.is_some() || now.since(learned.since) >= AGAIN);
@@ -220,7 +220,7 @@ impl AdaptiveRate {
             (None, None) => floor,
         };
         let base = (reached.min(ceiling) * LEFT).max(floor);
-        self.learned = Some(Learned { base, since: now, took: None, borne: Duration::ZERO });
+        self.learned = Some(RateEstimate { base, since: now, took: None, borne: Duration::ZERO });
         self.decreases += 1;
         Some(base)
     }
@@ -230,7 +230,7 @@ fn distance(per_minute: f64) -> Duration {
     Duration::from_secs_f64(60.0 / per_minute.max(LOWEST))
 }
 
-impl Taken {
+impl Throughput {
     fn add(&mut self, now: Timestamp) {
         let age = now.since(self.from);
         if age >= BUCKET {

@@ -3,7 +3,7 @@
 use super::{
     Artifact, Pulled,
     artifact::{COMPONENT_BYTES, Contents},
-    wire::MANIFEST_BYTES,
+    pull::MANIFEST_BYTES,
 };
 use crate::policy::Digest;
 use std::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Components that are kept; those written longest ago go first.
-const KEPT: usize = 64;
+const MAX_ARTIFACTS: usize = 64;
 
 /// A folder of manifests and components, each named by its digest. Nothing in it is trusted: digests are computed again.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Store {
             .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
             .collect();
         files.sort_unstable();
-        let over = files.len().saturating_sub(KEPT * 2);
+        let over = files.len().saturating_sub(MAX_ARTIFACTS * 2);
         files.iter().take(over).try_for_each(|(_, path)| fs::remove_file(path))
     }
 }

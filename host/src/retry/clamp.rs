@@ -17,7 +17,7 @@ const IN_PROGRESS: u32 = 40;
 
 /// What the host itself saw of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum ObservedResult {
     /// No byte left the host, or the upstream said by protocol that it did not look at the request.
     NotSent,
     /// An answer with this status.
@@ -28,7 +28,7 @@ pub enum Seen {
 
 /// All that a clamp depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct ClampInput {
     /// The strictest of method, policy and configuration.
     pub effect: Effect,
     /// Whether the operator trusts the policy to settle unknown writes here.
@@ -36,7 +36,7 @@ pub struct Facts {
     /// Whose outcome it is.
     pub purpose: Purpose,
     /// What the host saw.
-    pub seen: Seen,
+    pub seen: ObservedResult,
     /// Attempts made so far.
     pub attempts: u32,
     /// Probes made so far.
@@ -61,7 +61,7 @@ pub struct Facts {
 
 /// What happens next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum NextAction {
     /// The caller gets what came, or for a probe's outcome what came before it.
     Deliver,
     /// The request is sent again after the delay.
@@ -78,7 +78,7 @@ pub enum Step {
 
 /// Why a verdict was not followed as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum ClampReason {
     /// No attempts left.
     Attempts,
     /// The next attempt would not fit before the deadline.
@@ -97,7 +97,7 @@ pub enum Limit {
     UpstreamKey,
 }
 
-impl Limit {
+impl ClampReason {
     /// The name in headers and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,9 +119,9 @@ pub struct Clamped {
     /// The class that the host believes.
     pub class: Class,
     /// What happens next.
-    pub step: Step,
+    pub step: NextAction,
     /// Where the host went another way than the policy said.
-    pub limit: Option<Limit>,
+    pub limit: Option<ClampReason>,
 }
 
 impl Clamped {
@@ -136,17 +136,17 @@ impl Clamped {
 }
 
 /// Clamps a verdict.
-pub fn clamp(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
+pub fn clamp(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clamped {
     let wished = if let Next::Retry(delay) = verdict.next { Some(delay) } else { None };
     let asked_for_wait = facts.hint.max(verdict.pause);
     let clamped = followed(verdict, facts, settings);
-    let gives_up = matches!(clamped.step, Step::Deliver | Step::Unsettled);
+    let gives_up = matches!(clamped.step, NextAction::Deliver | NextAction::Unsettled);
     if facts.effect != Effect::Unsafe || clamped.class != Class::Unknown || !gives_up {
         return clamped;
     }
     match resent(wished, asked_for_wait, facts, settings) {
         None => clamped,
-        Some(Ok(delay)) => Clamped { step: Step::Resend(delay), limit: None, ..clamped },
+        Some(Ok(delay)) => Clamped { step: NextAction::Resend(delay), limit: None, ..clamped },
         Some(Err(limit)) => Clamped { limit: Some(limit), ..clamped },
     }
 }
@@ -156,20 +156,20 @@ pub fn clamp(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
 fn resent(
     wished: Option<Duration>,
     asked_for_wait: Option<Duration>,
-    facts: &Facts,
+    facts: &ClampInput,
     settings: &Settings,
-) -> Option<Result<Duration, Limit>> {
+) -> Option<Result<Duration, ClampReason>> {
     let key = facts.upstream_key?;
     let is_final = matches!(key.answer, KeyAnswer::Mismatch | KeyAnswer::Replayed);
     if facts.purpose == Purpose::Request && is_final {
         return None;
     }
     if !facts.repeatable {
-        return Some(Err(Limit::Body));
+        return Some(Err(ClampReason::Body));
     }
     let is_over = facts.attempts.saturating_sub(key.in_progress) >= settings.max_attempts;
     if is_over || key.in_progress >= IN_PROGRESS {
-        return Some(Err(Limit::Attempts));
+        return Some(Err(ClampReason::Attempts));
     }
     let longest = settings.max_wait;
     let usual = match (facts.attempts, wished) {
@@ -182,51 +182,51 @@ fn resent(
     };
     let delay = usual.max(asked_for_wait.unwrap_or_default());
     if !key.allows(delay, facts.attempt_needs) {
-        return Some(Err(Limit::UpstreamKey));
+        return Some(Err(ClampReason::UpstreamKey));
     }
     if delay.saturating_add(facts.attempt_needs) > facts.remaining {
-        return Some(Err(Limit::Deadline));
+        return Some(Err(ClampReason::Deadline));
     }
     Some(Ok(delay))
 }
 
 /// A verdict as far as it is followed without a key of the upstream's own.
-fn followed(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
+fn followed(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clamped {
     let asked_for_wait = facts.hint.max(verdict.pause);
     let said = verdict.class;
-    let class = believed(said, facts);
-    let refuse = |limit| Clamped { class, step: given_up(class, facts), limit: Some(limit) };
+    let class = effective_class(said, facts);
+    let refuse = |limit| Clamped { class, step: fallback_action(class, facts), limit: Some(limit) };
     match verdict.next {
-        Next::Deliver => Clamped { class, step: given_up(class, facts), limit: None },
+        Next::Deliver => Clamped { class, step: fallback_action(class, facts), limit: None },
         Next::Replace(answer) => {
             if facts.effect != Effect::Safe && !facts.granted {
-                return refuse(Limit::Grant);
+                return refuse(ClampReason::Grant);
             }
-            Clamped { class, step: Step::Replace(answer), limit: None }
+            Clamped { class, step: NextAction::Replace(answer), limit: None }
         }
         Next::Verify(mut probe) => {
             if !facts.granted || facts.effect == Effect::Safe {
-                return refuse(Limit::Grant);
+                return refuse(ClampReason::Grant);
             }
             if facts.probes >= PROBES {
-                return refuse(Limit::Probes);
+                return refuse(ClampReason::Probes);
             }
             // A probe is never held back to the last moment: one look right away beats one that the deadline cuts off.
             probe.delay = probe.delay.min(settings.max_wait);
             if probe.delay >= facts.remaining {
-                return refuse(Limit::Deadline);
+                return refuse(ClampReason::Deadline);
             }
-            Clamped { class, step: Step::Verify(probe), limit: None }
+            Clamped { class, step: NextAction::Verify(probe), limit: None }
         }
         Next::Retry(wished) => {
             if let Err(limit) = may_send_again(said, class, facts) {
                 return refuse(limit);
             }
             if !facts.repeatable {
-                return refuse(Limit::Body);
+                return refuse(ClampReason::Body);
             }
             if facts.attempts >= settings.max_attempts {
-                return refuse(Limit::Attempts);
+                return refuse(ClampReason::Attempts);
             }
             let delay = match asked_for_wait {
                 // Never shorter than asked: a wait that does not fit ends the request instead.
@@ -234,27 +234,27 @@ fn followed(verdict: Verdict, facts: &Facts, settings: &Settings) -> Clamped {
                 None => wished.clamp(settings.min_wait.min(settings.max_wait), settings.max_wait),
             };
             if delay.saturating_add(facts.attempt_needs) > facts.remaining {
-                return refuse(Limit::Deadline);
+                return refuse(ClampReason::Deadline);
             }
-            Clamped { class, step: Step::Retry(delay), limit: None }
+            Clamped { class, step: NextAction::Retry(delay), limit: None }
         }
     }
 }
 
 /// The host's own proof that the attempt was not processed (invariant 1).
-fn proof(class: Class, facts: &Facts) -> bool {
+fn proof(class: Class, facts: &ClampInput) -> bool {
     facts.purpose == Purpose::Request
         && match facts.seen {
-            Seen::NotSent => true,
-            Seen::Status(425) => matches!(class, Class::NotApplied | Class::Throttled),
-            Seen::Status(429) => matches!(class, Class::NotApplied | Class::Throttled),
-            Seen::Status(_) | Seen::Lost => false,
+            ObservedResult::NotSent => true,
+            ObservedResult::Status(425) => matches!(class, Class::NotApplied | Class::Throttled),
+            ObservedResult::Status(429) => matches!(class, Class::NotApplied | Class::Throttled),
+            ObservedResult::Status(_) | ObservedResult::Lost => false,
         }
 }
 
 /// The class that the host believes. Without a grant, an unsafe request's class is what the host can prove, else unknown:
 /// otherwise a guest that lies "not applied" would free the idempotency key for a second send.
-fn believed(class: Class, facts: &Facts) -> Class {
+fn effective_class(class: Class, facts: &ClampInput) -> Class {
     if facts.effect != Effect::Unsafe {
         return class;
     }
@@ -277,18 +277,18 @@ fn believed(class: Class, facts: &Facts) -> Class {
     }
     match (class, facts.seen) {
         _ if proof(class, facts) => class,
-        (Class::Applied, Seen::Status(200..=399)) => Class::Applied,
+        (Class::Applied, ObservedResult::Status(200..=399)) => Class::Applied,
         // It frees the key for the other place, which the caller asks by itself. The host does not send it again.
-        (Class::NotApplied, Seen::Status(status)) if is_elsewhere(status) => Class::NotApplied,
-        (Class::Rejected, Seen::Status(status)) if is_refusal(status) => Class::Rejected,
+        (Class::NotApplied, ObservedResult::Status(status)) if is_elsewhere(status) => Class::NotApplied,
+        (Class::Rejected, ObservedResult::Status(status)) if is_refusal(status) => Class::Rejected,
         _ => Class::Unknown,
     }
 }
 
 /// The class of an answer that speaks for all sends under the upstream's own key, or says that one of them is still in progress.
-fn known_by_key(class: Class, facts: &Facts) -> Option<Class> {
+fn known_by_key(class: Class, facts: &ClampInput) -> Option<Class> {
     let key = facts.upstream_key.filter(|_| facts.purpose == Purpose::Request)?;
-    let Seen::Status(status) = facts.seen else { return None };
+    let ObservedResult::Status(status) = facts.seen else { return None };
     if key.answer.is_pending(facts.unsettled) {
         return Some(Class::Unknown);
     }
@@ -306,18 +306,18 @@ fn known_by_key(class: Class, facts: &Facts) -> Option<Class> {
 }
 
 /// Whether the status is none of an answer in HTTP, whatever the policy's table says of it.
-fn is_no_answer(seen: Seen) -> bool {
-    matches!(seen, Seen::Status(status) if !(200..=599).contains(&status))
+fn is_no_answer(seen: ObservedResult) -> bool {
+    matches!(seen, ObservedResult::Status(status) if !(200..=599).contains(&status))
 }
 
 /// Whether an unsafe request stays unknown whatever a policy says that the operator does not trust: no answer came, or one
 /// that leaves open what became of the request. Every 5xx is such an answer, those of gateways and CDNs too, except 501, 505
 /// and 511.
-fn may_be_applied(seen: Seen) -> bool {
+fn may_be_applied(seen: ObservedResult) -> bool {
     match seen {
-        Seen::NotSent => false,
-        Seen::Status(status) => leaves_unknown(status),
-        Seen::Lost => true,
+        ObservedResult::NotSent => false,
+        ObservedResult::Status(status) => leaves_unknown(status),
+        ObservedResult::Lost => true,
     }
 }
 
@@ -327,7 +327,7 @@ fn is_refusal(status: u16) -> bool {
 }
 
 /// Whether finding nothing means that nothing will come.
-fn absence_counts(facts: &Facts) -> bool {
+fn absence_counts(facts: &ClampInput) -> bool {
     match (facts.commit_within, facts.sent_ago) {
         (Some(within), Some(ago)) => ago >= within,
         // Nothing of this request was ever sent.
@@ -336,42 +336,43 @@ fn absence_counts(facts: &Facts) -> bool {
     }
 }
 
-fn may_send_again(said: Class, class: Class, facts: &Facts) -> Result<(), Limit> {
+fn may_send_again(said: Class, class: Class, facts: &ClampInput) -> Result<(), ClampReason> {
     if facts.effect != Effect::Unsafe {
         return Ok(());
     }
     match (facts.granted, facts.purpose) {
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
-        (true, Purpose::Probe) => Err(Limit::TooEarly),
+        (true, Purpose::Probe) => Err(ClampReason::TooEarly),
         // No trust makes up for an unknown effect: the policy says itself that the request may have been applied, or this outcome
         // is not that of the attempt which may have been, such as an earlier owner's.
-        (true, Purpose::Request) if said == Class::Unknown || facts.unsettled => Err(Limit::Effect),
+        (true, Purpose::Request) if said == Class::Unknown || facts.unsettled => Err(ClampReason::Effect),
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
-        (false, _) => Err(Limit::Effect),
+        (false, _) => Err(ClampReason::Effect),
     }
 }
 
 /// What the caller gets when nothing more is done.
-fn given_up(class: Class, facts: &Facts) -> Step {
+fn fallback_action(class: Class, facts: &ClampInput) -> NextAction {
     let unsafe_unknown = facts.effect == Effect::Unsafe && class == Class::Unknown;
-    if let (true, Some(key), Purpose::Request, Seen::Status(status)) =
+    if let (true, Some(key), Purpose::Request, ObservedResult::Status(status)) =
         (unsafe_unknown, facts.upstream_key, facts.purpose, facts.seen)
     {
         if key.answer.is_pending(facts.unsettled) {
-            return Step::Unsettled;
+            return NextAction::Unsettled;
         }
         // What the upstream says under the same key is about the request as a whole, though it leaves its effect open.
         if key.answers_for_all() && (key.answer != KeyAnswer::Silent || (400..=499).contains(&status)) {
-            return Step::Deliver;
+            return NextAction::Deliver;
         }
     }
     // An upstream's own answer is passed on, marked unknown; where there is none, the host says so itself.
-    if unsafe_unknown && (facts.purpose == Purpose::Probe || facts.unsettled || !matches!(facts.seen, Seen::Status(_)))
+    if unsafe_unknown
+        && (facts.purpose == Purpose::Probe || facts.unsettled || !matches!(facts.seen, ObservedResult::Status(_)))
     {
-        Step::Unsettled
+        NextAction::Unsettled
     } else {
-        Step::Deliver
+        NextAction::Deliver
     }
 }
 

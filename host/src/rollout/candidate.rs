@@ -7,7 +7,7 @@ use crate::{
         Digest,
         contract::{BreakerSignal, Next, Verdict},
     },
-    service::Service,
+    upstream_runtime::UpstreamRuntime,
 };
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ const DIFFERENCES: usize = 64;
 pub struct Candidate {
     /// Which policy, how, and for how many requests.
     pub settings: settings::Candidate,
-    current: ArcSwapOption<Service>,
+    current: ArcSwapOption<UpstreamRuntime>,
     tally: Mutex<Tally>,
     skipped: AtomicU64,
 }
@@ -83,24 +83,24 @@ impl Candidate {
     }
 
     /// The component that is being tried, if there is one.
-    pub fn current(&self) -> Option<Arc<Service>> {
+    pub fn current(&self) -> Option<Arc<UpstreamRuntime>> {
         self.current.load_full()
     }
 
     /// The component, if its verdicts are compared.
-    pub fn in_shadow(&self) -> Option<Arc<Service>> {
+    pub fn in_shadow(&self) -> Option<Arc<UpstreamRuntime>> {
         if self.settings.mode == Mode::Shadow { self.current() } else { None }
     }
 
     /// The component, if it decides for the request that these bytes name: its idempotency key, or its own name. Equal
     /// bytes always give the same answer, in the whole fleet.
-    pub fn as_canary(&self, request: &[u8]) -> Option<Arc<Service>> {
+    pub fn as_canary(&self, request: &[u8]) -> Option<Arc<UpstreamRuntime>> {
         let decides = self.settings.mode == Mode::Canary && percentile(request) < self.settings.share_percent;
         if decides { self.current() } else { None }
     }
 
     /// Tries another component; the counts begin anew.
-    pub(super) fn put(&self, next: Option<Arc<Service>>) {
+    pub(super) fn put(&self, next: Option<Arc<UpstreamRuntime>>) {
         let mut tally = self.tally.lock();
         if next.is_some() {
             *tally = Tally::default();
@@ -110,12 +110,12 @@ impl Candidate {
     }
 
     /// The same component with other settings; what was counted stays.
-    pub(super) fn replace(&self, next: Arc<Service>) {
+    pub(super) fn replace(&self, next: Arc<UpstreamRuntime>) {
         self.current.store(Some(next));
     }
 
     /// Whether this is the component that is being tried.
-    pub(super) fn is(&self, service: &Arc<Service>) -> bool {
+    pub(super) fn is(&self, service: &Arc<UpstreamRuntime>) -> bool {
         self.current.load().as_ref().is_some_and(|own| own.is_same(service))
     }
 
@@ -162,14 +162,14 @@ fn percentile(request: &[u8]) -> u32 {
 
 /// What two verdicts are compared by: the waits may differ by chance, and the words as they like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gist {
+pub struct VerdictSummary {
     class: &'static str,
     breaker: BreakerSignal,
     next: &'static str,
     replaced_by: Option<http::StatusCode>,
 }
 
-impl Gist {
+impl VerdictSummary {
     /// The gist of a verdict.
     pub fn of(verdict: &Verdict) -> Self {
         let (next, replaced_by) = match &verdict.next {
@@ -186,7 +186,7 @@ impl Gist {
         Self { class: "applied", breaker: BreakerSignal::Success, next: "deliver", replaced_by: None };
 }
 
-impl fmt::Display for Gist {
+impl fmt::Display for VerdictSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let breaker = match self.breaker {
             BreakerSignal::Success => "success",

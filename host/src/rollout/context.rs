@@ -1,8 +1,8 @@
 //! The parts of a host that a rollout needs.
 
-use super::Serving;
+use super::UpstreamPolicy;
 use crate::{
-    gate::Gates,
+    admission::Groups,
     policy::{Engine, signature::Keys},
     registry::Registry,
     telemetry::Events,
@@ -13,11 +13,11 @@ use std::sync::Arc;
 /// followers of a fleet hold it weakly, so that they end with their host.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) upstreams: Vec<Arc<Serving>>,
+    pub(crate) upstreams: Vec<Arc<UpstreamPolicy>>,
     pub(crate) engine: Engine,
     /// The keys of which one must have signed a component.
     pub(crate) keys: Keys,
     pub(crate) registry: Registry,
-    pub(crate) gates: Gates,
+    pub(crate) gates: Groups,
     pub(crate) events: Arc<Events>,
 }

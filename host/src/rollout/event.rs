@@ -1,6 +1,6 @@
 //! What happened to a policy, for the log and for operators.
 
-use crate::{policy::Digest, service::StagePhase};
+use crate::{policy::Digest, upstream_runtime::StagePhase};
 use std::{fmt, path::PathBuf};
 
 /// What happened to an upstream's policy.

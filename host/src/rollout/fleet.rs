@@ -14,23 +14,25 @@
 //! configuration names, verifies it, and compiles it itself. Whoever can write there can at most choose among what the operator's registry
 //! holds and, where there are keys, what is signed.
 
-mod announcing;
-mod course;
-mod following;
-mod memory;
-mod shelf;
+mod commands;
+mod follower;
+mod notices;
+mod planner;
+mod policy_cache;
 mod staging;
-mod told;
+mod state_file;
 
-pub(crate) use announcing::Said;
-pub use announcing::{NotAnnounced, NotRolledBack};
-pub(crate) use following::start;
-pub use following::{Following, Report, With};
+pub(crate) use commands::CommandOutcome;
+pub use commands::{NotAnnounced, NotRolledBack};
+pub(crate) use follower::start;
+pub use follower::{Follower, FollowerContext, Report};
 
-use crate::state::rollout::{Aborted, Chosen, Outcome, Proposed, Speaker, Standing, View, Why, Word};
+use crate::state::rollout::{
+    Aborted, FleetState, FleetStatus, HostStatus, Message, MessageOutcome, PolicyRef, Proposed, Why,
+};
 
 /// The name of this host among the others: the machine's, and a part by chance, so that two hosts of one machine are two.
-pub fn host_name(entropy: &crate::entropy::Entropy) -> String {
+pub fn host_name(entropy: &crate::rng::Rng) -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
     let machine: String = machine.trim().chars().filter(fits).take(40).collect();

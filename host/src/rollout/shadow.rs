@@ -1,11 +1,11 @@
 //! The thread on which candidates decide in shadow: after the live decision, off every request's path, and never more of it
 //! than the queue holds.
 
-use super::{Difference, Gist, Serving};
+use super::{Difference, UpstreamPolicy, VerdictSummary};
 use crate::{
     clock::Timestamp,
     policy::contract::{Attempt, Failure, Outcome},
-    service::Service,
+    upstream_runtime::UpstreamRuntime,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -50,22 +50,22 @@ impl Shadow {
 /// An outcome as the candidate may see it, owned: only what its interest names.
 #[derive(Debug)]
 pub struct Case {
-    serving: Arc<Serving>,
-    candidate: Arc<Service>,
+    serving: Arc<UpstreamPolicy>,
+    candidate: Arc<UpstreamRuntime>,
     /// The endpoint's name in the live policy.
     named: String,
-    live: Gist,
+    live: VerdictSummary,
     now: Timestamp,
     facts: Attempt<'static>,
     method: Method,
     path: String,
     request_headers: HeaderMap,
     request_body: Bytes,
-    outcome: Seen,
+    outcome: ShadowInput,
 }
 
 #[derive(Debug)]
-enum Seen {
+enum ShadowInput {
     Response { status: StatusCode, headers: HeaderMap, body: Bytes, complete: bool },
     Failure(Failure),
 }
@@ -74,10 +74,10 @@ impl Case {
     /// What the candidate is shown of an outcome; none where it is not asked for such a request, or wants to read more of it
     /// than is there.
     pub fn of(
-        serving: &Arc<Serving>,
-        candidate: Arc<Service>,
+        serving: &Arc<UpstreamPolicy>,
+        candidate: Arc<UpstreamRuntime>,
         endpoint: usize,
-        judged: (&str, Gist, Timestamp),
+        judged: (&str, VerdictSummary, Timestamp),
         attempt: &Attempt<'_>,
         outcome: &Outcome<'_>,
     ) -> Option<Self> {
@@ -95,14 +95,14 @@ impl Case {
                     skipped();
                     return None;
                 }
-                Seen::Response {
+                ShadowInput::Response {
                     status: *status,
                     headers: named(headers, &interest.response_headers),
                     body: Bytes::copy_from_slice(prefix(body, interest.response_body_bytes)),
                     complete: *complete && body.len() <= interest.response_body_bytes,
                 }
             }
-            Outcome::Failure(failure) => Seen::Failure(*failure),
+            Outcome::Failure(failure) => ShadowInput::Failure(*failure),
         };
         let (name, live, now) = judged;
         Some(Self {
@@ -134,22 +134,22 @@ impl Case {
             ..self.facts
         };
         let outcome = match &self.outcome {
-            Seen::Response { status, headers, body, complete } => {
+            ShadowInput::Response { status, headers, body, complete } => {
                 Outcome::Response { status: *status, headers, body, complete: *complete }
             }
-            Seen::Failure(failure) => Outcome::Failure(*failure),
+            ShadowInput::Failure(failure) => Outcome::Failure(*failure),
         };
         let decided = self.candidate.policy.decide(&attempt, &outcome);
         let said = match &decided {
-            Ok(verdict) if Gist::of(verdict) == self.live => None,
-            Ok(verdict) => Some(Gist::of(verdict).to_string()),
+            Ok(verdict) if VerdictSummary::of(verdict) == self.live => None,
+            Ok(verdict) => Some(VerdictSummary::of(verdict).to_string()),
             Err(fault) => Some(fault.name().to_owned()),
         };
         let difference = said.map(|candidate| Difference {
             endpoint: self.named.clone(),
             outcome: match &self.outcome {
-                Seen::Response { status, .. } => status.as_u16().to_string(),
-                Seen::Failure(failure) => failure.kind.name().to_owned(),
+                ShadowInput::Response { status, .. } => status.as_u16().to_string(),
+                ShadowInput::Failure(failure) => failure.kind.name().to_owned(),
             },
             live: self.live.to_string(),
             candidate,

@@ -1,16 +1,16 @@
 //! From a file to a generation that may serve: every check in order, nothing touched.
 
-use super::{Event, Serving, Slot};
+use super::{Event, PolicyRole, UpstreamPolicy};
 use crate::{
+    admission::Groups,
     bounded_file,
     config::settings::{self, PolicySource},
-    gate::Gates,
     policy::{
-        self, COMPONENT_BYTES, Digest, Engine, Loading, Policy, cases,
-        signature::{Keys, Unproven},
+        self, COMPONENT_BYTES, Digest, Engine, LoadOptions, Policy, golden_tests,
+        signature::{Keys, SignatureError},
     },
     registry::Registry,
-    service::{Service, StagePhase},
+    upstream_runtime::{StagePhase, UpstreamRuntime},
 };
 use std::{error::Error, io, path::Path};
 
@@ -56,25 +56,25 @@ impl Refused {
 /// # Errors
 /// [`Refused`] names the step; what serves is untouched.
 pub fn stage(
-    serving: &Serving,
-    slot: Slot,
+    serving: &UpstreamPolicy,
+    slot: PolicyRole,
     engine: &Engine,
     keys: &Keys,
-    gates: &Gates,
+    gates: &Groups,
     file: &Path,
-) -> Result<Option<Service>, Refused> {
+) -> Result<Option<UpstreamRuntime>, Refused> {
     policy::contained(|| stage_uncontained(serving, slot, engine, keys, gates, file))
         .unwrap_or_else(|panic| Err(Refused::panicked(panic)))
 }
 
 fn stage_uncontained(
-    serving: &Serving,
-    slot: Slot,
+    serving: &UpstreamPolicy,
+    slot: PolicyRole,
     engine: &Engine,
     keys: &Keys,
-    gates: &Gates,
+    gates: &Groups,
     file: &Path,
-) -> Result<Option<Service>, Refused> {
+) -> Result<Option<UpstreamRuntime>, Refused> {
     let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
     let bytes = bounded_file::read(file, COMPONENT_BYTES)
         .map_err(|error| refused(None, StagePhase::Read)(error.to_string()).unread(&error))?;
@@ -93,42 +93,42 @@ fn stage_uncontained(
         let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
         let refused = refused(step)(told(&error));
         return Err(match &error {
-            Unproven::Read { source, .. } => refused.unread(source),
+            SignatureError::Read { source, .. } => refused.unread(source),
             _ => refused,
         });
     }
     let settings: &settings::Upstream = &serving.configured();
-    let loading = Loading { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+    let loading = LoadOptions { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
     let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(told(&error)))?;
     match bounded_file::read(&file.with_extension("cases.csv"), CASES_BYTES) {
         Ok(text) => {
             let text = String::from_utf8_lossy(&text);
-            cases::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
+            golden_tests::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
     }
-    Service::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
+    UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
         .map(Some)
         .map_err(|error| refused(StagePhase::Configuration)(told(&error)))
 }
 
 /// Puts the candidate there that a configuration names, as far as it can be had at the start. What is wrong with it is an
 /// event: it keeps nothing from serving.
-pub fn begin(serving: &Serving, engine: &Engine, keys: &Keys, registry: &Registry, gates: &Gates) {
+pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &Registry, gates: &Groups) {
     let Some(source) = serving.settings.candidate.as_ref().map(|candidate| &candidate.policy) else { return };
     match source {
         // It may come later.
         PolicySource::File(file) if !file.exists() => {}
-        PolicySource::File(file) => match stage(serving, Slot::Candidate, engine, keys, gates, file) {
-            Ok(Some(service)) => serving.put(Slot::Candidate, service),
+        PolicySource::File(file) => match stage(serving, PolicyRole::Candidate, engine, keys, gates, file) {
+            Ok(Some(service)) => serving.put(PolicyRole::Candidate, service),
             Ok(None) => {}
             Err(refused) => serving.refused(refused.event(file)),
         },
         PolicySource::Embedded(_) | PolicySource::Registry(_) | PolicySource::Builtin => {
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
-            match Service::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
-                Ok(service) => serving.put(Slot::Candidate, service),
+            match UpstreamRuntime::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
+                Ok(service) => serving.put(PolicyRole::Candidate, service),
                 Err(error) => {
                     let refused =
                         Refused { digest: None, step: StagePhase::Configuration, reason: told(&error), again: false };

@@ -3,7 +3,7 @@
 use super::{
     Inherited, ServerError,
     connection::{self, Accepted},
-    files::Files,
+    secret_reload::Files,
 };
 use crate::{config::settings, pipeline::Host, tls::Tls};
 use arc_swap::ArcSwap;
@@ -118,7 +118,7 @@ impl Worker {
         if let Some(files) = &shared.keeps {
             let (host, files) = (shared.host.clone(), Arc::clone(files));
             let watched = host.clone();
-            background.spawn(async move { host.tidy().await });
+            background.spawn(async move { host.purge_expired().await });
             background.spawn(async move { watched.watch_memory().await });
             let traced = shared.host.clone();
             background.spawn(async move { traced.export_traces().await });

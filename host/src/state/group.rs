@@ -40,7 +40,7 @@ pub struct EndpointSettings {
 
 /// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum AttemptKind {
     /// A first attempt: earns a share of a retry.
     First,
     /// A further attempt: costs a retry.
@@ -49,7 +49,7 @@ pub enum Ask {
     Probe,
 }
 
-impl Ask {
+impl AttemptKind {
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -127,11 +127,11 @@ pub enum Recheck {
 
 /// All that there is to see of a group.
 #[derive(Debug, Clone, PartialEq)]
-pub struct View {
+pub struct GroupStatus {
     /// `upstream/group`.
     pub group: String,
     /// The breaker; none where it is switched off.
-    pub breaker: Option<breaker::View>,
+    pub breaker: Option<breaker::BreakerStatus>,
     /// The limits.
     pub limits: Vec<LimitView>,
     /// This host's adaptive rate; none where it is switched off.

@@ -4,16 +4,16 @@ mod codec;
 pub mod protocol;
 
 pub(crate) use codec::is_name;
-pub use protocol::{Aborted, Chosen, Outcome, Speaker, Standing, Why, Word};
+pub use protocol::{Aborted, FleetState, HostStatus, Message, MessageOutcome, PolicyRef, Why};
 
 use crate::policy::Digest;
 use std::time::Duration;
 
 /// How things stand, as shared state tells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct FleetStatus {
     /// Which policy serves the fleet.
-    pub standing: Standing,
+    pub standing: FleetState,
     /// What is proposed.
     pub proposed: Option<Proposed>,
     /// The last proposal that came to nothing.
@@ -52,11 +52,11 @@ pub struct Host {
 
 /// What came of a word, and how things stand then.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct MessageReply {
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: MessageOutcome,
     /// Whether something else than ours was found there, and thrown away.
     pub flawed: bool,
     /// How things stand.
-    pub view: View,
+    pub view: FleetStatus,
 }

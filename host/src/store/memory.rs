@@ -1,4 +1,4 @@
 //! State in this process: gone when it ends.
 
-pub mod gate;
+pub mod admission;
 pub mod records;

@@ -13,30 +13,30 @@
 //! What nobody waits for goes by the way of one more thread, `triage-state`, which also watches the server.
 
 mod address;
+pub mod admission;
 pub mod agreement;
-mod census;
 mod client;
-pub mod gate;
+mod connection;
 mod keys;
-mod link;
-mod meter;
-mod push;
+mod metrics;
+mod pubsub;
 pub mod records;
 pub mod reply;
 mod script;
+mod server_identity;
 mod settings;
-mod slot;
 #[cfg(test)]
 #[path = "../../../tests/support/redis_server.rs"]
 pub(crate) mod test_server;
+mod thread_connection;
 
-pub use address::{Address, Node, Place, RULE};
-pub use census::{Loss, Lost};
+pub use address::{Address, Node, RULE, Topology};
+pub use connection::{Condition, LinkError, OpenError, RedisConnection};
 pub use keys::Keys;
-pub use link::{Condition, Link, LinkError, OpenError};
-pub use meter::Steps;
-pub use push::Pushed;
+pub use metrics::Steps;
+pub use pubsub::Pushed;
 pub use script::Script;
+pub use server_identity::{Loss, Lost};
 pub use settings::Settings;
 
 /// What a server answers, and what it says when it cannot.

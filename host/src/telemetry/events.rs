@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Events that are kept: hours of a quiet host, minutes of a troubled one.
-const KEPT: usize = 512;
+const MAX_EVENTS: usize = 512;
 /// Between two events of a kind that comes in crowds.
 const SELDOM_MS: u64 = 60_000;
 
@@ -87,7 +87,7 @@ impl Events {
         inner.noted += 1;
         *inner.kinds.entry(kind).or_default() += 1;
         let event = Event { number: inner.noted, unix_ms, kind, subject: subject.to_owned(), text };
-        if inner.ring.len() == KEPT {
+        if inner.ring.len() == MAX_EVENTS {
             inner.ring.pop_front();
         }
         inner.ring.push_back(event);
@@ -174,13 +174,13 @@ mod tests {
     #[test]
     fn the_ring_is_bounded_and_numbers_have_no_gaps() {
         let events = Events::new(Clock::anchored(5));
-        for number in 0..KEPT as u64 + 10 {
+        for number in 0..MAX_EVENTS as u64 + 10 {
             events.note("action", "api", number.to_string());
         }
         let kept = events.after(0);
-        assert_eq!(kept.len(), KEPT);
+        assert_eq!(kept.len(), MAX_EVENTS);
         assert!(kept.iter().zip(11..).all(|(event, number)| event.number == number));
-        assert_eq!(events.after(KEPT as u64 + 9).len(), 1);
-        assert_eq!(events.latest(3), kept[KEPT - 3..]);
+        assert_eq!(events.after(MAX_EVENTS as u64 + 9).len(), 1);
+        assert_eq!(events.latest(3), kept[MAX_EVENTS - 3..]);
     }
 }

@@ -5,7 +5,7 @@
 //! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is
 //! dropped and counted. No body, no header's value, no path's parameter and no policy's words are in it.
 
-use super::{Noted, RequestId, Step, Story};
+use super::{RequestId, RequestTimeline, TimedEvent, TimelineEvent};
 use crate::{
     clock::Clock,
     upstream::{HttpClient, Outbound, OutboundBody, Settings, Transport, TransportError},
@@ -28,9 +28,9 @@ const WAITING: usize = 2048;
 /// Requests in one batch.
 const BATCH: usize = 256;
 /// Between two batches, unless the next is full before.
-const EVERY: Duration = Duration::from_secs(1);
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// What a collector may take for one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where traces go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub struct Exporter {
     clock: Clock,
     share_percent: u32,
     client: HttpClient,
-    sender: mpsc::Sender<Story>,
-    waiting: Mutex<mpsc::Receiver<Story>>,
+    sender: mpsc::Sender<RequestTimeline>,
+    waiting: Mutex<mpsc::Receiver<RequestTimeline>>,
     /// A batch is full.
     full: Notify,
     exported: AtomicU64,
@@ -80,7 +80,7 @@ impl Exporter {
     }
 
     /// Takes a request that is done.
-    pub(super) fn take(&self, story: Story) {
+    pub(super) fn take(&self, story: RequestTimeline) {
         if self.sender.try_send(story).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
@@ -92,7 +92,7 @@ impl Exporter {
     /// Sends batches. Never ends.
     pub async fn run(&self) {
         loop {
-            let _ = timeout(EVERY, self.full.notified()).await;
+            let _ = timeout(EXPORT_INTERVAL, self.full.notified()).await;
             while self.send_batch().await == BATCH {}
         }
     }
@@ -129,7 +129,7 @@ impl Exporter {
             body: OutboundBody::Bytes(Bytes::from(body)),
             guarded: true,
         };
-        let why = match timeout(PATIENCE, self.client.send(request)).await {
+        let why = match timeout(EXPORT_TIMEOUT, self.client.send(request)).await {
             Ok(Ok(answer)) if answer.status.is_success() => {
                 self.exported.fetch_add(count as u64, Relaxed);
                 return count;
@@ -145,7 +145,7 @@ impl Exporter {
 }
 
 /// What a batch says.
-fn request(stories: &[Story], now: Instant, now_unix_ms: u64) -> Value {
+fn request(stories: &[RequestTimeline], now: Instant, now_unix_ms: u64) -> Value {
     let spans: Vec<Value> = stories.iter().flat_map(|story| spans(story, now, now_unix_ms)).collect();
     let resource =
         attributes(&[("service.name", "triage".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
@@ -160,7 +160,7 @@ const INTERNAL: u8 = 1;
 const SERVER: u8 = 2;
 const CLIENT: u8 = 3;
 
-fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
+fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> {
     let Some(trace) = story.trace else { return Vec::new() };
     let ago = now.saturating_duration_since(story.began);
     let began = u128::from(now_unix_ms) * 1_000_000 - ago.as_nanos().min(u128::from(now_unix_ms) * 1_000_000);
@@ -183,24 +183,28 @@ fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
     let mut all = Vec::new();
     let mut events = Vec::new();
     let mut sent: Option<(Duration, u64, String)> = None;
-    for (index, Noted { at: noted, step }) in story.steps.iter().enumerate() {
+    for (index, TimedEvent { at: noted, step }) in story.steps.iter().enumerate() {
         match step {
-            Step::Sent { attempt } => sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}"))),
-            Step::Looked { look } => sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}"))),
-            Step::Answered { status, .. } => {
+            TimelineEvent::Sent { attempt } => {
+                sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}")))
+            }
+            TimelineEvent::Looked { look } => {
+                sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}")))
+            }
+            TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {
                     let own_status = [("http.response.status_code", (*status).into())];
                     all.push(span(id, own, name, CLIENT, (from, *noted), &own_status));
                 }
             }
-            Step::Failed { kind, .. } => {
+            TimelineEvent::Failed { kind, .. } => {
                 if let Some((from, id, name)) = sent.take() {
                     let mut failed = span(id, own, name, CLIENT, (from, *noted), &[("error.type", (*kind).into())]);
                     failed["status"] = json!({ "code": 2 });
                     all.push(failed);
                 }
             }
-            Step::Verdict { class, next, breaker, took, .. } => {
+            TimelineEvent::Verdict { class, next, breaker, took, .. } => {
                 let id = story.id.span(DECISIONS + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("triage.class", (*class).into()),
@@ -210,7 +214,7 @@ fn spans(story: &Story, now: Instant, now_unix_ms: u64) -> Vec<Value> {
                 let from = noted.saturating_sub(*took);
                 all.push(span(id, own, "decision".to_owned(), INTERNAL, (from, *noted), &said));
             }
-            Step::State { name, outcome, took } => {
+            TimelineEvent::State { name, outcome, took } => {
                 let id = story.id.span(STATE + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("db.system.name", "redis".into()),
@@ -253,7 +257,7 @@ const DECISIONS: u32 = 1 << 17;
 const STATE: u32 = 1 << 18;
 
 /// A step that has no time of its own. Its members come from closed sets; words of a policy are in none of them.
-fn event(step: &Step, at: String) -> Value {
+fn event(step: &TimelineEvent, at: String) -> Value {
     let told = serde_json::to_value(step).unwrap_or_default();
     let members = told.as_object().cloned().unwrap_or_default();
     let name = members.get("step").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -284,7 +288,7 @@ mod tests {
     async fn a_full_batch_does_not_wait() {
         let target = Target { endpoint: http::Uri::from_static("http://127.0.0.1:9"), share_percent: 100 };
         let exporter = Exporter::new(&target, Clock::system()).unwrap();
-        let story = Story {
+        let story = RequestTimeline {
             id: RequestId(1),
             names: Arc::new(Names { upstream: "a".to_owned(), endpoint: "b".to_owned() }),
             method: "GET",

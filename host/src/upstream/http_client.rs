@@ -3,9 +3,9 @@
 
 use super::{
     BoxError, Inbound, Outbound, Settings, Transport,
-    follow::Followed,
-    negotiated::{Negotiated, tls},
-    plain::Plain,
+    dns_refresh::Followed,
+    http1::Plain,
+    reqwest_client::{Negotiated, tls},
     resolve::{Resolver, SystemResolver},
 };
 use crate::{clock, policy::contract::Failure};

@@ -105,7 +105,7 @@ struct Urls<'a> {
 impl<'a> Urls<'a> {
     fn of(route: &Route<'a>) -> Option<Self> {
         let base = Url::parse(route.base_url.to_string().trim_end_matches('/')).ok()?;
-        let asked = super::target::below(&base, route.path_and_query);
+        let asked = super::url::below(&base, route.path_and_query);
         let base_path = base.path().trim_end_matches('/').to_owned();
         Some(Self { base, asked, base_path, prefix: route.prefix, origin: route.origin })
     }

@@ -22,7 +22,7 @@ struct Seen {
 }
 
 /// A timeout of 2 s, and three repetitions of its own at once. None: the client gives the row up.
-async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, entropy: &Entropy) -> Option<u64> {
+async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, entropy: &Rng) -> Option<u64> {
     let (batch, name) = (format!("7d3c5a52-0000-4000-8000-{:012}", row / 20), format!("H{row}"));
     for _ in 0..4 {
         let to = {
@@ -60,7 +60,7 @@ async fn asked_for(rows: usize, at_once: usize) {
     let began = Instant::now();
     let mut running: Vec<_> = (0..3).map(|_| host_of(&server.url(), upstream, &patient())).collect();
     let hosts = Arc::new(Mutex::new(running.iter().map(|(_, address)| *address).collect::<Vec<_>>()));
-    let (seen, entropy) = (Arc::new(Mutex::new(Seen::default())), Entropy::system());
+    let (seen, entropy) = (Arc::new(Mutex::new(Seen::default())), Rng::system());
     let waiting: Arc<Mutex<VecDeque<usize>>> = Arc::new(Mutex::new((0..rows).collect()));
     let made = Arc::new(Mutex::new(BTreeMap::new()));
     let mut clients = tokio::task::JoinSet::new();

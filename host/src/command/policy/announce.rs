@@ -1,6 +1,6 @@
 //! A component announced to a fleet, and what comes of it.
 
-use super::serving::path;
+use super::remote_policy::path;
 use crate::command::remote::Remote;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -8,9 +8,9 @@ use std::{process::ExitCode, thread, time::Duration};
 use triage::policy::Digest;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// As long as hosts wait for each other, and some more.
-const LOOKS: u32 = 600;
+const MAX_POLLS: u32 = 600;
 /// Once it has switched: until the hosts have said so, which each does within a second.
 const SAY_SO: u32 = 30;
 
@@ -21,19 +21,19 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
     let before = remote.look(&own)?;
     let mut policy = remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
     let mut since = 0;
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_POLLS {
         match came(&before["fleet"], &policy["fleet"], &digest) {
-            Came::Switched => {
+            AnnounceOutcome::Switched => {
                 since += 1;
                 if since > SAY_SO || behind(&policy["fleet"]) == 0 {
                     println!("{}", done(upstream, &policy["fleet"]));
                     return Ok(ExitCode::SUCCESS);
                 }
             }
-            Came::ToNothing(why) => bail!(why),
-            Came::NotYet => {}
+            AnnounceOutcome::ToNothing(why) => bail!(why),
+            AnnounceOutcome::NotYet => {}
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
         policy = remote.look(&own)?;
     }
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
@@ -41,32 +41,34 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
 
 /// What has come of an announcement.
 #[derive(Debug, PartialEq, Eq)]
-enum Came {
+enum AnnounceOutcome {
     NotYet,
     Switched,
     ToNothing(String),
 }
 
 /// `before` is what the fleet said before the announcement.
-fn came(before: &Value, fleet: &Value, digest: &str) -> Came {
+fn came(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutcome {
     let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     if fleet["digest"] == *digest {
-        return Came::Switched;
+        return AnnounceOutcome::Switched;
     }
     if !fleet["proposal"].is_null() {
-        return Came::NotYet;
+        return AnnounceOutcome::NotYet;
     }
     let aborted = &fleet["aborted"];
     if aborted["digest"] == *digest && aborted["id"] != before["aborted"]["id"] {
         let (by, step, reason) = (text(&aborted["by"]), text(&aborted["step"]), text(&aborted["reason"]));
-        return Came::ToNothing(format!("host {by} refused it at step {step}: {reason}; the fleet stays as it is"));
+        return AnnounceOutcome::ToNothing(format!(
+            "host {by} refused it at step {step}: {reason}; the fleet stays as it is"
+        ));
     }
     if fleet["generation"].as_u64() <= before["generation"].as_u64() {
-        return Came::NotYet;
+        return AnnounceOutcome::NotYet;
     }
     let (generation, by) = (&fleet["generation"], text(&fleet["by"]));
     let is_bad = fleet["quarantined"].as_array().is_some_and(|all| all.iter().any(|own| own == digest));
-    Came::ToNothing(match fleet["why"].as_str() {
+    AnnounceOutcome::ToNothing(match fleet["why"].as_str() {
         Some("fault") if is_bad => format!(
             "the fleet switched to it and back, to generation {generation}: it failed at host {by}; `triage policy history` \
              there says how"
@@ -108,18 +110,18 @@ mod tests {
     #[test]
     fn what_came_of_it_is_told_as_it_is() {
         let before = fleet(1, "o", "announced", "1", &[]);
-        let nothing = |words: &str, came: Came| match came {
-            Came::ToNothing(why) => assert!(why.contains(words), "{why}"),
-            other => assert_eq!(other, Came::ToNothing(words.to_owned())),
+        let nothing = |words: &str, came: AnnounceOutcome| match came {
+            AnnounceOutcome::ToNothing(why) => assert!(why.contains(words), "{why}"),
+            other => assert_eq!(other, AnnounceOutcome::ToNothing(words.to_owned())),
         };
-        assert_eq!(came(&before, &before, "x"), Came::NotYet, "an abort of before is none of this one");
+        assert_eq!(came(&before, &before, "x"), AnnounceOutcome::NotYet, "an abort of before is none of this one");
         nothing("b refused it at step load: no", came(&before, &fleet(1, "o", "announced", "2", &[]), "x"));
-        assert_eq!(came(&before, &fleet(2, "x", "announced", "1", &[]), "x"), Came::Switched);
+        assert_eq!(came(&before, &fleet(2, "x", "announced", "1", &[]), "x"), AnnounceOutcome::Switched);
         nothing("it failed at host a", came(&before, &fleet(3, "o", "fault", "1", &["x"]), "x"));
         nothing("an operator went back to generation 3", came(&before, &fleet(3, "o", "operator", "1", &["x"]), "x"));
         nothing("another component serves", came(&before, &fleet(3, "y", "announced", "1", &[]), "x"));
         let mut staging = fleet(1, "o", "announced", "2", &["x"]);
         staging["proposal"] = json!({ "digest": "x" });
-        assert_eq!(came(&before, &staging, "x"), Came::NotYet);
+        assert_eq!(came(&before, &staging, "x"), AnnounceOutcome::NotYet);
     }
 }

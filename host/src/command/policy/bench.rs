@@ -6,7 +6,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use triage::bounded_file;
 use triage::policy::{
-    COMPONENT_BYTES, Engine, Loading, Policy,
+    COMPONENT_BYTES, Engine, LoadOptions, Policy,
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
 };
 
@@ -49,7 +49,7 @@ pub fn run(component: &Path, decisions: u32) -> Result<String> {
     let engine = Engine::start()?;
     let mut told = String::new();
     for (kind, reuse_instances) in [("a fresh instance each", false), ("reused instances", true)] {
-        let loading = Loading { reuse_instances, ..Loading::default() };
+        let loading = LoadOptions { reuse_instances, ..LoadOptions::default() };
         let policy =
             Policy::load(&engine, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))?;
         told.push_str(&measured(kind, &policy, decisions)?.to_string());

@@ -10,7 +10,7 @@ use std::{
 };
 use triage::{
     bounded_file,
-    policy::{Engine, Loading, Policy, cases, signature::companions},
+    policy::{Engine, LoadOptions, Policy, golden_tests, signature::companions},
     registry::{Credentials, Publication, Registry, Target},
 };
 
@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let component = bounded_file::read(&options.component, triage::policy::COMPONENT_BYTES)
         .with_context(|| format!("{shown} cannot be read"))?;
     // What no host would load is not published.
-    let loading = Loading { settings: options.settings.clone(), ..Loading::default() };
+    let loading = LoadOptions { settings: options.settings.clone(), ..LoadOptions::default() };
     let policy =
         Policy::load(&Engine::start()?, &component, &loading).with_context(|| format!("{shown} is refused"))?;
     let cases = cases(&options.component, &policy)?;
@@ -84,7 +84,7 @@ fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
     }
     let shown = file.display();
     let text = fs::read_to_string(&file).with_context(|| format!("{shown} cannot be read"))?;
-    cases::play(policy, &text).with_context(|| format!("{} does not pass {shown}", component.display()))?;
+    golden_tests::play(policy, &text).with_context(|| format!("{} does not pass {shown}", component.display()))?;
     ensure!(
         text.len() <= MOST,
         "{shown} has {} bytes; at most {MOST} go along with a component: shorten it",

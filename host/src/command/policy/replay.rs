@@ -3,9 +3,8 @@
 use anyhow::{Context as _, Result};
 use std::{fs::File, path::PathBuf, process::ExitCode, thread};
 use triage::{
-    bounded_file,
-    policy::{Engine, Loading, Policy, prebuilt},
-    trace,
+    bounded_file, decision_log,
+    policy::{Engine, LoadOptions, Policy, prebuilt},
 };
 
 /// What is replayed, through what.
@@ -30,13 +29,13 @@ pub struct Options {
 /// Replays, and tells.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let component = component(options)?;
-    let loading = Loading { settings: options.settings.clone(), reuse_instances: true };
+    let loading = LoadOptions { settings: options.settings.clone(), reuse_instances: true };
     let policy = Policy::load(&Engine::start()?, &component, &loading)
         .with_context(|| format!("{} is refused", options.policy.display()))?;
     let file = File::open(&options.trace).with_context(|| format!("{} cannot be read", options.trace.display()))?;
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or_else(cores, usize::from);
-    let replayed = trace::replay(file, &policy, &options.settings, threads);
+    let replayed = decision_log::replay(file, &policy, &options.settings, threads);
     let report = replayed.with_context(|| format!("{} cannot be replayed", options.trace.display()))?;
     print!("{report}");
     Ok(if options.fail_on_difference && !report.agrees() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

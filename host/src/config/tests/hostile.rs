@@ -32,7 +32,7 @@ const VALUES: [&str; 24] = [
 ];
 
 fn path() -> impl Strategy<Value = String> {
-    let known = prop::sample::select(keys::KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+    let known = prop::sample::select(schema::KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
     let before =
         prop::sample::select(vec!["", "upstreams.a.", "upstreams.a.defaults.", "upstreams.a.endpoints.b.", "x."]);
     prop_oneof![4 => (before, known).prop_map(|(before, name)| format!("{before}{name}")), 1 => "[a-z_.\"-]{0,20}"]

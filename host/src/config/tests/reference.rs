@@ -1,7 +1,7 @@
 //! What is printed of a configuration: `config show` and the reference.
 
 use super::*;
-use crate::config::keys::KEYS;
+use crate::config::schema::KEYS;
 
 const FILE: &str = r#"
 [server]
@@ -123,7 +123,7 @@ fn the_seeds_broker_is_where_state_is_if_nothing_else_says_so() {
 fn every_default_of_the_table_fits_its_key() {
     for key in KEYS {
         let Some(default) = key.default else { continue };
-        let (raw, mut problems) = (raw::Raw::Word(default.to_owned()), Vec::new());
+        let (raw, mut problems) = (super::super::layers::Raw::Word(default.to_owned()), Vec::new());
         let read = key.kind.read(key.name, &raw, key.may_be_off(), &mut problems);
         assert!(read.is_some() && problems.is_empty(), "{}: {problems:?}", key.name);
     }

@@ -1,7 +1,7 @@
 //! What SIGHUP takes from a changed file.
 
 use super::*;
-use crate::config::keys::KEYS;
+use crate::config::schema::KEYS;
 
 fn settings(text: &str) -> Settings {
     from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))
@@ -60,9 +60,10 @@ fn a_reload_opens_no_listener_that_neither_configuration_would() {
 
 #[test]
 fn every_key_that_is_said_to_be_reloaded_is_a_key() {
-    let reloaded =
-        KEYS.iter().filter(|key| key.is_reloaded() && matches!(key.scope, keys::Scope::Host | keys::Scope::Upstream));
-    assert_eq!(reloaded.count(), keys::RELOADED.len());
+    let reloaded = KEYS
+        .iter()
+        .filter(|key| key.is_reloaded() && matches!(key.scope, schema::Scope::Host | schema::Scope::Upstream));
+    assert_eq!(reloaded.count(), schema::RELOADED.len());
 }
 
 #[test]

@@ -4,19 +4,19 @@
 /// its file imports the types.
 macro_rules! forwarded {
     () => {
-        fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
             self.records.sent(id, fence, intent)
         }
-        fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+        fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()> {
             self.records.finish(id, fence, stored)
         }
-        fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+        fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()> {
             self.records.release(id, fence)
         }
-        fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
-            self.records.leave(id, fence, leaving);
+        fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
+            self.records.abandon_record(id, fence, leaving);
         }
-        fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+        fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving) {
             self.records.record_unknown(id, opening, leaving);
         }
         fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
@@ -34,7 +34,7 @@ macro_rules! forwarded {
         fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
             self.records.claimant(name, owner)
         }
-        fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+        fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
             self.records.turn(fingerprint)
         }
         fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {

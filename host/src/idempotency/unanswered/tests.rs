@@ -1,14 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::entropy::Entropy;
+use crate::rng::Rng;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
 const TERMS: Terms = Terms { lease: Duration::from_secs(8), kept: Duration::from_mins(10) };
 
 fn id(n: u64) -> RecordId {
-    RecordId::draw(&Entropy::seeded(n))
+    RecordId::draw(&Rng::seeded(n))
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -19,15 +19,16 @@ fn at(seconds: u64) -> Timestamp {
 #[test]
 fn only_an_orphan_is_adopted_and_once() {
     let mut list = Unanswered::default();
-    let arrive = |list: &mut Unanswered, n: u64, seconds| list.arrive(id(n), Fence(n.into()), TERMS, at(seconds));
+    let arrive =
+        |list: &mut Unanswered, n: u64, seconds| list.arrive(id(n), FencingToken(n.into()), TERMS, at(seconds));
     assert_eq!(arrive(&mut list, 1, 0), Arrival::Listed { others: false });
     assert_eq!(arrive(&mut list, 2, 0), Arrival::Listed { others: true }, "both callers are there");
-    assert!(list.abandon(id(1), Fence(1), TERMS, at(1)));
+    assert!(list.abandon(id(1), FencingToken(1), TERMS, at(1)));
     assert_eq!(arrive(&mut list, 3, 1), Arrival::Adopted(id(1)));
     assert_eq!(arrive(&mut list, 4, 1), Arrival::Listed { others: true }, "it was adopted already");
-    assert!(!list.abandon(id(1), Fence(1), TERMS, at(1)), "it has another owner");
-    assert!(!list.remove(id(1), Fence(1)), "it has another owner");
-    assert!(list.remove(id(1), Fence(3)));
+    assert!(!list.abandon(id(1), FencingToken(1), TERMS, at(1)), "it has another owner");
+    assert!(!list.remove(id(1), FencingToken(1)), "it has another owner");
+    assert!(list.remove(id(1), FencingToken(3)));
     assert_eq!(list.len(), 2);
 }
 
@@ -35,56 +36,56 @@ fn only_an_orphan_is_adopted_and_once() {
 fn the_oldest_orphan_is_adopted_first() {
     let mut list = Unanswered::default();
     for n in 1..=3 {
-        let _ = list.arrive(id(n), Fence(n.into()), TERMS, at(0));
+        let _ = list.arrive(id(n), FencingToken(n.into()), TERMS, at(0));
     }
     for n in [3, 1, 2] {
-        assert!(list.abandon(id(n), Fence(n.into()), TERMS, at(n)));
+        assert!(list.abandon(id(n), FencingToken(n.into()), TERMS, at(n)));
     }
-    let adopted = (4..=6).map(|n| list.arrive(id(n), Fence(n.into()), TERMS, at(5))).collect::<Vec<_>>();
+    let adopted = (4..=6).map(|n| list.arrive(id(n), FencingToken(n.into()), TERMS, at(5))).collect::<Vec<_>>();
     assert_eq!(adopted, [1, 2, 3].map(|n| Arrival::Adopted(id(n))), "in the order of arrival");
 }
 
 #[test]
 fn a_host_that_says_nothing_leaves_an_orphan() {
     let mut list = Unanswered::default();
-    let _ = list.arrive(id(1), Fence(1), TERMS, at(0));
-    assert!(list.renew(id(1), Fence(1), TERMS, at(7)));
-    assert_eq!(list.look_again(id(2), Fence(2), TERMS, at(14)), None, "it is not listed itself");
-    assert_eq!(list.arrive(id(2), Fence(2), TERMS, at(14)), Arrival::Listed { others: true });
-    assert_eq!(list.look_again(id(2), Fence(2), TERMS, at(14)), None);
-    assert_eq!(list.look_again(id(2), Fence(2), TERMS, at(15)), Some(id(1)), "its lease is over");
-    assert!(!list.renew(id(1), Fence(1), TERMS, at(15)), "the first owner is told");
+    let _ = list.arrive(id(1), FencingToken(1), TERMS, at(0));
+    assert!(list.renew(id(1), FencingToken(1), TERMS, at(7)));
+    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(14)), None, "it is not listed itself");
+    assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(14)), Arrival::Listed { others: true });
+    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(14)), None);
+    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(15)), Some(id(1)), "its lease is over");
+    assert!(!list.renew(id(1), FencingToken(1), TERMS, at(15)), "the first owner is told");
     assert_eq!(list.len(), 1, "its own entry is gone");
 }
 
 #[test]
 fn an_entry_that_lapsed_is_no_orphan_to_its_owner() {
     let mut list = Unanswered::default();
-    let _ = list.arrive(id(1), Fence(1), TERMS, at(0));
-    assert_eq!(list.look_again(id(1), Fence(1), TERMS, at(100)), None);
-    assert!(list.renew(id(1), Fence(1), TERMS, at(100)));
-    assert_eq!(list.arrive(id(2), Fence(2), TERMS, at(100)), Arrival::Listed { others: true });
+    let _ = list.arrive(id(1), FencingToken(1), TERMS, at(0));
+    assert_eq!(list.look_again(id(1), FencingToken(1), TERMS, at(100)), None);
+    assert!(list.renew(id(1), FencingToken(1), TERMS, at(100)));
+    assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(100)), Arrival::Listed { others: true });
 }
 
 #[test]
 fn an_orphan_is_kept_for_its_time() {
     let mut list = Unanswered::default();
-    let _ = list.arrive(id(1), Fence(1), TERMS, at(0));
-    assert!(list.abandon(id(1), Fence(1), TERMS, at(1)));
-    let late = list.clone().arrive(id(2), Fence(2), TERMS, at(600));
+    let _ = list.arrive(id(1), FencingToken(1), TERMS, at(0));
+    assert!(list.abandon(id(1), FencingToken(1), TERMS, at(1)));
+    let late = list.clone().arrive(id(2), FencingToken(2), TERMS, at(600));
     assert_eq!(late, Arrival::Adopted(id(1)));
-    assert_eq!(list.arrive(id(2), Fence(2), TERMS, at(601)), Arrival::Listed { others: false });
+    assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(601)), Arrival::Listed { others: false });
 }
 
 #[test]
 fn a_crowd_of_equals_goes_on_without_a_place() {
     let mut list = Unanswered::default();
     for n in 0..MAX_EQUAL as u64 {
-        assert!(matches!(list.arrive(id(n), Fence(n.into()), TERMS, at(0)), Arrival::Listed { .. }));
+        assert!(matches!(list.arrive(id(n), FencingToken(n.into()), TERMS, at(0)), Arrival::Listed { .. }));
     }
-    assert_eq!(list.arrive(id(100), Fence(100), TERMS, at(0)), Arrival::Full);
-    assert!(list.abandon(id(9), Fence(9), TERMS, at(0)));
-    assert_eq!(list.arrive(id(100), Fence(100), TERMS, at(0)), Arrival::Adopted(id(9)), "that needs no room");
+    assert_eq!(list.arrive(id(100), FencingToken(100), TERMS, at(0)), Arrival::Full);
+    assert!(list.abandon(id(9), FencingToken(9), TERMS, at(0)));
+    assert_eq!(list.arrive(id(100), FencingToken(100), TERMS, at(0)), Arrival::Adopted(id(9)), "that needs no room");
 }
 
 #[derive(Debug, Clone)]
@@ -113,7 +114,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 /// A request as the model sees it: its entry, and until when its owner has said that it lives.
 struct Owner {
     id: RecordId,
-    fence: Fence,
+    fence: FencingToken,
     until: Timestamp,
     gone: bool,
 }
@@ -136,7 +137,7 @@ proptest! {
                 Event::Pass(seconds) => now = now.after(Duration::from_secs(seconds)),
                 Event::Arrive => {
                     drawn += 1;
-                    let (own, fence) = (id(drawn), Fence(drawn.into()));
+                    let (own, fence) = (id(drawn), FencingToken(drawn.into()));
                     match list.arrive(own, fence, TERMS, now) {
                         Arrival::Adopted(orphan) => adopted(&mut owners, orphan, fence, now),
                         Arrival::Listed { .. } => {
@@ -178,7 +179,7 @@ proptest! {
                 _ => {}
             }
             owners.retain(|owner| now < owner.until.after(TERMS.kept));
-            list.tidy(TERMS.kept, now);
+            list.purge_expired(TERMS.kept, now);
             let listed: HashMap<_, _> = list.0.iter().map(|entry| (entry.id, entry.owner)).collect();
             prop_assert_eq!(listed.len(), list.len(), "an entry is there once");
             let known: HashMap<_, _> = owners.iter().map(|owner| (owner.id, owner.fence)).collect();

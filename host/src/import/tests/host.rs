@@ -1,8 +1,8 @@
 //! A host with keys, small enough to see through: what the import relies on, and ways to disturb it.
 
 use crate::{
-    entropy::Entropy,
     policy::contract::{Failure, FailureKind},
+    rng::Rng,
     upstream::{Inbound, Outbound, OutboundBody, Transport, full},
 };
 use bytes::Bytes;
@@ -116,7 +116,7 @@ impl Host {
 
 /// Chance for mishaps.
 pub(super) fn by_chance(seed: u64) -> impl FnMut(&Seen) -> Mishap + Send {
-    let entropy = Entropy::seeded(seed);
+    let entropy = Rng::seeded(seed);
     move |_| match entropy.next() % 10 {
         0 => Mishap::Unreached,
         1 | 2 => Mishap::LostAfter,

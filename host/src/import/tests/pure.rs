@@ -3,9 +3,9 @@
 use crate::{
     error,
     import::{
-        answer::{self, Heard},
-        asking::{Asking, Next, Outcome, Patience},
         journal::{self, Entry, Head, JournalError, Recorded, Start, Subject, VERSION},
+        response::{self, ResponseKind},
+        retry_state::{Next, Patience, RequestOutcome, RetryState},
         rows,
     },
     policy::contract::{Failure, FailureKind},
@@ -182,7 +182,7 @@ proptest! {
             prop_assert!(whole <= bytes.len());
         }
         let _ = rows::parse(&bytes);
-        let _ = answer::read("id", StatusCode::BAD_REQUEST, &HeaderMap::new(), &bytes, 0);
+        let _ = response::read("id", StatusCode::BAD_REQUEST, &HeaderMap::new(), &bytes, 0);
     }
 }
 
@@ -193,28 +193,30 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 #[test]
 fn what_answers_mean() {
     let text = |text: &str| text.to_owned();
-    let refused =
-        |seconds: Option<u64>, why: &str| Heard::Refused { after: seconds.map(Duration::from_secs), why: text(why) };
+    let refused = |seconds: Option<u64>, why: &str| ResponseKind::Refused {
+        after: seconds.map(Duration::from_secs),
+        why: text(why),
+    };
     let problem =
         |kind: &str| format!(r#"{{"type":"urn:triage:problem:{kind}","title":"t","status":503,"detail":"d"}}"#);
     let problem_headers: &[_] = &[("content-type", "application/problem+json"), ("triage-sent", "maybe")];
     let unsent: &[_] = &[("content-type", "application/problem+json"), ("triage-sent", "no"), ("retry-after", "7")];
-    let cases: &[(u16, &[_], String, Heard)] = &[
-        (200, &[], text(r#"{"id":7}"#), Heard::Applied(7)),
-        (200, &[], text(r#"{"id":"#), Heard::Unknown(text("200 OK, but no id in the answer"))),
+    let cases: &[(u16, &[_], String, ResponseKind)] = &[
+        (200, &[], text(r#"{"id":7}"#), ResponseKind::Applied(7)),
+        (200, &[], text(r#"{"id":"#), ResponseKind::Unknown(text("200 OK, but no id in the answer"))),
         (
             422,
             &[],
             text(r#"{"detail":[{"loc":["body","name"],"msg":"Field required","input":"secret"}]}"#),
-            Heard::Rejected(text("body.name: Field required")),
+            ResponseKind::Rejected(text("body.name: Field required")),
         ),
         (
             400,
             &[("triage-verdict", "rejected")],
             text(r#"{"detail":"Batch cannot exceed 20 hospitals"}"#),
-            Heard::Rejected(text("Batch cannot exceed 20 hospitals")),
+            ResponseKind::Rejected(text("Batch cannot exceed 20 hospitals")),
         ),
-        (400, &[("triage-verdict", "unknown")], text("{}"), Heard::Unknown(text("status 400"))),
+        (400, &[("triage-verdict", "unknown")], text("{}"), ResponseKind::Unknown(text("status 400"))),
         (
             429,
             &[("triage-verdict", "throttled"), ("retry-after", "9")],
@@ -222,51 +224,51 @@ fn what_answers_mean() {
             refused(Some(9), "Rate limit exceeded"),
         ),
         (429, &[], text("{}"), refused(None, "status 429")),
-        (500, &[("triage-verdict", "unknown")], text("Internal"), Heard::Unknown(text("status 500"))),
-        (503, &[], text(""), Heard::Unknown(text("status 503"))),
-        (400, &[], text("{\"detail\":\"a\\u001b[31m\"}"), Heard::Rejected(text("a [31m"))),
-        (504, problem_headers, problem("effect-unknown"), Heard::Unknown(text("d"))),
-        (502, problem_headers, problem("upstream-failed"), Heard::Unknown(text("d"))),
-        (409, problem_headers, problem("in-flight"), Heard::InFlight(None)),
-        (409, problem_headers, problem("not-in-effect"), Heard::Rejected(text("d"))),
+        (500, &[("triage-verdict", "unknown")], text("Internal"), ResponseKind::Unknown(text("status 500"))),
+        (503, &[], text(""), ResponseKind::Unknown(text("status 503"))),
+        (400, &[], text("{\"detail\":\"a\\u001b[31m\"}"), ResponseKind::Rejected(text("a [31m"))),
+        (504, problem_headers, problem("effect-unknown"), ResponseKind::Unknown(text("d"))),
+        (502, problem_headers, problem("upstream-failed"), ResponseKind::Unknown(text("d"))),
+        (409, problem_headers, problem("in-flight"), ResponseKind::InFlight(None)),
+        (409, problem_headers, problem("not-in-effect"), ResponseKind::Rejected(text("d"))),
         (
             409,
             &[("content-type", "application/problem+json"), ("triage-verdict", "not-applied")],
             problem("not-in-effect"),
             refused(None, "d"),
         ),
-        (409, problem_headers, problem("answer-not-kept"), Heard::Unknown(text("d"))),
+        (409, problem_headers, problem("answer-not-kept"), ResponseKind::Unknown(text("d"))),
         (503, unsent, problem("breaker-open"), refused(Some(7), "d")),
         (429, unsent, problem("rate-limited"), refused(Some(7), "d")),
         (502, unsent, problem("upstream-unreachable"), refused(Some(7), "d")),
         (503, unsent, problem("a-new-kind"), refused(Some(7), "d")),
         // After a loss of shared state: a row that was never sent must not say that it may have been.
         (504, unsent, problem("effect-unknown"), refused(Some(7), "d")),
-        (404, unsent, problem("no-endpoint"), Heard::Hopeless(text("d"))),
-        (422, unsent, problem("key-reused"), Heard::Hopeless(text("d"))),
+        (404, unsent, problem("no-endpoint"), ResponseKind::Hopeless(text("d"))),
+        (422, unsent, problem("key-reused"), ResponseKind::Hopeless(text("d"))),
     ];
     for (status, pairs, body, expected) in cases {
         let status = StatusCode::from_u16(*status).unwrap();
-        assert_eq!(&answer::read("id", status, &headers(pairs), body.as_bytes(), 0), expected, "{status} {body}");
+        assert_eq!(&response::read("id", status, &headers(pairs), body.as_bytes(), 0), expected, "{status} {body}");
     }
-    let failure = |sent| answer::failed(Failure::new(FailureKind::Reset, sent));
-    assert_eq!(failure(true), Heard::Lost(text("no answer from the host (reset)")));
+    let failure = |sent| response::failed(Failure::new(FailureKind::Reset, sent));
+    assert_eq!(failure(true), ResponseKind::Lost(text("no answer from the host (reset)")));
     assert_eq!(failure(false), refused(None, "no answer from the host (reset)"));
-    assert!(answer::from_triage(&headers(&[(error::SENT.as_str().to_owned().leak(), "no")])));
-    assert!(!answer::from_triage(&headers(&[("server", "uvicorn")])));
+    assert!(response::from_triage(&headers(&[(error::SENT.as_str().to_owned().leak(), "no")])));
+    assert!(!response::from_triage(&headers(&[("server", "uvicorn")])));
 }
 
-fn heard() -> impl Strategy<Value = Heard> {
+fn heard() -> impl Strategy<Value = ResponseKind> {
     let why = String::new;
     let after = proptest::option::of((0..300_u64).prop_map(Duration::from_secs));
     prop_oneof![
-        1 => any::<u64>().prop_map(Heard::Applied),
-        1 => Just(Heard::Rejected(why())),
-        1 => Just(Heard::Hopeless(why())),
-        1 => Just(Heard::Unknown(why())),
-        6 => after.clone().prop_map(move |after| Heard::Refused { after, why: why() }),
-        4 => after.prop_map(Heard::InFlight),
-        3 => Just(Heard::Lost(why())),
+        1 => any::<u64>().prop_map(ResponseKind::Applied),
+        1 => Just(ResponseKind::Rejected(why())),
+        1 => Just(ResponseKind::Hopeless(why())),
+        1 => Just(ResponseKind::Unknown(why())),
+        6 => after.clone().prop_map(move |after| ResponseKind::Refused { after, why: why() }),
+        4 => after.prop_map(ResponseKind::InFlight),
+        3 => Just(ResponseKind::Lost(why())),
     ]
 }
 
@@ -275,16 +277,16 @@ proptest! {
     #[test]
     fn a_request_is_asked_until_settled(before in any::<bool>(), script in proptest::collection::vec((heard(), any::<u64>()), 1..200)) {
         let patience = Patience::default();
-        let mut asking = Asking::new(patience, before);
+        let mut asking = RetryState::new(patience, before);
         let mut maybe_sent = before;
         for (asked, (heard, random)) in script.into_iter().enumerate() {
             prop_assert!(asked < (patience.refusals + patience.losses + patience.in_flight) as usize);
             let hint = match &heard {
-                Heard::Refused { after, .. } | Heard::InFlight(after) => *after,
+                ResponseKind::Refused { after, .. } | ResponseKind::InFlight(after) => *after,
                 _ => None,
             };
-            maybe_sent |= matches!(heard, Heard::Lost(_) | Heard::InFlight(_) | Heard::Unknown(_));
-            let hopeless = matches!(heard, Heard::Hopeless(_));
+            maybe_sent |= matches!(heard, ResponseKind::Lost(_) | ResponseKind::InFlight(_) | ResponseKind::Unknown(_));
+            let hopeless = matches!(heard, ResponseKind::Hopeless(_));
             match asking.hear(heard, random) {
                 Next::Again { after, .. } => {
                     prop_assert!(after <= patience.wait && hint.is_none_or(|hint| after >= hint));
@@ -292,8 +294,8 @@ proptest! {
                 }
                 Next::Settled(outcome) => {
                     if maybe_sent {
-                        prop_assert!(!matches!(outcome, Outcome::NotSent(_)));
-                        prop_assert!(!hopeless || matches!(outcome, Outcome::Unknown(_)));
+                        prop_assert!(!matches!(outcome, RequestOutcome::NotSent(_)));
+                        prop_assert!(!hopeless || matches!(outcome, RequestOutcome::Unknown(_)));
                     }
                     return Ok(());
                 }

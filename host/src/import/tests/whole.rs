@@ -3,19 +3,19 @@
 use super::host::{Mishap, Way, by_chance};
 use crate::{
     clock::Clock,
-    entropy::Entropy,
     import::{
-        Activation, ImportError, JournalError, Options, Outcome, Patience, Report, Silent, Subject, Summary,
-        Surroundings, Totals, preview, run_in,
+        Activation, Context, ImportError, JournalError, Options, Patience, Report, RequestOutcome, Silent, Subject,
+        Summary, Totals, preview, run_in,
     },
+    rng::Rng,
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
-fn surroundings(way: &Way, seed: u64) -> Surroundings {
-    Surroundings {
+fn surroundings(way: &Way, seed: u64) -> Context {
+    Context {
         transport: Arc::new(way.clone()),
-        entropy: Entropy::seeded(seed),
+        entropy: Rng::seeded(seed),
         clock: Clock::anchored(0),
         patience: Patience::default(),
     }
@@ -120,11 +120,11 @@ async fn rejected_rows_stay_rejected_and_do_not_hold_a_batch_up() {
     let way = Way::to(|seen| if seen.body["name"] == "H1" { Mishap::Rejected } else { Mishap::None });
     let (_folder, options) = file(3);
     let summary = import(&way, &options, 1).await.unwrap();
-    assert_eq!(summary.rows[2].outcome, Outcome::Rejected("no".to_owned()));
+    assert_eq!(summary.rows[2].outcome, RequestOutcome::Rejected("no".to_owned()));
     assert_eq!((&summary.activations[..], summary.complete()), (&[Activation::Done(2)][..], false));
     let asked = way.0.seen().len();
     let again = import(&way, &options, 2).await.unwrap();
-    assert_eq!(again.rows[2].outcome, Outcome::Rejected("in an earlier run".to_owned()));
+    assert_eq!(again.rows[2].outcome, RequestOutcome::Rejected("in an earlier run".to_owned()));
     assert_eq!(way.0.seen().len(), asked);
 
     let way = Way::to(|_| Mishap::Rejected);
@@ -137,7 +137,7 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
     for seed in 0..40 {
         let way = Way::to(by_chance(seed));
         let (_folder, options) = file(7);
-        let chance = Entropy::seeded(seed);
+        let chance = Rng::seeded(seed);
         let mut runs = 0;
         let summary = loop {
             runs += 1;
@@ -281,7 +281,7 @@ impl Report for Heard {
     fn begin(&mut self, rows: usize, batches: usize, settled: usize) {
         self.0.push(format!("{rows} {batches} {settled}"));
     }
-    fn row(&mut self, line: u64, outcome: &Outcome) {
+    fn row(&mut self, line: u64, outcome: &RequestOutcome) {
         self.0.push(format!("{line} {outcome}"));
     }
     fn batch(&mut self, number: u32, activation: &Activation) {

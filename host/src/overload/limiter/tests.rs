@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 const MS: u64 = 1000;
 
-fn sample(endpoint: &str, sent: u64, went: Went) -> Sample<'_> {
+fn sample(endpoint: &str, sent: u64, went: SampleOutcome) -> Sample<'_> {
     Sample { endpoint, harmless: Duration::from_millis(100), sent: Timestamp(sent), went }
 }
 
@@ -20,7 +20,7 @@ impl Course {
         Self { limiter: Limiter::default(), now: 3_600_000_000 }
     }
 
-    fn runs(&mut self, seconds: u64, under_way: usize, took_ms: impl Fn(u64) -> (&'static str, u64, Went)) {
+    fn runs(&mut self, seconds: u64, under_way: usize, took_ms: impl Fn(u64) -> (&'static str, u64, SampleOutcome)) {
         while self.limiter.under_way() < under_way {
             self.limiter.begin();
         }
@@ -38,12 +38,12 @@ impl Course {
 #[test]
 fn late_answers_lower_the_limit_and_prompt_ones_raise_it() {
     let mut course = Course::new();
-    course.runs(5, 10, |_| ("any", 100, Went::Answered));
-    assert_eq!(course.limiter.limit(), MOST as usize);
-    course.runs(1, 90, |_| ("any", 900, Went::Answered));
+    course.runs(5, 10, |_| ("any", 100, SampleOutcome::Answered));
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
+    course.runs(1, 90, |_| ("any", 900, SampleOutcome::Answered));
     let low = course.limiter.limit();
     assert!((15..25).contains(&low), "a hundred a second for twice the usual 100 ms: {low}");
-    course.runs(10, 10, |_| ("any", 100, Went::Answered));
+    course.runs(10, 10, |_| ("any", 100, SampleOutcome::Answered));
     assert!(course.limiter.limit() > 2 * low, "{} after {low}", course.limiter.limit());
 }
 
@@ -51,21 +51,21 @@ fn late_answers_lower_the_limit_and_prompt_ones_raise_it() {
 #[test]
 fn quick_answers_are_never_late() {
     let mut course = Course::new();
-    course.runs(5, 1, |_| ("any", 1, Went::Answered));
-    course.runs(60, 9, |_| ("any", 90, Went::Answered));
-    assert_eq!(course.limiter.limit(), MOST as usize);
+    course.runs(5, 1, |_| ("any", 1, SampleOutcome::Answered));
+    course.runs(60, 9, |_| ("any", 90, SampleOutcome::Answered));
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
 }
 
 #[test]
 fn a_few_that_hang_are_no_overload() {
     let mut course = Course::new();
-    course.runs(5, 20, |_| ("any", 200, Went::Answered));
+    course.runs(5, 20, |_| ("any", 200, SampleOutcome::Answered));
     course.runs(60, 400, |number| match number % 10 {
-        0..3 => ("any", 5000, Went::TimedOut),
-        3 => ("any", 4000, Went::Answered),
-        _ => ("any", 200, Went::Answered),
+        0..3 => ("any", 5000, SampleOutcome::TimedOut),
+        3 => ("any", 4000, SampleOutcome::Answered),
+        _ => ("any", 200, SampleOutcome::Answered),
     });
-    assert_eq!(course.limiter.limit(), MOST as usize);
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
 }
 
 #[test]
@@ -73,49 +73,53 @@ fn endpoints_of_different_pace_are_no_slowdown() {
     let mut course = Course::new();
     let mixed = |slow: u64| {
         move |number: u64| {
-            if number % 10 < slow { ("create", 3000, Went::Answered) } else { ("read", 5, Went::Answered) }
+            if number % 10 < slow {
+                ("create", 3000, SampleOutcome::Answered)
+            } else {
+                ("read", 5, SampleOutcome::Answered)
+            }
         }
     };
     course.runs(30, 400, mixed(1));
     course.runs(30, 400, mixed(9));
-    assert_eq!(course.limiter.limit(), MOST as usize);
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
 }
 
 #[test]
 fn what_says_nothing_of_the_load_changes_nothing() {
     let mut course = Course::new();
-    course.runs(5, 20, |_| ("any", 100, Went::Answered));
-    course.runs(30, 400, |_| ("any", 3000, Went::Untold));
+    course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
+    course.runs(30, 400, |_| ("any", 3000, SampleOutcome::Untold));
     // A caller's own short deadline ends an attempt early: that it took longer than this is no news.
-    course.runs(30, 400, |_| ("any", 150, Went::TimedOut));
-    assert_eq!(course.limiter.limit(), MOST as usize);
-    course.runs(10, 400, |_| ("any", 5000, Went::TimedOut));
-    assert_eq!(course.limiter.limit(), LEAST as usize);
+    course.runs(30, 400, |_| ("any", 150, SampleOutcome::TimedOut));
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
+    course.runs(10, 400, |_| ("any", 5000, SampleOutcome::TimedOut));
+    assert_eq!(course.limiter.limit(), MIN_LIMIT as usize);
 }
 
 #[test]
 fn few_samples_say_nothing() {
     let mut course = Course::new();
-    course.runs(5, 20, |_| ("any", 100, Went::Answered));
+    course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
     course.limiter.begin();
     for _ in 0..100 {
         course.now += 2_000 * MS;
-        course.limiter.observe(&sample("any", course.now - 1500 * MS, Went::Answered), Timestamp(course.now));
+        course.limiter.observe(&sample("any", course.now - 1500 * MS, SampleOutcome::Answered), Timestamp(course.now));
     }
-    assert_eq!(course.limiter.limit(), MOST as usize);
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
 }
 
 #[test]
 fn a_limit_that_has_fallen_rises_again_however_few_are_sent() {
     let mut course = Course::new();
-    course.runs(5, 20, |_| ("any", 100, Went::Answered));
-    course.runs(10, 400, |_| ("any", 5000, Went::TimedOut));
-    assert_eq!(course.limiter.limit(), LEAST as usize);
+    course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
+    course.runs(10, 400, |_| ("any", 5000, SampleOutcome::TimedOut));
+    assert_eq!(course.limiter.limit(), MIN_LIMIT as usize);
     for _ in 0..100 {
         course.now += 2_000 * MS;
-        course.limiter.observe(&sample("any", course.now - 100 * MS, Went::Answered), Timestamp(course.now));
+        course.limiter.observe(&sample("any", course.now - 100 * MS, SampleOutcome::Answered), Timestamp(course.now));
     }
-    assert_eq!(course.limiter.limit(), MOST as usize);
+    assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
 }
 
 proptest! {
@@ -135,7 +139,7 @@ proptest! {
                 }
                 2 => limiter.pressed(Timestamp(now)),
                 kind => {
-                    let went = [Went::Answered, Went::TimedOut, Went::Untold][usize::from(kind) - 3];
+                    let went = [SampleOutcome::Answered, SampleOutcome::TimedOut, SampleOutcome::Untold][usize::from(kind) - 3];
                     for _ in 0..12 {
                         limiter.observe(&sample("any", now - took_ms * MS, went), Timestamp(now));
                     }
@@ -144,7 +148,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(limiter.under_way(), taken);
-            prop_assert!((LEAST as usize..=MOST as usize).contains(&limiter.limit()));
+            prop_assert!((MIN_LIMIT as usize..=MAX_LIMIT as usize).contains(&limiter.limit()));
         }
     }
 }

@@ -5,13 +5,13 @@ use crate::{
     Host,
     clock::{Clock, Timestamp},
     config,
-    entropy::Entropy,
     idempotency::{
-        Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, HeartbeatLease, HostLease, Intent,
-        Leaving, Opened, Opening, PlaceTerm, Postponed, RecordId, RecordStatus, Records, Renewed, Resolution, Resolved,
-        Stored, Ticket, Turn, Unsettled,
+        Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint, FingerprintLock,
+        HeartbeatLease, HostLease, Intent, Leaving, PlaceTerm, Postponed, RecordId, RecordStatus, Records, Renewed,
+        Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled,
         records::{Reply, at_hand, forwarded::forwarded},
     },
+    rng::Rng,
     store::memory::records::{Limits, MemoryRecords},
     upstream::Transport,
 };
@@ -30,11 +30,11 @@ struct UnderHeartbeat {
 
 impl Records for UnderHeartbeat {
     forwarded!();
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
         let now = || self.clock.now();
         let term = self.heartbeat.renewed(now().after(self.lease), now);
         let opened = self.records.begin(id, opening).now_or_never().unwrap();
-        at_hand(opened.map(|opened| Opened { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
+        at_hand(opened.map(|opened| StoreBegin { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
     }
     fn arrive(&self, arriving: Arriving) -> Reply<'_, crate::idempotency::Arrived> {
         self.records.arrive(arriving)
@@ -42,7 +42,7 @@ impl Records for UnderHeartbeat {
     fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
         self.records.keep_alive(ticket, lock, place)
     }
-    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
         self.records.write_listed(ticket, opening, came)
     }
 }
@@ -79,7 +79,7 @@ async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
         ("timed out", Duration::from_hours(1), http::StatusCode::SERVICE_UNAVAILABLE),
     ] {
         let clock = Clock::system();
-        let mut host = Host::with_transports(&settings, clock, Entropy::seeded(1), vec![Arc::new(Silent)]).unwrap();
+        let mut host = Host::with_transports(&settings, clock, Rng::seeded(1), vec![Arc::new(Silent)]).unwrap();
         let records = MemoryRecords::new(clock, Limits::default());
         let records = UnderHeartbeat { records, clock, lease, heartbeat: Arc::default() };
         Arc::get_mut(&mut host.shared).unwrap().records = Arc::new(records);
@@ -94,9 +94,9 @@ async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
 
 #[test]
 fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
-    let timed_out = Arrival::Failure(Failure::new(FailureKind::Timeout, true));
-    assert!(matches!(went(&timed_out, false), Went::TimedOut));
-    assert!(matches!(went(&timed_out, true), Went::Untold));
+    let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
+    assert!(matches!(went(&timed_out, false), SampleOutcome::TimedOut));
+    assert!(matches!(went(&timed_out, true), SampleOutcome::Untold));
 }
 
 /// An upstream over TLS or HTTP/2: a task of the connection's own reads the body, so much later, whatever becomes of the send.
@@ -136,7 +136,7 @@ async fn a_body_that_another_task_sends_ends_with_the_record() {
         assert_eq!(settings.upstreams[0].idempotency.lock, Duration::from_secs(150));
         let (came, mut comes) = unbounded_channel();
         let transport = Arc::new(Elsewhere { after: Duration::from_secs(after_s), came });
-        let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+        let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![transport]).unwrap();
         let write = Request::post("/a").header("idempotency-key", "k").body(Bytes::from_static(b"row")).unwrap();
         let _ = host.call(write).await;
         let read = comes.recv().await.unwrap();

@@ -5,8 +5,8 @@ use crate::{
     Host,
     clock::Clock,
     config,
-    entropy::Entropy,
     policy::contract::Failure,
+    rng::Rng,
     upstream::{Inbound, Outbound, Transport},
 };
 use futures_util::future::BoxFuture;
@@ -64,7 +64,7 @@ async fn an_answer_that_is_read_on_without_its_caller_counts_as_memory() {
         let settings = config::from_toml(TEXT).unwrap();
         let (parts, body) = channel(4);
         let once = Arc::new(Once(Mutex::new(Some(body))));
-        let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![once]).unwrap();
+        let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![once]).unwrap();
         let memory = &host.shared.memory;
         drop(host.call(post()).await);
         memory.looked(resident);

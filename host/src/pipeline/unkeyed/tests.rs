@@ -7,13 +7,13 @@ use crate::{
     Host,
     clock::Clock,
     config,
-    entropy::Entropy,
     idempotency::{
-        Claim, ClaimName, Claimant, Intent, Leaving, Opened, PlaceTerm, Postponed, RecordError, RecordStatus, Records,
-        Renewed, Resolution, Resolved, Turn, Unsettled,
+        Claim, ClaimName, Claimant, FingerprintLock, Intent, Leaving, PlaceTerm, Postponed, RecordError, RecordStatus,
+        Records, Renewed, Resolution, Resolved, StoreBegin, Unsettled,
         records::{Reply, at_hand, forwarded::forwarded},
     },
     policy::contract::{Failure, FailureKind},
+    rng::Rng,
     store::memory::records::{Limits, MemoryRecords},
     upstream::{self, Inbound, Outbound, Transport},
 };
@@ -48,15 +48,15 @@ impl Leased {
     /// Another host's request, equal to the last one that came here.
     async fn another(&self) -> Arrived {
         let arriving = self.arrived.lock().clone().unwrap();
-        let id = RecordId::draw_beside(&Entropy::seeded(9), arriving.ticket.digest);
-        let ticket = Ticket { id, owner: Fence(9), ..arriving.ticket };
+        let id = RecordId::draw_beside(&Rng::seeded(9), arriving.ticket.digest);
+        let ticket = Ticket { id, owner: FencingToken(9), ..arriving.ticket };
         self.records.arrive(Arriving { ticket, ..arriving }).await.unwrap()
     }
 }
 
 impl Records for Leased {
     forwarded!();
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
         self.records.begin(id, opening)
     }
     fn lease(&self) -> Option<Duration> {
@@ -121,7 +121,7 @@ impl Transport for Late {
 fn host(upstream: &Arc<Late>, store: &Arc<Leased>) -> Host {
     let settings = config::from_toml(TEXT).unwrap();
     let transport: Arc<dyn Transport> = Arc::<Late>::clone(upstream);
-    let mut host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+    let mut host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![transport]).unwrap();
     Arc::get_mut(&mut host.shared).unwrap().records = Arc::<Leased>::clone(store);
     host
 }

@@ -139,7 +139,7 @@ proptest! {
                 Event::Rejected => rate.rejected(now),
                 Event::Throttled => drop(rate.throttled(&settings, ceiling, rate.lesson(), now)),
                 Event::Late(ago) => {
-                    let sent = Lesson(rate.decreases.wrapping_sub(ago));
+                    let sent = DecreaseEpoch(rate.decreases.wrapping_sub(ago));
                     rate.took(sent, now);
                     prop_assert_eq!(rate.per_minute(&settings, ceiling, now), before, "it proves nothing of the rate since");
                     prop_assert_eq!(rate.throttled(&settings, ceiling, sent, now), None);
@@ -174,7 +174,7 @@ proptest! {
         acts in prop::collection::vec((0_u8..8, 0_usize..40, 0_u64..300), 1..300),
     ) {
         const APART: Duration = Duration::from_millis(100);
-        let (mut rate, mut now, mut held) = (AdaptiveRate::default(), START, Vec::<Place>::new());
+        let (mut rate, mut now, mut held) = (AdaptiveRate::default(), START, Vec::<Reservation>::new());
         let mut paused = START;
         for (act, which, ms) in acts {
             match act {

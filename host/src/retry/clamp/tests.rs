@@ -10,12 +10,12 @@ fn verdict(class: Class, next: Next) -> Verdict {
     Verdict { class, breaker: BreakerSignal::Ignore, next, claim: None, pause: None, reason: String::new() }
 }
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> ClampInput {
+    ClampInput {
         effect: Effect::Unsafe,
         granted: false,
         purpose: Purpose::Request,
-        seen: Seen::Status(500),
+        seen: ObservedResult::Status(500),
         attempts: 1,
         probes: 0,
         unsettled: false,
@@ -66,11 +66,15 @@ fn next() -> impl Strategy<Value = Next> {
     ]
 }
 
-fn seen() -> impl Strategy<Value = Seen> {
-    prop_oneof![Just(Seen::NotSent), Just(Seen::Lost), (100_u16..600).prop_map(Seen::Status)]
+fn seen() -> impl Strategy<Value = ObservedResult> {
+    prop_oneof![
+        Just(ObservedResult::NotSent),
+        Just(ObservedResult::Lost),
+        (100_u16..600).prop_map(ObservedResult::Status)
+    ]
 }
 
-fn any_facts() -> impl Strategy<Value = Facts> {
+fn any_facts() -> impl Strategy<Value = ClampInput> {
     let effect = prop::sample::select(vec![Effect::Safe, Effect::Idempotent, Effect::Unsafe]);
     let purpose = prop::sample::select(vec![Purpose::Request, Purpose::Probe]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
@@ -78,7 +82,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     let times = (prop::option::of(0_u64..200), prop::option::of(1_u64..100), 0_u64..200, prop::option::of(0_u64..100));
     (effect, purpose, seen(), flags, counts, times).prop_map(
         |(effect, purpose, seen, (granted, unsettled, repeatable), (attempts, probes), (sent, within, left, hint))| {
-            Facts {
+            ClampInput {
                 effect,
                 granted,
                 purpose,
@@ -124,7 +128,7 @@ proptest! {
         let without = clamp(verdict(class, next.clone()), &facts, &SETTINGS);
         facts.upstream_key = Some(key);
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
-        if let Step::Resend(delay) = clamped.step {
+        if let NextAction::Resend(delay) = clamped.step {
             prop_assert!(facts.effect == Effect::Unsafe && clamped.class == Class::Unknown && facts.repeatable, "{facts:?}");
             prop_assert!(key.on_every_send, "a send without the key, or with another one");
             let arrives = key.first_sent_ago.unwrap() + delay + facts.attempt_needs;
@@ -136,7 +140,7 @@ proptest! {
             prop_assert!(facts.purpose == Purpose::Probe || !is_final, "{facts:?}");
         }
         // A retry by any other reason is one without the key too.
-        if matches!(clamped.step, Step::Retry(_)) {
+        if matches!(clamped.step, NextAction::Retry(_)) {
             prop_assert_eq!(&clamped.step, &without.step);
         }
         // What frees the record, or ends it as done, needs a reason of its own where the key does not speak for all sends.
@@ -158,15 +162,15 @@ proptest! {
         facts.granted = false;
         facts.effect = Effect::Unsafe;
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
-        if let Step::Retry(_) = clamped.step {
+        if let NextAction::Retry(_) = clamped.step {
             let told = matches!(class, Class::NotApplied | Class::Throttled);
-            let proven = facts.seen == Seen::NotSent || (matches!(facts.seen, Seen::Status(425 | 429)) && told);
+            let proven = facts.seen == ObservedResult::NotSent || (matches!(facts.seen, ObservedResult::Status(425 | 429)) && told);
             prop_assert!(proven && !facts.unsettled && facts.purpose == Purpose::Request, "{facts:?}");
         }
-        prop_assert!(!matches!(clamped.step, Step::Verify(_) | Step::Replace(_) | Step::Resend(_)), "{clamped:?}");
+        prop_assert!(!matches!(clamped.step, NextAction::Verify(_) | NextAction::Replace(_) | NextAction::Resend(_)), "{clamped:?}");
         // A class that frees the idempotency key needs the same proof.
         if matches!(clamped.class, Class::NotApplied | Class::Throttled | Class::AlreadyApplied) {
-            prop_assert!(!facts.unsettled && facts.seen != Seen::Lost, "{facts:?} {clamped:?}");
+            prop_assert!(!facts.unsettled && facts.seen != ObservedResult::Lost, "{facts:?} {clamped:?}");
         }
     }
 
@@ -176,9 +180,9 @@ proptest! {
     fn no_word_of_a_policy_resends_what_is_unsettled(
         mut facts in any_facts(), attempts in 0_u32..3, class in class(), next in next(),
     ) {
-        facts = Facts { granted: true, effect: Effect::Unsafe, purpose: Purpose::Request, unsettled: true, attempts, ..facts };
+        facts = ClampInput { granted: true, effect: Effect::Unsafe, purpose: Purpose::Request, unsettled: true, attempts, ..facts };
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
-        prop_assert!(!matches!(clamped.step, Step::Retry(_) | Step::Resend(_)), "{facts:?} {clamped:?}");
+        prop_assert!(!matches!(clamped.step, NextAction::Retry(_) | NextAction::Resend(_)), "{facts:?} {clamped:?}");
     }
 
     /// Invariant 1, the granted half: absence counts only after commit-within.
@@ -189,7 +193,7 @@ proptest! {
         facts.purpose = Purpose::Probe;
         facts.unsettled = true;
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
-        if let Step::Retry(_) = clamped.step {
+        if let NextAction::Retry(_) = clamped.step {
             prop_assert!(facts.sent_ago.unwrap() >= facts.commit_within.unwrap(), "{facts:?}");
         }
     }
@@ -199,52 +203,60 @@ proptest! {
     fn no_attempt_beyond_ceiling_deadline_or_body(facts in any_facts(), class in class(), next in next()) {
         let wished = next.clone();
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
-        if let Step::Retry(delay) = clamped.step {
+        if let NextAction::Retry(delay) = clamped.step {
             prop_assert!(facts.attempts < SETTINGS.max_attempts && facts.repeatable);
             prop_assert!(delay + facts.attempt_needs <= facts.remaining);
             prop_assert!(facts.hint.is_none_or(|hint| delay >= hint), "a clamp never shortens what the upstream asked for");
             prop_assert!(matches!(wished, Next::Retry(_)), "the host never invents a retry");
         }
-        if let Step::Verify(probe) = &clamped.step {
+        if let NextAction::Verify(probe) = &clamped.step {
             prop_assert!(facts.granted && facts.effect != Effect::Safe && probe.delay < facts.remaining);
         }
     }
 }
 
-type Case = (&'static str, Facts, Class, Next, Class, Step, Option<Limit>);
+type Case = (&'static str, ClampInput, Class, Next, Class, NextAction, Option<ClampReason>);
 
 #[test]
 fn what_is_done_with_each_verdict() {
-    let granted = Facts { granted: true, ..facts() };
+    let granted = ClampInput { granted: true, ..facts() };
     let retry = || Next::Retry(Duration::from_secs(3));
     let cases: Vec<Case> = vec![
-        ("lying not-applied", facts(), Class::NotApplied, retry(), Class::Unknown, Step::Deliver, Some(Limit::Effect)),
         (
-            "lost and lying",
-            Facts { seen: Seen::Lost, ..facts() },
+            "lying not-applied",
+            facts(),
             Class::NotApplied,
             retry(),
             Class::Unknown,
-            Step::Unsettled,
-            Some(Limit::Effect),
+            NextAction::Deliver,
+            Some(ClampReason::Effect),
+        ),
+        (
+            "lost and lying",
+            ClampInput { seen: ObservedResult::Lost, ..facts() },
+            Class::NotApplied,
+            retry(),
+            Class::Unknown,
+            NextAction::Unsettled,
+            Some(ClampReason::Effect),
         ),
         (
             "refused connection",
-            Facts { seen: Seen::NotSent, ..facts() },
+            ClampInput { seen: ObservedResult::NotSent, ..facts() },
             Class::NotApplied,
             retry(),
             Class::NotApplied,
-            Step::Retry(Duration::from_secs(3)),
+            NextAction::Retry(Duration::from_secs(3)),
             None,
         ),
         (
             "throttled, wait does not fit",
-            Facts { seen: Seen::Status(429), hint: Some(Duration::from_secs(600)), ..facts() },
+            ClampInput { seen: ObservedResult::Status(429), hint: Some(Duration::from_secs(600)), ..facts() },
             Class::Throttled,
             retry(),
             Class::Throttled,
-            Step::Deliver,
-            Some(Limit::Deadline),
+            NextAction::Deliver,
+            Some(ClampReason::Deadline),
         ),
         (
             "ungranted replace",
@@ -252,53 +264,53 @@ fn what_is_done_with_each_verdict() {
             Class::Applied,
             replacement(),
             Class::Unknown,
-            Step::Deliver,
-            Some(Limit::Grant),
+            NextAction::Deliver,
+            Some(ClampReason::Grant),
         ),
-        ("granted deliver", granted, Class::Unknown, Next::Deliver, Class::Unknown, Step::Deliver, None),
+        ("granted deliver", granted, Class::Unknown, Next::Deliver, Class::Unknown, NextAction::Deliver, None),
         (
             "absent too early",
-            Facts { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
+            ClampInput { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
             Class::NotApplied,
             retry(),
             Class::Unknown,
-            Step::Unsettled,
-            Some(Limit::TooEarly),
+            NextAction::Unsettled,
+            Some(ClampReason::TooEarly),
         ),
         (
             "refused for good, says a look that came too early",
-            Facts { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
+            ClampInput { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
             Class::Rejected,
             Next::Deliver,
             Class::Unknown,
-            Step::Unsettled,
+            NextAction::Unsettled,
             None,
         ),
         (
             "absent in time",
-            Facts { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(75)), ..granted },
+            ClampInput { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(75)), ..granted },
             Class::NotApplied,
             retry(),
             Class::NotApplied,
-            Step::Retry(Duration::from_secs(3)),
+            NextAction::Retry(Duration::from_secs(3)),
             None,
         ),
         (
             "read, third attempt",
-            Facts { effect: Effect::Safe, attempts: 3, ..facts() },
+            ClampInput { effect: Effect::Safe, attempts: 3, ..facts() },
             Class::Unknown,
             retry(),
             Class::Unknown,
-            Step::Deliver,
-            Some(Limit::Attempts),
+            NextAction::Deliver,
+            Some(ClampReason::Attempts),
         ),
         (
             "absurd delay",
-            Facts { effect: Effect::Safe, ..facts() },
+            ClampInput { effect: Effect::Safe, ..facts() },
             Class::Unknown,
             Next::Retry(Duration::from_millis(u64::MAX)),
             Class::Unknown,
-            Step::Retry(Duration::from_secs(10)),
+            NextAction::Retry(Duration::from_secs(10)),
             None,
         ),
     ];
@@ -318,36 +330,36 @@ fn what_a_key_of_the_upstream_changes() {
         on_every_send: true,
         in_progress: 0,
     };
-    let with = |key: KeyFacts| Facts { upstream_key: Some(key), ..facts() };
-    let again = |facts: Facts| Facts { unsettled: true, attempts: 2, ..facts };
+    let with = |key: KeyFacts| ClampInput { upstream_key: Some(key), ..facts() };
+    let again = |facts: ClampInput| ClampInput { unsettled: true, attempts: 2, ..facts };
     let deliver = || Next::Deliver;
     let cases: Vec<Case> = vec![
-        ("500", with(key), Class::Unknown, deliver(), Class::Unknown, Step::Resend(seconds(2)), None),
+        ("500", with(key), Class::Unknown, deliver(), Class::Unknown, NextAction::Resend(seconds(2)), None),
         (
             "no answer, after two attempts",
-            Facts { seen: Seen::Lost, ..again(with(key)) },
+            ClampInput { seen: ObservedResult::Lost, ..again(with(key)) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Resend(seconds(4)),
+            NextAction::Resend(seconds(4)),
             None,
         ),
         (
             "503 that asks for a wait",
-            Facts { hint: Some(seconds(7)), ..with(key) },
+            ClampInput { hint: Some(seconds(7)), ..with(key) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Resend(seconds(7)),
+            NextAction::Resend(seconds(7)),
             None,
         ),
         (
             "a record that another owner left",
-            Facts { seen: Seen::Lost, attempts: 0, unsettled: true, ..with(key) },
+            ClampInput { seen: ObservedResult::Lost, attempts: 0, unsettled: true, ..with(key) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Resend(Duration::ZERO),
+            NextAction::Resend(Duration::ZERO),
             None,
         ),
         (
@@ -356,8 +368,8 @@ fn what_a_key_of_the_upstream_changes() {
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
-            Some(Limit::UpstreamKey),
+            NextAction::Deliver,
+            Some(ClampReason::UpstreamKey),
         ),
         (
             "a send did not carry it",
@@ -365,22 +377,22 @@ fn what_a_key_of_the_upstream_changes() {
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
-            Some(Limit::UpstreamKey),
+            NextAction::Deliver,
+            Some(ClampReason::UpstreamKey),
         ),
         (
             "no attempts left",
-            Facts { attempts: 3, unsettled: true, ..with(key) },
+            ClampInput { attempts: 3, unsettled: true, ..with(key) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Unsettled,
-            Some(Limit::Attempts),
+            NextAction::Unsettled,
+            Some(ClampReason::Attempts),
         ),
         (
             "in progress: the waits are no attempts",
-            Facts {
-                seen: Seen::Status(409),
+            ClampInput {
+                seen: ObservedResult::Status(409),
                 attempts: 6,
                 unsettled: true,
                 ..with(KeyFacts { answer: KeyAnswer::InProgress, in_progress: 4, ..key })
@@ -388,97 +400,109 @@ fn what_a_key_of_the_upstream_changes() {
             Class::Rejected,
             deliver(),
             Class::Unknown,
-            Step::Resend(seconds(10)),
+            NextAction::Resend(seconds(10)),
             None,
         ),
         (
             "a conflict at the first attempt is an answer",
-            Facts { seen: Seen::Status(409), ..with(KeyFacts { answer: KeyAnswer::Conflict, ..key }) },
+            ClampInput { seen: ObservedResult::Status(409), ..with(KeyFacts { answer: KeyAnswer::Conflict, ..key }) },
             Class::Rejected,
             deliver(),
             Class::Rejected,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "the same conflict after an unknown send may be the send itself",
-            Facts { seen: Seen::Status(409), ..again(with(KeyFacts { answer: KeyAnswer::Conflict, ..key })) },
+            ClampInput {
+                seen: ObservedResult::Status(409),
+                ..again(with(KeyFacts { answer: KeyAnswer::Conflict, ..key }))
+            },
             Class::Rejected,
             deliver(),
             Class::Unknown,
-            Step::Resend(seconds(4)),
+            NextAction::Resend(seconds(4)),
             None,
         ),
         (
             "success answers for all sends",
-            Facts { seen: Seen::Status(200), ..again(with(key)) },
+            ClampInput { seen: ObservedResult::Status(200), ..again(with(key)) },
             Class::Applied,
             deliver(),
             Class::Applied,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "a stored refusal does too",
-            Facts { seen: Seen::Status(402), ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key })) },
+            ClampInput {
+                seen: ObservedResult::Status(402),
+                ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key }))
+            },
             Class::Rejected,
             deliver(),
             Class::Rejected,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "a refusal that is not stored may be a gateway's",
-            Facts { seen: Seen::Status(401), attempts: 3, unsettled: true, ..with(key) },
+            ClampInput { seen: ObservedResult::Status(401), attempts: 3, unsettled: true, ..with(key) },
             Class::Rejected,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
-            Some(Limit::Attempts),
+            NextAction::Deliver,
+            Some(ClampReason::Attempts),
         ),
         (
             "a stored 500 stays what it is",
-            Facts { seen: Seen::Status(500), ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key })) },
+            ClampInput {
+                seen: ObservedResult::Status(500),
+                ..again(with(KeyFacts { answer: KeyAnswer::Replayed, ..key }))
+            },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "another request's key, at the first attempt",
-            Facts { seen: Seen::Status(400), ..with(KeyFacts { answer: KeyAnswer::Mismatch, ..key }) },
+            ClampInput { seen: ObservedResult::Status(400), ..with(KeyFacts { answer: KeyAnswer::Mismatch, ..key }) },
             Class::Rejected,
             deliver(),
             Class::Rejected,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "another request's key, after an unknown send",
-            Facts { seen: Seen::Status(422), ..again(with(KeyFacts { answer: KeyAnswer::Mismatch, ..key })) },
+            ClampInput {
+                seen: ObservedResult::Status(422),
+                ..again(with(KeyFacts { answer: KeyAnswer::Mismatch, ..key }))
+            },
             Class::Rejected,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
         (
             "the policy's verification found nothing in time",
-            Facts { purpose: Purpose::Probe, seen: Seen::Status(200), ..again(with(key)) },
+            ClampInput { purpose: Purpose::Probe, seen: ObservedResult::Status(200), ..again(with(key)) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Resend(seconds(4)),
+            NextAction::Resend(seconds(4)),
             None,
         ),
         (
             "an idempotent request needs none",
-            Facts { effect: Effect::Idempotent, ..with(key) },
+            ClampInput { effect: Effect::Idempotent, ..with(key) },
             Class::Unknown,
             deliver(),
             Class::Unknown,
-            Step::Deliver,
+            NextAction::Deliver,
             None,
         ),
     ];

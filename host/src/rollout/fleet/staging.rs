@@ -1,11 +1,11 @@
 //! From a digest to a policy that may serve: pulled, verified and compiled as any other, off the request threads.
 
-use super::Following;
+use super::Follower;
 use crate::{
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
-    rollout::{Context, Serving, told},
-    service::{self, Service, ServiceError, StagePhase},
+    rollout::{Context, UpstreamPolicy, told},
+    upstream_runtime::{self, ServiceError, StagePhase, UpstreamRuntime},
 };
 use std::{
     error::Error as _,
@@ -90,16 +90,21 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
     if !wanted.promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
         return Err(Unstaged::quarantined());
     }
-    let policy = service::checked(&serving.configured(), &context.engine, &context.keys, artifact, &pulled);
+    let policy = upstream_runtime::checked(&serving.configured(), &context.engine, &context.keys, artifact, &pulled);
     let policy = policy.map_err(|error| Unstaged::of(&error))?;
-    self::service(&context, serving, &policy)?;
+    service(&context, serving, &policy)?;
     Ok(policy)
 }
 
 /// A policy with the settings of now.
-pub(super) fn service(context: &Context, serving: &Serving, policy: &Arc<Policy>) -> Result<Service, Unstaged> {
+pub(super) fn service(
+    context: &Context,
+    serving: &UpstreamPolicy,
+    policy: &Arc<Policy>,
+) -> Result<UpstreamRuntime, Unstaged> {
     let groups = |name: &str, endpoint: &_| context.gates.group(name, endpoint);
-    Service::with_policy(&serving.configured(), Arc::clone(policy), false, groups).map_err(|error| Unstaged::of(&error))
+    UpstreamRuntime::with_policy(&serving.configured(), Arc::clone(policy), false, groups)
+        .map_err(|error| Unstaged::of(&error))
 }
 
 /// An operator who waits, and the place that this takes.
@@ -112,14 +117,14 @@ pub(super) struct Asked {
 /// A component on its way. Whatever becomes of it, the next one may follow.
 #[derive(Debug)]
 struct Staging {
-    following: Weak<Following>,
+    following: Weak<Follower>,
     digest: Digest,
     /// Who waits for it; none: the fleet.
     asked: Option<Asked>,
     ended: bool,
 }
 
-impl Following {
+impl Follower {
     /// Begins to pull and compile, on a thread of its own. `asked`: who waits for it instead of the fleet.
     pub(super) fn stage(self: &Arc<Self>, context: &Arc<Context>, wanted: Wanted, asked: Option<Asked>) {
         let digest = wanted.digest;

@@ -5,8 +5,8 @@ use super::*;
 use crate::{
     clock::Clock,
     config::settings::Settings,
-    entropy::Entropy,
     policy::contract::Failure,
+    rng::Rng,
     upstream::{Inbound, Outbound, Transport, full},
 };
 use bytes::Bytes;
@@ -100,7 +100,7 @@ impl World {
         let settings = crate::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         let upstream = Arc::new(Upstream::default());
         let transport: Arc<dyn Transport> = upstream.clone();
-        let host = Host::with_transports(&settings, Clock::system(), Entropy::seeded(1), vec![transport]).unwrap();
+        let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![transport]).unwrap();
         Self { host, upstream, settings }
     }
 

@@ -1,7 +1,7 @@
 //! How a standing is written, in shared state and in a file: seven words, and nothing that is not of their form is read.
 
 use super::{
-    Chosen, Standing, Why,
+    FleetState, PolicyRef, Why,
     protocol::{GENERATIONS, QUARANTINED},
 };
 use crate::policy::Digest;
@@ -9,7 +9,7 @@ use crate::policy::Digest;
 /// The longest name of a host.
 const NAME: usize = 64;
 
-impl Standing {
+impl FleetState {
     /// Line, generation, chosen, before, why, by, quarantined.
     pub fn words(&self) -> [String; 7] {
         let quarantined: Vec<String> = self.quarantined.iter().map(ToString::to_string).collect();
@@ -17,7 +17,7 @@ impl Standing {
             format!("{:016x}", self.line),
             self.generation.to_string(),
             self.chosen.word(),
-            self.before.map_or_else(|| "-".to_owned(), Chosen::word),
+            self.before.map_or_else(|| "-".to_owned(), PolicyRef::word),
             self.why.word().to_owned(),
             self.by.clone(),
             quarantined.join(" "),
@@ -37,8 +37,8 @@ impl Standing {
         Some(Self {
             line: Some(line).filter(|line| line.len() == 16).and_then(|line| u64::from_str_radix(line, 16).ok())?,
             generation: generation.parse().ok().filter(|generation| *generation <= GENERATIONS)?,
-            chosen: Chosen::read(chosen)?,
-            before: if *before == "-" { None } else { Some(Chosen::read(before)?) },
+            chosen: PolicyRef::read(chosen)?,
+            before: if *before == "-" { None } else { Some(PolicyRef::read(before)?) },
             why: Why::read(why)?,
             by: Some(*by).filter(|by| by.is_empty() || is_name(by))?.to_owned(),
             quarantined: quarantined.filter(|all| all.len() <= QUARANTINED)?,
@@ -46,7 +46,7 @@ impl Standing {
     }
 }
 
-impl Chosen {
+impl PolicyRef {
     pub(crate) fn word(self) -> String {
         match self {
             Self::Configured => String::new(),

@@ -29,7 +29,7 @@ pub const GENERATIONS: u64 = 1_000_000_000_000;
 
 /// Which policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chosen {
+pub enum PolicyRef {
     /// The one that each host's configuration names: only as long as the fleet has said nothing.
     Configured,
     /// A component by the digest of its manifest, in the repository that each host's configuration names.
@@ -53,16 +53,16 @@ pub enum Why {
 
 /// Which policy serves the fleet. A host that knows it writes it back where shared state has lost it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct FleetState {
     /// Which line of generations: drawn by chance with the first one, so that what a host remembers of one fleet is never
     /// taken for what a younger one came to after a loss. 0 while the fleet has said nothing.
     pub line: u64,
     /// Counts up with each switch, and in one line never down; 0 while the fleet has said nothing.
     pub generation: u64,
     /// Which policy.
-    pub chosen: Chosen,
+    pub chosen: PolicyRef,
     /// The one to go back to.
-    pub before: Option<Chosen>,
+    pub before: Option<PolicyRef>,
     /// Why.
     pub why: Why,
     /// The host that brought it about; empty for none.
@@ -71,10 +71,10 @@ pub struct Standing {
     pub quarantined: Vec<Digest>,
 }
 
-impl Default for Standing {
+impl Default for FleetState {
     fn default() -> Self {
         let (by, quarantined) = (String::new(), Vec::new());
-        Self { line: 0, generation: 0, chosen: Chosen::Configured, before: None, why: Why::Nothing, by, quarantined }
+        Self { line: 0, generation: 0, chosen: PolicyRef::Configured, before: None, why: Why::Nothing, by, quarantined }
     }
 }
 
@@ -123,7 +123,7 @@ pub struct Member {
 
 /// Who speaks, and how it stands there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Speaker {
+pub struct HostStatus {
     /// The host.
     pub host: String,
     /// The generation that serves there.
@@ -134,7 +134,7 @@ pub struct Speaker {
 
 /// What a host says beside that it lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum Message {
     /// Nothing else.
     Beat,
     /// A component is proposed; the host has it.
@@ -164,7 +164,7 @@ pub enum Word {
         /// The generation that is meant: a later one stays.
         generation: u64,
         /// What it is.
-        chosen: Chosen,
+        chosen: PolicyRef,
         /// [`Why::Operator`] or [`Why::Fault`].
         why: Why,
     },
@@ -172,7 +172,7 @@ pub enum Word {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum MessageOutcome {
     /// It is done.
     Done,
     /// It serves already.
@@ -195,7 +195,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Agreement {
     /// What serves.
-    pub standing: Standing,
+    pub standing: FleetState,
     /// What is proposed.
     pub proposal: Option<Proposal>,
     /// The last proposal that came to nothing.
@@ -207,7 +207,13 @@ pub struct Agreement {
 impl Agreement {
     /// A host says something. `known` is how the fleet stands as far as it knows. Also says whether the others are to
     /// hear of it.
-    pub fn hear(&mut self, speaker: &Speaker, known: &Standing, word: &Word, now: Timestamp) -> (Outcome, bool) {
+    pub fn hear(
+        &mut self,
+        speaker: &HostStatus,
+        known: &FleetState,
+        word: &Message,
+        now: Timestamp,
+    ) -> (MessageOutcome, bool) {
         let mut told = false;
         let is_lost = self.standing.generation == 0;
         if known.generation > self.standing.generation && (is_lost || known.line == self.standing.line) {
@@ -222,66 +228,66 @@ impl Agreement {
             proposal.until = proposal.until.min(now.after(STAGING));
         }
         self.members.retain(|_, member| now.since(member.heard) <= LIVE);
-        let Speaker { host, generation, staged } = speaker;
+        let HostStatus { host, generation, staged } = speaker;
         self.members.insert(host.clone(), Member { heard: now, generation: *generation, staged: *staged });
         let outcome = self.follow(host, word, now);
-        told |= matches!(outcome, Outcome::Done | Outcome::Aborted) && *word != Word::Beat;
+        told |= matches!(outcome, MessageOutcome::Done | MessageOutcome::Aborted) && *word != Message::Beat;
         told |= self.settle(now);
         (outcome, told)
     }
 
-    fn follow(&mut self, host: &str, word: &Word, now: Timestamp) -> Outcome {
+    fn follow(&mut self, host: &str, word: &Message, now: Timestamp) -> MessageOutcome {
         match word {
-            Word::Beat => Outcome::Done,
-            Word::Announce { id, digest, promoted, from, others } => {
+            Message::Beat => MessageOutcome::Done,
+            Message::Announce { id, digest, promoted, from, others } => {
                 let (by, until) = (host.to_owned(), now.after(STAGING));
                 let proposal = Proposal { id: *id, digest: *digest, by, promoted: *promoted, from: *from, until };
                 self.announce(proposal, others)
             }
-            Word::Refuse { id, step, reason } => match self.proposal.take_if(|proposal| proposal.id == *id) {
+            Message::Refuse { id, step, reason } => match self.proposal.take_if(|proposal| proposal.id == *id) {
                 Some(refused) => {
                     self.abort(&refused, host, step, reason);
-                    Outcome::Done
+                    MessageOutcome::Done
                 }
-                None => Outcome::Stale,
+                None => MessageOutcome::Stale,
             },
-            Word::RollBack { generation, chosen, why } => self.roll_back(host, (*generation, *chosen), *why),
+            Message::RollBack { generation, chosen, why } => self.roll_back(host, (*generation, *chosen), *why),
         }
     }
 
-    fn announce(&mut self, proposal: Proposal, others: &[String]) -> Outcome {
-        if self.standing.chosen == Chosen::Artifact(proposal.digest) {
-            return Outcome::Serving;
+    fn announce(&mut self, proposal: Proposal, others: &[String]) -> MessageOutcome {
+        if self.standing.chosen == PolicyRef::Artifact(proposal.digest) {
+            return MessageOutcome::Serving;
         }
         if !proposal.promoted && self.standing.quarantined.contains(&proposal.digest) {
-            return Outcome::Quarantined;
+            return MessageOutcome::Quarantined;
         }
         if self.proposal.is_some() {
-            return Outcome::Busy;
+            return MessageOutcome::Busy;
         }
         if others.iter().any(|other| !self.members.contains_key(other)) {
-            return Outcome::Gathering;
+            return MessageOutcome::Gathering;
         }
         if let Some(own) = self.members.get_mut(&proposal.by) {
             own.staged = Some(proposal.id);
         }
         self.proposal = Some(proposal);
-        Outcome::Done
+        MessageOutcome::Done
     }
 
-    fn roll_back(&mut self, host: &str, meant: (u64, Chosen), why: Why) -> Outcome {
+    fn roll_back(&mut self, host: &str, meant: (u64, PolicyRef), why: Why) -> MessageOutcome {
         if meant != (self.standing.generation, self.standing.chosen) {
-            return Outcome::Stale;
+            return MessageOutcome::Stale;
         }
         // What serves is good as far as anybody knows: the operator means the one that is about to.
         if why == Why::Operator
             && let Some(proposal) = self.proposal.take()
         {
             self.abort(&proposal, host, "operator", "an operator took it back before it served");
-            return Outcome::Aborted;
+            return MessageOutcome::Aborted;
         }
-        let Some(before) = self.standing.before.take() else { return Outcome::NoOther };
-        if let Chosen::Artifact(bad) = self.standing.chosen {
+        let Some(before) = self.standing.before.take() else { return MessageOutcome::NoOther };
+        if let PolicyRef::Artifact(bad) = self.standing.chosen {
             self.standing.quarantined.retain(|own| *own != bad);
             self.standing.quarantined.push(bad);
             let over = self.standing.quarantined.len().saturating_sub(QUARANTINED);
@@ -289,7 +295,7 @@ impl Agreement {
         }
         self.standing.chosen = before;
         self.next(why, host);
-        Outcome::Done
+        MessageOutcome::Done
     }
 
     /// Switches where nobody is waited for any more. Whether something changed.
@@ -311,14 +317,14 @@ impl Agreement {
         }
         // By its digest: what configurations name may be another one by the time that the fleet goes back.
         let before = match self.standing.chosen {
-            Chosen::Configured => proposal.from,
-            Chosen::Artifact(digest) => digest,
+            PolicyRef::Configured => proposal.from,
+            PolicyRef::Artifact(digest) => digest,
         };
-        self.standing.before = Some(before).filter(|own| *own != proposal.digest).map(Chosen::Artifact);
+        self.standing.before = Some(before).filter(|own| *own != proposal.digest).map(PolicyRef::Artifact);
         if self.standing.generation == 0 {
             self.standing.line = proposal.id;
         }
-        self.standing.chosen = Chosen::Artifact(proposal.digest);
+        self.standing.chosen = PolicyRef::Artifact(proposal.digest);
         self.standing.quarantined.retain(|own| *own != proposal.digest);
         self.next(if proposal.promoted { Why::Promoted } else { Why::Announced }, &proposal.by);
         true

@@ -3,19 +3,20 @@
 use crate::{
     clock::{Clock, Timestamp},
     idempotency::{
-        Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Compact, Fence, Fingerprint, Intent, Leaving,
-        Likeness, Opened, Opening, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed, RequestDigest,
-        Resolution, Resolved, Settings, Stored, Tenant, Ticket, Turn, Unsettled,
-        record::{Begin, Fate, Lost, Record, RecordStatus, StoreFacts, share_without_key},
+        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, Compact, FencingToken, Fingerprint,
+        FingerprintLock, Intent, Leaving, Likeness, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed,
+        RequestDigest, Resolution, Resolved, Settings, StoreBegin, Stored, Tenant, Ticket, Unsettled,
+        record::{Lost, Record, RecordBegin, RecordRetention, RecordStatus, StoreFacts, share_without_key},
         records::{Reply, at_hand},
         unanswered::Arrival,
     },
     telemetry::Events,
 };
+use capacity::Room;
 use claims::Claims;
+use fingerprint_locks::{LockToken, Turns};
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
-use room::Room;
 use shard::{Entry, RECORD_BYTES, Shard};
 use std::{
     fmt,
@@ -25,13 +26,12 @@ use std::{
     },
     time::Duration,
 };
-use turns::{Place, Turns};
 use unanswered::Unanswereds;
 
+pub(crate) mod capacity;
 pub(crate) mod claims;
-pub(crate) mod room;
+pub(crate) mod fingerprint_locks;
 pub(crate) mod shard;
-pub(crate) mod turns;
 mod unanswered;
 
 /// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
@@ -150,7 +150,7 @@ impl MemoryRecords {
         self.shards[usize::from(*first) % SHARDS].lock()
     }
 
-    fn begin_now(&self, id: RecordId, opening: &Opening) -> Result<Opened, RecordError> {
+    fn begin_now(&self, id: RecordId, opening: &BeginRequest) -> Result<StoreBegin, RecordError> {
         loop {
             let refused = {
                 let mut shard = self.shard(id);
@@ -174,7 +174,7 @@ impl MemoryRecords {
                         let replaced = shard.put(id, Entry { record, tenant }, &self.room);
                         // The one that is there has its place: counting it twice for a moment would exceed the limit.
                         self.held.fetch_sub(replaced.saturating_sub(usize::from(is_there)), Relaxed);
-                        return Ok(Opened { begin, keyed_sends, turn: None, host: None });
+                        return Ok(StoreBegin { begin, keyed_sends, turn: None, host: None });
                     }
                     Err(refused) => refused,
                 }
@@ -187,10 +187,14 @@ impl MemoryRecords {
     }
 
     /// Runs a transition on a record that must be there.
-    fn change<T>(&self, id: RecordId, change: impl FnOnce(&mut Record, &Clock) -> Option<(T, Fate)>) -> Option<T> {
+    fn change<T>(
+        &self,
+        id: RecordId,
+        change: impl FnOnce(&mut Record, &Clock) -> Option<(T, RecordRetention)>,
+    ) -> Option<T> {
         let mut shard = self.shard(id);
         let (result, fate) = shard.edit(id, &self.room, |record| change(record, &self.clock))?;
-        if fate == Fate::Forget {
+        if fate == RecordRetention::Forget {
             self.held.fetch_sub(shard.remove(id, &self.room), Relaxed);
         }
         Some(result)
@@ -200,7 +204,7 @@ impl MemoryRecords {
     fn own(
         &self,
         id: RecordId,
-        change: impl FnOnce(&mut Record, &Clock) -> Result<Fate, Lost>,
+        change: impl FnOnce(&mut Record, &Clock) -> Result<RecordRetention, Lost>,
     ) -> Result<(), RecordError> {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
@@ -211,7 +215,7 @@ impl MemoryRecords {
         &self,
         id: RecordId,
         stored: &Stored,
-        change: impl FnOnce(&mut Record, Compact, &Clock) -> Option<Fate>,
+        change: impl FnOnce(&mut Record, Compact, &Clock) -> Option<RecordRetention>,
     ) -> Option<()> {
         let whole = Compact::of(stored);
         let mut shard = self.shard(id);
@@ -235,7 +239,7 @@ impl MemoryRecords {
         &self,
         id: RecordId,
         intent: Option<Arc<Intent>>,
-        change: impl FnOnce(&mut Record, Option<Arc<Intent>>, &Clock) -> Result<Fate, Lost>,
+        change: impl FnOnce(&mut Record, Option<Arc<Intent>>, &Clock) -> Result<RecordRetention, Lost>,
     ) -> Result<(), RecordError> {
         let Some(intent) = intent else { return self.own(id, |record, clock| change(record, None, clock)) };
         let tenant = self.shard(id).tenant(&id);
@@ -283,27 +287,29 @@ impl MemoryRecords {
 }
 
 impl Records for MemoryRecords {
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
         at_hand(self.begin_now(id, &opening))
     }
 
-    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        let sent =
-            |record: &mut Record, intent, clock: &Clock| record.sent(fence, intent, clock.now()).map(|()| Fate::Keep);
+    fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        let sent = |record: &mut Record, intent, clock: &Clock| {
+            record.sent(fence, intent, clock.now()).map(|()| RecordRetention::Keep)
+        };
         at_hand(self.own_intent(id, intent, sent))
     }
 
-    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+    fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()> {
         let finish = |record: &mut Record, kept, clock: &Clock| record.finish(fence, kept, clock.now()).ok();
-        let finished = self.answer(id, &stored, |record, kept, clock| finish(record, kept, clock).map(|()| Fate::Keep));
+        let finished =
+            self.answer(id, &stored, |record, kept, clock| finish(record, kept, clock).map(|()| RecordRetention::Keep));
         at_hand(finished.ok_or(RecordError::Lost))
     }
 
-    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+    fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()> {
         at_hand(self.own(id, |record, clock| record.release(fence, clock.now())))
     }
 
-    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+    fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
         let Leaving { intent, sent_ago, verify_in } = leaving;
         // A successor's record is not ours to change, and a dropped owner has nobody to tell.
         let _: Result<(), RecordError> = self.own_intent(id, intent, |record, intent, clock| {
@@ -311,7 +317,7 @@ impl Records for MemoryRecords {
         });
     }
 
-    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+    fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving) {
         if !self.reserve_without_key(opening.tenant) {
             let subject = leaving.intent.map(|intent| intent.subject()).unwrap_or_default();
             self.events.note_unrecorded(&subject, self.limits.records);
@@ -347,7 +353,7 @@ impl Records for MemoryRecords {
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
         at_hand(Ok(match self.unanswered.arrive(&arriving, self.clock.now()) {
             Arrival::Adopted(id) => Arrived::Adopted(id),
-            Arrival::Listed { others } => Arrived::Listed { begin: Begin::New, turn: None, others },
+            Arrival::Listed { others } => Arrived::Listed { begin: RecordBegin::New, turn: None, others },
             Arrival::Full => Arrived::Full,
         }))
     }
@@ -366,7 +372,7 @@ impl Records for MemoryRecords {
         at_hand(Ok(Renewed::ALL))
     }
 
-    fn write_listed(&self, ticket: Ticket, opening: Opening, came: Timestamp) -> bool {
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
         let has_room = self.reserve_without_key(opening.tenant);
         if has_room {
             let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, came);
@@ -406,11 +412,13 @@ impl Records for MemoryRecords {
         at_hand(Ok(self.claims.lock().claimant(name, owner, self.clock.now())))
     }
 
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
         match self.turns.take(fingerprint) {
             Err(full) => at_hand(Err(full)),
-            Ok(Place::First(guard)) => at_hand(Ok(Turn::new(guard))),
-            Ok(Place::Queued(waiting)) => Reply::Right(waiting.wait().map(|turn| turn.map(Turn::new)).boxed()),
+            Ok(LockToken::First(guard)) => at_hand(Ok(FingerprintLock::new(guard))),
+            Ok(LockToken::Queued(waiting)) => {
+                Reply::Right(waiting.wait().map(|turn| turn.map(FingerprintLock::new)).boxed())
+            }
         }
     }
 
@@ -439,13 +447,14 @@ impl Records for MemoryRecords {
     }
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        at_hand(Ok(self
-            .change(id, |record, clock| Some((record.take(lease, &StoreFacts::default(), clock.now())?, Fate::Keep)))))
+        at_hand(Ok(self.change(id, |record, clock| {
+            Some((record.take(lease, &StoreFacts::default(), clock.now())?, RecordRetention::Keep))
+        })))
     }
 
     fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
         let postpone = |record: &mut Record, clock: &Clock| {
-            Some((record.postpone(wait, longest_age, &StoreFacts::default(), clock.now()), Fate::Keep))
+            Some((record.postpone(wait, longest_age, &StoreFacts::default(), clock.now()), RecordRetention::Keep))
         };
         at_hand(Ok(self.change(id, postpone).unwrap_or(Postponed::NotUnsettled)))
     }
@@ -466,7 +475,7 @@ impl Records for MemoryRecords {
         at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
     }
 
-    fn tidy(&self) {
+    fn purge_expired(&self) {
         self.sweep();
         self.claims.lock().sweep(self.clock.now(), usize::MAX, &self.room);
         self.unanswered.sweep(self.clock.now());

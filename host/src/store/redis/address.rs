@@ -25,7 +25,7 @@ pub struct Node {
 
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Topology {
     /// One server.
     One(Node),
     /// One server, by a socket of this machine.
@@ -45,7 +45,7 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// What is there.
-    pub place: Place,
+    pub place: Topology,
     /// Whether connections are encrypted.
     pub tls: bool,
     /// The user; none for the server's default one.
@@ -91,7 +91,7 @@ impl Address {
             }
         }
         let place = match scheme.kind {
-            Kind::Unix if hosts.is_empty() && !path.is_empty() => Place::Unix(format!("/{}", decoded(path)?).into()),
+            Kind::Unix if hosts.is_empty() && !path.is_empty() => Topology::Unix(format!("/{}", decoded(path)?).into()),
             Kind::Unix => return Err("the absolute path of a socket, such as \"unix:///run/redis.sock\"".to_owned()),
             Kind::Sentinel => {
                 let (master, number) = path.split_once('/').map_or((path, None), |(master, db)| (master, Some(db)));
@@ -99,17 +99,17 @@ impl Address {
                     return Err("a URL with the name of the master that the Sentinels watch: \"redis+sentinel://host:26379/NAME\"".to_owned());
                 }
                 db = number.filter(|number| !number.is_empty()).map(database).transpose()?.or(db);
-                Place::Sentinel { sentinels: nodes(hosts, SENTINEL_PORT)?, master: decoded(master)? }
+                Topology::Sentinel { sentinels: nodes(hosts, SENTINEL_PORT)?, master: decoded(master)? }
             }
             Kind::Server | Kind::Cluster => {
                 db = Some(path).filter(|number| !number.is_empty()).map(database).transpose()?.or(db);
                 let mut nodes = nodes(hosts, PORT)?;
                 match (nodes.len(), scheme.kind) {
-                    (1, Kind::Server) => Place::One(nodes.remove(0)),
+                    (1, Kind::Server) => Topology::One(nodes.remove(0)),
                     _ if db.is_some_and(|db| db != 0) => {
                         return Err("a URL without a database: a Cluster has only 0".to_owned());
                     }
-                    _ => Place::Cluster(nodes),
+                    _ => Topology::Cluster(nodes),
                 }
             }
         };
@@ -219,10 +219,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secured = if self.tls { "rediss" } else { "redis" };
         let (kind, hosts) = match &self.place {
-            Place::One(node) => ("", node.to_string()),
-            Place::Unix(_) => ("+unix", String::new()),
-            Place::Cluster(nodes) => ("+cluster", listed(nodes)),
-            Place::Sentinel { sentinels, .. } => ("+sentinel", listed(sentinels)),
+            Topology::One(node) => ("", node.to_string()),
+            Topology::Unix(_) => ("+unix", String::new()),
+            Topology::Cluster(nodes) => ("+cluster", listed(nodes)),
+            Topology::Sentinel { sentinels, .. } => ("+sentinel", listed(sentinels)),
         };
         write!(f, "{secured}{kind}://")?;
         match (&self.user, &self.password) {
@@ -233,11 +233,11 @@ impl fmt::Display for Address {
         }
         f.write_str(&hosts)?;
         match &self.place {
-            Place::One(_) => write!(f, "/{}", self.db),
-            Place::Cluster(_) => Ok(()),
-            Place::Unix(path) if self.db == 0 => write!(f, "{}", path.display()),
-            Place::Unix(path) => write!(f, "{}?db={}", path.display(), self.db),
-            Place::Sentinel { master, .. } => write!(f, "/{master}/{}", self.db),
+            Topology::One(_) => write!(f, "/{}", self.db),
+            Topology::Cluster(_) => Ok(()),
+            Topology::Unix(path) if self.db == 0 => write!(f, "{}", path.display()),
+            Topology::Unix(path) => write!(f, "{}?db={}", path.display(), self.db),
+            Topology::Sentinel { master, .. } => write!(f, "/{master}/{}", self.db),
         }
     }
 }

@@ -1,30 +1,32 @@
 //! What a fleet agrees on for an upstream's policy, in shared state: one script, whose transitions are those of
 //! [`crate::state::rollout`].
 
-use super::{Link, LinkError, Script, Value, reply};
-use crate::state::rollout::{Aborted, Heard, Host, Outcome, Proposed, Speaker, Standing, View, Word, is_name};
+use super::{LinkError, RedisConnection, Script, Value, reply};
+use crate::state::rollout::{
+    Aborted, FleetState, FleetStatus, Host, HostStatus, Message, MessageOutcome, MessageReply, Proposed, is_name,
+};
 use std::time::Duration;
 
 static AGREEMENT: Script = Script::new("agreement", include_str!("agreement/agreement.lua"));
 
 /// How long a step may take unless `state.timeout` is longer: no request waits for it.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The agreement of an upstream.
 #[derive(Debug, Clone)]
 pub struct RedisAgreement {
-    link: Link,
+    link: RedisConnection,
     upstream: String,
 }
 
 impl RedisAgreement {
     /// Of the upstream of this name.
-    pub fn new(link: Link, upstream: &str) -> Self {
+    pub fn new(link: RedisConnection, upstream: &str) -> Self {
         Self { link, upstream: upstream.to_owned() }
     }
 
     /// The way to it.
-    pub fn link(&self) -> &Link {
+    pub fn link(&self) -> &RedisConnection {
         &self.link
     }
 
@@ -37,8 +39,13 @@ impl RedisAgreement {
     ///
     /// # Errors
     /// [`LinkError`]
-    pub async fn say(&self, speaker: &Speaker, known: &Standing, word: &Word) -> Result<Heard, LinkError> {
-        self.say_within(PATIENCE.max(self.link.timeout()), speaker, known, word).await
+    pub async fn say(
+        &self,
+        speaker: &HostStatus,
+        known: &FleetState,
+        word: &Message,
+    ) -> Result<MessageReply, LinkError> {
+        self.say_within(REPLY_TIMEOUT.max(self.link.timeout()), speaker, known, word).await
     }
 
     /// The same within another time.
@@ -48,10 +55,10 @@ impl RedisAgreement {
     pub async fn say_within(
         &self,
         longest: Duration,
-        speaker: &Speaker,
-        known: &Standing,
-        word: &Word,
-    ) -> Result<Heard, LinkError> {
+        speaker: &HostStatus,
+        known: &FleetState,
+        word: &Message,
+    ) -> Result<MessageReply, LinkError> {
         let (keys, arguments) = (self.keys(), self.arguments(speaker, known, word));
         let answer = self.link.run_within(longest, &AGREEMENT, &keys, &arguments).await?;
         read(&answer).ok_or(LinkError::Nonsense { script: AGREEMENT.name() })
@@ -62,7 +69,7 @@ impl RedisAgreement {
         [self.link.keys().tagged(&tag, "agreement"), self.link.keys().tagged(&tag, "hosts")]
     }
 
-    fn arguments(&self, speaker: &Speaker, known: &Standing, word: &Word) -> Vec<String> {
+    fn arguments(&self, speaker: &HostStatus, known: &FleetState, word: &Message) -> Vec<String> {
         arguments(None, &self.link.keys().channel(), &self.upstream, speaker, known, word)
     }
 }
@@ -72,11 +79,11 @@ fn arguments(
     now: Option<u64>,
     channel: &str,
     upstream: &str,
-    speaker: &Speaker,
-    known: &Standing,
-    word: &Word,
+    speaker: &HostStatus,
+    known: &FleetState,
+    word: &Message,
 ) -> Vec<String> {
-    let Speaker { host, generation, staged } = speaker;
+    let HostStatus { host, generation, staged } = speaker;
     let mut all = vec![
         now.map_or_else(String::new, |now| now.to_string()),
         channel.to_owned(),
@@ -87,17 +94,17 @@ fn arguments(
     ];
     all.extend(known.words());
     match word {
-        Word::Beat => all.push("beat".to_owned()),
-        Word::Announce { id: own, digest, promoted, from, others } => {
+        Message::Beat => all.push("beat".to_owned()),
+        Message::Announce { id: own, digest, promoted, from, others } => {
             let promoted = u8::from(*promoted).to_string();
             all.extend(["announce".to_owned(), id(*own), digest.to_string(), promoted, from.to_string()]);
             all.push(others.join(" "));
         }
-        Word::Refuse { id: own, step, reason } => {
+        Message::Refuse { id: own, step, reason } => {
             let reason = reason.chars().take(REASON_CHARS).collect();
             all.extend(["refuse".to_owned(), id(*own), (*step).to_owned(), reason]);
         }
-        Word::RollBack { generation, chosen, why: own } => {
+        Message::RollBack { generation, chosen, why: own } => {
             all.extend(["back".to_owned(), generation.to_string(), chosen.word(), own.word().to_owned()]);
         }
     }
@@ -112,7 +119,7 @@ fn id(id: u64) -> String {
 }
 
 /// An answer in full; none where it is none of ours.
-fn read(answer: &Value) -> Option<Heard> {
+fn read(answer: &Value) -> Option<MessageReply> {
     let (fixed, hosts) = reply::list(answer)?.split_at_checked(19)?;
     let word = |index: usize| fixed.get(index).and_then(reply::text);
     // Another host's words: whatever bytes they are, they make nobody deaf.
@@ -121,18 +128,18 @@ fn read(answer: &Value) -> Option<Heard> {
         Some(line(&String::from_utf8_lossy(bytes), most))
     };
     let outcome = match word(0)? {
-        "done" => Outcome::Done,
-        "serving" => Outcome::Serving,
-        "quarantined" => Outcome::Quarantined,
-        "busy" => Outcome::Busy,
-        "gathering" => Outcome::Gathering,
-        "aborted" => Outcome::Aborted,
-        "no-other" => Outcome::NoOther,
-        "stale" => Outcome::Stale,
+        "done" => MessageOutcome::Done,
+        "serving" => MessageOutcome::Serving,
+        "quarantined" => MessageOutcome::Quarantined,
+        "busy" => MessageOutcome::Busy,
+        "gathering" => MessageOutcome::Gathering,
+        "aborted" => MessageOutcome::Aborted,
+        "no-other" => MessageOutcome::NoOther,
+        "stale" => MessageOutcome::Stale,
         _ => return None,
     };
     let words: Vec<&str> = (2..9).map(word).collect::<Option<_>>()?;
-    let standing = Standing::read(&words)?;
+    let standing = FleetState::read(&words)?;
     let proposed = match word(9)? {
         "" => None,
         own => Some(Proposed {
@@ -166,8 +173,8 @@ fn read(answer: &Value) -> Option<Heard> {
         _ => None,
     });
     let hosts = hosts.collect::<Option<_>>()?;
-    let view = View { standing, proposed, aborted, hosts };
-    Some(Heard { outcome, flawed: word(1)? == "1", view })
+    let view = FleetStatus { standing, proposed, aborted, hosts };
+    Some(MessageReply { outcome, flawed: word(1)? == "1", view })
 }
 
 fn read_id(word: &str) -> Option<u64> {

@@ -1,8 +1,8 @@
 //! How connections are made, and what can be asked over them.
 
 use super::{
-    address::{Address, Node, Place},
-    link::OpenError,
+    address::{Address, Node, Topology},
+    connection::OpenError,
 };
 use redis::{
     AsyncConnectionConfig, Client as OneClient, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
@@ -95,9 +95,9 @@ impl Client {
             _ => OneClient::open(info(place)?),
         };
         match &address.place {
-            Place::One(own) => client(node(own)).map(Kind::One),
-            Place::Unix(path) => client(ConnectionAddr::Unix(path.clone())).map(Kind::One),
-            Place::Cluster(all) => {
+            Topology::One(own) => client(node(own)).map(Kind::One),
+            Topology::Unix(path) => client(ConnectionAddr::Unix(path.clone())).map(Kind::One),
+            Topology::Cluster(all) => {
                 let infos: Vec<ConnectionInfo> = all.iter().map(|own| info(node(own))).collect::<RedisResult<_>>()?;
                 let mut builder = ClusterClient::builder(infos)
                     // An answer that comes too late is the caller's loss: what was not answered is not known to be undone.
@@ -114,7 +114,7 @@ impl Client {
                 let nodes = all.iter().map(|own| client(node(own))).collect::<RedisResult<_>>()?;
                 Ok(Kind::Cluster { client: builder.build()?, nodes })
             }
-            Place::Sentinel { sentinels, master } => {
+            Topology::Sentinel { sentinels, master } => {
                 let places = sentinels.iter().map(node);
                 let mut builder = SentinelClientBuilder::new(places, master, SentinelServerType::Master)?
                     .set_client_to_redis_db(address.db)

@@ -3,28 +3,30 @@
 //! Each operation is one script, the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same history on
 //! both. Answers are sealed before they leave this process.
 
-use super::{Keys, Link, LinkError, Lost, Value};
+use super::{Keys, LinkError, Lost, RedisConnection, Value};
 use crate::{
     clock::Clock,
-    entropy::Entropy,
     idempotency::{
-        Arrived, Arriving, Claim, ClaimName, ClaimOwner, Claimant, Fence, Fingerprint, Intent, KeptRequest, Leaving,
-        Opened, Opening, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed, Resolution, Resolved, Stored,
-        Ticket, Turn, Unsettled, codec,
-        record::{Begin, Fate, HostId, Record, RecordStatus},
+        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint,
+        FingerprintLock, Intent, KeptRequest, Leaving, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed,
+        Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled, codec,
+        record::{HostId, Record, RecordBegin, RecordRetention, RecordStatus},
         records::{Reply, at_hand},
     },
-    store::memory::records::turns::{Place as PlaceHere, Turns},
+    rng::Rng,
+    store::memory::records::fingerprint_locks::{LockToken as PlaceHere, Turns},
     telemetry::Events,
 };
-use endings::{Ending, Endings};
+use answered_requests::{Ending, Endings};
+pub use encryption::{KeyError, SealError, Sealer};
+use fingerprint_lock::QueueTicket;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
 };
 use heartbeat::Heartbeat;
-use ledger::Ledger;
-pub use seal::{KeyError, SealError, Sealer};
+use local_copy::LocalCopy;
+use scripts::{Asked, Circumstances, PARTS, ScriptCall, ScriptReply};
 use std::{
     fmt,
     sync::{
@@ -33,30 +35,28 @@ use std::{
     },
     time::Duration,
 };
-use steps::{Answer, Asked, Circumstances, PARTS, Step};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
-use turn::Place;
 
-mod endings;
-mod era;
+mod answered_requests;
+mod encryption;
+mod fingerprint_lock;
 mod heartbeat;
-mod ledger;
+mod incarnation;
+mod local_copy;
 mod restore;
-mod seal;
-mod steps;
-mod turn;
+mod scripts;
 mod unanswered;
 
 /// How long a write waits for one step, unless `state.timeout` is longer: it cannot go on without, other than a read.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What nobody waits for is tried again after these.
-const AGAIN: [Duration; 4] =
+const RETRY_INTERVAL: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
 
 /// An answer is kept while its caller waits: it is tried again only once.
@@ -78,14 +78,14 @@ const UNSEALED: u8 = 0;
 pub struct RedisRecords(Arc<Inner>);
 
 pub(super) struct Inner {
-    link: Link,
+    link: RedisConnection,
     clock: Clock,
-    entropy: Entropy,
+    entropy: Rng,
     sealer: Sealer,
     cap: usize,
     here: Arc<Turns>,
     heartbeat: Heartbeat,
-    ledger: Ledger,
+    ledger: LocalCopy,
     endings: Endings,
     events: Arc<Events>,
     /// What was begun and nobody waits for.
@@ -108,9 +108,9 @@ impl RedisRecords {
     ///
     /// `events`: told of records that the server had no room for.
     pub fn new(
-        link: Link,
+        link: RedisConnection,
         clock: Clock,
-        entropy: Entropy,
+        entropy: Rng,
         sealer: Sealer,
         max_records: usize,
         events: Arc<Events>,
@@ -119,7 +119,7 @@ impl RedisRecords {
         let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
         let told_unreadable = AtomicBool::new(false);
         let heartbeat = Heartbeat::new(HostId(entropy.next()));
-        let ledger = Ledger::new(clock);
+        let ledger = LocalCopy::new(clock);
         let inner = Arc::new(Inner {
             link,
             clock,
@@ -136,7 +136,7 @@ impl RedisRecords {
         });
         inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
         inner.link.beside(restore::watch(Arc::downgrade(&inner)));
-        inner.link.beside(endings::tell(Arc::downgrade(&inner)));
+        inner.link.beside(answered_requests::tell(Arc::downgrade(&inner)));
         Self(inner)
     }
 }
@@ -147,16 +147,16 @@ impl Inner {
     }
 
     fn patience(&self) -> Duration {
-        PATIENCE.max(self.link.timeout())
+        REPLY_TIMEOUT.max(self.link.timeout())
     }
 
-    async fn run(&self, step: &Step) -> Result<Value, RecordError> {
+    async fn run(&self, step: &ScriptCall) -> Result<Value, RecordError> {
         let ran = self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await;
         ran.map_err(unavailable)
     }
 
     /// Runs a step that does no harm if it is done twice, and again if it may not have been done.
-    async fn insist(&self, step: &Step, again: &[Duration]) -> Result<Value, RecordError> {
+    async fn insist(&self, step: &ScriptCall, again: &[Duration]) -> Result<Value, RecordError> {
         let mut again = again.iter();
         loop {
             let error = match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
@@ -172,16 +172,16 @@ impl Inner {
     }
 
     /// Runs a step that nobody waits for.
-    fn afterwards(self: &Arc<Self>, step: Step) {
+    fn afterwards(self: &Arc<Self>, step: ScriptCall) {
         self.leaving(step, None);
     }
 
     /// The same, for a step that leaves an unknown write, and what that asked.
-    fn leaving(self: &Arc<Self>, step: Step, intent: Option<Arc<Intent>>) {
+    fn leaving(self: &Arc<Self>, step: ScriptCall, intent: Option<Arc<Intent>>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let inner = Arc::clone(self);
         let work = async move {
-            match inner.insist(&step, &AGAIN).await {
+            match inner.insist(&step, &RETRY_INTERVAL).await {
                 Ok(value) => inner.note_unkept(&value, &intent.map(|intent| intent.subject()).unwrap_or_default()),
                 Err(error) => {
                     tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
@@ -193,7 +193,7 @@ impl Inner {
 
     /// Tells of a write that the server had no room for. Another owner's record (`lost`, `there`) is as it should be.
     fn note_unkept(&self, value: &Value, subject: &str) {
-        let Some(answer) = Answer::of(value) else { return };
+        let Some(answer) = ScriptReply::of(value) else { return };
         if answer.word == "full" {
             let max = self.cap * usize::from(PARTS);
             self.events.note_unrecorded(subject, max);
@@ -251,8 +251,8 @@ impl Inner {
     }
 
     async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
-        let value = self.run(&steps::take(self.keys(), id, lease, self.lost_ago())).await?;
-        let answer = Answer::of(&value).ok_or_else(|| nonsense("take"))?;
+        let value = self.run(&scripts::take(self.keys(), id, lease, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("take"))?;
         match (answer.word, answer.bytes(), answer.text(1)) {
             ("later", ..) => Ok(None),
             ("taken", Some(sealed), Some(name)) => Ok(self.intent(id, name, sealed).map(Arc::new)),
@@ -261,8 +261,8 @@ impl Inner {
     }
 
     async fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Result<Postponed, RecordError> {
-        let value = self.run(&steps::postpone(self.keys(), id, wait, longest_age, self.lost_ago())).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
+        let value = self.run(&scripts::postpone(self.keys(), id, wait, longest_age, self.lost_ago())).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("later") => Ok(Postponed::Later),
             Some("given-up") => Ok(Postponed::GivenUp),
             Some("not-unsettled") => Ok(Postponed::NotUnsettled),
@@ -272,7 +272,7 @@ impl Inner {
 
     async fn due(&self, limit: usize) -> Result<Vec<RecordId>, RecordError> {
         let lists = join_all((0..PARTS).map(|part| async move {
-            let value = self.run(&steps::due(self.keys(), part, limit)).await?;
+            let value = self.run(&scripts::due(self.keys(), part, limit)).await?;
             let items = super::reply::list(&value).ok_or_else(|| nonsense("due"))?;
             items.iter().map(record_id).collect::<Option<Vec<_>>>().ok_or_else(|| nonsense("due"))
         }));
@@ -284,8 +284,8 @@ impl Inner {
     }
 
     async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
-        let value = self.run(&steps::look(self.keys(), id, self.lost_ago())).await?;
-        let answer = Answer::of(&value).ok_or_else(|| nonsense("look"))?;
+        let value = self.run(&scripts::look(self.keys(), id, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look"))?;
         Ok(answer.duration().map(|sent_ago| Unsettled {
             id,
             sent_ago,
@@ -309,13 +309,14 @@ impl Inner {
         Ok((about, lost))
     }
 
-    async fn begin(self: Arc<Self>, id: RecordId, opening: Opening) -> Result<Opened, RecordError> {
+    async fn begin(self: Arc<Self>, id: RecordId, opening: BeginRequest) -> Result<StoreBegin, RecordError> {
         for _ in 0..LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
-            let place = (opening.turn && about.one_node).then(|| Place::new(&self, opening.fingerprint, opening.fence));
-            let value = match self.run(&steps::begin(self.keys(), id, &opening, &about)).await {
+            let place =
+                (opening.turn && about.one_node).then(|| QueueTicket::new(&self, opening.fingerprint, opening.fence));
+            let value = match self.run(&scripts::begin(self.keys(), id, &opening, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
                     // Nothing to give up where nothing was sent: a server that is down is not asked for it either.
@@ -325,7 +326,7 @@ impl Inner {
                     return Err(error);
                 }
             };
-            let answer = Answer::of(&value).ok_or_else(|| nonsense("begin"))?;
+            let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("begin"))?;
             let sent_ago = answer.duration();
             let begin = match (answer.word, sent_ago) {
                 ("strange", _) => {
@@ -335,22 +336,22 @@ impl Inner {
                     self.recognise().await?;
                     continue;
                 }
-                ("new", _) => Begin::New,
-                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago, doubtful: answer.doubtful() },
-                ("busy", Some(retry_after)) => Begin::InFlight { retry_after },
-                ("mismatch", _) => Begin::Mismatch,
+                ("new", _) => RecordBegin::New,
+                ("reconcile", Some(sent_ago)) => RecordBegin::Reconcile { sent_ago, doubtful: answer.doubtful() },
+                ("busy", Some(retry_after)) => RecordBegin::InFlight { retry_after },
+                ("mismatch", _) => RecordBegin::Mismatch,
                 ("replay", _) => {
                     let sealed = answer.bytes().ok_or_else(|| nonsense("begin"))?;
-                    Begin::Replay(Arc::new(self.kept(id, sealed)?))
+                    RecordBegin::Replay(Arc::new(self.kept(id, sealed)?))
                 }
                 ("full", _) => {
                     return Err(RecordError::Full { what: "idempotency records", max: self.cap * usize::from(PARTS) });
                 }
                 _ => return Err(nonsense("begin")),
             };
-            if matches!(begin, Begin::New) && self.link.lost_data() != lost {
+            if matches!(begin, RecordBegin::New) && self.link.lost_data() != lost {
                 // It was new to a server that has lost data, which this host knew only after it had asked.
-                let leave = steps::leave(self.keys(), id, opening.fence, &Leaving::at_once(None), None);
+                let leave = scripts::leave(self.keys(), id, opening.fence, &Leaving::at_once(None), None);
                 self.run(&leave).await.map_err(still_begun)?;
                 continue;
             }
@@ -365,25 +366,30 @@ impl Inner {
                 }
                 None => None,
             };
-            let goes_on = matches!(begin, Begin::New | Begin::Reconcile { .. });
+            let goes_on = matches!(begin, RecordBegin::New | RecordBegin::Reconcile { .. });
             let host = if goes_on { self.heartbeat.begun(&self, id, asked) } else { None };
             if goes_on {
-                let opening = Opening { host: Some(self.heartbeat.host), ..opening };
+                let opening = BeginRequest { host: Some(self.heartbeat.host), ..opening };
                 self.ledger.begun(id, &opening, &begin, self.clock.timestamp(asked));
             }
-            return Ok(Opened { begin, keyed_sends: answer.keyed_sends(), turn, host });
+            return Ok(StoreBegin { begin, keyed_sends: answer.keyed_sends(), turn, host });
         }
         Err(unavailable(LinkError::Down))
     }
 
-    async fn own(&self, step: Step) -> Result<(), RecordError> {
+    async fn own(&self, step: ScriptCall) -> Result<(), RecordError> {
         done(step.script.name(), &self.run(&step).await?)
     }
 
-    async fn sent(self: Arc<Self>, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Result<(), RecordError> {
+    async fn sent(
+        self: Arc<Self>,
+        id: RecordId,
+        fence: FencingToken,
+        intent: Option<Arc<Intent>>,
+    ) -> Result<(), RecordError> {
         let mut asked = Instant::now();
         let written = intent.as_ref().map(|intent| self.asked(id, intent));
-        let step = steps::sent(self.keys(), id, fence, written, self.heartbeat.host);
+        let step = scripts::sent(self.keys(), id, fence, written, self.heartbeat.host);
         match self.own(step.clone()).await {
             Err(RecordError::Lost) if self.give_back_own(id).await? => {
                 asked = Instant::now();
@@ -391,7 +397,7 @@ impl Inner {
             }
             marked => marked?,
         }
-        self.ledger.change(id, |record, now| record.sent(fence, intent, now).map(|()| Fate::Keep));
+        self.ledger.change(id, |record, now| record.sent(fence, intent, now).map(|()| RecordRetention::Keep));
         self.heartbeat.renewed(&self, id, asked);
         Ok(())
     }
@@ -400,10 +406,10 @@ impl Inner {
         self.link.lost_data().map(|lost| self.clock.now().since(lost.at))
     }
 
-    async fn finish(self: Arc<Self>, id: RecordId, fence: Fence, stored: Stored) -> Result<(), RecordError> {
+    async fn finish(self: Arc<Self>, id: RecordId, fence: FencingToken, stored: Stored) -> Result<(), RecordError> {
         // Whatever the server says: after a loss it is given back what this host knows.
         self.ledger.finished(id, fence, stored.clone());
-        let step = steps::finish(self.keys(), id, fence, self.seal(id, &stored)?);
+        let step = scripts::finish(self.keys(), id, fence, self.seal(id, &stored)?);
         match self.insist(&step, &FINISH_AGAIN).await {
             Ok(value) => match done("finish", &value) {
                 Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
@@ -413,7 +419,7 @@ impl Inner {
             Err(error) if matches!(stored, Stored::Answer(_)) => {
                 tracing::warn!(%error, "an answer could not be kept; its status is tried");
                 let status = Stored::TooLarge { status: stored.status() };
-                self.own(steps::finish(self.keys(), id, fence, self.seal(id, &status)?)).await
+                self.own(scripts::finish(self.keys(), id, fence, self.seal(id, &status)?)).await
             }
             Err(error) => Err(error),
         }
@@ -423,13 +429,13 @@ impl Inner {
     async fn in_this_era(
         &self,
         again: &[Duration],
-        step: impl Fn(steps::InEra<'_>) -> Step,
+        step: impl Fn(scripts::InEra<'_>) -> ScriptCall,
     ) -> Result<Value, RecordError> {
         for _ in 0..LOSSES {
             let era = self.link.era(self.patience()).await.map_err(unavailable)?;
             self.restored().await;
             let value = self.insist(&step(self.in_era(&era)), again).await?;
-            match Answer::of(&value).map(|answer| answer.word) {
+            match ScriptReply::of(&value).map(|answer| answer.word) {
                 Some("strange") => self.recognise().await?,
                 _ => return Ok(value),
             }
@@ -438,9 +444,9 @@ impl Inner {
     }
 
     async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
-        let step = |era: steps::InEra<'_>| steps::claim(self.keys(), name, owner, Some(keep), era);
+        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, Some(keep), era);
         let value = self.in_this_era(&FINISH_AGAIN, step).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
+        match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("ours") => {
                 self.ledger.claimed(name, owner, keep);
                 Ok(Claim::Ours)
@@ -451,9 +457,9 @@ impl Inner {
     }
 
     async fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Result<Claimant, RecordError> {
-        let step = |era: steps::InEra<'_>| steps::claim(self.keys(), name, owner, None, era);
+        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, None, era);
         let value = self.in_this_era(&FINISH_AGAIN, step).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
+        match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("ours") => Ok(Claimant::Asker),
             Some("taken") => Ok(Claimant::Other),
             Some("free") => Ok(Claimant::Nobody),
@@ -461,18 +467,18 @@ impl Inner {
         }
     }
 
-    async fn turn(self: Arc<Self>, fingerprint: Fingerprint, here: PlaceHere) -> Result<Turn, RecordError> {
+    async fn turn(self: Arc<Self>, fingerprint: Fingerprint, here: PlaceHere) -> Result<FingerprintLock, RecordError> {
         let here = match here {
             PlaceHere::First(guard) => guard,
             PlaceHere::Queued(waiting) => waiting.wait().await?,
         };
-        let place = Place::new(&self, fingerprint, Fence::draw(&self.entropy));
+        let place = QueueTicket::new(&self, fingerprint, FencingToken::draw(&self.entropy));
         Ok(place.wait().await?.hold(Some(here)))
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<Unsettled>, RecordError> {
         let lists = join_all((0..PARTS).map(|part| async move {
-            let value = self.run(&steps::open(self.keys(), part, limit)).await?;
+            let value = self.run(&scripts::open(self.keys(), part, limit)).await?;
             ids(&value).ok_or_else(|| nonsense("open"))
         }));
         let mut open = Vec::new();
@@ -495,8 +501,8 @@ impl Inner {
     }
 
     async fn status(&self, id: RecordId) -> Result<Option<RecordStatus>, RecordError> {
-        let value = self.run(&steps::status(self.keys(), id, self.lost_ago())).await?;
-        let answer = Answer::of(&value).ok_or_else(|| nonsense("status"))?;
+        let value = self.run(&scripts::status(self.keys(), id, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("status"))?;
         Ok(Some(match (answer.word, answer.duration()) {
             ("none", _) => return Ok(None),
             ("under-way", Some(for_now)) => RecordStatus::UnderWay { for_now, is_sent: answer.text(1) == Some("1") },
@@ -514,8 +520,8 @@ impl Inner {
             Resolution::Applied(stored) => Some(self.seal(id, stored)?),
             Resolution::NotApplied => None,
         };
-        let value = self.run(&steps::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
-        match Answer::of(&value).map(|answer| answer.word) {
+        let value = self.run(&scripts::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("done") => {
                 self.ledger.forget(id);
                 Ok(Resolved::Done)
@@ -527,7 +533,7 @@ impl Inner {
 }
 
 fn done(script: &'static str, value: &Value) -> Result<(), RecordError> {
-    match Answer::of(value).map(|answer| answer.word) {
+    match ScriptReply::of(value).map(|answer| answer.word) {
         Some("done") => Ok(()),
         Some("lost") => Err(RecordError::Lost),
         _ => Err(nonsense(script)),
@@ -581,39 +587,39 @@ fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
 }
 
 impl Records for RedisRecords {
-    fn begin(&self, id: RecordId, opening: Opening) -> Reply<'_, Opened> {
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
         Reply::Right(Arc::clone(&self.0).begin(id, opening).boxed())
     }
 
-    fn sent(&self, id: RecordId, fence: Fence, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+    fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
         Reply::Right(Arc::clone(&self.0).sent(id, fence, intent).boxed())
     }
 
-    fn finish(&self, id: RecordId, fence: Fence, stored: Stored) -> Reply<'_, ()> {
+    fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()> {
         Reply::Right(Arc::clone(&self.0).finish(id, fence, stored).boxed())
     }
 
-    fn release(&self, id: RecordId, fence: Fence) -> Reply<'_, ()> {
+    fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()> {
         self.0.ledger.change(id, |record, now| record.release(fence, now));
-        Reply::Right(self.0.own(steps::release(self.0.keys(), id, fence)).boxed())
+        Reply::Right(self.0.own(scripts::release(self.0.keys(), id, fence)).boxed())
     }
 
-    fn leave(&self, id: RecordId, fence: Fence, leaving: Leaving) {
+    fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
         self.0.ledger.change(id, |record, now| record.leave(fence, &leaving, now));
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
-        let step = steps::leave(self.0.keys(), id, fence, &leaving, asked);
+        let step = scripts::leave(self.0.keys(), id, fence, &leaving, asked);
         self.0.leaving(step, leaving.intent);
     }
 
-    fn record_unknown(&self, id: RecordId, opening: Opening, leaving: Leaving) {
+    fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving) {
         let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
         self.0.ledger.put(id, Record::unknown(&opening, &leaving, self.0.clock.now()));
-        let step = steps::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap);
+        let step = scripts::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap);
         self.0.leaving(step, leaving.intent);
     }
 
     fn lease(&self) -> Option<Duration> {
-        Some(steps::PLACE_LEASE)
+        Some(scripts::PLACE_LEASE)
     }
 
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
@@ -629,7 +635,7 @@ impl Records for RedisRecords {
     }
 
     fn abandon(&self, ticket: Ticket) {
-        self.0.afterwards(steps::abandon(self.0.keys(), &ticket));
+        self.0.afterwards(scripts::abandon(self.0.keys(), &ticket));
     }
 
     fn answered(&self, ticket: Ticket, forget: bool) {
@@ -651,7 +657,7 @@ impl Records for RedisRecords {
         Reply::Right(self.0.claimant(name, owner).boxed())
     }
 
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, Turn> {
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
         match self.0.here.take(fingerprint) {
             Err(full) => at_hand(Err(full)),
             Ok(here) => Reply::Right(Arc::clone(&self.0).turn(fingerprint, here).boxed()),
@@ -690,10 +696,10 @@ impl Records for RedisRecords {
         self.0.lost_ago()
     }
 
-    fn tidy(&self) {
-        self.0.ledger.tidy();
+    fn purge_expired(&self) {
+        self.0.ledger.purge_expired();
         for part in 0..PARTS {
-            self.0.afterwards(steps::sweep(self.0.keys(), part));
+            self.0.afterwards(scripts::sweep(self.0.keys(), part));
         }
     }
 

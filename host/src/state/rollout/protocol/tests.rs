@@ -4,33 +4,33 @@ use super::*;
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 
-fn speaker(host: &str, staged: Option<u64>) -> Speaker {
-    Speaker { host: host.to_owned(), generation: 0, staged }
+fn speaker(host: &str, staged: Option<u64>) -> HostStatus {
+    HostStatus { host: host.to_owned(), generation: 0, staged }
 }
 
 fn digest(of: u8) -> Digest {
     Digest::of(&[of])
 }
 
-fn artifact(of: u8) -> Chosen {
-    Chosen::Artifact(digest(of))
+fn artifact(of: u8) -> PolicyRef {
+    PolicyRef::Artifact(digest(of))
 }
 
-fn say(agreement: &mut Agreement, host: &str, staged: Option<u64>, word: &Word, at: Timestamp) -> Outcome {
-    agreement.hear(&speaker(host, staged), &Standing::default(), word, at).0
+fn say(agreement: &mut Agreement, host: &str, staged: Option<u64>, word: &Message, at: Timestamp) -> MessageOutcome {
+    agreement.hear(&speaker(host, staged), &FleetState::default(), word, at).0
 }
 
-fn announce(id: u64, of: u8) -> Word {
-    Word::Announce { id, digest: digest(of), promoted: false, from: digest(0), others: Vec::new() }
+fn announce(id: u64, of: u8) -> Message {
+    Message::Announce { id, digest: digest(of), promoted: false, from: digest(0), others: Vec::new() }
 }
 
 /// Three hosts of which one announced the component 1 as proposal 7.
 fn proposed() -> Agreement {
     let mut all = Agreement::default();
     for host in ["b", "c"] {
-        say(&mut all, host, None, &Word::Beat, NOW);
+        say(&mut all, host, None, &Message::Beat, NOW);
     }
-    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), Outcome::Done);
+    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     all
 }
 
@@ -38,11 +38,11 @@ fn proposed() -> Agreement {
 fn all_hosts_have_it_before_any_switches() {
     let mut all = proposed();
     assert_eq!((all.standing.generation, all.members["a"].staged), (0, Some(7)));
-    say(&mut all, "b", Some(7), &Word::Beat, NOW);
+    say(&mut all, "b", Some(7), &Message::Beat, NOW);
     assert_eq!(all.standing.generation, 0);
-    say(&mut all, "c", Some(7), &Word::Beat, NOW);
-    assert_eq!((all.standing.generation, all.standing.chosen), (1, Chosen::Artifact(digest(1))));
-    assert_eq!((all.standing.before, all.proposal), (Some(Chosen::Artifact(digest(0))), None));
+    say(&mut all, "c", Some(7), &Message::Beat, NOW);
+    assert_eq!((all.standing.generation, all.standing.chosen), (1, PolicyRef::Artifact(digest(1))));
+    assert_eq!((all.standing.before, all.proposal), (Some(PolicyRef::Artifact(digest(0))), None));
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn a_host_that_cannot_get_it_is_waited_for_and_left_behind() {
     while at < NOW.after(STAGING) {
         assert_eq!(all.standing.generation, 0, "{at:?}");
         at = at.after(Duration::from_secs(1));
-        say(&mut all, "a", Some(7), &Word::Beat, at);
-        say(&mut all, "c", None, &Word::Beat, at);
+        say(&mut all, "a", Some(7), &Message::Beat, at);
+        say(&mut all, "c", None, &Message::Beat, at);
     }
     assert_eq!((all.standing.generation, all.members.len()), (1, 2), "b died");
 }
@@ -61,46 +61,46 @@ fn a_host_that_cannot_get_it_is_waited_for_and_left_behind() {
 #[test]
 fn one_refusal_ends_it_for_all() {
     let mut all = proposed();
-    let refuse = Word::Refuse { id: 7, step: "signature", reason: "no".to_owned() };
-    assert_eq!(say(&mut all, "c", None, &refuse, NOW), Outcome::Done);
+    let refuse = Message::Refuse { id: 7, step: "signature", reason: "no".to_owned() };
+    assert_eq!(say(&mut all, "c", None, &refuse, NOW), MessageOutcome::Done);
     assert_eq!((all.standing.generation, all.proposal.as_ref()), (0, None));
     assert_eq!(
         all.aborted.as_ref().map(|aborted| (aborted.by.as_str(), aborted.step.as_str())),
         Some(("c", "signature"))
     );
-    assert_eq!(say(&mut all, "c", None, &refuse, NOW), Outcome::Stale);
+    assert_eq!(say(&mut all, "c", None, &refuse, NOW), MessageOutcome::Stale);
 }
 
 #[test]
 fn what_was_rolled_back_comes_again_only_if_it_is_promoted() {
     let mut one = Agreement::default();
-    assert_eq!(say(&mut one, "a", None, &announce(7, 1), NOW), Outcome::Done);
+    assert_eq!(say(&mut one, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     assert_eq!(one.standing.generation, 1, "alone it waits for nobody");
-    assert_eq!(say(&mut one, "a", None, &announce(8, 1), NOW), Outcome::Serving);
-    let back = |generation, of| Word::RollBack { generation, chosen: artifact(of), why: Why::Fault };
-    assert_eq!(say(&mut one, "a", None, &back(0, 1), NOW), Outcome::Stale);
-    assert_eq!(say(&mut one, "a", None, &back(1, 2), NOW), Outcome::Stale);
-    assert_eq!(say(&mut one, "a", None, &back(1, 1), NOW), Outcome::Done);
+    assert_eq!(say(&mut one, "a", None, &announce(8, 1), NOW), MessageOutcome::Serving);
+    let back = |generation, of| Message::RollBack { generation, chosen: artifact(of), why: Why::Fault };
+    assert_eq!(say(&mut one, "a", None, &back(0, 1), NOW), MessageOutcome::Stale);
+    assert_eq!(say(&mut one, "a", None, &back(1, 2), NOW), MessageOutcome::Stale);
+    assert_eq!(say(&mut one, "a", None, &back(1, 1), NOW), MessageOutcome::Done);
     assert_eq!((one.standing.generation, one.standing.chosen), (2, artifact(0)));
-    assert_eq!(say(&mut one, "a", None, &back(2, 0), NOW), Outcome::NoOther);
-    assert_eq!(say(&mut one, "a", None, &announce(9, 1), NOW), Outcome::Quarantined);
-    let promote = Word::Announce { id: 10, digest: digest(1), promoted: true, from: digest(0), others: Vec::new() };
-    assert_eq!(say(&mut one, "a", None, &promote, NOW), Outcome::Done);
+    assert_eq!(say(&mut one, "a", None, &back(2, 0), NOW), MessageOutcome::NoOther);
+    assert_eq!(say(&mut one, "a", None, &announce(9, 1), NOW), MessageOutcome::Quarantined);
+    let promote = Message::Announce { id: 10, digest: digest(1), promoted: true, from: digest(0), others: Vec::new() };
+    assert_eq!(say(&mut one, "a", None, &promote, NOW), MessageOutcome::Done);
     assert_eq!((one.standing.why, one.standing.quarantined.len()), (Why::Promoted, 0));
 }
 
 #[test]
 fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
     let mut all = Agreement::default();
-    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), Outcome::Done);
-    say(&mut all, "b", None, &Word::Beat, NOW);
-    assert_eq!(say(&mut all, "a", None, &announce(8, 2), NOW), Outcome::Done);
+    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
+    say(&mut all, "b", None, &Message::Beat, NOW);
+    assert_eq!(say(&mut all, "a", None, &announce(8, 2), NOW), MessageOutcome::Done);
     let before = all.standing.clone();
-    let back = Word::RollBack { generation: 1, chosen: artifact(1), why: Why::Operator };
-    assert_eq!(say(&mut all, "b", None, &back, NOW), Outcome::Aborted);
+    let back = Message::RollBack { generation: 1, chosen: artifact(1), why: Why::Operator };
+    assert_eq!(say(&mut all, "b", None, &back, NOW), MessageOutcome::Aborted);
     assert_eq!((&all.standing, &all.proposal), (&before, &None));
     assert_eq!(all.aborted.as_ref().map(|own| (own.id, own.step.as_str())), Some((8, "operator")));
-    assert_eq!(say(&mut all, "b", None, &back, NOW), Outcome::Done, "now it is what serves that is meant");
+    assert_eq!(say(&mut all, "b", None, &back, NOW), MessageOutcome::Done, "now it is what serves that is meant");
     assert_eq!((all.standing.chosen, &all.standing.quarantined[..]), (artifact(0), &[digest(1)][..]));
 }
 
@@ -108,10 +108,10 @@ fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
 #[test]
 fn nobody_goes_back_to_what_is_rolled_back() {
     let mut all = Agreement::default();
-    assert_eq!(say(&mut all, "a", None, &announce(7, 0), NOW), Outcome::Done);
+    assert_eq!(say(&mut all, "a", None, &announce(7, 0), NOW), MessageOutcome::Done);
     assert_eq!((all.standing.generation, all.standing.before), (1, None));
-    let back = Word::RollBack { generation: 1, chosen: artifact(0), why: Why::Operator };
-    assert_eq!(say(&mut all, "a", None, &back, NOW), Outcome::NoOther);
+    let back = Message::RollBack { generation: 1, chosen: artifact(0), why: Why::Operator };
+    assert_eq!(say(&mut all, "a", None, &back, NOW), MessageOutcome::NoOther);
     assert!(all.standing.quarantined.is_empty());
 }
 
@@ -119,11 +119,11 @@ fn nobody_goes_back_to_what_is_rolled_back() {
 fn who_lives_is_known_before_anything_is_announced() {
     let mut lost = Agreement::default();
     let others = vec!["b".to_owned()];
-    let announce = Word::Announce { id: 7, digest: digest(1), promoted: false, from: digest(0), others };
-    assert_eq!(say(&mut lost, "a", None, &announce, NOW), Outcome::Gathering);
+    let announce = Message::Announce { id: 7, digest: digest(1), promoted: false, from: digest(0), others };
+    assert_eq!(say(&mut lost, "a", None, &announce, NOW), MessageOutcome::Gathering);
     assert_eq!(lost.proposal, None);
-    say(&mut lost, "b", None, &Word::Beat, NOW);
-    assert_eq!(say(&mut lost, "a", None, &announce, NOW), Outcome::Done);
+    say(&mut lost, "b", None, &Message::Beat, NOW);
+    assert_eq!(say(&mut lost, "a", None, &announce, NOW), MessageOutcome::Done);
     assert_eq!(lost.standing.generation, 0, "b is waited for");
 }
 
@@ -131,25 +131,25 @@ fn who_lives_is_known_before_anything_is_announced() {
 #[test]
 fn another_lines_generation_is_written_back_only_where_there_is_none() {
     let mut all = Agreement::default();
-    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), Outcome::Done);
+    assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     assert_eq!(all.standing.line, 7);
     let young = all.standing.clone();
-    let old = Standing { line: 3, generation: 9, chosen: artifact(5), ..Standing::default() };
-    all.hear(&speaker("old", None), &old, &Word::Beat, NOW);
+    let old = FleetState { line: 3, generation: 9, chosen: artifact(5), ..FleetState::default() };
+    all.hear(&speaker("old", None), &old, &Message::Beat, NOW);
     assert_eq!(all.standing, young);
-    all.hear(&speaker("old", None), &Standing { line: 7, ..old.clone() }, &Word::Beat, NOW);
+    all.hear(&speaker("old", None), &FleetState { line: 7, ..old.clone() }, &Message::Beat, NOW);
     assert_eq!((all.standing.generation, all.standing.chosen), (9, artifact(5)), "the same line");
     let mut lost = Agreement::default();
-    lost.hear(&speaker("old", None), &old, &Word::Beat, NOW);
+    lost.hear(&speaker("old", None), &old, &Message::Beat, NOW);
     assert_eq!(lost.standing, old);
 }
 
 #[test]
 fn the_highest_generation_that_a_live_host_knows_is_written_back() {
     let mut lost = Agreement::default();
-    let known = |generation| Standing { generation, chosen: Chosen::Artifact(digest(1)), ..Standing::default() };
+    let known = |generation| FleetState { generation, chosen: PolicyRef::Artifact(digest(1)), ..FleetState::default() };
     for (own, expected) in [(4, 4), (5, 5), (3, 5)] {
-        lost.hear(&speaker("a", None), &known(own), &Word::Beat, NOW);
+        lost.hear(&speaker("a", None), &known(own), &Message::Beat, NOW);
         assert_eq!(lost.standing.generation, expected);
     }
 }
@@ -158,8 +158,8 @@ fn the_highest_generation_that_a_live_host_knows_is_written_back() {
 fn a_clock_that_is_set_back_keeps_nobody_waiting() {
     let mut all = proposed();
     let back = Timestamp(NOW.0 / 2);
-    say(&mut all, "a", Some(7), &Word::Beat, back);
+    say(&mut all, "a", Some(7), &Message::Beat, back);
     let later = back.after(STAGING);
-    say(&mut all, "a", Some(7), &Word::Beat, later);
+    say(&mut all, "a", Some(7), &Message::Beat, later);
     assert_eq!((all.standing.generation, all.members.len()), (1, 1));
 }

@@ -1,6 +1,6 @@
 //! Who owns what an upstream made. Not shared: its owner locks it.
 
-use super::room::Room;
+use super::capacity::Room;
 use crate::{
     clock::Timestamp,
     idempotency::{Claim, ClaimName, ClaimOwner, Claimant, RecordError},
@@ -131,7 +131,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::idempotency::Fence;
+    use crate::idempotency::FencingToken;
     use proptest::prelude::*;
 
     fn name(n: u8) -> ClaimName {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn owner(n: u8) -> ClaimOwner {
-        ClaimOwner::Request(Fence(n.into()))
+        ClaimOwner::Request(FencingToken(n.into()))
     }
 
     fn at(seconds: u64) -> Timestamp {

@@ -1,6 +1,6 @@
 //! One part of the records, with their order of expiry. Not shared: its owner locks it.
 
-use super::room::Room;
+use super::capacity::Room;
 use crate::{
     clock::Timestamp,
     idempotency::{

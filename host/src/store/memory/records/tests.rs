@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::idempotency::{Answer, Begun, Entry as Place, Hold, Identity, Key, Tenant, begin, record::Begin};
+use crate::idempotency::{
+    BeginOutcome, Entry as Place, Identity, Key, RecordGuard, StoredBody, Tenant, begin, record::RecordBegin,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
@@ -20,16 +22,16 @@ pub(crate) fn id(n: u16) -> RecordId {
     RecordId::of(&Tenant::of(&headers, &[]), "up", &Key::parse(&headers).unwrap().unwrap())
 }
 
-pub(crate) fn opening(fence: u128, payload: u8) -> Opening {
+pub(crate) fn opening(fence: u128, payload: u8) -> BeginRequest {
     let body = [payload];
     let request =
         Identity { upstream: "up", endpoint: "create", method: &Method::POST, path_and_query: "/", body: &body };
     let settings = Settings { lock: LOCK, keep: KEEP, ..Settings::default() };
-    Opening::new(Fence(fence), Fingerprint::of(&request), false, &settings)
+    BeginRequest::new(FencingToken(fence), Fingerprint::of(&request), false, &settings)
 }
 
 pub(crate) fn stored(body: &str) -> Stored {
-    Stored::Answer(Answer {
+    Stored::Answer(StoredBody {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
         body: Bytes::copy_from_slice(body.as_bytes()),
@@ -42,13 +44,13 @@ fn limits(records: usize) -> Limits {
     Limits { records, ..Limits::default() }
 }
 
-fn begin_now(records: &MemoryRecords, n: u16, fence: u128) -> Result<Begin, RecordError> {
+fn begin_now(records: &MemoryRecords, n: u16, fence: u128) -> Result<RecordBegin, RecordError> {
     Ok(records.begin_now(id(n), &opening(fence, 0))?.begin)
 }
 
 fn finish_now(records: &MemoryRecords, n: u16, fence: u128, body: &str) {
-    assert_eq!(begin_now(records, n, fence).unwrap(), Begin::New, "key {n}");
-    records.finish(id(n), Fence(fence), stored(body)).into_inner().unwrap();
+    assert_eq!(begin_now(records, n, fence).unwrap(), RecordBegin::New, "key {n}");
+    records.finish(id(n), FencingToken(fence), stored(body)).into_inner().unwrap();
 }
 
 trait AtHand<T> {
@@ -66,14 +68,14 @@ impl<T> AtHand<T> for Reply<'_, T> {
 async fn a_key_is_sent_once_and_replayed_as_it_was() {
     let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(Clock::system(), Limits::default()));
     let begin = |fence| begin(&records, Clock::system(), id(1), opening(fence, 0));
-    let Begun::New(mut hold) = begin(1).await.unwrap() else { panic!("the first is not new") };
+    let BeginOutcome::New(mut hold) = begin(1).await.unwrap() else { panic!("the first is not new") };
     hold.sent().await.unwrap();
-    assert!(matches!(begin(2).await.unwrap(), Begun::InFlight { .. }), "the second is let through");
+    assert!(matches!(begin(2).await.unwrap(), BeginOutcome::InFlight { .. }), "the second is let through");
     hold.finish(stored("hospital 7")).await.unwrap();
-    let Begun::Replay(replay) = begin(3).await.unwrap() else { panic!("the third is not replayed") };
+    let BeginOutcome::Replay(replay) = begin(3).await.unwrap() else { panic!("the third is not replayed") };
     assert_eq!(*replay, stored("hospital 7"));
     advance(KEEP).await;
-    assert!(matches!(begin(4).await.unwrap(), Begun::New(_)), "kept for longer than it should be");
+    assert!(matches!(begin(4).await.unwrap(), BeginOutcome::New(_)), "kept for longer than it should be");
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,10 +86,10 @@ async fn at_the_limit_new_keys_are_refused_and_none_is_forgotten() {
         advance(Duration::from_secs(1)).await;
     }
     begin_now(&records, 4, 4).unwrap_err();
-    assert!(matches!(begin_now(&records, 1, 5).unwrap(), Begin::Replay(_)), "the oldest is not sent again");
+    assert!(matches!(begin_now(&records, 1, 5).unwrap(), RecordBegin::Replay(_)), "the oldest is not sent again");
     advance(KEEP.saturating_sub(Duration::from_secs(3))).await;
-    assert_eq!(begin_now(&records, 4, 6).unwrap(), Begin::New, "the oldest has expired");
-    assert!(matches!(begin_now(&records, 3, 7).unwrap(), Begin::Replay(_)), "the youngest has not");
+    assert_eq!(begin_now(&records, 4, 6).unwrap(), RecordBegin::New, "the oldest has expired");
+    assert!(matches!(begin_now(&records, 3, 7).unwrap(), RecordBegin::Replay(_)), "the youngest has not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,18 +97,18 @@ async fn live_records_never_make_room() {
     let records = MemoryRecords::new(Clock::system(), limits(3));
     begin_now(&records, 1, 1).unwrap();
     begin_now(&records, 2, 2).unwrap();
-    records.sent(id(2), Fence(2), None).into_inner().unwrap();
+    records.sent(id(2), FencingToken(2), None).into_inner().unwrap();
     begin_now(&records, 3, 3).unwrap();
-    records.sent(id(3), Fence(3), None).into_inner().unwrap();
-    records.leave(id(3), Fence(3), Leaving::at_once(Some(Duration::ZERO)));
+    records.sent(id(3), FencingToken(3), None).into_inner().unwrap();
+    records.abandon_record(id(3), FencingToken(3), Leaving::at_once(Some(Duration::ZERO)));
     let full = begin_now(&records, 4, 4).unwrap_err();
     assert_eq!(
         full.to_string(),
         "idempotency records hold 3 entries, the most allowed, all in use; try again later or raise the limit"
     );
-    assert!(matches!(begin_now(&records, 3, 5).unwrap(), Begin::Reconcile { .. }), "what is there needs no room");
+    assert!(matches!(begin_now(&records, 3, 5).unwrap(), RecordBegin::Reconcile { .. }), "what is there needs no room");
     advance(LOCK).await;
-    assert_eq!(begin_now(&records, 4, 6).unwrap(), Begin::New, "a crashed owner that sent nothing takes no room");
+    assert_eq!(begin_now(&records, 4, 6).unwrap(), RecordBegin::New, "a crashed owner that sent nothing takes no room");
     assert!(begin_now(&records, 5, 7).is_err(), "one that sent does");
 }
 
@@ -148,15 +150,14 @@ async fn answers_take_a_bounded_room() {
     let room = 10 * taken(&body) + 20 * taken("");
     let records = MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room, ..limits(1000) });
     for n in 1..=20 {
-        assert_eq!(begin_now(&records, n, n.into()).unwrap(), Begin::New);
+        assert_eq!(begin_now(&records, n, n.into()).unwrap(), RecordBegin::New);
     }
     for n in 1..=20 {
-        records.finish(id(n), Fence(n.into()), stored(&body)).into_inner().unwrap();
+        records.finish(id(n), FencingToken(n.into()), stored(&body)).into_inner().unwrap();
         assert!(records.bytes() <= room, "after {n}");
     }
     assert_eq!(records.len(), 20, "none is forgotten");
-    let kept =
-        |n| matches!(begin_now(&records, n, 99).unwrap(), Begin::Replay(kept) if matches!(*kept, Stored::Answer(_)));
+    let kept = |n| matches!(begin_now(&records, n, 99).unwrap(), RecordBegin::Replay(kept) if matches!(*kept, Stored::Answer(_)));
     let whole = (1..=20).filter(|n| kept(*n)).collect::<Vec<_>>();
     assert_eq!(whole, (1..=10).collect::<Vec<_>>(), "the others leave their status");
     advance(KEEP).await;
@@ -173,13 +174,13 @@ async fn new_keys_are_refused_before_the_memory_is_used_up() {
     assert!(records.bytes() <= room / 8 * 7);
     let refused = begin_now(&records, admitted, 99).unwrap_err();
     assert!(matches!(refused, RecordError::NoRoom { .. }), "{refused}");
-    assert!(matches!(begin_now(&records, 0, 99).unwrap(), Begin::InFlight { .. }), "a known key needs no room");
+    assert!(matches!(begin_now(&records, 0, 99).unwrap(), RecordBegin::InFlight { .. }), "a known key needs no room");
     for n in 0..admitted {
-        records.finish(id(n), Fence(1 + u128::from(n)), stored("done")).into_inner().unwrap();
+        records.finish(id(n), FencingToken(1 + u128::from(n)), stored("done")).into_inner().unwrap();
     }
-    assert!(matches!(begin_now(&records, 0, 99).unwrap(), Begin::Replay(kept) if *kept == stored("done")));
+    assert!(matches!(begin_now(&records, 0, 99).unwrap(), RecordBegin::Replay(kept) if *kept == stored("done")));
     advance(KEEP).await;
-    assert_eq!(begin_now(&records, admitted, 100).unwrap(), Begin::New, "what has expired makes room");
+    assert_eq!(begin_now(&records, admitted, 100).unwrap(), RecordBegin::New, "what has expired makes room");
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,9 +196,9 @@ async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
     let begin = |n: u16, name| records.begin_now(id(n), &opening(n.into(), 0).of_tenant(tenant(name)));
     let admitted = (1..60_000).take_while(|n| begin(*n, "greedy").is_ok()).count() as u16;
     assert!(begin(admitted + 1, "greedy").is_err());
-    assert_eq!(begin(admitted + 2, "modest").unwrap().begin, Begin::New);
-    records.leave(id(1), Fence(1), Leaving::at_once(None));
-    assert_eq!(begin(admitted + 3, "greedy").unwrap().begin, Begin::New, "what it gives back it may take again");
+    assert_eq!(begin(admitted + 2, "modest").unwrap().begin, RecordBegin::New);
+    records.abandon_record(id(1), FencingToken(1), Leaving::at_once(None));
+    assert_eq!(begin(admitted + 3, "greedy").unwrap().begin, RecordBegin::New, "what it gives back it may take again");
 }
 
 /// What a tenant's callers leave behind takes of that tenant's share.
@@ -216,7 +217,7 @@ async fn an_orphan_counts_against_its_tenant() {
     let leave = |n: u16, name: &'static str| {
         let digest = RequestDigest::from_bytes([n as u8; 32]);
         let terms = Terms { lease: Duration::MAX, kept: KEEP };
-        let ticket = Ticket { digest, id: id(n), owner: Fence(n.into()), terms };
+        let ticket = Ticket { digest, id: id(n), owner: FencingToken(n.into()), terms };
         let arriving = Arriving { ticket, opening: opening(n.into(), 0), turn: None, max: 1_000, intent: None };
         let entry = Place::asking(&records, clock, &arriving);
         assert!(matches!(records.arrive(arriving).into_inner().unwrap(), Arrived::Listed { .. }));
@@ -235,9 +236,9 @@ async fn an_administrator_lists_and_settles() {
     let records = MemoryRecords::new(Clock::system(), Limits::default());
     for n in 1..=4_u16 {
         begin_now(&records, n, n.into()).unwrap();
-        records.sent(id(n), Fence(n.into()), None).into_inner().unwrap();
+        records.sent(id(n), FencingToken(n.into()), None).into_inner().unwrap();
         if n < 4 {
-            records.leave(id(n), Fence(n.into()), Leaving::at_once(Some(Duration::ZERO)));
+            records.abandon_record(id(n), FencingToken(n.into()), Leaving::at_once(Some(Duration::ZERO)));
         }
         advance(Duration::from_secs(10)).await;
     }
@@ -250,8 +251,8 @@ async fn an_administrator_lists_and_settles() {
     assert_eq!(resolve(4, Resolution::NotApplied), Resolved::NotUnsettled, "under way");
     assert_eq!(resolve(9, Resolution::Applied(stored("none"))), Resolved::NotUnsettled, "no record");
     assert_eq!(records.bytes(), 3 * RECORD_BYTES + Compact::from(stored("by hand")).size());
-    assert_eq!(begin_now(&records, 1, 11).unwrap(), Begin::Replay(Arc::new(stored("by hand"))));
-    assert_eq!(begin_now(&records, 2, 12).unwrap(), Begin::New);
+    assert_eq!(begin_now(&records, 1, 11).unwrap(), RecordBegin::Replay(Arc::new(stored("by hand"))));
+    assert_eq!(begin_now(&records, 2, 12).unwrap(), RecordBegin::New);
     let left: Vec<_> = records.unsettled(10).into_inner().unwrap().iter().map(|unsettled| unsettled.id).collect();
     assert_eq!(left, [id(3)]);
 }
@@ -275,21 +276,27 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                         begun.is_ok().then_some(begun)
                     });
                     match begun.unwrap_or_else(|| begin_now(records, n, fence)) {
-                        Ok(Begin::New) => {
+                        Ok(RecordBegin::New) => {
                             news.fetch_add(1, Relaxed);
-                            records.sent(id(n), Fence(fence), None).into_inner().unwrap();
+                            records.sent(id(n), FencingToken(fence), None).into_inner().unwrap();
                             if n < 20 {
-                                records.leave(id(n), Fence(fence), Leaving::at_once(Some(Duration::ZERO)));
+                                records.abandon_record(
+                                    id(n),
+                                    FencingToken(fence),
+                                    Leaving::at_once(Some(Duration::ZERO)),
+                                );
                             } else {
-                                records.finish(id(n), Fence(fence), stored("x")).into_inner().unwrap();
+                                records.finish(id(n), FencingToken(fence), stored("x")).into_inner().unwrap();
                             }
                         }
-                        Ok(Begin::Reconcile { .. }) => records.leave(id(n), Fence(fence), Leaving::at_once(None)),
-                        Ok(Begin::Replay(_) | Begin::InFlight { .. }) => {
+                        Ok(RecordBegin::Reconcile { .. }) => {
+                            records.abandon_record(id(n), FencingToken(fence), Leaving::at_once(None))
+                        }
+                        Ok(RecordBegin::Replay(_) | RecordBegin::InFlight { .. }) => {
                             let crowded = begin_now(records, n + 40, fence);
                             assert!(crowded.is_err() || n < 39, "key {n} had room behind it: {crowded:?}");
-                            if let Ok(Begin::New) = crowded {
-                                records.leave(id(n + 40), Fence(fence), Leaving::at_once(None));
+                            if let Ok(RecordBegin::New) = crowded {
+                                records.abandon_record(id(n + 40), FencingToken(fence), Leaving::at_once(None));
                             }
                         }
                         other => panic!("key {n}: {other:?}"),
@@ -315,8 +322,8 @@ async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
     let digest = RequestDigest::from_bytes([9; 32]);
     let arriving = |fence: u16| {
         let terms = Terms { lease: Duration::MAX, kept: Duration::from_mins(10) };
-        let ticket = Ticket { digest, id: id(fence), owner: Fence(fence.into()), terms };
-        let opening = Opening { fingerprint: Fingerprint::of_record(ticket.id), ..opening(fence.into(), 0) };
+        let ticket = Ticket { digest, id: id(fence), owner: FencingToken(fence.into()), terms };
+        let opening = BeginRequest { fingerprint: Fingerprint::of_record(ticket.id), ..opening(fence.into(), 0) };
         Arriving { ticket, opening, turn: None, max: 10, intent: None }
     };
     for looks_again in [true, false] {

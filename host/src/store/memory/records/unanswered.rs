@@ -140,7 +140,7 @@ impl Unanswereds {
         for shard in &self.shards {
             let mut forgotten = 0;
             shard.lock().retain(|_, list| {
-                forgotten += list.tidy(kept, now);
+                forgotten += list.purge_expired(kept, now);
                 !list.is_empty()
             });
             self.held.fetch_sub(forgotten, Relaxed);

@@ -5,10 +5,10 @@
 use super::*;
 use crate::{
     clock::{Clock, Timestamp},
-    entropy::Entropy,
     policy::Digest,
+    rng::Rng,
     state::rollout::{
-        Chosen, Why,
+        PolicyRef, Why,
         protocol::{Agreement, GENERATIONS},
     },
     store::redis::{
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, speaker: &Speaker, known: &Standing, word: &Word) -> Heard {
+    fn ask(&mut self, speaker: &HostStatus, known: &FleetState, word: &Message) -> MessageReply {
         let arguments = arguments(Some(self.now.0), "t:events", "api", speaker, known, word);
         let mut command = redis::cmd("EVAL");
         command.arg(AGREEMENT.source()).arg(2).arg(&self.keys).arg(arguments);
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// What the pure transitions have come to, as hosts see it.
-    fn view(&self) -> View {
+    fn view(&self) -> FleetStatus {
         let Agreement { standing, proposal, aborted, members } = &self.pure;
         let hosts = members.iter().map(|(name, member)| Host {
             name: name.clone(),
@@ -114,7 +114,7 @@ impl World {
             promoted: own.promoted,
             left: own.until.since(self.now),
         });
-        View { standing: standing.clone(), proposed, aborted: aborted.clone(), hosts: hosts.collect() }
+        FleetStatus { standing: standing.clone(), proposed, aborted: aborted.clone(), hosts: hosts.collect() }
     }
 
     fn play(&mut self, event: &Event) -> Result<(), TestCaseError> {
@@ -128,43 +128,43 @@ impl World {
             Event::Say { host, generation, staged, known, word } => {
                 let id = |number: u8| 1000 + u64::from(number);
                 let digest = |of: u8| Digest::of(&[of]);
-                let known = known.map_or_else(Standing::default, |(line, generation)| Standing {
+                let known = known.map_or_else(FleetState::default, |(line, generation)| FleetState {
                     // Of the fleet's own line, or of another one's.
                     line: if line == 0 { self.pure.standing.line } else { 5 },
                     generation,
-                    chosen: Chosen::Artifact(digest(generation as u8)),
-                    before: (generation % 2 == 0).then_some(Chosen::Configured),
+                    chosen: PolicyRef::Artifact(digest(generation as u8)),
+                    before: (generation % 2 == 0).then_some(PolicyRef::Configured),
                     why: Why::Announced,
                     by: "k.1_-".to_owned(),
                     quarantined: vec![digest(77); usize::from(generation > 3)],
                 });
                 let word = match word {
-                    Said::Beat => Word::Beat,
+                    Said::Beat => Message::Beat,
                     Said::Announce(of, promoted, other) => {
                         self.proposals += 1;
                         let others = (0..2).filter(|host| *other == *host).map(|host| format!("host-{host}")).collect();
                         let (id, digest, from) = (1000 + self.proposals % 40, digest(*of), digest(other % 2));
-                        Word::Announce { id, digest, promoted: *promoted, from, others }
+                        Message::Announce { id, digest, promoted: *promoted, from, others }
                     }
                     Said::Refuse(number) => {
-                        Word::Refuse { id: id(*number), step: "load", reason: "it traps, \"so\" to say".to_owned() }
+                        Message::Refuse { id: id(*number), step: "load", reason: "it traps, \"so\" to say".to_owned() }
                     }
-                    Said::RollBack(meant, fault) => Word::RollBack {
+                    Said::RollBack(meant, fault) => Message::RollBack {
                         generation: self.pure.standing.generation + u64::from(*meant == 6),
-                        chosen: if *meant == 7 { Chosen::Artifact(digest(66)) } else { self.pure.standing.chosen },
+                        chosen: if *meant == 7 { PolicyRef::Artifact(digest(66)) } else { self.pure.standing.chosen },
                         why: if *fault { Why::Fault } else { Why::Operator },
                     },
                 };
                 // What stands is staged often, so that something is switched.
                 let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
-                let speaker = Speaker { host: format!("host-{host}"), generation: *generation, staged };
+                let speaker = HostStatus { host: format!("host-{host}"), generation: *generation, staged };
                 let (outcome, is_news) = self.pure.hear(&speaker, &known, &word, self.now);
                 self.came.insert(format!("{outcome:?}"));
                 let published = self.published();
                 let heard = self.ask(&speaker, &known, &word);
                 prop_assert_eq!(self.published() - published, u64::from(is_news), "told after {:?}", event);
-                prop_assert_eq!(heard, Heard { outcome, flawed: false, view: self.view() }, "after {:?}", event);
+                prop_assert_eq!(heard, MessageReply { outcome, flawed: false, view: self.view() }, "after {:?}", event);
             }
         }
         Ok(())
@@ -193,18 +193,18 @@ fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
     assert!(switched.get() > 400, "histories in which something happens: {}", switched.get());
 }
 
-fn announce(id: u64, of: &[u8]) -> Word {
+fn announce(id: u64, of: &[u8]) -> Message {
     let (digest, from) = (Digest::of(of), Digest::of(b"configured"));
-    Word::Announce { id, digest, promoted: false, from, others: Vec::new() }
+    Message::Announce { id, digest, promoted: false, from, others: Vec::new() }
 }
 
-fn own() -> Speaker {
-    Speaker { host: "own".to_owned(), generation: 5, staged: None }
+fn own() -> HostStatus {
+    HostStatus { host: "own".to_owned(), generation: 5, staged: None }
 }
 
-fn known() -> Standing {
-    let chosen = Chosen::Artifact(Digest::of(b"good"));
-    Standing { line: 9, generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..Standing::default() }
+fn known() -> FleetState {
+    let chosen = PolicyRef::Artifact(Digest::of(b"good"));
+    FleetState { line: 9, generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..FleetState::default() }
 }
 
 /// Whoever can write to the server can choose a digest, and nothing else: what is no digest, no number or too long is thrown away, and
@@ -242,13 +242,13 @@ fn what_a_stranger_wrote_is_thrown_away() {
         ("ai", "00000000000000aa"),
         ("pu", &huge),
     ] {
-        world.ask(&own(), &known(), &Word::Beat);
+        world.ask(&own(), &known(), &Message::Beat);
         redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Beat);
         let short: String = value.chars().take(40).collect();
         assert!(heard.flawed, "{field} {short}");
         assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
-        assert!(!world.ask(&own(), &known(), &Word::Beat).flawed, "{field} {short}: it is mended");
+        assert!(!world.ask(&own(), &known(), &Message::Beat).flawed, "{field} {short}: it is mended");
     }
     // A proposal, and one that came to nothing, of which one word is none of ours.
     let whole = [
@@ -261,15 +261,15 @@ fn what_a_stranger_wrote_is_thrown_away() {
             for value in
                 bad.iter().skip(usize::from(spoilt == 0)).filter(|value| fields[spoilt].0 != "ar" || value.len() > 9)
             {
-                world.ask(&own(), &known(), &Word::Beat);
+                world.ask(&own(), &known(), &Message::Beat);
                 for (at, (field, good)) in fields.iter().enumerate() {
                     let value = if at == spoilt { *value } else { good.as_bytes() };
                     redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
                 }
-                let heard = world.ask(&own(), &known(), &Word::Beat);
+                let heard = world.ask(&own(), &known(), &Message::Beat);
                 let (field, short) = (fields[spoilt].0, String::from_utf8_lossy(&value[..value.len().min(20)]));
                 assert!(heard.flawed, "{field} {short}");
-                let View { standing, proposed, aborted, .. } = heard.view;
+                let FleetStatus { standing, proposed, aborted, .. } = heard.view;
                 assert_eq!((standing, proposed, aborted), (known(), None, None), "{field} {short}");
             }
         }
@@ -280,18 +280,18 @@ fn what_a_stranger_wrote_is_thrown_away() {
             redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
         }
         redis::cmd("HSET").arg(&world.keys[0]).arg("ar").arg(reason).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Beat);
         let told = heard.view.aborted.unwrap().reason;
         assert!(!heard.flawed && told.starts_with(expected) && told.chars().count() <= REASON_CHARS, "{told}");
     }
     for value in ["", "1 2", "-1 5 ", "1 -5 ", "99999999999999999999 5 ", &huge] {
         redis::cmd("HSET").arg(&world.keys[1]).arg("other").arg(value).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Beat);
         assert!(heard.flawed && heard.view.hosts.len() == 1, "{heard:?}");
     }
     for key in 0..2 {
         redis::cmd("SET").arg(&world.keys[key]).arg("a string").exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Word::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Beat);
         assert!(heard.flawed, "{key}");
         assert_eq!(heard.view.standing, known());
     }
@@ -302,18 +302,18 @@ fn what_a_stranger_wrote_is_thrown_away() {
 fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     let server = RedisServer::start();
     let mut world = World::new(&server, 0);
-    let last = Standing { generation: GENERATIONS, ..known() };
-    world.ask(&own(), &last, &Word::Beat);
+    let last = FleetState { generation: GENERATIONS, ..known() };
+    world.ask(&own(), &last, &Message::Beat);
     let announce = announce(1, b"next");
     let heard = world.ask(&own(), &last, &announce);
-    assert_eq!((heard.outcome, heard.flawed), (Outcome::Done, false));
+    assert_eq!((heard.outcome, heard.flawed), (MessageOutcome::Done, false));
     let standing = heard.view.standing;
-    assert_eq!((standing.generation, standing.chosen), (GENERATIONS, Chosen::Artifact(Digest::of(b"next"))));
-    let back = |chosen| Word::RollBack { generation: GENERATIONS, chosen, why: Why::Operator };
+    assert_eq!((standing.generation, standing.chosen), (GENERATIONS, PolicyRef::Artifact(Digest::of(b"next"))));
+    let back = |chosen| Message::RollBack { generation: GENERATIONS, chosen, why: Why::Operator };
     let stale = world.ask(&own(), &standing, &back(last.chosen));
-    assert_eq!(stale.outcome, Outcome::Stale, "of one generation's number, but of another policy");
+    assert_eq!(stale.outcome, MessageOutcome::Stale, "of one generation's number, but of another policy");
     let heard = world.ask(&own(), &standing, &back(standing.chosen));
-    assert_eq!((heard.outcome, heard.view.standing.chosen), (Outcome::Done, last.chosen));
+    assert_eq!((heard.outcome, heard.view.standing.chosen), (MessageOutcome::Done, last.chosen));
 }
 
 /// Strangers' answers are an error, and no panic.
@@ -339,22 +339,22 @@ fn what_changes_is_published() {
     let mut channel = listening.as_pubsub();
     channel.subscribe("t:events").unwrap();
     channel.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let none = Standing::default();
-    let chosen = Chosen::Artifact(Digest::of(b"x"));
-    let back = |generation| Word::RollBack { generation, chosen, why: Why::Fault };
-    let own = |host: &str, staged| Speaker { host: host.to_owned(), generation: 0, staged };
+    let none = FleetState::default();
+    let chosen = PolicyRef::Artifact(Digest::of(b"x"));
+    let back = |generation| Message::RollBack { generation, chosen, why: Why::Fault };
+    let own = |host: &str, staged| HostStatus { host: host.to_owned(), generation: 0, staged };
     let mut said = 0;
     for (speaker, word, is_news) in [
-        (own("a", None), Word::Beat, false),
-        (own("b", None), Word::Beat, false),
+        (own("a", None), Message::Beat, false),
+        (own("b", None), Message::Beat, false),
         (own("a", None), announce(1, b"x"), true),
         (own("a", None), announce(2, b"y"), false),
-        (own("a", Some(1)), Word::Beat, false),
-        (own("b", Some(1)), Word::Beat, true),
+        (own("a", Some(1)), Message::Beat, false),
+        (own("b", Some(1)), Message::Beat, true),
         (own("b", None), back(9), false),
         (own("b", None), back(1), true),
         (own("b", None), announce(3, b"y"), true),
-        (own("a", None), Word::Refuse { id: 3, step: "load", reason: String::new() }, true),
+        (own("a", None), Message::Refuse { id: 3, step: "load", reason: String::new() }, true),
     ] {
         world.ask(&speaker, &none, &word);
         assert_eq!(world.pure.hear(&speaker, &none, &word, world.now).1, is_news, "{word:?}");
@@ -379,12 +379,12 @@ async fn hosts_agree_on_a_cluster() {
         timeout: Duration::from_secs(5),
         ..crate::store::redis::Settings::new(Address::parse(&cluster.url()).unwrap())
     };
-    let link = Link::open(&settings, Clock::system(), Entropy::system()).unwrap();
+    let link = RedisConnection::open(&settings, Clock::system(), Rng::system()).unwrap();
     for upstream in ["api", "{braces} and blanks", "third"] {
         let agreement = RedisAgreement::new(link.clone(), upstream);
-        let speaker = Speaker { host: "a".to_owned(), generation: 0, staged: None };
+        let speaker = HostStatus { host: "a".to_owned(), generation: 0, staged: None };
         let word = announce(1, b"x");
-        let heard = agreement.say(&speaker, &Standing::default(), &word).await.unwrap();
-        assert_eq!((heard.outcome, heard.view.standing.generation), (Outcome::Done, 1), "{upstream}");
+        let heard = agreement.say(&speaker, &FleetState::default(), &word).await.unwrap();
+        assert_eq!((heard.outcome, heard.view.standing.generation), (MessageOutcome::Done, 1), "{upstream}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Steps that begin a record or mark a send renew it by the way, so that only records that are held for longer cost a step more.
 
-use super::{Inner, steps};
+use super::{Inner, scripts};
 use crate::idempotency::{
     Generation, HeartbeatLease, HostLease, RecordId,
     record::{HOST_LEASE, HostId},
@@ -28,19 +28,19 @@ pub(super) struct Heartbeat {
 
 impl Heartbeat {
     pub(super) fn new(host: HostId) -> Self {
-        Self { host, parts: (0..steps::PARTS).map(|_| Arc::default()).collect() }
+        Self { host, parts: (0..scripts::PARTS).map(|_| Arc::default()).collect() }
     }
 
     /// Notes that a step for a record has renewed the lease of its part, which was asked for at `asked`.
     pub(super) fn renewed(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<Generation> {
-        self.renewed_in(inner, steps::part_of(id), asked)
+        self.renewed_in(inner, scripts::part_of(id), asked)
     }
 
     /// The lease that a record needs which was begun by a step that was asked for at `asked`. The lease is as old as that step: a
     /// host that was stopped since then gets one that is over.
     pub(super) fn begun(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<HostLease> {
         let generation = self.renewed(inner, id, asked);
-        self.parts.get(usize::from(steps::part_of(id))).map(|lease| HostLease::new(lease, generation))
+        self.parts.get(usize::from(scripts::part_of(id))).map(|lease| HostLease::new(lease, generation))
     }
 
     fn renewed_in(&self, inner: &Inner, part: u8, asked: Instant) -> Option<Generation> {
@@ -68,7 +68,7 @@ pub(super) async fn renew(records: Weak<Inner>) {
 impl Inner {
     async fn beat(&self, part: u8) -> bool {
         let asked = Instant::now();
-        match self.run(&steps::beat(self.keys(), part, self.heartbeat.host)).await {
+        match self.run(&scripts::beat(self.keys(), part, self.heartbeat.host)).await {
             Ok(_) => {
                 self.heartbeat.renewed_in(self, part, asked);
                 true

@@ -12,7 +12,7 @@
 -- KEYS[5]  hosts of the part, by the end of their heartbeats' leases: see hosts.lua
 -- ARGV[1]  the record's id
 
--- Requests that a part keeps for verification: `MAX_KEPT_REQUESTS` in steps.rs. Each may take 64 KiB and its headers.
+-- Requests that a part keeps for verification: `MAX_KEPT_REQUESTS` in scripts.rs. Each may take 64 KiB and its headers.
 local max_kept_requests = 1024
 
 local function whole(number)

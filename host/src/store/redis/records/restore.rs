@@ -6,7 +6,7 @@
 
 use super::{
     Inner, RecordError, nonsense,
-    steps::{self, Answer, InEra, Restoring},
+    scripts::{self, InEra, Restoring, ScriptReply},
     unavailable,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Inner {
         let in_era = self.in_era(era);
         let mut steps = stream::iter(claims)
             .map(|(name, owner, left)| async move {
-                let step = steps::claim(self.keys(), name, owner, Some(left), in_era);
+                let step = scripts::claim(self.keys(), name, owner, Some(left), in_era);
                 self.run(&step).await.and_then(|value| fenced("claim", &value).map(drop))
             })
             .buffer_unordered(AT_ONCE);
@@ -149,7 +149,7 @@ impl Inner {
             now: self.clock.now(),
         };
         let asked = Instant::now();
-        let value = self.run(&steps::restore(self.keys(), id, &record, with)).await?;
+        let value = self.run(&scripts::restore(self.keys(), id, &record, with)).await?;
         Ok(match fenced("restore", &value)? {
             "done" => {
                 if record.host().is_some() {
@@ -195,7 +195,7 @@ impl Inner {
 
 /// What a step said, unless the server has lost its data once more.
 fn fenced<'a>(script: &'static str, value: &'a super::Value) -> Result<&'a str, RecordError> {
-    match Answer::of(value).map(|answer| answer.word) {
+    match ScriptReply::of(value).map(|answer| answer.word) {
         Some("strange") => Err(unavailable(LinkError::Down)),
         Some(word) => Ok(word),
         None => Err(nonsense(script)),

@@ -3,14 +3,17 @@
 //! The scripts and the pure transitions, through the same history; and the whole store on a server.
 
 use super::{
-    steps::{Restoring, Step},
+    scripts::{Restoring, ScriptCall},
     *,
 };
+use crate::rng::Rng;
 use crate::{
     clock::Timestamp,
     idempotency::{
-        Begun, KeyTag, KeyedSends, begin,
-        record::{Fate, HOST_LEASE, HostId, NotRestored, Phase, Record, StateFields, StoreFacts, share_without_key},
+        BeginOutcome, KeyTag, KeyedSends, begin,
+        record::{
+            HOST_LEASE, HostId, NotRestored, Phase, Record, RecordRetention, StateFields, StoreFacts, share_without_key,
+        },
     },
     store::{
         memory::records::tests::{id as any_id, opening, stored},
@@ -115,14 +118,14 @@ struct World {
     now: Timestamp,
     lost: Option<Timestamp>,
     records: HashMap<u16, Record>,
-    fences: HashMap<u16, Vec<Fence>>,
-    last: HashMap<u16, Opening>,
+    fences: HashMap<u16, Vec<FencingToken>>,
+    last: HashMap<u16, BeginRequest>,
     /// By part and host, the ends of the heartbeats' leases.
     hosts: HashMap<(u8, HostId), Timestamp>,
     /// What hosts have noted.
     noted: HashMap<u16, Record>,
     /// Owners that have said what they ask.
-    written: HashSet<Fence>,
+    written: HashSet<FencingToken>,
     /// What the last script said of the upstream's key, and of doubt.
     keyed_sends: Option<KeyedSends>,
     doubtful: bool,
@@ -146,30 +149,30 @@ impl World {
             keyed_sends: None,
             doubtful: false,
             drawn: 0,
-            max_kept_requests: steps::MAX_KEPT_REQUESTS,
+            max_kept_requests: scripts::MAX_KEPT_REQUESTS,
         }
     }
 
-    fn ask(&mut self, step: Step) -> (String, Option<Vec<u8>>) {
+    fn ask(&mut self, step: ScriptCall) -> (String, Option<Vec<u8>>) {
         let value = self.value(step);
-        let answer = Answer::of(&value).unwrap_or_else(|| panic!("{value:?}"));
+        let answer = ScriptReply::of(&value).unwrap_or_else(|| panic!("{value:?}"));
         self.keyed_sends = answer.keyed_sends();
         self.doubtful = answer.doubtful();
         (answer.word.to_owned(), answer.bytes().map(<[u8]>::to_vec))
     }
 
-    fn value(&mut self, step: Step) -> Value {
+    fn value(&mut self, step: ScriptCall) -> Value {
         let source = step.script.source().replace(include_str!("clock.lua"), NOW);
         assert!(source.starts_with(NOW), "the script reads another clock");
         let limit = |most: usize| format!("local max_kept_requests = {most}\n");
-        let source = source.replace(&limit(steps::MAX_KEPT_REQUESTS), &limit(self.max_kept_requests));
+        let source = source.replace(&limit(scripts::MAX_KEPT_REQUESTS), &limit(self.max_kept_requests));
         let mut command = redis::cmd("EVAL");
         command.arg(source).arg(step.keys.len()).arg(&step.keys).arg(&step.args).arg(self.now.0.to_string());
         command.query(&mut self.connection).unwrap()
     }
 
     /// What the key's owner asks: of every other fence the request is kept too.
-    fn intent(fence: Fence) -> Intent {
+    fn intent(fence: FencingToken) -> Intent {
         let request = KeptRequest {
             fingerprint: opening(1, 0).fingerprint,
             method: http::Method::POST,
@@ -189,21 +192,25 @@ impl World {
 
     fn mark(&mut self) {
         for part in 0..PARTS {
-            let (word, _) = self.ask(steps::mark(&self.keys.clone(), part, "e", false));
+            let (word, _) = self.ask(scripts::mark(&self.keys.clone(), part, "e", false));
             assert_eq!(word, "marked");
         }
     }
 
-    fn fence(&self, key: u16, ago: u8) -> Fence {
+    fn fence(&self, key: u16, ago: u8) -> FencingToken {
         let drawn = self.fences.get(&key).map_or(&[][..], Vec::as_slice);
-        drawn.iter().rev().nth(ago.into()).copied().unwrap_or(Fence(u128::MAX))
+        drawn.iter().rev().nth(ago.into()).copied().unwrap_or(FencingToken(u128::MAX))
     }
 
     /// What the pure transition makes of the key's record; none: it was not the fence's.
-    fn change(&mut self, key: u16, change: impl FnOnce(&mut Record, Timestamp) -> Option<Fate>) -> &'static str {
+    fn change(
+        &mut self,
+        key: u16,
+        change: impl FnOnce(&mut Record, Timestamp) -> Option<RecordRetention>,
+    ) -> &'static str {
         let now = self.now;
         let fate = self.records.get_mut(&key).and_then(|record| change(record, now));
-        if fate == Some(Fate::Forget) {
+        if fate == Some(RecordRetention::Forget) {
             self.records.remove(&key);
         }
         if fate.is_some() { "done" } else { "lost" }
@@ -211,14 +218,14 @@ impl World {
 
     fn facts(&self, key: u16) -> StoreFacts {
         let host = self.records.get(&key).and_then(Record::host);
-        let host_until = host.and_then(|host| self.hosts.get(&(steps::part_of(id(key)), host)).copied());
+        let host_until = host.and_then(|host| self.hosts.get(&(scripts::part_of(id(key)), host)).copied());
         StoreFacts { lost: self.lost, host_until }
     }
 
     /// The other records of the key's part that live.
     fn beside(&self, key: u16) -> impl Iterator<Item = &Record> {
         let others = self.records.iter().filter(move |(other, record)| {
-            **other != key && steps::part_of(id(**other)) == steps::part_of(id(key)) && !record.expired(self.now)
+            **other != key && scripts::part_of(id(**other)) == scripts::part_of(id(key)) && !record.expired(self.now)
         });
         others.map(|(_, record)| record)
     }
@@ -238,7 +245,7 @@ impl World {
     }
 
     fn beat(&mut self, key: u16, host: HostId) {
-        let (now, part) = (self.now, steps::part_of(id(key)));
+        let (now, part) = (self.now, scripts::part_of(id(key)));
         self.hosts.insert((part, host), now.after(HOST_LEASE));
         self.hosts.retain(|(of, _), until| *of != part || now < until.after(Duration::from_hours(1)));
     }
@@ -247,20 +254,20 @@ impl World {
         self.lost.map(|lost| self.now.since(lost))
     }
 
-    fn begin(&mut self, key: u16, opening: Opening) -> Result<(), TestCaseError> {
+    fn begin(&mut self, key: u16, opening: BeginRequest) -> Result<(), TestCaseError> {
         self.last.insert(key, opening);
         let host = opening.host.expect("each opening has a host");
         let about = Circumstances { cap: 100, lost_ago: self.lost_ago(), host, one_node: true, era: "e".to_owned() };
-        let (word, rest) = self.ask(steps::begin(&self.keys.clone(), id(key), &opening, &about));
+        let (word, rest) = self.ask(scripts::begin(&self.keys.clone(), id(key), &opening, &about));
         let (begin, record) = Record::begin(self.records.get(&key), &opening, &self.facts(key), self.now);
         let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
-        let doubtful = matches!(begin, Begin::Reconcile { doubtful: true, .. });
+        let doubtful = matches!(begin, RecordBegin::Reconcile { doubtful: true, .. });
         let (expected, with) = match begin {
-            Begin::New => ("new", Vec::new()),
-            Begin::Replay(answer) => ("replay", codec::encode(&answer)),
-            Begin::InFlight { retry_after } => ("busy", micros(retry_after)),
-            Begin::Mismatch => ("mismatch", Vec::new()),
-            Begin::Reconcile { sent_ago, .. } => ("reconcile", micros(sent_ago)),
+            RecordBegin::New => ("new", Vec::new()),
+            RecordBegin::Replay(answer) => ("replay", codec::encode(&answer)),
+            RecordBegin::InFlight { retry_after } => ("busy", micros(retry_after)),
+            RecordBegin::Mismatch => ("mismatch", Vec::new()),
+            RecordBegin::Reconcile { sent_ago, .. } => ("reconcile", micros(sent_ago)),
         };
         prop_assert_eq!(self.doubtful, doubtful);
         prop_assert_eq!((word.as_str(), rest.unwrap_or_default()), (expected, with));
@@ -278,8 +285,8 @@ impl World {
 
     /// What a caller reads of the record.
     fn check_status(&mut self, key: u16) -> Result<(), TestCaseError> {
-        let value = self.value(steps::status(&self.keys.clone(), id(key), self.lost_ago()));
-        let answer = Answer::of(&value).unwrap();
+        let value = self.value(scripts::status(&self.keys.clone(), id(key), self.lost_ago()));
+        let answer = ScriptReply::of(&value).unwrap();
         let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
         let (word, told, is_sent) =
             match self.records.get(&key).and_then(|record| record.status(&self.facts(key), self.now)) {
@@ -309,7 +316,7 @@ impl World {
             }
             Event::FailOver => self.lost = Some(self.now),
             Event::Beat(key, host) => {
-                let (word, _) = self.ask(steps::beat(&keys, steps::part_of(id(key)), HostId(host)));
+                let (word, _) = self.ask(scripts::beat(&keys, scripts::part_of(id(key)), HostId(host)));
                 prop_assert_eq!(word, "done");
                 self.beat(key, HostId(host));
             }
@@ -317,7 +324,7 @@ impl World {
                 self.drawn += 1;
                 let upstream_key = upstream_key.map(|key| KeyTag::from_bytes([key; 16]));
                 let host = Some(HostId(host));
-                let opening = Opening { host, maybe_sent, upstream_key, ..opening(self.drawn, payload) };
+                let opening = BeginRequest { host, maybe_sent, upstream_key, ..opening(self.drawn, payload) };
                 self.begin(key, opening)?;
             }
             Event::BeginAgain(key) => {
@@ -330,10 +337,10 @@ impl World {
                 // A second mark of one owner writes nothing of it again.
                 let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
                 let (host, asked) = (self.host_of(key), intent.as_ref().map(Self::asked));
-                let (word, _) = self.ask(steps::sent(&keys, id(key), fence, asked, host));
+                let (word, _) = self.ask(scripts::sent(&keys, id(key), fence, asked, host));
                 let intent = intent.map(|intent| self.fitting(key, intent));
                 let sent = |record: &mut Record, now| record.sent(fence, intent, now).ok();
-                let expected = self.change(key, |record, now| sent(record, now).map(|()| Fate::Keep));
+                let expected = self.change(key, |record, now| sent(record, now).map(|()| RecordRetention::Keep));
                 if expected == "done" {
                     self.written.insert(fence);
                     self.beat(key, host);
@@ -347,14 +354,14 @@ impl World {
                     return Ok(());
                 }
                 let answer = stored(&format!("answer {}", self.drawn));
-                let (word, _) = self.ask(steps::finish(&keys, id(key), fence, codec::encode(&answer)));
+                let (word, _) = self.ask(scripts::finish(&keys, id(key), fence, codec::encode(&answer)));
                 let finish = |record: &mut Record, now| record.finish(fence, answer, now).ok();
-                let expected = self.change(key, |record, now| finish(record, now).map(|()| Fate::Keep));
+                let expected = self.change(key, |record, now| finish(record, now).map(|()| RecordRetention::Keep));
                 prop_assert_eq!(word, expected);
             }
             Event::Release(key, ago) => {
                 let fence = self.fence(key, ago);
-                let (word, _) = self.ask(steps::release(&keys, id(key), fence));
+                let (word, _) = self.ask(scripts::release(&keys, id(key), fence));
                 prop_assert_eq!(word, self.change(key, |record, now| record.release(fence, now).ok()));
             }
             Event::Leave(key, ago, sent, verify) => {
@@ -366,17 +373,17 @@ impl World {
                     verify_in: seconds(verify),
                     intent: intent.map(|own| self.fitting(key, own)),
                 };
-                let (word, _) = self.ask(steps::leave(&keys, id(key), fence, &leaving, asked));
+                let (word, _) = self.ask(scripts::leave(&keys, id(key), fence, &leaving, asked));
                 prop_assert_eq!(word, self.change(key, |record, now| record.leave(fence, &leaving, now).ok()));
             }
             Event::Unknown(key, verify) => {
                 self.drawn += 1;
-                let (opening, intent) = (opening(self.drawn, 0), Self::intent(Fence(self.drawn)));
+                let (opening, intent) = (opening(self.drawn, 0), Self::intent(FencingToken(self.drawn)));
                 let (sent_ago, verify_in) = (Some(Duration::from_secs(7)), verify.map(Duration::from_secs));
                 let asked = Some(Self::asked(&intent));
                 let leaving = Leaving { sent_ago, verify_in, intent: Some(self.fitting(key, intent)) };
                 let cap = if self.drawn.is_multiple_of(2) { 100 } else { 2 };
-                let (word, _) = self.ask(steps::unknown(&keys, id(key), &opening, &leaving, asked, cap));
+                let (word, _) = self.ask(scripts::unknown(&keys, id(key), &opening, &leaving, asked, cap));
                 let now = self.now;
                 let is_there = self.records.get(&key).is_some_and(|record| !record.expired(now));
                 let unsettled = self.beside(key).filter(|record| record.phase() == Phase::Sent).count();
@@ -395,14 +402,14 @@ impl World {
             Event::Resolve(key, applied) => {
                 let answer = applied.then(|| stored("by hand"));
                 let (facts, sealed) = (self.facts(key), answer.as_ref().map(codec::encode));
-                let (word, _) = self.ask(steps::resolve(&keys, id(key), sealed, self.lost_ago()));
+                let (word, _) = self.ask(scripts::resolve(&keys, id(key), sealed, self.lost_ago()));
                 let resolved = self.change(key, |record, now| record.resolve(answer.map(Into::into), &facts, now));
                 prop_assert_eq!(word == "done", resolved == "done");
             }
             Event::Look(key) => {
                 self.check_status(key)?;
-                let value = self.value(steps::look(&keys, id(key), self.lost_ago()));
-                let answer = Answer::of(&value).unwrap();
+                let value = self.value(scripts::look(&keys, id(key), self.lost_ago()));
+                let answer = ScriptReply::of(&value).unwrap();
                 let record = self.records.get(&key);
                 let unsettled = record.and_then(|record| record.unknown_for(&self.facts(key), self.now));
                 prop_assert_eq!(answer.word == "unsettled", unsettled.is_some());
@@ -426,7 +433,7 @@ impl World {
             Event::Take(key) => self.take(key)?,
             Event::Postpone(key, longest) => {
                 let (wait, longest) = (Duration::from_secs(60), Duration::from_secs(longest));
-                let (word, _) = self.ask(steps::postpone(&keys, id(key), wait, longest, self.lost_ago()));
+                let (word, _) = self.ask(scripts::postpone(&keys, id(key), wait, longest, self.lost_ago()));
                 let (facts, now) = (self.facts(key), self.now);
                 let record = self.records.get_mut(&key);
                 let postponed = record.map(|record| record.postpone(wait, longest, &facts, now));
@@ -461,7 +468,7 @@ impl World {
             lost_ago: self.lost_ago(),
             now: self.now,
         };
-        let (word, _) = self.ask(steps::restore(&self.keys.clone(), id(key), &noted, with));
+        let (word, _) = self.ask(scripts::restore(&self.keys.clone(), id(key), &noted, with));
         let restored = Record::restore(self.records.get(&key), &fitting, &self.facts(key), self.now);
         let expected = match &restored {
             Ok(_) => "done",
@@ -482,7 +489,7 @@ impl World {
         let keys = self.keys.clone();
         let mut found = Vec::new();
         for part in 0..PARTS {
-            let value = self.value(steps::due(&keys, part, 100));
+            let value = self.value(scripts::due(&keys, part, 100));
             found.extend(super::super::reply::list(&value).unwrap().iter().filter_map(record_id));
         }
         let now = self.now;
@@ -498,8 +505,8 @@ impl World {
     fn take(&mut self, key: u16) -> Result<(), TestCaseError> {
         const LEASE: Duration = Duration::from_secs(40);
         let keys = self.keys.clone();
-        let value = self.value(steps::take(&keys, id(key), LEASE, self.lost_ago()));
-        let answer = Answer::of(&value).unwrap();
+        let value = self.value(scripts::take(&keys, id(key), LEASE, self.lost_ago()));
+        let answer = ScriptReply::of(&value).unwrap();
         let (facts, now) = (self.facts(key), self.now);
         let taken = self.records.get_mut(&key).and_then(|record| record.take(LEASE, &facts, now));
         prop_assert_eq!(answer.word == "taken", taken.is_some());
@@ -571,7 +578,7 @@ async fn a_write_that_the_server_has_no_room_for_is_told() {
         RecordId::from_bytes(bytes)
     };
     let leaving = |request: u128| Leaving {
-        intent: Some(Arc::new(World::intent(Fence(request)))),
+        intent: Some(Arc::new(World::intent(FencingToken(request)))),
         ..Leaving::at_once(Some(Duration::ZERO))
     };
     for number in 1..4 {
@@ -586,13 +593,13 @@ async fn a_write_that_the_server_has_no_room_for_is_told() {
     let text = events.after(0)[0].text.clone();
     assert!(text.contains("half of the 48 allowed") && text.contains("triage records list"), "{text}");
     let begun = records.begin(in_part(9), opening(9, 0)).await.unwrap();
-    assert!(matches!(begun.begin, Begin::New), "a key found no room: {begun:?}");
+    assert!(matches!(begun.begin, RecordBegin::New), "a key found no room: {begun:?}");
     // A part that keeps as many requests as it may.
-    let due = format!("triage:{{idem-{:x}}}:due", steps::part_of(in_part(9)));
-    for number in 0..steps::MAX_KEPT_REQUESTS {
+    let due = format!("triage:{{idem-{:x}}}:due", scripts::part_of(in_part(9)));
+    for number in 0..scripts::MAX_KEPT_REQUESTS {
         let () = server.ask(&["ZADD", &due, "9e15", &number.to_string()]);
     }
-    records.leave(in_part(9), Fence(9), leaving(2));
+    records.abandon_record(in_part(9), FencingToken(9), leaving(2));
     while kinds().len() < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -633,23 +640,28 @@ fn records_with(url: &str, key: Option<[u8; 32]>, max_records: usize) -> (RedisR
     (records, clock, events)
 }
 
-fn link_to(url: &str) -> (Link, Clock) {
+fn link_to(url: &str) -> (RedisConnection, Clock) {
     link_within(url, "5s")
 }
 
-fn link_within(url: &str, timeout: &str) -> (Link, Clock) {
+fn link_within(url: &str, timeout: &str) -> (RedisConnection, Clock) {
     let toml =
         format!("[state]\nurl = \"{url}\"\ntimeout = \"{timeout}\"\n[upstreams.a]\nbase_url = \"http://a.example\"\n");
     let settings = crate::config::from_toml(&toml).unwrap_or_else(|problems| panic!("{problems}"));
     let crate::config::settings::State::Shared(shared) = &settings.state else { panic!("state is in memory") };
     let clock = Clock::system();
-    (Link::open(shared, clock, Entropy::system()).unwrap(), clock)
+    (RedisConnection::open(shared, clock, Rng::system()).unwrap(), clock)
 }
 
-fn records_of(link: Link, clock: Clock, key: Option<[u8; 32]>, max_records: usize) -> (RedisRecords, Arc<Events>) {
+fn records_of(
+    link: RedisConnection,
+    clock: Clock,
+    key: Option<[u8; 32]>,
+    max_records: usize,
+) -> (RedisRecords, Arc<Events>) {
     let sealer = Sealer::new(key.as_slice());
     let events = Arc::new(Events::new(clock));
-    let records = RedisRecords::new(link, clock, Entropy::system(), sealer, max_records, Arc::clone(&events));
+    let records = RedisRecords::new(link, clock, Rng::system(), sealer, max_records, Arc::clone(&events));
     (records, events)
 }
 
@@ -660,11 +672,11 @@ async fn what_one_host_sent_another_does_not_send() {
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
     let on_one = |fence| begin(&one, clock, id(1), opening(fence, 0));
     let on_other = |fence| begin(&other, other_clock, id(1), opening(fence, 0));
-    let Begun::New(mut hold) = on_one(1).await.unwrap() else { panic!("the first is not new") };
+    let BeginOutcome::New(mut hold) = on_one(1).await.unwrap() else { panic!("the first is not new") };
     hold.sent().await.unwrap();
-    assert!(matches!(on_other(2).await.unwrap(), Begun::InFlight { .. }), "the second is let through");
+    assert!(matches!(on_other(2).await.unwrap(), BeginOutcome::InFlight { .. }), "the second is let through");
     hold.finish(stored("patient 7")).await.unwrap();
-    let Begun::Replay(replay) = on_other(3).await.unwrap() else { panic!("the third is not replayed") };
+    let BeginOutcome::Replay(replay) = on_other(3).await.unwrap() else { panic!("the third is not replayed") };
     assert_eq!(*replay, stored("patient 7"));
     let held: Vec<String> = server.ask(&["KEYS", "*"]);
     for key in held.iter().filter(|key| key.contains(&id(1).to_string())) {
@@ -672,19 +684,21 @@ async fn what_one_host_sent_another_does_not_send() {
         assert!(!fields.concat().windows(7).any(|part| part == b"patient"), "{key} can be read");
     }
     // What one leaves without an answer, another looks up.
-    let Begun::New(mut hold) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else { panic!("not new") };
+    let BeginOutcome::New(mut hold) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else {
+        panic!("not new")
+    };
     hold.sent().await.unwrap();
     hold.leave_unknown(Duration::from_secs(1));
     one.flushed().await;
     let unsettled = other.unsettled(10).await.unwrap();
     assert_eq!(unsettled.iter().map(|unsettled| unsettled.id).collect::<Vec<_>>(), [id(2)]);
     let begun = begin(&other, other_clock, id(2), opening(5, 0)).await.unwrap();
-    let Begun::Reconcile { hold, sent_ago, .. } = begun else { panic!("{begun:?}") };
+    let BeginOutcome::Reconcile { hold, sent_ago, .. } = begun else { panic!("{begun:?}") };
     assert!(sent_ago <= Duration::from_secs(60), "{sent_ago:?}");
     // One resource, one owner.
     let name = ClaimName::of("up", "7");
     assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
-    let stranger = ClaimOwner::Request(Fence(9));
+    let stranger = ClaimOwner::Request(FencingToken(9));
     assert_eq!(one.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
     hold.release().await.unwrap();
 }
@@ -714,10 +728,12 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
 async fn without_a_key_only_the_status_is_kept() {
     let server = RedisServer::start();
     let (records, clock) = host(&server, None);
-    let Begun::New(hold) = begin(&records, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
+    let BeginOutcome::New(hold) = begin(&records, clock, id(1), opening(1, 0)).await.unwrap() else {
+        panic!("not new")
+    };
     hold.finish(stored("patient 7")).await.unwrap();
     let begun = begin(&records, clock, id(1), opening(2, 0)).await.unwrap();
-    let Begun::Replay(kept) = begun else { panic!("{begun:?}") };
+    let BeginOutcome::Replay(kept) = begun else { panic!("{begun:?}") };
     assert_eq!(*kept, Stored::TooLarge { status: http::StatusCode::OK });
 }
 
@@ -729,7 +745,7 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     // A host that sends and ends: nothing gives its record back.
     let (gone, gone_clock) = host(&server, None);
     let begun = begin(&gone, gone_clock, id(1), opening(1, 0)).await.unwrap();
-    let Begun::New(mut hold) = begun else { panic!("{begun:?}") };
+    let BeginOutcome::New(mut hold) = begun else { panic!("{begun:?}") };
     hold.sent().await.unwrap();
     assert!(!doubtful(&records, 2, 3).await, "the other host knows the server");
     server.kill();
@@ -743,14 +759,14 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
             Err(error) => panic!("{error}"),
         }
     };
-    assert!(matches!(begun, Begun::Reconcile { doubtful: true, .. }), "{begun:?}");
+    assert!(matches!(begun, BeginOutcome::Reconcile { doubtful: true, .. }), "{begun:?}");
 }
 
 /// Whether a record is begun as one that may have been sent before.
 async fn doubtful(records: &Arc<dyn Records>, number: u16, fence: u128) -> bool {
     match records.begin(id(number), opening(fence, 0)).await.unwrap().begin {
-        Begin::New => false,
-        Begin::Reconcile { .. } => true,
+        RecordBegin::New => false,
+        RecordBegin::Reconcile { .. } => true,
         other => panic!("{other:?}"),
     }
 }
@@ -835,13 +851,13 @@ async fn a_full_server_begins_no_record() {
     let server = RedisServer::with(&[]);
     let (records, clock) = host(&server, None);
     let first = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
-    assert!(matches!(first, Begun::New(_)), "{first:?}");
+    assert!(matches!(first, BeginOutcome::New(_)), "{first:?}");
     let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     let refused = begin(&records, clock, id(2), opening(2, 0)).await;
     assert!(refused.is_err(), "{refused:?}");
     let () = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     let begun = begin(&records, clock, id(2), opening(2, 0)).await.unwrap();
-    assert!(matches!(begun, Begun::New(_)), "nothing was written: {begun:?}");
+    assert!(matches!(begun, BeginOutcome::New(_)), "nothing was written: {begun:?}");
 }
 
 /// Records, claims and turns on three masters: each step keeps to one slot, and one node's loss is noticed by the next step there.
@@ -852,7 +868,7 @@ async fn a_cluster_keeps_records_and_tells_what_it_lost() {
     for number in 0..20 {
         let opening = opening(number.into(), 0).with_turn(true);
         let begun = begin(&one, clock, id(number), opening).await.unwrap();
-        let Begun::New(mut hold) = begun else { panic!("{number}: {begun:?}") };
+        let BeginOutcome::New(mut hold) = begun else { panic!("{number}: {begun:?}") };
         assert!(!hold.has_turn(), "the queue may lie on another node");
         let turn = one.turn(opening.fingerprint).await.unwrap();
         hold.sent().await.unwrap();
@@ -867,9 +883,9 @@ async fn a_cluster_keeps_records_and_tells_what_it_lost() {
     one.flushed().await;
     assert_eq!(other.unsettled(100).await.unwrap().len(), 10);
     let begun = begin(&one, clock, id(0), opening(100, 0)).await.unwrap();
-    assert!(matches!(&begun, Begun::Replay(replay) if **replay == stored("patient 7")), "{begun:?}");
+    assert!(matches!(&begun, BeginOutcome::Replay(replay) if **replay == stored("patient 7")), "{begun:?}");
     let begun = begin(&other, other_clock, id(1), opening(101, 0)).await.unwrap();
-    assert!(matches!(begun, Begun::Reconcile { .. }), "{begun:?}");
+    assert!(matches!(begun, BeginOutcome::Reconcile { .. }), "{begun:?}");
     let () = cluster.0[1].ask(&["FLUSHALL"]);
     let mut met = 0;
     for number in 200..248 {
@@ -909,9 +925,9 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     let host = HostId(1);
     let about = Circumstances { cap: 100, lost_ago: None, host, one_node: true, era: "e".to_owned() };
     let keys = world.keys.clone();
-    let begin = |world: &mut World, fence| world.ask(steps::begin(&keys, id(1), &opening(fence, 0), &about));
+    let begin = |world: &mut World, fence| world.ask(scripts::begin(&keys, id(1), &opening(fence, 0), &about));
     assert_eq!(begin(&mut world, 1).0, "new");
-    assert_eq!(world.ask(steps::sent(&keys, id(1), Fence(1), None, host)).0, "done");
+    assert_eq!(world.ask(scripts::sent(&keys, id(1), FencingToken(1), None, host)).0, "done");
     world.now = START.before(Duration::from_hours(24));
     let (word, wait) = begin(&mut world, 2);
     assert_eq!(word, "busy");
@@ -921,7 +937,7 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     assert!(Duration::from_micros(wait) <= lock, "{wait}");
     world.now = world.now.after(lock);
     assert_eq!(begin(&mut world, 3).0, "reconcile");
-    assert_eq!(world.ask(steps::finish(&keys, id(1), Fence(1), vec![0])).0, "lost");
+    assert_eq!(world.ask(scripts::finish(&keys, id(1), FencingToken(1), vec![0])).0, "lost");
 }
 
 /// A killed host's keys are free once its heartbeat has ended, long before its locks do.
@@ -932,25 +948,25 @@ async fn a_dead_hosts_heartbeat_ends_its_locks() {
     let inner = Arc::clone(&records.0);
     let records: Arc<dyn Records> = Arc::new(records);
     let try_begin = |key, fence| begin(&records, clock, id(key), opening(fence, 0));
-    assert!(matches!(try_begin(0, 1).await.unwrap(), Begun::New(_)));
+    assert!(matches!(try_begin(0, 1).await.unwrap(), BeginOutcome::New(_)));
     // Another host, which is killed after it has sent one of two.
     let dead = HostId(99);
     let era = inner.link.era(inner.patience()).await.unwrap();
     let about = Circumstances { cap: 100, lost_ago: None, host: dead, one_node: true, era };
     for (key, fence) in [(1, 2), (2, 3)] {
-        inner.run(&steps::begin(inner.keys(), id(key), &opening(fence, 0), &about)).await.unwrap();
+        inner.run(&scripts::begin(inner.keys(), id(key), &opening(fence, 0), &about)).await.unwrap();
     }
-    done("sent", &inner.run(&steps::sent(inner.keys(), id(1), Fence(2), None, dead)).await.unwrap()).unwrap();
-    assert!(matches!(try_begin(1, 4).await.unwrap(), Begun::InFlight { .. }), "its heartbeat still holds");
+    done("sent", &inner.run(&scripts::sent(inner.keys(), id(1), FencingToken(2), None, dead)).await.unwrap()).unwrap();
+    assert!(matches!(try_begin(1, 4).await.unwrap(), BeginOutcome::InFlight { .. }), "its heartbeat still holds");
     for part in 0..PARTS {
         let hosts = format!("triage:{{idem-{part:x}}}:hosts");
         let () = server.ask(&["ZADD", &hosts, "XX", "1", &dead.to_string()]);
     }
     let begun = try_begin(1, 5).await.unwrap();
-    let Begun::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
-    assert!(matches!(try_begin(2, 6).await.unwrap(), Begun::New(_)), "nothing was sent");
+    let BeginOutcome::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
+    assert!(matches!(try_begin(2, 6).await.unwrap(), BeginOutcome::New(_)), "nothing was sent");
     // It was only stopped: when it goes on, it is fenced off.
-    let late = inner.run(&steps::sent(inner.keys(), id(1), Fence(2), None, dead)).await.unwrap();
+    let late = inner.run(&scripts::sent(inner.keys(), id(1), FencingToken(2), None, dead)).await.unwrap();
     assert!(matches!(done("sent", &late), Err(RecordError::Lost)));
     hold.finish(stored("by its successor")).await.unwrap();
 }
@@ -962,8 +978,8 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
     let (records, clock) = records_at(&server.url(), None);
     let (inner, records): (_, Arc<dyn Records>) = (Arc::clone(&records.0), Arc::new(records));
     let begun = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
-    let Begun::New(hold) = begun else { panic!("{begun:?}") };
-    let hosts = format!("triage:{{idem-{:x}}}:hosts", steps::part_of(id(1)));
+    let BeginOutcome::New(hold) = begun else { panic!("{begun:?}") };
+    let hosts = format!("triage:{{idem-{:x}}}:hosts", scripts::part_of(id(1)));
     let lease = || server.ask::<f64>(&["ZSCORE", &hosts, &inner.heartbeat.host.to_string()]);
     let first = lease();
     while lease() <= first {
@@ -979,13 +995,17 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
 async fn what_is_held_at_a_loss_is_given_back() {
     let server = RedisServer::start();
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
-    let Begun::New(mut hold) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
-    let Begun::New(done) = begin(&one, clock, id(2), opening(2, 0)).await.unwrap() else { panic!("not new") };
+    let BeginOutcome::New(mut hold) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else {
+        panic!("not new")
+    };
+    let BeginOutcome::New(done) = begin(&one, clock, id(2), opening(2, 0)).await.unwrap() else { panic!("not new") };
     done.finish(stored("patient 7")).await.unwrap();
-    let Begun::New(mut left) = begin(&one, clock, id(3), opening(3, 0)).await.unwrap() else { panic!("not new") };
+    let BeginOutcome::New(mut left) = begin(&one, clock, id(3), opening(3, 0)).await.unwrap() else {
+        panic!("not new")
+    };
     left.sent().await.unwrap();
     left.leave_unknown(Duration::from_secs(1));
-    let (name, stranger) = (ClaimName::of("up", "7"), ClaimOwner::Request(Fence(9)));
+    let (name, stranger) = (ClaimName::of("up", "7"), ClaimOwner::Request(FencingToken(9)));
     assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
     let fingerprint = opening(1, 1).fingerprint;
     let turn = one.turn(fingerprint).await.unwrap();
@@ -994,17 +1014,17 @@ async fn what_is_held_at_a_loss_is_given_back() {
     let () = server.ask(&["FLUSHALL"]);
     // All of it is asked for by the other host, which waits until it may be there.
     let on_other = |key, fence| begin(&other, other_clock, id(key), opening(fence, 0));
-    assert!(matches!(on_other(1, 11).await.unwrap(), Begun::InFlight { .. }));
-    assert!(matches!(on_other(2, 12).await.unwrap(), Begun::Replay(answer) if *answer == stored("patient 7")));
+    assert!(matches!(on_other(1, 11).await.unwrap(), BeginOutcome::InFlight { .. }));
+    assert!(matches!(on_other(2, 12).await.unwrap(), BeginOutcome::Replay(answer) if *answer == stored("patient 7")));
     let begun = on_other(3, 13).await.unwrap();
-    assert!(matches!(begun, Begun::Reconcile { doubtful: false, .. }), "{begun:?}");
+    assert!(matches!(begun, BeginOutcome::Reconcile { doubtful: false, .. }), "{begun:?}");
     assert_eq!(other.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
     assert_eq!(other.claimant(name, stranger).await.unwrap(), Claimant::Other);
     assert_eq!(other.claimant(name, ClaimOwner::Record(id(1))).await.unwrap(), Claimant::Asker);
     assert!(turn.holds() && (&mut next).now_or_never().is_none(), "the turn passed on");
     hold.sent().await.unwrap();
     hold.finish(stored("patient 8")).await.unwrap();
-    assert!(matches!(on_other(1, 14).await.unwrap(), Begun::Replay(_)));
+    assert!(matches!(on_other(1, 14).await.unwrap(), BeginOutcome::Replay(_)));
     drop(turn);
     assert!(next.await.unwrap().unwrap().holds());
 }
@@ -1017,14 +1037,17 @@ async fn a_host_that_has_just_started_gives_back_what_it_knows() {
     // The era is known before anything listens for the next one.
     link.era(Duration::from_secs(5)).await.unwrap();
     let young: Arc<dyn Records> = Arc::new(records_of(link, clock, Some([7; 32]), 1000).0);
-    let Begun::New(done) = begin(&young, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
+    let BeginOutcome::New(done) = begin(&young, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
     done.finish(stored("patient 7")).await.unwrap();
     let () = server.ask(&["FLUSHALL"]);
     let (other, clock) = host(&server, Some([7; 32]));
     // Both know of the loss.
-    assert!(matches!(begin(&young, clock, id(2), opening(2, 0)).await, Ok(Begun::Reconcile { doubtful: true, .. })));
+    assert!(matches!(
+        begin(&young, clock, id(2), opening(2, 0)).await,
+        Ok(BeginOutcome::Reconcile { doubtful: true, .. })
+    ));
     let begun = begin(&other, clock, id(1), opening(3, 0)).await.unwrap();
-    assert!(matches!(&begun, Begun::Replay(answer) if **answer == stored("patient 7")), "{begun:?}");
+    assert!(matches!(&begun, BeginOutcome::Replay(answer) if **answer == stored("patient 7")), "{begun:?}");
 }
 
 /// An operator's word that a doubtful request was never sent holds: it would be in doubt again if its record were forgotten.
@@ -1036,14 +1059,16 @@ async fn a_doubt_that_an_operator_clears_does_not_come_back() {
     let () = server.ask(&["FLUSHALL"]);
     let try_begin = |fence| begin(&records, clock, id(5), opening(fence, 0));
     let begun = try_begin(2).await.unwrap();
-    let Begun::Reconcile { hold, doubtful: true, .. } = begun else { panic!("{begun:?}") };
+    let BeginOutcome::Reconcile { hold, doubtful: true, .. } = begun else { panic!("{begun:?}") };
     hold.leave_unknown(Duration::ZERO);
     records.flushed().await;
     let begun = try_begin(3).await.unwrap();
-    let Begun::Reconcile { hold, doubtful: true, .. } = begun else { panic!("it is in doubt no more: {begun:?}") };
+    let BeginOutcome::Reconcile { hold, doubtful: true, .. } = begun else {
+        panic!("it is in doubt no more: {begun:?}")
+    };
     hold.leave_unknown(Duration::ZERO);
     records.flushed().await;
     assert_eq!(records.resolve(id(5), Resolution::NotApplied).await.unwrap(), Resolved::Done);
     let begun = try_begin(4).await.unwrap();
-    assert!(matches!(begun, Begun::New(_)), "{begun:?}");
+    assert!(matches!(begun, BeginOutcome::New(_)), "{begun:?}");
 }

@@ -1,16 +1,16 @@
 //! Requests without a key that have no answer yet, on the server.
 
 use super::{
-    Inner, LOSSES, nonsense,
-    steps::{self, Answer},
-    still_begun,
-    turn::Place,
-    unavailable,
+    Inner, LOSSES,
+    fingerprint_lock::QueueTicket,
+    nonsense,
+    scripts::{self, ScriptReply},
+    still_begun, unavailable,
 };
 use crate::{
     idempotency::{
         Arrived, Arriving, PlaceTerm, RecordError, RecordId, Renewed, Ticket,
-        record::{Begin, Fate, Record},
+        record::{Record, RecordBegin, RecordRetention},
     },
     store::redis::LinkError,
 };
@@ -26,9 +26,9 @@ impl Inner {
             let asked_at = Instant::now();
             // Made before it is taken, so that it is given up whatever becomes of the answer.
             let turn = arriving.turn.filter(|_| about.one_node);
-            let place = turn.map(|fingerprint| Place::new(&self, fingerprint, ticket.owner));
+            let place = turn.map(|fingerprint| QueueTicket::new(&self, fingerprint, ticket.owner));
             let asked = arriving.intent.as_ref().map(|intent| self.asked(ticket.id, intent));
-            let value = match self.run(&steps::arrive(self.keys(), &arriving, asked, &about)).await {
+            let value = match self.run(&scripts::arrive(self.keys(), &arriving, asked, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
                     if let Some(place) = place.filter(|_| !error.may_be_done()) {
@@ -37,10 +37,10 @@ impl Inner {
                     return Err(error);
                 }
             };
-            let answer = Answer::of(&value).ok_or_else(|| nonsense("arrive"))?;
+            let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("arrive"))?;
             let begin = match (answer.word, answer.duration()) {
-                ("new", _) => Begin::New,
-                ("reconcile", Some(sent_ago)) => Begin::Reconcile { sent_ago, doubtful: true },
+                ("new", _) => RecordBegin::New,
+                ("reconcile", Some(sent_ago)) => RecordBegin::Reconcile { sent_ago, doubtful: true },
                 (word, _) => {
                     if let Some(place) = place {
                         place.was_not_taken();
@@ -58,9 +58,9 @@ impl Inner {
                     }
                 }
             };
-            if matches!(begin, Begin::New) && self.link.lost_data() != lost {
+            if matches!(begin, RecordBegin::New) && self.link.lost_data() != lost {
                 // It was new to a server that has lost data, which this host knew only after it had asked.
-                self.run(&steps::answered(self.keys(), &ticket, true)).await.map_err(still_begun)?;
+                self.run(&scripts::answered(self.keys(), &ticket, true)).await.map_err(still_begun)?;
                 continue;
             }
             let (opening, intent) = (&arriving.opening, arriving.intent.clone());
@@ -84,8 +84,8 @@ impl Inner {
     }
 
     pub(super) async fn look_again(&self, ticket: Ticket) -> Result<Option<RecordId>, RecordError> {
-        let value = self.run(&steps::look_again(self.keys(), &ticket)).await?;
-        let answer = Answer::of(&value).ok_or_else(|| nonsense("look_again"))?;
+        let value = self.run(&scripts::look_again(self.keys(), &ticket)).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look_again"))?;
         match answer.word {
             "adopted" => {
                 // Its own record went with its own entry.
@@ -115,8 +115,9 @@ impl Inner {
         }
         let (word, is_held) = renewed;
         if is_held {
-            self.ledger
-                .change(ticket.id, |record, now| record.keep_alive(ticket.owner, lock, now).map(|()| Fate::Keep));
+            self.ledger.change(ticket.id, |record, now| {
+                record.keep_alive(ticket.owner, lock, now).map(|()| RecordRetention::Keep)
+            });
         }
         Ok(Renewed { entry: word == "ours", lock: is_held })
     }
@@ -129,8 +130,8 @@ impl Inner {
         place: PlaceTerm,
         lists_again: bool,
     ) -> Result<(&'static str, bool), RecordError> {
-        let value = self.run(&steps::keep_alive(self.keys(), &ticket, lock, place, lists_again)).await?;
-        let answer = Answer::of(&value).ok_or_else(|| nonsense("keep_alive"))?;
+        let value = self.run(&scripts::keep_alive(self.keys(), &ticket, lock, place, lists_again)).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("keep_alive"))?;
         let word = ["ours", "lost", "gone"].into_iter().find(|word| *word == answer.word);
         Ok((word.ok_or_else(|| nonsense("keep_alive"))?, answer.is_held()))
     }

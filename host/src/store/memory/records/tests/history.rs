@@ -78,7 +78,7 @@ impl Known {
 }
 
 struct Owner {
-    hold: Hold,
+    hold: RecordGuard,
     key: u16,
     until: Timestamp,
     marked: Option<Timestamp>,
@@ -94,9 +94,9 @@ struct World {
     /// Owners that vanished, and when their locks run out.
     crashed: Vec<(u16, Timestamp, bool)>,
     /// Owners whose locks ran out, with their keys.
-    late: Vec<(u16, Hold)>,
+    late: Vec<(u16, RecordGuard)>,
     /// Those of them that have a successor.
-    superseded: Vec<Hold>,
+    superseded: Vec<RecordGuard>,
     known: HashMap<u16, Known>,
     cap: usize,
     fences: u128,
@@ -298,7 +298,7 @@ impl World {
         self.fences += 1;
         let known = self.known.get(&key).cloned().unwrap_or_default();
         let maybe_sent = maybe_sent || known.lost;
-        let opening = Opening { maybe_sent, ..opening(self.fences, payload) };
+        let opening = BeginRequest { maybe_sent, ..opening(self.fences, payload) };
         let locked = self.locked(key);
         let recorded = locked || ((known.unknown_since.is_some() || known.answer.is_some()) && !known.lost);
         let begun = begin(&self.records, self.clock, id(key), opening).await;
@@ -311,29 +311,29 @@ impl World {
                 });
             }
             Err(error) => return Err(format!("key {key}: {error}")),
-            Ok(Begun::Replay(answer)) => {
+            Ok(BeginOutcome::Replay(answer)) => {
                 return require(!locked && known.answer.as_ref() == Some(&*answer), || {
                     format!("key {key}: replays {answer:?}")
                 });
             }
-            Ok(Begun::InFlight { retry_after }) => {
+            Ok(BeginOutcome::InFlight { retry_after }) => {
                 return require(locked && retry_after <= LOCK && payload == known.payload, || {
                     format!("key {key}: waits for nobody")
                 });
             }
-            Ok(Begun::Mismatch) => {
+            Ok(BeginOutcome::Mismatch) => {
                 return require((recorded || known.cleared) && payload != known.payload, || {
                     format!("key {key}: mismatches nothing")
                 });
             }
-            Ok(Begun::New(hold)) => {
+            Ok(BeginOutcome::New(hold)) => {
                 require(known.answer.is_none(), || format!("key {key}: new after an answer"))?;
                 require(known.unknown_since.is_none(), || format!("key {key}: new after an unknown send"))?;
                 require(!maybe_sent || known.cleared, || format!("key {key}: new though it may have been sent"))?;
                 self.known.insert(key, Known { payload, ..Known::default() });
                 (hold, false)
             }
-            Ok(Begun::Reconcile { hold, sent_ago, .. }) => {
+            Ok(BeginOutcome::Reconcile { hold, sent_ago, .. }) => {
                 let recorded = recorded && known.answer.is_none();
                 let since = known.unknown_since.filter(|_| recorded).unwrap_or(now);
                 require(recorded || maybe_sent, || format!("key {key}: nothing to reconcile"))?;
@@ -378,9 +378,9 @@ impl World {
             let payload = self.known.get(&key).map_or(0, |known| known.payload);
             let begun = begin(&self.records, self.clock, id(key), opening(self.fences, payload)).await;
             let goes_on = match &begun {
-                Ok(Begun::New(_) | Begun::Replay(_) | Begun::Reconcile { .. }) => true,
+                Ok(BeginOutcome::New(_) | BeginOutcome::Replay(_) | BeginOutcome::Reconcile { .. }) => true,
                 Err(RecordError::Full { .. }) => self.cap < usize::from(KEYS),
-                Ok(Begun::InFlight { .. } | Begun::Mismatch) | Err(_) => false,
+                Ok(BeginOutcome::InFlight { .. } | BeginOutcome::Mismatch) | Err(_) => false,
             };
             require(goes_on, || format!("key {key}: wedged: {begun:?}"))?;
         }
@@ -429,20 +429,20 @@ proptest! {
 struct Nothing;
 
 impl Records for Nothing {
-    fn begin(&self, _: RecordId, _: Opening) -> Reply<'_, Opened> {
-        at_hand(Ok(Begin::New.into()))
+    fn begin(&self, _: RecordId, _: BeginRequest) -> Reply<'_, StoreBegin> {
+        at_hand(Ok(RecordBegin::New.into()))
     }
-    fn sent(&self, _: RecordId, _: Fence, _: Option<Arc<Intent>>) -> Reply<'_, ()> {
+    fn sent(&self, _: RecordId, _: FencingToken, _: Option<Arc<Intent>>) -> Reply<'_, ()> {
         at_hand(Ok(()))
     }
-    fn finish(&self, _: RecordId, _: Fence, _: Stored) -> Reply<'_, ()> {
+    fn finish(&self, _: RecordId, _: FencingToken, _: Stored) -> Reply<'_, ()> {
         at_hand(Ok(()))
     }
-    fn release(&self, _: RecordId, _: Fence) -> Reply<'_, ()> {
+    fn release(&self, _: RecordId, _: FencingToken) -> Reply<'_, ()> {
         at_hand(Ok(()))
     }
-    fn leave(&self, _: RecordId, _: Fence, _: Leaving) {}
-    fn record_unknown(&self, _: RecordId, _: Opening, _: Leaving) {}
+    fn abandon_record(&self, _: RecordId, _: FencingToken, _: Leaving) {}
+    fn record_unknown(&self, _: RecordId, _: BeginRequest, _: Leaving) {}
     fn arrive(&self, _: Arriving) -> Reply<'_, Arrived> {
         at_hand(Ok(Arrived::Full))
     }
@@ -460,8 +460,8 @@ impl Records for Nothing {
     fn claimant(&self, _: ClaimName, _: ClaimOwner) -> Reply<'_, Claimant> {
         at_hand(Ok(Claimant::Nobody))
     }
-    fn turn(&self, _: Fingerprint) -> Reply<'static, Turn> {
-        at_hand(Ok(Turn::new(())))
+    fn turn(&self, _: Fingerprint) -> Reply<'static, FingerprintLock> {
+        at_hand(Ok(FingerprintLock::new(())))
     }
     fn unsettled(&self, _: usize) -> Reply<'_, Vec<Unsettled>> {
         at_hand(Ok(Vec::new()))

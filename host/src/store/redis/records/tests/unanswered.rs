@@ -5,6 +5,7 @@ use crate::idempotency::{
     Arriving, PlaceTerm, RequestDigest, Ticket,
     unanswered::{Arrival, Terms, Unanswered},
 };
+use crate::rng::Rng;
 
 const TERMS: Terms = Terms { lease: Duration::from_millis(7500), kept: Duration::from_mins(10) };
 const LOCK: Duration = Duration::from_secs(20);
@@ -56,9 +57,9 @@ struct Lists {
 }
 
 impl Lists {
-    fn opening(ticket: &Ticket) -> Opening {
+    fn opening(ticket: &Ticket) -> BeginRequest {
         let fingerprint = Fingerprint::of_record(ticket.id);
-        Opening {
+        BeginRequest {
             fence: ticket.owner,
             host: Some(HOST),
             fingerprint,
@@ -101,15 +102,15 @@ impl Lists {
         let (now, lost, drawn) = (self.world.now, self.world.lost, self.world.drawn + 1);
         self.world.drawn = drawn;
         let digest = RequestDigest::from_bytes([9; 32]);
-        let id = RecordId::draw_beside(&Entropy::seeded(drawn as u64), digest);
-        let ticket = Ticket { digest, id, owner: Fence(drawn), terms: TERMS };
+        let id = RecordId::draw_beside(&Rng::seeded(drawn as u64), digest);
+        let ticket = Ticket { digest, id, owner: FencingToken(drawn), terms: TERMS };
         let intent = World::intent(ticket.owner);
         let asked = Some(World::asked(&intent));
         let opening = Self::opening(&ticket);
         let arriving = Arriving { ticket, opening, turn: None, max: 1000, intent: Some(Arc::new(intent)) };
         let about = self.about();
-        let value = self.world.value(steps::arrive(&self.world.keys.clone(), &arriving, asked, &about));
-        let answer = Answer::of(&value).unwrap();
+        let value = self.world.value(scripts::arrive(&self.world.keys.clone(), &arriving, asked, &about));
+        let answer = ScriptReply::of(&value).unwrap();
         match self.list.arrive(id, ticket.owner, TERMS, now) {
             Arrival::Adopted(adopted) => {
                 prop_assert_eq!((answer.word, answer.id()), ("adopted", Some(adopted)));
@@ -118,7 +119,7 @@ impl Lists {
             Arrival::Listed { others } => {
                 let (begin, record) = Record::listed(&opening, TERMS.kept, arriving.intent, lost, now);
                 let expected = match begin {
-                    Begin::Reconcile { sent_ago, .. } => ("reconcile", Some(sent_ago)),
+                    RecordBegin::Reconcile { sent_ago, .. } => ("reconcile", Some(sent_ago)),
                     _ => ("new", None),
                 };
                 prop_assert_eq!((answer.word, answer.duration()), expected);
@@ -131,10 +132,14 @@ impl Lists {
         Ok(())
     }
 
-    fn change(&mut self, id: RecordId, change: impl FnOnce(&mut Record, Timestamp) -> Option<Fate>) -> &'static str {
+    fn change(
+        &mut self,
+        id: RecordId,
+        change: impl FnOnce(&mut Record, Timestamp) -> Option<RecordRetention>,
+    ) -> &'static str {
         let now = self.world.now;
         let fate = self.records.get_mut(&id).and_then(|record| change(record, now));
-        if fate == Some(Fate::Forget) {
+        if fate == Some(RecordRetention::Forget) {
             self.records.remove(&id);
         }
         if fate.is_some() { "done" } else { "lost" }
@@ -169,9 +174,9 @@ impl Lists {
         let Ticket { id, owner, .. } = ticket;
         match event {
             Event::LookAgain(_) => {
-                let value = self.world.value(steps::look_again(&keys, &ticket));
-                let answer = Answer::of(&value).unwrap();
-                self.list.tidy(TERMS.kept, now);
+                let value = self.world.value(scripts::look_again(&keys, &ticket));
+                let answer = ScriptReply::of(&value).unwrap();
+                self.list.purge_expired(TERMS.kept, now);
                 let was_owner = self.is_owner(&ticket);
                 let found = self.list.look_again(id, owner, TERMS, now);
                 let word = if found.is_some() {
@@ -190,11 +195,12 @@ impl Lists {
             }
             Event::KeepAlive(_, present, lost) => {
                 let place = if present { PlaceTerm::Lasting } else { PlaceTerm::GivenUp };
-                let value = self.world.value(steps::keep_alive(&keys, &ticket, LOCK, place, present && lost));
-                let answer = Answer::of(&value).unwrap();
-                let held = self.change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| Fate::Keep));
+                let value = self.world.value(scripts::keep_alive(&keys, &ticket, LOCK, place, present && lost));
+                let answer = ScriptReply::of(&value).unwrap();
+                let held = self
+                    .change(id, |record, now| record.keep_alive(owner, LOCK, now).ok().map(|()| RecordRetention::Keep));
                 prop_assert_eq!(answer.is_held(), held == "done");
-                self.list.tidy(TERMS.kept, now);
+                self.list.purge_expired(TERMS.kept, now);
                 let is_ours = if present { self.list.renew(id, owner, TERMS, now) } else { self.is_owner(&ticket) };
                 let is_ours = is_ours || (present && lost && self.list.list_again(id, owner, TERMS, now));
                 prop_assert_eq!(answer.word == "ours", is_ours);
@@ -204,12 +210,12 @@ impl Lists {
                 }
             }
             Event::Abandon(_) => {
-                let (word, _) = self.world.ask(steps::abandon(&keys, &ticket));
+                let (word, _) = self.world.ask(scripts::abandon(&keys, &ticket));
                 prop_assert_eq!(word == "done", self.list.abandon(id, owner, TERMS, now));
             }
             Event::Answered(_, forget) => {
-                let (word, _) = self.world.ask(steps::answered(&keys, &ticket, forget));
-                self.list.tidy(TERMS.kept, now);
+                let (word, _) = self.world.ask(scripts::answered(&keys, &ticket, forget));
+                self.list.purge_expired(TERMS.kept, now);
                 let was_ours = self.list.remove(id, owner);
                 prop_assert_eq!(word == "done", was_ours);
                 if forget && was_ours {
@@ -221,14 +227,14 @@ impl Lists {
             Event::Begin(_) if self.is_owner(&ticket) => {
                 let opening = Self::opening(&ticket);
                 let (about, facts) = (self.about(), self.facts(id));
-                let (word, _) = self.world.ask(steps::begin(&keys, id, &opening, &about));
+                let (word, _) = self.world.ask(scripts::begin(&keys, id, &opening, &about));
                 let (begin, record) = Record::begin(self.records.get(&id), &opening, &facts, now);
                 let expected = match begin {
-                    Begin::New => "new",
-                    Begin::Replay(_) => "replay",
-                    Begin::InFlight { .. } => "busy",
-                    Begin::Mismatch => "mismatch",
-                    Begin::Reconcile { .. } => "reconcile",
+                    RecordBegin::New => "new",
+                    RecordBegin::Replay(_) => "replay",
+                    RecordBegin::InFlight { .. } => "busy",
+                    RecordBegin::Mismatch => "mismatch",
+                    RecordBegin::Reconcile { .. } => "reconcile",
                 };
                 prop_assert_eq!(word, expected);
                 if let Some(record) = record {
@@ -237,8 +243,9 @@ impl Lists {
                 }
             }
             Event::Sent(_) => {
-                let (word, _) = self.world.ask(steps::sent(&keys, id, owner, None, HOST));
-                let expected = self.change(id, |record, now| record.sent(owner, None, now).ok().map(|()| Fate::Keep));
+                let (word, _) = self.world.ask(scripts::sent(&keys, id, owner, None, HOST));
+                let expected =
+                    self.change(id, |record, now| record.sent(owner, None, now).ok().map(|()| RecordRetention::Keep));
                 if expected == "done" {
                     self.beat();
                 }
@@ -250,19 +257,19 @@ impl Lists {
                     return Ok(());
                 }
                 let answer = stored("answer");
-                let (word, _) = self.world.ask(steps::finish(&keys, id, owner, codec::encode(&answer)));
+                let (word, _) = self.world.ask(scripts::finish(&keys, id, owner, codec::encode(&answer)));
                 let finish = |record: &mut Record, now| record.finish(owner, Arc::new(answer), now).ok();
-                let expected = self.change(id, |record, now| finish(record, now).map(|()| Fate::Keep));
+                let expected = self.change(id, |record, now| finish(record, now).map(|()| RecordRetention::Keep));
                 prop_assert_eq!(word, expected);
             }
             Event::Leave(_, sent) => {
                 let leaving = Leaving::at_once(sent.map(Duration::from_secs));
-                let (word, _) = self.world.ask(steps::leave(&keys, id, owner, &leaving, None));
+                let (word, _) = self.world.ask(scripts::leave(&keys, id, owner, &leaving, None));
                 prop_assert_eq!(word, self.change(id, |record, now| record.leave(owner, &leaving, now).ok()));
             }
             Event::Look(_) => {
-                let value = self.world.value(steps::look(&keys, id, self.world.lost_ago()));
-                let answer = Answer::of(&value).unwrap();
+                let value = self.world.value(scripts::look(&keys, id, self.world.lost_ago()));
+                let answer = ScriptReply::of(&value).unwrap();
                 let record = self.records.get(&id);
                 let unsettled = record.and_then(|record| record.unknown_for(&self.facts(id), now));
                 prop_assert_eq!(answer.duration(), unsettled);
@@ -297,8 +304,8 @@ fn the_scripts_of_equal_requests_do_what_the_transitions_do() {
 
 fn arriving(fence: u128) -> Arriving {
     let digest = RequestDigest::from_bytes([9; 32]);
-    let id = RecordId::draw_beside(&Entropy::seeded(fence as u64), digest);
-    let ticket = Ticket { digest, id, owner: Fence(fence), terms: TERMS };
+    let id = RecordId::draw_beside(&Rng::seeded(fence as u64), digest);
+    let ticket = Ticket { digest, id, owner: FencingToken(fence), terms: TERMS };
     Arriving { ticket, opening: Lists::opening(&ticket), turn: None, max: 1000, intent: None }
 }
 
@@ -313,16 +320,16 @@ async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
     assert!(matches!(other.arrive(arriving(2)).await.unwrap(), Arrived::Listed { others: true, .. }));
     assert_eq!(other.look_again(arriving(2).ticket).await.unwrap(), None, "its caller is there");
     let entry = crate::idempotency::Entry::asking(&one, clock, &left);
-    let hold = crate::idempotency::Hold::listed(&one, clock, &left, Arc::clone(&entry), None, true);
+    let hold = crate::idempotency::RecordGuard::listed(&one, clock, &left, Arc::clone(&entry), None, true);
     entry.abandon();
     hold.finish(stored("patient 7")).await.unwrap();
     one.flushed().await;
     let found = other.look_again(arriving(2).ticket).await.unwrap();
     assert_eq!(found, Some(left.ticket.id));
     let Arrived::Listed { others: true, .. } = other.arrive(arriving(3)).await.unwrap() else { panic!("twice") };
-    let opening = Opening { fence: Fence(2), ..left.opening };
+    let opening = BeginRequest { fence: FencingToken(2), ..left.opening };
     let begun = begin(&other, other_clock, left.ticket.id, opening).await.unwrap();
-    assert!(matches!(&begun, Begun::Replay(kept) if **kept == stored("patient 7")), "{begun:?}");
+    assert!(matches!(&begun, BeginOutcome::Replay(kept) if **kept == stored("patient 7")), "{begun:?}");
     // Its caller has it: nothing is left of it but the entry of the third.
     other.answered(Ticket { id: left.ticket.id, ..arriving(2).ticket }, true);
     other.answered(arriving(3).ticket, true);
@@ -341,7 +348,7 @@ fn a_clock_that_is_set_back_prolongs_no_place() {
     world.mark();
     let about = Circumstances { cap: 100, lost_ago: None, host: HOST, one_node: true, era: "e".to_owned() };
     let keys = world.keys.clone();
-    let arrive = |world: &mut World, fence| world.ask(steps::arrive(&keys, &arriving(fence), None, &about)).0;
+    let arrive = |world: &mut World, fence| world.ask(scripts::arrive(&keys, &arriving(fence), None, &about)).0;
     assert_eq!(arrive(&mut world, 1), "new");
     world.now = START.before(Duration::from_hours(24));
     assert_eq!(arrive(&mut world, 2), "new", "its owner may live");
@@ -402,13 +409,13 @@ async fn retried<'a, T>(ask: impl Fn() -> Reply<'a, T>) -> T {
 /// is given back. Neither the answer is withheld, nor is an unknown write forgotten, nor is what its caller leaves sent again.
 #[tokio::test]
 async fn a_place_that_the_server_has_lost_is_listed_again() {
-    use crate::idempotency::{Arrived, Entry, Hold, Ownership};
+    use crate::idempotency::{Arrived, Entry, Ownership, RecordGuard};
     let server = RedisServer::start();
     let ((one, clock), (other, _)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
-    let left = Arriving { intent: Some(Arc::new(World::intent(Fence(2)))), ..arriving(1) };
+    let left = Arriving { intent: Some(Arc::new(World::intent(FencingToken(2)))), ..arriving(1) };
     let entry = Entry::asking(&one, clock, &left);
     assert!(matches!(one.arrive(left.clone()).await.unwrap(), Arrived::Listed { .. }));
-    let mut hold = Hold::listed(&one, clock, &left, Arc::clone(&entry), None, true);
+    let mut hold = RecordGuard::listed(&one, clock, &left, Arc::clone(&entry), None, true);
     hold.sent().await.unwrap();
     entry.keep_alive();
     let () = server.ask(&["FLUSHALL"]);

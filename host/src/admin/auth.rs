@@ -1,0 +1,312 @@
+//! Who may do what: bearer tokens with a role each, few requests a second, and nothing by way of a browser.
+
+use super::{
+    AdminState,
+    listen::Peer,
+    quotas::{Asker, Quotas},
+    response::Refusal,
+    session::{self, Sessions},
+};
+use crate::{
+    bounded_file,
+    clock::{Clock, Timestamp},
+    config::settings::{self, READ_TOKEN, WRITE_TOKEN},
+    secret::TokenSource,
+};
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::{HeaderMap, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use subtle::ConstantTimeEq as _;
+
+/// Shorter ones can be guessed.
+const SHORTEST: usize = 16;
+/// Why a token cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file.
+    #[error("the token file {} ({key}) cannot be read; it must hold the token", path.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is too short, or not one word.
+    #[error(
+        "the token of {key} must be one word of at least {SHORTEST} printable ASCII characters; make one with `openssl rand -hex 32`"
+    )]
+    Weak {
+        /// The key or variable that holds it.
+        key: &'static str,
+    },
+    /// Both roles have it.
+    #[error("the token that may look and the one that may act are the same; make two, or leave the first one out")]
+    Same,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Look.
+    Read,
+    /// Look and act.
+    Write,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// A token's hash: of a fixed length, so that a comparison tells nothing of the token's.
+type Hash = [u8; 32];
+
+#[derive(Debug)]
+struct Spent {
+    quotas: Quotas,
+    /// When a refused caller was last told of in the log.
+    told: Timestamp,
+}
+
+/// The gate before every handler.
+pub(super) struct Access {
+    clock: Clock,
+    read: Option<Hash>,
+    write: Option<Hash>,
+    sessions: Option<Sessions>,
+    /// Whether every caller has shown a certificate of ours.
+    knows_callers: bool,
+    spent: Mutex<Spent>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("is_open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Reads the tokens.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    pub(super) fn of(settings: &settings::Admin, clock: Clock) -> Result<Self, TokenError> {
+        let read = settings.read_token.as_ref().map(|source| hash(source, "admin.read_token_file", READ_TOKEN));
+        let write = settings.write_token.as_ref().map(|source| hash(source, "admin.write_token_file", WRITE_TOKEN));
+        let (read, write) = (read.transpose()?, write.transpose()?);
+        if read.is_some() && read == write {
+            return Err(TokenError::Same);
+        }
+        let spent = Spent { quotas: Quotas::default(), told: Timestamp::default() };
+        let knows_callers = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        Ok(Self { clock, read, write, sessions: Sessions::new(), knows_callers, spent: Mutex::new(spent) })
+    }
+
+    /// Whether the same tokens open both.
+    pub(super) fn has_the_tokens_of(&self, other: &Self) -> bool {
+        self.read == other.read && self.write == other.write
+    }
+
+    /// Whether no token is configured: the listener is on this machine alone then.
+    fn is_open(&self) -> bool {
+        self.read.is_none() && self.write.is_none()
+    }
+
+    /// What the bearer of a request's token may do, or who has signed in by the page.
+    fn entry(&self, headers: &HeaderMap) -> Entry {
+        if self.is_open() {
+            return Entry { role: Some(Role::Write), by_session: false };
+        }
+        match headers.get(header::AUTHORIZATION) {
+            Some(value) => {
+                let bearer = value.as_bytes().split_at_checked(7);
+                let token = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+                Entry { role: token.and_then(|(_, token)| self.role(token.trim_ascii())), by_session: false }
+            }
+            None => {
+                let now = self.clock.unix_ms();
+                let sealed = session::cookie(headers).zip(self.sessions.as_ref());
+                let role = sealed.and_then(|(value, sessions)| sessions.open(value, now));
+                Entry { role, by_session: role.is_some() }
+            }
+        }
+    }
+
+    /// What the bearer of a token may do.
+    fn role(&self, token: &[u8]) -> Option<Role> {
+        let given: Hash = Sha256::digest(token).into();
+        // Both are always compared, so that the time says nothing.
+        let is = |own: &Option<Hash>| own.is_some_and(|own| own.ct_eq(&given).into());
+        match (is(&self.read), is(&self.write)) {
+            (_, true) => Some(Role::Write),
+            (true, false) => Some(Role::Read),
+            (false, false) => None,
+        }
+    }
+
+    /// The role of a token, and the cookie that stands for it in a browser.
+    pub(super) fn session(&self, token: &[u8], now_unix_ms: u64) -> Option<(Role, String)> {
+        let role = if self.is_open() { Role::Write } else { self.role(token)? };
+        Some((role, self.sessions.as_ref()?.seal(role, now_unix_ms)?))
+    }
+
+    /// Ends the session of a request that brings one.
+    pub(super) fn sign_out(&self, headers: &HeaderMap) {
+        if let (Some(value), Some(sessions)) = (session::cookie(headers), &self.sessions) {
+            sessions.end(value, self.clock.unix_ms());
+        }
+    }
+
+    /// Whether what a request brought still lets its sender look.
+    pub(super) fn still_looks(&self, headers: &HeaderMap) -> bool {
+        self.entry(headers).role.is_some()
+    }
+
+    /// Whether a refused caller is worth a line now: one a second, so that they cannot fill the log.
+    pub(super) fn worth_a_line(&self) -> bool {
+        let now = self.clock.now();
+        let mut spent = self.spent.lock();
+        let worth = now.since(spent.told) >= Duration::from_secs(1);
+        if worth {
+            spent.told = now;
+        }
+        worth
+    }
+
+    /// Who comes, whether they may look or not.
+    ///
+    /// # Errors
+    /// [`Refusal`] of what nobody may do: ask too often, by a strange name, or on behalf of another site.
+    pub(super) fn enter(&self, method: &Method, headers: &HeaderMap, peer: IpAddr) -> Result<Entry, Refusal> {
+        let entry = self.entry(headers);
+        // Where everybody may act nobody has proven anything.
+        let asker = match entry.role {
+            Some(role) if !self.is_open() => Asker::Bearer(role),
+            _ => Asker::Address(peer),
+        };
+        let now = self.clock.now();
+        if let Err(retry_after) = self.spent.lock().quotas.admit(asker, now) {
+            return Err(Refusal::TooMany { retry_after });
+        }
+        if self.is_open() && !self.knows_callers && !names_this_machine(headers) {
+            return Err(Refusal::Rebound);
+        }
+        let acts = method != Method::GET && method != Method::HEAD;
+        // A browser sends its cookie by itself: what acts by it must prove that the page asks.
+        if acts && (is_foreign(headers) || entry.by_session && !is_own(headers)) {
+            return Err(Refusal::Foreign);
+        }
+        Ok(entry)
+    }
+
+    fn check(&self, method: &Method, headers: &HeaderMap, peer: IpAddr, needed: Role) -> Result<Role, Refusal> {
+        match self.enter(method, headers, peer)?.role {
+            Some(role) if role >= needed => Ok(role),
+            Some(_) => Err(Refusal::ReadOnly),
+            None => Err(Refusal::NoToken),
+        }
+    }
+}
+
+/// Who comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// What they may do; none: nothing.
+    pub(super) role: Option<Role>,
+    /// Whether a cookie says so.
+    pub(super) by_session: bool,
+}
+
+fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Result<Hash, TokenError> {
+    let (text, name) = match source {
+        TokenSource::Environment(secret) => (secret.reveal().to_owned(), variable),
+        TokenSource::File(path) => {
+            let read = bounded_file::read_secret(path);
+            (read.map_err(|source| TokenError::File { key, path: path.clone(), source })?, key)
+        }
+    };
+    let token = text.trim();
+    if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenError::Weak { key: name });
+    }
+    Ok(Sha256::digest(token).into())
+}
+
+/// Where there is no token, a page of some site could ask by a name of its own that it lets lead here (DNS rebinding).
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+fn is_own_origin(headers: &HeaderMap, origin: &str) -> bool {
+    let own = text(headers, "host").unwrap_or_default();
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(own))
+}
+
+/// Whether a browser sends this on behalf of another site.
+pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
+    let cross = text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    cross || text(headers, "origin").is_some_and(|origin| !is_own_origin(headers, origin))
+}
+
+/// Whether a browser says that the page itself asks. Those that say nothing are too old to trust with a cookie.
+fn is_own(headers: &HeaderMap) -> bool {
+    let own = text(headers, "sec-fetch-site").is_some_and(|site| site == "same-origin");
+    own || text(headers, "origin").is_some_and(|origin| is_own_origin(headers, origin))
+}
+
+/// Lets readers through.
+pub(super) async fn readers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(desk, peer, request, next, Role::Read).await
+}
+
+/// Lets those through who may act.
+pub(super) async fn writers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(desk, peer, request, next, Role::Write).await
+}
+
+async fn admit(
+    State(desk): State<AdminState>,
+    Extension(Peer(peer)): Extension<Peer>,
+    mut request: Request,
+    next: Next,
+    needed: Role,
+) -> Response {
+    let access = desk.access();
+    match access.check(request.method(), request.headers(), peer.ip(), needed) {
+        Ok(role) => {
+            request.extensions_mut().insert(role);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            if access.worth_a_line() {
+                tracing::warn!(target: "triage::audit", %peer, needed = needed.name(), %refusal, "refused");
+            }
+            axum::response::IntoResponse::into_response(refusal)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "auth/tests.rs"]
+mod tests;

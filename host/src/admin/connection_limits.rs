@@ -1,0 +1,103 @@
+//! Who gets a connection: few for each address, few in all, and always one for health.
+//!
+//! Orchestrators restart a host whose health is not told. So what finds no place is served all the same, for a moment and with
+//! nothing but health: there the newest connection takes the place of the oldest.
+
+use crate::overload::peers::{Connection, Limits, Peers};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
+
+/// Connections at once: a few scrapers, probes and people.
+const CONNECTIONS: usize = 256;
+/// Of which one address may have these.
+const ADDRESS_CONNECTIONS: usize = 64;
+/// Connections beside them that ask for health alone.
+const HEALTH_CONNECTIONS: usize = 64;
+
+/// The places.
+#[derive(Debug)]
+pub(super) struct ConnectionLimits {
+    places: Arc<Semaphore>,
+    peers: Arc<Peers>,
+    health: VecDeque<AbortHandle>,
+}
+
+/// A place for anything. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct ConnectionSlot {
+    _place: OwnedSemaphorePermit,
+    _own: Connection,
+}
+
+impl ConnectionLimits {
+    pub(super) fn new() -> Self {
+        let all = usize::MAX;
+        let limits = Limits {
+            peer_connections: ADDRESS_CONNECTIONS,
+            streams: all,
+            requests: all,
+            peer_requests: all,
+            abandoned: all,
+            peer_abandoned: all,
+        };
+        Self { places: Arc::new(Semaphore::new(CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
+    }
+
+    /// A place; none: health alone.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<ConnectionSlot> {
+        let own = self.peers.connect(address)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(ConnectionSlot { _place: place, _own: own })
+    }
+
+    /// A connection asks for health alone. The oldest one of them makes room.
+    pub(super) fn health(&mut self, connection: AbortHandle) {
+        self.health.retain(|own| !own.is_finished());
+        if self.health.len() >= HEALTH_CONNECTIONS
+            && let Some(oldest) = self.health.pop_front()
+        {
+            oldest.abort();
+        }
+        self.health.push_back(connection);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio::task::JoinSet;
+
+    fn address(n: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, n).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_leaves_places_to_others() {
+        let lanes = ConnectionLimits::new();
+        let own: Vec<_> = std::iter::from_fn(|| lanes.enter(address(1))).take(1000).collect();
+        assert_eq!(own.len(), ADDRESS_CONNECTIONS);
+        let all: Vec<_> =
+            (2..100).flat_map(|n| (0..10).filter_map(|_| lanes.enter(address(n))).collect::<Vec<_>>()).collect();
+        assert_eq!(own.len() + all.len(), CONNECTIONS);
+        drop(all);
+        assert!(lanes.enter(address(2)).is_some() && lanes.enter(address(1)).is_none());
+        drop(own);
+        assert!(lanes.enter(address(1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_that_asks_for_health_is_served() {
+        let mut lanes = ConnectionLimits::new();
+        let mut connections = JoinSet::new();
+        for _ in 0..=HEALTH_CONNECTIONS {
+            lanes.health(connections.spawn(std::future::pending::<()>()));
+        }
+        assert!(connections.join_next().await.unwrap().unwrap_err().is_cancelled(), "the oldest one went");
+        assert_eq!((connections.len(), lanes.health.len()), (HEALTH_CONNECTIONS, HEALTH_CONNECTIONS));
+    }
+}

@@ -1,0 +1,229 @@
+//! What readers get.
+
+// A method of a type with a lifetime is no function for every lifetime.
+#![allow(clippy::redundant_closure_for_method_calls)]
+
+use super::{
+    AdminState,
+    dto::{self, Shared},
+    openmetrics::{Sources, scrape},
+    response::{At, Json, Refusal},
+};
+use crate::{
+    config,
+    idempotency::{RecordId, fingerprint::NotARecordId},
+    store::redis::RedisConnection,
+    telemetry::{Event, NotARequestId, RequestId, RequestTimeline},
+    upstream_runtime::UpstreamRuntime,
+};
+use axum::{
+    extract::{Query, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Unsettled records in one answer.
+const RECORDS: usize = 1000;
+/// Unsettled records that are counted for it: each one is asked of the store.
+const COUNTED_RECORDS: usize = 10_000;
+/// How many there are, of which a list may hold the first ones only.
+const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+
+/// The process runs and answers.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The process should be sent requests: policies are loaded, every worker listens, and it is not stopping.
+pub(super) async fn readyz(State(desk): State<AdminState>) -> Response {
+    let unready = desk.unready();
+    let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": unready.is_none(), "why": unready }))).into_response()
+}
+
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], super::OPENAPI).into_response()
+}
+
+pub(super) async fn status(State(desk): State<AdminState>) -> Json<dto::Status> {
+    Json(dto::status(&desk))
+}
+
+/// One shape of every group of every upstream.
+fn every<T>(desk: &AdminState, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
+    let services: Vec<Arc<UpstreamRuntime>> =
+        desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
+    Json(services.iter().flat_map(|service| dto::groups(service)).map(|group| shape(&group)).collect())
+}
+
+pub(super) async fn breakers(State(desk): State<AdminState>) -> Json<Vec<dto::Breaker>> {
+    every(&desk, |group| group.breaker())
+}
+
+pub(super) async fn limits(State(desk): State<AdminState>) -> Json<Vec<dto::Limits>> {
+    every(&desk, |group| group.limits())
+}
+
+pub(super) async fn budgets(State(desk): State<AdminState>) -> Json<Vec<dto::Budget>> {
+    every(&desk, |group| group.budget())
+}
+
+pub(super) async fn breaker(
+    State(desk): State<AdminState>,
+    At((upstream, endpoint)): At<(String, String)>,
+) -> Result<Json<dto::Breaker>, Refusal> {
+    one_breaker(&desk, &upstream, &endpoint).map(Json)
+}
+
+/// The breaker of an endpoint.
+pub(super) fn one_breaker(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Breaker, Refusal> {
+    one_group(desk, upstream, endpoint, "/api/v1/breakers", |group| group.breaker())
+}
+
+/// The limits of an endpoint's group.
+pub(super) fn one_limits(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Limits, Refusal> {
+    one_group(desk, upstream, endpoint, "/api/v1/limits", |group| group.limits())
+}
+
+fn one_group<T>(
+    desk: &AdminState,
+    upstream: &str,
+    endpoint: &str,
+    list: &'static str,
+    shape: impl Fn(&Shared<'_>) -> T,
+) -> Result<T, Refusal> {
+    let none = || Refusal::None { what: "such upstream or endpoint", list };
+    let service = dto::serving(&desk.host, upstream).ok_or_else(none)?.current();
+    let groups = dto::groups(&service);
+    let has = |group: &&Shared<'_>| group.endpoints.iter().any(|own| own.described.name == endpoint);
+    groups.iter().find(has).map(shape).ok_or_else(none)
+}
+
+pub(super) async fn policies(State(desk): State<AdminState>) -> Json<Vec<dto::Policy>> {
+    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect())
+}
+
+pub(super) async fn policy(
+    State(desk): State<AdminState>,
+    At(upstream): At<String>,
+) -> Result<Json<dto::Policy>, Refusal> {
+    let none = Refusal::None { what: "such upstream", list: "/api/v1/policies" };
+    dto::serving(&desk.host, &upstream).map(|serving| Json(dto::policy(serving))).ok_or(none)
+}
+
+/// The fleet's generation, and whether this host is behind.
+fn fleet(serving: &crate::rollout::UpstreamPolicy) -> Option<(String, u64, bool)> {
+    let report = serving.following.as_ref()?.report(serving.current().artifact);
+    Some((serving.settings.name.clone(), report.standing.generation, report.behind))
+}
+
+/// `OpenMetrics` text.
+pub(super) async fn metrics(State(desk): State<AdminState>) -> Result<Response, Refusal> {
+    let shared = &desk.host.shared;
+    let sources = Sources {
+        meters: Arc::clone(&shared.meters),
+        events: Arc::clone(&shared.events),
+        services: shared.rollout.upstreams.iter().map(|serving| serving.current()).collect(),
+        loads: shared.rollout.upstreams.iter().map(|serving| serving.overload.view()).collect(),
+        fleets: shared.rollout.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
+        memory: shared.memory.view(),
+        traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
+        unsettled: shared
+            .records
+            .unsettled(RECORDS)
+            .await
+            .ok()
+            .map(|records| (records.len(), records.iter().map(|record| record.sent_ago).max().unwrap_or_default())),
+        settlements: shared.settlement.counts().to_vec(),
+        notices: shared.settlement.notices(),
+        state: shared.link.as_ref().map(RedisConnection::condition),
+        steps: shared.link.as_ref().map(RedisConnection::steps),
+        ready: desk.unready().is_none(),
+        started_unix_ms: desk.started_unix_ms,
+    };
+    let text = scrape(sources).map_err(|_| Refusal::Store)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], text).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+/// The events after a number, the oldest first.
+pub(super) async fn events(
+    State(desk): State<AdminState>,
+    query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<Event>>, Refusal> {
+    let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
+    let Query(After { after }) = query.map_err(|_| malformed())?;
+    // What other languages take for a number.
+    if i64::try_from(after).is_err() {
+        return Err(malformed());
+    }
+    Ok(Json(desk.host.shared.events.after(after)))
+}
+
+/// The effective configuration, each value with its source, as TOML in which secrets are hidden.
+pub(super) async fn config(State(desk): State<AdminState>) -> Response {
+    let current = desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current());
+    let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
+    let text = config::show(&desk.settings.load(), &descriptions);
+    ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// Records whose effect is unknown, the next to be forgotten first.
+pub(super) async fn records(State(desk): State<AdminState>) -> Result<Response, Refusal> {
+    let unsettled = desk.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
+    let total = HeaderValue::from(unsettled.len());
+    let first: Vec<_> = unsettled.into_iter().take(RECORDS).map(dto::record).collect();
+    Ok(([(TOTAL_COUNT, total)], Json(first)).into_response())
+}
+
+/// One of them.
+pub(super) async fn record(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Record>, Refusal> {
+    let id: RecordId = id.parse().map_err(|error: NotARecordId| Refusal::Malformed(error.to_string()))?;
+    let found = desk.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
+    let none =
+        Refusal::None { what: "such record, or it is settled, or a request is settling it", list: "/api/v1/records" };
+    found.map(|own| Json(dto::record(own))).ok_or(none)
+}
+
+/// Requests in one answer.
+const REQUESTS: usize = 500;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    #[serde(default)]
+    rough: bool,
+    limit: Option<usize>,
+}
+
+/// The latest requests, the latest first.
+pub(super) async fn requests(
+    State(desk): State<AdminState>,
+    query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<dto::Summary>>, Refusal> {
+    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {REQUESTS}"));
+    let Query(Which { rough, limit }) = query.map_err(|_| malformed())?;
+    let limit = limit.unwrap_or(100);
+    if !(1..=REQUESTS).contains(&limit) {
+        return Err(malformed());
+    }
+    let shared = &desk.host.shared;
+    let summary = |story: &RequestTimeline| dto::summary(story, &shared.clock);
+    Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
+}
+
+/// One request's course.
+pub(super) async fn request(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Request>, Refusal> {
+    let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
+    let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
+    Ok(Json(dto::request(story, &desk.host.shared.clock)))
+}

@@ -1,0 +1,100 @@
+//! Decision traces: started, taken and stopped by operators.
+
+use super::{
+    AdminState,
+    actions::{Acting, lasting, whole},
+    dto,
+    response::{At, Json, Refusal, Sent, body},
+};
+use crate::{
+    clock::millis,
+    decision_log::{Recorder, RecordingStatus},
+    rollout::UpstreamPolicy,
+};
+use axum::{
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use serde::{Deserialize, Serialize};
+
+/// How an upstream's recording stands.
+#[derive(Debug, Serialize)]
+pub(super) struct Trace {
+    upstream: String,
+    #[serde(flatten)]
+    view: RecordingStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default)]
+    contents: bool,
+    #[serde(default, deserialize_with = "whole")]
+    for_ms: Option<u64>,
+}
+
+fn recorder<'a>(desk: &'a AdminState, upstream: &str) -> Result<&'a Recorder, Refusal> {
+    let serving = dto::serving(&desk.host, upstream);
+    serving.map(|own| &own.recorder).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/traces" })
+}
+
+fn shape(desk: &AdminState, upstream: &str, recorder: &Recorder) -> Trace {
+    Trace { upstream: upstream.to_owned(), view: recorder.view(desk.host.shared.clock.now()) }
+}
+
+/// Every upstream's.
+pub(super) async fn list(State(desk): State<AdminState>) -> Json<Vec<Trace>> {
+    let one = |serving: &UpstreamPolicy| shape(&desk, &serving.settings.name, &serving.recorder);
+    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| one(serving)).collect())
+}
+
+/// One upstream's.
+pub(super) async fn one(State(desk): State<AdminState>, At(upstream): At<String>) -> Result<Json<Trace>, Refusal> {
+    Ok(Json(shape(&desk, &upstream, recorder(&desk, &upstream)?)))
+}
+
+/// `start`, `take` or `stop`.
+pub(super) async fn act(
+    State(desk): State<AdminState>,
+    actor: Acting,
+    At((upstream, verb)): At<(String, String)>,
+    Sent(bytes): Sent,
+) -> Result<Response, Refusal> {
+    let own = recorder(&desk, &upstream)?;
+    let now = desk.host.shared.clock.now();
+    let with = |contents| if contents { "with contents" } else { "without contents" };
+    let (action, text) = match verb.as_str() {
+        "start" => {
+            let Wanted { contents, for_ms } = body(&bytes)?;
+            let time = lasting(for_ms)?;
+            own.start(contents, time, now).map_err(|already| Refusal::NotNow(already.to_string()))?;
+            ("trace-start", format!("an operator records decisions {} for {} ms", with(contents), millis(time)))
+        }
+        "stop" => {
+            let was = own.view(now).recording;
+            let RecordingStatus { decisions, dropped, .. } = own.stop(now);
+            if !was {
+                return Ok(Json(shape(&desk, &upstream, own)).into_response());
+            }
+            ("trace-stop", format!("an operator ends the recording: {decisions} decisions, {dropped} dropped"))
+        }
+        "take" => {
+            let contents = own.view(now).contents;
+            let (lines, first) = own.take(now);
+            // Whoever records takes several times a second: the first time is told.
+            if first {
+                desk.audit(actor.0, "trace-take", &upstream, format!("an operator takes decisions {}", with(contents)));
+            }
+            let mut response = lines.into_response();
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return Ok(response);
+        }
+        _ => return Err(Refusal::NoPath),
+    };
+    desk.audit(actor.0, action, &upstream, text);
+    Ok(Json(shape(&desk, &upstream, own)).into_response())
+}

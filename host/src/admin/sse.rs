@@ -1,0 +1,178 @@
+//! What the page follows: one look a second at everything, made once however many pages are open, and sent as server-sent
+//! events. Nothing is looked at in full while no page is open.
+
+use super::{AdminState, auth::is_foreign, dto, response::Refusal};
+use crate::{
+    clock::millis,
+    telemetry::{Point, Rates, Sampler, dashboard_sampler, memory_bytes},
+};
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Pages that follow at once: a team's, and a screen on a wall. Each costs some 20 kB a second.
+const PAGES: usize = 16;
+/// What of long lists a page gets.
+const EVENTS: usize = 40;
+const REQUESTS: usize = 15;
+const RECORDS: usize = 10;
+/// Unsettled records that are counted.
+const COUNTED: usize = 1000;
+
+/// What pages follow.
+#[derive(Debug)]
+pub(super) struct Live {
+    sampler: Mutex<Sampler>,
+    told: watch::Sender<Arc<str>>,
+    places: Arc<Semaphore>,
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        let (told, _) = watch::channel(Arc::from(""));
+        Self { sampler: Mutex::default(), told, places: Arc::new(Semaphore::new(PAGES)) }
+    }
+}
+
+/// Looks once a second, for as long as it is polled.
+pub(super) async fn run(desk: AdminState) {
+    let mut ticks = tokio::time::interval(dashboard_sampler::SAMPLE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let shared = &desk.host.shared;
+        desk.live.sampler.lock().look(&shared.meters, shared.clock.now());
+        if desk.live.told.receiver_count() > 0 {
+            let now = now(&desk).await;
+            desk.live.told.send_replace(now);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Now {
+    unix_ms: u64,
+    status: dto::Status,
+    memory_bytes: Option<u64>,
+    rates: Vec<Rates>,
+    points: BTreeMap<String, Point>,
+    breakers: Vec<dto::Breaker>,
+    limits: Vec<dto::Limits>,
+    budgets: Vec<dto::Budget>,
+    policies: Vec<dto::Policy>,
+    events: Vec<crate::telemetry::Event>,
+    requests: Vec<dto::Summary>,
+    unsettled: Unsettled,
+}
+
+#[derive(Serialize)]
+struct Unsettled {
+    count: usize,
+    first: Vec<dto::Record>,
+}
+
+async fn now(desk: &AdminState) -> Arc<str> {
+    let shared = &desk.host.shared;
+    let unsettled = shared.records.unsettled(COUNTED).await.unwrap_or_default();
+    let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
+    let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service)).collect();
+    let (rates, points) = {
+        let sampler = desk.live.sampler.lock();
+        (sampler.rates(), sampler.points())
+    };
+    let requests = shared.desks.latest(REQUESTS, true);
+    let now = Now {
+        unix_ms: shared.clock.unix_ms(),
+        status: dto::status(desk),
+        memory_bytes: memory_bytes(),
+        rates,
+        points,
+        breakers: groups.iter().map(dto::Shared::breaker).collect(),
+        limits: groups.iter().map(dto::Shared::limits).collect(),
+        budgets: groups.iter().map(dto::Shared::budget).collect(),
+        policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
+        events: shared.events.latest(EVENTS),
+        requests: requests.iter().map(|story| dto::summary(story, &shared.clock)).collect(),
+        unsettled: Unsettled {
+            count: unsettled.len(),
+            first: unsettled.into_iter().take(RECORDS).map(dto::record).collect(),
+        },
+    };
+    text(&now)
+}
+
+/// What a page draws before its first second is over.
+#[derive(Serialize)]
+struct Past<'a> {
+    every_ms: u64,
+    most: usize,
+    upstreams: &'a BTreeMap<String, VecDeque<Point>>,
+}
+
+fn text<T: Serialize>(value: &T) -> Arc<str> {
+    // Maps with text keys and numbers: there is nothing in it that JSON cannot hold.
+    serde_json::to_string(value).unwrap_or_default().into()
+}
+
+fn event(name: &'static str, data: &str) -> Event {
+    Event::default().event(name).data(data)
+}
+
+/// One page that follows.
+struct Follower {
+    desk: AdminState,
+    /// By which it was let in.
+    headers: HeaderMap,
+    told: watch::Receiver<Arc<str>>,
+    #[expect(dead_code, reason = "given back when the page leaves")]
+    place: OwnedSemaphorePermit,
+}
+
+/// Follows: the past once, then everything each second. Ends with the page, when its session does or its token changes, and with the
+/// connection's life at the latest.
+pub(super) async fn follow(State(desk): State<AdminState>, headers: HeaderMap) -> Result<Response, Refusal> {
+    if is_foreign(&headers) {
+        return Err(Refusal::Foreign);
+    }
+    let place = Arc::clone(&desk.live.places).try_acquire_owned().map_err(|_| Refusal::TooManyPages)?;
+    let past = {
+        let sampler = desk.live.sampler.lock();
+        text(&Past {
+            every_ms: millis(dashboard_sampler::SAMPLE_INTERVAL),
+            most: dashboard_sampler::POINTS,
+            upstreams: sampler.plots(),
+        })
+    };
+    let mut told = desk.live.told.subscribe();
+    // What was told before is what the first event says afresh.
+    told.mark_unchanged();
+    let first = now(&desk).await;
+    let begin = stream::iter([event("history", &past), event("now", &first)]);
+    let follower = Follower { desk, headers, told, place };
+    let then = stream::unfold(follower, async |mut follower: Follower| {
+        follower.told.changed().await.ok()?;
+        if !follower.desk.access().still_looks(&follower.headers) {
+            return None;
+        }
+        let now = Arc::clone(&follower.told.borrow_and_update());
+        Some((event("now", &now), follower))
+    });
+    let mut response = Sse::new(begin.chain(then).map(Ok::<_, Infallible>)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    Ok(response)
+}

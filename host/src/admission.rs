@@ -1,0 +1,398 @@
+//! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
+
+mod adaptive_throttle;
+
+use crate::{
+    breaker::Force,
+    clock::Clock,
+    policy::contract::{BreakerSignal, Class},
+    rng::Rng,
+    state::group::{AttemptKind, EndpointSettings, GroupStatus, LimitView, Recheck, Refusal, Report, Settings},
+    store::{
+        memory::admission::{self as memory, MemoryGate},
+        redis::{
+            LinkError,
+            admission::{self as redis, RedisGate, RedisGates},
+        },
+    },
+    telemetry::Events,
+};
+use adaptive_throttle::{Pace, Throttled};
+use parking_lot::Mutex;
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// The longest time for which a place is reserved anew after a pause: longer than any request lives.
+const MAX_RESERVED: Duration = Duration::from_hours(24);
+/// How often two places are asked for until both are reserved for the same moment.
+const ALIGNMENTS: u32 = 4;
+/// Two moments that lie no further apart are the same: no more than a step of shared state may take.
+const SAME_MOMENT: Duration = Duration::from_millis(20);
+
+/// Endpoints that share a breaker, a budget and limits.
+#[derive(Debug, Clone)]
+pub struct Group {
+    gate: Backend,
+    pace: Arc<Pace>,
+    /// The limits of one endpoint alone, beside those that it shares.
+    own: Option<Backend>,
+}
+
+/// Where a group's state is.
+#[derive(Debug, Clone)]
+enum Backend {
+    Memory(Arc<MemoryGate>),
+    Redis(Arc<RedisGate>),
+}
+
+impl Group {
+    /// `upstream/group`.
+    pub fn name(&self) -> &str {
+        match &self.gate {
+            Backend::Memory(gate) => gate.name(),
+            Backend::Redis(gate) => gate.name(),
+        }
+    }
+
+    /// What there is to see.
+    pub fn view(&self) -> GroupStatus {
+        let view = match &self.gate {
+            Backend::Memory(gate) => gate.view(),
+            Backend::Redis(gate) => gate.view(),
+        };
+        GroupStatus { pace: self.pace.view(), ..view }
+    }
+
+    /// Does what an operator wants of the breaker, of the whole fleet's where there is one. False: there is none.
+    ///
+    /// # Errors
+    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
+        match &self.gate {
+            Backend::Memory(gate) => Ok(gate.force(force)),
+            Backend::Redis(gate) => gate.force(force).await,
+        }
+    }
+
+    /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
+    /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
+    pub fn adopt(&self, endpoint: &EndpointSettings) {
+        self.pace.adopt(endpoint);
+        self.gate.adopt(endpoint.group.clone());
+        if let Some(own) = &self.own {
+            own.adopt(endpoint.own.clone());
+        }
+    }
+
+    /// The same for an endpoint that has limits of its own, those of `own`, beside the group's. An attempt passes both at the
+    /// same moment.
+    #[must_use]
+    pub fn beside(self, own: Self) -> Self {
+        Self { own: Some(own.gate), ..self }
+    }
+
+    /// The limits of the endpoint alone, where it has any beside the group's.
+    pub fn own_limits(&self) -> Vec<LimitView> {
+        match &self.own {
+            Some(Backend::Memory(gate)) => gate.view().limits,
+            Some(Backend::Redis(gate)) => gate.view().limits,
+            None => Vec::new(),
+        }
+    }
+}
+
+/// All groups of a host.
+#[derive(Debug)]
+pub struct Groups {
+    place: GroupReservation,
+    clock: Clock,
+    events: Arc<Events>,
+    paces: Mutex<HashMap<String, Arc<Pace>>>,
+}
+
+#[derive(Debug)]
+enum GroupReservation {
+    Memory { entropy: Rng, groups: Mutex<HashMap<String, Arc<MemoryGate>>> },
+    Redis(Arc<RedisGates>),
+}
+
+impl Groups {
+    /// Groups whose state is in this process; transitions are noted in `events`.
+    pub fn memory(clock: Clock, entropy: Rng, events: Arc<Events>) -> Self {
+        Self::at(GroupReservation::Memory { entropy, groups: Mutex::default() }, clock, events)
+    }
+
+    fn at(place: GroupReservation, clock: Clock, events: Arc<Events>) -> Self {
+        Self { place, clock, events, paces: Mutex::default() }
+    }
+
+    /// Groups that a fleet shares.
+    pub fn shared(gates: Arc<RedisGates>, clock: Clock, events: Arc<Events>) -> Self {
+        Self::at(GroupReservation::Redis(gates), clock, events)
+    }
+
+    /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
+    /// state and, until [`Group::adopt`], its settings.
+    pub fn group(&self, name: &str, endpoint: &EndpointSettings) -> Group {
+        let gate = match &self.place {
+            GroupReservation::Redis(gates) => Backend::Redis(gates.group(name, || endpoint.group.clone())),
+            GroupReservation::Memory { entropy, groups } => {
+                let made = || {
+                    let gate = MemoryGate::new(name.to_owned(), endpoint.group.clone(), self.clock, entropy.clone());
+                    Arc::new(gate.telling(Arc::clone(&self.events)))
+                };
+                let mut groups = groups.lock();
+                Backend::Memory(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
+            }
+        };
+        let made = || Pace::new(name, self.clock, Arc::clone(&self.events), endpoint);
+        let pace = Arc::clone(self.paces.lock().entry(name.to_owned()).or_insert_with(made));
+        Group { gate, pace, own: None }
+    }
+
+    /// Waits until shared state has what this host has to tell it. Its own time limits bound it.
+    pub async fn flushed(&self) {
+        if let GroupReservation::Redis(gates) = &self.place {
+            gates.flush().await;
+        }
+    }
+}
+
+impl Group {
+    /// Asks for one attempt, willing to wait up to `max_wait` for it. Dropping the future takes nothing.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; nothing was taken then.
+    pub async fn acquire(&self, ask: AttemptKind, max_wait: Duration) -> Result<Permit, Refusal> {
+        let paced = self.pace.reserve(ask, || self.paused(), max_wait)?;
+        let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
+        let (place, own) = match &self.own {
+            None => (self.gate.acquire(ask, wait).await?, None),
+            Some(own) => self.aligned(own, ask, wait).await?,
+        };
+        Ok(Permit { place, own, paced, retry_after: None })
+    }
+
+    /// A place in the group and one in the endpoint's own limits, reserved for the same moment: a place that is used later than
+    /// it was reserved for would let more through in some window than the limit says.
+    async fn aligned(
+        &self,
+        own: &Backend,
+        ask: AttemptKind,
+        wait: RangeInclusive<Duration>,
+    ) -> Result<(Reserved, Option<OwnReserved>), Refusal> {
+        let began = Instant::now();
+        let (mut least, most) = wait.into_inner();
+        // From `began` on.
+        let left = |least: Duration| least.saturating_sub(began.elapsed())..=most.saturating_sub(began.elapsed());
+        let since_began = |asked: Duration, place: &Reserved| asked.saturating_add(place.wait());
+        for _ in 0..ALIGNMENTS {
+            let asked = began.elapsed();
+            // It has limits and nothing else.
+            let alone = own.acquire(AttemptKind::Probe, left(least)).await?;
+            let due_alone = since_began(asked, &alone);
+            let asked = began.elapsed();
+            let place = self.gate.acquire(ask, left(due_alone)).await?;
+            let due = since_began(asked, &place);
+            if due <= due_alone.saturating_add(SAME_MOMENT) {
+                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+            }
+            drop(alone);
+            let asked = began.elapsed();
+            let alone = own.acquire(AttemptKind::Probe, left(due)).await?;
+            let due_alone = since_began(asked, &alone);
+            if due_alone <= due.saturating_add(SAME_MOMENT) {
+                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+            }
+            least = due_alone;
+        }
+        Err(Refusal::RateLimited { quota: None, retry_after: least.saturating_sub(began.elapsed()) })
+    }
+
+    /// How long the upstream's pause still lasts, as far as this host knows.
+    fn paused(&self) -> Duration {
+        match &self.gate {
+            Backend::Memory(gate) => gate.paused(),
+            Backend::Redis(gate) => gate.paused(),
+        }
+    }
+
+    /// Ends a pause of the group before its time, that of the whole fleet where there is one. False: there is none. No limit lets more
+    /// through for it: requests go on at its rate, without a burst.
+    ///
+    /// # Errors
+    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    pub async fn lift_pause(&self) -> Result<bool, LinkError> {
+        match &self.gate {
+            Backend::Memory(gate) => Ok(gate.lift()),
+            Backend::Redis(gate) => gate.lift().await,
+        }
+    }
+
+    /// Holds every attempt of the group back for a time, as the upstream asked.
+    pub async fn pause(&self, pause: Duration) {
+        self.pace.pause(pause);
+        match &self.gate {
+            Backend::Memory(gate) => gate.pause(pause),
+            Backend::Redis(gate) => gate.pause(pause).await,
+        }
+    }
+}
+
+/// The right to one attempt. Dropping it unreported gives it back.
+#[derive(Debug)]
+#[must_use = "dropping a permit gives it back"]
+pub struct Permit {
+    place: Reserved,
+    /// In the endpoint's own limits, where it has any beside the group's.
+    own: Option<OwnReserved>,
+    /// Its part in an adaptive rate; none where that is switched off.
+    paced: Option<Throttled>,
+    /// For how long the upstream says that it is unavailable.
+    retry_after: Option<Duration>,
+}
+
+/// What was taken of a gate. Given back when it is dropped, unless it was used.
+#[derive(Debug)]
+struct Reserved(Option<HeldReservation>);
+
+#[derive(Debug)]
+enum HeldReservation {
+    Memory(Arc<MemoryGate>, memory::Grant),
+    Redis(Arc<RedisGate>, redis::Grant),
+}
+
+/// What was taken of an endpoint's own limits.
+#[derive(Debug)]
+struct OwnReserved {
+    gate: Backend,
+    place: Reserved,
+}
+
+impl Backend {
+    async fn acquire(&self, ask: AttemptKind, wait: RangeInclusive<Duration>) -> Result<Reserved, Refusal> {
+        Ok(Reserved(Some(match self {
+            Self::Memory(gate) => HeldReservation::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
+            Self::Redis(gate) => HeldReservation::Redis(Arc::clone(gate), gate.acquire(ask, wait).await?),
+        })))
+    }
+
+    fn adopt(&self, settings: Settings) {
+        match self {
+            Self::Memory(gate) => gate.adopt(settings),
+            Self::Redis(gate) => gate.adopt(settings),
+        }
+    }
+}
+
+impl Reserved {
+    fn wait(&self) -> Duration {
+        match &self.0 {
+            Some(HeldReservation::Memory(_, grant)) => grant.wait,
+            Some(HeldReservation::Redis(_, grant)) => grant.wait(),
+            None => Duration::ZERO,
+        }
+    }
+
+    async fn recheck(&mut self) -> Recheck {
+        match &mut self.0 {
+            Some(HeldReservation::Memory(gate, grant)) => gate.recheck(grant),
+            Some(HeldReservation::Redis(gate, grant)) => gate.recheck(grant).await,
+            None => Recheck::Send,
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(HeldReservation::Memory(gate, grant)) => gate.give_back(&grant),
+            Some(HeldReservation::Redis(gate, grant)) => gate.give_back(&grant),
+            None => {}
+        }
+    }
+}
+
+impl OwnReserved {
+    /// After the group's place has moved to `wait` from now, as a pause moves it: one for that moment instead. Returns the wait
+    /// until both may be used.
+    async fn moved(&mut self, wait: Duration) -> Result<Duration, Refusal> {
+        self.place = Reserved(None);
+        self.place = self.gate.acquire(AttemptKind::Probe, wait..=wait.saturating_add(MAX_RESERVED)).await?;
+        Ok(self.place.wait().max(wait))
+    }
+}
+
+impl Permit {
+    /// How long until the reserved moment.
+    pub fn wait(&self) -> Duration {
+        let own = self.own.as_ref().map_or(Duration::ZERO, |own| own.place.wait());
+        self.place.wait().max(own)
+    }
+
+    /// The wait that an adaptive rate adds, and what that is in requests a minute.
+    pub fn paced(&self) -> Option<(Duration, u32)> {
+        self.paced.as_ref().filter(|paced| !paced.wait.is_zero()).map(|paced| (paced.wait, paced.per_minute))
+    }
+
+    /// What the answer to the attempt was, for an adaptive rate to follow. What that is from now on, in requests a
+    /// minute, where it was lowered.
+    pub fn answered(&self, class: Class) -> Option<u32> {
+        self.paced.as_ref()?.answered(class)
+    }
+
+    /// Whether this attempt decides if a half-open breaker closes.
+    pub fn is_probe(&self) -> bool {
+        match &self.place.0 {
+            Some(HeldReservation::Memory(_, grant)) => grant.is_probe(),
+            Some(HeldReservation::Redis(_, grant)) => grant.is_probe(),
+            None => false,
+        }
+    }
+
+    /// Whether a report changes anything: there is a breaker.
+    pub fn counts(&self) -> bool {
+        match &self.place.0 {
+            Some(HeldReservation::Memory(_, grant)) => grant.counts(),
+            Some(HeldReservation::Redis(_, grant)) => grant.counts(),
+            None => false,
+        }
+    }
+
+    /// Whether this host gave it by itself, because shared state could not be reached.
+    pub fn is_alone(&self) -> bool {
+        matches!(&self.place.0, Some(HeldReservation::Redis(_, redis::Grant::Alone(_))))
+    }
+
+    /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
+    pub async fn recheck(&mut self) -> Recheck {
+        let mut recheck = self.place.recheck().await;
+        if let Some(own) = &mut self.own {
+            recheck = match recheck {
+                Recheck::Send => own.place.recheck().await,
+                Recheck::Wait(wait) => own.moved(wait).await.map_or_else(Recheck::Refused, Recheck::Wait),
+                refused @ Recheck::Refused(_) => refused,
+            };
+        }
+        if let (Some(paced), Recheck::Send) = (&mut self.paced, recheck) {
+            paced.is_sent = true;
+        }
+        recheck
+    }
+
+    /// Takes along for how long the upstream says that it is unavailable (the `Retry-After` of a 503): a breaker that the report
+    /// opens, or finds just opened, stays open at least that long, up to `open_for_max`.
+    pub fn unavailable_for(&mut self, retry_after: Option<Duration>) {
+        self.retry_after = retry_after;
+    }
+
+    /// Reports what the attempt says of the upstream.
+    pub fn report(mut self, signal: BreakerSignal, took: Duration) {
+        let report = Report { signal, took, retry_after: self.retry_after };
+        match self.place.0.take() {
+            Some(HeldReservation::Memory(gate, grant)) => gate.report(&grant, report),
+            Some(HeldReservation::Redis(gate, grant)) => gate.report(&grant, report),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A group's adaptive rate as its attempts meet it. Each host of a fleet has its own: see [`adaptive`].
+
+use crate::{
+    clock::{Clock, Timestamp},
+    policy::contract::Class,
+    rate_limit::{
+        Quota,
+        adaptive::{AdaptiveRate, DecreaseEpoch, Reservation, Settings},
+    },
+    state::group::{AttemptKind, EndpointSettings, PaceView, Refusal},
+    telemetry::Events,
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is
+/// always as long as it may be, and a longer one serves nobody more; but a pause that moves one as long as the deadline
+/// has everybody in it come too late. Looks at what became of a write are few, and one that is not made leaves it
+/// unknown: they have all of their time.
+const MAX_WAITING: u32 = 3;
+/// Between two events that tell of it.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
+
+/// The rate, its settings and who is to be told.
+#[derive(Debug)]
+pub(super) struct Pace {
+    group: String,
+    clock: Clock,
+    events: Arc<Events>,
+    /// Off is the default, and costs a look at this.
+    is_on: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Option<Settings>,
+    /// What the configured limits admit a minute.
+    ceiling: f64,
+    rate: AdaptiveRate,
+    paused_until: Timestamp,
+    told: Option<Timestamp>,
+}
+
+/// An attempt's part in it.
+#[derive(Debug)]
+pub(super) struct Throttled {
+    pace: Arc<Pace>,
+    lesson: DecreaseEpoch,
+    /// None while the rate is open.
+    place: Option<Reservation>,
+    /// From the asking.
+    pub(super) wait: Duration,
+    /// What it was when a place was taken.
+    pub(super) per_minute: u32,
+    pub(super) is_sent: bool,
+}
+
+impl Pace {
+    pub(super) fn new(group: &str, clock: Clock, events: Arc<Events>, endpoint: &EndpointSettings) -> Arc<Self> {
+        let state = State {
+            settings: None,
+            ceiling: f64::INFINITY,
+            rate: AdaptiveRate::default(),
+            paused_until: Timestamp::default(),
+            told: None,
+        };
+        let (is_on, state) = (AtomicBool::new(false), Mutex::new(state));
+        let own = Self { group: group.to_owned(), clock, events, is_on, state };
+        own.adopt(endpoint);
+        Arc::new(own)
+    }
+
+    /// Takes other settings over; what was learned stays.
+    pub(super) fn adopt(&self, endpoint: &EndpointSettings) {
+        let mut state = self.state.lock();
+        state.settings = endpoint.adaptive_rate;
+        state.ceiling = endpoint.group.limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min);
+        self.is_on.store(state.settings.is_some(), Relaxed);
+    }
+
+    /// A place at the present rate, no earlier than after `pause`. None: it is switched off.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        ask: AttemptKind,
+        pause: impl FnOnce() -> Duration,
+        max_wait: Duration,
+    ) -> Result<Option<Throttled>, Refusal> {
+        if !self.is_on.load(Relaxed) {
+            return Ok(None);
+        }
+        // In this order: what is left of the pause, read later, never seems to end later than it does.
+        let now = self.clock.now();
+        let pause = pause();
+        let mut state = self.state.lock();
+        // Where others heard of it, or an operator has lifted it, only the gate knows.
+        if pause.is_zero() {
+            state.lift(now);
+        }
+        state.pause(pause, now);
+        // A pause that nobody can wait for is the gate's to refuse.
+        let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
+            let lesson = state.rate.lesson();
+            let (wait, per_minute) = (Duration::ZERO, u32::MAX);
+            return Ok(Some(Throttled {
+                pace: Arc::clone(self),
+                lesson,
+                place: None,
+                wait,
+                per_minute,
+                is_sent: false,
+            }));
+        };
+        let per_minute = shown(rate);
+        let part = if ask == AttemptKind::Probe { 1 } else { MAX_WAITING };
+        let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / part);
+        let place = state.rate.reserve(rate, now.after(pause), now, max_wait);
+        let place = place.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
+        let (lesson, wait) = (state.rate.lesson(), place.due.since(now));
+        Ok(Some(Throttled { pace: Arc::clone(self), lesson, place: Some(place), wait, per_minute, is_sent: false }))
+    }
+
+    /// The upstream asked for a pause: whoever stands in line moves by what it adds to one that lasts.
+    pub(super) fn pause(&self, pause: Duration) {
+        if !self.is_on.load(Relaxed) {
+            return;
+        }
+        let now = self.clock.now();
+        self.state.lock().pause(pause, now);
+    }
+
+    pub(super) fn view(&self) -> Option<PaceView> {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        let settings = state.settings?;
+        Some(PaceView { per_minute: state.per_minute(now), decreases: state.rate.decreases(), settings })
+    }
+}
+
+impl State {
+    fn per_minute(&self, now: Timestamp) -> Option<f64> {
+        self.rate.per_minute(self.settings.as_ref()?, self.ceiling, now)
+    }
+
+    /// Moves the line back by what was left of a pause that was lifted.
+    fn lift(&mut self, now: Timestamp) {
+        let left = self.paused_until.since(now);
+        if !left.is_zero() {
+            self.rate.hasten(left);
+            self.paused_until = now;
+        }
+    }
+
+    /// Moves the line by what a pause adds to one that lasts.
+    fn pause(&mut self, pause: Duration, now: Timestamp) {
+        let (until, paused) = (now.after(pause), self.paused_until.max(now));
+        let by = until.since(paused);
+        if !by.is_zero() {
+            self.rate.delay(by);
+            self.paused_until = until;
+        }
+    }
+}
+
+impl Throttled {
+    /// Learns from an answer. The rate from now on, in requests a minute, where it is lowered.
+    pub(super) fn answered(&self, class: Class) -> Option<u32> {
+        let (pace, now) = (&self.pace, self.pace.clock.now());
+        let mut state = pace.state.lock();
+        match class {
+            Class::Applied | Class::AlreadyApplied => {
+                state.rate.took(self.lesson, now);
+                return None;
+            }
+            Class::Rejected => {
+                state.rate.rejected(now);
+                return None;
+            }
+            // Neither says that more is borne.
+            Class::NotApplied | Class::Unknown => return None,
+            Class::Throttled => {}
+        }
+        let (settings, ceiling) = (state.settings?, state.ceiling);
+        let per_minute = shown(state.rate.throttled(&settings, ceiling, self.lesson, now)?);
+        let tell = state.told.is_none_or(|told| now.since(told) >= TELL_AGAIN);
+        if tell {
+            state.told = Some(now);
+        }
+        drop(state);
+        if tell {
+            tracing::warn!(group = %pace.group, per_minute, "the upstream throttles: fewer requests are sent");
+            pace.events.note(
+                "slowed",
+                &pace.group,
+                format!("the upstream throttles: at most {per_minute} requests a minute"),
+            );
+        }
+        Some(per_minute)
+    }
+}
+
+fn shown(per_minute: f64) -> u32 {
+    (per_minute as u32).max(1)
+}
+
+impl Drop for Throttled {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.filter(|_| !self.is_sent) {
+            let now = self.pace.clock.now();
+            self.pace.state.lock().rate.refund(&place, now);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "adaptive_throttle/tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+//! What a breaker that Python workers share needs beside it: a Redis, keys of its own, and on a Cluster one slot for them.
+
+use super::{
+    problem::Problem,
+    resolve,
+    settings::{Settings, State},
+    validate::with_source,
+    value::Values,
+};
+use crate::{policy::contract, state::group::Pybreaker, store::redis::Topology};
+
+const INTEROP: &str = "breaker.interop";
+const NAMESPACE: &str = "breaker.interop_namespace";
+
+/// Checks what the configuration says, as far as that is known without the policies.
+pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut known: Vec<(&str, Pybreaker)> = Vec::new();
+    for upstream in &settings.upstreams {
+        let path = format!("upstreams.{}", upstream.name);
+        let none = Values::default();
+        let of_all = (format!("{path}.defaults"), resolve::merged(&none, &upstream.defaults, None), &upstream.defaults);
+        let of_one = upstream.endpoints.iter().map(|own| {
+            let values = resolve::merged(&none, &upstream.defaults, Some(&own.values));
+            (format!("{path}.endpoints.{}", own.name), values, &own.values)
+        });
+        for (path, values, own) in std::iter::once(of_all).chain(of_one) {
+            if [INTEROP, NAMESPACE, "breaker.enabled"].iter().all(|key| own.get(key).is_none()) {
+                continue;
+            }
+            problems.extend(breakerless(&path, &values, own));
+            let Some(shared) = resolve::pybreaker(&values) else { continue };
+            problems.extend(place(&path, &values, &shared, settings));
+            if let Some((other, _)) = known.iter().find(|(name, theirs)| *name != upstream.name && *theirs == shared) {
+                let because = format!("an endpoint of upstreams.{other} has the same, and each group is a breaker");
+                problems.extend(namespace(&path, &values, because, "one of its own"));
+            }
+            known.push((&upstream.name, shared));
+        }
+    }
+    problems
+}
+
+/// Interop that is asked for by name where there is no breaker. Where it is every endpoint's, it goes for those that have one.
+fn breakerless(path: &str, values: &Values, own: &Values) -> Option<Problem> {
+    let (wanted, enabled) = (own.get(INTEROP)?, values.get("breaker.enabled")?);
+    if own.read::<String>(INTEROP).is_none() || values.read("breaker.enabled") != Some(false) {
+        return None;
+    }
+    let because = format!("breaker.enabled is {} ({})", enabled.value, enabled.source);
+    let problem = Problem::conflict(format!("{path}.{INTEROP}"), wanted.value.to_string(), because, "\"off\" there");
+    Some(problem.from(&wanted.source))
+}
+
+fn place(path: &str, values: &Values, shared: &Pybreaker, settings: &Settings) -> Option<Problem> {
+    match &settings.state {
+        State::Memory => {
+            let got = values.get(INTEROP)?.value.to_string();
+            let must_be = "\"off\", or have state.url name the Redis of the Python workers";
+            let problem = Problem::conflict(format!("{path}.{INTEROP}"), got, "state.url is \"memory:\"", must_be);
+            Some(with_source(problem, values, INTEROP))
+        }
+        State::Shared(state) if matches!(state.address.place, Topology::Cluster(_)) && shared.hash_tag().is_none() => {
+            let because = "state.url is a Cluster, where all keys of a breaker must lie in one slot";
+            let must_be = "a namespace with a hash tag, such as \"{hospital}\", the Python workers' too";
+            namespace(path, values, because, must_be)
+        }
+        State::Shared(_) => None,
+    }
+}
+
+fn namespace(path: &str, values: &Values, because: impl Into<String>, must_be: &str) -> Option<Problem> {
+    let got = values.get(NAMESPACE)?.value.to_string();
+    Some(with_source(Problem::conflict(format!("{path}.{NAMESPACE}"), got, because, must_be), values, NAMESPACE))
+}
+
+/// Two groups cannot share one breaker of pybreaker's. Each namespace is told of once.
+pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
+    let group = |(endpoint, values): &(contract::Endpoint, Values)| {
+        values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())
+    };
+    let mut told: Vec<Pybreaker> = Vec::new();
+    let mut problems = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let (endpoint, values) = member;
+        let Some(own) = resolve::pybreaker(values).filter(|own| !told.contains(own)) else { continue };
+        let clashes = |other: &&(contract::Endpoint, Values)| {
+            group(other) != group(member) && resolve::pybreaker(&other.1).as_ref() == Some(&own)
+        };
+        let Some((other, _)) = members[..index].iter().find(clashes) else { continue };
+        let because = format!("endpoints.{} has the same, and each group is a breaker", other.name);
+        let path = format!("upstreams.{upstream}.endpoints.{}", endpoint.name);
+        let must_be = "one of its own, or have `group` put the endpoints that share it into one";
+        problems.extend(namespace(&path, values, because, must_be));
+        told.push(own);
+    }
+    problems
+}

@@ -1,0 +1,299 @@
+//! Values that are fine by themselves, but not together.
+
+use super::{
+    problem::Problem,
+    settings::{PolicySource, Settings, State},
+    value::Values,
+};
+use crate::{policy::contract, rate_limit::Quota};
+use std::time::Duration;
+
+/// `low` must not be above `high` (or, if `strict`, must be below it).
+struct Order {
+    low: &'static str,
+    high: &'static str,
+    strict: bool,
+}
+
+const ORDERS: [Order; 4] = [
+    Order { low: "attempt_timeout", high: "deadline", strict: false },
+    Order { low: "retry.min_wait", high: "retry.max_wait", strict: false },
+    Order { low: "breaker.open_for", high: "breaker.open_for_max", strict: false },
+    Order { low: "attempt_timeout", high: "breaker.probe_lease", strict: true },
+];
+const BASELINE: &str = "breaker.baseline";
+const CRITERIA: [&str; 3] = ["breaker.failure_threshold", "breaker.failure_rate", "breaker.slow_call_after"];
+
+/// Checks an endpoint's merged values. With `own`, only what those have to do with: the rest is reported of the layer below.
+pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec<Problem> {
+    let concerns = |keys: &[&str]| own.is_none_or(|own| keys.iter().any(|key| own.get(key).is_some()));
+    let has_breaker = values.read("breaker.enabled") != Some(false);
+    let mut problems = Vec::new();
+    for Order { low, high, strict } in ORDERS {
+        if !concerns(&[low, high]) || (low.starts_with("breaker.") || high.starts_with("breaker.")) && !has_breaker {
+            continue;
+        }
+        let (Some(least), Some(most)) = (values.read::<Duration>(low), values.read::<Duration>(high)) else { continue };
+        let wrong = if strict { least >= most } else { least > most };
+        if !wrong {
+            continue;
+        }
+        // The one that the operator set is the one to change.
+        let (key, other, rule) = if values.is_operators(high) {
+            (high, low, if strict { "longer than it" } else { "at least as long" })
+        } else {
+            (low, high, if strict { "shorter than it" } else { "at most as long" })
+        };
+        problems.extend(pair(path, values, key, other, rule));
+    }
+    let off = |key: &str| values.read::<Option<Anything>>(key).is_some_and(|value| value.is_none());
+    if has_breaker && concerns(&CRITERIA) && CRITERIA.iter().all(|key| off(key)) {
+        let must_be = "at least one of failure_threshold, failure_rate and slow_call_after, or enabled = false";
+        let problem = Problem::value(format!("{path}.breaker"), "nothing that trips it", must_be);
+        problems.push(with_source(problem, values, CRITERIA[0]));
+    }
+    if has_breaker && concerns(&[BASELINE, "breaker.failure_rate"]) {
+        problems.extend(baseline(path, values));
+    }
+    if concerns(&["adaptive_rate.enabled", "adaptive_rate.floor_per_minute", "limits"]) {
+        problems.extend(floor(path, values));
+    }
+    problems
+}
+
+/// What is usual is learned by one host from its own calls. The breaker of a fleet is judged by its server, which knows nothing of that.
+pub(super) fn baselines(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if settings.state == State::Memory {
+        return problems;
+    }
+    for upstream in &settings.upstreams {
+        let path = format!("upstreams.{}", upstream.name);
+        let of_one = upstream.endpoints.iter().map(|own| (format!("{path}.endpoints.{}", own.name), &own.values));
+        for (path, values) in std::iter::once((format!("{path}.defaults"), &upstream.defaults)).chain(of_one) {
+            let Some(percent) = values.read::<Option<u32>>(BASELINE).flatten() else { continue };
+            let because = "state.url names shared state, where the whole fleet's breaker is judged by fixed limits";
+            let must_be = "\"off\", or have state.url be \"memory:\"";
+            let problem = Problem::conflict(format!("{path}.{BASELINE}"), percent.to_string(), because, must_be);
+            problems.push(with_source(problem, values, BASELINE));
+        }
+    }
+    problems
+}
+
+/// One that is not nearer than the fixed limit, which bounds it, changes nothing.
+fn baseline(path: &str, values: &Values) -> Option<Problem> {
+    const RATE: &str = "breaker.failure_rate";
+    let own: u32 = values.read::<Option<u32>>(BASELINE)??;
+    let rate: u32 = values.read::<Option<u32>>(RATE)??;
+    if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than it") }
+}
+
+/// A rate that never falls below what the limits admit anyway would never be seen. The default gives way to them.
+fn floor(path: &str, values: &Values) -> Option<Problem> {
+    const FLOOR: &str = "adaptive_rate.floor_per_minute";
+    if values.read("adaptive_rate.enabled") != Some(true) || !values.is_operators(FLOOR) {
+        return None;
+    }
+    let floor: u32 = values.read(FLOOR)?;
+    let limits: Vec<Quota> = values.read("limits")?;
+    let lowest = limits.iter().map(Quota::per_minute).fold(f64::INFINITY, f64::min);
+    if f64::from(floor) < lowest {
+        return None;
+    }
+    let rounded = (lowest * 100.0).round() / 100.0;
+    let because = format!("limits admit {rounded} a minute ({})", values.source("limits")?);
+    let must_be = if lowest > 1.0 { "below that" } else { "left out: it is half of that then" };
+    let problem = Problem::conflict(format!("{path}.{FLOOR}"), floor.to_string(), because, must_be);
+    Some(with_source(problem, values, FLOOR))
+}
+
+/// Any value at all: tells what is off from what is on.
+struct Anything;
+
+impl super::value::Field for Anything {
+    fn of(_: &super::value::Value) -> Option<Self> {
+        Some(Self)
+    }
+}
+
+fn pair(path: &str, values: &Values, key: &str, other: &str, rule: &str) -> Option<Problem> {
+    let (own, beside) = (values.get(key)?, values.get(other)?);
+    let because = format!("{other} is {} ({})", beside.value, beside.source);
+    let problem = Problem::conflict(format!("{path}.{key}"), own.value.to_string(), because, rule);
+    Some(with_source(problem, values, key))
+}
+
+pub(super) fn with_source(problem: Problem, values: &Values, key: &str) -> Problem {
+    match values.source(key) {
+        Some(source) => problem.from(&source),
+        None => problem,
+    }
+}
+
+/// Members of a group share one breaker, one budget and one list of limits: what they say of them must be the same.
+pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
+    const SHARED: [&str; 3] = ["breaker.", "budget.", "adaptive_rate."];
+    // Grows with each member's attempt timeout; the group takes the longest.
+    const LEASE: &str = "breaker.probe_lease";
+    let group = |(endpoint, values): &(contract::Endpoint, Values)| {
+        values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())
+    };
+    let mut problems = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let own = group(member);
+        let Some((other, beside)) = members[..index].iter().find(|before| group(before) == own) else { continue };
+        let (endpoint, values) = member;
+        let (name, other) = (&endpoint.name, &other.name);
+        for key in super::schema::KEYS.iter().map(|key| key.name) {
+            let shared = key == "limits" || SHARED.iter().any(|prefix| key.starts_with(prefix)) && key != LEASE;
+            let (Some(got), Some(theirs)) = (values.get(key), beside.get(key)) else { continue };
+            if !shared || got.value == theirs.value {
+                continue;
+            }
+            let because =
+                format!("endpoints.{other}.{key} is {} ({}), and both are in group {own}", theirs.value, theirs.source);
+            let path = format!("upstreams.{upstream}.endpoints.{name}.{key}");
+            let problem = Problem::conflict(path, got.value.to_string(), because, "the same in a whole group");
+            problems.push(with_source(problem, values, key));
+        }
+    }
+    problems
+}
+
+/// A record's lock must outlast every deadline, or a second sender would take it from one that is still at work.
+pub(super) fn lock(upstream: &str, stated: &Values, endpoint: &str, values: &Values) -> Option<Problem> {
+    const LOCK: &str = "idempotency.lock";
+    let (lock, deadline) = (stated.read::<Duration>(LOCK)?, values.read::<Duration>("deadline")?);
+    if lock >= deadline || !stated.is_operators(LOCK) {
+        return None;
+    }
+    let (own, beside) = (stated.get(LOCK)?, values.get("deadline")?);
+    let because = format!("{endpoint}.deadline is {} ({})", beside.value, beside.source);
+    let key = format!("upstreams.{upstream}.{LOCK}");
+    Some(Problem::conflict(key, own.value.to_string(), because, "at least as long").from(&own.source))
+}
+
+/// What steers the host is not open to everybody who reaches it, and has a port of its own.
+pub(super) fn admin(settings: &Settings) -> Option<Problem> {
+    const KEY: &str = "admin.listen";
+    let (admin, own) = (&settings.admin, settings.admin.listen?);
+    let has_token = admin.read_token.is_some() || admin.write_token.is_some();
+    let knows_callers = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let others = settings.upstreams.iter().filter_map(|upstream| upstream.listen);
+    let (because, must_be) = if !own.ip().is_loopback() && !has_token && !knows_callers {
+        let must_be = "an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or \
+                       admin.write_token_file beside it, or admin.tls.client_ca";
+        ("whoever reaches it could steer the host: no token is set", must_be)
+    } else if own.port() != 0 && others.chain([settings.server.listen]).any(|other| other == own) {
+        ("callers connect to the same address", "an address of its own")
+    } else {
+        return None;
+    };
+    Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
+}
+
+/// Without tenants each caller that guesses a key could read the answer that is kept under it, and without a secret any caller that
+/// learns a record's id.
+pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
+    const KEY: &str = "idempotency.record_status";
+    let is_secretless = matches!(&settings.state, State::Shared(shared) if shared.key.is_none());
+    let problem = |upstream: &super::settings::Upstream| {
+        let (because, must_be) = if upstream.idempotency.tenant_headers.is_empty() {
+            (
+                "idempotency.tenant_header is \"off\": every caller could read every record",
+                "false, or have idempotency.tenant_header name a header that tells callers apart",
+            )
+        } else if is_secretless {
+            (
+                "state is shared and has no key: without a secret every caller could prove that a record is its own",
+                "false, or have state.key_file or TRIAGE_STATE_KEY beside it",
+            )
+        } else {
+            return None;
+        };
+        let key = format!("upstreams.{}.{KEY}", upstream.name);
+        Some(with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY))
+    };
+    settings.upstreams.iter().filter(|own| own.idempotency.record_status).filter_map(problem).collect()
+}
+
+/// A certificate is of no use without its key, and neither is one without the other, or a list of authorities without both.
+pub(super) fn tls(stated: &Values) -> Vec<Problem> {
+    const TABLES: [[&str; 3]; 2] = [
+        ["server.tls.certificate", "server.tls.key", "server.tls.client_ca"],
+        ["admin.tls.certificate", "admin.tls.key", "admin.tls.client_ca"],
+    ];
+    let missing = |keys: [&str; 3]| {
+        let given = keys.into_iter().find(|key| stated.get(key).is_some())?;
+        let lacking = keys.into_iter().take(2).find(|key| stated.get(key).is_none())?;
+        let because = format!("{lacking} is not given");
+        let got = stated.get(given)?.value.to_string();
+        let problem = Problem::conflict(given, got, because, "given with certificate and key");
+        Some(with_source(problem, stated, given))
+    };
+    TABLES.into_iter().filter_map(missing).collect()
+}
+
+/// A receiver of notices cannot tell this host's from anybody's without a signature.
+pub(super) fn settlement(settings: &Settings) -> Option<Problem> {
+    const KEY: &str = "settlement.notify";
+    let target = settings.settlement.notify.as_ref().filter(|target| target.key.is_none())?;
+    let because = "neither settlement.notify_key_file nor TRIAGE_SETTLEMENT_KEY is given";
+    let must_be = "left out, or given with a key that signs what is sent";
+    let problem = Problem::conflict(KEY, format!("\"{}\"", target.url), because, must_be);
+    Some(with_source(problem, &settings.stated, KEY))
+}
+
+/// Who follows a fleet must have one, and a repository from which all can have what is announced.
+pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
+    const KEY: &str = "follow_fleet";
+    let problem = |upstream: &super::settings::Upstream| {
+        let has_repository = matches!(upstream.policy, PolicySource::Registry(_));
+        let because = match &settings.state {
+            State::Memory => "state.url is \"memory:\", which no other host shares".to_owned(),
+            State::Shared(_) if !has_repository => {
+                format!("policy is \"{}\", and a fleet's components come from a registry", upstream.policy)
+            }
+            State::Shared(_) => return None,
+        };
+        let must_be = "false, or have the URL of a Redis in state.url and an oci:// name in policy";
+        let key = format!("upstreams.{}.{KEY}", upstream.name);
+        Some(with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY))
+    };
+    settings.upstreams.iter().filter(|upstream| upstream.follow_fleet).filter_map(problem).collect()
+}
+
+/// Listeners and requests that two upstreams would both have.
+pub(super) fn upstreams(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, upstream) in settings.upstreams.iter().enumerate() {
+        let before = &settings.upstreams[..index];
+        if let Some(listen) = upstream.listen {
+            let twin = before.iter().find(|other| other.listen == upstream.listen);
+            let taken = match twin {
+                Some(twin) => Some(format!("upstreams.{}.listen is the same", twin.name)),
+                None if listen == settings.server.listen => Some("server.listen is the same".to_owned()),
+                None if listen.port() == 0 => Some("port 0 is another one at each start".to_owned()),
+                None => None,
+            };
+            if let Some(because) = taken {
+                let key = format!("upstreams.{}.listen", upstream.name);
+                let problem = Problem::conflict(key, format!("\"{listen}\""), because, "a listener of its own");
+                problems.push(with_source(problem, &upstream.stated, "listen"));
+                continue;
+            }
+        }
+        let takes = |other: &super::settings::Upstream| (other.listen, other.host.clone(), other.path_prefix.clone());
+        if let Some(twin) = before.iter().find(|other| takes(other) == takes(upstream)) {
+            let got = format!("the same requests as upstreams.{}", twin.name);
+            let problem = Problem::value(
+                format!("upstreams.{}", upstream.name),
+                got,
+                "told apart by path_prefix, host or listen",
+            );
+            problems.push(with_source(problem, &upstream.stated, "base_url"));
+        }
+    }
+    problems
+}

@@ -1,0 +1,218 @@
+//! The scenes.
+
+use super::{
+    DemoError, Options, Shown,
+    caller::Answer,
+    fixture::{Fixture, OPEN_FOR},
+    io_error,
+};
+use crate::{
+    emulator::{Call, Fault, Faults, When},
+    import::{self, RequestOutcome, Terminal},
+};
+use http::StatusCode;
+use serde_json::json;
+use std::{io::Write, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// Between two scenes, so that one can read.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Requests that are made at most until the breaker opens.
+const STORM: usize = 20;
+const REFUSALS: usize = 1_000;
+const BATCH: &str = "5f0c1f6e-3a0b-4d57-9f8e-0d6f4a7c2b10";
+
+/// The screen: a line at a time.
+macro_rules! say {
+    ($screen:expr, $($text:tt)*) => {
+        writeln!($screen, $($text)*).and_then(|()| $screen.flush()).map_err(io_error("the screen"))?
+    };
+}
+
+/// Plays all scenes, then tells the sums.
+pub(super) async fn play(
+    stage: &Fixture,
+    options: &Options,
+    screen: &mut (impl Write + Send),
+) -> Result<Shown, DemoError> {
+    let begun = Instant::now();
+    let pause = if options.no_pause { Duration::ZERO } else { PAUSE };
+    let mut shown = Shown::default();
+    import_through_faults(stage, screen, &mut shown).await?;
+    sleep(pause).await;
+    storm_and_recovery(stage, screen, &mut shown).await?;
+    sleep(pause).await;
+    replay(stage, screen, &mut shown).await?;
+    sleep(pause).await;
+    sums(stage, screen, &mut shown, begun.elapsed())?;
+    Ok(shown)
+}
+
+async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
+    say!(screen, "1. A file of 20 hospitals, imported through faults");
+    say!(
+        screen,
+        "   Of the directory's creates, one in 4 is done and then the connection is reset, one in 7 is done and"
+    );
+    say!(
+        screen,
+        "   answered 500, one in 9 is done and answered with half of a JSON. A client that retried these would make"
+    );
+    say!(screen, "   hospitals twice; one that did not would lose rows.\n");
+    stage.emulator.set_faults(
+        Faults::none()
+            .on(Call::Create, When::every(4), Fault::ResetAfter)
+            .on(Call::Create, When::every(7), Fault::FailAfter(StatusCode::INTERNAL_SERVER_ERROR))
+            .on(Call::Create, When::every(9), Fault::Unreadable),
+    );
+    let options = import::Options { activate: true, ..import::Options::new(stage.folder.csv(), stage.url.clone()) };
+    let summary = import::run(&options, &mut Terminal::new()).await?;
+    stage.emulator.set_faults(Faults::none());
+    for row in &summary.rows {
+        if !matches!(row.outcome, RequestOutcome::Applied(_)) {
+            say!(screen, "   line {}: {}", row.line, row.outcome);
+        }
+    }
+    let hospitals = stage.emulator.hospitals();
+    shown.asked += summary.rows.len();
+    say!(
+        screen,
+        "   {} rows, {} answered as created, {:.1} s. The directory holds {} hospitals, {} of them twice, {} active;",
+        summary.rows.len(),
+        summary.totals().created,
+        summary.elapsed.as_secs_f64(),
+        hospitals.len(),
+        stage.emulator.duplicates(),
+        hospitals.iter().filter(|hospital| hospital.active).count(),
+    );
+    say!(
+        screen,
+        "   {} creates were spoiled. Creates sent for these rows: {}; looks at the directory, to see what became of them: {}.\n",
+        stage.emulator.faults_struck(),
+        arrived(stage, Call::Create),
+        arrived(stage, Call::ListBatch),
+    );
+    Ok(())
+}
+
+async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
+    say!(screen, "2. The directory falls over, and comes back");
+    stage.emulator.set_faults(Faults::none().on(
+        Call::List,
+        When::Always,
+        Fault::FailBefore(StatusCode::SERVICE_UNAVAILABLE),
+    ));
+    for asked in 1..=STORM {
+        let answer = stage.caller.get("/hospitals/").await?;
+        if answer.is_problem("breaker-open") {
+            say!(
+                screen,
+                "   request {asked}: refused, the breaker is open; come back in {} s",
+                answer.header("retry-after")
+            );
+            break;
+        }
+        let (status, attempts) = (answer.status.as_u16(), answer.header("triage-attempts"));
+        say!(screen, "   request {asked}: {status}, attempts: {attempts}");
+    }
+    let before = arrived(stage, Call::List);
+    let begun = Instant::now();
+    let mut refused = 0;
+    for _ in 0..REFUSALS {
+        refused += usize::from(stage.caller.get("/hospitals/").await?.is_problem("breaker-open"));
+    }
+    let each = begun.elapsed() / REFUSALS as u32;
+    shown.refused += refused;
+    shown.sent_while_open += arrived(stage, Call::List) - before;
+    say!(
+        screen,
+        "   {REFUSALS} more requests: {refused} refused in {} us each; {} reached the directory",
+        each.as_micros(),
+        arrived(stage, Call::List) - before
+    );
+    stage.emulator.set_faults(Faults::none());
+    say!(
+        screen,
+        "   The directory is back. The breaker stays open for {} s (a minute, scaled down) ...",
+        OPEN_FOR.as_secs()
+    );
+    let before = arrived(stage, Call::List);
+    let answer = recovered(stage).await?;
+    say!(
+        screen,
+        "   ... then one request is let through as a probe: {} in {} ms, {} sent. The breaker is closed:",
+        answer.status.as_u16(),
+        answer.took.as_millis(),
+        arrived(stage, Call::List) - before
+    );
+    let answer = stage.caller.get("/hospitals/").await?;
+    let count = answer.json.as_array().map_or(0, Vec::len);
+    say!(screen, "   the next request: {}, {count} hospitals\n", answer.status.as_u16());
+    Ok(())
+}
+
+/// Asks until the breaker lets a request through; a refusal says when to come back.
+async fn recovered(stage: &Fixture) -> Result<Answer, DemoError> {
+    let given_up = Instant::now() + OPEN_FOR * 3;
+    loop {
+        let answer = stage.caller.get("/hospitals/").await?;
+        if !answer.is_problem("breaker-open") || Instant::now() > given_up {
+            return Ok(answer);
+        }
+        let wait = answer.json["retry_after_ms"].as_u64().unwrap_or(1_000).min(2_000);
+        sleep(Duration::from_millis(wait)).await;
+    }
+}
+
+fn arrived(stage: &Fixture, call: Call) -> usize {
+    stage.emulator.arrivals().iter().filter(|arrival| arrival.call == call).count()
+}
+
+async fn replay(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
+    say!(screen, "3. The same request twice, with one idempotency key");
+    say!(screen, "   The first time the directory does it and then drops the connection.");
+    stage.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter));
+    let hospital = json!({ "name": "Replay Clinic", "address": "1 Twice Street", "creation_batch_id": BATCH });
+    let before = stage.emulator.made();
+    for time in ["first", "second"] {
+        let answer = stage.caller.create("demo-replay-1", &hospital).await?;
+        say!(
+            screen,
+            "   the {time} time: {}, hospital {}, attempts: {}, replay: {}, {} ms",
+            answer.status.as_u16(),
+            answer.json["id"],
+            answer.header("triage-attempts"),
+            if answer.header("triage-replay") == "true" { "yes" } else { "no" },
+            answer.took.as_millis()
+        );
+    }
+    shown.asked += 1;
+    say!(screen, "   The directory made {} hospital.\n", stage.emulator.made() - before);
+    stage.emulator.set_faults(Faults::none());
+    Ok(())
+}
+
+fn sums(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown, elapsed: Duration) -> Result<(), DemoError> {
+    let arrivals = stage.emulator.arrivals();
+    shown.hospitals = stage.emulator.hospitals().len();
+    shown.duplicates = stage.emulator.duplicates();
+    shown.creates_sent = arrived(stage, Call::Create);
+    shown.requests_sent = arrivals.len();
+    shown.faults = stage.emulator.faults_struck();
+    shown.elapsed = elapsed;
+    say!(screen, "In all");
+    for (name, number) in [
+        ("rows asked for", shown.asked),
+        ("hospitals made", shown.hospitals),
+        ("duplicates", shown.duplicates),
+        ("attempts to create", shown.creates_sent),
+        ("all requests sent, with looks and probes", shown.requests_sent),
+        ("requests struck by a fault", shown.faults as usize),
+        ("requests refused by the open breaker", shown.refused),
+        ("requests sent while it was open", shown.sent_while_open),
+    ] {
+        say!(screen, "   {name:<42} {number:>6}");
+    }
+    say!(screen, "   {:<42} {:>6.1} s", "time", elapsed.as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! The key around a course: begin, and settle the record by what became of the effect.
+
+use super::{
+    RequestContext, condition,
+    request_context::{MaybeGuard, Orphan, Progress},
+    response::{self, CallerResponse},
+    upstream_key::KeySends,
+};
+use crate::{
+    error::{EFFECT_UNKNOWN, Problem},
+    idempotency::{
+        self, BeginOutcome, BeginRequest, ClaimOwner, Ended, Ending, Entry, FencingToken, RecordError, RecordGuard,
+        RecordId, Retention, Stored,
+    },
+    overload::MemoryReservation,
+    telemetry::{KeyResult, RequestRecorder},
+    upstream::Body,
+};
+use http::Response;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+/// How a request starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start {
+    /// With an attempt.
+    Fresh,
+    /// It may have been sent before: find out first. Since when.
+    Reconcile(Instant),
+}
+
+impl Start {
+    /// The same for a request that may have been sent at `since` too.
+    fn or_since(self, since: Instant) -> Self {
+        match self {
+            Self::Fresh => Self::Reconcile(since),
+            Self::Reconcile(own) => Self::Reconcile(own.max(since)),
+        }
+    }
+
+    pub(super) fn since(sent_ago: Duration, started: Instant) -> Self {
+        Self::Reconcile(Instant::now().checked_sub(sent_ago).unwrap_or(started))
+    }
+
+    pub(super) fn is_fresh(self) -> bool {
+        matches!(self, Self::Fresh)
+    }
+}
+
+/// What a request begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) hold: MaybeGuard,
+    pub(super) start: Start,
+    /// Its place among equal requests without a key.
+    pub(super) entry: Option<Arc<Entry>>,
+    /// Whether equal ones whose callers are there have places too.
+    pub(super) others: bool,
+}
+
+/// What a request's record brought.
+#[derive(Debug)]
+pub(super) enum Begins {
+    /// It may go on.
+    With(Box<Beginning>),
+    /// It has its answer.
+    Answered(Response<Body>),
+}
+
+impl Begins {
+    pub(super) fn with(hold: MaybeGuard, start: Start, entry: Option<Arc<Entry>>, others: bool) -> Self {
+        Self::With(Box::new(Beginning { hold, start, entry, others }))
+    }
+
+    /// Without a place among equal requests.
+    pub(super) fn unlisted(hold: MaybeGuard, start: Start) -> Self {
+        Self::with(hold, start, None, false)
+    }
+}
+
+impl RequestContext {
+    /// Runs the request to its answer.
+    pub(super) async fn run(mut self: Box<Self>, account: RequestRecorder) -> Response<Body> {
+        let fence = FencingToken::draw(&self.shared.entropy);
+        let mut progress = Progress::new(ClaimOwner::Request(fence), account);
+        let response = match self.keyed(fence, &mut progress).await {
+            Ok(response) => response,
+            Err(problem) => {
+                progress.account.refused(&problem);
+                problem.into_response()
+            }
+        };
+        progress.account.close(response.status().as_u16());
+        match self.held.take().filter(MemoryReservation::is_limited) {
+            Some(held) => response.map(|body| response::holding(body, held)),
+            None => response,
+        }
+    }
+
+    async fn keyed(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Response<Body>, Problem> {
+        let mut begins = self.begin(fence, progress).await?;
+        loop {
+            let Beginning { mut hold, mut start, entry, others } = match begins {
+                Begins::With(beginning) => *beginning,
+                Begins::Answered(response) => return Ok(response),
+            };
+            let came = Instant::now();
+            self.take_turn(progress, &mut hold).await?;
+            if let Some(entry) = entry.as_ref().filter(|_| others) {
+                if self.found_orphan(entry, came).await? {
+                    hand_over(hold);
+                    begins = self.adopt(Arc::clone(entry), progress).await?;
+                    continue;
+                }
+                progress.twins = Some(Arc::clone(entry));
+            }
+            if let Some(equal) = self.equal.filter(|equal| equal.by_condition && self.endpoint().granted)
+                && progress.condition.is_none()
+                && let Some(sent_ago) = self.begin_condition(equal.fingerprint, progress).await?
+            {
+                // Others' sends carried no key of this request's.
+                progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
+                start = start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
+            }
+            if let Some(hold) = &mut hold {
+                progress.owner = ClaimOwner::Record(hold.id());
+                if hold.is_marked_by_sends() {
+                    hold.intend(self.intent());
+                }
+            }
+            let result = match start {
+                Start::Fresh => self.drive(progress, &mut hold).await,
+                Start::Reconcile(since) => {
+                    progress.last_sent = Some(since);
+                    progress.ever_unknown = true;
+                    progress.unsettled = true;
+                    self.reconcile(progress, &mut hold).await
+                }
+            };
+            match entry {
+                Some(entry) if progress.orphan == Orphan::Found => {
+                    progress.orphan = Orphan::None;
+                    hand_over(hold);
+                    begins = self.adopt(entry, progress).await?;
+                }
+                entry => {
+                    let response = self.settle(result, progress, hold, entry).await;
+                    condition::end(progress).await;
+                    return Ok(response);
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Begins, Problem> {
+        let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) else {
+            if self.has_own_record() {
+                return self.arrive(fence, progress).await;
+            }
+            self.carry_upstream_key(&fence.0.to_be_bytes());
+            return Ok(Begins::unlisted(None, Start::Fresh));
+        };
+        let id = RecordId::of(tenant, &self.service.settings.name, &keyed.key);
+        let maybe_sent = keyed.maybe_sent;
+        let own = Some(*tenant).filter(|tenant| !tenant.is_every_caller());
+        self.carry_upstream_key(id.as_bytes());
+        let settings = &self.service.settings.idempotency;
+        // The turn that comes along is that of the record's own fingerprint.
+        let with_turn = self.equal.is_some_and(|equal| !equal.by_condition);
+        let opening = BeginRequest::new(fence, fingerprint, maybe_sent, settings)
+            .with_turn(with_turn)
+            .of_tenant(own)
+            .with_upstream_key(self.upstream_key.map(|key| key.tag));
+        // Before the store is asked: the age that it tells is at least as great by then.
+        let asked = Instant::now();
+        let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
+        progress.account.keyed(result(&begun));
+        match begun.map_err(problem)? {
+            BeginOutcome::New(hold) => Ok(Begins::unlisted(Some(hold), Start::Fresh)),
+            BeginOutcome::Reconcile { hold, sent_ago, doubtful } => {
+                progress.doubtful = doubtful;
+                progress.key_sends = KeySends::reconciled(self.upstream_key, hold.keyed_sends(), asked);
+                Ok(Begins::unlisted(Some(hold), Start::since(sent_ago, self.started)))
+            }
+            BeginOutcome::Replay(stored) => self.replay(&stored).map(Begins::Answered),
+            BeginOutcome::InFlight { retry_after } => Err(Problem::InFlight { retry_after }),
+            BeginOutcome::Mismatch => Err(Problem::KeyReused),
+        }
+    }
+
+    pub(super) fn replay(&self, stored: &Stored) -> Result<Response<Body>, Problem> {
+        let limit_bytes = self.service.settings.idempotency.max_response_bytes;
+        match stored {
+            Stored::Answer(answer) => Ok(response::replayed(answer, self)),
+            Stored::TooLarge { status } => Err(Problem::NotKept { status: status.as_u16(), limit_bytes }),
+        }
+    }
+
+    /// Equal requests one at a time, so that none adopts what a twin made.
+    async fn take_turn(&self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<(), Problem> {
+        if let Some(turn) = hold.as_mut().and_then(RecordGuard::take_turn) {
+            progress.turn = Some(turn);
+        }
+        let Some(equal) = self.equal.filter(|_| progress.turn.is_none()) else { return Ok(()) };
+        let turn = self.shared.records.turn(equal.fingerprint);
+        let turn = tokio::select! {
+            turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
+            // Its key is free at once for a caller that comes back, unless an earlier owner sent something.
+            () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
+        };
+        progress.turn = Some(turn.map_err(problem)?);
+        Ok(())
+    }
+
+    /// Whether the record holds a proof of absence that its caller needs: the caller will say again that the request may have
+    /// been sent, and without the record that proof would take as long again.
+    fn keeps_proof(&self, progress: &Progress) -> bool {
+        progress.ever_unknown && progress.attempts == 0 && self.key.as_ref().is_some_and(|keyed| keyed.maybe_sent)
+    }
+
+    /// Leaves the record to the next owner or to verification without its caller.
+    fn leave_unknown(&self, mut hold: RecordGuard, sent_ago: Duration) {
+        if !hold.is_marked_by_sends() {
+            hold.intend(self.intent());
+        }
+        hold.leave_unknown(sent_ago);
+        self.shared.settlement.wake();
+    }
+
+    /// Finishes, releases or keeps the record, by what became of the effect.
+    async fn settle(
+        &self,
+        result: Result<CallerResponse, Problem>,
+        progress: &mut Progress,
+        hold: MaybeGuard,
+        entry: Option<Arc<Entry>>,
+    ) -> Response<Body> {
+        let Some(hold) = hold else {
+            return match result {
+                Ok(outgoing) => outgoing.into_response(self, progress),
+                Err(problem) => response::refused(problem, self, progress),
+            };
+        };
+        let sent_ago = progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed());
+        let ending = match &result {
+            Ok(_) => Ending::Answered,
+            Err(problem) => {
+                let effect_unknown = problem.reason() == EFFECT_UNKNOWN;
+                Ending::Refused { maybe_sent: problem.sent(), effect_unknown }
+            }
+        };
+        let retention = idempotency::retention(&Ended {
+            effect: self.effect,
+            granted: self.endpoint().granted,
+            class: progress.class,
+            unsettled: progress.unsettled,
+            // The next equal request may come for what a caller without a key leaves.
+            keyed: self.key.is_some() || entry.is_some(),
+            keeps_proof: self.keeps_proof(progress),
+            ending,
+        });
+        let outgoing = match (retention, result) {
+            (Retention::Finish, Ok(outgoing)) => outgoing,
+            (retention, result) => {
+                if retention == Retention::Release {
+                    let _ = hold.release().await;
+                    over(entry.as_ref());
+                } else {
+                    self.leave_unknown(hold, sent_ago);
+                }
+                let response = match result {
+                    Ok(outgoing) => outgoing.into_response(self, progress),
+                    Err(problem) => response::refused(problem, self, progress),
+                };
+                return self.told(response, entry, progress);
+            }
+        };
+        if let Some(entry) = entry {
+            return self.deliver(outgoing, entry, hold, progress).await;
+        }
+        let most = self.service.settings.idempotency.max_response_bytes;
+        let (response, stored) = outgoing.store(self, progress, most).await;
+        // A store that fails now leaves the record unknown: the next request with the key looks before it sends.
+        if let Err(error) = hold.finish(stored).await {
+            tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
+        }
+        response
+    }
+}
+
+/// It was given an orphan's record for its own: a record that was begun with its place went with that.
+fn hand_over(hold: MaybeGuard) {
+    if let Some(hold) = hold {
+        hold.gives_up_its_place();
+    }
+}
+
+/// Nothing of it is left to adopt.
+fn over(entry: Option<&Arc<Entry>>) {
+    if let Some(entry) = entry {
+        entry.answered(true);
+    }
+}
+
+fn result(begun: &Result<BeginOutcome, RecordError>) -> KeyResult {
+    match begun {
+        Ok(BeginOutcome::New(_)) => KeyResult::New,
+        Ok(BeginOutcome::Replay(_)) => KeyResult::Replay,
+        Ok(BeginOutcome::InFlight { .. }) => KeyResult::InFlight,
+        Ok(BeginOutcome::Mismatch) => KeyResult::Mismatch,
+        Ok(BeginOutcome::Reconcile { .. }) => KeyResult::Reconcile,
+        Err(_) => KeyResult::Failed,
+    }
+}
+
+pub(super) fn problem(error: RecordError) -> Problem {
+    match error {
+        RecordError::Full { .. } | RecordError::NoRoom { .. } => Problem::KeysFull,
+        RecordError::Lost | RecordError::Unavailable { .. } => Problem::StoreUnavailable,
+    }
+}

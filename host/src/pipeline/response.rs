@@ -1,0 +1,262 @@
+//! The answer that goes out: the upstream's or a replacement, with what happened in headers.
+
+use super::{
+    RequestContext,
+    delivery::Head,
+    request_context::{AttemptResult, Orphan, Progress, UpstreamResponse},
+};
+use crate::{
+    error::{Problem, SENT, VERDICT},
+    idempotency::{self, Stored},
+    overload::MemoryReservation,
+    policy::contract::{Failure, FailureKind, FailureReason, Replacement},
+    upstream::{self, Body, headers},
+};
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_LENGTH, LOCATION, SET_COOKIE},
+};
+use http_body_util::BodyExt as _;
+use std::time::Duration;
+use tokio::time::timeout_at;
+
+/// How many attempts the request took.
+pub const ATTEMPTS: HeaderName = HeaderName::from_static("triage-attempts");
+/// The policy's name and digest.
+pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
+/// Where the host did not follow the policy.
+pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
+/// That the answer was given before.
+pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
+
+/// That it takes over the effect of an equal request without a key, whose caller has gone.
+pub const ADOPTED: HeaderName = HeaderName::from_static("triage-adopted");
+
+/// Beside `effect-unknown`: how the caller may come back.
+pub const RETRY_AFTER_UNKNOWN: HeaderName = HeaderName::from_static("triage-retry-after-unknown");
+
+/// The longest wait before a caller should come back for a write that is verified meanwhile: it may be settled long before
+/// `commit-within` is over.
+const MAX_VERIFIED_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The wait where nothing settles the write by itself: an operator may.
+const UNVERIFIED_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The answer where the effect of a write is unknown, as `problem` says it. `retry_after`: when its caller may come back with its key; none for a request
+/// without a key, of which a repetition would be another request.
+pub(super) fn effect_unknown(
+    problem: Problem,
+    retry_after: Option<Duration>,
+    location: Option<HeaderValue>,
+    reason: Option<FailureReason>,
+) -> Response<Body> {
+    let how = if retry_after.is_some() { "same-key" } else { "no" };
+    let mut response = problem.response(reason, retry_after);
+    response.headers_mut().insert(RETRY_AFTER_UNKNOWN, HeaderValue::from_static(how));
+    if let Some(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// When a caller should come back for a write whose effect is unknown at its deadline.
+fn retry_after_unknown(exchange: &RequestContext, progress: &Progress) -> Duration {
+    const MIN_RESPONSE_RESERVE: Duration = Duration::from_secs(1);
+    if exchange.key_holds(progress) {
+        return exchange.endpoint().settings.retry.min_wait.max(MIN_RESPONSE_RESERVE);
+    }
+    let sent_ago = progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed());
+    match exchange.endpoint().described.commit_within.filter(|_| exchange.endpoint().granted) {
+        Some(within) => within.saturating_sub(sent_ago).clamp(MIN_RESPONSE_RESERVE, MAX_VERIFIED_RETRY_AFTER),
+        None => UNVERIFIED_RETRY_AFTER,
+    }
+}
+
+/// The body, which counts as under way until it is dropped.
+pub(super) fn holding(body: Body, held: MemoryReservation) -> Body {
+    if http_body::Body::is_end_stream(&body) {
+        return body;
+    }
+    let pass_on = move |error| {
+        let _ = &held;
+        error
+    };
+    body.map_err(pass_on).boxed()
+}
+
+/// An answer before it is dressed.
+#[derive(Debug)]
+pub(super) struct CallerResponse {
+    status: StatusCode,
+    headers: HeaderMap,
+    read: Bytes,
+    rest: Option<Body>,
+}
+
+impl From<UpstreamResponse> for CallerResponse {
+    fn from(answer: UpstreamResponse) -> Self {
+        let UpstreamResponse { status, mut headers, read, rest } = answer;
+        headers::to_caller(&mut headers);
+        Self { status, headers, read, rest }
+    }
+}
+
+impl From<Replacement> for CallerResponse {
+    fn from(answer: Replacement) -> Self {
+        Self { status: answer.status, headers: answer.headers, read: answer.body, rest: None }
+    }
+}
+
+impl CallerResponse {
+    pub(super) fn into_response(self, exchange: &RequestContext, progress: &Progress) -> Response<Body> {
+        let body = match self.rest {
+            None => upstream::full(self.read),
+            Some(rest) => upstream::prefixed(self.read, rest),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        // Not before it is stored: another caller may have come by another address.
+        exchange.rewrite_redirects(response.headers_mut());
+        dress(response.headers_mut(), exchange, progress);
+        response
+    }
+
+    /// The headers that may be given again: a session is of the caller that it was made for.
+    fn kept_headers(&self, exchange: &RequestContext) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if !exchange.service.settings.idempotency.replay_set_cookie {
+            headers.remove(SET_COOKIE);
+        }
+        headers
+    }
+
+    /// What a record keeps of it, beside its body.
+    pub(super) fn head(&self, exchange: &RequestContext, progress: &Progress) -> Head {
+        Head {
+            status: self.status,
+            headers: self.kept_headers(exchange),
+            class: progress.class.name(),
+            policy: exchange.service.policy.label().clone(),
+        }
+    }
+
+    /// Reads the whole answer for the record, up to the cap; past it the answer still streams, but is not kept.
+    pub(super) async fn store(
+        mut self,
+        exchange: &RequestContext,
+        progress: &mut Progress,
+        most: usize,
+    ) -> (Response<Body>, Stored) {
+        if let Some(mut rest) = self.rest.take() {
+            let mut read = BytesMut::from(self.read.as_ref());
+            loop {
+                match timeout_at(exchange.deadline, rest.frame()).await {
+                    Ok(Some(Ok(frame))) => {
+                        let mut scarce = false;
+                        if let Ok(data) = frame.into_data() {
+                            scarce = exchange.held.as_ref().is_some_and(|held| held.more(data.len()).is_err());
+                            read.extend_from_slice(&data);
+                        }
+                        // Where memory is scarce the answer goes out as well, and only its status is kept.
+                        if read.len() > most || scarce {
+                            self.rest = Some(rest);
+                            break;
+                        }
+                    }
+                    Ok(None) => break,
+                    // The effect is known, only the answer broke off. Nothing of it has gone out: the caller is told so.
+                    Ok(Some(Err(_))) | Err(_) => {
+                        let failure = Failure::new(FailureKind::Body, true);
+                        let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
+                        let mut response = refused(problem, exchange, progress);
+                        response.headers_mut().insert(VERDICT, HeaderValue::from_static(progress.class.name()));
+                        return (response, Stored::TooLarge { status: self.status });
+                    }
+                }
+            }
+            self.read = read.freeze();
+        }
+        let whole = self.rest.is_none();
+        let stored = if whole {
+            let answer = idempotency::StoredBody {
+                status: self.status,
+                headers: self.kept_headers(exchange),
+                body: self.read.clone(),
+                class: progress.class.name(),
+                policy: exchange.service.policy.label().to_str().unwrap_or_default().into(),
+            };
+            Stored::capped(answer, most)
+        } else {
+            Stored::TooLarge { status: self.status }
+        };
+        (self.into_response(exchange, progress), stored)
+    }
+}
+
+/// A refusal of a request that came as far as its attempts.
+pub(super) fn refused(problem: Problem, exchange: &RequestContext, progress: &mut Progress) -> Response<Body> {
+    progress.account.refused(&problem);
+    let reason = match &progress.last {
+        Some(AttemptResult::Failure(failure)) => failure.reason,
+        _ => None,
+    };
+    let mut response = match problem {
+        Problem::EffectUnknown | Problem::UnsentSinceLoss => {
+            let retry_after = exchange.key.is_some().then(|| retry_after_unknown(exchange, progress));
+            effect_unknown(problem, retry_after, exchange.location_of_unknown(progress.owner), reason)
+        }
+        problem => problem.response(reason, None),
+    };
+    told(response.headers_mut(), exchange, progress);
+    response
+}
+
+fn dress(headers: &mut HeaderMap, exchange: &RequestContext, progress: &Progress) {
+    headers.insert(VERDICT, HeaderValue::from_static(progress.class.name()));
+    told(headers, exchange, progress);
+}
+
+fn told(headers: &mut HeaderMap, exchange: &RequestContext, progress: &Progress) {
+    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
+    headers.insert(POLICY, exchange.service.policy.label().clone());
+    if progress.orphan == Orphan::Adopted {
+        headers.insert(ADOPTED, HeaderValue::from_static("true"));
+    }
+    if let Some(limit) = progress.limit {
+        headers.insert(CLAMPED, HeaderValue::from_static(limit.name()));
+    }
+}
+
+/// What the host itself offers, whatever the resource: the answer to `OPTIONS *`.
+pub(super) fn of_the_host() -> Response<Body> {
+    let mut response = Response::new(upstream::full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    headers.insert(SENT, HeaderValue::from_static("no"));
+    response
+}
+
+/// An answer that was given before.
+pub(super) fn replayed(answer: &idempotency::StoredBody, exchange: &RequestContext) -> Response<Body> {
+    let mut response = kept(answer);
+    exchange.rewrite_redirects(response.headers_mut());
+    response
+}
+
+/// The same, its redirects as the upstream gave them.
+pub(super) fn kept(answer: &idempotency::StoredBody) -> Response<Body> {
+    let mut response = Response::new(upstream::full(answer.body.clone()));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    *headers = answer.headers.clone();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(REPLAY, HeaderValue::from_static("true"));
+    headers.insert(ATTEMPTS, HeaderValue::from(0));
+    headers.insert(VERDICT, HeaderValue::from_static(answer.class));
+    if let Ok(policy) = HeaderValue::from_str(&answer.policy) {
+        headers.insert(POLICY, policy);
+    }
+    response
+}

@@ -1,0 +1,99 @@
+//! Where a host keeps what its fleet must know.
+
+use super::{HostError, Shared};
+use crate::{
+    admission::Groups,
+    clock::Clock,
+    config::settings::{Settings, State},
+    idempotency::{self, OwnerProofs, Records},
+    rng::Rng,
+    store::{
+        local_fallback::AloneIfNeeded,
+        memory::records::{Limits, MemoryRecords},
+        redis::{
+            OpenError, RedisConnection,
+            admission::RedisGates,
+            records::{RedisRecords, Sealer},
+        },
+    },
+    telemetry::Events,
+};
+use std::sync::Arc;
+
+impl Shared {
+    /// Whether claims may be missing: shared state has lost its data within the lifetime of what it kept then.
+    pub(super) fn is_after_loss(&self, settings: &idempotency::Settings) -> bool {
+        let lifetime = settings.keep.saturating_add(settings.lock);
+        self.records.lost_ago().is_some_and(|ago| ago < lifetime)
+    }
+}
+
+/// The way to shared state, where there is any.
+pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Rng) -> Result<Option<RedisConnection>, HostError> {
+    match &settings.state {
+        State::Memory => Ok(None),
+        State::Shared(shared) => Ok(Some(RedisConnection::open(shared, clock, entropy.clone())?)),
+    }
+}
+
+/// Breakers, budgets and limits.
+pub(super) fn gates(
+    settings: &Settings,
+    link: Option<&RedisConnection>,
+    clock: Clock,
+    entropy: &Rng,
+    events: &Arc<Events>,
+) -> Groups {
+    let (entropy, events) = (entropy.clone(), Arc::clone(events));
+    match (link, &settings.state) {
+        (Some(link), State::Shared(shared)) => {
+            let own = Arc::clone(&events);
+            Groups::shared(RedisGates::open(link.clone(), shared.quorum, clock, entropy, own), clock, events)
+        }
+        _ => Groups::memory(clock, entropy, events),
+    }
+}
+
+/// Idempotency records, claims and turns; and what proves to callers' reads whose record it is.
+pub(super) fn records(
+    settings: &Settings,
+    link: Option<&RedisConnection>,
+    clock: Clock,
+    entropy: &Rng,
+    events: &Arc<Events>,
+) -> Result<(Arc<dyn Records>, OwnerProofs), HostError> {
+    let keys = settings.upstreams.iter().map(|upstream| &upstream.idempotency);
+    let limits = keys.max_by_key(|keys| keys.max_records).map(Limits::of).unwrap_or_default();
+    // Half of the memory is left to requests: what fills the records must not keep the host from answering reads.
+    let most = settings.server.memory_limit.map_or(usize::MAX, |limit| limit / 2);
+    let bytes = settings.records.max_bytes.min(most);
+    let tenant_bytes = bytes / 100 * settings.records.tenant_share_percent as usize;
+    let limits = Limits { bytes, tenant_bytes, ..limits };
+    let in_memory = || MemoryRecords::new(clock, limits).with_events(Arc::clone(events));
+    let (Some(link), State::Shared(shared)) = (link, &settings.state) else {
+        return Ok((Arc::new(in_memory()), OwnerProofs::of_process(entropy)));
+    };
+    let sealer = Sealer::configured(shared.key.as_ref())?;
+    if !sealer.has_key() {
+        tracing::warn!(
+            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
+        );
+    }
+    let proofs = OwnerProofs::shared(sealer.proof_secrets());
+    let records = RedisRecords::new(link.clone(), clock, entropy.clone(), sealer, limits.records, Arc::clone(events));
+    if shared.writes_alone {
+        return Ok((Arc::new(AloneIfNeeded::new(Arc::new(records), in_memory())), proofs));
+    }
+    Ok((Arc::new(records), proofs))
+}
+
+/// Whether shared state can be opened as it is configured. Connects to nothing.
+///
+/// # Errors
+/// The key that is wrong, and why.
+pub(crate) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
+    let State::Shared(shared) = &settings.state else { return Ok(()) };
+    Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;
+    let key = |error: &OpenError| if let OpenError::File { key, .. } = error { key } else { "state.url" };
+    RedisConnection::check(shared).map_err(|error| (key(&error), error.into()))
+}

@@ -1,0 +1,191 @@
+//! The two ways into a guest: a plain call for what imports nothing, and a call on a stack of its own for what may wait.
+
+use super::{
+    bindings::{Policy, PolicyPre, triage::policy::types as wit, waiting},
+    cpu_budget::{CpuBudget, FIRST_EPOCHS},
+    wasi::{LogBudget, Wasi},
+};
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+use wasmtime::{ResourceLimiter, Result, Store, StoreLimits, StoreLimitsBuilder, component::InstancePre};
+use wasmtime_wasi::runtime::with_ambient_tokio_runtime;
+
+/// The bytes that a guest may hand over in one call: an answer of 1 MiB and its headers.
+const LIFTED_BYTES: usize = 2 << 20;
+
+/// What an instance may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) memory_bytes: usize,
+    pub(super) tables: usize,
+    pub(super) table_elements: usize,
+    pub(super) core_instances: usize,
+}
+
+/// What a policy without an interpreter reads is a few hundred KiB, and it keeps nothing.
+pub(super) const SYNC_BOUNDS: Bounds =
+    Bounds { memory_bytes: 16 << 20, tables: 4, table_elements: 10_000, core_instances: 4 };
+/// Python begins with 13 MB and a hundred core instances.
+pub(super) const WASI_BOUNDS: Bounds =
+    Bounds { memory_bytes: 64 << 20, tables: 16, table_elements: 40_000, core_instances: 256 };
+
+/// What a store holds: what its guest may use, and `W` of WASI.
+pub(super) struct StoreData<W> {
+    memory: StoreLimits,
+    pub(super) time: CpuBudget,
+    pub(super) wasi: W,
+}
+
+impl<W> StoreData<W> {
+    fn new(bounds: Bounds, cap_ms: u64, wasi: W) -> Self {
+        let memory = StoreLimitsBuilder::new()
+            .memory_size(bounds.memory_bytes)
+            .memories(1)
+            .tables(bounds.tables)
+            .table_elements(bounds.table_elements)
+            .instances(bounds.core_instances)
+            .build();
+        Self { memory, time: CpuBudget::new(cap_ms), wasi }
+    }
+
+    pub(super) fn limits(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.memory
+    }
+}
+
+/// Starts a call's time anew.
+pub(super) fn allow<W>(store: &mut Store<StoreData<W>>, cap_ms: u64) {
+    store.data_mut().time = CpuBudget::new(cap_ms);
+    store.set_epoch_deadline(FIRST_EPOCHS);
+    store.set_hostcall_fuel(LIFTED_BYTES);
+}
+
+/// How a tier's guests are entered.
+pub(super) trait GuestCall: 'static {
+    type Wasi: 'static;
+    type Pre: Send + Sync;
+    type Guest: Send;
+
+    fn prepared(linked: InstancePre<StoreData<Self::Wasi>>) -> Result<Self::Pre>;
+    fn caps(cap_ms: u64, log: &Arc<LogBudget>) -> StoreData<Self::Wasi>;
+    fn instantiate(pre: &Self::Pre, store: &mut Store<StoreData<Self::Wasi>>) -> Result<Self::Guest>;
+    fn describe(guest: &Self::Guest, store: &mut Store<StoreData<Self::Wasi>>) -> Result<wit::Description>;
+    fn configure(
+        guest: &Self::Guest,
+        store: &mut Store<StoreData<Self::Wasi>>,
+        settings: &str,
+    ) -> Result<Result<(), String>>;
+    fn decide(
+        guest: &Self::Guest,
+        store: &mut Store<StoreData<Self::Wasi>>,
+        attempt: wit::Attempt<'_>,
+        outcome: wit::Outcome<'_>,
+    ) -> Result<wit::Verdict>;
+}
+
+/// Guests that import nothing.
+#[derive(Debug)]
+pub(super) struct SyncTier;
+
+impl GuestCall for SyncTier {
+    type Wasi = ();
+    type Pre = PolicyPre<StoreData<()>>;
+    type Guest = Policy;
+
+    fn prepared(linked: InstancePre<StoreData<()>>) -> Result<Self::Pre> {
+        PolicyPre::new(linked)
+    }
+
+    fn caps(cap_ms: u64, _log: &Arc<LogBudget>) -> StoreData<()> {
+        StoreData::new(SYNC_BOUNDS, cap_ms, ())
+    }
+
+    fn instantiate(pre: &Self::Pre, store: &mut Store<StoreData<()>>) -> Result<Policy> {
+        pre.instantiate(store)
+    }
+
+    fn describe(guest: &Policy, store: &mut Store<StoreData<()>>) -> Result<wit::Description> {
+        guest.call_describe(store)
+    }
+
+    fn configure(guest: &Policy, store: &mut Store<StoreData<()>>, settings: &str) -> Result<Result<(), String>> {
+        guest.call_configure(store, settings)
+    }
+
+    fn decide(
+        guest: &Policy,
+        store: &mut Store<StoreData<()>>,
+        attempt: wit::Attempt<'_>,
+        outcome: wit::Outcome<'_>,
+    ) -> Result<wit::Verdict> {
+        guest.call_decide(store, attempt, outcome)
+    }
+}
+
+/// Guests with an interpreter, or with WASI.
+#[derive(Debug)]
+pub(super) struct WasiTier;
+
+/// The guest waited for something. Nothing that it could wait for ever comes, and a request waits for it.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the guest waited; a policy must answer at once")]
+pub(super) struct Waited;
+
+/// A guest that only looks whether something is ready gives way once each time.
+const LOOKS: u32 = 16;
+
+/// The result of a call that must not wait: one that does is ended where it stands.
+fn at_once<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let (mut call, mut context) = (pin!(call), Context::from_waker(Waker::noop()));
+    // WASI's clocks want a runtime, and policies are loaded and tried on threads that have none.
+    with_ambient_tokio_runtime(|| {
+        for _ in 0..LOOKS {
+            if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
+                return result;
+            }
+        }
+        Err(wasmtime::Error::new(Waited))
+    })
+}
+
+impl GuestCall for WasiTier {
+    type Wasi = Wasi;
+    type Pre = waiting::PolicyPre<StoreData<Wasi>>;
+    type Guest = waiting::Policy;
+
+    fn prepared(linked: InstancePre<StoreData<Wasi>>) -> Result<Self::Pre> {
+        waiting::PolicyPre::new(linked)
+    }
+
+    fn caps(cap_ms: u64, log: &Arc<LogBudget>) -> StoreData<Wasi> {
+        StoreData::new(WASI_BOUNDS, cap_ms, Wasi::empty(log))
+    }
+
+    fn instantiate(pre: &Self::Pre, store: &mut Store<StoreData<Wasi>>) -> Result<Self::Guest> {
+        at_once(pre.instantiate_async(store))
+    }
+
+    fn describe(guest: &Self::Guest, store: &mut Store<StoreData<Wasi>>) -> Result<wit::Description> {
+        at_once(guest.call_describe(store))
+    }
+
+    fn configure(
+        guest: &Self::Guest,
+        store: &mut Store<StoreData<Wasi>>,
+        settings: &str,
+    ) -> Result<Result<(), String>> {
+        at_once(guest.call_configure(store, settings))
+    }
+
+    fn decide(
+        guest: &Self::Guest,
+        store: &mut Store<StoreData<Wasi>>,
+        attempt: wit::Attempt<'_>,
+        outcome: wit::Outcome<'_>,
+    ) -> Result<wit::Verdict> {
+        at_once(guest.call_decide(store, attempt, outcome))
+    }
+}

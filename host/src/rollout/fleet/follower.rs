@@ -1,0 +1,379 @@
+//! A host that follows its fleet, for one upstream: it beats, stages what is proposed, and swaps with the others.
+
+use super::{
+    FleetState, FleetStatus, HostStatus, Message,
+    notices::Notice,
+    planner::{Next, Planner},
+    policy_cache::PolicyCache,
+    staging::{self, Unstaged},
+    state_file::Memory,
+};
+use crate::{
+    clock::Clock,
+    config::settings::{PolicySource, Settings, State},
+    policy::{Digest, Policy},
+    registry::Target,
+    rng::Rng,
+    rollout::{Context, UpstreamPolicy},
+    state::rollout::MessageReply,
+    store::redis::{LinkError, Pushed, RedisConnection, agreement::RedisAgreement},
+    telemetry::Events,
+    upstream_runtime::{ServiceError, UpstreamRuntime},
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+use tokio::{
+    sync::{
+        Notify, Semaphore,
+        broadcast::{Receiver, error::RecvError},
+    },
+    time::{MissedTickBehavior, interval},
+};
+
+/// Between two beats: one that missed a message catches up by the next.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// To the next one after one that did not arrive.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a start waits to hear what the fleet has: then it begins with its own configuration, and catches up.
+const FIRST: Duration = Duration::from_secs(2);
+/// How long a start waits for a registry that has to give the fleet's component.
+const FIRST_PULL: Duration = Duration::from_secs(10);
+/// Steps in a row: a word, a swap, the word that it is done.
+const STEPS: usize = 4;
+
+/// An upstream whose policy is the fleet's.
+#[derive(Debug)]
+pub struct Follower {
+    upstream: String,
+    /// Which upstream of the host it is.
+    pub(super) index: usize,
+    pub(super) place: Target,
+    pub(super) agreement: RedisAgreement,
+    pub(super) clock: Clock,
+    pub(super) entropy: Rng,
+    told: Arc<Events>,
+    pub(super) course: Mutex<Planner>,
+    shelf: Mutex<PolicyCache>,
+    memory: Memory,
+    pub(super) wake: Arc<Notify>,
+    pub(super) announcing: Arc<Semaphore>,
+}
+
+/// What every follower of a host has.
+#[derive(Debug, Clone)]
+pub struct FollowerContext {
+    /// This host's name: see [`super::host_name`].
+    pub host: String,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Rng,
+    /// Where operators are told.
+    pub events: Arc<Events>,
+}
+
+/// How an upstream's fleet stands, for operators.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// This host's name.
+    pub host: String,
+    /// How it stands as this host knows it.
+    pub standing: FleetState,
+    /// What was last read.
+    pub view: FleetStatus,
+    /// Whether that was just now.
+    pub is_current: bool,
+    /// Whether another policy serves here than the fleet's.
+    pub behind: bool,
+    /// Why, where something is in the way.
+    pub why_behind: Option<String>,
+}
+
+impl Follower {
+    /// Of one of a host's upstreams, where that follows its fleet; none for the others.
+    pub fn open(
+        settings: &Settings,
+        index: usize,
+        link: Option<&RedisConnection>,
+        with: FollowerContext,
+    ) -> Option<Arc<Self>> {
+        let upstream = settings.upstreams.get(index).filter(|upstream| upstream.follow_fleet)?;
+        let (PolicySource::Registry(own), State::Shared(shared), Some(link)) =
+            (&upstream.policy, &settings.state, link)
+        else {
+            return None;
+        };
+        let FollowerContext { host, clock, entropy, events } = with;
+        // Not by the address: a Redis that has moved is no other fleet.
+        let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
+        let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
+        let course = Planner::new(host, own.digest(), memory.recall());
+        Some(Arc::new(Self {
+            upstream: upstream.name.clone(),
+            index,
+            place: own.target().clone(),
+            agreement: RedisAgreement::new(link.clone(), &upstream.name),
+            clock,
+            entropy,
+            told: events,
+            course: Mutex::new(course),
+            shelf: Mutex::default(),
+            memory,
+            wake: Arc::default(),
+            announcing: Arc::new(Semaphore::new(1)),
+        }))
+    }
+
+    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the
+    /// registry give it soon, else the configured one. Blocks.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the configured one is refused.
+    pub fn begin(
+        self: &Arc<Self>,
+        load: impl Fn(&PolicySource, Duration) -> Result<UpstreamRuntime, ServiceError>,
+        configured: impl Fn() -> Result<UpstreamRuntime, ServiceError>,
+    ) -> Result<UpstreamRuntime, ServiceError> {
+        let told = match self.ask_first() {
+            Some(Ok(heard)) => self.course.lock().heard(&Message::Beat, &heard, self.clock.now()),
+            Some(Err(_)) | None => vec![Notice::Unheard],
+        };
+        self.tell_all(told);
+        let elsewhere = self.course.lock().elsewhere();
+        let fleets = elsewhere.map(|target| (target, load(&PolicySource::Registry(self.place.at(target)), FIRST_PULL)));
+        let service = match fleets {
+            None => configured()?,
+            Some((_, Ok(service))) => service,
+            Some((target, Err(error))) => {
+                self.not_staged(target, Unstaged::of(&error));
+                configured()?
+            }
+        };
+        self.shelve(&service);
+        self.settle(service.artifact);
+        Ok(service)
+    }
+
+    /// On the thread beside: this one may be in a runtime already.
+    fn ask_first(self: &Arc<Self>) -> Option<Result<MessageReply, LinkError>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let own = Arc::clone(self);
+        self.agreement.link().beside(async move {
+            let (speaker, known, word) = own.own(None);
+            let heard = own.agreement.say_within(FIRST, &speaker, &known, &word).await;
+            let _ = answer.send(heard);
+        });
+        answered.recv_timeout(FIRST).ok()
+    }
+
+    pub(super) fn tell_all(&self, told: impl IntoIterator<Item = Notice>) {
+        for told in told {
+            if told.is_good() {
+                tracing::info!(upstream = self.upstream, "fleet: {told}");
+            } else {
+                tracing::warn!(upstream = self.upstream, "fleet: {told}");
+            }
+            self.told.note(told.kind(), &self.upstream, told.to_string());
+        }
+    }
+
+    /// Keeps what serves at hand, to come back to without any registry.
+    fn shelve(&self, service: &UpstreamRuntime) {
+        if let Some(digest) = service.artifact {
+            self.put(digest, Arc::clone(&service.policy));
+        }
+    }
+
+    pub(super) fn put(&self, digest: Digest, policy: Arc<Policy>) {
+        let kept = self.course.lock().kept();
+        self.shelf.lock().put(digest, policy, &kept);
+    }
+
+    pub(super) fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
+        self.shelf.lock().find(digest)
+    }
+
+    /// Who speaks, and what is known: what a step begins with.
+    pub(super) fn own(&self, serving: Option<&UpstreamPolicy>) -> (HostStatus, FleetState, Message) {
+        let artifact = serving.and_then(|serving| serving.current().artifact);
+        let shelf = self.shelf.lock().digests();
+        // What is at hand is no reason to take what failed here.
+        let claimed = self.course.lock().claimed(&shelf);
+        let is_bad = |component: Digest| serving.is_some_and(|serving| serving.is_quarantined(&component));
+        if let Some(digest) = claimed
+            && self.at_hand(digest).and_then(|policy| policy.digest()).is_some_and(is_bad)
+        {
+            self.not_staged(digest, Unstaged::quarantined());
+        }
+        let course = self.course.lock();
+        (course.speaker(artifact, &shelf), course.known().clone(), course.word())
+    }
+
+    /// Says what there is to say, and does what follows from the answer. Whether shared state was reached.
+    async fn turn(self: &Arc<Self>, context: &Arc<Context>) -> bool {
+        let Some(serving) = context.upstreams.get(self.index) else { return true };
+        let artifact = || serving.current().artifact;
+        for _ in 0..STEPS {
+            let (speaker, known, word) = self.own(Some(serving));
+            let heard = self.agreement.say(&speaker, &known, &word).await;
+            let now = self.clock.now();
+            let told = {
+                let mut course = self.course.lock();
+                match &heard {
+                    Ok(heard) => course.heard(&word, heard, now),
+                    Err(LinkError::Nonsense { .. }) => course.flawed().into_iter().collect(),
+                    Err(_) => Vec::new(),
+                }
+            };
+            self.tell_all(told);
+            self.settle(artifact());
+            self.leave_withdrawn(serving);
+            let next = {
+                let shelf = self.shelf.lock().digests();
+                self.course.lock().next(artifact(), &shelf, now)
+            };
+            match next {
+                Next::Install { digest, promoted } => self.install(context, serving, digest, promoted),
+                Next::Stage { digest, promoted, within } => {
+                    self.stage(context, staging::Wanted { digest, promoted, within }, None);
+                }
+                Next::Rest => {}
+            }
+            self.leave_withdrawn(serving);
+            if heard.is_err() {
+                return false;
+            }
+            // What has changed is said at once: others wait for it.
+            let (again, _, word) = self.own(Some(serving));
+            if again == speaker && word == Message::Beat {
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Takes note of what serves: what the fleet wants is remembered, also beyond this process.
+    fn settle(&self, artifact: Option<Digest>) {
+        let (told, known) = {
+            let mut course = self.course.lock();
+            (course.settle(artifact), course.known().clone())
+        };
+        if told.is_some() {
+            self.memory.keep(&known);
+        }
+        self.tell_all(told);
+    }
+
+    /// Nothing that the fleet has rolled back is come back to here: not after a fault either, and not where it serves on
+    /// because this host refuses what should serve instead.
+    fn leave_withdrawn(&self, serving: &UpstreamPolicy) {
+        let current = serving.current();
+        let (withdrawn, is_there, is_stranded) = {
+            let course = self.course.lock();
+            let artifact = current.artifact;
+            (course.known().quarantined.clone(), !course.behind(artifact), course.is_stranded(artifact))
+        };
+        if is_there {
+            serving.quarantine(&withdrawn, current.policy.digest());
+        }
+        if is_stranded {
+            serving.fall_back(&withdrawn);
+        }
+    }
+
+    fn install(&self, context: &Context, serving: &UpstreamPolicy, digest: Digest, promoted: bool) {
+        let Some(policy) = self.at_hand(digest) else { return };
+        let component = policy.digest();
+        if promoted && let Some(component) = component {
+            serving.unquarantine(&component);
+        }
+        let made = match component.filter(|component| serving.is_quarantined(component)) {
+            Some(_) => Err(Unstaged::quarantined()),
+            None => staging::service(context, serving, &policy),
+        };
+        match made {
+            Ok(service) => {
+                self.shelve(&serving.current());
+                let withdrawn = self.course.lock().known().quarantined.clone();
+                serving.quarantine(&withdrawn, component);
+                serving.install(service.from(digest));
+                self.course.lock().installed();
+                self.settle(Some(digest));
+            }
+            Err(why) => self.not_staged(digest, why),
+        }
+    }
+
+    pub(super) fn not_staged(&self, digest: Digest, why: Unstaged) {
+        let told = self.course.lock().failed(digest, why, self.clock.now());
+        self.tell_all(told);
+    }
+
+    /// What served failed too often here: the fleet is told.
+    pub(in crate::rollout) fn failed_here(&self, artifact: Option<Digest>) {
+        if self.course.lock().fault(artifact) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether the fleet has said anything yet, or is about to.
+    pub fn is_told(&self) -> bool {
+        let course = self.course.lock();
+        course.known().generation > 0 || course.proposed().is_some()
+    }
+
+    /// How it stands, where `artifact` serves.
+    pub fn report(&self, artifact: Option<Digest>) -> Report {
+        let course = self.course.lock();
+        let (view, is_current) = course.view(self.clock.now());
+        Report {
+            host: course.host.clone(),
+            standing: course.known().clone(),
+            view,
+            is_current,
+            behind: course.behind(artifact),
+            why_behind: course.why_behind(),
+        }
+    }
+}
+
+/// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
+pub(crate) fn start(context: &Arc<Context>) {
+    for following in context.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
+        let link = following.agreement.link();
+        let (wake, message) = (Arc::clone(&following.wake), following.agreement.message());
+        link.beside(follow(Arc::downgrade(context), following.index, wake, link.pushed(), message));
+    }
+}
+
+async fn follow(
+    context: Weak<Context>,
+    index: usize,
+    wake: Arc<Notify>,
+    mut pushed: Receiver<Pushed>,
+    message: String,
+) {
+    let mut beats = interval(HEARTBEAT_INTERVAL);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let due = tokio::select! {
+            _ = beats.tick() => true,
+            () = wake.notified() => true,
+            heard = pushed.recv() => match heard {
+                Ok(Pushed::Message(own)) => *own == *message,
+                Err(RecvError::Closed) => return,
+                // What was said meanwhile was not heard.
+                Ok(Pushed::Joined) | Err(RecvError::Lagged(_)) => true,
+            },
+        };
+        let Some(context) = context.upgrade() else { return };
+        let following = context.upstreams.get(index).and_then(|serving| serving.following.clone());
+        let Some(following) = following.filter(|_| due) else { continue };
+        if !following.turn(&context).await {
+            beats.reset_after(RETRY_INTERVAL);
+        }
+    }
+}

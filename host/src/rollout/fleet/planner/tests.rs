@@ -1,0 +1,254 @@
+#![allow(clippy::unwrap_used)]
+
+//! What one host does, without any server.
+
+use super::*;
+use crate::{
+    rollout::fleet::{notices::Notice, staging::Unstaged},
+    state::rollout::Host,
+    upstream_runtime::StagePhase,
+};
+
+const NOW: Timestamp = Timestamp(1_000_000_000);
+
+fn digest(of: u8) -> Digest {
+    Digest::of(&[of])
+}
+
+/// A host whose configuration names 0.
+fn course() -> Planner {
+    Planner::new("a".to_owned(), digest(0), FleetState::default())
+}
+
+fn standing(generation: u64, of: u8, why: Why) -> FleetState {
+    FleetState { generation, chosen: PolicyRef::Artifact(digest(of)), why, by: "b".to_owned(), ..FleetState::default() }
+}
+
+fn proposal(id: u64, of: u8) -> Proposed {
+    Proposed { id, digest: digest(of), by: "b".to_owned(), promoted: false, left: Duration::from_secs(30) }
+}
+
+fn hear(course: &mut Planner, standing: FleetState, proposed: Option<Proposed>) -> Vec<Notice> {
+    let view = FleetStatus { standing, proposed, ..FleetStatus::default() };
+    course.heard(&Message::Beat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW)
+}
+
+/// Pulled because the fleet has it already.
+fn catch_up(of: u8) -> Next {
+    Next::Stage { digest: digest(of), promoted: false, within: None }
+}
+
+/// Pulled for a proposal: hurried.
+fn stage(of: u8) -> Next {
+    Next::Stage { digest: digest(of), promoted: false, within: Some(STAGING) }
+}
+
+fn refused() -> Unstaged {
+    Unstaged::Refused(StagePhase::Load, "no".to_owned())
+}
+
+#[test]
+fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
+    let mut own = course();
+    let serving = Some(digest(0));
+    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest);
+    let told = hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
+    assert!(matches!(&told[..], [Notice::Proposed(_)]), "{told:?}");
+    assert_eq!(hear(&mut own, FleetState::default(), Some(proposal(7, 1))), [], "told once");
+    assert_eq!(own.next(serving, &[digest(0)], NOW), stage(1));
+    own.begin(digest(1));
+    assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest, "one at a time");
+    own.end(digest(1));
+    let shelf = [digest(0), digest(1)];
+    assert_eq!((own.next(serving, &shelf, NOW), own.speaker(serving, &shelf).staged), (Next::Rest, Some(7)));
+    hear(&mut own, standing(1, 1, Why::Announced), None);
+    assert_eq!(own.next(serving, &shelf, NOW), Next::Install { digest: digest(1), promoted: false });
+    assert_eq!(own.settle(serving), None, "it does not serve yet");
+    assert!(own.behind(serving) && own.speaker(serving, &shelf).generation == 0);
+    assert!(matches!(own.settle(Some(digest(1))), Some(Notice::Serves { generation: 1, .. })));
+    assert_eq!((own.next(Some(digest(1)), &shelf, NOW), own.settle(Some(digest(1)))), (Next::Rest, None));
+}
+
+#[test]
+fn what_is_refused_is_told_to_the_fleet_and_not_tried_again() {
+    let mut own = course();
+    hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
+    assert!(matches!(own.failed(digest(1), refused(), NOW), Some(Notice::NotStaged { .. })));
+    let word = own.word();
+    assert_eq!(word, Message::Refuse { id: 7, step: "load", reason: "no".to_owned() });
+    let later = NOW.after(LONGEST_WAIT);
+    assert_eq!(own.next(Some(digest(0)), &[], later), Next::Rest);
+    let view = FleetStatus { proposed: Some(proposal(7, 1)), ..FleetStatus::default() };
+    own.heard(&word, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW);
+    assert_eq!(own.word(), Message::Beat, "said once");
+}
+
+#[test]
+fn what_cannot_be_had_is_tried_again_and_again_ever_more_rarely() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    let (serving, away) = (Some(digest(0)), Unstaged::Away("no".to_owned()));
+    let mut at = NOW;
+    for (round, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+        for of in [1, 2] {
+            assert_eq!(own.failed(digest(of), away.clone(), at).is_some(), round == 0, "told once");
+        }
+        assert_eq!(own.next(serving, &[], at.after(Duration::from_millis(seconds * 1000 - 1))), Next::Rest, "{round}");
+        at = at.after(Duration::from_secs(seconds));
+        assert_eq!(own.next(serving, &[], at), catch_up(1), "{round}");
+    }
+    assert_eq!(own.word(), Message::Beat, "it is no reason to refuse it");
+    assert!(own.why_behind().unwrap().starts_with("pull: "));
+}
+
+#[test]
+fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
+    let mut own = course();
+    assert!(!own.fault(Some(digest(0))), "the fleet has said nothing");
+    hear(&mut own, standing(3, 1, Why::Announced), None);
+    assert!(!own.fault(Some(digest(0))), "another one");
+    assert!(own.fault(Some(digest(1))));
+    let word = own.word();
+    assert_eq!(word, Message::RollBack { generation: 3, chosen: PolicyRef::Artifact(digest(1)), why: Why::Fault });
+    let (view, outcome) =
+        (FleetStatus { standing: standing(3, 1, Why::Announced), ..FleetStatus::default() }, MessageOutcome::NoOther);
+    let told = own.heard(&word, &MessageReply { outcome, flawed: false, view }, NOW);
+    assert_eq!((&told[..], own.word()), (&[Notice::NotRolledBack { generation: 3 }][..], Message::Beat));
+    assert!(own.settle(Some(digest(1))).is_some());
+    assert_eq!(own.speaker(Some(digest(0)), &[]).generation, 2, "it fell back by itself");
+}
+
+#[test]
+fn a_pardon_is_for_once() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    let next = |own: &Planner| own.next(Some(digest(0)), &[digest(1)], NOW);
+    assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: true });
+    own.installed();
+    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: false });
+}
+
+#[test]
+fn an_older_answer_changes_nothing_and_a_flaw_is_told_once() {
+    let mut own = course();
+    hear(&mut own, standing(5, 1, Why::Announced), None);
+    hear(&mut own, standing(4, 2, Why::Announced), None);
+    assert_eq!((own.known().generation, own.target()), (5, digest(1)));
+    hear(&mut own, standing(5, 3, Why::Announced), None);
+    assert_eq!(own.target(), digest(3), "what stands there counts");
+    assert_eq!((own.flawed(), own.flawed()), (Some(Notice::Flawed), None));
+    hear(&mut own, standing(5, 3, Why::Announced), None);
+    assert_eq!(own.flawed(), Some(Notice::Flawed));
+}
+
+#[test]
+fn a_host_begins_where_it_was() {
+    let own = Planner::new("a".to_owned(), digest(0), standing(4, 1, Why::Announced));
+    assert_eq!((own.elsewhere(), own.known().generation), (Some(digest(1)), 4));
+    assert_eq!(course().elsewhere(), None);
+}
+
+/// One number, two policies: a stranger may have written it, and beyond the last number there is no other.
+#[test]
+fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
+    let mut own = course();
+    hear(&mut own, standing(5, 1, Why::Announced), None);
+    assert!(own.settle(Some(digest(1))).is_some());
+    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 5);
+    hear(&mut own, standing(5, 2, Why::Announced), None);
+    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 4, "it is behind");
+    assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: false });
+    assert!(matches!(own.settle(Some(digest(2))), Some(Notice::Serves { generation: 5, .. })));
+    assert_eq!(own.speaker(Some(digest(2)), &[]).generation, 5);
+}
+
+/// What a host remembers of one line says nothing of another one.
+#[test]
+fn another_lines_generation_is_followed_though_its_number_is_lower() {
+    let mut own = Planner::new("a".to_owned(), digest(0), FleetState { line: 1, ..standing(9, 1, Why::Announced) });
+    hear(&mut own, FleetState { line: 2, ..standing(3, 2, Why::Announced) }, None);
+    assert_eq!((own.known().generation, own.target()), (3, digest(2)));
+    hear(&mut own, FleetState { line: 2, ..standing(2, 1, Why::Announced) }, None);
+    hear(&mut own, FleetState::default(), None);
+    assert_eq!((own.known().generation, own.target()), (3, digest(2)), "answers that were overtaken");
+}
+
+#[test]
+fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
+    let mut own = course();
+    let back = || FleetState { before: Some(PolicyRef::Artifact(digest(2))), ..standing(4, 1, Why::Announced) };
+    hear(&mut own, back(), None);
+    let serving = Some(digest(1));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1), "not before what should serve");
+    assert_eq!(own.next(serving, &[digest(1)], NOW), stage(2));
+    assert_eq!(own.next(serving, &[digest(1), digest(2)], NOW), Next::Rest);
+    own.begin(digest(3));
+    assert_eq!(own.next(serving, &[digest(1)], NOW), Next::Rest, "something else is under way");
+    own.end(digest(3));
+    let told = own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
+    assert!(matches!(told, Some(Notice::NotKept { .. })), "{told:?}");
+    let later = NOW.after(LONGEST_WAIT);
+    assert_eq!(own.next(serving, &[digest(1)], later), stage(2), "and tried again");
+    own.failed(digest(2), refused(), NOW);
+    assert_eq!(own.next(serving, &[digest(1)], later.after(LONGEST_WAIT)), Next::Rest, "unless it is refused");
+    assert_eq!(own.word(), Message::Beat);
+}
+
+/// A registry that gives one component slowly holds no other one up.
+#[test]
+fn a_slow_pull_holds_no_proposal_up() {
+    let mut own = course();
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1));
+    own.begin(digest(1));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(2));
+    own.begin(digest(2));
+    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(8, 3)));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), Next::Rest, "two at most");
+    own.end(digest(2));
+    assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(3));
+}
+
+#[test]
+fn what_is_at_hand_but_was_rolled_back_here_is_not_claimed() {
+    let mut own = course();
+    hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
+    assert_eq!((own.claimed(&[]), own.claimed(&[digest(1)])), (None, Some(digest(1))));
+    own.failed(digest(1), Unstaged::quarantined(), NOW);
+    assert_eq!((own.claimed(&[digest(1)]), own.speaker(Some(digest(0)), &[digest(1)]).staged), (None, None));
+    assert!(matches!(own.word(), Message::Refuse { id: 7, step: "quarantine", .. }));
+    hear(&mut own, FleetState::default(), Some(Proposed { promoted: true, ..proposal(8, 1) }));
+    assert_eq!((own.claimed(&[digest(1)]), own.speaker(None, &[digest(1)]).staged), (None, Some(8)), "pardoned");
+}
+
+#[test]
+fn a_host_is_stranded_where_it_serves_what_was_rolled_back_and_refuses_the_rest() {
+    let mut own = course();
+    let back = FleetState { quarantined: vec![digest(1)], ..standing(2, 2, Why::Operator) };
+    hear(&mut own, back, None);
+    assert!(!own.is_stranded(Some(digest(1))), "it may come yet");
+    own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
+    assert!(!own.is_stranded(Some(digest(1))));
+    own.failed(digest(2), Unstaged::quarantined(), NOW);
+    assert!(own.is_stranded(Some(digest(1))) && !own.is_stranded(Some(digest(0))) && !own.is_stranded(Some(digest(2))));
+    own.unquarantine();
+    assert!(!own.is_stranded(Some(digest(1))));
+    assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: true });
+}
+
+#[test]
+fn hosts_that_were_just_heard_of_are_named() {
+    let mut own = course();
+    let host = |name: &str, silent| Host { name: name.to_owned(), silent, generation: 0, staged: None };
+    let hosts = vec![host("a", Duration::ZERO), host("b", Duration::from_secs(1)), host("c", Duration::from_secs(4))];
+    let hear = |own: &mut Planner, hosts, at| {
+        let view = FleetStatus { hosts, ..FleetStatus::default() };
+        own.heard(&Message::Beat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, at);
+    };
+    hear(&mut own, hosts, NOW);
+    assert_eq!(own.others(NOW), ["b"], "not this host, and not one that may be gone");
+    hear(&mut own, Vec::new(), NOW);
+    assert_eq!(own.others(NOW), ["b"], "also where shared state has lost it");
+    assert_eq!(own.others(NOW.after(STALE)), [""; 0]);
+}

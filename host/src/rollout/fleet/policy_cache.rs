@@ -1,0 +1,47 @@
+//! Compiled policies at hand.
+
+use crate::policy::{Digest, Policy};
+use std::sync::Arc;
+
+/// What serves, what served before, what is proposed, and one more.
+const MAX_POLICIES: usize = 4;
+
+/// Policies by the digest of the manifests that they came with, the one that came last at the end.
+#[derive(Debug, Default)]
+pub(super) struct PolicyCache(Vec<(Digest, Arc<Policy>)>);
+
+impl PolicyCache {
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        self.0.iter().map(|(digest, _)| *digest).collect()
+    }
+
+    pub(super) fn find(&self, digest: Digest) -> Option<Arc<Policy>> {
+        self.0.iter().find(|(own, _)| *own == digest).map(|(_, policy)| Arc::clone(policy))
+    }
+
+    /// Puts one there. Where there is no place, the oldest goes that need not be kept.
+    pub(super) fn put(&mut self, digest: Digest, policy: Arc<Policy>, kept: &[Option<Digest>]) {
+        self.0.retain(|(own, _)| *own != digest);
+        if self.0.len() >= MAX_POLICIES {
+            let spare = self.0.iter().position(|(own, _)| !kept.contains(&Some(*own))).unwrap_or(0);
+            self.0.remove(spare);
+        }
+        self.0.push((digest, policy));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_be_kept_is_never_pushed_out() {
+        let (mut shelf, digest) = (PolicyCache::default(), |of: u8| Digest::of(&[of]));
+        let kept = [Some(digest(0)), Some(digest(1)), None];
+        for of in 0..50 {
+            shelf.put(digest(of), Policy::builtin(), &kept);
+        }
+        assert_eq!(shelf.digests(), [digest(0), digest(1), digest(48), digest(49)]);
+        assert!(shelf.find(digest(1)).is_some() && shelf.find(digest(2)).is_none());
+    }
+}

@@ -1,0 +1,467 @@
+//! One upstream and the generation that serves it now.
+
+use super::{Candidate, Event, fleet::Follower};
+use crate::{
+    admission::Groups,
+    clock::{Clock, Timestamp},
+    config::settings,
+    decision_log::Recorder,
+    overload::Overload,
+    policy::{Digest, Fault},
+    telemetry::{AllEndpointCounters, Events},
+    upstream_runtime::{DecisionResult, Judgement, ServiceError, UpstreamRuntime},
+};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+/// Events that are kept for operators.
+const EVENTS: usize = 64;
+/// Digests that are remembered as bad.
+const QUARANTINED: usize = 1024;
+
+/// Which of an upstream's two policies is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyRole {
+    /// The one that serves.
+    Live,
+    /// The one that is tried beside it.
+    Candidate,
+}
+
+/// An upstream in service.
+#[derive(Debug)]
+pub struct UpstreamPolicy {
+    /// Its settings as configured at the start, before a policy's proposals: of these, name, address and policy never change.
+    pub settings: settings::Upstream,
+    /// The same as they are now.
+    configured: ArcSwap<settings::Upstream>,
+    /// The policy that is tried beside the one that serves.
+    pub candidate: Option<Candidate>,
+    /// How many attempts it bears at once.
+    pub overload: Arc<Overload>,
+    /// What its decisions are recorded in, where an operator wants that.
+    pub recorder: Recorder,
+    /// The fleet that says which policy serves, where it does.
+    pub following: Option<Arc<Follower>>,
+    current: ArcSwap<UpstreamRuntime>,
+    ledger: Mutex<History>,
+    told: Arc<Events>,
+    meters: Arc<AllEndpointCounters>,
+}
+
+/// What other settings make of an upstream.
+#[derive(Debug)]
+pub struct Reconfigured {
+    settings: Arc<settings::Upstream>,
+    services: Vec<Arc<UpstreamRuntime>>,
+    candidate: Option<Arc<UpstreamRuntime>>,
+}
+
+/// How an upstream's policy stands.
+#[derive(Debug)]
+pub struct PolicyStatus {
+    /// The generation that serves.
+    pub current: Arc<UpstreamRuntime>,
+    /// The number of the latest generation, whether it still serves or not.
+    pub latest: u64,
+    /// The generation to roll back to; none: there is no other good one.
+    pub fallback: Option<Arc<UpstreamRuntime>>,
+    /// Components that are not taken again.
+    pub quarantined: Vec<Digest>,
+}
+
+/// Why an operator's word on a policy was not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// There is nothing to go back to.
+    #[error("no other generation has proven itself; drop in a component that serves better")]
+    NoOther,
+    /// It is out of service already.
+    #[error("the generation failed too often and was taken out of service; drop in a mended component")]
+    Suspended,
+    /// It is good already.
+    #[error("the generation that serves has proven itself already; there is nothing to promote")]
+    GoodAlready,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// The number of the latest generation, whether it still serves or not.
+    latest: u64,
+    last_good: Option<Arc<UpstreamRuntime>>,
+    /// The one before it.
+    good_before: Option<Arc<UpstreamRuntime>>,
+    quarantined: HashSet<Digest>,
+    events: VecDeque<Event>,
+}
+
+impl History {
+    fn note(&mut self, upstream: &str, event: Event, told: &Events) {
+        match &event {
+            Event::Installed { .. } | Event::Tried { .. } | Event::Good { .. } => {
+                tracing::info!(upstream, "policy: {event}");
+            }
+            Event::Refused { .. } | Event::GivenUp { .. } | Event::RolledBack { .. } | Event::Withdrawn { .. } => {
+                tracing::warn!(upstream, "policy: {event}");
+            }
+        }
+        told.note(event.kind(), upstream, event.to_string());
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+impl History {
+    fn shun(&mut self, current: &Arc<UpstreamRuntime>, withdrawn: &[Digest], next: Option<Digest>) {
+        let is_withdrawn =
+            |own: &&Arc<UpstreamRuntime>| own.artifact.is_some_and(|artifact| withdrawn.contains(&artifact));
+        let all = [Some(current), self.last_good.as_ref(), self.good_before.as_ref()];
+        let bad = all.into_iter().flatten().filter(is_withdrawn).filter_map(|own| own.policy.digest());
+        let bad: Vec<Digest> = bad.filter(|own| Some(*own) != next).collect();
+        for digest in bad {
+            if self.quarantined.len() < QUARANTINED {
+                self.quarantined.insert(digest);
+            }
+        }
+        let mut good = [self.last_good.take(), self.good_before.take()].into_iter().flatten();
+        let mut good = std::iter::from_fn(|| good.find(|own| !is_withdrawn(&own)));
+        (self.last_good, self.good_before) = (good.next(), good.next());
+    }
+
+    fn fallback(&self, current: &Arc<UpstreamRuntime>) -> Option<Arc<UpstreamRuntime>> {
+        [&self.last_good, &self.good_before].into_iter().flatten().find(|good| !good.is_same(current)).cloned()
+    }
+}
+
+impl UpstreamPolicy {
+    /// Serves the first generation. It came with the host's start and is trusted as good.
+    pub fn new(
+        settings: settings::Upstream,
+        mut service: UpstreamRuntime,
+        told: Arc<Events>,
+        meters: Arc<AllEndpointCounters>,
+        clock: Clock,
+    ) -> Self {
+        service.counting(&meters);
+        let first = Arc::new(service);
+        let mut ledger =
+            History { latest: first.generation, last_good: Some(Arc::clone(&first)), ..History::default() };
+        // What came with the start is told only where the operator has something left to say.
+        match installed(&first) {
+            Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
+            event => ledger.note(&settings.name, event, &told),
+        }
+        let candidate = settings.candidate.clone().map(Candidate::new);
+        let configured = ArcSwap::from_pointee(settings.clone());
+        let overload = overload(&settings, &told, clock);
+        Self {
+            settings,
+            configured,
+            candidate,
+            overload,
+            recorder: Recorder::default(),
+            following: None,
+            current: ArcSwap::new(first),
+            ledger: Mutex::new(ledger),
+            told,
+            meters,
+        }
+    }
+
+    /// The same where the fleet says which policy serves.
+    #[must_use]
+    pub fn following(self, following: Option<Arc<Follower>>) -> Self {
+        Self { following, ..self }
+    }
+
+    /// The generation that serves now.
+    pub fn current(&self) -> Arc<UpstreamRuntime> {
+        self.current.load_full()
+    }
+
+    /// The settings as they are now.
+    pub fn configured(&self) -> Arc<settings::Upstream> {
+        self.configured.load_full()
+    }
+
+    /// What other settings would make of every generation that serves or may serve again. Nothing changes yet.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where they do not fit a policy.
+    pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Groups) -> Result<Reconfigured, ServiceError> {
+        let ledger = self.ledger.lock();
+        let remade = |service: &Arc<UpstreamRuntime>| {
+            let mut made = service.with_settings(settings, |name, endpoint| gates.group(name, endpoint))?;
+            made.counting(&self.meters);
+            Ok::<_, ServiceError>(Arc::new(made))
+        };
+        let all = [Some(self.current()), ledger.last_good.clone(), ledger.good_before.clone()];
+        let mut services: Vec<Arc<UpstreamRuntime>> = Vec::new();
+        for service in all.iter().flatten() {
+            if !services.iter().any(|made| made.is_same(service)) {
+                services.push(remade(service)?);
+            }
+        }
+        let candidate = self.candidate.as_ref().and_then(Candidate::current).map(|own| remade(&own)).transpose()?;
+        Ok(Reconfigured { settings: Arc::new(settings.clone()), services, candidate })
+    }
+
+    /// Puts other settings into force, between two requests. A policy that came meanwhile keeps the old ones until the next time.
+    pub fn reconfigure(&self, Reconfigured { settings, services, candidate }: Reconfigured) {
+        let mut held = self.ledger.lock();
+        let ledger = &mut *held;
+        let made = |old: &Arc<UpstreamRuntime>| services.iter().find(|made| made.is_same(old)).cloned();
+        for good in [&mut ledger.last_good, &mut ledger.good_before].into_iter().flatten() {
+            if let Some(made) = made(good) {
+                *good = made;
+            }
+        }
+        if let Some(next) = made(&self.current.load()) {
+            next.adopt();
+            next.wakefulness.remember(&self.current.load().wakefulness);
+            self.current.store(next);
+        }
+        if let (Some(candidate), Some(next)) = (&self.candidate, candidate)
+            && candidate.is(&next)
+        {
+            candidate.replace(next);
+        }
+        self.configured.store(settings);
+    }
+
+    /// Puts a generation into service: one swap, between two requests.
+    pub fn install(&self, next: UpstreamRuntime) {
+        let mut ledger = self.ledger.lock();
+        ledger.latest += 1;
+        let mut next = next.succeeding(&self.current.load(), ledger.latest);
+        next.counting(&self.meters);
+        let next = Arc::new(next);
+        next.adopt();
+        self.current.store(Arc::clone(&next));
+        ledger.note(&self.settings.name, installed(&next), &self.told);
+    }
+
+    /// The digest of what is in a slot.
+    pub fn digest_in(&self, slot: PolicyRole) -> Option<Digest> {
+        match slot {
+            PolicyRole::Live => self.current.load().policy.digest(),
+            PolicyRole::Candidate => self.candidate.as_ref()?.current()?.policy.digest(),
+        }
+    }
+
+    /// Puts what was staged for a slot there.
+    pub fn put(&self, slot: PolicyRole, next: UpstreamRuntime) {
+        match slot {
+            PolicyRole::Live => self.install(next),
+            PolicyRole::Candidate => self.try_out(next),
+        }
+    }
+
+    /// Tries a component beside the one that serves, whose limits and breakers it shares and does not change.
+    fn try_out(&self, next: UpstreamRuntime) {
+        let Some(candidate) = &self.candidate else { return };
+        let mut ledger = self.ledger.lock();
+        let current = self.current.load();
+        let next = Arc::new(next.succeeding(&current, current.generation));
+        let digest = next.policy.digest();
+        candidate.put(Some(next));
+        let share = candidate.settings.share_percent;
+        let share_percent = (candidate.settings.mode == settings::Mode::Canary).then_some(share);
+        ledger.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.told);
+    }
+
+    /// Notes that a component was refused.
+    pub fn refused(&self, event: Event) {
+        self.ledger.lock().note(&self.settings.name, event, &self.told);
+    }
+
+    /// Whether a component was rolled back here.
+    pub fn is_quarantined(&self, digest: &Digest) -> bool {
+        self.ledger.lock().quarantined.contains(digest)
+    }
+
+    /// Takes a component that was rolled back here once more.
+    pub(super) fn unquarantine(&self, digest: &Digest) {
+        self.ledger.lock().quarantined.remove(digest);
+    }
+
+    /// What happened, the oldest first; the last 64.
+    pub fn events(&self) -> Vec<Event> {
+        self.ledger.lock().events.iter().cloned().collect()
+    }
+
+    /// Takes a decision of a generation into account, and rolls it back where it fails too often.
+    pub fn decided(&self, service: &Arc<UpstreamRuntime>, fault: Option<&Fault>, now: Timestamp) {
+        let conduct = match fault {
+            None => DecisionResult::Decided,
+            Some(Fault::Overran { .. } | Fault::Costly { .. }) => DecisionResult::Overran,
+            Some(_) => DecisionResult::Failed,
+        };
+        match service.probation.decided(conduct, now) {
+            Judgement::Watched => {}
+            Judgement::Good => {
+                let mut ledger = self.ledger.lock();
+                // A late request may still speak for a generation that was replaced meanwhile.
+                if service.is_same(&self.current.load()) {
+                    self.proven(&mut ledger, service);
+                }
+            }
+            Judgement::Bad { faults, decisions } => {
+                let last = fault.map(Fault::told).unwrap_or_default();
+                self.roll_back(service, faults, decisions, last);
+            }
+        }
+    }
+
+    fn roll_back(&self, service: &Arc<UpstreamRuntime>, faults: u32, decisions: u32, last: String) {
+        let mut ledger = self.ledger.lock();
+        let digest = service.policy.digest();
+        if let Some(digest) = digest
+            && ledger.quarantined.len() < QUARANTINED
+        {
+            ledger.quarantined.insert(digest);
+        }
+        // Requests that began in it end in it; the built-in policy decides for them.
+        service.probation.suspend();
+        if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
+            candidate.put(None);
+            ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.told);
+            return;
+        }
+        if !service.is_same(&self.current.load()) {
+            return;
+        }
+        let good = ledger.fallback(service);
+        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(service)) {
+            // It is no generation to come back to any more.
+            ledger.last_good.clone_from(&good);
+            ledger.good_before = None;
+        }
+        if let Some(good) = &good {
+            good.adopt();
+            good.wakefulness.remember(&service.wakefulness);
+            self.current.store(Arc::clone(good));
+        }
+        let to = good.map(|good| good.generation);
+        let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
+        ledger.note(&self.settings.name, event, &self.told);
+        drop(ledger);
+        if let Some(following) = &self.following {
+            following.failed_here(service.artifact);
+        }
+    }
+
+    fn proven(&self, ledger: &mut History, service: &Arc<UpstreamRuntime>) {
+        ledger.good_before = ledger.last_good.replace(Arc::clone(service));
+        ledger.note(&self.settings.name, Event::Good { generation: service.generation }, &self.told);
+    }
+
+    /// Ends the probation of the generation that serves, on an operator's word.
+    ///
+    /// # Errors
+    /// [`NotDone`]
+    pub fn promote(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        if current.probation.is_suspended() {
+            return Err(NotDone::Suspended);
+        }
+        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(&current)) {
+            return Err(NotDone::GoodAlready);
+        }
+        current.probation.promote();
+        self.proven(&mut ledger, &current);
+        Ok(())
+    }
+
+    /// Goes back to the last good generation before the one that serves, on an operator's word; its component is not taken
+    /// again. Requests that began in it end in it.
+    ///
+    /// # Errors
+    /// [`NotDone::NoOther`]
+    pub fn withdraw(&self) -> Result<(), NotDone> {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        let good = ledger.fallback(&current).ok_or(NotDone::NoOther)?;
+        let digest = current.policy.digest();
+        if let Some(digest) = digest
+            && ledger.quarantined.len() < QUARANTINED
+        {
+            ledger.quarantined.insert(digest);
+        }
+        good.adopt();
+        good.wakefulness.remember(&current.wakefulness);
+        self.current.store(Arc::clone(&good));
+        let (to, by) = (Some(good.generation), "an operator");
+        let event = Event::Withdrawn { generation: current.generation, digest, to, by };
+        ledger.last_good = Some(good);
+        ledger.good_before = None;
+        ledger.note(&self.settings.name, event, &self.told);
+        Ok(())
+    }
+
+    /// Comes back to nothing that the fleet has rolled back, by the manifests' digests: components that came with them are not
+    /// taken again, whatever manifest they come with then, other than `next`, which serves from now on.
+    pub(super) fn quarantine(&self, withdrawn: &[Digest], next: Option<Digest>) {
+        self.ledger.lock().shun(&self.current(), withdrawn, next);
+    }
+
+    /// Leaves a generation that the fleet has rolled back, where this host refuses what should serve instead: for the last
+    /// good one here, else for the built-in policy.
+    pub(super) fn fall_back(&self, withdrawn: &[Digest]) {
+        let mut ledger = self.ledger.lock();
+        let current = self.current();
+        if current.probation.is_suspended() {
+            return;
+        }
+        ledger.shun(&current, withdrawn, None);
+        let good = ledger.fallback(&current);
+        match &good {
+            Some(good) => {
+                good.adopt();
+                good.wakefulness.remember(&current.wakefulness);
+                self.current.store(Arc::clone(good));
+            }
+            None => current.probation.suspend(),
+        }
+        let (digest, to) = (current.policy.digest(), good.as_ref().map(|good| good.generation));
+        let event = Event::Withdrawn { generation: current.generation, digest, to, by: "its fleet" };
+        ledger.last_good = good;
+        ledger.good_before = None;
+        ledger.note(&self.settings.name, event, &self.told);
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> PolicyStatus {
+        let ledger = self.ledger.lock();
+        let current = self.current();
+        PolicyStatus {
+            latest: ledger.latest,
+            fallback: ledger.fallback(&current),
+            quarantined: ledger.quarantined.iter().copied().collect(),
+            current,
+        }
+    }
+}
+
+fn overload(settings: &settings::Upstream, told: &Arc<Events>, clock: Clock) -> Arc<Overload> {
+    Overload::new(settings.name.clone(), clock, Arc::clone(told))
+}
+
+/// The event of a generation that serves from now on.
+fn installed(service: &UpstreamRuntime) -> Event {
+    let ungranted =
+        service.endpoints.iter().filter(|endpoint| endpoint.described.commit_within.is_some() && !endpoint.granted);
+    let key = |name: &str| format!("upstreams.{}.endpoints.{name}.settle", service.settings.name);
+    Event::Installed {
+        generation: service.generation,
+        digest: service.policy.digest(),
+        ungranted: ungranted.map(|endpoint| key(&endpoint.described.name)).collect(),
+    }
+}

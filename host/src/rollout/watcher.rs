@@ -1,0 +1,292 @@
+//! Watches policy files. Events tell when to look; what counts is what a look finds, so that renames, links that are
+//! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
+
+use super::{Context, PolicyRole, Refused, stage};
+use crate::{
+    config::settings::PolicySource,
+    policy::{self, signature::companions},
+};
+use notify::{RecursiveMode, Watcher as _};
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// A copy in progress brings many events: the look waits until none has come for so long.
+const SETTLE_TIME: Duration = Duration::from_millis(15);
+/// But not longer than so many of them.
+const MAX_SETTLE_TIME: u32 = 20;
+
+/// The folder cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The thread could not be started.
+    #[error("the thread that watches policy files could not be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Watches as long as it lives.
+#[derive(Debug)]
+pub struct PolicyWatcher {
+    stop: Sender<Tick>,
+}
+
+/// What the watching thread is told.
+#[derive(Debug)]
+enum Tick {
+    /// Something may have changed.
+    Look,
+    /// The watch was dropped.
+    Stop,
+}
+
+impl Drop for PolicyWatcher {
+    fn drop(&mut self) {
+        let _ = self.stop.send(Tick::Stop);
+    }
+}
+
+/// One file to look at, for one upstream.
+#[derive(Debug)]
+struct Watched {
+    upstream: usize,
+    slot: PolicyRole,
+    file: PathBuf,
+    attention: Attention,
+}
+
+/// What was last seen of a file and its companions, and whether it could be read.
+#[derive(Debug, Default)]
+struct Attention {
+    seen: Identities,
+    unread: bool,
+}
+
+impl Attention {
+    /// Whether what is found now is worth reading: it changed, or could not be read before.
+    fn is_due(&self, found: &Identities) -> bool {
+        found[0].is_some() && (self.unread || *found != self.seen)
+    }
+
+    /// Notes that it could, or could not, be read. Whether that is worth telling: a file that stays unreadable is told of once.
+    fn looked(&mut self, found: &Identities, unread: bool) -> bool {
+        let news = !(unread && self.unread && *found == self.seen);
+        *self = Self { seen: *found, unread };
+        news
+    }
+}
+
+/// A component and the files beside it that speak for it: one that was refused is looked at again when they come.
+type Identities = [Option<Identity>; 4];
+
+/// What a file is known by without reading it: device, inode, size, time of change of its bytes and of itself.
+pub(crate) type Identity = (u64, u64, u64, i128, i128);
+
+impl PolicyWatcher {
+    /// Looks once, now, then starts watching. `poll` is how often it looks without being told.
+    ///
+    /// # Errors
+    /// [`WatchError`]; where events cannot be had, polling does.
+    pub(crate) fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
+        let mut files = watched(context, dir);
+        look(context, &mut files);
+        let (sender, ticks) = channel();
+        let stop = sender.clone();
+        let folders: HashSet<PathBuf> =
+            files.iter().filter_map(|watched| watched.file.parent().map(Path::to_owned)).collect();
+        let told = notify::recommended_watcher(move |_| {
+            let _ = sender.send(Tick::Look);
+        });
+        let mut watcher = told.inspect_err(|error| tracing::warn!(%error, "policy files are polled")).ok();
+        for folder in folders {
+            if let Some(watcher) = &mut watcher
+                && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
+            {
+                tracing::warn!(%error, folder = %folder.display(), "policy files are polled");
+            }
+        }
+        let weak = Arc::downgrade(context);
+        let run = move || {
+            // A panic that no check contains ends one look. Without another one no policy would ever be taken again.
+            while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
+                tracing::error!(%panic, "looking at policy files failed; it is begun again");
+                if let Some(context) = weak.upgrade() {
+                    context.events.note_seldom("policy-flawed", "policies", || {
+                        format!("looking at policy files failed ({panic}); it is begun again: report it")
+                    });
+                }
+                thread::sleep(poll);
+            }
+            drop(watcher);
+        };
+        thread::Builder::new().name("triage-policies".to_owned()).spawn(run).map_err(WatchError::Thread)?;
+        Ok(Self { stop })
+    }
+}
+
+/// The files that may bring a policy: the one an upstream names, or `NAME.wasm` in the folder in an embedded one's place.
+fn watched(context: &Context, dir: Option<&Path>) -> Vec<Watched> {
+    let file = |source: &PolicySource| match source {
+        PolicySource::File(path) => Some(path.clone()),
+        PolicySource::Embedded(name) => dir.map(|dir| dir.join(format!("{name}.wasm"))),
+        // What a digest names does not change.
+        PolicySource::Registry(_) | PolicySource::Builtin => None,
+    };
+    let mut files = Vec::new();
+    for (upstream, serving) in context.upstreams.iter().enumerate() {
+        let candidate = serving.settings.candidate.as_ref().map(|candidate| (PolicyRole::Candidate, &candidate.policy));
+        for (slot, source) in std::iter::once((PolicyRole::Live, &serving.settings.policy)).chain(candidate) {
+            files.extend(file(source).map(|file| Watched { upstream, slot, file, attention: Attention::default() }));
+        }
+    }
+    files
+}
+
+fn watch(context: &Weak<Context>, ticks: &Receiver<Tick>, files: &mut [Watched], poll: Duration) {
+    loop {
+        match ticks.recv_timeout(poll) {
+            Ok(Tick::Look) => {
+                for _ in 0..MAX_SETTLE_TIME {
+                    match ticks.recv_timeout(SETTLE_TIME) {
+                        Ok(Tick::Look) => {}
+                        Ok(Tick::Stop) => return,
+                        Err(_) => break,
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Tick::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let Some(context) = context.upgrade() else { return };
+        look(&context, files);
+    }
+}
+
+fn look(context: &Context, files: &mut [Watched]) {
+    for watched in files {
+        let found = identities(&watched.file);
+        #[cfg(test)]
+        policy::panic_if_told("look", &fs::read(&watched.file).unwrap_or_default());
+        if !watched.attention.is_due(&found) {
+            continue;
+        }
+        let Some(serving) = context.upstreams.get(watched.upstream) else { continue };
+        let staged = stage(serving, watched.slot, &context.engine, &context.keys, &context.gates, &watched.file);
+        let unread = staged.as_ref().is_err_and(Refused::is_worth_another_look);
+        let news = watched.attention.looked(&found, unread);
+        match staged {
+            Ok(Some(service)) => serving.put(watched.slot, service),
+            Err(refused) if news => serving.refused(refused.event(&watched.file)),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+fn identities(file: &Path) -> Identities {
+    let [signature, checksum] = companions(file);
+    [identity(file), identity(&file.with_extension("cases.csv")), identity(&signature), identity(&checksum)]
+}
+
+/// What is known of a file without reading it; none where there is none.
+pub(crate) fn identity(file: &Path) -> Option<Identity> {
+    let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+    let time = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let bytes = time(found.mtime(), found.mtime_nsec());
+    Some((found.dev(), found.ino(), found.size(), bytes, time(found.ctime(), found.ctime_nsec())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::{clock::Clock, config, pipeline::Host, rng::Rng, telemetry};
+
+    /// A host that watches a folder.
+    struct Watching {
+        folder: tempfile::TempDir,
+        host: Host,
+        _watch: PolicyWatcher,
+    }
+
+    impl Watching {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let toml = format!(
+                "[policies]\ncache = false\ndir = \"{}\"\npoll = \"20ms\"\n[upstreams.api]\nbase_url = \"http://127.0.0.1:9\"\n",
+                folder.path().display()
+            );
+            let settings = config::from_toml(&toml).unwrap();
+            let host = Host::new(&settings, Clock::system(), Rng::seeded(1)).unwrap();
+            let watch = host.watch(&settings.policies).unwrap();
+            Self { folder, host, _watch: watch }
+        }
+
+        fn drop_in(&self, bytes: &[u8]) {
+            let beside = self.folder.path().join("new.tmp");
+            fs::write(&beside, bytes).unwrap();
+            fs::rename(beside, self.folder.path().join("http-standard.wasm")).unwrap();
+        }
+
+        /// The name of the policy that serves.
+        fn serves(&self) -> String {
+            self.host.shared.rollout.upstreams[0].current().policy.description().name.clone()
+        }
+
+        /// Waits for an event that says so.
+        fn told(&self, kind: &str, text: &str) -> telemetry::Event {
+            for _ in 0..6000 {
+                let events = self.host.shared.events.after(0);
+                if let Some(event) = events.into_iter().find(|event| event.kind == kind && event.text.contains(text)) {
+                    return event;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("no {kind} with {text:?}: {:?}", self.host.shared.events.after(0));
+        }
+    }
+
+    /// Each place where a panic over a file is caught: the load of its component, the checks around it, and the whole look. The policy
+    /// before serves on, and the next good file is taken.
+    #[test]
+    fn a_load_that_panics_is_an_event_and_the_next_good_file_is_loaded() {
+        for (place, kind, text) in [
+            ("load", "policy-refused", "made the compiler panic (test-panic:load;)"),
+            ("check", "policy-refused", "a check panicked over it (test-panic:check;)"),
+            ("look", "policy-flawed", "looking at policy files failed (test-panic:look;)"),
+        ] {
+            let watching = Watching::new();
+            assert_eq!(watching.serves(), "http-standard");
+            watching.drop_in(format!("test-panic:{place};").as_bytes());
+            watching.told(kind, text);
+            assert_eq!(watching.serves(), "http-standard", "{place}");
+            watching.drop_in(include_bytes!("../../../guest-policies/prebuilt/fhir.wasm"));
+            watching.told("policy-installed", "generation 2");
+            assert_eq!(watching.serves(), "fhir", "{place}");
+        }
+    }
+
+    const fn found(size: u64) -> Identities {
+        [Some((1, 1, size, 0, 0)), None, None, None]
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_looked_at_again_and_told_once() {
+        let mut attention = Attention::default();
+        assert!(!attention.is_due(&[None; 4]), "no file");
+        assert!(attention.is_due(&found(1)) && attention.looked(&found(1), true), "told the first time");
+        assert!(attention.is_due(&found(1)), "nothing changed, but it was not read");
+        assert!(!attention.looked(&found(1), true), "and not told again");
+        assert!(attention.looked(&found(2), true), "unless it changed");
+        assert!(attention.is_due(&found(2)) && attention.looked(&found(2), false), "now it was read");
+        assert!(!attention.is_due(&found(2)), "that is done");
+        assert!(attention.is_due(&found(3)));
+    }
+}

@@ -1,0 +1,9 @@
+//! Against servers of our own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::{Grant, shared_breaker::State};
+
+mod batch;
+mod history;
+mod pybreaker;
+mod shared_breaker;

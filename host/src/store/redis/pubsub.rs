@@ -1,0 +1,60 @@
+//! What hosts tell each other, pushed by the server: on a connection of its own, which proves each second that it is alive.
+
+use super::connection::{Inner, LinkError};
+use futures_util::StreamExt as _;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{interval, sleep, timeout};
+
+/// Between two signs of life, and how long one may take.
+const BEAT: Duration = Duration::from_secs(1);
+/// Between two attempts to subscribe.
+const WAIT: Duration = Duration::from_millis(200);
+
+/// What came by the channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pushed {
+    /// The subscription stands, from now on: what was said before was not heard and must be read again.
+    Joined,
+    /// A message, as a host published it: its first word is its kind.
+    Message(Arc<str>),
+}
+
+/// Subscribes, and again whenever the connection is silent or ends.
+pub(super) async fn listen(inner: &Inner) {
+    loop {
+        let error = hear(inner).await;
+        tracing::debug!(%error, "the subscription to shared state ended");
+        sleep(WAIT).await;
+    }
+}
+
+async fn hear(inner: &Inner) -> LinkError {
+    let joining = async {
+        let mut subscription = inner.client.subscribe().await?;
+        subscription.subscribe(inner.keys.channel()).await?;
+        Ok(subscription.split())
+    };
+    let (mut sink, mut messages) = match timeout(BEAT, joining).await {
+        Ok(Ok(split)) => split,
+        Ok(Err(error)) => return LinkError::of(error),
+        Err(_) => return LinkError::TimedOut(BEAT),
+    };
+    inner.push(Pushed::Joined);
+    let mut beats = interval(BEAT);
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                // What is no text is not ours.
+                Some(message) => if let Ok(text) = std::str::from_utf8(message.get_payload_bytes()) {
+                    inner.push(Pushed::Message(text.into()));
+                },
+                None => return LinkError::Down,
+            },
+            _ = beats.tick() => match timeout(BEAT, sink.ping::<redis::Value>()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return LinkError::of(error),
+                Err(_) => return LinkError::TimedOut(BEAT),
+            },
+        }
+    }
+}

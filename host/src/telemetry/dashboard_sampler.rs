@@ -1,0 +1,301 @@
+//! Rates and usual times of the last seconds, for people who look now: differences between two looks at the counters.
+
+use super::{
+    AllEndpointCounters, EndpointCounters, EndpointMeters,
+    endpoint_counters::{Counter, STATUSES},
+    histogram::Observed,
+};
+use crate::{
+    clock::{Timestamp, micros},
+    error::REASONS,
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+/// Between two looks.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks that usual times and an endpoint's rates span: fewer requests than this brings say nothing of a p99.
+const SPAN: usize = 10;
+/// Points of a plot: three minutes.
+pub const POINTS: usize = 180;
+
+/// Refusals by which the host holds back what would harm: the upstream was not asked.
+const HELD_BACK: [&str; 9] = [
+    "breaker-open",
+    "rate-limited",
+    "budget-exhausted",
+    "overloaded",
+    "deadline-before-send",
+    "upstream-asleep",
+    "store-unavailable",
+    "keys-full",
+    "in-flight",
+];
+/// Those of them that are no 5xx.
+const BELOW_500: [&str; 2] = ["rate-limited", "in-flight"];
+
+/// One endpoint's counters at a moment, all workers together.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    answers: u64,
+    server_errors: u64,
+    held: u64,
+    held_below_500: u64,
+    retries: u64,
+    in_flight: u64,
+    times: Observed,
+}
+
+impl Reading {
+    fn of(meters: &EndpointMeters) -> Self {
+        let sum =
+            |counters: &dyn Fn(&EndpointCounters) -> u64| meters.all().iter().map(|meter| counters(meter)).sum::<u64>();
+        let refused = |names: &[&str]| {
+            sum(&|meter| {
+                let named = REASONS.iter().zip(meter.refusals.all()).filter(|(reason, _)| names.contains(reason));
+                named.map(|(_, counter)| counter.read()).sum()
+            })
+        };
+        // Ended is read first, so that a request that comes meanwhile does not count below zero.
+        let ended = sum(&|meter| meter.ended.read());
+        let mut times = meters.of(0).request_time.read();
+        for meter in meters.all().iter().skip(1) {
+            times.add(&meter.request_time.read());
+        }
+        Self {
+            answers: sum(&|meter| meter.requests.all().iter().map(Counter::read).sum()),
+            server_errors: sum(&|meter| meter.requests.all()[server_errors()].read()),
+            held: refused(&HELD_BACK),
+            held_below_500: refused(&BELOW_500),
+            retries: sum(&|meter| meter.retries.all().iter().map(Counter::read).sum()),
+            in_flight: sum(&|meter| meter.begun.read()).saturating_sub(ended),
+            times,
+        }
+    }
+
+    /// What came of the requests since an earlier reading.
+    fn since(&self, earlier: &Self, seconds: f64) -> Point {
+        let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let answers = self.answers.saturating_sub(earlier.answers);
+        let held = self.held.saturating_sub(earlier.held).min(answers);
+        let below = self.held_below_500.saturating_sub(earlier.held_below_500);
+        let errors = self.server_errors.saturating_sub(earlier.server_errors);
+        let failed = errors.saturating_sub(held.saturating_sub(below)).min(answers - held);
+        Point {
+            ok: per_second(answers - held - failed),
+            held: per_second(held),
+            failed: per_second(failed),
+            p50_ms: None,
+            p99_ms: None,
+        }
+    }
+}
+
+fn server_errors() -> usize {
+    STATUSES.iter().position(|status| *status == "5xx").unwrap_or(STATUSES.len() - 1)
+}
+
+/// Requests a second by what became of them, and how long they took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Point {
+    /// Answered, and no failure.
+    pub ok: f64,
+    /// Refused by breaker, limit, budget or overload.
+    pub held: f64,
+    /// Answered with a failure: the upstream's, or the host's for want of an answer.
+    pub failed: f64,
+    /// Half of the answers came within it.
+    pub p50_ms: Option<f64>,
+    /// And 99 of 100.
+    pub p99_ms: Option<f64>,
+}
+
+impl Point {
+    fn add(&mut self, other: &Self) {
+        self.ok += other.ok;
+        self.held += other.held;
+        self.failed += other.failed;
+    }
+
+    fn timed(mut self, times: &Observed) -> Self {
+        let ms = |share| times.quantile(share).map(|within| micros(within) as f64 / 1000.0);
+        (self.p50_ms, self.p99_ms) = (ms(0.5), ms(0.99));
+        self
+    }
+}
+
+/// One endpoint's last seconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rates {
+    /// The upstream; empty for requests that found none.
+    pub upstream: String,
+    /// The endpoint.
+    pub endpoint: String,
+    /// What became of its requests.
+    #[serde(flatten)]
+    pub point: Point,
+    /// Retries a second.
+    pub retries: f64,
+    /// Requests under way.
+    pub in_flight: u64,
+}
+
+type Names = (String, String);
+
+/// The last looks at the counters, and the plots that they make.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    looks: VecDeque<(Timestamp, BTreeMap<Names, Reading>)>,
+    plots: BTreeMap<String, VecDeque<Point>>,
+}
+
+impl Sampler {
+    /// Looks at every counter.
+    pub fn look(&mut self, meters: &AllEndpointCounters, now: Timestamp) {
+        let names = |one: &EndpointMeters| {
+            let names = &one.of(0).names;
+            (names.upstream.clone(), names.endpoint.clone())
+        };
+        let readings = meters.all().iter().map(|one| (names(one), Reading::of(one))).collect();
+        self.looks.push_back((now, readings));
+        if self.looks.len() > SPAN + 1 {
+            self.looks.pop_front();
+        }
+        for (upstream, point) in self.points() {
+            let plot = self.plots.entry(upstream).or_default();
+            if plot.len() == POINTS {
+                plot.pop_front();
+            }
+            plot.push_back(point);
+        }
+    }
+
+    /// Two readings of each endpoint, the later one first, `back` looks apart, and the seconds between them. An endpoint that is
+    /// new had counted nothing before.
+    fn apart(&self, back: usize) -> Option<(f64, impl Iterator<Item = (&Names, Reading, Reading)>)> {
+        let (now, late) = self.looks.back()?;
+        let (then, early) = self.looks.get(self.looks.len().saturating_sub(back + 1))?;
+        let pairs = late.iter().map(|(names, reading)| {
+            let none = Reading {
+                answers: 0,
+                server_errors: 0,
+                held: 0,
+                held_below_500: 0,
+                retries: 0,
+                in_flight: 0,
+                times: reading.times.since(&reading.times),
+            };
+            (names, *reading, early.get(names).copied().unwrap_or(none))
+        });
+        Some((now.since(*then).as_secs_f64(), pairs))
+    }
+
+    /// The latest point of each upstream: what came since the look before, and times over the last ten.
+    pub fn points(&self) -> BTreeMap<String, Point> {
+        let mut points: BTreeMap<String, Point> = BTreeMap::new();
+        if let Some((seconds, pairs)) = self.apart(1) {
+            for ((upstream, _), late, early) in pairs.filter(|((upstream, _), ..)| !upstream.is_empty()) {
+                points.entry(upstream.clone()).or_default().add(&late.since(&early, seconds));
+            }
+        }
+        let mut times: BTreeMap<&str, Observed> = BTreeMap::new();
+        if let Some((_, pairs)) = self.apart(SPAN) {
+            for ((upstream, _), late, early) in pairs {
+                let took = late.times.since(&early.times);
+                times.entry(upstream).and_modify(|sum| sum.add(&took)).or_insert(took);
+            }
+        }
+        for (upstream, point) in &mut points {
+            if let Some(times) = times.get(upstream.as_str()) {
+                *point = point.timed(times);
+            }
+        }
+        points
+    }
+
+    /// Every endpoint's last ten seconds. Those that never had a request are left out.
+    pub fn rates(&self) -> Vec<Rates> {
+        let Some((seconds, pairs)) = self.apart(SPAN) else { return Vec::new() };
+        let used = pairs.filter(|(_, late, _)| late.answers + late.in_flight > 0);
+        used.map(|((upstream, endpoint), late, early)| Rates {
+            upstream: upstream.clone(),
+            endpoint: endpoint.clone(),
+            point: late.since(&early, seconds).timed(&late.times.since(&early.times)),
+            retries: if seconds > 0.0 { late.retries.saturating_sub(early.retries) as f64 / seconds } else { 0.0 },
+            in_flight: late.in_flight,
+        })
+        .collect()
+    }
+
+    /// The plots of every upstream, the oldest point first.
+    pub fn plots(&self) -> &BTreeMap<String, VecDeque<Point>> {
+        &self.plots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    fn near(got: f64, expected: f64) -> bool {
+        (got - expected).abs() < 1e-9
+    }
+
+    #[test]
+    fn what_became_of_requests_is_told_apart() {
+        let meters = AllEndpointCounters::new(2);
+        let mut sampler = Sampler::default();
+        sampler.look(&meters, at(1));
+        let own = meters.of("api", "any");
+        let refuse = |reason: &str| {
+            own.of(0).refusals.add(REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
+        };
+        // Ten answers over two workers: five fine, two of the upstream's failures, three of the host's own.
+        for index in 0..5 {
+            own.of(index).requests.add(super::super::endpoint_counters::status(200));
+            own.of(index).request_time.observe(Duration::from_millis(7));
+        }
+        for status in [500, 503, 503, 503, 429] {
+            own.of(1).requests.add(super::super::endpoint_counters::status(status));
+        }
+        refuse("breaker-open");
+        refuse("rate-limited");
+        refuse("upstream-failed");
+        sampler.look(&meters, at(3));
+        let rates = sampler.rates();
+        assert_eq!(rates.len(), 1, "the counters that nothing used are left out: {rates:?}");
+        let point = rates[0].point;
+        assert!(near(point.held, 1.0) && near(point.failed, 1.5) && near(point.ok, 2.5), "{point:?}");
+        assert!(point.p99_ms.is_some_and(|ms| (5.0..=10.0).contains(&ms)), "{point:?}");
+        assert!(near(sampler.points()["api"].held, 1.0));
+        // Nothing more comes: the plot falls at once, the rates within their span.
+        sampler.look(&meters, at(4));
+        assert_eq!(sampler.points()["api"].ok.to_bits(), 0.0_f64.to_bits());
+        assert!(near(sampler.rates()[0].point.ok, 5.0 / 3.0));
+    }
+
+    #[test]
+    fn looks_and_plots_are_bounded() {
+        let meters = AllEndpointCounters::new(1);
+        meters.of("api", "any").of(0).requests.add(1);
+        let mut sampler = Sampler::default();
+        for second in 0..1000 {
+            sampler.look(&meters, at(second));
+        }
+        assert_eq!((sampler.looks.len(), sampler.plots()["api"].len()), (SPAN + 1, POINTS));
+    }
+
+    #[test]
+    fn the_reasons_are_the_hosts() {
+        for reason in HELD_BACK {
+            assert!(REASONS.contains(&reason), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The course of one request, step by step: what `triage explain` tells.
+
+use super::endpoint_counters::Names;
+use crate::{policy::contract::FailureReason, retry::ClampReason};
+use serde::{Serialize, Serializer};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Steps of one request that are kept: more than any has that a person reads.
+pub const STEPS: usize = 100;
+/// Characters of a policy's reason that are kept.
+const REASON: usize = 120;
+
+/// A request's id: chance, so that it says nothing and no two hosts give the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u64);
+
+impl RequestId {
+    /// Sixteen hexadecimal digits.
+    pub fn digits(self) -> [u8; 16] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        std::array::from_fn(|place| DIGITS[(self.0 >> (60 - 4 * place)) as usize & 15])
+    }
+}
+
+impl RequestId {
+    /// The id of the span of an attempt: chance as the request's own is, and the same each time (splitmix64's mixing).
+    pub fn span(self, number: u32) -> u64 {
+        let mut mixed = self.0.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).max(1)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A text that is no request's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a request id has 16 hexadecimal digits; copy it from the answer's triage-request-id header")]
+pub struct NotARequestId;
+
+impl FromStr for RequestId {
+    type Err = NotARequestId;
+
+    fn from_str(text: &str) -> Result<Self, NotARequestId> {
+        let is_id = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let read = is_id.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        read.map(Self).ok_or(NotARequestId)
+    }
+}
+
+/// Something that was decided or came to pass. No body, no header's value, no path's parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum TimelineEvent {
+    /// What the idempotency key brought.
+    Key {
+        /// `new`, `replay`, `in-flight`, `mismatch`, `reconcile` or `failed`.
+        result: &'static str,
+    },
+    /// An equal request without a key, whose caller has gone, was taken over; or there was no place for this one.
+    Orphan {
+        /// `answer`, `reconcile`, `unsent`, `in-flight` or `not-kept`.
+        result: &'static str,
+    },
+    /// The attempt may be made.
+    Permit {
+        /// Whether it decides if a half-open breaker closes.
+        is_probe: bool,
+        /// How long it waits for its reserved moment.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// The upstream throttles, and the rate follows it: the attempt has to wait.
+    Paced {
+        /// The rate, in requests a minute.
+        per_minute: u32,
+        /// For how long.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// The answer was throttled, and the rate lowered.
+    Slowed {
+        /// The rate from now on, in requests a minute.
+        per_minute: u32,
+    },
+    /// The upstream was overloaded: it waited for its turn.
+    Queued {
+        /// For how long.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// A step of shared state was waited for.
+    State {
+        /// The step's name.
+        name: &'static str,
+        /// `answered`, or why it was not done: as `triage_state_failures_total` has it.
+        outcome: &'static str,
+        /// How long.
+        #[serde(rename = "took_us", serialize_with = "micros")]
+        took: Duration,
+    },
+    /// An attempt was not made.
+    Denied {
+        /// Why.
+        reason: &'static str,
+    },
+    /// It was sent.
+    Sent {
+        /// From 1.
+        attempt: u32,
+    },
+    /// A look at what became of a write was sent.
+    Looked {
+        /// From 1.
+        look: u32,
+    },
+    /// An answer's head came.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Since the send.
+        #[serde(rename = "took_us", serialize_with = "micros")]
+        took: Duration,
+    },
+    /// No answer came.
+    Failed {
+        /// The kind.
+        kind: &'static str,
+        /// What exactly, where the host knows.
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason_name")]
+        reason: Option<FailureReason>,
+        /// Whether anything may have been sent.
+        sent: bool,
+        /// Since the send.
+        #[serde(rename = "took_us", serialize_with = "micros")]
+        took: Duration,
+    },
+    /// The status is settled: no policy was asked.
+    Settled,
+    /// What the policy made of it.
+    Verdict {
+        /// The class.
+        class: &'static str,
+        /// `deliver`, `retry`, `verify` or `replace`.
+        next: &'static str,
+        /// What it says of the upstream: `success`, `failure` or `ignore`.
+        breaker: &'static str,
+        /// How long it took to say so.
+        #[serde(skip)]
+        took: Duration,
+        /// The policy's words.
+        reason: Box<str>,
+    },
+    /// The policy failed; the built-in one decided.
+    Fault {
+        /// How.
+        fault: &'static str,
+    },
+    /// The host did not follow the verdict.
+    Clamped {
+        /// Why.
+        #[serde(serialize_with = "name")]
+        limit: ClampReason,
+    },
+    /// The upstream asked for a pause, and the whole group holds back.
+    Paused {
+        /// For how long.
+        #[serde(rename = "pause_us", serialize_with = "micros")]
+        pause: Duration,
+    },
+    /// The wait before the next send.
+    Waits {
+        /// For how long.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// The host answered itself.
+    Refused {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The caller left before the answer.
+    Abandoned,
+}
+
+fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(crate::clock::micros(*duration))
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn name<S: Serializer>(limit: &ClampReason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(limit.name())
+}
+
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)]
+fn reason_name<S: Serializer>(reason: &Option<FailureReason>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.map_or("", FailureReason::name))
+}
+
+/// A clamp in words.
+fn because(limit: ClampReason) -> &'static str {
+    match limit {
+        ClampReason::Attempts => "no attempt is left",
+        ClampReason::Deadline => "the next attempt would not end before the deadline",
+        ClampReason::Effect => "the write may have been done, and nothing proves that it was not",
+        ClampReason::Body => "the body was streamed and is gone",
+        ClampReason::Grant => "the policy is not trusted to settle this endpoint",
+        ClampReason::Probes => "as many looks were made as one request may",
+        ClampReason::TooEarly => "the upstream may still do it: it is too early to believe that it did not",
+        ClampReason::UpstreamKey => {
+            "the upstream's idempotency key proves nothing: its time is over, or a send did not carry it"
+        }
+    }
+}
+
+/// A duration as a person reads it: rounded to three digits and with its unit.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounded(pub Duration);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = self.0.as_secs_f64() * 1e6;
+        let (value, unit) = match us {
+            _ if us < 1e3 => (us, "µs"),
+            _ if us < 1e6 => (us / 1e3, "ms"),
+            _ => (us / 1e6, "s"),
+        };
+        let digits = usize::from(value < 100.0) + usize::from(value < 10.0);
+        let text = format!("{value:.digits$}");
+        let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        f.pad(&format!("{text}{unit}"))
+    }
+}
+
+impl TimelineEvent {
+    /// A policy's words, cut to a length that is read, on one line.
+    pub fn words(reason: &str) -> Box<str> {
+        reason.chars().take(REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+impl fmt::Display for TimelineEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_not = |is: bool| if is { "may have been sent" } else { "nothing was sent" };
+        match self {
+            Self::Key { result } => write!(f, "idempotency key: {result}"),
+            Self::Orphan { result } => match *result {
+                "answer" => f.write_str("adopted: the answer to an equal request whose caller has gone"),
+                "reconcile" => f.write_str("adopted: an equal request whose caller has gone may have been sent"),
+                "unsent" => f.write_str("an equal request whose caller has gone had no effect: this one is sent"),
+                "in-flight" => f.write_str("an equal request whose caller has gone is still under way"),
+                _ => f.write_str("too many writes without a key: this one has no place among its equals"),
+            },
+            Self::Permit { is_probe, wait } => {
+                f.write_str(if *is_probe { "permit, as a probe of the half-open breaker" } else { "permit" })?;
+                if wait.is_zero() {
+                    Ok(())
+                } else {
+                    write!(f, ", after a wait of {} for the rate limit", Rounded(*wait))
+                }
+            }
+            Self::Paced { per_minute, wait } => {
+                write!(
+                    f,
+                    "the upstream throttles: {per_minute} requests a minute are sent, a wait of {}",
+                    Rounded(*wait)
+                )
+            }
+            Self::Slowed { per_minute } => write!(f, "throttled: {per_minute} requests a minute from now on"),
+            Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in line", Rounded(*wait)),
+            Self::State { name, outcome, took } => {
+                write!(f, "shared state ({name}): {outcome} after {}", Rounded(*took))
+            }
+            Self::Denied { reason } => write!(f, "no permit: {reason}"),
+            Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
+            Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),
+            Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
+            Self::Failed { kind, reason, sent, took } => {
+                write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))?;
+                reason.map_or(Ok(()), |reason| write!(f, "; {}", reason.text()))
+            }
+            Self::Settled => f.write_str("settled: delivered without asking the policy"),
+            Self::Verdict { class, next, breaker, reason, .. } => {
+                write!(f, "policy: {class}, {next}")?;
+                if *breaker != "success" {
+                    write!(f, ", breaker {breaker}")?;
+                }
+                if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
+            }
+            Self::Fault { fault } => write!(f, "the policy failed ({fault}); the built-in one decides"),
+            Self::Clamped { limit } => write!(f, "not followed: {}", because(*limit)),
+            Self::Paused { pause } => {
+                write!(f, "the upstream asked for a pause of {}: the whole group holds back", Rounded(*pause))
+            }
+            Self::Waits { wait } => write!(f, "waits {}", Rounded(*wait)),
+            Self::Refused { reason } => write!(f, "the host answers itself: {reason}"),
+            Self::Abandoned => f.write_str("the caller left before the answer"),
+        }
+    }
+}
+
+/// A step and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TimedEvent {
+    /// Since the request came.
+    #[serde(rename = "at_us", serialize_with = "micros")]
+    pub at: Duration,
+    /// The step.
+    #[serde(flatten)]
+    pub step: TimelineEvent,
+}
+
+/// One request's course.
+#[derive(Debug, Clone)]
+pub struct RequestTimeline {
+    /// Its id.
+    pub id: RequestId,
+    /// Where it went.
+    pub names: Arc<Names>,
+    /// The method, where it is a standard one.
+    pub method: &'static str,
+    /// The policy's name and digest.
+    pub policy: http::HeaderValue,
+    /// The policy's generation.
+    pub generation: u64,
+    /// The caller's trace.
+    pub trace: Option<super::TraceContext>,
+    /// When it came.
+    pub began: Instant,
+    /// Until the answer's head, or until the caller left.
+    pub took: Duration,
+    /// The answer's status; none where there was no caller any more.
+    pub status: Option<u16>,
+    /// The steps, in order.
+    pub steps: Vec<TimedEvent>,
+    /// Steps beyond the most that are kept.
+    pub omitted: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_id_reads_as_it_is_written() {
+        let id = RequestId(0x00ab_cdef_0123_4567);
+        assert_eq!(std::str::from_utf8(&id.digits()).unwrap(), id.to_string());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in ["", "123", "+0abcdef01234567", "00abcdef012345678", "zzabcdef01234567"] {
+            assert_eq!(wrong.parse::<RequestId>(), Err(NotARequestId), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        for (us, text) in [
+            (0, "0µs"),
+            (7, "7µs"),
+            (999, "999µs"),
+            (1_147, "1.15ms"),
+            (12_340, "12.3ms"),
+            (123_456, "123ms"),
+            (2_000_000, "2s"),
+            (2_013_000, "2.01s"),
+            (300_000_000, "300s"),
+        ] {
+            assert_eq!(Rounded(Duration::from_micros(us)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn words_are_cut_and_stay_on_one_line() {
+        assert_eq!(&*TimelineEvent::words("line\nbreak\u{1b}[31m"), "line break [31m");
+        assert_eq!(TimelineEvent::words(&"\u{e9}".repeat(500)).chars().count(), REASON);
+    }
+}

@@ -1,0 +1,202 @@
+//! Whether a generation does its work: faults are counted from its first decision on.
+
+use crate::clock::Timestamp;
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// Decisions until a generation counts as good. Also the length of the stretches that are judged afterwards.
+const DECISIONS: u32 = 1000;
+/// Or so long without being caught.
+const TIME: Duration = Duration::from_secs(60);
+/// One fault is chance, two may be; the third in a stretch is judged.
+const FAULTS: u32 = 3;
+/// The share of faults, in percent, that a generation may not reach.
+const SHARE_PERCENT: u32 = 1;
+/// Overruns in a stretch that end it whatever their share: each one holds a core for milliseconds that other endpoints need.
+const OVERRUNS: u32 = 3;
+
+/// How a decision went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecisionResult {
+    /// A verdict that makes sense.
+    Decided,
+    /// A trap, or nonsense.
+    Failed,
+    /// Stopped at its cap.
+    Overran,
+}
+
+/// What a decision says of the generation that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing new.
+    Watched,
+    /// It has proven itself: from now on it is the one to roll back to.
+    Good,
+    /// It fails too often.
+    Bad {
+        /// Faults in this stretch.
+        faults: u32,
+        /// Of so many decisions.
+        decisions: u32,
+    },
+}
+
+/// The pure part: one stretch of decisions.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    since: Option<Timestamp>,
+    decisions: u32,
+    faults: u32,
+    overruns: u32,
+    good: bool,
+    bad: bool,
+}
+
+impl Window {
+    fn decided(&mut self, conduct: DecisionResult, now: Timestamp) -> Judgement {
+        if self.bad {
+            return Judgement::Watched;
+        }
+        let since = *self.since.get_or_insert(now);
+        self.decisions += 1;
+        self.faults += u32::from(conduct != DecisionResult::Decided);
+        self.overruns += u32::from(conduct == DecisionResult::Overran);
+        let often = self.faults >= FAULTS && self.faults * 100 >= self.decisions * SHARE_PERCENT;
+        if often || self.overruns >= OVERRUNS {
+            self.bad = true;
+            return Judgement::Bad { faults: self.faults, decisions: self.decisions };
+        }
+        if self.decisions < DECISIONS && now.since(since) < TIME {
+            return Judgement::Watched;
+        }
+        let first = !self.good;
+        *self = Self { good: true, ..Self::default() };
+        if first { Judgement::Good } else { Judgement::Watched }
+    }
+}
+
+/// One generation's record.
+#[derive(Debug, Default)]
+pub struct Probation {
+    stretch: Mutex<Window>,
+    suspended: AtomicBool,
+}
+
+impl Probation {
+    /// Takes a decision into account.
+    pub fn decided(&self, conduct: DecisionResult, now: Timestamp) -> Judgement {
+        self.stretch.lock().decided(conduct, now)
+    }
+
+    /// Whether it has proven itself.
+    pub fn is_good(&self) -> bool {
+        self.stretch.lock().good
+    }
+
+    /// Counts as good from now on, on an operator's word.
+    pub fn promote(&self) {
+        *self.stretch.lock() = Window { good: true, ..Window::default() };
+    }
+
+    /// Decisions and faults of the present stretch.
+    pub fn counts(&self) -> (u32, u32) {
+        let stretch = self.stretch.lock();
+        (stretch.decisions, stretch.faults)
+    }
+
+    /// Takes the generation out of service where there is none to go back to: the built-in policy decides.
+    pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was taken out.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn at(ms: u64) -> Timestamp {
+        Timestamp(ms * 1000)
+    }
+
+    fn run(outcomes: impl IntoIterator<Item = bool>) -> Vec<Judgement> {
+        conducted(
+            outcomes.into_iter().map(|failed| if failed { DecisionResult::Failed } else { DecisionResult::Decided }),
+        )
+    }
+
+    fn conducted(conduct: impl IntoIterator<Item = DecisionResult>) -> Vec<Judgement> {
+        let probation = Probation::default();
+        let judged = conduct.into_iter().zip(0..).map(|(conduct, ms)| probation.decided(conduct, at(ms)));
+        judged.filter(|judgement| *judgement != Judgement::Watched).collect()
+    }
+
+    #[test]
+    fn a_thousand_decisions_make_it_good_once() {
+        assert_eq!(run(vec![false; 5000]), [Judgement::Good]);
+    }
+
+    #[test]
+    fn so_does_a_minute() {
+        let probation = Probation::default();
+        assert_eq!(probation.decided(DecisionResult::Decided, at(0)), Judgement::Watched);
+        assert_eq!(probation.decided(DecisionResult::Decided, at(59_999)), Judgement::Watched);
+        assert_eq!(probation.decided(DecisionResult::Decided, at(60_000)), Judgement::Good);
+    }
+
+    #[test]
+    fn two_percent_of_faults_are_found_within_the_stretch() {
+        let judged = run((0..1000).map(|n| n % 50 == 49));
+        assert_eq!(judged, [Judgement::Bad { faults: 3, decisions: 150 }]);
+    }
+
+    #[test]
+    fn the_third_fault_in_a_row_ends_it_and_only_once() {
+        assert_eq!(run(vec![true; 100]), [Judgement::Bad { faults: 3, decisions: 3 }]);
+    }
+
+    #[test]
+    fn rare_faults_are_borne() {
+        assert_eq!(run((0..10_000).map(|n| n % 500 == 499)), [Judgement::Good]);
+    }
+
+    #[test]
+    fn rare_overruns_are_not() {
+        let overruns =
+            (0..10_000).map(|n| if n % 300 == 299 { DecisionResult::Overran } else { DecisionResult::Decided });
+        assert_eq!(conducted(overruns), [Judgement::Bad { faults: 3, decisions: 900 }]);
+    }
+
+    #[test]
+    fn overruns_of_long_ago_are_forgotten() {
+        let overruns =
+            (0..10_000).map(|n| if n % 500 == 499 { DecisionResult::Overran } else { DecisionResult::Decided });
+        assert_eq!(conducted(overruns), [Judgement::Good]);
+    }
+
+    #[test]
+    fn a_good_one_is_watched_on() {
+        let judged = run((0..2000).map(|n| n >= 1000));
+        assert_eq!(judged, [Judgement::Good, Judgement::Bad { faults: 3, decisions: 3 }]);
+    }
+
+    proptest! {
+        #[test]
+        fn bad_means_the_share_was_reached(outcomes in proptest::collection::vec(any::<bool>(), 0..3000)) {
+            for judgement in run(outcomes) {
+                if let Judgement::Bad { faults, decisions } = judgement {
+                    prop_assert!(faults >= FAULTS && faults * 100 >= decisions * SHARE_PERCENT);
+                }
+            }
+        }
+    }
+}
