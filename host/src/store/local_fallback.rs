@@ -54,7 +54,7 @@ impl AloneIfNeeded {
             match self.begin_alone(id, BeginRequest { maybe_sent: false, ..opening }).await {
                 // Not by this host alone: the place that it took here is free again.
                 Ok(StoreBegin { begin: RecordBegin::New, .. }) => {
-                    self.last(opening.fence).release(id, opening.fence).await?
+                    self.last(opening.fence).release(id, opening.fence).await?;
                 }
                 Ok(known) => return Ok(known),
                 // No room for it here: it is not known here.

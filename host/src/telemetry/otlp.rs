@@ -186,10 +186,10 @@ fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> 
     for (index, TimedEvent { at: noted, step }) in story.steps.iter().enumerate() {
         match step {
             TimelineEvent::Sent { attempt } => {
-                sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}")))
+                sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}")));
             }
             TimelineEvent::Looked { look } => {
-                sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}")))
+                sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}")));
             }
             TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {

@@ -290,7 +290,7 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                             }
                         }
                         Ok(RecordBegin::Reconcile { .. }) => {
-                            records.abandon_record(id(n), FencingToken(fence), Leaving::at_once(None))
+                            records.abandon_record(id(n), FencingToken(fence), Leaving::at_once(None));
                         }
                         Ok(RecordBegin::Replay(_) | RecordBegin::InFlight { .. }) => {
                             let crowded = begin_now(records, n + 40, fence);
