@@ -1,8 +1,8 @@
-//! Health, metrics and control, on a listener of its own.
+//! The admin listener: health, metrics and control.
 //!
-//! It runs on one thread with a runtime of its own and a lower priority, admits few connections and few requests a second, so
-//! that abuse of it does not slow the data path. Whoever reaches it may look and act, unless tokens are configured; beyond this
-//! machine it does not start without one.
+//! It runs on one thread with its own runtime and a lower priority, and admits few connections and few requests a second, so that abuse of
+//! it does not slow the data path. Without tokens, every caller may read and act. A listener that other machines can reach does not start
+//! without a token.
 
 mod actions;
 mod auth;
@@ -49,30 +49,30 @@ use tokio_util::sync::CancellationToken;
 /// Why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The address cannot be listened on.
+    /// The host cannot listen on the address.
     #[error(
         "cannot listen on {address} (admin.listen); it must be an address of this machine that no other program, such as another \
          host, listens on: give --admin ADDRESS, or --admin off to do without"
     )]
     Listen {
-        /// The address.
+        /// The address of `admin.listen`.
         address: SocketAddr,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A token cannot be used.
+    /// A token is invalid.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The listener's TLS.
+    /// The listener's TLS files are invalid.
     #[error("the admin listener cannot speak TLS (admin.tls)")]
     Tls(#[source] TlsError),
-    /// The thread could not be started.
+    /// The operating system could not start the thread.
     #[error("the admin listener's thread could not be started")]
     Thread(#[source] io::Error),
 }
 
-/// Whether the tokens can be used that a listener would need.
+/// Checks that the listener's tokens are valid.
 ///
 /// # Errors
 /// [`TokenError`]
@@ -83,7 +83,7 @@ pub fn check(settings: &settings::Admin, clock: Clock) -> Result<(), TokenError>
     Ok(())
 }
 
-/// How the host as a process stands.
+/// The state of the host process: starting, serving or draining.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     serving: AtomicBool,
@@ -92,18 +92,18 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Every worker accepts connections now.
+    /// Marks the start as finished: every worker accepts connections.
     pub fn serving(&self, workers: usize) {
         *self.workers.lock() = workers;
         self.serving.store(true, Ordering::Release);
     }
 
-    /// No new connections from now on.
+    /// Marks the host as draining: no new connections.
     pub fn draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Why the host should not be sent requests; none: it should.
+    /// Why the host is not ready; none if it is.
     pub fn unready(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Acquire) {
             Some("the host is stopping and finishes what is under way")
@@ -119,7 +119,7 @@ impl Lifecycle {
     }
 }
 
-/// What every handler has.
+/// State that every handler has access to.
 #[derive(Debug, Clone)]
 struct AdminState {
     host: Host,
@@ -127,20 +127,20 @@ struct AdminState {
     lifecycle: Arc<Lifecycle>,
     access: Arc<ArcSwap<Access>>,
     live: Arc<Live>,
-    /// Whether callers come by TLS.
+    /// Whether callers connect with TLS.
     is_encrypted: bool,
     started_unix_ms: u64,
 }
 
 impl AdminState {
-    /// Why the host should not be sent requests; none: it should.
+    /// Why the host is not ready; none if it is.
     fn unready(&self) -> Option<&'static str> {
         self.lifecycle.unready().or_else(|| {
             let settings = self.settings.load();
             let required = matches!(&settings.state, settings::State::Shared(shared) if shared.required);
             let link = self.host.shared.link.as_ref();
             if link.is_some_and(RedisConnection::is_unauthorized) {
-                // It never gets better by itself: a rollout with a wrong password must stop here.
+                // A wrong password does not fix itself, so that a rollout with one must stop here.
                 return Some("shared state refuses this host's name or password (state.password_file, TRIAGE_STATE_PASSWORD or state.url)");
             }
             let is_down = self.host.shared.link.as_ref().is_some_and(|link| !link.is_up());
@@ -153,11 +153,11 @@ impl AdminState {
     }
 }
 
-/// Tokens that were read and are not in force yet.
+/// Tokens that were read but are not in force yet.
 #[derive(Debug)]
 pub struct Prepared(Access);
 
-/// The running listener; it ends when dropped.
+/// The running listener. Dropping it stops it.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
@@ -168,7 +168,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens, where the settings name an address.
+    /// Starts the listener, if the settings name an address.
     ///
     /// # Errors
     /// [`AdminError`]
@@ -205,18 +205,18 @@ impl Admin {
         Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
     }
 
-    /// What is read again while it runs.
+    /// Access to the certificates and tokens, to reload them.
     pub fn secrets(&self) -> Secrets {
         Secrets { desk: self.desk.clone(), tls: self.tls.clone() }
     }
 
-    /// Where it listens.
+    /// The address it listens on, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Certificates and tokens of a listener, which are read again while it runs.
+/// Certificates and tokens of a listener, which a reload reads again.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     desk: AdminState,
@@ -224,10 +224,10 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads certificates and tokens again; the tokens are adopted later.
+    /// Reads certificates and tokens again. The certificates apply at once, the tokens after [`Self::adopt`].
     ///
     /// # Errors
-    /// [`AdminError`]; nothing changes then.
+    /// [`AdminError`]; then nothing changes.
     pub fn prepare(&self, settings: &settings::Settings) -> Result<Prepared, AdminError> {
         let access = Access::of(&settings.admin, self.desk.host.shared.clock)?;
         if let Some(tls) = &self.tls {
@@ -236,7 +236,7 @@ impl Secrets {
         Ok(Prepared(access))
     }
 
-    /// Goes by new tokens and shows new settings. Sessions end where tokens have changed.
+    /// Applies new tokens and settings. Sessions end if the tokens have changed.
     pub fn adopt(&self, Prepared(access): Prepared, settings: &settings::Settings) {
         if !access.has_the_tokens_of(&self.desk.access()) {
             self.desk.access.store(Arc::new(access));

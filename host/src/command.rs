@@ -15,7 +15,7 @@ use std::{io, process::ExitCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use triage::{config::Flags, demo, import};
 
-/// What can be asked for.
+/// The subcommands of `triage`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stand in front of an API until SIGTERM or Ctrl-C
@@ -54,12 +54,12 @@ pub enum Command {
 }
 
 impl Command {
-    /// What is logged where `TRIAGE_LOG` does not say. The demo tells what happens itself.
+    /// The default log level, if `TRIAGE_LOG` is unset. The demo prints its own narration.
     pub fn log_level(&self) -> &'static str {
         if matches!(self, Self::Demo(_)) { "error" } else { "info" }
     }
 
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Serve(flags) => serve::run(&flags),
@@ -103,7 +103,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime could not be started")
 }
 
-/// SIGTERM and Ctrl-C, from now on.
+/// SIGTERM and Ctrl-C, caught from the creation of this value on.
 struct Stops {
     terminate: Signal,
     interrupt: Signal,
@@ -115,7 +115,7 @@ impl Stops {
         Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     async fn next(&mut self) -> Result<()> {
         let received = tokio::select! {
             received = self.terminate.recv() => received,

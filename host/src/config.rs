@@ -1,4 +1,4 @@
-//! Configuration: defaults, under what a policy proposes, under one TOML file, under the environment, under flags.
+//! Configuration: defaults, overridden by the policy's proposals, then by one TOML file, the environment and the flags.
 //!
 //! ```toml
 //! [server]
@@ -23,16 +23,19 @@
 //!
 //! Every key is in [`reference()`]. Durations and sizes carry their unit (`"250ms"`, `"64KiB"`).
 //!
-//! The environment: `TRIAGE_LISTEN`, `TRIAGE_ADMIN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` are the flags of these
-//! names, `TRIAGE_DRAIN` is `server.drain`; `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty variable
-//! counts as unset. The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
-//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`, `HOSPITAL_API_TIMEOUT`; times in seconds) set
-//! `defaults` of every upstream, and `IDEMPOTENCY_CACHE_TTL` its `idempotency.keep`; `HOSPITAL_API_BASE_URL` is the base URL of the upstream with the policy `hospital-directory`, and makes one where
-//! there is no upstream at all. Secrets come
-//! from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
+//! The variables `TRIAGE_LISTEN`, `TRIAGE_ADMIN`, `TRIAGE_WORKERS`, `TRIAGE_STATE`, `TRIAGE_UPSTREAM` and `TRIAGE_POLICY` equal the flags
+//! of these names, and `TRIAGE_DRAIN` sets `server.drain`. `TRIAGE__SERVER__DRAIN=5s` sets any key (in names, `_` stands for `-`). An empty
+//! variable counts as unset.
 //!
-//! A layer goes before another key by key; then the more exact key goes before the less exact one: an endpoint's own value in
-//! the file goes before `defaults` of a flag.
+//! The seed's names (`RETRY_MAX_ATTEMPTS`, `RETRY_MIN_WAIT`, `RETRY_MAX_WAIT`, `CIRCUIT_BREAKER_FAILURE_THRESHOLD`,
+//! `CIRCUIT_BREAKER_RECOVERY_TIMEOUT`, `RATE_LIMIT_REQUESTS`, `RATE_LIMIT_PERIOD`, `HOSPITAL_API_TIMEOUT`; times in seconds) set `defaults`
+//! of every upstream, and `IDEMPOTENCY_CACHE_TTL` sets its `idempotency.keep`. `HOSPITAL_API_BASE_URL` is the base URL of the upstream with
+//! the policy `hospital-directory`; without any upstream it creates one.
+//!
+//! Secrets come from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
+//!
+//! A layer overrides another key by key. Across layers, the more specific key wins: an endpoint's own value in the file overrides
+//! `defaults` set by a flag.
 
 mod build;
 mod builder;
@@ -66,28 +69,28 @@ use builder::Draft;
 use settings::Settings;
 use std::path::Path;
 
-/// Everything that a configuration is read from. The process's own environment and disk are the caller's business.
+/// The inputs of a configuration. The caller reads the environment and the disk.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     /// The file's path, as messages name it, and its text.
     pub file: Option<(String, String)>,
-    /// The environment; variables of others are passed over.
+    /// Environment variables; unrelated ones are ignored.
     pub environment: Vec<(String, String)>,
-    /// The flags.
+    /// Command-line flags, the top layer.
     pub flags: Flags,
 }
 
-/// A configuration that holds.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// The settings.
+    /// The settings to run with.
     pub settings: Settings,
 }
 
 /// Reads and checks a configuration.
 ///
 /// # Errors
-/// Every problem at once; of a file that is not TOML, only that.
+/// Every problem at once; if the file is not TOML, only its syntax errors.
 pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
     let mut draft = Draft::default();
     let is_toml = match &inputs.file {
@@ -96,7 +99,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
     };
     environment::read(&mut draft, &inputs.environment, &inputs.flags);
     if !is_toml {
-        // What seems to be missing may stand in the file.
+        // A key that seems to be missing may be in the file that could not be parsed.
         draft.problems.retain(|problem| !matches!(problem.fault, Fault::Conflict { .. }));
         Problems::check(std::mem::take(&mut draft.problems))?;
     }
@@ -105,7 +108,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Problems> {
     Ok(Loaded { settings })
 }
 
-/// The settings of a file's text, with no environment and no flags.
+/// Settings from a file's text, without environment and flags.
 ///
 /// # Errors
 /// Every problem at once.
@@ -114,16 +117,16 @@ pub fn from_toml(text: &str) -> Result<Settings, Problems> {
     load(&inputs).map(|loaded| loaded.settings)
 }
 
-/// The defaults for one upstream, which is named `default`.
+/// Default settings with one upstream, named `default`.
 ///
 /// # Errors
-/// Every problem of the base URL and the policy's name.
+/// Every problem with the base URL and the policy's name.
 pub fn for_upstream(base_url: &str, policy: &str) -> Result<Settings, Problems> {
     let flags = Flags { upstream: Some(base_url.to_owned()), policy: Some(policy.to_owned()), ..Flags::default() };
     load(&Inputs { flags, ..Inputs::default() }).map(|loaded| loaded.settings)
 }
 
-/// What `config check` prints: that all is well, or every problem.
+/// The output of `config check`: success, or every problem.
 pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
     match checked {
         Ok(loaded) => {
@@ -144,7 +147,7 @@ pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
 /// Reads a duration such as `250ms`, `1.5s` or `24h`, as the configuration has them.
 ///
 /// # Errors
-/// What a duration looks like.
+/// A text that shows the expected form.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     units::duration(text).ok_or_else(|| format!("{text:?} is no duration; write one such as 250ms, 30s or 5m"))
 }

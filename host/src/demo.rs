@@ -1,7 +1,7 @@
-//! `triage demo`: an emulator of the hospital directory, a host in front of it, and four scenes for a newcomer.
+//! `triage demo`: an emulated hospital directory, a host in front of it, and four scenarios for a newcomer.
 //!
-//! Everything runs in this process, over real sockets of this machine, with real policies; only the times are scaled down, and
-//! the demo says so. Every number that it prints was counted by the emulator or read from an answer's headers.
+//! Everything runs in this process, with real local sockets and real policies. Only the times are scaled down, and the demo says so. Every
+//! printed number was counted by the emulator or read from a response header.
 
 mod caller;
 mod fixture;
@@ -12,10 +12,10 @@ mod tests;
 use crate::{import::ImportError, policy::contract::Failure, server::ServerError, upstream::TransportError};
 use std::{io, time::Duration};
 
-/// All times are divided by this: a create takes 0.5 s in place of 5 s.
+/// The divisor of all times: a create takes 0.5 s instead of 5 s.
 pub const TIMES_SCALED_DOWN: u32 = 10;
 
-/// What `triage demo` can be told.
+/// The options of `triage demo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct Options {
     /// Do not pause between the scenes.
@@ -26,12 +26,12 @@ pub struct Options {
 /// Why the demo ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A socket, a file or the screen.
+    /// A socket, a file or standard output failed.
     #[error("the demo could not use {what}")]
     Io {
-        /// What it was.
+        /// The resource that failed.
         what: &'static str,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -52,33 +52,33 @@ pub enum DemoError {
     NoAnswer(Failure),
 }
 
-/// What the demo showed, as the emulator counted it.
+/// The result of the demo, as the emulator counted it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// Rows of the file, and creates asked for beside it.
+    /// Rows of the file, plus further creates.
     pub asked: usize,
-    /// Hospitals that the directory holds at the end.
+    /// Hospitals in the directory at the end.
     pub hospitals: usize,
-    /// Of these, those beyond the first of each (batch, name, address, phone).
+    /// Hospitals that repeat an earlier one's (batch, name, address, phone).
     pub duplicates: usize,
-    /// Creates that reached the directory; the difference to `asked` was sent again, with proof that it could be.
+    /// Creates that reached the directory. Those beyond `asked` are retries, each proven safe.
     pub creates_sent: usize,
-    /// All requests that reached the directory, looks and probes too.
+    /// All requests that reached the directory, including verifications and probes.
     pub requests_sent: usize,
-    /// Requests that a fault struck.
+    /// Requests that got a fault.
     pub faults: u64,
     /// Requests that the open breaker refused.
     pub refused: usize,
     /// Requests that reached the directory while the breaker was open.
     pub sent_while_open: usize,
-    /// From the start to the end.
+    /// The duration of the whole demo.
     pub elapsed: Duration,
 }
 
-/// Runs the demo and writes what happens to `screen`.
+/// Runs the demo and writes its narration to `screen`.
 ///
 /// # Errors
-/// [`DemoError`] where something of this machine is missing; what the emulator does to the host is no error.
+/// [`DemoError`] if a local resource fails. Faults that the emulator injects are no error.
 pub async fn run(options: &Options, screen: &mut (impl io::Write + Send)) -> Result<Shown, DemoError> {
     let stage = fixture::Fixture::set(screen).await?;
     let shown = scenarios::play(&stage, options, screen).await;

@@ -1,9 +1,9 @@
-//! An emulator of the hospital directory API, for demonstrations, tests and newcomers: nobody has to burden the public server.
+//! An emulator of the hospital directory API for demonstrations and tests, so that they need not burden the public server.
 //!
-//! It answers as the real one does (a `FastAPI` server with everything in memory): same statuses, same bodies, a create that
-//! takes 5 s, limits per minute, a pool of 40 handlers, and the same races. Faults strike on demand ([`Faults`]) and can be
-//! changed while it runs. There are two ways in, over one core: in-process ([`Emulator::handle`] and [`InProcess`], under paused time too)
-//! and by sockets ([`Emulator::serve`]).
+//! It responds like the real server (a `FastAPI` application with all data in memory): with the same statuses and bodies, a create that
+//! takes 5 s, limits per minute, a pool of 40 handlers, and the same races. It injects faults on demand ([`Faults`]), which can be changed
+//! while it runs. It has two interfaces: in-process ([`Emulator::handle`] and [`InProcess`], also under paused time) and sockets
+//! ([`Emulator::serve`]).
 //!
 //! ```
 //! use triage::emulator::{Emulator, Options, Reply, Request};
@@ -56,24 +56,24 @@ use std::{
 use tokio::{sync::Semaphore, time::Instant};
 use window::Windows;
 
-/// How the emulator behaves when nothing goes wrong. The defaults are what was seen of the public server.
+/// The emulator's behaviour without faults. The defaults were observed at the public server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The work of one create; it is committed at its end. Default 5 s.
+    /// Duration of a create; the hospital is stored at its end. Default 5 s.
     pub create_delay: Duration,
-    /// How long the other calls take on their way. Default 0.3 s.
+    /// Duration of any other call. Default 0.3 s.
     pub other_delay: Duration,
-    /// Requests handled at once; creates hold a handler through their delay. Default 40.
+    /// Requests handled at once. A create occupies a handler for its whole duration. Default 40.
     pub handlers: usize,
-    /// Hospitals kept; the oldest go first. Default 10,000.
+    /// Maximum stored hospitals; the oldest are deleted first. Default 10,000.
     pub capacity: usize,
-    /// The window of the rate limits; none: no limits. Default one minute.
+    /// The window of the rate limits; none switches them off. Default 1 min.
     pub limit_window: Option<Duration>,
-    /// Whether and how it sleeps. Default: always awake.
+    /// How the deployment sleeps. Default: never.
     pub cold_start: Option<ColdStart>,
-    /// The date at the start, in milliseconds since 1970. Default 2026-01-01.
+    /// The emulator's date at the start, in milliseconds since 1970. Default 2026-01-01.
     pub unix_ms: u64,
-    /// Chance, for the faults. Default: a fixed seed, so that runs repeat.
+    /// Random numbers for faults. Default: a fixed seed, so that runs are reproducible.
     pub entropy: Rng,
 }
 
@@ -93,12 +93,12 @@ impl Default for Options {
 }
 
 impl Options {
-    /// No delays and no limits: for tests that count, not wait.
+    /// Options without delays and limits, for tests that do not measure time.
     pub fn immediate() -> Self {
         Self { create_delay: Duration::ZERO, other_delay: Duration::ZERO, limit_window: None, ..Self::default() }
     }
 
-    /// All times divided by `factor` (0 counts as 1): for demonstrations.
+    /// Divides all times by `factor` (0 counts as 1), for demonstrations.
     #[must_use]
     pub fn scaled_down(mut self, factor: u32) -> Self {
         let factor = factor.max(1);
@@ -114,20 +114,20 @@ impl Options {
 /// A request to the emulator.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
-    /// The path, with the query if there is one.
+    /// The path, with the query if any.
     pub path_and_query: String,
-    /// The header fields; only Content-Type is looked at.
+    /// The header fields. The emulator uses only Content-Type.
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
-    /// The address that the limits count by.
+    /// The client's address, by which the limits count.
     pub client: IpAddr,
 }
 
 impl Request {
-    /// A request without headers, from this machine.
+    /// A request without headers from this machine.
     pub fn new(method: Method, path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self { method, path_and_query: path_and_query.into(), headers: HeaderMap::new(), body: body.into(), client }
@@ -144,22 +144,22 @@ impl Request {
     }
 }
 
-/// What comes back.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Reply {
-    /// An answer.
+    /// A complete response.
     Answer(Response<Bytes>),
-    /// The head of this answer, this many bytes of its body, and a reset.
+    /// The head of this response, this many bytes of its body, and then a reset.
     CutShort(Response<Bytes>, usize),
-    /// The connection is reset; nothing more comes.
+    /// A connection reset without a response.
     Reset,
-    /// The connection was closed before a byte was read (in-process only; sockets do so at accept).
+    /// The connection was closed before a byte was read (in-process only; with sockets, the accept loop does this).
     Refused,
-    /// Nothing comes, ever.
+    /// No response ever.
     Stall,
 }
 
-/// The emulator; shared by `Arc`.
+/// The emulator, shared by `Arc`.
 #[derive(Debug)]
 pub struct Emulator {
     options: Options,
@@ -175,12 +175,12 @@ struct State {
     sleeper: Sleeper,
     faults: Faults,
     record: Record,
-    /// Counts restarts: work of an earlier process commits nothing.
+    /// Counts restarts. A create that an earlier process began stores nothing.
     process: u64,
 }
 
 impl Emulator {
-    /// An empty directory that starts now.
+    /// Creates an emulator with an empty directory.
     pub fn new(options: Options) -> Arc<Self> {
         let started = Instant::now();
         let state = State {
@@ -194,7 +194,7 @@ impl Emulator {
         Arc::new(Self { handlers: Semaphore::new(options.handlers.max(1)), options, started, state: Mutex::new(state) })
     }
 
-    /// Changes the faults from the next request on; their counters start at zero.
+    /// Replaces the faults for later requests, with new counters.
     pub fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
     }
@@ -204,48 +204,48 @@ impl Emulator {
         self.state.lock().directory.all()
     }
 
-    /// One hospital, without a copy of the others.
+    /// The hospital with this id.
     pub fn hospital(&self, id: u64) -> Option<Hospital> {
         self.state.lock().directory.get(id).cloned()
     }
 
-    /// How many hospitals were ever made by the running process, deleted and forgotten ones too.
+    /// The number of hospitals ever created by the current process, including deleted ones.
     pub fn made(&self) -> u64 {
         self.state.lock().directory.made()
     }
 
-    /// How many hospitals are there beyond the first of each (batch, name, address, phone).
+    /// The number of hospitals that repeat an earlier one's (batch, name, address, phone).
     pub fn duplicates(&self) -> usize {
         self.state.lock().directory.duplicates()
     }
 
-    /// When which calls arrived, the oldest first (the newest 200,000 are kept). Refused connections never arrive.
+    /// Arrived requests, oldest first (the newest 200,000). Refused connections are not included.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.state.lock().record.arrivals()
     }
 
-    /// The most arrivals of this call in any window of this length, wherever it begins.
+    /// The maximum number of this call's arrivals in any window of this length.
     pub fn most_within(&self, call: Call, window: Duration) -> usize {
         self.state.lock().record.most_within(call, window)
     }
 
-    /// How many requests a fault struck since the start.
+    /// The number of requests that got a fault.
     pub fn faults_struck(&self) -> u64 {
         self.state.lock().record.struck
     }
 
-    /// Restarts the process: all is forgotten, ids begin at 1, work in flight ends in a reset.
+    /// Restarts the process: all data is lost, ids start at 1, and running requests end in a reset.
     pub fn restart(&self) {
         self.state.lock().restart(self.options.capacity);
     }
 
-    /// Puts a deployment with a cold start to sleep; without one nothing happens.
+    /// Puts a deployment with a cold start to sleep; without one, this does nothing.
     pub fn sleep(&self) {
         self.state.lock().sleeper.sleep();
     }
 
-    /// Handles one request in-process. Time is tokio's: under paused time the 5 s pass at once. Work that began is finished
-    /// whether or not the caller waits, as on the real server.
+    /// Handles one request in-process. Time is tokio's, so under paused time the 5 s pass at once. Begun work is finished even if the
+    /// caller leaves, as on the real server.
     pub async fn handle(self: &Arc<Self>, request: Request) -> Reply {
         if self.refuses() { Reply::Refused } else { self.answer(request).await }
     }
@@ -316,7 +316,7 @@ impl State {
     }
 }
 
-/// What becomes of an answer whose work is done.
+/// Applies a fault to the response of finished work.
 fn spoil(response: Response<Bytes>, fault: Option<&Fault>) -> Reply {
     let half = response.body().len() / 2;
     match fault {

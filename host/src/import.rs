@@ -1,12 +1,11 @@
-//! `triage import`: a CSV file of hospitals, sent through a host so that every row is made once.
+//! `triage import`: sends a CSV file of hospitals through a host, so that every row is created exactly once.
 //!
-//! Every row gets an idempotency key, and every batch its id, once; both are journalled and synced before the first byte is
-//! sent. After a crash the same command goes on with the same keys, and tells the host which rows may have been sent before
-//! (`Triage-Maybe-Sent`): those begin in Reconcile, not in a second send. A batch is activated only when each of its rows is
-//! known to be made or rejected.
+//! Each row gets one idempotency key, and each batch one id. Both are written to the journal and synced before the first byte is sent.
+//! After a crash the same command resumes with the same keys and marks rows that may already have been sent (`Triage-Maybe-Sent`). The host
+//! verifies such a row before it sends it. A batch is activated only when each of its rows is known to be created or rejected.
 //!
-//! `rows` reads the file, `journal` folds what earlier runs wrote, `answer` reads what the host says and `asking` decides what to
-//! do next: all pure. `work` does it; `preview` only says what would be done.
+//! `rows` parses the file, `journal` folds the lines of earlier runs, `response` interprets the host's responses and `retry_state` decides
+//! on the next step; all four are pure. `runner` performs the import, and `preview` only reports what it would do.
 
 mod file;
 mod journal;
@@ -32,7 +31,7 @@ use crate::{
 };
 use std::{io, path::PathBuf, sync::Arc};
 
-/// What to import, and through which host.
+/// The options of an import.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Options {
     /// The CSV file, with the columns name, address and (optional) phone.
@@ -60,7 +59,7 @@ impl Options {
         Self { file: file.into(), to, journal: None, batch_size: None, activate: false, concurrency: 20 }
     }
 
-    /// Where the journal is.
+    /// The journal's path.
     pub fn journal_path(&self) -> PathBuf {
         self.journal.clone().unwrap_or_else(|| {
             let mut name = self.file.as_os_str().to_owned();
@@ -70,96 +69,96 @@ impl Options {
     }
 }
 
-/// Why an import could not be done. What was sent until then is in the journal.
+/// Why an import failed. The journal holds what was sent until then.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The CSV file cannot be read.
     #[error("{} could not be read; name a CSV file with the columns name,address,phone", path.display())]
     Csv {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// Rows are bad.
+    /// Rows of the CSV file are invalid.
     #[error(transparent)]
     Rows(#[from] RowProblems),
     /// The journal cannot be opened or written.
     #[error("the journal {} could not be used; nothing is sent without it: mend that, then run the same command again", path.display())]
     Journal {
-        /// The file.
+        /// The journal's path.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The journal says something else than a journal of ours would.
+    /// The journal is damaged or has another format.
     #[error("the journal {} was refused", path.display())]
     BadJournal {
-        /// The file.
+        /// The journal's path.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: JournalError,
     },
-    /// Another import runs on it.
+    /// Another import uses the journal.
     #[error("the journal {} is in use by another import; wait for that to end", .0.display())]
     Locked(PathBuf),
-    /// The journal belongs to other contents.
+    /// The journal belongs to another CSV file.
     #[error("the journal {} belongs to another CSV file, or this one was changed since; restore it, or name another journal with --journal", .0.display())]
     OtherFile(PathBuf),
     /// The journal belongs to another host.
     #[error("the journal {} belongs to an import to {was}, not to {is}; import to the same url, or name another journal with --journal", path.display())]
     OtherHost {
-        /// The file.
+        /// The journal's path.
         path: PathBuf,
-        /// What it says.
+        /// The host in the journal.
         was: String,
-        /// What was asked.
+        /// The host of this import.
         is: String,
     },
-    /// The journal was begun with another size.
+    /// The journal was begun with another batch size.
     #[error("the journal {} was begun with batches of {was}, not {is}; leave --batch-size out to go on", path.display())]
     OtherBatchSize {
-        /// The file.
+        /// The journal's path.
         path: PathBuf,
-        /// What it says.
+        /// The batch size in the journal.
         was: u8,
-        /// What was asked.
+        /// The batch size of this import.
         is: u8,
     },
-    /// The host cannot be called.
+    /// The HTTP client could not be created.
     #[error("the host cannot be called")]
     Transport(#[from] TransportError),
-    /// Nobody answers there.
+    /// The host does not respond: its URL and the kind of failure.
     #[error("{0} does not answer ({1}); start the host with `triage serve`, then run the same command again")]
     NoHost(String, &'static str),
-    /// Somebody else answers there.
+    /// The server at the URL is not a Triage host.
     #[error(
         "{0} answers, but is no triage host; without one, rows could be made twice: name the host's url, not the hospital API's"
     )]
     NotTriage(String),
 }
 
-/// The surroundings of an import, which tests replace.
+/// The environment of an import, which tests replace.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The way to the host.
+    /// Sends requests to the host.
     pub transport: Arc<dyn Transport>,
-    /// Chance, for keys and waits.
+    /// Random numbers for keys and waits.
     pub entropy: Rng,
     /// The clock, for dates in `Retry-After`.
     pub clock: Clock,
-    /// How often requests are asked again.
+    /// How often requests are repeated.
     pub patience: Patience,
 }
 
 impl Context {
-    /// The real ones.
+    /// The environment of the process.
     ///
     /// # Errors
-    /// [`ImportError::Transport`] where the host's URL cannot be called.
+    /// [`ImportError::Transport`] if no client can be created for the host's URL.
     pub fn real(options: &Options) -> Result<Self, ImportError> {
         let transport = HttpClient::new(&upstream::Settings::new(options.to.clone()))?;
         Ok(Self {
@@ -171,17 +170,17 @@ impl Context {
     }
 }
 
-/// Imports a file, or goes on where an earlier run ended.
+/// Imports a file, or resumes an earlier run.
 ///
 /// # Errors
-/// [`ImportError`] where it cannot begin, or the journal cannot be written. Rows that end otherwise than created are no error,
-/// they stand in the [`Summary`].
+/// [`ImportError`] if the import cannot begin or the journal cannot be written. Rows that could not be created are no error; the
+/// [`Summary`] reports them.
 pub async fn run(options: &Options, report: &mut impl Report) -> Result<Summary, ImportError> {
     let surroundings = Context::real(options)?;
     run_in(surroundings, options, report).await
 }
 
-/// [`run`] in surroundings of the caller's choice.
+/// [`run`] in an environment of the caller's choice.
 ///
 /// # Errors
 /// As [`run`].

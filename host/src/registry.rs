@@ -1,10 +1,9 @@
-//! Components from an OCI registry: pulled by the digest that the configuration names, verified, and kept for the next start.
+//! Components from an OCI registry: pulled by the configured digest, verified, and stored for the next start.
 //!
-//! An artifact is what the Wasm OCI conventions say: an image manifest with a `vnd.wasm.config` and one `application/wasm`
-//! layer. The name is a digest, so that whoever holds the registry cannot exchange the component; every answer of a registry
-//! is capped in size and time besides, which is why this speaks to them itself: clients at hand read manifests and tokens as
-//! long as they come, and send a password wherever a registry says. Compiled code is never taken from there: a component goes through the same checks as
-//! a file.
+//! An artifact follows the Wasm OCI conventions: an image manifest with a `vnd.wasm.config` and one `application/wasm` layer. It is named
+//! by digest, so that the registry's operator cannot exchange the component. Every response is limited in size and time. This module has
+//! its own client because existing ones read manifests and tokens of any length, and send a password wherever a registry directs them.
+//! Compiled code is never pulled: a component goes through the same checks as a file.
 
 mod artifact;
 mod credentials;
@@ -23,83 +22,83 @@ use crate::policy::Digest;
 use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 use store::Store;
 
-/// How long a pull or a push may take in all: an 18 MB component over 2 Mbit/s.
+/// Maximum time of a whole pull or push: enough for an 18 MB component at 2 Mbit/s.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Why a registry did not give or take a component.
+/// Why a pull or push failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The credentials.
+    /// The credentials cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// It does not answer, or refuses.
+    /// The registry does not respond, or refuses the request.
     #[error(
         "registry {registry} did not {what}: {why}; check the name, and the credentials in policies.registry_auth_file"
     )]
     Refused {
-        /// Which.
+        /// Host and port of the registry.
         registry: String,
-        /// What was asked.
+        /// The requested operation.
         what: &'static str,
-        /// What it says.
+        /// The registry's message, or the network error.
         why: String,
     },
-    /// It took too long.
+    /// The operation took too long.
     #[error("registry {registry} did not answer in full within {} s; try again, or take a nearer one", patience.as_secs_f64())]
     Slow {
-        /// Which.
+        /// Host and port of the registry.
         registry: String,
-        /// The cap.
+        /// The limit that was exceeded.
         patience: Duration,
     },
-    /// What came is too large.
+    /// A response is too large.
     #[error("registry {registry} sends a {what} of more than {most} bytes, the most that are read")]
     TooLarge {
-        /// Which.
+        /// Host and port of the registry.
         registry: String,
-        /// What.
+        /// The kind of document.
         what: &'static str,
-        /// The cap.
+        /// The limit in bytes.
         most: usize,
     },
-    /// What came is not what its digest names.
+    /// A document does not match its digest.
     #[error(
         "registry {registry} sends a {what} whose digest is sha256:{found}, not the one asked for; do not trust it"
     )]
     Forged {
-        /// Which.
+        /// Host and port of the registry.
         registry: String,
-        /// What.
+        /// The kind of document.
         what: &'static str,
-        /// What it has.
+        /// The document's actual digest.
         found: Digest,
     },
-    /// It is something else.
+    /// The artifact is no policy.
     #[error("{name} is no policy")]
     NotAPolicy {
-        /// Which.
+        /// The artifact's name.
         name: String,
-        /// Why.
+        /// What is wrong with it.
         #[source]
         source: NotAPolicy,
     },
-    /// No thread, no client.
+    /// The thread or the HTTP client could not be created.
     #[error("no client of registries could be made")]
     Client(#[source] io::Error),
 }
 
-/// A component as it came from a registry.
+/// A component pulled from a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
-    /// Its bytes.
+    /// The component's bytes.
     pub component: Vec<u8>,
-    /// A minisign signature of them, where the artifact has one.
+    /// The component's minisign signature, if the artifact has one.
     pub signature: Option<String>,
-    /// Its golden cases, where the artifact has some.
+    /// The policy's golden tests, if the artifact has any.
     pub cases: Option<String>,
 }
 
-/// The way to registries.
+/// A client for registries.
 #[derive(Debug, Clone)]
 pub struct Registry {
     credentials: Arc<Credentials>,
@@ -108,18 +107,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// With these credentials; what was pulled is kept in a folder, if there is one.
+    /// Creates a client with these credentials. Pulled components are stored in the folder, if given.
     pub fn new(credentials: Credentials, store: Option<PathBuf>) -> Self {
         Self { credentials: Arc::new(credentials), store: store.map(Store::new), patience: PATIENCE }
     }
 
-    /// The same with another limit on a whole pull or push. Default: two minutes.
+    /// Changes the time limit of a whole pull or push. Default 2 min.
     #[must_use]
     pub fn patient_for(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// A component: from the folder, or pulled now and kept there. Blocks; not for request threads.
+    /// Gets a component from the folder, or pulls and stores it. Blocks, so it must not run on request threads.
     ///
     /// # Errors
     /// [`RegistryError`]
@@ -142,7 +141,7 @@ impl Registry {
         self.run(publication.target.registry(), publish::push(publication, &self.credentials))
     }
 
-    /// Runs to the end on a thread of its own: whoever asks may be in a runtime already.
+    /// Runs a future to its end on a new thread, since the caller's thread may already run a runtime.
     fn run<T: Send>(
         &self,
         registry: &str,

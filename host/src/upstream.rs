@@ -1,4 +1,4 @@
-//! The upstream: one API behind the host. Plain HTTP/1.1 goes over hyper, TLS and HTTP/2 over reqwest.
+//! HTTP clients for an upstream: HTTP/1.1 without TLS with hyper, TLS and HTTP/2 with reqwest.
 
 pub(crate) mod answer_head;
 mod classify;
@@ -23,19 +23,19 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
 use std::time::Duration;
 
-/// What bodies fail with.
+/// The error type of bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body that streams, in either direction.
+/// A streaming body, for requests and responses.
 pub type Body = http_body_util::combinators::BoxBody<Bytes, BoxError>;
 
-/// A body that is there already.
+/// A body from bytes in memory.
 pub fn full(bytes: Bytes) -> Body {
     use http_body_util::BodyExt as _;
     http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
-/// A body whose beginning was read already.
+/// A body that continues after bytes that were already read.
 pub fn prefixed(read: Bytes, rest: Body) -> Body {
     use futures_util::{StreamExt as _, stream};
     use http_body::Frame;
@@ -51,75 +51,77 @@ pub fn prefixed(read: Bytes, rest: Body) -> Body {
 /// A request to the upstream.
 #[derive(Debug)]
 pub struct Outbound {
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
-    /// Path and query below the upstream's base.
+    /// Path and query below the upstream's base URL.
     pub path_and_query: String,
-    /// The headers, cleaned of what is hop-by-hop.
+    /// The headers, without hop-by-hop ones.
     pub headers: HeaderMap,
-    /// The body.
+    /// The request body.
     pub body: OutboundBody,
-    /// Whether a send may have an effect: such requests use young connections only.
+    /// Whether a send may have an effect. Such a request uses only connections that have not been idle for long.
     pub guarded: bool,
 }
 
 /// A request body.
 #[derive(Debug)]
 pub enum OutboundBody {
-    /// In memory: may be sent again.
+    /// In memory; can be sent again.
     Bytes(Bytes),
-    /// Passed through: can be sent once.
+    /// A stream; can be sent only once.
     Stream(Body),
 }
 
-/// An upstream's answer; its body still streams.
+/// An upstream's response. Its body is still streaming.
 #[derive(Debug)]
 pub struct Inbound {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers as they came.
+    /// The headers as received.
     pub headers: HeaderMap,
-    /// The body.
+    /// The response body.
     pub body: Body,
 }
 
-/// Sends one request, once. Implemented by [`HttpClient`] over sockets and by the emulator in process.
+/// Sends a request once. Implemented by [`HttpClient`] with sockets and by the emulator in-process.
+///
+/// Dropping the future abandons the request, but does not undo what was sent.
 ///
 /// Dropping the future abandons the request; what was sent stays sent.
 pub trait Transport: Send + Sync + std::fmt::Debug {
-    /// Sends, and waits for the head of the answer.
+    /// Sends the request and waits for the head of the response.
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>>;
 }
 
-/// How an upstream is reached.
+/// The address of an upstream and the settings of its HTTP client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Scheme, authority and path prefix, such as `https://hospital.example/api`.
     pub base_url: http::Uri,
-    /// The limit on making a connection. Default 3 s, below every attempt timeout.
+    /// Maximum time to open a connection. Default 3 s, shorter than every attempt timeout.
     pub connect_timeout: Duration,
-    /// A PEM file of certificate authorities to trust instead of the system's.
+    /// A PEM file of certificate authorities to trust instead of the system's. Default none.
     pub ca_file: Option<std::path::PathBuf>,
-    /// Speak HTTP/2 without TLS or negotiation. Default false.
+    /// Whether to use HTTP/2 without TLS or negotiation. Default false.
     pub http2_prior_knowledge: bool,
-    /// How long an idle connection serves safe requests. Default 30 s; unsafe ones use connections idle for less than 4 s.
+    /// Maximum idle time of a connection for safe requests. Default 30 s. Unsafe requests use only connections idle for less than 4 s.
     pub idle_timeout: Duration,
-    /// Idle connections kept for each core. Default 256.
+    /// Maximum idle connections per core. Default 256.
     pub max_idle: usize,
-    /// Header fields that an answer may have. Default 256: real ones have less than a hundred.
+    /// Maximum header fields of a response. Default 256: real responses have fewer than a hundred.
     pub max_header_fields: usize,
-    /// How often the name is looked up while it is used: two lookups in a row that say something new move all connections.
-    /// Default 5 s; none to leave them where they are.
+    /// How often the upstream's name is resolved while there are requests. If two lookups in a row agree on new addresses, all connections
+    /// are replaced. Default 5 s; none never replaces them.
     pub dns_refresh: Option<Duration>,
 }
 
 impl Settings {
-    /// Whether HTTP/1.1 without TLS is spoken: such a connection is driven by the request that uses it.
+    /// Whether this is HTTP/1.1 without TLS. The request that uses such a connection also drives it.
     pub(crate) fn is_plain(&self) -> bool {
         self.base_url.scheme() == Some(&http::uri::Scheme::HTTP) && !self.http2_prior_knowledge
     }
 
-    /// The defaults for a base URL.
+    /// The default settings for a base URL.
     pub fn new(base_url: http::Uri) -> Self {
         Self {
             base_url,

@@ -1,4 +1,4 @@
-//! What operators do. Each action is an audit event: in the log under the target `triage::audit`, and among the recent events.
+//! Operators' actions. Each one is an audit event: a log line with the target `triage::audit`, and a recent event.
 
 use super::{
     AdminState,
@@ -24,15 +24,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How long an operator's word on a breaker holds if nothing else is said: long enough to look into things, short enough to
-/// be forgotten.
+/// How long a forced breaker stays forced by default: long enough to investigate, short enough to be forgotten safely.
 const USUAL: Duration = Duration::from_mins(10);
-/// And at most.
+/// The longest time that an operator can force a breaker.
 const MAX_FORCE_TIME: Duration = Duration::from_hours(24);
-/// The longest answer that an operator may give for a record.
+/// The longest response body that an operator can set for a record.
 const ANSWER_BYTES: usize = 32 << 10;
 
-/// Who acts.
+/// The caller of an action, for the audit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Actor {
     peer: std::net::SocketAddr,
@@ -47,7 +46,7 @@ impl AdminState {
     }
 }
 
-/// How long.
+/// The body of an action with a time limit.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expiry {
@@ -61,7 +60,7 @@ impl Expiry {
     }
 }
 
-/// How long what an operator begins lasts.
+/// How long an operator's action lasts.
 pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
     let Some(ms) = for_ms else { return Ok(USUAL) };
     let wanted = Duration::from_millis(ms);
@@ -72,7 +71,7 @@ pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
     Ok(wanted)
 }
 
-/// A whole number, also as `1.0`: to JSON they are the same.
+/// Deserializes a whole number, also written as `1.0`: JSON does not distinguish the two.
 pub(super) fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     const MAX_BODY_BYTES: f64 = 9e15;
     let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
@@ -84,7 +83,7 @@ pub(super) fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
 
 pub(super) type Acted<T> = Result<Json<T>, Refusal>;
 
-/// `open`, `close` or `reset`.
+/// Forces the breaker `open` or `close`, or resets it.
 pub(super) async fn force(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -100,7 +99,7 @@ pub(super) async fn force(
     set(&desk, actor.0, &upstream, &endpoint, force).await
 }
 
-/// Takes `open` or `close` back.
+/// Ends a forced `open` or `close`.
 pub(super) async fn undo(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -139,7 +138,7 @@ fn group(desk: &AdminState, upstream: &str, endpoint: &str) -> Option<Group> {
     service.endpoints.iter().find(|own| own.described.name == endpoint).map(|own| own.group.clone())
 }
 
-/// Ends the pause that a policy or an upstream has asked for.
+/// Ends the pause that a policy or an upstream has requested.
 pub(super) async fn lift_pause(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -159,7 +158,7 @@ pub(super) async fn lift_pause(
     read_handlers::one_limits(&desk, &upstream, &endpoint).map(Json)
 }
 
-/// Which component, where an operator names one.
+/// The body of an action on a policy, with an optional digest.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
@@ -167,7 +166,7 @@ struct Named {
 }
 
 impl Named {
-    /// As `triage policy push` prints it, or without what stands before it.
+    /// Parses the digest, with or without the prefix `sha256:` that `triage policy push` prints.
     fn digest(&self) -> Result<Option<Digest>, Refusal> {
         let Some(text) = &self.digest else { return Ok(None) };
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
@@ -176,7 +175,7 @@ impl Named {
     }
 }
 
-/// `announce`, `rollback` or `promote`.
+/// Handles `announce`, `rollback` and `promote`.
 pub(super) async fn policy(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -228,12 +227,12 @@ pub(super) async fn policy(
     Ok(Json(dto::policy(serving)))
 }
 
-/// Whether a generation's component or manifest is meant.
+/// Whether the digest is that of the generation's component or of its manifest.
 fn serves(service: &crate::upstream_runtime::UpstreamRuntime, named: Digest) -> bool {
     [service.artifact, service.policy.digest()].contains(&Some(named))
 }
 
-/// Audits what an operator has the fleet do, as soon as it is done: also where the caller has hung up by then.
+/// Audits a command to the fleet as soon as it is done, even if the caller has disconnected by then.
 fn fleets(
     desk: &AdminState,
     actor: Actor,
@@ -259,7 +258,7 @@ fn fleets(
     }
 }
 
-/// What repetitions of a request get from now on.
+/// The response that repetitions of a settled request get.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Given {
@@ -269,7 +268,7 @@ struct Given {
     body: Option<String>,
 }
 
-/// `applied` or `not-applied`: an operator's word on what became of a write.
+/// Handles `applied` and `not-applied`: an operator settles a write of unknown effect.
 pub(super) async fn settle(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -317,7 +316,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
     Ok(Stored::Answer(StoredBody { status, headers, body, class, policy: "operator".into() }))
 }
 
-/// The actor, as the gate before the handler noted it.
+/// The actor, which the authentication layer adds to the request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Acting(pub(super) Actor);
 

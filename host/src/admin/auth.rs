@@ -1,4 +1,4 @@
-//! Who may do what: bearer tokens with a role each, few requests a second, and nothing by way of a browser.
+//! Authentication and authorization: bearer tokens with a role each, a request quota, and protection against requests from other sites.
 
 use super::{
     AdminState,
@@ -25,41 +25,41 @@ use sha2::{Digest as _, Sha256};
 use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 use subtle::ConstantTimeEq as _;
 
-/// Shorter ones can be guessed.
+/// Minimum characters of a token; a shorter one can be guessed.
 const SHORTEST: usize = 16;
 /// Why a token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file.
+    /// The token file cannot be read.
     #[error("the token file {} ({key}) cannot be read; it must hold the token", path.display())]
     File {
-        /// The key that names it.
+        /// The configuration key that names the file.
         key: &'static str,
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It is too short, or not one word.
+    /// The token is too short, or not one word.
     #[error(
         "the token of {key} must be one word of at least {SHORTEST} printable ASCII characters; make one with `openssl rand -hex 32`"
     )]
     Weak {
-        /// The key or variable that holds it.
+        /// The key or variable that holds the token.
         key: &'static str,
     },
-    /// Both roles have it.
+    /// Both roles have the same token.
     #[error("the token that may look and the one that may act are the same; make two, or leave the first one out")]
     Same,
 }
 
-/// What a caller may do.
+/// A caller's permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
-    /// Look.
+    /// May read.
     Read,
-    /// Look and act.
+    /// May read and act.
     Write,
 }
 
@@ -72,23 +72,23 @@ impl Role {
     }
 }
 
-/// A token's hash: of a fixed length, so that a comparison tells nothing of the token's.
+/// A token's hash. The length is fixed, so that the time of a comparison does not depend on the token.
 type Hash = [u8; 32];
 
 #[derive(Debug)]
 struct Spent {
     quotas: Quotas,
-    /// When a refused caller was last told of in the log.
+    /// When the log last mentioned a refused caller.
     told: Timestamp,
 }
 
-/// The gate before every handler.
+/// Authenticates and limits every request before its handler runs.
 pub(super) struct Access {
     clock: Clock,
     read: Option<Hash>,
     write: Option<Hash>,
     sessions: Option<Sessions>,
-    /// Whether every caller has shown a certificate of ours.
+    /// Whether TLS requires a client certificate.
     knows_callers: bool,
     spent: Mutex<Spent>,
 }
@@ -100,7 +100,7 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads the tokens.
+    /// Loads the tokens.
     ///
     /// # Errors
     /// [`TokenError`]
@@ -116,17 +116,17 @@ impl Access {
         Ok(Self { clock, read, write, sessions: Sessions::new(), knows_callers, spent: Mutex::new(spent) })
     }
 
-    /// Whether the same tokens open both.
+    /// Whether both have the same tokens.
     pub(super) fn has_the_tokens_of(&self, other: &Self) -> bool {
         self.read == other.read && self.write == other.write
     }
 
-    /// Whether no token is configured: the listener is on this machine alone then.
+    /// Whether no token is configured. The listener is then reachable from this machine only.
     fn is_open(&self) -> bool {
         self.read.is_none() && self.write.is_none()
     }
 
-    /// What the bearer of a request's token may do, or who has signed in by the page.
+    /// The permissions of a request, by its bearer token or its session cookie.
     fn entry(&self, headers: &HeaderMap) -> Entry {
         if self.is_open() {
             return Entry { role: Some(Role::Write), by_session: false };
@@ -146,10 +146,10 @@ impl Access {
         }
     }
 
-    /// What the bearer of a token may do.
+    /// The role of a token.
     fn role(&self, token: &[u8]) -> Option<Role> {
         let given: Hash = Sha256::digest(token).into();
-        // Both are always compared, so that the time says nothing.
+        // Always compare with both, so that the time reveals nothing about either.
         let is = |own: &Option<Hash>| own.is_some_and(|own| own.ct_eq(&given).into());
         match (is(&self.read), is(&self.write)) {
             (_, true) => Some(Role::Write),
@@ -158,25 +158,25 @@ impl Access {
         }
     }
 
-    /// The role of a token, and the cookie that stands for it in a browser.
+    /// The role of a token, and a session cookie for a browser.
     pub(super) fn session(&self, token: &[u8], now_unix_ms: u64) -> Option<(Role, String)> {
         let role = if self.is_open() { Role::Write } else { self.role(token)? };
         Some((role, self.sessions.as_ref()?.seal(role, now_unix_ms)?))
     }
 
-    /// Ends the session of a request that brings one.
+    /// Ends the request's session, if it has one.
     pub(super) fn sign_out(&self, headers: &HeaderMap) {
         if let (Some(value), Some(sessions)) = (session::cookie(headers), &self.sessions) {
             sessions.end(value, self.clock.unix_ms());
         }
     }
 
-    /// Whether what a request brought still lets its sender look.
+    /// Whether the request's credentials still permit reading.
     pub(super) fn still_looks(&self, headers: &HeaderMap) -> bool {
         self.entry(headers).role.is_some()
     }
 
-    /// Whether a refused caller is worth a line now: one a second, so that they cannot fill the log.
+    /// Whether to log a refused caller now: at most one per second, so that refused callers cannot fill the log.
     pub(super) fn worth_a_line(&self) -> bool {
         let now = self.clock.now();
         let mut spent = self.spent.lock();
@@ -187,13 +187,13 @@ impl Access {
         worth
     }
 
-    /// Who comes, whether they may look or not.
+    /// Authenticates a request. The role is left for the caller to check.
     ///
     /// # Errors
-    /// [`Refusal`] of what nobody may do: ask too often, by a strange name, or on behalf of another site.
+    /// [`Refusal`] for requests that no role permits: over quota, with a foreign host name, or sent by another site.
     pub(super) fn enter(&self, method: &Method, headers: &HeaderMap, peer: IpAddr) -> Result<Entry, Refusal> {
         let entry = self.entry(headers);
-        // Where everybody may act nobody has proven anything.
+        // Without tokens, every caller has the role, but none has proven an identity.
         let asker = match entry.role {
             Some(role) if !self.is_open() => Asker::Bearer(role),
             _ => Asker::Address(peer),
@@ -206,7 +206,7 @@ impl Access {
             return Err(Refusal::Rebound);
         }
         let acts = method != Method::GET && method != Method::HEAD;
-        // A browser sends its cookie by itself: what acts by it must prove that the page asks.
+        // A browser attaches the cookie to every request. An action by cookie must prove that the admin page sent it.
         if acts && (is_foreign(headers) || entry.by_session && !is_own(headers)) {
             return Err(Refusal::Foreign);
         }
@@ -222,12 +222,12 @@ impl Access {
     }
 }
 
-/// Who comes.
+/// The result of authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// What they may do; none: nothing.
+    /// The role; none if the caller has no permissions.
     pub(super) role: Option<Role>,
-    /// Whether a cookie says so.
+    /// Whether the role comes from a session cookie.
     pub(super) by_session: bool,
 }
 
@@ -246,7 +246,7 @@ fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Resu
     Ok(Sha256::digest(token).into())
 }
 
-/// Where there is no token, a page of some site could ask by a name of its own that it lets lead here (DNS rebinding).
+/// Accepts only names of this machine. Without a token, another site could otherwise resolve its own name to this address (DNS rebinding).
 fn names_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
@@ -263,24 +263,24 @@ fn is_own_origin(headers: &HeaderMap, origin: &str) -> bool {
     origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(own))
 }
 
-/// Whether a browser sends this on behalf of another site.
+/// Whether a browser sends this request for another site.
 pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
     let cross = text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
     cross || text(headers, "origin").is_some_and(|origin| !is_own_origin(headers, origin))
 }
 
-/// Whether a browser says that the page itself asks. Those that say nothing are too old to trust with a cookie.
+/// Whether the browser states that the admin page sent the request. A browser that states nothing is too old to trust with a cookie.
 fn is_own(headers: &HeaderMap) -> bool {
     let own = text(headers, "sec-fetch-site").is_some_and(|site| site == "same-origin");
     own || text(headers, "origin").is_some_and(|origin| is_own_origin(headers, origin))
 }
 
-/// Lets readers through.
+/// Admits callers that may read.
 pub(super) async fn readers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
     admit(desk, peer, request, next, Role::Read).await
 }
 
-/// Lets those through who may act.
+/// Admits callers that may act.
 pub(super) async fn writers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
     admit(desk, peer, request, next, Role::Write).await
 }

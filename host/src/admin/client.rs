@@ -1,4 +1,4 @@
-//! A caller of another host's admin listener: what `triage explain` and `triage policy list` use.
+//! A client for another host's admin listener, used by commands such as `triage explain` and `triage policy list`.
 
 use crate::{
     secret::Secret,
@@ -9,50 +9,50 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
-/// Bytes of an answer that are read: far more than a host has to say.
+/// Maximum bytes of a response, far above what a host sends.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
-/// Why there is no answer.
+/// Why a request to an admin listener failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address.
+    /// The URL of the listener is invalid.
     #[error("{0:?} is no address of an admin listener; give its URL, such as http://127.0.0.1:9464")]
     Url(String),
-    /// The token.
+    /// The token contains characters that a header cannot carry.
     #[error("the token of TRIAGE_ADMIN_TOKEN cannot be sent; it must be one word of printable ASCII characters")]
     Token,
-    /// The client.
+    /// The HTTP client could not be created.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// Nobody answers there.
+    /// No server responded at the URL.
     #[error(
         "no answer from {url} ({kind}); start the host with an admin listener there, or give its address with --admin URL"
     )]
     NoAnswer {
-        /// Where.
+        /// The URL of the listener.
         url: String,
-        /// The kind of failure.
+        /// The kind of failure, such as `connect`.
         kind: &'static str,
     },
-    /// The answer is none of a host's.
+    /// The response is not that of a Triage host.
     #[error("{url} answered {status}, but not as a host does; give the address of an admin listener with --admin URL")]
     Strange {
-        /// Where.
+        /// The URL of the listener.
         url: String,
-        /// The status.
+        /// The HTTP status.
         status: u16,
     },
-    /// The host refuses.
+    /// The host refused the request.
     #[error("{detail}")]
     Refused {
-        /// The status.
+        /// The HTTP status.
         status: u16,
-        /// What the host says.
+        /// The host's message.
         detail: String,
     },
 }
 
-/// A caller of one listener.
+/// A client for one listener.
 #[derive(Debug)]
 pub struct Client {
     url: String,
@@ -61,10 +61,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of the listener at `url`, with a token where it wants one.
+    /// A client for the listener at `url`, with a token if it needs one.
     ///
     /// # Errors
-    /// [`ClientError`] where URL or token make no sense.
+    /// [`ClientError`] if the URL or the token is invalid.
     pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, ClientError> {
         let refused = || ClientError::Url(url.to_owned());
         let base: Uri = url.trim_end_matches('/').parse().map_err(|_| refused())?;
@@ -81,7 +81,7 @@ impl Client {
         Ok(Self { url: url.to_owned(), http, bearer: token.map(bearer).transpose()? })
     }
 
-    /// What a path says.
+    /// Gets the JSON at a path.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -89,7 +89,7 @@ impl Client {
         Ok(self.list(path).await?.0)
     }
 
-    /// What a path says, and how many entries there are in all where the list may hold the first ones only.
+    /// Gets a list, and the total number of entries, since the list may hold only the first ones.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -99,7 +99,7 @@ impl Client {
         Ok((self.json((status, read))?, total))
     }
 
-    /// Does something.
+    /// Posts to a path without a body.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -108,7 +108,7 @@ impl Client {
         self.json((status, read))
     }
 
-    /// Does something that wants to know more.
+    /// Posts a JSON body to a path.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -117,7 +117,7 @@ impl Client {
         self.json((status, read))
     }
 
-    /// Takes what is no JSON as a whole: lines.
+    /// Posts to a path and returns the raw response, such as lines of a recording.
     ///
     /// # Errors
     /// [`ClientError`]

@@ -1,7 +1,7 @@
-//! Who gets a connection: few for each address, few in all, and always one for health.
+//! Connection limits: a few per address, a few in total, and always one for health checks.
 //!
-//! Orchestrators restart a host whose health is not told. So what finds no place is served all the same, for a moment and with
-//! nothing but health: there the newest connection takes the place of the oldest.
+//! Orchestrators restart a host whose health check fails. A connection over the limits is therefore still served, briefly and for health
+//! checks only; the newest such connection replaces the oldest.
 
 use crate::overload::peers::{Connection, Limits, Peers};
 use std::{collections::VecDeque, net::IpAddr, sync::Arc};
@@ -10,14 +10,14 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// Connections at once: a few scrapers, probes and people.
+/// Maximum connections: a few scrapers, health checks and people.
 const CONNECTIONS: usize = 256;
-/// Of which one address may have these.
+/// Maximum connections of one address.
 const ADDRESS_CONNECTIONS: usize = 64;
-/// Connections beside them that ask for health alone.
+/// Additional connections that can only request health.
 const HEALTH_CONNECTIONS: usize = 64;
 
-/// The places.
+/// The permits for connections.
 #[derive(Debug)]
 pub(super) struct ConnectionLimits {
     places: Arc<Semaphore>,
@@ -25,7 +25,7 @@ pub(super) struct ConnectionLimits {
     health: VecDeque<AbortHandle>,
 }
 
-/// A place for anything. Dropping it gives it back.
+/// A permit for one connection, returned when dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot {
     _place: OwnedSemaphorePermit,
@@ -46,14 +46,14 @@ impl ConnectionLimits {
         Self { places: Arc::new(Semaphore::new(CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
     }
 
-    /// A place; none: health alone.
+    /// A permit for the connection; none if it may only request health.
     pub(super) fn enter(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let own = self.peers.connect(address)?;
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         Some(ConnectionSlot { _place: place, _own: own })
     }
 
-    /// A connection asks for health alone. The oldest one of them makes room.
+    /// Registers a connection that may only request health, and closes the oldest one if there are too many.
     pub(super) fn health(&mut self, connection: AbortHandle) {
         self.health.retain(|own| !own.is_finished());
         if self.health.len() >= HEALTH_CONNECTIONS

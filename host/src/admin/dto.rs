@@ -1,6 +1,6 @@
-//! The shapes of JSON answers. Times are milliseconds, shares are between 0 and 1.
+//! The JSON objects of responses. Times are in milliseconds, shares from 0 to 1.
 
-// The names are the API's.
+// The API fixes the names.
 #![allow(clippy::struct_field_names)]
 
 mod fleet;
@@ -20,12 +20,11 @@ use crate::{
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The host as a whole.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     pub(super) version: &'static str,
     pub(super) ready: bool,
-    /// Why not.
+    /// Why it is not ready.
     pub(super) unready: Option<&'static str>,
     pub(super) started_unix_ms: u64,
     pub(super) uptime_ms: u64,
@@ -41,7 +40,7 @@ pub(super) struct Upstream {
     pub(super) policy: String,
     pub(super) generation: u64,
     pub(super) endpoints: usize,
-    /// Breakers that are not closed.
+    /// The number of breakers that are not closed.
     pub(super) breakers_open: usize,
 }
 
@@ -53,16 +52,16 @@ pub(super) struct Breaker {
     pub(super) endpoints: Vec<String>,
     pub(super) enabled: bool,
     pub(super) state: &'static str,
-    /// What tripped it.
+    /// Why it opened.
     pub(super) why: Option<String>,
-    /// Whether an operator has set it.
+    /// Whether an operator has forced its state.
     pub(super) forced: bool,
-    /// Until its probes, or until an operator's word ends.
+    /// Time until half-open, or until the forced state ends.
     pub(super) remaining_ms: Option<u64>,
     pub(super) open_since_ms: Option<u64>,
     pub(super) failures_in_row: u32,
     pub(super) window: Option<Window>,
-    /// The share of calls that fails usually; none where there is no baseline, or that is not known yet.
+    /// The usual share of failed calls; none without a baseline, or before it is known.
     pub(super) usual_failures: Option<f64>,
     pub(super) probes_under_way: usize,
     pub(super) transitions: u64,
@@ -82,17 +81,17 @@ pub(super) struct Limits {
     pub(super) group: String,
     pub(super) endpoints: Vec<String>,
     pub(super) limits: Vec<LimitDto>,
-    /// How long the upstream's pause still lasts.
+    /// Time left of the upstream's pause.
     pub(super) paused_ms: Option<u64>,
     pub(super) concurrency: Vec<Concurrency>,
-    /// This host's; none where it is switched off.
+    /// This host's adaptive rate; none if disabled.
     pub(super) adaptive_rate: Option<AdaptiveRate>,
 }
 
-/// A rate that follows what the upstream takes.
+/// A rate that adapts to the upstream's throughput.
 #[derive(Debug, Serialize)]
 pub(super) struct AdaptiveRate {
-    /// None while nothing is known to limit it.
+    /// None while no limit is known.
     pub(super) per_minute: Option<f64>,
     pub(super) floor_per_minute: u32,
     pub(super) rise_per_minute: u32,
@@ -101,12 +100,12 @@ pub(super) struct AdaptiveRate {
 
 #[derive(Debug, Serialize)]
 pub(super) struct LimitDto {
-    /// The endpoint whose alone it is; none for one that the whole group shares.
+    /// The endpoint that owns the limit; none if the whole group shares it.
     pub(super) endpoint: Option<String>,
     pub(super) requests: u32,
     pub(super) period_ms: u64,
     pub(super) burst: u32,
-    /// Of `burst`; more where some are reserved for later.
+    /// Permits used of `burst`. Exceeds `burst` while some are reserved for later.
     pub(super) taken: u32,
 }
 
@@ -123,7 +122,7 @@ pub(super) struct Budget {
     pub(super) upstream: String,
     pub(super) group: String,
     pub(super) endpoints: Vec<String>,
-    /// Retries that are affordable now.
+    /// The retries that the budget covers now.
     pub(super) saved: f64,
     pub(super) capacity: u32,
     pub(super) percent: u32,
@@ -136,12 +135,12 @@ pub(super) struct Policy {
     pub(super) upstream: String,
     pub(super) source: String,
     pub(super) serving: Generation,
-    /// The number of the latest generation, whether it serves or not.
+    /// The number of the latest generation, even if it no longer serves.
     pub(super) latest: u64,
-    /// What `rollback` would go back to.
+    /// The target of a `rollback`.
     pub(super) fallback: Option<Generation>,
     pub(super) quarantined: Vec<String>,
-    /// What the fleet says of it, where the upstream follows it.
+    /// The fleet's choice, if the upstream follows the fleet.
     pub(super) fleet: Option<fleet::Fleet>,
 }
 
@@ -153,7 +152,7 @@ pub(super) struct Generation {
     pub(super) digest: Option<String>,
     /// `probation`, `good` or `suspended`.
     pub(super) standing: &'static str,
-    /// Decisions and faults in the present stretch.
+    /// Decisions and faults in the current window.
     pub(super) decisions: u32,
     pub(super) faults: u32,
     pub(super) endpoints: Vec<Endpoint>,
@@ -169,19 +168,18 @@ pub(super) struct Endpoint {
     pub(super) granted: bool,
 }
 
-/// A record whose effect is unknown.
+/// A record of a write with unknown effect.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
     pub(super) id: String,
-    /// None where the caller's first try went through a host that has lost it.
+    /// None if this record has no send of its own: the first send went through another host, which lost its record.
     pub(super) upstream: Option<String>,
     pub(super) endpoint: Option<String>,
     pub(super) sent_ms_ago: u64,
-    /// Until a host verifies it by itself; none: no host does.
+    /// Time until a host verifies it automatically; none if no host will.
     pub(super) verified_in_ms: Option<u64>,
 }
 
-/// The host as it stands.
 pub(super) fn status(desk: &AdminState) -> Status {
     let unready = desk.unready();
     let now = desk.host.shared.clock.unix_ms();
@@ -206,7 +204,7 @@ pub(super) fn record(own: Unsettled) -> Record {
     Record { id: own.id.to_string(), upstream, endpoint, sent_ms_ago: millis(own.sent_ago), verified_in_ms }
 }
 
-/// A group of an upstream and the endpoints that share it.
+/// A group of an upstream with the endpoints that share it.
 pub(super) struct Shared<'a> {
     pub(super) upstream: &'a str,
     pub(super) endpoints: Vec<&'a crate::upstream_runtime::Endpoint>,
@@ -362,22 +360,22 @@ pub(super) fn upstream(serving: &UpstreamPolicy) -> Upstream {
     }
 }
 
-/// The upstream of a name.
+/// The upstream with this name.
 pub(super) fn serving<'a>(host: &'a Host, name: &str) -> Option<&'a UpstreamPolicy> {
     host.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == name).map(AsRef::as_ref)
 }
 
-/// A request's course.
+/// A request and its timeline.
 #[derive(Debug, Serialize)]
 pub(super) struct Request {
     #[serde(flatten)]
     pub(super) summary: Summary,
     pub(super) policy: String,
     pub(super) generation: u64,
-    /// The caller's trace.
+    /// The caller's trace id.
     pub(super) trace: Option<String>,
     pub(super) steps: Vec<TimelineEventDto>,
-    /// Steps that were not kept.
+    /// The number of timeline events that were dropped.
     pub(super) omitted: u32,
 }
 
@@ -389,7 +387,7 @@ pub(super) struct Summary {
     pub(super) method: &'static str,
     pub(super) unix_ms: u64,
     pub(super) took_us: u64,
-    /// None: the caller left before the answer.
+    /// None if the caller left before the response.
     pub(super) status: Option<u16>,
 }
 
@@ -397,7 +395,7 @@ pub(super) struct Summary {
 pub(super) struct TimelineEventDto {
     #[serde(flatten)]
     noted: TimedEvent,
-    /// The same in words.
+    /// The event as a sentence.
     text: String,
 }
 

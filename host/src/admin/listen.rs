@@ -1,4 +1,4 @@
-//! The listener: few connections, each with little time, on a thread that gives way to the workers.
+//! The listener: few connections, each with little time, on a thread with a lower priority than the workers.
 
 use super::{connection_limits::ConnectionLimits, response::Refusal};
 use crate::tls::Tls;
@@ -29,24 +29,24 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// How long a head may take, and how long a connection may be idle.
+/// Maximum time for a request's head, and maximum idle time of a connection.
 const HEAD: Duration = Duration::from_secs(5);
-/// How long a body may take: a token, or a few words of JSON.
+/// Maximum time for a body: a token, or a little JSON.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same of a connection that asks for health alone, with all else that it does: a probe asks at once.
+/// Maximum life of a connection that may only request health. A health check sends its request at once.
 const HEALTH: Duration = Duration::from_secs(2);
-/// No connection lives longer, so that none keeps its place for good.
+/// Maximum life of any other connection, so that none occupies a permit forever.
 const LIFE: Duration = Duration::from_secs(300);
-/// After accept failed for want of file descriptors.
+/// Wait after a failed accept, usually because the process has no free file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
-/// How far the thread steps back behind the workers: it gets what they leave, and a tenth of a busy core.
+/// The thread's nice value: it gets the processor time that the workers leave, and a tenth of a busy core.
 const NICE: i32 = 10;
 
-/// What a connection may ask for.
+/// What a connection may request.
 #[derive(Debug, Clone)]
 pub(super) struct Routers {
     pub(super) all: Router,
-    /// Where there is no place for all of it.
+    /// For a connection over the limits.
     pub(super) health: Router,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket)
 }
 
-/// Serves until it is stopped, with some work beside it. Blocks.
+/// Serves until it is stopped, and polls `beside` in the same thread. Blocks.
 pub(super) fn run(
     socket: TcpListener,
     tls: Option<Arc<Tls>>,
@@ -64,7 +64,7 @@ pub(super) fn run(
     beside: impl Future<Output = ()>,
     stop: CancellationToken,
 ) {
-    // On Linux, this thread alone.
+    // On Linux, this sets the priority of this thread only.
     if let Err(error) = setpriority_process(None, NICE) {
         tracing::debug!(%error, "the admin thread keeps the workers' priority");
     }
@@ -87,7 +87,7 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
         Err(error) => return tracing::error!(%error, "the admin listener could not be used"),
     };
     let mut lanes = ConnectionLimits::new();
-    // Ends with this function, and every connection with it.
+    // Dropping the set at the end of this function closes every connection.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -134,12 +134,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, pe
     }
 }
 
-/// Who connected.
+/// The address of the caller.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Reads a request's body before anything is done with it: one that comes slowly, or never, holds its place for no longer than a
-/// head may.
+/// Reads a request's whole body before its handler runs, so that a slow body occupies a permit only for a short time.
 pub(super) async fn whole_body(request: Request, next: Next, max_bytes: usize) -> Response {
     let (head, body) = request.into_parts();
     match timeout(BODY_TIMEOUT, to_bytes(body, max_bytes)).await {
@@ -163,7 +162,7 @@ mod tests {
         tokio::spawn(serve(stream, ([127, 0, 0, 1], 9).into(), router));
         caller.write_all(request).await.unwrap();
         let mut read = String::new();
-        // The connection ends when its next head does not come.
+        // The server closes the connection when no further head arrives.
         timeout(LIFE, caller.read_to_string(&mut read)).await.unwrap().unwrap();
         read
     }

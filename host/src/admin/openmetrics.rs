@@ -1,4 +1,4 @@
-//! All metrics as `OpenMetrics` text.
+//! All metrics in the `OpenMetrics` text format.
 
 use crate::{
     breaker::BreakerState,
@@ -23,43 +23,43 @@ use prometheus_client::{
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-/// What a scrape reads.
+/// The sources of a scrape.
 #[derive(Debug)]
 pub struct Sources {
-    /// The counters.
+    /// Counters by endpoint and worker.
     pub meters: Arc<AllEndpointCounters>,
-    /// The events.
+    /// The log of recent events, for its counters.
     pub events: Arc<Events>,
-    /// What serves, by upstream.
+    /// The serving generation of each upstream.
     pub services: Vec<Arc<UpstreamRuntime>>,
-    /// How loaded each of them is, in the same order.
+    /// The overload status of each upstream, in the same order.
     pub loads: Vec<overload::OverloadStatus>,
-    /// The fleet's generation of each upstream that follows it, and whether this host is behind.
+    /// For each upstream that follows the fleet: its name, the fleet's generation, and whether this host is behind.
     pub fleets: Vec<(String, u64, bool)>,
-    /// Unsettled records and the age of the oldest, as far as they could be counted.
+    /// The number of unsettled records and the age of the oldest; none if the store could not count them.
     pub unsettled: Option<(usize, Duration)>,
     /// Settled writes by class.
     pub settlements: Vec<(&'static str, u64)>,
-    /// What became of the notices of them.
+    /// Settlement notices by result.
     pub notices: settlement::Counts,
-    /// How shared state stands; none where state is in this process.
+    /// The condition of the connection to shared state; none if state is in this process.
     pub state: Option<Condition>,
-    /// How its steps went.
+    /// Counters of the store's steps.
     pub steps: Option<Steps>,
-    /// The memory's limit, and the bytes of bodies that are held.
+    /// The memory limit, and the bytes of buffered bodies.
     pub memory: (Option<u64>, u64),
-    /// Requests whose traces the collector took, and those whose it did not.
+    /// Requests whose traces the collector accepted, and requests whose traces it did not.
     pub traces: (u64, u64),
-    /// Whether the host should be sent requests.
+    /// Whether the host is ready.
     pub ready: bool,
-    /// When it started, in milliseconds since 1970.
+    /// The start time, in milliseconds since 1970.
     pub started_unix_ms: u64,
 }
 
-/// Renders everything.
+/// Renders all metrics.
 ///
 /// # Errors
-/// None that is known of: a string takes what is written.
+/// In practice none, since a string accepts every write.
 pub fn scrape(sources: Sources) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(sources));
@@ -70,12 +70,12 @@ pub fn scrape(sources: Sources) -> Result<String, fmt::Error> {
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-/// A metric's lines.
+/// Writes the samples of a metric.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counters<'a>(&mut self, metric: &Metric, samples: impl IntoIterator<Item = (Labels<'a>, u64)>) -> fmt::Result {
-        // The encoder puts it on again.
+        // The encoder appends `_total` again.
         let name = metric.name.trim_end_matches("_total");
         let mut family = self.0.encode_descriptor(name, metric.help, None, metric.kind)?;
         for (labels, value) in samples {
@@ -111,7 +111,7 @@ impl Page<'_> {
     }
 }
 
-/// One endpoint, all workers together.
+/// One endpoint, summed over all workers.
 struct Endpoint(Arc<EndpointMeters>);
 
 impl Endpoint {
@@ -152,13 +152,14 @@ impl Endpoint {
         })
     }
 
-    /// Whether it had a request: the others' series come with their first one, all at once, so that none begins above zero.
+    /// Whether this endpoint had a request. An unused endpoint is not exported. A used one exports all its series at once, so that each
+    /// starts at 0.
     fn is_used(&self) -> bool {
         self.sum(|meter| &meter.begun) > 0 || self.each(|meter| meter.requests.all()).iter().any(|count| *count > 0)
     }
 }
 
-/// Samples of a labelled set of counters.
+/// Samples of a set of counters that differ in one label.
 fn labelled<'a>(
     endpoints: &'a [Endpoint],
     label: &'static str,
@@ -189,7 +190,7 @@ fn requests(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     page.counters(&metrics::REQUESTS, labelled(all, "status", &STATUSES, |meter| meter.requests.all()))?;
     page.counters(&metrics::REFUSALS, labelled(all, "reason", &REASONS, |meter| meter.refusals.all()))?;
     page.counters(&metrics::ABANDONED, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.abandoned))))?;
-    // Ended is read first, so that a request that comes meanwhile does not count below zero.
+    // Read `ended` first: the other order could count a request that ends in between as negative.
     let in_flight = |one: &Endpoint| {
         let ended = one.sum(|meter| &meter.ended);
         one.sum(|meter| &meter.begun).saturating_sub(ended) as f64
@@ -225,7 +226,7 @@ fn verdicts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     page.counters(&metrics::FAULTS, labelled(all, "fault", &FAULTS, |meter| meter.faults.all()))
 }
 
-/// `upstream/group` as labels.
+/// Splits `upstream/group` into labels.
 fn group_labels(name: &str) -> Labels<'_> {
     let (upstream, group) = name.split_once('/').unwrap_or(("", name));
     vec![("upstream", upstream), ("group", group)]

@@ -1,4 +1,4 @@
-//! The web page at the root: a shell that this renders, a style and a script that stand in it, and nothing from elsewhere.
+//! The admin web page at the root: an HTML shell with inline style and script, and no external resources.
 
 use super::{
     AdminState,
@@ -27,7 +27,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/live.js")
 );
 
-/// The page, for those who may look; the way in for the others.
+/// The page for signed-in callers, else the sign-in form.
 pub(super) async fn root(
     State(desk): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
@@ -54,7 +54,7 @@ fn sign_in(status: StatusCode, error: &str) -> Response {
     rendered(status, SIGN_IN, &[("error", error)])
 }
 
-/// What the form sends.
+/// The fields of the sign-in form.
 #[derive(Deserialize)]
 pub(super) struct Given {
     token: String,
@@ -66,7 +66,7 @@ impl fmt::Debug for Given {
     }
 }
 
-/// Signs in: a token for a cookie that scripts cannot read and that other sites' requests do not carry.
+/// Signs in: exchanges a token for a cookie that scripts cannot read and that requests from other sites do not carry.
 pub(super) async fn enter(
     State(desk): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
@@ -118,7 +118,8 @@ fn to_root(cookie: &str) -> Response {
     response
 }
 
-/// Fills a page in. Nothing but what this host is made of stands in it: what was measured comes as data and stays text.
+/// Fills in a page's template. Only values fixed at build time or start go into the HTML. Measured values arrive later as JSON and are
+/// shown as text.
 fn rendered(status: StatusCode, page: &str, values: &[(&str, &str)]) -> Response {
     let mut random = [0_u8; 16];
     if SystemRandom::new().fill(&mut random).is_err() {
@@ -142,7 +143,7 @@ fn rendered(status: StatusCode, page: &str, values: &[(&str, &str)]) -> Response
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        // Its own requests say where they come from: `no-referrer` would make their origin `null`.
+        // The page's own requests must state their origin; `no-referrer` would make it `null`.
         (header::REFERRER_POLICY, "same-origin"),
         (http::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (http::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -156,7 +157,7 @@ fn rendered(status: StatusCode, page: &str, values: &[(&str, &str)]) -> Response
 mod tests {
     use super::*;
 
-    /// The policy allows nothing inline but what carries the nonce, and nothing from elsewhere.
+    /// The content security policy allows inline code only with the nonce, and nothing external.
     #[test]
     fn the_page_asks_for_nothing_that_its_policy_forbids() {
         for page in [SHELL, SIGN_IN, STYLE, SCRIPT] {

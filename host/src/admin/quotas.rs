@@ -1,4 +1,6 @@
-//! How often the admin listener may be asked: by each bearer of a token, and by each address without one.
+//! Request quotas of the admin listener: one per token role, and one per address without a token.
+//!
+//! The quotas are separate so that callers without a token cannot use up those of scrapers and operators.
 //!
 //! What a caller has proven goes first. One quota for all would let any caller without a token use up those of scrapers and operators.
 
@@ -14,26 +16,26 @@ use std::{
     time::Duration,
 };
 
-/// What a scraper, probes, a page and a script need together, many times over.
+/// Several times what a scraper, health checks, a page and a script need together.
 const QUOTA: Quota = Quota {
     requests: NonZeroU32::new(100).unwrap(),
     period: Duration::from_secs(1),
     burst: NonZeroU32::new(200).unwrap(),
 };
 
-/// Addresses that have a quota of their own; further ones share one.
+/// Addresses with their own quota; further ones share one.
 const ADDRESSES: usize = 1024;
 
-/// Who asks.
+/// The key of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// The bearer of a token, or of a session that one began.
+    /// A caller with a token, or with a session that a token began.
     Bearer(Role),
-    /// Anybody else.
+    /// Any other caller.
     Address(IpAddr),
 }
 
-/// What was asked lately.
+/// The quotas and their recent use.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     readers: Gcra,
@@ -43,10 +45,10 @@ pub(super) struct Quotas {
 }
 
 impl Quotas {
-    /// Counts a request.
+    /// Counts a request against its quota.
     ///
     /// # Errors
-    /// How long the asker is to wait.
+    /// The time until the caller may try again.
     pub(super) fn admit(&mut self, asker: Asker, now: Timestamp) -> Result<(), Duration> {
         let limit = match asker {
             Asker::Bearer(Role::Read) => &mut self.readers,
@@ -63,7 +65,7 @@ impl Quotas {
 
     fn address(&mut self, address: IpAddr, now: Timestamp) -> &mut Gcra {
         if !self.addresses.contains_key(&address) && self.addresses.len() >= ADDRESSES {
-            // Those that have all of their quota need not be remembered.
+            // An address with an unused quota needs no entry.
             self.addresses.retain(|_, limit| limit.taken(&QUOTA, now) > 0);
             if self.addresses.len() >= ADDRESSES {
                 return &mut self.others;
@@ -73,7 +75,7 @@ impl Quotas {
     }
 }
 
-/// An IPv6 caller has a /64 to choose from.
+/// The network of an address. An IPv6 caller usually has a whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),

@@ -1,6 +1,6 @@
-//! What readers get.
+//! Handlers of requests that only read.
 
-// A method of a type with a lifetime is no function for every lifetime.
+// Clippy suggests methods here, but a method of a type with a lifetime does not fit every lifetime.
 #![allow(clippy::redundant_closure_for_method_calls)]
 
 use super::{
@@ -24,19 +24,19 @@ use axum::{
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Unsettled records in one answer.
+/// Maximum unsettled records in one response.
 const RECORDS: usize = 1000;
-/// Unsettled records that are counted for it: each one is asked of the store.
+/// Maximum unsettled records to count for the total. The store is queried for each one.
 const COUNTED_RECORDS: usize = 10_000;
-/// How many there are, of which a list may hold the first ones only.
+/// The header for the total number of entries, since the list may hold only the first ones.
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
-/// The process runs and answers.
+/// Liveness: the process runs and answers.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The process should be sent requests: policies are loaded, every worker listens, and it is not stopping.
+/// Readiness: policies are loaded, every worker listens, the host is not stopping, and required shared state is reachable.
 pub(super) async fn readyz(State(desk): State<AdminState>) -> Response {
     let unready = desk.unready();
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -51,7 +51,7 @@ pub(super) async fn status(State(desk): State<AdminState>) -> Json<dto::Status> 
     Json(dto::status(&desk))
 }
 
-/// One shape of every group of every upstream.
+/// Maps every group of every upstream to JSON.
 fn every<T>(desk: &AdminState, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
     let services: Vec<Arc<UpstreamRuntime>> =
         desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
@@ -77,12 +77,11 @@ pub(super) async fn breaker(
     one_breaker(&desk, &upstream, &endpoint).map(Json)
 }
 
-/// The breaker of an endpoint.
+/// The breaker of an endpoint's group.
 pub(super) fn one_breaker(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Breaker, Refusal> {
     one_group(desk, upstream, endpoint, "/api/v1/breakers", |group| group.breaker())
 }
 
-/// The limits of an endpoint's group.
 pub(super) fn one_limits(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Limits, Refusal> {
     one_group(desk, upstream, endpoint, "/api/v1/limits", |group| group.limits())
 }
@@ -119,7 +118,7 @@ fn fleet(serving: &crate::rollout::UpstreamPolicy) -> Option<(String, u64, bool)
     Some((serving.settings.name.clone(), report.standing.generation, report.behind))
 }
 
-/// `OpenMetrics` text.
+/// All metrics in the `OpenMetrics` text format.
 pub(super) async fn metrics(State(desk): State<AdminState>) -> Result<Response, Refusal> {
     let shared = &desk.host.shared;
     let sources = Sources {
@@ -155,21 +154,21 @@ pub(super) struct After {
     after: u64,
 }
 
-/// The events after a number, the oldest first.
+/// Events with a greater number than `after`, oldest first.
 pub(super) async fn events(
     State(desk): State<AdminState>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<Event>>, Refusal> {
     let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
     let Query(After { after }) = query.map_err(|_| malformed())?;
-    // What other languages take for a number.
+    // Limit the number to what other languages parse as an integer.
     if i64::try_from(after).is_err() {
         return Err(malformed());
     }
     Ok(Json(desk.host.shared.events.after(after)))
 }
 
-/// The effective configuration, each value with its source, as TOML in which secrets are hidden.
+/// The effective configuration as TOML, each value with its source. Secrets are hidden.
 pub(super) async fn config(State(desk): State<AdminState>) -> Response {
     let current = desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current());
     let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
@@ -177,7 +176,7 @@ pub(super) async fn config(State(desk): State<AdminState>) -> Response {
     ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 
-/// Records whose effect is unknown, the next to be forgotten first.
+/// Unsettled records, the next to expire first.
 pub(super) async fn records(State(desk): State<AdminState>) -> Result<Response, Refusal> {
     let unsettled = desk.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
     let total = HeaderValue::from(unsettled.len());
@@ -185,7 +184,7 @@ pub(super) async fn records(State(desk): State<AdminState>) -> Result<Response, 
     Ok(([(TOTAL_COUNT, total)], Json(first)).into_response())
 }
 
-/// One of them.
+/// One unsettled record.
 pub(super) async fn record(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Record>, Refusal> {
     let id: RecordId = id.parse().map_err(|error: NotARecordId| Refusal::Malformed(error.to_string()))?;
     let found = desk.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
@@ -194,7 +193,7 @@ pub(super) async fn record(State(desk): State<AdminState>, At(id): At<String>) -
     found.map(|own| Json(dto::record(own))).ok_or(none)
 }
 
-/// Requests in one answer.
+/// Maximum requests in one response.
 const REQUESTS: usize = 500;
 
 #[derive(Debug, Default, Deserialize)]
@@ -205,7 +204,7 @@ pub(super) struct Which {
     limit: Option<usize>,
 }
 
-/// The latest requests, the latest first.
+/// Recent requests, latest first.
 pub(super) async fn requests(
     State(desk): State<AdminState>,
     query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
@@ -221,7 +220,7 @@ pub(super) async fn requests(
     Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
 }
 
-/// One request's course.
+/// One request and its timeline.
 pub(super) async fn request(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Request>, Refusal> {
     let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
     let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;

@@ -1,4 +1,4 @@
-//! Decision traces: started, taken and stopped by operators.
+//! Recordings of policy decisions: operators start, fetch and stop them.
 
 use super::{
     AdminState,
@@ -18,7 +18,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How an upstream's recording stands.
+/// The state of an upstream's recording.
 #[derive(Debug, Serialize)]
 pub(super) struct Trace {
     upstream: String,
@@ -44,18 +44,18 @@ fn shape(desk: &AdminState, upstream: &str, recorder: &Recorder) -> Trace {
     Trace { upstream: upstream.to_owned(), view: recorder.view(desk.host.shared.clock.now()) }
 }
 
-/// Every upstream's.
+/// The state of every upstream's recording.
 pub(super) async fn list(State(desk): State<AdminState>) -> Json<Vec<Trace>> {
     let one = |serving: &UpstreamPolicy| shape(&desk, &serving.settings.name, &serving.recorder);
     Json(desk.host.shared.rollout.upstreams.iter().map(|serving| one(serving)).collect())
 }
 
-/// One upstream's.
+/// The state of one upstream's recording.
 pub(super) async fn one(State(desk): State<AdminState>, At(upstream): At<String>) -> Result<Json<Trace>, Refusal> {
     Ok(Json(shape(&desk, &upstream, recorder(&desk, &upstream)?)))
 }
 
-/// `start`, `take` or `stop`.
+/// Handles `start`, `take` and `stop`.
 pub(super) async fn act(
     State(desk): State<AdminState>,
     actor: Acting,
@@ -83,7 +83,7 @@ pub(super) async fn act(
         "take" => {
             let contents = own.view(now).contents;
             let (lines, first) = own.take(now);
-            // Whoever records takes several times a second: the first time is told.
+            // A recording client fetches several times a second, so only the first time is audited.
             if first {
                 desk.audit(actor.0, "trace-take", &upstream, format!("an operator takes decisions {}", with(contents)));
             }

@@ -1,4 +1,4 @@
-//! What goes out: JSON, or a refusal as problem+json.
+//! Responses: JSON, or a refusal as problem+json.
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
@@ -10,7 +10,7 @@ use http::request::Parts;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 
-/// Why a request to the admin listener was not followed.
+/// Why a request to the admin listener was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("there is nothing here; /api/v1/openapi.json lists what there is")]
@@ -95,7 +95,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A JSON answer that nobody keeps.
+/// A JSON response that must not be cached.
 #[derive(Debug)]
 pub(super) struct Json<T>(pub(super) T);
 
@@ -107,7 +107,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Reads a body: JSON, or nothing at all for the defaults.
+/// Parses a JSON body. An empty body gives the defaults.
 pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Refusal> {
     if bytes.is_empty() {
         return Ok(T::default());
@@ -121,7 +121,7 @@ pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Ref
     serde_json::from_value(json).map_err(|error| malformed(&error))
 }
 
-/// A body as it was sent, up to the listener's cap.
+/// An unparsed body, up to the listener's size limit.
 #[derive(Debug)]
 pub(super) struct Sent(pub(super) Bytes);
 
@@ -137,7 +137,7 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
     }
 }
 
-/// What a path names.
+/// Extracts a path's parameters.
 #[derive(Debug)]
 pub(super) struct At<T>(pub(super) T);
 
@@ -147,7 +147,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(named)) => Ok(Self(named)),
-            // Not even text: it names nothing.
+            // The path is not UTF-8, so no route has it.
             Err(_) => Err(Refusal::NoPath),
         }
     }

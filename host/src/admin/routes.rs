@@ -1,4 +1,4 @@
-//! Every path. The `OpenAPI` document lists the same ones but for the page's: a test compares.
+//! The routing table. A test compares it with the `OpenAPI` document, which omits only the page's own paths.
 
 use super::{AdminState, actions, auth, listen, page, read_handlers, recordings, response::Refusal, sse};
 use axum::{
@@ -13,10 +13,10 @@ use axum::{
 /// The `OpenAPI` document of the listener.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// Bytes of a body that are read.
+/// Maximum bytes of a request body.
 const BODY: usize = 64 << 10;
 
-/// What readers get.
+/// Routes that only read.
 fn reading() -> Vec<(&'static str, MethodRouter<AdminState>)> {
     vec![
         ("/metrics", get(read_handlers::metrics)),
@@ -39,7 +39,7 @@ fn reading() -> Vec<(&'static str, MethodRouter<AdminState>)> {
     ]
 }
 
-/// What operators do.
+/// Routes of operators' actions.
 fn writing() -> Vec<(&'static str, MethodRouter<AdminState>)> {
     vec![
         ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
@@ -55,15 +55,15 @@ fn routes(paths: Vec<(&'static str, MethodRouter<AdminState>)>) -> Router<AdminS
     paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
 
-/// No answer is anything but what its content type says: browsers guess otherwise.
+/// Stops browsers from guessing another content type.
 async fn no_sniffing(mut response: Response) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// The whole listener. Whether the process lives and wants requests is no secret: orchestrators ask without a token.
+/// The whole listener. The health routes need no token, because orchestrators have none.
 pub(super) fn router(desk: AdminState) -> Router {
-    // What the page follows is its own: the document tells of what tools ask.
+    // Only the page uses `/live`, so the `OpenAPI` document for tools omits it.
     let readers =
         routes(reading()).route("/live", get(sse::follow)).route_layer(from_fn_with_state(desk.clone(), auth::readers));
     let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), auth::writers));
@@ -83,7 +83,7 @@ pub(super) fn router(desk: AdminState) -> Router {
         .with_state(desk)
 }
 
-/// Health alone: what a connection gets for which there is no other place.
+/// The health routes alone, for connections over the limits.
 pub(super) fn health(desk: AdminState) -> Router {
     Router::new()
         .route("/healthz", get(read_handlers::healthz))

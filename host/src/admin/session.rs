@@ -1,7 +1,7 @@
-//! What a browser holds instead of a token: who signed in, as what, and until when, sealed with a key of this process.
+//! Browser sessions: a cookie with role, nonce and expiry, signed with a random key of this process.
 //!
-//! Only sessions that were ended before their time are kept, and few of those, so that callers cannot fill it. Changed tokens and a
-//! restart end every session.
+//! The process stores only sessions that were ended before they expired, at most [`MAX_ENDED`], so that callers cannot fill its memory.
+//! Changed tokens and a restart end every session.
 
 use super::auth::Role;
 use parking_lot::Mutex;
@@ -13,13 +13,13 @@ use std::{collections::HashMap, time::Duration};
 
 /// The cookie's name.
 pub(super) const COOKIE: &str = "triage-session";
-/// A shift, and a bit.
+/// A working shift and some reserve.
 pub(super) const LIFE: Duration = Duration::from_hours(12);
 
-/// Sessions that were ended before their time. Where there are more, all sessions end.
+/// Maximum stored sessions that ended early. If there are more, all sessions end.
 const MAX_ENDED: usize = 1024;
 
-/// Seals and opens cookies.
+/// Signs and verifies session cookies.
 pub(super) struct Sessions {
     random: SystemRandom,
     state: Mutex<State>,
@@ -27,27 +27,27 @@ pub(super) struct Sessions {
 
 struct State {
     key: hmac::Key,
-    /// Claims of sessions that were ended, and until when they would hold.
+    /// Claims of sessions that ended early, with their expiry.
     ended: HashMap<String, u64>,
 }
 
-/// What a cookie says.
+/// The contents of a cookie.
 struct Claim<'a> {
-    /// All of it but the tag. No two sessions have the same.
+    /// The cookie without its tag, unique for each session.
     text: &'a str,
     role: Role,
     until: u64,
 }
 
 impl Sessions {
-    /// With a key that nobody knows; none where the system gives no chance.
+    /// Generates a random key; none if the system has no randomness.
     pub(super) fn new() -> Option<Self> {
         let random = SystemRandom::new();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &random).ok()?;
         Some(Self { random, state: Mutex::new(State { key, ended: HashMap::new() }) })
     }
 
-    /// The cookie's value for a session that begins now; none where the system has no randomness.
+    /// The cookie value of a new session; none if the system has no randomness.
     pub(super) fn seal(&self, role: Role, now_unix_ms: u64) -> Option<String> {
         let mut nonce = [0; 8];
         self.random.fill(&mut nonce).ok()?;
@@ -57,12 +57,12 @@ impl Sessions {
         Some(format!("{claim}.{}", hex(tag.as_ref())))
     }
 
-    /// What the holder of a cookie may do. None: it was not sealed here, its time is over, or it was ended.
+    /// The role of a cookie; none if it was not signed here, has expired, or was ended.
     pub(super) fn open(&self, value: &str, now_unix_ms: u64) -> Option<Role> {
         self.state.lock().claim(value, now_unix_ms).map(|claim| claim.role)
     }
 
-    /// Ends a session: a copy of its cookie opens nothing from now on.
+    /// Ends a session, so that copies of its cookie are invalid too.
     pub(super) fn end(&self, value: &str, now_unix_ms: u64) {
         let mut state = self.state.lock();
         let Some(Claim { text, until, .. }) = state.claim(value, now_unix_ms) else { return };
@@ -88,7 +88,7 @@ impl State {
     }
 }
 
-/// The value of a cookie among those that a request brings.
+/// The session cookie of a request, if any.
 pub(super) fn cookie(headers: &http::HeaderMap) -> Option<&str> {
     let all = headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = all.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -104,7 +104,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A tag as it was written; none for anything else.
+/// Decodes a tag; none if it is not 64 hexadecimal digits.
 fn bytes(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     if digits.len() != 64 {

@@ -1,5 +1,5 @@
-//! What the page follows: one look a second at everything, made once however many pages are open, and sent as server-sent
-//! events. Nothing is looked at in full while no page is open.
+//! Live data for the admin page as server-sent events: one snapshot a second, shared by all open pages. Without an open page, only rates
+//! are sampled.
 
 use super::{AdminState, auth::is_foreign, dto, response::Refusal};
 use crate::{
@@ -24,16 +24,16 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Pages that follow at once: a team's, and a screen on a wall. Each costs some 20 kB a second.
+/// Maximum pages that follow at once. Each costs about 20 kB a second.
 const PAGES: usize = 16;
-/// What of long lists a page gets.
+/// The most recent entries of each list that a page gets.
 const EVENTS: usize = 40;
 const REQUESTS: usize = 15;
 const RECORDS: usize = 10;
-/// Unsettled records that are counted.
+/// Maximum unsettled records to count.
 const COUNTED: usize = 1000;
 
-/// What pages follow.
+/// State shared by all open pages.
 #[derive(Debug)]
 pub(super) struct Live {
     sampler: Mutex<Sampler>,
@@ -48,7 +48,7 @@ impl Live {
     }
 }
 
-/// Looks once a second, for as long as it is polled.
+/// Samples rates once a second, and sends a snapshot if any page is open. Never returns.
 pub(super) async fn run(desk: AdminState) {
     let mut ticks = tokio::time::interval(dashboard_sampler::SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -115,7 +115,7 @@ async fn now(desk: &AdminState) -> Arc<str> {
     text(&now)
 }
 
-/// What a page draws before its first second is over.
+/// The history that a page draws at first.
 #[derive(Serialize)]
 struct Past<'a> {
     every_ms: u64,
@@ -124,7 +124,7 @@ struct Past<'a> {
 }
 
 fn text<T: Serialize>(value: &T) -> Arc<str> {
-    // Maps with text keys and numbers: there is nothing in it that JSON cannot hold.
+    // Maps with text keys and numbers always have a JSON form.
     serde_json::to_string(value).unwrap_or_default().into()
 }
 
@@ -132,18 +132,18 @@ fn event(name: &'static str, data: &str) -> Event {
     Event::default().event(name).data(data)
 }
 
-/// One page that follows.
+/// One open page.
 struct Follower {
     desk: AdminState,
-    /// By which it was let in.
+    /// The request's headers: its credentials are checked again with every event.
     headers: HeaderMap,
     told: watch::Receiver<Arc<str>>,
     #[expect(dead_code, reason = "given back when the page leaves")]
     place: OwnedSemaphorePermit,
 }
 
-/// Follows: the past once, then everything each second. Ends with the page, when its session does or its token changes, and with the
-/// connection's life at the latest.
+/// Sends the history once, then a snapshot each second. The stream ends with the page, when its session ends or its token changes, and with
+/// the connection's maximum life.
 pub(super) async fn follow(State(desk): State<AdminState>, headers: HeaderMap) -> Result<Response, Refusal> {
     if is_foreign(&headers) {
         return Err(Refusal::Foreign);
@@ -158,7 +158,7 @@ pub(super) async fn follow(State(desk): State<AdminState>, headers: HeaderMap) -
         })
     };
     let mut told = desk.live.told.subscribe();
-    // What was told before is what the first event says afresh.
+    // The first event sends a fresh snapshot, so the previous one counts as sent.
     told.mark_unchanged();
     let first = now(&desk).await;
     let begin = stream::iter([event("history", &past), event("now", &first)]);

@@ -9,7 +9,7 @@ use triage::{
     preflight,
 };
 
-/// What can be asked of the configuration.
+/// The subcommands of `triage config`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Report every problem, start nothing; exit code 2 where there is one
@@ -21,7 +21,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Check(flags) => {
@@ -40,10 +40,10 @@ impl Command {
     }
 }
 
-/// The largest configuration file: a thousand upstreams take less.
+/// Maximum size of a configuration file; one with a thousand upstreams is smaller.
 const CONFIG_BYTES: u64 = 4 << 20;
 
-/// The configuration of this process: its file, its environment, its flags.
+/// Loads the configuration of this process from its file, environment and flags.
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
     let file = match &flags.config {
         None => None,

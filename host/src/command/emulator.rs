@@ -1,4 +1,4 @@
-//! `triage emulator`: the hospital directory, emulated, on a port of this machine.
+//! `triage emulator`: an emulated hospital directory on a local port.
 
 use super::{Stops, code};
 use anyhow::{Context as _, Result};
@@ -12,7 +12,7 @@ use std::{
 use tokio::net::TcpListener;
 use triage::emulator::{self, ColdStart, Emulator, Meanwhile, Rule};
 
-/// How it behaves.
+/// The emulator's settings.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Address to listen on; port 0 lets the system choose
@@ -29,7 +29,7 @@ pub struct Options {
     faults: Vec<Rule>,
 }
 
-/// Serves until a signal, then says what the directory holds.
+/// Serves until a signal, then prints the directory's contents.
 pub async fn run(options: &Options) -> Result<ExitCode> {
     let mut stops = Stops::listen()?;
     let listener = TcpListener::bind(options.listen).await.with_context(|| {
@@ -50,7 +50,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     say(&format!("the hospital directory (emulated) listens on http://{}", listener.local_addr()?))?;
     let stopped = async move { stops.next().await };
     let serving = Arc::clone(&directory).serve(listener, async move {
-        // No more signals: there is nothing left to wait for.
+        // An error here means that no signal can arrive, so the emulator just stops.
         let _ = stopped.await;
     });
     serving.await;

@@ -1,4 +1,4 @@
-//! `triage explain`: the course of one request, step by step.
+//! `triage explain`: the timeline of one request.
 
 use super::remote::Remote;
 use anyhow::Result;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 use triage::telemetry::Rounded;
 
-/// What to explain.
+/// The request to explain.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The request's id, from its answer's triage-request-id header; without it, the latest requests are listed
@@ -21,10 +21,10 @@ pub struct Options {
     remote: Remote,
 }
 
-/// Asks the host and prints.
+/// Queries the host and prints the timeline.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let path = match &options.id {
-        // An id that is none must not become another path.
+        // An invalid id must not turn into another path.
         Some(id) => format!("/api/v1/requests/{}", id.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
         None => format!("/api/v1/requests?rough={}", options.rough),
     };

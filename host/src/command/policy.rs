@@ -1,4 +1,4 @@
-//! `triage policy`: begin, build, look at and test policies.
+//! `triage policy`: create, build, inspect and test policies.
 
 mod announce;
 mod bench;
@@ -24,7 +24,7 @@ use triage::policy::{
     signature::{self, KeySource, Keys},
 };
 
-/// The languages, as the command line names them.
+/// The guest languages, as named on the command line.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Lang {
     /// With the SDK: the smallest and fastest
@@ -45,7 +45,7 @@ impl From<Lang> for Language {
     }
 }
 
-/// What can be done with a policy.
+/// The subcommands of `triage policy`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Begin a policy: one that builds, with its cases, in a new folder of that name
@@ -108,11 +108,11 @@ pub enum Command {
     Serving(remote_policy::Command),
 }
 
-/// The largest file of cases.
+/// Maximum size of a cases file.
 const CASES_BYTES: u64 = 4 << 20;
 
 impl Command {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Serving(command) => return command.run(),
@@ -183,7 +183,7 @@ fn inspect(component: &Path, keys: &[KeySource]) -> Result<()> {
     Ok(())
 }
 
-/// What a policy reads of an endpoint's exchanges, in words.
+/// Lists the parts of requests and responses that a policy reads for an endpoint.
 fn reads(endpoint: &Endpoint) -> String {
     let interest = &endpoint.interest;
     let names =

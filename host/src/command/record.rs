@@ -1,4 +1,4 @@
-//! `triage record`: an upstream's decisions into a file, until it is stopped.
+//! `triage record`: writes an upstream's decisions to a file until it is stopped.
 
 use super::{
     Stops, code,
@@ -17,12 +17,12 @@ use std::{
 use tokio::time::{Instant, sleep};
 use triage::{admin::Client, clock::millis};
 
-/// Between two looks: the host holds far more decisions than come in this time.
+/// Time between two fetches. The host buffers far more decisions than arrive in this time.
 const BETWEEN: Duration = Duration::from_millis(200);
-/// The host ends the recording by itself a little later, should this command not live to do it.
+/// The host ends the recording by itself after this additional time, in case this command is killed.
 const SPARE: Duration = Duration::from_secs(30);
 
-/// What is recorded.
+/// The options of a recording.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The upstream
@@ -44,7 +44,7 @@ pub struct Options {
     remote: Remote,
 }
 
-/// The longest recording: the host ends what an operator began after a day.
+/// Maximum length of a recording; the host ends operators' actions after a day.
 const LONGEST: Duration = Duration::from_hours(12);
 
 fn lasting(text: &str) -> Result<Duration, String> {
@@ -55,7 +55,7 @@ fn lasting(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// Records.
+/// Records decisions into the file.
 pub async fn run(options: &Options) -> Result<ExitCode> {
     let mut stops = Stops::listen()?;
     let client = options.remote.client()?;
@@ -64,7 +64,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     let time = millis(options.time.saturating_add(SPARE));
     let wanted = json!({ "contents": options.contents, "for_ms": time });
     if let Err(error) = client.act_with(&path("start"), &wanted).await {
-        // Nothing is in it.
+        // The file is still empty.
         let _ = std::fs::remove_file(&options.out);
         return Err(with_hint(error).into());
     }
@@ -73,7 +73,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
         recorded = follow(&client, &path, options, &mut out) => recorded,
         stopped = stops.next() => stopped,
     };
-    // Whatever happened, the host is not left recording.
+    // Stop the host's recording in every case, also after an error.
     let view = client.act(&path("stop")).await.map_err(with_hint);
     recorded?;
     let view = view?;
@@ -83,7 +83,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     Ok(code(view["decisions"] != 0))
 }
 
-/// Takes lines until it has been long enough, or there are enough.
+/// Fetches lines until the time is over or there are enough decisions.
 async fn follow(client: &Client, path: &impl Fn(&str) -> String, options: &Options, out: &mut File) -> Result<()> {
     let end = Instant::now() + options.time;
     while Instant::now() < end {
@@ -103,7 +103,7 @@ async fn append(client: &Client, path: &str, out: &mut File) -> Result<()> {
     out.write_all(&lines).context("the trace cannot be written")
 }
 
-/// A file that was not there before: what another may read already must not get contents.
+/// Creates a new file. An existing file may be readable by others, so it must not receive confidential contents.
 fn created(path: &Path, contents: bool) -> Result<File> {
     let mode = if contents { 0o600 } else { 0o666 };
     let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);

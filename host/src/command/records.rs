@@ -1,4 +1,4 @@
-//! `triage records`: writes whose effect is unknown, and an operator's word on them.
+//! `triage records`: lists writes of unknown effect and settles them manually.
 
 use super::{
     Stops,
@@ -15,17 +15,17 @@ use triage::{
     bounded_file,
 };
 
-/// Between two looks of `--watch`: a host admits some requests a second to its admin listener.
+/// Poll interval of `--watch`, chosen because a host limits the requests to its admin listener.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Records that one look asks for one by one; further ones are asked for by the next look.
+/// Records that one poll queries one by one; the next poll queries further ones.
 const MAX_ASKED: usize = 5;
-/// From this number on a host counts no further.
+/// A host counts no further than this number.
 const MAX_TOTAL: u64 = 10_000;
-/// The most of an answer's body that is read; a host takes less.
+/// Maximum bytes of a body file; a host accepts less.
 const MAX_BODY_BYTES: u64 = 1 << 20;
 
-/// What can be asked of a running host.
+/// The subcommands of `triage records`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List the writes whose effect is unknown, the next to be forgotten first
@@ -69,7 +69,6 @@ pub enum Command {
     },
 }
 
-/// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Outcome {
     /// It took effect: repetitions get an answer, and it is never sent again
@@ -79,7 +78,7 @@ pub enum Outcome {
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { json, watch: false, remote } => {
@@ -87,7 +86,7 @@ impl Command {
                 let more = more(&records, total);
                 if *json {
                     println!("{records}");
-                    // A script reads the array alone.
+                    // A script expects nothing but the array on standard output.
                     if let Some(more) = more {
                         eprintln!("{more}");
                     }
@@ -134,7 +133,8 @@ fn answer(status: Option<u16>, content_type: Option<&str>, body: Option<&PathBuf
     Ok(given)
 }
 
-/// Tells of what comes and goes. Ends with Ctrl-C, and where the first look fails; a later one that fails is told and made again.
+/// Prints records that appear or disappear, until Ctrl-C. An error of the first poll ends it; a later error is printed and the poll
+/// repeated.
 async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
     let mut stops = Stops::listen()?;
     let client = remote.client()?;
@@ -160,7 +160,7 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
                 }
             }
         }
-        // A reader at the other end of a pipe waits for whole lines.
+        // Flush, so that the reader of a pipe gets whole lines at once.
         std::io::stdout().flush()?;
         tokio::select! {
             () = sleep(WATCH_INTERVAL) => {}
@@ -169,11 +169,11 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
     }
 }
 
-/// A change and its record.
+/// The kind of change, and the record.
 type Change = (&'static str, Value);
 
-/// What has changed since the records that are `known`, and those that are unknown now. A record that is not listed may stand beyond
-/// the list's end, so that it is asked for before it is gone.
+/// Returns the changes since the `known` records, and the records that are unsettled now. The list may be incomplete, so a missing record
+/// is queried by id before it is reported as gone.
 async fn look(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Value>), ClientError> {
     let listed = client.look("/api/v1/records").await?;
     let mut now = listed.as_array().cloned().unwrap_or_default();
@@ -203,7 +203,7 @@ fn told(change: &str, record: &Value, as_json: bool) {
     }
 }
 
-/// What a list leaves out.
+/// A line about records that the list omits.
 fn more(records: &Value, total: Option<u64>) -> Option<String> {
     let total = total?;
     let more = total.checked_sub(records.as_array()?.len() as u64).filter(|more| *more > 0)?;
@@ -241,7 +241,7 @@ fn shown(record: &Value) -> String {
     )
 }
 
-/// How old it is, and when it is looked at.
+/// The time since the send, and the time until the verification.
 fn times(record: &Value) -> String {
     let seconds = |ms: u64| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
     let sent = seconds(record["sent_ms_ago"].as_u64().unwrap_or_default());
@@ -252,7 +252,7 @@ fn times(record: &Value) -> String {
     }
 }
 
-/// A host's words on a terminal: no control characters.
+/// Text from a host, safe for a terminal: without control characters.
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or("-").replace(char::is_control, "?")
 }

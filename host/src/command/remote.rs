@@ -1,4 +1,4 @@
-//! The way to a running host's admin listener, as commands have it.
+//! Access to a running host's admin listener, shared by several commands.
 
 use super::{runtime, variable};
 use anyhow::{Context as _, Result};
@@ -9,7 +9,7 @@ use triage::{
     secret::Secret,
 };
 
-/// Where the host is.
+/// The address and credentials of the admin listener.
 #[derive(Debug, clap::Args)]
 pub struct Remote {
     #[arg(
@@ -27,7 +27,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// A caller of it.
+    /// Creates the client.
     pub fn client(&self) -> Result<Client> {
         let token = match &self.token_file {
             Some(file) => {
@@ -42,32 +42,32 @@ impl Remote {
         Ok(Client::new(&url, token.map(|token| Secret::new(token.trim())).as_ref())?)
     }
 
-    /// What a path says.
+    /// Gets the JSON at a path.
     pub fn look(&self, path: &str) -> Result<serde_json::Value> {
         let client = self.client()?;
         Ok(runtime()?.block_on(client.look(path)).map_err(with_hint)?)
     }
 
-    /// What a list says, and how many entries there are in all.
+    /// Gets a list and the total number of entries.
     pub fn list(&self, path: &str) -> Result<(serde_json::Value, Option<u64>)> {
         let client = self.client()?;
         Ok(runtime()?.block_on(client.list(path)).map_err(with_hint)?)
     }
 
-    /// Does something.
+    /// Posts to a path without a body.
     pub fn act(&self, path: &str) -> Result<serde_json::Value> {
         let client = self.client()?;
         Ok(runtime()?.block_on(client.act(path)).map_err(with_hint)?)
     }
 
-    /// Does something that wants to know more.
+    /// Posts a JSON body to a path.
     pub fn act_with(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
         let client = self.client()?;
         Ok(runtime()?.block_on(client.act_with(path, body)).map_err(with_hint)?)
     }
 }
 
-/// The listener speaks of headers; here a token is given otherwise.
+/// The listener's message names HTTP headers; replaces it with one that names the command's options.
 pub fn with_hint(error: ClientError) -> ClientError {
     match error {
         ClientError::Refused { status: 401, .. } => ClientError::Refused {
@@ -78,7 +78,7 @@ pub fn with_hint(error: ClientError) -> ClientError {
     }
 }
 
-/// A name in a path: one that is none must not become another path.
+/// Encodes a name for a path. An invalid name must not turn into another path.
 pub fn segment(name: &str) -> String {
     name.replace(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'), "~")
 }

@@ -1,4 +1,4 @@
-//! `triage serve`: the host, from its first listener to its last answer.
+//! `triage serve`: runs the host.
 
 use super::{Stops, code, config, runtime};
 use anyhow::{Context as _, Result};
@@ -48,7 +48,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         Ok(server) => server,
         Err(error) => {
             if let ServerError::Host(_) | ServerError::Admin(AdminError::Token(_)) = error {
-                // The start ends at the first problem; the operator gets them all.
+                // The start fails at the first problem. Check everything, so that the operator sees all problems at once.
                 preflight::check(&settings)?;
             }
             return Err(error.into());
@@ -67,7 +67,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     tell_system(NotifyState::Stopping);
     tracing::info!(limit = ?settings.server.drain, "stopping: no new connections; finishing what is under way");
     let (stopped, drained) = oneshot::channel();
-    // On a thread of its own: a second signal does not wait for it.
+    // A separate thread drains, so that a second signal can still end the process.
     let _ = thread::Builder::new().name("triage-drain".to_owned()).spawn(move || stopped.send(server.stop()));
     let finished = runtime.block_on(async {
         tokio::select! {
@@ -84,23 +84,23 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     Ok(code(finished))
 }
 
-/// SIGHUP: the configuration is read as at the start. What is wrong with it is told, and what is in force stays.
+/// Reloads the configuration on SIGHUP. If it has problems, they are logged and the current configuration stays in force.
 fn reload(server: &Server, flags: &Flags) {
     match config::load(flags) {
-        // What came of it stands in the log, and among the recent events.
+        // The reload logs its result and adds it to the recent events.
         Ok(loaded) => drop(server.reload(&loaded.settings)),
         Err(error) => server.reload_refused(&error),
     }
 }
 
-/// Tells systemd, where it asked to be told (`Type=notify`).
+/// Notifies systemd, if it asks for that (`Type=notify`).
 fn tell_system(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
         tracing::debug!(%error, "the service manager was not told");
     }
 }
 
-/// On standard output, for people and for scripts that asked for port 0.
+/// Prints the addresses on standard output, for people and for scripts that use port 0.
 fn announce(server: &Server, settings: &Settings) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let scheme = if settings.server.tls.is_some() { "https" } else { "http" };

@@ -1,4 +1,4 @@
-//! From the draft to settings.
+//! Builds the settings from the merged draft.
 
 use super::{
     builder::{Draft, UpstreamDraft},
@@ -23,7 +23,7 @@ use crate::{
 };
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
-/// Builds the settings, and notes what does not fit together.
+/// Builds the settings and collects conflicts between values.
 pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Vec<Problem>) {
     let Draft { host, upstreams, mut problems, .. } = draft;
     let mut stated = resolve::table_defaults(Scope::Host);
@@ -55,7 +55,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     (settings, problems)
 }
 
-/// A listener's TLS, where it has both files; one alone is a problem that a check finds.
+/// A listener's TLS settings, if certificate and key are both given. `validate::tls` reports one without the other.
 fn tls(stated: &Values, certificate: &str, key: &str, client_ca: &str) -> Option<Tls> {
     Some(Tls { certificate: stated.read(certificate)?, key: stated.read(key)?, client_ca: stated.read(client_ca) })
 }
@@ -99,7 +99,7 @@ pub(super) fn server(stated: &Values) -> Server {
     server
 }
 
-/// A secret in the environment goes before one in a file, as every variable does.
+/// A secret from the environment overrides one from a file, as every variable does.
 fn secret(stated: &Values, environment: &[(String, String)], key: &str, variable: &str) -> Option<TokenSource> {
     let found = environment.iter().rev().find(|(name, value)| name == variable && !value.trim().is_empty());
     let held = found.map(|(_, value)| TokenSource::Environment(Secret::new(value.trim())));
@@ -149,7 +149,7 @@ fn traces(stated: &Values) -> Option<Target> {
     Some(Target { endpoint: stated.read("telemetry.otlp.endpoint")?, share_percent })
 }
 
-/// Compiled code lies in the user's cache folder, and the key that seals it in the state folder.
+/// Compiled code is cached in the user's cache folder. The key that seals it is kept apart, in the state folder.
 fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
     let variable = |name: &str| {
         let found = environment.iter().find(|(own, value)| own == name && !value.is_empty());
@@ -212,9 +212,9 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
     settings
 }
 
-/// An upstream's settings, as its values have them.
+/// An upstream's settings from its values.
 fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<EndpointOverride>) -> Upstream {
-    // Without a base URL there is a problem, and these settings are thrown away.
+    // A missing base URL is already a problem, so these settings are discarded.
     let base_url = stated.read("base_url").unwrap_or_default();
     let mut settings = Upstream {
         connection: connection(&stated, base_url),
@@ -257,7 +257,7 @@ fn upstream_of(name: String, stated: Values, defaults: Values, endpoints: Vec<En
     settings
 }
 
-/// An upstream whose values were merged with those of another configuration.
+/// Builds an upstream from values merged with those of another configuration.
 pub(super) fn upstream_again(
     name: &str,
     stated: Values,
@@ -265,12 +265,12 @@ pub(super) fn upstream_again(
     endpoints: Vec<EndpointOverride>,
 ) -> Upstream {
     let mut settings = upstream_of(name.to_owned(), stated, defaults, endpoints);
-    // What does not fit was found when the new configuration was read.
+    // Conflicts were already reported when the new configuration was loaded.
     fit(&format!("upstreams.{name}"), &mut settings, &mut Vec::new());
     settings
 }
 
-/// Checks the endpoints as far as they are known without the policy, and lets the lock outlast their deadlines.
+/// Checks the endpoints as far as possible without the policy, and extends the record lock beyond their deadlines.
 fn fit(path: &str, settings: &mut Upstream, problems: &mut Vec<Problem>) {
     let mut check = |own: Option<&EndpointOverride>| {
         let values = resolve::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));

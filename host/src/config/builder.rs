@@ -1,4 +1,4 @@
-//! What the layers have said so far.
+//! The values collected from the layers so far.
 
 use super::{
     layers::Raw,
@@ -10,17 +10,16 @@ use super::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One upstream's values.
 #[derive(Debug, Default)]
 pub(super) struct UpstreamDraft {
     pub(super) own: Values,
     pub(super) defaults: Values,
     pub(super) endpoints: BTreeMap<String, Values>,
-    /// Whether a base URL was given, even a bad one: then none is missing.
+    /// Whether a base URL was given, even an invalid one: then none is missing.
     pub(super) has_base_url: bool,
 }
 
-/// All values, each layer over the one before, and all problems.
+/// All values, each layer merged over the previous one, and all problems.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) host: Values,
@@ -30,7 +29,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Takes one statement, or notes what is wrong with it.
+    /// Adds one value, or records what is wrong with it.
     pub(super) fn state(&mut self, path: &[String], raw: &Raw, source: Source) {
         match schema::place(path) {
             KeyScope::Leaf(owner, key) => self.leaf(path, owner, key, raw, source),
@@ -74,7 +73,7 @@ impl Draft {
         }
     }
 
-    /// Reads a value, and notes what is wrong with it.
+    /// Parses a value and records what is wrong with it.
     pub(super) fn read(&mut self, path: &str, kind: Kind, off: bool, raw: &Raw, source: &Source) -> Option<Value> {
         let mut found = Vec::new();
         let value = kind.read(path, raw, off, &mut found);
@@ -91,7 +90,7 @@ impl Draft {
         }
     }
 
-    /// Makes an upstream if there is none of the name; false where the name is refused.
+    /// Adds an upstream unless it exists. False if the name is invalid.
     pub(super) fn upstream(&mut self, name: &str, source: &Source) -> bool {
         if !self.name_is_fine(&["upstreams".to_owned(), name.to_owned()], source) {
             return false;
@@ -100,7 +99,7 @@ impl Draft {
         true
     }
 
-    /// Makes an endpoint if there is none of the name; false where a name is refused.
+    /// Adds an endpoint unless it exists. False if a name is invalid.
     pub(super) fn endpoint(&mut self, upstream: &str, name: &str, source: &Source) -> bool {
         let path = ["upstreams", upstream, "endpoints", name].map(str::to_owned);
         if !self.upstream(upstream, source) || !self.name_is_fine(&path, source) {
@@ -129,7 +128,7 @@ impl Draft {
         self.problems.push(problem.from(source));
     }
 
-    /// The upstreams that the hospital directory's policy judges.
+    /// The upstreams that use the policy `hospital-directory`.
     pub(super) fn hospital_directories(&self) -> Vec<String> {
         let wanted = PolicySource::Embedded("hospital-directory".to_owned());
         let names = self.upstreams.iter().filter(|(_, upstream)| upstream.own.read("policy").as_ref() == Some(&wanted));
@@ -137,7 +136,7 @@ impl Draft {
     }
 }
 
-/// Paths in a file start at the file's folder, so that it does not matter where the host is started.
+/// Resolves a path in a file against the file's folder, so that the host's working directory does not matter.
 fn from_the_files_folder(value: Value, source: &Source) -> Value {
     let Source::File { path: file, .. } = source else { return value };
     let Some(folder) = file.parent() else { return value };

@@ -1,4 +1,4 @@
-//! The layers over the file: the environment, and flags over it.
+//! The layers above the file: the environment, and flags above it.
 
 use super::{
     builder::Draft,
@@ -12,7 +12,7 @@ use super::{
 use crate::{rate_limit::Quota, store::redis::Address, units};
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-/// Variables with a name of their own; the key is the upstream's where it begins with a dot.
+/// Variables with a short name. A key that begins with a dot belongs to the upstream.
 const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_LISTEN", "server.listen"),
     ("TRIAGE_ADMIN", "admin.listen"),
@@ -22,7 +22,7 @@ const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_UPSTREAM", ".base_url"),
     ("TRIAGE_POLICY", ".policy"),
 ];
-/// Variables that begin like ours and are read elsewhere.
+/// Variables with our prefix that other code reads.
 const OTHERS: [&str; 10] = [
     "TRIAGE_LOG",
     "TRIAGE_LOG_FORMAT",
@@ -35,7 +35,7 @@ const OTHERS: [&str; 10] = [
     settings::REGISTRY_AUTH,
     settings::SETTLEMENT_KEY,
 ];
-/// The seed's variables for a setting of every endpoint.
+/// The seed's variables for settings of every endpoint.
 const SEED: [(&str, &str); 6] = [
     ("HOSPITAL_API_TIMEOUT", "attempt_timeout"),
     ("RETRY_MAX_ATTEMPTS", "retry.max_attempts"),
@@ -44,14 +44,14 @@ const SEED: [(&str, &str); 6] = [
     ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
     ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for"),
 ];
-/// The seed's Redis was its queue's. What serves AMQP is none of ours.
+/// The seed's Redis was its Celery queue. An AMQP URL here is ignored.
 const SEED_BROKER_URL: &str = "CELERY_BROKER_URL";
 const SEED_BASE_URL: &str = "HOSPITAL_API_BASE_URL";
 const GENERAL: &str = "TRIAGE__";
 
-/// Puts the environment and the flags over what the draft holds.
+/// Merges the environment and the flags over the draft.
 pub(super) fn read(draft: &mut Draft, env: &[(String, String)], flags: &Flags) {
-    // An empty variable is an unset one, as compose files have it.
+    // An empty variable counts as unset, because compose files pass unset variables as empty.
     let env = Env(env.iter().filter(|(_, value)| !value.trim().is_empty()).collect());
     let general: Vec<Statement<'_>> = env.general();
     let sets: Vec<Statement<'_>> = flags.set.iter().filter_map(|set| statement_of_flag(draft, set)).collect();
@@ -84,7 +84,7 @@ struct Env<'a>(Vec<&'a (String, String)>);
 
 impl<'a> Env<'a> {
     fn get(&self, wanted: &str) -> Option<&'a str> {
-        // A process environment holds a name once; of a list that holds it twice, the last one counts.
+        // A process environment has each name once. In a list with duplicates, the last one wins.
         self.0.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 
@@ -95,7 +95,7 @@ impl<'a> Env<'a> {
     }
 }
 
-/// `UPSTREAMS__HOSPITAL__ENDPOINTS__CREATE_HOSPITAL__DEADLINE`: names take `-` where a variable can only have `_`.
+/// Parses `UPSTREAMS__HOSPITAL__ENDPOINTS__CREATE_HOSPITAL__DEADLINE`. In names, `_` stands for `-`, which a variable cannot contain.
 fn path_of_variable(rest: &str) -> Vec<String> {
     let mut path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
     if path.first().is_some_and(|first| first == "upstreams") {
@@ -123,8 +123,8 @@ fn env_source(name: &str) -> Source {
     Source::Env(name.to_owned())
 }
 
-/// Every upstream that there is, or will be once all layers are read. Where nothing names one, a base URL by itself makes one:
-/// `hospital` by the seed's variable, else `default`.
+/// Every upstream of this or a later layer. If none is named, a base URL alone creates one: `hospital` for the seed's variable, else
+/// `default`.
 fn targets(
     draft: &mut Draft,
     env: &Env<'_>,
@@ -155,7 +155,7 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// The seed's names hold for every endpoint of every upstream, over the file's `defaults` and over policies' proposals.
+    /// The seed's variables apply to every endpoint of every upstream, over the file's `defaults` and the policies' proposals.
     fn seed(&self, draft: &mut Draft) {
         for (name, key) in SEED {
             let Some(text) = self.env.get(name) else { continue };
@@ -179,7 +179,7 @@ impl Layers<'_> {
         }
     }
 
-    /// `RATE_LIMIT_REQUESTS` each `RATE_LIMIT_PERIOD`; what is not given is the seed's default, 10 and 1 s. `off`: no limit.
+    /// `RATE_LIMIT_REQUESTS` per `RATE_LIMIT_PERIOD`. A missing one takes the seed's default, 10 or 1 s. `off` means no limit.
     fn seed_limit(&self, draft: &mut Draft) {
         const REQUESTS: &str = "RATE_LIMIT_REQUESTS";
         const PERIOD: &str = "RATE_LIMIT_PERIOD";
@@ -207,7 +207,7 @@ impl Layers<'_> {
         self.every_default(draft, "limits", Some(Value::Limits(limits)), name);
     }
 
-    /// How long answers are kept, for every upstream.
+    /// Sets how long responses are kept, for every upstream.
     fn seed_keep(&self, draft: &mut Draft) {
         const CACHE_TTL: &str = "IDEMPOTENCY_CACHE_TTL";
         const KEY: &str = "idempotency.keep";
@@ -223,7 +223,7 @@ impl Layers<'_> {
         }
     }
 
-    /// Where nothing else says where state is kept.
+    /// Uses the seed's Redis if no other key or variable sets `state.url`.
     fn seed_state(&self, draft: &mut Draft) {
         const KEY: &str = "state.url";
         let url = self.env.get(SEED_BROKER_URL).filter(|url| Address::is_meant(url.trim()));
@@ -291,7 +291,7 @@ impl Layers<'_> {
     }
 }
 
-/// A setting of the one upstream that is meant.
+/// Sets a key of the only upstream.
 fn shortcut(draft: &mut Draft, target: Result<String, &str>, key: &str, value: &str, source: Source) {
     let path = |name: &str| ["upstreams", name, key].map(str::to_owned);
     match target {
@@ -304,7 +304,7 @@ fn shortcut(draft: &mut Draft, target: Result<String, &str>, key: &str, value: &
     }
 }
 
-/// The seed gives times in seconds, without a unit.
+/// Parses a time of the seed: seconds without a unit.
 fn seconds(draft: &mut Draft, path: &str, text: &str, source: &Source, kind: Kind) -> Option<Value> {
     if units::seconds(text).is_some() {
         return draft.read(path, kind, false, &Raw::Word(format!("{}s", text.trim())), source);

@@ -1,4 +1,4 @@
-//! The file's layer: TOML, with the line of every key.
+//! The file layer: TOML, with the line number of every key.
 
 use super::{
     builder::Draft,
@@ -9,10 +9,10 @@ use super::{
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// Syntax errors beyond these are consequences of the first ones.
+/// Errors after these are usually consequences of the first ones.
 const MOST_SYNTAX_ERRORS: usize = 10;
 
-/// Reads a file into the draft. False where it is no TOML: then nothing of it is taken, and what seems missing may stand in it.
+/// Reads a file into the draft. Returns false if it is not TOML: no value is taken then, and a key that seems missing may be in the file.
 pub(super) fn read(draft: &mut Draft, path: &Path, text: &str) -> bool {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(MOST_SYNTAX_ERRORS) {
@@ -23,7 +23,7 @@ pub(super) fn read(draft: &mut Draft, path: &Path, text: &str) -> bool {
     if errors.is_empty() {
         Walk { draft, path, text }.table(&mut Vec::new(), document.get_ref());
     }
-    // Tables are walked one by one, but a file is mended from top to bottom.
+    // Tables are visited one by one, but a file is fixed from top to bottom.
     draft.problems.sort_by_key(|problem| match problem.source {
         Some(Source::File { line, .. }) => line,
         _ => None,

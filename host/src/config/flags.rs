@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// Flags over the file and the environment. All are text here: what they must be is checked with everything else, so that
-/// every problem is reported at once.
+/// Flags, the layer over the file and the environment. All are text here and are validated together with the other layers, so that every
+/// problem is reported at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct Flags {
     /// The configuration file

@@ -1,12 +1,11 @@
-//! Values as they were written, before any key says what they should be.
+//! Values as written, before they are parsed for a key.
 
 use std::fmt;
 use toml::de::{DeTable, DeValue};
 
-/// A value as written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Raw {
-    /// Text of a variable or flag: the key decides what it is.
+    /// Text of a variable or flag; the key decides its type.
     Word(String),
     /// A TOML string.
     Text(String),
@@ -47,7 +46,7 @@ impl Raw {
         Self::Table(table.iter().map(|(key, value)| (key.get_ref().to_string(), Self::of(value.get_ref()))).collect())
     }
 
-    /// The list or table in a word, written as JSON or as TOML; anything else unchanged.
+    /// Parses a word that holds a list or table, written as JSON or as TOML. Any other value is returned unchanged.
     pub(super) fn structured(&self) -> Self {
         let Self::Word(word) = self else { return self.clone() };
         if let Ok(json) = serde_json::from_str(word) {
@@ -68,7 +67,7 @@ impl Raw {
         }
     }
 
-    /// As JSON; none for a number that JSON cannot have.
+    /// Converts to JSON; none for a number that JSON cannot represent.
     pub(super) fn json(&self) -> Option<serde_json::Value> {
         use serde_json::Value;
         Some(match self {
@@ -107,7 +106,7 @@ impl Raw {
         }
     }
 
-    /// The number that was written without a unit, if that is what it is.
+    /// The number, if it was written without a unit.
     pub(super) fn bare_number(&self) -> Option<String> {
         match self {
             Self::Word(text) | Self::Text(text) | Self::Number(text) => {

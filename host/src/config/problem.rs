@@ -1,21 +1,21 @@
-//! What is wrong with a configuration, and where each value came from.
+//! Configuration problems, and the source of each value.
 
 use std::{fmt, path::PathBuf};
 
-/// Who said a value.
+/// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody: Triage's own default.
+    /// Triage's own default.
     Default,
-    /// The policy proposes it; its name.
+    /// A proposal of the policy with this name.
     Policy(String),
-    /// Triage's own default or the policy's proposal, moved so that it fits the value of another key.
+    /// Triage's default or the policy's proposal, adjusted to fit the value of the key named here.
     Adapted(&'static str),
-    /// The file.
+    /// The configuration file.
     File {
-        /// The file's path as it was given.
+        /// The file's path as given.
         path: PathBuf,
-        /// The line, from 1, where it is known.
+        /// The line number from 1, if known.
         line: Option<usize>,
     },
     /// The environment variable of this name.
@@ -25,7 +25,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether it is the operator's word, and not a default or a proposal that gives way to it.
+    /// Whether the operator set the value. Defaults and proposals give way to such a value.
     pub fn is_operator(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Env(_) | Self::Flag(_))
     }
@@ -45,44 +45,44 @@ impl fmt::Display for Source {
     }
 }
 
-/// What can be wrong.
+/// What is wrong with a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The value is not one that the key takes.
+    /// The key does not take this value.
     Value {
-        /// What it got.
+        /// The value as written.
         got: String,
-        /// What it must be.
+        /// The values that the key takes.
         must_be: String,
     },
     /// There is no such key, variable or flag.
     Unknown {
-        /// A known one that is near.
+        /// The most similar known name, if it is close enough.
         near: Option<String>,
     },
-    /// The value is fine by itself, but not beside another.
+    /// The value is valid alone, but conflicts with another.
     Conflict {
-        /// What it got.
+        /// The value as written.
         got: String,
-        /// What forbids it.
+        /// The value it conflicts with.
         because: String,
-        /// What it must be.
+        /// The values that would fit.
         must_be: String,
     },
     /// The file is not TOML.
     Syntax(String),
-    /// What the value names is there, or should be, and cannot be used: a policy, a file.
+    /// The named policy or file is missing or cannot be used; the text says why.
     Refused(String),
 }
 
-/// One thing that is wrong.
+/// One problem in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key path, such as `server.listen`.
     pub key: String,
     /// What is wrong.
     pub fault: Fault,
-    /// Where it was said; none for what is missing.
+    /// Where the value was set; none for a missing value.
     pub source: Option<Source>,
 }
 
@@ -106,12 +106,12 @@ impl Problem {
         Self { key: key.into(), fault: Fault::Unknown { near }, source: None }
     }
 
-    /// What the value names cannot be used.
+    /// The problem of a policy or file that cannot be used.
     pub fn refused(key: impl Into<String>, why: impl Into<String>) -> Self {
         Self { key: key.into(), fault: Fault::Refused(why.into()), source: None }
     }
 
-    /// The same problem, with who said the value.
+    /// The same problem with the source of the value.
     #[must_use]
     pub fn from(mut self, source: &Source) -> Self {
         self.source = Some(source.clone());
@@ -138,7 +138,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration, in the order in which it was read; never empty. Displayed one a line.
+/// Every problem of a configuration in reading order, at least one. Displayed one per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -147,12 +147,11 @@ impl Problems {
         if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
     }
 
-    /// The problems.
     pub(crate) fn into_vec(self) -> Vec<Problem> {
         self.0
     }
 
-    /// The problems.
+    /// Every problem in reading order.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }

@@ -1,4 +1,4 @@
-//! What a breaker that Python workers share needs beside it: a Redis, keys of its own, and on a Cluster one slot for them.
+//! Checks the requirements of a breaker shared with Python workers: a Redis, keys of its own, and one hash slot for them on a Cluster.
 
 use super::{
     problem::Problem,
@@ -12,7 +12,7 @@ use crate::{policy::contract, state::group::Pybreaker, store::redis::Topology};
 const INTEROP: &str = "breaker.interop";
 const NAMESPACE: &str = "breaker.interop_namespace";
 
-/// Checks what the configuration says, as far as that is known without the policies.
+/// Checks the configuration as far as possible without the policies.
 pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut known: Vec<(&str, Pybreaker)> = Vec::new();
@@ -41,7 +41,7 @@ pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
     problems
 }
 
-/// Interop that is asked for by name where there is no breaker. Where it is every endpoint's, it goes for those that have one.
+/// An endpoint that sets interop itself but has no breaker. In `defaults`, interop applies to the endpoints that have a breaker.
 fn breakerless(path: &str, values: &Values, own: &Values) -> Option<Problem> {
     let (wanted, enabled) = (own.get(INTEROP)?, values.get("breaker.enabled")?);
     if own.read::<String>(INTEROP).is_none() || values.read("breaker.enabled") != Some(false) {
@@ -74,7 +74,7 @@ fn namespace(path: &str, values: &Values, because: impl Into<String>, must_be: &
     Some(with_source(Problem::conflict(format!("{path}.{NAMESPACE}"), got, because, must_be), values, NAMESPACE))
 }
 
-/// Two groups cannot share one breaker of pybreaker's. Each namespace is told of once.
+/// Two groups cannot share one pybreaker breaker. Each namespace is reported once.
 pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
     let group = |(endpoint, values): &(contract::Endpoint, Values)| {
         values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())

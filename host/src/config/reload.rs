@@ -1,4 +1,4 @@
-//! From the configuration that runs and one that was read anew to the one that runs from now on.
+//! Merges the running configuration with a newly loaded one on a reload.
 
 use super::{
     build,
@@ -10,21 +10,21 @@ use super::{
     value::Values,
 };
 
-/// What a reload comes to.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reload {
-    /// The configuration from now on.
+    /// The configuration to run from now on.
     pub settings: Settings,
-    /// Keys whose new values are in it.
+    /// Keys whose new values are in force.
     pub changed: Vec<String>,
-    /// Keys whose new values wait for a restart.
+    /// Keys whose new values need a restart.
     pub waiting: Vec<String>,
 }
 
-/// Takes from a new configuration what can be put into force while the host runs.
+/// Merges a new configuration into the running one, as far as its keys can change while the host runs.
 ///
 /// # Errors
-/// [`Problems`] where the new values do not fit those that stay; nothing is to change then.
+/// [`Problems`] if the new values conflict with those that cannot change; then nothing must change.
 pub fn reload(old: &Settings, new: &Settings) -> Result<Reload, Problems> {
     let mut changes = Changes::default();
     let stated = changes.merged("", Scope::Host, &old.stated, &new.stated);
@@ -43,7 +43,7 @@ pub fn reload(old: &Settings, new: &Settings) -> Result<Reload, Problems> {
     let mut settings = Settings { upstreams, server: build::server(&stated), stated, ..old.clone() };
     settings.admin.read_token.clone_from(&new.admin.read_token);
     settings.admin.write_token.clone_from(&new.admin.write_token);
-    // Each was checked by itself; together they may open what neither did, such as a public listener without its token.
+    // Each configuration is valid alone, but the merged one may not be: a public admin listener from one, no token from the other.
     let problems = validate::admin(&settings).into_iter().chain(validate::upstreams(&settings));
     let problems = problems.chain(pybreaker::stated(&settings)).chain(validate::baselines(&settings));
     Problems::check(problems.collect())?;
@@ -57,7 +57,7 @@ struct Changes {
 }
 
 impl Changes {
-    /// Each key's new value where it can be put into force, else its old one.
+    /// Each key's new value if it can be reloaded, else its old one.
     fn merged(&mut self, path: &str, scope: Scope, old: &Values, new: &Values) -> Values {
         let mut merged = Values::default();
         for key in KEYS.iter().filter(|key| key.scope == scope) {

@@ -1,4 +1,4 @@
-//! From layers to the settings of an endpoint: default < policy < operator's defaults < operator's override.
+//! Resolves the layers to an endpoint's settings: default < policy < operator's defaults < operator's override.
 
 use super::{
     layers::Raw,
@@ -21,16 +21,17 @@ use crate::{
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-/// The limits that an endpoint of a group has by itself. No key: only the policy proposes them.
+/// The limits of one endpoint inside a group. Not a configuration key: only the policy proposes them.
 pub(super) const OWN_LIMITS: &str = "own_limits";
-/// What a deadline has over the attempt timeout that it grew for: the default's 15 s over 5 s, room to wait and try again.
+/// Added to the attempt timeout when it extends the deadline: the gap between the defaults 15 s and 5 s, which leaves time to wait and
+/// retry.
 const ROOM_TO_RETRY: Duration = Duration::from_secs(10);
-/// What a probe's lease has over the attempt timeout that it grew for: the time to report the result.
+/// Added to the attempt timeout when it extends a probe's lease: the time to report the result.
 const ROOM_TO_REPORT: Duration = Duration::from_secs(5);
-/// What a record's lock has over the longest deadline: a slow clock and a slow store.
+/// Added to the longest deadline for a record's lock: allows for a slow clock and a slow store.
 const ROOM_TO_FINISH: Duration = Duration::from_secs(30);
 
-/// The settings of an endpoint that the policy describes.
+/// The effective settings of an endpoint that the policy describes.
 pub fn effective_endpoint(upstream: &Upstream, described: &contract::Endpoint) -> Endpoint {
     endpoint(&values_of(upstream, Some(&described.defaults), override_of(upstream, &described.name)))
 }
@@ -40,8 +41,8 @@ pub fn effective_values(upstream: &Upstream, described: &contract::Endpoint) -> 
     values_of(upstream, Some(&described.defaults), override_of(upstream, &described.name))
 }
 
-/// Every endpoint of an upstream with its effective settings: those that the policy describes, in its order, then those that
-/// the configuration adds.
+/// Every endpoint of an upstream with its effective settings: first those that the policy describes, in its order, then those that the
+/// configuration adds.
 ///
 /// # Errors
 /// [`Problems`] where the configuration does not fit the policy: see [`check_against`].
@@ -56,7 +57,7 @@ pub fn endpoints(
     Ok(all)
 }
 
-/// A group's probes hold their lease for as long as its slowest member may need.
+/// A group's probe lease is that of the slowest member.
 fn share_leases(all: &mut [(contract::Endpoint, Endpoint)]) {
     let mut longest: HashMap<String, Duration> = HashMap::new();
     let group = |(described, settings): &(contract::Endpoint, Endpoint)| {
@@ -75,7 +76,7 @@ fn share_leases(all: &mut [(contract::Endpoint, Endpoint)]) {
     }
 }
 
-/// How keys are honoured beside this policy: a lock that the operator did not set is longer than every deadline.
+/// The idempotency settings with this policy. Unless the operator set the lock, it is longer than every deadline.
 pub fn idempotency(upstream: &Upstream, description: &Description) -> idempotency::Settings {
     let mut settings = upstream.idempotency.clone();
     if !upstream.stated.is_operators("idempotency.lock") {
@@ -85,10 +86,10 @@ pub fn idempotency(upstream: &Upstream, description: &Description) -> idempotenc
     settings
 }
 
-/// Checks what can only be known beside the policy: overrides that name no endpoint, and values that do not fit the policy's.
+/// Checks what needs the policy's description: overrides that name no endpoint, and values that conflict with the policy's.
 ///
 /// # Errors
-/// Every problem.
+/// Every problem at once.
 pub fn check_against(upstream: &Upstream, description: &Description) -> Result<(), Problems> {
     let mut problems = Vec::new();
     let described = |name: &str| description.endpoints.iter().find(|endpoint| endpoint.name == name);
@@ -143,7 +144,7 @@ fn added_problems(path: &str, name: &str, values: &Values, description: &Descrip
     }
 }
 
-/// An endpoint that the configuration adds: the method's effect, nothing read, nothing settled.
+/// An endpoint that the configuration adds. Its effect follows from the method; the policy gets no bodies and settles no writes for it.
 fn added(name: &str, values: &Values) -> contract::Endpoint {
     let method: Option<Method> = values.read("method").unwrap_or_default();
     contract::Endpoint {
@@ -158,7 +159,7 @@ fn added(name: &str, values: &Values) -> contract::Endpoint {
     }
 }
 
-/// All endpoints with their values; overrides that name none are left out.
+/// All endpoints with their values; overrides that match no endpoint are left out.
 pub(super) fn described_and_added(upstream: &Upstream, description: &Description) -> Vec<(contract::Endpoint, Values)> {
     let described = description.endpoints.iter().map(|e| (e.clone(), effective_values(upstream, e)));
     let is_added = |e: &&EndpointOverride| {
@@ -187,7 +188,7 @@ fn values_of(upstream: &Upstream, proposed: Option<&contract::Defaults>, own: Op
     merged(&proposed, &upstream.defaults, own)
 }
 
-/// Merges the layers, then moves what nobody insists on so that it fits what the operator says.
+/// Merges the layers, then adjusts defaults and proposals to fit the operator's values.
 pub(super) fn merged(proposed: &Values, defaults: &Values, own: Option<&Values>) -> Values {
     let mut values = table_defaults(Scope::Endpoint);
     values.cover(proposed);
@@ -200,8 +201,8 @@ pub(super) fn merged(proposed: &Values, defaults: &Values, own: Option<&Values>)
     values
 }
 
-/// In a group, `limits` are the group's: those that the policy proposes stay beside them, each endpoint's own, unless the
-/// operator has them replaced.
+/// In a group, `limits` are the group's. Limits that the policy proposes remain each endpoint's own limits, unless the operator replaces
+/// them (`limits_replace`).
 fn keep_own_limits(values: &mut Values, proposed: &Values) {
     if values.read::<String>("group").is_none() {
         return;
@@ -215,12 +216,12 @@ fn keep_own_limits(values: &mut Values, proposed: &Values) {
     }
 }
 
-/// The defaults of the table of keys.
+/// The defaults of [`KEYS`].
 pub(super) fn table_defaults(scope: Scope) -> Values {
     let mut values = Values::default();
     for key in KEYS.iter().filter(|key| key.scope == scope) {
         let Some(text) = key.default else { continue };
-        // A default that does not fit its key is a bug that a test finds.
+        // An invalid default is a bug; a test finds it.
         let read = key.kind.read(key.name, &Raw::Word(text.to_owned()), key.may_be_off(), &mut Vec::new());
         if let Some(value) = read {
             values.set(key.name, value, Source::Default);
@@ -229,7 +230,7 @@ pub(super) fn table_defaults(scope: Scope) -> Values {
     values
 }
 
-/// A policy's proposals. Those that no operator could have set are passed over.
+/// A policy's proposals. Values that the configuration would not accept are ignored.
 fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
     let mut values = Values::default();
     let mut set = |key, value| values.set(key, value, Source::Policy(policy.to_owned()));
@@ -258,9 +259,9 @@ fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
     values
 }
 
-/// A default or proposal gives way to the operator's word on the value beside it.
+/// Adjusts a default or proposal to fit a related value that the operator set.
 fn adapt(values: &mut Values) {
-    // The operator's own deadline shortens attempts; otherwise it is the deadline that makes room for them.
+    // A deadline that the operator set shortens attempts; otherwise the deadline grows to fit the attempts.
     at_most(values, "attempt_timeout", "deadline", Duration::ZERO);
     let room = if values.source("deadline") == Some(Source::Default) { ROOM_TO_RETRY } else { Duration::ZERO };
     at_least(values, "deadline", "attempt_timeout", room);
@@ -279,7 +280,7 @@ fn at_least(values: &mut Values, key: &'static str, other: &'static str, room: D
     }
 }
 
-/// Only where the other one is the operator's: between two that nobody insists on, the greater one grows.
+/// Lowers the key only if the operator set the other one. Between two defaults, [`at_least`] raises the greater one instead.
 fn at_most(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
     let (Some(own), Some(wanted)) = (values.read::<Duration>(key), values.read::<Duration>(other)) else { return };
     let wanted = wanted.saturating_sub(room);
@@ -288,12 +289,12 @@ fn at_most(values: &mut Values, key: &'static str, other: &'static str, room: Du
     }
 }
 
-/// The lock that a deadline asks for.
+/// The record lock that fits a deadline.
 pub(super) fn lock_for(values: &Values) -> Duration {
     values.read::<Duration>("deadline").map_or(Duration::ZERO, |deadline| deadline.saturating_add(ROOM_TO_FINISH))
 }
 
-/// The typed settings of merged values.
+/// Converts merged values to typed settings.
 pub(super) fn endpoint(values: &Values) -> Endpoint {
     let mut settings = Endpoint::default();
     values.fill("attempt_timeout", &mut settings.attempt_timeout);

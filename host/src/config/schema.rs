@@ -1,39 +1,37 @@
-//! The one table of keys: the reader, `config show` and the book's reference all follow it.
+//! The table of all configuration keys. The loader, `config show` and the book's reference are derived from it.
 
 use super::{value::is_bare, value_type::Kind};
 use std::fmt::Write as _;
 
-/// Whose setting a key is.
+/// The part of the configuration that a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The host's.
     Host,
-    /// An upstream's: `upstreams.NAME.` stands before it.
+    /// With the prefix `upstreams.NAME.`.
     Upstream,
-    /// An endpoint's: `upstreams.NAME.defaults.` or `upstreams.NAME.endpoints.NAME.` stands before it.
+    /// With the prefix `upstreams.NAME.defaults.` or `upstreams.NAME.endpoints.NAME.`.
     Endpoint,
-    /// One of an endpoint that the policy does not describe.
+    /// Only for an endpoint that the policy does not describe.
     Added,
 }
 
-/// A key.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) scope: Scope,
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// The default, as a variable would have it; none for what is unset.
+    /// The default, written as in a variable; none if the key is unset.
     pub(super) default: Option<&'static str>,
     pub(super) meaning: &'static str,
 }
 
 impl Key {
-    /// Whether SIGHUP puts another value into force; else it takes a restart.
+    /// Whether SIGHUP applies a new value; otherwise a restart does.
     pub(super) fn is_reloaded(&self) -> bool {
         matches!(self.scope, Scope::Endpoint | Scope::Added) || RELOADED.contains(&self.name)
     }
 
-    /// Whether it takes `"off"`: where that is the default, or one way to trip is switched off.
+    /// Whether the key takes `"off"`: that is its default, or the key is listed here.
     pub(super) fn may_be_off(&self) -> bool {
         self.default == Some("off")
             || matches!(
@@ -49,7 +47,7 @@ impl Key {
     }
 }
 
-/// Keys of host and upstream that SIGHUP puts into force. Of an endpoint, it does all.
+/// Host and upstream keys that SIGHUP applies. It applies every endpoint key.
 pub(super) const RELOADED: [&str; 18] = [
     "server.write_timeout",
     "server.idle_timeout",
@@ -85,7 +83,6 @@ const U32: u64 = u32::MAX as u64;
 
 use Scope::{Added, Endpoint, Host, Upstream};
 
-/// Every key.
 #[rustfmt::skip]
 pub(super) static KEYS: &[Key] = &[
     key(Host, "server.listen", Kind::Address, Some("127.0.0.1:8080"), "address that callers connect to"),
@@ -222,7 +219,7 @@ pub(super) static KEYS: &[Key] = &[
     key(Added, "path", Kind::Template, None, "URI template of an endpoint that the policy does not describe"),
 ];
 
-/// Who keeps a value.
+/// The table that a value belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owner {
     Host,
@@ -231,10 +228,9 @@ pub(super) enum Owner {
     Endpoint(String, String),
 }
 
-/// What a key path leads to.
+/// The meaning of a key path.
 #[derive(Debug)]
 pub(super) enum KeyScope {
-    /// A key.
     Leaf(Owner, &'static Key),
     /// A table of keys.
     Branch,
@@ -242,11 +238,11 @@ pub(super) enum KeyScope {
     Upstream(String),
     /// An endpoint's table.
     Endpoint(String, String),
-    /// Nothing; perhaps a known path was meant.
+    /// Not a key; the nearest known path, if any.
     Unknown(Option<String>),
 }
 
-/// Finds what a key path leads to.
+/// Resolves a key path.
 pub(super) fn place(path: &[String]) -> KeyScope {
     let segments: Vec<&str> = path.iter().map(String::as_str).collect();
     match segments.as_slice() {
@@ -264,7 +260,7 @@ pub(super) fn place(path: &[String]) -> KeyScope {
             let before = format!("upstreams.{name}.");
             let found =
                 within(&[Upstream], &["defaults", "endpoints"], rest, Owner::Upstream((*name).to_owned()), &before);
-            // A key of an endpoint, one level too high.
+            // An endpoint's key, one level too high.
             match (found, within(&[Endpoint], &[], rest, Owner::Host, "")) {
                 (KeyScope::Unknown(_), KeyScope::Leaf(..) | KeyScope::Branch) => {
                     KeyScope::Unknown(Some(format!("{before}defaults.{}", rest.join("."))))
@@ -291,7 +287,7 @@ fn within(scopes: &[Scope], branches: &[&'static str], rest: &[&str], owner: Own
     KeyScope::Unknown(near.map(|near| format!("{before}{near}")))
 }
 
-/// The candidate that differs least, if a slip of the fingers explains the difference.
+/// The most similar candidate, if a typing error explains the difference.
 pub(super) fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if wanted.len() > 64 {
         return None;
@@ -301,18 +297,18 @@ pub(super) fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str
     (distance <= 1 + wanted.chars().count() / 5).then_some(near)
 }
 
-/// A segment as TOML would have it: quoted where it is not bare.
+/// A segment as TOML writes it: quoted if necessary.
 pub(super) fn shown(segment: &str) -> String {
     let cut: String = segment.chars().take(64).collect();
     if is_bare(segment) && cut.len() == segment.len() { cut } else { format!("{cut:?}") }
 }
 
-/// A key path as one text.
+/// A key path as text.
 pub(super) fn joined(path: &[String]) -> String {
     path.iter().map(|segment| shown(segment)).collect::<Vec<_>>().join(".")
 }
 
-/// The Markdown table of every key, its default and its meaning: the book's reference of the configuration.
+/// A Markdown table of every key with default and meaning: the configuration reference of the book.
 pub fn reference() -> String {
     let mut table = String::from("| key | default | reload | meaning |\n|---|---|---|---|\n");
     for key in KEYS {

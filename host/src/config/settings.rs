@@ -19,60 +19,60 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 /// All settings of a host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Where the host listens and what it admits.
+    /// The listener, its limits and its timeouts.
     pub server: Server,
-    /// Where state is kept.
+    /// The store of records, limits and breakers.
     pub state: State,
-    /// How much of it this process keeps.
+    /// The memory for idempotency records in this process.
     pub records: RecordMemory,
-    /// Health, metrics and control.
+    /// The admin listener: health, metrics and control.
     pub admin: Admin,
-    /// Where traces go; none: nowhere.
+    /// The OTLP target of traces. Default: none, and no traces are sent.
     pub traces: Option<telemetry::Target>,
-    /// What concerns all policies.
+    /// Settings that all policies share.
     pub policies: Policies,
-    /// How writes whose effect is unknown are settled in the background.
+    /// How the host settles writes of unknown effect in the background.
     pub settlement: settlement::Settings,
-    /// The upstreams; at least one.
+    /// The upstreams, at least one.
     pub upstreams: Vec<Upstream>,
-    /// The host's own values with their sources, defaults included: what `config show` shows.
+    /// The host's own values with their sources, including defaults, for `config show`.
     pub stated: Values,
 }
 
 /// The listener's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// The address. Default 127.0.0.1:8080.
+    /// Address to listen on. Default 127.0.0.1:8080.
     pub listen: SocketAddr,
-    /// Requests under way at once, those counted whose callers have gone. Default 20,000: twice the connections, as HTTP/2
-    /// ones have several.
+    /// Concurrent requests, including those whose callers have left. Default 20,000: twice the connections, because an HTTP/2 connection
+    /// carries several requests.
     pub max_requests: usize,
-    /// Writes under way at once whose callers have gone. Default 1,000: callers seldom leave a write.
+    /// Concurrent writes whose callers have left. Default 1,000: callers seldom abandon a write.
     pub max_abandoned: usize,
-    /// Requests under way at once on one connection, those counted that it has reset. Default 256.
+    /// Concurrent requests on one connection, including those that it has reset. Default 256.
     pub max_streams: usize,
-    /// The share of connections, requests and abandoned writes that one peer may take, in percent. Default 50: a proxy in front of
-    /// the host is one peer.
+    /// The share of connections, requests and abandoned writes that one peer may use, in percent. Default 50: a proxy in front of the host
+    /// is a single peer.
     pub peer_share_percent: u32,
-    /// How long a caller may take to read some of an answer. Default 30 s.
+    /// How long a write to a caller may make no progress. Default 30 s.
     pub write_timeout: Duration,
-    /// How long a connection may stay open without a request. Default 60 s: as long as most load balancers keep theirs.
+    /// How long a connection may stay open without a request. Default 60 s, as long as most load balancers keep theirs.
     pub idle_timeout: Duration,
-    /// Threads, each with a runtime of its own. Default: one for each core.
+    /// Threads, each with its own runtime. Default: one per core.
     pub workers: usize,
-    /// Connections at once. Default 10,000.
+    /// Concurrent connections. Default 10,000.
     pub max_connections: usize,
-    /// The bytes that a request's head may have. Default 64 KiB.
+    /// Maximum bytes of a request's head. Default 64 KiB.
     pub max_header_bytes: usize,
-    /// Header fields that a request may have. Default 256: real ones have less than a hundred.
+    /// Maximum header fields of a request. Default 256: real requests have fewer than a hundred.
     pub max_header_fields: usize,
     /// How long a caller may take to send a request's head. Default 10 s.
     pub header_read_timeout: Duration,
-    /// How long a drain waits for requests under way. Default 30 s.
+    /// How long a drain waits for running requests. Default 30 s.
     pub drain: Duration,
-    /// How long the host says that it is not ready, and still accepts, before it drains. Default: not at all.
+    /// How long the host reports "not ready" but still accepts connections before it drains. Default 0.
     pub shutdown_delay: Duration,
-    /// Memory in bytes above which requests are refused. Default: 90 % of the control group's limit, where there is one.
+    /// Memory in bytes above which requests are refused. Default: derived from the control group's limit, if it has one.
     pub memory_limit: Option<usize>,
     /// Whether another process may listen on the same address at the same time. Default false.
     pub reuse_port: bool,
@@ -81,7 +81,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// What a connection and a peer may take.
+    /// The limits of one connection and one peer.
     pub(crate) fn peer_limits(&self) -> peers::Limits {
         let share = |all: usize| (all.saturating_mul(self.peer_share_percent as usize) / 100).max(1);
         peers::Limits {
@@ -95,66 +95,63 @@ impl Server {
     }
 }
 
-/// A listener's TLS: paths of PEM files, which a reload reads again.
+/// A listener's TLS: paths of PEM files. A reload reads the files again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificate, and those between it and its authority.
+    /// The certificate chain, without the root.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The certificate's private key.
     pub key: PathBuf,
-    /// Authorities of which callers must have a certificate. None: they need not have one.
+    /// Authorities for client certificates, which callers must then have. None: callers need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// The variable that holds the token that may look.
+/// The variable for the admin token that may read.
 pub const READ_TOKEN: &str = "TRIAGE_ADMIN_READ_TOKEN";
-/// The variable that holds the token that may look and act.
+/// The variable for the admin token that may read and act.
 pub const WRITE_TOKEN: &str = "TRIAGE_ADMIN_WRITE_TOKEN";
 
-/// Health, metrics and control.
+/// The admin listener: health, metrics and control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// The address; none to do without. Default 127.0.0.1:9464, so that a host can be seen from its own machine and from no
-    /// other.
+    /// Address to listen on; none switches the listener off. Default 127.0.0.1:9464, which only this machine can reach.
     pub listen: Option<SocketAddr>,
-    /// The token that may look.
+    /// The token that may read.
     pub read_token: Option<TokenSource>,
-    /// The token that may look and act. Without any token, everybody on this machine may do both.
+    /// The token that may read and act. Without any token, every caller on this machine may do both.
     pub write_token: Option<TokenSource>,
-    /// Requests that each worker keeps for explaining, and as many again that did not go smoothly. Default 512: about half a
-    /// megabyte.
+    /// Requests that each worker keeps for `triage explain`, and again as many that did not go smoothly. Default 512, about 0.5 MB.
     pub explain: usize,
     /// TLS; none for plain text.
     pub tls: Option<Tls>,
 }
 
-/// What concerns all policies.
+/// Settings that all policies share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policies {
-    /// Where compiled code is kept between starts. Default: below the user's cache folder, as the environment names it;
-    /// none where it names none, so that a library writes nothing unasked.
+    /// Folders of the compiled-code cache. Default: in the user's cache folder, if the environment names one; otherwise none, so that a
+    /// library writes no files unasked.
     pub cache: Option<CachePlaces>,
-    /// A folder whose `NAME.wasm` takes the place of the embedded policy of that name, at the start and at any time.
+    /// A folder whose `NAME.wasm` replaces the embedded policy of that name, at the start and whenever the file changes.
     pub dir: Option<PathBuf>,
-    /// How often policy files are looked at without being told of a change, for folders that tell nothing. Default 2 s.
+    /// How often policy files are checked in addition to file notifications, which some file systems do not send. Default 2 s.
     pub poll: Duration,
-    /// How components are compiled in a process of their own: set by the program that is able to, after the configuration was read.
-    /// Default: none, and they are compiled in this process.
+    /// Compiles components in a separate process. The program sets this after loading the configuration, since a library has no executable
+    /// to start. Default: none, and components are compiled in this process.
     pub compiler: Option<Compiler>,
-    /// The most memory that compiling a component may take, in such a process. Default 1 GiB.
+    /// Maximum memory of that process in bytes. Default 1 GiB.
     pub compile_memory_bytes: usize,
-    /// The longest that it may take. Default 2 min: ten times what a Python policy takes.
+    /// Maximum time to compile one component. Default 2 min, ten times what a Python policy needs.
     pub compile_time: Duration,
-    /// Keys of which one must have signed every component that comes from a file or a registry. Default: none, and none must be
-    /// signed.
+    /// Public keys. Every component from a file or a registry must be signed by one of them. Default: none, and no signature is needed.
     pub keys: Vec<KeySource>,
-    /// Names and passwords of registries, as a docker `config.json` has them. Default: none, and they are asked as anybody.
+    /// Credentials for registries, as a docker `config.json` holds them. Default: none, for anonymous access.
     pub registry_auth: Option<TokenSource>,
 }
 
 impl Settings {
-    /// Lets components be compiled by `program`, which must be this `triage` itself: in a process that takes no more time and memory
-    /// than the settings admit, and no more than half of what this process may have.
+    /// Compiles components in a separate process of `program`, which must be this `triage` executable. That process gets the time and
+    /// memory of the settings, and at most half of this process's memory limit.
     pub fn compile_with(&mut self, program: PathBuf) {
         let most = self.server.memory_limit.map_or(usize::MAX, |limit| limit / 2);
         let memory_bytes = self.policies.compile_memory_bytes.min(most) as u64;
@@ -162,32 +159,32 @@ impl Settings {
     }
 }
 
-/// Where state is kept.
+/// The store for records, limits and breakers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// In this process; lost when it ends.
+    /// Memory of this process; lost when it ends.
     Memory,
-    /// In a Redis, by all hosts of a fleet together.
+    /// A Redis that all hosts of a fleet share.
     Shared(Box<redis::Settings>),
 }
 
-/// The variable that holds the password of shared state.
+/// The variable for the password of shared state.
 pub const STATE_PASSWORD: &str = "TRIAGE_STATE_PASSWORD";
-/// The variable that holds the key that seals what shared state keeps of answers.
+/// The variable for the key that encrypts responses in shared state.
 pub const STATE_KEY: &str = "TRIAGE_STATE_KEY";
 
-/// The variable that holds the key that signs notices of settled writes.
+/// The variable for the key that signs settlement notices.
 pub const SETTLEMENT_KEY: &str = "TRIAGE_SETTLEMENT_KEY";
 
-/// The variable that holds names and passwords of registries.
+/// The variable for registry credentials.
 pub const REGISTRY_AUTH: &str = "TRIAGE_REGISTRY_AUTH";
 
-/// How much memory idempotency records, stored answers and claims may take in this process.
+/// Memory for idempotency records, stored responses and claims in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordMemory {
-    /// The bytes. Default 256 MiB: a quarter of a small machine.
+    /// Maximum bytes. Default 256 MiB, a quarter of a small machine.
     pub max_bytes: usize,
-    /// The share of them that one of several tenants may take, in percent. Default 50: the others always have as much.
+    /// The share of `max_bytes` that one tenant may use beside others, in percent. Default 50, so that the others always have as much.
     pub tenant_share_percent: u32,
 }
 
@@ -197,16 +194,16 @@ impl Default for RecordMemory {
     }
 }
 
-/// Where a policy comes from.
+/// The source of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
-    /// Built into the host; granted.
+    /// Built into the host. Trusted to settle unknown writes.
     Embedded(String),
-    /// A component file; not granted unless the operator says so.
+    /// A component file. Trusted to settle unknown writes only if the operator says so.
     File(PathBuf),
-    /// A component in a registry, by its digest; not granted unless the operator says so.
+    /// A component in a registry, by digest. Trusted to settle unknown writes only if the operator says so.
     Registry(Artifact),
-    /// The native policy that the others fall back to.
+    /// The native policy that all others fall back to.
     Builtin,
 }
 
@@ -221,12 +218,12 @@ impl fmt::Display for PolicySource {
     }
 }
 
-/// How a candidate is tried.
+/// How a candidate policy is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// It decides after the live policy, and its verdicts are only compared.
+    /// Shadow: the candidate decides after the live policy, and its verdicts are only compared.
     Shadow,
-    /// It decides for a share of the requests.
+    /// Canary: the candidate decides for a share of the requests.
     Canary,
 }
 
@@ -240,28 +237,28 @@ impl Mode {
     }
 }
 
-/// A policy that is tried beside an upstream's own.
+/// A policy that is tried beside an upstream's live one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Which. A file may come at any time later.
+    /// The candidate. A file may appear after the start.
     pub policy: PolicySource,
-    /// How. Default: in shadow, which changes no answer.
+    /// Default: shadow, which changes no response.
     pub mode: Mode,
-    /// As a canary: for how many requests of a hundred. Default 10.
+    /// In canary mode, the percentage of requests. Default 10.
     pub share_percent: u32,
 }
 
-/// What becomes of an answer's URLs that lead to the upstream itself.
+/// How URLs in responses that lead to the upstream are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redirects {
-    /// They lead to the host, by the address that the caller used.
+    /// Rewrite them to the host's address that the caller used.
     Rewrite,
-    /// They stay: callers may follow them past the host.
+    /// Keep them; callers may then bypass the host.
     Pass,
 }
 
 impl Redirects {
-    /// The name in configurations.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rewrite => "rewrite",
@@ -270,91 +267,90 @@ impl Redirects {
     }
 }
 
-/// One upstream.
+/// The settings of one upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    /// Its name in the configuration.
+    /// The name in the configuration: `upstreams.NAME`.
     pub name: String,
-    /// How it is reached.
+    /// Address and HTTP client settings.
     pub connection: upstream::Settings,
-    /// Requests with this path prefix are its own; the prefix is taken off. None: every path.
+    /// Only requests with this path prefix match, and it is removed. None: every path.
     pub path_prefix: Option<String>,
-    /// Requests to this host (lower case, no port) are its own. None: every host.
+    /// Only requests to this host (lower case, without port) match. None: every host.
     pub host: Option<String>,
-    /// Requests that came in by this further listener are its own. None: by any.
+    /// Only requests to this additional listener match. None: any listener.
     pub listen: Option<SocketAddr>,
-    /// The policy.
+    /// The source of the live policy.
     pub policy: PolicySource,
-    /// Whether the fleet says which component of the policy's repository serves; the one that is named serves until it does.
+    /// Whether the fleet chooses the component from the policy's repository. Until it has chosen, the component named in `policy` serves.
     /// Default false.
     pub follow_fleet: bool,
-    /// The policy that is tried beside it. Default none.
+    /// A policy to try beside the live one. Default none.
     pub candidate: Option<Candidate>,
-    /// The JSON settings handed to the policy's `configure`.
+    /// JSON settings for the policy's `configure`.
     pub policy_settings: String,
-    /// Whether one instance serves many requests. Default false: one request, one instance.
+    /// Whether a policy instance is reused for many requests. Default false: one instance per request.
     pub reuse_instances: bool,
-    /// The most of a request body that is buffered; above it the body is streamed once and never retried. Default 1 MiB.
+    /// Maximum bytes of a request body to buffer. A longer body is streamed once and never retried. Default 1 MiB.
     pub max_buffered_request_bytes: usize,
-    /// What becomes of `Location`, `Content-Location` and `Refresh` that lead to the upstream itself. Default: they lead to the
-    /// host.
+    /// How to handle `Location`, `Content-Location` and `Refresh` that lead to the upstream. Default: rewrite to the host's address.
     pub redirects: Redirects,
-    /// The request header by which a caller gives its deadline in milliseconds. Default `triage-deadline-ms`.
+    /// The request header for the caller's deadline in milliseconds. Default `triage-deadline-ms`.
     pub deadline_header: http::HeaderName,
-    /// Whether requests are refused while the upstream has more to do than it bears. Default true.
+    /// Whether requests are refused while the upstream is overloaded. Default true.
     pub sheds_overload: bool,
-    /// The request header by which a caller says that its request matters less. Default `triage-priority`.
+    /// The request header for a lower priority. Default `triage-priority`.
     pub priority_header: http::HeaderName,
-    /// How keys are honoured. Its lock is long enough for the deadlines known without the policy:
-    /// [`super::idempotency`] also looks at those that the policy proposes.
+    /// Idempotency settings. The lock fits the deadlines known without the policy; [`super::idempotency`] also includes those that the
+    /// policy proposes.
     pub idempotency: idempotency::Settings,
-    /// What the operator says of every endpoint, over the policy's proposals. Not the defaults: see
+    /// The operator's values for every endpoint, which override the policy's proposals. For effective settings see
     /// [`super::effective_endpoint`].
     pub defaults: Values,
-    /// Overrides by endpoint name; names the policy does not describe add endpoints and need method and path.
+    /// Overrides by endpoint name. A name that the policy does not describe adds an endpoint and needs method and path.
     pub endpoints: Vec<EndpointOverride>,
-    /// The upstream's own values with their sources, defaults included: what `config show` shows.
+    /// The upstream's own values with their sources, including defaults, for `config show`.
     pub stated: Values,
 }
 
 /// The settings of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// The limit on one attempt. Default 5 s.
+    /// Limit for one attempt. Default 5 s.
     pub attempt_timeout: Duration,
-    /// The limit on the whole request. Default 15 s.
+    /// Limit for the whole request. Default 15 s.
     pub deadline: Duration,
-    /// Whether a host takes places of the limits ahead from shared state, in lots: most attempts then ask nobody, and up to a lot
-    /// a host may lie unused. Limits too small to share stay exact. Default no.
+    /// Whether the host prefetches rate-limit permits from shared state in batches. Most attempts then need no round trip, but up to one
+    /// batch per host may stay unused. Limits too small to share stay exact. Default false.
     pub leased: bool,
-    /// Whether a 503 with `Retry-After` holds the whole group back for that long. Default no: one resource or one instance that
-    /// is unavailable says nothing of the others. A breaker that such an answer opens stays open that long in any case.
+    /// Whether a 503 with `Retry-After` pauses the whole group for that long. Default false: one unavailable resource or instance says
+    /// nothing about the others. A breaker that opens on such a response stays open that long in any case.
     pub retry_after_pauses: bool,
-    /// Retrying.
+    /// When and how often to retry.
     pub retry: retry::Settings,
-    /// The retry budget.
+    /// The retry budget of the group.
     pub budget: retry::budget::Settings,
-    /// The circuit breaker; none to do without.
+    /// The circuit breaker; none if disabled.
     pub breaker: Option<breaker::Settings>,
-    /// The breaker of Python workers that is one with it. Default none.
+    /// The breaker of Python workers to share. Default none.
     pub pybreaker: Option<Pybreaker>,
-    /// Rate limits, all of which an attempt passes; the group's, where there is one.
+    /// Rate limits, all of which an attempt must pass. In a group they are the group's.
     pub limits: Vec<Quota>,
-    /// In a group: the limits of this endpoint alone, which an attempt passes too. Default: those that the policy proposes.
+    /// In a group, additional limits of this endpoint alone. Default: those that the policy proposes.
     pub own_limits: Vec<Quota>,
-    /// A rate that follows what the upstream takes. Default none.
+    /// A rate that adapts to the upstream's throughput. Default none.
     pub adaptive_rate: Option<adaptive::Settings>,
-    /// Attempts under way at once. Default none.
+    /// Maximum concurrent attempts. Default none.
     pub concurrency: Option<usize>,
-    /// Endpoints of the same group share breaker, budget and limits. Default: a group of its own.
+    /// Endpoints of one group share breaker, budget and limits. Default: each endpoint forms its own group.
     pub group: Option<String>,
-    /// Whether the policy is trusted to settle unknown writes here. Default: yes for embedded policies, no for others.
+    /// Whether the policy is trusted to settle unknown writes here. Default: only embedded policies.
     pub settle: Option<bool>,
-    /// How the upstream honours idempotency keys of its own. Default: not at all, as far as is known.
+    /// The upstream's own support for idempotency keys. Default: none.
     pub upstream_key: Option<retry::upstream_key::Settings>,
-    /// What a request may do, against the stricter of method and policy: the operator's word.
+    /// The operator's effect for the endpoint. It overrides the stricter of the method's and the policy's effect.
     pub effect: Option<Effect>,
-    /// How much requests matter while the upstream is overloaded. Default: by their effect.
+    /// The priority of requests while the upstream is overloaded. Default: by effect.
     pub priority: Option<Priority>,
 }
 
@@ -383,7 +379,7 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The part of the settings that the endpoint brings to its group.
+    /// The settings that the endpoint contributes to its group.
     pub(crate) fn group_settings(&self) -> group::EndpointSettings {
         let group = group::Settings {
             breaker: self.breaker.clone(),
@@ -396,7 +392,7 @@ impl Endpoint {
         group::EndpointSettings { group, own, adaptive_rate: self.adaptive_rate }
     }
 
-    /// What an endpoint of a group has by itself: its own limits, and no breaker.
+    /// The settings of one endpoint inside a group: its own limits, no breaker.
     pub(crate) fn alone(&self) -> Self {
         Self {
             limits: self.own_limits.clone(),
@@ -410,12 +406,12 @@ impl Endpoint {
     }
 }
 
-/// What the operator says of one endpoint. A value that is absent is the upstream's `defaults`, else the policy's proposal, else
+/// The operator's values for one endpoint. A missing value comes from the upstream's `defaults`, then from the policy's proposal, then from
 /// Triage's default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointOverride {
     /// The endpoint's name.
     pub name: String,
-    /// The values; `method` and `path` for an endpoint that the policy does not describe.
+    /// The values; an endpoint that the policy does not describe needs `method` and `path`.
     pub values: Values,
 }

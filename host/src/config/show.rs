@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 
 /// Renders every effective value with its source, as TOML that loads to the same settings. Secrets are hidden.
 ///
-/// `descriptions` are those of the upstreams' policies, in the upstreams' order; without one, only the endpoints of the
-/// configuration are shown. Of an endpoint, what it has from the upstream's `defaults` is not repeated.
+/// `descriptions` belong to the upstreams' policies, in the upstreams' order. Without a description, only endpoints from the configuration
+/// are shown. Values that an endpoint inherits from the upstream's `defaults` are not repeated.
 pub fn show(settings: &Settings, descriptions: &[Description]) -> String {
     let mut page = Page::default();
     page.lines("", &settings.stated, &[Scope::Host], None);
@@ -25,7 +25,7 @@ pub fn show(settings: &Settings, descriptions: &[Description]) -> String {
     page.rendered()
 }
 
-/// Lines of `key = value` and their sources; a line without a source stands by itself.
+/// Lines of `key = value` and their sources; a line without a source gets no comment.
 #[derive(Debug, Default)]
 struct Page(Vec<(String, Option<String>)>);
 
@@ -85,7 +85,7 @@ impl Page {
     }
 
     fn rendered(&self) -> String {
-        /// Beyond it, one long value would push every comment off the screen.
+        /// Longer lines get no aligned comment: one long value would push every comment off the screen.
         const WIDEST: usize = 88;
         let widths = self.0.iter().filter(|(_, source)| source.is_some()).map(|(line, _)| line.chars().count());
         let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or_default();
@@ -101,7 +101,7 @@ impl Page {
     }
 }
 
-/// A comment ends with its line: no file name gets to write TOML.
+/// A TOML comment ends with its line. A line break in a file name must not start a line of TOML.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

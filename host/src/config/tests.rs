@@ -11,7 +11,7 @@ use super::*;
 use crate::policy::contract::{Defaults, Description, Effect, Endpoint, Interest, ProposedLimit};
 use std::time::Duration;
 
-/// The least that a file needs.
+/// The smallest valid file.
 const LEAST: &str = "[upstreams.a]\nbase_url = \"http://a.example\"\n";
 
 fn inputs(text: &str, environment: &[(&str, &str)], flags: Flags) -> Inputs {

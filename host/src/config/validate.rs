@@ -1,4 +1,4 @@
-//! Values that are fine by themselves, but not together.
+//! Checks for conflicts between values that are valid alone.
 
 use super::{
     problem::Problem,
@@ -24,7 +24,7 @@ const ORDERS: [Order; 4] = [
 const BASELINE: &str = "breaker.baseline";
 const CRITERIA: [&str; 3] = ["breaker.failure_threshold", "breaker.failure_rate", "breaker.slow_call_after"];
 
-/// Checks an endpoint's merged values. With `own`, only what those have to do with: the rest is reported of the layer below.
+/// Checks an endpoint's merged values. With `own`, only conflicts that involve one of those: the others were reported for the layer below.
 pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec<Problem> {
     let concerns = |keys: &[&str]| own.is_none_or(|own| keys.iter().any(|key| own.get(key).is_some()));
     let has_breaker = values.read("breaker.enabled") != Some(false);
@@ -38,7 +38,7 @@ pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec
         if !wrong {
             continue;
         }
-        // The one that the operator set is the one to change.
+        // Report the value that the operator set, since that one can be changed.
         let (key, other, rule) = if values.is_operators(high) {
             (high, low, if strict { "longer than it" } else { "at least as long" })
         } else {
@@ -61,7 +61,7 @@ pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec
     problems
 }
 
-/// What is usual is learned by one host from its own calls. The breaker of a fleet is judged by its server, which knows nothing of that.
+/// A host learns a baseline from its own calls. In a fleet the shared state judges the breaker by fixed limits, without baselines.
 pub(super) fn baselines(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
     if settings.state == State::Memory {
@@ -81,7 +81,7 @@ pub(super) fn baselines(settings: &Settings) -> Vec<Problem> {
     problems
 }
 
-/// One that is not nearer than the fixed limit, which bounds it, changes nothing.
+/// The baseline must be below the fixed failure rate, which caps it; otherwise it has no effect.
 fn baseline(path: &str, values: &Values) -> Option<Problem> {
     const RATE: &str = "breaker.failure_rate";
     let own: u32 = values.read::<Option<u32>>(BASELINE)??;
@@ -89,7 +89,8 @@ fn baseline(path: &str, values: &Values) -> Option<Problem> {
     if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than it") }
 }
 
-/// A rate that never falls below what the limits admit anyway would never be seen. The default gives way to them.
+/// A floor at or above the fixed limits would make the adaptive rate ineffective. Only a floor set by the operator is a problem; the
+/// default is lowered to fit.
 fn floor(path: &str, values: &Values) -> Option<Problem> {
     const FLOOR: &str = "adaptive_rate.floor_per_minute";
     if values.read("adaptive_rate.enabled") != Some(true) || !values.is_operators(FLOOR) {
@@ -108,7 +109,7 @@ fn floor(path: &str, values: &Values) -> Option<Problem> {
     Some(with_source(problem, values, FLOOR))
 }
 
-/// Any value at all: tells what is off from what is on.
+/// A field of any type, to distinguish a value from `off`.
 struct Anything;
 
 impl super::value::Field for Anything {
@@ -131,10 +132,10 @@ pub(super) fn with_source(problem: Problem, values: &Values, key: &str) -> Probl
     }
 }
 
-/// Members of a group share one breaker, one budget and one list of limits: what they say of them must be the same.
+/// Members of a group share breaker, budget and limits, so their values for these must be equal.
 pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -> Vec<Problem> {
     const SHARED: [&str; 3] = ["breaker.", "budget.", "adaptive_rate."];
-    // Grows with each member's attempt timeout; the group takes the longest.
+    // Each member's lease grows with its attempt timeout; the group uses the longest.
     const LEASE: &str = "breaker.probe_lease";
     let group = |(endpoint, values): &(contract::Endpoint, Values)| {
         values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())
@@ -161,7 +162,7 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
     problems
 }
 
-/// A record's lock must outlast every deadline, or a second sender would take it from one that is still at work.
+/// A record's lock must outlast every deadline; otherwise a second sender could take it while the first one still works.
 pub(super) fn lock(upstream: &str, stated: &Values, endpoint: &str, values: &Values) -> Option<Problem> {
     const LOCK: &str = "idempotency.lock";
     let (lock, deadline) = (stated.read::<Duration>(LOCK)?, values.read::<Duration>("deadline")?);
@@ -174,7 +175,7 @@ pub(super) fn lock(upstream: &str, stated: &Values, endpoint: &str, values: &Val
     Some(Problem::conflict(key, own.value.to_string(), because, "at least as long").from(&own.source))
 }
 
-/// What steers the host is not open to everybody who reaches it, and has a port of its own.
+/// The admin listener must not be open to other machines without authentication, and needs its own port.
 pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     const KEY: &str = "admin.listen";
     let (admin, own) = (&settings.admin, settings.admin.listen?);
@@ -193,8 +194,8 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     Some(with_source(Problem::conflict(KEY, format!("\"{own}\""), because, must_be), &settings.stated, KEY))
 }
 
-/// Without tenants each caller that guesses a key could read the answer that is kept under it, and without a secret any caller that
-/// learns a record's id.
+/// Without tenants, a caller could guess another one's key and read its stored response. Without a secret, so could a caller who learns a
+/// record's id.
 pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
     const KEY: &str = "idempotency.record_status";
     let is_secretless = matches!(&settings.state, State::Shared(shared) if shared.key.is_none());
@@ -218,7 +219,7 @@ pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
     settings.upstreams.iter().filter(|own| own.idempotency.record_status).filter_map(problem).collect()
 }
 
-/// A certificate is of no use without its key, and neither is one without the other, or a list of authorities without both.
+/// Certificate and key must be given together; a list of client authorities needs both.
 pub(super) fn tls(stated: &Values) -> Vec<Problem> {
     const TABLES: [[&str; 3]; 2] = [
         ["server.tls.certificate", "server.tls.key", "server.tls.client_ca"],
@@ -235,7 +236,7 @@ pub(super) fn tls(stated: &Values) -> Vec<Problem> {
     TABLES.into_iter().filter_map(missing).collect()
 }
 
-/// A receiver of notices cannot tell this host's from anybody's without a signature.
+/// Without a signature, a receiver could not tell this host's notices from forged ones.
 pub(super) fn settlement(settings: &Settings) -> Option<Problem> {
     const KEY: &str = "settlement.notify";
     let target = settings.settlement.notify.as_ref().filter(|target| target.key.is_none())?;
@@ -245,7 +246,7 @@ pub(super) fn settlement(settings: &Settings) -> Option<Problem> {
     Some(with_source(problem, &settings.stated, KEY))
 }
 
-/// Who follows a fleet must have one, and a repository from which all can have what is announced.
+/// `follow_fleet` needs shared state, and a registry from which every host can pull an announced policy.
 pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
     const KEY: &str = "follow_fleet";
     let problem = |upstream: &super::settings::Upstream| {
@@ -264,7 +265,7 @@ pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
     settings.upstreams.iter().filter(|upstream| upstream.follow_fleet).filter_map(problem).collect()
 }
 
-/// Listeners and requests that two upstreams would both have.
+/// Reports listeners and request matches that two upstreams share.
 pub(super) fn upstreams(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, upstream) in settings.upstreams.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Values that a key has accepted, and how they are written.
+//! Parsed values, and how they are displayed.
 
 use super::{
     problem::Source,
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-/// A value that fits its key.
+/// A value of the type that its key takes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Switched off: `"off"`.
@@ -25,47 +25,47 @@ pub enum Value {
     Count(u64),
     /// A share in percent.
     Percent(u32),
-    /// A duration.
+    /// A duration, at most 366 days.
     Duration(Duration),
     /// A size in bytes.
     Size(u64),
     /// A name, host or path.
     Text(String),
-    /// A file of this machine.
+    /// The path of a local file.
     File(PathBuf),
     /// A listening address.
     Address(SocketAddr),
     /// A base URL.
     Url(http::Uri),
-    /// Where state is kept; none for this process.
+    /// The address of shared state; none for state in this process.
     State(Option<Address>),
-    /// Where a policy comes from.
+    /// The source of a policy.
     Policy(PolicySource),
-    /// A header's name.
+    /// A header name.
     Header(http::HeaderName),
-    /// Several headers' names.
+    /// A list of header names.
     Headers(Vec<http::HeaderName>),
-    /// A method; none for every one.
+    /// A method; none for all methods.
     Method(Option<http::Method>),
-    /// An effect.
+    /// The effect of a request.
     Effect(Effect),
-    /// How much requests matter.
+    /// The priority of requests during overload.
     Priority(Priority),
-    /// Rate limits.
+    /// Rate limits of a group or endpoint.
     Limits(Vec<Quota>),
-    /// How a candidate is tried.
+    /// The mode of a candidate policy.
     Mode(Mode),
     /// What a verification after a loss may adopt.
     AfterLoss(AfterLoss),
-    /// What becomes of URLs that lead to the upstream.
+    /// The handling of URLs that lead to the upstream.
     Redirects(Redirects),
-    /// Public keys.
+    /// Public keys for policy signatures.
     Keys(Vec<KeySource>),
-    /// A policy's own settings: an object.
+    /// The policy's own settings, a JSON object.
     Json(serde_json::Value),
 }
 
-/// A value as TOML. What may be a secret is hidden.
+/// Writes the value as TOML. Possible secrets are hidden.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -114,7 +114,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Whether TOML takes a key without quotes.
+/// Whether TOML accepts the key without quotes.
 pub(super) fn is_bare(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
@@ -131,7 +131,7 @@ fn is_secret(key: &str) -> bool {
 fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
     use serde_json::Value;
     match json {
-        // Never accepted by a key; TOML has no null.
+        // No key accepts null, and TOML has none.
         Value::Null => f.write_str("\"\""),
         Value::Bool(_) | Value::Number(_) => write!(f, "{json}"),
         Value::String(text) => quoted(f, text),
@@ -160,12 +160,12 @@ fn inline(f: &mut fmt::Formatter<'_>, json: &serde_json::Value) -> fmt::Result {
     }
 }
 
-/// A value, and who said it.
+/// A value and its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sourced {
-    /// The value.
+    /// The parsed value.
     pub value: Value,
-    /// Who said it.
+    /// The layer that set it.
     pub source: Source,
 }
 
@@ -174,12 +174,12 @@ pub struct Sourced {
 pub struct Values(BTreeMap<&'static str, Sourced>);
 
 impl Values {
-    /// The value of a key, if this layer says one.
+    /// The value of a key, if this layer sets it.
     pub fn get(&self, key: &str) -> Option<&Sourced> {
         self.0.get(key)
     }
 
-    /// Whether this layer says nothing.
+    /// Whether this layer sets no key.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -188,7 +188,7 @@ impl Values {
         self.0.insert(key, Sourced { value, source });
     }
 
-    /// Puts a layer over this one: what it says, holds.
+    /// Merges a layer over this one: its values win.
     pub(super) fn cover(&mut self, upper: &Self) {
         self.0.extend(upper.0.iter().map(|(key, stated)| (*key, stated.clone())));
     }
@@ -197,14 +197,14 @@ impl Values {
         self.get(key).and_then(|stated| T::of(&stated.value))
     }
 
-    /// Writes a key's value into a field; one that was not stated leaves the field as it is.
+    /// Copies a key's value into a field; an unset key leaves the field unchanged.
     pub(super) fn fill<T: Field>(&self, key: &str, field: &mut T) {
         if let Some(value) = self.read(key) {
             *field = value;
         }
     }
 
-    /// Whether the operator said it, so that it gives way to nothing.
+    /// Whether the operator set the key, so that its value must not be adjusted.
     pub(super) fn is_operators(&self, key: &str) -> bool {
         self.get(key).is_some_and(|stated| stated.source.is_operator())
     }
@@ -214,9 +214,9 @@ impl Values {
     }
 }
 
-/// A field's type, as it is read from a [`Value`].
+/// A settings field that can be read from a [`Value`].
 pub(super) trait Field: Sized {
-    /// The field; none where the value is of another type.
+    /// Converts the value; none if it has another type.
     fn of(value: &Value) -> Option<Self>;
 }
 

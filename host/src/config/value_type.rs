@@ -1,4 +1,4 @@
-//! What a key takes: from a value as written to one that fits.
+//! Types of configuration values: parse and validate a value as written.
 
 use super::{
     layers::Raw,
@@ -17,11 +17,11 @@ use crate::{
 };
 use std::{num::NonZeroU32, time::Duration};
 
-/// The longest duration that a key takes: beyond it, deadline arithmetic could overflow and nobody means it.
+/// The longest duration that a key takes. A longer one is a mistake and could overflow deadline arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
-/// More keys than that are no list of those one trusts.
+/// The most signature keys a list takes; a longer list is a mistake.
 const MOST_KEYS: usize = 16;
-/// More limits an endpoint are not meant seriously.
+/// The most limits an endpoint takes; a longer list is a mistake.
 const MOST_LIMITS: usize = 16;
 
 /// The type of a key's values.
@@ -30,7 +30,7 @@ pub(super) enum Kind {
     Address,
     Url,
     State,
-    /// What keys in shared state begin with.
+    /// A prefix of keys in shared state.
     Prefix,
     Policy,
     Json,
@@ -38,19 +38,19 @@ pub(super) enum Kind {
     Host,
     File,
     Bool,
-    /// A count from the first to the second.
+    /// A count within this inclusive range.
     Count(u64, u64),
-    /// A count of threads, or `"auto"`.
+    /// A thread count, or `"auto"`.
     Workers,
-    /// A size in bytes, or `"auto"`: what the system leaves to this process.
+    /// A size in bytes, or `"auto"`: derived from the control group's limit.
     Memory,
-    /// A share, at least the given one.
+    /// A percentage of at least this.
     Percent(u32),
-    /// At least a millisecond.
+    /// At least 1 ms.
     Duration,
-    /// At least nothing.
+    /// A duration that may be zero.
     Wait,
-    /// At least so many bytes.
+    /// A size of at least this many bytes.
     Size(u64),
     Header,
     /// One header or a list of them.
@@ -58,28 +58,28 @@ pub(super) enum Kind {
     Method,
     Template,
     Effect,
-    /// How much requests matter.
+    /// The priority of requests during overload.
     Priority,
     Name,
     Limits,
-    /// How a candidate is tried.
+    /// The mode of a candidate policy.
     Mode,
     /// What a verification after a loss of shared state may adopt.
     AfterLoss,
-    /// What becomes of URLs that lead to the upstream.
+    /// The handling of URLs that lead to the upstream.
     Redirects,
-    /// Public keys, as texts or files.
+    /// Public keys, as text or files.
     Keys,
-    /// What a failure counts as whose write was found applied.
+    /// How a failure counts when its write turned out to be applied.
     Settled,
-    /// What shares a breaker.
+    /// The implementation that shares a breaker.
     Interop,
-    /// What the keys of a breaker that is shared begin with.
+    /// The key prefix of a shared breaker.
     Namespace,
 }
 
 impl Kind {
-    /// Reads a value. What is wrong goes to `problems`, with `path` before it.
+    /// Parses a value. Problems are added to `problems` under `path`.
     pub(super) fn read(self, path: &str, raw: &Raw, may_be_off: bool, problems: &mut Vec<Problem>) -> Option<Value> {
         if may_be_off && raw.text() == Some("off") {
             return Some(Value::Off);
@@ -93,7 +93,7 @@ impl Kind {
                     let got = match (self, raw) {
                         (Self::Url, _) => without_userinfo(raw).to_string(),
                         (Self::State, _) => scheme_only(raw),
-                        // It may hold secrets.
+                        // The text may hold secrets.
                         (Self::Json, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
                         _ => raw.to_string(),
                     };
@@ -104,7 +104,7 @@ impl Kind {
         }
     }
 
-    /// Reads a value; the error is what it must be.
+    /// Parses a value; the error states the expected form.
     fn simple(self, raw: &Raw) -> Result<Value, String> {
         let text = |rule: &str| raw.text().map(str::trim).ok_or_else(|| rule.to_owned());
         match self {
@@ -243,26 +243,26 @@ pub(super) fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Less than that holds no policies and no requests.
+/// A smaller limit leaves no memory for policies and requests.
 const LEAST_MEMORY: u64 = 64 << 20;
 
-/// What is left of a control group's limit at least. The host's own program must stay in the page cache, which does not count as used
-/// (about 30 MiB), and between two looks at the group the host may use a little more than its limit (18 MiB were measured).
+/// Memory to leave free below a control group's limit. The host's program must stay in the page cache, which does not count as used (about
+/// 30 MiB), and between two samples of the group's usage the host may exceed its own limit (by 18 MiB as measured).
 const MEMORY_RESERVE_BYTES: u64 = 48 << 20;
 
-/// The memory limit that follows from the control group's; none where it sets none.
+/// The memory limit derived from the control group's limit; none if the group has none.
 fn memory() -> Option<u64> {
     crate::telemetry::Cgroup::own().map(|group| below_group_limit(group.limit()))
 }
 
-/// Seven eighths of a control group's limit, and of a small group less.
+/// Seven eighths of a control group's limit; less for a small group.
 fn below_group_limit(limit: u64) -> u64 {
     let reserve = (limit / 8).max(MEMORY_RESERVE_BYTES).min(limit / 2);
-    // Whole mebibytes, so that it can be shown.
+    // Round down to whole mebibytes, so that `config show` can write it.
     (limit - reserve) >> 20 << 20
 }
 
-/// How many threads can run at once; one where the system does not say.
+/// The number of threads that can run at once; 1 if the system does not say.
 fn cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
 }
@@ -285,7 +285,7 @@ fn url(text: &str) -> Result<http::Uri, String> {
     }
 }
 
-/// A URL may carry a password, which no message repeats.
+/// A URL may contain a password; messages must not repeat it.
 pub(super) fn without_userinfo(raw: &Raw) -> Raw {
     let hidden = |text: &str| {
         let (user, host) = text.rsplit_once('@')?;
@@ -295,7 +295,7 @@ pub(super) fn without_userinfo(raw: &Raw) -> Raw {
     raw.text().and_then(hidden).unwrap_or_else(|| raw.clone())
 }
 
-/// What is no address may still hold a password, anywhere in it.
+/// A malformed address may contain a password anywhere.
 fn scheme_only(raw: &Raw) -> String {
     match raw.text().and_then(|text| text.split_once(':')) {
         Some((scheme, _)) => Raw::Text(format!("{scheme}:...")).to_string(),
@@ -406,7 +406,7 @@ fn limits(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Vec<Quot
         return None;
     }
     let read = items.iter().enumerate().map(|(index, item)| limit(&format!("{path}[{index}]"), item, problems));
-    // Every limit is read before the first bad one ends it, so that all problems are found.
+    // Parse every limit before failing, so that all problems are reported.
     read.collect::<Vec<_>>().into_iter().collect()
 }
 

@@ -1,4 +1,4 @@
-//! A caller of the host: what any client of the API would do, with the base URL changed.
+//! A client of the host. It differs from a client of the API only in the base URL.
 
 use super::DemoError;
 use crate::{
@@ -12,11 +12,10 @@ use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The way to the host.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(Arc<HttpClient>);
 
-/// An answer, read to its end.
+/// A completely read response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -30,7 +29,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
-    /// Whether it is a refusal of the host, of this kind.
+    /// Whether the host refused the request with this problem type.
     pub(super) fn is_problem(&self, kind: &str) -> bool {
         self.json["type"].as_str().is_some_and(|text| text.ends_with(kind))
     }

@@ -1,4 +1,4 @@
-//! What the scenes play on: emulator, host, a caller, a folder for the file.
+//! The fixture of the scenarios: emulator, host, client, and a folder for the file.
 
 use super::{DemoError, TIMES_SCALED_DOWN, caller::Caller, io_error};
 use crate::{
@@ -17,10 +17,9 @@ use std::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 const SAMPLE: &str = include_str!("hospitals.csv");
-/// How long the breaker stays open: the default minute, scaled down.
+/// How long the breaker stays open: the default of 1 min, scaled down.
 pub(super) const OPEN_FOR: Duration = Duration::from_millis(60_000 / TIMES_SCALED_DOWN as u64);
 
-/// The set.
 pub(super) struct Fixture {
     pub(super) emulator: Arc<Emulator>,
     pub(super) caller: Caller,
@@ -39,11 +38,11 @@ impl Fixture {
         let emulator = Emulator::new(emulator::Options::default().scaled_down(TIMES_SCALED_DOWN));
         let (stop_emulator, stopped) = oneshot::channel();
         let emulator_task = tokio::spawn(Arc::clone(&emulator).serve(listener, async move {
-            // A dropped sender stops it too.
+            // A dropped sender stops the emulator too.
             let _ = stopped.await;
         }));
         let mut settings = settings(&url(upstream))?;
-        // A demo may run beside a host in service.
+        // The demo must not conflict with a running host's admin listener.
         settings.admin.listen = None;
         let server = Server::start(&settings)?;
         let listens = server.addresses().first().copied().unwrap_or(settings.server.listen);
@@ -58,7 +57,7 @@ impl Fixture {
         Ok(Self { emulator, caller: Caller::to(&url)?, url, folder, server, stop_emulator, emulator_task })
     }
 
-    /// Stops both.
+    /// Stops the host and the emulator.
     pub(super) async fn strike(self) {
         let server = self.server;
         let _ = tokio::task::spawn_blocking(move || server.stop()).await;
@@ -76,8 +75,8 @@ fn url(address: SocketAddr) -> Uri {
         .unwrap_or_else(|_| Uri::from_static("http://127.0.0.1:8080/"))
 }
 
-/// The defaults for a hospital directory, with times scaled down as the emulator's are: one create each 0.65 s after the first
-/// 20, waits of 0.2 to 1 s, a breaker that stays open for as long as [`OPEN_FOR`].
+/// Default settings for a hospital directory, with times scaled down like the emulator's: after the first 20, one create per 0.65 s, waits
+/// of 0.2 to 1 s, and a breaker that stays open for [`OPEN_FOR`].
 fn settings(base_url: &Uri) -> Result<Settings, Problems> {
     let open_for_ms = OPEN_FOR.as_millis();
     config::from_toml(&format!(
@@ -95,7 +94,7 @@ fn settings(base_url: &Uri) -> Result<Settings, Problems> {
     ))
 }
 
-/// A folder of its own for the file and its journal; gone when dropped.
+/// A temporary folder for the file and its journal, deleted on drop.
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
@@ -114,7 +113,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed stays in the temporary folder.
+        // A folder that cannot be deleted stays in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

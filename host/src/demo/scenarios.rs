@@ -1,4 +1,4 @@
-//! The scenes.
+//! The scenarios.
 
 use super::{
     DemoError, Options, Shown,
@@ -15,21 +15,21 @@ use serde_json::json;
 use std::{io::Write, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// Between two scenes, so that one can read.
+/// Pause between two scenarios, to read the output.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Requests that are made at most until the breaker opens.
+/// Maximum requests until the breaker opens.
 const STORM: usize = 20;
 const REFUSALS: usize = 1_000;
 const BATCH: &str = "5f0c1f6e-3a0b-4d57-9f8e-0d6f4a7c2b10";
 
-/// The screen: a line at a time.
+/// Prints a line to the screen.
 macro_rules! say {
     ($screen:expr, $($text:tt)*) => {
         writeln!($screen, $($text)*).and_then(|()| $screen.flush()).map_err(io_error("the screen"))?
     };
 }
 
-/// Plays all scenes, then tells the sums.
+/// Plays all scenarios, then prints the totals.
 pub(super) async fn play(
     stage: &Fixture,
     options: &Options,
@@ -151,7 +151,7 @@ async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mu
     Ok(())
 }
 
-/// Asks until the breaker lets a request through; a refusal says when to come back.
+/// Repeats a request until the breaker admits it, and waits as long as each refusal asks for.
 async fn recovered(stage: &Fixture) -> Result<Answer, DemoError> {
     let given_up = Instant::now() + OPEN_FOR * 3;
     loop {

@@ -2,7 +2,7 @@
 
 use super::{Options, run};
 
-/// The demo's own numbers, as its emulator counted them. Real sockets and real time: some 15 s.
+/// Checks the demo's numbers, as its emulator counted them. Uses real sockets and real time: about 15 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_keeps_its_word() {
     let mut screen = Vec::new();

@@ -1,4 +1,4 @@
-//! The calls of the API: which request is which, and what each is allowed.
+//! The calls of the API: routing and rate limits.
 
 use super::response;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// How many of it one client address may make in each window of one minute.
+    /// Maximum calls by one client address in each window of one minute.
     pub fn limit(self) -> u32 {
         match self {
             Self::Health => 100,
@@ -38,16 +38,16 @@ impl Call {
     }
 }
 
-/// What a method and a path ask for.
+/// The result of routing.
 #[derive(Debug)]
 pub enum Route<'a> {
-    /// A call, with its path parameter (empty where it has none), not yet checked.
+    /// A call with its path parameter, not yet validated (empty for a call without one).
     Call(Call, &'a str),
-    /// No call: the router answers itself.
+    /// No call matches, and the router responds itself.
     Answered(Response<Bytes>),
 }
 
-/// Finds the call.
+/// Routes a method and a path.
 pub fn route<'a>(method: &Method, path_and_query: &'a str) -> Route<'a> {
     let path = path_and_query.split(['?', '#']).next().unwrap_or_default();
     let calls: (&[(Method, Call)], &str) = match segments(path).as_slice() {

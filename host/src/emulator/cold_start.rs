@@ -1,43 +1,43 @@
-//! A deployment that goes to sleep when nobody asks, and takes its time to wake. Pure.
+//! A deployment that sleeps without requests and takes time to wake. Pure.
 
 use http::StatusCode;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How the deployment sleeps.
+/// The sleep behaviour of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColdStart {
-    /// Without a request for so long it goes to sleep and forgets everything. Seen: 15 minutes.
+    /// Time without requests until it sleeps and loses its data. Observed: 15 min.
     pub idle: Duration,
-    /// From the first request to being awake. Seen: 23 to 60 s.
+    /// Time from the first request until it is awake. Observed: 23 to 60 s.
     pub waking: Duration,
-    /// What requests get meanwhile.
+    /// How it treats requests while it wakes.
     pub meanwhile: Meanwhile,
     /// Whether it is asleep at the start.
     pub asleep: bool,
 }
 
-/// What a waking deployment does with requests.
+/// How a waking deployment treats requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meanwhile {
-    /// Holds them, and handles them once awake.
+    /// Delays them until it is awake.
     Hold,
-    /// Answers with a status of the edge (502, 503); the request never reaches the server.
+    /// Responds with a status of the edge proxy (502, 503); the request does not reach the server.
     Answer(StatusCode),
 }
 
-/// What happens to a request that comes in now.
+/// How to treat an incoming request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// It is handled.
+    /// Handle it at once.
     Open,
-    /// It is handled from then on.
+    /// Handle it from this time on.
     From(Instant),
-    /// The edge answers.
+    /// Respond with this status of the edge proxy.
     Answer(StatusCode),
 }
 
-/// Awake, asleep or in between.
+/// The state of the deployment: awake, asleep or waking.
 #[derive(Debug)]
 pub struct Sleeper {
     cold_start: Option<ColdStart>,
@@ -46,13 +46,13 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// Awake at `now`, or asleep if so configured; without `cold_start` it never sleeps by itself.
+    /// Starts awake, or asleep if so configured. Without `cold_start` it never sleeps.
     pub fn new(cold_start: Option<ColdStart>, now: Instant) -> Self {
         let asleep = cold_start.is_some_and(|cold| cold.asleep);
         Self { cold_start, awake_from: (!asleep).then_some(now), last_request: now }
     }
 
-    /// A request comes in. True beside the entry: the process was restarted, all is forgotten.
+    /// Registers an incoming request. Also returns whether the process was restarted, which loses all data.
     pub fn enter(&mut self, now: Instant) -> (Entry, bool) {
         let Some(cold) = self.cold_start else { return (Entry::Open, false) };
         let idle = now.saturating_duration_since(self.last_request);
@@ -70,7 +70,7 @@ impl Sleeper {
         (entry, restarted)
     }
 
-    /// Sends it to sleep now; with no cold start configured nothing happens.
+    /// Puts the deployment to sleep. Without a cold start, this does nothing.
     pub fn sleep(&mut self) {
         self.awake_from = None;
     }

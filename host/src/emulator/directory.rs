@@ -1,63 +1,63 @@
-//! What the directory holds: pure state, no time and no network.
+//! The directory's data: pure state without time and network.
 
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-/// The most hospitals one batch may have.
+/// Maximum hospitals of a batch.
 pub const BATCH_CAP: usize = 20;
 
-/// One hospital, as the API shows it.
+/// A hospital as the API represents it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hospital {
-    /// Counts from 1, and again from 1 after a restart.
+    /// Counts from 1, also after a restart.
     pub id: u64,
-    /// Its name, as sent.
+    /// The name as sent.
     pub name: String,
-    /// Its address, as sent.
+    /// The address as sent.
     pub address: String,
-    /// Its phone number, if one was sent.
+    /// The phone number, if one was sent.
     pub phone: Option<String>,
-    /// The batch that made it.
+    /// The batch that created it.
     pub creation_batch_id: Option<Uuid>,
-    /// False exactly while it belongs to a batch that was not activated.
+    /// False only while its batch is not activated.
     pub active: bool,
-    /// When it was committed, in microseconds since 1970; shown as a date without a time zone.
+    /// The time at which it was stored, in microseconds since 1970. Serialized as a date without time zone.
     #[serde(serialize_with = "naive_date_time")]
     pub created_at: u64,
 }
 
-/// A hospital that is asked for and not yet made.
+/// A hospital to create.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Draft {
-    /// Its name, not blank.
+    /// The name, not blank.
     pub name: String,
-    /// Its address, not blank.
+    /// The address, not blank.
     pub address: String,
-    /// Its phone number.
+    /// The phone number, if any.
     pub phone: Option<String>,
-    /// The batch to put it into.
+    /// The hospital's batch, if any.
     pub batch: Option<Uuid>,
 }
 
-/// The fields of a PUT that were sent; the others stay as they are.
+/// The fields of a PUT that were sent; the others stay unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patch {
-    /// A new name.
+    /// A new name, if sent.
     pub name: Option<String>,
-    /// A new address.
+    /// A new address, if sent.
     pub address: Option<String>,
-    /// A new phone number.
+    /// The change of the phone number.
     pub phone: PhoneChange,
 }
 
-/// What a PUT does to the phone number.
+/// How a PUT changes the phone number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PhoneChange {
-    /// Nothing: the field was not sent.
+    /// Unchanged, because the field was not sent.
     #[default]
     Keep,
-    /// It becomes this; null takes it away.
+    /// Replaced by this number, or removed by null.
     Set(Option<String>),
 }
 
@@ -66,7 +66,7 @@ pub enum PhoneChange {
 pub enum Unactivatable {
     /// No hospital has this batch id.
     Empty,
-    /// At least one of its hospitals is active already.
+    /// At least one of the batch's hospitals is already active.
     AlreadyActive,
 }
 
@@ -80,18 +80,18 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// An empty directory that keeps the newest `capacity` hospitals and silently forgets older ones, as the server does.
+    /// Creates an empty directory. It keeps the newest `capacity` hospitals and silently deletes older ones, as the server does.
     pub fn new(capacity: usize) -> Self {
         Self { hospitals: BTreeMap::new(), batches: HashMap::new(), last_id: 0, capacity: capacity.max(1) }
     }
 
-    /// Whether one more hospital may *begin* to be made in this batch. The server asks this before its slow work and not
-    /// again, so concurrent creates race past the cap.
+    /// Whether another create may *begin* in this batch. The server checks this only before its slow work, so concurrent creates race past
+    /// the cap.
     pub fn has_room(&self, batch: Option<Uuid>) -> bool {
         batch.is_none_or(|batch| self.batches.get(&batch).map_or(0, Vec::len) < BATCH_CAP)
     }
 
-    /// Makes a hospital.
+    /// Creates a hospital.
     pub fn create(&mut self, draft: Draft, created_at: u64) -> Hospital {
         self.last_id += 1;
         let hospital = Hospital {
@@ -115,22 +115,22 @@ impl Directory {
         hospital
     }
 
-    /// How many were made since the start, deleted ones too.
+    /// The number of hospitals ever created, including deleted ones.
     pub fn made(&self) -> u64 {
         self.last_id
     }
 
-    /// All hospitals.
+    /// All hospitals in the order of their ids.
     pub fn all(&self) -> Vec<Hospital> {
         self.hospitals.values().cloned().collect()
     }
 
-    /// One hospital.
+    /// The hospital with this id.
     pub fn get(&self, id: u64) -> Option<&Hospital> {
         self.hospitals.get(&id)
     }
 
-    /// Changes one hospital.
+    /// Applies a PUT to the hospital with this id.
     pub fn update(&mut self, id: u64, patch: Patch) -> Option<&Hospital> {
         let hospital = self.hospitals.get_mut(&id)?;
         if let Some(name) = patch.name {
@@ -145,7 +145,7 @@ impl Directory {
         Some(hospital)
     }
 
-    /// Deletes one hospital; whether it was there.
+    /// Deletes the hospital with this id. Returns whether it existed.
     pub fn delete(&mut self, id: u64) -> bool {
         let Some(hospital) = self.hospitals.remove(&id) else { return false };
         if let Some(batch) = hospital.creation_batch_id
@@ -159,16 +159,16 @@ impl Directory {
         true
     }
 
-    /// The hospitals of a batch; none if there are none.
+    /// The hospitals of a batch; none if the batch does not exist.
     pub fn batch(&self, batch: Uuid) -> Option<Vec<Hospital>> {
         let ids = self.batches.get(&batch)?;
         Some(ids.iter().filter_map(|id| self.hospitals.get(id).cloned()).collect())
     }
 
-    /// Activates a batch and says how many became active.
+    /// Activates a batch. Returns the number of hospitals that became active.
     ///
     /// # Errors
-    /// Where the batch is empty or one of its hospitals is active already; nothing changes then.
+    /// [`Unactivatable`] if the batch is empty or one of its hospitals is already active; then nothing changes.
     pub fn activate(&mut self, batch: Uuid) -> Result<usize, Unactivatable> {
         let ids = self.batches.get(&batch).ok_or(Unactivatable::Empty)?;
         if ids.iter().filter_map(|id| self.hospitals.get(id)).any(|hospital| hospital.active) {
@@ -182,7 +182,7 @@ impl Directory {
         Ok(ids.len())
     }
 
-    /// Deletes a batch and says how many hospitals it had.
+    /// Deletes a batch. Returns the number of its hospitals.
     pub fn delete_batch(&mut self, batch: Uuid) -> usize {
         let ids = self.batches.remove(&batch).unwrap_or_default();
         for id in &ids {
@@ -191,7 +191,7 @@ impl Directory {
         ids.len()
     }
 
-    /// How many hospitals are there beyond the first of each (batch, name, address, phone).
+    /// The number of hospitals that repeat an earlier one's (batch, name, address, phone).
     pub fn duplicates(&self) -> usize {
         let distinct: std::collections::HashSet<_> =
             self.hospitals.values().map(|h| (h.creation_batch_id, &h.name, &h.address, &h.phone)).collect();
@@ -199,13 +199,13 @@ impl Directory {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde fixes the signature
 fn naive_date_time<S: Serializer>(unix_micros: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&iso_date_time(*unix_micros))
 }
 
-/// A date and time of the Gregorian calendar without a zone, microseconds only where there are any (Python's `isoformat`).
-/// Days to dates: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
+/// A Gregorian date and time without time zone, with microseconds only if they are not zero (Python's `isoformat`). The conversion of days
+/// is Howard Hinnant's `civil_from_days` ("chrono-compatible low-level date algorithms").
 pub fn iso_date_time(unix_micros: u64) -> String {
     let (seconds, micros) = (unix_micros / 1_000_000, unix_micros % 1_000_000);
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);

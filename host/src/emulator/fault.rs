@@ -1,56 +1,56 @@
-//! Faults on demand. Choosing one is pure: the chance is an argument.
+//! Faults on demand. Choosing a fault is pure: the random number is an argument.
 
 use super::call::Call;
 use http::StatusCode;
 use std::{num::NonZeroU64, ops::RangeInclusive, time::Duration};
 
-/// What goes wrong with one request.
+/// A fault of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Answered with this status at once, nothing done (500 by the server; 502, 503, 504 by an edge before it).
+    /// Responds with this status at once, without an effect (500 by the server; 502, 503, 504 by an edge proxy).
     FailBefore(StatusCode),
-    /// Done, then answered with this status.
+    /// Applies the request, then responds with this status.
     FailAfter(StatusCode),
-    /// The connection is reset at once, nothing done.
+    /// Resets the connection at once, without an effect.
     ResetBefore,
-    /// Done, then the connection is reset instead of an answer.
+    /// Applies the request, then resets the connection.
     ResetAfter,
-    /// The connection is reset at once, and a create is committed only after a time from this range.
+    /// Resets the connection at once, and applies a create after a random time from this range.
     ResetThenCommit(RangeInclusive<Duration>),
-    /// Done, then answered 200 with half of the JSON and a length that agrees with the half. Other statuses pass.
+    /// Applies the request, then responds 200 with half of the JSON and a matching length. Other statuses stay unchanged.
     Unreadable,
-    /// Done, then the head of the answer, half of the body, and a reset.
+    /// Applies the request, then sends the head, half of the body, and a reset.
     CutShort,
-    /// Nothing done and nothing answered, for ever.
+    /// Does nothing and never responds.
     StallBefore,
-    /// Done, then nothing answered, for ever.
+    /// Applies the request and never responds.
     StallAfter,
-    /// 429 at once, with or without Retry-After (in whole seconds).
+    /// Responds 429 at once, with or without Retry-After (in whole seconds).
     RateLimited(Option<Duration>),
 }
 
-/// Which of the requests that a rule is for it strikes.
+/// Which of its requests a rule applies to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum When {
-    /// Every one.
+    /// All requests.
     Always,
-    /// The n-th, the 2n-th and so on.
+    /// Every n-th request.
     Every(NonZeroU64),
-    /// The first n, then none.
+    /// The first n requests.
     First(u64),
-    /// Each with this probability. The chances of several rules for one call are shares of one draw, so that 0.10 and
-    /// 0.05 strike 10 % and 5 % of the requests.
+    /// Each request with this probability. The chances of several rules for one call partition one random draw, so that 0.10 and 0.05 apply
+    /// to 10 % and 5 % of the requests.
     Chance(f64),
 }
 
 impl When {
-    /// The n-th of every n; 0 counts as 1.
+    /// Every n-th request; 0 counts as 1.
     pub fn every(n: u64) -> Self {
         Self::Every(NonZeroU64::new(n).unwrap_or(NonZeroU64::MIN))
     }
 }
 
-/// One rule: what, when, and for which call.
+/// A rule: the fault, its requests and its call.
 #[derive(Debug, Clone, PartialEq)]
 struct Rule {
     call: Option<Call>,
@@ -59,7 +59,7 @@ struct Rule {
     seen: u64,
 }
 
-/// A list of rules; the first that strikes counts.
+/// A list of rules. The first one that applies to a request wins.
 ///
 /// ```
 /// use triage::emulator::{Call, Fault, Faults, When};
@@ -74,7 +74,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// All goes well.
+    /// No faults.
     pub fn none() -> Self {
         Self::default()
     }
@@ -93,15 +93,15 @@ impl Faults {
         self
     }
 
-    /// Closes connections as they come in, before a byte was read. Which call it would have been is unknown then, so this
-    /// counts connections; in-process every request is one.
+    /// Closes connections at accept, before a byte is read. The call is then unknown, so this counts connections; in-process, each request
+    /// counts as one.
     #[must_use]
     pub fn refuse(mut self, when: When) -> Self {
         self.refuse = Some((when, 0));
         self
     }
 
-    /// The fault that strikes this request, if any; counts it for every rule it matches. `random` is uniform.
+    /// The fault for this request, if any. Every matching rule counts the request. `random` is uniformly distributed.
     pub(super) fn strike(&mut self, call: Call, random: u64) -> Option<Fault> {
         let draw = unit(random);
         let mut below = 0.0;
@@ -116,7 +116,7 @@ impl Faults {
         struck
     }
 
-    /// Whether a connection that comes in now is closed.
+    /// Whether to close a new connection.
     pub(super) fn refuses(&mut self, random: u64) -> bool {
         self.refuse.as_mut().is_some_and(|(when, seen)| {
             *seen += 1;
@@ -138,12 +138,12 @@ fn strikes(when: When, seen: u64, draw: f64, below: &mut f64) -> bool {
     }
 }
 
-/// A number in [0, 1) from 64 random bits: the upper 53, as many as a double holds.
+/// A number in [0, 1) from 64 random bits: the upper 53, which a double represents exactly.
 fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A time from the range, by chance.
+/// A random duration from the range.
 pub(super) fn within(range: &RangeInclusive<Duration>, random: u64) -> Duration {
     range.end().saturating_sub(*range.start()).mul_f64(unit(random)) + *range.start()
 }

@@ -1,4 +1,4 @@
-//! The handlers: what each call does, and when.
+//! Performs the calls, with their delays.
 
 use super::{
     Call, Emulator,
@@ -12,10 +12,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 impl Emulator {
-    /// Performs a valid operation. None: the process was restarted meanwhile, the connection is gone.
+    /// Performs a valid operation. None if the process was restarted meanwhile, which closes the connection.
     ///
-    /// The order is the server's: a handler is taken from the pool, the limit is counted, the work is done. With
-    /// `commit_after` a create is not worked on at once, but later and without a handler.
+    /// The order is the server's: take a handler from the pool, count the limit, do the work. With `commit_after`, a create is applied
+    /// later, without a handler.
     pub(super) async fn perform(
         self: &Arc<Self>,
         call: Call,

@@ -18,8 +18,7 @@ use std::{
 
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Sends requests into an emulator of the same process; resets, refusals and stalls become the failures that sockets would
-/// show.
+/// Sends requests to an emulator in the same process. Resets, refusals and stalls become the failures that sockets would show.
 #[derive(Debug, Clone)]
 pub struct InProcess(pub Arc<Emulator>);
 

@@ -1,4 +1,4 @@
-//! What the emulator remembers for tests. Pure.
+//! The arrivals that the emulator records for tests. Pure.
 
 use super::Call;
 use std::{collections::VecDeque, time::Duration};
@@ -9,9 +9,9 @@ const MAX_ARRIVALS: usize = 200_000;
 /// A request that reached the emulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// When, on tokio's clock.
+    /// The time of arrival on tokio's clock.
     pub at: Instant,
-    /// Which call it was.
+    /// The requested call.
     pub call: Call,
 }
 
@@ -19,12 +19,12 @@ pub struct Arrival {
 #[derive(Debug, Default)]
 pub struct Record {
     arrivals: VecDeque<Arrival>,
-    /// Requests that a fault struck.
+    /// Requests that got a fault.
     pub struck: u64,
 }
 
 impl Record {
-    /// Notes an arrival.
+    /// Records an arrival.
     pub fn arrive(&mut self, call: Call, at: Instant) {
         if self.arrivals.len() == MAX_ARRIVALS {
             self.arrivals.pop_front();
@@ -32,12 +32,12 @@ impl Record {
         self.arrivals.push_back(Arrival { at, call });
     }
 
-    /// All that are kept.
+    /// All recorded arrivals, oldest first.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.iter().copied().collect()
     }
 
-    /// The most arrivals of one call in any half-open window `[t, t + window)`.
+    /// The maximum number of one call's arrivals in any half-open window `[t, t + window)`.
     pub fn most_within(&self, call: Call, window: Duration) -> usize {
         let times: Vec<Instant> =
             self.arrivals.iter().filter(|arrival| arrival.call == call).map(|arrival| arrival.at).collect();

@@ -1,4 +1,4 @@
-//! The server's answers, byte for byte.
+//! The server's responses, byte for byte.
 
 use super::directory::BATCH_CAP;
 use bytes::Bytes;
@@ -8,14 +8,14 @@ use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The text for a batch id that no hospital has.
+/// The message for a batch id without hospitals.
 pub const EMPTY_BATCH: &str = "No hospitals found with the specified batch ID";
-/// The text for a hospital id that is not there.
+/// The message for an unknown hospital id.
 pub const NO_HOSPITAL: &str = "Hospital not found";
-/// The text for a batch that is active, or partly.
+/// The message for a batch that is fully or partly active.
 pub const ALREADY_ACTIVE: &str = "Cannot activate batch: one or more hospitals in the batch are already active";
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json<T: Serialize + ?Sized>(status: StatusCode, body: &T) -> Response<Bytes> {
     let text = serde_json::to_vec(body).unwrap_or_default();
     with_body(status, HeaderValue::from_static("application/json"), text.into())
@@ -26,12 +26,12 @@ pub fn detail(status: StatusCode, text: &str) -> Response<Bytes> {
     json(status, &json!({ "detail": text }))
 }
 
-/// No such route.
+/// 404: no route matches the path.
 pub fn not_found() -> Response<Bytes> {
     detail(StatusCode::NOT_FOUND, "Not Found")
 }
 
-/// A route, but not by this method.
+/// 405: a route matches the path, but not the method.
 pub fn method_not_allowed<'a>(allowed: impl Iterator<Item = &'a str>) -> Response<Bytes> {
     let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     if let Ok(allow) = HeaderValue::from_str(&allowed.collect::<Vec<_>>().join(", ")) {
@@ -40,14 +40,14 @@ pub fn method_not_allowed<'a>(allowed: impl Iterator<Item = &'a str>) -> Respons
     response
 }
 
-/// The router's redirect to the path with a slash.
+/// 307: the router's redirect to the path with a slash.
 pub fn redirect(location: &'static str) -> Response<Bytes> {
     let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
     response.headers_mut().insert(header::LOCATION, HeaderValue::from_static(location));
     response
 }
 
-/// 400: the batch has its 20 already.
+/// 400: the batch is full.
 pub fn batch_full() -> Response<Bytes> {
     detail(StatusCode::BAD_REQUEST, &format!("Batch cannot exceed {BATCH_CAP} hospitals"))
 }
@@ -58,13 +58,13 @@ pub fn activated(count: usize, batch: Uuid) -> Response<Bytes> {
     json(StatusCode::OK, &json!({ "activated_count": count, "message": message }))
 }
 
-/// 200 after a batch was deleted.
+/// 200 after a batch's deletion.
 pub fn deleted(count: usize, batch: Uuid) -> Response<Bytes> {
     let message = format!("Deleted {count} hospital(s) with batch ID {batch}");
     json(StatusCode::OK, &json!({ "deleted_count": count, "message": message }))
 }
 
-/// 429. The server sends no Retry-After; a storm may.
+/// 429. The real server sends no Retry-After; a fault may add one.
 pub fn rate_limited(limit: u32, retry_after: Option<Duration>) -> Response<Bytes> {
     let text = format!("Rate limit exceeded: {limit} per 1 minute");
     let mut response = json(StatusCode::TOO_MANY_REQUESTS, &json!({ "error": text }));
@@ -74,13 +74,13 @@ pub fn rate_limited(limit: u32, retry_after: Option<Duration>) -> Response<Bytes
     response
 }
 
-/// What the server (500) or the edge before it (502, 503, 504) says when it fails: text, not JSON.
+/// The response to a failure of the server (500) or the edge proxy (502, 503, 504): text, not JSON.
 pub fn failure(status: StatusCode) -> Response<Bytes> {
     let text = status.canonical_reason().unwrap_or("Error");
     with_body(status, HeaderValue::from_static("text/plain; charset=utf-8"), Bytes::from_static(text.as_bytes()))
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub fn empty(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;

@@ -1,16 +1,16 @@
-//! A fault as it is written on a command line: `create=reset-after@3`.
+//! Fault rules of the command line, such as `create=reset-after@3`.
 
 use super::{Call, Fault, Faults, When};
 use http::StatusCode;
 use std::{str::FromStr, time::Duration};
 
-/// One rule of [`Faults`], read from text.
+/// A rule for [`Faults`], parsed from text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// The call that it strikes; none: every call.
+    /// The call it applies to; none for every call.
     call: Option<Call>,
     when: When,
-    /// None: the connection is refused.
+    /// The fault; none to refuse the connection.
     fault: Option<Fault>,
 }
 
@@ -27,7 +27,7 @@ const CALLS: [(&str, Call); 9] = [
 ];
 
 impl Rule {
-    /// What can be written.
+    /// The syntax, as the command line's help shows it.
     pub const SYNTAX: &str =
         "What goes wrong, as CALL=FAULT[@WHEN]; may be given several times, the first that strikes counts.
 

@@ -24,16 +24,16 @@ use tokio::{
 const MAX_CONNECTIONS: usize = 8_192;
 const MAX_BODY_BYTES: usize = 1 << 20;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// After a failed accept (no free descriptors, mostly), so that the loop does not spin.
+/// Wait after a failed accept (usually for lack of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Emulator {
-    /// Serves on `listener` until `shutdown` is ready; connections that are open then are dropped.
+    /// Serves on `listener` until `shutdown` is ready, then drops the open connections.
     ///
-    /// A reset is a real one: the socket is closed with a zero linger time, so the peer reads "connection reset". On HTTP/2
-    /// it takes the connection's other streams along, as a reset does.
+    /// A reset closes the socket with zero linger time, so that the peer reads "connection reset". On HTTP/2 it also ends the connection's
+    /// other streams, as a real reset does.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
         let mut connections = JoinSet::new();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -129,7 +129,7 @@ fn whole(response: Response<Bytes>) -> Response<Body> {
     response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }
 
-/// The full length is announced; the body breaks off, and hyper drops the connection.
+/// Announces the full length and breaks the body off, so that hyper drops the connection.
 fn cut_short(response: Response<Bytes>, sent: usize) -> Response<Body> {
     let announced = response.body().len();
     let mut response = response.map(|body| {
@@ -138,7 +138,7 @@ fn cut_short(response: Response<Bytes>, sent: usize) -> Response<Body> {
             match head {
                 Some(head) if !head.is_empty() => Some((Ok(Frame::data(head)), Some(Bytes::new()))),
                 Some(_) => {
-                    // Lets hyper flush what it has before the error drops it.
+                    // Give hyper time to flush before the error closes the connection.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     Some((Err(io::ErrorKind::ConnectionReset.into()), None))
                 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub(super) const BATCH: &str = "7d3c5a52-0000-4000-8000-000000000001";
 
-/// The answer as status and JSON (null for an empty body, a string for text).
+/// The response as status and JSON (null for an empty body, a string for text).
 pub(super) fn read(response: &Response<bytes::Bytes>) -> (StatusCode, Value) {
     let body = response.body();
     let text = || Value::String(String::from_utf8_lossy(body).into_owned());

@@ -1,4 +1,4 @@
-//! What the server checks before a handler runs, and its lists of complaints (422).
+//! The server's validation before a handler runs, with its error lists (422).
 
 use super::{
     Request,
@@ -11,22 +11,22 @@ use http::{Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// A request that passed the checks.
+/// A valid request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Is the server there?
+    /// The health check.
     Health,
-    /// Make one hospital.
+    /// Create a hospital.
     Create(Draft),
-    /// All hospitals.
+    /// List all hospitals.
     List,
-    /// One hospital. An integer that is no id of ours is 0, which no hospital has.
+    /// Get a hospital. An integer outside the range of ids becomes 0, which no hospital has.
     Get(u64),
-    /// Change one hospital.
+    /// Change a hospital.
     Update(u64, Patch),
-    /// Delete one hospital.
+    /// Delete a hospital.
     Delete(u64),
-    /// The hospitals of a batch.
+    /// List a batch's hospitals.
     ListBatch(Uuid),
     /// Activate a batch.
     Activate(Uuid),
@@ -34,10 +34,10 @@ pub enum Operation {
     DeleteBatch(Uuid),
 }
 
-/// Checks path parameter and body.
+/// Validates path parameter and body.
 ///
 /// # Errors
-/// The 422 answer, with every complaint.
+/// The 422 response with every error.
 pub fn validate(call: Call, parameter: &str, request: &Request) -> Result<Operation, Box<Response<Bytes>>> {
     let mut complaints = Vec::new();
     let operation = match call {
@@ -92,7 +92,7 @@ fn uuid_at(location: &[&str], text: &str, complaints: &mut Complaints) -> Option
         .ok()
 }
 
-/// The body as a JSON object.
+/// Parses the body as a JSON object.
 fn object(request: &Request, complaints: &mut Complaints) -> Option<Map<String, Value>> {
     if request.body.is_empty() {
         complaints.push(complaint("missing", &["body"], "Field required", &Value::Null));

@@ -1,13 +1,13 @@
-//! The server's own rate limit: fixed windows that open with the first request. Pure.
+//! The server's own rate limit: fixed windows that begin with the first request. Pure.
 
 use super::call::Call;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 use tokio::time::Instant;
 
-/// Client addresses remembered at once; windows that are over go first.
+/// Maximum client addresses to remember. Expired windows are removed first.
 const MAX_CLIENTS: usize = 4_096;
 
-/// How often each client made each call in the window that is open for it.
+/// The number of each client's calls in its current window.
 #[derive(Debug)]
 pub struct Windows {
     length: Duration,
@@ -15,13 +15,13 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows of this length; the server's are one minute.
+    /// Creates windows of this length; the server's are one minute.
     pub fn new(length: Duration) -> Self {
         Self { length, open: HashMap::new() }
     }
 
-    /// Counts one call and says whether the limit admits it. Refused calls count too: a client that hammers gains nothing,
-    /// and loses nothing, since the window's end is fixed.
+    /// Counts a call and returns whether the limit admits it. Refused calls count too, but that does not matter to the client, since the
+    /// window's end is fixed.
     pub fn admit(&mut self, call: Call, client: IpAddr, now: Instant) -> bool {
         if self.open.len() >= MAX_CLIENTS {
             let length = self.length;

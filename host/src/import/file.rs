@@ -1,4 +1,4 @@
-//! The journal's file: locked while an import runs, readable by its owner only, synced before anything is sent.
+//! The journal file: locked during an import, readable only by its owner, and synced before anything is sent.
 
 use super::{
     ImportError,
@@ -12,27 +12,27 @@ use std::{
     sync::Arc,
 };
 
-/// Far above what 10,000 rows with many resumptions leave.
+/// Far more than 10,000 rows with many resumed runs produce.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// An open journal. The lock goes with it.
+/// An open journal. Dropping the last clone releases the file lock.
 #[derive(Debug, Clone)]
 pub struct JournalFile(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    /// Lines that wait for the next write.
+    /// Lines to write with the next flush.
     pending: Mutex<Vec<u8>>,
-    /// After a failed write nothing more is written: the file's end is not known any more.
+    /// After a failed write the end of the file is unknown, so nothing more is written.
     file: Mutex<Result<File, io::ErrorKind>>,
 }
 
 impl JournalFile {
-    /// Opens or makes the journal, takes the lock, reads what is there and cuts off a torn last line.
+    /// Opens or creates the journal, locks it, reads it, and removes an incomplete last line.
     ///
     /// # Errors
-    /// [`ImportError`] where another import holds it or it is no journal.
+    /// [`ImportError`] if another import has locked the file, or it is no journal.
     pub fn open(path: &Path) -> Result<(Self, Past), ImportError> {
         let failed = |source| ImportError::Journal { path: path.to_owned(), source };
         let mut options = OpenOptions::new();
@@ -54,7 +54,7 @@ impl JournalFile {
         Ok((Self(Arc::new(inner)), past))
     }
 
-    /// What a journal says, without making or changing it. Where there is none, it says nothing.
+    /// Reads a journal without creating or changing it. A missing file counts as empty.
     ///
     /// # Errors
     /// As [`JournalFile::open`].
@@ -71,10 +71,10 @@ impl JournalFile {
         }
     }
 
-    /// Appends lines and returns when they are on the disk. Lines of rows that come at the same time share one sync.
+    /// Appends lines and returns after they are synced to disk. Concurrent calls share one sync.
     ///
     /// # Errors
-    /// [`ImportError::Journal`]; nothing may be sent then.
+    /// [`ImportError::Journal`]; the caller must then not send anything.
     pub async fn append(&self, entries: &[Entry]) -> Result<(), ImportError> {
         self.0.pending.lock().extend_from_slice(&journal::lines(entries));
         let inner = Arc::clone(&self.0);
@@ -84,7 +84,7 @@ impl JournalFile {
 }
 
 impl Inner {
-    /// Whoever gets the file first writes for all that wait; the others find nothing left, or the failure.
+    /// The first caller to lock the file writes all pending lines. The others find nothing left to write, or the first one's failure.
     fn flush(&self) -> io::Result<()> {
         let mut file = self.file.lock();
         let open = file.as_mut().map_err(|kind| io::Error::from(*kind))?;
@@ -100,7 +100,7 @@ impl Inner {
     }
 }
 
-/// What a journal says, how many of its bytes are whole lines, and how many there are.
+/// Reads the journal, and returns its contents, the bytes of its complete lines, and its total bytes.
 fn read(file: &mut File, path: &Path) -> Result<(Past, usize, usize), ImportError> {
     let failed = |source| ImportError::Journal { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -113,7 +113,7 @@ fn read(file: &mut File, path: &Path) -> Result<(Past, usize, usize), ImportErro
     Ok((past, whole, bytes.len()))
 }
 
-/// So that a new file's name survives a power failure too.
+/// Syncs the folder, so that a new file's name survives a power failure too.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),

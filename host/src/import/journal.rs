@@ -1,60 +1,60 @@
-//! The journal: what was meant to be sent, with which key, and what came of it. Pure: bytes in, standing out.
+//! The journal: what was about to be sent, with which key, and the result. This module is pure: it converts bytes to a status.
 //!
-//! One JSON object a line, only ever appended. It names lines of the CSV file, keys and ids, never what the rows say. A line
-//! counts once its newline is there: a `sending` line is synced before the first byte of its request, so a torn one was not
-//! followed by a send, and a torn `result` leaves its row as "maybe sent", which is safe.
+//! Each line is one JSON object, and lines are only appended. The journal names lines of the CSV file, keys and ids, but no contents of
+//! rows. A line is valid once its newline is written. A `sending` line is synced before the first byte of its request, so an incomplete one
+//! was not followed by a send. An incomplete `result` line leaves its row as "maybe sent", which is safe.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// The version of the format. Version 1 counted no line that ends with a carriage return alone.
+/// The version of the format. Version 1 did not count lines that end with CR alone.
 pub const VERSION: u32 = 2;
 
-/// One line.
+/// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Entry {
-    /// The first line: what is imported.
+    /// The first line: the import that the journal belongs to.
     Import(Head),
-    /// A batch and its id, written before anything is sent.
+    /// A batch and its id, written before any request.
     Batch {
-        /// Counts from 0 in the order of the rows.
+        /// The position of the batch in the file, from 0.
         number: u32,
-        /// The `creation_batch_id` of its rows.
+        /// The `creation_batch_id` of the batch's rows.
         id: Uuid,
     },
-    /// A request is about to be sent, perhaps once more.
+    /// A request is about to be sent, possibly again.
     Sending {
-        /// What it is about.
+        /// The row or activation.
         what: Subject,
-        /// Its idempotency key.
+        /// The request's idempotency key.
         key: Uuid,
     },
-    /// What came of it.
+    /// The result of a request.
     Result {
-        /// What it was about.
+        /// The row or activation.
         what: Subject,
-        /// The result.
+        /// The request's result.
         is: Recorded,
     },
 }
 
-/// What a journal belongs to.
+/// Identifies the import that a journal belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// [`VERSION`].
+    /// The format's [`VERSION`].
     pub version: u32,
-    /// The CSV file's SHA-256.
+    /// The CSV file's SHA-256 in hexadecimal.
     pub csv_sha256: String,
-    /// The host's URL: keys mean nothing elsewhere.
+    /// The host's URL. The keys are valid only there.
     pub to: String,
-    /// Rows in each batch but the last.
+    /// Rows per batch; the last one may have fewer.
     pub batch_size: u8,
 }
 
-/// What a request is about.
+/// The subject of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
@@ -64,68 +64,68 @@ pub enum Subject {
     Activation(u32),
 }
 
-/// A result, as far as the journal tells it.
+/// The result of a request, as the journal records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recorded {
-    /// Done: the hospital's id, or how many hospitals became active.
+    /// Applied. The number is the hospital's id, or how many hospitals became active.
     Applied(u64),
-    /// Refused for good.
+    /// Rejected permanently.
     Rejected,
     /// Nothing was sent.
     NotSent,
-    /// It may or may not have been done.
+    /// The effect is unknown.
     Unknown,
 }
 
-/// How a subject stands after the lines so far.
+/// The status of a subject after the lines so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubjectStatus {
-    /// Its key: once chosen it never changes.
+    /// The idempotency key, which never changes.
     pub key: Uuid,
-    /// The last result; none: it was about to be sent when the journal ends.
+    /// The last result; none if the journal ends after `sending`.
     pub result: Option<Recorded>,
 }
 
-/// What a run does with a subject.
+/// How a run continues with a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// It was never sent: send it with a new key.
+    /// Never sent: send it with a new key.
     Fresh,
-    /// Ask with this key.
+    /// Send it with an earlier run's key.
     Again {
-        /// The key.
+        /// The idempotency key of the earlier run.
         key: Uuid,
-        /// Whether an earlier run may have sent it: the host is told so.
+        /// Whether an earlier run may have sent it. The request then says so.
         maybe_sent: bool,
     },
-    /// Nothing: it is settled.
+    /// Already settled: nothing to do.
     Settled(Recorded),
 }
 
-/// All that a journal says.
+/// The contents of a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {
     /// The first line; none in an empty journal.
     pub head: Option<Head>,
-    /// The ids of the batches.
+    /// The ids of the batches by number.
     pub batches: BTreeMap<u32, Uuid>,
     subjects: BTreeMap<Subject, SubjectStatus>,
 }
 
-/// Why a journal is not taken.
+/// Why a journal is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
-    /// It begins with something else.
+    /// The file does not begin like a journal.
     #[error("the file is no import journal; name another with --journal")]
     Foreign,
-    /// Another version wrote it.
+    /// Another version of the program wrote the journal.
     #[error("the journal has format {0}, this program reads up to {VERSION}; resume with the program that wrote it")]
     Version(u32),
-    /// An earlier version counted the lines of such a file otherwise.
+    /// An earlier version counted the lines of such a CSV file differently.
     #[error("the journal counts the lines of a file with CR line ends otherwise; look at the batches by hand")]
     LineCount,
-    /// A whole line cannot be read: more than a crash has happened.
+    /// A complete line is invalid, which a crash alone does not cause.
     #[error("line {0} of the journal cannot be read; the rows after it cannot be trusted: look at the batches by hand")]
     Unreadable(u64),
     /// A line contradicts an earlier one.
@@ -133,10 +133,10 @@ pub enum JournalError {
     Contradiction(u64),
 }
 
-/// Reads a journal up to its last whole line; also how many bytes that is. What follows is torn and can be cut off.
+/// Reads a journal up to its last complete line, and returns the number of bytes read. The rest is incomplete and can be removed.
 ///
 /// # Errors
-/// [`JournalError`] where the file is something else or was damaged otherwise than by a crash.
+/// [`JournalError`] if the file is no journal, or has damage that a crash does not cause.
 pub fn read(bytes: &[u8]) -> Result<(Past, usize), JournalError> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let mut past = Past::default();
@@ -148,14 +148,14 @@ pub fn read(bytes: &[u8]) -> Result<(Past, usize), JournalError> {
             Err(_) => return Err(JournalError::Unreadable(number)),
         }
     }
-    // Nothing but a torn first line: only what looks like ours may be cut off.
+    // The file is only an incomplete first line. It may be removed only if it looks like a journal's.
     let ours = br#"{"import":{"#;
     let looks_ours = bytes.iter().zip(ours).all(|(a, b)| a == b);
     if past.head.is_none() && !looks_ours { Err(JournalError::Foreign) } else { Ok((past, whole)) }
 }
 
 impl Past {
-    /// How a subject starts in this run.
+    /// How this run continues with a subject.
     pub fn start(&self, what: Subject) -> Start {
         match self.subjects.get(&what) {
             None => Start::Fresh,
@@ -167,7 +167,7 @@ impl Past {
         }
     }
 
-    /// Adds one line.
+    /// Applies one line.
     fn fold(&mut self, entry: Entry, number: u64) -> Result<(), JournalError> {
         let contradiction = Err(JournalError::Contradiction(number));
         match entry {
@@ -199,11 +199,11 @@ impl Past {
     }
 }
 
-/// Lines as they are written.
+/// Serializes lines.
 pub fn lines(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for entry in entries {
-        // Enums and structs of numbers, texts and ids always have a JSON form.
+        // Enums and structs of numbers, text and ids always have a JSON form.
         if serde_json::to_writer(&mut bytes, entry).is_ok() {
             bytes.push(b'\n');
         }

@@ -1,4 +1,4 @@
-//! `--dry-run`: what an import would do. Nothing is sent, no file is made or changed.
+//! `--dry-run`: reports what an import would do, without sending requests or changing files.
 
 use super::{
     ImportError, Options, Subject,
@@ -10,34 +10,34 @@ use super::{
 };
 use std::{collections::HashMap, fmt};
 
-/// Equal rows that are listed one by one.
+/// Maximum duplicate rows to list.
 const MAX_LISTED: usize = 50;
 
-/// What an import would do with a file and its journal.
+/// What an import would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// The host's URL.
     pub to: String,
-    /// The rows of the file.
+    /// The number of rows in the file.
     pub rows: usize,
-    /// How many batches they make.
+    /// The number of batches.
     pub batches: usize,
     /// Rows that no run has sent.
     pub fresh: usize,
-    /// Rows that an earlier run may have sent: the host looks for each before it sends it.
+    /// Rows that an earlier run may have sent. The host verifies each before it sends it.
     pub maybe_sent: usize,
-    /// Rows that are settled: they are not sent again.
+    /// Settled rows, which are not sent again.
     pub settled: usize,
-    /// Rows that equal an earlier one: their line, and the line of the first of them. Each makes a hospital of its own.
+    /// Duplicate rows: the row's line, and the line of the first equal row. Each creates its own hospital.
     pub equal: Vec<(u64, u64)>,
-    /// Whether each batch is activated once its rows are known.
+    /// Whether each batch is activated after its rows are settled.
     pub activate: bool,
 }
 
-/// Reads the file and its journal, as [`super::run`] does before it sends anything.
+/// Reads the file and its journal, in the same way as [`super::run`] before it sends anything.
 ///
 /// # Errors
-/// [`ImportError`] where an import could not begin.
+/// [`ImportError`] if an import could not begin.
 pub fn preview(options: &Options) -> Result<Preview, ImportError> {
     let table = rows::parse(&runner::read_csv(&options.file)?)?;
     let path = options.journal_path();

@@ -1,4 +1,4 @@
-//! What the caller sees: progress while it runs, a table at the end.
+//! Output of an import: progress while it runs, a table at the end.
 
 use super::{RequestOutcome, Subject};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,34 +8,34 @@ use std::{
     time::Duration,
 };
 
-/// Told what happens, as it happens. Does nothing unless implemented.
+/// Receives the progress of an import. The default methods do nothing.
 pub trait Report {
-    /// The file is read: so many rows in so many batches, of which so many rows were settled by earlier runs.
+    /// The file was read: the number of rows, of batches, and of rows that earlier runs settled.
     fn begin(&mut self, _rows: usize, _batches: usize, _settled: usize) {}
     /// A row is settled.
     fn row(&mut self, _line: u64, _outcome: &RequestOutcome) {}
     /// A batch's activation is settled.
     fn batch(&mut self, _number: u32, _activation: &Activation) {}
-    /// A request waits before it is asked again.
+    /// A request waits before it is repeated.
     fn waiting(&mut self, _what: Subject, _after: Duration, _why: &str) {}
 }
 
-/// Says nothing.
+/// A [`Report`] without output.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
 impl Report for Silent {}
 
-/// How the activation of a batch ended.
+/// The result of a batch's activation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Activation {
-    /// Done: so many hospitals became active.
+    /// Activated. The number is how many hospitals became active.
     Done(u64),
-    /// Not asked for: so many of its rows are unknown or not sent.
+    /// Not requested, because this number of rows is unknown or was not sent.
     Withheld(usize),
-    /// Not asked for: every row was rejected.
+    /// Not requested, because every row was rejected.
     Empty,
-    /// Asked for, and not done, or perhaps not.
+    /// Requested, but it failed or its effect is unknown.
     Failed(RequestOutcome),
 }
 
@@ -48,43 +48,43 @@ impl From<RequestOutcome> for Activation {
     }
 }
 
-/// How one row ended.
+/// The result of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowReport {
-    /// Where the row begins in the CSV file.
+    /// The line of the CSV file at which the row begins.
     pub line: u64,
-    /// How it ended; an `Applied` number is the hospital's id.
+    /// The outcome; `Applied` holds the hospital's id.
     pub outcome: RequestOutcome,
 }
 
-/// How an import ended. Displayed as a table of rows, then the totals.
+/// The result of an import. Displayed as a table of rows, followed by totals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Every row, in the order of the file.
+    /// Every row in the order of the file.
     pub rows: Vec<RowReport>,
-    /// How many batches the rows make.
+    /// The number of batches.
     pub batches: usize,
-    /// The activation of each batch, if activation was asked for.
+    /// The activation of each batch, if requested.
     pub activations: Vec<Activation>,
-    /// How long this run took.
+    /// The duration of this run.
     pub elapsed: Duration,
 }
 
-/// How many rows ended how.
+/// The number of rows by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Rows that are hospitals now.
+    /// Rows that created a hospital.
     pub created: usize,
-    /// Rows refused for good.
+    /// Rows that were rejected permanently.
     pub rejected: usize,
-    /// Rows of which nothing was sent.
+    /// Rows that were never sent.
     pub not_sent: usize,
-    /// Rows that may or may not be hospitals.
+    /// Rows with unknown effect.
     pub unknown: usize,
 }
 
 impl Summary {
-    /// The sums.
+    /// Counts the rows by outcome.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for row in &self.rows {
@@ -98,7 +98,7 @@ impl Summary {
         totals
     }
 
-    /// Whether every row was created and every batch activated that should be: the exit code is 0 then, else 1.
+    /// Whether every row was created and every requested activation done. The exit code is then 0, else 1.
     pub fn complete(&self) -> bool {
         let created = self.rows.iter().all(|row| matches!(row.outcome, RequestOutcome::Applied(_)));
         created && self.activations.iter().all(|activation| matches!(activation, Activation::Done(_)))
@@ -161,14 +161,14 @@ pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// A progress bar where standard error is a terminal, else plain lines there.
+/// Shows a progress bar if standard error is a terminal, else prints lines there.
 #[derive(Debug)]
 pub struct Terminal {
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
-    /// Looks at standard error.
+    /// Checks whether standard error is a terminal.
     pub fn new() -> Self {
         Self { bar: io::stderr().is_terminal().then(ProgressBar::no_length) }
     }

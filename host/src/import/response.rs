@@ -1,4 +1,4 @@
-//! What the host's answer says of a row. Pure.
+//! Interprets the host's response to a request. Pure.
 
 use crate::{
     error,
@@ -10,31 +10,31 @@ use std::time::Duration;
 
 const MAX_DETAIL_CHARS: usize = 200;
 
-/// What was heard of one request.
+/// The meaning of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// Done: the hospital's id, or how many hospitals became active.
+    /// Applied. The number is the hospital's id, or how many hospitals became active.
     Applied(u64),
-    /// The upstream refused it for good, or the host proved that it has no effect.
+    /// The upstream rejected it permanently, or the host proved that it has no effect.
     Rejected(String),
-    /// This time nothing was sent, or nothing came of it; asking again can help.
+    /// Nothing was sent this time, or it had no effect. A repetition may succeed.
     Refused {
-        /// When the host says to come back.
+        /// The wait that the host asks for.
         after: Option<Duration>,
-        /// Why.
+        /// The host's reason.
         why: String,
     },
-    /// This time nothing was sent, and asking again cannot help.
+    /// Nothing was sent this time, and a repetition cannot succeed.
     Hopeless(String),
-    /// An earlier request with the key is under way.
+    /// An earlier request with the key is still running. The host may name a wait.
     InFlight(Option<Duration>),
-    /// The connection to the host was lost after something may have been sent.
+    /// The connection to the host was lost after the request may have been sent.
     Lost(String),
-    /// It may or may not have been done.
+    /// The effect is unknown.
     Unknown(String),
 }
 
-/// Reads an answer. `number` is the field of a good answer: `id` or `activated_count`.
+/// Interprets a response. `number` names the field of a successful response with the result: `id` or `activated_count`.
 pub fn read(number: &str, status: StatusCode, headers: &HeaderMap, body: &[u8], now_unix_ms: u64) -> ResponseKind {
     let json: Option<Value> = serde_json::from_slice(body).ok();
     let after = hints::retry_after(headers, now_unix_ms);
@@ -65,7 +65,7 @@ pub fn read(number: &str, status: StatusCode, headers: &HeaderMap, body: &[u8], 
     }
 }
 
-/// A refusal of the host itself.
+/// Interprets a refusal by the host itself.
 fn problem(kind: &str, nothing_sent: bool, after: Option<Duration>, detail: String) -> ResponseKind {
     match kind {
         "in-flight" => ResponseKind::InFlight(after),
@@ -77,18 +77,18 @@ fn problem(kind: &str, nothing_sent: bool, after: Option<Duration>, detail: Stri
     }
 }
 
-/// Reads a failure to get an answer.
+/// Interprets a failure without a response.
 pub fn failed(failure: Failure) -> ResponseKind {
     let why = format!("no answer from the host ({})", failure.kind.name());
     if failure.sent { ResponseKind::Lost(why) } else { ResponseKind::Refused { after: None, why } }
 }
 
-/// Whether an answer came through a Triage host at all: every one of its answers carries a header of its own.
+/// Whether a Triage host sent the response: each of its responses has a `triage-` header.
 pub fn from_triage(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with("triage-"))
 }
 
-/// The upstream's own words, in one short printable line. Lists of complaints keep place and message, not the input.
+/// The upstream's message in one short printable line. Validation errors keep location and message, but not the input.
 fn detail(status: StatusCode, json: Option<&Value>) -> String {
     let text = json.and_then(|json| json.get("detail").or_else(|| json.get("error")).or_else(|| json.get("title")));
     let words = match text {

@@ -1,18 +1,18 @@
-//! One request, asked until it is settled: what to do after each answer. Pure; chance is an argument.
+//! The state of one request until it is settled: decides on the next step after each response. Pure; randomness is an argument.
 
 use super::response::ResponseKind;
 use std::time::Duration;
 
-/// How often one request is asked again, and how long is waited at most.
+/// Limits for repetitions and waits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// Refusals with nothing sent. Default 8: with growing waits a minute, or 8 waits that the host asks for.
+    /// Refusals with nothing sent. Default 8: about a minute of growing waits, or 8 waits that the host asks for.
     pub refusals: u32,
-    /// Connections lost after a send; the same key is sent again. Default 4.
+    /// Connections lost after a send, each followed by a send with the same key. Default 4.
     pub losses: u32,
-    /// Answers that an earlier request is under way. Default 60, since the host may look for 75 s whether a create took place.
+    /// Responses that an earlier request is still running. Default 60, since the host may verify a create for 75 s.
     pub in_flight: u32,
-    /// The longest wait that is waited out; if the host asks for more, the request ends. Default 3 minutes.
+    /// The longest wait. If the host asks for a longer one, the request ends. Default 3 min.
     pub wait: Duration,
 }
 
@@ -22,39 +22,39 @@ impl Default for Patience {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestOutcome {
-    /// Done: the hospital's id, or how many hospitals became active.
+    /// Applied. The number is the hospital's id, or how many hospitals became active.
     Applied(u64),
-    /// Refused for good.
+    /// Rejected permanently.
     Rejected(String),
-    /// Nothing was ever sent.
+    /// Never sent.
     NotSent(String),
-    /// It may or may not have been done.
+    /// The effect is unknown.
     Unknown(String),
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Ask again with the same key after a wait.
+    /// Repeat with the same key after a wait.
     Again {
-        /// The wait.
+        /// Time to wait.
         after: Duration,
-        /// Why.
+        /// The reason to repeat.
         why: String,
     },
-    /// It is settled.
+    /// Settled.
     Settled(RequestOutcome),
 }
 
-/// A request under way.
+/// The state of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryState {
     patience: Patience,
-    /// Whether anything may have been sent, now or in an earlier run. It never becomes false again: a later refusal says
-    /// nothing about the earlier send.
+    /// Whether the request may ever have been sent, in this or an earlier run. Never becomes false again, because a later refusal says
+    /// nothing about an earlier send.
     maybe_sent: bool,
     refusals: u32,
     losses: u32,
@@ -62,21 +62,21 @@ pub struct RetryState {
 }
 
 impl RetryState {
-    /// Begins.
+    /// The state before the first send of this run.
     pub fn new(patience: Patience, maybe_sent: bool) -> Self {
         Self { patience, maybe_sent, refusals: 0, losses: 0, in_flight: 0 }
     }
 
-    /// Whether the host has to be told that the request may have been sent before.
+    /// Whether the request must state that it may have been sent before.
     pub fn maybe_sent(&self) -> bool {
         self.maybe_sent
     }
 
-    /// Takes what was heard. `random` is uniform.
+    /// Decides after a response. `random` is uniformly distributed.
     pub fn hear(&mut self, heard: ResponseKind, random: u64) -> Next {
         match heard {
             ResponseKind::Applied(number) => Next::Settled(RequestOutcome::Applied(number)),
-            // Nothing was sent this time, but perhaps an earlier time.
+            // Nothing was sent this time, but an earlier request may have been.
             ResponseKind::Hopeless(why) if self.maybe_sent => Next::Settled(RequestOutcome::Unknown(why)),
             ResponseKind::Rejected(why) | ResponseKind::Hopeless(why) => Next::Settled(RequestOutcome::Rejected(why)),
             ResponseKind::Refused { after, why } => {
@@ -114,7 +114,7 @@ impl RetryState {
     }
 }
 
-/// 0.5 s, doubled each time up to 16 s, of which the second half is chance, so that many rows do not come back at once.
+/// Exponential backoff: 0.5 s, doubled up to 16 s. The second half is random, so that many rows do not retry at once.
 fn growing(times: u32, random: u64) -> Duration {
     let whole = Duration::from_millis(500) * 2_u32.pow(times.saturating_sub(1).min(5));
     let half = whole / 2;

@@ -1,29 +1,29 @@
-//! The CSV file: every row is checked before anything is sent. Pure.
+//! Parses the CSV file and checks every row before anything is sent. Pure.
 
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// Rows a file may have: as many hospitals as the directory keeps.
+/// Maximum rows of a file: as many hospitals as the directory stores.
 pub const MAX_ROWS: usize = 10_000;
-/// Characters a field may have.
+/// Maximum characters of a field.
 const MAX_FIELD_CHARS: usize = 1_000;
-/// Problems that are listed one by one.
+/// Maximum problems to list.
 const MAX_LISTED: usize = 50;
 
-/// One hospital to make.
+/// A hospital to create.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Where the row begins in the file, counted from 1 with the header.
+    /// The line at which the row begins, counted from 1 with the header.
     pub line: u64,
-    /// Its name, not blank.
+    /// The hospital's name, not blank.
     pub name: String,
-    /// Its address, not blank.
+    /// The hospital's address, not blank.
     pub address: String,
-    /// Its phone number, if the field is not blank.
+    /// The hospital's phone number, unless blank.
     pub phone: Option<String>,
 }
 
-/// Rows may be confidential: only the line is shown.
+/// Shows only the line, because rows may be confidential.
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Row").field("line", &self.line).finish_non_exhaustive()
@@ -33,15 +33,15 @@ impl fmt::Debug for Row {
 /// The rows of a file, with the file's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// The rows, in the order of the file; at least one.
+    /// At least one row, in the order of the file.
     pub rows: Vec<Row>,
     /// SHA-256 of the file's bytes, in hexadecimal.
     pub digest: String,
-    /// Whether a line ends with a carriage return alone, which journals of version 1 did not count.
+    /// Whether a line ends with CR alone, which version 1 of the journal did not count.
     pub has_lone_cr: bool,
 }
 
-/// What is wrong with a file: every problem, each with its line.
+/// Every problem of a file with its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowProblems(Vec<(u64, String)>);
 
@@ -65,10 +65,10 @@ impl fmt::Display for RowProblems {
 
 impl std::error::Error for RowProblems {}
 
-/// Reads a file with the columns `name`, `address` and (optional) `phone`, in any order.
+/// Parses a file with the columns `name`, `address` and (optional) `phone`, in any order.
 ///
 /// # Errors
-/// [`RowProblems`] with all that is wrong.
+/// [`RowProblems`] with every problem.
 pub fn parse(bytes: &[u8]) -> Result<Table, RowProblems> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text);
@@ -112,7 +112,7 @@ fn digest(bytes: &[u8]) -> String {
     })
 }
 
-/// Counts lines up to a record. The reader's own count stands before the line end, and the blank lines, that precede a record.
+/// Counts lines up to a record. The CSV reader's own count excludes the blank lines and the line end directly before a record.
 struct Lines<'a> {
     text: &'a [u8],
     at: usize,
@@ -130,7 +130,7 @@ impl Lines<'_> {
     }
 }
 
-/// Whether a line ends at a byte: LF, CR LF and CR alone each end one, as the reader of the rows has it.
+/// Whether a line ends at this byte. LF, CR LF and CR alone each end one, as in the CSV reader.
 fn ends_line(text: &[u8], at: usize) -> bool {
     match text[at] {
         b'\n' => true,

@@ -1,4 +1,4 @@
-//! Does the import: journal, send, hear, decide, journal.
+//! Performs the import: write to the journal, send, interpret the response, decide, write again.
 
 use super::{
     Activation, Context, ImportError, Options, Report, RequestOutcome, Row, RowReport, Subject, Summary, Table,
@@ -28,12 +28,12 @@ use uuid::Uuid;
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PRIORITY: HeaderName = HeaderName::from_static("triage-priority");
 const MAYBE_SENT: HeaderName = HeaderName::from_static("triage-maybe-sent");
-/// Above the host's own deadline for a create (120 s), so that the host gives up first.
+/// Longer than the host's own deadline for a create (120 s), so that the host gives up first.
 const PATIENCE_FOR_AN_ANSWER: Duration = Duration::from_secs(150);
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 const MAX_CSV_BYTES: u64 = 32 << 20;
 
-/// An import that is ready to run: file checked, journal locked, keys at hand.
+/// An import that is ready to run: file checked, journal locked, keys loaded.
 pub(super) struct Work {
     surroundings: Context,
     to: String,
@@ -44,11 +44,11 @@ pub(super) struct Work {
     concurrency: usize,
     past: Past,
     journal: JournalFile,
-    /// What the journal lacks before anything may be sent.
+    /// Journal lines that must be written before anything is sent.
     preamble: Vec<Entry>,
 }
 
-/// A request of the import, with all that it needs.
+/// A request to send until it is settled.
 struct Job {
     what: Subject,
     key: Uuid,
@@ -56,7 +56,7 @@ struct Job {
     method: Method,
     path: String,
     body: Bytes,
-    /// The field of a good answer that is its result.
+    /// The response field that holds the result.
     number: &'static str,
 }
 
@@ -66,7 +66,7 @@ struct Waiting {
     why: String,
 }
 
-/// The body of a create. Its bytes must not change between runs: the host compares them with what the key was used for.
+/// The body of a create. Its bytes must stay equal between runs, because the host compares them with the first body of the key.
 #[derive(Serialize)]
 struct Create<'a> {
     name: &'a str,
@@ -117,7 +117,7 @@ impl Work {
         })
     }
 
-    /// Sends what is not settled, as many rows at once as allowed.
+    /// Sends all unsettled rows, as many at once as allowed.
     pub(super) async fn run(self, report: &mut impl Report) -> Result<Summary, ImportError> {
         let begun = Instant::now();
         let mut standing = RunStatus::new(self.rows.len(), self.batches.len());
@@ -159,7 +159,7 @@ impl Work {
         Ok(self.summary(standing, begun.elapsed()))
     }
 
-    /// Notes and tells what was settled; the activation that may follow from it.
+    /// Stores and reports an outcome. Returns the activation that it makes possible.
     fn settled(
         &self,
         what: Subject,
@@ -183,7 +183,7 @@ impl Work {
         }
     }
 
-    /// Whether there is a Triage host. Anybody else would make a repeated row twice.
+    /// Checks that the server is a Triage host. Any other server would create a repeated row twice.
     async fn find_host(&self) -> Result<(), ImportError> {
         let health = self.exchange(Method::GET, "/", HeaderMap::new(), Bytes::new(), false).await;
         match health {
@@ -193,7 +193,7 @@ impl Work {
         }
     }
 
-    /// Asks until the job is settled. The journal knows of it before the first byte is sent, and of its end after.
+    /// Sends until the job is settled. Writes the request to the journal before the first byte is sent, and the outcome afterwards.
     async fn settle(
         &self,
         job: Job,
@@ -222,7 +222,7 @@ impl Work {
         Ok((what, outcome))
     }
 
-    /// One request and its whole answer.
+    /// Sends one request and reads the whole response.
     async fn exchange(
         &self,
         method: Method,
@@ -248,12 +248,12 @@ impl Work {
             phone: row.phone.as_deref(),
             creation_batch_id: self.batches[at / self.batch_size],
         };
-        // Texts and ids always have a JSON form.
+        // Text and ids always have a JSON form.
         let body = serde_json::to_vec(&body).unwrap_or_default().into();
         self.job(Subject::Line(row.line), start, Method::POST, "/hospitals/".to_owned(), body, "id")
     }
 
-    /// The activation of a batch, if it is wanted, allowed and not settled; else why not, in `standing`.
+    /// The activation of a batch, if it is requested, possible and not settled. Otherwise `standing` gets the reason.
     fn activation(&self, batch: usize, standing: &mut RunStatus) -> Option<Job> {
         let of_batch = standing.rows.chunks(self.batch_size).nth(batch).unwrap_or_default();
         if !self.activate || standing.batches[batch].is_some() || of_batch.iter().any(Option::is_none) {
@@ -296,7 +296,7 @@ impl Work {
     }
 }
 
-/// How everything stands in this run; none: not settled yet.
+/// The outcomes so far; none for unsettled rows and batches.
 struct RunStatus {
     rows: Vec<Option<RequestOutcome>>,
     batches: Vec<Option<Activation>>,
@@ -308,7 +308,7 @@ impl RunStatus {
     }
 }
 
-/// Whether a journal belongs to this import; the size of its batches.
+/// Checks that the journal belongs to this import. Returns the batch size.
 pub(super) fn check_head(
     past: &Past,
     table: &Table,
@@ -333,7 +333,7 @@ pub(super) fn check_head(
     }
 }
 
-/// The bytes of the CSV file, as far as it is not too large.
+/// Reads the CSV file up to the size limit.
 pub(super) fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
     let failed = |source| ImportError::Csv { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -348,9 +348,9 @@ pub(super) fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
 fn headers(key: Uuid, maybe_sent: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // It can wait; people cannot.
+    // An import can wait; interactive requests cannot.
     headers.insert(PRIORITY, HeaderValue::from_static("low"));
-    // A quoted string, as the header's specification has it; hexadecimal digits and hyphens need no escapes.
+    // The header is a quoted string by its specification. Hexadecimal digits and hyphens need no escapes.
     if let Ok(value) = HeaderValue::from_str(&format!("\"{key}\"")) {
         headers.insert(KEY, value);
     }

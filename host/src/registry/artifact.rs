@@ -1,38 +1,38 @@
-//! What an artifact holds, after the Wasm OCI conventions (CNCF TAG Runtime, "Wasm OCI artifact").
+//! The contents of an artifact by the Wasm OCI conventions (CNCF TAG Runtime, "Wasm OCI artifact").
 
 use super::Pulled;
 use crate::policy::Digest;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The manifest's own media type.
+/// The media type of the manifest.
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Its config's.
+/// The media type of the config.
 pub(super) const CONFIG: &str = "application/vnd.wasm.config.v0+json";
-/// Its one layer's.
+/// The media type of the only layer.
 pub(super) const LAYER: &str = "application/wasm";
-/// The annotation with a minisign signature of the component.
+/// The annotation that holds a minisign signature of the component.
 pub(super) const SIGNATURE: &str = "dev.triage.policy.minisig";
 
-/// The annotation with the component's golden cases.
+/// The annotation that holds the policy's golden tests.
 pub(super) const CASES: &str = "dev.triage.policy.cases";
 
-/// The largest component, as for files.
+/// Maximum bytes of a component, the same as for files.
 pub(super) const COMPONENT_BYTES: usize = 64 << 20;
 
-/// Why an artifact is none that a policy is in.
+/// Why an artifact is no policy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPolicy {
-    /// Its manifest is none.
+    /// The manifest is not that of an image.
     #[error("its manifest is none of an image: {0}")]
     Manifest(String),
-    /// Several platforms, or layers of something else.
+    /// The artifact has several layers, or one of another type.
     #[error("it must have one layer of {LAYER}, as `triage policy push` makes it; it has {0}")]
     Layers(String),
-    /// Too large.
+    /// The component is too large; its bytes.
     #[error("its component has {0} bytes; at most {COMPONENT_BYTES} are loaded: strip it")]
     TooLarge(u64),
-    /// Named by something else than SHA-256.
+    /// The layer's digest is not SHA-256.
     #[error("its layer's digest must be sha256: and 64 hexadecimal digits")]
     Digest,
 }
@@ -53,7 +53,7 @@ struct Layer {
     size: u64,
 }
 
-/// The one layer of an artifact, and what else there is to know.
+/// The only layer of an artifact, and its annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) digest: Digest,
@@ -63,7 +63,7 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Reads a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
     /// [`NotAPolicy`]
@@ -89,7 +89,7 @@ impl Contents {
         })
     }
 
-    /// With its bytes.
+    /// Adds the component's bytes.
     pub(super) fn filled(self, component: Vec<u8>) -> Pulled {
         Pulled { component, signature: self.signature, cases: self.cases }
     }

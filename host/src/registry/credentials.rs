@@ -1,23 +1,22 @@
-//! Names and passwords of registries, in the form in which docker, podman and Kubernetes keep them (`config.json`,
-//! `.dockerconfigjson`).
+//! Registry credentials in the format of docker, podman and Kubernetes (`config.json`, `.dockerconfigjson`).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::{collections::BTreeMap, fmt};
 
-/// Why there are none. Its text holds nothing of a secret.
+/// Why the credentials cannot be read. The message contains no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// The file.
+    /// The file cannot be read.
     #[error("{0} cannot be read; it must be a docker config.json with \"auths\"")]
     Read(String, #[source] std::io::Error),
-    /// Its shape.
+    /// The file is not in docker's format.
     #[error("{0} must be a docker config.json: {{\"auths\": {{\"HOST\": {{\"auth\": \"BASE64 OF NAME:PASSWORD\"}}}}}}")]
     Shape(String),
 }
 
-/// For each registry its own. None is sent to another host, but to the one that gives out the registry's tokens: where it is the
-/// registry's own, is known to be its, or has an entry here too.
+/// User name and password by registry. They are sent only to their registry, and to the host that issues the registry's tokens: if that is
+/// the registry's own host, is known to belong to it, or has an entry here too.
 #[derive(Clone, Default)]
 pub struct Credentials(BTreeMap<String, (String, String)>);
 
@@ -41,7 +40,7 @@ struct Entry {
 }
 
 impl Credentials {
-    /// Reads a docker `config.json`; `name` is what errors call it.
+    /// Parses a docker `config.json`. `name` is its name in errors.
     ///
     /// # Errors
     /// [`CredentialsError::Shape`]
@@ -58,13 +57,13 @@ impl Credentials {
                     let (user, password) = text.split_once(':').ok_or_else(shape)?;
                     (user.to_owned(), password.to_owned())
                 }
-                // A credential helper has it, which is not asked.
+                // A credential helper has the password. Helpers are not supported.
                 Entry { .. } => continue,
             };
-            // As docker writes them: with a scheme and a path, at times.
+            // Docker sometimes writes a host with scheme and path.
             let host = host.trim_start_matches("https://").trim_start_matches("http://");
             let host = match host.split('/').next().unwrap_or_default() {
-                // What `docker login` writes for Docker Hub.
+                // The name that `docker login` writes for Docker Hub.
                 "index.docker.io" => "docker.io",
                 other => other,
             };
@@ -73,18 +72,18 @@ impl Credentials {
         Ok(Self(all))
     }
 
-    /// Whether there are any for a host.
+    /// Whether the host has an entry.
     pub(super) fn names(&self, host: &str) -> bool {
         self.0.contains_key(host)
     }
 
-    /// Name and password for a registry.
+    /// User name and password of a registry.
     pub(super) fn of(&self, registry: &str) -> Option<(&str, &str)> {
         self.0.get(registry).map(|(user, password)| (user.as_str(), password.as_str()))
     }
 }
 
-/// As HTTP's Basic scheme has them (RFC 7617).
+/// Encodes credentials for HTTP's Basic scheme (RFC 7617).
 pub(super) fn encoded(user: &str, password: &str) -> String {
     STANDARD.encode(format!("{user}:{password}"))
 }

@@ -1,41 +1,41 @@
-//! How components in registries are named: `oci://HOST/REPOSITORY@sha256:DIGEST` to pull, `oci://HOST/REPOSITORY:TAG` to push.
+//! Names of components in registries: `oci://HOST/REPOSITORY@sha256:DIGEST` to pull, `oci://HOST/REPOSITORY:TAG` to push.
 
 use crate::policy::Digest;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// What precedes every name.
+/// The prefix of every name.
 const SCHEME: &str = "oci://";
 
-/// Why a name is none.
+/// Why a name is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Not with `oci://`.
+    /// The prefix `oci://` is missing.
     #[error("it must begin with oci://")]
     Scheme,
-    /// No host, or a strange one.
+    /// The host is missing or invalid.
     #[error("after oci:// there must be a host with an optional port, and no user or password")]
     Host,
-    /// No repository.
+    /// The repository is missing or invalid.
     #[error("after the host there must be a repository: parts of a-z, 0-9, '.', '_' and '-' between slashes")]
     Repository,
-    /// No digest.
+    /// The digest is missing or invalid.
     #[error(
         "it must end with @sha256: and 64 hexadecimal digits, as `triage policy push` prints it: a tag may come to mean something else"
     )]
     Digest,
-    /// A strange tag.
+    /// The tag is invalid.
     #[error("a tag has at most 128 characters of a-z, A-Z, 0-9, '.', '_' and '-'")]
     Tag,
 }
 
-/// A component in a registry, by its digest.
+/// The name of a component: a repository and a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Artifact {
     target: Target,
     digest: Digest,
 }
 
-/// A place in a registry.
+/// A repository in a registry, with an optional tag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     registry: String,
@@ -49,12 +49,12 @@ impl Target {
         &self.registry
     }
 
-    /// Where it is reached: Docker's own registry has another host than its name.
+    /// The host to connect to. Docker Hub's differs from its name.
     pub(super) fn host(&self) -> &str {
         if self.registry == "docker.io" { "registry-1.docker.io" } else { &self.registry }
     }
 
-    /// The repository.
+    /// The repository's path, such as `team/policy`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
@@ -64,12 +64,12 @@ impl Target {
         self.tag.as_deref()
     }
 
-    /// The component of this digest there.
+    /// The component with this digest in this repository.
     pub fn at(&self, digest: Digest) -> Artifact {
         Artifact { target: Self { tag: None, ..self.clone() }, digest }
     }
 
-    /// Whether the registry is this machine's own, and may be spoken to without TLS.
+    /// Whether the registry runs on this machine, so that it may be used without TLS.
     pub fn is_local(&self) -> bool {
         let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, port)| {
             if port.bytes().all(|byte| byte.is_ascii_digit()) { host } else { &self.registry }
@@ -119,12 +119,12 @@ impl fmt::Display for Target {
 }
 
 impl Artifact {
-    /// Host and port of its registry.
+    /// Host and port of the registry.
     pub fn registry(&self) -> &str {
         self.target.registry()
     }
 
-    /// Where it is.
+    /// The repository.
     pub fn target(&self) -> &Target {
         &self.target
     }

@@ -1,4 +1,4 @@
-//! A component into a registry.
+//! Publishes a component in a registry.
 
 use super::{
     Artifact, RegistryError, Target,
@@ -11,29 +11,29 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::json;
 
-/// What is published.
+/// A component to publish.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// Where to; a tag is needed, so that the registry keeps it.
+    /// The repository. The registry keeps only tagged artifacts, so a tag is always set.
     pub target: Target,
     /// The component's bytes.
     pub component: Vec<u8>,
-    /// A minisign signature of them.
+    /// The component's minisign signature, if any.
     pub signature: Option<String>,
-    /// Its golden cases, which every host plays before it serves.
+    /// The policy's golden tests, which every host runs before the policy serves.
     pub cases: Option<String>,
-    /// The policy's name.
+    /// The policy's name, for the manifest.
     pub name: String,
-    /// Its version; the tag too, where the target has none.
+    /// The policy's version. It is also the tag if the target has none.
     pub version: String,
 }
 
-/// What was published.
+/// A published component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// What the configuration names.
+    /// The name for the configuration.
     pub artifact: Artifact,
-    /// The tag.
+    /// The tag under which it was published.
     pub tag: String,
 }
 
@@ -44,7 +44,7 @@ struct Documents {
 }
 
 impl Publication {
-    /// The tag, of characters that a tag may have.
+    /// The target's tag or the version, with invalid characters replaced.
     fn tag(&self) -> String {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let version = || self.version.chars().map(|c| if fits(c) { c } else { '-' }).take(128).collect::<String>();
@@ -52,7 +52,7 @@ impl Publication {
         if tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') { tag } else { format!("v{tag}") }
     }
 
-    /// Equal components make equal documents, so that they have one digest: no time of day is in them.
+    /// Builds the documents. They contain no timestamp, so that equal components have equal digests.
     fn documents(&self) -> Documents {
         let layer = format!("sha256:{}", Digest::of(&self.component));
         let config = json!({
@@ -88,7 +88,7 @@ impl Publication {
 
 const WHAT: &str = "take the component";
 
-/// Pushes a component, its config and, last, its manifest.
+/// Pushes a component and its config, and then the manifest, which refers to both.
 pub(super) async fn push(publication: &Publication, credentials: &Credentials) -> Result<Published, RegistryError> {
     let Publication { target, component, .. } = publication;
     let tag = publication.tag();
@@ -103,7 +103,7 @@ pub(super) async fn push(publication: &Publication, credentials: &Credentials) -
     Ok(Published { artifact: target.at(digest), tag })
 }
 
-/// A blob, unless it is there: an upload is begun, and ended with all of its bytes.
+/// Uploads a blob in one request, unless the registry has it.
 async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryError> {
     let digest = format!("sha256:{}", Digest::of(blob));
     let empty = |method, url, expected| Asked {
@@ -115,7 +115,7 @@ async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryEr
         expected,
     };
     let there = session.url(&format!("blobs/{digest}"))?;
-    // Some lead to where it lies: it is there.
+    // Some registries redirect to the blob's location: then it exists.
     if session.ask(empty(Method::HEAD, there, &[200, 302, 307, 404])).await?.status() != 404 {
         return Ok(());
     }

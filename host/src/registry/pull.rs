@@ -1,4 +1,4 @@
-//! What goes over the wire to pull a component. Everything that comes counts only by its digest.
+//! Pulls a component. Every received document is checked against its digest.
 
 use super::{
     Artifact, Pulled, RegistryError,
@@ -10,10 +10,10 @@ use crate::policy::Digest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-/// The largest manifest that is read, as registries have it.
+/// Maximum bytes of a manifest, the usual limit of registries.
 pub(super) const MANIFEST_BYTES: usize = 4 << 20;
 
-/// Pulls a component; its manifest comes with it.
+/// Pulls a component. Also returns its manifest.
 pub(super) async fn pull(artifact: &Artifact, credentials: &Credentials) -> Result<(Pulled, Vec<u8>), RegistryError> {
     let registry = artifact.registry();
     let mut session = Session::open(artifact.target(), credentials, "pull")?;

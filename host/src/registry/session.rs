@@ -1,6 +1,7 @@
-//! What one pull or push says to a registry: HTTP as the OCI distribution specification has it, with tokens where the registry
-//! wants them. Nothing is read without a cap, and a password goes nowhere without TLS (but to a registry on this machine), nor to
-//! a host that only the registry vouches for: see `may_know`.
+//! The HTTP requests of one pull or push by the OCI distribution specification, with tokens if the registry demands them.
+//!
+//! Every response has a size limit. A password is sent only over TLS (except to a registry on this machine), and only to the registry's own
+//! hosts: see `may_know`.
 
 use super::{Credentials, RegistryError, Target};
 use crate::upstream::{self, TransportError};
@@ -10,36 +11,36 @@ use reqwest::{Client, Response, Url, redirect};
 use serde::Deserialize;
 use std::{io, time::Duration};
 
-/// Until a registry says something.
+/// Maximum time to connect to a registry, and to wait for data.
 const CONNECT: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(30);
 const AGENT: &str = concat!("triage/", env!("CARGO_PKG_VERSION"));
-/// Registries lead to where their blobs lie, and that place perhaps once more.
+/// Registries redirect to the location of a blob, and that host may redirect again.
 const REDIRECTS: usize = 5;
-/// A token with what is around it.
+/// Maximum bytes of a token response.
 const TOKEN_BYTES: usize = 64 << 10;
 
-/// A conversation about one repository.
+/// A session for one repository.
 pub(super) struct Session<'a> {
     http: Client,
     target: &'a Target,
     base: Url,
     credentials: &'a Credentials,
     login: Option<(&'a str, &'a str)>,
-    /// `pull`, or `pull,push`.
+    /// The requested permissions: `pull`, or `pull,push`.
     rights: &'static str,
     authorization: Option<HeaderValue>,
 }
 
-/// What is sent.
+/// A request.
 pub(super) struct Asked<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// What the registry is to do, for its refusal.
+    /// The operation, for the error message.
     pub(super) what: &'static str,
-    /// Statuses that are answers.
+    /// The statuses that count as success.
     pub(super) expected: &'a [u16],
 }
 
@@ -71,19 +72,19 @@ impl<'a> Session<'a> {
         Ok(Self { http, target, base, credentials, login, rights, authorization: None })
     }
 
-    /// A path of the repository.
+    /// The URL of a path in the repository.
     pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
         self.base.join(path).map_err(|error| self.refused("be named", &error.to_string()))
     }
 
-    /// A refusal in words, which are the registry's in part: a line, and not a long one.
+    /// An error with a message that is partly the registry's, shortened to one line.
     pub(super) fn refused(&self, what: &'static str, why: &str) -> RegistryError {
         let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
         let why = why.chars().filter(|c| !c.is_control()).take(300).collect();
         RegistryError::Refused { registry: self.target.registry().to_owned(), what, why }
     }
 
-    /// Asks, signs in where that is wanted, and goes where it is led.
+    /// Sends a request, authenticates if required, and follows redirects.
     pub(super) async fn ask(&mut self, asked: Asked<'_>) -> Result<Response, RegistryError> {
         let mut url = asked.url.clone();
         let (mut redirects, mut signed_in) = (0, false);
@@ -114,12 +115,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether a URL is the registry's own.
+    /// Whether the URL has the registry's own origin.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.base.origin()
     }
 
-    /// Follows the challenge of a 401: a name and a password, or a token from where the registry says.
+    /// Authenticates after a 401: with name and password, or with a token from the given realm.
     async fn sign_in(&mut self, answer: &Response, what: &'static str) -> Result<(), RegistryError> {
         let challenge = answer.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
         let challenge = challenge.unwrap_or_default();
@@ -141,7 +142,7 @@ impl<'a> Session<'a> {
             realm.query_pairs_mut().append_pair("service", &service);
         }
         realm.query_pairs_mut().append_pair("scope", &scope);
-        // A realm is wherever the registry says: who is not known to be its own is asked as anybody.
+        // The registry chooses the realm. One that may not know the password gets an anonymous request.
         let is_safe = self.is_own(&realm) || may_know(self.target.registry(), &self.base, &realm, self.credentials);
         let mut request = self.http.get(realm);
         if let Some((user, password)) = self.login.filter(|_| is_safe) {
@@ -159,7 +160,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// A whole body, up to a cap.
+    /// Reads a whole body up to a limit.
     pub(super) async fn read(
         &self,
         mut answer: Response,
@@ -184,11 +185,11 @@ struct Token {
     access_token: Option<String>,
 }
 
-/// Hosts that give out the tokens of a registry that is another host.
+/// Token hosts that differ from their registry's host.
 const REALMS: [(&str, &str); 2] = [("docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
 
-/// Whether a realm may know the registry's password: with TLS, where it is the registry's own host, known to be its, or named in
-/// the credentials.
+/// Whether a realm may get the registry's password. It must use TLS, and be the registry's own host, be known to belong to it, or have an
+/// entry in the credentials.
 fn may_know(registry: &str, base: &Url, realm: &Url, credentials: &Credentials) -> bool {
     let Some(host) = realm.host_str().filter(|_| realm.scheme() == "https") else { return false };
     let named = realm.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -202,7 +203,7 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// A failure of HTTP with its causes, without the URL.
+/// An HTTP error with its causes, without the URL.
 fn told(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
@@ -214,7 +215,7 @@ fn told(error: reqwest::Error) -> String {
     text
 }
 
-/// A parameter of a challenge (RFC 9110 section 11.2): `name="value"`, between commas.
+/// A parameter of a challenge (RFC 9110 section 11.2): comma-separated `name="value"`.
 fn parameter(parameters: &str, name: &str) -> Option<String> {
     let mut rest = parameters;
     loop {

@@ -1,4 +1,4 @@
-//! What was pulled before: a restart does not wait for the registry, nor fail with it.
+//! The store of pulled components: a restart neither waits for the registry nor depends on it.
 
 use super::{
     Artifact, Pulled,
@@ -13,10 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Components that are kept; those written longest ago go first.
+/// Maximum stored components; those written longest ago are removed first.
 const MAX_ARTIFACTS: usize = 64;
 
-/// A folder of manifests and components, each named by its digest. Nothing in it is trusted: digests are computed again.
+/// A folder of manifests and components, named by digest. Its files are not trusted: digests are computed again.
 #[derive(Debug, Clone)]
 pub(super) struct Store(PathBuf);
 
@@ -25,7 +25,7 @@ impl Store {
         Self(dir)
     }
 
-    /// A component that is there whole.
+    /// Finds a complete component.
     pub(super) fn find(&self, artifact: &Artifact) -> Option<Pulled> {
         let manifest = self.read(&artifact.digest(), "json", MANIFEST_BYTES)?;
         let contents = Contents::read(&manifest).ok()?;
@@ -33,10 +33,10 @@ impl Store {
         Some(contents.filled(component))
     }
 
-    /// Keeps a component. A failure costs the next start a pull, so that it is only logged.
+    /// Stores a component. A failure only costs the next start a pull, so it is only logged.
     pub(super) fn keep(&self, artifact: &Artifact, manifest: &[u8], component: &[u8]) {
         let kept = DirBuilder::new().recursive(true).mode(0o700).create(&self.0).and_then(|()| {
-            // The component first: a manifest alone would lead nowhere.
+            // Write the component first: a manifest without it would be useless.
             self.write(&format!("{}.wasm", Digest::of(component)), component)?;
             self.write(&format!("{}.json", artifact.digest()), manifest)?;
             self.shrink()
@@ -59,7 +59,7 @@ impl Store {
         file.persist(self.0.join(name)).map(drop).map_err(|error| error.error)
     }
 
-    /// Removes the files written longest ago, where there are too many.
+    /// Removes the files written longest ago, if there are too many.
     fn shrink(&self) -> io::Result<()> {
         let all = fs::read_dir(&self.0)?.filter_map(Result::ok);
         let own = |path: &Path| path.extension().is_some_and(|extension| extension == "wasm" || extension == "json");

@@ -1,16 +1,16 @@
-//! What an answer's head must be like to be passed on, and what is put right in it.
+//! Validates the head of a response before it is forwarded.
 
 use super::headers;
 use crate::policy::contract::FailureReason;
 use http::{HeaderMap, StatusCode};
 
-/// HTTP has five classes of statuses (RFC 9110 section 15); callers read what lies above as they please.
+/// HTTP defines five classes of statuses (RFC 9110 section 15). Callers interpret a higher status in different ways.
 const MAX_STATUS: u16 = 599;
 
-/// Checks a head, and gives it one content length. Interim answers other than 101 do not come this far.
+/// Validates a head and reduces it to one content length. Of the interim responses, only 101 gets here.
 ///
 /// # Errors
-/// Why it is no answer: the request may have been processed all the same.
+/// Why the head is invalid. The upstream may still have processed the request.
 pub(crate) fn check(status: StatusCode, headers: &mut HeaderMap, max_fields: usize) -> Result<(), FailureReason> {
     if status.is_informational() {
         return Err(FailureReason::Upgrade);

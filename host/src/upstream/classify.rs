@@ -1,4 +1,4 @@
-//! What a client error says: which kind of failure, and whether anything may have been sent.
+//! Classifies a client error: the kind of failure, and whether the request may have been sent.
 
 use super::resolve::Unresolved;
 use crate::policy::contract::{Failure, FailureKind, FailureReason};
@@ -7,8 +7,8 @@ use std::{error::Error, io};
 
 type AnyError<'a> = &'a (dyn Error + 'static);
 
-/// Classifies a reqwest error. `sent` is false only for the connect phase and for streams that the upstream says it refused
-/// (RFC 9113 section 8.7): everything else may have reached it.
+/// Classifies a reqwest error. `sent` is false only for errors while connecting and for streams that the upstream reports as refused (RFC
+/// 9113 section 8.7). In every other case the request may have reached the upstream.
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
     if error.is_connect() {
         return unconnected(error, error.is_timeout());
@@ -27,12 +27,12 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
     Failure { kind, sent: true, reason: reason(error) }
 }
 
-/// Classifies what a connection that was open came to: the request may have reached the upstream.
+/// Classifies an error on an open connection. The request may have reached the upstream.
 pub(super) fn broken(error: &hyper::Error) -> Failure {
     Failure { kind: after_send(error).unwrap_or(FailureKind::Protocol), sent: true, reason: reason(error) }
 }
 
-/// Classifies why there is no connection.
+/// Classifies an error while connecting.
 pub(super) fn connecting(error: AnyError<'_>) -> Failure {
     unconnected(error, in_chain::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::TimedOut))
 }
@@ -74,7 +74,7 @@ fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
     in_chain::<h2::Error>(error).map(|_| FailureKind::Reset)
 }
 
-/// Whether this machine had nothing left to make a connection with: no file descriptor of the process or of the system, no buffer.
+/// Whether this machine lacks a resource for the connection: file descriptors of the process or the system, or buffers.
 fn is_exhausted(error: AnyError<'_>) -> bool {
     let codes = chain(error).filter_map(|link| link.downcast_ref::<io::Error>()?.raw_os_error());
     codes.map(rustix::io::Errno::from_raw_os_error).any(|code| {
@@ -83,14 +83,14 @@ fn is_exhausted(error: AnyError<'_>) -> bool {
     })
 }
 
-/// What an operator can act on. TLS may fail after the handshake too: in version 1.3 the upstream looks at the caller's
-/// certificate after its own last message.
+/// The reason, if an operator can act on it. TLS can fail after the handshake too: in version 1.3 the upstream checks the client's
+/// certificate after it has sent its own last message.
 fn reason(error: AnyError<'_>) -> Option<FailureReason> {
     let too_large = in_chain::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large);
     if too_large { Some(FailureReason::HeadTooLarge) } else { chain(error).find_map(tls_reason) }
 }
 
-/// The handshake's error travels inside an `io::Error`, at times inside another one, whose `source` skips its payload.
+/// The handshake's error is the payload of an `io::Error`, sometimes of a nested one. `source` skips that payload.
 fn tls_reason(link: &(dyn Error + 'static)) -> Option<FailureReason> {
     if let Some(error) = link.downcast_ref::<rustls::Error>() {
         return Some(tls(error));
@@ -126,13 +126,13 @@ fn tls(error: &rustls::Error) -> FailureReason {
 
 fn certificate(error: &CertificateError) -> FailureReason {
     match error {
-        // A signature that does not fit: an authority of the same name was trusted, as after a private one was made anew.
+        // The signature does not match: usually a private authority was recreated under the same name, and the old one is still trusted.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => FailureReason::UnknownAuthority,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => FailureReason::WrongName,
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => FailureReason::Expired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => FailureReason::NotYetValid,
         CertificateError::Revoked => FailureReason::Revoked,
-        // rustls has no name of its own for it.
+        // rustls has no variant for this.
         CertificateError::Other(other)
             if matches!(other.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity)) =>
         {
@@ -154,7 +154,7 @@ fn chain<'a>(error: AnyError<'a>) -> impl Iterator<Item = &'a (dyn Error + 'stat
 mod tests {
     use super::*;
 
-    /// As clients wrap it.
+    /// An error as clients wrap it.
     #[derive(Debug, thiserror::Error)]
     #[error("tcp open error")]
     struct Wrapped(#[source] io::Error);

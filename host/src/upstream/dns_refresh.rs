@@ -1,20 +1,20 @@
-//! The addresses behind an upstream's name, as lookups have them over time: when connections have to be made anew.
+//! Tracks the addresses of an upstream's name over successive lookups, and decides when to replace its connections.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-/// What lookups have said so far.
+/// The addresses seen by lookups so far.
 ///
-/// Names of large services answer with a few of many addresses, others each time, and a lookup may err once. So only what two
-/// lookups in a row agree on is a change.
+/// The names of large services resolve to a few of many addresses, different ones each time, and a single lookup may be wrong. A change
+/// therefore counts only if two lookups in a row agree on it.
 #[derive(Debug, Default)]
 pub struct Followed {
-    /// What connections may lead to.
+    /// The addresses that connections may use.
     known: BTreeSet<IpAddr>,
     before: BTreeSet<IpAddr>,
 }
 
 impl Followed {
-    /// Takes a lookup into account. True: connections lead elsewhere from now on.
+    /// Registers a lookup. Returns whether connections must be replaced.
     pub fn found(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
         if addresses.is_empty() {
             return false;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     proptest! {
-        /// However it went before: what stands still for two lookups is what connections lead to.
+        /// For any history: the last two lookups, if equal, determine the addresses.
         #[test]
         fn what_stands_still_is_followed(before in proptest::collection::vec(proptest::collection::btree_set(0..6_u8, 0..4), 0..20), last in proptest::collection::btree_set(0..6_u8, 1..4)) {
             let mut followed = Followed::default();

@@ -1,4 +1,4 @@
-//! Header rules of a proxy: what is hop-by-hop is taken off, who forwarded is put on (RFC 9110 section 7.6, RFC 7239).
+//! Header rules of a proxy: removes hop-by-hop headers and adds forwarding headers (RFC 9110 section 7.6, RFC 7239).
 
 use crate::flush_notice::Handover;
 use http::{
@@ -17,7 +17,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const VIA_TRIAGE: HeaderValue = HeaderValue::from_static("1.1 triage");
 
-/// Takes off what concerns one connection only, and whatever `Connection` names.
+/// Removes headers of a single connection: the standard ones, and those named in `Connection`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -37,29 +37,29 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The caller, as forwarding headers name it. Made once for each connection.
+/// The caller's values for forwarding headers. Created once per connection.
 #[derive(Debug, Clone)]
 pub struct Caller {
     address: HeaderValue,
     forwarded: HeaderValue,
     scheme: &'static str,
-    /// Tells whether what is written to it has reached the kernel.
+    /// Reports whether data written to the connection has reached the kernel.
     handover: Option<Handover>,
 }
 
 impl Caller {
-    /// What tells whether what is written to it has reached the kernel; none where it takes answers from memory.
+    /// Reports whether data written to the connection has reached the kernel; none for a caller that takes responses in memory.
     pub(crate) fn handover(&self) -> Option<Handover> {
         self.handover.clone()
     }
 
-    /// The same, whose connection tells what has reached the kernel.
+    /// The same caller with a connection that reports what has reached the kernel.
     #[must_use]
     pub(crate) fn told_by(self, handover: Handover) -> Self {
         Self { handover: Some(handover), ..self }
     }
 
-    /// Names a caller by its address and the scheme it used.
+    /// The caller with this address and scheme.
     pub fn new(address: IpAddr, scheme: &'static str) -> Self {
         let node = match address {
             IpAddr::V4(v4) => v4.to_string(),
@@ -74,7 +74,8 @@ impl Caller {
         }
     }
 
-    /// The scheme that the caller itself used: by a proxy between that says so, else that of its connection to this host.
+    /// The scheme that the original caller used: from the forwarding header of a proxy in between, else that of the connection to this
+    /// host.
     pub fn scheme(&self, headers: &HeaderMap) -> &'static str {
         let said = headers.get(FORWARDED_PROTO).and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
         match said.map(<[u8]>::trim_ascii) {
@@ -85,11 +86,11 @@ impl Caller {
     }
 }
 
-/// Turns a caller's headers into the upstream's: hop-by-hop off, forwarding on, the host left to the client.
+/// Converts a caller's headers to the upstream's: removes hop-by-hop headers and adds forwarding headers. The HTTP client sets `Host`.
 pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
-    // Meant for the proxy that the caller speaks to.
+    // This header is for this host, not for the upstream.
     headers.remove(PROXY_AUTHORIZATION);
     headers.append(FORWARDED, caller.forwarded.clone());
     headers.append(FORWARDED_FOR, caller.address.clone());
@@ -100,9 +101,10 @@ pub fn to_upstream(headers: &mut HeaderMap, caller: &Caller) {
     headers.append(VIA, VIA_TRIAGE);
 }
 
-/// Turns an upstream's headers into the caller's. Only the host speaks of itself in `triage-` headers.
+/// Converts an upstream's headers to the caller's. Removes `triage-` headers, since only the host may send those.
 pub fn to_caller(headers: &mut HeaderMap) {
-    // A length beside a transfer coding is void (RFC 9112 section 6.3), and would desynchronise whoever believes it.
+    // A transfer coding overrides the length (RFC 9112 section 6.3). A recipient that trusts the length would lose sync with the
+    // connection.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
@@ -114,16 +116,16 @@ pub fn to_caller(headers: &mut HeaderMap) {
     headers.append(VIA, VIA_TRIAGE);
 }
 
-/// A content length that is none, or several that differ.
+/// A content length that is not a number, or several that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a content-length must be a whole number up to 9223372036854775807, and the same wherever it is repeated")]
 pub struct MalformedLength;
 
-/// Leaves one content length, written as numbers are. The next program may read repeated ones or leading zeros differently, and may
-/// overflow on a number that needs 64 bits (RFC 9110 section 8.6, RFC 9112 section 6.3).
+/// Reduces the content length to one canonical number. The next recipient may interpret repeated values or leading zeros differently, and
+/// may overflow on a number that needs 64 bits (RFC 9110 section 8.6, RFC 9112 section 6.3).
 ///
 /// # Errors
-/// [`MalformedLength`]: the message must not be passed on.
+/// [`MalformedLength`]; the message must then not be forwarded.
 pub fn one_length(headers: &mut HeaderMap) -> Result<(), MalformedLength> {
     let mut all = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = all.next() else { return Ok(()) };
@@ -147,8 +149,8 @@ fn length(value: &HeaderValue) -> Result<u64, MalformedLength> {
     bytes.ok_or(MalformedLength)
 }
 
-/// Whether a body comes in a transfer coding other than chunked, once. No other one is asked for, and what is not decoded would be
-/// passed on as the content itself (RFC 9112 section 6.1).
+/// Whether the body has a transfer coding other than a single `chunked`. The host requests no other coding, and would forward an undecoded
+/// body as if it were the content (RFC 9112 section 6.1).
 pub fn is_coded(headers: &HeaderMap) -> bool {
     let mut all = headers.get_all(TRANSFER_ENCODING).iter();
     match (all.next(), all.next()) {

@@ -1,5 +1,5 @@
-//! The transport over sockets: no redirects, no retries, nothing decoded. [`Plain`] speaks HTTP/1.1,
-//! [`Negotiated`] TLS and HTTP/2.
+//! The transport over sockets, without redirects, retries or content decoding. [`Plain`] implements HTTP/1.1, [`Negotiated`] TLS and
+//! HTTP/2.
 
 use super::{
     BoxError, Inbound, Outbound, Settings, Transport,
@@ -25,26 +25,26 @@ use std::{
 };
 use tokio::time::{Instant, timeout};
 
-/// Servers close idle connections after 5 s and more; a write must not race that close (RFC 9112 section 9.3.1).
+/// Servers close idle connections after 5 s or more. A write must not race that close (RFC 9112 section 9.3.1).
 pub(super) const GUARDED_IDLE: Duration = Duration::from_millis(3900);
-/// Between two signs of life on a silent connection.
+/// Interval of keepalive probes on a silent connection.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Why an upstream's client could not be made.
+/// Why an upstream's HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// The CA file cannot be read.
+    /// The CA file cannot be read; its path.
     #[error("certificate authorities could not be read from {}; it must be a PEM file with at least one certificate", .0.display())]
     Authorities(PathBuf),
-    /// The URL is none that can be called.
+    /// The URL cannot be used.
     #[error("base url {0:?} cannot be called; it must be an absolute http or https url")]
     Url(String),
-    /// TLS or the client could not be set up.
+    /// TLS or the HTTP client failed to initialise.
     #[error("the http client could not be set up")]
     Client(#[source] BoxError),
 }
 
-/// A lookup that takes longer tells nothing.
+/// Maximum time of a lookup; a slower one is ignored.
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// One worker's connections to an upstream.
@@ -57,25 +57,26 @@ struct Inner {
     settings: Settings,
     tls: ClientConfig,
     resolver: Arc<dyn Resolver>,
-    /// Exchanged as a whole when the upstream moves: what is under way ends on the old ones, and idle connections go with them.
+    /// Replaced as a whole when the upstream's addresses change. Running requests keep the old pool alive until they end; its idle
+    /// connections are closed.
     pools: ArcSwap<Pools>,
     watched: Option<Watched>,
 }
 
-/// Connections, by what is spoken over them.
+/// The connections, by protocol.
 #[derive(Debug)]
 enum Pools {
     Plain(Arc<Plain>),
     Negotiated(Arc<Negotiated>),
 }
 
-/// A name whose addresses may change.
+/// A name that is resolved repeatedly.
 #[derive(Debug)]
 struct Watched {
     name: String,
     every: Duration,
     since: Instant,
-    /// When it was last looked up, in milliseconds since then.
+    /// The time of the last lookup, in milliseconds after `since`.
     looked_ms: AtomicU64,
     followed: Mutex<Followed>,
 }
@@ -95,15 +96,15 @@ impl Pools {
 }
 
 impl HttpClient {
-    /// Makes ready; connects to nothing yet.
+    /// Creates the client without connecting.
     ///
     /// # Errors
-    /// [`TransportError`] where the CA file or the URL is unusable.
+    /// [`TransportError`] if the CA file or the URL is unusable.
     pub fn new(settings: &Settings) -> Result<Self, TransportError> {
         Self::with_resolver(settings, Arc::new(SystemResolver))
     }
 
-    /// The same with names resolved in another way.
+    /// Creates the client with another resolver.
     ///
     /// # Errors
     /// As for [`HttpClient::new`].
@@ -125,7 +126,7 @@ impl HttpClient {
 }
 
 impl Watched {
-    /// Whether it is time to look the name up: true once for everybody who asks.
+    /// Whether a lookup is due. Returns true to only one of several concurrent callers.
     fn is_due(&self) -> bool {
         let (now, looked) = (clock::millis(self.since.elapsed()), self.looked_ms.load(Relaxed));
         let is_due = looked == 0 || now.saturating_sub(looked) >= clock::millis(self.every);
@@ -134,8 +135,8 @@ impl Watched {
 }
 
 impl Inner {
-    /// Looks the upstream's name up now and then, beside the requests and only while there are any, and moves to new connections
-    /// when it leads elsewhere: a pool would hold on to the old address for as long as that answers.
+    /// Resolves the upstream's name from time to time in the background, only while there are requests, and replaces the connections if its
+    /// addresses have changed. A pool would otherwise use the old address as long as it responds.
     fn follow(self: &Arc<Self>) {
         if self.watched.as_ref().is_some_and(Watched::is_due) {
             let inner = Arc::clone(self);
@@ -153,7 +154,7 @@ impl Inner {
         match Pools::new(&self.base, &self.settings, &self.tls, &self.resolver) {
             Ok(pools) => {
                 if let Pools::Plain(plain) = &*self.pools.swap(Arc::new(pools)) {
-                    // Those who wait for an answer over the old ones hold them.
+                    // Running requests keep their connections of the old pool.
                     plain.forget();
                 }
                 tracing::info!(name = %watched.name, "the upstream has other addresses: connections are made anew");
@@ -169,7 +170,7 @@ impl Transport for HttpClient {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let inner = &self.0;
         inner.follow();
-        // Whoever waits for an answer holds its own: idle connections go when the upstream moves.
+        // A running request holds its own pool, so that only idle connections close when the pool is replaced.
         match &**inner.pools.load() {
             Pools::Plain(plain) => {
                 let plain = Arc::clone(plain);

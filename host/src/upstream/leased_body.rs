@@ -1,8 +1,8 @@
-//! The body of a write that another task sends: it ends with the right to send it.
+//! The body of a write that another task sends. It fails when the host loses the lease to send it.
 //!
-//! A request over TLS or HTTP/2 is written by its connection's own task, which goes on when the request's future is not polled any
-//! more. A body that fails makes that task reset the stream or close the connection, so the upstream gets no whole request. What was
-//! handed to the connection before stays sent, and a request without a body is handed over as a whole.
+//! Over TLS and HTTP/2, the connection's own task writes the request and continues after the request's future is dropped. A failing body
+//! makes that task reset the stream or close the connection, so that the upstream gets no complete request. Data already given to the
+//! connection stays sent, and a request without a body is sent as a whole.
 
 use super::{Body, BoxError, OutboundBody, full};
 use crate::idempotency::SendLease;
@@ -14,10 +14,11 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Bytes that are handed over at once: no more than that is written after the lease's end, beside what the connection buffers.
+/// Maximum bytes given to the connection at once. After the lease ends, no more than this is written, besides data that the connection has
+/// buffered.
 const MAX_FRAME_BYTES: usize = 16 << 10;
 
-/// Why a body ends before its end.
+/// The error of a body whose lease has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("this host no longer holds the record of the write, and stopped sending its body")]
 struct LeaseOver;
@@ -25,12 +26,12 @@ struct LeaseOver;
 #[derive(Debug)]
 struct Leased {
     body: Body,
-    /// What was taken of the body and not handed over.
+    /// Bytes read from the body, but not yet given to the connection.
     rest: Bytes,
     leases: Vec<SendLease>,
 }
 
-/// The same body, which fails once one of `leases` is over.
+/// Wraps a body so that it fails once one of `leases` has ended.
 pub(crate) fn leased(body: OutboundBody, leases: Vec<SendLease>) -> OutboundBody {
     if leases.is_empty() {
         return body;

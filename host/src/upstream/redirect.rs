@@ -1,8 +1,8 @@
-//! Where an answer sends its caller: by the address that the caller used, not past the host to the upstream.
+//! Rewrites URLs in response headers from the upstream's address to the address that the caller used.
 //!
-//! Frameworks redirect with the authority that they were asked by, which is the upstream's own. A caller that follows it goes
-//! around every limit, breaker and record. So URLs of the upstream become the caller's, with the path prefix that was taken off.
-//! URLs of others, and those of the upstream that no path here leads to, stay what they mean.
+//! Frameworks redirect to the authority of the request, which is the upstream's own. A caller that follows such a redirect bypasses every
+//! limit, breaker and record. URLs of the upstream therefore become the caller's, with the removed path prefix added again. URLs of other
+//! servers keep their meaning, and so do URLs of the upstream that no path of this host leads to.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
@@ -10,29 +10,29 @@ use http::{
 };
 use reqwest::Url;
 
-/// Scheme and authority by which a caller reached the host.
+/// The scheme and authority that a caller used to reach the host.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// `http` or `https`.
     pub scheme: &'static str,
-    /// Host and port; none where a caller in process named none.
+    /// Host and port; none if an in-process caller gave none.
     pub authority: Option<HeaderValue>,
 }
 
-/// A request on both sides of the host.
+/// The URL of a request on both sides of the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Route<'a> {
     /// The upstream's base URL.
     pub base_url: &'a Uri,
-    /// Path and query below it.
+    /// Path and query below the base URL.
     pub path_and_query: &'a str,
-    /// The path prefix that was taken off the caller's path; without a slash at its end.
+    /// The prefix removed from the caller's path, without a trailing slash.
     pub prefix: &'a str,
-    /// How the caller came.
+    /// The scheme and authority that the caller used.
     pub origin: &'a Origin,
 }
 
-/// Rewrites `Location`, `Content-Location` and `Refresh`. Costs three look-ups where there are none.
+/// Rewrites `Location`, `Content-Location` and `Refresh`. Without any of them, the cost is three header lookups.
 pub fn rewrite(headers: &mut HeaderMap, route: &Route<'_>) {
     let present = |name: &HeaderName| headers.contains_key(name);
     let (location, content_location, refresh) = (present(&LOCATION), present(&CONTENT_LOCATION), present(&REFRESH));
@@ -63,7 +63,7 @@ fn each(headers: &mut HeaderMap, name: &HeaderName, rewritten: impl Fn(&str) -> 
     }
 }
 
-/// A value as URLs have it: bytes beyond ASCII are encoded, as URL parsers do.
+/// Percent-encodes bytes beyond ASCII, as URL parsers do.
 fn ascii(value: &[u8]) -> String {
     use std::fmt::Write as _;
     value.iter().fold(String::with_capacity(value.len()), |mut text, byte| {
@@ -77,7 +77,7 @@ fn ascii(value: &[u8]) -> String {
     })
 }
 
-/// The seconds and the URL of a `Refresh`, as the HTML standard reads it ("shared declarative refresh steps").
+/// The seconds and URL of a `Refresh`, parsed by the HTML standard ("shared declarative refresh steps").
 fn refreshed_url(value: &str) -> Option<(&str, &str)> {
     let value = value.trim();
     let end = value.find([';', ',', ' ', '\t'])?;
@@ -94,9 +94,9 @@ fn refreshed_url(value: &str) -> Option<(&str, &str)> {
 
 struct Urls<'a> {
     base: Url,
-    /// What the upstream was asked for: relative references begin there.
+    /// The request's URL at the upstream, the base of relative references.
     asked: Url,
-    /// The base's path without a slash at its end.
+    /// The base URL's path without its trailing slash.
     base_path: String,
     prefix: &'a str,
     origin: &'a Origin,
@@ -110,7 +110,7 @@ impl<'a> Urls<'a> {
         Some(Self { base, asked, base_path, prefix: route.prefix, origin: route.origin })
     }
 
-    /// What a caller is to read instead; none where it is right as it stands.
+    /// The value for the caller; none if it needs no change.
     fn rewritten(&self, reference: &str) -> Option<String> {
         let reference = reference.trim();
         let names_authority = Url::parse(reference).is_ok() || is_network_path(reference);
@@ -119,7 +119,7 @@ impl<'a> Urls<'a> {
             return None;
         }
         let Some(rest) = self.below_base(target.path()) else {
-            // No path here leads there. Where it left the authority out, it would be taken for one of the host's.
+            // No path of this host leads there. Without an authority, the caller would resolve it to the host, so make it absolute.
             return (!names_authority).then(|| target.to_string());
         };
         if !names_authority && self.base_path == self.prefix {
@@ -137,13 +137,14 @@ impl<'a> Urls<'a> {
         }
         match self.origin.authority.as_ref().and_then(|authority| authority.to_str().ok()) {
             Some(authority) if names_authority => Some(format!("{}://{authority}{path}", self.origin.scheme)),
-            // Two slashes at its beginning would name an authority (RFC 3986 section 4.2).
+            // A path that begins with two slashes would be an authority (RFC 3986 section 4.2).
             _ if path.starts_with("//") => Some(["/.", &path].concat()),
             _ => Some(path),
         }
     }
 
-    /// Whether it is the upstream's: the port, or both schemes' usual one, since an upstream behind TLS may not know of that.
+    /// Whether the URL is the upstream's: same host, and the same port, or neither URL names a port. In that case the schemes may differ,
+    /// since an upstream behind a TLS proxy may not know about TLS.
     fn is_own(&self, target: &Url) -> bool {
         let host = |url: &Url| url.host_str().map(|host| host.trim_end_matches('.').to_owned());
         let same_port = target.port_or_known_default() == self.base.port_or_known_default()
@@ -151,14 +152,14 @@ impl<'a> Urls<'a> {
         matches!(target.scheme(), "http" | "https") && host(target) == host(&self.base) && same_port
     }
 
-    /// What is left of a path below the base's; none where it is not below it.
+    /// The rest of a path below the base URL's path; none if it is not below.
     fn below_base<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = path.strip_prefix(self.base_path.as_str())?;
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)
     }
 }
 
-/// Whether it names an authority without a scheme. Browsers take a backslash for a slash, and pass over tabs.
+/// Whether the reference begins with an authority but no scheme. Browsers read a backslash as a slash and ignore tabs.
 fn is_network_path(reference: &str) -> bool {
     let mut read = reference.chars().filter(|c| *c != '\t').map(|c| matches!(c, '/' | '\\'));
     read.next() == Some(true) && read.next() == Some(true)
@@ -199,7 +200,7 @@ mod tests {
             ("https://up.example", "", "https://up.example:443/x", "https://triage.example:8443/x"),
             ("https://up.example", "", "http://up.example/x", "https://triage.example:8443/x"),
             ("http://[::1]:8000", "", "http://[0:0::1]:8000/x", "https://triage.example:8443/x"),
-            // Below a base with a path, and a prefix in its place.
+            // A base URL with a path, replaced by a prefix.
             ("http://up.example/v1", "/api", "http://up.example/v1/x", "https://triage.example:8443/api/x"),
             ("http://up.example/v1", "/api", "http://up.example/v1", "https://triage.example:8443/api"),
             // Beyond ASCII.
@@ -221,9 +222,9 @@ mod tests {
             ("http://up.example", "/api", "?d=2", "/api/a/b?d=2"),
             ("http://up.example/v1", "", "/v1/x", "/x"),
             ("http://up.example/v1", "/v1", "/v1/x", "/v1/x"),
-            // Two slashes would name an authority.
+            // Two slashes would be an authority.
             ("http://up.example/v1", "", "/v1//evil.example/x", "/.//evil.example/x"),
-            // Not below the base: it is reached at the upstream alone.
+            // Not below the base URL, so reachable only at the upstream.
             ("http://up.example/v1", "/api", "/login", "http://up.example/login"),
             ("http://up.example/v1", "", "/v10/x", "http://up.example/v10/x"),
         ] {
@@ -285,8 +286,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the upstream says: where a reader as lenient as a browser ends up is either what it meant, or at the caller's
-        /// own host where it meant the upstream.
+        /// For any value, a reader as lenient as a browser reaches the URL that the upstream meant, or the host if the upstream meant
+        /// itself.
         #[test]
         fn no_value_leads_past_the_host(value in "([a-z]{0,5}:)?[/\\\\]{0,3}(up\\.example|evil|@|:|8000){0,3}[ -~\u{e4}]{0,30}") {
             let before = Url::parse("http://up.example:8000/a/b?c=1").unwrap().join(value.trim());

@@ -1,4 +1,4 @@
-//! Connections over TLS, or with HTTP/2: what is spoken is negotiated, and many requests may share one.
+//! Connections with TLS or HTTP/2. The protocol is negotiated, and with HTTP/2 many requests share a connection.
 
 use super::{
     BoxError, Inbound, Outbound, OutboundBody, Settings, TransportError, classify,
@@ -12,10 +12,10 @@ use reqwest::{Client, Url, redirect};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
 use std::{sync::Arc, time::Duration};
 
-/// Bytes of an answer's head over HTTP/2. The library's own limit of 16 KiB would not hold the fields that an answer may have.
+/// Maximum bytes of a response head over HTTP/2. The library's default of 16 KiB is too small for the allowed number of fields.
 const MAX_HEAD_BYTES: u32 = 256 << 10;
 
-/// Two pools: for safe requests, and of young connections for all others.
+/// Two pools: one for safe requests, and one that keeps idle connections only briefly for all others.
 #[derive(Debug)]
 pub(super) struct Negotiated {
     base: Url,
@@ -71,7 +71,7 @@ impl Negotiated {
     }
 }
 
-/// TLS by rustls with ring. An `http` upstream needs no roots, and loading the system's takes 30 ms of the start.
+/// TLS with rustls and ring. An `http` upstream needs no root certificates; loading the system's would take 30 ms at the start.
 pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &settings.ca_file {

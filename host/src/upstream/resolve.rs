@@ -1,4 +1,4 @@
-//! Name resolution that leaves a mark on its failures, so that they are told apart from refused connections.
+//! Name resolution whose failures can be distinguished from refused connections.
 
 use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns;
@@ -10,14 +10,14 @@ use std::{
     task::{Context, Poll},
 };
 
-/// A name that could not be resolved.
+/// The error of a failed name resolution.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream's name could not be resolved")]
 pub(super) struct Unresolved(#[source] pub(super) io::Error);
 
-/// Tells the addresses of a name.
+/// Resolves names to addresses.
 pub trait Resolver: Send + Sync + std::fmt::Debug {
-    /// The addresses, the best first; their ports do not count.
+    /// Resolves a name. The best address comes first; ports are ignored.
     fn resolve(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 }
 
@@ -31,7 +31,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// A resolver as the clients want it.
+/// Adapts a [`Resolver`] to reqwest and hyper, and wraps its error in [`Unresolved`], so that it is classified as a DNS failure.
 #[derive(Debug, Clone)]
 pub(super) struct Marked(pub(super) Arc<dyn Resolver>);
 

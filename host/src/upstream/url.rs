@@ -1,8 +1,8 @@
-//! Where below an upstream's base a request goes.
+//! Builds the URL of a request below an upstream's base URL.
 
 use reqwest::Url;
 
-/// A URL below the base. Scheme and authority were parsed once: that is most of what parsing a URL costs.
+/// The URL of a path below the base. The base is parsed only once, since that is most of the cost.
 pub(super) fn below(base: &Url, path_and_query: &str) -> Url {
     let (path, query) = match path_and_query.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -17,8 +17,8 @@ pub(super) fn below(base: &Url, path_and_query: &str) -> Url {
     url
 }
 
-/// Whether a path is sent as it stands. Others (a policy may look at `/rooms?name=A#4`) are encoded and resolved first, as a URL's
-/// parts are, so that they arrive alike over every kind of connection.
+/// Whether a path can be sent unchanged. Other paths (a policy may request `/rooms?name=A#4`) are first encoded and normalised like a
+/// URL's, so that all kinds of connections send the same path.
 pub(super) fn is_plain(path_and_query: &str) -> bool {
     let takes_encoding = |byte: &u8| !byte.is_ascii_graphic() || b"\"#'<>\\^`{|}".contains(byte);
     !path_and_query.as_bytes().iter().any(takes_encoding) && !path_and_query.contains("/.")

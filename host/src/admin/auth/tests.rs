@@ -75,7 +75,7 @@ async fn a_flood_is_refused_and_ends() {
     assert!(access.worth_a_line() && !access.worth_a_line(), "one line a second");
 }
 
-/// Requests without a token from one address do not use up what others may ask.
+/// Requests without a token do not use up the quota of token bearers at the same address.
 #[tokio::test(start_paused = true)]
 async fn a_flood_without_a_token_keeps_no_bearer_out() {
     let access = access(Some(READ), Some(WRITE)).unwrap();

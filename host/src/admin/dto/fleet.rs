@@ -1,4 +1,4 @@
-//! The shape of what a fleet says of an upstream's policy.
+//! The JSON object for a fleet's choice of an upstream's policy.
 
 use crate::{
     clock::millis,
@@ -7,26 +7,26 @@ use crate::{
 };
 use serde::Serialize;
 
-/// The fleet's generation, and who is where.
+/// The fleet's generation, and the state of each host.
 #[derive(Debug, Serialize)]
 pub(in crate::admin) struct Fleet {
     /// This host's name.
     host: String,
-    /// 0 while the fleet has said nothing.
+    /// 0 before the first command to the fleet.
     generation: u64,
-    /// None: as each host's configuration has it.
+    /// None: each host serves what its configuration names.
     digest: Option<String>,
     /// `none`, `announced`, `promoted`, `operator` or `fault`.
     why: &'static str,
-    /// The host that brought it about.
+    /// The host that issued the command.
     by: Option<String>,
     /// `unreachable`, `staging` or `agreed`.
     phase: &'static str,
-    /// Whether another policy serves here.
+    /// Whether this host serves another policy than the fleet's.
     behind: bool,
     why_behind: Option<String>,
     proposal: Option<Proposal>,
-    /// The last proposal that came to nothing.
+    /// The last proposal that was aborted.
     aborted: Option<Abort>,
     hosts: Vec<Host>,
     quarantined: Vec<String>,
@@ -34,11 +34,11 @@ pub(in crate::admin) struct Fleet {
 
 #[derive(Debug, Serialize)]
 struct Proposal {
-    /// Tells it from others of the same component.
+    /// Distinguishes proposals of the same component.
     id: String,
     digest: String,
     by: String,
-    /// How long hosts are still waited for.
+    /// Time until the proposal stops waiting for hosts.
     left_ms: u64,
 }
 
@@ -56,7 +56,7 @@ struct Host {
     name: String,
     generation: u64,
     behind: bool,
-    /// Whether it could serve the proposal at once.
+    /// Whether the host has staged the proposal.
     staged: bool,
     silent_ms: u64,
 }

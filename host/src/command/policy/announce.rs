@@ -1,4 +1,4 @@
-//! A component announced to a fleet, and what comes of it.
+//! Announces a component to a fleet and waits for the result.
 
 use super::remote_policy::path;
 use crate::command::remote::Remote;
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use std::{process::ExitCode, thread, time::Duration};
 use triage::policy::Digest;
 
-/// Between two looks.
+/// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// As long as hosts wait for each other, and some more.
+/// Slightly longer than hosts wait for each other.
 const MAX_POLLS: u32 = 600;
-/// Once it has switched: until the hosts have said so, which each does within a second.
+/// Polls after the switch until every host has reported it, which takes each less than a second.
 const SAY_SO: u32 = 30;
 
-/// Announces (`announce`, or `promote` for one that was rolled back) and waits until the fleet has switched, or has not.
+/// Announces the component (`announce`, or `promote` for one that was rolled back) and waits until the fleet switches or aborts.
 pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Result<ExitCode> {
     let digest = digest.to_string();
     let own = path(upstream, "");
@@ -39,7 +39,7 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
 }
 
-/// What has come of an announcement.
+/// The result of an announcement so far.
 #[derive(Debug, PartialEq, Eq)]
 enum AnnounceOutcome {
     NotYet,
@@ -47,7 +47,7 @@ enum AnnounceOutcome {
     ToNothing(String),
 }
 
-/// `before` is what the fleet said before the announcement.
+/// Determines the result. `before` is the fleet's state before the announcement.
 fn came(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutcome {
     let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     if fleet["digest"] == *digest {

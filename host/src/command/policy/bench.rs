@@ -1,4 +1,4 @@
-//! `triage policy bench`: what a decision costs.
+//! `triage policy bench`: measures the time of a decision.
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, Method, StatusCode};
@@ -10,13 +10,13 @@ use triage::policy::{
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
 };
 
-/// What is asked: the usual answers, and none.
+/// The statuses of the responses to classify.
 const STATUSES: [u16; 5] = [200, 404, 429, 500, 503];
 
-/// How long decisions took.
+/// The measured times of one kind of decision.
 struct Times {
     kind: &'static str,
-    /// In order.
+    /// Sorted.
     each: Vec<Duration>,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Times {
     }
 }
 
-/// Measures, and tells.
+/// Measures and returns a report.
 pub fn run(component: &Path, decisions: u32) -> Result<String> {
     let bytes = bounded_file::read(component, COMPONENT_BYTES)
         .with_context(|| format!("{} cannot be read", component.display()))?;

@@ -1,4 +1,4 @@
-//! `triage policy push`: a component into an OCI registry.
+//! `triage policy push`: publishes a component in an OCI registry.
 
 use super::announce;
 use crate::command::remote::Remote;
@@ -14,7 +14,7 @@ use triage::{
     registry::{Credentials, Publication, Registry, Target},
 };
 
-/// What is pushed, where to.
+/// The component and its target.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The component; COMPONENT.minisig goes along where it is there
@@ -37,12 +37,12 @@ pub struct Options {
     remote: Remote,
 }
 
-/// Pushes, says what the configuration names then, and announces it where that is wanted.
+/// Pushes, prints the reference for the configuration, and announces it if requested.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let shown = options.component.display();
     let component = bounded_file::read(&options.component, triage::policy::COMPONENT_BYTES)
         .with_context(|| format!("{shown} cannot be read"))?;
-    // What no host would load is not published.
+    // Do not publish a component that no host would load.
     let loading = LoadOptions { settings: options.settings.clone(), ..LoadOptions::default() };
     let policy =
         Policy::load(&Engine::start()?, &component, &loading).with_context(|| format!("{shown} is refused"))?;
@@ -74,9 +74,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
 }
 
-/// The component's cases, where there are some: it passes them, and they go along.
+/// Reads the component's cases, if there are any, and checks that the component passes them. They are published with it.
 fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
-    /// They lie in the manifest, of which registries take 4 MiB.
+    /// The cases are part of the manifest, and registries accept 4 MiB of that.
     const MOST: usize = 1 << 20;
     let file = component.with_extension("cases.csv");
     if !file.exists() {

@@ -1,4 +1,4 @@
-//! Policies of a running host: what serves, what happened, and going back.
+//! The policies of a running host: list, history, rollback and promotion.
 
 use super::announce;
 use crate::command::remote::{Remote, segment};
@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::Value;
 use std::{fmt::Write as _, process::ExitCode};
 
-/// What can be asked of a running host.
+/// The subcommands that need a running host.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show which policy serves each upstream of a running host, and how it does
@@ -41,7 +41,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { remote } => {
@@ -53,7 +53,7 @@ impl Command {
                 }
             }
             Self::History { upstream, remote } => {
-                // The upstream must exist, so that a wrong name is not taken for a quiet one.
+                // Check that the upstream exists: otherwise a misspelt name would look like one without events.
                 remote.look(&path(upstream, ""))?;
                 let events = remote.look("/api/v1/events")?;
                 let about = |event: &&Value| {
@@ -83,7 +83,7 @@ pub(super) fn path(upstream: &str, verb: &str) -> String {
 
 fn line(policy: &Value) -> String {
     let serving = &policy["serving"];
-    // A policy's words on a terminal: no control characters.
+    // Text from a policy, safe for a terminal: without control characters.
     let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     let digest = text(&serving["digest"]);
     let mut line = format!(
@@ -104,7 +104,7 @@ fn line(policy: &Value) -> String {
     line
 }
 
-/// What the fleet says, where the upstream follows it: its generation, what is proposed, and which hosts are behind.
+/// A line on the fleet's choice, if the upstream follows the fleet: generation, proposal, and the hosts that are behind.
 fn fleet(fleet: &Value) -> Option<String> {
     let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     let short = |value: &Value| text(value).chars().take(12).collect::<String>();
@@ -129,7 +129,7 @@ fn fleet(fleet: &Value) -> Option<String> {
     Some(line)
 }
 
-/// When, as HTTP writes it.
+/// The time of an event as an HTTP date.
 fn moment(event: &Value) -> String {
     let ms = event["unix_ms"].as_u64().unwrap_or_default();
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms))

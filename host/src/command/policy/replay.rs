@@ -1,4 +1,4 @@
-//! `triage policy replay`: recorded decisions through a candidate.
+//! `triage policy replay`: replays recorded decisions through a candidate.
 
 use anyhow::{Context as _, Result};
 use std::{fs::File, path::PathBuf, process::ExitCode, thread};
@@ -7,7 +7,7 @@ use triage::{
     policy::{Engine, LoadOptions, Policy, prebuilt},
 };
 
-/// What is replayed, through what.
+/// The recording and the candidate.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The trace, as `triage record` wrote it
@@ -26,7 +26,7 @@ pub struct Options {
     threads: Option<u16>,
 }
 
-/// Replays, and tells.
+/// Replays and prints the differences.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let component = component(options)?;
     let loading = LoadOptions { settings: options.settings.clone(), reuse_instances: true };

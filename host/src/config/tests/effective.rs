@@ -1,4 +1,4 @@
-//! Default < policy < the operator's defaults < the operator's override, and what gives way to what.
+//! Default < policy < operator's defaults < operator's override, and which values are adjusted to fit others.
 
 use super::*;
 use crate::{breaker, config::settings, rate_limit::Quota};

@@ -1,9 +1,9 @@
-//! No input makes the loader panic, and a refusal always says something.
+//! No input makes the loader panic, and every rejection has a message.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Values of every shape, many of them nearly right.
+/// Values of every type, many of them nearly valid.
 const VALUES: [&str; 24] = [
     "0",
     "-1",

@@ -1,4 +1,4 @@
-//! Which layer wins, and that each value knows where it came from.
+//! The precedence of the layers, and the source of each value.
 
 use super::*;
 use crate::config::settings::PolicySource;
@@ -95,7 +95,7 @@ fn the_seeds_names_hold_everywhere_over_policy_and_file() {
     }
 }
 
-/// What a load test lifts: any number that fits, or none at all.
+/// A load test sets the limit to any number that fits, or to none.
 #[test]
 fn the_seeds_limit_may_be_as_high_as_it_can_be_counted_or_off() {
     for (requests, expected) in [("100000000", Some(100_000_000)), ("4294967295", Some(u32::MAX)), ("off", None)] {

@@ -1,8 +1,8 @@
-//! What a wrong configuration is told, word for word.
+//! The exact messages for invalid configurations.
 
 use super::*;
 
-/// A case: its name, the file, and every line of the answer.
+/// A case: its name, the file, and every line of the message.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
 const FILES: &[Case] = &[
@@ -306,7 +306,7 @@ const FILES: &[Case] = &[
     ),
 ];
 
-/// Settings that follow traffic, and what they do not go with.
+/// Adaptive settings, and what they conflict with.
 #[test]
 fn what_follows_traffic_is_told_what_it_needs() {
     let cases = [
@@ -355,7 +355,7 @@ fn what_follows_traffic_is_told_what_it_needs() {
     }
 }
 
-/// A floor that nobody wrote refuses nothing: it gives way to the limits.
+/// A default floor is never a conflict: it is lowered to fit the limits.
 #[test]
 fn a_default_floor_gives_way_to_the_limits() {
     for (limit, expected) in [
@@ -375,7 +375,7 @@ fn a_default_floor_gives_way_to_the_limits() {
     }
 }
 
-/// A breaker that Python workers share, by itself and beside others.
+/// A breaker shared with Python workers, alone and in conflict with others.
 #[test]
 fn what_interop_needs_is_told() {
     const ON: &str = "breaker = { interop = \"pybreaker\" }";
@@ -429,7 +429,7 @@ fn what_interop_needs_is_told() {
         told,
         "upstreams.a.endpoints.list-hospitals.breaker.interop_namespace: got \"{hospital}\", but endpoints.create-hospital has the same, and each group is a breaker; must be one of its own, or have `group` put the endpoints that share it into one (file triage.toml:3)"
     );
-    // Where it is every endpoint's, it goes for those that have a breaker.
+    // In `defaults`, interop applies to the endpoints that have a breaker.
     let some = "state.url = \"redis://r\"\nupstreams.a = { defaults.breaker.interop = \"pybreaker\", endpoints.list-hospitals.breaker.enabled = false }";
     let file = some.replace("upstreams.a = {", "upstreams.a = { base_url = \"http://a\",");
     let upstream = load(&inputs(&file, &[], Flags::default())).unwrap().settings.upstreams.remove(0);
@@ -438,7 +438,7 @@ fn what_interop_needs_is_told() {
     assert_eq!(shared, [true, false]);
 }
 
-/// Prefixes the case with an upstream as dotted keys, so that it stands in line 3.
+/// Prefixes the case with an upstream as dotted keys, so that the case is in line 3.
 #[test]
 fn every_problem_of_a_file_is_told() {
     for (name, text, expected) in FILES {

@@ -1,4 +1,4 @@
-//! What is printed of a configuration: `config show` and the reference.
+//! The output of `config show` and of the reference.
 
 use super::*;
 use crate::config::schema::KEYS;
@@ -50,7 +50,7 @@ fn every_effective_value_is_shown_with_its_source() {
     assert!(aligned * 10 > columns.len() * 8, "not aligned:\n{shown}");
 }
 
-/// What is shown is a configuration: it loads to the same effective settings.
+/// The output of `config show` loads to the same effective settings.
 #[test]
 fn what_is_shown_loads_to_the_same() {
     let file = FILE.replace("api_token = \"s3cret\", ", "");
@@ -85,7 +85,7 @@ fn shared_state_is_read_from_file_and_environment_and_shown_without_secrets() {
     assert!(shown.contains("redis://:***@broker:6379/0") && !shown.contains("hush"), "{shown}");
 }
 
-/// The seed's Redis is its queue's; anything else that says where state is goes before it.
+/// The seed's Redis was its queue; any other setting of `state.url` overrides it.
 #[test]
 fn the_seeds_broker_is_where_state_is_if_nothing_else_says_so() {
     let broker = |url| ("CELERY_BROKER_URL", url);
@@ -129,7 +129,7 @@ fn every_default_of_the_table_fits_its_key() {
     }
 }
 
-/// The limits that an endpoint of a group has by itself are shown, and what is shown loads to the same.
+/// An endpoint's own limits inside a group are shown, and the output loads to the same settings.
 #[test]
 fn an_endpoints_own_limits_in_a_group_are_shown_beside_the_groups() {
     let file = "[upstreams.hospital]\nbase_url = \"http://hospital.example\"\npolicy = \"hospital-directory\"\n\

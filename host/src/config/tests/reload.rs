@@ -1,4 +1,4 @@
-//! What SIGHUP takes from a changed file.
+//! Which values SIGHUP takes from a changed file.
 
 use super::*;
 use crate::config::schema::KEYS;

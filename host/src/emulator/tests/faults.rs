@@ -168,7 +168,7 @@ async fn a_cold_start_may_hold_requests_until_awake() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever is asked, there is an answer, and never a panic (a panic ends in a reset).
+    /// Every request gets a response, without a panic (a panic would end in a reset).
     #[test]
     fn any_request_is_answered(
         method in prop::sample::select(vec!["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "BREW"]),

@@ -11,7 +11,7 @@ use tokio::{
 const CREATE: &str = "POST /hospitals/ HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 26\r\n\
                       connection: close\r\n\r\n{\"name\":\"A\",\"address\":\"B\"}";
 
-/// Sends one create by a connection of its own; what was read, and whether it ended in a reset.
+/// Sends one create on a new connection. Returns the bytes read, and whether the connection was reset.
 async fn create(emulator: &Arc<Emulator>, faults: Faults) -> (String, bool) {
     emulator.set_faults(faults);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

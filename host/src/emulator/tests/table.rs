@@ -189,7 +189,7 @@ async fn routes_that_are_not_there() {
         (Request::get("/a/b/c/d/e/f/g/h"), 404, detail("Not Found")),
         (Request::new(Method::DELETE, "/hospitals/", ""), 405, detail("Method Not Allowed")),
         (Request::new(Method::HEAD, "/", ""), 405, detail("Method Not Allowed")),
-        // The framework does not know it.
+        // The server's framework does not know this method.
         (Request::new(Method::from_bytes(b"QUERY").unwrap(), "/hospitals/", ""), 405, detail("Method Not Allowed")),
         (Request::post("/hospitals", "{}"), 307, Value::Null),
         (Request::get("/?a=b"), 200, json!({ "status": "OK" })),

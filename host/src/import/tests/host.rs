@@ -1,4 +1,4 @@
-//! A host with keys, small enough to see through: what the import relies on, and ways to disturb it.
+//! A minimal host with idempotency: implements what the import relies on, and injects faults.
 
 use crate::{
     policy::contract::{Failure, FailureKind},
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// One request as it came in.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub path: String,
@@ -21,35 +21,34 @@ pub(super) struct Seen {
     pub body: Value,
 }
 
-/// What happens to a request.
+/// A fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mishap {
     None,
-    /// The connection cannot be made.
+    /// The connection fails.
     Unreached,
-    /// It is done, but the answer is lost.
+    /// The request is done, but the response is lost.
     LostAfter,
-    /// It is not done, but looks as if it could be.
+    /// The request is not done, but the failure leaves that open.
     LostBefore,
     /// The breaker is open.
     Refused,
-    /// The host cannot settle it.
+    /// The host returns "effect unknown".
     Unknown,
-    /// The upstream says no.
+    /// The upstream rejects the request.
     Rejected,
 }
 
 #[derive(Debug, Default)]
 struct State {
     seen: Vec<Seen>,
-    /// Key to number; none while under way.
+    /// The number by key; none while the request runs.
     records: HashMap<String, Option<u64>>,
-    /// One entry for each hospital ever made: name and batch.
+    /// The name and batch of every hospital ever created.
     made: Vec<(String, String)>,
     activated: Vec<String>,
 }
 
-/// The host.
 #[derive(Debug)]
 pub(super) struct Host {
     state: Mutex<State>,
@@ -65,7 +64,7 @@ impl std::fmt::Debug for dyn FnMutDebug {
     }
 }
 
-/// The way to it.
+/// Sends requests to the host.
 #[derive(Debug, Clone)]
 pub(super) struct Way(pub Arc<Host>);
 
@@ -114,7 +113,7 @@ impl Host {
     }
 }
 
-/// Chance for mishaps.
+/// Injects faults at random.
 pub(super) fn by_chance(seed: u64) -> impl FnMut(&Seen) -> Mishap + Send {
     let entropy = Rng::seeded(seed);
     move |_| match entropy.next() % 10 {
@@ -173,7 +172,7 @@ impl Transport for Way {
                 (Mishap::Rejected, None) => answer(400, &[("triage-verdict", "rejected")], &json!({ "detail": "no" })),
                 (mishap, None) => {
                     host.state.lock().records.insert(seen.key.clone(), None);
-                    // A host finishes what it has begun, whether or not the caller stays.
+                    // A host finishes the request even if the caller leaves.
                     let done = tokio::spawn(async move {
                         tokio::time::sleep(Duration::from_secs(5)).await;
                         host.perform(&seen)

@@ -1,4 +1,4 @@
-//! The parts without input and output.
+//! The pure parts.
 
 use crate::{
     error,
@@ -27,7 +27,7 @@ fn rows_are_read_with_their_lines() {
     assert_eq!(format!("{:?}", without_phone.rows[0]), "Row { line: 2, .. }", "rows are confidential");
 }
 
-/// Rows are told apart by their lines, in reports and in the journal, whatever ends a line.
+/// Reports and journals identify rows by line, so each row needs its own, with every kind of line end.
 #[test]
 fn each_row_has_a_line_of_its_own_whatever_ends_a_line() {
     for (end, lone_cr) in [("\n", false), ("\r\n", false), ("\r", true)] {
@@ -107,7 +107,7 @@ fn journals_that_are_refused() {
     assert_eq!(journal::read(br#"{"import":{"vers"#).unwrap(), (journal::Past::default(), 0));
 }
 
-/// Subjects that are sent and settled in any order; `None` in place of a result is a crash or an end.
+/// Subjects sent and settled in random order. `None` in place of a result is a crash.
 fn history() -> impl Strategy<Value = Vec<Entry>> {
     let recorded = prop_oneof![
         (1..99_u64).prop_map(Recorded::Applied),
@@ -142,8 +142,8 @@ fn key_of(what: Subject) -> Uuid {
 }
 
 proptest! {
-    /// Cut anywhere, a journal resumes: no key is lost, nothing that may have been sent counts as fresh, and what is cut off is
-    /// less than a line.
+    /// A journal cut at any byte can be resumed: no key is lost, no row that may have been sent counts as fresh, and less than a line is
+    /// removed.
     #[test]
     fn a_journal_cut_at_any_byte_resumes(entries in history(), cut in any::<prop::sample::Index>()) {
         let bytes = journal::lines(&entries);
@@ -170,12 +170,12 @@ proptest! {
             };
             prop_assert_eq!(past.start(what), start, "{:?}", what);
         }
-        // The next run cuts the torn line off and goes on.
+        // The next run removes the incomplete line and continues.
         let continued = [&bytes[..whole], &journal::lines(&entries[complete..])].concat();
         prop_assert_eq!(continued, bytes);
     }
 
-    /// Garbage is refused or read, never a panic; and no more than was read is kept.
+    /// Random bytes are rejected or read, without a panic, and the bytes to keep do not exceed the input.
     #[test]
     fn any_bytes_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Ok((_, whole)) = journal::read(&bytes) {
@@ -242,7 +242,7 @@ fn what_answers_mean() {
         (429, unsent, problem("rate-limited"), refused(Some(7), "d")),
         (502, unsent, problem("upstream-unreachable"), refused(Some(7), "d")),
         (503, unsent, problem("a-new-kind"), refused(Some(7), "d")),
-        // After a loss of shared state: a row that was never sent must not say that it may have been.
+        // After a loss of shared state: a row that was never sent must not be marked as maybe sent.
         (504, unsent, problem("effect-unknown"), refused(Some(7), "d")),
         (404, unsent, problem("no-endpoint"), ResponseKind::Hopeless(text("d"))),
         (422, unsent, problem("key-reused"), ResponseKind::Hopeless(text("d"))),
@@ -273,7 +273,8 @@ fn heard() -> impl Strategy<Value = ResponseKind> {
 }
 
 proptest! {
-    /// It ends; it never says "not sent" or "rejected by the host" of what may have been sent; it never shortens a wait.
+    /// Every request ends. A request that may have been sent never ends as "not sent" or "rejected by the host", and no requested wait is
+    /// shortened.
     #[test]
     fn a_request_is_asked_until_settled(before in any::<bool>(), script in proptest::collection::vec((heard(), any::<u64>()), 1..200)) {
         let patience = Patience::default();

@@ -1,4 +1,4 @@
-//! Whole imports against a small host, in paused time.
+//! Complete imports against a minimal host, in paused time.
 
 use super::host::{Mishap, Way, by_chance};
 use crate::{
@@ -21,7 +21,7 @@ fn surroundings(way: &Way, seed: u64) -> Context {
     }
 }
 
-/// A folder with a file of so many rows, all equal in pairs.
+/// A file with this number of rows, in pairs of equal ones.
 fn file(rows: usize) -> (TempDir, Options) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hospitals.csv");
@@ -32,7 +32,7 @@ fn file(rows: usize) -> (TempDir, Options) {
 }
 
 async fn import(way: &Way, options: &Options, seed: u64) -> Result<Summary, ImportError> {
-    // An aborted run keeps its lock for as long as its last write takes.
+    // An aborted run stays locked until its last write has ended.
     for _ in 0..1_000 {
         match run_in(surroundings(way, seed), options, &mut Silent).await {
             Err(ImportError::Locked(_)) => tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap(),
@@ -144,7 +144,7 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
             assert!(runs < 200, "seed {seed}: no end");
             let patience = Duration::from_millis(chance.next() % 20_000);
             let run = import(&way, &options, seed * 1_000 + runs);
-            // Dropping the future is what kill -9 leaves: a journal, and a host that goes on.
+            // Dropping the future leaves the same state as kill -9: a journal, and a host that continues.
             if let Ok(summary) = tokio::time::timeout(patience, run).await {
                 let summary = summary.unwrap();
                 if summary.complete() {
@@ -159,7 +159,7 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
     }
 }
 
-/// Spreadsheets of old save such files: each row has its own line in the report and in the journal, so a run can be resumed.
+/// Old spreadsheet programs write CR line ends. Each row still has its own line in the report and the journal, so a run can be resumed.
 #[tokio::test(start_paused = true)]
 async fn a_file_with_cr_line_ends_is_imported_and_resumed() {
     let way = Way::to(|seen| if seen.body["name"] == "H1" { Mishap::Refused } else { Mishap::None });
@@ -172,14 +172,14 @@ async fn a_file_with_cr_line_ends_is_imported_and_resumed() {
     way.0.set(|_| Mishap::None);
     assert!(import(&way, &options, 2).await.unwrap().complete());
     assert_eq!(way.0.made().len(), 3);
-    // An earlier version counted such lines otherwise: its journal would lead to other keys.
+    // An earlier version counted such lines differently, so its journal would lead to other keys.
     let journal = std::fs::read_to_string(options.journal_path()).unwrap();
     std::fs::write(options.journal_path(), journal.replacen("\"version\":2", "\"version\":1", 1)).unwrap();
     let error = import(&way, &options, 3).await.unwrap_err();
     assert!(matches!(error, ImportError::BadJournal { source: JournalError::LineCount, .. }), "{error}");
 }
 
-/// A journal of the version before goes on where that counted lines in the same way.
+/// A journal of version 1 is resumed if version 1 counted its lines in the same way.
 #[tokio::test(start_paused = true)]
 async fn a_journal_of_version_1_goes_on() {
     let way = Way::to(|_| Mishap::None);
@@ -266,7 +266,7 @@ async fn the_journal_tells_nothing_of_the_rows_and_is_its_owners() {
         let mode = std::fs::metadata(options.journal_path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    // A torn line is cut off, and the file goes on as before.
+    // The incomplete line is removed, and the file continues.
     let torn = &journal[..journal.len() - 9];
     std::fs::write(options.journal_path(), torn).unwrap();
     assert!(import(&way, &options, 2).await.unwrap().complete());

@@ -1,4 +1,4 @@
-//! One connection, and the answer that streams over it.
+//! One connection, and the response body that streams over it.
 
 use super::Idle;
 use crate::upstream::{Body, BoxError};
@@ -22,17 +22,17 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// A connection. It works only while it is driven.
+/// A connection. It makes progress only while it is polled by [`drive`].
 #[derive(Debug)]
 pub(super) struct Wire {
     sender: SendRequest<Payload>,
     driven: Driven,
-    /// Whether the last request has a body, which may still be on its way when its answer ends. That costs a look; without one
-    /// there is nothing to look for.
+    /// Whether the last request has a body, which may still be sent when the response ends. Then reuse of the connection costs one more
+    /// poll to check for that.
     carries: bool,
 }
 
-/// None once it has ended: why is told to who waits for an answer, or ends the body.
+/// None once the connection has ended. The sender or the body reports the error.
 type Driven = Option<Connection<TokioIo<TcpStream>, Payload>>;
 
 fn drive(driven: &mut Driven, cx: &mut Context<'_>) {
@@ -41,12 +41,12 @@ fn drive(driven: &mut Driven, cx: &mut Context<'_>) {
     }
 }
 
-/// What a request carries.
+/// A request body.
 #[derive(Debug)]
 pub(super) enum Payload {
-    /// In memory; none where there is nothing, or it was taken.
+    /// In memory; none if empty or already sent.
     Bytes(Option<Bytes>),
-    /// Passed through.
+    /// Streamed from the caller.
     Stream(Body),
 }
 
@@ -56,16 +56,16 @@ impl Wire {
         Ok(Self { sender, driven: Some(connection), carries: false })
     }
 
-    /// Whether it stands and can take a request now.
+    /// Whether the connection is open and can take a request now.
     pub(super) fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
         drive(&mut self.driven, cx);
         self.driven.is_some() && self.sender.is_ready()
     }
 
-    /// Sends, and drives the connection until the head of the answer is there.
+    /// Sends a request, and drives the connection until the response's head arrives.
     ///
     /// # Errors
-    /// With the request where none of it was sent.
+    /// Contains the request if none of it was sent.
     pub(super) async fn send(
         &mut self,
         request: Request<Payload>,
@@ -107,7 +107,7 @@ impl http_body::Body for Payload {
     }
 }
 
-/// An answer's body. When it has ended well its connection goes to the `idle` ones, where there are any to go to; else it is closed.
+/// A response body. After a complete response, the connection returns to the `idle` pool, if there is one; otherwise it is closed.
 pub(super) fn streaming(incoming: Incoming, wire: Wire, idle: Option<Arc<Idle>>) -> Body {
     let is_over = incoming.is_end_stream();
     let mut streaming = Streaming { incoming: Some(incoming), wire: Some(wire), idle, broken: None };
@@ -118,17 +118,17 @@ pub(super) fn streaming(incoming: Incoming, wire: Wire, idle: Option<Arc<Idle>>)
 }
 
 struct Streaming {
-    /// There until it is dropped.
+    /// None only after the drop.
     incoming: Option<Incoming>,
     /// None once the body has ended.
     wire: Option<Wire>,
     idle: Option<Arc<Idle>>,
-    /// How it broke off: told once what came before has gone on its way.
+    /// The error that ended the body. It is returned one poll later, so that the data before it can be written first.
     broken: Option<hyper::Error>,
 }
 
 impl Streaming {
-    /// Keeps the connection if it can be used again; where all on it is over, that need not be asked.
+    /// Returns the connection to the pool if it can be reused. With `is_over`, it needs no check.
     fn release(&mut self, is_over: bool) {
         if let (Some(mut wire), Some(idle)) = (self.wire.take(), &self.idle)
             && (is_over || wire.is_usable(&mut Context::from_waker(Waker::noop())))
@@ -137,14 +137,15 @@ impl Streaming {
         }
     }
 
-    /// The answer has ended. A request that has not would have nobody to drive it.
+    /// Called at the end of the response. If the request's body has not ended, the connection cannot be reused, since nothing would drive
+    /// it.
     fn end(&mut self) {
         self.release(self.wire.as_ref().is_some_and(|wire| !wire.carries));
     }
 }
 
 impl Drop for Streaming {
-    /// Of an answer that nobody reads to its end, the connection is kept if the rest of it is there already.
+    /// If a response is dropped before its end, the connection is reused only if the rest has already arrived.
     fn drop(&mut self) {
         if self.wire.is_some() {
             drop(self.incoming.take());
@@ -163,7 +164,7 @@ impl http_body::Body for Streaming {
             return Poll::Ready(Some(Err(error.into())));
         }
         let Some(incoming) = &mut own.incoming else { return Poll::Ready(None) };
-        // It asks first: the connection reads no more of a body than somebody wants.
+        // Poll the body first: the connection reads no more of a body than was requested.
         let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
         if polled.is_pending()
             && let Some(wire) = &mut own.wire
@@ -176,7 +177,8 @@ impl http_body::Body for Streaming {
             Some(Err(error)) => {
                 own.wire = None;
                 own.broken = Some(error);
-                // Whoever passes the body on drops what it holds when it breaks off: once more it gets the time to write that.
+                // The task that forwards the body discards its buffer on an error. Return to it once more, so that it can write the buffer
+                // first.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -1,4 +1,4 @@
-//! Connections that nobody uses now. The youngest is used first, so that the others grow old and go.
+//! Idle connections. The youngest is used first, so that the others expire.
 
 use super::Wire;
 use parking_lot::Mutex;
@@ -13,10 +13,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Between two looks at them: most upstreams close what is idle after five seconds or more.
+/// Interval of the sweeps. Most upstreams close idle connections after 5 s or more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Idle connections, the oldest first.
+/// Idle connections, oldest first.
 #[derive(Debug)]
 pub(super) struct Idle {
     most: usize,
@@ -27,17 +27,17 @@ pub(super) struct Idle {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: VecDeque<(Wire, Instant)>,
-    /// Whether a task sweeps.
+    /// Whether a sweeper task runs.
     swept: bool,
 }
 
 impl Idle {
-    /// At most so many, each for at most so long.
+    /// Creates a pool with this maximum number of connections and this maximum idle time.
     pub(super) fn new(most: usize, longest: Duration) -> Self {
         Self { most, longest, inner: Mutex::default() }
     }
 
-    /// One that stands, and was idle for less than `youngest`.
+    /// Takes an open connection that was idle for less than `youngest`.
     pub(super) fn take(&self, youngest: Duration, cx: &mut Context<'_>) -> Option<Wire> {
         loop {
             let mut wire = {
@@ -48,14 +48,14 @@ impl Idle {
                 }
                 inner.waiting.pop_back()?.0
             };
-            // The upstream may have closed it since.
+            // The upstream may have closed it in the meantime.
             if wire.is_usable(cx) {
                 return Some(wire);
             }
         }
     }
 
-    /// Keeps one that can be used again.
+    /// Returns a reusable connection to the pool.
     pub(super) fn put(self: &Arc<Self>, wire: Wire) {
         if self.most == 0 {
             return;
@@ -73,7 +73,7 @@ impl Idle {
         }
     }
 
-    /// Closes those that are too old, and those that the upstream has closed. Whether there are others.
+    /// Closes expired connections, and those that the upstream has closed. Returns whether any are left.
     fn sweep(&self) -> bool {
         let mut inner = self.inner.lock();
         let mut context = Context::from_waker(Waker::noop());
@@ -87,7 +87,7 @@ impl Idle {
     }
 }
 
-/// Sweeps for as long as there is something to sweep. If its runtime ends first, whoever puts one next begins another.
+/// Sweeps while there are connections. If its runtime ends first, the next [`Idle::put`] starts another one.
 struct Sweeper(Weak<Idle>);
 
 impl Sweeper {
