@@ -1,8 +1,8 @@
-//! Whether an answer has reached the kernel: a connection tells it once everything that was written before has been flushed.
+//! Confirms that a response has reached the kernel: a connection reports once all earlier writes are flushed.
 //!
-//! Over HTTP/1.1 an answer is written once hyper has taken the end of its body: hyper asks for a flush then, and the flush is done
-//! when its own buffer is empty. Over HTTP/2 hyper and h2 keep what the peer's window has no room for, however often the connection
-//! is flushed. There an answer is written only once h2 has let go of its last byte, which the body that the server gives it tells.
+//! Over HTTP/1.1, a response is written once hyper has polled the end of its body: hyper then asks for a flush, which is done when its own
+//! buffer is empty. Over HTTP/2, hyper and h2 keep bytes beyond the peer's window even across flushes. There a response is written only
+//! once h2 has dropped its last byte, which the server's response body reports.
 
 use parking_lot::Mutex;
 use std::{
@@ -17,17 +17,17 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What waits for a flush. Dropping it says that there was none.
+/// Waits for a flush. Dropped without a call if there was none.
 pub(crate) trait Unflushed: Send {
-    /// It has reached the kernel.
+    /// The response has reached the kernel.
     fn flushed(self: Box<Self>);
 }
 
-/// One connection's answers that were written and not flushed yet.
+/// The responses of a connection that were written and not flushed yet.
 #[derive(Clone, Default)]
 pub(crate) struct Handover {
     connection: Arc<Shared>,
-    /// None over HTTP/1.1.
+    /// The HTTP/2 stream; none over HTTP/1.1.
     stream: Option<Arc<Stream>>,
 }
 
@@ -43,7 +43,7 @@ struct Waiting {
     is_closed: bool,
 }
 
-/// One HTTP/2 stream's answer. Two may wait for its end: an early one, and the one that its request came to meanwhile.
+/// The response of an HTTP/2 stream. Two notices may wait for its end: that of an early response, and that of the request's own result.
 #[derive(Default)]
 struct Stream {
     is_expected: AtomicBool,
@@ -51,11 +51,11 @@ struct Stream {
 }
 
 enum StreamState {
-    /// Bytes are still to be written; with what waits for them.
+    /// Bytes are still to be written. Holds the waiting notices.
     Open(Vec<Box<dyn Unflushed>>),
-    /// All of them are.
+    /// All bytes are written.
     Written,
-    /// It ended before.
+    /// The stream ended before all bytes were written.
     Closed,
 }
 
@@ -66,25 +66,25 @@ impl Default for StreamState {
 }
 
 impl Handover {
-    /// For the answer on a new HTTP/2 stream of the connection.
+    /// A handover for the response on a new HTTP/2 stream of this connection.
     pub(crate) fn stream(&self) -> Self {
         Self { connection: Arc::clone(&self.connection), stream: Some(Arc::default()) }
     }
 
-    /// From now on the answer's end matters: [`Self::written`] will be called.
+    /// Announces that [`Self::written`] will be called, so that the stream reports the end of its response.
     pub(crate) fn expects(&self) {
         if let Some(stream) = &self.stream {
             stream.is_expected.store(true, Relaxed);
         }
     }
 
-    /// Whether the end of this stream's answer matters.
+    /// Whether [`Self::written`] was announced.
     pub(crate) fn is_expected(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_expected.load(Relaxed))
     }
 
-    /// An answer's last byte was taken: the next flush after it is written confirms it. One that comes after the end of the stream
-    /// or of the connection is dropped.
+    /// The last byte of a response was polled: the next flush after its write confirms it. If the stream or the connection has ended, the
+    /// notice is dropped.
     pub(crate) fn written(&self, answer: Box<dyn Unflushed>) {
         let Some(stream) = &self.stream else { return self.connection.written(answer) };
         let mut state = stream.state.lock();
@@ -101,7 +101,7 @@ impl Handover {
         }
     }
 
-    /// All bytes of the stream's answer are written.
+    /// All bytes of the stream's response are written.
     pub(crate) fn stream_written(&self) {
         let Some(stream) = &self.stream else { return };
         let mut state = stream.state.lock();
@@ -115,7 +115,7 @@ impl Handover {
         }
     }
 
-    /// The stream ends: what is not written by now never is.
+    /// The stream has ended: bytes not written by now never are.
     pub(crate) fn stream_closed(&self) {
         let Some(stream) = &self.stream else { return };
         let mut state = stream.state.lock();
@@ -175,7 +175,7 @@ impl fmt::Debug for Handover {
     }
 }
 
-/// A connection that tells its [`Handover`] of flushes and of its end.
+/// A connection that reports flushes and its end to its [`Handover`].
 pub(crate) struct Confirming<S> {
     stream: S,
     handover: Handover,
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(counts(), (1, 2), "it came after the end");
     }
 
-    /// Flushes between do not confirm what HTTP/2 still holds, and a stream that is reset confirms nothing.
+    /// Earlier flushes do not confirm bytes that h2 still holds, and a reset stream confirms nothing.
     #[tokio::test]
     async fn a_streams_answer_is_confirmed_once_its_bytes_are_written() {
         let (near, _far) = tokio::io::duplex(64);

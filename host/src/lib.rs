@@ -39,7 +39,7 @@ pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};
 
-/// The book's page about the library: its example compiles and runs with the documentation's.
+/// The book's page about the library: a doctest compiles and runs its example.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/src/guide/library.md")]
 struct LibraryPage;

@@ -1,9 +1,10 @@
-//! One request end to end.
+//! One request from its head to its response.
 //!
-//! route -> deadline -> body -> [ key -> turn -> (gate -> send -> judge -> clamp)* -> settle the key ] -> answer
+//! route -> deadline -> body -> [ record -> fingerprint lock -> (admission -> send -> decide -> clamp)* -> finish or leave the record ] ->
+//! response
 //!
-//! The bracket runs detached for everything that is not safe: a caller that hangs up after the send does not cancel work
-//! whose effect is already under way.
+//! For requests that are not safe, the bracket runs in a detached task: a caller that hangs up after the send must not cancel work whose
+//! effect is already under way.
 
 mod attempt;
 mod caller_gone;
@@ -69,70 +70,70 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-/// Between two looks for what has expired: short beside the day that records are kept.
+/// How often expired records and recordings are purged. Records are kept for a day, so this is often enough.
 const TIDY: Duration = Duration::from_mins(5);
 
-/// Between two looks at the process's memory: bodies are counted meanwhile.
+/// How often the process's memory is measured. In between, the host adds the bytes of bodies to the last measurement.
 const LOOK_AT_MEMORY: Duration = Duration::from_millis(100);
 
-/// Why a host could not be made.
+/// Why a host could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// An upstream cannot be served.
+    /// The policy or the settings of an upstream were refused.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// Shared state cannot be used as it is configured.
+    /// The client for shared state could not be built from `state`.
     #[error("shared state (`state`) cannot be used")]
     State(#[from] OpenError),
-    /// A key cannot be used.
+    /// A public key for policy signatures could not be read.
     #[error("`policies.keys` cannot be used")]
     Keys(#[from] KeyError),
-    /// The credentials of registries.
+    /// The registry credentials could not be read.
     #[error("`policies.registry_auth_file` cannot be used")]
     Registry(#[from] CredentialsError),
-    /// The collector of traces.
+    /// The client for the OTLP collector could not be built.
     #[error("traces cannot be exported (telemetry.otlp.endpoint)")]
     Traces(#[source] TransportError),
-    /// The receiver of notices.
+    /// The client for the webhook of settled writes could not be built.
     #[error("notices of settled writes cannot be sent")]
     Settlement(#[from] NotifyError),
-    /// An upstream cannot be reached.
+    /// The HTTP client of an upstream could not be built.
     #[error("upstream {upstream} cannot be called")]
     Transport {
-        /// The upstream.
+        /// The upstream's name in the configuration.
         upstream: String,
-        /// Why.
+        /// Why the client was refused.
         #[source]
         source: TransportError,
     },
 }
 
-/// A host: every upstream in service and the state they share. Clones are cheap and share everything.
+/// All upstreams and the state that they share. Cloning is cheap; clones share everything.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
-    /// Where this worker's requests are noted.
+    /// Telemetry of this worker's requests.
     desk: Arc<WorkerTelemetry>,
     transports: Arc<[Arc<dyn Transport>]>,
 }
 
-/// What all workers share.
+/// State that all workers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) entropy: Rng,
-    /// The upstreams, and the parts from which their policies are loaded.
+    /// The upstreams, and the engine, keys and registry that load their policies.
     pub(crate) rollout: Arc<rollout::Context>,
-    /// Where candidates decide in shadow; none where there are none.
+    /// The thread on which candidates decide in shadow; none without a shadow candidate.
     pub(crate) shadow: Option<Shadow>,
-    /// The way to shared state; none where state is in this process.
+    /// The connection to shared state; none if state is in this process.
     pub(crate) link: Option<RedisConnection>,
     pub(crate) records: Arc<dyn Records>,
-    /// What settles unknown writes in the background.
+    /// Settles unknown writes in the background.
     pub(crate) settlement: Settlement,
-    /// Whether writes go on where shared state cannot be reached.
+    /// `state.writes_alone`: whether unsafe writes are sent while shared state cannot be reached.
     pub(crate) writes_alone: bool,
-    /// Whether what may be an equal request's is adopted after a loss of shared state.
+    /// `state.after_loss = "adopt"`: whether a match without a claim is adopted after shared state has lost its data.
     pub(crate) adopts_after_loss: bool,
     pub(crate) memory: Arc<Memory>,
     /// Connections and requests by peer.
@@ -144,12 +145,12 @@ pub(crate) struct Shared {
     pub(crate) detached: TaskTracker,
     /// Bounds how often callers read records.
     record_reads: record_status::ReadLimit,
-    /// What callers prove with that a record is theirs.
+    /// Proofs in record ids: a caller reads only its own tenant's records.
     owner_proofs: OwnerProofs,
 }
 
 fn memory(limit: Option<u64>) -> Arc<Memory> {
-    // Where the limit is that of the control group, less a reserve, the group's own count is the one that it is killed by.
+    // If the limit was derived from the control group's limit, compare it with the group's own count: the kernel kills by that count.
     let below =
         |group: &telemetry::Cgroup| limit.is_some_and(|limit| (group.limit() / 2..=group.limit()).contains(&limit));
     let cgroup = telemetry::Cgroup::own().filter(below);
@@ -157,17 +158,17 @@ fn memory(limit: Option<u64>) -> Arc<Memory> {
 }
 
 impl Host {
-    /// Loads every upstream's policy and makes the host, with connections of its own.
+    /// Loads every upstream's policy and builds the host with its own connections.
     ///
     /// # Errors
-    /// [`HostError`] where a policy, the configuration or an upstream's address is refused.
+    /// [`HostError`] if a policy, the configuration or an upstream's address is refused.
     pub fn new(settings: &Settings, clock: Clock, entropy: Rng) -> Result<Self, HostError> {
         let transports = connect(settings)?;
         Self::with_transports(settings, clock, entropy, transports)
     }
 
-    /// A host whose upstreams are reached by other means than sockets, one transport for each upstream: the emulator in
-    /// process, or a caller's own client.
+    /// Builds a host that reaches its upstreams through the given transports, one for each upstream: the in-process emulator, or a caller's
+    /// own client.
     ///
     /// # Errors
     /// [`HostError`] as for [`Host::new`].
@@ -183,7 +184,7 @@ impl Host {
         let registry = registry(settings)?;
         let events = Arc::new(Events::new(clock));
         let (records, owner_proofs) = stores::records(settings, link.as_ref(), clock, &entropy, &events)?;
-        // The first desk is the library's own; workers have theirs beside it.
+        // The first telemetry instance serves library calls; each worker adds its own.
         let meters = Arc::new(AllEndpointCounters::new(settings.server.workers + 1));
         let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
         let exporter = exporter.transpose().map_err(HostError::Traces)?;
@@ -245,17 +246,17 @@ impl Host {
         Ok(Self { shared: Arc::new(shared), desk, transports: transports.into() })
     }
 
-    /// The same host with connections of its own: one for each worker thread, so that no connection is shared across cores.
+    /// The same host with its own connections: one for each worker thread, so that no connection is shared across cores.
     ///
     /// # Errors
-    /// [`HostError::Transport`] where the clients cannot be made.
+    /// [`HostError::Transport`] if the clients cannot be built.
     pub fn worker(&self, settings: &Settings) -> Result<Self, HostError> {
         let desk = self.shared.desks.add();
         Ok(Self { shared: Arc::clone(&self.shared), desk, transports: connect(settings)?.into() })
     }
 
-    /// Answers one request. Every refusal is an answer too. Dropping the future cancels safe requests; others go on in the
-    /// background once they may have been sent.
+    /// Handles one request. A refusal is a response too. Dropping the future cancels a safe request; other requests go on in the background
+    /// once they may have been sent.
     pub async fn handle(
         &self,
         request: Request<Body>,
@@ -265,7 +266,7 @@ impl Host {
         self.handle_on(request, caller, listener, None).await
     }
 
-    /// The same, of a request that came in on a connection, which it counts against.
+    /// [`Host::handle`] for a request of a known connection, against whose limits the request counts.
     pub(crate) async fn handle_on(
         &self,
         request: Request<Body>,
@@ -329,12 +330,12 @@ impl Host {
         identified(answer.unwrap_or_else(|_| Problem::EffectUnknown.into_response()), id)
     }
 
-    /// Answers a request that a listener does not take, and counts it.
+    /// Refuses a request at the listener, and counts the refusal.
     pub(crate) fn refuse(&self, problem: Problem) -> Response<Body> {
         refused(problem, RequestRecorder::open(&self.desk))
     }
 
-    /// Answers one request whose body is in memory: the pipeline without a listener.
+    /// Handles one request whose body is in memory: the pipeline without a listener.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -362,8 +363,8 @@ impl Host {
         self.handle(request.map(crate::upstream::full), &caller, None).await
     }
 
-    /// Looks at the process's memory now and then, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never
-    /// ends; the server runs it on one of its workers.
+    /// Measures the process's memory periodically, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never ends; the
+    /// server runs it on one of its workers.
     pub async fn watch_memory(&self) {
         loop {
             self.shared.memory.look();
@@ -371,26 +372,27 @@ impl Host {
         }
     }
 
-    /// Sends traces to the collector, where there is one. Never ends then; the server runs it on one of its workers.
+    /// Sends traces to the collector. Never ends if a collector is configured, else returns at once; the server runs it on one of its
+    /// workers.
     pub async fn export_traces(&self) {
         if let Some(exporter) = &self.shared.exporter {
             exporter.run().await;
         }
     }
 
-    /// Sends the traces that are left.
+    /// Sends the traces that are still buffered.
     pub async fn export_rest(&self) {
         if let Some(exporter) = &self.shared.exporter {
             exporter.finish().await;
         }
     }
 
-    /// Whether there is no memory for another connection.
+    /// Whether memory is too scarce for another connection.
     pub(crate) fn is_full(&self) -> bool {
         self.shared.memory.is_full()
     }
 
-    /// Keeps the memory bounded while there is no traffic: forgets every few minutes what has expired. Never ends; the server runs
+    /// Purges expired records and recordings every few minutes, so that memory stays bounded without traffic. Never ends; the server runs
     /// it on one of its workers, a program that uses the host as a library on a task of its own.
     pub async fn purge_expired(&self) {
         loop {
@@ -402,19 +404,19 @@ impl Host {
         }
     }
 
-    /// Watches the files of policies: what is dropped in serves at once, if it passes every check. Files that are there
-    /// already are taken before this returns. Ends when the [`Watch`] is dropped.
+    /// Watches the folders and files of policies: a new file serves at once if it passes every check. Existing files are loaded before this
+    /// returns. Ends when the [`PolicyWatcher`] is dropped.
     ///
     /// # Errors
-    /// [`WatchError`] where no thread can be started.
+    /// [`WatchError`] if no thread can be started.
     pub fn watch(&self, policies: &Policies) -> Result<PolicyWatcher, WatchError> {
         PolicyWatcher::start(&self.shared.rollout, policies.dir.as_deref(), policies.poll)
     }
 
-    /// Puts what a reload has changed into force for every upstream, or for none.
+    /// Applies a reloaded configuration to every upstream, or to none.
     ///
     /// # Errors
-    /// [`ServiceError`] where it does not fit a policy.
+    /// [`ServiceError`] if a setting does not fit a policy.
     pub fn reload(&self, reload: &Reload) -> Result<(), ServiceError> {
         let shared = &self.shared;
         let mut all = Vec::with_capacity(shared.rollout.upstreams.len());
@@ -431,14 +433,14 @@ impl Host {
         Ok(())
     }
 
-    /// Tells that certificates and tokens were read again because their files have changed.
+    /// Logs that certificates and tokens were reloaded because their files changed.
     pub(crate) fn files_read(&self) {
         tracing::info!("certificates and tokens were read again: their files have changed");
         let text = "certificates and tokens: their files have changed".to_owned();
         self.shared.events.note("reloaded", "files", text);
     }
 
-    /// Tells that a changed configuration was not put into force.
+    /// Logs that a changed configuration was refused and the old one stays in force.
     pub(crate) fn reload_refused(&self, error: &dyn std::error::Error) {
         let causes = std::iter::successors(Some(error), |&link| link.source());
         let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
@@ -446,23 +448,23 @@ impl Host {
         self.shared.events.note("reload-refused", "config", text);
     }
 
-    /// What happened to the policy of an upstream, the oldest first; none where there is no such upstream.
+    /// The policy events of an upstream, oldest first; none if no upstream has this name.
     pub fn policy_events(&self, upstream: &str) -> Option<Vec<Event>> {
         let serving = self.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
         Some(serving.events())
     }
 
-    /// How the candidate of an upstream does; none where the upstream has none.
+    /// The report on an upstream's candidate; none if the upstream has none.
     pub fn candidate(&self, upstream: &str) -> Option<CandidateReport> {
         let serving = self.shared.rollout.upstreams.iter().find(|serving| serving.settings.name == upstream)?;
         serving.candidate.as_ref().map(rollout::Candidate::report)
     }
 
-    /// Waits for the work that callers left behind. No more of it may be started.
+    /// Waits for requests that still run without their callers. Start no more requests: the tracker is closed.
     pub async fn drained(&self) {
         self.shared.detached.close();
         self.shared.detached.wait().await;
-        // What they gave back may still be on its way to the store.
+        // Releases by these requests may still be on their way to the store.
         self.shared.records.flushed().await;
         self.shared.rollout.gates.flushed().await;
     }
@@ -472,7 +474,7 @@ impl Host {
     }
 }
 
-/// How to ask for a request's explanation.
+/// The request's id in the admin interface: names it when asking for its explanation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triage-request-id");
 
 fn refused(problem: Problem, mut account: RequestRecorder) -> Response<Body> {
@@ -490,10 +492,10 @@ fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
     response
 }
 
-/// The engine, with the cache of compiled code where there may be one.
+/// The engine, with the cache of compiled code if one is configured.
 ///
 /// # Errors
-/// [`HostError::Service`] where the engine cannot be started. A cache that cannot be used costs time, not the start.
+/// [`HostError::Service`] if the engine cannot be started. A broken cache costs compile time, but does not stop the start.
 pub(crate) fn engine(settings: &Settings) -> Result<Engine, HostError> {
     let mut engine = Engine::start().map_err(ServiceError::from)?;
     if let Some(compiler) = &settings.policies.compiler {
@@ -509,7 +511,7 @@ pub(crate) fn engine(settings: &Settings) -> Result<Engine, HostError> {
     }
 }
 
-/// The way to registries: with the operator's credentials, and a folder beside the compiled code where there is a cache.
+/// The registry client: with the operator's credentials, and with a component folder beside the compiled code if there is a cache.
 pub(crate) fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
     let credentials = match &settings.policies.registry_auth {
         None => Credentials::default(),
@@ -524,7 +526,7 @@ pub(crate) fn registry(settings: &Settings) -> Result<Registry, CredentialsError
     Ok(Registry::new(credentials, store))
 }
 
-/// The thread for candidates in shadow, where there may be any. Without it they are not asked, and nothing else changes.
+/// The thread for shadow candidates, if an upstream has one. If it cannot start, candidates are not called and serving goes on.
 fn shadow(settings: &Settings) -> Option<Shadow> {
     let in_shadow = |upstream: &crate::config::settings::Upstream| {
         upstream.candidate.as_ref().is_some_and(|candidate| candidate.mode == Mode::Shadow)

@@ -1,4 +1,4 @@
-//! The listener: one single-threaded runtime for each core, each with a socket and connections of its own.
+//! The listener: one single-threaded runtime for each core, each with its own sockets and connections.
 
 mod connection;
 mod descriptors;
@@ -31,10 +31,10 @@ use tokio_util::sync::CancellationToken;
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The host could not be made.
+    /// The host could not be built.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The address cannot be listened on.
+    /// An address could not be bound.
     #[error("cannot listen on {address}; it must be an address of this machine that no other program listens on")]
     Listen {
         /// The address.
@@ -43,19 +43,19 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
-    /// A socket was handed over that nothing is configured for.
+    /// An inherited socket matches no configured listener.
     #[error(
         "the system handed over sockets on {}, where no listener is configured; server.listen, an upstream's listen or \
          admin.listen must name each", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     Unclaimed(Vec<SocketAddr>),
-    /// The listeners' TLS.
+    /// The certificate or key of the listeners was refused.
     #[error("the listeners cannot speak TLS (server.tls)")]
     Tls(#[source] TlsError),
-    /// Health, metrics and control cannot be offered.
+    /// The admin listener could not be started.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// Policy files cannot be watched.
+    /// The watcher of policy files could not be started.
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// A thread or runtime could not be started.
@@ -63,19 +63,19 @@ pub enum ServerError {
     Worker(#[source] io::Error),
 }
 
-/// Why a changed configuration was not put into force.
+/// Why a changed configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The configuration.
+    /// The new values do not fit those that only a restart can change.
     #[error("the new values do not fit those that stay: {0}")]
     Problems(config::Problems),
-    /// A policy.
+    /// A new value does not fit an upstream's policy.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The admin listener.
+    /// The admin listener's tokens or certificate were refused.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// A certificate.
+    /// The certificate or key of the listeners was refused.
     #[error("the listeners' certificate was not read again (server.tls)")]
     Tls(#[source] TlsError),
 }
@@ -85,14 +85,14 @@ pub enum ReloadError {
 pub struct Server {
     host: Host,
     settings: Arc<ArcSwap<Settings>>,
-    /// What workers read of them for each connection.
+    /// The settings that workers read for each connection.
     live: Arc<ArcSwap<config::settings::Server>>,
     tls: Option<Arc<Tls>>,
     addresses: Vec<SocketAddr>,
     stopping: CancellationToken,
     workers: Vec<thread::JoinHandle<bool>>,
     lifecycle: Arc<Lifecycle>,
-    /// Answers until the last request is finished.
+    /// Serves until the last request is finished.
     admin: Option<Admin>,
     _policies: PolicyWatcher,
 }
@@ -106,7 +106,7 @@ impl Server {
         Self::start_with(settings, Inherited::default())
     }
 
-    /// The same on sockets that the process was started with, as far as there are any.
+    /// Starts on the sockets that the process inherited; binds the others.
     ///
     /// # Errors
     /// [`ServerError`]; nothing keeps running then.
@@ -127,7 +127,7 @@ impl Server {
             return Err(ServerError::Unclaimed(unclaimed));
         }
         let addresses = listeners.addresses();
-        // Before the first request: what lies in the folder already serves from the start.
+        // Before the first request, so that policies in the folder serve from the start.
         let policies = host.watch(&settings.policies)?;
         let lifecycle = Arc::new(Lifecycle::default());
         let admin = Admin::start(&host, settings, &lifecycle, admin_socket)?;
@@ -171,12 +171,12 @@ impl Server {
         Ok(server)
     }
 
-    /// Where health, metrics and control are, if anywhere.
+    /// The address of the admin listener, if there is one.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// The addresses that are listened on; the first one is `server.listen`.
+    /// The bound addresses; the first one is `server.listen`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -186,11 +186,11 @@ impl Server {
         &self.host
     }
 
-    /// Puts a changed configuration into force, as far as it can be while the host runs, and reads certificates and tokens again.
-    /// Says what waits for a restart. Blocks for as long as files take.
+    /// Applies a changed configuration as far as possible without a restart, and reloads certificates and tokens. Returns the keys that
+    /// changed and those that need a restart. Blocks while it reads files.
     ///
     /// # Errors
-    /// [`ReloadError`]; the configuration stays as it was then.
+    /// [`ReloadError`]; the old configuration then stays in force.
     pub fn reload(&self, settings: &Settings) -> Result<config::Reload, ReloadError> {
         let done = self.reloaded(settings);
         if let Err(error) = &done {
@@ -199,14 +199,14 @@ impl Server {
         done
     }
 
-    /// Tells that a changed configuration could not be read.
+    /// Logs that a changed configuration could not be read.
     pub fn reload_refused(&self, error: &(dyn std::error::Error + 'static)) {
         self.host.reload_refused(error);
     }
 
     fn reloaded(&self, settings: &Settings) -> Result<config::Reload, ReloadError> {
         let reload = config::reload(&self.settings.load(), settings).map_err(ReloadError::Problems)?;
-        // What can fail comes first.
+        // Steps that can fail come first.
         let access = self.admin.as_ref().map(|admin| admin.secrets().prepare(&reload.settings)).transpose()?;
         if let Some(tls) = &self.tls {
             tls.reload().map_err(ReloadError::Tls)?;
@@ -220,17 +220,17 @@ impl Server {
         Ok(reload)
     }
 
-    /// Stops accepting, finishes what is under way up to `server.drain`, and ends the workers. Blocks. Says whether everything
-    /// was finished.
+    /// Stops accepting, finishes requests under way up to `server.drain`, and ends the workers. Blocks. Returns whether all requests were
+    /// finished.
     pub fn stop(mut self) -> bool {
         self.lifecycle.draining();
-        // Not ready, and still open: balancers get the time to turn away.
+        // Readiness now fails, but the listeners stay open: load balancers get time to turn away.
         let delay = self.live.load().shutdown_delay;
         if !delay.is_zero() {
             thread::sleep(delay);
         }
         self.stopping.cancel();
-        // Every worker is joined before any is judged; one that panicked finished nothing.
+        // Join every worker before combining the results. A worker that panicked finished nothing.
         let finished: Vec<bool> = self.workers.drain(..).map(|worker| worker.join().unwrap_or(false)).collect();
         finished.into_iter().all(|finished| finished)
     }

@@ -1,7 +1,7 @@
-//! One attempt: place -> permit -> wait -> look again -> send -> outcome.
+//! One attempt: concurrency permit -> gate permit -> wait -> recheck -> send -> outcome.
 //!
-//! Everything acquired here is released by Drop: a caller that goes away at any await gives its place, its permit and, as
-//! long as nothing was sent, its record back.
+//! Drop releases everything acquired here: if the caller leaves at any await, its permits are released, and so is its record as long as
+//! nothing was sent.
 
 mod body_watch;
 
@@ -30,40 +30,39 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-/// What is sent.
+/// What an attempt sends.
 pub(crate) enum AttemptTarget<'a> {
-    /// The request itself.
     Request,
-    /// A look at what became of it.
+    /// A verification of the request's effect.
     Probe(&'a Probe),
 }
 
-/// An attempt that was made: it was sent, or could not be.
+/// The result of an attempt that the host did not refuse: it was sent, or sending failed.
 pub(crate) struct CompletedAttempt {
     pub(crate) arrival: AttemptResult,
     pub(crate) permit: Permit,
     pub(crate) took: Duration,
-    /// When it was sent.
+    /// When the send began.
     pub(crate) sent_at: Instant,
-    /// Whether this host stopped sending because it may hold the record no longer. That says nothing of the upstream.
+    /// Whether this host stopped sending because its record's lock may have expired. This says nothing of the upstream.
     pub(crate) cut_off: bool,
 }
 
-/// What must be left of the deadline for an attempt to be worth sending: who would wait until its very end is refused at once.
+/// The least time before the deadline for an attempt: a wait that would leave less is refused at once.
 pub(crate) const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(10);
 
-/// The most that is kept of a write's headers for its verification: what servers usually take of a request's head.
+/// The most header bytes of a write that are kept for its verification: about the limit of common servers for a request head.
 const MAX_KEPT_HEADER_BYTES: usize = 16 << 10;
 
 impl RequestContext {
-    /// Reports that the upstream did well, once the body of its answer has ended.
+    /// Reports a success to the breaker once the response body has ended.
     pub(crate) fn report_success(&self, arrival: &mut AttemptResult, permit: Permit, took: Duration) {
         match arrival {
             AttemptResult::Answer(UpstreamResponse { rest: Some(rest), .. }) => {
                 let body = std::mem::replace(rest, upstream::full(Bytes::new()));
                 let mut longest = self.endpoint().settings.attempt_timeout;
                 if permit.is_probe() {
-                    // Its lease covers one attempt, head and body together.
+                    // A half-open probe's lease covers one attempt, head and body together.
                     longest = longest.saturating_sub(took).max(Duration::from_secs(1));
                 }
                 *rest = body_watch::watch(body, permit, took, longest);
@@ -72,7 +71,7 @@ impl RequestContext {
         }
     }
 
-    /// Bounds what is left of an answer of which nothing is to be reported any more.
+    /// Limits the time for the rest of a response body that no longer affects the breaker.
     pub(crate) fn bound(&self, arrival: &mut AttemptResult) {
         if let AttemptResult::Answer(UpstreamResponse { rest: Some(rest), .. }) = arrival {
             let body = std::mem::replace(rest, upstream::full(Bytes::new()));
@@ -80,8 +79,8 @@ impl RequestContext {
         }
     }
 
-    /// What an attempt says of the upstream: not that it failed, where it was the caller who gave it too little time or was slow
-    /// to send its own body, or this host that cut the attempt off. Nobody opens a breaker for all others by a short deadline.
+    /// The signal that an attempt gives the breaker. A failure is ignored if the caller caused it by a short deadline or a slow upload, or
+    /// if this host cut the attempt off. Otherwise one caller with a short deadline could open the breaker for all.
     pub(crate) fn attribute_fault(
         &self,
         signal: BreakerSignal,
@@ -103,7 +102,7 @@ impl RequestContext {
         if callers_doing { BreakerSignal::Ignore } else { signal }
     }
 
-    /// Makes one attempt. A refusal is the host's own: nothing was sent then.
+    /// Makes one attempt. An `Err` is the host's own refusal: nothing was sent.
     pub(crate) async fn attempt(
         &mut self,
         errand: AttemptTarget<'_>,
@@ -115,11 +114,11 @@ impl RequestContext {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
-        // A look is sent to another endpoint, and one that is not made leaves a write unknown.
+        // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
         let usually = progress.account.meter().usually_takes.read();
         let least = match &errand {
             AttemptTarget::Request => self.response_reserve(usually),
-            // Its record is held meanwhile: the wait leaves the request its whole time.
+            // The record is held meanwhile, so the wait must leave the verification its whole time.
             AttemptTarget::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
             AttemptTarget::Probe(_) => MIN_ATTEMPT_TIME,
         };
@@ -136,7 +135,7 @@ impl RequestContext {
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
         }
         if is_request && permit.is_probe() {
-            // The health call took time: the lease starts now.
+            // The health call took time, so recheck: the lease counts from now.
             looked = Instant::now();
             match permit.recheck().await {
                 Recheck::Send => {}
@@ -185,7 +184,7 @@ impl RequestContext {
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
         drop(place);
         if let AttemptResult::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
-            // This host's own failure: the permit and the place go back, and the breaker hears nothing of it.
+            // This host's own failure (no file descriptors): release the permits, report nothing to the breaker.
             if is_request {
                 progress.attempts -= 1;
             }
@@ -205,11 +204,11 @@ impl RequestContext {
         Ok(CompletedAttempt { arrival, permit, took, sent_at: began, cut_off })
     }
 
-    /// Notes an attempt's outcome, and when the request's last byte may have been sent.
+    /// Records an attempt's outcome, and when the request's last byte may have been sent.
     fn note(&self, arrival: &AttemptResult, is_request: bool, began: Instant, took: Duration, progress: &mut Progress) {
         match arrival {
             AttemptResult::Answer(answer) => {
-                // What a caller's upload takes, or a look, says nothing of what an answer to the next one will.
+                // Streamed uploads and verifications do not show the usual response time.
                 let is_usual = is_request && self.repeatable();
                 progress.account.answered(answer.status.as_u16(), began, took, is_usual);
             }
@@ -218,7 +217,7 @@ impl RequestContext {
         if is_request {
             match arrival {
                 AttemptResult::Failure(Failure { sent: false, .. }) => {}
-                // The body may have been going out until the answer came.
+                // The body may have been sent until the response came.
                 _ => {
                     progress.last_sent = Some(Instant::now());
                     progress.key_sends.sent(began);
@@ -227,15 +226,14 @@ impl RequestContext {
         }
     }
 
-    /// What a wait leaves of the deadline: half as long again as an answer usually takes, and no more than half of what
-    /// there is. While more is asked for than the limits admit, every wait is as long as it may be: without that room
-    /// every answer would come too late.
+    /// The time that a wait must leave before the deadline: 1.5 times the usual response time, at most half of the remaining time. Under
+    /// overload every wait is as long as allowed, so without this reserve every response would come too late.
     fn response_reserve(&self, usually: Duration) -> Duration {
         let wanted = MIN_ATTEMPT_TIME.saturating_add(usually.saturating_add(usually / 2));
         wanted.min(self.remaining() / 2).max(MIN_ATTEMPT_TIME)
     }
 
-    /// A place among the attempts under way.
+    /// Takes a permit of the endpoint's fixed concurrency limit, if it has one.
     async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         let Some(places) = &self.endpoint().places else { return Ok(None) };
         let full = || Problem::Concurrency {
@@ -249,7 +247,8 @@ impl RequestContext {
         waited.map_err(|_| full())?.map(Some).map_err(|_| full())
     }
 
-    /// A place among those that the upstream bears. What may have been sent before, or decides about a breaker, is not held up.
+    /// Waits for admission by the upstream's adaptive limit. A request that may have been sent before, or a half-open probe, enters without
+    /// a wait.
     async fn load(&self, permit: &mut Permit, progress: &mut Progress) -> Result<Option<Admission>, Problem> {
         let Some(overload) = self.overload() else { return Ok(None) };
         if progress.ever_unknown || permit.is_probe() || (progress.attempts > 0 && self.effect != Effect::Safe) {
@@ -263,7 +262,7 @@ impl RequestContext {
         let place = entered.map_err(|Shed| self.overloaded())?;
         let Some(wait) = place.waited else { return Ok(Some(place)) };
         progress.account.note(|| TimelineEvent::Queued { wait });
-        // It waited: what it was permitted may hold no longer.
+        // After a wait, the permit may no longer be valid.
         match permit.recheck().await {
             Recheck::Send => Ok(Some(place)),
             Recheck::Wait(retry_after) => Err(self.problem(Refusal::RateLimited { quota: None, retry_after })),
@@ -275,8 +274,8 @@ impl RequestContext {
         Problem::Overloaded { upstream: self.service.settings.name.clone(), priority: self.priority.name() }
     }
 
-    /// Breaker, budget and limits, and the wait until the reserved moment. What changed meanwhile is read again.
-    /// Waits that leave less than `least` of the deadline are not begun. Returned with the permit: when that was last asked.
+    /// Acquires breaker, budget and rate limits, waits until the reserved moment, and rechecks. Refuses at once if a wait would leave less
+    /// than `least` before the deadline. Returns the permit and the time of the last check.
     async fn permit(
         &self,
         is_request: bool,
@@ -300,7 +299,7 @@ impl RequestContext {
             if !wait.is_zero() {
                 tokio::select! {
                     () = sleep(wait) => {}
-                    // Nothing was sent yet: a caller that has gone need not be served.
+                    // Nothing was sent yet: stop when the caller leaves.
                     () = self.caller_leaves(), if is_request => return Err(Problem::DeadlineBeforeSend),
                 }
             }
@@ -316,9 +315,10 @@ impl RequestContext {
         }
     }
 
-    /// The last look before the first byte: the caller is there, the deadline is not over, the record is still ours.
+    /// Checks right before the first byte: the caller is there, the deadline lies ahead, the locks on record and fingerprint are still
+    /// held.
     async fn may_send(&self, hold: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
-        // One whose caller has gone is an orphan itself, and needs none.
+        // Skip this if the caller has gone: the request is an orphan itself, and adopts none.
         if let Some(entry) = progress.twins.take().filter(|_| !self.caller_has_gone())
             && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
         {
@@ -329,25 +329,25 @@ impl RequestContext {
         }
         for hold in hold.iter_mut().chain(&mut progress.condition) {
             hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
-            // Read on this host's own clock: a process that was stopped past its lock sends nothing when it wakes.
+            // Uses this host's own clock: a process that was stopped past its lock must send nothing when it wakes.
             if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
                 return Err(Problem::StoreUnavailable);
             }
         }
-        // What nothing else holds back would meet its twins at other hosts unseen.
+        // Without a record or a lock, an equal request at another host would go undetected.
         let held_back = hold.as_ref().is_some_and(RecordGuard::is_written) || progress.turn.is_some();
         if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }
-        // The same for its turn: by now a twin may be at work.
+        // If the fingerprint lock has expired, an equal request may be running.
         if progress.turn.as_ref().is_some_and(|turn| !turn.holds()) {
             return Err(Problem::StoreUnavailable);
         }
         Ok(())
     }
 
-    /// A probe whose lease no longer covers it is another host's by the time it arrives: this process was stopped, or the store
-    /// was slow.
+    /// Refuses a half-open probe whose lease no longer covers an attempt: another host may probe by the time it arrives. This happens if
+    /// the process was stopped or the store was slow.
     fn may_probe(&self, permit: &Permit, looked: Instant) -> Result<(), Problem> {
         let settings = &self.endpoint().settings;
         let Some(breaker) = settings.breaker.as_ref().filter(|_| permit.is_probe()) else { return Ok(()) };
@@ -358,7 +358,7 @@ impl RequestContext {
         Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
-    /// Binds a write's body to the right to send it, where [`RecordGuard::while_held`] does not: see [`upstream::leased_body`].
+    /// Ends a write's body with the right to send it, where [`RecordGuard::while_held`] cannot do that: see [`upstream::leased_body`].
     fn leased(&self, outbound: Outbound, holds: [Option<&RecordGuard>; 2]) -> Outbound {
         if !outbound.guarded || self.service.settings.connection.is_plain() {
             return outbound;
@@ -375,7 +375,7 @@ impl RequestContext {
         };
         let max_fields = self.service.settings.connection.max_header_fields;
         if let Err(reason) = answer_head::check(status, &mut headers, max_fields) {
-            // No answer that could be passed on; the request may have been processed.
+            // A malformed response cannot be passed on; the request may have been processed.
             return AttemptResult::Failure(Failure::new(FailureKind::Protocol, true).because(reason));
         }
         let endpoint = self.endpoint();
@@ -392,8 +392,8 @@ impl RequestContext {
         }
     }
 
-    /// What a policy reads of a request's headers, and what a verification carries of them. None where that is too much to keep:
-    /// without one of them a verification may search other data than the write changed, and proves nothing.
+    /// The headers that the policy reads and that a verification carries. None if they exceed the cap: a verification without one of them
+    /// may search other data than the write changed, and would prove nothing.
     pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> Option<HeaderMap> {
         let mut kept = HeaderMap::new();
         let mut bytes = 0;
@@ -419,7 +419,7 @@ impl RequestContext {
     pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
         let carried = || self.headers.iter().filter(|(name, _)| self.is_carried(name));
-        // The caller's word takes the place of the policy's.
+        // The caller's headers override the policy's.
         for (name, _) in carried() {
             headers.remove(name);
         }
@@ -435,7 +435,7 @@ impl RequestContext {
         }
     }
 
-    /// The endpoint that a probe falls under: its limits count, its breaker does not.
+    /// The endpoint of a verification: its rate limits apply, its breaker does not.
     fn probed_endpoint(&self, probe: &Probe) -> Option<&crate::upstream_runtime::Endpoint> {
         let path = probe.path_and_query.split('?').next()?;
         let index = self.service.find(&probe.method, path)?;
@@ -463,7 +463,7 @@ impl RequestContext {
     }
 }
 
-/// What an attempt says of the upstream's load.
+/// The sample that an attempt gives the adaptive limit.
 fn went(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
     match arrival {
         _ if cut_off => SampleOutcome::Untold,
@@ -474,7 +474,7 @@ fn went(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
     }
 }
 
-/// Reads up to `most` bytes of a body; what is left stays a stream.
+/// Reads up to `most` bytes of a body; the rest stays a stream.
 async fn read_prefix(mut body: Body, most: usize) -> Result<(Bytes, Option<Body>), ()> {
     use http_body::Body as _;
     if body.is_end_stream() {

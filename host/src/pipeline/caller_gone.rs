@@ -1,4 +1,4 @@
-//! Whether a request's caller is still there.
+//! Tells a detached request that its caller has gone.
 
 use crate::idempotency::Entry;
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ pub(crate) struct CallerGone {
     entry: Arc<Mutex<Option<Arc<Entry>>>>,
 }
 
-/// The caller, as long as it waits: dropping this is its leaving.
+/// Guards a waiting caller: dropping this means that the caller has left.
 #[must_use = "the caller has gone once it is dropped"]
 pub(crate) struct Waits(Option<CallerGone>);
 
@@ -29,7 +29,7 @@ impl CallerGone {
         self.token.cancelled().await;
     }
 
-    /// The place that becomes an orphan at the very moment of the caller's leaving: its next request may come at once.
+    /// Sets the entry that becomes an orphan in the moment the caller leaves, since its next request may come at once.
     pub(crate) fn takes(&self, entry: &Arc<Entry>) {
         *self.entry.lock() = Some(Arc::clone(entry));
         if self.is_cancelled() {
@@ -37,7 +37,7 @@ impl CallerGone {
         }
     }
 
-    /// The place of its request, once it has one.
+    /// The request's entry, once it has one.
     pub(crate) fn entry(&self) -> Option<Arc<Entry>> {
         self.entry.lock().clone()
     }
@@ -48,15 +48,14 @@ impl CallerGone {
 }
 
 impl Waits {
-    /// The caller waits no longer for what comes of its request, but for an answer that says so: what was not sent is given up. Its
-    /// place is not.
+    /// The caller no longer waits for the result, only for an early response: a request that was not sent is given up. Its entry is kept.
     pub(crate) fn no_longer(&self) {
         if let Some(gone) = &self.0 {
             gone.token.cancel();
         }
     }
 
-    /// The caller has its answer, as far as this host's own code goes.
+    /// The caller has its response, as far as this host's own code can tell.
     pub(crate) fn over(mut self) {
         self.0 = None;
     }

@@ -1,4 +1,4 @@
-//! Waking an upstream that may sleep, and asking whether it lives before a half-open breaker risks a request.
+//! Wakes an upstream that may sleep, and checks its health before a half-open breaker risks a request.
 
 use super::RequestContext;
 use crate::{
@@ -11,22 +11,22 @@ use http::{HeaderMap, Method};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Between two looks at an upstream that is waking up.
+/// How often a waking upstream is checked.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a health call brought.
+/// The result of a health call.
 enum Health {
     Well,
-    /// It answers, but not well, or not yet.
+    /// The upstream responds, but not with success, or not in time.
     Ill,
-    /// Nothing listens.
+    /// Nothing listens at the address.
     Absent,
 }
 
 impl RequestContext {
-    /// Waits until a sleeping upstream has answered one warm health call; one caller wakes it for all.
+    /// Waits until a sleeping upstream has answered a health call. One caller wakes it for all.
     ///
-    /// An upstream where nothing listens is not asleep: the attempt itself finds that out, with nothing sent.
+    /// If nothing listens, the upstream is not asleep: the attempt itself fails, with nothing sent.
     pub(crate) async fn wake(&self) -> Result<(), Problem> {
         let wakefulness = &self.service.wakefulness;
         if wakefulness.asleep(self.shared.clock.now()).is_none() {
@@ -45,12 +45,12 @@ impl RequestContext {
         let longest = wakefulness.call().map_or(Duration::ZERO, |call| call.wake_within);
         tokio::select! {
             woken = timeout(longest.min(self.remaining()), waking) => woken.map_err(|_| Problem::Asleep),
-            // Nothing was sent yet: who has gone need not be served.
+            // Nothing was sent yet: stop when the caller leaves.
             () = self.caller_leaves() => Err(Problem::DeadlineBeforeSend),
         }
     }
 
-    /// Whether the upstream's health call answers well; true where it has none.
+    /// Whether the upstream's health call succeeds; true if it has none.
     pub(crate) async fn is_well(&self) -> bool {
         match self.service.wakefulness.call() {
             Some(call) => matches!(self.health(call, call.timeout).await, Health::Well),

@@ -1,8 +1,9 @@
-//! The record of a condition: what one request with the condition leaves unknown, the next one finds out before it sends.
+//! The record of a condition (such as `If-None-Exist`): if one request with the condition ends unknown, the next one verifies before it
+//! sends.
 //!
-//! Turns keep requests with one condition apart while their hosts live. The record outlives them: a host that was killed after
-//! the send, and a request whose deadline ended before its effect was known, leave it unknown for as long as the upstream may
-//! still commit. The next request with the condition begins with a verification then, whoever makes it and with whatever key.
+//! Fingerprint locks keep requests with one condition apart while their hosts live. The record outlives the lock. A host killed after the
+//! send, or a deadline before the effect was known, leaves the record unknown for as long as the upstream may still commit. The next
+//! request with the condition then begins with a verification, whichever caller and key it has.
 
 use super::{RequestContext, idempotency_key::problem, request_context::Progress};
 use crate::{
@@ -12,19 +13,19 @@ use crate::{
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How much longer than `commit-within` an unknown effect is remembered, and how long a lock outlasts its request.
+/// How long an unknown effect is remembered beyond `commit-within`, and how long a lock outlasts its request.
 const MARGIN: Duration = Duration::from_secs(5);
-/// Between two looks at a record that an earlier holder of the turn still has: one that has just ended gives it back at once, one
-/// that was killed when its lock runs out.
+/// The first and the longest wait between two attempts to take a record that an earlier owner still holds. An owner that has just ended
+/// releases it at once; the lock of a killed one must expire.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 impl RequestContext {
-    /// Takes the condition's record. Since when a request with the condition may have been sent whose effect is unknown; none:
-    /// there is none.
+    /// Takes the condition's record. Returns the time since the last send with this condition whose effect is unknown; none if there is
+    /// none.
     ///
     /// # Errors
-    /// [`Problem::InFlight`] where an earlier request may still be sending.
+    /// [`Problem::InFlight`] if an earlier request may still be sending.
     pub(super) async fn begin_condition(
         &self,
         condition: Fingerprint,
@@ -35,7 +36,7 @@ impl RequestContext {
         loop {
             let fence = FencingToken::draw(&self.shared.entropy);
             let opening = BeginRequest {
-                // Nothing is sent past the deadline.
+                // The lock outlasts the deadline, after which nothing is sent.
                 lock: self.remaining().saturating_add(MARGIN),
                 keep: self.endpoint().described.commit_within.unwrap_or_default().saturating_add(MARGIN),
                 ..BeginRequest::new(fence, condition, false, &self.service.settings.idempotency)
@@ -59,20 +60,20 @@ impl RequestContext {
                         () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
                     }
                 }
-                // It is never finished, and its id is made from its fingerprint.
+                // Cannot happen: the record is never finished, and its id is made from its fingerprint.
                 BeginOutcome::Replay(_) | BeginOutcome::Mismatch => return Err(Problem::StoreUnavailable),
             }
         }
     }
 }
 
-/// Gives the condition's record back: unknown where what the request did is unknown, else free.
+/// Ends the condition's record: unknown if the request's effect is unknown, else released.
 pub(super) async fn end(progress: &mut Progress) {
     let Some(hold) = progress.condition.take() else { return };
     if progress.unsettled {
         hold.leave_unknown(progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed()));
     } else if let Err(error) = hold.release().await {
-        // The next request with the condition verifies what is known here.
+        // Harmless: the next request with the condition verifies an effect that was known here.
         tracing::debug!(%error, "a condition could not be given back");
     }
 }

@@ -1,4 +1,4 @@
-//! Who judges an outcome: the policy that serves the request, another where it fails; and a candidate beside them.
+//! Which policy decides about an outcome: the one that serves the request, or a fallback if it fails. Shadow candidates decide beside it.
 
 use super::{
     RequestContext,
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 impl RequestContext {
-    /// What the policy says, or where it fails the built-in one. True: it failed.
+    /// The verdict of the policy, or of the built-in one if the policy fails. True: the policy failed.
     pub(super) fn verdict(
         &self,
         purpose: Purpose,
@@ -53,8 +53,7 @@ impl RequestContext {
         if let Some(fault) = faults.last() {
             self.record(attempt, outcome, Judged::Fault(fault.name()));
         }
-        // Where a candidate fails, the policy that serves decides as it would have without it; but what a probe found is
-        // only for the one that asked.
+        // If a canary fails, the live policy decides. A verification's outcome, however, only makes sense to the policy that asked for it.
         if let (Purpose::Request, Some((live, index))) = (attempt.purpose, &self.stand_in)
             && let Some(index) = live.endpoints[*index].policy_index
             && let Some(verdict) = self.asked(live, &Attempt { endpoint: index, ..*attempt }, outcome, faults)
@@ -66,7 +65,7 @@ impl RequestContext {
         (verdict, true)
     }
 
-    /// What a policy says; none where it fails, or was taken out of service.
+    /// A policy's verdict; none if the policy fails or is suspended.
     fn asked(
         &self,
         service: &Arc<UpstreamRuntime>,
@@ -83,7 +82,7 @@ impl RequestContext {
         decided.map_err(|fault| faults.push(fault)).ok()
     }
 
-    /// Writes a decision down where an operator records them: those of the policy that serves, not of a canary.
+    /// Adds a decision to the decision log while an operator records: decisions of the live policy, not of a canary.
     fn record(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, judged: Judged<'_>) {
         let recorder = &self.shared.rollout.upstreams[self.upstream].recorder;
         let Some(recording) = recorder.recording().filter(|_| self.stand_in.is_none()) else { return };
@@ -91,8 +90,8 @@ impl RequestContext {
         recorder.note(recording, &shown, self.shared.clock.now());
     }
 
-    /// Shows a candidate in shadow what the live policy has judged: the request's own outcomes only, as a probe is between
-    /// its policy and the host.
+    /// Passes a decision of the live policy to the shadow candidate. Only outcomes of the request itself: a verification belongs to the
+    /// policy that asked for it.
     fn show(&self, live: VerdictSummary, attempt: &Attempt<'_>, outcome: &Outcome<'_>) {
         let Some((shadow, candidate, endpoint)) = self.in_shadow() else { return };
         if attempt.purpose != Purpose::Request || !attempt.taken.is_empty() {
@@ -105,7 +104,7 @@ impl RequestContext {
         }
     }
 
-    /// The same for an answer that was settled without a judge, unless it is settled for the candidate too.
+    /// Logs and passes on a response that was settled by its status, without a policy call, unless it is settled for the candidate too.
     pub(super) fn show_settled(&self, arrival: &AttemptResult, progress: &Progress) {
         if self.shared.rollout.upstreams[self.upstream].recorder.recording().is_some()
             && self.endpoint().policy_index.is_some()
@@ -135,7 +134,7 @@ impl RequestContext {
         Some((shadow, candidate, endpoint))
     }
 
-    /// The attempt as a policy sees it.
+    /// The policy's input about an attempt.
     fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress, now: Instant) -> Attempt<'a> {
         Attempt {
             endpoint: self.endpoint().policy_index.unwrap_or(usize::MAX),

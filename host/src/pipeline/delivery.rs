@@ -1,5 +1,5 @@
-//! The answer to a request without a key, on its way to the caller. Until its last byte is handed to the connection it may become
-//! an orphan's answer: what streams through is kept up to the cap, and the rest is read where the caller leaves.
+//! Delivers the response to a request without a key. Until its last byte is handed to the connection, it may become an orphan's response:
+//! streamed bytes are kept up to the cap, and the rest is read in the background if the caller leaves.
 
 use crate::{
     flush_notice::{Handover, Unflushed},
@@ -21,10 +21,10 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::task::TaskTracker;
 
-/// The longest that the rest of an answer is read for an orphan. Its silence is bounded by the attempt timeout besides.
+/// How long the rest of a body is read for an orphan. The attempt timeout also bounds each silence.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a record keeps of an answer, beside its body.
+/// The part of a response that a record keeps beside the body.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
@@ -33,42 +33,42 @@ pub(super) struct Head {
     pub(super) policy: HeaderValue,
 }
 
-/// What a caller has received that has received this answer.
+/// What this response tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
-    /// What came of its request: the record goes with the place.
+    /// The result of the request: entry and record are removed together.
     Answer,
-    /// That this is unknown: the record stays.
+    /// `effect-unknown` after the request has ended: the record stays.
     Unknown,
-    /// The same, before its request was over.
+    /// `effect-unknown` while the request goes on.
     Early,
 }
 
-/// What becomes of a request's place and record once its answer was handed over, or was not.
+/// Ends a request's entry and record once its response was delivered, or was not.
 pub(super) struct Pending {
     entry: Arc<Entry>,
     received: Received,
     keeps: Option<Keeps>,
     is_over: bool,
-    /// Counts what is read in the background.
+    /// Tracks reads in the background.
     detached: TaskTracker,
     meter: Arc<EndpointCounters>,
 }
 
-/// A record that waits for its answer.
+/// A record that is finished with the response if the caller leaves.
 struct Keeps {
     hold: RecordGuard,
     head: Head,
     most: usize,
-    /// What has streamed through; none once that is more than is kept, or than there is memory for.
+    /// The streamed bytes; none once they exceed the cap or the memory limit.
     read: Option<Vec<Bytes>>,
     bytes: usize,
-    /// What that takes of the host's memory; none where there is no limit.
+    /// The host's memory that `read` takes; none without a limit.
     spare: Option<Spare>,
 }
 
 impl Pending {
-    /// The answer leaves nothing to keep: the record is unknown, or has its answer.
+    /// Without a record to finish: it is unknown, or already has its response.
     pub(super) fn entry(
         entry: Arc<Entry>,
         received: Received,
@@ -78,14 +78,14 @@ impl Pending {
         Self { entry, received, keeps: None, is_over: false, detached, meter }
     }
 
-    /// The record is finished with the answer where the caller does not get it, and goes where it does.
+    /// With a record: finished with the response if the caller does not receive it, else removed.
     pub(super) fn with_answer(mut self, hold: RecordGuard, head: Head, most: usize, spare: Option<Spare>) -> Self {
         self.received = Received::Answer;
         self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0, spare });
         self
     }
 
-    /// Puts it behind the body of the answer to a request with this method.
+    /// Attaches this to the body of the response to a request with this method.
     pub(super) fn behind(
         self,
         response: Response<Body>,
@@ -106,7 +106,7 @@ impl Pending {
 
     fn handed_over(mut self) {
         if self.is_void() {
-            // It went to no connection: its caller had gone before.
+            // The caller had already gone, so the response reached no connection.
             return;
         }
         self.is_over = true;
@@ -119,18 +119,18 @@ impl Pending {
         }
     }
 
-    /// Whether its caller had gone before. One that is answered early has a request that goes on without it.
+    /// Whether the caller had already gone. An early response does not count: its request goes on without the caller.
     fn is_void(&self) -> bool {
         self.received != Received::Early && self.entry.is_abandoned()
     }
 
-    /// The caller left. `rest` is what was not read of the answer, none where it broke off.
+    /// The caller left. `rest`: the unread body; none if it broke off.
     pub(super) fn lost(mut self, rest: Option<Body>) {
         self.is_over = true;
         self.orphaned(rest);
     }
 
-    /// The answer goes to no caller, and its place is not given up by that.
+    /// The response goes to no caller, but the entry is not abandoned.
     pub(super) fn kept_without_caller(mut self, rest: Option<Body>) {
         self.is_over = true;
         self.keep(rest);
@@ -138,7 +138,7 @@ impl Pending {
 
     fn orphaned(&mut self, rest: Option<Body>) {
         self.entry.abandon();
-        // A request that is over leaves nothing to adopt: it was refused, or told.
+        // Not counted if the request was refused or its caller has been answered: then nothing is left to adopt.
         if self.entry.is_abandoned() {
             self.meter.orphans.add(OrphanResult::Left as usize);
         }
@@ -147,7 +147,7 @@ impl Pending {
 
     fn keep(&mut self, rest: Option<Body>) {
         let Some(keeps) = self.keeps.take() else { return };
-        // Without a runtime the hold's end leaves the record unknown: the next request looks first.
+        // Without a runtime, dropping the guard leaves the record unknown: the next request verifies first.
         let Ok(runtime) = Handle::try_current() else { return };
         let entry = Arc::clone(&self.entry);
         runtime.spawn(self.detached.track_future(async move {
@@ -159,7 +159,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Written, and never flushed.
+        // Written to the connection, but never flushed.
         if !self.is_over {
             self.orphaned(Some(crate::upstream::full(Bytes::new())));
         }
@@ -184,7 +184,7 @@ impl Keeps {
         }
     }
 
-    /// Reads the rest and keeps the answer.
+    /// Reads the rest of the body and finishes the record.
     async fn finish(mut self, rest: Option<Body>) {
         let whole = match rest {
             None => false,
@@ -224,23 +224,23 @@ impl Keeps {
     }
 }
 
-/// A body that knows whether its last byte was asked for.
+/// A body that notices when its last byte was polled.
 struct Delivery {
     body: Option<Body>,
-    /// Bytes that were not asked for yet: with none left it is not asked again. None where only its end tells.
+    /// Bytes not yet polled: hyper stops polling at zero. None if the length is unknown.
     left: Option<u64>,
     pending: Option<Pending>,
     handover: Option<Handover>,
 }
 
 impl Delivery {
-    /// Its last byte was asked for. One without a byte is never asked: dropping it is its end.
+    /// Ends the delivery: the last byte was polled. An empty body is never polled, only dropped.
     fn end(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         match &self.handover {
             _ if pending.is_void() => drop(pending),
             Some(handover) => handover.written(Box::new(pending)),
-            // A caller that takes bodies itself has it now.
+            // A library caller polls the body itself, so it has the bytes now.
             None => pending.handed_over(),
         }
     }
@@ -265,7 +265,7 @@ impl HttpBody for Delivery {
                     keeps.more(data);
                 }
             }
-            // The caller gets a part of it, and no end.
+            // The body broke off: the caller gets only a part.
             Some(Err(_)) => {
                 if let Some(pending) = this.pending.take() {
                     pending.lost(None);

@@ -1,10 +1,10 @@
-//! An answer before the caller's own timeout: `Prefer: wait=N`.
+//! A response before the caller's own timeout: `Prefer: wait=N`.
 //!
-//! A caller that goes at its timeout knows nothing, and most clients repeat the request then. A caller that says how long it waits
-//! is told in time that the effect is unknown, and how it may come back. The request goes on meanwhile.
+//! A caller that leaves at its timeout learns nothing, and most clients then repeat the request. A caller that says how long it waits gets
+//! 504 `effect-unknown` in time, with the way to come back. The request goes on meanwhile.
 //!
-//! Without a key it cannot come back. It may look whether the request took effect, and count that: so its place among equal requests
-//! ends once it has this answer, and its next request is another one. If the answer does not arrive, the place is an orphan's.
+//! A caller without a key cannot come back. It may check by itself whether the write took effect. So its entry among equal requests ends
+//! once it has this response, and its next request is a new one. If the response does not arrive, the entry becomes an orphan.
 
 use super::{
     RequestContext,
@@ -27,22 +27,22 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The header that says which preference was honoured (RFC 7240 section 3).
+/// The header that names the honoured preference (RFC 7240 section 3).
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// The time in which a request without a key says that it was given up before anything was sent.
+/// How long to wait for a request without a key to confirm that it was given up before the send.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long a caller waits.
+/// The wait of a caller that sent `Prefer: wait=N`.
 pub(super) struct CallerWait {
     applied: HeaderValue,
     until: Instant,
     started: Instant,
     deadline: Instant,
     is_keyed: bool,
-    /// Where the record of a request with a key is. One without a key goes once its effect is known.
+    /// The URL of the keyed request's record. A record without a key is removed once the effect is known, so it has none here.
     location: Option<HeaderValue>,
-    /// The place of a request without a key, and what its end takes.
+    /// The caller's cancellation and its entry among equal requests.
     gone: Option<CallerGone>,
     method: Method,
     handover: Option<Handover>,
@@ -51,7 +51,7 @@ pub(super) struct CallerWait {
 }
 
 impl RequestContext {
-    /// How long the caller of a request that runs detached waits, if it says so.
+    /// The caller's wait; none for a safe request or without the preference.
     pub(super) fn caller_wait(&self, meter: &Arc<EndpointCounters>) -> Option<CallerWait> {
         let wait = prefer::wait(&self.headers).filter(|_| self.effect != Effect::Safe)?;
         Some(CallerWait {
@@ -70,20 +70,19 @@ impl RequestContext {
     }
 }
 
-/// How a caller leaves that has its early answer.
+/// How a caller leaves after its early response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaves {
-    /// It does not come back for this request.
+    /// The caller cannot come back for this request.
     ForGood,
-    /// It can come back with its key. Until then the request runs without a caller.
+    /// The caller can come back with its key. Until then the request runs without a caller.
     WithKey,
 }
 
 impl CallerWait {
-    /// Waits for the answer as long as the caller does. `leave` is told when that is over and the request goes on.
+    /// Waits for the response as long as the caller does. Calls `leave` if the request outlasts that wait.
     ///
-    /// A request with a key goes on as it is: its caller can come back for the answer. One without a key is given up if nothing was
-    /// sent yet.
+    /// A request with a key goes on: its caller can come back for the response. One without a key is given up if nothing was sent yet.
     pub(super) async fn bound(
         &self,
         finished: &mut JoinHandle<Response<Body>>,
@@ -96,7 +95,7 @@ impl CallerWait {
             leave(Leaves::WithKey);
         } else {
             leave(Leaves::ForGood);
-            // Only a refusal is passed on now. With an answer its caller may have gone already, as far as its place goes.
+            // Pass on a refusal only. The caller has been reported as gone, so any other response may already belong to an equal request.
             if let Ok(Ok(answer)) = timeout(GIVE_UP_TIMEOUT, &mut *finished).await
                 && answer.headers().get(SENT).is_some_and(|sent| sent == "no")
             {
@@ -104,7 +103,7 @@ impl CallerWait {
             }
         }
         let now = Instant::now();
-        // As long again as it has taken, as for a request that is in flight; it is over by its deadline.
+        // Suggest the time that the request has taken so far, as for a request in flight. It ends by its deadline.
         let left = self.deadline.saturating_duration_since(now);
         let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
         let (again, location) = (self.is_keyed.then_some(again), self.location.clone());

@@ -1,4 +1,4 @@
-//! The key around a course: begin, and settle the record by what became of the effect.
+//! Idempotency around the retry loop: begins the request's record, then finishes, releases or keeps it by the effect.
 
 use super::{
     RequestContext, condition,
@@ -25,12 +25,12 @@ use tokio::time::{Instant, timeout_at};
 pub(super) enum Start {
     /// With an attempt.
     Fresh,
-    /// It may have been sent before: find out first. Since when.
+    /// With a verification: the request may have been sent before, last at this time.
     Reconcile(Instant),
 }
 
 impl Start {
-    /// The same for a request that may have been sent at `since` too.
+    /// This start, for a request that may also have been sent at `since`.
     fn or_since(self, since: Instant) -> Self {
         match self {
             Self::Fresh => Self::Reconcile(since),
@@ -47,23 +47,23 @@ impl Start {
     }
 }
 
-/// What a request begins with.
+/// The data that a request begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) hold: MaybeGuard,
     pub(super) start: Start,
-    /// Its place among equal requests without a key.
+    /// The entry among equal requests without a key.
     pub(super) entry: Option<Arc<Entry>>,
-    /// Whether equal ones whose callers are there have places too.
+    /// Whether equal requests with waiting callers are listed too.
     pub(super) others: bool,
 }
 
-/// What a request's record brought.
+/// The result of beginning a request's record.
 #[derive(Debug)]
 pub(super) enum Begins {
-    /// It may go on.
+    /// The request may go on.
     With(Box<Beginning>),
-    /// It has its answer.
+    /// The record already has a response.
     Answered(Response<Body>),
 }
 
@@ -72,14 +72,14 @@ impl Begins {
         Self::With(Box::new(Beginning { hold, start, entry, others }))
     }
 
-    /// Without a place among equal requests.
+    /// Without an entry among equal requests.
     pub(super) fn unlisted(hold: MaybeGuard, start: Start) -> Self {
         Self::with(hold, start, None, false)
     }
 }
 
 impl RequestContext {
-    /// Runs the request to its answer.
+    /// Runs the request to its response.
     pub(super) async fn run(mut self: Box<Self>, account: RequestRecorder) -> Response<Body> {
         let fence = FencingToken::draw(&self.shared.entropy);
         let mut progress = Progress::new(ClaimOwner::Request(fence), account);
@@ -118,7 +118,7 @@ impl RequestContext {
                 && progress.condition.is_none()
                 && let Some(sent_ago) = self.begin_condition(equal.fingerprint, progress).await?
             {
-                // Others' sends carried no key of this request's.
+                // The sends of other requests did not carry this request's upstream key.
                 progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
                 start = start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
             }
@@ -165,13 +165,13 @@ impl RequestContext {
         let own = Some(*tenant).filter(|tenant| !tenant.is_every_caller());
         self.carry_upstream_key(id.as_bytes());
         let settings = &self.service.settings.idempotency;
-        // The turn that comes along is that of the record's own fingerprint.
+        // The store takes the lock of the record's own fingerprint together with the record. A condition's lock is taken separately.
         let with_turn = self.equal.is_some_and(|equal| !equal.by_condition);
         let opening = BeginRequest::new(fence, fingerprint, maybe_sent, settings)
             .with_turn(with_turn)
             .of_tenant(own)
             .with_upstream_key(self.upstream_key.map(|key| key.tag));
-        // Before the store is asked: the age that it tells is at least as great by then.
+        // Read the clock before the store: the record's age counts from its reply, so this never understates it.
         let asked = Instant::now();
         let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         progress.account.keyed(result(&begun));
@@ -196,7 +196,7 @@ impl RequestContext {
         }
     }
 
-    /// Equal requests one at a time, so that none adopts what a twin made.
+    /// Takes the fingerprint lock: equal requests run one at a time, so that none adopts what another one made.
     async fn take_turn(&self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<(), Problem> {
         if let Some(turn) = hold.as_mut().and_then(RecordGuard::take_turn) {
             progress.turn = Some(turn);
@@ -205,20 +205,20 @@ impl RequestContext {
         let turn = self.shared.records.turn(equal.fingerprint);
         let turn = tokio::select! {
             turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
-            // Its key is free at once for a caller that comes back, unless an earlier owner sent something.
+            // This frees the key at once for a caller that comes back, unless an earlier owner sent something.
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
         progress.turn = Some(turn.map_err(problem)?);
         Ok(())
     }
 
-    /// Whether the record holds a proof of absence that its caller needs: the caller will say again that the request may have
-    /// been sent, and without the record that proof would take as long again.
+    /// Whether the record holds a proof of absence that the caller still needs. A caller with `Triage-Maybe-Sent` repeats that claim when
+    /// it comes back; without the record, the proof would take as long again.
     fn keeps_proof(&self, progress: &Progress) -> bool {
         progress.ever_unknown && progress.attempts == 0 && self.key.as_ref().is_some_and(|keyed| keyed.maybe_sent)
     }
 
-    /// Leaves the record to the next owner or to verification without its caller.
+    /// Leaves the record to its next owner or to a verification without a caller.
     fn leave_unknown(&self, mut hold: RecordGuard, sent_ago: Duration) {
         if !hold.is_marked_by_sends() {
             hold.intend(self.intent());
@@ -227,7 +227,7 @@ impl RequestContext {
         self.shared.settlement.wake();
     }
 
-    /// Finishes, releases or keeps the record, by what became of the effect.
+    /// Finishes, releases or keeps the record, by the state of the effect.
     async fn settle(
         &self,
         result: Result<CallerResponse, Problem>,
@@ -254,7 +254,7 @@ impl RequestContext {
             granted: self.endpoint().granted,
             class: progress.class,
             unsettled: progress.unsettled,
-            // The next equal request may come for what a caller without a key leaves.
+            // The next equal request may adopt the result of a request without a key.
             keyed: self.key.is_some() || entry.is_some(),
             keeps_proof: self.keeps_proof(progress),
             ending,
@@ -280,7 +280,7 @@ impl RequestContext {
         }
         let most = self.service.settings.idempotency.max_response_bytes;
         let (response, stored) = outgoing.store(self, progress, most).await;
-        // A store that fails now leaves the record unknown: the next request with the key looks before it sends.
+        // If the store fails now, the record stays unknown: the next request with the key verifies before it sends.
         if let Err(error) = hold.finish(stored).await {
             tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
         }
@@ -288,14 +288,14 @@ impl RequestContext {
     }
 }
 
-/// It was given an orphan's record for its own: a record that was begun with its place went with that.
+/// Ends the request's own record after it adopted an orphan's. A record that was begun with the entry has ended with it.
 fn hand_over(hold: MaybeGuard) {
     if let Some(hold) = hold {
         hold.gives_up_its_place();
     }
 }
 
-/// Nothing of it is left to adopt.
+/// Ends the entry: nothing is left to adopt.
 fn over(entry: Option<&Arc<Entry>>) {
     if let Some(entry) = entry {
         entry.answered(true);

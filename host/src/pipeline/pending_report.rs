@@ -1,35 +1,34 @@
-//! The breaker's report of a write that failed and is being verified: what verification finds decides what it says.
+//! The breaker report of a failed write that is being verified: the verification decides whether the attempt counts as a failure.
 
 use crate::{admission::Permit, breaker, policy::contract::BreakerSignal};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A failure that is not reported yet. It is reported exactly once: by [`PendingReport::settled`], else as a failure, at the
-/// latest when it is dropped.
+/// An unreported failure. It is reported exactly once: by [`PendingReport::settled`], else as a failure, at the latest on drop.
 ///
-/// The permit of a half-open breaker's probe is a lease. Such a report is held only as long as the lease covers what comes next:
-/// a result after its lease would count for nothing, and other attempts would wait for it.
+/// A half-open probe's permit is a lease. A report after its lease counts for nothing, while other attempts wait for it. So the report is
+/// deferred only while the lease covers the next verification.
 #[derive(Debug)]
 pub(crate) struct PendingReport {
-    /// None: it was reported.
+    /// None once reported.
     permit: Option<Permit>,
     took: Duration,
-    /// What it counts as if the write is found applied.
+    /// The signal to report if the write is found applied.
     settled: BreakerSignal,
-    /// When the lease no longer covers it; none for an attempt without a lease.
+    /// When the lease ends, less a margin; none for an attempt without a lease.
     until: Option<Instant>,
 }
 
 impl PendingReport {
-    /// Holds the report of an attempt that has just failed after `took`. `lease`: how long a half-open breaker's probe may hold
-    /// its place, counted from its send.
+    /// Defers the report of an attempt that has just failed after `took`. `lease`: how long a half-open probe may hold its permit, counted
+    /// from its send.
     pub(super) fn new(permit: Permit, took: Duration, settled: BreakerSignal, lease: Duration) -> Self {
         let left = lease.saturating_sub(took).saturating_sub(breaker::LEASE_MARGIN);
         let until = permit.is_probe().then(|| Instant::now() + left);
         Self { permit: Some(permit), took, settled, until }
     }
 
-    /// Whether it can still be reported after `time`.
+    /// Whether a report after `time` still falls within the lease.
     pub(super) fn covers(&self, time: Duration) -> bool {
         self.until.is_none_or(|until| until.saturating_duration_since(Instant::now()) > time)
     }
@@ -39,7 +38,7 @@ impl PendingReport {
         self.report(self.settled);
     }
 
-    /// Verification has not found it applied, or not in time.
+    /// Verification has not found the write applied, or not in time.
     pub(super) fn failed(mut self) {
         self.report(BreakerSignal::Failure);
     }

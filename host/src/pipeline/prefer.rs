@@ -1,16 +1,15 @@
-//! `Prefer: wait=N` (RFC 7240 section 4.3): how long a caller waits for its answer.
+//! Parses `Prefer: wait=N` (RFC 7240 section 4.3): how long a caller waits for its response.
 
 use http::{HeaderMap, HeaderName};
 use std::time::Duration;
 
-/// The header of a request that names preferences.
+/// The request header that lists preferences.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Digits that a number of seconds may have: thirty years.
+/// Most digits of the number of seconds: thirty years.
 const MAX_DIGITS: usize = 9;
 
-/// The first `wait` preference, if it is a number of seconds from 1. Others and malformed ones are passed over, as the RFC says:
-/// a preference is no command.
+/// The first `wait` preference, if it is a number of seconds from 1. Other and malformed preferences are ignored, as the RFC demands.
 pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = values.flat_map(|value| split(value, ','));
@@ -24,7 +23,7 @@ pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// The parts between separators that no quotes enclose.
+/// Splits at separators outside quotes.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     let mut is_escaped = false;

@@ -1,4 +1,4 @@
-//! From a request as received to an exchange: route, deadline, headers, body, key.
+//! Prepares a received request: route, deadline, headers, body, key. The result is its [`RequestContext`].
 
 use super::{
     CallerGone, Host, RequestContext,
@@ -28,7 +28,7 @@ use http_body_util::BodyExt as _;
 use std::{cell::LazyCell, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout_at;
 
-/// By which a caller or a proxy before the host names a request.
+/// Names a request if it has no key: set by the caller or by a proxy before the host.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl Host {
@@ -56,7 +56,7 @@ impl Host {
         let (meters, label) = (&live.endpoints[found].meters, live.policy.label());
         account.found(meters, &head.method, label, live.generation);
         account.traced(TraceContext::take(&mut head.headers));
-        // Of two policies, the stricter one says what a request may do, and the one that serves gives it its name.
+        // With a canary, the stricter of both policies decides the effect, and the live policy names the endpoint.
         let mut effect = live.endpoints[found].effect(&head.method);
         let serving = Arc::clone(&live);
         let (service, endpoint, stand_in) = match self.canary(index, &head, path) {
@@ -80,7 +80,7 @@ impl Host {
         if held.is_limited() {
             held.more(head_bytes(&head)).map_err(scarce)?;
         }
-        // What may be under way already is not held up; a key may be of such a request.
+        // A key may belong to a request under way, which must not be delayed.
         if key.is_none() && service.settings.sheds_overload && own.settings.concurrency.is_none() {
             let asking = AdmissionRequest {
                 priority,
@@ -96,17 +96,17 @@ impl Host {
         let names_tenant = key.is_some() || (idempotency.record_status && effect == Effect::Unsafe);
         let tenant = names_tenant.then(|| Tenant::of(&head.headers, &idempotency.tenant_headers));
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
-        // Before headers are taken off or put on.
+        // Before headers are removed or added.
         let has_place = key.is_none() && effect == Effect::Unsafe && idempotency.orphans.is_some();
         let telling_apart = if has_place {
-            // A caller that gives the upstream's own key names its request by it.
+            // A caller that sends the upstream's own key identifies its request by it.
             let upstream_key = serving.endpoints[found].settings.upstream_key.as_ref().map(|own| &own.header);
             let is_own = |name: &HeaderName| idempotency.tenant_headers.contains(name) || upstream_key == Some(name);
             header_roles::telling_apart(&head.headers, is_own)
         } else {
             Vec::new()
         };
-        // Of an absolute form and of HTTP/2 the authority is the host, whatever the field says (RFC 9112 section 3.2.2).
+        // An absolute form or HTTP/2's `:authority` overrides the Host field (RFC 9112 section 3.2.2).
         if let Some(named) = head.uri.authority().map(request_head::without_userinfo)
             && let Ok(named) = HeaderValue::from_str(named)
         {
@@ -171,14 +171,14 @@ impl Host {
             equal,
             digest,
             handover: caller.handover(),
-            // Safe requests end with the caller's future; only detached ones must be told.
+            // Only detached requests need this: a safe request is dropped with its caller.
             caller_gone: (effect != Effect::Safe).then(CallerGone::new),
             verifies: None,
             service,
         }))
     }
 
-    /// The candidate and its endpoint, where it decides for the request.
+    /// The candidate and its endpoint, if the candidate decides for this request as a canary.
     fn canary(&self, upstream: usize, head: &Parts, path: &str) -> Option<(Arc<UpstreamRuntime>, usize)> {
         let candidate = self.shared.rollout.upstreams[upstream].candidate.as_ref()?;
         let name = [IDEMPOTENCY_KEY, REQUEST_ID].into_iter().find_map(|name| head.headers.get(name));
@@ -190,7 +190,7 @@ impl Host {
         Some((service, endpoint))
     }
 
-    /// The upstream that takes a request, and the path that it gets: the most exact of listener, host and prefix wins.
+    /// The upstream for a request, and the path to send to it: the most specific match of listener, host and prefix wins.
     pub(super) fn upstream_of(&self, head: &Parts, listener: Option<SocketAddr>) -> Result<(usize, String), Problem> {
         let path_and_query = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let host = LazyCell::new(|| host(head));
@@ -214,8 +214,8 @@ impl Host {
     }
 }
 
-/// The fingerprint of a request whose record or turn needs one, and the requests that it must not be under way with. Of two
-/// policies the one that serves says what is equal: canaries and others take turns together.
+/// The fingerprint for the request's record or lock, and the equal requests that must not run at the same time. With a canary, the live
+/// policy decides which requests are equal, so that both groups use the same locks.
 fn equality(
     serving: &UpstreamRuntime,
     endpoint: usize,
@@ -238,7 +238,7 @@ fn equality(
     let equal = if !is_unsafe || !commits_late {
         None
     } else if let Some(query) = selection(&head.method, path_and_query) {
-        // A conditional create of the same makes what an update makes where nothing matches: they take turns.
+        // A conditional create with the same condition makes what this update makes if nothing matches, so both use one lock.
         let path = path_and_query.split('?').next().unwrap_or_default();
         let creates = serving.find(&Method::POST, path).map(|create| &serving.endpoints[create]);
         let fingerprint = match creates.filter(|create| create.commits_late() && create.reads(IF_NONE_EXIST)) {
@@ -259,20 +259,20 @@ fn equality(
     (fingerprint, equal)
 }
 
-/// The query by which a write says what it changes or creates. A POST's query says how it is answered. A DELETE that is unknown
-/// keeps no other one from being sent: sent twice, it creates nothing.
+/// The query that selects what a PUT or PATCH changes or creates. A POST's query is about its response. A DELETE needs no lock: sent twice,
+/// it creates nothing.
 fn selection<'a>(method: &Method, path_and_query: &'a str) -> Option<&'a str> {
     let (_, query) = path_and_query.split_once('?').filter(|_| matches!(*method, Method::PUT | Method::PATCH))?;
     Some(query).filter(|query| !query.is_empty())
 }
 
-/// What is left of a path below a prefix; none where it is not below it. `/api` takes `/api`, `/api/x` and `/api?x`, not `/apis`.
+/// The path below a prefix; none if it is not below it. `/api` matches `/api`, `/api/x` and `/api?x`, not `/apis`.
 fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(prefix.trim_end_matches('/'))?;
     (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
 }
 
-/// The host that the caller names, in lower case and without its port.
+/// The host in the request, in lower case and without its port.
 fn host(head: &Parts) -> Option<String> {
     let named = head.uri.authority().map(http::uri::Authority::as_str);
     let named = named.or_else(|| head.headers.get(HOST).and_then(|value| value.to_str().ok()))?;
@@ -302,7 +302,7 @@ fn scarce(Scarce { limit_bytes }: Scarce) -> Problem {
     Problem::MemoryScarce { limit_bytes }
 }
 
-/// What the operator says, else what is usual; the caller may ask for less, never for more than others get.
+/// The endpoint's priority, by default that of its effect. The caller may lower it, but not raise it.
 fn priority(service: &UpstreamRuntime, endpoint: &Endpoint, effect: Effect, headers: &mut HeaderMap) -> Priority {
     let own = endpoint.settings.priority.unwrap_or(Priority::usual(effect));
     let asked = headers.remove(&service.settings.priority_header);
@@ -310,18 +310,18 @@ fn priority(service: &UpstreamRuntime, endpoint: &Endpoint, effect: Effect, head
     asked.map_or(own, |asked| asked.min(own))
 }
 
-/// What a buffer of this capacity takes in addition once it holds so much: it grows by doubling.
+/// The bytes that a buffer of this capacity must add to hold `wanted` bytes: it grows by doubling.
 fn grown(capacity: usize, wanted: usize) -> usize {
     if wanted <= capacity { 0 } else { wanted.max(capacity * 2) - capacity }
 }
 
-/// The bytes of a request's head: its fields are parts of the buffer that it was read into.
+/// The bytes of a request's head. Its fields share the buffer that they were read into.
 fn head_bytes(head: &Parts) -> usize {
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
     fields.sum::<usize>() + head.uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
-/// Reads a body into memory up to a cap; a larger one stays a stream that begins with what was read.
+/// Reads a body into memory up to a cap. A larger body stays a stream that begins with the bytes already read.
 async fn buffered(mut body: Body, most: usize, held: &MemoryReservation) -> Result<RequestBody, Problem> {
     if body.is_end_stream() {
         return Ok(RequestBody::Buffered(Bytes::new()));
@@ -329,12 +329,12 @@ async fn buffered(mut body: Body, most: usize, held: &MemoryReservation) -> Resu
     if body.size_hint().lower() > most as u64 {
         return Ok(RequestBody::Stream(Some(body)));
     }
-    // One that is too large is refused before it is read; of one that does not say its size, what was read counts.
+    // A body of known size is refused before it is read. One of unknown size counts as it arrives.
     let known = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     held.room_for(known.unwrap_or(0)).map_err(scarce)?;
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // Trailers of a request are not passed on.
+        // Request trailers are not forwarded.
         let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
         let grown = grown(read.capacity(), read.len() + data.len());
         held.more(grown).map_err(scarce)?;

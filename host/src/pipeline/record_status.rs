@@ -1,7 +1,7 @@
-//! `GET /.triage/records/ID` on the data listener: what became of a request whose caller was told that its effect is unknown.
+//! `GET /.triage/records/ID` on the data listener: the status of a request whose caller was told that its effect is unknown.
 //!
-//! The path `/.triage/` is reserved: nothing below it is forwarded, whether or not records may be read. An id names a record and
-//! proves that its holder belongs to the record's tenant; with any other id, or another tenant, the answer is the same 404.
+//! The path `/.triage/` is reserved: requests below it are never forwarded, even if callers may not read records. An id names a record and
+//! proves that its holder belongs to the record's tenant. Any other id, or another tenant, gets the same 404.
 
 use super::{Host, RequestContext, response};
 use crate::{
@@ -27,24 +27,24 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
-/// The header that says how far a record is: `new`, `sent` or `done`.
+/// The header with the record's phase: `new`, `sent` or `done`.
 pub const RECORD_PHASE: HeaderName = HeaderName::from_static("triage-record-phase");
 
 /// The first segment of paths that are not forwarded.
 const RESERVED: &[u8] = b".triage";
 
-/// Where records are, below the upstream's own prefix.
+/// The path of records, below the upstream's own prefix.
 const RECORDS: &str = "/.triage/records/";
 
-/// Reads of all records together: more than callers that follow `Retry-After` need, and little work for a store.
+/// The limit on reads of all records together: more than callers need that follow `Retry-After`, and little load for a store.
 const READS: Quota = Quota { requests: HUNDRED, period: Duration::from_secs(1), burst: HUNDRED };
 
 const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
-/// When to read a record again that nobody works on.
+/// `Retry-After` for an unknown record that no request or verification works on.
 const UNSETTLED_RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// Bounds the reads of this host.
+/// Limits the record reads of this host.
 #[derive(Debug, Default)]
 pub(crate) struct ReadLimit(Mutex<Gcra>);
 
@@ -61,14 +61,14 @@ impl ReadLimit {
 }
 
 impl RequestContext {
-    /// Where the caller may read what became of its request, if it has a key and the operator lets callers read.
+    /// The URL of the request's record, if the request has a key and the operator lets callers read records.
     pub(super) fn record_location(&self) -> Option<HeaderValue> {
         let (keyed, tenant) = (self.key.as_ref()?, self.tenant.as_ref()?);
         self.location_of(RecordId::of(tenant, &self.service.settings.name, &keyed.key))
     }
 
-    /// The same for a request that ended unknown under this record, with or without a key. Its caller is told so, and no other
-    /// request is given the record.
+    /// The URL of a record that ended unknown, with or without a key. Safe to hand out: the caller is told of the unknown effect, so no
+    /// other request adopts the record.
     pub(super) fn location_of_unknown(&self, owner: ClaimOwner) -> Option<HeaderValue> {
         match owner {
             ClaimOwner::Record(id) => self.location_of(id),
@@ -88,14 +88,14 @@ impl RequestContext {
 }
 
 impl Host {
-    /// The answer to a request below the reserved path; none for every other request.
+    /// The response to a request below the reserved path; none for other requests.
     pub(super) async fn reserved(
         &self,
         head: &Parts,
         caller: &Caller,
         listener: Option<SocketAddr>,
     ) -> Option<Result<Response<Body>, Problem>> {
-        // Most requests end here.
+        // Fast path: most requests return here.
         if !head.uri.path().contains("triage") && !head.uri.path().contains('%') {
             return None;
         }
@@ -122,7 +122,7 @@ impl Host {
         }
         let tenant = Tenant::of(&head.headers, &settings.tenant_headers);
         let id = owned(token, &tenant, &service.settings.name, &self.shared.owner_proofs).ok_or(Problem::NoRecord)?;
-        // Guesses ask no store: they take nothing of what the owners of records may read.
+        // Invalid ids were refused before the limit and the store, so guesses do not use up the reads of record owners.
         self.shared.record_reads.admit(self.shared.clock.now()).map_err(|retry_after| Problem::RateLimited {
             endpoint: RECORDS.to_owned(),
             quota: Some(READS),
@@ -143,7 +143,7 @@ impl Host {
                                 scheme: caller.scheme(&head.headers),
                                 authority: head.headers.get(HOST).cloned(),
                             };
-                            // The path of the request itself is not kept: what is relative to it stays as it is.
+                            // The record does not keep the request's path, so relative redirects stay as they are.
                             let route = Route { base_url, path_and_query: "/", prefix, origin: &origin };
                             redirect::rewrite(response.headers_mut(), &route);
                         }
@@ -163,7 +163,7 @@ impl Host {
     }
 }
 
-/// The answer for a request that is not done.
+/// The response for a request that is not done.
 fn pending(is_sent: bool, is_under_way: bool, retry_after: Duration) -> Response<Body> {
     let phase = if is_sent { "sent" } else { "new" };
     let body = json!({ "phase": phase, "under_way": is_under_way, "retry_after_ms": millis(retry_after) });
@@ -176,7 +176,7 @@ fn pending(is_sent: bool, is_under_way: bool, retry_after: Duration) -> Response
     response
 }
 
-/// The record of an id, if it is one of this tenant's at this upstream.
+/// The record of an id, if it belongs to this tenant at this upstream.
 fn owned(token: &str, tenant: &Tenant, upstream: &str, proofs: &OwnerProofs) -> Option<RecordId> {
     let (id, proof) = token.split_at_checked(64)?;
     let id: RecordId = id.parse().ok()?;
@@ -188,7 +188,7 @@ fn hex(bytes: &[u8; 16]) -> String {
     uuid::Uuid::from_bytes_ref(bytes).simple().to_string()
 }
 
-/// Whether a path's first segment is the reserved one, also where it is percent-encoded: the upstream would decode it.
+/// Whether a path's first segment is the reserved one. Percent-encoded forms count too: the upstream would decode them.
 fn is_reserved(path: &str) -> bool {
     let mut bytes = path.trim_start_matches('/').split('/').next().unwrap_or_default().bytes();
     let mut decoded = Vec::with_capacity(RESERVED.len());

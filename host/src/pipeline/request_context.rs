@@ -1,4 +1,4 @@
-//! One request under way: what is fixed about it, and what it has come to.
+//! One request under way: its fixed data ([`RequestContext`]) and its state so far ([`Progress`]).
 
 use super::{
     CallerGone, Shared,
@@ -24,33 +24,33 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Requests that go one at a time.
+/// Equal requests, which run one at a time under one [`FingerprintLock`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EqualRequests {
-    /// What they have in common.
+    /// The fingerprint that they share.
     pub(crate) fingerprint: Fingerprint,
-    /// Whether that is a condition, by which what one of them left unknown is verified by the next.
+    /// Whether the fingerprint is that of a condition. If one such request ends unknown, the next one verifies it.
     pub(crate) by_condition: bool,
 }
 
 /// A request's body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// In memory: can be sent again.
+    /// In memory: every attempt can send it.
     Buffered(Bytes),
-    /// Larger than the buffer: can be sent once, and is gone then.
+    /// Larger than the buffer: only the first attempt can send it.
     Stream(Option<Body>),
 }
 
-/// What is fixed about a request.
+/// The fixed data of a request.
 #[derive(Debug)]
 pub(crate) struct RequestContext {
     pub(crate) shared: Arc<Shared>,
-    /// Which of the host's upstreams.
+    /// Index of the upstream in the host's list.
     pub(crate) upstream: usize,
     /// The generation that serves this request from its first attempt to its last.
     pub(crate) service: Arc<UpstreamRuntime>,
-    /// Where a candidate serves: the generation that decides where it fails, and its endpoint.
+    /// If a candidate serves: the live generation and its endpoint index, which decide where the candidate fails.
     pub(crate) stand_in: Option<(Arc<UpstreamRuntime>, usize)>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) endpoint: usize,
@@ -58,34 +58,34 @@ pub(crate) struct RequestContext {
     pub(crate) priority: Priority,
     pub(crate) method: Method,
     pub(crate) path_and_query: String,
-    /// How the caller came: where redirects must lead.
+    /// The caller's view of this host (scheme and authority): redirects are rewritten to it.
     pub(crate) origin: Origin,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
-    /// That it is under way, and what its body takes; with the answer's body once there is one.
+    /// Counts the request and its buffered body against the memory limit; moves into the response body later.
     pub(crate) held: Option<MemoryReservation>,
-    /// That it counts against its connection and its peer until its work ends; none for the host's own verifications.
+    /// Counts the request against its connection and peer until its work ends; none for the host's own verifications.
     pub(crate) under_way: Option<UnderWay>,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) key: Option<Keyed>,
-    /// Known where it has a key, or where callers may read their records.
+    /// Set if the request has a key, or if callers may read their records.
     pub(crate) tenant: Option<Tenant>,
-    /// What tells it apart from requests of other callers, where it has no key and orphans are kept: the tenant's headers among
-    /// them are hashed only if it becomes an orphan.
+    /// Headers that tell this request apart from equal ones of other callers; empty with a key or without orphans. Tenant headers among
+    /// them are hashed only if the request becomes an orphan.
     pub(crate) telling_apart: Vec<(HeaderName, HeaderValue)>,
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// The upstream's own idempotency key that each send carries, among the headers.
+    /// The upstream's own idempotency key. Each send carries it; it is among `headers`.
     pub(crate) upstream_key: Option<UpstreamKey>,
-    /// The requests that it must not be under way with; none: it takes no turn.
+    /// The equal requests that must not run at the same time; none: the request takes no fingerprint lock.
     pub(crate) equal: Option<EqualRequests>,
-    /// What equal requests are found by, where it has no key and orphans are kept.
+    /// Finds equal requests; set if the request has no key and orphans are kept.
     pub(crate) digest: Option<RequestDigest>,
-    /// Tells whether its answer has reached the kernel; none where the caller takes the answer from memory.
+    /// Reports that the response has reached the kernel; none if the caller takes it from memory.
     pub(crate) handover: Option<Handover>,
-    /// Told to a request that runs detached; none for one that is dropped with its caller.
+    /// Cancelled when the caller leaves; none for a safe request, which is dropped with its caller.
     pub(crate) caller_gone: Option<CallerGone>,
-    /// Where a write is verified without its caller; none for a request.
+    /// Set for a verification without a caller; none for a request.
     pub(crate) verifies: Option<Verifying>,
 }
 
@@ -94,8 +94,8 @@ impl RequestContext {
         &self.service.endpoints[self.endpoint]
     }
 
-    /// Its upstream's limit, unless that is switched off, or the endpoint has a limit of its own that an operator or the policy
-    /// knows it to bear.
+    /// The upstream's adaptive concurrency limit. None if it is switched off, or if the endpoint has a fixed limit: an operator or the
+    /// policy knows then what the endpoint bears.
     pub(crate) fn overload(&self) -> Option<&Arc<Overload>> {
         let applies = self.service.settings.sheds_overload && self.endpoint().settings.concurrency.is_none();
         applies.then(|| &self.shared.rollout.upstreams[self.upstream].overload)
@@ -107,7 +107,7 @@ impl RequestContext {
         AdmissionRequest { priority: self.priority, endpoint, attempt_timeout }
     }
 
-    /// The request in traces. At the level of debugging: a span that nobody reads would cost more than a decision.
+    /// The request's log span, at debug level: an unused span would cost more than a decision.
     pub(crate) fn span(&self, account: &RequestRecorder) -> tracing::Span {
         let trace = account.trace.map(tracing::field::display);
         let (upstream, endpoint) = (&*self.service.settings.name, &*self.endpoint().described.name);
@@ -118,12 +118,12 @@ impl RequestContext {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Whether a detached request's caller has hung up.
+    /// Whether the caller of a detached request has hung up.
     pub(crate) fn caller_has_gone(&self) -> bool {
         self.caller_gone.as_ref().is_some_and(CallerGone::is_cancelled)
     }
 
-    /// Ends when the caller hangs up, if ever.
+    /// Resolves when the caller hangs up; never for a safe request.
     pub(crate) async fn caller_leaves(&self) {
         match &self.caller_gone {
             Some(gone) => gone.cancelled().await,
@@ -138,7 +138,7 @@ impl RequestContext {
         }
     }
 
-    /// Lets the URLs of an answer that lead to the upstream itself lead to this host, by the address that this caller used.
+    /// Rewrites redirect URLs that lead to the upstream, so that they lead to this host at the address that the caller used.
     pub(crate) fn rewrite_redirects(&self, headers: &mut HeaderMap) {
         let settings = &self.service.settings;
         if settings.redirects == Redirects::Rewrite {
@@ -153,7 +153,7 @@ impl RequestContext {
         matches!(self.body, RequestBody::Buffered(_))
     }
 
-    /// The request as it is sent.
+    /// The request to send as this attempt. Takes a streamed body.
     pub(crate) fn outbound(&mut self, account: &RequestRecorder, attempt: u32) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
@@ -176,90 +176,89 @@ impl RequestContext {
     }
 }
 
-/// An answer, its body as far as it was read.
+/// A response of the upstream, with the first bytes of its body.
 #[derive(Debug)]
 pub(crate) struct UpstreamResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// What was read of the body.
+    /// The bytes of the body that were read.
     pub(crate) read: Bytes,
-    /// What was not; none where `read` is all.
+    /// The unread rest; none if `read` is the whole body.
     pub(crate) rest: Option<Body>,
 }
 
-/// What an attempt brought.
+/// The result of an attempt.
 #[derive(Debug)]
 pub(crate) enum AttemptResult {
     Answer(UpstreamResponse),
     Failure(Failure),
 }
 
-/// What a request has to do with an equal one whose caller has gone.
+/// How a request relates to an orphan: an equal request without a key whose caller has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Orphan {
     None,
-    /// One was found right before the first send.
+    /// An orphan was found right before the first send.
     Found,
-    /// It has taken over what that did.
+    /// The request has adopted the orphan's effect.
     Adopted,
 }
 
-/// Why a match is not adopted after a loss of shared data.
+/// Why a match is not adopted after shared state has lost its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doubt {
-    /// Nothing but the loss, or the caller's word, says that the request was ever sent: an equal request may have made the match.
+    /// Only the loss or the caller's header says that the request was ever sent: an equal request may have made the match.
     NotKnownSent,
-    /// It was sent, and several matches have no claim: one is its own, the others are those of equal requests.
+    /// The request was sent, and several matches have no claim: one is its own, the others belong to equal requests.
     SeveralUnclaimed,
 }
 
-/// What a request has come to so far.
-// Each is a fact of its own: no two of them make one state.
+/// The state of a request so far.
+// The flags are independent: they do not form one state.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) attempts: u32,
     pub(crate) probes: u32,
-    /// An attempt's effect was unknown at some time: what is there may be our own doing.
+    /// Whether the effect was unknown at some time: a match found later may be this request's own.
     pub(crate) ever_unknown: bool,
-    /// Nothing but a loss of shared state, or its caller's word, says that it was sent before.
+    /// Only a loss of shared state or the caller's header says that the request was sent before.
     pub(crate) doubtful: bool,
-    /// Why what a verification has found was not adopted.
+    /// Why a match that a verification found was not adopted.
     pub(crate) doubt: Option<Doubt>,
-    /// An attempt's effect is unknown now.
+    /// Whether the effect is unknown now.
     pub(crate) unsettled: bool,
     /// When the last byte of the request may have been sent.
     pub(crate) last_sent: Option<Instant>,
-    /// What is known of the sends under the upstream's own key.
+    /// The sends under the upstream's own key.
     pub(crate) key_sends: KeySends,
-    /// When the last verification was sent: what it shows is as old as that.
+    /// When the last verification was sent. Its result is as old as that.
     pub(crate) verification_sent_at: Option<Instant>,
     pub(crate) previous_delay: Duration,
     pub(crate) taken: Vec<String>,
     /// The report of an attempt whose write is being verified.
     pub(crate) pending: Option<PendingReport>,
-    /// The last thing that the upstream said to the request itself.
+    /// The upstream's last result for the request itself, not for a verification.
     pub(crate) last: Option<AttemptResult>,
     pub(crate) class: Class,
-    /// The policy's words on the last outcome.
+    /// The policy's reason for its last verdict.
     pub(crate) reason: String,
     pub(crate) limit: Option<crate::retry::ClampReason>,
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
-    /// Its turn among equal requests.
+    /// The lock that keeps equal requests apart.
     pub(crate) turn: Option<FingerprintLock>,
-    /// The record of its condition, if it has one: what it leaves unknown, the next request with the condition finds out.
+    /// The record of the request's condition. If the request ends unknown, the next one with the condition verifies.
     pub(crate) condition: MaybeGuard,
-    /// Its place, where equal requests with living owners were there when it came: one of them may be an orphan by the first send.
+    /// The request's entry, if equal requests with living owners were listed on arrival: one of them may be an orphan by the first send.
     pub(crate) twins: Option<Arc<Entry>>,
-    /// What it has to do with an orphan.
     pub(crate) orphan: Orphan,
-    /// What is noted of the request.
+    /// Records the request's events for metrics, traces and the explanation.
     pub(crate) account: RequestRecorder,
 }
 
 impl Progress {
-    /// The time between the last byte of the request and the moment of which an outcome tells: of a verification, when it was sent.
+    /// The time from the last byte sent to the moment that an outcome describes. A verification describes the moment it was sent.
     pub(crate) fn sent_ago(&self, purpose: Purpose, now: Instant) -> Option<Duration> {
         let of = self.verification_sent_at.filter(|_| purpose == Purpose::Probe).unwrap_or(now);
         self.last_sent.map(|sent| of.saturating_duration_since(sent))
@@ -294,5 +293,5 @@ impl Progress {
     }
 }
 
-/// The record that a request holds, if it has a key.
+/// The guard of the request's record; none for requests that need no record.
 pub(crate) type MaybeGuard = Option<RecordGuard>;

@@ -1,7 +1,7 @@
-//! What a request's head must be like before anything is done with it, and what is put right in it (RFC 9110, 9112 and 9113).
+//! Checks and normalises a request's head before anything else reads it (RFC 9110, 9112 and 9113).
 //!
-//! An upstream may read another request than the host out of a head that breaks these rules: such a head is refused, and never
-//! sent on.
+//! An upstream may read a malformed head as another request than the host does (request smuggling): such a head is refused, never
+//! forwarded.
 
 use crate::{authority, error::Problem, upstream::headers};
 use bytes::{BufMut as _, BytesMut};
@@ -11,10 +11,10 @@ use http::{
     request::Parts,
 };
 
-/// Checks a head, and gives it one content length and one cookie field.
+/// Checks a head, and leaves one content length and one cookie field in it.
 ///
 /// # Errors
-/// The [`Problem`] that answers it.
+/// The [`Problem`] to respond with.
 pub(super) fn check(head: &mut Parts) -> Result<(), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::Tunnel);
@@ -32,12 +32,13 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether it asks the host itself what it offers, not a resource (RFC 9110 section 9.3.7).
+/// Whether the request is `OPTIONS *`, which asks about the host itself (RFC 9110 section 9.3.7).
 pub(super) fn asks_the_host(head: &Parts) -> bool {
     head.method == Method::OPTIONS && head.uri.path() == "*"
 }
 
-/// A path, or a URL of http or https with one; of `OPTIONS` an asterisk too. `GET x` reads as an authority, which only CONNECT may have (RFC 9112 section 3.2.3).
+/// Accepts a path, an http or https URL with a path, and `*` with OPTIONS. `GET x` parses as an authority, which only CONNECT may use (RFC
+/// 9112 section 3.2.3).
 fn target(head: &Parts) -> Result<(), Problem> {
     match (head.uri.scheme_str(), head.uri.authority()) {
         _ if !head.uri.path().starts_with('/') && !asks_the_host(head) => Err(Problem::TargetMalformed),
@@ -46,8 +47,8 @@ fn target(head: &Parts) -> Result<(), Problem> {
     }
 }
 
-/// One host, named as a host is. HTTP/2 may say it twice, and must say the same then (RFC 9113 section 8.3.1); beside an absolute
-/// form of HTTP/1.1 the field does not count (RFC 9112 section 3.2.2).
+/// Accepts one valid host. HTTP/2 may send it twice, as `:authority` and `Host`: both must be equal (RFC 9113 section 8.3.1). In HTTP/1.1
+/// an absolute form overrides the field (RFC 9112 section 3.2.2).
 fn host(head: &Parts) -> Result<(), Problem> {
     let mut fields = head.headers.get_all(HOST).iter();
     let (field, other) = (fields.next(), fields.next());
@@ -75,7 +76,7 @@ pub(super) fn without_userinfo(authority: &http::uri::Authority) -> &str {
     authority.as_str().rsplit('@').next().unwrap_or_default()
 }
 
-/// HTTP/2 splits cookies over several fields; what knows HTTP/1.1 reads the first one only (RFC 9113 section 8.2.3).
+/// Joins cookie fields: HTTP/2 splits them, and an HTTP/1.1 upstream reads only the first (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut all = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (all.next(), all.next()) else { return };
@@ -84,7 +85,7 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.put_slice(b"; ");
         joined.put_slice(value.as_bytes());
     }
-    // Made of values, it is one.
+    // Always valid: joined from valid values.
     if let Ok(joined) = HeaderValue::from_maybe_shared(joined.freeze()) {
         headers.insert(COOKIE, joined);
     }

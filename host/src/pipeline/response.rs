@@ -1,4 +1,4 @@
-//! The answer that goes out: the upstream's or a replacement, with what happened in headers.
+//! The response to the caller: the upstream's or a replacement, with the host's headers.
 
 use super::{
     RequestContext,
@@ -21,29 +21,28 @@ use http_body_util::BodyExt as _;
 use std::time::Duration;
 use tokio::time::timeout_at;
 
-/// How many attempts the request took.
+/// The number of attempts.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("triage-attempts");
 /// The policy's name and digest.
 pub const POLICY: HeaderName = HeaderName::from_static("triage-policy");
-/// Where the host did not follow the policy.
+/// Why the host did not follow the policy's verdict.
 pub const CLAMPED: HeaderName = HeaderName::from_static("triage-clamped");
-/// That the answer was given before.
+/// Marks a replayed response.
 pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
 
-/// That it takes over the effect of an equal request without a key, whose caller has gone.
+/// Marks a response that adopts the effect of an equal request without a key, whose caller has gone.
 pub const ADOPTED: HeaderName = HeaderName::from_static("triage-adopted");
 
-/// Beside `effect-unknown`: how the caller may come back.
+/// Sent with `effect-unknown`: how the caller may come back.
 pub const RETRY_AFTER_UNKNOWN: HeaderName = HeaderName::from_static("triage-retry-after-unknown");
 
-/// The longest wait before a caller should come back for a write that is verified meanwhile: it may be settled long before
-/// `commit-within` is over.
+/// The longest `Retry-After` for a write that is verified meanwhile: it may be settled long before `commit-within` is over.
 const MAX_VERIFIED_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// The wait where nothing settles the write by itself: an operator may.
+/// The `Retry-After` for a write that no verification settles: an operator may settle it.
 const UNVERIFIED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The answer where the effect of a write is unknown, as `problem` says it. `retry_after`: when its caller may come back with its key; none for a request
-/// without a key, of which a repetition would be another request.
+/// The response for an unknown effect. `retry_after`: when the caller may come back with its key; none without a key, since a repetition
+/// would be another request.
 pub(super) fn effect_unknown(
     problem: Problem,
     retry_after: Option<Duration>,
@@ -72,7 +71,7 @@ fn retry_after_unknown(exchange: &RequestContext, progress: &Progress) -> Durati
     }
 }
 
-/// The body, which counts as under way until it is dropped.
+/// Keeps the memory reservation until the body is dropped.
 pub(super) fn holding(body: Body, held: MemoryReservation) -> Body {
     if http_body::Body::is_end_stream(&body) {
         return body;
@@ -84,7 +83,7 @@ pub(super) fn holding(body: Body, held: MemoryReservation) -> Body {
     body.map_err(pass_on).boxed()
 }
 
-/// An answer before it is dressed.
+/// A response without the host's headers.
 #[derive(Debug)]
 pub(super) struct CallerResponse {
     status: StatusCode,
@@ -116,13 +115,13 @@ impl CallerResponse {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
-        // Not before it is stored: another caller may have come by another address.
+        // The record keeps the original URLs: another caller may use another address of this host.
         exchange.rewrite_redirects(response.headers_mut());
         dress(response.headers_mut(), exchange, progress);
         response
     }
 
-    /// The headers that may be given again: a session is of the caller that it was made for.
+    /// The headers that a replay may repeat. A session cookie belongs to the caller that it was made for.
     fn kept_headers(&self, exchange: &RequestContext) -> HeaderMap {
         let mut headers = self.headers.clone();
         if !exchange.service.settings.idempotency.replay_set_cookie {
@@ -131,7 +130,7 @@ impl CallerResponse {
         headers
     }
 
-    /// What a record keeps of it, beside its body.
+    /// The part of the response that a record keeps beside the body.
     pub(super) fn head(&self, exchange: &RequestContext, progress: &Progress) -> Head {
         Head {
             status: self.status,
@@ -141,7 +140,7 @@ impl CallerResponse {
         }
     }
 
-    /// Reads the whole answer for the record, up to the cap; past it the answer still streams, but is not kept.
+    /// Reads the whole response for the record, up to the cap. A larger response still streams, but the record keeps only its status.
     pub(super) async fn store(
         mut self,
         exchange: &RequestContext,
@@ -158,14 +157,15 @@ impl CallerResponse {
                             scarce = exchange.held.as_ref().is_some_and(|held| held.more(data.len()).is_err());
                             read.extend_from_slice(&data);
                         }
-                        // Where memory is scarce the answer goes out as well, and only its status is kept.
+                        // If memory is scarce, the response still streams, and the record keeps only its status.
                         if read.len() > most || scarce {
                             self.rest = Some(rest);
                             break;
                         }
                     }
                     Ok(None) => break,
-                    // The effect is known, only the answer broke off. Nothing of it has gone out: the caller is told so.
+                    // The effect is known, only the response broke off. None of it was sent to the caller, so the status can still be an
+                    // error.
                     Ok(Some(Err(_))) | Err(_) => {
                         let failure = Failure::new(FailureKind::Body, true);
                         let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
@@ -194,7 +194,7 @@ impl CallerResponse {
     }
 }
 
-/// A refusal of a request that came as far as its attempts.
+/// The response to a request that was refused at its attempts, or ended unknown.
 pub(super) fn refused(problem: Problem, exchange: &RequestContext, progress: &mut Progress) -> Response<Body> {
     progress.account.refused(&problem);
     let reason = match &progress.last {
@@ -228,7 +228,7 @@ fn told(headers: &mut HeaderMap, exchange: &RequestContext, progress: &Progress)
     }
 }
 
-/// What the host itself offers, whatever the resource: the answer to `OPTIONS *`.
+/// The response to `OPTIONS *`: the methods of the host itself, for any resource.
 pub(super) fn of_the_host() -> Response<Body> {
     let mut response = Response::new(upstream::full(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -238,14 +238,14 @@ pub(super) fn of_the_host() -> Response<Body> {
     response
 }
 
-/// An answer that was given before.
+/// The response of a record, for a replay.
 pub(super) fn replayed(answer: &idempotency::StoredBody, exchange: &RequestContext) -> Response<Body> {
     let mut response = kept(answer);
     exchange.rewrite_redirects(response.headers_mut());
     response
 }
 
-/// The same, its redirects as the upstream gave them.
+/// The response of a record, with redirects as the upstream gave them.
 pub(super) fn kept(answer: &idempotency::StoredBody) -> Response<Body> {
     let mut response = Response::new(upstream::full(answer.body.clone()));
     *response.status_mut() = answer.status;

@@ -1,4 +1,4 @@
-//! The course of a request: attempt, judge, clamp, until there is something to deliver.
+//! The retry loop of a request: attempt, decide, clamp, until there is a response to deliver.
 
 use super::{
     RequestContext,
@@ -25,16 +25,16 @@ use std::{ops::Range, time::Duration};
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
-/// Candidates that a guest may propose for adoption before it must make do: more than any batch holds.
+/// How many matches a policy may propose for adoption: more than any batch holds.
 const CLAIMS: usize = 64;
-/// A wait that the upstream asks for is passed on to the fleet up to this.
+/// The longest wait asked for by the upstream that is passed on to the fleet.
 const PAUSE: Duration = Duration::from_secs(300);
 
-/// A reconcile that cannot look has no way on.
+/// The outcome that a reconcile starts from: sent, no answer.
 const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
 
 impl RequestContext {
-    /// From the first attempt to the answer.
+    /// Drives the request from its first attempt to its response.
     pub(super) async fn drive(
         &mut self,
         progress: &mut Progress,
@@ -43,7 +43,7 @@ impl RequestContext {
         self.drive_to_end(NextAction::Retry(Duration::ZERO), progress, hold).await
     }
 
-    /// From a first step to the answer.
+    /// Drives the request from `step` to its response.
     async fn drive_to_end(
         &mut self,
         mut step: NextAction,
@@ -74,14 +74,14 @@ impl RequestContext {
         }
     }
 
-    /// A request that may have been sent before this host knew of it: it is judged as lost, then takes its course.
+    /// Drives a request that an earlier owner may have sent: the policy first decides about a lost response, then the loop goes on.
     pub(super) async fn reconcile(
         &mut self,
         progress: &mut Progress,
         hold: &mut MaybeGuard,
     ) -> Result<CallerResponse, Problem> {
         if self.effect == Effect::Idempotent {
-            // Sending it again leaves what sending it once leaves.
+            // A repetition of an idempotent request has the effect of one send.
             return self.drive(progress, hold).await;
         }
         let arrival = AttemptResult::Failure(NEVER_HEARD);
@@ -115,7 +115,7 @@ impl RequestContext {
         }
     }
 
-    /// An attempt that only the upstream's own key allows.
+    /// Makes an attempt that is allowed only because the upstream deduplicates by its own key.
     async fn resend(&mut self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<NextAction, Problem> {
         progress.key_sends.justifies_attempt = true;
         let step = self.request(progress, hold).await;
@@ -157,10 +157,10 @@ impl RequestContext {
             progress.account.note(|| Noticed::Slowed { per_minute });
         }
         permit.unavailable_for(self.unavailable_for(&arrival));
-        // An answer that is not delivered is over here, and the next attempt may need its place.
+        // A response that is not delivered ends here: the next attempt may need its connection.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, NextAction::Deliver) => self.report_success(&mut arrival, permit, took),
-            // What became of the write decides what its attempt says of the upstream.
+            // The verification decides what this attempt says of the upstream.
             (BreakerSignal::Failure, NextAction::Verify(probe)) if permit.counts() => {
                 progress.pending = Some(self.pending(permit, took)).filter(|pending| pending.covers(self.lasts(probe)));
                 self.bound(&mut arrival);
@@ -206,7 +206,7 @@ impl RequestContext {
         Ok(self.follow(clamped, progress))
     }
 
-    /// The report of an attempt whose write is about to be verified.
+    /// The deferred breaker report of an attempt whose write is about to be verified.
     fn pending(&self, permit: Permit, took: Duration) -> PendingReport {
         let breaker = self.endpoint().settings.breaker.as_ref();
         let settled = breaker.map_or(BreakerSignal::Ignore, |breaker| breaker.settled);
@@ -214,12 +214,12 @@ impl RequestContext {
         PendingReport::new(permit, took, settled, lease)
     }
 
-    /// How long a verification may take: its delay and the limit on its attempt.
+    /// How long a verification may take: its delay and the timeout of its attempt.
     fn lasts(&self, probe: &Probe) -> Duration {
         probe.delay.saturating_add(self.probe_timeout(probe))
     }
 
-    /// For how long the upstream says that it is unavailable.
+    /// How long the upstream says that it is unavailable (`Retry-After` of a 503).
     fn unavailable_for(&self, arrival: &AttemptResult) -> Option<Duration> {
         match arrival {
             AttemptResult::Answer(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -229,7 +229,7 @@ impl RequestContext {
         }
     }
 
-    /// A refusal of a later attempt leaves what the earlier ones brought.
+    /// The next action after the host refused an attempt: an earlier attempt's result still counts.
     fn refused(&self, problem: Problem, progress: &mut Progress) -> Result<NextAction, Problem> {
         if progress.unsettled && self.effect == Effect::Unsafe {
             return Ok(NextAction::Unsettled);
@@ -237,7 +237,7 @@ impl RequestContext {
         if progress.last.is_some() { Ok(NextAction::Deliver) } else { Err(problem) }
     }
 
-    /// Takes over what a clamped verdict says of the effect.
+    /// Updates the progress with a clamped verdict, and returns the next action.
     pub(super) fn follow(&self, clamped: Clamped, progress: &mut Progress) -> NextAction {
         progress.unsettled = clamped.unsettled(self.effect, progress.unsettled);
         progress.ever_unknown |= progress.unsettled;
@@ -249,8 +249,8 @@ impl RequestContext {
         clamped.step
     }
 
-    /// The clamped verdict on an outcome, and what it says of the upstream. Claims are settled here: a candidate that another
-    /// request owns is handed back to the policy as taken, until it finds one that is free.
+    /// Has the policy decide about an outcome. Returns the breaker signal and the clamped verdict. A match that another request has claimed
+    /// goes back to the policy as taken, until it proposes a free one.
     pub(super) async fn judged(
         &self,
         purpose: Purpose,
@@ -270,7 +270,7 @@ impl RequestContext {
             let claim = verdict.claim.clone();
             let mut clamped = self.clamped(verdict, purpose, arrival, progress);
             let unsafe_unknown = self.effect == Effect::Unsafe && clamped.class == Class::Unknown;
-            // What the upstream's own key allows, no policy has to judge.
+            // A resend under the upstream's own key needs no verdict.
             let by_key = matches!(clamped.step, NextAction::Resend(_));
             if faulty && (unsafe_unknown || purpose == Purpose::Probe) && !by_key {
                 clamped.step = NextAction::Unsettled;
@@ -292,7 +292,7 @@ impl RequestContext {
                         progress.taken.push(name);
                         continue;
                     }
-                    // The store has just told whether it has lost data.
+                    // The claim lookup has just refreshed whether the store has lost data.
                     Ok(Claimant::Nobody) => match self.others(&name, (purpose, arrival), progress, &mut asks).await {
                         Others::None => {}
                         Others::Own => continue,
@@ -315,7 +315,7 @@ impl RequestContext {
                     );
                     return Ok((signal, clamped));
                 }
-                // Without the store nothing is adopted.
+                // Adopt nothing without the store: an equal request may have claimed the match.
                 Err(_) if adopts => break,
                 Err(problem) => {
                     tracing::warn!(%problem, "a claim could not be recorded");
@@ -327,10 +327,10 @@ impl RequestContext {
         Ok((BreakerSignal::Ignore, clamped))
     }
 
-    /// What else a request could adopt beside a match that no claim names. Asked only while claims may be missing, because shared
-    /// state has lost its data: an equal request may have made what is there. Nothing is claimed here.
+    /// Looks for another match that the request could adopt instead of `name`, which no claim names. Needed only after shared state has
+    /// lost its data: claims may be missing then, and an equal request may have made the match. Claims nothing.
     ///
-    /// A question that brings no other match leaves no verdict in the account of the request: it is not followed.
+    /// A verdict without another match is not recorded, since it is not followed.
     async fn others(
         &self,
         name: &str,
@@ -360,7 +360,7 @@ impl RequestContext {
             match self.claimant(&other, progress).await {
                 Ok(Claimant::Asker) => return Others::Own,
                 Ok(Claimant::Other) => progress.taken.push(other),
-                // A policy that does not heed what is taken cannot say whether there is another.
+                // The policy ignores `taken`, so it cannot say whether there is another match.
                 Ok(Claimant::Nobody) if other == name => return Others::Unclear,
                 Ok(Claimant::Nobody) => return Others::InDoubt(Doubt::SeveralUnclaimed),
                 Err(_) => return Others::Unclear,
@@ -374,13 +374,13 @@ impl RequestContext {
         self.shared.is_after_loss(&self.service.settings.idempotency)
     }
 
-    /// Why the caller is told that the effect is unknown.
+    /// The problem that explains to the caller why the effect is unknown.
     fn unknown(&self, progress: &Progress) -> Problem {
         let ClaimOwner::Record(record) = progress.owner else { return Problem::EffectUnknown };
         match progress.doubt {
             Some(Doubt::NotKnownSent) => Problem::UnknownAfterLoss { record },
             Some(Doubt::SeveralUnclaimed) => Problem::SeveralAfterLoss { record },
-            // Without a key the caller cannot come back for it.
+            // Only with a key can the caller come back.
             None if progress.doubtful && progress.attempts == 0 && self.key.is_some() && self.is_after_loss() => {
                 Problem::UnsentSinceLoss
             }
@@ -414,7 +414,7 @@ impl RequestContext {
             AttemptResult::Failure(Failure { sent: false, .. }) => (ObservedResult::NotSent, None),
             AttemptResult::Failure(_) => (ObservedResult::Lost, None),
         };
-        // Only a wait that stands between attempts is a hint: a Location's Retry-After on success is the caller's to read.
+        // `Retry-After` counts only before another attempt. On a success it is meant for the caller.
         let upstream_key = self.key_facts(progress);
         let hint = hint.filter(|_| matches!(verdict.next, Next::Retry(_)) || upstream_key.is_some());
         let facts = ClampInput {
@@ -441,15 +441,15 @@ impl RequestContext {
     }
 }
 
-/// What a request could adopt beside a match that no claim names.
+/// Other matches that a request could adopt, when no claim names the first one.
 enum Others {
-    /// Nothing: the match may be adopted.
+    /// No other: the first match may be adopted.
     None,
     /// A match that the request itself has claimed.
     Own,
-    /// None may be adopted.
+    /// No match may be adopted, for this reason.
     InDoubt(Doubt),
-    /// The policy or the store did not say.
+    /// The policy or the store gave no usable answer.
     Unclear,
 }
 
@@ -457,7 +457,7 @@ fn name_of(exchange: &RequestContext, name: &str) -> ClaimName {
     ClaimName::of(&exchange.service.settings.name, name)
 }
 
-/// What the upstream last said to the request itself; where it said nothing, why.
+/// The upstream's last response to the request itself, or the failure if there was none.
 fn deliver(progress: &mut Progress) -> Result<CallerResponse, Problem> {
     match progress.last.take() {
         Some(AttemptResult::Answer(answer)) => Ok(answer.into()),
@@ -466,7 +466,7 @@ fn deliver(progress: &mut Progress) -> Result<CallerResponse, Problem> {
                 Err(Problem::NotInEffect { class: progress.class.name() })
             }
             _ => {
-                // The last attempt may not have left the host where an earlier one did.
+                // An earlier attempt may have left the host, even if the last one did not.
                 failure.sent |= progress.last_sent.is_some();
                 Err(Problem::UpstreamFailed { failure, kind: failure.kind.name() })
             }

@@ -1,5 +1,5 @@
-//! Requests that several verifications share: twenty rows of one batch ask for the same list, and an endpoint's limit may leave one list
-//! a second. An answer counts for each write by the time at which it was asked for, never by the time at which it is read.
+//! Requests that several verifications share: twenty rows of one batch need the same list, and an endpoint's limit may allow one list a
+//! second. For each write, a response counts from the time it was requested, never from the time it is read.
 
 use super::{
     RequestContext,
@@ -17,23 +17,23 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::OnceCell, time::Instant};
 
-/// How long an answer is shared at least, and a failure at all.
+/// How long a failure is shared, and the least time for a response.
 const MIN_SHARED_FOR: Duration = Duration::from_secs(1);
-/// How long an answer is shared at most.
+/// The longest time that a response is shared.
 const MAX_SHARED_FOR: Duration = Duration::from_secs(15);
-/// Bytes of the answers that are kept. Over it the oldest one goes: its writes ask again.
+/// The most bytes of shared responses. Beyond that the oldest is dropped, and its writes ask again.
 const MAX_SHARED_BYTES: usize = 8 << 20;
 
-/// The answers by the request that brought them.
+/// Shared responses by the identity of their request.
 #[derive(Debug, Default)]
 pub(crate) struct SharedVerifications(Mutex<HashMap<Vec<u8>, Arc<OnceCell<SharedOutcome>>>>);
 
-/// What such a request brought.
+/// The result of a shared request.
 #[derive(Debug)]
 struct SharedOutcome {
     asked_at: Instant,
     came_at: Instant,
-    /// Its body as far as a policy reads it, and whether that is all.
+    /// The response with the part of its body that a policy reads, and whether that is the whole body.
     answer: Result<(StatusCode, HeaderMap, Bytes, bool), Failure>,
 }
 
@@ -42,7 +42,7 @@ impl SharedOutcome {
         self.answer.as_ref().map_or(0, |(_, _, read, _)| read.len())
     }
 
-    /// How long it may be shared with any write.
+    /// How long any write may use this outcome.
     fn shared_for(&self) -> Duration {
         match &self.answer {
             Ok((status, ..)) if status.is_success() => MAX_SHARED_FOR,
@@ -50,10 +50,10 @@ impl SharedOutcome {
         }
     }
 
-    /// Whether it says as much of a write as a new request would.
+    /// Whether this outcome says as much about a write as a new request would.
     ///
-    /// A write is verified each time that its age has doubled, so an answer that is younger than a quarter of that age comes in time.
-    /// From `commit_within` on absence counts, so an answer must have been asked for after it.
+    /// A write is verified each time its age has doubled, so a response younger than a quarter of that age is fresh enough. From
+    /// `commit_within` on, absence is a proof, so a response must have been requested after it.
     fn serves(&self, sent: Option<Instant>, commit_within: Duration, now: Instant) -> bool {
         let age = sent.map(|sent| now.saturating_duration_since(sent));
         let longest = age.map_or(MIN_SHARED_FOR, |age| (age / 4).max(MIN_SHARED_FOR)).min(self.shared_for());
@@ -66,7 +66,7 @@ impl SharedOutcome {
 }
 
 impl SharedVerifications {
-    /// Asks, or takes what another verification was answered. None: it was not allowed.
+    /// Sends the request, or returns the shared response to an equal one. None: the host refused the request.
     pub(super) async fn request(
         &self,
         exchange: &mut RequestContext,
@@ -87,7 +87,7 @@ impl SharedVerifications {
                 return None;
             }
         };
-        // What was asked before the write was sent tells nothing of it.
+        // A response requested before the write was sent says nothing about it.
         if progress.last_sent.is_some_and(|sent| outcome.asked_at < sent) {
             return None;
         }
@@ -113,7 +113,7 @@ impl SharedVerifications {
         let mut cells = self.0.lock();
         cells.retain(|_, cell| match cell.get() {
             Some(outcome) => now.saturating_duration_since(outcome.came_at) < outcome.shared_for(),
-            // Under way, unless all that waited for it are gone.
+            // Still running, unless all that waited for it are gone.
             None => Arc::strong_count(cell) > 1,
         });
         while cells.values().filter_map(|cell| cell.get()).map(SharedOutcome::bytes).sum::<usize>() > MAX_SHARED_BYTES {
@@ -148,7 +148,7 @@ async fn requested(
     Ok(SharedOutcome { asked_at: sent_at, came_at: Instant::now(), answer })
 }
 
-/// All that a request is, so that only equal ones are shared: a caller's credentials are part of it.
+/// The whole request, credentials included, so that only equal requests share a response.
 fn identity(upstream: usize, request: &Outbound) -> Vec<u8> {
     let mut identity = upstream.to_be_bytes().to_vec();
     let mut part = |bytes: &[u8]| {

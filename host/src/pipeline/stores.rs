@@ -1,4 +1,4 @@
-//! Where a host keeps what its fleet must know.
+//! Opens the stores for the state that a fleet shares, or for state in this process.
 
 use super::{HostError, Shared};
 use crate::{
@@ -21,14 +21,14 @@ use crate::{
 use std::sync::Arc;
 
 impl Shared {
-    /// Whether claims may be missing: shared state has lost its data within the lifetime of what it kept then.
+    /// Whether claims may be missing: shared state has lost its data, and records from before the loss could still be alive.
     pub(super) fn is_after_loss(&self, settings: &idempotency::Settings) -> bool {
         let lifetime = settings.keep.saturating_add(settings.lock);
         self.records.lost_ago().is_some_and(|ago| ago < lifetime)
     }
 }
 
-/// The way to shared state, where there is any.
+/// The connection to shared state, if it is configured.
 pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Rng) -> Result<Option<RedisConnection>, HostError> {
     match &settings.state {
         State::Memory => Ok(None),
@@ -36,7 +36,7 @@ pub(super) fn open(settings: &Settings, clock: Clock, entropy: &Rng) -> Result<O
     }
 }
 
-/// Breakers, budgets and limits.
+/// The groups of breakers, budgets and rate limits.
 pub(super) fn gates(
     settings: &Settings,
     link: Option<&RedisConnection>,
@@ -54,7 +54,7 @@ pub(super) fn gates(
     }
 }
 
-/// Idempotency records, claims and turns; and what proves to callers' reads whose record it is.
+/// Idempotency records, claims and fingerprint locks; and the proofs in record ids.
 pub(super) fn records(
     settings: &Settings,
     link: Option<&RedisConnection>,
@@ -64,7 +64,7 @@ pub(super) fn records(
 ) -> Result<(Arc<dyn Records>, OwnerProofs), HostError> {
     let keys = settings.upstreams.iter().map(|upstream| &upstream.idempotency);
     let limits = keys.max_by_key(|keys| keys.max_records).map(Limits::of).unwrap_or_default();
-    // Half of the memory is left to requests: what fills the records must not keep the host from answering reads.
+    // Leave half of the memory to requests: full records must not keep the host from serving reads.
     let most = settings.server.memory_limit.map_or(usize::MAX, |limit| limit / 2);
     let bytes = settings.records.max_bytes.min(most);
     let tenant_bytes = bytes / 100 * settings.records.tenant_share_percent as usize;
@@ -87,10 +87,10 @@ pub(super) fn records(
     Ok((Arc::new(records), proofs))
 }
 
-/// Whether shared state can be opened as it is configured. Connects to nothing.
+/// Checks that shared state can be opened as configured. Does not connect.
 ///
 /// # Errors
-/// The key that is wrong, and why.
+/// The configuration key that is wrong, and why.
 pub(crate) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
     let State::Shared(shared) = &settings.state else { return Ok(()) };
     Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;

@@ -1,4 +1,4 @@
-//! A write without a key: it takes over what an equal request left behind whose caller has gone, or takes a place of its own.
+//! A write without a key: it adopts an orphan (an equal request whose caller has gone), or is listed as a new entry among equal requests.
 
 use super::{
     RequestContext,
@@ -23,16 +23,17 @@ use http::{HeaderValue, Response};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// A caller that gave up may come back over another connection before its first one is seen to be closed. Where an equal request is
-/// under way, a new one waits for so long before it looks again: a few turns of a worker's event loop.
+/// How long to wait for an earlier caller's close. A caller that gave up may repeat its request over another connection before the close of
+/// the first one is noticed. So if an equal request is under way, a new one waits for a few rounds of a worker's event loop, then checks
+/// again.
 const CLOSE_NOTICE: Duration = Duration::from_millis(5);
 
-/// Between two questions whether an orphan under way has ended: the first wait, and the longest. A create takes seconds.
+/// The first and the longest wait between two checks whether an orphan under way has ended. A create takes seconds.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 impl RequestContext {
-    /// Whether it runs under a record that no key names. A body that was not kept cannot be compared, nor sent again.
+    /// Whether the request runs under a record without a key. A streamed body can neither be compared nor sent again.
     pub(super) fn has_own_record(&self) -> bool {
         self.effect == Effect::Unsafe && self.key.is_none() && self.repeatable()
     }
@@ -49,7 +50,7 @@ impl RequestContext {
         }
     }
 
-    /// Takes an orphan over, or a place among equal requests.
+    /// Adopts an orphan, or lists the request among equal ones.
     pub(super) async fn arrive(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Begins, Problem> {
         let entropy = &self.shared.entropy;
         let id = self.digest.map_or_else(|| RecordId::draw(entropy), |digest| RecordId::draw_beside(entropy, digest));
@@ -64,7 +65,7 @@ impl RequestContext {
         let terms = Terms { lease: records.lease().unwrap_or(Duration::MAX), kept };
         let ticket = Ticket { digest, id, owner: fence, terms };
         let turn = self.equal.map(|equal| equal.fingerprint);
-        // A record that is written at once is found without its caller by what that asked.
+        // A shared store writes the record at once. The intent then describes the write to a verification without its caller.
         let intent = records.lease().map(|_| self.intent());
         let arriving = Arriving { ticket, opening, turn, max: settings.max_orphans, intent };
         let entry = Entry::asking(records, self.shared.clock, &arriving);
@@ -122,7 +123,7 @@ impl RequestContext {
         }
     }
 
-    /// Looks once more for an orphan, once its caller's leaving has had time to be noticed. True: the entry is that orphan's.
+    /// Checks for an orphan again, after the close of an earlier caller has had time to be noticed. True: the entry is now the orphan's.
     pub(super) async fn found_orphan(&self, entry: &Entry, since: Instant) -> Result<bool, Problem> {
         let left = CLOSE_NOTICE.saturating_sub(since.elapsed()).min(self.remaining());
         if !left.is_zero() {
@@ -134,12 +135,12 @@ impl RequestContext {
         Ok(entry.look_again().await.map_err(idempotency_key::problem)?.is_some())
     }
 
-    /// Goes on with what the orphan has come to: waits while it runs, gives its answer, finds out what became of it, or sends it
-    /// where it is known not to be in effect.
+    /// Continues an orphan: waits while it runs, replays its response, verifies it if its effect is unknown, or sends the request if it is
+    /// known not to be in effect.
     pub(super) async fn adopt(&mut self, entry: Arc<Entry>, progress: &mut Progress) -> Result<Begins, Problem> {
         let adopted = self.adopted(&entry, progress).await;
         if adopted.is_err() {
-            // The next one may have more time.
+            // Leave the orphan to the next equal request, which may have more time.
             entry.abandon();
         }
         adopted
@@ -147,13 +148,13 @@ impl RequestContext {
 
     async fn adopted(&mut self, entry: &Arc<Entry>, progress: &mut Progress) -> Result<Begins, Problem> {
         let id = entry.id();
-        // Its sends carry what the orphan's did.
+        // Sends must carry the orphan's own upstream key.
         self.carry_upstream_key(id.as_bytes());
         let records = &self.shared.records;
         let opening = self.opening(entry.owner(), id);
         let mut wait = FIRST_WAIT;
         let (begun, asked) = loop {
-            // Before the store is asked: the age that it tells is at least as great by then.
+            // Read the clock before the store: the record's age counts from its reply, so this never understates it.
             let asked = Instant::now();
             match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(idempotency_key::problem)? {
                 BeginOutcome::InFlight { retry_after } => {
@@ -172,7 +173,7 @@ impl RequestContext {
         };
         let beginning = |hold: RecordGuard, start: Start| {
             let hold = Some(hold.renewed_by(Arc::clone(entry)));
-            // One that is sent after all may have missed an older orphan, whose caller's leaving is noticed only now.
+            // If the request is sent after all, check again for older orphans whose close is noticed only now.
             Begins::with(hold, start, Some(Arc::clone(entry)), start.is_fresh())
         };
         Ok(match begun {
@@ -194,7 +195,7 @@ impl RequestContext {
                     Begins::Answered(self.replayed(&stored, entry, progress))
                 }
                 Ownership::Lost => {
-                    // Another request was given the orphan while this host stood still. Nothing was sent here: it comes anew.
+                    // Another request adopted the orphan while this host stood still. Nothing was sent here: start again.
                     entry.was_not_taken();
                     return Box::pin(self.arrive(entry.owner(), progress)).await;
                 }
@@ -218,12 +219,12 @@ impl RequestContext {
         )
     }
 
-    /// What becomes of the place of a request whose record needs no answer.
+    /// The delivery of a response that no record waits for.
     pub(super) fn undelivered(&self, entry: Arc<Entry>, received: Received, progress: &Progress) -> Pending {
         Pending::entry(entry, received, self.shared.detached.clone(), progress.account.shared_meter())
     }
 
-    /// An answer that tells the caller that its effect is unknown. Only one that never arrives leaves an orphan.
+    /// Delivers a response that says that the effect is unknown. It leaves an orphan only if it does not arrive.
     pub(super) fn told(
         &self,
         response: Response<Body>,
@@ -240,7 +241,7 @@ impl RequestContext {
         }
     }
 
-    /// The answer of a request in effect goes out as it comes, and is kept only if its caller does not get it.
+    /// Streams the response of a request in effect, and keeps it only if the caller does not receive it.
     pub(super) async fn deliver(
         &self,
         outgoing: CallerResponse,
@@ -249,7 +250,7 @@ impl RequestContext {
         progress: &mut Progress,
     ) -> Response<Body> {
         if entry.is_told() {
-            // What came of it is for no request: its caller was told early, and counts it by itself.
+            // The caller was told early and may count the effect itself, so no other request may have it.
             hold.goes_with_its_place();
             entry.answered(true);
             return outgoing.into_response(self, progress);
@@ -262,7 +263,7 @@ impl RequestContext {
         if !entry.is_abandoned() {
             let ownership = entry.ownership().await;
             if ownership != Ownership::Held {
-                // Another request may have the effect, or be given it: the answer stays with the record.
+                // Another request may have been given the effect, so the response stays with the record.
                 let owner = entry.owner();
                 pending.kept_without_caller(Some(outgoing.into_response(self, progress).into_body()));
                 progress.owner = ClaimOwner::Request(owner);

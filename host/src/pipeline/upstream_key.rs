@@ -1,4 +1,4 @@
-//! The upstream's own idempotency key of one request: which key it is, and what is known of the sends that carried it.
+//! The upstream's own idempotency key of one request: its value, and the sends that carried it.
 
 use super::{
     RequestContext,
@@ -19,20 +19,20 @@ use tokio::time::Instant;
 pub(crate) struct UpstreamKey {
     pub(crate) tag: KeyTag,
     valid_for: Duration,
-    /// It was made of a seed.
+    /// Whether the host generated the key from a seed.
     is_generated: bool,
 }
 
-/// What is known of the sends under the key.
+/// The sends under the key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeySends {
-    /// When the first one began that may have reached the upstream.
+    /// When the first send began that may have reached the upstream.
     first: Option<Instant>,
-    /// Whether every send that may have reached the upstream carried the key, those of earlier owners of the record included.
+    /// Whether every send that may have reached the upstream carried the key, including those of the record's earlier owners.
     all_carried: bool,
     /// Attempts that were answered "in progress".
     in_progress: u32,
-    /// What the last answer said of the key.
+    /// What the last response says about the key.
     answer: KeyAnswer,
     /// Whether the next attempt is made only because of the key.
     pub(crate) justifies_attempt: bool,
@@ -45,19 +45,19 @@ impl Default for KeySends {
 }
 
 impl KeySends {
-    /// What a record says of the sends of its earlier owners. Without the same key on all of them, the key proves nothing.
+    /// The sends of a record's earlier owners. Unless all of them carried this key, the key proves nothing.
     pub(crate) fn reconciled(own: Option<UpstreamKey>, earlier: Option<KeyedSends>, now: Instant) -> Self {
         let same = earlier.filter(|earlier| own.is_some_and(|own| own.tag == earlier.key));
         let first = same.and_then(|same| now.checked_sub(same.first_ago));
         Self { first, all_carried: first.is_some(), ..Self::default() }
     }
 
-    /// Notes a send that began at `began` and may have reached the upstream.
+    /// Records a send that began at `began` and may have reached the upstream.
     pub(crate) fn sent(&mut self, began: Instant) {
         self.first.get_or_insert(began);
     }
 
-    /// Notes what a request's own answer says of the key.
+    /// Records what a response to the request itself says about the key.
     pub(crate) fn answered(&mut self, arrival: &AttemptResult, unsettled: bool) {
         self.answer = match arrival {
             AttemptResult::Answer(answer) => KeyAnswer::of(answer.status, &answer.headers, &answer.read),
@@ -68,15 +68,15 @@ impl KeySends {
 }
 
 impl RequestContext {
-    /// Gives an unsafe request its key: the one that its caller sends, else one made of `seed`, which must belong to this request
-    /// alone and be the same for each owner of its record. `seed` is hashed, so that the key tells nothing of it.
+    /// Sets the key of an unsafe request: the caller's, else one generated from `seed`. The seed must belong to this request alone and be
+    /// the same for each owner of its record. It is hashed, so that the key does not reveal it.
     pub(super) fn carry_upstream_key(&mut self, seed: &[u8]) {
         let Some(settings) = self.endpoint().settings.upstream_key.clone() else { return };
         if self.effect != Effect::Unsafe {
             return;
         }
         if self.upstream_key.take().is_some_and(|earlier| earlier.is_generated) {
-            // It goes on under another record, whose sends carry that one's key.
+            // The request now runs under another record, whose sends carry another key.
             self.headers.remove(&settings.header);
         }
         let own = |name: &http::HeaderName| {
@@ -85,7 +85,7 @@ impl RequestContext {
         };
         let mut is_generated = false;
         let value = match own(&settings.header) {
-            // Which of them the upstream takes is not known.
+            // Several values: it is unknown which one the upstream uses.
             (Some(_), true) => return,
             (Some(value), false) => Some(value),
             (None, _) => match own(&key::IDEMPOTENCY_KEY) {
@@ -106,7 +106,7 @@ impl RequestContext {
         self.headers.insert(settings.header, value);
     }
 
-    /// What the clamp is told of the key.
+    /// The clamp's input about the key.
     pub(super) fn key_facts(&self, progress: &Progress) -> Option<KeyFacts> {
         let sends = &progress.key_sends;
         Some(KeyFacts {
@@ -118,14 +118,14 @@ impl RequestContext {
         })
     }
 
-    /// Whether the upstream would still take a send that begins now for the same request. Waits may have taken longer than the
-    /// clamp expected.
+    /// Whether the upstream would still deduplicate a send that begins now. Checked again right before the send, since waits may have taken
+    /// longer than the clamp expected.
     pub(crate) fn key_holds(&self, progress: &Progress) -> bool {
         self.key_facts(progress).is_some_and(|key| key.allows(Duration::ZERO, self.endpoint().settings.attempt_timeout))
     }
 }
 
-/// A key in the form of a UUID, which every upstream takes.
+/// Generates a key in the form of a UUID, which every upstream accepts.
 fn generated(seed: &[u8]) -> Option<HeaderValue> {
     let hash = Sha256::new().chain_update(b"triage upstream key").chain_update(seed).finalize();
     let bytes = *hash.first_chunk::<16>()?;

@@ -1,7 +1,7 @@
-//! One verification of a write that was left unknown, without its caller. The request is put together again from what its record
-//! keeps, the policy that serves now says what to ask the upstream, and what the answer shows is recorded.
+//! One verification of an unknown write, without its caller. The request is restored from its record, the live policy says what to ask the
+//! upstream, and the result is recorded.
 //!
-//! Nothing here sends the write: a verdict that would send it again means that its absence is proven, and frees its key.
+//! Nothing here sends the write. A verdict that would send it again means that its absence is proven, so the key is freed.
 
 use super::{
     Host, RequestContext, SharedVerifications,
@@ -26,44 +26,44 @@ use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// The wait for a place of the endpoint's limits: the record is held meanwhile.
+/// The longest wait for the endpoint's limits: the record is held meanwhile.
 const MAX_LIMIT_WAIT: Duration = Duration::from_secs(1);
-/// The wait for the turn among equal requests, one of which may be under way.
+/// The longest wait for the fingerprint lock, which an equal request under way may hold.
 const MAX_TURN_WAIT: Duration = Duration::from_secs(1);
-/// The longest request, whatever its endpoint allows.
+/// The longest timeout of one request, even if its endpoint allows more.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
-/// What a record's lock has over that: the time to record the result.
+/// The time that a record's lock adds to the request's, to record the result.
 const LOCK_RESERVE: Duration = Duration::from_secs(2);
-/// Different requests of one verification: a policy may follow a list by a second page or a resource.
+/// Different requests that one verification may send: a policy may follow a list by a second page or a resource.
 const MAX_REQUESTS: usize = 4;
-/// Until a write is verified again that no host can verify now: only another configuration or policy changes that.
+/// When to try again if no host can verify a write now: only a new configuration or policy changes that.
 const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
 
-/// The outcome of a write of which nothing was heard.
+/// The outcome that a verification starts from: sent, no answer.
 const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
 
 /// How a verification ended.
 enum VerificationEnd {
     /// The effect is known and recorded.
     Recorded(Class),
-    /// It is known, and the store did not take it.
+    /// The effect is known, but the store did not record it.
     Unrecorded,
-    /// It is not known. Whether the upstream was asked.
+    /// The effect is not known. `asked`: whether the upstream was asked.
     Open { asked: bool },
 }
 
-/// What a verification proves.
+/// The proof that a verification found.
 enum Proof {
-    /// The effect took place; the answer to replay, where there is one.
+    /// The write is in effect; with the response to replay, if there is one.
     InPlace(Option<CallerResponse>),
-    /// It did not, and will not.
+    /// The write is not in effect, and never will be.
     NotInEffect,
 }
 
 impl Host {
-    /// Verifies a record that is due, unless another host has it.
+    /// Verifies a due record, unless another host has it.
     pub(crate) async fn verify(&self, id: RecordId, shared: &SharedVerifications) -> VerificationResult {
-        // Until the lock of the verification begins, the record is kept from other hosts by this.
+        // This lease keeps the record from other hosts until the verification takes its lock.
         let lease = MAX_LIMIT_WAIT + MAX_TURN_WAIT + LOCK_RESERVE;
         let intent = match self.shared.records.take(id, lease).await {
             Ok(Some(intent)) => intent,
@@ -73,7 +73,7 @@ impl Host {
                 return VerificationResult::Open;
             }
         };
-        // Of an upstream that is configured no longer nothing can be asked, and its records' lifetimes are not known.
+        // An upstream that is no longer configured cannot be asked, and its record lifetimes are unknown.
         let name = |serving: &&Arc<crate::rollout::UpstreamPolicy>| serving.settings.name == intent.upstream;
         let service = self.shared.rollout.upstreams.iter().find(name).map(|serving| serving.current());
         let commit_within = service.as_ref().map(|service| commit_within(&intent, service)).unwrap_or_default();
@@ -84,7 +84,7 @@ impl Host {
         let idempotency = &service.settings.idempotency;
         let opening = BeginRequest {
             fence: FencingToken::draw(&self.shared.entropy),
-            // The store knows it.
+            // The store keeps the host.
             host: None,
             fingerprint: request.fingerprint,
             maybe_sent: false,
@@ -92,20 +92,20 @@ impl Host {
             upstream_key: None,
             lock: request_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
             keep: idempotency.keep,
-            // The store knows it too.
+            // The store keeps the tenant too.
             tenant: None,
             keep_answer: idempotency.orphans.filter(|_| !request.keyed).unwrap_or(idempotency.keep),
         };
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         if matches!(begun, Ok(BeginOutcome::Mismatch)) && !request.keyed {
-            // The record of a request without a key may have a fingerprint of its own, which tells nothing of equal requests.
+            // A record without a key may have its own fingerprint, which is not that of equal requests.
             let own = BeginRequest { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
         let settled = |class| settled(&intent, class);
         let Ok(BeginOutcome::Reconcile { hold, sent_ago, doubtful }) = begun else { return VerificationResult::Open };
         if doubtful && self.shared.is_after_loss(idempotency) {
-            // After a loss no verification tells which request made what it finds: the caller or an operator settles it.
+            // After a loss of shared state, a verification cannot tell which request made the match: the caller or an operator settles it.
             hold.leave_until(None);
             return settled(Class::Unknown);
         }
@@ -123,7 +123,7 @@ impl Host {
         };
         let asked = match (ended, &hold) {
             (VerificationEnd::Recorded(class), _) => return settled(class),
-            // The record is due again, as its hold has left it.
+            // The record is due again at the time that its guard has set.
             (VerificationEnd::Unrecorded, _) | (_, None) => return VerificationResult::Open,
             (VerificationEnd::Open { asked }, Some(_)) => asked,
         };
@@ -135,7 +135,7 @@ impl Host {
         if next.is_none() { settled(Class::Unknown) } else { VerificationResult::Open }
     }
 
-    /// Puts off a record that this host has taken and cannot verify.
+    /// Postpones a record that this host has taken and cannot verify.
     async fn postpone(&self, id: RecordId, intent: &Intent, commit_within: Duration) -> VerificationResult {
         let longest_age = commit_within.saturating_add(self.shared.settlement.settings.margin);
         match self.shared.records.postpone(id, UNVERIFIABLE_WAIT, longest_age).await {
@@ -148,7 +148,7 @@ impl Host {
         }
     }
 
-    /// The request as far as its policy reads it, for the generation that serves now. None where that cannot verify it.
+    /// Restores the part of the request that its policy reads, for the live generation. None if that generation cannot verify it.
     fn restored(
         &self,
         intent: &Intent,
@@ -171,17 +171,17 @@ impl Host {
             stand_in: None,
             transport: self.transport(upstream),
             endpoint,
-            // It was unsafe when it was sent.
+            // The write was unsafe when it was sent.
             effect: Effect::Unsafe,
             priority: Priority::usual(Effect::Safe),
             method: request.method.clone(),
             path_and_query: request.path_and_query.clone(),
-            // Its answer goes into the record as it is.
+            // Unused: the response goes into the record without a rewrite.
             origin: Origin { scheme: "http", authority: None },
             headers: request.headers.clone(),
             body: RequestBody::Buffered(request.body.clone()),
             held: None,
-            // The schedule bounds how many there are.
+            // Not counted: the schedule bounds the number of verifications.
             under_way: None,
             started,
             deadline: started + allowed,
@@ -189,9 +189,9 @@ impl Host {
             tenant: None,
             telling_apart: Vec::new(),
             fingerprint: Some(request.fingerprint),
-            // A verification takes the turn of its fingerprint itself.
+            // A verification takes the fingerprint lock itself.
             equal: None,
-            // Nothing is sent that could carry it.
+            // A verification sends no write that could carry the key.
             upstream_key: None,
             digest: None,
             handover: None,
@@ -201,10 +201,10 @@ impl Host {
     }
 }
 
-/// What an exchange knows that verifies a write without its caller.
+/// Set in the context of a verification without a caller.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verifying {
-    /// Whether the caller gave a key.
+    /// Whether the write had an idempotency key.
     pub(crate) keyed: bool,
 }
 
@@ -212,7 +212,7 @@ fn settled(intent: &Intent, class: Class) -> VerificationResult {
     VerificationResult::Settled { upstream: intent.upstream.clone(), endpoint: intent.endpoint.clone(), class }
 }
 
-/// The endpoint of a write, as the policy that serves now has it: by its name, else by the request.
+/// The endpoint of a write in the live policy: found by name, else by method and path.
 fn endpoint(intent: &Intent, service: &UpstreamRuntime) -> Option<usize> {
     let named = service.endpoints.iter().position(|own| own.described.name == intent.endpoint);
     named.or_else(|| {
@@ -221,12 +221,12 @@ fn endpoint(intent: &Intent, service: &UpstreamRuntime) -> Option<usize> {
     })
 }
 
-/// How late the upstream may still apply a write; zero where its endpoint is not known any more.
+/// How late the upstream may still apply a write; zero if its endpoint no longer exists.
 fn commit_within(intent: &Intent, service: &UpstreamRuntime) -> Duration {
     endpoint(intent, service).and_then(|own| service.endpoints[own].described.commit_within).unwrap_or_default()
 }
 
-/// How long one request may take: as long as the slowest read of the upstream.
+/// The timeout of one request: that of the upstream's slowest read.
 fn longest_read(service: &UpstreamRuntime) -> Duration {
     let reads = service.endpoints.iter().filter(|own| own.described.effect == Effect::Safe);
     let times = reads.map(|own| own.settings.attempt_timeout);
@@ -234,7 +234,7 @@ fn longest_read(service: &UpstreamRuntime) -> Duration {
 }
 
 impl RequestContext {
-    /// What was asked of the upstream, for the request's record.
+    /// The intent for the request's record: the part of the request that a verification needs.
     pub(super) fn intent(&self) -> Arc<Intent> {
         let endpoint = self.endpoint();
         let settings = &self.shared.settlement.settings;
@@ -252,7 +252,7 @@ impl RequestContext {
                 method: self.method.clone(),
                 path_and_query: self.path_and_query.clone(),
                 headers: self.headers_to_verify(&interest.request_headers)?,
-                // A copy: a slice would keep the whole body.
+                // Copy, because a slice would keep the whole body in memory.
                 body: Bytes::copy_from_slice(&self.buffered()[..read_bytes]),
                 keyed: self.key.is_some(),
             })
@@ -261,7 +261,7 @@ impl RequestContext {
         Arc::new(Intent { upstream, endpoint, request })
     }
 
-    /// Verifies the write once. The hold is gone where the result was recorded. `doubtful`: no send of it is known.
+    /// Verifies the write once. Takes the guard if the result was recorded. `doubtful`: no send of the write is known.
     async fn verified(
         &mut self,
         hold: &mut MaybeGuard,
@@ -275,11 +275,11 @@ impl RequestContext {
         };
         let mut progress = Progress::new(ClaimOwner::Record(own.id()), account);
         progress.last_sent = Some(since.unwrap_or(self.started));
-        // A loss from now on leaves it to its caller or an operator.
+        // If shared state loses its data from now on, the caller or an operator settles the write.
         progress.doubtful = doubtful;
         progress.ever_unknown = true;
         progress.unsettled = true;
-        // An equal request that is under way may be about to claim what this one would find.
+        // An equal request under way may be about to claim the match that this verification would find.
         progress.turn = match own.take_turn() {
             Some(turn) => Some(turn),
             None => match timeout(MAX_TURN_WAIT, self.shared.records.turn(fingerprint)).await {
@@ -310,7 +310,7 @@ impl RequestContext {
         }
     }
 
-    /// Has the policy say what to ask the upstream, and asks.
+    /// Asks the upstream as the policy says, until the write is settled or nothing new is left to ask.
     async fn proof(
         &mut self,
         progress: &mut Progress,
@@ -324,7 +324,7 @@ impl RequestContext {
         loop {
             let NextAction::Verify(probe) = step else { return proven(step, progress, !made.is_empty()) };
             let target = (probe.method.clone(), probe.path_and_query.clone());
-            // "Not there yet" asks for the same again: that is the next verification.
+            // The policy repeats a request while the effect is not visible yet: leave that to the next verification.
             if made.len() == MAX_REQUESTS || made.contains(&target) {
                 return None;
             }
@@ -336,7 +336,7 @@ impl RequestContext {
     }
 }
 
-/// What a step says of the write. Before the upstream was asked, only an answer that the policy gives is a proof.
+/// The proof that an action gives. Before the upstream was asked, only a replacement response by the policy is a proof.
 fn proven(step: NextAction, progress: &Progress, asked: bool) -> Option<Proof> {
     match (step, progress.class) {
         (NextAction::Unsettled | NextAction::Verify(_) | NextAction::Resend(_), _) | (_, Class::Unknown) => None,

@@ -1,4 +1,4 @@
-//! One connection: HTTP/1.1 or HTTP/2, told apart by the client's preface.
+//! One connection: HTTP/1.1 or HTTP/2, by ALPN or by the client's preface.
 
 use super::{
     h2_preface::{self, Prefaced},
@@ -38,17 +38,17 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of answers that one HTTP/2 stream holds for its caller: with hyper's 400 kB, one connection could make the host hold 100 MB.
+/// The most response bytes that hyper buffers for an HTTP/2 stream. With its default of 400 kB, one connection could take 100 MB.
 const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// Between two looks whether an HTTP/2 peer still lives, and how long it may take to say so.
+/// How often an HTTP/2 peer is pinged, and how long it may take to respond.
 const PING: Duration = Duration::from_secs(20);
 
-/// What a new connection has left for its first request once the server stops: one that was accepted a moment before has its
-/// request on the way, and hyper closes a connection that nothing was read from yet.
+/// How long a new connection may wait for its first request after the server stops. A request may be on its way on a connection accepted a
+/// moment before, and hyper closes connections from which nothing was read.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Whether a connection has asked for anything yet.
+/// Whether a connection has sent a request yet.
 #[derive(Default)]
 struct Spoken {
     at_all: AtomicBool,
@@ -62,8 +62,8 @@ impl Spoken {
         }
     }
 
-    /// Ends when a connection has asked for nothing for too long. The protocol is told apart before any other timer runs, so
-    /// that one who sends nothing, or half a preface, would hold its place for ever. Twice the limit: a slow head has its own.
+    /// Resolves if a connection has sent no request for too long. hyper detects the protocol before it starts any other timer, so a caller
+    /// that sends nothing, or half a preface, would stay connected for ever. Twice the limit, because a slow head has its own limit.
     async fn silence(&self, limit: Duration) {
         sleep(limit.saturating_mul(2)).await;
         if self.at_all.load(Relaxed) {
@@ -71,7 +71,7 @@ impl Spoken {
         }
     }
 
-    /// Ends when the server stops and the connection's first request is there, or has had its time.
+    /// Resolves after the server stops, once the first request has arrived or its time is over.
     async fn last_call(&self, stopping: &CancellationToken) {
         stopping.cancelled().await;
         if !self.at_all.load(Relaxed) {
@@ -80,7 +80,7 @@ impl Spoken {
     }
 }
 
-/// What a connection is served with.
+/// An accepted connection and what serves it.
 pub(super) struct Accepted {
     pub(super) host: Host,
     pub(super) listener: Option<SocketAddr>,
@@ -89,7 +89,7 @@ pub(super) struct Accepted {
     pub(super) stopping: CancellationToken,
 }
 
-/// Speaks TLS first, where the listener does; a caller that takes longer than for a request's head is left.
+/// Does the TLS handshake if the listener has TLS, then serves. A handshake may take as long as a request's head.
 pub(super) async fn begin(accepted: Accepted, tls: Option<TlsAcceptor>, stream: TcpStream, peer: SocketAddr) {
     let Some(acceptor) = tls else {
         let caller = Caller::new(peer.ip(), "http");
@@ -114,22 +114,22 @@ pub(super) async fn begin(accepted: Accepted, tls: Option<TlsAcceptor>, stream: 
     }
 }
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Http1,
     Http2,
-    /// Its first bytes tell.
+    /// Detected from the first bytes.
     Either,
 }
 
-/// A connection over TLS.
+/// A connection after its TLS handshake.
 enum Greeted {
-    /// ALPN has agreed on HTTP/2, and the caller begins with its preface.
+    /// ALPN agreed on HTTP/2, and the caller sent its preface.
     Http2(Prefaced<TlsStream<TcpStream>>),
-    /// HTTP/1.1, or nothing was agreed on.
+    /// ALPN agreed on HTTP/1.1 or on nothing.
     Other(TlsStream<TcpStream>, Protocol),
-    /// ALPN has agreed on HTTP/2, and the caller began with something else: it was told.
+    /// ALPN agreed on HTTP/2, but the caller sent something else; GOAWAY was sent.
     Refused,
 }
 
@@ -142,7 +142,7 @@ async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<Gree
     }
 }
 
-/// Serves a connection until it ends, or finishes what is under way on it once the server stops.
+/// Serves a connection until it ends. Once the server stops, finishes the requests under way.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     accepted: Accepted,
     stream: S,
@@ -209,7 +209,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             return tracing::debug!("a connection that asked for nothing was closed");
         }
         why = quiet(&own, settings) => match why {
-            // A request may be on its way: the peer is told first.
+            // A request may be on its way, so close gracefully.
             Quiet::Idle => {
                 connection.as_mut().graceful_shutdown();
                 let _ = timeout(FIRST_REQUEST, connection).await;
@@ -221,7 +221,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     };
     let ended = match ended {
         Some(ended) => ended,
-        // What takes longer than the drain ends with its worker, which knows then that not everything was finished.
+        // A request that outlasts the drain ends with its worker, which then reports that not all requests were finished.
         None => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -236,13 +236,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 enum Quiet {
     /// It has no request.
     Idle,
-    /// It has answers that are not read.
+    /// Its caller does not read a response.
     Unread,
-    /// Another caller needs its place.
+    /// Another caller needs its connection permit.
     Reclaimed,
 }
 
-/// Ends when a connection has waited for its caller for too long. What an HTTP/2 peer answers to pings does not count.
+/// Resolves when a connection has waited for its caller for too long. HTTP/2 ping replies do not count as activity.
 async fn quiet(own: &Connection, settings: &settings::Server) -> Quiet {
     let mut wait = settings.write_timeout.min(settings.idle_timeout);
     loop {

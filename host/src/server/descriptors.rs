@@ -3,28 +3,28 @@
 use crate::config::settings::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a host needs beside connections: listeners, files, the state's connections, the engine's.
+/// Descriptors for other uses: listeners, files, connections to shared state, the engine.
 const OTHER_DESCRIPTORS: u64 = 128;
 
-/// Asks for as many as the process may have, and tells how many are missing at the most that the settings admit; none: none are.
+/// Raises the limit to the hard limit. Returns the shortfall against the most that the settings allow; none if there are enough.
 pub fn raise(settings: &Settings) -> Option<Missing> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
-    // Where it is refused, what there is counts.
+    // If the system refuses, the present limit counts.
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     missing(current, settings.server.max_connections, settings.server.max_requests)
 }
 
-/// Fewer descriptors than the settings may need.
+/// A shortfall of file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Missing {
-    /// The descriptors that there are.
+    /// The process's limit.
     pub limit: u64,
-    /// Those that connections and requests may need at once.
+    /// The descriptors that connections and requests may need at once.
     pub needed: u64,
 }
 
-/// `limit`: none is no limit. A connection takes a descriptor, and so does a request at its upstream.
+/// `limit`: none means unlimited. A connection takes one descriptor, and a request takes one for its upstream connection.
 fn missing(limit: Option<u64>, connections: usize, requests: usize) -> Option<Missing> {
     let needed = (connections as u64).saturating_add(requests as u64).saturating_add(OTHER_DESCRIPTORS);
     limit.filter(|limit| *limit < needed).map(|limit| Missing { limit, needed })

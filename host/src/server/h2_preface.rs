@@ -1,7 +1,7 @@
-//! The beginning of HTTP/2 where TLS has agreed on it (RFC 9113 section 3.4).
+//! The client preface of HTTP/2 after ALPN has agreed on it (RFC 9113 section 3.4).
 //!
-//! hyper closes a connection with another beginning and says nothing. A caller that has agreed on HTTP/2 reads its frames: it is told
-//! so by GOAWAY. Without TLS the same bytes may be a bad request of HTTP/1.1, and are answered as one.
+//! hyper closes a connection with another beginning silently. A caller that agreed on HTTP/2 reads frames, so it gets GOAWAY. Without TLS,
+//! the same bytes may be a bad HTTP/1.1 request, and get that response.
 
 use std::{
     io,
@@ -12,20 +12,20 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// SETTINGS without any, which must come first, and GOAWAY: no stream was taken, `PROTOCOL_ERROR`.
+/// An empty SETTINGS frame, which must come first, and GOAWAY with no stream processed and `PROTOCOL_ERROR`.
 const REFUSAL: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// A stream whose preface was read: it is given once more, then what follows.
+/// A stream whose preface was read. Reads return the preface again, then the rest.
 #[derive(Debug)]
 pub(super) struct Prefaced<S> {
     left: &'static [u8],
     stream: S,
 }
 
-/// Reads the preface. None: it was another beginning, and the caller was told so.
+/// Reads the preface. None: the bytes differ, and GOAWAY was sent.
 ///
 /// # Errors
-/// The stream's own. Cancelled, it leaves the stream in the middle: close it then.
+/// The stream's own. If this is cancelled, close the stream: part of it may have been read.
 pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<Option<Prefaced<S>>> {
     let mut read = [0; PREFACE.len()];
     let mut count = 0;

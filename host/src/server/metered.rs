@@ -1,8 +1,8 @@
-//! What callers have sent and no request has taken yet: half of a head, above all.
+//! Counts bytes that callers have sent and no request has taken yet: mostly unfinished heads.
 //!
-//! Ten thousand connections with half a head of 62 kB each hold more than half a gigabyte, before there is a request that could be
-//! refused. Hence these bytes count as used memory, and where memory is scarce a connection with a large unfinished head is closed.
-//! One with an open request is not: what it sends may be bodies, and over HTTP/2 other requests would end with it.
+//! Ten thousand connections with half a head of 62 kB each hold more than half a gigabyte, before there is a request to refuse. So these
+//! bytes count as used memory. If memory is scarce, a connection with a large unfinished head is closed. A connection with an open request
+//! is kept: its bytes may be a body, and over HTTP/2 a close would end other requests.
 
 use crate::overload::{Buffered, Memory, peers::Connection};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection whose bytes are counted until a request takes them.
+/// A connection whose bytes count until a request takes them.
 pub(super) struct Metered<S> {
     stream: S,
     buffered: Arc<Buffered>,
@@ -24,7 +24,7 @@ pub(super) struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    /// `max_bytes`: what is buffered at most, by the limit of a head.
+    /// `max_bytes`: the most bytes that hyper buffers, from the limit of a head.
     pub(super) fn new(
         stream: S,
         memory: &Arc<Memory>,
@@ -81,7 +81,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 }
 
-/// A request's body: what arrives of it counts as the request's, where that holds it.
+/// A request's body. Its bytes stop counting here once read; the request counts those that it keeps.
 pub(super) struct Taking {
     pub(super) body: Incoming,
     pub(super) buffered: Arc<Buffered>,
@@ -125,7 +125,7 @@ mod tests {
         metered.read_exact(&mut vec![0; 40 << 10]).await.is_ok()
     }
 
-    /// Two connections each: a large head gives way only to others.
+    /// Two connections each: a large head is closed only in favour of others.
     #[tokio::test]
     async fn where_memory_is_full_a_connection_with_an_open_request_goes_on() {
         for is_open in [true, false] {

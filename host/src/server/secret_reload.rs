@@ -1,4 +1,4 @@
-//! Certificates, keys and tokens are read again when their files change: whoever renews them need tell nobody.
+//! Reloads certificates, keys and tokens when their files change: a renewal needs no signal to the process.
 
 use crate::{
     admin,
@@ -12,11 +12,11 @@ use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{task::spawn_blocking, time::sleep};
 
-/// Between two looks. Looked at and not listened to: links that are exchanged (Kubernetes' Secrets) and network folders tell
-/// nothing reliably, and a look costs a system call a file.
+/// How often the files are checked. Polling, because replaced symlinks (Kubernetes' Secrets) and network folders send no reliable events; a
+/// check costs one system call per file.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What is read from files while the host runs.
+/// The files that are reloaded while the host runs.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) host: Host,
@@ -26,7 +26,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Looks now and then, and reads again what has changed. Never ends.
+    /// Checks the files periodically, and reloads them after a change. Never ends.
     pub(super) async fn follow(self: Arc<Self>) {
         let mut seen = self.found().await;
         loop {
@@ -61,7 +61,7 @@ impl Files {
         paths
     }
 
-    /// What cannot be used changes nothing; the other half of a pair may be on its way.
+    /// Reloads everything. Unusable files change nothing: the other half of a pair may not be written yet.
     fn read_again(&self) {
         let settings = self.settings.load_full();
         let own = self.tls.as_ref().map(|tls| tls.reload().map_err(super::ReloadError::Tls));

@@ -1,15 +1,15 @@
-//! Sockets that the process was started with: systemd's socket activation, or another supervisor that speaks its protocol
-//! (`LISTEN_FDS`, `LISTEN_PID`). The supervisor keeps them open, so that no connection is lost between two processes.
+//! Inherited sockets: systemd's socket activation, or another supervisor that speaks its protocol (`LISTEN_FDS`, `LISTEN_PID`). The
+//! supervisor keeps them open, so that no connection is lost between two processes.
 
 use listenfd::ListenFd;
 use std::net::{SocketAddr, TcpListener};
 
-/// Such sockets, until somebody claims them.
+/// Inherited sockets that no listener has claimed yet.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<(SocketAddr, TcpListener)>);
 
 impl Inherited {
-    /// Takes them over. Once in a process: they are its own afterwards.
+    /// Takes the sockets from the environment. Works once per process.
     pub fn take() -> Self {
         let mut sockets = ListenFd::from_env();
         let mut all = Vec::new();
@@ -26,7 +26,7 @@ impl Inherited {
         Self(all)
     }
 
-    /// The one that listens on an address. A socket for every address of IPv6 takes IPv4's too.
+    /// Takes the socket for an address. A socket for all IPv6 addresses also matches all IPv4 addresses.
     pub(super) fn claim(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
         let is_it = |address: SocketAddr| {
             let everywhere = address.ip().is_unspecified() && wanted.ip().is_unspecified();
@@ -36,7 +36,7 @@ impl Inherited {
         Some(self.0.swap_remove(index).1)
     }
 
-    /// Where those listen that nobody has claimed.
+    /// The addresses of unclaimed sockets.
     pub(super) fn unclaimed(&self) -> Vec<SocketAddr> {
         self.0.iter().map(|(address, _)| *address).collect()
     }

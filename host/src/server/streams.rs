@@ -1,10 +1,10 @@
-//! Answers on their way to a caller: whether they wait for it, and for how long.
+//! Responses on their way to a caller: tracks whether they wait for the caller, and for how long.
 //!
-//! A caller that does not read, or grants no HTTP/2 window, would hold its stream, its connection and the answer for ever.
+//! Otherwise a caller that does not read, or grants no HTTP/2 window, would hold its stream, its connection and the response for ever.
 //!
-//! hyper takes a body as fast as it comes, and h2 keeps what the caller grants no window for. Hence an answer is given to them in
-//! parts that tell when they are let go of: until the last one is, the answer counts as held, its request as open, and its HTTP/2
-//! stream lives on, so that it can be reset.
+//! hyper polls a body as fast as it comes, and h2 buffers bytes beyond the caller's window. So a response is passed to them in parts that
+//! report when they are dropped. Until the last part is dropped, the response counts as held, its request as open, and its HTTP/2 stream
+//! stays alive, so that it can be reset.
 
 use crate::{
     flush_notice::Handover,
@@ -32,7 +32,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 tokio::task_local! {
-    /// The HTTP/2 stream that a task serves.
+    /// The stall state of the HTTP/2 stream that a task serves.
     static STREAM: Arc<Stall>;
 }
 
@@ -41,7 +41,7 @@ tokio::task_local! {
 pub(super) struct Stall(Mutex<Option<Instant>>);
 
 impl Stall {
-    /// That of the stream that this task serves; none on HTTP/1.1, where the connection is the stream.
+    /// The stall state of this task's stream; none over HTTP/1.1, where the connection itself is watched.
     pub(super) fn current() -> Option<Arc<Self>> {
         STREAM.try_with(Arc::clone).ok()
     }
@@ -54,14 +54,14 @@ impl Stall {
         *self.0.lock() = None;
     }
 
-    /// The caller has read something: where it still has to, it has as long again.
+    /// The caller has read something: restart the wait, if there is one.
     fn goes_on(&self) {
         if let Some(since) = &mut *self.0.lock() {
             *since = Instant::now();
         }
     }
 
-    /// Ends once the caller has read nothing for so long.
+    /// Resolves once the caller has read nothing for this long.
     async fn lasts(&self, limit: Duration) {
         loop {
             let waited = self.0.lock().map(|since| since.elapsed());
@@ -74,8 +74,8 @@ impl Stall {
     }
 }
 
-/// Runs the streams of HTTP/2 connections, each until it ends or its caller reads no more. A stream that is given up is reset;
-/// others on its connection go on.
+/// Runs the streams of HTTP/2 connections, each until it ends or its caller stops reading. A stalled stream is reset; others on its
+/// connection go on.
 #[derive(Debug, Clone)]
 pub(super) struct StreamExecutor {
     pub(super) write_timeout: Duration,
@@ -97,17 +97,17 @@ where
     }
 }
 
-/// Bytes of an answer that are given to HTTP/2 at once: a caller that reads slowly is seen to read after so many, and a stream whose
-/// end goes with its last bytes leaves no more behind.
+/// The largest part passed to HTTP/2 at once. Small parts show progress while a caller reads slowly, and limit the bytes left behind when a
+/// stream ends with its last part.
 const PART_BYTES: usize = 16 << 10;
 
-/// What of an answer was given to the connection and not let go of yet, and what counts for as long.
+/// The bytes of a response that the connection has not dropped yet, and what stays counted meanwhile.
 #[derive(Debug)]
 struct Unsent {
     bytes: AtomicUsize,
     open: Mutex<OpenRequest>,
     stall: Option<Arc<Stall>>,
-    /// Waits for the last byte.
+    /// Woken when a part is dropped.
     stream: AtomicWaker,
 }
 
@@ -137,15 +137,15 @@ impl Unsent {
     }
 }
 
-/// A part of an answer, until the connection lets go of it: it is written, or its stream has ended.
+/// A part of a response, until the connection drops it: it was written, or its stream has ended.
 #[derive(Debug)]
 pub(super) struct Part {
     bytes: Bytes,
-    /// Its length at first.
+    /// Its original length.
     length: usize,
     unsent: Arc<Unsent>,
     _spare: Option<Spare>,
-    /// With the last part, what the body counts as held.
+    /// In the last part: the body, with its memory reservation.
     _body: Option<Body>,
 }
 
@@ -177,23 +177,23 @@ impl Drop for Part {
     }
 }
 
-/// An answer's body that tells whether it waits for its caller.
+/// A response body that tracks whether it waits for its caller.
 pub(super) struct Watched {
-    /// None once it has gone with the last part.
+    /// None once it has moved into the last part.
     body: Option<Body>,
-    /// What was read of it and not given to the connection yet.
+    /// Bytes that were read and not passed to the connection yet.
     rest: Bytes,
     trailers: Option<HeaderMap>,
     has_ended: bool,
     unsent: Arc<Unsent>,
-    /// What its bytes take of the host's memory; none where there is no limit.
+    /// The host's memory that its bytes take; none without a limit.
     spare: Option<Spare>,
-    /// The stream's; none over HTTP/1.1.
+    /// The stream's handover; none over HTTP/1.1.
     handover: Option<Handover>,
 }
 
 impl Watched {
-    /// Watches an answer. `handover`: that of its HTTP/2 stream.
+    /// Watches a response. `handover`: that of its HTTP/2 stream.
     pub(super) fn answer(
         response: Response<Body>,
         open: OpenRequest,
@@ -215,14 +215,14 @@ impl Watched {
             spare: memory.spare(),
             handover,
         });
-        // Its end is a frame of its own, beside which a length (of an answer to HEAD, or of 304) would be a lie.
+        // The end is sent as a separate frame here; with it, the length header of a response to HEAD, or of 304, would be wrong.
         if response.body().is_empty() && !response.body().is_end_stream() {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         response
     }
 
-    /// Whether there is no byte to give, now or ever.
+    /// Whether no byte or trailer is left to send.
     fn is_empty(&self) -> bool {
         self.rest.is_empty()
             && self.trailers.is_none()
@@ -236,8 +236,8 @@ impl Watched {
         };
         let bytes = self.rest.split_to(length);
         let before = self.unsent.bytes.load(Acquire);
-        // hyper does not ask again after the last bytes of a known length, and HTTP/2 needs no second frame for the end of an answer
-        // that fits into one and whose handing over does not matter.
+        // hyper does not poll again after the last bytes of a known length. And HTTP/2 needs no separate end frame for a response that fits
+        // into one part and whose handover is not awaited.
         let is_alone = self.handover.as_ref().is_none_or(|handover| before == 0 && !handover.is_expected());
         let body = if self.has_ended && self.is_empty() && is_alone { self.body.take() } else { None };
         self.unsent.waits(length);
@@ -245,7 +245,7 @@ impl Watched {
         Part { bytes, length, unsent: Arc::clone(&self.unsent), _spare: spare, _body: body }
     }
 
-    /// The end, which HTTP/2 is told once it has let go of everything before.
+    /// Ends the body. Over HTTP/2 only once h2 has dropped all parts before.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Part>>> {
         if let Some(handover) = &self.handover {
             self.unsent.stream.register(cx.waker());
@@ -271,7 +271,7 @@ impl http_body::Body for Watched {
             let Some(body) = own.body.as_mut().filter(|_| !own.has_ended) else {
                 return own.poll_end(cx).map(|frame| frame.map(Ok));
             };
-            // It is asked for more once the caller has taken what there was.
+            // A poll means that the caller has taken the earlier bytes.
             own.unsent.works();
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 None => own.has_ended = true,
@@ -280,7 +280,7 @@ impl http_body::Body for Watched {
                     Ok(data) => {
                         own.has_ended = body.is_end_stream();
                         if let Some(spare) = &mut own.spare {
-                            // An answer that has begun goes on; where memory is scarce now, others are refused.
+                            // A response that has begun goes on; if memory is scarce, new requests are refused instead.
                             let _ = spare.more(data.len());
                         }
                         own.rest = data;
@@ -292,7 +292,7 @@ impl http_body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        // Over HTTP/2 an end that matters, and one behind bytes that are not let go of, is asked for.
+        // Over HTTP/2, let hyper poll for the end if the handover is awaited or parts are not dropped yet.
         let is_asked_for = match &self.handover {
             None => false,
             Some(handover) => self.body.is_some() && (handover.is_expected() || self.unsent.bytes.load(Acquire) > 0),
@@ -302,7 +302,7 @@ impl http_body::Body for Watched {
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            // hyper would add a length of zero, which 204 must not have.
+            // hyper would add a content length of zero, which 204 must not have.
             Some(body) if body.is_end_stream() => SizeHint::new(),
             Some(body) => body.size_hint(),
             None => SizeHint::with_exact(0),

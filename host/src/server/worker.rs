@@ -1,4 +1,4 @@
-//! One worker: a thread, a single-threaded runtime, its sockets.
+//! One worker: a thread with a single-threaded runtime and its sockets.
 
 use super::{
     Inherited, ServerError,
@@ -17,21 +17,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How many connections the kernel keeps ready for each socket.
+/// The accept backlog of each socket.
 const BACKLOG: i32 = 1024;
-/// Between two connections while memory is scarce: with the time that a silent one has, a few megabytes of them at most.
+/// The pause between two accepts while memory is scarce: given the timeout of a silent connection, they take a few megabytes at most.
 const FULL: Duration = Duration::from_millis(50);
-/// Between two looks for a connection to close while places are wanted.
+/// How often to look for a quiet connection to close while a new one waits.
 const RECLAIM_AGAIN: Duration = Duration::from_millis(50);
-/// What a collector may take for the last traces.
+/// How long the collector may take for the last traces.
 const LAST_TRACES: Duration = Duration::from_secs(2);
-/// After accept failed for want of file descriptors.
+/// The pause after accept failed, usually for want of file descriptors.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
 /// Bound sockets, one for each worker and address.
 pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
 
-/// Binds each address once for each worker: the kernel spreads connections over them (`SO_REUSEPORT`).
+/// Binds each address once for each worker: the kernel spreads connections over the sockets (`SO_REUSEPORT`).
 pub(super) fn bind(
     wanted: &[SocketAddr],
     workers: usize,
@@ -42,20 +42,20 @@ pub(super) fn bind(
     for address in wanted {
         let refused = |source| ServerError::Listen { address: *address, source };
         if let Some(socket) = inherited.claim(*address) {
-            // All workers accept from the one queue: it outlives this process.
+            // All workers accept from the one inherited queue, which outlives this process.
             for sockets in &mut all {
                 sockets.push(Some(socket.try_clone().map_err(refused)?));
             }
             continue;
         }
-        // A shared port could be shared with another host too: half of the requests would go past this one's records.
+        // Check that no other process has the port: with `SO_REUSEPORT` it would take half of the requests, past this host's records.
         if !reuse_port {
             drop(listener(*address, false).map_err(refused)?);
         }
         let mut actual = *address;
         for sockets in &mut all {
             let socket = listener(actual, true).map_err(refused)?;
-            // Port 0 is chosen by the first socket and shared by the others.
+            // With port 0, the first socket gets a port, and the others share it.
             actual = socket.local_addr().map_err(refused)?;
             sockets.push(Some(socket));
         }
@@ -83,10 +83,10 @@ impl Listeners {
     }
 }
 
-/// What a worker thread runs on.
+/// The state of a worker thread.
 pub(super) struct Worker {
     pub(super) host: Host,
-    /// One of the workers clears away what has expired, and follows these files.
+    /// Set for one worker, which purges expired state and watches these files.
     pub(super) keeps: Option<Arc<Files>>,
     pub(super) settings: Arc<ArcSwap<settings::Server>>,
     pub(super) tls: Option<Arc<Tls>>,
@@ -96,7 +96,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs until the server stops; whether everything that was under way then was finished.
+    /// Runs until the server stops. Returns whether all requests under way were finished.
     pub(super) fn run(self) -> bool {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -110,10 +110,10 @@ impl Worker {
 
     async fn serve(mut self) -> bool {
         let connections = TaskTracker::new();
-        // Each goes with its loop: what is still listened on while the host drains would be accepted and never answered.
+        // Each accept loop owns its socket, so that the socket closes before the drain: a connection accepted later would never be served.
         let sockets = std::mem::take(&mut self.sockets);
         let shared = Arc::new(self);
-        // Ends with this function: dropping the set aborts what is in it.
+        // Dropping the set at the end of this function aborts its tasks.
         let mut background = JoinSet::new();
         if let Some(files) = &shared.keeps {
             let (host, files) = (shared.host.clone(), Arc::clone(files));
@@ -124,7 +124,7 @@ impl Worker {
             background.spawn(async move { traced.export_traces().await });
             background.spawn(async move { files.follow().await });
         }
-        // Ends before the drain: what it was verifying is left to another host, and that is still to be written.
+        // Settling stops before the drain: another host continues its verifications, and the drain still writes their records back.
         let mut settling = JoinSet::new();
         if shared.keeps.is_some() {
             let host = shared.host.clone();
@@ -160,8 +160,8 @@ impl Worker {
     async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker) {
         let listener = socket.local_addr().ok();
         loop {
-            // What waits in the kernel costs this process nothing. One is let in now and then all the same, and told so: nobody is
-            // left to wait for an answer that never comes.
+            // While memory is scarce, connections wait in the kernel, which costs this process nothing. Accept one now and then all the
+            // same, so that its caller gets a refusal instead of silence.
             if self.host.is_full() && !self.stopping.is_cancelled() {
                 sleep(FULL).await;
             }
@@ -175,7 +175,8 @@ impl Worker {
                         self.crowded(peer);
                         continue;
                     };
-                    // After the accept: a loop that waits for a caller holds no place that another socket's caller needs.
+                    // Take the permit after the accept: a loop that waits for a caller must not hold a permit that another socket's caller
+                    // needs.
                     let Some(place) = self.place().await else { return };
                     let _ = stream.set_nodelay(true);
                     let accepted = Accepted {
@@ -200,8 +201,8 @@ impl Worker {
         }
     }
 
-    /// A place for one more connection; none when the server stops before there is one. At the cap a quiet connection is closed;
-    /// where each one works, connections wait in the kernel's backlog.
+    /// Takes a permit for one more connection; none if the server stops first. At the cap, a quiet connection is closed. If all are busy,
+    /// new connections wait in the kernel's backlog.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Some(place);
@@ -210,7 +211,7 @@ impl Worker {
         loop {
             self.host.shared.peers.reclaim();
             tokio::select! {
-                // Who was accepted is served, though the server stops.
+                // An accepted connection is served even if the server stops.
                 biased;
                 place = wanted.as_mut() => return place.ok(),
                 () = self.stopping.cancelled() => return None,
@@ -219,7 +220,7 @@ impl Worker {
         }
     }
 
-    /// A peer has more connections than it may. Told of once a minute: a line for each would fill the log.
+    /// Records that a peer exceeds its share of connections, once a minute: a line for each refusal would fill the log.
     fn crowded(&self, peer: SocketAddr) {
         let host = &self.host.shared;
         host.events.note_seldom("peer-limited", &peer.ip().to_string(), || {

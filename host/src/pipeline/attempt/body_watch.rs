@@ -1,4 +1,4 @@
-//! The body behind a good head: an attempt is over when its answer is, and only then is it reported.
+//! Watches a response body: an attempt is reported to the breaker only once its body has ended.
 
 use crate::{
     admission::Permit,
@@ -15,31 +15,30 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A body whose end decides what its attempt says of the upstream: whole, a success; broken off, or silent for longer than an
-/// attempt may take, a failure. What is silent for so long is broken off here too: nobody waits for it, or holds its connection,
-/// for ever. A caller that leaves in the middle says nothing against the upstream.
+/// A body whose end decides the breaker signal. A whole body is a success. A body that breaks off, or is silent for longer than an attempt
+/// may take, is a failure; silence also ends the body here, so that it does not hold its caller and connection for ever. A caller that
+/// leaves in the middle says nothing against the upstream.
 ///
-/// Only the upstream's time counts, never that of a caller who reads slowly.
+/// Only the upstream's time counts, not that of a caller who reads slowly.
 struct Tail {
     body: Body,
     permit: Option<Permit>,
-    /// The time until the head, and what was waited for the body since.
+    /// The time until the head, plus the time spent waiting for the body.
     took: Duration,
     longest: Duration,
     began: Instant,
     waiting: Option<Waiting>,
-    /// It was broken off here.
+    /// Whether this watch ended the body.
     is_over: bool,
 }
 
-/// The body was asked for more and has none yet.
+/// The body was polled and had no data yet.
 struct Waiting {
     since: Instant,
     silent: Pin<Box<Sleep>>,
 }
 
-/// Reports a success of the attempt once the body has ended. A probe is not held for longer than an attempt may take, since its
-/// lease would run out.
+/// Reports a success once the body has ended. A half-open probe reports at the latest after `longest`, since its lease would run out.
 pub(super) fn watch(body: Body, permit: Permit, took: Duration, longest: Duration) -> Body {
     if body.is_end_stream() || !permit.counts() {
         permit.report(BreakerSignal::Success, took);
@@ -48,7 +47,7 @@ pub(super) fn watch(body: Body, permit: Permit, took: Duration, longest: Duratio
     Tail { body, permit: Some(permit), took, longest, began: Instant::now(), waiting: None, is_over: false }.boxed()
 }
 
-/// A body of which nothing is reported any more.
+/// Limits the silence of a body that is no longer reported.
 pub(super) fn bound(body: Body, longest: Duration) -> Body {
     if body.is_end_stream() {
         return body;

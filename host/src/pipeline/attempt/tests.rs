@@ -19,7 +19,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{Method, Request};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// Records of a host whose heartbeat is renewed by each begin, for so long, and by nothing else.
+/// Records of a host whose heartbeat is renewed by each begin, and by nothing else.
 #[derive(Debug)]
 struct UnderHeartbeat {
     records: MemoryRecords,
@@ -47,7 +47,7 @@ impl Records for UnderHeartbeat {
     }
 }
 
-/// An upstream that answers reads, and never a write.
+/// An upstream that answers reads, but no writes.
 #[derive(Debug)]
 struct Silent;
 
@@ -66,7 +66,7 @@ impl Transport for Silent {
     }
 }
 
-/// The host's own trouble says nothing of the upstream; an answer that does not come in time does.
+/// A cut-off by the host must not count against the upstream; a timeout must.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
     let settings = config::from_toml(
@@ -99,7 +99,7 @@ fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
     assert!(matches!(went(&timed_out, true), SampleOutcome::Untold));
 }
 
-/// An upstream over TLS or HTTP/2: a task of the connection's own reads the body, so much later, whatever becomes of the send.
+/// An upstream over TLS or HTTP/2: the connection's own task reads the body after this delay, even if the send has ended.
 #[derive(Debug)]
 struct Elsewhere {
     after: Duration,

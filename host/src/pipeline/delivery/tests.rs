@@ -21,7 +21,7 @@ const PART_BYTES: usize = 64 << 10;
 const LIMIT_BYTES: u64 = 64 << 20;
 const TEXT: &str = "[server]\nmemory_limit = \"64MiB\"\n[upstreams.api]\nbase_url = \"http://api.invalid\"\n";
 
-/// The body of an answer whose parts come when the test says so.
+/// A response body whose parts are sent by the test.
 struct Parts(Receiver<Bytes>);
 
 impl HttpBody for Parts {
@@ -33,7 +33,7 @@ impl HttpBody for Parts {
     }
 }
 
-/// An upstream that gives one answer.
+/// An upstream that responds once.
 struct Once(Mutex<Option<Receiver<Bytes>>>);
 
 impl std::fmt::Debug for Once {
@@ -54,7 +54,7 @@ fn post() -> Request<Bytes> {
     Request::post("/rows").body(Bytes::from_static(b"row")).unwrap()
 }
 
-/// The rest of an answer is read without its caller, and takes as much of the host's memory as with one. It gives way first.
+/// Reading on without the caller takes as much of the host's memory as with one, and is given up first if memory is scarce.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_read_on_without_its_caller_counts_as_memory() {
     for (case, resident, counted, status) in [

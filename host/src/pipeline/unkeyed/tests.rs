@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-//! Places that lapse, at a store that its hosts reach over a network.
+//! Entries that lapse, at a store that its hosts reach over a network.
 
 use super::*;
 use crate::{
@@ -30,7 +30,7 @@ const ANSWERED_AFTER: Duration = Duration::from_secs(10);
 const TEXT: &str = "[upstreams.api]\nbase_url = \"http://api.invalid\"\n[upstreams.api.defaults]\n\
                     retry = { max_attempts = 1 }\nattempt_timeout = \"30s\"\ndeadline = \"60s\"\n";
 
-/// A store whose owners renew their places, and that says so to each renewal; none: it cannot be reached.
+/// A store whose owners renew their entries. `renewals` is its reply to each renewal; none: it cannot be reached.
 #[derive(Debug)]
 struct Leased {
     records: MemoryRecords,
@@ -45,7 +45,7 @@ impl Leased {
         Arc::new(Self { records, clock, renewals: Mutex::new(Some(Renewed::ALL)), arrived: Mutex::default() })
     }
 
-    /// Another host's request, equal to the last one that came here.
+    /// A request at another host, equal to the last one here.
     async fn another(&self) -> Arrived {
         let arriving = self.arrived.lock().clone().unwrap();
         let id = RecordId::draw_beside(&Rng::seeded(9), arriving.ticket.digest);
@@ -77,14 +77,14 @@ impl Records for Leased {
     }
 }
 
-/// What the upstream does with each row.
+/// How the upstream handles each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Does {
-    /// It makes it, and says so late.
+    /// It creates the row, and responds late.
     Make,
-    /// The connection is reset late.
+    /// It resets the connection late.
     Reset,
-    /// It takes no connection.
+    /// It refuses the connection.
     Refuse,
 }
 
@@ -117,7 +117,7 @@ impl Transport for Late {
     }
 }
 
-/// A host at this upstream, over this store.
+/// A host with this upstream and this store.
 fn host(upstream: &Arc<Late>, store: &Arc<Leased>) -> Host {
     let settings = config::from_toml(TEXT).unwrap();
     let transport: Arc<dyn Transport> = Arc::<Late>::clone(upstream);
@@ -130,14 +130,14 @@ fn post() -> http::request::Builder {
     Request::post("/rows")
 }
 
-/// The answer to a write: its status, whether it was adopted, and its body.
+/// The response to a write: its status, whether it was adopted, and its body.
 async fn send(host: &Host, request: http::request::Builder) -> (u16, bool, Bytes) {
     let response = host.call(request.body(Bytes::from_static(b"row")).unwrap()).await;
     let (status, adopted) = (response.status().as_u16(), response.headers().contains_key(ADOPTED));
     (status, adopted, response.into_body().collect().await.unwrap().to_bytes())
 }
 
-/// Another host may reach the store that this one does not, and have given the effect to another request.
+/// Another host may reach the store when this one does not, and may have given the effect to another request.
 #[tokio::test(start_paused = true)]
 async fn an_answer_whose_place_has_lapsed_unconfirmed_is_not_handed_out() {
     for (renewals, status) in [(Some(Renewed::ALL), 201), (None, 504)] {
@@ -146,14 +146,14 @@ async fn an_answer_whose_place_has_lapsed_unconfirmed_is_not_handed_out() {
         *store.renewals.lock() = renewals;
         let (first, adopted, _) = send(&host, post()).await;
         assert_eq!((first, adopted), (status, false), "{renewals:?}");
-        // Either was told: its next request is one of its own.
+        // Both callers got a response, so the next request is a new one.
         *store.renewals.lock() = Some(Renewed::ALL);
         assert_eq!(send(&host, post()).await, (201, false, Bytes::from_static(b"2")), "{renewals:?}");
         assert_eq!(upstream.rows.load(Relaxed), 2);
     }
 }
 
-/// The tripwire beside it: where its caller leaves, the answer that it was not given goes to the next one.
+/// The counterpart: if the first caller leaves, the next request gets its response, unless the entry was given away.
 #[tokio::test(start_paused = true)]
 async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_request() {
     for is_taken in [false, true] {
@@ -167,14 +167,14 @@ async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_
         };
         sleep(Duration::from_millis(500)).await;
         if is_taken {
-            // The second one's host stands still, and a third one comes to another host.
+            // The second request's host stands still, and a third request arrives at another host.
             *store.renewals.lock() = None;
         }
         sleep(Duration::from_secs(8)).await;
         if is_taken {
             *store.renewals.lock() = Some(Renewed { entry: false, lock: true });
             assert!(matches!(store.another().await, Arrived::Adopted(_)));
-            // By then the second one has come anew.
+            // By then the second request has started again.
             sleep(Duration::from_secs(2)).await;
             *store.renewals.lock() = Some(Renewed::ALL);
         }
@@ -184,8 +184,8 @@ async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_
     }
 }
 
-/// A caller that was told early may look, and count what it finds: what comes of its write is for no other request. One that was
-/// not told leaves an orphan.
+/// A caller that got the early 504 may check and count the effect itself, so no other request may have it. An early 504 that does not
+/// arrive leaves an orphan.
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_caller_was_told_early_is_given_to_no_other_request() {
     for (does, unsettled) in [(Does::Make, 0), (Does::Reset, 1)] {
@@ -211,7 +211,7 @@ async fn a_write_whose_caller_was_told_early_is_given_to_no_other_request() {
     }
 }
 
-/// A refusal that its caller does not receive leaves nothing to adopt.
+/// A refusal leaves nothing to adopt, even if its caller does not receive it.
 #[tokio::test(start_paused = true)]
 async fn only_what_can_be_adopted_counts_as_left() {
     for (does, expected) in [(Does::Refuse, 0), (Does::Make, 1)] {

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-//! Callers that do not read, do not ask, or leave at once: over a stream in memory, on paused time.
+//! Callers that do not read, do not send, or leave at once: over a stream in memory, on paused time.
 
 use super::*;
 use crate::{
@@ -26,8 +26,8 @@ use tokio::{
 /// Far longer than any limit here; nothing waits for it in real time.
 const FOR_EVER: Duration = Duration::from_hours(1);
 
-/// An upstream in process: `/large` streams without end, anything else is answered at once but writes. Of those `/made` and `/big`
-/// are answered at once, `/slow` after 3 s, and others never.
+/// An upstream in process. `/large` streams without end. Writes to `/made` and `/big` are answered at once, to `/slow` after 3 s, other
+/// writes never. Everything else is answered at once.
 #[derive(Debug, Default)]
 struct Upstream {
     now: AtomicUsize,
@@ -35,7 +35,7 @@ struct Upstream {
     writes: AtomicUsize,
 }
 
-/// Counts a write until it is given up.
+/// Counts a write until it is dropped.
 struct Counted<'a>(&'a Upstream);
 
 impl Drop for Counted<'_> {
@@ -82,7 +82,7 @@ impl Transport for Upstream {
     }
 }
 
-/// As much as is kept of an answer.
+/// As large as a record can keep.
 static BIG: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 struct World {
@@ -109,7 +109,7 @@ impl World {
         self.connect_with(last, 4096)
     }
 
-    /// The same, with so much room for bytes on their way.
+    /// A connection whose stream buffers this many bytes.
     fn connect_with(&self, last: u8, buffer_bytes: usize) -> (DuplexStream, JoinHandle<()>) {
         let address: IpAddr = Ipv4Addr::new(10, 0, 0, last).into();
         let own = Arc::new(self.host.shared.peers.connect(address).expect("a place"));
@@ -142,11 +142,11 @@ async fn http2(stream: DuplexStream) -> Sender {
     http2_with_window(stream, 65_535).await
 }
 
-/// The same, whose streams have so large a window at first.
+/// An HTTP/2 client with this initial window per stream.
 async fn http2_with_window(stream: DuplexStream, window_bytes: u32) -> Sender {
     let builder = &mut h2::client::Builder::new();
     let (sender, connection) = builder.initial_window_size(window_bytes).handshake(stream).await.unwrap();
-    // It answers pings for as long as the connection stands.
+    // Answers pings as long as the connection is open.
     tokio::spawn(connection);
     sender.ready().await.unwrap()
 }
@@ -173,7 +173,7 @@ async fn a_caller_that_reads_slowly_is_served() {
     assert!(!served.is_finished());
 }
 
-/// Pings alone do not keep a connection: they cost the caller nothing.
+/// Pings alone do not keep a connection open: they cost the caller nothing.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_only_answers_pings_is_closed() {
     let world = World::new("");
@@ -185,7 +185,7 @@ async fn a_connection_that_only_answers_pings_is_closed() {
     drop(sender);
 }
 
-/// The stream that is not read is reset; others on its connection are served, and so is the connection's next request.
+/// Only the unread stream is reset. Other streams on its connection are served, and so is the connection's next request.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_not_read_is_reset_alone() {
     let world = World::new("");
@@ -206,7 +206,7 @@ async fn a_stream_that_is_not_read_is_reset_alone() {
     assert!(!served.is_finished(), "its connection stands");
 }
 
-/// One connection begins thousands of writes and resets each: what runs stays within its bound, and another peer's write is sent.
+/// One connection starts thousands of writes and resets each: the running ones stay bounded, and another peer's write is sent.
 #[tokio::test(start_paused = true)]
 async fn writes_of_reset_streams_are_bounded() {
     let world = World::new("");
@@ -223,21 +223,21 @@ async fn writes_of_reset_streams_are_bounded() {
     assert!((1..=256).contains(&most), "{most} writes at once");
     let before = world.upstream.writes.load(Relaxed);
     let (mut other, _other_served) = world.connect(2);
-    // Another path: an equal write would take over one of those whose caller has gone.
+    // Another path, because an equal write would adopt an orphan.
     other.write_all(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     let mut one = [0; 1];
     let _ = timeout(FOR_EVER, other.read(&mut one)).await;
     assert!(world.upstream.writes.load(Relaxed) > before, "the other peer is not refused");
 }
 
-/// The same with a connection for each write, closed at once.
+/// The same with one connection per write, closed at once.
 #[tokio::test(start_paused = true)]
 async fn writes_of_closed_connections_are_bounded() {
     let world = World::new("max_abandoned = 100\n");
     let mut served = Vec::new();
     for write in 0..400 {
         let (mut caller, task) = world.connect(1);
-        // A path each: an equal write would take over one of those whose caller has gone.
+        // One path each, because an equal write would adopt an orphan.
         let request = format!("POST /a/{write} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
         caller.write_all(request.as_bytes()).await.unwrap();
         while world.upstream.writes.load(Relaxed) < served.len().min(50) + 1 && !task.is_finished() {
@@ -260,7 +260,7 @@ fn post(path: &str, field: (&str, &str)) -> Request<()> {
     Request::builder().method(Method::POST).uri(format!("http://x{path}")).header(field.0, field.1).body(()).unwrap()
 }
 
-/// A caller that grants no window gets the head of an answer and none of its bytes, however often the connection is flushed.
+/// A caller that grants no window gets the head of a response and none of its bytes, even if the connection is flushed.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_had_no_window_is_an_orphans() {
     for window_bytes in [0, 1] {
@@ -276,7 +276,7 @@ async fn an_answer_that_had_no_window_is_an_orphans() {
             let answer = answer.await.unwrap();
             assert_eq!(answer.status(), 201, "window {window_bytes}, time {time}");
             assert_eq!(answer.headers().contains_key("triage-adopted"), time > 0, "window {window_bytes}, time {time}");
-            // Another answer is flushed meanwhile.
+            // Another response is flushed meanwhile.
             let (other, _) = sender.send_request(request(Method::GET, "/a"), true).unwrap();
             assert_eq!(other.await.unwrap().status(), 200);
             reset();
@@ -286,7 +286,7 @@ async fn an_answer_that_had_no_window_is_an_orphans() {
     }
 }
 
-/// What was read of an answer is no orphan's, also where its bytes came one after the other.
+/// A response that was read does not become an orphan's, even if its bytes were read one by one.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_was_read_byte_by_byte_was_received() {
     let world = World::new("");
@@ -306,8 +306,8 @@ async fn an_answer_that_was_read_byte_by_byte_was_received() {
     }
 }
 
-/// Answers that were given before are whole in memory: what is not read of them counts, and is let go of in time, though other
-/// requests on the connection are served.
+/// Replays are whole in memory: unread bytes count, and are dropped after the timeout, although other requests on the connection are
+/// served.
 #[tokio::test(start_paused = true)]
 async fn replays_that_are_not_read_count_and_end() {
     const REPLAYS: u64 = 8;
@@ -337,7 +337,7 @@ async fn replays_that_are_not_read_count_and_end() {
     assert_eq!(held(), 0);
 }
 
-/// An answer of HTTP/1.1 is handed to hyper whole: it counts until it is written, and its connection ends as one that is not read.
+/// hyper gets an HTTP/1.1 response as a whole: it counts until it is written, and an unread one ends its connection.
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_is_not_read_counts_over_http1() {
     let world = World::new("memory_limit = \"4GiB\"\nidle_timeout = \"1h\"\n");
@@ -352,7 +352,7 @@ async fn a_replay_that_is_not_read_counts_over_http1() {
     }
 }
 
-/// Uploads are no heads: other requests of their connections are answered, however scarce memory is.
+/// Uploads are not heads: other requests on their connections are served even if memory is scarce.
 #[tokio::test(start_paused = true)]
 async fn uploads_where_memory_is_full_end_no_other_request() {
     let world = World::new("memory_limit = \"1GiB\"\n");
@@ -383,7 +383,7 @@ async fn uploads_where_memory_is_full_end_no_other_request() {
     }
 }
 
-/// A caller that was answered early is not there, whether it may come back with its key or not.
+/// A caller that got an early response counts as gone, even if it may come back with its key.
 #[tokio::test(start_paused = true)]
 async fn keyed_writes_that_were_answered_early_count_as_abandoned() {
     let world = World::new("max_abandoned = 100\n");

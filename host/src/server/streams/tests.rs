@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! When an answer on an HTTP/2 stream counts as written.
+//! When a response on an HTTP/2 stream counts as written.
 
 use super::*;
 use crate::{
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::io::AsyncWriteExt as _;
 
-/// Whether it was flushed.
+/// A response that records its flush.
 struct Answer(Arc<AtomicBool>);
 
 impl Unflushed for Answer {
@@ -24,7 +24,7 @@ impl Unflushed for Answer {
     }
 }
 
-/// A body without a byte, whose end is told when it is dropped.
+/// An empty body that reports its end when it is dropped.
 struct Empty(Handover, Arc<AtomicBool>);
 
 impl http_body::Body for Empty {
@@ -85,7 +85,7 @@ impl World {
     }
 }
 
-/// hyper drops the answer unasked where the stream was reset at that moment.
+/// If the stream was reset in that moment, hyper drops the response without polling it.
 #[tokio::test]
 async fn an_answer_without_a_byte_is_written_once_its_end_was_asked_for() {
     for is_reset in [false, true] {
@@ -107,7 +107,7 @@ async fn an_answer_without_a_byte_is_written_once_its_end_was_asked_for() {
     }
 }
 
-/// Where the end does not matter, it takes no frame of its own.
+/// If no handover is awaited, the end takes no frame of its own.
 #[tokio::test]
 async fn a_small_answer_ends_with_its_bytes_and_counts_until_they_are_let_go_of() {
     let world = World::new();
