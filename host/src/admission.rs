@@ -1,4 +1,4 @@
-//! What an attempt must pass: breaker, retry budget and every rate limit, all or nothing, in one step.
+//! Admits attempts: breaker, retry budget and every rate limit, all or nothing, in one step.
 
 mod adaptive_throttle;
 
@@ -22,23 +22,23 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The longest time for which a place is reserved anew after a pause: longer than any request lives.
+/// The longest wait of a reservation that is made again after a pause: longer than any request lives.
 const MAX_RESERVED: Duration = Duration::from_hours(24);
-/// How often two places are asked for until both are reserved for the same moment.
+/// How often the group's and the endpoint's limits are asked until both reserve the same moment.
 const ALIGNMENTS: u32 = 4;
-/// Two moments that lie no further apart are the same: no more than a step of shared state may take.
+/// Moments that differ by less count as the same: the longest time that a script in shared state may take.
 const SAME_MOMENT: Duration = Duration::from_millis(20);
 
-/// Endpoints that share a breaker, a budget and limits.
+/// Endpoints that share a breaker, a budget and rate limits.
 #[derive(Debug, Clone)]
 pub struct Group {
     gate: Backend,
     pace: Arc<Pace>,
-    /// The limits of one endpoint alone, beside those that it shares.
+    /// The endpoint's own limits, in addition to the group's.
     own: Option<Backend>,
 }
 
-/// Where a group's state is.
+/// The store of a group's state.
 #[derive(Debug, Clone)]
 enum Backend {
     Memory(Arc<MemoryGate>),
@@ -46,7 +46,7 @@ enum Backend {
 }
 
 impl Group {
-    /// `upstream/group`.
+    /// The name: `upstream/group`.
     pub fn name(&self) -> &str {
         match &self.gate {
             Backend::Memory(gate) => gate.name(),
@@ -54,7 +54,7 @@ impl Group {
         }
     }
 
-    /// What there is to see.
+    /// The group's status.
     pub fn view(&self) -> GroupStatus {
         let view = match &self.gate {
             Backend::Memory(gate) => gate.view(),
@@ -63,10 +63,10 @@ impl Group {
         GroupStatus { pace: self.pace.view(), ..view }
     }
 
-    /// Does what an operator wants of the breaker, of the whole fleet's where there is one. False: there is none.
+    /// Forces the breaker, that of the whole fleet with shared state. False: the group has no breaker.
     ///
     /// # Errors
-    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
         match &self.gate {
             Backend::Memory(gate) => Ok(gate.force(force)),
@@ -74,8 +74,8 @@ impl Group {
         }
     }
 
-    /// Takes over an endpoint's settings, as a reload brings them. What the group has counted stays: an open breaker stays
-    /// open, a limit that is used up stays used up, and only what was not there before starts afresh.
+    /// Applies an endpoint's settings after a reload. Counts stay: an open breaker stays open, and a used-up limit stays used up. Only a
+    /// new limit or breaker starts afresh.
     pub fn adopt(&self, endpoint: &EndpointSettings) {
         self.pace.adopt(endpoint);
         self.gate.adopt(endpoint.group.clone());
@@ -84,14 +84,13 @@ impl Group {
         }
     }
 
-    /// The same for an endpoint that has limits of its own, those of `own`, beside the group's. An attempt passes both at the
-    /// same moment.
+    /// The group for an endpoint that also has its own limits, those of `own`. An attempt passes both at the same moment.
     #[must_use]
     pub fn beside(self, own: Self) -> Self {
         Self { own: Some(own.gate), ..self }
     }
 
-    /// The limits of the endpoint alone, where it has any beside the group's.
+    /// The endpoint's own limits; empty if it has only the group's.
     pub fn own_limits(&self) -> Vec<LimitView> {
         match &self.own {
             Some(Backend::Memory(gate)) => gate.view().limits,
@@ -117,7 +116,7 @@ enum GroupReservation {
 }
 
 impl Groups {
-    /// Groups whose state is in this process; transitions are noted in `events`.
+    /// Groups with their state in this process; `events` records breaker transitions.
     pub fn memory(clock: Clock, entropy: Rng, events: Arc<Events>) -> Self {
         Self::at(GroupReservation::Memory { entropy, groups: Mutex::default() }, clock, events)
     }
@@ -131,8 +130,8 @@ impl Groups {
         Self::at(GroupReservation::Redis(gates), clock, events)
     }
 
-    /// The group of a name; the first endpoint that names it brings its settings. A group that is there already keeps its
-    /// state and, until [`Group::adopt`], its settings.
+    /// The group of a name. The first endpoint that names it sets its settings; an existing group keeps its state and, until
+    /// [`Group::adopt`], its settings.
     pub fn group(&self, name: &str, endpoint: &EndpointSettings) -> Group {
         let gate = match &self.place {
             GroupReservation::Redis(gates) => Backend::Redis(gates.group(name, || endpoint.group.clone())),
@@ -150,7 +149,7 @@ impl Groups {
         Group { gate, pace, own: None }
     }
 
-    /// Waits until shared state has what this host has to tell it. Its own time limits bound it.
+    /// Waits until this host's reports have reached shared state. Their own timeouts bound the wait.
     pub async fn flushed(&self) {
         if let GroupReservation::Redis(gates) = &self.place {
             gates.flush().await;
@@ -159,10 +158,10 @@ impl Groups {
 }
 
 impl Group {
-    /// Asks for one attempt, willing to wait up to `max_wait` for it. Dropping the future takes nothing.
+    /// Acquires a permit for one attempt, with a wait of up to `max_wait`. Dropping the future takes nothing.
     ///
     /// # Errors
-    /// The [`Refusal`]; nothing was taken then.
+    /// The [`Refusal`]; nothing was taken.
     pub async fn acquire(&self, ask: AttemptKind, max_wait: Duration) -> Result<Permit, Refusal> {
         let paced = self.pace.reserve(ask, || self.paused(), max_wait)?;
         let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
@@ -173,8 +172,8 @@ impl Group {
         Ok(Permit { place, own, paced, retry_after: None })
     }
 
-    /// A place in the group and one in the endpoint's own limits, reserved for the same moment: a place that is used later than
-    /// it was reserved for would let more through in some window than the limit says.
+    /// Reserves the same moment in the group's and in the endpoint's own limits. A reservation used later than its moment would let a
+    /// window exceed its limit.
     async fn aligned(
         &self,
         own: &Backend,
@@ -183,12 +182,12 @@ impl Group {
     ) -> Result<(Reserved, Option<OwnReserved>), Refusal> {
         let began = Instant::now();
         let (mut least, most) = wait.into_inner();
-        // From `began` on.
+        // Times count from `began`.
         let left = |least: Duration| least.saturating_sub(began.elapsed())..=most.saturating_sub(began.elapsed());
         let since_began = |asked: Duration, place: &Reserved| asked.saturating_add(place.wait());
         for _ in 0..ALIGNMENTS {
             let asked = began.elapsed();
-            // It has limits and nothing else.
+            // The endpoint's own group has only limits, so the kind of attempt does not matter.
             let alone = own.acquire(AttemptKind::Probe, left(least)).await?;
             let due_alone = since_began(asked, &alone);
             let asked = began.elapsed();
@@ -217,11 +216,11 @@ impl Group {
         }
     }
 
-    /// Ends a pause of the group before its time, that of the whole fleet where there is one. False: there is none. No limit lets more
-    /// through for it: requests go on at its rate, without a burst.
+    /// Ends a pause early, that of the whole fleet with shared state. False: there is no pause. No limit admits more for it: requests
+    /// continue at the limits' rate, without a burst.
     ///
     /// # Errors
-    /// [`LinkError`] where shared state cannot be asked: nothing is known to have been done then.
+    /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn lift_pause(&self) -> Result<bool, LinkError> {
         match &self.gate {
             Backend::Memory(gate) => Ok(gate.lift()),
@@ -229,7 +228,7 @@ impl Group {
         }
     }
 
-    /// Holds every attempt of the group back for a time, as the upstream asked.
+    /// Delays every attempt of the group for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
         self.pace.pause(pause);
         match &self.gate {
@@ -239,20 +238,20 @@ impl Group {
     }
 }
 
-/// The right to one attempt. Dropping it unreported gives it back.
+/// The permit for one attempt. Dropping it unreported releases it.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives it back"]
 pub struct Permit {
     place: Reserved,
-    /// In the endpoint's own limits, where it has any beside the group's.
+    /// The reservation in the endpoint's own limits, if it has any.
     own: Option<OwnReserved>,
-    /// Its part in an adaptive rate; none where that is switched off.
+    /// The reservation in the adaptive rate; none if that is switched off.
     paced: Option<Throttled>,
-    /// For how long the upstream says that it is unavailable.
+    /// How long the upstream says that it is unavailable.
     retry_after: Option<Duration>,
 }
 
-/// What was taken of a gate. Given back when it is dropped, unless it was used.
+/// A reservation at a gate. Refunded on drop, unless it was used.
 #[derive(Debug)]
 struct Reserved(Option<HeldReservation>);
 
@@ -262,7 +261,7 @@ enum HeldReservation {
     Redis(Arc<RedisGate>, redis::Grant),
 }
 
-/// What was taken of an endpoint's own limits.
+/// A reservation in an endpoint's own limits.
 #[derive(Debug)]
 struct OwnReserved {
     gate: Backend,
@@ -314,8 +313,7 @@ impl Drop for Reserved {
 }
 
 impl OwnReserved {
-    /// After the group's place has moved to `wait` from now, as a pause moves it: one for that moment instead. Returns the wait
-    /// until both may be used.
+    /// Replaces this reservation after a pause has postponed the group's by `wait` from now. Returns the wait until both may be used.
     async fn moved(&mut self, wait: Duration) -> Result<Duration, Refusal> {
         self.place = Reserved(None);
         self.place = self.gate.acquire(AttemptKind::Probe, wait..=wait.saturating_add(MAX_RESERVED)).await?;
@@ -324,19 +322,18 @@ impl OwnReserved {
 }
 
 impl Permit {
-    /// How long until the reserved moment.
+    /// The wait until the reserved moment.
     pub fn wait(&self) -> Duration {
         let own = self.own.as_ref().map_or(Duration::ZERO, |own| own.place.wait());
         self.place.wait().max(own)
     }
 
-    /// The wait that an adaptive rate adds, and what that is in requests a minute.
+    /// The wait that the adaptive rate adds, and that rate in requests per minute.
     pub fn paced(&self) -> Option<(Duration, u32)> {
         self.paced.as_ref().filter(|paced| !paced.wait.is_zero()).map(|paced| (paced.wait, paced.per_minute))
     }
 
-    /// What the answer to the attempt was, for an adaptive rate to follow. What that is from now on, in requests a
-    /// minute, where it was lowered.
+    /// Feeds the response's class to the adaptive rate. Returns the new rate in requests per minute if it was lowered.
     pub fn answered(&self, class: Class) -> Option<u32> {
         self.paced.as_ref()?.answered(class)
     }
@@ -350,7 +347,7 @@ impl Permit {
         }
     }
 
-    /// Whether a report changes anything: there is a breaker.
+    /// Whether a report has an effect, that is, whether there is a breaker.
     pub fn counts(&self) -> bool {
         match &self.place.0 {
             Some(HeldReservation::Memory(_, grant)) => grant.counts(),
@@ -359,12 +356,12 @@ impl Permit {
         }
     }
 
-    /// Whether this host gave it by itself, because shared state could not be reached.
+    /// Whether this host issued the permit by itself, because shared state could not be reached.
     pub fn is_alone(&self) -> bool {
         matches!(&self.place.0, Some(HeldReservation::Redis(_, redis::Grant::Alone(_))))
     }
 
-    /// The look right before the send: breaker and pause are read again, and a probe's lease starts.
+    /// Rechecks breaker and pause right before the send, and starts a half-open probe's lease.
     pub async fn recheck(&mut self) -> Recheck {
         let mut recheck = self.place.recheck().await;
         if let Some(own) = &mut self.own {
@@ -380,13 +377,13 @@ impl Permit {
         recheck
     }
 
-    /// Takes along for how long the upstream says that it is unavailable (the `Retry-After` of a 503): a breaker that the report
-    /// opens, or finds just opened, stays open at least that long, up to `open_for_max`.
+    /// Sets how long the upstream says that it is unavailable (the `Retry-After` of a 503). A breaker that the report opens, or finds just
+    /// opened, stays open at least that long, up to `open_for_max`.
     pub fn unavailable_for(&mut self, retry_after: Option<Duration>) {
         self.retry_after = retry_after;
     }
 
-    /// Reports what the attempt says of the upstream.
+    /// Reports the attempt's signal to the breaker.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
         let report = Report { signal, took, retry_after: self.retry_after };
         match self.place.0.take() {

@@ -1,4 +1,4 @@
-//! Every refusal, as problem+json (RFC 9457): one exhaustive table.
+//! Every refusal as problem+json (RFC 9457), in one exhaustive table.
 
 use crate::{
     idempotency::RecordId,
@@ -11,15 +11,15 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
 
-/// The header that says whether anything of the request may have reached the upstream.
+/// The header that says whether a part of the request may have reached the upstream.
 pub const SENT: HeaderName = HeaderName::from_static("triage-sent");
-/// The header that says what became of the request's effect.
+/// The header with the class of the request's effect.
 pub const VERDICT: HeaderName = HeaderName::from_static("triage-verdict");
 
 /// The reason of a write whose effect is unknown.
 pub const EFFECT_UNKNOWN: &str = "effect-unknown";
 
-/// Every reason, as [`Problem::reason`] gives it.
+/// Every value of [`Problem::reason`].
 pub const REASONS: [&str; 33] = [
     "no-upstream",
     "no-endpoint",
@@ -56,20 +56,20 @@ pub const REASONS: [&str; 33] = [
     "upstream-unreachable",
 ];
 
-/// Why the host answers itself instead of passing an answer on.
+/// Why the host responds itself instead of passing on a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No upstream is configured for it.
+    /// No upstream is configured for the request.
     #[error("no upstream takes this host and path; the request must match one of the configured upstreams")]
     NoUpstream,
-    /// The upstream has no such endpoint.
+    /// The upstream has no endpoint for the method and path.
     #[error(
         "no endpoint of upstream {upstream} takes {method} on this path; add one in the configuration or the policy"
     )]
     NoEndpoint {
         /// The upstream's name.
         upstream: String,
-        /// The method.
+        /// The request's method.
         method: String,
     },
     /// The caller has no such record.
@@ -77,34 +77,34 @@ pub enum Problem {
         "no record with this id is kept for this caller: its time is over, its request took no effect, or there never was one; ask again with the same idempotency key"
     )]
     NoRecord,
-    /// The path would be read differently by the upstream.
+    /// The upstream could read the path differently.
     #[error(
         "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
     )]
     PathNotPlain,
-    /// The caller names several hosts.
+    /// The request names several hosts.
     #[error("the request names its host more than once, and whoever reads it believes another one; name it once")]
     HostAmbiguous,
-    /// The caller names no host.
+    /// The request names no host.
     #[error("the request names no host, and HTTP/1.1 and HTTP/2 want one; send a Host field")]
     HostMissing,
-    /// The caller names something that is no host.
+    /// The request's host is malformed.
     #[error("the request's host is no host name or address with or without a port; send one that is")]
     HostMalformed,
-    /// The request's target is none that can be passed on.
+    /// The request's target cannot be forwarded.
     #[error("the request's target must be a path, or a URL of http or https with its host; send one of them")]
     TargetMalformed,
-    /// The body is coded.
+    /// The body has a transfer coding other than `chunked`.
     #[error(
         "the request's body has a transfer coding that is not understood; send it chunked and not coded otherwise, or with its length"
     )]
     TransferCoding,
-    /// The content length is none.
+    /// The content length is malformed or ambiguous.
     #[error(
         "the request's content-length must be one whole number up to 9223372036854775807; send one that is, or none and a chunked body"
     )]
     LengthMalformed,
-    /// The caller expects what is not offered.
+    /// The request expects something other than `100-continue`.
     #[error("the request expects something other than 100-continue, and nothing else is offered; leave it out")]
     Expectation,
     /// The request has too many header fields.
@@ -112,13 +112,13 @@ pub enum Problem {
         "the request has more than {limit} header fields, which is all that server.max_header_fields admits; send fewer"
     )]
     TooManyFields {
-        /// The limit.
+        /// The limit, `server.max_header_fields`.
         limit: usize,
     },
-    /// The caller wants a tunnel.
+    /// The method is CONNECT.
     #[error("CONNECT asks for a tunnel, and this host forwards single requests; send the request itself")]
     Tunnel,
-    /// The deadline header makes no sense.
+    /// The deadline header is malformed.
     #[error("header {header} must be a whole number of milliseconds from 1; send one or leave it out")]
     Deadline {
         /// The header's name.
@@ -127,7 +127,7 @@ pub enum Problem {
     /// The idempotency key is malformed.
     #[error("{why}")]
     Key {
-        /// What the key's parser says.
+        /// The parser's message.
         why: String,
     },
     /// The key was used for another request.
@@ -135,34 +135,34 @@ pub enum Problem {
         "this idempotency key belongs to a request with another method, path or body; use a new key for a new request"
     )]
     KeyReused,
-    /// The first request with the key is still under way.
+    /// A request with this key, or an orphan equal to this request, is still under way.
     #[error(
         "this request, or an equal one whose caller has left, is under way; ask again after the wait, with the same idempotency key if it has one"
     )]
     InFlight {
-        /// When to come back.
+        /// The wait before a repetition.
         retry_after: Duration,
     },
-    /// The first answer was not kept.
+    /// The response to replay was not kept.
     #[error(
         "the request was answered {status}, but the answer was not kept: it broke off, had more than {limit_bytes} bytes, or kept answers take all their room. The request is not sent again"
     )]
     NotKept {
-        /// The first answer's status.
+        /// The status of that response.
         status: u16,
-        /// The cap.
+        /// `idempotency.max_response` in bytes.
         limit_bytes: usize,
     },
-    /// No room for another key.
+    /// The store has no room for another key.
     #[error("the store holds as many live idempotency keys as it may; ask again after the wait")]
     KeysFull,
-    /// A keyed body over the cap.
+    /// The body of a request with a key exceeds the limit.
     #[error("a request with an idempotency key may have at most {limit_bytes} body bytes; send less, or no key")]
     BodyTooLarge {
-        /// The cap.
+        /// `idempotency.max_request` in bytes.
         limit_bytes: usize,
     },
-    /// The caller's body broke off.
+    /// The request's body broke off.
     #[error("the request's body broke off; send the request again")]
     BodyBroken,
     /// The breaker is open.
@@ -170,9 +170,9 @@ pub enum Problem {
     BreakerOpen {
         /// The endpoint's name.
         endpoint: String,
-        /// What tripped it.
+        /// Why the breaker opened.
         why: String,
-        /// When it is probed next.
+        /// The wait until the next half-open probe.
         retry_after: Duration,
     },
     /// A rate limit, or a pause that the upstream asked for.
@@ -182,38 +182,38 @@ pub enum Problem {
         endpoint: String,
         /// The quota that is used up; none for a pause.
         quota: Option<Quota>,
-        /// When a place is free.
+        /// The wait until the limit admits the request.
         retry_after: Duration,
     },
-    /// The upstream throttles, and the rate follows it.
+    /// The adaptive rate, lowered because the upstream throttles.
     #[error(
         "{endpoint} is sent {per_minute} requests a minute, as many as the upstream took lately, and no place is free within the time that its deadline leaves for waiting; ask again after the wait"
     )]
     Paced {
         /// The endpoint's name.
         endpoint: String,
-        /// The rate.
+        /// The present rate.
         per_minute: u32,
-        /// When a place is free.
+        /// The wait until the rate admits the request.
         retry_after: Duration,
     },
-    /// Too many retries already.
+    /// The retry budget is used up.
     #[error("the retry budget of {endpoint} is used up: retries are a share of traffic; ask again after the wait")]
     BudgetExhausted {
         /// The endpoint's name.
         endpoint: String,
-        /// When a retry is affordable.
+        /// The wait until the budget allows a retry.
         retry_after: Duration,
     },
-    /// Too many at once.
+    /// The endpoint's fixed concurrency limit was reached.
     #[error("{endpoint} has {limit} requests under way, as many as it may; ask again after the wait")]
     Concurrency {
         /// The endpoint's name.
         endpoint: String,
-        /// The limit.
+        /// The endpoint's `concurrency`.
         limit: usize,
     },
-    /// The upstream has more to do than it bears.
+    /// The upstream is overloaded: the adaptive limit refused the request.
     #[error(
         "upstream {upstream} has as many requests under way as it bears, and what matters more than {priority} goes first; nothing was sent: ask again after the wait"
     )]
@@ -223,22 +223,22 @@ pub enum Problem {
         /// The request's priority.
         priority: &'static str,
     },
-    /// The host itself has no room.
+    /// The host's memory is scarce.
     #[error(
         "this host uses as much memory as it may, which is {limit_bytes} bytes; nothing was sent: ask again after the wait"
     )]
     MemoryScarce {
-        /// The limit.
+        /// The limit in bytes.
         limit_bytes: u64,
     },
-    /// Too many requests of one connection, one peer or in all.
+    /// Too many requests of one connection, of one peer or in total.
     #[error("{scope} has {limit} {what} under way, as many as it may; nothing was sent: ask again after the wait")]
     TooManyRequests {
-        /// Whose.
+        /// The scope of the limit, in words.
         scope: &'static str,
-        /// The bound.
+        /// The limit that was reached.
         limit: usize,
-        /// What is counted.
+        /// The kind of requests that are counted, in words.
         what: &'static str,
     },
     /// The host has no file descriptor left.
@@ -246,13 +246,13 @@ pub enum Problem {
         "this host has no file descriptor left for a connection to the upstream; nothing was sent: ask again after the wait"
     )]
     Exhausted,
-    /// The deadline passed before anything was sent.
+    /// The deadline passed, or the caller left, before anything was sent.
     #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
     DeadlineBeforeSend,
-    /// The upstream sleeps and did not wake up.
+    /// The upstream was asleep and did not wake up in time.
     #[error("the upstream did not wake up in time; nothing was sent: ask again after the wait")]
     Asleep,
-    /// The store cannot be asked.
+    /// Shared state is required for this request and cannot be reached.
     #[error("the state store did not answer, and a write without it might be repeated; ask again after the wait")]
     StoreUnavailable,
     /// The effect of a write is unknown.
@@ -260,41 +260,41 @@ pub enum Problem {
         "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key and the same credentials, and it is settled. Without one, look at the upstream first: a repetition would be a second write"
     )]
     EffectUnknown,
-    /// Shared state has lost its data, nothing was sent since, and nothing that an earlier send made was found so far.
+    /// After a loss of shared state: nothing was sent since, and no effect of an earlier send was found so far.
     #[error(
         "shared state has lost its data, and an earlier request with this key may have been sent; nothing was sent now, and nothing that it made was found so far: ask again with the same idempotency key after the wait, and it is sent once that is certain"
     )]
     UnsentSinceLoss,
-    /// What was found may be another request's, since shared state has lost its data.
+    /// After a loss of shared state: the match may be this request's or an equal one's.
     #[error(
         "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if it is not its own), then repeat the request"
     )]
     UnknownAfterLoss {
-        /// Its record.
+        /// The request's record.
         record: RecordId,
     },
-    /// Several matches may be this request's, since shared state has lost its data.
+    /// After a loss of shared state: several matches may be this request's.
     #[error(
         "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if none is its own), then repeat the request"
     )]
     SeveralAfterLoss {
-        /// Its record.
+        /// The request's record.
         record: RecordId,
     },
-    /// A probe showed that the write did not, and now cannot, take effect as asked.
+    /// A verification showed that the write is not in effect, and never will be.
     #[error(
         "a look at the upstream showed that the request did not take effect ({class}); correct what stands there, then send it again"
     )]
     NotInEffect {
-        /// The class.
+        /// The class of the effect.
         class: &'static str,
     },
-    /// No complete and valid answer; of a write that its verdict says was applied, only the answer is missing.
+    /// The upstream gave no complete, valid response. If the verdict is `applied`, the write is in effect and only the response is missing.
     #[error("the upstream gave no complete and valid answer ({kind}){}", reason_text(*failure))]
     UpstreamFailed {
         /// The last failure.
         failure: Failure,
-        /// Its kind's name.
+        /// The name of the failure's kind.
         kind: &'static str,
     },
 }
@@ -311,7 +311,7 @@ fn quota_text(quota: Option<&Quota>) -> String {
 }
 
 impl Problem {
-    /// Status, type, title: the table.
+    /// The row of the table: status, type, title.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
         use crate::policy::contract::FailureKind as Kind;
         match self {
@@ -380,7 +380,7 @@ impl Problem {
         }
     }
 
-    /// The reason in a word: of the problem's type, and in metrics.
+    /// The reason as one word: in the problem's type and in metrics.
     pub fn reason(&self) -> &'static str {
         self.row().1
     }
@@ -404,11 +404,11 @@ impl Problem {
         }
     }
 
-    /// Whether anything may have been sent, by this request or, as far as is known, by an earlier one with its key. A caller adds up
-    /// what its answers say: a later `no` takes no earlier `maybe` back.
+    /// Whether this request, or a known earlier one with its key, may have been sent. A caller combines the values of all its responses: a
+    /// later `no` does not cancel an earlier `maybe`.
     pub fn sent(&self) -> bool {
         match self {
-            // Not `UnsentSinceLoss` and `UnknownAfterLoss`: this request sent nothing, and no earlier send is known.
+            // Excludes `UnsentSinceLoss` and `UnknownAfterLoss`: this request sent nothing, and no earlier send is known.
             Self::EffectUnknown
             | Self::SeveralAfterLoss { .. }
             | Self::NotInEffect { .. }
@@ -419,13 +419,13 @@ impl Problem {
         }
     }
 
-    /// The answer: problem+json, `Retry-After` in whole seconds rounded up, and whether anything was sent.
+    /// The response: problem+json, `Retry-After` in whole seconds rounded up, and `triage-sent`.
     pub fn into_response(self) -> Response<upstream::Body> {
         self.response(None, None)
     }
 
-    /// The same after a last attempt that failed for this reason, and with a wait for a problem that names none by itself. A write
-    /// that is unknown says the reason too: the caller can do nothing about it, the operator to whom the answer is shown can.
+    /// [`Problem::into_response`] with the reason of the last attempt's failure, and a wait for a problem that has none itself. An unknown
+    /// write names the reason too: the caller cannot act on it, but the operator who sees the response can.
     pub(crate) fn response(self, last: Option<FailureReason>, wait: Option<Duration>) -> Response<upstream::Body> {
         let (status, kind, title) = self.row();
         let mut body = json!({

@@ -1,11 +1,11 @@
-//! How many attempts an upstream bears at once, and who gives way where more are wanted.
+//! Limits how many attempts run at an upstream at once, and chooses which requests are refused above the limit.
 //!
-//! The limit follows latency: where answers take far longer than they usually do, more is under way than the upstream works on,
-//! and the limit falls in proportion (the gradient of Netflix's concurrency-limits, also Envoy's adaptive concurrency). Latency is
-//! compared endpoint by endpoint, so that a create of five seconds beside a read of a millisecond is no slowdown. Above the limit
-//! a line forms, which high priorities pass; once it stands, it is kept short and the others are told to come back.
+//! The limit follows latency. If responses take far longer than usual, more attempts run than the upstream works on, and the limit falls in
+//! proportion (the gradient of Netflix's concurrency-limits, also Envoy's adaptive concurrency). Latency is compared per endpoint, so that
+//! a create of five seconds beside a read of a millisecond is no slowdown. Above the limit, requests queue by priority. If the queue does
+//! not empty, it is kept short, and further requests are refused.
 //!
-//! What may have been sent already is never held up: it only counts.
+//! An attempt that must not wait, because its request may have been sent already, only counts.
 
 mod limiter;
 mod memory_limiter;
@@ -33,51 +33,51 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Answers below this part of the attempt timeout are never late: nobody is harmed by them, whatever is usual. Large, so that
-/// nobody is refused without need: four fifths are left until attempts fail.
+/// Responses faster than this fraction (1/n) of the attempt timeout never count as slow, even if they are usually faster. The fraction is
+/// large, so that no request is refused without need: four fifths of the timeout are left.
 const HARMLESS: u32 = 5;
-/// A burst may wait for this part of the attempt timeout, and a line that lasts longer stands.
+/// A burst may wait for this fraction (1/n) of the attempt timeout. A queue that lasts longer is standing.
 const BURST: u32 = 5;
-/// In a line that stands, for this part.
+/// In a standing queue, a request may wait for this fraction (1/n) of the attempt timeout.
 const BRIEF: u32 = 200;
 
-/// The longest line: it holds requests with their bodies.
+/// The longest queue: it holds requests with their bodies.
 const LONGEST: usize = 10_000;
-/// Between two events that tell of it.
+/// The shortest time between two `overloaded` events.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
-/// Who asks for a place.
+/// A request for admission.
 #[derive(Debug, Clone, Copy)]
 pub struct AdmissionRequest<'a> {
-    /// How much it matters.
+    /// The request's priority.
     pub priority: Priority,
-    /// The endpoint's name.
+    /// The endpoint's name; latency is compared per endpoint.
     pub endpoint: &'a str,
-    /// What one attempt may take there: what counts as late follows from it.
+    /// The endpoint's attempt timeout: the limits on waits and slow responses derive from it.
     pub attempt_timeout: Duration,
 }
 
-/// What there is to see.
+/// The status of an upstream's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverloadStatus {
     /// The most attempts at once.
     pub limit: usize,
     /// Attempts under way.
     pub under_way: usize,
-    /// Requests in line.
+    /// Requests in the queue.
     pub waiting: usize,
-    /// Requests that were refused since the start, by priority, the lowest first.
+    /// Requests refused since the start, by priority, lowest first.
     pub shed: [u64; Priority::ALL.len()],
 }
 
-/// One upstream's limit and line, shared by its workers and its generations.
+/// One upstream's limit and queue, shared by its workers and its generations.
 #[derive(Debug)]
 pub struct Overload {
     upstream: String,
     clock: Clock,
     events: Arc<Events>,
     state: Mutex<State>,
-    /// Whether somebody waits or was refused lately: else nobody need ask.
+    /// Whether requests wait or were refused lately; if not, [`Overload::can_admit`] skips the lock.
     pressed: AtomicBool,
     shed: [AtomicU64; Priority::ALL.len()],
 }
@@ -89,29 +89,29 @@ struct State {
     told: Option<Timestamp>,
 }
 
-/// The upstream has more to do than it bears.
+/// The request was refused: the upstream is overloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shed;
 
-/// The right to one attempt. Dropping it gives it back.
+/// The right to one attempt. Dropping it releases it.
 #[derive(Debug)]
 #[must_use = "dropping a place gives it back"]
 pub struct Admission {
-    /// None once it was given back.
+    /// None once released.
     overload: Option<Arc<Overload>>,
     sent: Timestamp,
-    /// How long it was waited for in line; none where nobody was.
+    /// How long the request waited in the queue; none if it did not.
     pub waited: Option<Duration>,
 }
 
 impl Overload {
-    /// With nothing under way.
+    /// A limit with nothing under way.
     pub fn new(upstream: String, clock: Clock, events: Arc<Events>) -> Arc<Self> {
         let (state, pressed, shed) = (Mutex::default(), AtomicBool::new(false), Default::default());
         Arc::new(Self { upstream, clock, events, state, pressed, shed })
     }
 
-    /// What there is to see.
+    /// The present status.
     pub fn view(&self) -> OverloadStatus {
         let state = self.state.lock();
         OverloadStatus {
@@ -122,10 +122,10 @@ impl Overload {
         }
     }
 
-    /// Looks whether there is any hope before anything is done for a request.
+    /// Checks, before any work on a request, whether it could be admitted in time.
     ///
     /// # Errors
-    /// [`Shed`]: as many are in line before it as can be served in time.
+    /// [`Shed`]: the requests ahead in the queue use up all attempts that can be served in time.
     pub fn can_admit(&self, asking: &AdmissionRequest<'_>) -> Result<(), Shed> {
         if !self.pressed.load(Relaxed) {
             return Ok(());
@@ -143,7 +143,7 @@ impl Overload {
         Err(self.refuse(state, asking.priority, now))
     }
 
-    /// A place for an attempt that must not be held up.
+    /// Admits an attempt that must not wait.
     pub fn enter_now(self: &Arc<Self>) -> Admission {
         let now = self.clock.now();
         self.state.lock().limiter.begin();
@@ -154,10 +154,10 @@ impl Overload {
         Admission { overload: Some(Arc::clone(self)), sent: now, waited: None }
     }
 
-    /// A place for an attempt, after its turn in the line and within `most`. Dropping the future leaves the line.
+    /// Waits in the queue for admission, for at most `most`. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`Shed`]; nothing was taken then.
+    /// [`Shed`]; nothing was taken.
     pub async fn enter(self: &Arc<Self>, asking: AdmissionRequest<'_>, most: Duration) -> Result<Admission, Shed> {
         let priority = asking.priority;
         let now = self.clock.now();
@@ -200,7 +200,7 @@ impl Overload {
         Shed
     }
 
-    /// Lets in who is next, as far as there is room.
+    /// Admits requests from the queue while the limit has room.
     fn advance(self: &Arc<Self>, state: &mut State, now: Timestamp) {
         while state.limiter.has_room() {
             let Some(next) = state.line.pop() else {
@@ -211,7 +211,7 @@ impl Overload {
             };
             state.limiter.begin();
             if let Err(mut unwanted) = next.send(self.place(now)) {
-                // Who gave up at this moment. Given back here: dropping it would ask for the lock that is held.
+                // The waiter gave up at this moment. Released here: dropping it would take the lock that is held.
                 unwanted.overload = None;
                 state.limiter.end();
             }
@@ -220,8 +220,8 @@ impl Overload {
 }
 
 impl State {
-    /// The line stands, and as many are before it as can be served while it waits: a limit is worked off in about the time that
-    /// harms nobody.
+    /// Whether the queue is standing and holds as many requests ahead as can be served within the wait. The upstream completes about one
+    /// limit's worth of attempts within the harmless time.
     fn is_hopeless(&mut self, asking: &AdmissionRequest<'_>, now: Timestamp) -> bool {
         let stands = self.line.pressed(asking.burst(), now);
         if !stands {
@@ -248,7 +248,7 @@ impl AdmissionRequest<'_> {
 }
 
 impl Admission {
-    /// Tells how the attempt went, and gives the place back.
+    /// Records the attempt's outcome, and releases the admission.
     pub fn over(mut self, asking: &AdmissionRequest<'_>, went: SampleOutcome) {
         let Some(overload) = self.overload.take() else { return };
         let now = overload.clock.now();
@@ -270,7 +270,7 @@ impl Drop for Admission {
     }
 }
 
-/// Takes who no longer waits out of the line.
+/// Removes a request from the queue when it stops waiting.
 struct Leaving<'a> {
     overload: &'a Overload,
     priority: Priority,

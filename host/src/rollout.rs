@@ -1,7 +1,8 @@
-//! Generations of a policy at runtime: dropped in, staged, swapped, watched, and rolled back where one fails.
+//! Policy generations at runtime: a component is dropped in, staged, swapped in, put on probation, and rolled back if it fails.
 //!
-//! file -> [`stage`] (every check, off the request threads) -> [`UpstreamPolicy::install`] (one swap) -> [`crate::upstream_runtime::Probation`] -> good, or
-//! back to the last good one. Requests under way end in the generation they began in.
+//! file -> [`stage`] (every check, off the request threads) -> [`UpstreamPolicy::install`] (one swap) ->
+//! [`crate::upstream_runtime::Probation`] -> good, or rolled back to the last good generation. A request ends in the generation it began
+//! in.
 
 mod candidate;
 mod context;

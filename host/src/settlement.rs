@@ -1,5 +1,5 @@
-//! Settling goes on after the deadline: a write whose caller got `effect-unknown` is verified in the background, by its policy
-//! and within the limits of the endpoint that is asked, until its effect is known or too much time has passed.
+//! Settles unknown writes in the background. If a caller got `effect-unknown` at its deadline, the write's policy verifies it, within the
+//! limits of the endpoint that is asked, until the effect is known or the margin is over.
 //!
 //! ```text
 //! record: due --take--> begin (lock, fence) --> ask the policy, the upstream --> applied:     finish, replayed from now on
@@ -8,9 +8,9 @@
 //!          `-----------------------------------------------------------------------------'
 //! ```
 //!
-//! The store is the schedule: a record carries the time of its next verification, one host of a fleet takes it, and a host that
-//! dies leaves it due when its lock runs out. A verification never sends the write. It holds a record only while it asks, so that a
-//! caller that comes back waits a second at most.
+//! The store holds the schedule: a record carries the time of its next verification, and one host of a fleet takes it. If that host dies,
+//! the record is due again when its lock expires. A verification never sends the write. It holds a record only while it asks, so that a
+//! returning caller waits for a second at most.
 
 mod notify;
 mod schedule;
@@ -35,25 +35,24 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Between two lists of due writes, however often a write is left unknown: a list asks each part of the store.
+/// The shortest time between two lists of due writes, however often a write is left unknown: a list asks each shard of the store.
 const MIN_LIST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How unknown writes are settled in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether they are. Default true.
+    /// Whether to settle in the background. Default true.
     pub enabled: bool,
-    /// How long a write is verified after its `commit-within`. Default 1 h: longer than most outages of an upstream.
+    /// How long verifications go on after `commit-within`. Default 1 h: longer than most outages of an upstream.
     pub margin: Duration,
-    /// Between two lists of due writes, and the shortest time between two verifications of one. Default 2 s: with a fleet, a
-    /// write of a host that died waits no longer for another one.
+    /// The time between two lists of due writes, and the shortest time between two verifications of one write. Default 2 s: in a fleet,
+    /// another host takes over a dead host's write within this time.
     pub interval: Duration,
-    /// Writes that one host verifies at once. Default 8: verifications are reads, and the limits of their endpoint hold.
+    /// Writes that one host verifies at once. Default 8: verifications are reads, and the limits of their endpoint apply.
     pub concurrency: usize,
-    /// The most of a request's body that is kept for its verification; a write of which the policy reads more is not verified.
-    /// Default 64 KiB.
+    /// The most body bytes that are kept for a verification. A write is not verified if its policy reads more. Default 64 KiB.
     pub max_request_bytes: usize,
-    /// Who is told of settled writes. Default nobody.
+    /// The receiver of notices about settled writes. Default none.
     pub notify: Option<Target>,
 }
 
@@ -74,13 +73,13 @@ impl Default for Settings {
 const CLASSES: [Class; 6] =
     [Class::Applied, Class::AlreadyApplied, Class::NotApplied, Class::Throttled, Class::Unknown, Class::Rejected];
 
-/// What the workers of a host share of it.
+/// The settlement state that a host's workers share.
 #[derive(Debug)]
 pub(crate) struct Settlement {
     pub(crate) settings: Settings,
     clock: Clock,
     events: Arc<Events>,
-    /// A write was left unknown.
+    /// Notified when a write is left unknown.
     left: Notify,
     settled: [AtomicU64; CLASSES.len()],
     notifier: Option<Notifier>,
@@ -88,24 +87,24 @@ pub(crate) struct Settlement {
 
 impl Settlement {
     /// # Errors
-    /// [`NotifyError`] where the receiver cannot be told as it is configured.
+    /// [`NotifyError`] if the key or the URL of the receiver cannot be used.
     pub(crate) fn new(settings: &Settings, clock: Clock, events: Arc<Events>) -> Result<Self, NotifyError> {
         let notifier = settings.notify.as_ref().map(|target| Notifier::new(target, clock)).transpose()?;
         let settled = std::array::from_fn(|_| AtomicU64::new(0));
         Ok(Self { settings: settings.clone(), clock, events, left: Notify::new(), settled, notifier })
     }
 
-    /// A write of this host was left unknown: it is verified at once.
+    /// Reports that this host has left a write unknown: it is verified at once.
     pub(crate) fn wake(&self) {
         self.left.notify_one();
     }
 
-    /// Settled writes by class; `unknown`: those that no host verifies any more.
+    /// Settled writes by class; `unknown` counts writes that are no longer verified.
     pub(crate) fn counts(&self) -> [(&'static str, u64); CLASSES.len()] {
         std::array::from_fn(|index| (CLASSES[index].name(), self.settled[index].load(Relaxed)))
     }
 
-    /// What became of the messages.
+    /// Counts of sent notices by their result.
     pub(crate) fn notices(&self) -> Counts {
         self.notifier.as_ref().map(Notifier::counts).unwrap_or_default()
     }
@@ -130,7 +129,7 @@ impl Settlement {
     }
 }
 
-/// Whether settling can start as it is configured.
+/// Checks that settling can start as configured.
 ///
 /// # Errors
 /// [`NotifyError`].
@@ -141,14 +140,14 @@ pub(crate) fn check(settings: &Settings) -> Result<(), NotifyError> {
 /// The result of a verification.
 #[derive(Debug)]
 pub(crate) enum VerificationResult {
-    /// The write's effect is known, or with `unknown` it is not verified any more.
+    /// The effect is known, or with `unknown` the write is no longer verified.
     Settled { upstream: String, endpoint: String, class: Class },
     /// The write is verified again later, or another caller or host has its record.
     Open,
 }
 
 impl Settlement {
-    /// Verifies the writes that `list` finds due, where the settings say so, and sends the notices. Never ends.
+    /// Verifies the writes that `list` finds due if `settings.enabled`, and sends notices. Never ends.
     pub(crate) async fn run<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
     where
         L: Future<Output = Vec<RecordId>>,
@@ -165,15 +164,14 @@ impl Settlement {
         tokio::join!(verified, notices);
     }
 
-    /// Verifies the writes that `list` finds due, again and again. Neither waits for the other: verifications go on while the store
-    /// lists.
+    /// Repeatedly verifies the writes that `list` finds due. Verifications go on while the store lists.
     async fn verify_due<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
     where
         L: Future<Output = Vec<RecordId>>,
         V: Future<Output = VerificationResult>,
     {
         let Settings { concurrency, interval, .. } = self.settings;
-        // As many as there are places, and as many again that may be this host's own under way.
+        // Twice the concurrency, because the list may contain writes that this host is verifying now.
         let wanted = 2 * concurrency;
         let mut under_way: HashSet<RecordId> = HashSet::new();
         let mut running = FuturesUnordered::new();
@@ -208,7 +206,7 @@ impl Settlement {
                     running.push(async move { (id, verified.await) });
                 }
             }
-            // A place that is free again takes the next one, as long as there are more.
+            // After a verification ends, list again at once as long as there may be more.
             let mut wait = std::pin::pin!(sleep(interval));
             loop {
                 tokio::select! {
@@ -261,7 +259,7 @@ mod tests {
         Settlement::new(&settings, Clock::system(), Arc::new(Events::new(Clock::system()))).unwrap()
     }
 
-    /// However often writes are left unknown, the store is not asked for a list each time; the first one is still verified at once.
+    /// The store is not asked for a list each time a write is left unknown, but the first write is verified at once.
     #[tokio::test(start_paused = true)]
     async fn lists_keep_a_distance() {
         let settlement = settlement(Settings::default());
@@ -288,7 +286,7 @@ mod tests {
         assert!((10..=12).contains(&lists.get()), "{} lists in a second", lists.get());
     }
 
-    /// A store that hangs holds up no verification under way: it holds its record meanwhile.
+    /// A hanging store must not delay running verifications, since they hold their records meanwhile.
     #[tokio::test(start_paused = true)]
     async fn verifications_go_on_while_the_store_lists() {
         let settlement = settlement(Settings::default());

@@ -1,5 +1,5 @@
-//! One upstream in service, in one generation of its policy: its endpoints with their effective settings, and what is known
-//! of its health. A reload makes another; a request ends in the one it began in.
+//! One upstream in one generation of its policy: its endpoints with their effective settings, and its health. A reload makes a new
+//! generation; a request stays with the generation it began in.
 
 mod health;
 mod probation;
@@ -34,78 +34,78 @@ use tokio::sync::Semaphore;
 /// Why an upstream cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The engine.
+    /// The policy engine could not be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The policy's file.
+    /// The policy's file could not be read.
     #[error("policy file {} of upstream {upstream} cannot be read; it must be a component", path.display())]
     File {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It is not certain whose work the policy's file is.
+    /// The policy's checksum or signature was refused, so its author is not proven.
     #[error("policy {} of upstream {upstream} is refused", path.display())]
     Unproven {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
-        /// The file.
+        /// The file's path, or the artifact's reference.
         path: PathBuf,
         /// Why.
         #[source]
         source: Box<SignatureError>,
     },
-    /// No such embedded policy.
+    /// No embedded policy has this name.
     #[error("upstream {upstream}: there is no embedded policy {name:?}; there are {}", prebuilt::names().join(", "))]
     NoSuchPolicy {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
         /// The name given.
         name: String,
     },
-    /// It cannot be had from its registry.
+    /// The policy could not be fetched from its registry.
     #[error("the policy of upstream {upstream} cannot be had from its registry")]
     Registry {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
         /// Why.
         #[source]
         source: Box<RegistryError>,
     },
-    /// The policy was refused.
+    /// The component was refused when it was loaded.
     #[error("the policy of upstream {upstream} was refused")]
     Policy {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
         /// Why.
         #[source]
         source: LoadError,
     },
-    /// It does not do what its own cases say.
+    /// The policy fails the golden cases that came with it.
     #[error("the policy of upstream {upstream} does not pass the cases that came with it")]
     Cases {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
-        /// What differs.
+        /// The cases that differ.
         #[source]
         source: CasesError,
     },
     /// The configuration does not fit the policy.
     #[error("the configuration of upstream {upstream} does not fit its policy: {problems}")]
     Config {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
         /// Every problem.
         problems: config::Problems,
     },
-    /// The endpoints overlap.
+    /// The paths of endpoints overlap or are malformed.
     #[error("upstream {upstream}: {source}")]
     Route {
-        /// The upstream.
+        /// The upstream's name.
         upstream: String,
         /// Why.
         #[source]
@@ -113,53 +113,53 @@ pub enum ServiceError {
     },
 }
 
-/// One endpoint in service.
+/// One endpoint with its effective settings.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// What the policy says of it, or the configuration for an added one.
+    /// The endpoint's description by the policy, or by the configuration for an added one.
     pub described: contract::Endpoint,
-    /// Its index in the policy's description; none for an added endpoint that no catch-all covers.
+    /// The endpoint's index in the policy's description; none for an added endpoint that no catch-all covers.
     pub policy_index: Option<usize>,
-    /// Its effective settings.
+    /// The effective settings.
     pub settings: settings::Endpoint,
     /// Whether the policy is trusted to settle unknown writes here.
     pub granted: bool,
-    /// Whether the policy's word on the effect holds even where the method's own is stricter: it comes with the host.
+    /// Whether the policy's effect holds even if the method's own is stricter: only for a policy that comes with the host.
     pub says_effect: bool,
-    /// Whose breaker, budget and limits it shares.
+    /// The group whose breaker, budget and limits the endpoint shares.
     pub group: Group,
-    /// Its counters.
+    /// The endpoint's counters.
     pub meters: Arc<EndpointMeters>,
-    /// Places for attempts under way, where they are limited.
+    /// Permits for attempts under way; none without a fixed concurrency limit.
     pub places: Option<Arc<Semaphore>>,
 }
 
 impl Endpoint {
-    /// The strictest of method and policy, unless the operator has said otherwise. A policy that comes with the host may say less
-    /// of a method that it names: a search by POST reads.
+    /// The effect of a request: the stricter one of method and policy, unless the operator sets it. A policy that comes with the host may
+    /// declare a weaker effect for a method that it names: a search by POST only reads.
     pub fn effect(&self, method: &Method) -> Effect {
         let stated = self.described.effect;
         let holds = self.says_effect && self.described.method.is_some();
         self.settings.effect.unwrap_or_else(|| if holds { stated } else { Effect::of(method).max(stated) })
     }
 
-    /// Whether the policy looks for late commits here: then equal writes are sent one at a time and own what they made,
-    /// granted or not, since a generation that is granted may be looking for a twin.
+    /// Whether the upstream may commit a write late. Then equal writes are sent one at a time and claim what they made. This also holds for
+    /// a generation without a grant, since another one with a grant may be looking for a match.
     pub fn commits_late(&self) -> bool {
         self.described.commit_within.is_some()
     }
 
-    /// The fields of a request that change what it asks for, as far as the policy reads them.
+    /// The header fields that change what a request asks for, as far as the policy reads them.
     pub fn asking<'a>(&'a self, headers: &'a HeaderMap) -> Vec<(&'a str, &'a [u8])> {
         idempotency::fingerprint::asking(&self.described.interest.request_headers, headers)
     }
 
-    /// Whether the policy reads this header of a request.
+    /// Whether the policy reads this request header.
     pub fn reads(&self, header: &str) -> bool {
         self.described.interest.request_headers.iter().any(|own| own == header)
     }
 
-    /// Whether a request with such fields is verified by them alone: the policy reads nothing of its body.
+    /// Whether a request with these fields is verified by them alone, because the policy reads nothing of its body.
     pub fn verifies_by_condition(&self, fields: &[(&str, &[u8])]) -> bool {
         self.commits_late() && !fields.is_empty() && self.described.interest.request_body_bytes == 0
     }
@@ -172,7 +172,7 @@ impl Endpoint {
 }
 
 impl ServiceError {
-    /// At which step of a load.
+    /// The load phase that failed.
     pub fn step(&self) -> StagePhase {
         match self {
             Self::File { .. } | Self::NoSuchPolicy { .. } => StagePhase::Read,
@@ -186,34 +186,34 @@ impl ServiceError {
     }
 }
 
-/// One upstream in service, in one generation.
+/// One upstream in one generation of its policy.
 #[derive(Debug)]
 pub struct UpstreamRuntime {
-    /// Its settings.
+    /// The upstream's settings.
     pub settings: settings::Upstream,
-    /// Its endpoints.
+    /// The endpoints, those of the policy first.
     pub endpoints: Vec<Endpoint>,
-    /// Its policy.
+    /// The loaded policy.
     pub policy: Arc<Policy>,
-    /// The digest of the manifest by which its policy came from a registry; none where it came otherwise.
+    /// The manifest's digest if the policy came from a registry.
     pub artifact: Option<Digest>,
-    /// Counts up with each reload, from 1.
+    /// Increases with each reload, from 1.
     pub generation: u64,
-    /// How the policy does. It is what a generation is known by: settings may change while it serves.
+    /// The policy's probation. It identifies the generation: settings may change while a policy serves.
     pub probation: Arc<Probation>,
-    /// Whether the policy may settle unknown writes where the configuration does not say so.
+    /// Whether the policy may settle unknown writes by default.
     trusted: bool,
-    /// When it was last heard of.
+    /// When the upstream last responded.
     pub wakefulness: Wakefulness,
     router: Router,
 }
 
 impl UpstreamRuntime {
-    /// Loads the policy, signed by one of the keys if it comes from a file or a registry, and settles every endpoint's settings.
-    /// `groups` hands out a gate group for a name.
+    /// Loads the policy and resolves every endpoint's settings. A policy from a file or a registry must be signed by one of the keys.
+    /// `group_of` returns the admission group for a name.
     ///
     /// # Errors
-    /// [`ServiceError`] where the policy or the configuration is refused.
+    /// [`ServiceError`] if the policy or the configuration is refused.
     pub fn load(
         settings: &settings::Upstream,
         engine: &Engine,
@@ -229,16 +229,16 @@ impl UpstreamRuntime {
         })
     }
 
-    /// Of a policy that came from a registry by this digest.
+    /// Sets the digest of a policy that came from a registry.
     #[must_use]
     pub fn from(self, artifact: Digest) -> Self {
         Self { artifact: Some(artifact), ..self }
     }
 
-    /// The same for another policy in the upstream's place: its candidate.
+    /// Loads another policy for the same upstream: its candidate.
     ///
     /// # Errors
-    /// As for [`Service::load`].
+    /// As for [`UpstreamRuntime::load`].
     pub fn load_candidate(
         settings: &settings::Upstream,
         source: &settings::PolicySource,
@@ -251,11 +251,10 @@ impl UpstreamRuntime {
         Self::load(&settings, engine, keys, registry, group_of)
     }
 
-    /// Settles every endpoint's settings for a policy that is loaded. `trusted`: whether it may settle unknown writes where
-    /// the configuration does not say so.
+    /// Resolves every endpoint's settings for a loaded policy. `trusted`: whether it may settle unknown writes by default.
     ///
     /// # Errors
-    /// [`ServiceError`] where the configuration does not fit the policy.
+    /// [`ServiceError`] if the configuration does not fit the policy.
     pub fn with_policy(
         settings: &settings::Upstream,
         policy: Arc<Policy>,
@@ -272,7 +271,7 @@ impl UpstreamRuntime {
             let name = effective.group.clone().unwrap_or_else(|| described.name.clone());
             let mut group = group_of(&format!("{}/{name}", settings.name), &effective.group_settings());
             if !effective.own_limits.is_empty() {
-                // No endpoint and no group has a slash in its name.
+                // Unique, because no endpoint or group has a slash in its name.
                 let own = format!("{}/{name}/{}", settings.name, described.name);
                 group = group.beside(group_of(&own, &effective.alone().group_settings()));
             }
@@ -296,10 +295,10 @@ impl UpstreamRuntime {
         Ok(Self { settings, endpoints, policy, artifact: None, generation: 1, probation, trusted, wakefulness, router })
     }
 
-    /// The same generation of the same policy with other settings.
+    /// The same generation with other settings.
     ///
     /// # Errors
-    /// [`ServiceError`] where they do not fit the policy.
+    /// [`ServiceError`] if the settings do not fit the policy.
     pub fn with_settings(
         &self,
         settings: &settings::Upstream,
@@ -312,13 +311,13 @@ impl UpstreamRuntime {
         Ok(made)
     }
 
-    /// Whether this is the same generation, with whatever settings.
+    /// Whether both are the same generation; settings may differ.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.probation, &other.probation)
     }
 
-    /// Takes the place of another generation: what was learned of the upstream stays known, and places that are taken stay
-    /// taken where their number is the same.
+    /// Succeeds another generation: knowledge of the upstream's health is kept, and so are concurrency permits in use if the limit is the
+    /// same.
     #[must_use]
     pub fn succeeding(mut self, other: &Self, generation: u64) -> Self {
         self.generation = generation;
@@ -332,37 +331,36 @@ impl UpstreamRuntime {
         self
     }
 
-    /// Counts in these from now on.
+    /// Sets the counters that this generation uses.
     pub fn counting(&mut self, meters: &AllEndpointCounters) {
         for endpoint in &mut self.endpoints {
             endpoint.meters = meters.of(&self.settings.name, &endpoint.described.name);
         }
     }
 
-    /// Puts this generation's settings into force for its groups. Their state stays.
+    /// Applies this generation's settings to its groups. The groups keep their state.
     pub fn adopt(&self) {
         for endpoint in &self.endpoints {
             endpoint.group.adopt(&endpoint.settings.group_settings());
         }
     }
 
-    /// The endpoint that takes a request.
+    /// The index of the endpoint for a request.
     pub fn find(&self, method: &Method, path: &str) -> Option<usize> {
         self.router.find(method, path)
     }
 
-    /// Notes that the upstream answered.
+    /// Records that the upstream responded.
     pub fn heard(&self, clock: &Clock) {
         let now: Timestamp = clock.now();
         self.wakefulness.heard(now);
     }
 }
 
-/// The policy in a component that was pulled, after every check of one from a registry: its signature, where there are keys, its
-/// form, and the cases that came with it.
+/// Loads the policy from a pulled component after all checks: its signature if there are keys, its format, and the cases that came with it.
 ///
 /// # Errors
-/// [`ServiceError`], which names the step.
+/// [`ServiceError`], which names the phase.
 pub(crate) fn checked(
     settings: &settings::Upstream,
     engine: &Engine,

@@ -1,4 +1,4 @@
-//! A group's adaptive rate as its attempts meet it. Each host of a fleet has its own: see [`adaptive`].
+//! Applies a group's adaptive rate to its attempts. Each host of a fleet has its own rate: see [`adaptive`].
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -19,21 +19,20 @@ use std::{
     time::Duration,
 };
 
-/// The line takes this part of the time that a caller has left after a pause. While more are asked for than pass it is
-/// always as long as it may be, and a longer one serves nobody more; but a pause that moves one as long as the deadline
-/// has everybody in it come too late. Looks at what became of a write are few, and one that is not made leaves it
-/// unknown: they have all of their time.
+/// Requests may wait for at most a third of the time left after a pause. While demand exceeds the rate, the queue is always as long as
+/// allowed, and a longer one serves no more requests. A queue as long as the deadline would expire whole when a pause delays it.
+/// Verifications may use all of their time: they are few, and a skipped one leaves a write unknown.
 const MAX_WAITING: u32 = 3;
-/// Between two events that tell of it.
+/// The shortest time between two `slowed` events.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
-/// The rate, its settings and who is to be told.
+/// A group's adaptive rate, with its settings and its events.
 #[derive(Debug)]
 pub(super) struct Pace {
     group: String,
     clock: Clock,
     events: Arc<Events>,
-    /// Off is the default, and costs a look at this.
+    /// Off by default; then this check is the only cost.
     is_on: AtomicBool,
     state: Mutex<State>,
 }
@@ -41,23 +40,23 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct State {
     settings: Option<Settings>,
-    /// What the configured limits admit a minute.
+    /// Requests per minute that the configured limits allow.
     ceiling: f64,
     rate: AdaptiveRate,
     paused_until: Timestamp,
     told: Option<Timestamp>,
 }
 
-/// An attempt's part in it.
+/// An attempt's reservation in the adaptive rate.
 #[derive(Debug)]
 pub(super) struct Throttled {
     pace: Arc<Pace>,
     lesson: DecreaseEpoch,
-    /// None while the rate is open.
+    /// None while the rate is unlimited.
     place: Option<Reservation>,
-    /// From the asking.
+    /// The wait, counted from the reservation.
     pub(super) wait: Duration,
-    /// What it was when a place was taken.
+    /// The rate at the time of the reservation.
     pub(super) per_minute: u32,
     pub(super) is_sent: bool,
 }
@@ -77,7 +76,7 @@ impl Pace {
         Arc::new(own)
     }
 
-    /// Takes other settings over; what was learned stays.
+    /// Applies new settings; the learned rate stays.
     pub(super) fn adopt(&self, endpoint: &EndpointSettings) {
         let mut state = self.state.lock();
         state.settings = endpoint.adaptive_rate;
@@ -85,7 +84,7 @@ impl Pace {
         self.is_on.store(state.settings.is_some(), Relaxed);
     }
 
-    /// A place at the present rate, no earlier than after `pause`. None: it is switched off.
+    /// Reserves a moment at the present rate, not before the end of `pause`. None: the adaptive rate is switched off.
     pub(super) fn reserve(
         self: &Arc<Self>,
         ask: AttemptKind,
@@ -95,16 +94,16 @@ impl Pace {
         if !self.is_on.load(Relaxed) {
             return Ok(None);
         }
-        // In this order: what is left of the pause, read later, never seems to end later than it does.
+        // Read the clock before the pause: the other order could overstate the time left.
         let now = self.clock.now();
         let pause = pause();
         let mut state = self.state.lock();
-        // Where others heard of it, or an operator has lifted it, only the gate knows.
+        // Only the gate knows pauses that other hosts received and pauses that an operator lifted.
         if pause.is_zero() {
             state.lift(now);
         }
         state.pause(pause, now);
-        // A pause that nobody can wait for is the gate's to refuse.
+        // The gate refuses a pause that outlasts the deadline.
         let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
             let lesson = state.rate.lesson();
             let (wait, per_minute) = (Duration::ZERO, u32::MAX);
@@ -126,7 +125,7 @@ impl Pace {
         Ok(Some(Throttled { pace: Arc::clone(self), lesson, place: Some(place), wait, per_minute, is_sent: false }))
     }
 
-    /// The upstream asked for a pause: whoever stands in line moves by what it adds to one that lasts.
+    /// The upstream asked for a pause: delays all reservations by the time that it adds to a pause under way.
     pub(super) fn pause(&self, pause: Duration) {
         if !self.is_on.load(Relaxed) {
             return;
@@ -148,7 +147,7 @@ impl State {
         self.rate.per_minute(self.settings.as_ref()?, self.ceiling, now)
     }
 
-    /// Moves the line back by what was left of a pause that was lifted.
+    /// Advances all reservations by the rest of a pause that was lifted.
     fn lift(&mut self, now: Timestamp) {
         let left = self.paused_until.since(now);
         if !left.is_zero() {
@@ -157,7 +156,7 @@ impl State {
         }
     }
 
-    /// Moves the line by what a pause adds to one that lasts.
+    /// Delays all reservations by the time that a pause adds to one under way.
     fn pause(&mut self, pause: Duration, now: Timestamp) {
         let (until, paused) = (now.after(pause), self.paused_until.max(now));
         let by = until.since(paused);
@@ -169,7 +168,7 @@ impl State {
 }
 
 impl Throttled {
-    /// Learns from an answer. The rate from now on, in requests a minute, where it is lowered.
+    /// Learns from a response. Returns the new rate in requests per minute if it was lowered.
     pub(super) fn answered(&self, class: Class) -> Option<u32> {
         let (pace, now) = (&self.pace, self.pace.clock.now());
         let mut state = pace.state.lock();
@@ -182,7 +181,7 @@ impl Throttled {
                 state.rate.rejected(now);
                 return None;
             }
-            // Neither says that more is borne.
+            // Neither class shows that the upstream bears more.
             Class::NotApplied | Class::Unknown => return None,
             Class::Throttled => {}
         }

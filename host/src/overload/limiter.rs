@@ -1,74 +1,75 @@
-//! The arithmetic of the limit: pure functions of samples and time.
+//! The arithmetic of the adaptive limit: pure functions of samples and time.
 //!
-//! Little's law: with a rate of R answers a second and N attempts under way, an answer takes N / R. So the most that may be under
-//! way is R times what an answer may take at most. That is known at once, long before the first answer is late, and it is right
-//! only while the upstream is what limits R: while answers take far longer than they usually do.
+//! Little's law: with R responses a second and N attempts under way, a response takes N / R. So the most attempts under way is R times the
+//! longest acceptable response time. This is known at once, long before the first response is late. It holds only while the upstream is
+//! what limits R, that is, while responses take far longer than usual.
 
 use crate::clock::Timestamp;
 use std::{collections::HashMap, time::Duration};
 
-/// The most: where the limit begins, so that nobody is refused before there is a reason.
+/// The highest limit, and the initial one, so that no request is refused without a reason.
 pub const MAX_LIMIT: f64 = 10_000.0;
-/// The least. Low enough for an upstream that works on one at a time, and enough to go on measuring.
+/// The lowest limit: low enough for an upstream that works on one request at a time, and enough to go on measuring.
 pub const MIN_LIMIT: f64 = 4.0;
-/// From so many times the usual on, answers are slow: the upstream is what limits the rate.
+/// Responses are slow from this multiple of the usual time: then the upstream limits the rate.
 const SLOW: f64 = 1.25;
-/// They may take so many times the usual: Netflix's concurrency-limits tolerates 1.5 to 2.
+/// Responses may take this multiple of the usual time. Netflix's concurrency-limits tolerates 1.5 to 2.
 const TOLERANCE: f64 = 2.0;
-/// A window has at least so many samples over so long ...
+/// A window has at least this many samples over at least this time ...
 const SAMPLES: usize = 10;
 const WINDOW: Duration = Duration::from_millis(100);
-/// ... and looks at the last ones of them.
+/// ... and keeps the latest ones.
 const KEPT: usize = 128;
-/// Samples that are older say nothing of now.
+/// Older samples say nothing about the present.
 const STALE: Duration = Duration::from_secs(10);
-/// Rates are averaged over about so long: an upstream that stands still for a moment has not become slower.
+/// The averaging time of rates: an upstream that stalls for a moment has not become slower.
 const AVERAGED: Duration = Duration::from_millis(500);
-/// How fast the usual time follows where nothing binds: up within minutes, so that a queue that grows slowly is no custom ...
+/// How fast the usual time follows while the limit does not bind: up within minutes, so that a slowly growing queue does not become usual
+/// ...
 const UP: Duration = Duration::from_secs(60);
-/// ... and down by this part in each window.
+/// ... and down by this fraction in each window.
 const DOWN: f64 = 0.2;
-/// Once the limit has bound for so long, the usual time is measured anew, for it may be the upstream that has become slower.
-/// Each time is twice as long as the one before, up to [`MEASURE_AT_LAST`].
+/// Once the limit has bound for this long, the usual time is measured again, since the upstream may have become slower. Each interval is
+/// twice the one before, up to [`MEASURE_AT_LAST`].
 const MEASURE_FIRST: Duration = Duration::from_secs(2);
 const MEASURE_AT_LAST: Duration = Duration::from_secs(64);
-/// What nobody waits for any more is still worked on, and slows the others down: nothing is measured so soon after it.
+/// Nothing is measured for this long after a timeout: the upstream may still work on abandoned requests, which slows the others.
 const WORKED_OFF: Duration = Duration::from_secs(5);
-/// At this part of the limit: where that is [`TOLERANCE`] times what the upstream works on, no answer waits for its turn, and
-/// no rate is lost.
+/// Measuring lowers the limit to this fraction (1/n): if the limit is [`TOLERANCE`] times the upstream's concurrency, no request then
+/// queues there, and no throughput is lost.
 const MEASURE_AT: f64 = TOLERANCE;
-/// Endpoints whose usual times are known; those that generations of policies have left behind are forgotten at this.
+/// Endpoints with a known usual time. At this number all are forgotten, including those of former policy generations.
 const ENDPOINTS: usize = 1000;
 
-/// How an attempt went.
+/// The outcome of an attempt, as a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SampleOutcome {
-    /// An answer came.
+    /// The upstream responded.
     Answered,
-    /// None came in time.
+    /// No response in time.
     TimedOut,
-    /// It says nothing of the load: a refused connection, an answer that broke off, a refusal of the upstream's own.
+    /// Says nothing about load: a refused connection, a broken response, a refusal by the upstream itself.
     Untold,
 }
 
-/// One attempt that is over.
+/// One finished attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample<'a> {
-    /// The endpoint's name: what is usual differs between a create and a read.
+    /// The endpoint's name: a create usually takes longer than a read.
     pub endpoint: &'a str,
-    /// An answer may take that long in any case.
+    /// A response time that is always acceptable.
     pub harmless: Duration,
-    /// When it was sent.
+    /// When the attempt was sent.
     pub sent: Timestamp,
-    /// How it went.
+    /// The attempt's outcome.
     pub went: SampleOutcome,
 }
 
-/// What is usual for one endpoint, and what this window shows of it.
+/// The usual time of one endpoint, and its samples in this window.
 #[derive(Debug, Clone, Copy, Default)]
 struct Usual {
     seconds: Option<f64>,
-    /// Windows that it was learned from: the first ones count alike, and the quick answers come first of all.
+    /// Windows learned from. The first ones weigh the same, because quick responses arrive before slow ones.
     windows: u32,
     sum: f64,
     count: u32,
@@ -77,22 +78,22 @@ struct Usual {
 #[derive(Debug, Clone, Default)]
 struct Window {
     since: Option<Timestamp>,
-    /// Each answer's time as a share of what is slow for its endpoint.
+    /// Each response time, divided by what is slow for its endpoint.
     ratios: Vec<f32>,
     next: usize,
-    /// What all answers together might have taken, in seconds.
+    /// The sum of acceptable times of all responses, in seconds.
     bearable: f64,
     most_under_way: usize,
-    /// Somebody had to wait.
+    /// Whether a request had to wait.
     pressed: bool,
 }
 
-/// What the limiter does.
+/// The limiter's phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It follows latency.
+    /// The limit follows latency.
     Following,
-    /// It measures what is usual, by attempts sent since no more than that are under way.
+    /// The usual time is measured from attempts sent after `since`, when no more than the lowered limit were under way.
     Measuring { since: Option<Timestamp> },
 }
 
@@ -102,13 +103,13 @@ pub struct Limiter {
     limit: f64,
     under_way: usize,
     usual: Vec<Usual>,
-    /// Where each endpoint's stands.
+    /// The index in `usual` of each endpoint.
     places: HashMap<Box<str>, usize>,
     window: Window,
     phase: Phase,
-    /// When an attempt last got no answer in time.
+    /// When an attempt last timed out.
     timed_out: Timestamp,
-    /// How many attempts may be under way at the rate of late.
+    /// How many attempts may be under way at the recent rate.
     servable: Option<f64>,
     /// Since when the limit has bound.
     bound: Option<Timestamp>,
@@ -146,29 +147,29 @@ impl Limiter {
         self.under_way
     }
 
-    /// Whether one more may be sent.
+    /// Whether one more attempt may be sent.
     pub fn has_room(&self) -> bool {
         self.under_way < self.limit()
     }
 
-    /// One more is sent, whether there was room or not.
+    /// Counts one more attempt, even above the limit.
     pub fn begin(&mut self) {
         self.under_way += 1;
         self.window.most_under_way = self.window.most_under_way.max(self.under_way);
     }
 
-    /// One is over.
+    /// One attempt has ended.
     pub fn end(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Somebody had to wait for want of room.
+    /// A request had to wait, because the limit was reached.
     pub fn pressed(&mut self, now: Timestamp) {
         self.window.pressed = true;
         self.bound.get_or_insert(now);
     }
 
-    /// Takes into account how an attempt went, before its end.
+    /// Adds an attempt's sample. Call it before [`Limiter::end`].
     pub fn observe(&mut self, sample: &Sample<'_>, now: Timestamp) {
         if let Phase::Measuring { since: None } = self.phase
             && self.under_way <= self.limit()
@@ -190,14 +191,14 @@ impl Limiter {
             usual.sum += took;
             usual.count += 1;
         } else if usual.seconds.is_none() || took < usually * TOLERANCE {
-            // It took longer than this, nobody knows how much: that says something only where this is late already.
+            // A timeout shows only that the attempt took longer than this: it counts only if that is late already.
             return;
         }
         let age = now.since(*self.window.since.get_or_insert(now));
         if age >= STALE {
             self.window = Window { since: Some(now), most_under_way: self.under_way, ..Window::default() };
             self.phase = Phase::Following;
-            // So few are sent that no window can raise the limit again: what it was lowered for is long ago.
+            // Traffic is too low for a window to raise the limit again, and the reason for the low limit is long past.
             self.limit = (self.limit * 2.0).min(MAX_LIMIT);
             (self.servable, self.bound, self.measure_after) = (None, None, MEASURE_FIRST);
         }
@@ -224,7 +225,7 @@ impl Limiter {
         &mut self.usual[place]
     }
 
-    /// Ends a window: the only place where the limit moves.
+    /// Ends a window. Only here, and after a pause in traffic, the limit moves.
     fn close(&mut self, age: Duration, now: Timestamp) {
         let mut window = std::mem::take(&mut self.window);
         self.window.most_under_way = self.under_way;
@@ -285,7 +286,7 @@ impl Window {
         }
     }
 
-    /// The middle one: a few answers that hang are no overload, which makes all of them late.
+    /// The median, because overload makes all responses late: a few that hang are no overload.
     fn median(&mut self) -> f64 {
         let middle = self.ratios.len() / 2;
         if self.ratios.is_empty() {

@@ -1,12 +1,12 @@
-//! How much memory the host may use, and who gives way when it gets scarce.
+//! Limits the host's memory, and chooses which requests are refused when it gets scarce.
 //!
-//! What the system says of the process and of its control group is read a few times a second. In between, what callers and upstreams
-//! make the host hold is counted byte by byte: heads, bodies and answers. What it takes in addition (buffers that stay, an allocator that
-//! does not use freed memory again) grows with these bytes, so that the system is asked again after every few megabytes of them, however
-//! late a timer is on a busy machine.
+//! The system's figures for the process and its control group are read a few times a second. In between, the bytes that callers and
+//! upstreams make the host hold are counted: heads, bodies and responses. Uncounted memory (buffers that stay, fragmentation in the
+//! allocator) grows with these bytes, so the system is also asked after every few megabytes of them, even if a timer is late on a busy
+//! machine.
 //!
-//! An allocator may keep what was let go of, so what is resident may never fall again by itself. Hence one request is always let
-//! in where no other is under way: to refuse it would free nothing, and nobody would be served ever after.
+//! An allocator may keep freed memory, so the resident size may never fall by itself. Hence one request is always admitted while no other
+//! is under way: refusing it would free nothing, and the host would refuse all requests from then on.
 
 use super::Priority;
 use std::sync::{
@@ -14,26 +14,26 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-/// The host's memory.
+/// The host's memory use and limit.
 #[derive(Debug)]
 pub struct Memory {
     limit: Option<u64>,
-    /// What was resident at the last look.
+    /// Resident bytes at the last measurement.
     resident: AtomicU64,
-    /// Bytes of bodies that are held.
+    /// Counted bytes that are held now.
     held: AtomicU64,
-    /// The same at the last look: they are in `resident` already.
+    /// `held` at the last measurement: these bytes are in `resident` already.
     held_then: AtomicU64,
-    /// Requests that were let in, and whose answers have not ended.
+    /// Admitted requests whose responses have not ended.
     under_way: AtomicU64,
     /// Connections with a large head that no request has taken yet.
     large_heads: AtomicU64,
-    /// Bytes that were held since the last look, those that were let go of included.
+    /// Bytes added since the last measurement, including those freed again.
     added: AtomicU64,
     probe: Probe,
 }
 
-/// Asks the system how much is used.
+/// Measures the memory in use by a call to the system.
 struct Probe(Box<dyn Fn() -> Option<u64> + Send + Sync>);
 
 impl std::fmt::Debug for Probe {
@@ -42,17 +42,17 @@ impl std::fmt::Debug for Probe {
     }
 }
 
-/// The system is asked again after so many bytes: one look takes less than a tenth of the time that it takes to receive them.
+/// Measure again after this many bytes: a measurement takes less than a tenth of the time to receive them.
 const LOOK_AFTER_BYTES: u64 = 4 << 20;
 
-/// There is no room for it.
+/// Memory is too scarce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scarce {
-    /// The limit.
+    /// The limit in bytes.
     pub limit_bytes: u64,
 }
 
-/// One request that was let in, and the bytes of its body. Dropping it lets go of them.
+/// An admitted request and its counted bytes. Dropping it releases them.
 #[derive(Debug)]
 pub struct MemoryReservation {
     memory: Arc<Memory>,
@@ -60,7 +60,7 @@ pub struct MemoryReservation {
 }
 
 impl Memory {
-    /// With a limit in bytes, or none. `probe` asks the system how much is used.
+    /// A limit in bytes, or none. `probe` measures the memory in use.
     pub fn new(limit: Option<u64>, probe: impl Fn() -> Option<u64> + Send + Sync + 'static) -> Arc<Self> {
         let none = || AtomicU64::new(0);
         Arc::new(Self {
@@ -75,12 +75,12 @@ impl Memory {
         })
     }
 
-    /// The limit, and the bytes of bodies that are held.
+    /// The limit, and the counted bytes that are held.
     pub fn view(&self) -> (Option<u64>, u64) {
         (self.limit, self.held.load(Relaxed))
     }
 
-    /// Asks the system how much is used.
+    /// Measures the memory in use.
     pub fn look(&self) {
         self.added.store(0, Relaxed);
         if let Some(resident) = (self.probe.0)() {
@@ -95,21 +95,21 @@ impl Memory {
         }
     }
 
-    /// Takes into account what the system says is used.
+    /// Records a measurement.
     pub(crate) fn looked(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
     }
 
-    /// What is used now, as far as that is known.
+    /// The memory in use now, by the last measurement and the bytes counted since.
     fn used(&self) -> u64 {
         let held = self.held.load(Relaxed);
-        // What was let go of since is not believed before the system says so.
+        // Freed bytes count as used until the next measurement confirms them.
         self.resident.load(Relaxed).saturating_add(held.saturating_sub(self.held_then.load(Relaxed)))
     }
 
-    /// Lets a request of this priority in, with nothing held yet: low ones up to 80 percent of the limit, high ones up to all of
-    /// it, and any that is alone.
+    /// Admits a request of this priority, with nothing held yet: low ones up to 80 percent of the limit, normal ones up to 90, high ones up
+    /// to 100, and any request while no other is under way.
     ///
     /// # Errors
     /// [`Scarce`]
@@ -119,7 +119,7 @@ impl Memory {
             Priority::Normal => 90,
             Priority::High => 100,
         };
-        // Who is refused is nobody's company.
+        // A refused request does not count as in flight.
         let let_in = |under_way| (under_way == 0 || self.above(percent).is_none()).then_some(under_way + 1);
         match (self.under_way.fetch_update(Relaxed, Relaxed, let_in), self.limit) {
             (Err(_), Some(limit_bytes)) => Err(Scarce { limit_bytes }),
@@ -127,35 +127,34 @@ impl Memory {
         }
     }
 
-    /// Counts bytes that are kept beside any request's own. None where there is no limit.
+    /// A counter for bytes beyond a request's own. None without a limit.
     pub fn spare(self: &Arc<Self>) -> Option<Spare> {
         self.limit.map(|_| Spare { memory: Arc::clone(self), bytes: 0 })
     }
 
-    /// Whether all of the limit is used.
+    /// Whether the whole limit is in use.
     pub fn is_full(&self) -> bool {
         self.above(100).is_some()
     }
 
-    /// The limit, where more than this part of it is used.
+    /// The limit, if more than this percentage of it is in use.
     fn above(&self, percent: u64) -> Option<u64> {
         self.limit.filter(|limit| self.used() >= limit / 100 * percent)
     }
 }
 
 impl MemoryReservation {
-    /// Holds more.
+    /// Counts more bytes.
     ///
     /// # Errors
-    /// [`Scarce`]; what was held before still is.
+    /// [`Scarce`]; the bytes are counted all the same.
     pub fn more(&self, bytes: usize) -> Result<(), Scarce> {
         self.bytes.fetch_add(bytes as u64, Relaxed);
         self.memory.hold(bytes as u64);
         self.room_for(0)
     }
 
-    /// Whether there is room for so much more, before any of it is read. Nothing is held for it: a caller that says how much it will
-    /// send, and sends nothing, takes nothing from others.
+    /// Checks for room before bytes are read, without holding it: a caller that announces much and sends nothing takes nothing from others.
     ///
     /// # Errors
     /// [`Scarce`]
@@ -168,12 +167,12 @@ impl MemoryReservation {
         }
     }
 
-    /// Counts what the request keeps beside what it needs, also after its own end. None where there is no limit.
+    /// A counter for bytes that the request keeps beyond its needs, even after its end. None without a limit.
     pub fn spare(&self) -> Option<Spare> {
         self.memory.spare()
     }
 
-    /// Whether there is a limit that it counts against.
+    /// Whether a memory limit is configured.
     pub fn is_limited(&self) -> bool {
         self.memory.limit.is_some()
     }
@@ -186,7 +185,7 @@ impl Drop for MemoryReservation {
     }
 }
 
-/// Bytes that are kept beside what a request needs. Dropping it lets go of them.
+/// Counts bytes that are kept beyond the needs of a request. Dropping it releases them.
 #[derive(Debug)]
 pub struct Spare {
     memory: Arc<Memory>,
@@ -194,10 +193,10 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// Keeps more.
+    /// Counts more bytes.
     ///
     /// # Errors
-    /// [`Scarce`]; they are counted all the same. What can be done without should be dropped then, and this with it.
+    /// [`Scarce`]; the bytes are counted all the same. Drop the optional data then, and this with it.
     pub fn more(&mut self, bytes: usize) -> Result<(), Scarce> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         self.memory.hold(bytes as u64);
@@ -207,7 +206,7 @@ impl Spare {
         }
     }
 
-    /// Takes so many of the bytes out, at most all of them.
+    /// Splits off this many bytes, at most all of them.
     #[must_use = "dropping it lets go of them"]
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = (bytes as u64).min(self.bytes);
@@ -222,13 +221,13 @@ impl Drop for Spare {
     }
 }
 
-/// An ordinary head is smaller: it is read, and its request answered, however scarce memory is.
+/// An ordinary head is smaller: it is read and its request answered even if memory is scarce.
 const ORDINARY_HEAD_BYTES: u64 = 16 << 10;
 
-/// What a connection takes before it has sent anything: its first buffers, its state and its timers.
+/// The memory of a connection that has sent nothing: its first buffers, its state and its timers.
 const CONNECTION_BYTES: u64 = 16 << 10;
 
-/// What one connection takes, with what it has sent and no request has taken. Dropping it lets go of that.
+/// Counts one connection and its bytes that no request has taken yet. Dropping it releases them.
 #[derive(Debug)]
 pub struct Buffered {
     memory: Arc<Memory>,
@@ -239,10 +238,10 @@ pub struct Buffered {
 }
 
 impl Buffered {
-    /// Nothing yet; never more than `max_bytes`.
+    /// A new connection; its bytes count up to `max_bytes`.
     pub fn new(memory: &Arc<Memory>, max_bytes: usize) -> Self {
         let none = || AtomicU64::new(0);
-        // Thousands may come between two looks at what is resident.
+        // Thousands of connections may arrive between two measurements.
         if memory.limit.is_some() {
             memory.hold(CONNECTION_BYTES);
         }
@@ -255,7 +254,7 @@ impl Buffered {
         }
     }
 
-    /// So much of a head was read.
+    /// Counts bytes of a head.
     pub fn read(&self, bytes: usize) {
         let after = self.count(bytes);
         if self.memory.limit.is_some() && after > ORDINARY_HEAD_BYTES && !self.is_large_head.swap(true, Relaxed) {
@@ -263,12 +262,12 @@ impl Buffered {
         }
     }
 
-    /// So much was read while a request is open: bodies too.
+    /// Counts bytes read while a request is open, bodies included.
     pub fn read_beside(&self, bytes: usize) {
         self.count(bytes);
     }
 
-    /// Counts what was read, and says how much that is by now.
+    /// Counts read bytes, and returns their sum.
     fn count(&self, bytes: usize) -> u64 {
         let before = self.read.load(Relaxed);
         let after = before.saturating_add(bytes as u64).min(self.max);
@@ -282,7 +281,7 @@ impl Buffered {
         after
     }
 
-    /// A request has taken it: from now on it counts as that request's.
+    /// A request has taken the bytes: they now count as the request's.
     pub fn taken(&self) {
         self.memory.held.fetch_sub(self.counted.swap(0, Relaxed), Relaxed);
         self.read.store(0, Relaxed);
@@ -291,7 +290,7 @@ impl Buffered {
         }
     }
 
-    /// Whether it must be let go of: memory is scarce, it is a large part of a head, and not the only one.
+    /// Whether to close the connection: memory is scarce, and it has a large unfinished head, but not the only one.
     pub fn must_end(&self) -> bool {
         self.is_large_head.load(Relaxed) && self.memory.large_heads.load(Relaxed) > 1 && self.memory.is_full()
     }
@@ -312,13 +311,13 @@ mod tests {
     use super::*;
 
     impl Memory {
-        /// Knows of the system what a test says.
+        /// A memory that measures nothing: a test sets the resident size.
         fn blind(limit: Option<u64>) -> Arc<Self> {
             Self::new(limit, || None)
         }
     }
 
-    /// Bytes that come and go leave memory behind that nothing counts: the system is asked without a timer.
+    /// Freed bytes may leave uncounted memory behind, so the system is asked without a timer.
     #[test]
     fn what_is_not_counted_is_found_after_a_few_megabytes() {
         let resident = Arc::new(AtomicU64::new(0));
@@ -354,7 +353,7 @@ mod tests {
         let _all = [(); 3].map(|()| boundless.admit(Priority::Low).unwrap());
     }
 
-    /// What is resident may be the allocator's, which gives it back when it likes.
+    /// The allocator may keep freed memory as resident.
     #[test]
     fn whoever_is_alone_is_let_in_however_much_is_resident() {
         let memory = Memory::blind(Some(1000));
@@ -377,7 +376,7 @@ mod tests {
         assert_eq!((second.more(100), memory.is_full()), (Err(Scarce { limit_bytes: 1000 }), true));
         drop(second);
         assert_eq!((memory.is_full(), memory.view()), (false, (Some(1000), 300)));
-        // The system sees it too, and it is not counted twice.
+        // The measurement includes the held bytes, which must not count twice.
         memory.looked(900);
         assert_eq!(memory.used(), 900);
         drop(first);
@@ -419,7 +418,7 @@ mod tests {
         assert_eq!(memory.view().1, 0, "asking takes nothing");
     }
 
-    /// Half-sent heads count before there is a request, and give way when memory is scarce; ordinary ones do not.
+    /// Unfinished heads count before there is a request. Large ones are closed when memory is scarce; ordinary ones are not.
     #[test]
     fn large_heads_without_a_request_count_and_give_way() {
         let memory = Memory::blind(Some(1 << 20));

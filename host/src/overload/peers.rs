@@ -1,11 +1,11 @@
-//! What one connection and one peer may take of the host: connections, requests, and writes whose callers have gone.
+//! Limits one connection's and one peer's share of the host: connections, requests, and writes whose callers have gone.
 //!
-//! A caller that resets an HTTP/2 stream, or closes its connection after a request, frees its place in the protocol at once, while an
-//! unsafe request runs on to its end. Without a count of its own such work has no bound: one connection began 11,200 writes in eight
-//! seconds. Hence requests are counted until their work ends, for the connection, for the peer and in all.
+//! A caller that resets an HTTP/2 stream, or closes its connection after a request, frees its stream in the protocol at once, while an
+//! unsafe request runs on to its end. Without a count of its own, such work has no bound: one connection started 11,200 writes in eight
+//! seconds. So requests are counted until their work ends, per connection, per peer and in total.
 //!
-//! A connection that waits for its caller alone (for a next request, or for the caller to read) is *quiet*. Quiet connections end after
-//! a while, and earlier where places are scarce.
+//! A connection that only waits for its caller (for a next request, or for the caller to read) is *quiet*. Quiet connections are closed
+//! after a while, and earlier at the connection limit.
 
 use parking_lot::Mutex;
 use std::{
@@ -20,39 +20,39 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A connection that was quiet for less is not closed to make a place: its next request may be on the way.
+/// A connection that was quiet for less is not reclaimed: its next request may be on the way.
 const RECLAIM_AFTER: Duration = Duration::from_secs(1);
 
-/// The bounds.
+/// The limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections that one peer may have.
+    /// Connections of one peer.
     pub peer_connections: usize,
     /// Requests under way at once on one connection.
     pub streams: usize,
-    /// Requests under way at once.
+    /// Requests under way at once on the host.
     pub requests: usize,
-    /// Of which one peer's.
+    /// Requests under way at once of one peer.
     pub peer_requests: usize,
-    /// Writes under way at once whose callers have gone.
+    /// Writes under way at once on the host whose callers have gone.
     pub abandoned: usize,
-    /// Of which one peer's.
+    /// Writes under way at once of one peer whose callers have gone.
     pub peer_abandoned: usize,
 }
 
-/// Whose bound a request or a connection met.
+/// The scope of an exceeded limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The connection's.
+    /// One connection.
     Connection,
-    /// The peer's.
+    /// One peer.
     Peer,
-    /// The host's.
+    /// The whole host.
     Host,
 }
 
 impl Scope {
-    /// In messages.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connection => "this connection",
@@ -62,25 +62,25 @@ impl Scope {
     }
 }
 
-/// As many requests as may be are under way.
+/// A limit on requests under way was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooMany {
-    /// Whose.
+    /// The scope of the limit.
     pub scope: Scope,
-    /// The bound.
+    /// The limit.
     pub limit: usize,
-    /// Whether it is that of writes whose callers have gone.
+    /// Whether the limit is that of writes whose callers have gone.
     pub abandoned: bool,
 }
 
-/// What is under way somewhere.
+/// Counts of work under way in one scope.
 #[derive(Debug, Default)]
 struct Load {
     requests: AtomicUsize,
     abandoned: AtomicUsize,
 }
 
-/// An address, or what stands for one: an IPv6 caller has a /64 to choose from.
+/// A peer's address; for IPv6 its /64 prefix, from which a caller can choose any address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct PeerAddress(IpAddr);
 
@@ -116,7 +116,7 @@ struct Known {
     next: u64,
 }
 
-/// One caller's connection. Dropping it gives its place back.
+/// One caller's connection. Dropping it ends its count.
 #[derive(Debug)]
 pub struct Connection {
     id: u64,
@@ -128,33 +128,33 @@ pub struct Connection {
 struct State {
     peer: Arc<Peer>,
     load: Load,
-    /// Requests whose answers have not ended.
+    /// Requests whose responses have not ended.
     open: AtomicUsize,
-    /// Those of them that do not wait for the caller.
+    /// Open requests that do not wait for the caller.
     working: AtomicUsize,
-    /// When it last did anything but wait for its caller, in milliseconds since the host began.
+    /// When the connection last did anything but wait for its caller, in milliseconds since the host began.
     active_ms: AtomicU64,
     reclaimed: CancellationToken,
 }
 
-/// How a connection stands.
+/// A connection's activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// A request is worked on.
     Working,
-    /// Every answer on it waits for the caller to read, for so long.
+    /// Every response waits for the caller to read, for this long.
     Unread(Duration),
-    /// Nothing was asked for so long.
+    /// No request is open, for this long.
     Idle(Duration),
 }
 
 impl Peers {
-    /// Without a connection.
+    /// A host without connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, began: Instant::now(), load: Load::default(), known: Mutex::default() })
     }
 
-    /// Counts a connection; none where the peer has as many as it may.
+    /// Counts a connection; none if the peer is at its limit.
     pub fn connect(self: &Arc<Self>, address: IpAddr) -> Option<Connection> {
         let address = PeerAddress::of(address);
         let mut known = self.known.lock();
@@ -183,7 +183,7 @@ impl Peers {
     /// Counts a request, before anything of it is sent.
     ///
     /// # Errors
-    /// [`TooMany`]; nothing is counted then.
+    /// [`TooMany`]; nothing is counted.
     pub fn begin(self: &Arc<Self>, connection: Option<&Connection>, is_unsafe: bool) -> Result<UnderWay, TooMany> {
         let limits = &self.limits;
         let state = connection.map(|connection| Arc::clone(&connection.state));
@@ -212,7 +212,7 @@ impl Peers {
         Ok(UnderWay(Arc::new(work)))
     }
 
-    /// Closes the connection that is quiet for longest, of the peer with the most connections. Whether there was one.
+    /// Closes the longest quiet connection of the peer with the most connections. Returns whether there was one.
     pub fn reclaim(&self) -> bool {
         let now = self.now_ms();
         let grace = crate::clock::millis(RECLAIM_AFTER);
@@ -229,7 +229,7 @@ impl Peers {
         chosen.is_some()
     }
 
-    /// Requests under way, and of those the ones whose callers have gone.
+    /// The number of requests under way, and how many of them are writes whose callers have gone.
     pub fn under_way(&self) -> (usize, usize) {
         (self.load.requests.load(Relaxed), self.load.abandoned.load(Relaxed))
     }
@@ -240,7 +240,7 @@ impl Peers {
 }
 
 impl Connection {
-    /// A request came in on it: it works until the answer waits for the caller.
+    /// Counts a request on this connection. It works until its response waits for the caller.
     pub fn open(&self) -> OpenRequest {
         self.state.open.fetch_add(1, Relaxed);
         self.state.working.fetch_add(1, Relaxed);
@@ -248,12 +248,12 @@ impl Connection {
         OpenRequest { state: Arc::clone(&self.state), peers: Arc::clone(&self.peers), is_working: true }
     }
 
-    /// Whether it has a request whose answer has not ended.
+    /// Whether the connection has a request whose response has not ended.
     pub fn is_open(&self) -> bool {
         self.state.open.load(Relaxed) > 0
     }
 
-    /// How it stands.
+    /// The connection's activity.
     pub fn activity(&self) -> Activity {
         let quiet = self.peers.now_ms().saturating_sub(self.state.active_ms.load(Relaxed));
         let quiet = Duration::from_millis(quiet);
@@ -264,7 +264,7 @@ impl Connection {
         }
     }
 
-    /// Ends when its place is wanted for another caller.
+    /// Resolves when another caller needs this connection's permit.
     pub async fn reclaimed(&self) {
         self.state.reclaimed.cancelled().await;
     }
@@ -284,17 +284,17 @@ impl Drop for Connection {
 }
 
 impl Known {
-    /// A peer with nothing under way is not kept: an attacker has many addresses.
+    /// Forgets a peer with nothing under way: an attacker has many addresses.
     fn forget(&mut self, peer: &Peer) {
         let is_known = self.peers.get(&peer.address).is_some_and(|known| std::ptr::eq(Arc::as_ptr(known), peer));
-        // Its address may have come back since, and stand for another count.
+        // The address may have connected again since, with a new count.
         if is_known && peer.connections.load(Relaxed) == 0 && peer.load.requests.load(Relaxed) == 0 {
             self.peers.remove(&peer.address);
         }
     }
 }
 
-/// A request whose answer has not ended.
+/// A request whose response has not ended.
 #[derive(Debug)]
 pub struct OpenRequest {
     state: Arc<State>,
@@ -303,7 +303,7 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// From now on it waits for its caller.
+    /// The response now waits for the caller.
     pub fn waits(&mut self) {
         if std::mem::take(&mut self.is_working) {
             self.state.working.fetch_sub(1, Relaxed);
@@ -311,7 +311,7 @@ impl OpenRequest {
         self.touch();
     }
 
-    /// The caller has taken what there was.
+    /// The caller has taken all available bytes.
     pub fn works(&mut self) {
         if !std::mem::replace(&mut self.is_working, true) {
             self.state.working.fetch_add(1, Relaxed);
@@ -319,7 +319,7 @@ impl OpenRequest {
         self.touch();
     }
 
-    /// The caller has taken a part of what there was.
+    /// The caller has taken a part of the available bytes.
     pub fn touch(&self) {
         self.state.active_ms.store(self.peers.now_ms(), Relaxed);
     }
@@ -344,24 +344,24 @@ struct Work {
 }
 
 impl Work {
-    /// The host's, the peer's and the connection's, as far as there are any.
+    /// The counts of the host, the peer and the connection, as far as the request has them.
     fn loads(&self) -> impl Iterator<Item = &Load> {
         let own = self.state.as_deref().into_iter().flat_map(|state| [&state.peer.load, &state.load]);
         std::iter::once(&self.peers.load).chain(own)
     }
 }
 
-/// A request that is counted until its work has ended.
+/// Counts a request until its work has ended.
 #[derive(Debug)]
 #[must_use = "dropping it ends the count"]
 pub struct UnderWay(Arc<Work>);
 
-/// The caller of a request that runs on without it. Dropped before [`CallerWaits::answered`], it counts as gone.
+/// The caller of a detached request. Dropped before [`CallerWaits::answered`], it counts as gone.
 #[derive(Debug)]
 pub struct CallerWaits(Option<Arc<Work>>);
 
 impl UnderWay {
-    /// Watches the caller of a request that runs on without it.
+    /// Watches the caller of a detached request.
     pub fn caller(&self) -> CallerWaits {
         CallerWaits(Some(Arc::clone(&self.0)))
     }
@@ -385,7 +385,7 @@ impl Drop for UnderWay {
 }
 
 impl CallerWaits {
-    /// The caller was there until the end.
+    /// The caller stayed until the end.
     pub fn answered(mut self) {
         self.0 = None;
     }
@@ -394,7 +394,7 @@ impl CallerWaits {
 impl Drop for CallerWaits {
     fn drop(&mut self) {
         let Some(work) = self.0.take() else { return };
-        // Counted first: work that ends at this moment finds it counted, or is found ended.
+        // Count first: if the work ends at this moment, it either sees the count or has already set the phase to ended.
         for load in work.loads() {
             load.abandoned.fetch_add(1, Relaxed);
         }

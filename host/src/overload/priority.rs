@@ -1,20 +1,20 @@
-//! Who gives way first.
+//! Priorities: which requests are refused first.
 
 use crate::policy::contract::Effect;
 
-/// How much a request matters when not all can be served.
+/// A request's priority when not all can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// What can be done later: imports, prefetching.
+    /// Work that can be done later: imports, prefetching.
     Low,
-    /// What can be asked again: reads.
+    /// Requests that can be repeated: reads.
     Normal,
-    /// What is lost work when it is refused: writes.
+    /// Requests whose refusal loses work: writes.
     High,
 }
 
 impl Priority {
-    /// Every priority, the lowest first.
+    /// Every priority, lowest first.
     pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
 
     /// The name in the configuration, in the header and in metrics.
@@ -26,12 +26,12 @@ impl Priority {
         }
     }
 
-    /// The one of a name.
+    /// Parses a priority's name, in any case.
     pub fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|own| own.name().eq_ignore_ascii_case(name.trim()))
     }
 
-    /// Where nobody says more: a read that is refused is repeated without harm, a write is somebody's work.
+    /// The default priority of an effect: writes outrank reads, because a refused read can be repeated without harm.
     pub fn usual(effect: Effect) -> Self {
         if effect == Effect::Safe { Self::Normal } else { Self::High }
     }

@@ -1,4 +1,4 @@
-//! Crowds in front of a simulated upstream, on paused time.
+//! Load on a simulated upstream, on paused time.
 
 #![allow(clippy::unwrap_used)]
 use super::*;
@@ -9,18 +9,18 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// An upstream that works on so many at once, each for so long, the others in a queue without end.
+/// An upstream that works on a number of requests at once, each for the service time; the others queue without limit.
 struct Upstream {
     slots: Semaphore,
     service: Mutex<Duration>,
     entropy: Rng,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 struct Run {
     answered: u64,
-    /// Too late for anybody: the attempt had ended.
+    /// Responses after the attempt had ended.
     late: u64,
     refused: [u64; 3],
     slowest: Duration,
@@ -53,10 +53,10 @@ async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, 
         run.lock().refused[priority as usize] += 1;
         return;
     };
-    // An upstream works on what nobody waits for any more, as they do.
+    // As real upstreams do, it also works on requests whose callers have gone.
     let work = async {
         let _slot = upstream.slots.acquire().await.unwrap();
-        // From half of it to one and a half times as long.
+        // Between 0.5 and 1.5 times the service time.
         let service = *upstream.service.lock();
         sleep(service * (50 + (upstream.entropy.next() % 101) as u32) / 100).await;
     };
@@ -73,7 +73,7 @@ async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, 
     work.await;
 }
 
-/// Offers so many requests a second, one third of each priority.
+/// Offers this many requests a second, one third of each priority.
 async fn offer(overload: &Arc<Overload>, upstream: &Arc<Upstream>, per_second: u64, seconds: u64) -> Run {
     let (run, began) = (Arc::new(Mutex::new(Run::default())), Instant::now());
     let mut all = JoinSet::new();
@@ -84,7 +84,7 @@ async fn offer(overload: &Arc<Overload>, upstream: &Arc<Upstream>, per_second: u
         all.spawn(async move { one(&overload, &upstream, priority, &run).await });
         while all.try_join_next().is_some() {}
     }
-    // What is answered later does not count for these seconds.
+    // Later responses do not count for these seconds.
     std::mem::take(&mut *run.lock())
 }
 
@@ -96,7 +96,7 @@ fn upstream(slots: usize, service_ms: u64) -> Arc<Upstream> {
     })
 }
 
-/// Steady load, bursts, a ramp up to four fifths of what the upstream bears: nobody is refused.
+/// Steady load, bursts, and a ramp up to four fifths of the capacity: no refusals.
 #[tokio::test(start_paused = true)]
 async fn below_capacity_nobody_is_refused() {
     for (slots, service_ms) in [(20, 20), (4, 400), (1, 50), (200, 1000)] {
@@ -106,7 +106,7 @@ async fn below_capacity_nobody_is_refused() {
             let run = offer(&overload, &upstream, (capacity * share / 100).max(1), 20).await;
             assert_eq!(run.all_refused() + run.late, 0, "{slots} slots of {service_ms} ms at {share} %: {run:?}");
         }
-        // Ten times what it bears for a tenth of a second, again and again.
+        // Ten times the capacity for a tenth of a second, repeatedly.
         for _ in 0..20 {
             let run = Arc::new(Mutex::new(Run::default()));
             let mut burst = JoinSet::new();
@@ -134,15 +134,14 @@ async fn at_five_times_the_capacity_goodput_stays_and_recovery_is_at_once() {
         assert!(run.answered >= capacity * 30 * 9 / 10, "{what}: {run:?}");
         let [low, normal, high] = run.refused;
         assert!(low > normal && normal > high, "{what}: {run:?}");
-        // Back at four fifths of the capacity: within five seconds nobody is refused any more.
+        // Back at four fifths of the capacity: refusals stop within five seconds.
         offer(&overload, &upstream, calm, 5).await;
         let after = offer(&overload, &upstream, calm, 10).await;
         assert_eq!(after.all_refused() + after.late, 0, "{what}: {after:?}, {:?}", overload.view());
     }
 }
 
-/// An upstream that is slower from now on looks like one with too much to do, until that was measured; one that stands still for
-/// a moment does not.
+/// An upstream that has become slower looks overloaded until its latency is measured again; one that stalls for a moment does not.
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_has_become_slower_is_measured_anew() {
     let (overload, upstream) = (idle(), upstream(10_000, 20));
@@ -167,7 +166,7 @@ async fn an_upstream_that_stands_still_for_a_moment_is_not_overloaded() {
     }
 }
 
-/// Tripwire: what the test above sees is the limit's doing. Without it, the queue grows until every answer is too late.
+/// Proves that the limit causes the result above: without it, the queue grows until every response is too late.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_a_limit_everything_is_late() {
     let upstream = upstream(20, 20);
@@ -176,7 +175,7 @@ async fn tripwire_without_a_limit_everything_is_late() {
     for number in 0..5000 * 30 {
         sleep_until(began + Duration::from_micros(number * 200)).await;
         let (upstream, run) = (Arc::clone(&upstream), Arc::clone(&run));
-        // Each has an upstream's limit for itself.
+        // Each request has a limit of its own, so none waits.
         tokio::spawn(async move { one(&idle(), &upstream, Priority::High, &run).await });
     }
     let run = std::mem::take(&mut *run.lock());
@@ -201,7 +200,7 @@ async fn who_leaves_the_line_takes_nothing() {
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     assert_eq!(overload.view().waiting, 2);
-    // What must not be held up is counted, and holds up others.
+    // An attempt that must not wait counts, and so delays others.
     let urgent = overload.enter_now();
     assert_eq!(overload.view().under_way, most + 1);
     drop(urgent);

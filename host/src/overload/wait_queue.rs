@@ -1,24 +1,24 @@
-//! Who waits for a place, and for how long that is worth while: pure.
+//! The queue for admission, and when waiting in it is useful. Pure.
 //!
-//! A line that empties again and again is a burst, and everybody in it is served. One that never does is overload: to wait in
-//! it helps nobody, and only adds its length to every answer (`CoDel`, RFC 8289; its form for servers is Facebook's, in "Fail at
-//! Scale", ACM Queue 13-8).
+//! A queue that empties again and again is a burst, and all its requests are served. One that never empties is a standing queue, a sign of
+//! overload: waiting in it helps no request, and only adds its length to every response time (`CoDel`, RFC 8289; its form for servers is
+//! Facebook's, in "Fail at Scale", ACM Queue 13-8).
 
 use super::Priority;
 use crate::clock::Timestamp;
 use std::{collections::VecDeque, time::Duration};
 
-/// After nobody had to wait for so long, a line that stood counts as gone.
+/// If no request had to wait for this long, a standing queue counts as gone.
 const GONE: Duration = Duration::from_millis(100);
 
-/// Waits, the highest priority first and the first one of it first.
+/// Waiting requests: the highest priority first, then in order of arrival.
 #[derive(Debug)]
 pub struct WaitQueue<T> {
     lanes: [VecDeque<(u64, T)>; Priority::ALL.len()],
     tickets: u64,
-    /// Since when somebody waits.
+    /// Since when the queue has not been empty.
     since: Option<Timestamp>,
-    /// When somebody last had to.
+    /// When a request last had to wait.
     last: Timestamp,
     stands: bool,
 }
@@ -31,41 +31,41 @@ impl<T> Default for WaitQueue<T> {
 }
 
 impl<T> WaitQueue<T> {
-    /// How many wait who are served before one more of this priority.
+    /// How many waiting requests are served before a new one of this priority.
     pub fn ahead(&self, priority: Priority) -> usize {
         self.lanes[priority as usize..].iter().map(VecDeque::len).sum()
     }
 
-    /// Whether nobody waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many wait.
+    /// How many requests wait.
     pub fn len(&self) -> usize {
         self.ahead(Priority::Low)
     }
 
-    /// Somebody must wait, or is refused: whether the line stands, so that waiting does not help.
+    /// Records that a request must wait or is refused. Returns whether the queue is standing, so that waiting does not help.
     pub fn pressed(&mut self, burst: Duration, now: Timestamp) -> bool {
         self.last = now;
         self.stands |= self.since.is_some_and(|since| now.since(since) >= burst);
         self.stands
     }
 
-    /// Whether somebody had to wait a moment ago.
+    /// Whether a request had to wait a moment ago.
     pub fn is_pressed(&self, now: Timestamp) -> bool {
         !self.is_empty() || now.since(self.last) < GONE
     }
 
-    /// Somebody need not wait.
+    /// Records that a request need not wait.
     pub fn passed(&mut self, now: Timestamp) {
         if self.stands && !self.is_pressed(now) {
             self.stands = false;
         }
     }
 
-    /// Takes one in; the ticket is for leaving.
+    /// Adds a request. The returned ticket serves to leave the queue.
     pub fn push(&mut self, priority: Priority, waiter: T, now: Timestamp) -> u64 {
         self.since.get_or_insert(now);
         self.tickets += 1;
@@ -73,14 +73,14 @@ impl<T> WaitQueue<T> {
         self.tickets
     }
 
-    /// The one whose turn it is.
+    /// Removes the next request.
     pub fn pop(&mut self) -> Option<T> {
         let next = self.lanes.iter_mut().rev().find_map(VecDeque::pop_front).map(|(_, waiter)| waiter);
         self.emptied();
         next
     }
 
-    /// Who gave up is taken out.
+    /// Removes a request that gave up.
     pub fn leave(&mut self, priority: Priority, ticket: u64) {
         let lane = &mut self.lanes[priority as usize];
         if let Ok(place) = lane.binary_search_by_key(&ticket, |(own, _)| *own) {

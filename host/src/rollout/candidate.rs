@@ -1,5 +1,4 @@
-//! A policy that is tried beside the one that serves: in shadow its verdicts are only compared, as a canary it decides for a
-//! share of the requests.
+//! A candidate policy beside the live one: in shadow its verdicts are only compared, as a canary it decides for a share of the requests.
 
 use crate::{
     config::settings::{self, Mode},
@@ -21,13 +20,13 @@ use std::{
     },
 };
 
-/// Differences that are kept for operators; all are counted.
+/// Differences kept for operators; all are counted.
 const DIFFERENCES: usize = 64;
 
-/// An upstream's candidate: its settings, and the component that is being tried, once there is one.
+/// An upstream's candidate: its settings, and the component on trial, once there is one.
 #[derive(Debug)]
 pub struct Candidate {
-    /// Which policy, how, and for how many requests.
+    /// The policy, the mode and the share of requests.
     pub settings: settings::Candidate,
     current: ArcSwapOption<UpstreamRuntime>,
     tally: Mutex<Tally>,
@@ -41,16 +40,16 @@ struct Tally {
     latest: VecDeque<Difference>,
 }
 
-/// One outcome on which the candidate decided otherwise. It holds nothing of the request.
+/// An outcome on which the candidate decided differently. Contains no data of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The endpoint, as the live policy names it.
+    /// The endpoint's name in the live policy.
     pub endpoint: String,
     /// The upstream's status, or the failure's name.
     pub outcome: String,
-    /// What the live policy said: class, breaker's signal and next step.
+    /// The live policy's decision: class, breaker signal and next action.
     pub live: String,
-    /// What the candidate said, or how it failed.
+    /// The candidate's decision, or its fault.
     pub candidate: String,
 }
 
@@ -61,28 +60,28 @@ impl fmt::Display for Difference {
     }
 }
 
-/// How a candidate does.
+/// The results of a candidate's trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CandidateReport {
-    /// Its component; none while there is no candidate in service, or for the native policy.
+    /// The component's digest; none without a candidate in service, or for the built-in policy.
     pub digest: Option<Digest>,
-    /// In shadow: outcomes that both judged.
+    /// In shadow: outcomes that both policies decided about.
     pub compared: u64,
-    /// Of these, how many they judged otherwise.
+    /// Compared outcomes with different decisions.
     pub differed: u64,
-    /// Outcomes that the candidate was not shown: it was behind, or wants to read more than the live policy does.
+    /// Outcomes that the candidate did not see: its queue was full, or it wants more of the body than was read.
     pub skipped: u64,
-    /// The latest differences, the oldest first; at most 64.
+    /// The latest differences, oldest first; at most 64.
     pub differences: Vec<Difference>,
 }
 
 impl Candidate {
-    /// No component yet.
+    /// A candidate without a component yet.
     pub fn new(settings: settings::Candidate) -> Self {
         Self { settings, current: ArcSwapOption::empty(), tally: Mutex::default(), skipped: AtomicU64::new(0) }
     }
 
-    /// The component that is being tried, if there is one.
+    /// The component on trial, if there is one.
     pub fn current(&self) -> Option<Arc<UpstreamRuntime>> {
         self.current.load_full()
     }
@@ -92,14 +91,14 @@ impl Candidate {
         if self.settings.mode == Mode::Shadow { self.current() } else { None }
     }
 
-    /// The component, if it decides for the request that these bytes name: its idempotency key, or its own name. Equal
-    /// bytes always give the same answer, in the whole fleet.
+    /// The component, if it decides for the request that these bytes identify: its idempotency key, or its request id. Equal bytes give the
+    /// same result in the whole fleet.
     pub fn as_canary(&self, request: &[u8]) -> Option<Arc<UpstreamRuntime>> {
         let decides = self.settings.mode == Mode::Canary && percentile(request) < self.settings.share_percent;
         if decides { self.current() } else { None }
     }
 
-    /// Tries another component; the counts begin anew.
+    /// Starts the trial of another component, with new counts.
     pub(super) fn put(&self, next: Option<Arc<UpstreamRuntime>>) {
         let mut tally = self.tally.lock();
         if next.is_some() {
@@ -109,28 +108,28 @@ impl Candidate {
         self.current.store(next);
     }
 
-    /// The same component with other settings; what was counted stays.
+    /// Replaces the settings of the same component; counts stay.
     pub(super) fn replace(&self, next: Arc<UpstreamRuntime>) {
         self.current.store(Some(next));
     }
 
-    /// Whether this is the component that is being tried.
+    /// Whether this is the component on trial.
     pub(super) fn is(&self, service: &Arc<UpstreamRuntime>) -> bool {
         self.current.load().as_ref().is_some_and(|own| own.is_same(service))
     }
 
-    /// Notes that an outcome was not shown to it.
+    /// Counts an outcome that the candidate did not see.
     pub(super) fn skip(&self) {
         self.skipped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a comparison into account; the difference, if there is one.
+    /// Counts a comparison, and keeps the difference, if there is one.
     pub(super) fn compared(&self, difference: Option<Difference>) {
         let mut tally = self.tally.lock();
         tally.compared += 1;
         let Some(difference) = difference else { return };
         tally.differed += 1;
-        // Rarer and rarer, so that a candidate that always differs fills no log.
+        // Log ever more rarely, so that a candidate that always differs does not fill the log.
         if tally.differed.is_power_of_two() {
             tracing::info!(differed = tally.differed, compared = tally.compared, "candidate: {difference}");
         }
@@ -140,7 +139,7 @@ impl Candidate {
         tally.latest.push_back(difference);
     }
 
-    /// How it does.
+    /// The results so far.
     pub fn report(&self) -> CandidateReport {
         let tally = self.tally.lock();
         CandidateReport {
@@ -153,14 +152,14 @@ impl Candidate {
     }
 }
 
-/// Where a request lies among all, from 0 to 99, by its name's SHA-256.
+/// A request's percentile, from 0 to 99, by the SHA-256 of its identifier.
 fn percentile(request: &[u8]) -> u32 {
     let hash: [u8; 32] = Sha256::digest(request).into();
     let [a, b, c, d, ..] = hash;
     u32::try_from((u64::from(u32::from_be_bytes([a, b, c, d])) * 100) >> 32).unwrap_or(0)
 }
 
-/// What two verdicts are compared by: the waits may differ by chance, and the words as they like.
+/// The part of a verdict that is compared. Waits may differ by chance, and reasons are free text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerdictSummary {
     class: &'static str,
@@ -170,7 +169,7 @@ pub struct VerdictSummary {
 }
 
 impl VerdictSummary {
-    /// The gist of a verdict.
+    /// Summarizes a verdict.
     pub fn of(verdict: &Verdict) -> Self {
         let (next, replaced_by) = match &verdict.next {
             Next::Deliver => ("deliver", None),
@@ -181,7 +180,7 @@ impl VerdictSummary {
         Self { class: verdict.class.name(), breaker: verdict.breaker, next, replaced_by }
     }
 
-    /// What a settled answer counts as, without any policy being asked.
+    /// The summary of a response that was settled by its status, without a policy call.
     pub const SETTLED: Self =
         Self { class: "applied", breaker: BreakerSignal::Success, next: "deliver", replaced_by: None };
 }

@@ -9,13 +9,13 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The upstreams in service, and the parts from which another generation of a policy is loaded and checked. Watchers of files and
-/// followers of a fleet hold it weakly, so that they end with their host.
+/// The upstreams, and the parts that load and check another policy generation. File watchers and fleet followers hold it weakly, so that
+/// they end with their host.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) upstreams: Vec<Arc<UpstreamPolicy>>,
     pub(crate) engine: Engine,
-    /// The keys of which one must have signed a component.
+    /// Public keys; one of them must have signed a component.
     pub(crate) keys: Keys,
     pub(crate) registry: Registry,
     pub(crate) gates: Groups,

@@ -1,84 +1,84 @@
-//! What happened to a policy, for the log and for operators.
+//! Events of a policy's life, for the log and for operators.
 
 use crate::{policy::Digest, upstream_runtime::StagePhase};
 use std::{fmt, path::PathBuf};
 
-/// What happened to an upstream's policy.
+/// An event of an upstream's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A generation serves.
     Installed {
-        /// Its number.
+        /// The generation's number.
         generation: u64,
-        /// Its digest; none for the native policy.
+        /// The component's digest; none for the built-in policy.
         digest: Option<Digest>,
-        /// The keys to set where it may settle unknown writes only once the operator says so.
+        /// Configuration keys to set before the policy may settle unknown writes; empty if it already may.
         ungranted: Vec<String>,
     },
-    /// A component was refused; the generation before goes on.
+    /// A component was refused; the previous generation goes on.
     Refused {
-        /// The file.
+        /// The component's file.
         file: PathBuf,
-        /// The digest, as far as it was read.
+        /// The component's digest; none if the file was not read.
         digest: Option<Digest>,
-        /// At which step.
+        /// The phase that failed.
         step: StagePhase,
-        /// Why, and what to do.
+        /// The cause, and the remedy.
         reason: String,
     },
-    /// A candidate is being tried.
+    /// A candidate is on trial.
     Tried {
-        /// Its digest; none for the native policy.
+        /// The component's digest; none for the built-in policy.
         digest: Option<Digest>,
-        /// As a canary: for how many requests of a hundred; none in shadow.
+        /// The percentage of requests that a canary decides for; none in shadow.
         share_percent: Option<u32>,
     },
-    /// A candidate failed too often and is tried no more; its digest is not taken again.
+    /// A candidate failed too often; its trial has ended, and its digest is quarantined.
     GivenUp {
-        /// Its digest.
+        /// The component's digest.
         digest: Option<Digest>,
-        /// Faults.
+        /// Faults in the window.
         faults: u32,
-        /// Of so many decisions.
+        /// Decisions in the window.
         decisions: u32,
-        /// What the last fault was.
+        /// The last fault.
         last: String,
     },
-    /// A generation has proven itself.
+    /// A generation has passed its probation.
     Good {
-        /// Its number.
+        /// The generation's number.
         generation: u64,
     },
-    /// A generation failed too often and was taken out of service; its digest is not taken again.
+    /// A generation failed too often and was rolled back; its digest is quarantined.
     RolledBack {
-        /// Its number.
+        /// The generation's number.
         generation: u64,
-        /// Its digest.
+        /// The component's digest.
         digest: Option<Digest>,
-        /// Which generation's policy serves now; none: the built-in policy decides.
+        /// The generation whose policy serves now; none: the built-in policy decides.
         to: Option<u64>,
-        /// Faults.
+        /// Faults in the window.
         faults: u32,
-        /// Of so many decisions.
+        /// Decisions in the window.
         decisions: u32,
-        /// What the last fault was.
+        /// The last fault.
         last: String,
     },
-    /// An operator, or the fleet, took a generation out of service; its digest is not taken again.
+    /// An operator or the fleet withdrew a generation; its digest is quarantined.
     Withdrawn {
-        /// Its number.
+        /// The generation's number.
         generation: u64,
-        /// Its digest.
+        /// The component's digest.
         digest: Option<Digest>,
-        /// Which generation's policy serves now; none: the built-in one decides.
+        /// The generation whose policy serves now; none: the built-in policy decides.
         to: Option<u64>,
-        /// Who.
+        /// "an operator" or "its fleet".
         by: &'static str,
     },
 }
 
 impl Event {
-    /// Its kind among a host's events.
+    /// The kind of the host event.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Installed { .. } => "policy-installed",

@@ -1,18 +1,20 @@
 //! One policy for a whole fleet: announced at one host, staged by all, switched together, rolled back together.
 //!
 //! ```text
-//! course      what one host knows of it, and what it does next: pure
-//! following   one upstream's: beats, and swaps       announcing   what operators ask
-//! staging     from a digest to a policy that may serve         shelf   compiled ones at hand
-//! memory      what is known at the next start
-//! told        what operators hear of it
+//! planner        what one host knows of the fleet, and its next action: pure
+//! follower       one upstream's heartbeats and switches
+//! commands       operators' commands
+//! staging        from a digest to a checked policy
+//! policy_cache   compiled policies in memory
+//! state_file     the fleet's state for the next start
+//! notices        reports to operators
 //! ```
 //!
-//! The protocol itself, and its twin of the script in shared state, is [`crate::state::rollout`].
+//! The protocol, and a Rust model of the script in shared state, is in [`crate::state::rollout`].
 //!
-//! What stands in shared state is a digest, and never where it comes from: each host pulls it from the repository that its own
-//! configuration names, verifies it, and compiles it itself. Whoever can write there can at most choose among what the operator's registry
-//! holds and, where there are keys, what is signed.
+//! Shared state holds a digest, never its origin: each host pulls the component from the repository in its own configuration, verifies it
+//! and compiles it itself. So whoever can write to shared state can only choose among the components in the operator's registry, and, if
+//! there are keys, among the signed ones.
 
 mod commands;
 mod follower;
@@ -31,7 +33,7 @@ use crate::state::rollout::{
     Aborted, FleetState, FleetStatus, HostStatus, Message, MessageOutcome, PolicyRef, Proposed, Why,
 };
 
-/// The name of this host among the others: the machine's, and a part by chance, so that two hosts of one machine are two.
+/// This host's name in the fleet: the machine's name and a random part, because one machine may run several hosts.
 pub fn host_name(entropy: &crate::rng::Rng) -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);

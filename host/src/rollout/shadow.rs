@@ -1,5 +1,4 @@
-//! The thread on which candidates decide in shadow: after the live decision, off every request's path, and never more of it
-//! than the queue holds.
+//! The thread on which shadow candidates decide: after the live decision, off the request's path, and bounded by its queue.
 
 use super::{Difference, UpstreamPolicy, VerdictSummary};
 use crate::{
@@ -18,10 +17,10 @@ use std::{
     thread,
 };
 
-/// Cases that wait for the thread: what comes beyond is skipped, and counted.
+/// The most queued cases; further ones are skipped and counted.
 const WAITING: usize = 256;
 
-/// Sends cases to the thread; it ends with the last of these.
+/// Sends cases to the thread, which ends when the last sender is dropped.
 #[derive(Debug, Clone)]
 pub struct Shadow(SyncSender<Box<Case>>);
 
@@ -29,14 +28,14 @@ impl Shadow {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// The system's error if the thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let (sender, cases) = sync_channel(WAITING);
         thread::Builder::new().name("triage-shadow".to_owned()).spawn(move || work(&cases))?;
         Ok(Self(sender))
     }
 
-    /// Hands an outcome over that the live policy has judged. Never waits.
+    /// Queues an outcome that the live policy has decided about. Never waits.
     pub fn show(&self, case: Case) {
         if let Err(error) = self.0.try_send(Box::new(case)) {
             let (TrySendError::Full(case) | TrySendError::Disconnected(case)) = error;
@@ -47,7 +46,7 @@ impl Shadow {
     }
 }
 
-/// An outcome as the candidate may see it, owned: only what its interest names.
+/// An owned copy of an outcome, limited to the candidate's interest.
 #[derive(Debug)]
 pub struct Case {
     serving: Arc<UpstreamPolicy>,
@@ -71,8 +70,7 @@ enum ShadowInput {
 }
 
 impl Case {
-    /// What the candidate is shown of an outcome; none where it is not asked for such a request, or wants to read more of it
-    /// than is there.
+    /// Builds the candidate's case. None if the candidate has no policy endpoint for the request, or wants more of the body than was read.
     pub fn of(
         serving: &Arc<UpstreamPolicy>,
         candidate: Arc<UpstreamRuntime>,
@@ -120,7 +118,7 @@ impl Case {
         })
     }
 
-    /// Asks the candidate and notes how it compares.
+    /// Has the candidate decide, and records the comparison.
     fn judge(self) {
         let Some(slot) = &self.serving.candidate else { return };
         if !slot.is(&self.candidate) {
@@ -159,7 +157,7 @@ impl Case {
     }
 }
 
-/// What can be copied of an attempt; the rest is empty.
+/// The copyable part of an attempt; the rest is empty.
 fn facts(attempt: &Attempt<'_>, endpoint: usize) -> Attempt<'static> {
     static NOTHING: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
     Attempt {

@@ -1,4 +1,4 @@
-//! From a file to a generation that may serve: every check in order, nothing touched.
+//! Stages a policy file: runs every check in order, without touching the live policy.
 
 use super::{Event, PolicyRole, UpstreamPolicy};
 use crate::{
@@ -14,10 +14,10 @@ use crate::{
 };
 use std::{error::Error, io, path::Path};
 
-/// The largest file of cases.
+/// The largest file of golden cases.
 const CASES_BYTES: u64 = 4 << 20;
 
-/// Why a component may not serve.
+/// Why a component was refused.
 #[derive(Debug)]
 pub struct Refused {
     digest: Option<Digest>,
@@ -27,34 +27,34 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether a file could not be read: nothing is known of it yet, and another look may find it readable.
+    /// Whether a file could not be read, so that a later read may succeed.
     pub fn is_worth_another_look(&self) -> bool {
         self.again
     }
 
-    /// The same for a file that could not be read, unless it is only too large.
+    /// Marks the refusal as a read error, which a retry may resolve, unless the file is too large.
     fn unread(self, error: &io::Error) -> Self {
         Self { again: error.kind() != io::ErrorKind::FileTooLarge, ..self }
     }
 
-    /// A check panicked: that is told like any other refusal, and the thread goes on.
+    /// The refusal after a check panicked: reported like any other, and the thread goes on.
     fn panicked(panic: String) -> Self {
         let reason = format!("a check panicked over it ({panic}); build it again, and report it");
         Self { digest: None, step: StagePhase::Load, reason, again: false }
     }
 
-    /// As an event.
+    /// Converts the refusal into an event.
     pub fn event(self, file: &Path) -> Event {
         Event::Refused { file: file.to_owned(), digest: self.digest, step: self.step, reason: self.reason }
     }
 }
 
-/// Reads and checks a component for an upstream: size, digest, checksum and signature, format, imports, exports,
-/// description, settings, its golden cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of
-/// milliseconds: not for request threads. None: it is there already.
+/// Reads and checks a component for an upstream: size, digest, checksum and signature, format, imports, exports, description, settings, its
+/// golden cases (`NAME.cases.csv` beside it), and whether the configuration fits. Takes tens of milliseconds, so call it off the request
+/// threads. None: this component already serves.
 ///
 /// # Errors
-/// [`Refused`] names the step; what serves is untouched.
+/// [`Refused`] names the phase; the live policy is untouched.
 pub fn stage(
     serving: &UpstreamPolicy,
     slot: PolicyRole,
@@ -113,12 +113,11 @@ fn stage_uncontained(
         .map_err(|error| refused(StagePhase::Configuration)(told(&error)))
 }
 
-/// Puts the candidate there that a configuration names, as far as it can be had at the start. What is wrong with it is an
-/// event: it keeps nothing from serving.
+/// Loads the configured candidate at the start, if it is available. A refusal is only an event: it must not stop the live policy.
 pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &Registry, gates: &Groups) {
     let Some(source) = serving.settings.candidate.as_ref().map(|candidate| &candidate.policy) else { return };
     match source {
-        // It may come later.
+        // The file may appear later.
         PolicySource::File(file) if !file.exists() => {}
         PolicySource::File(file) => match stage(serving, PolicyRole::Candidate, engine, keys, gates, file) {
             Ok(Some(service)) => serving.put(PolicyRole::Candidate, service),
@@ -139,7 +138,7 @@ pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &
     }
 }
 
-/// The length of a reason: a component has a part in its wording.
+/// The longest reason: a component can influence its wording.
 const REASON_CHARS: usize = 4000;
 
 /// An error with its causes, on one line.
@@ -147,7 +146,7 @@ pub(crate) fn told(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&link| link.source());
     let mut told: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {
-        // A transparent wrapper says what its cause says.
+        // A transparent wrapper has the text of its cause.
         if told.last().is_none_or(|last| !last.contains(&text)) {
             told.push(text);
         }

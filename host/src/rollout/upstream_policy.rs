@@ -1,4 +1,4 @@
-//! One upstream and the generation that serves it now.
+//! One upstream and the policy generation that serves it now.
 
 use super::{Candidate, Event, fleet::Follower};
 use crate::{
@@ -18,34 +18,34 @@ use std::{
     sync::Arc,
 };
 
-/// Events that are kept for operators.
+/// Events kept for operators.
 const EVENTS: usize = 64;
-/// Digests that are remembered as bad.
+/// The most quarantined digests.
 const QUARANTINED: usize = 1024;
 
-/// Which of an upstream's two policies is meant.
+/// One of an upstream's two policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyRole {
-    /// The one that serves.
+    /// The live policy.
     Live,
-    /// The one that is tried beside it.
+    /// The candidate.
     Candidate,
 }
 
-/// An upstream in service.
+/// An upstream and its policies.
 #[derive(Debug)]
 pub struct UpstreamPolicy {
-    /// Its settings as configured at the start, before a policy's proposals: of these, name, address and policy never change.
+    /// The settings at the start, before a policy's proposals. Name, address and policy never change.
     pub settings: settings::Upstream,
-    /// The same as they are now.
+    /// The settings after the latest reload.
     configured: ArcSwap<settings::Upstream>,
-    /// The policy that is tried beside the one that serves.
+    /// The candidate beside the live policy, if one is configured.
     pub candidate: Option<Candidate>,
-    /// How many attempts it bears at once.
+    /// The adaptive limit on attempts under way.
     pub overload: Arc<Overload>,
-    /// What its decisions are recorded in, where an operator wants that.
+    /// Records decisions while an operator wants that.
     pub recorder: Recorder,
-    /// The fleet that says which policy serves, where it does.
+    /// The follower of the fleet's policy; none if this host decides alone.
     pub following: Option<Arc<Follower>>,
     current: ArcSwap<UpstreamRuntime>,
     ledger: Mutex<History>,
@@ -53,7 +53,7 @@ pub struct UpstreamPolicy {
     meters: Arc<AllEndpointCounters>,
 }
 
-/// What other settings make of an upstream.
+/// An upstream's generations with new settings, not yet in force.
 #[derive(Debug)]
 pub struct Reconfigured {
     settings: Arc<settings::Upstream>,
@@ -61,39 +61,39 @@ pub struct Reconfigured {
     candidate: Option<Arc<UpstreamRuntime>>,
 }
 
-/// How an upstream's policy stands.
+/// The status of an upstream's policy.
 #[derive(Debug)]
 pub struct PolicyStatus {
     /// The generation that serves.
     pub current: Arc<UpstreamRuntime>,
-    /// The number of the latest generation, whether it still serves or not.
+    /// The number of the latest generation, even if it no longer serves.
     pub latest: u64,
-    /// The generation to roll back to; none: there is no other good one.
+    /// The rollback target; none: there is no other good generation.
     pub fallback: Option<Arc<UpstreamRuntime>>,
-    /// Components that are not taken again.
+    /// Quarantined components, which are not loaded again.
     pub quarantined: Vec<Digest>,
 }
 
-/// Why an operator's word on a policy was not followed.
+/// Why an operator's command was not executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotDone {
-    /// There is nothing to go back to.
+    /// There is no rollback target.
     #[error("no other generation has proven itself; drop in a component that serves better")]
     NoOther,
-    /// It is out of service already.
+    /// The generation is suspended.
     #[error("the generation failed too often and was taken out of service; drop in a mended component")]
     Suspended,
-    /// It is good already.
+    /// The generation is good already.
     #[error("the generation that serves has proven itself already; there is nothing to promote")]
     GoodAlready,
 }
 
 #[derive(Debug, Default)]
 struct History {
-    /// The number of the latest generation, whether it still serves or not.
+    /// The number of the latest generation, even if it no longer serves.
     latest: u64,
     last_good: Option<Arc<UpstreamRuntime>>,
-    /// The one before it.
+    /// The good generation before `last_good`.
     good_before: Option<Arc<UpstreamRuntime>>,
     quarantined: HashSet<Digest>,
     events: VecDeque<Event>,
@@ -140,7 +140,7 @@ impl History {
 }
 
 impl UpstreamPolicy {
-    /// Serves the first generation. It came with the host's start and is trusted as good.
+    /// Serves the first generation, which counts as good.
     pub fn new(
         settings: settings::Upstream,
         mut service: UpstreamRuntime,
@@ -152,7 +152,7 @@ impl UpstreamPolicy {
         let first = Arc::new(service);
         let mut ledger =
             History { latest: first.generation, last_good: Some(Arc::clone(&first)), ..History::default() };
-        // What came with the start is told only where the operator has something left to say.
+        // The first generation is reported only if the operator still has keys to set.
         match installed(&first) {
             Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
             event => ledger.note(&settings.name, event, &told),
@@ -174,7 +174,7 @@ impl UpstreamPolicy {
         }
     }
 
-    /// The same where the fleet says which policy serves.
+    /// Follows a fleet's policy.
     #[must_use]
     pub fn following(self, following: Option<Arc<Follower>>) -> Self {
         Self { following, ..self }
@@ -185,15 +185,15 @@ impl UpstreamPolicy {
         self.current.load_full()
     }
 
-    /// The settings as they are now.
+    /// The settings after the latest reload.
     pub fn configured(&self) -> Arc<settings::Upstream> {
         self.configured.load_full()
     }
 
-    /// What other settings would make of every generation that serves or may serve again. Nothing changes yet.
+    /// Applies new settings to copies of every generation that serves or may serve again. Changes nothing yet.
     ///
     /// # Errors
-    /// [`ServiceError`] where they do not fit a policy.
+    /// [`ServiceError`] if the settings do not fit a policy.
     pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Groups) -> Result<Reconfigured, ServiceError> {
         let ledger = self.ledger.lock();
         let remade = |service: &Arc<UpstreamRuntime>| {
@@ -212,7 +212,7 @@ impl UpstreamPolicy {
         Ok(Reconfigured { settings: Arc::new(settings.clone()), services, candidate })
     }
 
-    /// Puts other settings into force, between two requests. A policy that came meanwhile keeps the old ones until the next time.
+    /// Puts new settings into force, between two requests. A policy installed meanwhile keeps the old ones until the next reload.
     pub fn reconfigure(&self, Reconfigured { settings, services, candidate }: Reconfigured) {
         let mut held = self.ledger.lock();
         let ledger = &mut *held;
@@ -235,7 +235,7 @@ impl UpstreamPolicy {
         self.configured.store(settings);
     }
 
-    /// Puts a generation into service: one swap, between two requests.
+    /// Installs a generation: one swap, between two requests.
     pub fn install(&self, next: UpstreamRuntime) {
         let mut ledger = self.ledger.lock();
         ledger.latest += 1;
@@ -247,7 +247,7 @@ impl UpstreamPolicy {
         ledger.note(&self.settings.name, installed(&next), &self.told);
     }
 
-    /// The digest of what is in a slot.
+    /// The digest of the policy in a role.
     pub fn digest_in(&self, slot: PolicyRole) -> Option<Digest> {
         match slot {
             PolicyRole::Live => self.current.load().policy.digest(),
@@ -255,7 +255,7 @@ impl UpstreamPolicy {
         }
     }
 
-    /// Puts what was staged for a slot there.
+    /// Installs a staged policy in its role.
     pub fn put(&self, slot: PolicyRole, next: UpstreamRuntime) {
         match slot {
             PolicyRole::Live => self.install(next),
@@ -263,7 +263,7 @@ impl UpstreamPolicy {
         }
     }
 
-    /// Tries a component beside the one that serves, whose limits and breakers it shares and does not change.
+    /// Starts the trial of a candidate. It shares the live policy's limits and breakers, and does not change them.
     fn try_out(&self, next: UpstreamRuntime) {
         let Some(candidate) = &self.candidate else { return };
         let mut ledger = self.ledger.lock();
@@ -276,7 +276,7 @@ impl UpstreamPolicy {
         ledger.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.told);
     }
 
-    /// Notes that a component was refused.
+    /// Records that a component was refused.
     pub fn refused(&self, event: Event) {
         self.ledger.lock().note(&self.settings.name, event, &self.told);
     }
@@ -286,17 +286,17 @@ impl UpstreamPolicy {
         self.ledger.lock().quarantined.contains(digest)
     }
 
-    /// Takes a component that was rolled back here once more.
+    /// Allows a component again that was rolled back here.
     pub(super) fn unquarantine(&self, digest: &Digest) {
         self.ledger.lock().quarantined.remove(digest);
     }
 
-    /// What happened, the oldest first; the last 64.
+    /// The last 64 events, oldest first.
     pub fn events(&self) -> Vec<Event> {
         self.ledger.lock().events.iter().cloned().collect()
     }
 
-    /// Takes a decision of a generation into account, and rolls it back where it fails too often.
+    /// Counts a generation's decision, and rolls the generation back if it fails too often.
     pub fn decided(&self, service: &Arc<UpstreamRuntime>, fault: Option<&Fault>, now: Timestamp) {
         let conduct = match fault {
             None => DecisionResult::Decided,
@@ -307,7 +307,7 @@ impl UpstreamPolicy {
             Judgement::Watched => {}
             Judgement::Good => {
                 let mut ledger = self.ledger.lock();
-                // A late request may still speak for a generation that was replaced meanwhile.
+                // A late request may have finished the probation of a generation that was replaced meanwhile.
                 if service.is_same(&self.current.load()) {
                     self.proven(&mut ledger, service);
                 }
@@ -327,7 +327,7 @@ impl UpstreamPolicy {
         {
             ledger.quarantined.insert(digest);
         }
-        // Requests that began in it end in it; the built-in policy decides for them.
+        // For requests still under way in this generation, the built-in policy decides from now on.
         service.probation.suspend();
         if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
             candidate.put(None);
@@ -339,7 +339,7 @@ impl UpstreamPolicy {
         }
         let good = ledger.fallback(service);
         if ledger.last_good.as_ref().is_some_and(|good| good.is_same(service)) {
-            // It is no generation to come back to any more.
+            // This generation is no longer a rollback target.
             ledger.last_good.clone_from(&good);
             ledger.good_before = None;
         }
@@ -362,7 +362,7 @@ impl UpstreamPolicy {
         ledger.note(&self.settings.name, Event::Good { generation: service.generation }, &self.told);
     }
 
-    /// Ends the probation of the generation that serves, on an operator's word.
+    /// Ends the live generation's probation, by an operator's command.
     ///
     /// # Errors
     /// [`NotDone`]
@@ -380,8 +380,8 @@ impl UpstreamPolicy {
         Ok(())
     }
 
-    /// Goes back to the last good generation before the one that serves, on an operator's word; its component is not taken
-    /// again. Requests that began in it end in it.
+    /// Rolls back to the last good generation before the live one, by an operator's command, and quarantines the live component. Requests
+    /// under way end in their generation.
     ///
     /// # Errors
     /// [`NotDone::NoOther`]
@@ -406,14 +406,14 @@ impl UpstreamPolicy {
         Ok(())
     }
 
-    /// Comes back to nothing that the fleet has rolled back, by the manifests' digests: components that came with them are not
-    /// taken again, whatever manifest they come with then, other than `next`, which serves from now on.
+    /// Quarantines components that the fleet has rolled back, given by their manifests' digests. They are not loaded again under any
+    /// manifest. The exception is `next`, which serves from now on.
     pub(super) fn quarantine(&self, withdrawn: &[Digest], next: Option<Digest>) {
         self.ledger.lock().shun(&self.current(), withdrawn, next);
     }
 
-    /// Leaves a generation that the fleet has rolled back, where this host refuses what should serve instead: for the last
-    /// good one here, else for the built-in policy.
+    /// Leaves a generation that the fleet has rolled back, if this host refuses its replacement: serves the last good generation here, or
+    /// else the built-in policy.
     pub(super) fn fall_back(&self, withdrawn: &[Digest]) {
         let mut ledger = self.ledger.lock();
         let current = self.current();
@@ -437,7 +437,7 @@ impl UpstreamPolicy {
         ledger.note(&self.settings.name, event, &self.told);
     }
 
-    /// How it stands.
+    /// The present status.
     pub fn view(&self) -> PolicyStatus {
         let ledger = self.ledger.lock();
         let current = self.current();
@@ -454,7 +454,7 @@ fn overload(settings: &settings::Upstream, told: &Arc<Events>, clock: Clock) -> 
     Overload::new(settings.name.clone(), clock, Arc::clone(told))
 }
 
-/// The event of a generation that serves from now on.
+/// The event for an installed generation.
 fn installed(service: &UpstreamRuntime) -> Event {
     let ungranted =
         service.endpoints.iter().filter(|endpoint| endpoint.described.commit_within.is_some() && !endpoint.granted);

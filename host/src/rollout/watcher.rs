@@ -1,5 +1,5 @@
-//! Watches policy files. Events tell when to look; what counts is what a look finds, so that renames, links that are
-//! exchanged (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all end the same way.
+//! Watches policy files. An event only triggers a check; the check compares the files themselves. So renames, replaced symlinks
+//! (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all work the same way.
 
 use super::{Context, PolicyRole, Refused, stage};
 use crate::{
@@ -20,12 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// A copy in progress brings many events: the look waits until none has come for so long.
+/// A copy in progress causes many events: the check waits until there was none for this long ...
 const SETTLE_TIME: Duration = Duration::from_millis(15);
-/// But not longer than so many of them.
+/// ... but at most for this many events.
 const MAX_SETTLE_TIME: u32 = 20;
 
-/// The folder cannot be watched.
+/// Why the files cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The thread could not be started.
@@ -33,18 +33,18 @@ pub enum WatchError {
     Thread(#[source] io::Error),
 }
 
-/// Watches as long as it lives.
+/// Watches policy files until it is dropped.
 #[derive(Debug)]
 pub struct PolicyWatcher {
     stop: Sender<Tick>,
 }
 
-/// What the watching thread is told.
+/// A message to the watching thread.
 #[derive(Debug)]
 enum Tick {
-    /// Something may have changed.
+    /// A file may have changed.
     Look,
-    /// The watch was dropped.
+    /// The watcher was dropped.
     Stop,
 }
 
@@ -54,7 +54,7 @@ impl Drop for PolicyWatcher {
     }
 }
 
-/// One file to look at, for one upstream.
+/// One file to watch, for one upstream.
 #[derive(Debug)]
 struct Watched {
     upstream: usize,
@@ -63,7 +63,7 @@ struct Watched {
     attention: Attention,
 }
 
-/// What was last seen of a file and its companions, and whether it could be read.
+/// The last known identity of a file and its companions, and whether it could be read.
 #[derive(Debug, Default)]
 struct Attention {
     seen: Identities,
@@ -71,12 +71,12 @@ struct Attention {
 }
 
 impl Attention {
-    /// Whether what is found now is worth reading: it changed, or could not be read before.
+    /// Whether to read the file: it changed, or could not be read before.
     fn is_due(&self, found: &Identities) -> bool {
         found[0].is_some() && (self.unread || *found != self.seen)
     }
 
-    /// Notes that it could, or could not, be read. Whether that is worth telling: a file that stays unreadable is told of once.
+    /// Records a check. Returns whether to report it: a file that stays unreadable is reported once.
     fn looked(&mut self, found: &Identities, unread: bool) -> bool {
         let news = !(unread && self.unread && *found == self.seen);
         *self = Self { seen: *found, unread };
@@ -84,17 +84,17 @@ impl Attention {
     }
 }
 
-/// A component and the files beside it that speak for it: one that was refused is looked at again when they come.
+/// A component and its companion files. A refused component is checked again when they change.
 type Identities = [Option<Identity>; 4];
 
-/// What a file is known by without reading it: device, inode, size, time of change of its bytes and of itself.
+/// A file's identity without reading it: device, inode, size, modification time, change time.
 pub(crate) type Identity = (u64, u64, u64, i128, i128);
 
 impl PolicyWatcher {
-    /// Looks once, now, then starts watching. `poll` is how often it looks without being told.
+    /// Checks all files once, then starts to watch. `poll`: how often to check without an event.
     ///
     /// # Errors
-    /// [`WatchError`]; where events cannot be had, polling does.
+    /// [`WatchError`] if there is no thread. Without file events, polling goes on.
     pub(crate) fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
         let mut files = watched(context, dir);
         look(context, &mut files);
@@ -115,7 +115,7 @@ impl PolicyWatcher {
         }
         let weak = Arc::downgrade(context);
         let run = move || {
-            // A panic that no check contains ends one look. Without another one no policy would ever be taken again.
+            // A panic outside of the contained checks must end only one check, or no policy would ever be loaded again.
             while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
                 tracing::error!(%panic, "looking at policy files failed; it is begun again");
                 if let Some(context) = weak.upgrade() {
@@ -132,12 +132,12 @@ impl PolicyWatcher {
     }
 }
 
-/// The files that may bring a policy: the one an upstream names, or `NAME.wasm` in the folder in an embedded one's place.
+/// The files to watch: a policy's configured file, or `NAME.wasm` in the folder, which replaces the embedded policy of that name.
 fn watched(context: &Context, dir: Option<&Path>) -> Vec<Watched> {
     let file = |source: &PolicySource| match source {
         PolicySource::File(path) => Some(path.clone()),
         PolicySource::Embedded(name) => dir.map(|dir| dir.join(format!("{name}.wasm"))),
-        // What a digest names does not change.
+        // The content of a digest never changes.
         PolicySource::Registry(_) | PolicySource::Builtin => None,
     };
     let mut files = Vec::new();
@@ -195,7 +195,7 @@ fn identities(file: &Path) -> Identities {
     [identity(file), identity(&file.with_extension("cases.csv")), identity(&signature), identity(&checksum)]
 }
 
-/// What is known of a file without reading it; none where there is none.
+/// The identity of a file; none if there is no file.
 pub(crate) fn identity(file: &Path) -> Option<Identity> {
     let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let time = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
@@ -235,12 +235,12 @@ mod tests {
             fs::rename(beside, self.folder.path().join("http-standard.wasm")).unwrap();
         }
 
-        /// The name of the policy that serves.
+        /// The name of the live policy.
         fn serves(&self) -> String {
             self.host.shared.rollout.upstreams[0].current().policy.description().name.clone()
         }
 
-        /// Waits for an event that says so.
+        /// Waits for an event of this kind with this text.
         fn told(&self, kind: &str, text: &str) -> telemetry::Event {
             for _ in 0..6000 {
                 let events = self.host.shared.events.after(0);
@@ -253,8 +253,8 @@ mod tests {
         }
     }
 
-    /// Each place where a panic over a file is caught: the load of its component, the checks around it, and the whole look. The policy
-    /// before serves on, and the next good file is taken.
+    /// Panics are caught in the load of a component, in the checks around it, and in the whole check. The live policy goes on, and the next
+    /// good file is loaded.
     #[test]
     fn a_load_that_panics_is_an_event_and_the_next_good_file_is_loaded() {
         for (place, kind, text) in [

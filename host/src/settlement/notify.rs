@@ -1,4 +1,4 @@
-//! Tells an operator's own service of every write that was settled, by HTTP.
+//! Sends a notice of every settled write to an operator's own service, by HTTP.
 //!
 //! ```text
 //! POST <settlement.notify>
@@ -6,8 +6,8 @@
 //! {"type":"write-settled","record":"5f0c...","upstream":"hospital","endpoint":"create-hospital","class":"already-applied","settled_unix_ms":1767225600000}
 //! ```
 //!
-//! A settlement waits for nothing here: messages wait in a queue, and those beyond its length are dropped and counted. One that the
-//! receiver does not take waits for its next send beside the others, and holds none of them up.
+//! Settling never waits for the receiver: notices wait in a queue, and those beyond its length are dropped and counted. A refused notice
+//! waits for its retry separately, so that it delays no other.
 
 use crate::{
     bounded_file,
@@ -32,16 +32,16 @@ use tokio::{
     time::{error::Elapsed, sleep, timeout},
 };
 
-/// The header with time and signature.
+/// The header with the time and the signature of a notice.
 pub const SIGNATURE: HeaderName = HeaderName::from_static("triage-signature");
 
-/// Messages that wait.
+/// The most queued notices.
 const MAX_WAITING: usize = 1024;
-/// Sends at once: a receiver that hangs holds up eight, not all of them, and one that comes back is not overrun.
+/// The most sends at once: a hanging receiver delays eight notices, not all, and a recovered one is not flooded.
 const MAX_SENDS: usize = 8;
-/// The time that the receiver may take for one.
+/// The time limit for one send.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The waits before a message is sent again. After the last one it is dropped.
+/// The waits before each retry. After the last one, the notice is dropped.
 const RETRY_WAITS: [Duration; 6] = [
     Duration::from_millis(500),
     Duration::from_secs(2),
@@ -50,64 +50,64 @@ const RETRY_WAITS: [Duration; 6] = [
     Duration::from_secs(60),
     Duration::from_secs(120),
 ];
-/// The shortest key: as long as what it signs with is wide is better, half of that still holds.
+/// The shortest signing key: half of SHA-256's width still suffices, the full width is better.
 const MIN_KEY_BYTES: usize = 16;
 
-/// Where messages go.
+/// The receiver of notices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The receiver's URL.
     pub url: Uri,
-    /// The key that signs; none is a problem that a check of the configuration finds.
+    /// The signing key; without one, the configuration check fails.
     pub key: Option<TokenSource>,
 }
 
-/// Why messages cannot be sent.
+/// Why notices cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum NotifyError {
-    /// The key's file.
+    /// The key's file could not be read.
     #[error("settlement.notify_key_file {} cannot be read; give the path of a file with the key", path.display())]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// No key, or one that is too short.
+    /// The key is missing or too short.
     #[error(
         "settlement.notify needs a key of at least {MIN_KEY_BYTES} characters in settlement.notify_key_file or \
          TRIAGE_SETTLEMENT_KEY, such as `openssl rand -hex 32` gives"
     )]
     Key,
-    /// The URL.
+    /// The client for the URL could not be built.
     #[error("settlement.notify cannot be called")]
     Transport(#[from] TransportError),
 }
 
-/// What a message tells.
+/// A notice of a settled write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Notice {
     pub(crate) record: RecordId,
     pub(crate) upstream: String,
     pub(crate) endpoint: String,
-    /// What became of the write; `unknown`: no host verifies it any more.
+    /// The effect of the write; `unknown`: no host verifies it any more.
     pub(crate) class: Class,
     pub(crate) settled_unix_ms: u64,
 }
 
-/// How many messages came to which end.
+/// Counts of notices by their result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// The receiver took them.
+    /// Accepted by the receiver.
     pub delivered: u64,
-    /// The receiver did not take them, however often they were sent.
+    /// Dropped after all retries, or refused by the receiver.
     pub failed: u64,
-    /// The queue was full.
+    /// Dropped because the queue was full.
     pub dropped: u64,
 }
 
-/// Sends messages.
+/// Queues and sends notices.
 pub(crate) struct Notifier {
     clock: Clock,
     client: Box<dyn Transport>,
@@ -122,13 +122,13 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Nothing is sent before [`Notifier::run`].
+    /// Builds a notifier. It sends nothing before [`Notifier::run`].
     ///
     /// # Errors
-    /// [`NotifyError`] where the key or the URL cannot be used.
+    /// [`NotifyError`] if the key or the URL cannot be used.
     pub(crate) fn new(target: &Target, clock: Clock) -> Result<Self, NotifyError> {
         let key = key(target.key.as_ref())?;
-        // The path goes with each request: the client's base is the authority alone, so that it is sent as it is written.
+        // The client's base URL is the authority alone, and each request carries the path, so that the path is sent unchanged.
         let path_and_query = target.url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let client = Box::new(HttpClient::new(&upstream::Settings::new(authority(&target.url)))?);
         let (sender, waiting) = mpsc::channel(MAX_WAITING);
@@ -146,7 +146,7 @@ impl Notifier {
         })
     }
 
-    /// Queues a message; a full queue drops it.
+    /// Queues a notice; a full queue drops it.
     pub(crate) fn queue(&self, notice: Notice) {
         if self.sender.try_send(notice).is_err() {
             self.dropped.fetch_add(1, Relaxed);
@@ -158,16 +158,16 @@ impl Notifier {
         MAX_WAITING - self.sender.capacity()
     }
 
-    /// How many messages came to which end.
+    /// The counts so far.
     pub(crate) fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         Counts { delivered: read(&self.delivered), failed: read(&self.failed), dropped: read(&self.dropped) }
     }
 
-    /// Sends the messages that are queued. Never ends.
+    /// Sends queued notices. Never ends.
     pub(crate) async fn run(&self) {
         let mut waiting = self.waiting.lock().await;
-        // Those under way, and those that wait to be sent again: as many as may wait for their first send.
+        // Notices under way or waiting for a retry: at most as many as the queue holds.
         let mut under_way = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -181,7 +181,7 @@ impl Notifier {
     }
 
     async fn send(&self, body: &Bytes) -> Result<Result<Inbound, Failure>, Elapsed> {
-        // It is never closed; without a place a message would still be sent.
+        // The semaphore is never closed; without a permit, the notice would still be sent.
         let _place = self.sends.acquire().await.ok();
         timeout(ANSWER_TIMEOUT, self.client.send(self.request(body))).await
     }
@@ -197,7 +197,7 @@ impl Notifier {
                     self.delivered.fetch_add(1, Relaxed);
                     break;
                 }
-                // The same bytes will be refused again.
+                // A client error will not change with a retry.
                 Ok(Ok(answer)) if answer.status.is_client_error() && !matches!(answer.status.as_u16(), 408 | 429) => {
                     self.give_up(notice, &format!("it answered {}", answer.status.as_u16()));
                     break;
@@ -222,7 +222,7 @@ impl Notifier {
         tracing::warn!(record = %notice.record, %why, "the receiver did not take a notice of a settled write (settlement.notify)");
     }
 
-    /// Each send is signed for its own time: a receiver may refuse old ones.
+    /// Each send is signed for its own time, because a receiver may refuse old signatures.
     fn request(&self, body: &Bytes) -> Outbound {
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         if let Ok(value) = HeaderValue::try_from(signature(&self.key, self.clock.unix_ms() / 1000, body)) {
@@ -238,7 +238,7 @@ impl Notifier {
     }
 }
 
-/// A message under way. A run that is dropped gives it to the next one.
+/// A notice under way. If the run is dropped, the notice returns to the queue.
 struct Undelivered<'a> {
     notifier: &'a Notifier,
     notice: Option<Notice>,
@@ -252,7 +252,7 @@ impl Drop for Undelivered<'_> {
     }
 }
 
-/// Whether the key of a target can be used.
+/// Checks that the key of a target can be used.
 ///
 /// # Errors
 /// [`NotifyError`].
@@ -295,7 +295,7 @@ fn body(notice: &Notice) -> String {
     .to_string()
 }
 
-/// Time and signature, as `triage-signature` has them.
+/// The value of `triage-signature`: time and signature.
 fn signature(key: &hmac::Key, unix_seconds: u64, body: &[u8]) -> String {
     let mut context = hmac::Context::with_key(key);
     context.update(unix_seconds.to_string().as_bytes());
@@ -351,7 +351,7 @@ mod tests {
         assert!(matches!(key(Some(&missing)), Err(NotifyError::File { .. })));
     }
 
-    /// A pipe without a writer would hold the start up for ever.
+    /// Opening a pipe without a writer would block the start for ever.
     #[test]
     fn a_key_file_that_is_a_pipe_is_refused_at_once() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -1,36 +1,36 @@
-//! When an unknown write is verified again. Pure: `(age, what the last verification came to) -> wait`.
+//! When to verify an unknown write again. Pure: `(age, whether the upstream was asked) -> wait`.
 
 use std::time::Duration;
 
-/// The longest wait between two verifications of one write, unless `settlement.interval` is longer: an upstream that comes back after
-/// an outage is asked within it.
+/// The longest wait between two verifications of one write, unless `settlement.interval` is longer. It bounds how late the end of an outage
+/// is noticed.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Absence counts once `commit-within` is over, not at its last instant.
+/// Absence is a proof after `commit-within`, not at its last instant.
 const AFTER_COMMIT: Duration = Duration::from_millis(1);
 
-/// How far behind `commit-within` a write is verified at most. The writes that were sent within this time are then settled by one
-/// answer, where each at its own instant would need one of its own.
+/// How far after `commit-within` a write is verified at the latest. One response then settles all writes that were sent within this time,
+/// instead of one response for each.
 const COMMIT_SPREAD: Duration = Duration::from_secs(2);
 
 /// The times of one write's verifications.
 ///
-/// Before `commit-within` each wait is as long as the write is old: a late commit is rare, and each verification takes a place
-/// of the endpoint's limits that other writes may need. One falls shortly behind `commit-within`, from when on absence counts. Later
-/// only an upstream that cannot be asked leaves a write unknown: waits grow again from the shortest.
+/// Before `commit-within`, each wait is as long as the write is old: a late commit is rare, and each verification uses up limits of the
+/// endpoint that other writes may need. One verification is due shortly after `commit-within`, when absence becomes a proof. Later, a write
+/// stays unknown only if the upstream cannot be asked: waits grow again from the shortest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
     /// How late the upstream may still apply the write.
     pub(crate) commit_within: Duration,
-    /// How long verifications go on after that.
+    /// How long verifications go on after `commit_within`.
     pub(crate) margin: Duration,
     /// The shortest wait.
     pub(crate) interval: Duration,
 }
 
 impl Schedule {
-    /// The wait after a verification that settled nothing; none: the write stays unknown. `sent_ago`: the write's age.
-    /// `asked`: whether the upstream was asked; a limit that was full is no reason for a longer wait.
+    /// The wait after a verification that settled nothing; none: the write stays unknown. `sent_ago`: the write's age. `asked`: whether the
+    /// upstream was asked; if a limit was full, the wait does not grow.
     pub(crate) fn next(&self, sent_ago: Duration, asked: bool) -> Option<Duration> {
         let left =
             self.commit_within.saturating_add(self.margin).checked_sub(sent_ago).filter(|left| !left.is_zero())?;
@@ -39,7 +39,7 @@ impl Schedule {
         let age = if before.is_zero() { sent_ago.saturating_sub(self.commit_within) / 4 } else { sent_ago };
         let wait = if asked { age.clamp(interval, MAX_WAIT.max(interval)) } else { interval };
         let wait = if before.is_zero() { wait } else { wait.min(before.saturating_add(interval.min(COMMIT_SPREAD))) };
-        // The last one falls behind the margin, so that a write is never given up without one at its end.
+        // The last verification is due just after the margin, so that no write is given up without one at its end.
         Some(wait.min(left.saturating_add(AFTER_COMMIT)))
     }
 }

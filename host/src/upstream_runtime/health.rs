@@ -1,40 +1,40 @@
-//! Whether an upstream may have fallen asleep.
+//! Tracks whether an upstream may be asleep.
 
 use crate::{clock::Timestamp, policy::contract::HealthCall};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
-/// When an upstream was last heard of, and who wakes it.
+/// When an upstream last responded, and the lock to wake it.
 #[derive(Debug)]
 pub struct Wakefulness {
     call: Option<HealthCall>,
     last_heard_us: AtomicU64,
-    /// One waker at a time; the others wait for it and find the upstream awake.
+    /// One request wakes the upstream at a time; the others wait and find it awake.
     pub waking: Mutex<()>,
 }
 
 impl Wakefulness {
-    /// Never heard of: it may be asleep.
+    /// An upstream that has not responded yet: it may be asleep.
     pub fn new(call: Option<HealthCall>) -> Self {
         Self { call, last_heard_us: AtomicU64::new(0), waking: Mutex::new(()) }
     }
 
-    /// Takes over when the upstream was heard of.
+    /// Copies the time of the last response.
     pub fn remember(&self, other: &Self) {
         self.last_heard_us.store(other.last_heard_us.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The health call, where the policy names one.
+    /// The health call, if the policy names one.
     pub fn call(&self) -> Option<&HealthCall> {
         self.call.as_ref()
     }
 
-    /// Notes an answer.
+    /// Records a response.
     pub fn heard(&self, now: Timestamp) {
         self.last_heard_us.store(now.0, Ordering::Relaxed);
     }
 
-    /// The health call to wake it with, if it has been idle for so long that it may be asleep.
+    /// The health call, if the upstream has been idle for so long that it may be asleep.
     pub fn asleep(&self, now: Timestamp) -> Option<&HealthCall> {
         let call = self.call.as_ref()?;
         let idle = now.since(Timestamp(self.last_heard_us.load(Ordering::Relaxed)));

@@ -1,4 +1,4 @@
-//! Whether a generation does its work: faults are counted from its first decision on.
+//! Counts the faults of a policy generation from its first decision on, and decides whether it may keep serving.
 
 use crate::clock::Timestamp;
 use parking_lot::Mutex;
@@ -7,45 +7,46 @@ use std::{
     time::Duration,
 };
 
-/// Decisions until a generation counts as good. Also the length of the stretches that are judged afterwards.
+/// Decisions until a generation counts as good, and the length of each later window.
 const DECISIONS: u32 = 1000;
-/// Or so long without being caught.
+/// The time until a generation counts as good with fewer decisions.
 const TIME: Duration = Duration::from_secs(60);
-/// One fault is chance, two may be; the third in a stretch is judged.
+/// Faults in a window before the share is checked: one or two may be chance.
 const FAULTS: u32 = 3;
-/// The share of faults, in percent, that a generation may not reach.
+/// The percentage of faults at which a generation is bad.
 const SHARE_PERCENT: u32 = 1;
-/// Overruns in a stretch that end it whatever their share: each one holds a core for milliseconds that other endpoints need.
+/// Overruns in a window at which a generation is bad, whatever their share: each one blocks a core for milliseconds that other endpoints
+/// need.
 const OVERRUNS: u32 = 3;
 
-/// How a decision went.
+/// The result of a policy call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionResult {
-    /// A verdict that makes sense.
+    /// A valid verdict.
     Decided,
-    /// A trap, or nonsense.
+    /// A trap, or an invalid verdict.
     Failed,
-    /// Stopped at its cap.
+    /// Stopped at its CPU budget.
     Overran,
 }
 
-/// What a decision says of the generation that made it.
+/// The judgement on a generation after a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
-    /// Nothing new.
+    /// No change.
     Watched,
-    /// It has proven itself: from now on it is the one to roll back to.
+    /// The generation is good: from now on it is the rollback target.
     Good,
-    /// It fails too often.
+    /// The generation fails too often.
     Bad {
-        /// Faults in this stretch.
+        /// Faults in this window.
         faults: u32,
-        /// Of so many decisions.
+        /// Decisions in this window.
         decisions: u32,
     },
 }
 
-/// The pure part: one stretch of decisions.
+/// One window of decisions. Pure.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
     since: Option<Timestamp>,
@@ -79,7 +80,7 @@ impl Window {
     }
 }
 
-/// One generation's record.
+/// The probation of one generation.
 #[derive(Debug, Default)]
 pub struct Probation {
     stretch: Mutex<Window>,
@@ -87,33 +88,33 @@ pub struct Probation {
 }
 
 impl Probation {
-    /// Takes a decision into account.
+    /// Counts a decision.
     pub fn decided(&self, conduct: DecisionResult, now: Timestamp) -> Judgement {
         self.stretch.lock().decided(conduct, now)
     }
 
-    /// Whether it has proven itself.
+    /// Whether the generation is good.
     pub fn is_good(&self) -> bool {
         self.stretch.lock().good
     }
 
-    /// Counts as good from now on, on an operator's word.
+    /// Marks the generation as good, by an operator's command.
     pub fn promote(&self) {
         *self.stretch.lock() = Window { good: true, ..Window::default() };
     }
 
-    /// Decisions and faults of the present stretch.
+    /// Decisions and faults of the current window.
     pub fn counts(&self) -> (u32, u32) {
         let stretch = self.stretch.lock();
         (stretch.decisions, stretch.faults)
     }
 
-    /// Takes the generation out of service where there is none to go back to: the built-in policy decides.
+    /// Suspends a generation without a rollback target: the built-in policy decides instead.
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was taken out.
+    /// Whether the generation is suspended.
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Relaxed)
     }

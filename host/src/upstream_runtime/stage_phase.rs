@@ -1,23 +1,23 @@
-//! The phases in which a component becomes a policy that may serve.
+//! The phases of loading a policy.
 
-/// A phase of loading a policy; a refused component names the one that refused it.
+/// A phase of loading a policy. A refusal names the phase that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StagePhase {
     /// Reading the file.
     Read,
-    /// Pulling it from its registry.
+    /// Pulling the artifact from its registry.
     Pull,
-    /// It was rolled back before.
+    /// Checking that the policy was not rolled back before.
     Quarantine,
-    /// Its checksum, where there is one.
+    /// Checking the checksum, if there is one.
     Checksum,
-    /// Its signature, where there are keys.
+    /// Checking the signature, if there are keys.
     Signature,
     /// Everything up to `configure`: size, format, imports, exports, description, settings.
     Load,
-    /// Its golden cases.
+    /// Running the golden cases.
     Cases,
-    /// Its endpoints and the configuration.
+    /// Matching its endpoints with the configuration.
     Configuration,
 }
 

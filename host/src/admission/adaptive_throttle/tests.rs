@@ -4,7 +4,7 @@ use crate::{config, rate_limit::adaptive::Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Sends one a second, as its floor says.
+/// A rate at its floor of one request a second.
 fn slowed() -> Arc<Pace> {
     let clock = Clock::anchored(1_767_225_600_000);
     let settings = Settings { floor_per_minute: 60, rise_per_minute: 1 };
@@ -21,7 +21,7 @@ impl Pace {
         self.reserve(ask, || pause, max_wait).map(Option::unwrap)
     }
 
-    /// How long the next one would wait.
+    /// The wait of the next attempt.
     fn next(self: &Arc<Self>, pause: Duration) -> Duration {
         self.ask(AttemptKind::First, pause, SECOND * 3600).unwrap().wait
     }
@@ -37,7 +37,7 @@ async fn a_look_waits_for_as_long_as_there_is_time() {
     }
 }
 
-/// What another host heard is known to the gate alone, and moves the line as this host's own pause does, once.
+/// Only the gate knows of a pause that another host received. It delays reservations as this host's own pause does, once.
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_others_heard_of_moves_the_line() {
     let (own, others) = (slowed(), slowed());
@@ -55,7 +55,7 @@ async fn a_pause_that_others_heard_of_moves_the_line() {
     assert_eq!(others.next(SECOND * 12), SECOND * 17, "two more");
 }
 
-/// The gate says that no pause is left: the line ends where it would have without the rest of it.
+/// The gate reports no pause, so reservations move to where they would be without the rest of it.
 #[tokio::test(start_paused = true)]
 async fn a_lifted_pause_moves_the_line_back() {
     let pace = slowed();
@@ -67,8 +67,7 @@ async fn a_lifted_pause_moves_the_line_back() {
     assert_eq!([pace.next(Duration::ZERO), pace.next(Duration::ZERO)], [SECOND * 5; 2], "once");
 }
 
-/// One caller's own refusals (401, 404) and an upstream that is ill prove nothing of what is borne: one window that is
-/// used up stays one decrease.
+/// A caller's own refusals (401, 404) and a failing upstream say nothing about the rate: one used-up window stays one decrease.
 #[tokio::test(start_paused = true)]
 async fn only_what_was_done_is_news() {
     let pace = slowed();

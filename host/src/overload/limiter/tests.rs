@@ -1,4 +1,4 @@
-//! What moves the limit, and what does not.
+//! Which samples move the limit, and which do not.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ fn sample(endpoint: &str, sent: u64, went: SampleOutcome) -> Sample<'_> {
     Sample { endpoint, harmless: Duration::from_millis(100), sent: Timestamp(sent), went }
 }
 
-/// A hundred answers a second, with so many under way.
+/// A hundred responses a second, with a number of attempts under way.
 struct Course {
     limiter: Limiter,
     now: u64,
@@ -47,7 +47,7 @@ fn late_answers_lower_the_limit_and_prompt_ones_raise_it() {
     assert!(course.limiter.limit() > 2 * low, "{} after {low}", course.limiter.limit());
 }
 
-/// Whatever is usual: what harms nobody is no reason to refuse anybody.
+/// A harmless response time is no reason to refuse, even if it is longer than usual.
 #[test]
 fn quick_answers_are_never_late() {
     let mut course = Course::new();
@@ -90,7 +90,7 @@ fn what_says_nothing_of_the_load_changes_nothing() {
     let mut course = Course::new();
     course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
     course.runs(30, 400, |_| ("any", 3000, SampleOutcome::Untold));
-    // A caller's own short deadline ends an attempt early: that it took longer than this is no news.
+    // A caller's short deadline ends an attempt early, so it shows nothing about lateness.
     course.runs(30, 400, |_| ("any", 150, SampleOutcome::TimedOut));
     assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
     course.runs(10, 400, |_| ("any", 5000, SampleOutcome::TimedOut));
@@ -123,7 +123,7 @@ fn a_limit_that_has_fallen_rises_again_however_few_are_sent() {
 }
 
 proptest! {
-    /// Whatever comes: the bounds hold and places are counted.
+    /// For any sequence of events, the limit stays within its bounds and attempts are counted.
     #[test]
     fn the_limit_stays_within_its_bounds(
         events in proptest::collection::vec((0..6_u8, 0..2_000_u64, 0..9_000_u64), 1..600),

@@ -39,7 +39,7 @@ async fn an_ipv6_network_is_one_peer() {
     assert!(peers.connect(address(1)).is_none(), "the same address in another notation");
 }
 
-/// Streams that were reset free their place in the protocol, not here.
+/// Reset streams free their place in the protocol, not in these counts.
 #[tokio::test(start_paused = true)]
 async fn a_write_counts_until_its_work_ends() {
     let peers = Peers::new(LIMITS);
@@ -103,7 +103,7 @@ async fn an_answer_that_is_not_read_is_told_from_one_that_is_worked_on() {
 }
 
 proptest! {
-    /// Whatever begins, is left and ends, in any order: the counts are those of what is there, and no bound is passed.
+    /// For any order of begins, leaves and ends, the counts match the live requests, and no limit is exceeded.
     #[test]
     fn counts_follow_what_is_there(steps in prop::collection::vec((0..4_u8, 0..3_usize, any::<bool>()), 1..200)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -126,7 +126,7 @@ proptest! {
                         }
                     },
                     _ => if !works.is_empty() {
-                        // The work ends before its caller goes, or after.
+                        // The work ends before or after its caller leaves.
                         drop(works.swap_remove(n % works.len()));
                     },
                 }
@@ -143,7 +143,7 @@ proptest! {
     }
 }
 
-/// The last work of a peer ends twice, on two threads: the later one finds another count under the address.
+/// The last work of a peer ends on two threads at once: the later one finds a new count under the address.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_has_come_back_is_not_forgotten() {
     let peers = Peers::new(LIMITS);

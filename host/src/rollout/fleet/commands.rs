@@ -1,4 +1,4 @@
-//! What operators ask of a fleet: announce, go back.
+//! Operators' commands to a fleet: announce a component, roll back.
 
 use super::{
     Follower, Message, MessageOutcome, PolicyRef, Why,
@@ -17,30 +17,30 @@ use tokio::sync::oneshot;
 /// Why a component was not announced.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnnounced {
-    /// Another one is.
+    /// Another component is being announced.
     #[error("another component is being announced; `triage policy list` shows it: announce again when that is over")]
     Busy,
-    /// There is no way to tell the others.
+    /// Shared state cannot be reached.
     #[error("shared state cannot be reached now, and only there can the fleet agree: announce again when it answers")]
     Away(#[source] LinkError),
-    /// It was told, but nothing was heard of it.
+    /// The command was sent, but no reply came.
     #[error("shared state did not say whether it was announced; look before you announce again: `triage policy list`")]
     Unsure(#[source] LinkError),
-    /// Nobody knows who has to have it.
+    /// Shared state has lost its list of live hosts.
     #[error("shared state has lost which hosts live, and they say so again within a second: announce again then")]
     Gathering,
-    /// This host refused it.
+    /// This host refused the component.
     #[error("it was refused at step {}: {reason}; nothing is announced", step.name())]
     Refused {
-        /// At which step.
+        /// The phase that failed.
         step: StagePhase,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// It is there.
+    /// The component serves the fleet already.
     #[error("the fleet's generation {0} is this component already")]
     Serving(u64),
-    /// It failed.
+    /// The fleet has rolled the component back before.
     #[error(
         "it was rolled back before; mend it, or say that you want it all the same: \
          `triage policy promote UPSTREAM DIGEST`"
@@ -48,48 +48,47 @@ pub enum NotAnnounced {
     Quarantined,
 }
 
-/// Why a fleet did not go back.
+/// Why a fleet was not rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRolledBack {
-    /// There is no way to tell the others.
+    /// Shared state cannot be reached.
     #[error("shared state cannot be reached now, and only there can the fleet agree: ask again when it answers")]
     Away(#[source] LinkError),
-    /// It was told, but nothing was heard of it.
+    /// The command was sent, but no reply came.
     #[error("shared state did not say whether the fleet goes back; look before you ask again: `triage policy list`")]
     Unsure(#[source] LinkError),
-    /// Not the one that is named.
+    /// The named component neither serves nor is proposed.
     #[error("sha256:{0} neither serves the fleet nor is it proposed; look again: `triage policy list`")]
     Other(Digest),
-    /// There is nothing to go back to.
+    /// The fleet has no earlier generation.
     #[error("the fleet has no generation before this one; announce a component that serves better")]
     NoOther,
-    /// Another one serves by now.
+    /// Another generation serves by now.
     #[error("the fleet has switched meanwhile; look again: `triage policy list`")]
     Stale,
 }
 
-/// What came of an operator's word, told as soon as it is known, whether the operator still waits or not.
+/// The outcome of an operator's command. Reported as soon as it is known, even if the operator no longer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandOutcome {
-    /// A component is announced.
+    /// The component is announced.
     Announced,
-    /// The fleet has gone back.
+    /// The fleet is rolled back.
     RolledBack,
-    /// What was proposed is not any more.
+    /// The open proposal is withdrawn.
     Aborted,
-    /// This host takes what serves the fleet once more.
+    /// This host allows the fleet's component again.
     Pardoned,
-    /// It may have been done.
+    /// The command may have been executed.
     Unsure,
 }
 
 impl Follower {
-    /// Announces a component to the fleet, once this host itself could serve it. `promoted`: although it was rolled back
-    /// before; where it serves the fleet already, this host takes it once more. `note` is told what was done.
-    /// Dropping the future announces nothing that was not announced yet.
+    /// Announces a component to the fleet, after this host has staged it. `promoted`: even if it was rolled back before; if it serves the
+    /// fleet already, this host allows it again. `note` gets the outcome. Dropping the future stops an announcement that was not sent yet.
     ///
     /// # Errors
-    /// [`NotAnnounced`]; nothing is announced then, unless it is [`NotAnnounced::Unsure`].
+    /// [`NotAnnounced`]; nothing is announced, except perhaps with [`NotAnnounced::Unsure`].
     pub(crate) async fn announce(
         self: &Arc<Self>,
         context: &Arc<Context>,
@@ -144,7 +143,7 @@ impl Follower {
         }
     }
 
-    /// What serves the fleet, but was refused here: whether it is taken once more.
+    /// Allows the fleet's component again if this host refused it. Returns whether it did.
     fn unquarantine(&self, digest: Digest, artifact: Option<Digest>) -> bool {
         let mut course = self.course.lock();
         let is_refused = course.known().chosen == PolicyRef::Artifact(digest) && course.behind(artifact);
@@ -154,7 +153,7 @@ impl Follower {
         is_refused
     }
 
-    /// What would come of an announcement, as far as this host knows: nothing is pulled in vain.
+    /// Checks an announcement against the known state, before anything is pulled.
     fn would(&self, digest: Digest, promoted: bool) -> Result<(), NotAnnounced> {
         let course = self.course.lock();
         let known = course.known();
@@ -167,11 +166,11 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes the whole fleet back to the generation before this one, on an operator's word; while something is proposed, takes
-    /// that back, and what serves stays. `named`: only if it is this component. `note` is told what was done.
+    /// Rolls the whole fleet back to the previous generation, by an operator's command. While a proposal is open, withdraws that instead,
+    /// and the live generation stays. `named`: only if this is the component. `note` gets the outcome.
     ///
     /// # Errors
-    /// [`NotRolledBack`]; nothing is done then, unless it is [`NotRolledBack::Unsure`].
+    /// [`NotRolledBack`]; nothing is done, except perhaps with [`NotRolledBack::Unsure`].
     pub(crate) async fn roll_back(
         self: &Arc<Self>,
         context: &Context,
@@ -181,7 +180,7 @@ impl Follower {
         let Some(serving) = context.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
         let word = {
             let course = self.course.lock();
-            // What is proposed goes first, so that nobody takes back another one than they name.
+            // An open proposal comes first, so that an operator withdraws only the component that they name.
             let meant = course.proposed().map_or(course.target(), |proposed| proposed.digest);
             if let Some(named) = named.filter(|named| *named != meant) {
                 return Err(NotRolledBack::Other(named));
@@ -199,8 +198,8 @@ impl Follower {
         }
     }
 
-    /// Says one word for an operator, and notes what came of it even if nobody waits any more; what follows from it is done by the
-    /// next turn, which comes at once.
+    /// Sends an operator's message in a task, so that its outcome is noted even if the operator no longer waits. The follower's next turn,
+    /// which it wakes, acts on the reply.
     async fn say(
         self: &Arc<Self>,
         serving: &Arc<UpstreamPolicy>,
@@ -226,7 +225,7 @@ impl Follower {
             own.wake.notify_one();
             Ok(heard)
         });
-        // It fails only where the host ends meanwhile.
+        // The task fails only if the host ends meanwhile.
         said.await.unwrap_or(Err(LinkError::TimedOut(Duration::ZERO)))
     }
 }

@@ -1,4 +1,4 @@
-//! A host that follows its fleet, for one upstream: it beats, stages what is proposed, and swaps with the others.
+//! Follows the fleet's policy for one upstream: sends heartbeats, stages proposals, and switches with the other hosts.
 
 use super::{
     FleetState, FleetStatus, HostStatus, Message,
@@ -33,22 +33,22 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// Between two beats: one that missed a message catches up by the next.
+/// The time between heartbeats. A missed push message is made up for by the next one.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// To the next one after one that did not arrive.
+/// The wait after a heartbeat that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a start waits to hear what the fleet has: then it begins with its own configuration, and catches up.
+/// How long a start waits for the fleet's state. Then the host begins with its remembered or configured component, and catches up later.
 const FIRST: Duration = Duration::from_secs(2);
-/// How long a start waits for a registry that has to give the fleet's component.
+/// How long a start waits for the registry to deliver the fleet's component.
 const FIRST_PULL: Duration = Duration::from_secs(10);
-/// Steps in a row: a word, a swap, the word that it is done.
+/// The most rounds in a row: a message, a switch, the message that it is done.
 const STEPS: usize = 4;
 
-/// An upstream whose policy is the fleet's.
+/// Follows the fleet for one upstream.
 #[derive(Debug)]
 pub struct Follower {
     upstream: String,
-    /// Which upstream of the host it is.
+    /// The upstream's index in the host.
     pub(super) index: usize,
     pub(super) place: Target,
     pub(super) agreement: RedisAgreement,
@@ -62,38 +62,38 @@ pub struct Follower {
     pub(super) announcing: Arc<Semaphore>,
 }
 
-/// What every follower of a host has.
+/// What every follower of a host needs.
 #[derive(Debug, Clone)]
 pub struct FollowerContext {
     /// This host's name: see [`super::host_name`].
     pub host: String,
-    /// Time.
+    /// The host's clock.
     pub clock: Clock,
-    /// Chance.
+    /// The host's random number generator.
     pub entropy: Rng,
-    /// Where operators are told.
+    /// The host's events, which operators read.
     pub events: Arc<Events>,
 }
 
-/// How an upstream's fleet stands, for operators.
+/// The fleet's status for one upstream, for operators.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// This host's name.
     pub host: String,
-    /// How it stands as this host knows it.
+    /// The fleet's state as this host knows it.
     pub standing: FleetState,
-    /// What was last read.
+    /// The last status read from shared state.
     pub view: FleetStatus,
-    /// Whether that was just now.
+    /// Whether `view` is still current.
     pub is_current: bool,
-    /// Whether another policy serves here than the fleet's.
+    /// Whether another policy than the fleet's serves here.
     pub behind: bool,
-    /// Why, where something is in the way.
+    /// Why the fleet's policy does not serve here, if that is known.
     pub why_behind: Option<String>,
 }
 
 impl Follower {
-    /// Of one of a host's upstreams, where that follows its fleet; none for the others.
+    /// The follower of an upstream; none if the upstream does not follow a fleet.
     pub fn open(
         settings: &Settings,
         index: usize,
@@ -107,7 +107,7 @@ impl Follower {
             return None;
         };
         let FollowerContext { host, clock, entropy, events } = with;
-        // Not by the address: a Redis that has moved is no other fleet.
+        // Without the address: a Redis that has moved is still the same fleet.
         let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
         let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
         let course = Planner::new(host, own.digest(), memory.recall());
@@ -127,11 +127,11 @@ impl Follower {
         }))
     }
 
-    /// The first generation of this host: the fleet's, if shared state (or what this host remembers of it) and the
-    /// registry give it soon, else the configured one. Blocks.
+    /// Loads the first generation: the fleet's, if shared state (or the state file) names it and the registry delivers it soon, else the
+    /// configured one. Blocks.
     ///
     /// # Errors
-    /// [`ServiceError`] where the configured one is refused.
+    /// [`ServiceError`] if the configured policy is refused.
     pub fn begin(
         self: &Arc<Self>,
         load: impl Fn(&PolicySource, Duration) -> Result<UpstreamRuntime, ServiceError>,
@@ -157,7 +157,7 @@ impl Follower {
         Ok(service)
     }
 
-    /// On the thread beside: this one may be in a runtime already.
+    /// Runs on the Redis thread, since the calling thread may already be inside a runtime.
     fn ask_first(self: &Arc<Self>) -> Option<Result<MessageReply, LinkError>> {
         let (answer, answered) = mpsc::sync_channel(1);
         let own = Arc::clone(self);
@@ -180,7 +180,7 @@ impl Follower {
         }
     }
 
-    /// Keeps what serves at hand, to come back to without any registry.
+    /// Caches the live policy, so that a rollback needs no registry.
     fn shelve(&self, service: &UpstreamRuntime) {
         if let Some(digest) = service.artifact {
             self.put(digest, Arc::clone(&service.policy));
@@ -196,11 +196,11 @@ impl Follower {
         self.shelf.lock().find(digest)
     }
 
-    /// Who speaks, and what is known: what a step begins with.
+    /// This host's status, the known fleet state and the next message.
     pub(super) fn own(&self, serving: Option<&UpstreamPolicy>) -> (HostStatus, FleetState, Message) {
         let artifact = serving.and_then(|serving| serving.current().artifact);
         let shelf = self.shelf.lock().digests();
-        // What is at hand is no reason to take what failed here.
+        // A cached component is still refused if it was rolled back here.
         let claimed = self.course.lock().claimed(&shelf);
         let is_bad = |component: Digest| serving.is_some_and(|serving| serving.is_quarantined(&component));
         if let Some(digest) = claimed
@@ -212,7 +212,7 @@ impl Follower {
         (course.speaker(artifact, &shelf), course.known().clone(), course.word())
     }
 
-    /// Says what there is to say, and does what follows from the answer. Whether shared state was reached.
+    /// Sends the next message and acts on the reply. Returns whether shared state was reached.
     async fn turn(self: &Arc<Self>, context: &Arc<Context>) -> bool {
         let Some(serving) = context.upstreams.get(self.index) else { return true };
         let artifact = || serving.current().artifact;
@@ -246,7 +246,7 @@ impl Follower {
             if heard.is_err() {
                 return false;
             }
-            // What has changed is said at once: others wait for it.
+            // Report a change at once, since other hosts wait for it.
             let (again, _, word) = self.own(Some(serving));
             if again == speaker && word == Message::Beat {
                 return true;
@@ -255,7 +255,7 @@ impl Follower {
         true
     }
 
-    /// Takes note of what serves: what the fleet wants is remembered, also beyond this process.
+    /// Records the live component. Saves the fleet's state for the next start once it serves here.
     fn settle(&self, artifact: Option<Digest>) {
         let (told, known) = {
             let mut course = self.course.lock();
@@ -267,8 +267,8 @@ impl Follower {
         self.tell_all(told);
     }
 
-    /// Nothing that the fleet has rolled back is come back to here: not after a fault either, and not where it serves on
-    /// because this host refuses what should serve instead.
+    /// Enforces the fleet's rollbacks here: quarantines the components that it has rolled back, and leaves one that still serves because
+    /// this host refuses its replacement.
     fn leave_withdrawn(&self, serving: &UpstreamPolicy) {
         let current = serving.current();
         let (withdrawn, is_there, is_stranded) = {
@@ -312,20 +312,20 @@ impl Follower {
         self.tell_all(told);
     }
 
-    /// What served failed too often here: the fleet is told.
+    /// The live policy failed too often here: reports it to the fleet.
     pub(in crate::rollout) fn failed_here(&self, artifact: Option<Digest>) {
         if self.course.lock().fault(artifact) {
             self.wake.notify_one();
         }
     }
 
-    /// Whether the fleet has said anything yet, or is about to.
+    /// Whether the fleet has chosen a policy, or a proposal is open.
     pub fn is_told(&self) -> bool {
         let course = self.course.lock();
         course.known().generation > 0 || course.proposed().is_some()
     }
 
-    /// How it stands, where `artifact` serves.
+    /// The report, if `artifact` serves.
     pub fn report(&self, artifact: Option<Digest>) -> Report {
         let course = self.course.lock();
         let (view, is_current) = course.view(self.clock.now());
@@ -340,7 +340,7 @@ impl Follower {
     }
 }
 
-/// Follows the fleet for each upstream that does, on the thread beside, as long as the host lives.
+/// Starts a task on the Redis thread for each upstream that follows a fleet. The tasks end with the host.
 pub(crate) fn start(context: &Arc<Context>) {
     for following in context.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
         let link = following.agreement.link();
@@ -365,7 +365,7 @@ async fn follow(
             heard = pushed.recv() => match heard {
                 Ok(Pushed::Message(own)) => *own == *message,
                 Err(RecvError::Closed) => return,
-                // What was said meanwhile was not heard.
+                // Messages may have been missed.
                 Ok(Pushed::Joined) | Err(RecvError::Lagged(_)) => true,
             },
         };

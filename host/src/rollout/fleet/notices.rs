@@ -1,10 +1,10 @@
-//! What operators are told of a fleet's policy.
+//! Reports to operators about a fleet's policy.
 
 use super::{Aborted, PolicyRef, Proposed, Why, staging::Unstaged};
 use crate::policy::Digest;
 use std::fmt;
 
-/// What operators are told.
+/// A report to operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
     Unheard,
@@ -19,7 +19,7 @@ pub(super) enum Notice {
 }
 
 impl Notice {
-    /// Its kind among a host's events.
+    /// The kind of the host event.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Flawed => "policy-flawed",
@@ -34,7 +34,7 @@ impl Notice {
         }
     }
 
-    /// Whether all goes well.
+    /// Whether the report is good news, logged as information.
     pub(super) fn is_good(&self) -> bool {
         matches!(self, Self::Proposed(_) | Self::Serves { why: Why::Nothing | Why::Announced | Why::Promoted, .. })
     }

@@ -1,4 +1,4 @@
-//! What one host knows of the agreement, and what it does next. Pure.
+//! One host's knowledge of the fleet's state, and its next action. Pure.
 
 use super::{
     FleetState, FleetStatus, HostStatus, Message, MessageOutcome, PolicyRef, Proposed, Why, notices::Notice,
@@ -11,49 +11,49 @@ use crate::{
 };
 use std::{collections::BTreeMap, time::Duration};
 
-/// Between two attempts at a component that cannot be had: the first wait, and the longest.
+/// The first and the longest wait between two attempts to stage an unavailable component.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
-/// Components that are remembered as not staged: the one that should serve, the one that is proposed, and those before.
+/// Components remembered as not staged: the target, the proposal, and earlier ones.
 const FAILED: usize = 4;
-/// What was read longer ago says nothing of now: three beats.
+/// A status older than three heartbeats says nothing about the present.
 const STALE: Duration = Duration::from_secs(3);
-/// Components that are pulled and compiled at once: one that is slow holds no other up.
+/// Components pulled and compiled at once: a slow one must not delay the others.
 const AT_ONCE: usize = 2;
-/// Hosts that are named with an announcement.
+/// The most hosts listed in an announcement.
 const OTHERS: usize = 100;
 
-/// One host's.
+/// The planner of one host.
 #[derive(Debug)]
 pub(super) struct Planner {
     pub(super) host: String,
-    /// What the configuration names.
+    /// The component in this host's configuration.
     configured: Digest,
     known: FleetState,
     view: Option<(FleetStatus, Timestamp)>,
-    /// When each other host was last heard of.
+    /// When each other host last sent a message.
     others: BTreeMap<String, Timestamp>,
-    /// The generation that serves here, or did last.
+    /// The generation that serves here, or served last.
     at: Position,
-    /// Whether the fleet's generation may be one that was rolled back here.
+    /// Whether the fleet's generation may be a component that was rolled back here.
     pardoned: bool,
-    /// The generation that failed here, until the fleet has heard of it.
+    /// The generation that failed here, until the fleet knows.
     fault: Option<(u64, PolicyRef)>,
-    /// What is to be told of a proposal.
+    /// The refusal of a proposal, until the fleet knows.
     refusal: Option<Message>,
-    /// The proposal that was refused here.
+    /// The proposal that this host refused.
     refused: Option<u64>,
-    /// What is being pulled and compiled.
+    /// Components that are being pulled and compiled.
     under_way: Vec<Digest>,
-    /// The latest of what was not staged, by digest.
+    /// The latest components that were not staged, with their digests.
     failed: Vec<Failed>,
-    /// The last abort that was told.
+    /// The last aborted proposal that was reported.
     aborted: Option<u64>,
-    /// Whether something else than ours was found the last time.
+    /// Whether the last reply found invalid data in shared state.
     flawed: bool,
 }
 
-/// A generation: its line and its number, and what it is, since a stranger may have written one of the same number.
+/// A generation: its line, its number and its policy, since invalid data may hold another policy under the same number.
 type Position = (u64, u64, PolicyRef);
 
 fn place(standing: &FleetState) -> Position {
@@ -69,19 +69,19 @@ struct Failed {
     why: Unstaged,
 }
 
-/// What to do.
+/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing.
+    /// Nothing to do.
     Rest,
-    /// Put what is on the shelf into service.
+    /// Install a cached policy.
     Install { digest: Digest, promoted: bool },
-    /// Pull, within this time if it is hurried, and compile.
+    /// Pull, with this time limit if there is one, and compile.
     Stage { digest: Digest, promoted: bool, within: Option<Duration> },
 }
 
 impl Planner {
-    /// `known`: how the fleet stood when this host last ran.
+    /// `known`: the fleet's state when this host last ran.
     pub(super) fn new(host: String, configured: Digest, known: FleetState) -> Self {
         Self {
             host,
@@ -113,12 +113,12 @@ impl Planner {
         self.resolved(self.known.chosen)
     }
 
-    /// The same, where it is another one than the configuration names.
+    /// The component that should serve, if it is not the one in the configuration.
     pub(super) fn elsewhere(&self) -> Option<Digest> {
         Some(self.target()).filter(|target| *target != self.configured)
     }
 
-    /// What must be at hand: the one that should serve, and the one to go back to.
+    /// Components to keep in the cache: the target, the rollback target and the proposal.
     pub(super) fn kept(&self) -> [Option<Digest>; 3] {
         let proposed = self.proposed().map(|own| own.digest);
         [Some(self.target()), self.known.before.map(|before| self.resolved(before)), proposed]
@@ -132,22 +132,23 @@ impl Planner {
         self.view.as_ref()?.0.proposed.as_ref()
     }
 
-    /// The proposal that could serve at once.
+    /// The proposal that this host could install at once.
     fn staged(&self, shelf: &[Digest]) -> Option<u64> {
         let own = self.proposed().filter(|own| shelf.contains(&own.digest))?;
         (self.refused != Some(own.id)).then_some(own.id)
     }
 
-    /// Who speaks.
+    /// This host's status, sent with each message.
     pub(super) fn speaker(&self, serving: Option<Digest>, shelf: &[Digest]) -> HostStatus {
-        // One that has fallen back by itself is not where it was, nor is one whose generation only has the same number.
+        // A host that has fallen back by itself does not serve the fleet's generation, nor does one whose generation only has the same
+        // number.
         let (at, known) = (self.at.1, place(&self.known));
         let is_there = self.at == known && !self.behind(serving);
         let generation = if at == known.1 && !is_there { at.saturating_sub(1) } else { at };
         HostStatus { host: self.host.clone(), generation, staged: self.staged(shelf) }
     }
 
-    /// What is to be said next.
+    /// The next message.
     pub(super) fn word(&self) -> Message {
         if let Some((generation, chosen)) = self.fault {
             return Message::RollBack { generation, chosen, why: Why::Fault };
@@ -155,10 +156,11 @@ impl Planner {
         self.refusal.clone().unwrap_or(Message::Beat)
     }
 
-    /// A word was answered.
+    /// Processes the reply to a message.
     pub(super) fn heard(&mut self, word: &Message, heard: &MessageReply, now: Timestamp) -> Vec<Notice> {
         let MessageReply { outcome, flawed, view } = heard;
-        // The script writes back what this host knows: an older answer was overtaken by another one.
+        // Replies may overtake each other. An older generation of the same line is an old reply, because the script restores what hosts
+        // know.
         let is_lines = view.standing.line == self.known.line || view.standing.generation == 0;
         if is_lines && view.standing.generation < self.known.generation {
             return Vec::new();
@@ -184,7 +186,7 @@ impl Planner {
             told.push(Notice::Proposed(proposed.clone()));
         }
         let aborted = view.aborted.as_ref().map(|aborted| aborted.id);
-        // What a host finds when it starts is nothing that happened.
+        // An abort from before this host's start is no news.
         if let Some(news) = view.aborted.as_ref().filter(|_| self.view.is_some() && aborted != self.aborted) {
             told.push(Notice::Aborted(news.clone()));
         }
@@ -203,13 +205,13 @@ impl Planner {
         told
     }
 
-    /// Something else than ours was found. Told once, not with each beat.
+    /// Invalid data was found in shared state. Reported once, not with each heartbeat.
     pub(super) fn flawed(&mut self) -> Option<Notice> {
         let is_news = !std::mem::replace(&mut self.flawed, true);
         is_news.then_some(Notice::Flawed)
     }
 
-    /// What to do, where `serving` serves and `shelf` is at hand.
+    /// The next action, if `serving` serves and `shelf` is cached.
     pub(super) fn next(&self, serving: Option<Digest>, shelf: &[Digest], now: Timestamp) -> Next {
         let waits = |digest| self.failed.iter().any(|own| own.digest == digest && now < own.again);
         let may_begin = |digest: Digest| {
@@ -225,7 +227,7 @@ impl Planner {
                 return Next::Stage { digest: target, promoted: self.pardoned, within: None };
             }
         }
-        // Longer than that nobody waits for it.
+        // The other hosts wait no longer than this.
         let within = Some(STAGING);
         if let Some(Proposed { id, digest, promoted, .. }) = self.proposed()
             && self.refused != Some(*id)
@@ -233,7 +235,7 @@ impl Planner {
         {
             return Next::Stage { digest: *digest, promoted: *promoted, within };
         }
-        // At hand before it is needed, also where the registry is away by then.
+        // Stage the rollback target ahead of time: the registry may be unavailable when it is needed.
         let is_refused =
             |digest| self.failed.iter().any(|own| own.digest == digest && matches!(own.why, Unstaged::Refused(..)));
         match self.known.before.map(|before| self.resolved(before)) {
@@ -254,30 +256,30 @@ impl Planner {
         self.under_way.retain(|own| *own != digest);
     }
 
-    /// Hosts that must be there where shared state has lost nothing: a host is forgotten only after five beats.
+    /// Hosts that shared state must still know if it has lost no data: a host is forgotten only after five heartbeats.
     pub(super) fn others(&self, now: Timestamp) -> Vec<String> {
         let own = self.others.iter().filter(|(_, heard)| now.since(**heard) <= STALE);
         own.map(|(name, _)| name.clone()).take(OTHERS).collect()
     }
 
-    /// What the configuration names.
+    /// The component in this host's configuration.
     pub(super) fn configured(&self) -> Digest {
         self.configured
     }
 
-    /// What is proposed and counts as staged, unless it was rolled back here.
+    /// The proposed component that this host reports as staged, unless an operator promotes it.
     pub(super) fn claimed(&self, shelf: &[Digest]) -> Option<Digest> {
         self.staged(shelf).and(self.proposed()).filter(|own| !own.promoted).map(|own| own.digest)
     }
 
-    /// Takes what should serve here once more, on an operator's word.
+    /// Allows the target again, by an operator's command.
     pub(super) fn unquarantine(&mut self) {
         let target = self.target();
         self.pardoned = true;
         self.failed.retain(|own| own.digest != target);
     }
 
-    /// Whether what serves here is what the fleet has rolled back, and what should serve instead is refused here.
+    /// Whether the fleet has rolled back the live component, and this host refuses its replacement.
     pub(super) fn is_stranded(&self, serving: Option<Digest>) -> bool {
         let is_refused = |own: &Failed| own.digest == self.target() && matches!(own.why, Unstaged::Refused(..));
         self.behind(serving)
@@ -285,7 +287,7 @@ impl Planner {
             && self.failed.iter().any(is_refused)
     }
 
-    /// A component was not staged, or could not be put into service.
+    /// Records that a component was not staged or not installed.
     pub(super) fn failed(&mut self, digest: Digest, why: Unstaged, now: Timestamp) -> Option<Notice> {
         let before = self.failed.iter().position(|own| own.digest == digest).map(|index| self.failed.remove(index));
         let times = before.as_ref().map_or(0, |own| own.times);
@@ -313,7 +315,7 @@ impl Planner {
         })
     }
 
-    /// What serves now was looked at: whether the fleet's generation has come into force.
+    /// Checks whether the fleet's generation now serves here.
     pub(super) fn settle(&mut self, serving: Option<Digest>) -> Option<Notice> {
         let FleetState { generation, chosen, why, by, .. } = &self.known;
         if serving != Some(self.target()) || self.at == place(&self.known) {
@@ -324,12 +326,12 @@ impl Planner {
         Some(Notice::Serves { generation: *generation, chosen: *chosen, why: *why, by: by.clone() })
     }
 
-    /// The pardon is used up: if it fails again it is quarantined again.
+    /// The permission is used up: if the component fails again, it is quarantined again.
     pub(super) fn installed(&mut self) {
         self.pardoned = false;
     }
 
-    /// What serves failed too often here. Whether the fleet is to hear of it.
+    /// Records that the live component failed too often here. Returns whether to report it to the fleet.
     pub(super) fn fault(&mut self, artifact: Option<Digest>) -> bool {
         let is_fleets = self.known.generation > 0 && artifact == Some(self.target());
         if is_fleets {
@@ -338,7 +340,7 @@ impl Planner {
         is_fleets
     }
 
-    /// How things stood when they were last read, and whether that was just now.
+    /// The last status that was read, and whether it is still current.
     pub(super) fn view(&self, now: Timestamp) -> (FleetStatus, bool) {
         match &self.view {
             Some((view, at)) => (view.clone(), now.since(*at) <= STALE),
@@ -351,7 +353,7 @@ impl Planner {
         serving != Some(self.target())
     }
 
-    /// Why the component that should serve does not.
+    /// Why the target does not serve.
     pub(super) fn why_behind(&self) -> Option<String> {
         let failed = self.failed.iter().find(|own| own.digest == self.target())?;
         let (step, reason) = failed.why.parts();

@@ -1,12 +1,12 @@
-//! Compiled policies at hand.
+//! Compiled policies kept in memory.
 
 use crate::policy::{Digest, Policy};
 use std::sync::Arc;
 
-/// What serves, what served before, what is proposed, and one more.
+/// The live policy, the previous one, the proposed one, and one more.
 const MAX_POLICIES: usize = 4;
 
-/// Policies by the digest of the manifests that they came with, the one that came last at the end.
+/// Policies by their manifests' digests, the latest last.
 #[derive(Debug, Default)]
 pub(super) struct PolicyCache(Vec<(Digest, Arc<Policy>)>);
 
@@ -19,7 +19,7 @@ impl PolicyCache {
         self.0.iter().find(|(own, _)| *own == digest).map(|(_, policy)| Arc::clone(policy))
     }
 
-    /// Puts one there. Where there is no place, the oldest goes that need not be kept.
+    /// Adds a policy. If the cache is full, removes the oldest one that is not in `kept`.
     pub(super) fn put(&mut self, digest: Digest, policy: Arc<Policy>, kept: &[Option<Digest>]) {
         self.0.retain(|(own, _)| *own != digest);
         if self.0.len() >= MAX_POLICIES {

@@ -1,4 +1,4 @@
-//! From a digest to a policy that may serve: pulled, verified and compiled as any other, off the request threads.
+//! Stages a component from its digest: pulls, verifies and compiles it like any other, off the request threads.
 
 use super::Follower;
 use crate::{
@@ -18,22 +18,22 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// Why a component is not staged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unstaged {
-    /// It cannot be had now: nothing is known of it.
+    /// The component is unavailable now, so nothing is known about it.
     Away(String),
-    /// It is no policy for this host.
+    /// The component is no policy for this host.
     Refused(StagePhase, String),
 }
 
 impl Unstaged {
-    /// It was rolled back here.
+    /// The refusal of a component that was rolled back here.
     pub(super) fn quarantined() -> Self {
         let reason = "it was rolled back before; mend it: the same bytes are not taken again";
         Self::Refused(StagePhase::Quarantine, reason.to_owned())
     }
 
-    /// As a load tells it, which keeps its step.
+    /// The reason of a failed load, with its phase.
     pub(super) fn of(error: &ServiceError) -> Self {
-        // Of the upstream and its policy the reader knows.
+        // The notice already names the upstream, so the cause is enough.
         let reason = match error {
             ServiceError::Config { .. } | ServiceError::Route { .. } => told(error),
             _ => error.source().map_or_else(|| told(error), told),
@@ -44,7 +44,7 @@ impl Unstaged {
         }
     }
 
-    /// At which step, and why.
+    /// The phase that failed, and the cause.
     pub(super) fn parts(&self) -> (StagePhase, &str) {
         match self {
             Self::Away(reason) => (StagePhase::Pull, reason),
@@ -53,7 +53,7 @@ impl Unstaged {
     }
 }
 
-/// Whether what came is no policy, and not only away.
+/// Whether the error proves that the artifact is no policy, rather than unavailable.
 fn is_certain(error: &RegistryError) -> bool {
     match error {
         RegistryError::TooLarge { .. } | RegistryError::Forged { .. } | RegistryError::NotAPolicy { .. } => true,
@@ -64,19 +64,19 @@ fn is_certain(error: &RegistryError) -> bool {
     }
 }
 
-/// A component of a registry, and how it is wanted.
+/// A component in a registry, and the conditions for staging it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) digest: Digest,
-    /// Whether it may be one that was rolled back here.
+    /// Whether a component that was rolled back here is allowed.
     pub(super) promoted: bool,
-    /// How long a pull may take; none: as long as any.
+    /// The time limit of the pull; none: the registry's default.
     pub(super) within: Option<Duration>,
 }
 
-/// Pulls a component, or finds it where it was kept, and makes every check of it.
+/// Pulls a component, or finds it in the cache on disk, and runs every check.
 fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wanted) -> Result<Arc<Policy>, Unstaged> {
-    // The host may go meanwhile.
+    // The host may end meanwhile.
     let gone = || Unstaged::Away("the host is stopping".to_owned());
     let registry = context.upgrade().ok_or_else(gone)?.registry.clone();
     let registry = match wanted.within {
@@ -96,7 +96,7 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
     Ok(policy)
 }
 
-/// A policy with the settings of now.
+/// Combines a policy with the present settings.
 pub(super) fn service(
     context: &Context,
     serving: &UpstreamPolicy,
@@ -107,25 +107,25 @@ pub(super) fn service(
         .map_err(|error| Unstaged::of(&error))
 }
 
-/// An operator who waits, and the place that this takes.
+/// A waiting operator command, and its permit.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) answer: oneshot::Sender<Result<Arc<Policy>, Unstaged>>,
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// A component on its way. Whatever becomes of it, the next one may follow.
+/// A component that is being staged. Dropping it reports a failure, so that the next one can follow.
 #[derive(Debug)]
 struct Staging {
     following: Weak<Follower>,
     digest: Digest,
-    /// Who waits for it; none: the fleet.
+    /// The operator command that waits; none: staged for the fleet.
     asked: Option<Asked>,
     ended: bool,
 }
 
 impl Follower {
-    /// Begins to pull and compile, on a thread of its own. `asked`: who waits for it instead of the fleet.
+    /// Starts to pull and compile, on a thread of its own. `asked`: the operator command that waits for the result instead of the fleet.
     pub(super) fn stage(self: &Arc<Self>, context: &Arc<Context>, wanted: Wanted, asked: Option<Asked>) {
         let digest = wanted.digest;
         if asked.is_none() {
@@ -149,7 +149,7 @@ impl Staging {
         self.ended = true;
         if let Some(Asked { answer, place }) = self.asked.take() {
             drop(place);
-            // Who asked may have gone.
+            // The operator may have gone.
             let _ = answer.send(checked);
             return;
         }

@@ -1,7 +1,7 @@
-//! What a host knows of its fleet's policy beyond its own end: it starts with it where shared state cannot be reached, and
-//! writes it back where that was lost while no host ran.
+//! Keeps the fleet's state across restarts: a host starts with it if shared state cannot be reached, and restores it there if shared state
+//! was lost while no host ran.
 //!
-//! Like compiled code beside it, it is trusted only where this user alone has access.
+//! Like the compiled code in the same cache, the file is trusted only if no other user has access.
 
 use super::FleetState;
 use crate::policy::{CacheError, Digest, own_folder, private};
@@ -11,10 +11,10 @@ use std::{
     path::PathBuf,
 };
 
-/// The largest file that is read: a standing with all that was ever rolled back has some 2,500 bytes.
+/// The largest file that is read: a state with a full quarantine list has some 2,500 bytes.
 const MAX_FILE_BYTES: u64 = 8 << 10;
 
-/// A file of this user alone; none where nothing is kept.
+/// The path of the state file; none without a cache folder.
 #[derive(Debug)]
 pub(super) struct Memory(Option<PathBuf>);
 
@@ -27,12 +27,12 @@ enum MemoryError {
 }
 
 impl Memory {
-    /// In a folder; `fleet` tells this fleet from others whose hosts have the same folder.
+    /// A file in this folder; `fleet` distinguishes fleets whose hosts share a folder.
     pub(super) fn of(folder: Option<PathBuf>, fleet: &str) -> Self {
         Self(folder.map(|folder| folder.join(Digest::of(fleet.as_bytes()).to_string())))
     }
 
-    /// What was kept; nothing where that cannot be read, or may be somebody else's.
+    /// Reads the state; the default if the file cannot be read, or another user could have written it.
     pub(super) fn recall(&self) -> FleetState {
         let Some(path) = &self.0 else { return FleetState::default() };
         let read = || {
@@ -55,7 +55,7 @@ impl Memory {
         }
     }
 
-    /// Keeps it. A failure is only logged: the fleet knows it.
+    /// Writes the state. A failure is only logged, since the fleet knows the state.
     pub(super) fn keep(&self, standing: &FleetState) {
         let Some((path, folder)) = self.0.as_ref().and_then(|path| Some((path, path.parent()?))) else { return };
         let keep = || {
@@ -108,7 +108,7 @@ mod tests {
         Memory::of(None, "x").keep(&standing);
     }
 
-    /// Whoever else can write there chooses no policy, and holds up no start.
+    /// Another user must be able neither to choose a policy nor to block a start.
     #[test]
     fn what_is_not_of_this_user_alone_is_not_recalled() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-//! What one host does, without any server.
+//! The actions of one host, without a server.
 
 use super::*;
 use crate::{
@@ -15,7 +15,7 @@ fn digest(of: u8) -> Digest {
     Digest::of(&[of])
 }
 
-/// A host whose configuration names 0.
+/// A host whose configuration names component 0.
 fn course() -> Planner {
     Planner::new("a".to_owned(), digest(0), FleetState::default())
 }
@@ -33,12 +33,12 @@ fn hear(course: &mut Planner, standing: FleetState, proposed: Option<Proposed>) 
     course.heard(&Message::Beat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW)
 }
 
-/// Pulled because the fleet has it already.
+/// Staging because the fleet already serves the component.
 fn catch_up(of: u8) -> Next {
     Next::Stage { digest: digest(of), promoted: false, within: None }
 }
 
-/// Pulled for a proposal: hurried.
+/// Staging for a proposal: with a time limit.
 fn stage(of: u8) -> Next {
     Next::Stage { digest: digest(of), promoted: false, within: Some(STAGING) }
 }
@@ -149,7 +149,7 @@ fn a_host_begins_where_it_was() {
     assert_eq!(course().elsewhere(), None);
 }
 
-/// One number, two policies: a stranger may have written it, and beyond the last number there is no other.
+/// Two policies with one number: invalid data may hold one, and after the last number no other follows.
 #[test]
 fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
     let mut own = course();
@@ -163,7 +163,7 @@ fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
     assert_eq!(own.speaker(Some(digest(2)), &[]).generation, 5);
 }
 
-/// What a host remembers of one line says nothing of another one.
+/// A host's state of one line says nothing about another line.
 #[test]
 fn another_lines_generation_is_followed_though_its_number_is_lower() {
     let mut own = Planner::new("a".to_owned(), digest(0), FleetState { line: 1, ..standing(9, 1, Why::Announced) });
@@ -195,7 +195,7 @@ fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
     assert_eq!(own.word(), Message::Beat);
 }
 
-/// A registry that gives one component slowly holds no other one up.
+/// A slow pull of one component must not delay another one.
 #[test]
 fn a_slow_pull_holds_no_proposal_up() {
     let mut own = course();
