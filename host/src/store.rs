@@ -1,4 +1,4 @@
-//! Where state is kept.
+//! Stores of state: in this process, in Redis, and the fallback from one to the other.
 
 pub mod local_fallback;
 pub mod memory;

@@ -1,16 +1,17 @@
-//! State in a Redis (or Valkey), shared by a fleet: the only user of `redis`.
+//! Shared state of a fleet in Redis or Valkey. Only this module uses the crate `redis`.
 //!
 //! ```text
-//! address   where it is, from a URL             client   how connections are made
-//! link      run a script, within 20 ms          slot     one thread's connection, and what becomes of it
-//! script    one atomic step, known by digest    census   which server this is, and whether it lost data
-//! keys      how everything is named             reply    what came back
-//! push      what hosts tell each other        records   idempotency records, claims and turns
-//! agreement which policy serves the fleet
+//! address    the URL of shared state           client             makes connections
+//! connection runs a script, within 20 ms       thread_connection  the connection of one thread
+//! script     a Lua script and its digest       server_identity    detects another server, or lost data
+//! keys       names of keys and channels        reply              reads what a script returns
+//! pubsub     messages between hosts            metrics            durations and failures of script calls
+//! admission  breakers, limits, retry budgets   records            idempotency records, claims, fingerprint locks
+//! agreement  the policy that the fleet serves
 //! ```
 //!
-//! Each worker has a connection of its own, driven by its own runtime: a request's step costs no wake-up of another thread.
-//! What nobody waits for goes by the way of one more thread, `triage-state`, which also watches the server.
+//! Each worker thread has its own connection, driven by its own runtime: a script call wakes no other thread. The thread
+//! `triage-state` has one more, for background work and for watching the server.
 
 mod address;
 pub mod admission;
@@ -39,5 +40,5 @@ pub use script::Script;
 pub use server_identity::{Loss, Lost};
 pub use settings::Settings;
 
-/// What a server answers, and what it says when it cannot.
+/// A server's reply, and its error.
 pub use redis::{RedisError, Value};

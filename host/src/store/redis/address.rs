@@ -1,63 +1,63 @@
-//! Where the shared state is: one Redis (or Valkey), a Cluster, or what Sentinel says is the master.
+//! The address of shared state: one Redis (or Valkey), a Cluster, or a master that Sentinels name.
 
 use crate::secret::Secret;
 use std::{fmt, path::PathBuf};
 
-/// What a URL of shared state must be, for messages.
+/// The accepted forms of `state.url`, for error messages.
 pub const RULE: &str = "\"memory:\", or the URL of a Redis or Valkey: \"redis://host:6379/0\", \"rediss://host\" with TLS, \
                         \"unix:///path/of.sock\", \"redis://a:6379,b:6379\" for a Cluster, or \
                         \"redis+sentinel://a:26379,b:26379/master\"";
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
-/// More than anybody has to name.
+/// More nodes than a Cluster or a Sentinel setup needs to name.
 const MOST_NODES: usize = 64;
-/// Redis has 16 unless told otherwise.
+/// Redis has 16 databases by default; a configuration may raise that.
 const MOST_DB: i64 = 65_535;
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {
-    /// A name or an IP address, an IPv6 one without brackets.
+    /// A host name or an IP address; IPv6 without brackets.
     pub host: String,
-    /// The port.
+    /// TCP port, never 0.
     pub port: u16,
 }
 
-/// What is there.
+/// The kind of server behind the address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
     /// One server.
     One(Node),
-    /// One server, by a socket of this machine.
+    /// One server, over a Unix domain socket.
     Unix(PathBuf),
-    /// A Cluster, by some of its nodes.
+    /// A Cluster. The nodes listed need not be all: the client discovers the rest.
     Cluster(Vec<Node>),
-    /// The master of this name, as Sentinels know it.
+    /// The master that the Sentinels name at the moment of connecting.
     Sentinel {
         /// Some of the Sentinels.
         sentinels: Vec<Node>,
-        /// The name under which they watch it.
+        /// The name of the master in the Sentinels' configuration.
         master: String,
     },
 }
 
-/// Where the shared state is, and as whom it is asked for. The password is never shown.
+/// Address, user and password of shared state. `Display` and `Debug` hide the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// What is there.
+    /// One server, a Cluster or a Sentinel setup.
     pub place: Topology,
     /// Whether connections are encrypted.
     pub tls: bool,
-    /// The user; none for the server's default one.
+    /// The user name; `None` for the server's default user.
     pub user: Option<String>,
     /// The password, where the URL has one.
     pub password: Option<Secret>,
-    /// The number of the database; 0 on a Cluster.
+    /// The database number; 0 on a Cluster.
     pub db: i64,
 }
 
 impl Address {
-    /// Whether a URL is meant for a Redis at all, right or wrong.
+    /// Whether the URL has a scheme of Redis or Valkey, valid or not.
     pub fn is_meant(text: &str) -> bool {
         text.split_once(':').is_some_and(|(scheme, _)| Scheme::of(scheme).is_some())
     }
@@ -65,7 +65,7 @@ impl Address {
     /// Reads a URL.
     ///
     /// # Errors
-    /// What the URL must be; it repeats nothing of the URL, which may hold a password.
+    /// The rule that the URL breaks. The text quotes nothing of the URL, which may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let rule = || RULE.to_owned();
         let (scheme, rest) = text.trim().split_once("://").ok_or_else(rule)?;
@@ -75,14 +75,14 @@ impl Address {
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
-        // A password may hold an `@` that nobody escaped.
+        // The last `@` separates: a password may contain an unescaped one.
         let (identity, hosts) = authority.rsplit_once('@').map_or((None, authority), |(who, at)| (Some(who), at));
         let (user, password) = identity.map(identified).transpose()?.unwrap_or_default();
         let mut db = None;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=').unwrap_or((pair, "")) {
                 ("db" | "virtual_host", number) => db = Some(database(number)?),
-                // Celery's: to verify is what we do in any case.
+                // A parameter of Celery's URLs. Certificates are verified in any case.
                 ("ssl_cert_reqs", "required" | "CERT_REQUIRED") => {}
                 ("ssl_cert_reqs", _) => {
                     return Err("a URL whose ssl_cert_reqs is required: certificates are always verified".to_owned());

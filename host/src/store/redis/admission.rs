@@ -1,14 +1,15 @@
-//! Groups' gates in shared state: breaker, budget and limits of a whole fleet.
+//! Admission in shared state: breaker, retry budget and rate limits of a group, for the whole fleet.
 //!
 //! ```text
-//! steps    the scripts: what goes out, what comes back      fleet    what this host knows of the shared breaker
-//! pass     what an attempt passes, and the look before the send      grant    what it was given
-//! together attempts that ask at the same moment      leased   places taken ahead      known    what is known in between
-//! beat     once a second: alive, handed in, read again      view     what there is to see
+//! scripts     the Lua scripts: arguments and replies       shared_breaker  this host's copy of the fleet's breaker
+//! acquire     admits an attempt, rechecks before the send  grant           an admission and what it consumed
+//! batch       one script call for simultaneous attempts    prefetched      places reserved ahead of attempts
+//! heartbeat   once a second: report and read the group     snapshot        what this host knows between script calls
+//! view        status for operators
 //! ```
 //!
-//! While the store answers it decides. Beside it each host has a breaker of its own, which opens for what only this host sees,
-//! and which stands as the fleet's last did once the store cannot be reached; limits are then this host's share.
+//! While Redis answers, Redis decides. Each host also has a breaker of its own, which opens for failures that only this host
+//! sees. When Redis cannot be reached, this breaker continues from the fleet's last state, and limits are this host's share.
 
 mod acquire;
 mod batch;
@@ -43,27 +44,27 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-/// When to come back where nobody can tell.
+/// `Retry-After` where the end of a refusal is unknown.
 const LATER: Duration = Duration::from_secs(1);
-/// What was read longer ago says nothing of now: three beats.
+/// Age at which a heartbeat's reply is no longer used: three heartbeats.
 const STALE: Duration = Duration::from_secs(3);
 
-/// All groups of a host whose state is shared.
+/// The groups of this host whose state is in Redis.
 #[derive(Debug)]
 pub struct RedisGates {
     link: RedisConnection,
-    /// This process among the fleet's.
+    /// A random id of this process.
     host: String,
     quorum: u32,
     clock: Clock,
     entropy: Rng,
     events: Arc<Events>,
     groups: Mutex<HashMap<String, Arc<RedisGate>>>,
-    /// Steps that nobody waits for.
+    /// Script calls in the background; [`RedisGates::flush`] waits for them.
     under_way: TaskTracker,
 }
 
-/// One group's.
+/// Admission of one group.
 #[derive(Debug)]
 pub struct RedisGate {
     name: String,
@@ -74,32 +75,32 @@ pub struct RedisGate {
     entropy: Rng,
     events: Arc<Events>,
     under_way: TaskTracker,
-    /// Stands in while the store cannot be reached; its breaker is this host's own.
+    /// Decides while Redis cannot be reached. Its breaker is this host's own, which counts also while Redis answers.
     alone: MemoryGate,
     known: Mutex<Known>,
     together: Batches,
 }
 
 impl RedisGates {
-    /// Groups whose state is where `link` leads. A host opens its breaker for the fleet only if `quorum` hosts saw failures.
+    /// Groups whose state is behind `link`. A host opens the fleet's breaker only if `quorum` hosts saw failures.
     pub fn open(link: RedisConnection, quorum: u32, clock: Clock, entropy: Rng, events: Arc<Events>) -> Arc<Self> {
         let host = format!("{:016x}", entropy.next());
         let (groups, under_way) = (Mutex::default(), TaskTracker::new());
-        // Closed so that it can be waited for; tasks may begin all the same.
+        // `wait` returns only on a closed tracker. A closed tracker still accepts tasks.
         under_way.close();
         let gates = Arc::new(Self { link, host, quorum, clock, entropy, events, groups, under_way });
         gates.link.beside(heartbeat::listen(Arc::downgrade(&gates), gates.link.pushed()));
         gates
     }
 
-    /// The group of a name: see [`crate::admission::Groups::group`].
+    /// The group with this name, created with `settings` at the first call: see [`crate::admission::Groups::group`].
     pub fn group(&self, name: &str, settings: impl FnOnce() -> Settings) -> Arc<RedisGate> {
         let mut groups = self.groups.lock();
         let gate = groups.entry(name.to_owned()).or_insert_with(|| Arc::new(RedisGate::new(self, name, settings())));
         Arc::clone(gate)
     }
 
-    /// Hands in what is saved up, and waits for what is under way.
+    /// Reports the successes saved up, and waits for script calls under way.
     pub async fn flush(&self) {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         for gate in groups {
@@ -129,17 +130,18 @@ impl RedisGate {
         }
     }
 
-    /// `upstream/group`.
+    /// The name: `upstream/group`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long the upstream's pause still lasts, as far as this host knows.
+    /// The time left of the upstream's pause, as far as this host knows.
     pub fn paused(&self) -> Duration {
         self.alone.paused()
     }
 
-    /// Takes a result: a success is handed in with the next step, anything else at once.
+    /// Records the result of an attempt. A fast success is saved up for the next script call; a failure, a slow call and a probe's
+    /// result are reported at once.
     pub fn report(self: &Arc<Self>, grant: &Grant, report: Report) {
         let Report { signal, took, .. } = report;
         let grant = match grant {
@@ -161,7 +163,7 @@ impl RedisGate {
             }
             return;
         }
-        // What was saved up goes before: a failure must not overtake the successes that came before it.
+        // The same call reports the successes saved up first: a failure must not overtake earlier successes.
         let saved_up = known.take_saved_up();
         let words = scripts::report(&saved_up, Some((ticket, &report)), slow);
         let (keys, arguments) = self.arguments(&known, self.clock.now(), words);
@@ -169,14 +171,14 @@ impl RedisGate {
         let (gate, own) = (Arc::clone(self), grant.own);
         self.spawn(async move {
             gate.step(&scripts::REPORT, &keys, &arguments).await;
-            // If this opened the fleet's breaker, this host's own stands like it, and the ticket is worth nothing any more.
+            // If the report opened the fleet's breaker, `read` has opened this host's own too, and its ticket no longer counts.
             if let Some(own) = own {
                 gate.alone.record(&own, report);
             }
         });
     }
 
-    /// Gives back what was taken for an attempt that was not made.
+    /// Refunds what was consumed for an attempt that was not made.
     pub fn give_back(self: &Arc<Self>, grant: &Grant) {
         match grant {
             Grant::Alone(grant) => self.alone.give_back(grant),
@@ -209,7 +211,7 @@ impl RedisGate {
         self.later(&scripts::REFUND, scripts::give_back(ticket, sent, ask, taken));
     }
 
-    /// Gives back what the store granted to those who no longer wait.
+    /// Refunds a reply of [`scripts::ACQUIRE`] that came after its caller had gone.
     fn undo(self: &Arc<Self>, answer: &Value, ask: AttemptKind) {
         if let Some((standing, Acquired::Go(Go { taken, lease, leased, .. }))) =
             self.read(&scripts::ACQUIRE, answer, scripts::acquired)
@@ -227,7 +229,7 @@ impl RedisGate {
         }
     }
 
-    /// The same for a probe's lease that a look brought.
+    /// Releases the probe lease in a reply of [`scripts::RECHECK`] that came after its caller had gone.
     fn unlook(self: &Arc<Self>, answer: &Value) {
         if let Some((standing, (Looked::Send { lease: Some(lease) }, _))) =
             self.read(&scripts::RECHECK, answer, scripts::looked)
@@ -237,7 +239,7 @@ impl RedisGate {
         }
     }
 
-    /// Holds attempts of the whole fleet back; a shorter pause never cuts a longer one.
+    /// Delays the attempts of the whole fleet. A shorter pause never cuts a longer one.
     pub async fn pause(self: &Arc<Self>, pause: Duration) {
         self.alone.pause(pause);
         let (keys, arguments) = {
@@ -247,10 +249,10 @@ impl RedisGate {
         self.step(&scripts::PAUSE, &keys, &arguments).await;
     }
 
-    /// Ends the fleet's pause before its time. False: there is none.
+    /// Ends the fleet's pause early. False: there was none.
     ///
     /// # Errors
-    /// [`LinkError`] where the store cannot be asked.
+    /// [`LinkError`] where Redis cannot be reached.
     pub async fn lift(self: &Arc<Self>) -> Result<bool, LinkError> {
         let (keys, arguments) = {
             let known = self.known.lock();
@@ -259,21 +261,21 @@ impl RedisGate {
         let answer = self.link.run(&scripts::LIFT_PAUSE, &keys, &arguments).await?;
         let nonsense = LinkError::Nonsense { script: scripts::LIFT_PAUSE.name() };
         let (_, (was_paused, mark)) = self.read(&scripts::LIFT_PAUSE, &answer, scripts::lifted).ok_or(nonsense)?;
-        // Of a pause that the store has not learned, only this host knows.
+        // This host may know of a pause that never reached Redis.
         Ok(self.told_of_lift(mark) || was_paused)
     }
 
-    /// Takes over that the fleet's pause was lifted. Whether this host knew of a pause.
+    /// Applies the lifting of the fleet's pause. True: this host knew of a pause.
     fn told_of_lift(&self, mark: u64) -> bool {
-        // Under the lock: a beat's pause comes before this as a whole, or after it.
+        // Under the lock, so that the pause that a heartbeat reads is applied before or after this as a whole.
         let mut known = self.known.lock();
         known.told_of_lift(mark) && self.alone.lift()
     }
 
-    /// Does what an operator wants of the fleet's breaker. False: there is none.
+    /// Applies an operator's command to the fleet's breaker. False: the group has no breaker.
     ///
     /// # Errors
-    /// [`LinkError`] where the store cannot be asked.
+    /// [`LinkError`] where Redis cannot be reached.
     pub async fn force(self: &Arc<Self>, force: Force) -> Result<bool, LinkError> {
         let (keys, arguments) = {
             let known = self.known.lock();
@@ -288,8 +290,8 @@ impl RedisGate {
         Ok(true)
     }
 
-    /// Takes other settings over: see [`MemoryGate::adopt`]. A limit is known to the fleet by what it allows: one that is changed
-    /// begins anew, the others keep what they counted.
+    /// Applies changed settings: see [`MemoryGate::adopt`]. Redis names a limit by its figures, so a changed limit starts empty
+    /// and an unchanged one keeps its count.
     pub fn adopt(&self, settings: Settings) {
         let mut known = self.known.lock();
         if known.settings == settings {
@@ -298,7 +300,7 @@ impl RedisGate {
         known.frame = Arc::new(Frame::new(self.link.keys(), &self.name, &self.host, self.quorum, &settings));
         known.leased = Leased::default();
         if settings.breaker.is_none() {
-            // Without a breaker nothing may refuse; with one again, what is found then is how it begins.
+            // The state of a removed breaker must not refuse attempts. A breaker that is added again starts from what Redis has.
             known.fleet = Fleet::default();
         }
         known.settings = settings;
@@ -312,7 +314,7 @@ impl RedisGate {
         (frame.keys.clone(), frame.arguments(None, self.entropy.next(), &known.fleet.memory(now), &own))
     }
 
-    /// A step whose answer is not waited for.
+    /// Runs a script in the background.
     fn later(self: &Arc<Self>, script: &'static Script, own: Vec<String>) {
         let (keys, arguments) = self.arguments(&self.known.lock(), self.clock.now(), own);
         let gate = Arc::clone(self);
@@ -321,8 +323,8 @@ impl RedisGate {
         });
     }
 
-    /// A step of which only the breaker's standing matters. One that fails is lost: leases end by themselves, and what a host
-    /// could not report it has counted for itself.
+    /// Runs a script and takes only the breaker's state from its reply. A failed call is not repeated: leases expire, and this host's
+    /// own breaker has counted what was not reported.
     async fn step(&self, script: &'static Script, keys: &[String], arguments: &[String]) {
         match self.link.run(script, keys, arguments).await {
             Ok(answer) => drop(self.read(script, &answer, |_| Some(()))),
@@ -331,14 +333,14 @@ impl RedisGate {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // Without a runtime the thread ends, and its connection with it.
+        // No runtime: the thread is ending, and its connection with it.
         if let Ok(runtime) = Handle::try_current() {
-            // Told of below the request that it is done for.
+            // In the span of the request, so that traces show the script call below it.
             self.under_way.spawn_on(task.in_current_span(), &runtime);
         }
     }
 
-    /// Reads an answer, and takes over how the breaker stands.
+    /// Parses a reply, and applies the breaker's state in it.
     fn read<T>(
         &self,
         script: &'static Script,
@@ -357,7 +359,7 @@ impl RedisGate {
         found
     }
 
-    /// Takes over how the fleet's breaker stands.
+    /// Applies a state of the fleet's breaker to this host's copy. `surely`: Redis replied it itself, see [`Fleet::observe`].
     fn observe(&self, told: SharedBreakerState, surely: bool) {
         let now = self.clock.now();
         let mut known = self.known.lock();
@@ -366,7 +368,7 @@ impl RedisGate {
         }
         let Some(change) = known.fleet.observe(told, now, surely) else { return };
         known.leased = Leased::default();
-        // Under the lock: another thread's change comes after this one as a whole.
+        // Under the lock, so that changes from two threads are applied one after the other.
         let (standing, forced, why, left) = match change.state {
             State::Closed => (breaker::BreakerState::Closed, false, None, Duration::ZERO),
             State::Open { left, why } => (breaker::BreakerState::Open, why == Trip::Forced, Some(why), left),

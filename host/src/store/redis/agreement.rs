@@ -1,4 +1,4 @@
-//! What a fleet agrees on for an upstream's policy, in shared state: one script, whose transitions are those of
+//! The agreement of a fleet on the policy of an upstream, in Redis: one script, which implements the transitions of
 //! [`crate::state::rollout`].
 
 use super::{LinkError, RedisConnection, Script, Value, reply};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 static AGREEMENT: Script = Script::new("agreement", include_str!("agreement/agreement.lua"));
 
-/// How long a step may take unless `state.timeout` is longer: no request waits for it.
+/// Longest wait for a reply, unless `state.timeout` is longer. No request waits for it.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The agreement of an upstream.
+/// The agreement on the policy of one upstream.
 #[derive(Debug, Clone)]
 pub struct RedisAgreement {
     link: RedisConnection,
@@ -20,25 +20,25 @@ pub struct RedisAgreement {
 }
 
 impl RedisAgreement {
-    /// Of the upstream of this name.
+    /// The agreement for the upstream of this name.
     pub fn new(link: RedisConnection, upstream: &str) -> Self {
         Self { link, upstream: upstream.to_owned() }
     }
 
-    /// The way to it.
+    /// The connection to Redis.
     pub fn link(&self) -> &RedisConnection {
         &self.link
     }
 
-    /// What is published when it changes: a reason to look, and nothing more.
+    /// The pub/sub message after a change. It carries no state: the receiver reads the agreement.
     pub fn message(&self) -> String {
         format!("policy {}", self.upstream)
     }
 
-    /// Says something. `known` is how the fleet stands as far as this host knows: it is written back where it was lost.
+    /// Sends a message to the agreement. `known`: the fleet's state as this host knows it, written back where Redis has lost it.
     ///
     /// # Errors
-    /// [`LinkError`]
+    /// [`LinkError`] where Redis cannot be reached or replies with something else.
     pub async fn say(
         &self,
         speaker: &HostStatus,
@@ -48,10 +48,10 @@ impl RedisAgreement {
         self.say_within(REPLY_TIMEOUT.max(self.link.timeout()), speaker, known, word).await
     }
 
-    /// The same within another time.
+    /// As [`RedisAgreement::say`], with another time limit.
     ///
     /// # Errors
-    /// [`LinkError`]
+    /// [`LinkError`] where Redis cannot be reached or replies with something else.
     pub async fn say_within(
         &self,
         longest: Duration,
@@ -74,7 +74,7 @@ impl RedisAgreement {
     }
 }
 
-/// `now`: only tests say when it is.
+/// `now`: set in tests only; otherwise the script reads the server's clock.
 fn arguments(
     now: Option<u64>,
     channel: &str,
@@ -111,18 +111,18 @@ fn arguments(
     all
 }
 
-/// The length of a reason that is passed on: a component has a part in its wording.
+/// Bounds a reason that is passed on, because a component influences its wording.
 const REASON_CHARS: usize = 500;
 
 fn id(id: u64) -> String {
     format!("{id:016x}")
 }
 
-/// An answer in full; none where it is none of ours.
+/// Parses a reply; `None` if another program wrote it.
 fn read(answer: &Value) -> Option<MessageReply> {
     let (fixed, hosts) = reply::list(answer)?.split_at_checked(19)?;
     let word = |index: usize| fixed.get(index).and_then(reply::text);
-    // Another host's words: whatever bytes they are, they make nobody deaf.
+    // Text of another host. Invalid UTF-8 in it must not make the whole reply unreadable.
     let told = |index: usize, most: usize| {
         let bytes = fixed.get(index).and_then(reply::bytes)?;
         Some(line(&String::from_utf8_lossy(bytes), most))
@@ -185,7 +185,7 @@ fn name(word: &str) -> Option<String> {
     is_name(word).then(|| word.to_owned())
 }
 
-/// Another host's words, and its component's: a line for logs and terminals.
+/// Makes another host's text one line that is safe in logs and terminals: no control characters.
 fn line(words: &str, most: usize) -> String {
     words.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! How connections are made, and what can be asked over them.
+//! Makes connections to one server, a Cluster or the master behind Sentinels, and sends commands over them.
 
 use super::{
     address::{Address, Node, Topology},
@@ -21,19 +21,19 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Requests that may wait to be written: more than a worker has under way.
+/// Commands that may wait to be written: more than a worker has under way.
 const BUFFER: usize = 1024;
-/// Between two signs of life on an idle connection; a peer that is gone is found out after three of them.
+/// Interval of TCP keepalive probes on an idle connection. After three without a response the connection is closed.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged.
+/// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-/// A Cluster's own limit on one answer. Ours is shorter; this one clears up behind it.
+/// Time limit of the Cluster client. The limit of [`super::RedisConnection`] is shorter; this one frees the client's own state.
 const CLUSTER_ANSWER: Duration = Duration::from_secs(1);
 
-/// Makes connections.
+/// Makes connections of one address.
 pub(super) struct Client {
     kind: Kind,
-    /// Which node of a Cluster the next subscription asks.
+    /// Index of the Cluster node for the next subscription: it rotates, so that a node that is down is left at the next try.
     next: AtomicUsize,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Connection {
 }
 
 impl Client {
-    /// Prepares; connects to nothing yet. `password` goes before the address's own.
+    /// Prepares a client without connecting. `password` takes precedence over the one in the address.
     pub(super) fn new(
         address: &Address,
         password: Option<&str>,
@@ -61,7 +61,7 @@ impl Client {
         made.map(|kind| Self { kind, next: AtomicUsize::new(0) }).map_err(OpenError::Client)
     }
 
-    /// Whether keys of different slots lie on different nodes.
+    /// Whether keys of different hash slots may be on different nodes.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.kind, Kind::Cluster { .. })
     }
@@ -100,7 +100,7 @@ impl Client {
             Topology::Cluster(all) => {
                 let infos: Vec<ConnectionInfo> = all.iter().map(|own| info(node(own))).collect::<RedisResult<_>>()?;
                 let mut builder = ClusterClient::builder(infos)
-                    // An answer that comes too late is the caller's loss: what was not answered is not known to be undone.
+                    // No automatic retries: a command that timed out may still have run.
                     .retries(0)
                     .response_timeout(CLUSTER_ANSWER)
                     .connection_timeout(CLUSTER_ANSWER)
@@ -139,7 +139,7 @@ impl Client {
         }
     }
 
-    /// A connection for commands, driven by the runtime that this is called on. No time limit of its own.
+    /// Opens a connection for commands, driven by the calling runtime. The caller sets the time limit.
     pub(super) async fn connect(&self) -> RedisResult<Connection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
@@ -157,19 +157,19 @@ impl Client {
         }
     }
 
-    /// A connection for subscriptions. No time limit of its own.
+    /// Opens a connection for pub/sub. The caller sets the time limit.
     pub(super) async fn subscribe(&self) -> RedisResult<PubSub> {
         match &self.kind {
             Kind::One(client) => client.get_async_pubsub().await,
             Kind::Sentinel(_) => self.master().await?.get_async_pubsub().await,
             Kind::Cluster { nodes, .. } => {
-                // What is published at one node of a Cluster is heard at every one.
+                // A Cluster forwards each published message to all its nodes, so one subscription is enough.
                 nodes[self.next.fetch_add(1, Relaxed) % nodes.len()].get_async_pubsub().await
             }
         }
     }
 
-    /// The master as the Sentinels know it now.
+    /// Asks the Sentinels for the current master.
     async fn master(&self) -> RedisResult<OneClient> {
         match &self.kind {
             Kind::One(client) => Ok(client.clone()),
@@ -184,7 +184,7 @@ impl Client {
 }
 
 impl Connection {
-    /// Sends one command and waits for its answer.
+    /// Sends one command and waits for the reply.
     pub(super) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         use redis::aio::ConnectionLike as _;
         let answer = match self {
@@ -194,7 +194,7 @@ impl Connection {
         answer?.extract_error()
     }
 
-    /// Asks every master; the answers by address. A single server's address is empty.
+    /// Sends a command to every master, and returns the replies by address. The address of a single server is empty.
     pub(super) async fn ask_masters(&mut self, command: Cmd) -> RedisResult<Vec<(String, Value)>> {
         let connection = match self {
             Self::One(_) => return Ok(vec![(String::new(), self.ask(&command).await?)]),

@@ -1,4 +1,4 @@
-//! The way to shared state: run a script, and know within 20 ms whether it was done.
+//! The connection to shared state: runs a script, and reports within 20 ms whether it ran.
 
 mod error;
 
@@ -36,30 +36,29 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-/// Between two looks at the server.
+/// Between two checks of the server's identity.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// Messages that a listener may be behind; beyond that it is told that it missed some.
+/// Messages that a receiver may lag behind. A receiver that lags further gets `Lagged`, and reads everything again.
 const PUSHED: usize = 1024;
-/// How long an answer that nobody waits for any more may still take to be made good for.
+/// How long to wait for the reply of an abandoned call, in order to give back what it took.
 const LATE: Duration = Duration::from_secs(30);
 
-/// How shared state stands, for operators.
+/// Condition of shared state, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
-    /// Whether it can be reached now.
+    /// Whether Redis can be reached now.
     pub is_up: bool,
-    /// Whether it evicts data when its memory is full.
+    /// Whether Redis evicts data when its memory is full.
     pub may_evict: bool,
-    /// How long ago it last lost data, as far as this host knows.
+    /// Age of the last loss of data that this host knows of.
     pub lost_ago: Option<Duration>,
 }
 
-/// The way to shared state. Clones share everything; with the last one its connections end.
+/// The connection to shared state. Clones share everything; dropping the last one closes the sockets.
 ///
-/// Every thread that asks has a connection of its own, driven by the runtime that it first asked on: two threads never wait
-/// for each other, and a runtime that ends takes only its own connection with it. A connection is built again after three
-/// time-outs in a row, when it breaks, and when the server turns out to be loading or a replica; until then each call is told
-/// so at once, without waiting.
+/// Every calling thread has its own socket, driven by the runtime of its first call: two threads never wait for each other, and a
+/// runtime that ends takes only its own socket with it. A socket is replaced after three time-outs in a row, when it breaks, and
+/// when the server turns out to be loading or a replica. Until the new one is ready, each call fails at once, without waiting.
 #[derive(Clone)]
 pub struct RedisConnection {
     inner: Arc<Inner>,
@@ -67,7 +66,7 @@ pub struct RedisConnection {
     _open: Arc<DropGuard>,
 }
 
-/// What the link's threads share.
+/// State shared by all threads that use the connection.
 pub(super) struct Inner {
     number: u64,
     pub(super) client: Client,
@@ -76,21 +75,21 @@ pub(super) struct Inner {
     pub(super) entropy: Rng,
     pub(super) timeout: Duration,
     slots: Mutex<Vec<Arc<ThreadConnection>>>,
-    /// The era of the server's data, as this host knows it.
+    /// The era of the server's data, as this host knows it: see `records/incarnation.rs`.
     pub(super) known: Mutex<Option<String>>,
-    /// How many eras this host has seen.
+    /// Number of eras that this host has seen.
     pub(super) eras: watch::Sender<u64>,
     pub(super) lost: watch::Sender<Option<Lost>>,
     pub(super) alarmed: Mutex<Option<String>>,
     pushed: broadcast::Sender<Pushed>,
     pub(super) closed: CancellationToken,
     meter: ScriptMetrics,
-    /// Whether the server refuses this host's name or password.
+    /// Whether the server rejects this host's user name or password.
     pub(super) unauthorized: AtomicBool,
 }
 
 impl RedisConnection {
-    /// Prepares the way and begins to watch the server; whether it can be reached shows later.
+    /// Prepares the client and starts the thread that watches the server. Does not wait for a connection.
     ///
     /// # Errors
     /// [`OpenError`] where the address, a certificate or a password file cannot be used.
@@ -132,25 +131,25 @@ impl RedisConnection {
         client(settings).map(drop)
     }
 
-    /// Whether keys of different slots lie on different nodes: a script may touch one slot only.
+    /// Whether shared state is a Cluster: a script may then touch keys of one hash slot only.
     pub fn is_cluster(&self) -> bool {
         self.inner.client.is_cluster()
     }
 
-    /// How keys are named.
+    /// Names of the fleet's keys.
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
     }
 
-    /// `state.timeout`.
+    /// The time limit of a call: `state.timeout`.
     pub fn timeout(&self) -> Duration {
         self.inner.timeout
     }
 
-    /// Runs a script: one round trip, within `state.timeout`. Dropping the future does not undo what was sent.
+    /// Runs a script: one round trip, within `state.timeout`. Dropping the future does not undo a script that was sent.
     ///
     /// # Errors
-    /// [`LinkError`]; [`LinkError::may_be_done`] says where the step may have been done all the same.
+    /// [`LinkError`]; [`LinkError::may_be_done`] tells whether the script may have run all the same.
     pub async fn run<A: ToRedisArgs>(
         &self,
         script: &'static Script,
@@ -160,7 +159,7 @@ impl RedisConnection {
         self.run_within(self.inner.timeout, script, keys, args).await
     }
 
-    /// As [`RedisConnection::run`] within another time, for what cannot go on without the answer.
+    /// As [`RedisConnection::run`], with another time limit, for callers that cannot go on without the reply.
     ///
     /// # Errors
     /// As [`RedisConnection::run`].
@@ -183,8 +182,8 @@ impl RedisConnection {
         traced(script.name(), began, step, went).await
     }
 
-    /// As [`RedisConnection::run`], for a step that takes something: if nobody waits for its answer any more, because it is late or the
-    /// caller has gone, the answer goes to `late`, which gives back what was taken. Its time runs from `since`.
+    /// As [`RedisConnection::run`], for a script that takes something. If the reply is late or the caller has gone, the reply goes to
+    /// `late`, which gives back what was taken. The time limit runs from `since`.
     ///
     /// # Errors
     /// As [`RedisConnection::run`].
@@ -211,7 +210,7 @@ impl RedisConnection {
         traced(script.name(), began, step, went).await
     }
 
-    /// The era of the server's data: another one begins with each loss that somebody notices. Waits for the first connection.
+    /// The era of the server's data; a new era begins with each loss that a host detects. Waits for the first connection.
     ///
     /// # Errors
     /// [`LinkError::Down`] where there is no connection within `longest`.
@@ -220,17 +219,17 @@ impl RedisConnection {
         self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
-    /// The era of the server's data, as far as this host knows it.
+    /// The era of the server's data, as far as this host knows it. Does not wait.
     pub(super) fn known_era(&self) -> Option<String> {
         self.inner.known.lock().clone()
     }
 
-    /// Tells of each new era.
+    /// Signals each new era, by the number of eras seen.
     pub(super) fn eras(&self) -> watch::Receiver<u64> {
         self.inner.eras.subscribe()
     }
 
-    /// Looks at the server now, instead of at the next beat: the era, and losses are known then.
+    /// Checks the server's identity now instead of at the next interval, and returns the era. Losses are known afterwards.
     ///
     /// # Errors
     /// As [`RedisConnection::run`].
@@ -248,34 +247,35 @@ impl RedisConnection {
         self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
-    /// When data was lost at the latest, as far as this host knows: whatever was entrusted to the server before may be gone.
-    /// A connection is used only once this is known of its server.
+    /// The last loss of data that this host knows of: anything written before may be gone. A connection is used only after this
+    /// check of its server.
     pub fn lost_data(&self) -> Option<Lost> {
         *self.inner.lost.borrow()
     }
 
-    /// Tells of each loss.
+    /// Signals each loss of data.
     pub fn losses(&self) -> watch::Receiver<Option<Lost>> {
         self.inner.lost.subscribe()
     }
 
-    /// What hosts tell each other from now on: see [`Keys::channel`]. A receiver that lags has missed messages, as if it had just
+    /// Messages of other hosts from now on: see [`Keys::channel`]. A receiver that lags has missed messages, as after
     /// [`Joined`](Pushed::Joined).
     pub fn pushed(&self) -> broadcast::Receiver<Pushed> {
         self.inner.pushed.subscribe()
     }
 
-    /// Runs a task on the thread beside, until it or the last link ends. It must not keep a link alive.
+    /// Runs a task on the thread `triage-state`, until the task ends or the last connection is dropped. The task must not hold a
+    /// connection.
     pub fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.beside.spawn(task);
     }
 
-    /// How the steps went so far.
+    /// Durations and failures of script calls so far.
     pub fn steps(&self) -> Steps {
         self.inner.meter.read()
     }
 
-    /// How shared state stands.
+    /// Condition of shared state now.
     pub fn condition(&self) -> Condition {
         let lost = *self.inner.lost.borrow();
         Condition {
@@ -285,12 +285,12 @@ impl RedisConnection {
         }
     }
 
-    /// Whether the server refuses this host's name or password: no wait mends that.
+    /// Whether the server rejects this host's user name or password, which waiting does not cure.
     pub fn is_unauthorized(&self) -> bool {
         self.inner.unauthorized.load(Relaxed)
     }
 
-    /// Whether this thread's connection, or that of the thread beside, stands: what a look from outside can know.
+    /// Whether any thread's connection is up.
     pub fn is_up(&self) -> bool {
         self.inner.slots.lock().iter().any(|slot| slot.is_up())
     }
@@ -298,11 +298,11 @@ impl RedisConnection {
 
 impl Inner {
     pub(super) fn push(&self, pushed: Pushed) {
-        // Nobody may be listening.
+        // No receiver: nothing to do.
         let _ = self.pushed.send(pushed);
     }
 
-    /// This thread's slot.
+    /// The calling thread's connection.
     fn slot(&self) -> Arc<ThreadConnection> {
         thread_local! {
             static OWN: RefCell<Vec<(u64, Weak<ThreadConnection>)>> = const { RefCell::new(Vec::new()) };
@@ -341,7 +341,7 @@ impl Inner {
         slot.heard(self, over, error);
     }
 
-    /// By digest; by its text where the server does not know it (a new one, or after SCRIPT FLUSH), which then does.
+    /// Runs a script by its digest. A server that does not know the digest (new, or after SCRIPT FLUSH) gets the text, and caches it.
     pub(super) async fn evaluate<A: ToRedisArgs>(
         &self,
         connection: &mut Connection,
@@ -363,15 +363,15 @@ impl Inner {
     }
 }
 
-/// Tells of a step: in a span of its own, below that of the request that waits for it, and in the request's account. Its name
-/// and how it went; never keys, values or addresses. A step that nobody waits for to the end has no outcome.
+/// Reports a script call in a span of its own, below the request that waits for it, and in the request's timeline: name and
+/// outcome, never keys, values or addresses. A call that is dropped before its end has no outcome.
 pub(super) async fn traced<T>(
     name: &'static str,
     began: Instant,
     step: impl Future<Output = T>,
     outcome: impl FnOnce(&T) -> &'static str,
 ) -> T {
-    // At the level of debugging, as the request's own: one that nobody reads costs a look at a flag.
+    // Level debug, like the request's span: if no subscriber wants it, it costs one check of a flag.
     let span = tracing::debug_span!("state", step = name, outcome = tracing::field::Empty);
     let answer = step.instrument(span.clone()).await;
     let outcome = outcome(&answer);
@@ -380,12 +380,12 @@ pub(super) async fn traced<T>(
     answer
 }
 
-/// How a step of the link went.
+/// The outcome of a script call, for its span.
 fn went<T>(answer: &Result<T, LinkError>) -> &'static str {
     metrics::outcome(answer.as_ref().map(|_| ()))
 }
 
-/// A step whose answer is somebody's business, whatever becomes of the one who asked.
+/// A script call whose reply goes to `late` if the caller stops waiting.
 struct Awaited<F: FnOnce(Value) + Send + 'static> {
     step: Option<BoxFuture<'static, Result<Value, LinkError>>>,
     late: Option<F>,
@@ -413,7 +413,7 @@ impl<F: FnOnce(Value) + Send + 'static> Drop for Awaited<F> {
     }
 }
 
-/// What the thread beside does: it looks at the server each second.
+/// Body of the thread `triage-state`: watches the server and listens to pub/sub.
 async fn watched(inner: &Arc<Inner>) {
     tokio::select! {
         () = watch(inner) => {}
@@ -440,7 +440,7 @@ fn client(settings: &Settings) -> Result<Client, OpenError> {
     Client::new(&settings.address, password.as_deref(), authorities)
 }
 
-/// A secret's text, without blanks around it.
+/// The text of a secret, without surrounding whitespace.
 pub(super) fn secret(source: &TokenSource, key: &'static str) -> Result<String, OpenError> {
     match source {
         TokenSource::Environment(secret) => Ok(secret.reveal().to_owned()),
@@ -452,7 +452,7 @@ pub(super) fn secret(source: &TokenSource, key: &'static str) -> Result<String, 
     }
 }
 
-/// The largest file of authorities: a system's has some hundred of them.
+/// Limit of a CA file; a system's bundle has a few hundred certificates.
 const AUTHORITIES_BYTES: u64 = 4 << 20;
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, OpenError> {

@@ -1,9 +1,9 @@
-//! How everything is named.
+//! Names of keys and channels in Redis.
 
 use std::{fmt::Display, sync::Arc};
 
-/// Makes keys that all begin with the fleet's prefix. A script may only touch keys of one Cluster slot: those whose names have
-/// the same part in braces.
+/// Makes keys that begin with the fleet's prefix. A script may touch keys of one Cluster hash slot only: keys with the same part
+/// in braces.
 #[derive(Debug, Clone)]
 pub struct Keys(Arc<str>);
 
@@ -13,7 +13,7 @@ impl Keys {
         Self(prefix.into())
     }
 
-    /// The prefix.
+    /// The prefix, without the colon: `state.prefix`.
     pub fn prefix(&self) -> &str {
         &self.0
     }
@@ -23,17 +23,17 @@ impl Keys {
         format!("{}:{{{tag}}}:{what}", self.0)
     }
 
-    /// `prefix:kind:{name}`: a key that stands by itself, such as `triage:idem:{5f0c...}`.
+    /// `prefix:kind:{name}`: a key that a script touches alone, such as `triage:claim:{5f0c...}`.
     pub fn single(&self, kind: impl Display, name: impl Display) -> String {
         format!("{}:{kind}:{{{name}}}", self.0)
     }
 
-    /// What is known of the server: see [`super::Lost`].
+    /// The key that holds the server's identity and the last loss of data: see [`super::Lost`].
     pub fn census(&self) -> String {
         format!("{}:census", self.0)
     }
 
-    /// The channel on which hosts tell each other what changed.
+    /// The pub/sub channel on which hosts announce changes.
     pub fn channel(&self) -> String {
         format!("{}:events", self.0)
     }

@@ -1,4 +1,4 @@
-//! How the steps went, for operators.
+//! Metrics of script calls: durations, and failures by cause.
 
 use super::LinkError;
 use crate::telemetry::{Bounds, Histogram, Observed};
@@ -9,7 +9,7 @@ use std::{
 
 const US: u64 = 1_000;
 
-/// From a step on the same machine to the longest that a keyed write waits for.
+/// From a call on the same machine to the longest that a keyed write waits for.
 const STEPS: Bounds = [
     50 * US,
     100 * US,
@@ -27,14 +27,14 @@ const STEPS: Bounds = [
     1_000_000 * US,
 ];
 
-/// A step that was done, and is known to be.
+/// The script ran and its reply arrived.
 pub(super) const ANSWERED: &str = "answered";
-/// One that may have been done.
+/// The script may have run.
 pub(super) const TIMED_OUT: &str = "timed-out";
-/// Why a step was not done, in the order of [`place`].
+/// Causes of failure, in the order of [`place`].
 const FAILURES: [&str; 6] = ["down", TIMED_OUT, "broke", "not-serving", "refused", "nonsense"];
 
-/// How a step went, in the words of its counters.
+/// The outcome of a call, as metrics and spans name it.
 pub(super) fn outcome(answer: Result<(), &LinkError>) -> &'static str {
     answer.map_or_else(|error| FAILURES[place(error)], |()| ANSWERED)
 }
@@ -50,19 +50,19 @@ fn place(error: &LinkError) -> usize {
     }
 }
 
-/// Counts steps.
+/// Counts script calls.
 #[derive(Debug)]
 pub(super) struct ScriptMetrics {
     times: Histogram,
     failed: [AtomicU64; FAILURES.len()],
 }
 
-/// How the steps of a link went so far.
+/// Script calls of a connection so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Steps {
-    /// Those that were answered, by what they took.
+    /// Durations of the calls that got a reply.
     pub times: Observed,
-    /// Those that were not done, or are not known to be, by why.
+    /// Number of calls without a reply, by cause.
     pub failed: [(&'static str, u64); FAILURES.len()],
 }
 

@@ -1,25 +1,25 @@
-//! What hosts tell each other, pushed by the server: on a connection of its own, which proves each second that it is alive.
+//! Messages between hosts over pub/sub, on a connection of its own, which is pinged every second.
 
 use super::connection::{Inner, LinkError};
 use futures_util::StreamExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{interval, sleep, timeout};
 
-/// Between two signs of life, and how long one may take.
+/// Between two pings, and the time limit of one.
 const BEAT: Duration = Duration::from_secs(1);
 /// Between two attempts to subscribe.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// What came by the channel.
+/// An event of the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushed {
-    /// The subscription stands, from now on: what was said before was not heard and must be read again.
+    /// The subscription begins now. Earlier messages were missed, so the receiver must read the state again.
     Joined,
-    /// A message, as a host published it: its first word is its kind.
+    /// A message as a host published it. Its first word is its kind.
     Message(Arc<str>),
 }
 
-/// Subscribes, and again whenever the connection is silent or ends.
+/// Subscribes, and subscribes again when the connection is silent or ends.
 pub(super) async fn listen(inner: &Inner) {
     loop {
         let error = hear(inner).await;
@@ -44,7 +44,7 @@ async fn hear(inner: &Inner) -> LinkError {
     loop {
         tokio::select! {
             message = messages.next() => match message {
-                // What is no text is not ours.
+                // Triage publishes only UTF-8.
                 Some(message) => if let Ok(text) = std::str::from_utf8(message.get_payload_bytes()) {
                     inner.push(Pushed::Message(text.into()));
                 },

@@ -1,7 +1,7 @@
-//! Idempotency records, claims and turns on a server that a fleet shares.
+//! Idempotency records, claims and fingerprint locks in Redis, shared by a fleet.
 //!
-//! Each operation is one script, the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same history on
-//! both. Answers are sealed before they leave this process.
+//! Each operation is one script, which implements the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same
+//! histories on both. Responses are encrypted before they leave this process.
 
 use super::{Keys, LinkError, Lost, RedisConnection, Value};
 use crate::{
@@ -52,26 +52,26 @@ mod restore;
 mod scripts;
 mod unanswered;
 
-/// How long a write waits for one step, unless `state.timeout` is longer: it cannot go on without, other than a read.
+/// Time limit of a script call, unless `state.timeout` is longer: a write, unlike a read, cannot go on without the reply.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What nobody waits for is tried again after these.
+/// Waits between retries of a background call.
 const RETRY_INTERVAL: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
 
-/// An answer is kept while its caller waits: it is tried again only once.
+/// Waits between retries of a call that a caller waits for.
 const FINISH_AGAIN: [Duration; 1] = [Duration::from_millis(20)];
 
-/// Requests of one host that have or wait for a turn: a host's connections.
+/// Requests of one host that hold a fingerprint lock or wait for one: as many as a host has connections.
 const TURNS: usize = 10_000;
 
-/// Losses that are noticed during one step, before the store counts as not to be used.
+/// Losses of data during one operation before it fails as unavailable.
 const LOSSES: usize = 5;
 
-/// Records that are looked at together, where all unsettled ones are asked for.
+/// Records read concurrently when all unsettled ones are listed.
 const LOOKS: usize = 64;
 
-/// The first byte of what is not sealed.
+/// First byte of a stored value that is not encrypted.
 const UNSEALED: u8 = 0;
 
 /// [`Records`] on a shared server.
@@ -88,13 +88,13 @@ pub(super) struct Inner {
     ledger: LocalCopy,
     endings: Endings,
     events: Arc<Events>,
-    /// What was begun and nobody waits for.
+    /// Script calls in the background.
     behind: TaskTracker,
-    /// Whether a request that does not open was told of.
+    /// Whether a request that cannot be decrypted was logged.
     told_unreadable: AtomicBool,
 }
 
-/// What is wrong with an answer that is kept.
+/// Why a stored response or request cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum KeptError {
     #[error(transparent)]
@@ -104,9 +104,9 @@ enum KeptError {
 }
 
 impl RedisRecords {
-    /// Records over `link`, at most `max_records` of them; each of sixteen parts holds its share.
+    /// Records over `link`, at most `max_records`; each of sixteen parts holds an equal share.
     ///
-    /// `events`: told of records that the server had no room for.
+    /// `events`: notified of records that the server had no room for.
     pub fn new(
         link: RedisConnection,
         clock: Clock,
@@ -155,7 +155,7 @@ impl Inner {
         ran.map_err(unavailable)
     }
 
-    /// Runs a step that does no harm if it is done twice, and again if it may not have been done.
+    /// Runs an idempotent script, and retries it on errors.
     async fn insist(&self, step: &ScriptCall, again: &[Duration]) -> Result<Value, RecordError> {
         let mut again = again.iter();
         loop {
@@ -171,12 +171,12 @@ impl Inner {
         }
     }
 
-    /// Runs a step that nobody waits for.
+    /// Runs a script in the background, with retries.
     fn afterwards(self: &Arc<Self>, step: ScriptCall) {
         self.leaving(step, None);
     }
 
-    /// The same, for a step that leaves an unknown write, and what that asked.
+    /// The same for a script that leaves an unknown write. `intent`: the request, named if the server has no room for it.
     fn leaving(self: &Arc<Self>, step: ScriptCall, intent: Option<Arc<Intent>>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let inner = Arc::clone(self);
@@ -191,7 +191,7 @@ impl Inner {
         runtime.spawn(self.behind.track_future(work.in_current_span()));
     }
 
-    /// Tells of a write that the server had no room for. Another owner's record (`lost`, `there`) is as it should be.
+    /// Reports a write that the server had no room for. Another owner's record (`lost`, `there`) is no error.
     fn note_unkept(&self, value: &Value, subject: &str) {
         let Some(answer) = ScriptReply::of(value) else { return };
         if answer.word == "full" {
@@ -204,7 +204,7 @@ impl Inner {
 
     fn kept(&self, id: RecordId, bytes: &[u8]) -> Result<Stored, RecordError> {
         let kept = match bytes.split_first() {
-            // Anybody who writes there could have written it: it may say no more than that there was an answer.
+            // Without encryption any writer to Redis could have forged it, so only the fact of a response is accepted.
             Some((&UNSEALED, plain)) => codec::decode(plain).map_err(KeptError::from).and_then(|stored| match stored {
                 Stored::TooLarge { .. } => Ok(stored),
                 Stored::Answer(_) => Err(KeptError::Seal(SealError::Broken)),
@@ -217,7 +217,7 @@ impl Inner {
         })
     }
 
-    /// What leaves this process of an answer: all of it sealed, or without a key its status.
+    /// Encodes a response for Redis: encrypted, or without a key only its status.
     fn seal(&self, id: RecordId, stored: &Stored) -> Result<Vec<u8>, RecordError> {
         if !self.sealer.has_key() {
             let status = codec::encode(&Stored::TooLarge { status: stored.status() });
@@ -227,14 +227,14 @@ impl Inner {
         sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error), maybe_done: false })
     }
 
-    /// What leaves this process of what a write asked: its names, and sealed the request. Without a key no request is kept.
+    /// Encodes a write's request for Redis: upstream and endpoint, and the encrypted request. Without a key the request is not kept.
     fn asked(&self, id: RecordId, intent: &Intent) -> Asked {
         let seal = |request: &KeptRequest| self.sealer.seal(id, &codec::encode_request(request)).ok();
         let request = intent.request.as_ref().filter(|_| self.sealer.has_key()).and_then(seal);
         Asked { name: intent.subject(), request }
     }
 
-    /// What a write asked, as it comes back. Without the request where that does not open: its caller or an operator settles it then.
+    /// Decodes a write's request from Redis. If it cannot be decrypted, only the names: the caller or an operator settles the write.
     fn intent(&self, id: RecordId, name: &str, sealed: &[u8]) -> Option<Intent> {
         let (upstream, endpoint) = name_of(name)?;
         let opened = self.sealer.open(id, sealed).map_err(KeptError::from);
@@ -277,7 +277,7 @@ impl Inner {
             items.iter().map(record_id).collect::<Option<Vec<_>>>().ok_or_else(|| nonsense("due"))
         }));
         let lists: Vec<Vec<RecordId>> = lists.await.into_iter().collect::<Result<_, _>>()?;
-        // The longest due of each part first, so that no part waits for another one.
+        // The longest due of each part first, so that no part starves.
         let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
         let by_age = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place).copied()));
         Ok(by_age.take(limit).collect())
@@ -294,7 +294,7 @@ impl Inner {
         }))
     }
 
-    /// What a record is begun with, and the last loss that this goes by.
+    /// The circumstances for a new record, and the last loss that they account for.
     async fn circumstances(&self) -> Result<(Circumstances, Option<Lost>), RecordError> {
         let era = self.link.era(self.patience()).await.map_err(unavailable)?;
         self.restored().await;
@@ -313,13 +313,13 @@ impl Inner {
         for _ in 0..LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked = Instant::now();
-            // Made before it is taken, so that it is given up whatever becomes of the answer.
+            // Created before the call, so that its drop leaves the queue even if the reply is lost.
             let place =
                 (opening.turn && about.one_node).then(|| QueueTicket::new(&self, opening.fingerprint, opening.fence));
             let value = match self.run(&scripts::begin(self.keys(), id, &opening, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
-                    // Nothing to give up where nothing was sent: a server that is down is not asked for it either.
+                    // Nothing was sent, so there is no place to give up.
                     if let Some(place) = place.filter(|_| !error.may_be_done()) {
                         place.was_not_taken();
                     }
@@ -350,7 +350,7 @@ impl Inner {
                 _ => return Err(nonsense("begin")),
             };
             if matches!(begin, RecordBegin::New) && self.link.lost_data() != lost {
-                // It was new to a server that has lost data, which this host knew only after it had asked.
+                // The record was new to a server that had lost data, of which this host learned only after the call: begin again.
                 let leave = scripts::leave(self.keys(), id, opening.fence, &Leaving::at_once(None), None);
                 self.run(&leave).await.map_err(still_begun)?;
                 continue;
@@ -407,7 +407,7 @@ impl Inner {
     }
 
     async fn finish(self: Arc<Self>, id: RecordId, fence: FencingToken, stored: Stored) -> Result<(), RecordError> {
-        // Whatever the server says: after a loss it is given back what this host knows.
+        // Also if the call fails: after a loss this host restores the record from its copy.
         self.ledger.finished(id, fence, stored.clone());
         let step = scripts::finish(self.keys(), id, fence, self.seal(id, &stored)?);
         match self.insist(&step, &FINISH_AGAIN).await {
@@ -415,7 +415,7 @@ impl Inner {
                 Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
                 finished => finished,
             },
-            // Where there is no room for the answer, there may be some for its status.
+            // Redis may have room for the status where it has none for the response.
             Err(error) if matches!(stored, Stored::Answer(_)) => {
                 tracing::warn!(%error, "an answer could not be kept; its status is tried");
                 let status = Stored::TooLarge { status: stored.status() };
@@ -425,7 +425,7 @@ impl Inner {
         }
     }
 
-    /// Runs a step that is fenced by the era, where that can be, once all hosts have given back what a server has lost.
+    /// Runs a script that is fenced by the era (not on a Cluster), after the time in which hosts restore lost data.
     async fn in_this_era(
         &self,
         again: &[Duration],
@@ -544,7 +544,7 @@ fn nonsense(script: &'static str) -> RecordError {
     unavailable(LinkError::Nonsense { script })
 }
 
-/// A failure to give back what was begun.
+/// The error of a call that should have removed a record that was just begun.
 fn still_begun(error: RecordError) -> RecordError {
     match error {
         RecordError::Unavailable { source, .. } => RecordError::Unavailable { source, maybe_done: true },
@@ -557,16 +557,16 @@ fn unavailable(error: LinkError) -> RecordError {
     RecordError::Unavailable { source: Box::new(error), maybe_done }
 }
 
-/// Bytes of the names of an upstream and an endpoint together: the configuration allows 64 each, a policy's own may be longer.
+/// Bytes of the names of upstream and endpoint together: the configuration allows 64 each, a policy's endpoint may be longer.
 const MAX_NAME_BYTES: usize = 512;
 
-/// Upstream and endpoint, as a record names them.
+/// Splits a record's name into upstream and endpoint.
 fn name_of(name: &str) -> Option<(String, String)> {
     let (upstream, endpoint) = name.split_once('/').filter(|_| name.len() <= MAX_NAME_BYTES)?;
     Some((upstream.to_owned(), endpoint.to_owned()))
 }
 
-/// Reads bytes as what a record keeps, for fuzzing.
+/// Decodes bytes as a stored response and as a stored request, for fuzzing.
 pub(crate) fn read_kept(bytes: &[u8]) {
     let _ = codec::decode(bytes);
     let _ = codec::decode_request(bytes);
@@ -576,7 +576,7 @@ fn record_id(value: &Value) -> Option<RecordId> {
     Some(RecordId::from_bytes(super::reply::bytes(value)?.try_into().ok()?))
 }
 
-/// Ids and their scores, as an index gives them.
+/// Ids and scores of an index.
 fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
     let items = super::reply::list(value)?;
     let pair = |pair: &[Value]| {

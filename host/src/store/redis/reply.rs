@@ -1,9 +1,9 @@
-//! What scripts answer: arrays of texts and whole numbers. Anything else is none, so that a stranger's answer is an error and
-//! never a panic.
+//! Reads what scripts return: arrays of texts and whole numbers. Anything else is `None`, so that a foreign reply becomes an error
+//! and never a panic.
 
 use redis::Value;
 
-/// The items of an array.
+/// The items of an array; `None` if the reply is no array.
 pub fn list(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(items) => Some(items),
@@ -11,7 +11,7 @@ pub fn list(value: &Value) -> Option<&[Value]> {
     }
 }
 
-/// A text.
+/// A string in UTF-8.
 pub fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
@@ -20,7 +20,7 @@ pub fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// Bytes.
+/// A string of any bytes.
 pub fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
@@ -28,7 +28,7 @@ pub fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-/// A whole number, also one that was written as a text: Lua's numbers lose digits.
+/// A whole number. Scripts return large ones as text, because Lua's numbers lose digits.
 pub fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
@@ -36,7 +36,7 @@ pub fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-/// A number of at least nothing.
+/// A whole number that is not negative.
 pub fn count(value: &Value) -> Option<u64> {
     match value {
         Value::Int(number) => u64::try_from(*number).ok(),

@@ -1,9 +1,9 @@
-//! A script: one atomic step on the server, known there by the digest of its text.
+//! A Lua script, which Redis runs atomically and caches under the digest of its text.
 
 use ring::digest;
 use std::{fmt::Write as _, sync::OnceLock};
 
-/// A script's text and, once asked for, its digest. Scripts are statics.
+/// The text of a script and its digest, which is computed at first use. Scripts are statics.
 #[derive(Debug)]
 pub struct Script {
     name: &'static str,
@@ -12,22 +12,22 @@ pub struct Script {
 }
 
 impl Script {
-    /// A script by its text. `name` stands in logs.
+    /// A script with this text. `name` is for logs and metrics.
     pub const fn new(name: &'static str, source: &'static str) -> Self {
         Self { name, source, sha: OnceLock::new() }
     }
 
-    /// The name in logs.
+    /// The name in logs and metrics.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The text.
+    /// The Lua text.
     pub fn source(&self) -> &'static str {
         self.source
     }
 
-    /// The digest under which a server keeps it.
+    /// SHA-1 of the text in hexadecimal, for EVALSHA.
     pub fn sha(&self) -> &str {
         self.sha.get_or_init(|| sha1(self.source))
     }

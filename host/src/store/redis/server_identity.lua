@@ -1,7 +1,7 @@
--- Which server is this, and has it lost data since anybody looked?
--- KEYS[1]  what is known: id (of the era), lost (ms), run:<address> for each master, part:<n> for what is marked in this era
+-- Compares the servers' identities with those seen last, and begins a new era if one changed: the server may have lost data.
+-- KEYS[1]  hash: id (of the era), lost (ms), run:<address> for each master, part:<n> for each part with a marker in this era
 -- ARGV     an id for an era that begins now, the id that this host knows or '', then address and run of each master
--- Answers  the id, and how many milliseconds ago data was last lost, or -1
+-- Returns  the id, and how many milliseconds ago data was last lost, or -1
 local known = redis.call('HGETALL', KEYS[1])
 local fields = {}
 local runs = 0
@@ -14,13 +14,13 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local id = fields['id']
--- Another era than the one that this host knows: a loss, unless it is the one that began the era.
+-- The host knows another era than this hash: data was lost, unless `lost` has recorded the loss already.
 local lost = ARGV[2] ~= '' and id ~= ARGV[2] and not fields['lost']
 local changed = {}
 for i = 3, #ARGV, 2 do
   local field = 'run:' .. ARGV[i]
   if fields[field] ~= ARGV[i + 1] then
-    -- A master that was not there before took another one's place, perhaps without its last writes.
+    -- A new master took the role of another one, perhaps without its last writes.
     if runs > 0 then lost = true end
     changed[#changed + 1] = field
     changed[#changed + 1] = ARGV[i + 1]

@@ -1,7 +1,7 @@
-//! Which server answers, and whether it has lost data: another process, a failover, an eviction, a flush.
+//! Detects another server, and lost data: another process, a failover, an eviction, a flush.
 //!
-//! What is known lies on the server itself, so that hosts which start later know it too. A server that was emptied while no
-//! host ran is not told from a new one.
+//! The server itself stores its last known identity, so that hosts that start later know it too. A server that was emptied while
+//! no host ran cannot be distinguished from a new one.
 
 use super::{
     client::Connection,
@@ -14,21 +14,21 @@ use std::{fmt, time::Duration};
 
 static SERVER_IDENTITY: Script = Script::new("server_identity", include_str!("server_identity.lua"));
 
-/// Data that hosts had entrusted to the server may be gone since then.
+/// A loss of data: anything that hosts wrote to the server before it may be gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
-    /// When it was lost at the latest, on this host's time line.
+    /// The latest time of the loss, by this host's clock.
     pub at: Timestamp,
-    /// How that is known.
+    /// How this host learned of the loss.
     pub why: Loss,
 }
 
-/// How a loss of data shows.
+/// How a host learned of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// This host saw that the server is another process than before, or that keys were evicted or flushed.
+    /// This host detected it: another process than before, or keys evicted or flushed.
     Seen,
-    /// Another host, or one before, had seen it.
+    /// Another host, or an earlier process, had detected it.
     Told,
 }
 
@@ -41,13 +41,13 @@ impl fmt::Display for Loss {
     }
 }
 
-/// What one server says of itself.
+/// The fields of a server's INFO that matter here.
 #[derive(Debug, Default)]
 struct About {
     run: String,
     loading: bool,
     replica: bool,
-    /// The eviction policy, where memory is limited.
+    /// The eviction policy, if memory is limited and the policy is not `noeviction`.
     evicts: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl About {
         let policy = field("maxmemory_policy");
         let limited = !matches!(field("maxmemory"), "" | "0");
         Self {
-            // An eviction loses data as a restart does.
+            // Part of the identity, because an eviction loses data like a restart.
             run: format!("{}/{}", field("run_id"), field("evicted_keys")),
             loading: field("loading") == "1",
             replica: matches!(field("role"), "slave" | "replica"),
@@ -68,10 +68,10 @@ impl About {
 }
 
 impl Inner {
-    /// Asks the server who it is. A connection is used only after this.
+    /// Checks the server's identity. A connection is used only after this check.
     ///
     /// # Errors
-    /// [`LinkError`] where it does not answer, is loading, or takes no writes.
+    /// [`LinkError`] where the server does not reply, is loading, or is a replica.
     pub(super) async fn census(&self, connection: &mut Connection) -> Result<(), LinkError> {
         let answers = connection.ask_masters(redis::cmd("INFO")).await.map_err(LinkError::of)?;
         let mut masters = Vec::with_capacity(answers.len());
@@ -90,7 +90,7 @@ impl Inner {
         arguments.extend(masters.into_iter().flat_map(|(address, about)| [address.to_owned(), about.run]));
         let key = [self.keys.census()];
         let answer = match self.evaluate(connection, &SERVER_IDENTITY, &key, &arguments).await {
-            // Full: what is there can still be read, and each step says for itself what it could not do.
+            // Memory is full. Reads still work, and each script call reports its own failure.
             Err(LinkError::Refused(error)) if error.code() == Some("OOM") => return Ok(()),
             answer => answer?,
         };
@@ -108,7 +108,7 @@ impl Inner {
         } else if self.lost.send_if_modified(|lost| lost.take().is_some()) {
             tracing::info!("an operator has said that shared state lost nothing that matters");
         }
-        // Only now: who knows the era knows how it began.
+        // After `note_loss`: a reader that sees the new era must also see the loss that began it.
         let is_new = self.known.lock().replace(id.clone()).as_ref() != Some(&id);
         if is_new {
             self.eras.send_modify(|eras| *eras += 1);
@@ -116,9 +116,9 @@ impl Inner {
         Ok(())
     }
 
-    /// `in_new_era`: one loss begins one era, however soon it comes after another.
+    /// `in_new_era`: each new era is a loss of its own, however soon after the last one.
     fn note_loss(&self, ago: Duration, why: Loss, in_new_era: bool) {
-        /// Two clocks and a round trip may differ so much about one and the same loss.
+        /// Reports of the same loss may differ by two clocks and a round trip.
         const SAME: Duration = Duration::from_secs(2);
         let at = self.clock.now().before(ago);
         let news = self.lost.send_if_modified(|lost| {
@@ -136,7 +136,7 @@ impl Inner {
         }
     }
 
-    /// Says once that data can be evicted, and once that it no longer can.
+    /// Logs once that data may be evicted, and once that this is over.
     fn alarm(&self, evicts: Option<&str>) {
         let mut alarmed = self.alarmed.lock();
         if alarmed.as_deref() == evicts {

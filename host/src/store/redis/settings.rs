@@ -1,33 +1,33 @@
-//! The settings of the state that a fleet shares in Redis.
+//! Settings of shared state in Redis: the section `state` of the configuration.
 
 use super::Address;
 use crate::{idempotency::AfterLoss, secret::TokenSource};
 use std::{path::PathBuf, time::Duration};
 
-/// The settings of the state that a fleet shares.
+/// Settings of shared state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where it is.
+    /// Address of Redis: `state.url`.
     pub address: Address,
-    /// What every key there begins with; fleets with the same one share state. Default `triage`.
+    /// Prefix of every key. Fleets with the same prefix share state. Default `triage`.
     pub prefix: String,
-    /// How long one step may take before this host goes on by itself. Default 20 ms: 20 times what one takes in one data
-    /// centre, and little beside an attempt.
+    /// Time limit of a script call; after it this host goes on alone. Default 20 ms: 20 times the usual duration within a data centre,
+    /// and short beside an attempt.
     pub timeout: Duration,
-    /// How many hosts must have seen failures before the whole fleet's breaker opens; all of them where fewer live. Default 2,
-    /// so that one host with a bad network opens its own breaker alone.
+    /// Number of hosts that must have seen failures before the fleet's breaker opens, at most all live hosts. Default 2, so that a
+    /// host with a bad network opens only its own breaker.
     pub quorum: u32,
-    /// Whether a host that does not reach it says that it should not be sent requests. Default false.
+    /// Whether a host reports itself as not ready while it cannot reach Redis. Default false.
     pub required: bool,
-    /// Whether writes go on without it, although another host may send one again. Default false: they are refused.
+    /// Whether to accept writes without Redis, at the risk that another host repeats one. Default false: they are refused.
     pub writes_alone: bool,
-    /// What a verification after a loss of its data may adopt. Default [`AfterLoss::Ask`].
+    /// What a verification may adopt after a loss of data. Default [`AfterLoss::Ask`].
     pub after_loss: AfterLoss,
-    /// PEM file of authorities to trust instead of the system's.
+    /// PEM file of CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The password; goes before one in the URL.
+    /// The password; takes precedence over one in the URL.
     pub password: Option<TokenSource>,
-    /// The key that seals stored answers: 32 bytes in hex or base64.
+    /// The key that encrypts stored responses: 32 bytes in hex or base64.
     pub key: Option<TokenSource>,
 }
 

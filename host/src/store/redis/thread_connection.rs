@@ -1,4 +1,4 @@
-//! One thread's connection, and what becomes of it.
+//! The connection of one thread: made at first use, replaced when it fails.
 
 use super::{
     client::Connection,
@@ -17,15 +17,14 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// Time-outs in a row after which a connection counts as dead: its replies may never come, and redis-rs would wait for them.
+/// Time-outs in a row after which a connection counts as dead: redis-rs would wait for its replies, which may never come.
 const TIMEOUTS: u32 = 3;
-/// How long one attempt to connect may take.
+/// Time limit of one attempt to connect.
 const CONNECT: Duration = Duration::from_secs(1);
-/// Between two attempts: the first wait, and the longest.
+/// Between two attempts to connect: the first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-/// One thread's connection.
 #[derive(Default)]
 pub(super) struct ThreadConnection {
     state: Mutex<State>,
@@ -35,18 +34,18 @@ pub(super) struct ThreadConnection {
 
 #[derive(Default)]
 enum State {
-    /// Nobody has asked yet.
+    /// Not used yet.
     #[default]
     Idle,
-    /// It is being made for the first time, which is worth waiting for.
+    /// Being made for the first time: callers wait for it.
     First,
-    /// It stands; counted, so that an old one's end is not the new one's.
+    /// Ready. The number tells an old connection's failure from one of its successor.
     Up(Connection, u64),
-    /// It is being made again, which nobody waits for.
+    /// Being made again: calls fail at once.
     Down,
 }
 
-/// A connection, and which one of the slot's it was.
+/// A connection, and its number among the thread's.
 pub(super) struct Numbered {
     connection: Connection,
     number: u64,
@@ -71,7 +70,7 @@ impl ThreadConnection {
         matches!(*self.state.lock(), State::Up(..))
     }
 
-    /// The connection, if it stands or comes to stand for the first time before the deadline.
+    /// The connection, if it is ready, or becomes ready for the first time before the deadline.
     pub(super) async fn connection(
         self: &Arc<Self>,
         inner: &Arc<Inner>,
@@ -101,7 +100,7 @@ impl ThreadConnection {
         }
     }
 
-    /// Takes note of how a step over the connection ended.
+    /// Updates the state by the result of a call over the connection.
     pub(super) fn heard(self: &Arc<Self>, inner: &Arc<Inner>, over: &Numbered, error: Option<&LinkError>) {
         let dead = match error {
             Some(LinkError::TimedOut(_)) => self.timeouts.fetch_add(1, Relaxed) + 1 >= TIMEOUTS,
@@ -127,7 +126,7 @@ impl ThreadConnection {
         self.build(inner, over.number);
     }
 
-    /// Makes a connection on this runtime, however long that takes, as long as the link is open.
+    /// Makes a connection on this runtime, and retries without limit while the `RedisConnection` is open.
     fn build(self: &Arc<Self>, inner: &Arc<Inner>, last: u64) {
         let building = Building { slot: Arc::clone(self), last, done: false };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -141,7 +140,7 @@ impl ThreadConnection {
     }
 }
 
-/// A connection in the making. Where its runtime ends first, the next caller begins anew.
+/// A connection being made. If its runtime ends first, the next caller starts again.
 struct Building {
     slot: Arc<ThreadConnection>,
     last: u64,
@@ -193,7 +192,7 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
     }
 }
 
-/// An error with its causes.
+/// Displays an error with its causes.
 struct DisplayChain<'a>(&'a dyn std::error::Error);
 
 impl std::fmt::Display for DisplayChain<'_> {

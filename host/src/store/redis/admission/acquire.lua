@@ -1,9 +1,9 @@
--- Breaker, budget and every limit: all or nothing, in one step.
--- ARGV     what for (first, retry, probe)  the longest wait (us)  the epoch (two) and number of successes saved up
---          first attempts made since under leased places  places to lease beside  the shortest wait (us)
--- Answers  the breaker, then
---          go  wait  due  moved  lease  leased places  of each limit its time before and as made
---          limited  which (-1: a pause)  wait     open  wait     budget  wait
+-- Asks breaker, retry budget and every limit at once: takes from all of them, or from none.
+-- ARGV     attempt kind (first, retry, probe: a verification)  maximal wait (us)  epoch (two) and number of successes saved up
+--          first attempts made with prefetched places  places to prefetch  minimal wait (us)
+-- Returns  the breaker, then one of
+--          go  wait  due  moved  lease  prefetched places, then of each limit its arrival time before and after
+--          limited  index of the limit (-1: a pause)  wait     open  wait     budget  wait
 local ask, max_wait = ARGV[own], tonumber(ARGV[own + 1])
 saved_up(ARGV[own + 2], ARGV[own + 3], tonumber(ARGV[own + 4]))
 local firsts, places = tonumber(ARGV[own + 5]), tonumber(ARGV[own + 6])
@@ -43,7 +43,7 @@ for i = 1, limits do
   made[2 * i - 1] = text(before)
   made[2 * i] = gate[arrival[i]]
 end
--- Only what could be sent at once is handed out ahead.
+-- Prefetch only places that could be used at once.
 local leased = 0
 if due == now and gate.st == '0' then
   leased = places

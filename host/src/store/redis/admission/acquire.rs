@@ -1,4 +1,4 @@
-//! What an attempt passes: asked of the store in one step, looked at again right before the send.
+//! Admission of an attempt: one script call, and a recheck right before the send.
 
 use super::{
     Grant, LATER, RedisGate, Shared,
@@ -15,8 +15,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 impl RedisGate {
-    /// All or nothing; the wait is the longest of all, and lies in `wait`. Dropping the future gives back what the store grants
-    /// after that.
+    /// Asks breaker, retry budget and limits at once: all or nothing. The wait is the longest of theirs, and within `wait`. If the future
+    /// is dropped, a later grant is refunded.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
@@ -26,7 +26,7 @@ impl RedisGate {
         let with_others = {
             let mut known = self.known.lock();
             if ask != AttemptKind::Probe {
-                // Nobody needs to ask: whatever closes it before is pushed, and read again with the next beat.
+                // No script call: pub/sub announces an earlier close, and the next heartbeat reads it too.
                 if let Some((retry_after, why)) = known.fleet.open(now) {
                     return Err(Refusal::BreakerOpen { retry_after, why });
                 }
@@ -43,7 +43,7 @@ impl RedisGate {
             }
             is_plain && known.fleet.is_closed()
         };
-        // What it waits with others counts: both together cost a request no more than one step may.
+        // The time in the batch counts: batch and own call together take at most `state.timeout`.
         let since = Instant::now();
         let told = if with_others { self.with_others(*wait.end()).await } else { None };
         let told = match told {
@@ -58,7 +58,8 @@ impl RedisGate {
             Err(Missed::Refused(refusal)) => Err(refusal),
             Err(Missed::Unanswered { went }) => {
                 drop(own);
-                // One answer that is late does not make this host alone: the fleet's probes are under way.
+                // A single late reply is no outage. While the fleet's breaker is not closed, a fallback to this host would add a probe
+                // to the fleet's.
                 if went == metrics::TIMED_OUT && ask != AttemptKind::Probe {
                     let known = self.known.lock();
                     if known.settings.breaker.is_some() && !known.fleet.is_closed() {
@@ -70,7 +71,7 @@ impl RedisGate {
         }
     }
 
-    /// A step of its own.
+    /// Asks with a script call of its own.
     async fn by_itself(
         self: &Arc<Self>,
         ask: AttemptKind,
@@ -92,7 +93,7 @@ impl RedisGate {
         Ok(self.hand(Shared::new(wait, ask, taken, ticket)))
     }
 
-    /// Takes the step. What comes when nobody waits any more is given back.
+    /// Runs the script. A grant that arrives after the caller has gone is refunded.
     ///
     /// # Errors
     /// [`Missed`]
@@ -120,20 +121,20 @@ impl RedisGate {
         }))
     }
 
-    /// By this host alone, as far as its share goes.
+    /// Asks this host's own admission, within its share of the limits.
     fn alone(&self, ask: AttemptKind, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let known = self.known.lock();
         if known.beaten.is_none()
             && let Some(quota) = known.settings.limits.first()
         {
-            // Whoever never learned its share would guess it.
+            // This host does not know its share of the limits yet.
             return Err(Refusal::RateLimited { quota: Some(*quota), retry_after: LATER });
         }
         drop(known);
         self.alone.acquire(ask, wait).map(Grant::Alone)
     }
 
-    /// The look right before the send. One that is not needed costs nothing: what was granted a moment ago still holds.
+    /// The recheck right before the send. An attempt that did not wait, under an unchanged breaker, needs no script call.
     pub async fn recheck(self: &Arc<Self>, grant: &mut Grant) -> Recheck {
         let grant = match grant {
             Grant::Alone(grant) => return self.alone.recheck(grant),
@@ -142,7 +143,7 @@ impl RedisGate {
         if let Some(own) = grant.own
             && !self.alone.still_admits(&own)
         {
-            // This host's own breaker changed while the attempt waited; so it does when the fleet's did.
+            // This host's own breaker changed while the attempt waited. It also changes with the fleet's.
             grant.own = None;
             if self.known.lock().counts_by_itself() {
                 match self.alone.admit() {
@@ -192,7 +193,7 @@ impl RedisGate {
                 Recheck::Send
             }
             Some((_, Looked::Wait(wait))) => {
-                // It looks again then: the pause may be lifted, and its place void.
+                // A wait above zero makes the next recheck ask Redis: the pause may be lifted, and the reservation void.
                 grant.wait = wait;
                 Recheck::Wait(wait)
             }
@@ -200,7 +201,8 @@ impl RedisGate {
                 grant.ticket = None;
                 Recheck::Refused(opened(standing.state, wait))
             }
-            // Its place is reserved, and what this host knows must do. A probe without a lease would be one too many.
+            // The limits are reserved, so this host's copy of the breaker decides. A probe needs its lease: without one it would exceed the
+            // allowed number.
             None if is_probe || (!same && matches!(state, State::Open { .. } | State::HalfOpen { .. })) => {
                 Recheck::Refused(opened(state, LATER))
             }
@@ -217,7 +219,7 @@ impl RedisGate {
     }
 }
 
-/// A ticket of this host's own breaker, until it is known to be used.
+/// A ticket of this host's own breaker; released on drop unless `keep` takes it.
 struct Own<'a> {
     gate: &'a RedisGate,
     ticket: Option<breaker::Ticket>,

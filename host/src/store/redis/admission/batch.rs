@@ -1,8 +1,8 @@
-//! First attempts of one thread that ask at the same moment are answered by one step.
+//! One script call for the first attempts of a thread that ask at the same time.
 //!
-//! While a step is under way, whoever comes waits for the next one, which takes as many places as then wait: a busy host asks
-//! once for many attempts, an idle one at once for each. The places are taken at the very moment at which they are used, so that an
-//! exact limit stays exact. Where not all of them pass at once, those that are left ask for themselves: their senders are dropped.
+//! While a call is under way, new attempts wait for the next call, which takes as many places as there are waiting attempts: a busy
+//! host sends one call for many attempts, an idle host one call for each. Places are taken when they are used, so an exact limit
+//! stays exact. If not all attempts pass at once, the rest ask for themselves: their senders are dropped.
 
 use super::{
     RedisGate, Shared,
@@ -28,15 +28,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Threads that have a line of their own; more of them share.
+/// Number of batches; with more threads, several share one.
 const BATCHES: usize = 16;
-/// Most places that one step takes beside the first.
+/// Maximum of attempts in one call.
 const MAX_BATCH_REQUESTS: usize = 256;
-/// Who has waited for this part of `state.timeout`, and whose step has not begun, asks for itself: the store is slow, and
-/// waiting for two steps would cost a request as much as both.
+/// Divisor of `state.timeout`: an attempt whose call has not begun within that part asks for itself. Redis is slow then, and waiting
+/// for two calls would take twice the time.
 const MAX_BATCH_WAIT: u32 = 4;
 
-/// Who waits for the next step, thread by thread.
+/// Attempts that wait for the next call, by thread.
 #[derive(Debug)]
 pub(super) struct Batches([Mutex<Batch>; BATCHES]);
 
@@ -44,7 +44,7 @@ pub(super) struct Batches([Mutex<Batch>; BATCHES]);
 struct Batch {
     under_way: bool,
     waiting: Vec<Waiting>,
-    /// How many have come.
+    /// Number of attempts that have joined so far; the next one's number.
     come: u64,
 }
 
@@ -55,22 +55,22 @@ struct Waiting {
     tell: oneshot::Sender<BatchReply>,
 }
 
-/// Why one who asked has no place.
+/// Why an attempt was not admitted.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Missed {
-    /// There is none.
+    /// Redis refused it.
     Refused(Refusal),
-    /// Nobody knows: the store was not reached, or not in time.
+    /// Redis was not reached, or not in time.
     Unanswered {
-        /// How the step went, in the words of its counters.
+        /// Outcome of the script call, as metrics name it.
         went: &'static str,
     },
 }
 
-/// What a step comes to for one who asked.
+/// The result of a call for one attempt.
 pub(super) type BatchReply = Result<Handed, Missed>;
 
-/// A place on its way to who waits for it. Given back unless it is taken.
+/// An admission on its way to its attempt. Refunded on drop unless `take` was called.
 #[derive(Debug)]
 pub(super) struct Handed {
     gate: Arc<RedisGate>,
@@ -98,7 +98,7 @@ impl Default for Batches {
 }
 
 impl Batches {
-    /// This thread's line.
+    /// The index of the calling thread's batch.
     fn own() -> usize {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static OWN: usize = THREADS.fetch_add(1, Relaxed) % BATCHES);
@@ -107,7 +107,8 @@ impl Batches {
 }
 
 impl RedisGate {
-    /// What the thread's next step brings; none where one has to ask for itself. Dropping the future gives a place back.
+    /// Waits for the result of the thread's next call; `None`: the attempt must ask for itself. Dropping the future refunds the
+    /// admission.
     pub(super) async fn with_others(self: &Arc<Self>, max_wait: Duration) -> Option<BatchReply> {
         let runtime = Handle::try_current().ok()?;
         let own = Batches::own();
@@ -115,7 +116,7 @@ impl RedisGate {
         if begins {
             runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
         }
-        // The step itself is the driver's; what this attempt waited for it is its own.
+        // The driver traces the script call; this span shows how long the attempt waited for it.
         connection::traced(
             scripts::ACQUIRE.name(),
             Instant::now(),
@@ -146,7 +147,7 @@ impl RedisGate {
         Handed { gate: Arc::clone(self), shared: Some(shared) }
     }
 
-    /// One step for all who wait. Those who can have a leased place need none.
+    /// Serves all waiting attempts with one call. Attempts that get a prefetched place need none.
     async fn serve(self: &Arc<Self>, mut waiting: Vec<Waiting>) {
         waiting.retain(|one| !one.tell.is_closed());
         let now = self.clock.now();
@@ -179,12 +180,12 @@ impl RedisGate {
                 Err(missed) => return miss(asking, missed),
             };
         let beside = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0).min(leased);
-        // The wait was asked for by one who may have left meanwhile.
+        // The first attempt determined the wait, and may have left meanwhile; the others may not accept as long a wait.
         asking.retain(|one| !one.tell.is_closed() && one.max_wait >= wait);
         let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         let has_breaker = {
             let mut known = self.known.lock();
-            // Their share of a retry is earned with the next step, as that of leased places is.
+            // The retry budget that these first attempts earn is reported with the next call, as for prefetched places.
             known.saved_up.firsts = known.saved_up.firsts.saturating_add(used.saturating_sub(1).min(beside));
             known.leased.add(leased - beside, self.clock.now());
             known.settings.breaker.is_some()
@@ -197,7 +198,7 @@ impl RedisGate {
         for (number, one) in (0..=beside).zip(asking) {
             one.tell(Ok(places(number..=number)));
         }
-        // What nobody is there for goes back as a whole: of places one by one, only the last is not stood behind.
+        // Refund the remaining places as one range: of single places, only the last could be refunded.
         if used <= beside {
             drop(places(used..=beside));
         }
@@ -205,7 +206,7 @@ impl RedisGate {
 }
 
 impl Batch {
-    /// Joins: under which number, where it is told, and whether a driver is wanted.
+    /// Joins; returns the attempt's number, the receiver of its result, and whether the caller must start a driver.
     fn join(&mut self, max_wait: Duration) -> (u64, oneshot::Receiver<BatchReply>, bool) {
         let (tell, told) = oneshot::channel();
         let number = self.come;
@@ -214,14 +215,14 @@ impl Batch {
         (number, told, !std::mem::replace(&mut self.under_way, true))
     }
 
-    /// Leaves, unless its step has begun.
+    /// Leaves. False: the call has begun.
     fn leave(&mut self, number: u64) -> bool {
         let place = self.waiting.iter().position(|one| one.number == number);
         place.map(|place| self.waiting.remove(place)).is_some()
     }
 }
 
-/// What the first one misses, the others do too, unless they can bear to wait for longer.
+/// If the first attempt is refused, so are the others, except those that accept a longer wait: these ask for themselves.
 fn miss(asking: Vec<Waiting>, missed: Missed) {
     for (number, one) in asking.into_iter().enumerate() {
         let bears_more =
@@ -233,17 +234,17 @@ fn miss(asking: Vec<Waiting>, missed: Missed) {
 }
 
 impl Waiting {
-    /// One who has gone meanwhile gives back what it is told of. Not to be called with the gate's lock held.
+    /// Sends the result. If the attempt has gone, dropping the result refunds it, which takes the gate's lock: do not hold it here.
     fn tell(self, told: BatchReply) {
         drop(self.tell.send(told));
     }
 }
 
-/// Takes one step after the other for a line, as long as somebody waits.
+/// Runs one call after the other for a batch, as long as attempts wait.
 struct Driver {
     gate: Arc<RedisGate>,
     line: usize,
-    /// Nobody waits any more: whoever comes next begins with a driver of its own.
+    /// No attempt was waiting: the next one starts a new driver.
     left: bool,
 }
 
@@ -264,7 +265,7 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Its runtime has ended before its time: those who wait ask for themselves.
+    /// If the runtime ended early, waiting attempts ask for themselves.
     fn drop(&mut self) {
         if !self.left {
             let mut line = self.gate.together.0[self.line].lock();

@@ -1,5 +1,5 @@
--- The common case at half of the cost: the breaker is closed and this fleet's alone, and a first attempt, with the places that are
--- asked for beside it, passes every limit at once. It does what the rest would do; the histories of the tests are played on both.
+-- The common case at half the cost: the breaker is closed and not shared with Python, and a first attempt, with the places
+-- to prefetch, passes every limit at once. The result equals that of acquire.lua: tests play the same histories on both.
 local limits = tonumber(ARGV[23])
 local own = 24 + 2 * limits
 if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 7] == '0' and limits <= 4 then
@@ -14,7 +14,7 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 7] == '
     for j = 1, i - 1 do distinct = distinct and fields[9 + j] ~= fields[9 + i] end
   end
   local gate = redis.call('HMGET', KEYS[1], unpack(fields))
-  -- A server with older data is for the rest to find out.
+  -- The server has older data than this host knows: acquire.lua handles it.
   local older = ARGV[#ARGV - 1] == gate[2] and tonumber(ARGV[#ARGV]) > tonumber(gate[3])
   local passes = gate[1] == '0' and distinct and not older and now >= (tonumber(gate[4]) or now) - 1000000 and now >= (tonumber(gate[5]) or 0)
   local places = tonumber(ARGV[own + 6])
@@ -25,7 +25,7 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 7] == '
   end
   local saved_up = tonumber(ARGV[own + 4])
   if gate[2] ~= ARGV[own + 2] or gate[3] ~= ARGV[own + 3] then saved_up = 0 end
-  -- A new bucket of the window is for the rest to begin.
+  -- A new bucket of the window must begin: acquire.lua handles it.
   if passes and (saved_up == 0 or now - gate[8] < math.max(1, tonumber(ARGV[13]))) then
     local at = string.format('%.0f', now)
     local tokens = math.min(gate[7] + (1 + ARGV[own + 5]) * ARGV[20] * 10, math.max(ARGV[22], 1) * 1000)

@@ -1,6 +1,6 @@
--- Does what an operator wants of the breaker.
+-- Applies an operator's command to the breaker.
 -- ARGV     open, close, reset or undo  how long (us)
--- Answers  the breaker
+-- Returns  the breaker
 local what, time = ARGV[own], tonumber(ARGV[own + 1])
 if what == 'open' then
   open('o', 0, time)

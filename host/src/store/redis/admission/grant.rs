@@ -1,24 +1,24 @@
-//! What an attempt was given: by the fleet, or by this host alone.
+//! The admission of an attempt, from Redis or from this host alone.
 
 use super::scripts::{LimitDebit, ProbeTicket};
 use crate::{breaker, state::group::AttemptKind, store::memory::admission as memory};
 use std::time::Duration;
 
-/// What was taken for an attempt.
+/// An admitted attempt, and what it consumed.
 #[derive(Debug)]
 pub enum Grant {
-    /// By this host alone: the store could not be reached.
+    /// Admitted by this host alone, because Redis could not be reached.
     Alone(memory::Grant),
-    /// Of the fleet.
+    /// Admitted by Redis.
     Shared(Shared),
 }
 
-/// What was taken of the fleet's.
+/// An admission by Redis.
 #[derive(Debug)]
 pub struct Shared {
     pub(super) wait: Duration,
     pub(super) ask: AttemptKind,
-    /// None: a place that was leased before.
+    /// What the limits were debited; `None` for a prefetched place.
     pub(super) taken: Option<LimitDebit>,
     pub(super) ticket: Option<ProbeTicket>,
     pub(super) own: Option<breaker::Ticket>,
@@ -30,14 +30,14 @@ impl Shared {
         Self { wait, ask, taken: Some(taken), ticket, own: None, sent: false }
     }
 
-    /// A first attempt's place that was taken before.
+    /// A first attempt with a prefetched place.
     pub(super) fn leased(ticket: Option<ProbeTicket>) -> Self {
         Self { wait: Duration::ZERO, ask: AttemptKind::First, taken: None, ticket, own: None, sent: false }
     }
 }
 
 impl Grant {
-    /// Until the reserved moment.
+    /// Time until the reserved moment.
     pub fn wait(&self) -> Duration {
         match self {
             Self::Alone(grant) => grant.wait,
@@ -45,7 +45,7 @@ impl Grant {
         }
     }
 
-    /// Whether there is a breaker that the attempt's result counts for.
+    /// Whether a breaker counts the attempt's result.
     pub fn counts(&self) -> bool {
         match self {
             Self::Alone(grant) => grant.counts(),
@@ -53,7 +53,7 @@ impl Grant {
         }
     }
 
-    /// Whether the attempt holds a probe's place, of the fleet's breaker or of this host's own.
+    /// Whether the attempt is a probe of the fleet's breaker or of this host's own.
     pub fn is_probe(&self) -> bool {
         match self {
             Self::Alone(grant) => grant.is_probe(),

@@ -1,8 +1,8 @@
--- A host says that it lives, hands in what it has saved up, and reads how the group stands.
--- ARGV     the epoch (two) and number of successes saved up  first attempts made under leased places  how long to keep a silent group (ms)
--- Answers  the breaker, then hosts that live  failures in a row  calls, failures and slow ones in the window (thousandths)
---          probes under way  since it opened (us)  the budget (thousandths)  pause (us)  the moved time as of the last lift (us)
---          of each limit how far ahead it is (us)
+-- A host's heartbeat: it reports successes saved up, and reads the state of the group.
+-- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched places  lifetime of an unused group (ms)
+-- Returns  the breaker, then live hosts  failures in a row  calls, failures and slow calls in the window (thousandths)
+--          probes under way  time since it opened (us)  retry budget (thousandths)  pause (us)  moved time at the last lift (us)
+--          then of each limit how far its arrival time is ahead (us)
 saved_up(ARGV[own], ARGV[own + 1], tonumber(ARGV[own + 2]))
 local firsts = tonumber(ARGV[own + 3])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
@@ -18,7 +18,7 @@ for i = 1, limits do ahead[i] = text(math.max(0, number(arrival[i]) - now)) end
 local since = (gate.st == '1') and math.max(0, now - number('si')) or 0
 local answer = done(redis.call('ZCARD', KEYS[3]), gate.st == '0' and text(number('fr')) or '0', text(calls), text(failures), text(slow),
   gate.st == '2' and #leases() or 0, text(since), text(saved(earned())), text(math.max(0, number('pu') - now)), text(number('lf')), unpack(ahead))
--- Limits that nobody has any more: what lies behind is as good as nothing.
+-- Remove limits that this host does not have and whose arrival time has passed: such a limit counts nothing any more.
 local over, known = {}, {}
 for i = 1, limits do known[arrival[i]] = true end
 for _, field in ipairs(arrivals()) do

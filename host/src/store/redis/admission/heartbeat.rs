@@ -1,5 +1,5 @@
-//! Once a second: this host says that it lives, hands in what it has saved up, and reads how each group stands. In between it
-//! listens to the others.
+//! This host's heartbeat: once a second it reports successes saved up, and reads the state of each group. In between it receives
+//! messages of other hosts.
 
 use super::{
     RedisGate, RedisGates, scripts,
@@ -16,14 +16,14 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// Between two beats.
+/// Between two heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// To the next one after one that did not arrive.
+/// Between a failed heartbeat and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Groups whose beats are under way at once.
+/// Concurrent heartbeats.
 const AT_ONCE: usize = 16;
 
-/// Beats and listens until the gates are gone.
+/// Sends heartbeats and receives messages, as long as the gates exist.
 pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>) {
     let mut beats = interval(HEARTBEAT_INTERVAL);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -36,7 +36,7 @@ pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>
         match heard {
             Some(Ok(Pushed::Message(message))) => gates.hear(&message),
             Some(Err(RecvError::Closed)) => return,
-            // What was said meanwhile was not heard.
+            // Messages may have been missed: read the state again.
             None | Some(Ok(Pushed::Joined) | Err(RecvError::Lagged(_))) => {
                 if !gates.beat().await {
                     beats.reset_after(RETRY_INTERVAL);
@@ -47,11 +47,11 @@ pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>
 }
 
 impl RedisGates {
-    /// Whether every group's arrived.
+    /// Sends the heartbeats of all groups. True: all succeeded.
     async fn beat(&self) -> bool {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         let beats = stream::iter(groups).map(|gate| async move { gate.beat().await });
-        // To the end: one group's trouble is not the others'.
+        // No early return: a failed group must not keep the others from theirs.
         beats.buffer_unordered(AT_ONCE).fold(true, |all, arrived| async move { all && arrived }).await
     }
 
@@ -97,7 +97,7 @@ impl RedisGate {
         true
     }
 
-    /// Hands in what is saved up, without waiting.
+    /// Reports the successes saved up, in the background.
     pub(super) fn hand_in(self: &Arc<Self>) {
         let saved_up = self.known.lock().take_saved_up();
         if saved_up.successes > 0 || saved_up.firsts > 0 {

@@ -1,6 +1,6 @@
--- Ends a pause before its time. Every place that was reserved before is void: its request reserves anew when it looks. What was sent
--- by now fills no more than the burst, so that each limit holds.
--- Answers  the breaker, then whether there was a pause  the moved time as of the last lift (us)
+-- Ends a pause early. Every earlier reservation becomes void: its request reserves again at the recheck. Attempts sent so far fill
+-- at most the burst, so that each limit holds.
+-- Returns  the breaker, then whether there was a pause  moved time at the last lift (us)
 if number('pu') <= now then return done(0, text(number('lf'))) end
 put('pu', now)
 put('mv', number('mv') + 1)

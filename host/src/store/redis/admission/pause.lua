@@ -1,6 +1,6 @@
--- Holds every attempt back, as the upstream asked; a shorter pause never cuts a longer one.
+-- Delays every attempt, as the upstream asked. A shorter pause never cuts a longer one.
 -- ARGV     how long (us)
--- Answers  the breaker
+-- Returns  the breaker
 local until_then = now + tonumber(ARGV[own])
 local by = until_then - math.max(number('pu'), now)
 if by <= 0 then return done() end

@@ -1,16 +1,16 @@
-//! Places taken ahead: endpoints that may lease them pass most attempts without asking anybody.
+//! Prefetched places: with them, most attempts need no script call. Enabled by `leased` in the group's settings.
 
 use crate::{clock::Timestamp, rate_limit::Quota};
 use std::time::Duration;
 
-/// What a host leases at once: its part of so much time.
+/// A host prefetches its share of the attempts that the limit allows in this time.
 const PREFETCH_TIME: Duration = Duration::from_millis(100);
-/// Places that are not used by then are forfeited, so that few are outstanding.
+/// Lifetime of prefetched places. Unused ones are forfeited, so that few are outstanding.
 const PREFETCH_TTL: Duration = Duration::from_millis(500);
-/// Most places at once.
+/// Maximum of places in one prefetch.
 const MAX_PREFETCHED: u64 = 1_000;
 
-/// Places that this host has leased.
+/// This host's prefetched places.
 #[derive(Debug, Default)]
 pub(super) struct Leased {
     places: u32,
@@ -38,7 +38,7 @@ impl Leased {
     }
 }
 
-/// How many places one of `live` hosts leases at once: its part of a tenth of a second. Limits too small for two places are strict.
+/// Number of places that one of `live` hosts prefetches: its share of a tenth of a second. None below two: such limits stay exact.
 pub(super) fn lot(quota: &Quota, live: u32) -> u32 {
     let in_time = PREFETCH_TIME.as_micros() / quota.interval().as_micros().max(1);
     let part = u64::try_from(in_time).unwrap_or(MAX_PREFETCHED).min(quota.burst.get().into()) / u64::from(live.max(1));

@@ -1,25 +1,26 @@
--- What every step of a group's gate begins with. The transitions are those of breaker/state.rs, rate_limit.rs and retry/budget.rs:
+-- The beginning of every script of a group. The transitions are those of breaker/state.rs, rate_limit.rs and retry/budget.rs, in
 -- whole microseconds and thousandths, so that no digit is lost; a test plays the same histories on both.
 --
--- KEYS[1]  the gate: a hash
--- KEYS[2]  the hosts that saw failures since the breaker closed, by when
--- KEYS[3]  the hosts that live, by when they last said so
--- KEYS[4..7] where Python workers share the breaker: see pybreaker.lua
--- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 group  4 this host  5 chance (53 bits)
---          6 the open time (us), and 7 the cause and epoch, that this host knows of, for a server that has lost the breaker
---          8 quorum  9 whether there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
+-- KEYS[1]  the group's state: a hash
+-- KEYS[2]  hosts that saw failures since the breaker closed, by time
+-- KEYS[3]  hosts, by their last heartbeat
+-- KEYS[4..7] if Python workers share the breaker: see pybreaker.lua
+-- ARGV     1 now (us; tests only, else '': the server's time)  2 channel  3 group  4 this host  5 random number (53 bits)
+--          6 time (us) that this host knows the breaker to stay open, 7 its cause and epoch; both for a server that has lost it
+--          8 quorum  9 1: there is a breaker  10 failures in a row  11 failure rate  12 slow rate (each -1: none)
 --          13 window  14 minimum calls  15 open for  16 open for at most  17 jitter  18 probes  19 probe lease
---          20 budget's percent  21 floor  22 capacity  23 limits, then of each interval and tolerance; then the step's own;
---          the last two: the epoch that this host knows, or ''
+--          20 budget's percent  21 floor  22 capacity  23 number of limits, then interval and tolerance of each; then the script's own
+--          arguments; the last two: the epoch that this host knows, or ''
 --
--- The hash: er ec epoch; st state; un until; si since; tr trips; wy why; fr failures in a row; wb nc nf ns bc bf bs window;
--- at the time of the last change; ls leases; su successes; nl next lease; tk ta budget; pu paused until; mv moved; lf mv as of the last lift; t.. arrival times, by what a limit
--- allows, so that a reload, or a fleet of two minds, mixes none up;
--- py what Python workers were shown
+-- The hash: er ec epoch (random number, counter); st state; un open or held until; si open since; tr failed probes in a row; wy cause;
+-- fr failures in a row; wb nc nf ns bc bf bs window; at time of the last change; ls leases of probes; su successes of probes;
+-- nl next lease; tk ta retry budget; pu paused until; mv total time that pauses moved reservations; lf mv at the last lift;
+-- t.. arrival time of a limit, named by interval and tolerance, so that after a reload, or with hosts of different settings, no two
+-- limits are mixed up; py state last shown to Python workers
 local CLOSED, OPEN, HALF_OPEN, HELD = 0, 1, 2, 3
--- A host that has said nothing for so long does not count as alive.
+-- A host without a heartbeat for this long is not counted as live.
 local LIVE_US = 5000000
--- Clocks are set by less without anybody noticing.
+-- Smaller steps back of the clock are ignored.
 local BACK_US = 1000000
 
 local now = tonumber(ARGV[1])
@@ -43,7 +44,7 @@ local function put(field, value)
   changed[#changed + 1] = field
   changed[#changed + 1] = value
 end
--- Whole division that loses nothing.
+-- Exact integer division.
 local function div(a, b) return (a - math.fmod(a, b)) / b end
 local function setting(index) return tonumber(ARGV[index]) end
 local arrival, alike = {}, {}
@@ -52,7 +53,7 @@ for i = 1, limits do
   alike[name] = (alike[name] or 0) + 1
   arrival[i] = alike[name] == 1 and name or name .. '#' .. alike[name]
 end
--- Of all limits, also those that only other hosts know.
+-- The fields of all limits, including those that only other hosts have.
 local function arrivals()
   local all = {}
   for field in pairs(gate) do
@@ -68,7 +69,7 @@ local function standing()
   return gate.er, gate.ec, gate.st, left, gate.wy or ''
 end
 
--- Where Python workers share the breaker: shows it to them; and their failures in a row since the last step.
+-- Set by pybreaker.lua: `mirror` shows the breaker to Python workers; `theirs` is their failures in a row since the last script.
 local mirror
 local theirs = 0
 
@@ -118,20 +119,20 @@ if not gate.er then
   put('ta', now)
   afresh()
 end
--- The server came back with older data: a new line of epochs, so that nothing of those it has lost counts.
+-- The server returned with older data: begin a new random epoch, so that nothing from a lost epoch counts.
 local known_counter = tonumber(ARGV[#ARGV])
 if known_counter and ARGV[#ARGV - 1] == gate.er and known_counter > number('ec') then
   put('er', chance)
   put('ec', 0)
   put('ls', '')
 end
--- A breaker that the server has lost stays open as long as some host knows of it.
+-- A breaker that the server has lost stays open as long as a host knows of it.
 if setting(6) > 0 and gate.st == '0' then
   local why, random = string.match(ARGV[7], '^(%S+) (%S+)$')
   if random ~= gate.er then open(why, 0, setting(6)) end
 end
 
--- A clock that was set back, or that of another server: what lies ahead moves with it.
+-- The clock was set back, or is another server's: shift all times too.
 local back = (tonumber(gate.at) or now) - now
 if back > BACK_US then
   local moved = arrivals()
@@ -141,7 +142,7 @@ if back > BACK_US then
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 
--- Doubled with each failed probe up to the cap, then spread.
+-- The open time: doubled with each failed probe up to the cap, then jittered.
 local function open_time(trips)
   local doubled = math.min(setting(15) * 2 ^ math.min(trips, 20), math.max(setting(16), setting(15)))
   local spread = div(doubled, 100) * math.min(setting(17), 100)
@@ -159,7 +160,7 @@ local function turn(length)
   put('wb', number('wb') + passed * length)
 end
 
--- Calls, failures and slow ones in the window, in thousandths.
+-- Calls, failures and slow calls in the window, in thousandths.
 local function counts()
   local length = math.max(setting(13), 1)
   local share = div((length - math.min(math.max(now - number('wb'), 0), length)) * 1000, length)
@@ -174,7 +175,7 @@ local function count(calls, failures, slow)
   if slow > 0 then put('ns', number('ns') + slow) end
 end
 
--- Successes that a host has saved up under an epoch: they count before whatever it says next.
+-- Counts successes that a host has saved up under an epoch, before the rest of its report.
 local function saved_up(random, counter, calls)
   if calls > 0 and gate.er == random and gate.ec == counter and gate.st == '0' then
     put('fr', theirs)
@@ -182,7 +183,7 @@ local function saved_up(random, counter, calls)
   end
 end
 
--- The causes are told apart by their first letter.
+-- The cause of a trip, or nil. Its first letter is the kind: c failures in a row, f failure rate, s slow rate.
 local function tripped()
   local row = number('fr')
   if setting(10) >= 0 and row >= setting(10) then return 'c' .. text(row) end
@@ -200,7 +201,7 @@ local function agreed()
   return seen >= math.max(1, math.min(setting(8), live))
 end
 
--- The leases of probes under way: number and end.
+-- The leases of probes under way: number and end of each.
 local function leases()
   local all = {}
   for lease, ends in string.gmatch(gate.ls or '', '(%d+):(%d+)') do
@@ -223,7 +224,7 @@ local function without(all, lease)
   return rest
 end
 
--- Asks for one attempt: the lease ('-1': none is needed), or nothing and when to come back.
+-- Admits one attempt: its lease ('-1': none is needed), or nil and when to retry.
 local function admit()
   if gate.st == '1' then
     if now < number('un') then return nil, number('un') - now end
@@ -251,7 +252,7 @@ local function admit()
   return text(lease)
 end
 
--- What the budget's floor has earned since it was last looked at.
+-- Thousandths of a retry that the budget's floor has earned since `ta`.
 local function earned() return div(math.max(0, now - number('ta')) * setting(21), 1000) end
 local function saved(milli) return math.min(number('tk') + milli, math.max(setting(22), 1) * 1000) end
 local function earn(milli) put('tk', saved(milli)) end

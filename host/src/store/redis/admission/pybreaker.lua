@@ -1,26 +1,26 @@
--- The breaker of Python workers beside it: pybreaker's CircuitRedisStorage, whose four keys show this one. Inert without them.
+-- Shares the breaker with Python workers: the four keys of pybreaker's CircuitRedisStorage mirror it. Does nothing without them.
 --
--- KEYS[4]  state: closed, open or half-open     KEYS[5]  failures in a row, theirs and ours
--- KEYS[6]  successes while half-open            KEYS[7]  when it opened: whole seconds since 1970
+-- KEYS[4]  state: closed, open or half-open     KEYS[5]  failures in a row, of workers and hosts
+-- KEYS[6]  successes while half-open            KEYS[7]  time of opening: whole seconds since 1970
 --
--- A step begins by taking over what they did since the last one, and ends by showing how the breaker stands then. Half-open is
--- shown as open since just now: a worker that finds it open for its reset_timeout probes by itself.
+-- A script begins by applying what the workers changed since the last one, and ends by mirroring the breaker. Half-open is
+-- mirrored as open since now: a worker that finds the breaker open for its reset_timeout would probe by itself.
 if KEYS[4] then
   local seen, failures, _, opened = unpack(redis.call('MGET', KEYS[4], KEYS[5], KEYS[6], KEYS[7]))
   local function whole(word) return word and #word <= 10 and string.match(word, '^%d+$') and tonumber(word) end
   local function shown() return (gate.st == '1' or gate.st == '2') and 'open' or 'closed' end
   local before = shown()
-  -- Whether what is seen was shown by us, or changed by them since. At the first look, and after steps of hosts that do not show
-  -- it, nobody can say: open wins.
+  -- Whether the keys show what a script last wrote. At the first script, and after scripts of hosts without this mirror, it is
+  -- unknown whether workers changed them: open wins.
   local mirrored = gate.py == before
-  -- An operator's word stands against theirs.
+  -- An operator's command takes precedence over the workers.
   local forced = (gate.st == '3' or gate.st == '1' and gate.wy == 'o') and number('un') > now
 
   local failed = whole(failures)
   if failed and gate.st == '0' and failed ~= number('fr') then
     failed = math.min(failed, 1000000000)
     if failed > number('fr') then
-      -- What hosts have saved up is older than these, or as good as.
+      -- Successes that hosts have saved up count as older than these failures.
       theirs = failed - number('fr')
       redis.call('ZADD', KEYS[2], text(now), 'pybreaker')
     end
@@ -36,14 +36,14 @@ if KEYS[4] then
     end
   end
 
-  -- Whether the next probe is ours: until the breaker has stood ready for it so long that nobody seems to call here any more.
+  -- Whether the next probe belongs to Triage: until the breaker has been ready for a probe for so long that no requests seem to arrive.
   local function ours() return now < number('un') + setting(16) or #leases() > 0 end
 
   mirror = function()
     local wanted, moment, since = shown(), div(now, 1000000), whole(opened)
-    -- Held closed by an operator, nothing counts.
+    -- While an operator holds the breaker closed, failures do not count.
     local row = gate.st == '3' and '0' or text(number('fr'))
-    -- As pybreaker has it: never moved back, if it is a time at all.
+    -- Like pybreaker, never move a valid opening time back.
     if since and since > moment and since <= moment + 60 then moment = since end
     if wanted ~= before or wanted ~= seen then
       if wanted == 'open' then

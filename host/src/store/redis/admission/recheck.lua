@@ -1,7 +1,7 @@
--- The look right before the send: breaker and pause are read again, and a probe's lease starts.
--- ARGV     due  moved  the ticket: epoch (two) and lease; none has an empty epoch
--- Answers  the breaker, then send  lease     wait  time     open  wait     and, where a pause was lifted since the places were reserved,
---          those that are reserved anew: due  moved  of each limit its time before and as made
+-- The recheck right before the send: reads breaker and pause again, and starts a probe's lease.
+-- ARGV     due  moved  epoch (two; empty: no ticket) and lease of the ticket
+-- Returns  the breaker, then send  lease     wait  time     open  wait     and, if a pause was lifted since the reservation,
+--          the new reservation: due  moved  of each limit its arrival time before and after
 local due, again = tonumber(ARGV[own]), {}
 if tonumber(ARGV[own + 1]) < number('lf') then
   due = math.max(now, number('pu'))
@@ -37,7 +37,7 @@ if gate.er == random and gate.ec == counter then
     end
   end
 end
--- The epoch moved on while this attempt waited: it needs a ticket of the new one, perhaps a probe's.
+-- The epoch changed while this attempt waited: it needs a ticket of the new one, perhaps a probe's.
 local fresh, wait = admit()
 if not fresh then return done('open', text(wait), unpack(again)) end
 return done('send', fresh, unpack(again))

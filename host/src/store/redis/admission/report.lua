@@ -1,13 +1,13 @@
--- Takes a result.
--- ARGV     the epoch (two) and number of successes saved up  first attempts made under leased places
---          the ticket: epoch (two) and lease  signal (success, failure, ignore, none)  whether it was slow
---          for how long the upstream asks that the breaker stay open (us; 0: it does not)
--- Answers  the breaker
+-- Records the result of an attempt.
+-- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched places
+--          epoch (two) and lease of the ticket  signal (success, failure, ignore, none)  1: it was slow
+--          open time that the upstream asks for (us; 0: none)
+-- Returns  the breaker
 saved_up(ARGV[own], ARGV[own + 1], tonumber(ARGV[own + 2]))
 local firsts = tonumber(ARGV[own + 3])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
 local lease, signal, slow = ARGV[own + 6], ARGV[own + 7], tonumber(ARGV[own + 8])
--- Keeps it open for as long as the upstream asks, if it opened in the attempt's epoch: by this result, or just before it.
+-- Extends the open time to what the upstream asks, if the breaker opened in the attempt's epoch, by this result or just before it.
 local function lengthen()
   local asked = tonumber(ARGV[own + 9])
   if asked == 0 then return end
@@ -24,7 +24,7 @@ if gate.st == '2' and lease ~= '-1' then
   local all = leases()
   local rest = without(all, tonumber(lease))
   put_leases(rest)
-  -- A result after its lease is another prober's business.
+  -- The lease has ended, and another probe may have taken it over: ignore the result.
   if #rest == #all or signal == 'ignore' then return done() end
   if signal == 'failure' then
     open('p', number('tr') + 1, open_time(number('tr') + 1))
@@ -40,7 +40,7 @@ elseif gate.st == '0' and lease == '-1' and signal ~= 'ignore' then
   local failed = signal == 'failure' and 1 or 0
   put('fr', failed == 1 and number('fr') + 1 or 0)
   count(1, failed, slow)
-  -- A good call never opens a breaker.
+  -- A fast success never opens the breaker.
   if failed == 0 and slow == 0 then return done() end
   redis.call('ZADD', KEYS[2], text(now), ARGV[4])
   local why = tripped()

@@ -1,4 +1,4 @@
-//! The steps of a gate in shared state: what goes out, and what comes back.
+//! The scripts of admission: their arguments and replies.
 
 use super::shared_breaker::SharedBreakerState;
 use crate::{
@@ -34,12 +34,12 @@ pub(super) static LIFT_PAUSE: Script = step!("lift_pause");
 pub(super) static FORCE: Script = step!("force");
 pub(super) static HEARTBEAT: Script = step!("heartbeat");
 
-/// More than any wait, and few enough digits for a script.
+/// Cap of durations: more than any wait, and exact in Lua's numbers.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
-/// How long a group that no host serves any more is kept.
+/// Lifetime of a group's state without heartbeats.
 const KEPT: Duration = Duration::from_hours(24);
 
-/// What every step of a group says, as long as its settings are the same.
+/// Keys and arguments that all scripts of a group share; built once per settings.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) keys: Vec<String>,
@@ -50,7 +50,7 @@ pub(super) struct Frame {
     settings: Vec<String>,
 }
 
-/// What this host hands in beside a step: successes under an epoch, and first attempts that it made under leased places.
+/// What this host reports beside a script: successes of an epoch, and first attempts made with prefetched places.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SavedUp {
     pub(super) epoch: Epoch,
@@ -58,30 +58,31 @@ pub(super) struct SavedUp {
     pub(super) firsts: u32,
 }
 
-/// A term of the shared breaker's office, in the server's words.
+/// An epoch of the shared breaker: it changes with each state, so that results of an earlier state do not count. `random` changes
+/// when the server has lost the breaker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Epoch {
     pub(super) random: String,
     pub(super) counter: u64,
 }
 
-/// The right to one attempt, as the shared breaker knows it.
+/// The shared breaker's ticket for one attempt; `lease` only for a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProbeTicket {
     pub(super) epoch: Epoch,
     pub(super) lease: Option<u64>,
 }
 
-/// What was taken of the shared limits.
+/// The reservation of one attempt in all limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct LimitDebit {
     pub(super) due: String,
     pub(super) moved: String,
-    /// Of each limit its arrival time before and as made.
+    /// Of each limit its arrival time before and after.
     places: Vec<String>,
 }
 
-/// What [`ACQUIRE`] decides.
+/// The decision of [`ACQUIRE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Acquired {
     Go(Go),
@@ -90,7 +91,7 @@ pub(super) enum Acquired {
     Budget { wait: Duration },
 }
 
-/// What it grants: a place, at once or later, and places beside it.
+/// An admission: now or after `wait`, and `leased` prefetched places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Go {
     pub(super) wait: Duration,
@@ -99,7 +100,7 @@ pub(super) struct Go {
     pub(super) leased: u32,
 }
 
-/// What [`LOOK`] decides.
+/// The decision of [`RECHECK`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Looked {
     Send { lease: Option<u64> },
@@ -107,7 +108,7 @@ pub(super) enum Looked {
     Open { wait: Duration },
 }
 
-/// What [`BEAT`] tells.
+/// The reply of [`HEARTBEAT`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Beaten {
     pub(super) live: u32,
@@ -117,19 +118,19 @@ pub(super) struct Beaten {
     pub(super) open_since: Duration,
     pub(super) budget: u64,
     pub(super) pause: Duration,
-    /// Rises with each pause that is lifted.
+    /// Increases with each lifted pause.
     pub(super) lifted: u64,
-    /// How far each limit's arrival time lies ahead.
+    /// How far each limit's arrival time is ahead.
     pub(super) ahead: Vec<Duration>,
 }
 
-/// What this host knows of a breaker that is open, for a server that has lost it.
+/// This host's copy of an open breaker, for a server that has lost it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory {
     pub(super) left: Duration,
-    /// The cause, and the epoch's chance.
+    /// Cause, and random number of the epoch.
     pub(super) of: String,
-    /// The epoch that it knows of the breaker, open or not.
+    /// The epoch of the breaker, open or not.
     pub(super) epoch: Option<Epoch>,
 }
 
@@ -173,12 +174,12 @@ fn tolerance(quota: &Quota) -> Duration {
 
 impl Frame {
     pub(super) fn new(keys: &Keys, group: &str, host: &str, quorum: u32, settings: &Settings) -> Self {
-        // Braces in a name would begin another slot's tag.
+        // Braces in a name would begin another hash tag.
         let own = group.replace('{', "%7B").replace('}', "%7D");
         let python = settings.breaker.as_ref().and(settings.pybreaker.as_ref());
         let parts = ["gate", "reporters", "instances"];
         let mut all: Vec<String> = match python.and_then(Pybreaker::hash_tag) {
-            // One script touches one slot, and where Python's keys lie is not ours to say.
+            // A script may touch one hash slot only, and pybreaker determines the slot of its keys.
             Some(tag) => parts.map(|what| keys.tagged(tag, format_args!("{own}:{what}"))).into(),
             None => parts.map(|what| keys.tagged(&own, what)).into(),
         };
@@ -193,7 +194,7 @@ impl Frame {
         }
     }
 
-    /// A step's arguments. `now_us` is the server's own time in service.
+    /// All arguments of a script. `now_us`: set in tests only; otherwise the script reads the server's clock.
     pub(super) fn arguments(&self, now_us: Option<u64>, chance: u64, memory: &Memory, own: &[String]) -> Vec<String> {
         let mut all = Vec::with_capacity(8 + self.settings.len() + own.len());
         all.push(now_us.map_or_else(String::new, |now| now.to_string()));
@@ -208,13 +209,13 @@ impl Frame {
 }
 
 impl LimitDebit {
-    /// Whether there is no limit that anything was taken of.
+    /// Whether there are no limits.
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// What the places from one number to another took, of those that one step took beside this one, which is number 0.
-    /// `interval_us`: of each limit.
+    /// The reservation of a range of places among those that one call took; the call's own place is number 0. `interval_us`: of each
+    /// limit.
     pub(super) fn range(&self, numbers: RangeInclusive<u32>, interval_us: &[u64]) -> Self {
         let behind = |(place, interval): (&[String], &u64)| {
             let made = place.get(1).and_then(|made| made.parse::<u64>().ok()).unwrap_or(0);
@@ -313,12 +314,12 @@ fn time(value: &Value) -> Option<Duration> {
     reply::count(value).map(Duration::from_micros)
 }
 
-/// None is needed: a negative number.
+/// A negative number: no lease is needed.
 fn lease(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// The breaker, which every step answers first, and the step's own answer.
+/// Splits a reply into the breaker's state, which every script returns first, and the script's own values.
 pub(super) fn standing(answer: &Value) -> Option<(SharedBreakerState, &[Value])> {
     let (head, own) = reply::list(answer)?.split_at_checked(5)?;
     let [random, counter, state, left, why] = head else { return None };
@@ -343,7 +344,7 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
     }
 }
 
-/// The decision, and the places that were reserved anew, if a pause was lifted.
+/// The decision, and the new reservation if a pause was lifted.
 pub(super) fn looked(own: &[Value]) -> Option<(Looked, Option<LimitDebit>)> {
     let [decision, value, again @ ..] = own else { return None };
     let looked = match reply::text(decision)? {
@@ -365,7 +366,7 @@ fn taken(due: &Value, moved: &Value, places: &[Value]) -> Option<LimitDebit> {
     Some(LimitDebit { due: text(due)?, moved: text(moved)?, places: places.iter().map(text).collect::<Option<_>>()? })
 }
 
-/// Whether there was a pause to lift, and the number that rises with each.
+/// Whether there was a pause to lift, and the number that increases with each lifted pause.
 pub(super) fn lifted(own: &[Value]) -> Option<(bool, u64)> {
     let [had_pause, mark] = own else { return None };
     Some((reply::count(had_pause)? == 1, reply::count(mark)?))

@@ -1,4 +1,4 @@
-//! What this host knows of a group's shared breaker: pure.
+//! This host's copy of a group's shared breaker. Pure.
 
 use super::scripts::{Epoch, Memory};
 use crate::{
@@ -7,14 +7,14 @@ use crate::{
 };
 use std::time::Duration;
 
-/// How the shared breaker stands, as a step or a message tells it.
+/// A state of the shared breaker, from a script's reply or a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SharedBreakerState {
     pub(super) epoch: Epoch,
     pub(super) state: State,
 }
 
-/// Its state; times are what is left of them.
+/// `left` is the time until the state ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Closed,
@@ -24,7 +24,7 @@ pub(super) enum State {
 }
 
 impl SharedBreakerState {
-    /// From the server's words: see `prelude.lua`.
+    /// From a script's values: see `prelude.lua`.
     pub(super) fn read(epoch: Epoch, state: &str, left: Duration, why: &str) -> Option<Self> {
         let state = match state {
             "0" => State::Closed,
@@ -36,7 +36,7 @@ impl SharedBreakerState {
         Some(Self { epoch, state })
     }
 
-    /// From a message: `breaker RANDOM COUNTER STATE LEFT WHY GROUP`, where the group may hold blanks.
+    /// From a message: `breaker RANDOM COUNTER STATE LEFT WHY GROUP`; the group's name may contain spaces.
     pub(super) fn heard(message: &str) -> Option<(&str, Self)> {
         let mut words = message.strip_prefix("breaker ")?.splitn(6, ' ');
         let mut word = || words.next();
@@ -52,7 +52,7 @@ pub(super) fn pause_heard(message: &str) -> Option<(&str, Duration)> {
     Some((group, Duration::from_micros(left.parse().ok()?)))
 }
 
-/// A pause that was lifted, from a message: `lift NUMBER GROUP`; the number rises with each.
+/// A lifted pause from a message: `lift NUMBER GROUP`; the number increases with each.
 pub(super) fn lift_heard(message: &str) -> Option<(&str, u64)> {
     let (mark, group) = message.strip_prefix("lift ")?.split_once(' ')?;
     Some((group, mark.parse().ok()?))
@@ -71,11 +71,11 @@ fn cause(word: &str) -> Option<Trip> {
     }
 }
 
-/// The server's word for a cause.
+/// The text of a cause in Redis.
 pub(super) fn word(why: Trip) -> String {
     match why {
         Trip::Consecutive(count) => format!("c{count}"),
-        // A baseline is a host's own, in its own memory: no server is told of it.
+        // A baseline is local to a host, so Redis has no cause for it.
         Trip::FailureRate(percent) | Trip::Unusual(percent, _) => format!("f{percent}"),
         Trip::SlowRate(percent) => format!("s{percent}"),
         Trip::ProbeFailed => "p".to_owned(),
@@ -84,27 +84,27 @@ pub(super) fn word(why: Trip) -> String {
     }
 }
 
-/// An open time that is told to be longer by less than this is the same one, read again.
+/// A smaller difference in the end of the open time is due to the message's delay, and no extension.
 const LENGTHENED: Duration = Duration::from_millis(500);
 
-/// The latest of what was told, and when.
+/// The last known state, and when this host learned it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fleet {
     known: Option<(SharedBreakerState, Timestamp)>,
 }
 
-/// What changed.
+/// A change of the fleet's breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Change {
-    /// For logs and metrics; none for what is no transition to anybody outside.
+    /// For logs and metrics; `None` for changes that operators do not see as a transition.
     pub(super) transition: Option<Transition>,
-    /// What this host's own breaker takes over.
+    /// The state that this host's own breaker must follow.
     pub(super) state: State,
 }
 
 impl Fleet {
-    /// Takes over what was told at `now`, unless it is older than what is known. `surely` is what the server answered itself: a
-    /// message may come from before the server lost its data.
+    /// Applies a state learned at `now`, unless it is older than the known one. `surely`: the server itself replied it. A message may be
+    /// from before the server lost its data, so it cannot begin a new random epoch.
     pub(super) fn observe(&mut self, told: SharedBreakerState, now: Timestamp, surely: bool) -> Option<Change> {
         let before = match &self.known {
             None => None,
@@ -126,7 +126,7 @@ impl Fleet {
         let state = told.state;
         self.known = Some((told, now));
         let transition = match (before, state) {
-            // What a host finds when it starts is nothing that happened.
+            // The first state that a host learns is no transition.
             (None, _) | (_, State::HalfOpen { .. }) | (Some(State::Closed), State::Closed) => None,
             (Some(_), State::Open { left, why }) => Some(Transition::Opened { why, open_for: left }),
             (Some(_), State::Held { left }) => Some(Transition::Held { hold: left }),
@@ -135,7 +135,7 @@ impl Fleet {
         Some(Change { transition, state })
     }
 
-    /// Whether the upstream's wish has lengthened the open time: by more than a message's way takes.
+    /// Whether the upstream has extended the open time, by more than the delay of a message.
     fn stays_open_longer(&self, told: &SharedBreakerState, now: Timestamp) -> bool {
         match (&self.known, told.state) {
             (
@@ -146,7 +146,7 @@ impl Fleet {
         }
     }
 
-    /// How long the breaker is known to stay open, and why: nobody needs to ask until then.
+    /// How long the breaker stays open as far as known, and why. No script call is needed until then.
     pub(super) fn open(&self, now: Timestamp) -> Option<(Duration, Trip)> {
         match &self.known {
             Some((SharedBreakerState { state: State::Open { left, why }, .. }, at)) => {
@@ -157,7 +157,7 @@ impl Fleet {
         }
     }
 
-    /// For a server that has lost an open breaker: how long it stays open, its cause and its epoch.
+    /// This host's copy, for a server that has lost an open breaker.
     pub(super) fn memory(&self, now: Timestamp) -> Memory {
         let epoch = self.epoch().cloned();
         match (self.open(now), &epoch) {
@@ -166,22 +166,22 @@ impl Fleet {
         }
     }
 
-    /// Whether attempts pass as far as is known, so that this host's own breaker has a say. So it is before anything is known.
+    /// Whether the fleet's breaker admits attempts, so that this host's own breaker decides too. True before anything is known.
     pub(super) fn is_closed(&self) -> bool {
         !matches!(&self.known, Some((SharedBreakerState { state: State::Open { .. } | State::HalfOpen { .. }, .. }, _)))
     }
 
-    /// How it stands, once something is known.
+    /// The known state, if any.
     pub(super) fn state(&self) -> Option<State> {
         self.known.as_ref().map(|(known, _)| known.state)
     }
 
-    /// The epoch, once something is known.
+    /// The known epoch, if any.
     pub(super) fn epoch(&self) -> Option<&Epoch> {
         self.known.as_ref().map(|(known, _)| &known.epoch)
     }
 
-    /// What there is to see; nothing before anything is known.
+    /// Status for operators; `None` before anything is known.
     pub(super) fn seen(&self, now: Timestamp) -> Option<SharedBreakerStatus> {
         let (known, at) = self.known.as_ref()?;
         let still = |left: Duration| Some(at.after(left).since(now)).filter(|left| !left.is_zero());
@@ -198,7 +198,7 @@ impl Fleet {
     }
 }
 
-/// What there is to see of it: see [`breaker::View`].
+/// Status of the shared breaker: see [`breaker::BreakerStatus`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SharedBreakerStatus {
     pub(super) standing: breaker::BreakerState,
@@ -209,7 +209,7 @@ pub(super) struct SharedBreakerStatus {
 }
 
 impl SharedBreakerStatus {
-    /// Of a group without a breaker.
+    /// The status of a group without a breaker.
     pub(super) const NONE: Self =
         Self { standing: breaker::BreakerState::Closed, forced: false, why: None, remaining: None, epoch: 0 };
 }

@@ -1,4 +1,4 @@
-//! What this host knows of a group between two steps, and what follows from it.
+//! What this host knows of a group between two script calls.
 
 use super::{
     STALE, Shared,
@@ -13,7 +13,6 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// What this host knows of the group.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) settings: Settings,
@@ -21,9 +20,9 @@ pub(super) struct Known {
     pub(super) fleet: Fleet,
     pub(super) saved_up: SavedUp,
     pub(super) leased: Leased,
-    /// The last beat's answer, and when it came. None: this host has never learned its share.
+    /// The last heartbeat's reply, and its time. `None`: this host does not know its share of the limits yet.
     pub(super) beaten: Option<(Beaten, Timestamp)>,
-    /// The number of the last lifted pause, once it is known.
+    /// The number of the last lifted pause, if known.
     pub(super) lifted: Option<u64>,
 }
 
@@ -33,25 +32,25 @@ impl Known {
         Self { settings, frame, fleet, saved_up, leased, beaten: None, lifted: None }
     }
 
-    /// Whether this host's own breaker decides beside the fleet's. Not where Python workers share the fleet's: a worker and a
-    /// dashboard read there how it stands, and so does Triage. An own row of failures would not end with a worker's success.
+    /// Whether this host's own breaker decides beside the fleet's. Not if Python workers share the fleet's: workers and dashboards rely
+    /// on that one alone, and a worker's success would not end this host's own row of failures.
     pub(super) fn counts_by_itself(&self) -> bool {
         self.fleet.is_closed() && self.settings.pybreaker.is_none()
     }
 
-    /// How many places to lease with the next step.
+    /// Number of places to prefetch with the next call.
     pub(super) fn lot(&self) -> u32 {
         let Some((beaten, _)) = self.beaten.as_ref().filter(|_| self.settings.leased) else { return 0 };
         let lots = self.settings.limits.iter().map(|quota| lot(quota, beaten.live));
         lots.min().unwrap_or(0)
     }
 
-    /// Of each limit.
+    /// Interval of each limit.
     pub(super) fn intervals_us(&self) -> Vec<u64> {
         self.settings.limits.iter().map(|quota| micros(quota.interval())).collect()
     }
 
-    /// A leased place and what goes with it, where nothing needs to be asked.
+    /// An admission without a script call: with a prefetched place, or because the group has neither breaker nor limits.
     pub(super) fn take_leased(&mut self, now: Timestamp) -> Option<Shared> {
         if self.settings.breaker.is_none() && self.settings.limits.is_empty() {
             self.saved_up.firsts = self.saved_up.firsts.saturating_add(1);
@@ -77,14 +76,14 @@ impl Known {
         Some(Shared::leased(ticket))
     }
 
-    /// Successes and first attempts since the last step, which takes them along.
+    /// Takes the successes and first attempts since the last call, to report them with the next.
     pub(super) fn take_saved_up(&mut self) -> SavedUp {
         let epoch = self.saved_up.epoch.clone();
         std::mem::replace(&mut self.saved_up, SavedUp { epoch, ..SavedUp::default() })
     }
 
     pub(super) fn save_up(&mut self, ticket: &ProbeTicket) {
-        // One that comes after its epoch counts for nothing, and takes nothing from those that count.
+        // The epoch of this success is over. It must not reset the count of the present epoch.
         if self.fleet.epoch().is_some_and(|epoch| *epoch != ticket.epoch) {
             return;
         }
@@ -95,14 +94,13 @@ impl Known {
         self.saved_up.successes = self.saved_up.successes.saturating_add(1);
     }
 
-    /// Whether the breaker still stands as when a ticket was given, and how it stands.
+    /// Whether the breaker's epoch is still that of the ticket, and the breaker's state.
     pub(super) fn stands(&self, ticket: Option<&ProbeTicket>) -> (bool, State) {
         let same = ticket.is_none_or(|ticket| self.fleet.epoch().is_none_or(|epoch| *epoch == ticket.epoch));
         (same, self.fleet.state().unwrap_or(State::Closed))
     }
 
-    /// Notes the number of the last lifted pause, as a message or a step tells it. Whether pauses that are known end: not those of
-    /// a later one.
+    /// Notes the number of a lifted pause from a message or a reply. True: the known pause ends. False: it began after this lift.
     pub(super) fn told_of_lift(&mut self, mark: u64) -> bool {
         let ends = self.lifted.is_none_or(|before| mark >= before);
         if ends {
@@ -111,8 +109,8 @@ impl Known {
         ends
     }
 
-    /// The same as read with a beat: whether pauses that are known end, and whether the pause that was read with it counts. A lower
-    /// number is an answer that a message has overtaken, or that of a server that has lost its data.
+    /// The same for a heartbeat's reply. Returns whether the known pause ends, and whether the pause in the reply counts. A lower number
+    /// is from a reply that a message has overtaken, or from a server that has lost its data.
     pub(super) fn read_lift(&mut self, mark: u64) -> (bool, bool) {
         let (ends, counts) = self.lifted.map_or((false, true), |before| (mark > before, mark >= before));
         if ends {
@@ -124,14 +122,14 @@ impl Known {
 
     fn end_pause(&mut self, mark: u64) {
         self.lifted = Some(mark);
-        // Places that were leased before are void.
+        // The lift made all earlier reservations void.
         self.leased = Leased::default();
         if let Some((beaten, _)) = &mut self.beaten {
             beaten.pause = Duration::ZERO;
         }
     }
 
-    /// What this host may do alone: its part of the fleet's limits.
+    /// Settings for this host alone: its share of the fleet's limits.
     pub(super) fn share(&self) -> Settings {
         let live = self.beaten.as_ref().map_or(1, |(beaten, _)| beaten.live.max(1));
         let part = |quota: &Quota| Quota {

@@ -1,4 +1,4 @@
-//! Against servers of our own.
+//! Tests against Redis servers that they start themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::{Grant, shared_breaker::State};

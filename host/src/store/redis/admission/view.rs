@@ -1,4 +1,4 @@
-//! What there is to see of a group, as of the last beat.
+//! Status of a group for operators, as of the last heartbeat.
 
 use super::{RedisGate, STALE, shared_breaker::SharedBreakerStatus};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use std::time::Duration;
 
 impl RedisGate {
-    /// What there is to see: the fleet's, or this host's own where it alone refuses or stands alone.
+    /// The fleet's status. Instead this host's own, if Redis cannot be reached or only this host's own breaker refuses.
     pub fn view(&self) -> GroupStatus {
         let now = self.clock.now();
         let alone = self.alone.view();

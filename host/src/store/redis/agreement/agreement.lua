@@ -1,16 +1,17 @@
--- What the hosts of a fleet agree on for one upstream's policy. The transitions are those of rollout/fleet/agreement.rs; a test plays the
--- same histories on both.
+-- The agreement of a fleet's hosts on one upstream's policy. The transitions are those of state/rollout/protocol.rs; a test plays
+-- the same histories on both.
 --
 -- KEYS[1]  the agreement: a hash
 -- KEYS[2]  the hosts: a hash of `heard generation staged` by name
--- ARGV     1 now (us; '' in service: the server's time)  2 channel  3 upstream  4 this host  5 the generation that serves there
---          6 the proposal that it has, or ''  7..13 what it knows: ln ge ch be wy by qu  14 what it says, and then what belongs to it
--- Answers  what came of it  '1' where something else than ours was found and thrown away
---          ln ge ch be wy by qu  pi pd pb pp and how long hosts are still waited for (us)  ai ad ab as ar
---          then of each host its name, how long ago it spoke (us), generation, proposal
+-- ARGV     1 now (us; tests only, else '': the server's time)  2 channel  3 upstream  4 this host  5 the generation that it serves
+--          6 the proposal that it has staged, or ''  7..13 its copy of the state: ln ge ch be wy by qu  14 message, then its arguments
+-- Returns  outcome  '1' if a foreign value was found and discarded
+--          ln ge ch be wy by qu  pi pd pb pp and time left for hosts to stage it (us)  ai ad ab as ar
+--          then of each host its name, time since its last message (us), generation, staged proposal
 --
--- The hash: ln line of generations; ge generation; ch what was chosen, '' as configured; be the one before, '-' for none; wy why; by who; qu what was rolled back;
--- pi pd pb pp pf pu a proposal: id, digest, by, promoted, from, until; ai ad ab as ar the one that came to nothing: id, digest, by, step, reason
+-- The hash: ln line of generations (id of its first proposal); ge generation; ch digest chosen, '' as configured; be the choice before,
+-- '-' for none; wy cause; by host; qu digests rolled back;
+-- pi pd pb pp pf pu the proposal: id, digest, by, promoted, from, until; ai ad ab as ar the last one aborted: id, digest, by, step, reason
 local LIVE_US, STAGING_US = 5000000, 30000000
 local QUARANTINED, GENERATIONS, HOSTS = 32, 1000000000000, 10000
 local OWN = {'ln', 'ge', 'ch', 'be', 'wy', 'by', 'qu', 'pi', 'pd', 'pb', 'pp', 'pf', 'pu', 'ai', 'ad', 'ab', 'as', 'ar'}
@@ -23,7 +24,7 @@ end
 local host = ARGV[4]
 local function text(number) return string.format('%.0f', number) end
 
--- Whoever may write here may have written anything: what is not ours is thrown away, and what hosts know is written back.
+-- Other programs may have written anything to these keys: invalid values are discarded, and the hosts' copies are written back.
 local flawed, dirty, told = '0', false, false
 local function is_hex(word, digits) return #word == digits and not string.find(word, '[^0-9a-f]') end
 local function is_count(word)
@@ -71,7 +72,7 @@ if holds(KEYS[1]) then
   end
 end
 local known = {ln = ARGV[7], ge = ARGV[8], ch = ARGV[9], be = ARGV[10], wy = ARGV[11], by = ARGV[12], qu = ARGV[13]}
--- What another fleet came to that began anew after a loss is not overruled by what somebody remembers of the one before.
+-- After a loss, a new line of generations may have begun: a host's copy of the old line must not overrule it.
 if tonumber(known.ge) > tonumber(s.ge) and (s.ge == '0' or known.ln == s.ln) then
   for field, value in pairs(known) do s[field] = value end
   dirty, told = true, true
@@ -96,7 +97,7 @@ if holds(KEYS[2]) then
       redis.call('HDEL', KEYS[2], name)
     else
       hosts[name] = {math.min(tonumber(heard), now), generation, staged}
-      -- The clock was set back.
+      -- The clock was set back: a time in the future becomes now.
       if tonumber(heard) > now then redis.call('HSET', KEYS[2], name, text(now) .. ' ' .. generation .. ' ' .. staged) end
     end
   end

@@ -1,58 +1,58 @@
-//! Why shared state cannot be used, and why a step was not done.
+//! Errors of shared state: at start, and of a script call.
 
 use crate::store::redis::records::KeyError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use std::{io, path::PathBuf, time::Duration};
 
-/// Why shared state cannot be used at all.
+/// An error in the configuration of shared state.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The address or the certificates.
+    /// The client rejects the address or the certificates.
     #[error("the client of `state.url` cannot be made")]
     Client(#[source] RedisError),
-    /// A file that is named.
+    /// A configured file cannot be read.
     #[error("{key} {} cannot be read", path.display())]
     File {
-        /// The key that names it.
+        /// The configuration key that names the file.
         key: &'static str,
-        /// The file.
+        /// The path as configured.
         path: PathBuf,
-        /// The cause.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// The key that seals answers.
+    /// The encryption key for stored responses is invalid.
     #[error("`state.key_file` or TRIAGE_STATE_KEY cannot be used")]
     Key(#[source] KeyError),
-    /// The thread beside.
+    /// The thread `triage-state` cannot be started.
     #[error("the thread that watches shared state could not be started")]
     Thread(#[source] io::Error),
 }
 
-/// Why a step was not done, or is not known to be.
+/// An error of a script call.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// There is no connection now; it is being made in the background. Nothing was sent, and nothing was waited for.
+    /// No connection now; one is being made in the background. Nothing was sent, and the call did not wait.
     #[error("shared state cannot be reached now")]
     Down,
-    /// No answer in time. The step may have been done.
+    /// No reply in time. The script may have run.
     #[error("shared state did not answer within {}", crate::units::write_duration(*.0))]
     TimedOut(Duration),
-    /// The connection broke. The step may have been done.
+    /// The connection broke. The script may have run.
     #[error("the connection to shared state broke")]
     Broke(#[source] RedisError),
-    /// The server answers, but cannot serve: it is loading, a replica, or without its master. Nothing was done.
+    /// The server replies, but cannot serve: it is loading, a replica, or without its master. The script did not run.
     #[error("shared state cannot serve now: {0}")]
     NotServing(&'static str),
-    /// The server refused the step: its memory is full, or we lack the right. Nothing was done.
+    /// The server refused the script: its memory is full, or this host lacks a permission. The script did not run.
     #[error("shared state refused")]
     Refused(#[source] RedisError),
-    /// The answer is none of ours.
+    /// The reply has an unexpected form. The script may have run.
     #[error(
         "shared state answered script {script} with something else; something other than Triage writes below its prefix"
     )]
     Nonsense {
-        /// The script.
+        /// Name of the script.
         script: &'static str,
     },
 }
@@ -71,13 +71,13 @@ impl LinkError {
         }
     }
 
-    /// Whether the server refuses the name or the password.
+    /// Whether the server rejects the user name or the password.
     pub(in crate::store::redis) fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Broke(error) | Self::Refused(error) if error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS")))
     }
 
-    /// Whether the step may have been done although this came back.
+    /// Whether the script may have run in spite of the error.
     pub fn may_be_done(&self) -> bool {
         matches!(self, Self::TimedOut(_) | Self::Broke(_) | Self::Nonsense { .. })
     }

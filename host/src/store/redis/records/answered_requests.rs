@@ -1,8 +1,8 @@
-//! Places whose callers have their answers, until the server knows that they ended.
+//! Entries whose callers have received their responses, until Redis confirms that it has removed them.
 //!
-//! A place that the server still lists counts as an orphan once its lease is over, and the next equal request would be given an
-//! effect that a caller has counted. So the server is told again until it says that it knows, or would have forgotten the place by
-//! itself. A request of this host that is equal to one of them comes after that.
+//! An entry that Redis still lists becomes an orphan when its lease ends, and the next equal request would adopt an effect that a
+//! caller has already received. So this host repeats the call until Redis confirms it, or until the entry has expired there. A new
+//! equal request on this host waits for that first.
 
 use super::{Inner, RecordError, scripts};
 use crate::{
@@ -24,31 +24,31 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Places that wait, about 150 bytes each: ten seconds of a server that cannot be reached, at a thousand writes a second.
+/// Entries that wait, about 150 bytes each: enough for ten seconds without Redis at a thousand writes a second.
 const MAX_WAITING: usize = 10_000;
-/// Between two tries while the server cannot be reached.
+/// Between two retries while Redis cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// Longer than any place is kept, and far from the end of time.
+/// Longer than any entry is kept, and small enough not to overflow [`Instant`].
 const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365);
-/// Steps under way at once.
+/// Concurrent script calls.
 const AT_ONCE: usize = 64;
 
-/// What the server was not told yet.
+/// Ended entries that Redis has not confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Endings {
     waiting: Mutex<VecDeque<Ending>>,
     more: Arc<Notify>,
-    /// Whether one that had no room was told of.
+    /// Whether the loss of one for lack of room was logged.
     told_dropped: AtomicBool,
 }
 
-/// A place that ended.
+/// An entry that ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
     ticket: Ticket,
-    /// Its record goes too.
+    /// Whether to delete its record too.
     forget: bool,
-    /// When the server has forgotten the place by itself.
+    /// When the entry has expired in Redis.
     until: Instant,
 }
 
@@ -77,7 +77,7 @@ impl Endings {
         self.more.notify_one();
     }
 
-    /// Takes some that are still of use.
+    /// Removes and returns up to [`AT_ONCE`] matching entries that have not expired.
     fn take(&self, which: impl Fn(&Ending) -> bool) -> Vec<Ending> {
         let now = Instant::now();
         let mut waiting = self.waiting.lock();
@@ -99,7 +99,7 @@ impl Endings {
     }
 }
 
-/// Tells the server again, until the records are gone.
+/// Reports ended entries to Redis in the background, as long as the records exist.
 pub(super) async fn tell(records: Weak<Inner>) {
     let Some(more) = records.upgrade().map(|inner| Arc::clone(&inner.endings.more)) else { return };
     loop {
@@ -119,20 +119,20 @@ pub(super) async fn tell(records: Weak<Inner>) {
 }
 
 impl Inner {
-    /// Tells the server that a place ended. What it does not take waits.
+    /// Reports the end of an entry to Redis, and queues it if that fails.
     pub(super) async fn ended(&self, ending: Ending) {
         if let Err(error) = self.tell_all(vec![ending]).await {
             tracing::debug!(%error, "shared state was not told of a place that ended; it is told again");
         }
     }
 
-    /// Tells the server what it does not know yet of equal requests: one that comes must not be given the effect of one of them.
+    /// Reports the ended entries of this digest, so that a new equal request does not adopt one of them.
     pub(super) async fn tell_of_equals(&self, digest: RequestDigest) -> Result<(), RecordError> {
         let taken = self.endings.take(|ending| ending.ticket.digest == digest);
         if taken.is_empty() { Ok(()) } else { self.tell_all(taken).await }
     }
 
-    /// Tells the server all that it may not know, once.
+    /// Reports all ended entries once, at shutdown.
     pub(super) async fn tell_rest(&self) {
         loop {
             let taken = self.endings.take(|_| true);
@@ -143,7 +143,7 @@ impl Inner {
     }
 
     async fn tell_all(&self, endings: Vec<Ending>) -> Result<(), RecordError> {
-        // Put back by its drop too: the request that tells for its equals may be given up meanwhile.
+        // `Untold` puts an entry back when it is dropped: the request that runs this may be cancelled meanwhile.
         let told =
             endings.into_iter().map(|ending| self.tell_one(Untold { endings: &self.endings, ending: Some(ending) }));
         join_all(told).await.into_iter().collect()
@@ -154,9 +154,9 @@ impl Inner {
         let step = scripts::answered(self.keys(), &ticket, forget);
         match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
             Ok(_) => {}
-            // It does not get better.
+            // A retry would get the same reply.
             Err(error @ LinkError::Nonsense { .. }) => tracing::warn!(%error, "a place could not be ended"),
-            // What comes after it was not asked.
+            // The caller's own script was not sent.
             Err(error) => return Err(RecordError::Unavailable { source: Box::new(error), maybe_done: false }),
         }
         untold.ending = None;
@@ -164,7 +164,7 @@ impl Inner {
     }
 }
 
-/// An ending that waits again when this is dropped.
+/// Puts its entry back into the queue when dropped, unless the entry was confirmed.
 struct Untold<'a> {
     endings: &'a Endings,
     ending: Option<Ending>,

@@ -1,14 +1,15 @@
--- A request without a key comes: it takes the oldest orphan over, or is listed, and its record is marked as sent.
--- KEYS[6] the part's mark  [7] list of its equals  [8] index of all lists of the part
--- KEYS[9], KEYS[10]  queue of its twins, and which of them lives; only where its turn is wanted too
+-- A request without a key arrives: it adopts the oldest orphan, or is listed, and its record is marked as sent.
+-- KEYS[6] the part's marker  [7] list of equal requests  [8] index of all entries of the part
+-- KEYS[9], KEYS[10]  queue of the fingerprint's lock, and the leases of its members; only if the lock is wanted too
 -- ARGV[2] fence  [3] fingerprint of the record  [4] lease  [5] how long orphans are kept  [6] lock  [7] lifetime of the record
---      [8] lifetime of an answer  [9] records at most  [10] unanswered requests at most  [11] equal ones at most
---      [12] how long ago records were last lost, or ''  [13] lease of the turn  [14] era in which that is known
---      [15], [16] what it asks, as for a mark
---      [17] the upstream's key that its sends carry, or ''
+--      [8] lifetime of a response  [9] maximum of records  [10] maximum of unanswered requests  [11] maximum of equal ones
+--      [12] how long ago records were last lost, or ''  [13] lease of the lock  [14] era in which [12] was read
+--      [15], [16] name and sealed request, as in sent.lua
+--      [17] idempotency key that the sends carry to the upstream, or ''
 local mark = redis.call('GET', KEYS[6])
 if mark ~= server(ARGV[14]) then return { 'strange' } end
--- A full server refuses this. Without it the script would go on: once it has removed what expired, Redis lets it write.
+-- The first write fails if memory is full, and so fails the script. Without this SET the first write could be one that frees
+-- memory, after which Redis allows all others.
 redis.call('SET', KEYS[6], mark)
 local fence, lease, kept, lock, keep = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local entries = listed(KEYS[7], KEYS[8], kept)

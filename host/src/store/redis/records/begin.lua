@@ -1,20 +1,22 @@
--- KEYS[6]  the part's mark  KEYS[7], KEYS[8]  queue of its twins, and who of them lives; only where its turn is wanted too
--- ARGV[2] fence  [3] fingerprint  [4] whether it may have been sent  [5] lock  [6] lifetime  [7] records at most
---      [8] how long ago records were last lost, or ''  [9] lease of the turn  [10] era in which that is known
---      [11] the upstream's key that its sends carry, or ''  [12] this host  [13] lease of its heartbeat
---      [14] lifetime once there is an answer, or '' for the same
--- Another server, or one that was emptied: what this host knows of losses may be too old to go by.
+-- Begins a keyed write: new, busy, reconcile (the earlier effect is unknown), replay or mismatch.
+-- KEYS[6]  the part's marker
+-- KEYS[7], KEYS[8]  queue of the fingerprint's lock, and the leases of its members; only if the lock is wanted too
+-- ARGV[2] fence  [3] fingerprint  [4] '1': it may have been sent before  [5] lock  [6] lifetime  [7] maximum of records
+--      [8] how long ago records were last lost, or ''  [9] lease of the fingerprint's lock  [10] era in which [8] was read
+--      [11] idempotency key that the sends carry to the upstream, or ''  [12] this host  [13] lease of its heartbeat
+--      [14] lifetime once there is a response, or '' for the same
+-- Another server, or one that was emptied: this host may not know of the loss yet.
 if redis.call('GET', KEYS[6]) ~= server(ARGV[10]) then return { 'strange' } end
 local fence, fingerprint, lock, keep = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local lost_ago, host_lease = tonumber(ARGV[8]), tonumber(ARGV[13])
--- Until when those may have been sending whose records the server has lost, as long as one of them may still be of use.
+-- End of the locks of records that the server has lost, if such a record could still matter.
 local lost_until = nil
 if lost_ago and lost_ago < keep + lock then lost_until = math.min(now - lost_ago + lock, now) end
 local r = read()
 local there = r ~= nil
 local ended = r and r.s == 'h' and ends(r, lost_ago, host_lease)
 if ended and ended <= now and KEYS[8] then
-  -- It ended, so it sends nothing more: its place among its twins is its successor's.
+  -- The old holder has ended and sends nothing more: remove it from the lock's queue.
   redis.call('ZREM', KEYS[7], r.o)
   redis.call('ZREM', KEYS[8], r.o)
 end
@@ -24,7 +26,7 @@ local sends, first
 if r then
   if r.f ~= fingerprint then return { 'mismatch' } end
   if r.s == 'd' then return { 'replay', redis.call('HGET', KEYS[1], 'a') } end
-  -- A later state of it, or a mark, may have been lost where the server came back with older data.
+  -- The server may have returned with older data: a later state of the record, or a later send, may be missing.
   local outdated = lost_until and r.b <= now - lost_ago
   sends, first = r.w, r.x
   if r.s == 'u' then
@@ -32,7 +34,7 @@ if r then
   elseif r.s == 'c' then
     prior = nil
   elseif now < ended and r.o == fence and not r.t then
-    -- Asked again: the answer was lost on the way.
+    -- The same owner repeats the call, because the reply was lost.
     prior, doubt, outdated = r.p, r.y ~= nil, nil
   elseif now < ended then
     if r.moved then write(r) end
@@ -51,7 +53,7 @@ else
   if prior then sends = '-' end
   if not there and not has_room(tonumber(ARGV[7])) then return { 'full' } end
 end
--- What an earlier holder asked stays known, as long as it may have been sent.
+-- Keep the earlier holder's request, as long as it may have been sent.
 local asked = r and prior and r.l or nil
 local own = {
   f = fingerprint, k = keep, s = 'h', o = fence, b = now, e = now + lock, p = prior, l = asked, h = ARGV[12],
@@ -59,8 +61,8 @@ local own = {
   q = ARGV[11] ~= '' and ARGV[11] or nil, w = sends, x = first, y = (prior and doubt) and '1' or nil,
   g = r and prior and r.g or nil
 }
--- The first command that writes takes memory, so that a full server refuses the script as a whole: Redis lets everything
--- through that comes after a command which only frees.
+-- `write` comes first, because it needs memory: a full server then refuses the script as a whole. After a command that only
+-- frees memory, Redis would allow all others.
 write(own)
 redis.call('HDEL', KEYS[1], 'a')
 if not asked then redis.call('HDEL', KEYS[1], 'i') end

@@ -1,7 +1,7 @@
--- The record of a request that was begun without one and has ended unknown.
+-- Creates the record of a write that began without one and ended with unknown effect.
 -- ARGV[2] fingerprint  [3] lifetime  [4] how long ago its last byte was sent  [5] time until the next verification, or '' for none
---      [6], [7] what it asked, as for a mark  [8] records at most
---      [9] lifetime once there is an answer, or '' for the same
+--      [6], [7] name and sealed request, as in sent.lua  [8] maximum of records
+--      [9] lifetime once there is a response, or '' for the same
 local r = read()
 if r and now < expires(r) then return { 'there' } end
 if not has_room_without_key(tonumber(ARGV[8])) then return { 'full' } end

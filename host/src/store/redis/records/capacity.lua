@@ -1,4 +1,4 @@
--- Whether the part has room for one more record. What has expired makes room.
+-- Whether the part has room for one more record, after expired ones are removed if needed.
 local function has_room(cap)
   forget_expired()
   if redis.call('ZCARD', KEYS[2]) < cap then return true end
@@ -7,7 +7,7 @@ local function has_room(cap)
   return redis.call('ZCARD', KEYS[2]) < cap
 end
 
--- The same for a request without a key. Unsettled records refuse it at half the cap: the other half stays free for keys.
+-- The same for a request without a key: refused at half the cap of unsettled records, so that keyed requests keep the other half.
 local function has_room_without_key(cap)
   if not has_room(cap) then return false end
   local half = math.ceil(cap / 2)

@@ -1,5 +1,6 @@
--- KEYS[1] whose it is  [2] the mark of a part, where one step may touch both
--- ARGV[1] who asks  [2] for how many milliseconds at least, or '' to claim nothing  [3] era
+-- Claims the result of an upstream for one owner, or reads the owner.
+-- KEYS[1] the claim: its owner  [2] the marker of a part; only if one script may touch both keys
+-- ARGV[1] owner  [2] minimal lifetime in milliseconds, or '' to only read  [3] era
 if KEYS[2] and redis.call('GET', KEYS[2]) ~= server(ARGV[3]) then return { 'strange' } end
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return { 'taken' } end

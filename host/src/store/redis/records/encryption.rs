@@ -1,8 +1,8 @@
-//! Kept answers hold patients' data: they leave this process sealed.
+//! Encryption of stored responses and requests: they contain patient data, so they leave this process encrypted.
 //!
-//! ChaCha20-Poly1305 (RFC 8439), each answer under a key of its own: HKDF-SHA256 (RFC 5869) of the configured key and 32 random
-//! bytes, so that no nonce is ever used twice however many hosts share the key. The record's id is authenticated with it: an
-//! answer that is moved to another record does not open.
+//! ChaCha20-Poly1305 (RFC 8439), each value under a key of its own: HKDF-SHA256 (RFC 5869) of the configured key and 32 random
+//! bytes, so that no nonce is used twice however many hosts share the key. The record's id is authenticated too: a value that is
+//! moved to another record does not decrypt.
 
 use super::super::connection::{OpenError, secret};
 use crate::{idempotency::RecordId, secret::TokenSource};
@@ -13,52 +13,52 @@ use ring::{
 };
 use std::fmt;
 
-/// A key's length in bytes.
+/// Length of a configured key, in bytes.
 pub const KEY_LEN: usize = 32;
 
 const VERSION: u8 = 1;
 const KEY_ID_LEN: usize = 4;
 const SALT_LEN: usize = 32;
 const LABEL: &[u8] = b"triage record answer";
-/// What the secret of owners' proofs is derived with. Of another length than the salts that answers' keys are derived with.
+/// HKDF label for the secret of owners' proofs. Its length differs from that of the salts for values, so no two inputs are equal.
 const PROOF_LABEL: &[u8] = b"triage record owner";
 
-/// Why an answer was not sealed or opened.
+/// Why a value was not encrypted or decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// No key.
+    /// No key is configured.
     #[error("there is no key to seal answers with; set `state.key_file`")]
     NoKey,
-    /// The system has no random numbers.
+    /// The system's random number generator failed.
     #[error("the system gave no random numbers; answers cannot be sealed")]
     NoRandom,
-    /// Sealed by a key that is not among ours.
+    /// Encrypted with a key that is not configured.
     #[error("an answer was sealed with key {id}, which is not among those of `state.key_file`; keep old keys there, below the new one, for as long as records live", id = KeyId(*id))]
     UnknownKey {
-        /// The key's id.
+        /// First bytes of the key's hash.
         id: [u8; KEY_ID_LEN],
     },
-    /// Cut off, changed, or another record's.
+    /// Truncated, changed, or moved from another record.
     #[error(
         "a sealed answer does not open: it was changed, or belongs to another record; the state store cannot be trusted"
     )]
     Broken,
 }
 
-/// Text that holds no keys.
+/// Why the text of a key file is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing in it.
+    /// The text is blank.
     #[error(
         "there is no key in it; put 32 random bytes there in hexadecimal or base64, such as `openssl rand -hex 32` gives"
     )]
     Empty,
-    /// A line that is none.
+    /// A line is no key.
     #[error(
         "line {line} is no key; a key is 32 bytes in hexadecimal or base64, one a line, such as `openssl rand -hex 32` gives"
     )]
     Malformed {
-        /// Which, from 1.
+        /// The line's number, from 1.
         line: usize,
     },
 }
@@ -85,7 +85,6 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A key's name, in messages.
 struct KeyId([u8; KEY_ID_LEN]);
 
 impl fmt::Display for KeyId {
@@ -94,7 +93,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Seals with the first of its keys, opens with any: a new key goes before the old ones.
+/// Encrypts with the first key and decrypts with any: put a new key before the old ones.
 pub struct Sealer {
     keys: Vec<Key>,
     random: SystemRandom,
@@ -106,7 +105,7 @@ struct Key {
 }
 
 impl Sealer {
-    /// With these keys, the one that seals first.
+    /// A sealer with these keys; the first one encrypts.
     pub fn new(keys: &[[u8; KEY_LEN]]) -> Self {
         let key = |bytes: &[u8; KEY_LEN]| Key {
             id: key_id(bytes),
@@ -115,7 +114,7 @@ impl Sealer {
         Self { keys: keys.iter().map(key).collect(), random: SystemRandom::new() }
     }
 
-    /// With the keys of a file or a variable: one a line, the one that seals first.
+    /// Reads keys from the text of a file or a variable, one per line; the first one encrypts.
     ///
     /// # Errors
     /// [`KeyError`] where a line is no key, or there is none.
@@ -128,7 +127,7 @@ impl Sealer {
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self::new(&keys)) }
     }
 
-    /// With the keys that are configured, if any.
+    /// Reads the configured keys, if any.
     ///
     /// # Errors
     /// [`OpenError::File`], [`OpenError::Key`].
@@ -137,18 +136,18 @@ impl Sealer {
         Self::read(&secret(source, "state.key_file")?).map_err(OpenError::Key)
     }
 
-    /// Whether there is a key to seal with.
+    /// Whether there is a key to encrypt with.
     pub fn has_key(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// The secrets of the proofs that callers show to read a record, one for each key, in the same order.
+    /// The secrets of the proofs by which callers read their records, one for each key, in the same order.
     pub(crate) fn proof_secrets(&self) -> Vec<hmac::Key> {
         let secret = |key: &Key| key.derive.expand(&[PROOF_LABEL], hmac::HMAC_SHA256).map(hmac::Key::from).ok();
         self.keys.iter().filter_map(secret).collect()
     }
 
-    /// Seals what belongs to a record.
+    /// Encrypts a value of a record.
     ///
     /// # Errors
     /// [`SealError::NoKey`], [`SealError::NoRandom`].
@@ -163,7 +162,7 @@ impl Sealer {
         Ok([head, body].concat())
     }
 
-    /// Opens what was sealed for this record.
+    /// Decrypts a value of this record.
     ///
     /// # Errors
     /// [`SealError::UnknownKey`], [`SealError::Broken`].
@@ -191,7 +190,7 @@ impl Key {
     }
 }
 
-/// Always the same: each key seals one answer.
+/// Constant, because each derived key encrypts one value.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
 }

@@ -1,9 +1,9 @@
--- Equal requests go one at a time: who is first in the queue has the turn, as long as it says that it lives.
+-- The queue of a fingerprint's lock: its first member holds the lock as long as it renews its lease.
 local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Takes a place in the queue and says whether it is the first. `alone`: only a place that is the first.
+-- Enqueues or renews a member; true: it is the first. `alone`: do not enqueue behind others.
 local function enter(queue, alive, member, lease, alone)
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', digits(now))) do
     redis.call('ZREM', queue, dead)

@@ -1,5 +1,5 @@
-//! Equal requests of a whole fleet go one at a time: a queue on the server, a place in it for each host, and among the requests of
-//! one host the queue in memory, so that only one of them asks.
+//! The fleet's lock on a fingerprint: equal requests run one at a time. Redis has a queue with one member for each waiting host;
+//! the requests of one host queue in memory, so that only one of them polls Redis.
 
 use super::{
     Inner,
@@ -22,21 +22,21 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Between two questions whether it is our turn: the first wait, and the longest. A create takes seconds.
+/// Between two polls for the lock: the first wait, and the longest. A create takes seconds.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-/// A place in the queue. Dropping it leaves the queue, and so passes the turn on.
+/// Membership in the queue. Dropping it leaves the queue, and so passes the lock on.
 pub(super) struct QueueTicket {
     inner: Arc<Inner>,
     fingerprint: Fingerprint,
     own: FencingToken,
-    /// Until when the server holds the place at least, on this host's own time line.
+    /// Earliest end of the membership in Redis, by this host's clock.
     until: Arc<AtomicU64>,
     taken: bool,
 }
 
-/// The turn, renewed as long as it is held.
+/// The lock, renewed in the background until it is dropped.
 struct HeldLock {
     renewing: Option<AbortHandle>,
     place: QueueTicket,
@@ -44,18 +44,18 @@ struct HeldLock {
 }
 
 impl QueueTicket {
-    /// A place that may have been taken: whatever becomes of the question, it is given up with this.
+    /// Create this before the call that joins the queue: its drop leaves the queue even if the reply is lost.
     pub(super) fn new(inner: &Arc<Inner>, fingerprint: Fingerprint, own: FencingToken) -> Self {
         Self { inner: Arc::clone(inner), fingerprint, own, until: Arc::new(AtomicU64::new(0)), taken: true }
     }
 
-    /// Notes that the server heard of it when it was asked at `asked`.
+    /// Records that a call sent at `asked` joined the queue or renewed the membership.
     pub(super) fn heard(&self, asked: Instant) {
         let until = self.inner.clock.timestamp(asked).after(TURN_LEASE);
         self.until.store(until.0, Relaxed);
     }
 
-    /// The server has said that there is no such place.
+    /// Redis has confirmed that the queue was not joined: the drop sends nothing.
     pub(super) fn was_not_taken(mut self) {
         self.taken = false;
     }
@@ -64,7 +64,7 @@ impl QueueTicket {
         self.inner.clock.now().0 < self.until.load(Relaxed)
     }
 
-    /// Waits for the turn. A server that does not answer is asked again for as long as the place may still be there.
+    /// Waits for the lock. Errors are retried for as long as Redis may still have the membership.
     pub(super) async fn wait(self) -> Result<Self, RecordError> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -86,13 +86,13 @@ impl QueueTicket {
         }
     }
 
-    /// Takes a place, or keeps it.
+    /// Joins the queue, or renews the membership.
     async fn enter(&self) -> Result<super::Value, RecordError> {
         let step = |era: InEra<'_>| scripts::turn(self.inner.keys(), self.fingerprint, self.own, era);
         self.inner.in_this_era(&[], step).await
     }
 
-    /// The turn, which is ours now, for as long as it is held.
+    /// Converts the membership, which has the lock now, into a guard that renews it.
     pub(super) fn hold(self, here: Option<TurnGuard>) -> FingerprintLock {
         let renewing = Handle::try_current().ok().map(|runtime| {
             let (inner, fingerprint, own) = (Arc::clone(&self.inner), self.fingerprint, self.own);
@@ -106,7 +106,7 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
     let mut eras = inner.link.eras();
     eras.mark_unchanged();
     loop {
-        // A server that has lost its data is told at once, before others may enter the queue.
+        // After a loss of data, take the lock again at once, before another request may join the empty queue.
         let lost = timeout(TURN_LEASE / 3, eras.changed()).await.is_ok();
         let asked = Instant::now();
         let step = match inner.link.known_era().filter(|_| lost) {
@@ -123,9 +123,9 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
             Ok(value) if ScriptReply::of(&value).is_some_and(|answer| answer.word == "ours") => {
                 until.store(inner.clock.timestamp(asked).after(TURN_LEASE).0, Relaxed);
             }
-            // The server has lost its data once more.
+            // The server has lost its data again: the next round takes the lock.
             Ok(value) if ScriptReply::of(&value).is_some_and(|answer| answer.word == "strange") => {}
-            // Another has it, or may have.
+            // Another request has the lock, or may have it.
             Ok(_) => {
                 until.store(0, Relaxed);
                 return;

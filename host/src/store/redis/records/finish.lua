@@ -1,7 +1,7 @@
--- ARGV[2] fence  [3] sealed answer
+-- Stores the response of a write.  ARGV[2] fence  [3] sealed response
 local r = held(ARGV[2])
 if not r then
-  -- Asked again because the first answer was lost on the way.
+  -- The same owner repeats the call, because the reply was lost.
   local done = read()
   if done and done.s == 'd' and done.o == ARGV[2] and now < expires(done) then return { 'done' } end
   return { 'lost' }

@@ -1,5 +1,5 @@
--- How long ago a byte was last sent, if what came of it is unknown; the record's name, and the time until its next verification, or
--- '': 0 while a holder that has sent nothing itself is finding out.
+-- Reads an unsettled record: how long ago a byte was last sent, its name, and the time until its next verification, or ''.
+-- A record counts as unsettled, with time 0, also while a holder that has sent nothing itself verifies it.
 -- ARGV[2] how long ago records were last lost, or ''  [3] lease of a heartbeat
 local r = read()
 local lost_ago, lease = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -1,6 +1,6 @@
-//! This host's heartbeat, in each part of the records where it holds one: a host that stops it has ended, and so have its locks.
+//! This host's heartbeat, in each part with records of this host. If it stops, the host's locks end.
 //!
-//! Steps that begin a record or mark a send renew it by the way, so that only records that are held for longer cost a step more.
+//! Scripts that begin a record or mark a send renew it too, so that only longer requests cost an extra call.
 
 use super::{Inner, scripts};
 use crate::idempotency::{
@@ -14,12 +14,12 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Between two heartbeats: two may fail in a row.
+/// Between two heartbeats: the lease outlasts two failed ones.
 const BEAT_INTERVAL: Duration = Duration::from_secs(4);
-/// To the next one after one that did not arrive.
+/// Between a failed heartbeat and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The host's leases, one for each part.
+/// The host's id and its leases, one for each part.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     pub(super) host: HostId,
@@ -31,13 +31,13 @@ impl Heartbeat {
         Self { host, parts: (0..scripts::PARTS).map(|_| Arc::default()).collect() }
     }
 
-    /// Notes that a step for a record has renewed the lease of its part, which was asked for at `asked`.
+    /// Records that a script call sent at `asked` has renewed the lease in the part of this record.
     pub(super) fn renewed(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<Generation> {
         self.renewed_in(inner, scripts::part_of(id), asked)
     }
 
-    /// The lease that a record needs which was begun by a step that was asked for at `asked`. The lease is as old as that step: a
-    /// host that was stopped since then gets one that is over.
+    /// The lease for a record that was begun by a call sent at `asked`. The lease runs from that time: a process that was suspended
+    /// since then gets an expired one.
     pub(super) fn begun(&self, inner: &Inner, id: RecordId, asked: Instant) -> Option<HostLease> {
         let generation = self.renewed(inner, id, asked);
         self.parts.get(usize::from(scripts::part_of(id))).map(|lease| HostLease::new(lease, generation))
@@ -53,7 +53,7 @@ impl Heartbeat {
     }
 }
 
-/// Renews what is needed until the records are gone.
+/// Renews the leases that are in use, as long as the records exist.
 pub(super) async fn renew(records: Weak<Inner>) {
     let mut wait = BEAT_INTERVAL;
     loop {

@@ -1,4 +1,4 @@
--- A part's hosts, by the end of their heartbeats' leases. What ended this long ago says nothing that a lock's own end does not.
+-- A part's hosts, by the end of their leases. After an hour a record's own lock has expired too, so the lease is not needed.
 local FORGET_HOSTS_US = 3600000000
 
 local function beat(key, host, lease)

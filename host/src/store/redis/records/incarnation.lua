@@ -1,4 +1,5 @@
--- KEYS[1] the census  ARGV[1] era  [2] part  [3] 'ask' whether it is marked, 'note' that it is, or 'lose' it  [4] an id for the next era
+-- Reads or notes that a part has its marker in this era, or ends the era because a marker is gone.
+-- KEYS[1] the server's identity  ARGV[1] era  [2] part  [3] 'ask', 'note' or 'lose'  [4] an id for the next era
 if redis.call('HGET', KEYS[1], 'id') ~= ARGV[1] then return { 'strange' } end
 local field = 'part:' .. ARGV[2]
 if ARGV[3] == 'ask' then

@@ -1,14 +1,14 @@
-//! Whether the records are still those that hosts know of.
+//! Detects a loss of records before a record is begun.
 //!
-//! What is known of the server lies in the census, which each host reads once a second: its *era* ends with each loss that somebody
-//! notices. That would leave a second in which a key that was lost passes for new. So each part of the records has a mark beside it, in
-//! its own Cluster slot: era, process and evictions. A record is begun only where the mark is what this host expects and the very
-//! process that runs the step has; else the host looks again, and marks the parts anew:
+//! An *era* is the time between two detected losses. The server's identity holds its id, and each host reads that once a second. In
+//! between, a host would take a lost key for a new one. So each part of the records has a marker in its own Cluster hash slot: era,
+//! process and evictions. `begin.lua` requires that the marker is what this host expects and what the running process has. Otherwise
+//! it returns `strange`; the host then checks the server's identity, and writes the markers again:
 //!
 //! ```text
-//! mark gone, never set in this era      a part that was never used: nothing lost
-//! mark gone, set in this era            it was flushed, or evicted: the era ends
-//! mark of another era or process        the loss that changed it stands in the census
+//! no marker, never set in this era      a part that was never used: nothing lost
+//! no marker, set in this era            flushed or evicted: the era ends
+//! marker of another era or process      the server's identity has recorded the loss
 //! ```
 
 use super::{
@@ -20,7 +20,7 @@ use crate::idempotency::RecordError;
 use futures_util::future::join_all;
 
 impl Inner {
-    /// Finds out why a part's mark is not this server's in this era, and marks every part. What was lost is known then.
+    /// Finds out why a part's marker is not the expected one, and writes every part's marker. Losses are known afterwards.
     pub(super) async fn recognise(&self) -> Result<(), RecordError> {
         let era = self.link.recognise(self.patience()).await.map_err(unavailable)?;
         let marked = join_all((0..PARTS).map(|part| self.mark(part, &era))).await;
@@ -32,7 +32,7 @@ impl Inner {
         self.link.recognise(self.patience()).await.map(drop).map_err(unavailable)
     }
 
-    /// Marks a part. False: it was marked in this era, and is no longer.
+    /// Writes a part's marker. False: the part had a marker in this era, and has lost it.
     async fn mark(&self, part: u8, era: &str) -> Result<bool, RecordError> {
         let of_era = async |what| {
             let value = self.run(&scripts::era(self.keys(), part, era, what)).await?;
@@ -41,7 +41,7 @@ impl Inner {
         let marked = match of_era(Era::Ask).await?.as_str() {
             "marked" => true,
             "unmarked" => false,
-            // Another era began meanwhile: whoever asks next finds out.
+            // Another era began meanwhile: the next script call detects it.
             _ => return Ok(true),
         };
         let value = self.run(&scripts::mark(self.keys(), part, era, marked)).await?;

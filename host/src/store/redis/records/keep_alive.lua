@@ -1,8 +1,8 @@
--- The owner lives: its record's lock lasts for longer, and so does its place while its caller is there.
--- KEYS[6] list of its equals  [7] index of the part
--- Returns whether the entry is the owner's ('gone': no owner has it), and whether the record is.
--- ARGV[2] owner  [3] lease  [4] how long orphans are kept  [5] lock  [6] '1': its caller is there
---      [7] equal requests at most, where one that is gone was lost by the server and is listed again; or ''
+-- The owner is alive: its record's lock is extended, and so is its entry while its caller is connected.
+-- KEYS[6] list of equal requests  [7] index of the part
+-- ARGV[2] owner  [3] lease  [4] how long orphans are kept  [5] lock  [6] '1': its caller is connected
+--      [7] maximum of equal requests, if a missing entry was lost by the server and is listed again; else ''
+-- Returns  'ours', 'lost' (another owner has the entry) or 'gone' (no entry), and whether the owner holds the record
 local r = held(ARGV[2])
 if r then
   r.e = math.max(r.e, now + tonumber(ARGV[5]))

@@ -1,5 +1,5 @@
-//! What this host has entrusted to the server: the records that it held and the claims that it made. A server that has lost its data
-//! is given it again. What has no room is forgotten here, and only doubted after a loss.
+//! This host's copy of the records it held and the claims it made. After a loss of data the host restores them on the server. What
+//! does not fit is dropped here, and is in doubt after a loss.
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -16,24 +16,24 @@ use crate::{
 use parking_lot::Mutex;
 use std::time::Duration;
 
-/// Records and claims that a host remembers: three hours at ten keyed writes a second.
+/// Limit of records, and of claims: three hours at ten keyed writes a second.
 const MAX_ENTRIES: usize = 100_000;
-/// The bytes of these records, with their answers and requests.
+/// Limit of the records' bytes, with their responses and requests.
 const MAX_BYTES: usize = 96 << 20;
-/// Expired records that one call clears away at most.
+/// Expired records that one call removes at most.
 const SWEEP: usize = 16;
 
 pub(super) struct LocalCopy {
     clock: Clock,
     records: Mutex<Kept>,
     claims: Mutex<Claims>,
-    /// Counts what the claims take; their number is the bound.
+    /// Counts the bytes of claims. Without a limit of its own: the number of claims is limited.
     claims_room: Room,
 }
 
 struct Kept {
     shard: Shard,
-    /// Counts what the records take.
+    /// Counts the bytes of records, for [`MAX_BYTES`].
     room: Room,
 }
 
@@ -65,7 +65,7 @@ impl LocalCopy {
         Self { clock, records, claims: Mutex::new(Claims::new(MAX_ENTRIES)), claims_room: boundless() }
     }
 
-    /// This host was given a record that it asked for at `asked`.
+    /// Adds a record that this host began with a call sent at `asked`.
     pub(super) fn begun(&self, id: RecordId, opening: &BeginRequest, begin: &RecordBegin, asked: Timestamp) {
         let Some(record) = Record::begun(opening, begin, asked) else { return };
         let mut kept = self.records.lock();
@@ -73,19 +73,19 @@ impl LocalCopy {
         kept.put(id, record);
     }
 
-    /// Notes a record whole.
+    /// Adds or replaces a record.
     pub(super) fn put(&self, id: RecordId, record: Record) {
         self.records.lock().put(id, record);
     }
 
-    /// Runs an owner's transition. One of an owner whose record is not here any more changes nothing.
+    /// Applies an owner's transition. No effect if the record was dropped from this copy.
     pub(super) fn change(
         &self,
         id: RecordId,
         change: impl FnOnce(&mut Record, Timestamp) -> Result<RecordRetention, Lost>,
     ) {
         let mut kept = self.records.lock();
-        // Taken out and put back, so that its bytes are counted.
+        // Replaced as a whole, so that its bytes are counted again.
         let Some(mut record) = kept.shard.get(&id).cloned() else { return };
         match change(&mut record, self.clock.now()) {
             Ok(RecordRetention::Keep) => kept.put(id, record),
@@ -103,7 +103,7 @@ impl LocalCopy {
     }
 
     pub(super) fn claimed(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) {
-        // One that has no room is doubted after a loss.
+        // A claim that does not fit is in doubt after a loss.
         let _ = self.claims.lock().claim(name, owner, keep, self.clock.now(), &self.claims_room);
     }
 
@@ -119,7 +119,7 @@ impl LocalCopy {
         self.claims.lock().living(self.clock.now()).collect()
     }
 
-    /// What has expired takes no room.
+    /// Removes expired records and claims.
     pub(super) fn purge_expired(&self) {
         let now = self.clock.now();
         self.records.lock().sweep(now, usize::MAX);

@@ -1,5 +1,5 @@
--- Puts off the verification of a record that no host can verify now.
--- ARGV[2] time until the next one  [3] age of the write from which on there is none
+-- Postpones the verification of a record that no host can verify now, or gives it up.
+-- ARGV[2] time until the next verification  [3] age of the write at which verification is given up
 --      [4] how long ago records were last lost, or ''  [5] lease of a heartbeat
 local r = read()
 local sent = unsettled(r, tonumber(ARGV[4]), tonumber(ARGV[5]))

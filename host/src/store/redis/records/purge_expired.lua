@@ -1,5 +1,5 @@
--- Forgets the ids of what has expired.
--- KEYS[1] ids of all records of a part, by expiry  [2] those that may be unsettled  [3] those to be verified, by when that is due
+-- Removes the ids of expired records and entries from a part's indexes.
+-- KEYS[1] ids of all records, by expiry  [2] those that may be unsettled  [3] those to be verified, by time of verification
 --      [4] unanswered requests, by expiry
 for _, index in ipairs({ KEYS[1], KEYS[2], KEYS[4] }) do
   redis.call('ZREMRANGEBYSCORE', index, '-inf', string.format('%.0f', now))

@@ -1,5 +1,5 @@
--- A listed request that has sent nothing looks once more for an orphan: it gives its own entry and record up for that.
--- KEYS[6] list of its equals  [7] index of the part  ARGV[2] owner  [3] lease  [4] how long orphans are kept
+-- A listed request that has sent nothing checks again for an orphan. If it adopts one, its own entry and record are deleted.
+-- KEYS[6] list of equal requests  [7] index of the part  ARGV[2] owner  [3] lease  [4] how long orphans are kept
 local entries = listed(KEYS[6], KEYS[7], tonumber(ARGV[4]))
 local mine = own(entries, ARGV[1], ARGV[2])
 if not mine then return { 'lost' } end

@@ -1,18 +1,22 @@
--- One key's record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
--- KEYS[1]  the record: f fingerprint, k lifetime, s state (h held, u unknown, d done, c cleared by an administrator), o holder's fence, b since when,
---          e end of the lock, t last marked send, p last byte of an earlier holder, h holder's host, y 1 where only a loss says that it may have been sent, a sealed answer,
---          d lifetime once there is an answer, where that is another,
---          l upstream/endpoint after '+' where the request is kept too, else after '-', i the sealed request
---          q the upstream's key that the holder sends, w the one that all sends carried so far, or '-' where they did not all
---          carry the same one, x the first send with it
---          g 1 where its verification was given up
+-- One record, and the indexes of its part. Times and durations in microseconds; whole numbers up to 2^53 are exact.
+-- KEYS[1]  the record, a hash:
+--          f fingerprint, k lifetime, d lifetime once there is a response (if different)
+--          s state: h held, u unknown, d done, c cleared by an operator; b start of this state
+--          o holder's fence, h holder's host, e end of the lock
+--          t time of the last send that was marked, p time of an earlier holder's last byte
+--          y 1 if a loss of data is the only reason why it may have been sent
+--          a sealed response, i sealed request
+--          l '+' (the request is kept) or '-' (it is not), then upstream/endpoint
+--          q upstream's idempotency key that the holder sends; w the key of all sends so far, or '-' if they differ or had none;
+--          x the first send with w
+--          g 1 if verification was given up
 -- KEYS[2]  ids of all records of the part, by expiry
--- KEYS[3]  those that may be unsettled, by expiry
--- KEYS[4]  those whose request is kept, by when their next verification is due
--- KEYS[5]  hosts of the part, by the end of their heartbeats' leases: see hosts.lua
+-- KEYS[3]  ids of those that may be unsettled, by expiry
+-- KEYS[4]  ids of those whose request is kept, by the time of their next verification
+-- KEYS[5]  hosts of the part, by the end of their leases: see host_leases.lua
 -- ARGV[1]  the record's id
 
--- Requests that a part keeps for verification: `MAX_KEPT_REQUESTS` in scripts.rs. Each may take 64 KiB and its headers.
+-- Requests that a part keeps for verification: `MAX_KEPT_REQUESTS` in scripts.rs. Each takes up to 64 KiB, and its headers.
 local max_kept_requests = 1024
 
 local function whole(number)
@@ -29,7 +33,7 @@ local function read()
   }
   local back = math.max(record.b, record.t or 0) - now
   if back > 0 then
-    -- The server's clock was set back: what lies ahead moves with it, or a lock would last for as long again.
+    -- The server's clock was set back: shift the record's times too, or its lock would last longer by that much.
     for _, name in ipairs({ 'b', 'e', 't', 'p', 'x' }) do
       record[name] = record[name] and math.max(record[name] - back, 0)
     end
@@ -43,8 +47,8 @@ local function later(a, b)
   return b
 end
 
--- When the holder stops sending at the latest: its lock ends, or before that its host's heartbeat. A renewal may have been among
--- what was lost: until all hosts had time to renew, a lease from before the loss says nothing.
+-- The latest time at which the holder may send: the end of its lock, or of its host's lease if that is earlier. The server may have
+-- lost a renewal. So for one lease after a loss, a lease that it knows does not end a lock.
 local function ends(r, lost_ago, lease)
   local host_until = r.h and tonumber(redis.call('ZSCORE', KEYS[5], r.h) or nil)
   if not host_until then return r.e end
@@ -52,12 +56,12 @@ local function ends(r, lost_ago, lease)
   return math.min(r.e, host_until)
 end
 
--- The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
+-- The latest time at which a byte may have been sent, if the holder vanished: it may have sent until it ended.
 local function last_byte(r, ended)
   return later(r.p, r.t and later(r.t, ended))
 end
 
--- Whether nothing but a loss says that it may have been sent.
+-- Whether a loss of data is the only reason why the request may have been sent.
 local function doubtful(r)
   return r.y and (r.s == 'u' or (r.s == 'h' and not r.t))
 end
@@ -75,7 +79,7 @@ local function forget()
   redis.call('ZREM', KEYS[4], ARGV[1])
 end
 
--- Forgets the ids of some expired records.
+-- Removes the ids of some expired records; bounded, so that one call stays short.
 local function forget_expired()
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', whole(now), 'LIMIT', 0, 16)) do
     redis.call('ZREM', KEYS[2], dead)
@@ -91,7 +95,7 @@ local function has_room_for_request()
   return redis.call('ZCARD', KEYS[4]) < max_kept_requests
 end
 
--- When the next verification is due, or nil for none; only where the request is kept.
+-- Sets the time of the next verification; nil for none. A record without its request is never verified.
 local function schedule(r, at)
   if at and r.l and string.sub(r.l, 1, 1) == '+' then
     redis.call('ZADD', KEYS[4], whole(at), ARGV[1])
@@ -100,25 +104,25 @@ local function schedule(r, at)
   end
 end
 
--- Drops the request, and leaves the names of its upstream and endpoint.
+-- Deletes the request, and keeps the names of its upstream and endpoint.
 local function drop_request(r)
   redis.call('HDEL', KEYS[1], 'i')
   r.l = r.l and '-' .. string.sub(r.l, 2)
 end
 
--- Notes what its holder asked of the upstream, where that is given. Without room for the request: its names only.
+-- Stores the holder's request, if given; only its names if the part has no room for more requests.
 local function intend(r, name, request)
   if name == '' then return end
   r.l = name
   if request ~= '' and has_room_for_request() then redis.call('HSET', KEYS[1], 'i', request) else drop_request(r) end
 end
 
--- What an owner that leaves is told: whether the request it gave is kept.
+-- The reply to an owner that leaves: 'names-only' if its request was not kept.
 local function left_as(r, request)
   return { 'done', (request ~= '' and string.sub(r.l, 1, 1) == '-') and 'names-only' or '' }
 end
 
--- Writes all but the answer and the request.
+-- Writes all fields except the response and the request, and updates the indexes.
 local function write(r)
   local fields, void = { 'f', r.f, 'k', whole(r.k), 's', r.s, 'b', whole(r.b) }, {}
   for _, name in ipairs({ 'o', 'e', 't', 'p', 'l', 'q', 'w', 'x', 'h', 'y', 'd', 'g' }) do
@@ -133,7 +137,7 @@ local function write(r)
   redis.call('HSET', KEYS[1], unpack(fields))
   if #void > 0 then redis.call('HDEL', KEYS[1], unpack(void)) end
   local at = expires(r)
-  -- A second more than it lives: what counts is the time that stands in it.
+  -- One second longer than its lifetime: the times inside the record decide, not the key's expiry.
   redis.call('PEXPIRE', KEYS[1], whole(math.ceil((at - now) / 1000) + 1000))
   redis.call('ZADD', KEYS[2], whole(at), ARGV[1])
   if r.s == 'u' or (r.s == 'h' and (r.t or r.p)) then
@@ -143,14 +147,14 @@ local function write(r)
   end
 end
 
--- The record, if this fence holds it.
+-- The record, if the owner with this fence holds it.
 local function held(fence)
   local r = read()
   if r and r.s == 'h' and r.o == fence and now < expires(r) then return r end
   return nil
 end
 
--- When a byte was last sent, if what came of it is unknown and nobody is finding out.
+-- The time of the last byte sent, if the effect is unknown and no holder is verifying it; else nil.
 local function unsettled(r, lost_ago, lease)
   if not r or expires(r) <= now then return nil end
   if r.s == 'u' then return r.t end

@@ -1,4 +1,4 @@
--- ARGV[2] fence
+-- Deletes a record whose request was not sent.  ARGV[2] fence
 if not held(ARGV[2]) then return { 'lost' } end
 forget()
 return { 'done' }

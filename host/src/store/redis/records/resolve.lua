@@ -1,9 +1,10 @@
--- ARGV[2] sealed answer, or '' where the effect did not take place  [3] how long ago records were last lost, or ''
+-- An operator settles an unsettled record.
+-- ARGV[2] sealed response, or '' if the write was not applied  [3] how long ago records were last lost, or ''
 --      [4] lease of a heartbeat
 local r = read()
 if not unsettled(r, tonumber(ARGV[3]), tonumber(ARGV[4])) then return { 'not-unsettled' } end
 if ARGV[2] == '' and doubtful(r) then
-  -- A record that were forgotten would be in doubt again.
+  -- Keep it as cleared: without a record, the loss would put the request in doubt again.
   redis.call('HDEL', KEYS[1], 'i')
   local cleared = { f = r.f, k = r.k, s = 'c', b = now }
   write(cleared)

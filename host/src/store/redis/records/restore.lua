@@ -1,11 +1,12 @@
--- Gives back what a host knows of a record to a server that has lost data.
--- KEYS[6]  the part's mark
--- ARGV[2] era  [3] fingerprint  [4] lifetime  [5] state  [6] holder's fence  [7] how long ago it began to stand so
---      [8] time until the lock ends  [9], [10] how long ago its last mark, and the last byte before it, or ''  [11] sealed answer
---      [12], [13] what it asked, as for a mark  [14] time until the next verification, or ''  [15] this host, where its heartbeat keeps the record, or ''
+-- Restores a host's copy of a record on a server that has lost data.
+-- KEYS[6]  the part's marker
+-- ARGV[2] era  [3] fingerprint  [4] lifetime  [5] state  [6] holder's fence  [7] age of the state
+--      [8] time until the lock ends  [9] age of its last send  [10] age of an earlier holder's last byte, or ''
+--      [11] sealed response  [12], [13] name and sealed request, as in sent.lua  [14] time until the next verification, or ''
+--      [15] this host, if its heartbeat keeps the record alive, else ''
 --      [16] how long ago records were last lost, or ''  [17] lease of a heartbeat
---      [18] the upstream's key that the holder sends, or ''  [19] the one that all sends carried, '-' or ''
---      [20] how long ago the first of them was, or ''  [21] lifetime of an answer
+--      [18] idempotency key that the holder sends to the upstream, or ''  [19] the key that all sends carried, '-' or ''
+--      [20] age of the first of those sends, or ''  [21] lifetime of a response
 if redis.call('GET', KEYS[6]) ~= server(ARGV[2]) then return { 'strange' } end
 local function ago(word)
   local time = tonumber(word)
@@ -21,8 +22,8 @@ if mine.s ~= 'd' then
   mine.w, mine.x = ARGV[19] ~= '' and ARGV[19] or nil, ago(ARGV[20])
   mine.d = tonumber(ARGV[21])
 end
--- `kept` may also leave an older record in place of this host's newer one, such as an unknown one of before the loss under a
--- holder of now. That is safe: `begin` doubts each record that has stood as it does since before a loss.
+-- `kept` may leave an older record instead of this host's newer one, such as an unknown record from before the loss although
+-- there is a holder now. That is safe: `begin` doubts every record whose state is older than a loss.
 if expires(mine) <= now or (mine.s == 'h' and mine.e <= now) then return { 'kept' } end
 local r = read()
 if r and expires(r) <= now then r = nil end

@@ -1,8 +1,8 @@
-//! Gives a server that has lost its data what this host still knows: claims first, since without them a verification may adopt what
+//! Restores this host's copy on a server that has lost its data: claims first, because without them a verification may adopt what
 //! another request made, then records.
 //!
-//! For [`RESTORE_TIME`] after a loss no host begins a keyed write, takes a turn or makes a claim, so that each of them finds what
-//! the others know. Every step is fenced by the era: it changes nothing on a server that has lost its data once more.
+//! For [`RESTORE_TIME`] after a loss no host begins a keyed write, takes a fingerprint lock or makes a claim, so that each finds what
+//! the others restored. Every script is fenced by the era: it changes nothing on a server that has lost its data again.
 
 use super::{
     Inner, RecordError, nonsense,
@@ -17,40 +17,40 @@ use futures_util::{StreamExt as _, stream};
 use std::{sync::Weak, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// The time that hosts have to give back what they know: each looks at the server once a second, and is connected again soon.
+/// Time for all hosts to restore their copies: each checks the server once a second, and reconnects within a second.
 pub(super) const RESTORE_TIME: Duration = Duration::from_secs(3);
 
-/// Between two tries to give back what could not be given back yet.
+/// Between two attempts to restore the remaining records.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a record under way is waited for.
+/// How long to retry a record under which another request is running.
 const BUSY_TIME: Duration = Duration::from_mins(3);
-/// Steps under way at once.
+/// Concurrent script calls.
 const AT_ONCE: usize = 64;
 
-/// What became of a record that was given back.
+/// Result of restoring one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gave {
-    /// The server has it again.
+    /// Restored.
     Back,
-    /// The server knows as much.
+    /// Not needed: the server's record is as good.
     Nothing,
-    /// Another request is under way under it.
+    /// Another request is running under the record: try again later.
     Busy,
 }
 
-/// Gives back after each loss, until the records are gone.
+/// Restores after each loss, as long as the records exist.
 pub(super) async fn watch(records: Weak<Inner>) {
     let Some(mut eras) = records.upgrade().map(|inner| inner.link.eras()) else { return };
-    // By their number, so that a loss counts that comes before this task has seen the first one: that began before this host knew any
-    // record.
+    // Compare the number of eras instead of relying on `changed`: a loss may precede this task's first read. The first era needs no
+    // restore, because it began before this host had any record.
     let mut served = 1;
     let mut busy: Vec<RecordId> = Vec::new();
     let mut busy_until = Instant::now();
     loop {
-        // A change that was missed is found at the next look.
+        // A missed change is found in the next round.
         let _ = timeout(RETRY_INTERVAL, eras.changed()).await;
         let Some(inner) = records.upgrade() else { return };
-        // The number before the era: that of a newer era comes again.
+        // Read the number before the era: if the era changes in between, the next round sees its number.
         let number = *eras.borrow_and_update();
         let Some(now) = inner.link.known_era() else { continue };
         let whole = number > served;
@@ -82,7 +82,7 @@ pub(super) async fn watch(records: Weak<Inner>) {
 }
 
 impl Inner {
-    /// Waits until all hosts have had the time to give back what a server has lost.
+    /// Waits until [`RESTORE_TIME`] after the last loss has passed.
     pub(super) async fn restored(&self) {
         if let Some(lost) = self.link.lost_data() {
             let left = RESTORE_TIME.saturating_sub(self.clock.now().since(lost.at));
@@ -92,12 +92,12 @@ impl Inner {
         }
     }
 
-    /// Gives back records, and in a new era every claim before. Those under whose record a request is under way are left.
+    /// Restores records, and in a new era all claims before them. Returns the records under which another request is running.
     async fn give_back(&self, era: &str, is_new: bool, ids: &[RecordId]) -> Result<Vec<RecordId>, RecordError> {
         let claims = if is_new { self.ledger.claims() } else { Vec::new() };
         let count = claims.len();
         if is_new && (count > 0 || !ids.is_empty()) {
-            // The parts' marks are those of the era before.
+            // The parts' markers are still those of the era before.
             self.recognise().await?;
         }
         let in_era = self.in_era(era);
@@ -129,7 +129,7 @@ impl Inner {
         Ok(busy)
     }
 
-    /// Gives back one record.
+    /// Restores one record.
     pub(super) async fn give_back_one(&self, era: &str, id: RecordId) -> Result<Gave, RecordError> {
         let Some(record) = self.ledger.record(id) else { return Ok(Gave::Nothing) };
         if record.is_doubtful() {
@@ -162,17 +162,18 @@ impl Inner {
         })
     }
 
-    /// Whether the server has lost data since this host was given a record, so that the record may be lost there.
+    /// Whether the server has lost data since this host's record got its state, so that the record may be lost there.
     pub(super) fn may_be_lost(&self, id: RecordId) -> bool {
         let lost = self.link.lost_data();
         lost.zip(self.ledger.record(id)).is_some_and(|(lost, record)| record.since() <= lost.at)
     }
 
-    /// Gives back a record that its owner was told is lost. None: it was not lost with other data, so it is another owner's or over.
+    /// Restores a record after the server replied `lost` to its owner. None: no data was lost, so the record has expired or belongs to
+    /// another owner.
     pub(super) async fn give_back_lost(&self, id: RecordId) -> Result<Option<Gave>, RecordError> {
         let era = self.link.era(self.patience()).await.map_err(unavailable)?;
         if !self.may_be_lost(id) {
-            // Not known yet: the loss is noticed by the next look.
+            // The loss may be undetected yet: check the server now.
             self.recognise().await?;
             if !self.may_be_lost(id) {
                 return Ok(None);
@@ -182,18 +183,18 @@ impl Inner {
         self.give_back_one(&era, id).await.map(Some)
     }
 
-    /// The same. True: the server has it again.
+    /// The same. True: the record was restored.
     pub(super) async fn give_back_own(&self, id: RecordId) -> Result<bool, RecordError> {
         Ok(self.give_back_lost(id).await? == Some(Gave::Back))
     }
 
-    /// The era by which steps that touch no record are fenced, where one step may touch a part's mark too.
+    /// The fence for scripts that touch no record; none on a Cluster, where such a script may not touch a part's marker too.
     pub(super) fn in_era<'a>(&self, era: &'a str) -> InEra<'a> {
         InEra((!self.link.is_cluster()).then_some(era))
     }
 }
 
-/// What a step said, unless the server has lost its data once more.
+/// The first word of a reply; an error if the server has lost its data again.
 fn fenced<'a>(script: &'static str, value: &'a super::Value) -> Result<&'a str, RecordError> {
     match ScriptReply::of(value).map(|answer| answer.word) {
         Some("strange") => Err(unavailable(LinkError::Down)),

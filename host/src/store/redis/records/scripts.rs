@@ -1,7 +1,7 @@
-//! Each operation as a step: the script, its keys and its arguments; and what its answers mean.
+//! The scripts of records: their keys and arguments, and the meaning of their replies.
 //!
-//! Records lie in sixteen parts, by their ids: the keys of one part share a Cluster slot, so that a record, its part's indexes
-//! and its part's share of the cap change in one step.
+//! Records are spread over sixteen parts by their ids. The keys of a part share a Cluster hash slot, so that one script can change a
+//! record, its part's indexes and its part's share of the cap.
 
 use super::super::{Keys, Script, Value, reply};
 use crate::{
@@ -15,20 +15,20 @@ use crate::{
 };
 use std::{fmt::Write as _, time::Duration};
 
-/// Parts of all records: few enough to be looked through, and more than a Cluster usually has masters.
+/// Number of parts: few enough to query each of them, and more than a Cluster usually has masters.
 pub const PARTS: u8 = 16;
 
-/// How long a request's place among its twins lives without a word of it. Renewed at a third: a twin waits no longer than this for
-/// one that died.
+/// Lease of a member in the queue of a fingerprint lock, renewed at a third: the longest that a waiting request is delayed by a host
+/// that died.
 pub const TURN_LEASE: Duration = Duration::from_secs(15);
 
-/// How long a request's place among its equals lives without a word of its host. Renewed at a third. Half of [`TURN_LEASE`], so that
-/// a request that takes over the turn of a host that died finds what that host left: a place that was renewed last ends before a
-/// turn that was renewed up to 5 s earlier.
+/// Lease of an entry in the list of unanswered requests, renewed at a third. Half of [`TURN_LEASE`], so that a request that gets the
+/// lock of a host that died finds that host's entries as orphans: an entry that was renewed last ends before a lock that was renewed
+/// up to 5 s earlier.
 pub const PLACE_LEASE: Duration = Duration::from_millis(7500);
 
-/// Requests of unknown writes that a part keeps for their verification; records above that keep the names of upstream and endpoint
-/// only. All parts together: 16,384, more than a fleet verifies within the hour that it tries, and at 64 KiB each 1 GiB of the server.
+/// Requests of unknown writes that a part keeps for verification; further records keep only the names of upstream and endpoint. All
+/// parts together: 16,384, more than a fleet verifies in the hour that it tries; at 64 KiB each, 1 GiB of the server's memory.
 #[cfg(test)]
 pub const MAX_KEPT_REQUESTS: usize = 1024;
 
@@ -66,7 +66,7 @@ static RESTORE: Script = script!("restore", "server.lua", "host_leases.lua", "re
 static RENEW_LOCK: Script = script!("renew_lock", "enqueue.lua");
 static PASS_LOCK: Script = script!("pass_lock");
 
-/// One step, ready to be run.
+/// A script with its keys and arguments, ready to run.
 #[derive(Debug, Clone)]
 pub struct ScriptCall {
     pub script: &'static Script,
@@ -74,18 +74,18 @@ pub struct ScriptCall {
     pub args: Vec<Vec<u8>>,
 }
 
-/// What a request brings to its record beside its opening.
+/// Arguments of [`begin`] and [`arrive`] beside the request's own.
 #[derive(Debug, Clone)]
 pub struct Circumstances {
-    /// Records that a part may hold.
+    /// Maximum of records in a part.
     pub cap: usize,
-    /// How long ago records were last lost.
+    /// Time since records were last lost.
     pub lost_ago: Option<Duration>,
-    /// The era in which that is known.
+    /// The era in which `lost_ago` was read.
     pub era: String,
-    /// The host that asks.
+    /// This host.
     pub host: HostId,
-    /// Whether one step may touch the record and the queue of its twins.
+    /// Whether one script may touch the record and the queue of its fingerprint lock: not on a Cluster.
     pub one_node: bool,
 }
 
@@ -119,7 +119,7 @@ pub fn beat(keys: &Keys, part: u8, host: HostId) -> ScriptCall {
     ScriptCall { script: &HEARTBEAT, keys: vec![of_part(keys, part, "hosts")], args }
 }
 
-/// The lifetime of a record with an answer, where it is another than that of one without.
+/// The lifetime of a record with a response; empty if it equals that of one without.
 fn answer_kept(opening: &BeginRequest) -> Vec<u8> {
     if opening.keep_answer == opening.keep { Vec::new() } else { duration(opening.keep_answer) }
 }
@@ -155,7 +155,7 @@ pub fn look_again(keys: &Keys, ticket: &Ticket) -> ScriptCall {
     of_entry(&RECHECK, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept))
 }
 
-/// `lists_again`: the caller is there, and an entry that is gone is one that the server has lost.
+/// `lists_again`: add the entry again if it is missing, because the server has lost it and the caller is still connected.
 pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, place: PlaceTerm, lists_again: bool) -> ScriptCall {
     let step = of_entry(&KEEP_ALIVE, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept));
     let most = if lists_again { MAX_EQUAL.to_string().into_bytes() } else { Vec::new() };
@@ -180,26 +180,26 @@ fn of_entry(script: &'static Script, keys: &Keys, ticket: &Ticket) -> ScriptCall
     step
 }
 
-/// The list of equal requests, and the index of all lists of its part. Its records lie in the part that its digest names.
+/// The list of equal requests, and the index of all entries of its part. The digest determines the part, of the records too.
 fn lists(keys: &Keys, ticket: &Ticket) -> [String; 2] {
     let part = part_of(ticket.id);
     [of_part(keys, part, &format!("unanswered-{}", hex(ticket.digest.as_bytes()))), of_part(keys, part, "unanswered")]
 }
 
-/// `marked`: whether the part was marked in this era before.
+/// `marked`: the part had its marker in this era before.
 pub fn mark(keys: &Keys, part: u8, era: &str, marked: bool) -> ScriptCall {
     let args = vec![era.into(), vec![if marked { b'1' } else { b'0' }]];
     ScriptCall { script: &TOUCH_MARKER, keys: vec![of_part(keys, part, "server")], args }
 }
 
-/// What a part's mark has to do with the era.
+/// An operation on the era and a part's marker.
 #[derive(Debug, Clone, Copy)]
 pub enum Era<'a> {
-    /// Whether the part is marked in it.
+    /// Ask whether the part had its marker in this era.
     Ask,
-    /// The part is.
+    /// Note that the part has it.
     Note,
-    /// It is over: the part's mark is gone. What the next one is called.
+    /// End the era, because the part's marker is gone. The value is the id of the next era.
     Lose(&'a str),
 }
 
@@ -213,16 +213,16 @@ pub fn era(keys: &Keys, part: u8, era: &str, what: Era<'_>) -> ScriptCall {
     ScriptCall { script: &INCARNATION, keys: vec![keys.census()], args }
 }
 
-/// What a write asked, as it goes to the server.
+/// A write's request, as it is stored in Redis.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Upstream and endpoint: names of the configuration.
+    /// `upstream/endpoint`, by their configured names.
     pub name: String,
-    /// The request, sealed; none where it is not kept.
+    /// The encrypted request; `None` if it is not kept.
     pub request: Option<Vec<u8>>,
 }
 
-/// `host`: its heartbeat is renewed by the way.
+/// `host`: the same script renews its heartbeat.
 pub fn sent(keys: &Keys, id: RecordId, own: FencingToken, asked: Option<Asked>, host: HostId) -> ScriptCall {
     let step = of_record(&SENT, keys, id).with(fence(own)).asking(asked);
     step.with(host.to_string().into_bytes()).with(duration(HOST_LEASE))
@@ -242,7 +242,7 @@ pub fn leave(keys: &Keys, id: RecordId, own: FencingToken, leaving: &Leaving, as
     step.with(optional(leaving.sent_ago)).with(optional(leaving.verify_in)).asking(asked)
 }
 
-/// `cap`: records that a part may hold.
+/// `cap`: maximum of records in a part.
 pub fn unknown(
     keys: &Keys,
     id: RecordId,
@@ -258,7 +258,7 @@ pub fn unknown(
     step.with(cap.to_string().into_bytes()).with(answer_kept(opening))
 }
 
-/// `sealed`: the answer from now on; none where the effect did not take place.
+/// `sealed`: the encrypted response from now on; `None` if the write was not applied.
 pub fn resolve(keys: &Keys, id: RecordId, sealed: Option<Vec<u8>>, lost_ago: Option<Duration>) -> ScriptCall {
     of_record(&RESOLVE, keys, id).with(sealed.unwrap_or_default()).with_lease(lost_ago)
 }
@@ -271,7 +271,7 @@ pub fn look(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> ScriptCall
     of_record(&GET, keys, id).with_lease(lost_ago)
 }
 
-/// The ids of a part's records that may be unsettled, the next to be forgotten first.
+/// The ids of a part's records that may be unsettled, by expiry.
 pub fn open(keys: &Keys, part: u8, limit: usize) -> ScriptCall {
     ScriptCall {
         script: &LIST_UNSETTLED,
@@ -305,19 +305,19 @@ pub fn sweep(keys: &Keys, part: u8) -> ScriptCall {
     ScriptCall { script: &PURGE_EXPIRED, keys: keys.into(), args: Vec::new() }
 }
 
-/// Where one step may touch a key and a part's mark too: the era that the mark must be of.
+/// The era that a part's marker must have. `None` on a Cluster, where a script may not touch another key and a marker too.
 #[derive(Debug, Clone, Copy)]
 pub struct InEra<'a>(pub Option<&'a str>);
 
 impl InEra<'_> {
-    /// Adds the mark of the part that `hash` falls into.
+    /// Adds the marker of the part of this hash to the keys.
     fn guard(self, mut step: ScriptCall, keys: &Keys, hash: &[u8; 32]) -> ScriptCall {
         step.keys.extend(self.0.map(|_| of_part(keys, hash[31] % PARTS, "server")));
         step.with(self.0.unwrap_or_default().into())
     }
 }
 
-/// `keep`: none to claim nothing, and only ask.
+/// `keep`: `None` to only read the owner.
 pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Option<Duration>, era: InEra<'_>) -> ScriptCall {
     let owner = match owner {
         ClaimOwner::Record(id) => format!("record:{id}"),
@@ -348,11 +348,11 @@ fn of_queue(script: &'static Script, keys: &Keys, fingerprint: Fingerprint, own:
     ScriptCall { script, keys: queue(keys, fingerprint).into(), args: vec![fence(own), duration(TURN_LEASE)] }
 }
 
-/// What a host gives back of a record, beside the record itself.
+/// Arguments of [`restore`] beside the record.
 #[derive(Debug, Clone)]
 pub struct Restoring<'a> {
     pub era: &'a str,
-    /// The sealed answer, where it is done.
+    /// The encrypted response of a record that is done; else empty.
     pub sealed: Vec<u8>,
     pub asked: Option<Asked>,
     pub host: HostId,
@@ -360,7 +360,7 @@ pub struct Restoring<'a> {
     pub now: Timestamp,
 }
 
-/// Gives a record back: see [`Record::restore`].
+/// Restores a record: see [`Record::restore`].
 pub fn restore(keys: &Keys, id: RecordId, record: &Record, with: Restoring<'_>) -> ScriptCall {
     let Restoring { era, sealed, asked, host, lost_ago, now } = with;
     let fields = record.fields();
@@ -378,7 +378,7 @@ pub fn restore(keys: &Keys, id: RecordId, record: &Record, with: Restoring<'_>) 
     let step = step.with(state.into()).with(own).with(ago(since)).with(duration(until.since(now)));
     let step = step.with(optional(sent)).with(optional(prior)).with(sealed).asking(asked);
     let due = fields.due.map(|due| duration(due.since(now))).unwrap_or_default();
-    // One that was begun with a place among equal requests is kept by that, and not by its host's heartbeat.
+    // The record of a request without a key is kept alive by its entry, not by its host's heartbeat.
     let host = record.host().map(|_| host.to_string().into_bytes()).unwrap_or_default();
     let step = step.with(due).with(host).with_lease(lost_ago);
     let step = step.with(fields.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default());
@@ -396,7 +396,7 @@ impl ScriptCall {
         self
     }
 
-    /// What tells whether a holder's host still lives.
+    /// Adds the arguments that tell whether a holder's host is alive.
     fn with_lease(self, lost_ago: Option<Duration>) -> Self {
         self.with(lost_ago.map(duration).unwrap_or_default()).with(duration(HOST_LEASE))
     }
@@ -419,7 +419,7 @@ fn of_record(script: &'static Script, keys: &Keys, id: RecordId) -> ScriptCall {
     ScriptCall { script, keys: keys.into(), args: vec![id.as_bytes().to_vec()] }
 }
 
-/// The part in which a record lies.
+/// The part of a record.
 pub fn part_of(id: RecordId) -> u8 {
     let [.., last] = id.as_bytes();
     last % PARTS
@@ -446,7 +446,7 @@ fn fence(FencingToken(fence): FencingToken) -> Vec<u8> {
     fence.to_be_bytes().to_vec()
 }
 
-/// Lua's numbers are exact up to 2^53, and now is at a fifth of that: no duration is longer than fifty years.
+/// Lua's numbers are exact up to 2^53 us, and the present is at a fifth of that. So durations are capped at fifty years.
 fn duration(duration: Duration) -> Vec<u8> {
     micros(duration.min(FIFTY_YEARS)).to_string().into_bytes()
 }
@@ -457,7 +457,7 @@ fn duration_ms(duration: Duration) -> u64 {
 
 const FIFTY_YEARS: Duration = Duration::from_hours(24 * 365 * 50);
 
-/// What a step answered: a word, and what belongs to it.
+/// The reply of a script: a word, then values that depend on it.
 #[derive(Debug, Clone, Copy)]
 pub struct ScriptReply<'a> {
     pub word: &'a str,
@@ -465,7 +465,7 @@ pub struct ScriptReply<'a> {
 }
 
 impl<'a> ScriptReply<'a> {
-    /// None: it is none of ours.
+    /// `None`: another program wrote the reply.
     pub fn of(value: &'a Value) -> Option<Self> {
         let (word, rest) = reply::list(value)?.split_first()?;
         Some(Self { word: reply::text(word)?, rest })
@@ -475,12 +475,12 @@ impl<'a> ScriptReply<'a> {
         self.rest.first().and_then(reply::bytes)
     }
 
-    /// The text at a place after the word, from 0.
+    /// The text at an index after the word, from 0.
     pub fn text(&self, place: usize) -> Option<&'a str> {
         self.rest.get(place).and_then(reply::text)
     }
 
-    /// The duration at a place after the word.
+    /// The duration at an index after the word, from 0.
     pub fn duration_at(&self, place: usize) -> Option<Duration> {
         self.rest.get(place).and_then(reply::count).map(Duration::from_micros)
     }
@@ -489,24 +489,24 @@ impl<'a> ScriptReply<'a> {
         self.duration_at(0)
     }
 
-    /// Which key of the upstream's own the earlier sends carried, where all carried the same one.
+    /// The upstream's idempotency key of the earlier sends, if all carried the same one.
     pub fn keyed_sends(&self) -> Option<KeyedSends> {
         let key = KeyTag::from_bytes(reply::bytes(self.rest.get(2)?)?.try_into().ok()?);
         let first_ago = Duration::from_micros(self.rest.get(3).and_then(reply::count)?);
         Some(KeyedSends { key, first_ago })
     }
 
-    /// Whether nothing but a loss says that the request may have been sent.
+    /// Whether a loss of data is the only reason why the request may have been sent.
     pub fn doubtful(&self) -> bool {
         self.text(4) == Some("1")
     }
 
-    /// Whether the turn came along.
+    /// Whether the script also took the fingerprint lock.
     pub fn turn(&self) -> bool {
         self.flag(1)
     }
 
-    /// Whether equal requests with living owners are listed.
+    /// Whether equal requests with live owners are listed.
     pub fn others(&self) -> bool {
         self.flag(2)
     }
@@ -520,7 +520,7 @@ impl<'a> ScriptReply<'a> {
         self.rest.get(at).and_then(reply::text) == Some("1")
     }
 
-    /// Whether a record keeps the names of what was asked only: its part has no room for one more request.
+    /// Whether the record keeps only the names, because its part has no room for another request.
     pub fn names_only(&self) -> bool {
         self.text(0) == Some("names-only")
     }

@@ -1,4 +1,5 @@
--- ARGV[2] fence  [3], [4] what the bytes ask: name and sealed request, or '' where that is written already or not kept
+-- Marks a record as sent, right before the first byte.
+-- ARGV[2] fence  [3] name: '+' or '-' and upstream/endpoint  [4] sealed request; both '' if already stored, [4] '' if not kept
 --      [5] this host  [6] lease of its heartbeat
 local r = held(ARGV[2])
 if not r or r.e <= now then return { 'lost' } end

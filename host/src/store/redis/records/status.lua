@@ -1,4 +1,4 @@
--- What the record says to the caller whose request it is of.
+-- The status of a record for the caller of its request.
 -- ARGV[2] how long ago records were last lost, or ''  [3] lease of a heartbeat
 local lost_ago, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local r = read()

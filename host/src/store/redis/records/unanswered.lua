@@ -1,5 +1,5 @@
--- Equal requests without a key that have no answer yet, each with an owner; and an index of all of them in the part, by expiry.
--- list: id -> 'arrival:alive until:owner'
+-- Lists of equal requests without a key that have no response yet, each with an owner; and an index of all entries of a part, by expiry.
+-- list: id -> 'arrival:end of the lease:owner'
 local function tell(list, index, entry, kept)
   redis.call('HSET', list, entry.id, whole(entry.since) .. ':' .. whole(entry.alive) .. ':' .. entry.owner)
   redis.call('ZADD', index, whole(entry.alive + kept), entry.id)
@@ -23,7 +23,7 @@ local function listed(list, index, kept)
   local living = {}
   for _, entry in ipairs(entries) do
     if ahead > 1000000 then
-      -- The server's clock was set back: what lies ahead moves with it.
+      -- The server's clock was set back: shift the entry's times too.
       entry.since = math.max(entry.since - ahead, 0)
       entry.alive = math.max(entry.alive - ahead, 0)
       tell(list, index, entry, kept)
@@ -37,7 +37,7 @@ local function listed(list, index, kept)
   return living
 end
 
--- The place of a request that comes now: after all that are there.
+-- The arrival time of a new request: later than that of every listed one.
 local function arrival(entries)
   local since = now
   for _, entry in ipairs(entries) do
@@ -46,7 +46,7 @@ local function arrival(entries)
   return since
 end
 
--- Whether any owner has the entry.
+-- Whether the entry exists, whichever its owner.
 local function is_listed(entries, id)
   for _, entry in ipairs(entries) do
     if entry.id == id then return true end
@@ -54,7 +54,7 @@ local function is_listed(entries, id)
   return false
 end
 
--- The entry, if this owner has it.
+-- The entry, if it belongs to this owner.
 local function own(entries, id, owner)
   for _, entry in ipairs(entries) do
     if entry.id == id and entry.owner == owner then return entry end
@@ -62,7 +62,7 @@ local function own(entries, id, owner)
   return nil
 end
 
--- Gives the oldest orphan to an owner; not the entry `but`.
+-- Gives the oldest orphan to a new owner, except the entry `but`.
 local function adopt(list, index, entries, owner, lease, kept, but)
   local oldest = nil
   for _, entry in ipairs(entries) do

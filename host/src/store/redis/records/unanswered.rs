@@ -1,4 +1,4 @@
-//! Requests without a key that have no answer yet, on the server.
+//! Requests without a key that have no response yet: their entries in Redis.
 
 use super::{
     Inner, LOSSES,
@@ -24,7 +24,7 @@ impl Inner {
         for _ in 0..LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked_at = Instant::now();
-            // Made before it is taken, so that it is given up whatever becomes of the answer.
+            // Created before the call, so that its drop leaves the queue even if the reply is lost.
             let turn = arriving.turn.filter(|_| about.one_node);
             let place = turn.map(|fingerprint| QueueTicket::new(&self, fingerprint, ticket.owner));
             let asked = arriving.intent.as_ref().map(|intent| self.asked(ticket.id, intent));
@@ -59,7 +59,7 @@ impl Inner {
                 }
             };
             if matches!(begin, RecordBegin::New) && self.link.lost_data() != lost {
-                // It was new to a server that has lost data, which this host knew only after it had asked.
+                // The record was new to a server that had lost data, of which this host learned only after the call: arrive again.
                 self.run(&scripts::answered(self.keys(), &ticket, true)).await.map_err(still_begun)?;
                 continue;
             }
@@ -88,7 +88,7 @@ impl Inner {
         let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look_again"))?;
         match answer.word {
             "adopted" => {
-                // Its own record went with its own entry.
+                // The script deleted the request's own record with its entry.
                 self.ledger.forget(ticket.id);
                 answer.id().map(Some).ok_or_else(|| nonsense("look_again"))
             }
@@ -110,7 +110,7 @@ impl Inner {
             && self.give_back_lost(ticket.id).await?.is_some()
             && asked.elapsed() < ticket.terms.lease / 4
         {
-            // The server has lost it with its record, and no other request can have had it: it is listed again.
+            // The server has lost the entry with its record, and no other request can have adopted it: list it again.
             renewed = self.renew_place(ticket, lock, place, true).await?;
         }
         let (word, is_held) = renewed;
@@ -122,7 +122,7 @@ impl Inner {
         Ok(Renewed { entry: word == "ours", lock: is_held })
     }
 
-    /// What became of the entry, and whether the record is held.
+    /// The state of the entry after the renewal, and whether the owner holds the record.
     async fn renew_place(
         &self,
         ticket: Ticket,
