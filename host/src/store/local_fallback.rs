@@ -1,9 +1,8 @@
-//! A fleet's records, and this host's own while those cannot be reached: for operators who would rather risk that a write
-//! is repeated, by another host or by this one, than refuse writes.
+//! The fleet's records, with this host's own as a fallback while Redis cannot be reached: for operators who prefer the risk that
+//! a write is repeated, by this host or another, to refusing writes.
 //!
-//! What this host has begun by itself it ends by itself, and it goes on knowing it when the fleet's records are back.
-//! Of what it has begun in the fleet's records it knows nothing while it is alone: a key or a twin of before may be sent again by
-//! this host too.
+//! A record that began in this host's own store ends there, and that store is still consulted when Redis is back. During the
+//! fallback this host does not see records that it began in Redis: it may repeat a write of the same key or fingerprint itself.
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
@@ -15,17 +14,17 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-/// [`Records`] that go on without the fleet.
+/// [`Records`] that fall back to this host's own.
 #[derive(Debug)]
 pub struct AloneIfNeeded {
     shared: Arc<dyn Records>,
     own: Arc<MemoryRecords>,
-    /// Whose records are in `own`.
+    /// Owners whose records are in `own`.
     alone: Mutex<HashSet<FencingToken>>,
 }
 
 impl AloneIfNeeded {
-    /// `shared` as long as they can be reached, else `own`.
+    /// `shared` while Redis can be reached, else `own`.
     pub fn new(shared: Arc<dyn Records>, own: MemoryRecords) -> Self {
         Self { shared, own: Arc::new(own), alone: Mutex::default() }
     }
@@ -34,13 +33,13 @@ impl AloneIfNeeded {
         self.alone.lock().contains(&fence)
     }
 
-    /// Who keeps the record of a fence, for the last time that it is asked for.
+    /// The store with the record of this owner, for the owner's last call: the entry in `alone` is removed.
     fn last(&self, fence: FencingToken) -> &dyn Records {
         if self.alone.lock().remove(&fence) { &*self.own } else { &*self.shared }
     }
 
     async fn begin_alone(&self, id: RecordId, opening: BeginRequest) -> Result<StoreBegin, RecordError> {
-        // Before the record is there: an owner that is dropped meanwhile gives it back to where it is.
+        // Before the record exists: an owner that is dropped meanwhile must release it in the right store.
         self.alone.lock().insert(opening.fence);
         let opened = self.own.begin(id, opening).await;
         if !matches!(&opened, Ok(StoreBegin { begin: RecordBegin::New | RecordBegin::Reconcile { .. }, .. })) {
@@ -52,12 +51,12 @@ impl AloneIfNeeded {
     async fn begin_somewhere(&self, id: RecordId, opening: BeginRequest) -> Result<StoreBegin, RecordError> {
         if !self.own.is_empty() {
             match self.begin_alone(id, BeginRequest { maybe_sent: false, ..opening }).await {
-                // Not by this host alone: the place that it took here is free again.
+                // Unknown to this host's own store: release the record that the check just began.
                 Ok(StoreBegin { begin: RecordBegin::New, .. }) => {
                     self.last(opening.fence).release(id, opening.fence).await?;
                 }
                 Ok(known) => return Ok(known),
-                // No room for it here: it is not known here.
+                // The own store is full, so it has no record of this id.
                 Err(_) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! State in this process: gone when it ends.
+//! State in the memory of this process; it is lost when the process ends.
 
 pub mod admission;
 pub mod records;

@@ -1,4 +1,4 @@
-//! One group's breaker, budget and limits behind one lock, held for nanoseconds and never across an await.
+//! Breaker, retry budget and limits of a group behind one lock, which is held for nanoseconds and never across an await.
 
 use crate::{
     breaker::{Admission, Breaker, BreakerState, Force, Ticket, Transition, Trip},
@@ -13,10 +13,10 @@ use crate::{
 use parking_lot::Mutex;
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-/// By how much a lift raises `State::moved`: the least that the clock knows, as in `lift.lua`.
+/// How much a lift adds to `State::moved`: the smallest unit of the clock, as in `lift_pause.lua`.
 const LIFT_MARK: Duration = Duration::from_micros(1);
 
-/// A group's state and settings.
+/// Admission of one group in this process.
 #[derive(Debug)]
 pub struct MemoryGate {
     name: String,
@@ -33,45 +33,45 @@ struct State {
     budget: Budget,
     limits: Vec<Gcra>,
     paused_until: Timestamp,
-    /// By how much pauses have moved all that was reserved, since the start.
+    /// Total time by which pauses have moved reservations.
     moved: Duration,
-    /// `moved` as of the last pause that was lifted: every place that was reserved before is void.
+    /// `moved` at the last lift of a pause: earlier reservations are void.
     lifted: Duration,
-    /// How often the settings were exchanged.
+    /// Number of changes of the settings.
     edition: u64,
 }
 
-/// What was taken for an attempt.
+/// An admitted attempt, and what it consumed.
 #[derive(Debug)]
 pub struct Grant {
-    /// Until the reserved moment.
+    /// Time until the reserved moment.
     pub wait: Duration,
-    /// The reserved moment, and how far pauses had moved everything when it was reserved.
+    /// The reserved moment, and `State::moved` at the reservation.
     due: Timestamp,
     moved: Duration,
     ticket: Option<Ticket>,
     reservations: Vec<Reservation>,
     ask: AttemptKind,
-    /// The send began: limits and budget are used up, whatever becomes of it.
+    /// The send began: limits and budget are not refunded any more.
     sent: bool,
-    /// Which settings it was taken under: what later ones limit, it did not take.
+    /// `State::edition` at the reservation: a later edition's limits are not refunded.
     edition: u64,
 }
 
 impl Grant {
-    /// Whether there is a breaker that the attempt's result counts for.
+    /// Whether a breaker counts the attempt's result.
     pub fn counts(&self) -> bool {
         self.ticket.is_some()
     }
 
-    /// Whether the attempt holds a probe's place.
+    /// Whether the attempt is a probe of the half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.ticket.is_some_and(|ticket| ticket.is_probe())
     }
 }
 
 impl MemoryGate {
-    /// A closed breaker, free limits.
+    /// A group with a closed breaker and unused limits.
     pub fn new(name: String, settings: Settings, clock: Clock, entropy: Rng) -> Self {
         let state = State {
             breaker: Breaker::new(entropy.next()),
@@ -86,19 +86,19 @@ impl MemoryGate {
         Self { name, clock, entropy, events: Arc::new(Events::new(clock)), state: Mutex::new(state) }
     }
 
-    /// Notes transitions there.
+    /// Reports transitions of the breaker to `events`.
     #[must_use]
     pub fn telling(mut self, events: Arc<Events>) -> Self {
         self.events = events;
         self
     }
 
-    /// `upstream/group`.
+    /// The name: `upstream/group`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All or nothing; the wait is the longest of all, and lies in `wait`.
+    /// Asks breaker, retry budget and limits: all or nothing. The wait is the longest of theirs, and within `wait`.
     ///
     /// # Errors
     /// The [`Refusal`]; nothing was taken then.
@@ -110,7 +110,7 @@ impl MemoryGate {
         if pause > max_wait {
             return Err(Refusal::RateLimited { quota: None, retry_after: pause });
         }
-        // Whoever comes during a pause stands in line for its end.
+        // During a pause, reserve from its end on.
         let from = now.after(least).max(state.paused_until);
         let state = &mut *state;
         let earliest = state.limits.iter().zip(&state.settings.limits);
@@ -139,12 +139,12 @@ impl MemoryGate {
         Ok(Grant { wait, due, moved, ticket, reservations, ask, sent: false, edition: state.edition })
     }
 
-    /// The look right before the send.
+    /// The recheck right before the send.
     pub fn recheck(&self, grant: &mut Grant) -> Recheck {
         let now = self.clock.now();
         let mut state = self.state.lock();
         state.readmit(grant, now);
-        // A pause moves all that waits, each as far: they do not leave it in a crowd.
+        // A pause moves all waiting attempts by the same time, so that they are not sent in a burst at its end.
         let due = grant.due.after(state.moved.saturating_sub(grant.moved)).max(state.paused_until);
         if due > now {
             return Recheck::Wait(due.since(now));
@@ -153,7 +153,7 @@ impl MemoryGate {
         if let (Some(ticket), Some(settings)) = (grant.ticket, &state.settings.breaker)
             && !state.breaker.recheck(&ticket, now, settings)
         {
-            // The epoch moved on while this attempt waited: it needs a ticket of the new one, perhaps a probe's.
+            // The epoch changed while this attempt waited: it needs a ticket of the new one, perhaps a probe's.
             grant.ticket = None;
             match state.breaker.admit(now, settings) {
                 Admission::Pass(fresh) => grant.ticket = Some(fresh),
@@ -166,7 +166,7 @@ impl MemoryGate {
         Recheck::Send
     }
 
-    /// Takes a result.
+    /// Records the result of an attempt.
     pub fn report(&self, grant: &Grant, report: Report) {
         if let Some(ticket) = &grant.ticket {
             self.record(ticket, report);
@@ -177,7 +177,7 @@ impl MemoryGate {
         tell(&self.name, &self.events, transition);
     }
 
-    /// Does what an operator wants of the breaker. False: there is none.
+    /// Applies an operator's command to the breaker. False: the group has no breaker.
     pub fn force(&self, force: Force) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -192,7 +192,7 @@ impl MemoryGate {
         true
     }
 
-    /// What there is to see.
+    /// Status for operators.
     pub fn view(&self) -> GroupStatus {
         let now = self.clock.now();
         let state = self.state.lock();
@@ -208,7 +208,7 @@ impl MemoryGate {
         }
     }
 
-    /// Gives back what was taken for an attempt that was not made.
+    /// Refunds what was consumed for an attempt that was not made.
     pub fn give_back(&self, grant: &Grant) {
         let mut state = self.state.lock();
         if let Some(ticket) = &grant.ticket {
@@ -229,8 +229,8 @@ impl MemoryGate {
         }
     }
 
-    /// Takes other settings over. The breaker and the budget go on as they are; a limit keeps what it counted, or what the
-    /// limit counted that it stands in the place of.
+    /// Applies changed settings. Breaker and budget keep their state. A limit keeps its count, or takes over that of the limit at the
+    /// same index.
     pub fn adopt(&self, settings: Settings) {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -246,7 +246,7 @@ impl MemoryGate {
         state.edition += 1;
     }
 
-    /// Holds attempts back; a shorter pause never cuts a longer one.
+    /// Delays attempts. A shorter pause never cuts a longer one.
     pub fn pause(&self, pause: Duration) {
         let now = self.clock.now();
         let until = now.after(pause);
@@ -262,9 +262,9 @@ impl MemoryGate {
         }
     }
 
-    /// Ends a pause before its time. False: there is none.
+    /// Ends a pause early. False: there was none.
     ///
-    /// Requests that came before wait until their moment, and reserve a place anew then, by the ordinary limits.
+    /// Requests that waited for it keep waiting until their reserved moment, and then reserve again by the ordinary limits.
     pub fn lift(&self) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -273,7 +273,7 @@ impl MemoryGate {
             return false;
         }
         state.paused_until = now;
-        // Tells places that were reserved before from later ones.
+        // Distinguishes earlier reservations from later ones.
         state.moved = state.moved.saturating_add(LIFT_MARK);
         state.lifted = state.moved;
         for (gcra, quota) in state.limits.iter_mut().zip(&state.settings.limits) {
@@ -284,12 +284,12 @@ impl MemoryGate {
 }
 
 impl State {
-    /// Whether a pause was lifted since the places were reserved.
+    /// Whether a pause was lifted since the reservation.
     fn is_void(&self, grant: &Grant) -> bool {
         grant.moved < self.lifted
     }
 
-    /// Reserves places anew for a grant whose places are void.
+    /// Reserves again for a grant whose reservation is void.
     fn readmit(&mut self, grant: &mut Grant, now: Timestamp) {
         if !self.is_void(grant) {
             return;
@@ -303,7 +303,7 @@ impl State {
     }
 }
 
-/// What a gate in shared state needs of the one that stands in for it: its breaker by itself.
+/// The breaker alone, for [`crate::store::redis::admission::RedisGate`], which falls back to this gate.
 impl MemoryGate {
     /// Asks this host's own breaker.
     ///
@@ -314,7 +314,7 @@ impl MemoryGate {
         ticket(&mut self.state.lock(), AttemptKind::First, now)
     }
 
-    /// Whether a ticket still holds; a probe's lease starts.
+    /// Whether a ticket is still valid. Starts a probe's lease.
     pub fn still_admits(&self, ticket: &Ticket) -> bool {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -322,7 +322,7 @@ impl MemoryGate {
         state.settings.breaker.as_ref().is_none_or(|settings| state.breaker.recheck(ticket, now, settings))
     }
 
-    /// Takes a result for this host's own breaker.
+    /// Records a result in this host's own breaker.
     pub fn record(&self, ticket: &Ticket, report: Report) {
         let Report { signal, took, .. } = report;
         let now = self.clock.now();
@@ -342,25 +342,25 @@ impl MemoryGate {
         }
     }
 
-    /// Gives an unused ticket back.
+    /// Returns an unused ticket.
     pub fn release(&self, ticket: &Ticket) {
         self.state.lock().breaker.give_back(ticket);
     }
 
-    /// Makes the breaker stand as the fleet's.
+    /// Sets the breaker to the state of the fleet's.
     pub fn follow(&self, standing: BreakerState, forced: bool, why: Option<Trip>, left: Duration) {
         let now = self.clock.now();
         self.state.lock().breaker.follow(standing, forced, why, left, now);
     }
 
-    /// How long the upstream's pause still lasts.
+    /// The time left of the upstream's pause.
     pub fn paused(&self) -> Duration {
         let now = self.clock.now();
         self.state.lock().paused_until.since(now)
     }
 }
 
-/// Tells of a group's transition. The message is the one that dashboards of the stack that Triage replaces search for.
+/// Logs a transition and reports it to `events`. Dashboards of the stack that Triage replaces search for this message.
 pub fn tell(group: &str, events: &Events, transition: Transition) {
     const MESSAGE: &str = "Circuit breaker state changed";
     match transition {

@@ -1,4 +1,4 @@
-//! Idempotency records, claims and turns in memory.
+//! Idempotency records, claims and fingerprint locks in memory.
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -34,25 +34,25 @@ pub(crate) mod fingerprint_locks;
 pub(crate) mod shard;
 mod unanswered;
 
-/// Enough that threads seldom meet; the ids are hashes, so they spread evenly.
+/// Enough that threads rarely contend. Ids are hashes, so they spread evenly.
 const SHARDS: usize = 16;
 
-/// Expired entries that one call clears away at most, so that none pays for a crowd; each call adds one at most.
+/// Expired entries that one call removes at most, so that no call is slow. A call adds at most one.
 const SWEEP: usize = 16;
 
-/// How much is kept.
+/// Limits of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Records. Default [`Settings::max_records`]'s.
+    /// Maximum of records. Default: that of [`Settings::max_records`].
     pub records: usize,
-    /// Claims. Default as many as records.
+    /// Maximum of claims. Default: as many as records.
     pub claims: usize,
-    /// Requests that have or wait for a turn. Default 10,000: a host's connections.
+    /// Maximum of requests that hold a fingerprint lock or wait for one. Default 10,000: a host's connections.
     pub turns: usize,
-    /// The bytes of records, answers, kept requests and claims together. New keys are refused from seven eighths of it on; past all
-    /// of it only the status of an answer is kept. Default 256 MiB: a quarter of a small machine.
+    /// Maximum bytes of records, responses, kept requests and claims together. New keys are refused from seven eighths on. When all is
+    /// used, only the status of a response is kept. Default 256 MiB: a quarter of a small machine.
     pub bytes: usize,
-    /// The most of them that one tenant may take. Default all.
+    /// Maximum bytes of one tenant. Default: all.
     pub tenant_bytes: usize,
 }
 
@@ -63,7 +63,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits that go with `settings`.
+    /// Limits by `settings.max_records`, the rest by default.
     pub fn of(settings: &Settings) -> Self {
         Self {
             records: settings.max_records,
@@ -75,16 +75,16 @@ impl Limits {
     }
 }
 
-/// [`Records`] in memory. Nothing is forgotten before its time, since a forgotten key would be sent again: at the limit new keys
-/// are refused, and answers that have no room leave their status.
+/// [`Records`] in memory. No record is evicted, because an evicted key would be sent again. At the limit new keys are refused, and a
+/// response that does not fit is reduced to its status.
 pub struct MemoryRecords {
     clock: Clock,
     limits: Limits,
     shards: [Mutex<Shard>; SHARDS],
-    /// Records in all shards, counting places that are reserved for one.
+    /// Records in all shards, including reservations for new ones.
     held: AtomicUsize,
     room: Room,
-    /// One lock: a claim is made once for a write, and a limit over all claims stays exact.
+    /// One lock for all: a write claims once, and the limit stays exact.
     claims: Mutex<Claims>,
     turns: Arc<Turns>,
     unanswered: Unanswereds,
@@ -92,7 +92,7 @@ pub struct MemoryRecords {
 }
 
 impl MemoryRecords {
-    /// An empty store on `clock`'s time line.
+    /// An empty store.
     pub fn new(clock: Clock, limits: Limits) -> Self {
         Self {
             clock,
@@ -107,34 +107,34 @@ impl MemoryRecords {
         }
     }
 
-    /// The same, with `events` to tell of records for which there was no room.
+    /// Reports records for which there was no room to `events`.
     #[must_use]
     pub fn with_events(self, events: Arc<Events>) -> Self {
         Self { events, ..self }
     }
 
-    /// Records at this moment, for a gauge.
+    /// Number of records, for a gauge.
     pub fn len(&self) -> usize {
         self.held.load(Relaxed)
     }
 
-    /// Whether there is no record.
+    /// Whether the store has no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of records, answers, kept requests and claims, for a gauge.
+    /// Bytes of records, responses, kept requests and claims, for a gauge.
     pub fn bytes(&self) -> usize {
         self.room.taken()
     }
 
-    /// Requests that have or wait for a turn, for a gauge.
+    /// Requests that hold a fingerprint lock or wait for one, for a gauge.
     pub fn turns(&self) -> usize {
         self.turns.len()
     }
 
-    /// Forgets what has expired. Traffic does so by the way; [`Host::tidy`](crate::Host::tidy) does it for a host
-    /// without traffic, whose answers would else lie in memory for longer than they are kept. Whether there was anything.
+    /// Removes expired records. Requests do so too; [`Host::tidy`](crate::Host::tidy) does it for a host without traffic, whose
+    /// responses would otherwise stay in memory. True: there were some.
     pub fn sweep(&self) -> bool {
         let mut swept = false;
         for shard in &self.shards {
@@ -159,7 +159,7 @@ impl MemoryRecords {
                 let existing = shard.get(&id);
                 let (begin, write) = Record::begin(existing, opening, &StoreFacts::default(), now);
                 let Some(record) = write else { return Ok(begin.into()) };
-                // One that is taken over keeps its place and its tenant's room; so does one that expired and is still there.
+                // A record that is taken over, or that has expired and is still in the table, keeps its count and its tenant.
                 let tenant = shard.tenant(&id).or(opening.tenant);
                 let is_there = existing.is_some();
                 let reserved = if is_there {
@@ -172,21 +172,21 @@ impl MemoryRecords {
                     Ok(()) => {
                         let keyed_sends = record.keyed_sends(now);
                         let replaced = shard.put(id, Entry { record, tenant }, &self.room);
-                        // The one that is there has its place: counting it twice for a moment would exceed the limit.
+                        // The replaced record was counted already; a reservation would have counted it twice and could exceed the limit.
                         self.held.fetch_sub(replaced.saturating_sub(usize::from(is_there)), Relaxed);
                         return Ok(StoreBegin { begin, keyed_sends, turn: None, host: None });
                     }
                     Err(refused) => refused,
                 }
             };
-            // Ends: each round another thread took the place that was made, or there is none to make.
+            // The loop ends when nothing has expired. It repeats only if another thread took the room that this one made.
             if !self.sweep() {
                 return Err(refused);
             }
         }
     }
 
-    /// Runs a transition on a record that must be there.
+    /// Applies a transition to an existing record.
     fn change<T>(
         &self,
         id: RecordId,
@@ -209,8 +209,8 @@ impl MemoryRecords {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
 
-    /// Puts an answer into its record by `change`, as far as there is room for it; none if `change` refuses. The copy is made
-    /// before the shard is locked, and its bytes are counted before it is put in.
+    /// Stores a response in its record by `change`; only its status if there is no room. `None` if `change` refuses. The response is
+    /// copied before the shard is locked, and its bytes are counted before it is stored.
     fn answer(
         &self,
         id: RecordId,
@@ -229,12 +229,12 @@ impl MemoryRecords {
         };
         let size = kept.size();
         let changed = shard.edit(id, &self.room, |record| change(record, kept, &self.clock));
-        // It is counted with its record now, or not kept.
+        // The record's own count includes the bytes now, or the response was not stored.
         self.room.give_back(tenant, size);
         changed.map(|_| ())
     }
 
-    /// As [`Self::own`], with what a write asked, as far as there is room for it: without room its names alone.
+    /// As [`Self::own`], and stores the write's request; without room only the names of upstream and endpoint.
     fn own_intent(
         &self,
         id: RecordId,
@@ -251,14 +251,14 @@ impl MemoryRecords {
         let kept = Arc::new(if fits { intent.copied() } else { intent.without_request() });
         let owned = self.own(id, |record, clock| change(record, Some(kept), clock));
         if fits {
-            // It is counted with its record now, or not kept.
+            // The record's own count includes the bytes now, or the request was not stored.
             self.room.give_back(tenant, size);
         }
         owned
     }
 
-    /// A place for a record of a request without a key. It takes of what is kept free for requests under way: this one was.
-    /// Records without an answer refuse it at half the limit: the other half stays free for keys.
+    /// Reserves a record for a request without a key. It may use the bytes that are kept free for requests under way, because this was
+    /// one. Refused when records without a response reach half the limit: the other half is for keyed requests.
     fn reserve_without_key(&self, tenant: Option<Tenant>) -> bool {
         let most = share_without_key(self.limits.records);
         let live = || self.shards.iter().map(|shard| shard.lock().live_len()).sum::<usize>();
@@ -266,7 +266,7 @@ impl MemoryRecords {
         reserve() || (self.sweep() && reserve())
     }
 
-    /// A place for a new record, in number and in bytes.
+    /// Reserves a new record, in number and in bytes.
     fn reserve(
         &self,
         tenant: Option<Tenant>,
@@ -311,7 +311,7 @@ impl Records for MemoryRecords {
 
     fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
         let Leaving { intent, sent_ago, verify_in } = leaving;
-        // A successor's record is not ours to change, and a dropped owner has nobody to tell.
+        // An error means that a successor has the record. A dropped owner has no caller to report it to.
         let _: Result<(), RecordError> = self.own_intent(id, intent, |record, intent, clock| {
             record.leave(fence, &Leaving { sent_ago, verify_in, intent }, clock.now())
         });
@@ -334,7 +334,7 @@ impl Records for MemoryRecords {
         let record = Record::unknown(&opening, &leaving, now);
         let mut shard = self.shard(id);
         if fits {
-            // It is counted with its record, or not kept.
+            // The record's own count includes the bytes, or the record is not stored.
             self.room.give_back(opening.tenant, size);
         }
         if shard.get(&id).is_some_and(|record| !record.expired(now)) {
@@ -361,7 +361,7 @@ impl Records for MemoryRecords {
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
         let found = self.unanswered.look_again(ticket, self.clock.now());
         if found.is_some() {
-            // Its own record goes with its own entry. It is there where its caller has left meanwhile.
+            // Delete the request's own record with its entry. The record exists only if the caller has left meanwhile.
             let _: Result<(), RecordError> =
                 self.own(ticket.id, |record, clock| record.release(ticket.owner, clock.now()));
         }
@@ -397,7 +397,7 @@ impl Records for MemoryRecords {
             let removed = self.shard(ticket.id).remove(ticket.id, &self.room);
             self.held.fetch_sub(removed, Relaxed);
         } else {
-            // Its entry is another's: so is its record, unless it holds that still.
+            // Another owner has the entry, and usually the record. Delete the record if this owner still holds it.
             let _: Result<(), RecordError> =
                 self.own(ticket.id, |record, clock| record.release(ticket.owner, clock.now()));
         }

@@ -1,7 +1,7 @@
-//! How many bytes records, stored answers and claims take, for each tenant and in all.
+//! Counts the bytes of records, stored responses and claims, by tenant and in total.
 //!
-//! Nothing is forgotten before its time, so the only way to bound the memory is to refuse new keys. They are refused early: the rest
-//! of the room is for the answers of requests that are under way already.
+//! No record is evicted, so memory can only be bounded by refusing new keys. They are refused early: the rest is for the responses of
+//! requests already under way.
 
 use crate::idempotency::Tenant;
 use parking_lot::Mutex;
@@ -10,49 +10,49 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Enough that threads seldom meet; tenants are hashes, so they spread evenly.
+/// Enough that threads rarely contend. Tenants are hashes, so they spread evenly.
 const SHARDS: usize = 16;
 
-/// New keys are refused from this part of the room on, in eighths.
+/// New keys are refused when this many eighths are used.
 const NEW_KEYS_EIGHTHS: usize = 7;
 
-/// The room, and how much of it is taken.
+/// The limit in bytes, and the bytes used.
 pub(crate) struct Room {
     max: usize,
     tenant_max: usize,
     taken: AtomicUsize,
-    /// Only tenants that have anything.
+    /// Bytes by tenant; only tenants with records.
     tenants: [Mutex<HashMap<Tenant, usize>>; SHARDS],
 }
 
 impl Room {
-    /// `max` bytes in all, of which one tenant may take `tenant_max`.
+    /// A limit of `max` bytes in total, and `tenant_max` for one tenant.
     pub(crate) fn new(max: usize, tenant_max: usize) -> Self {
         let tenants = std::array::from_fn(|_| Mutex::default());
         Self { max, tenant_max: tenant_max.min(max), taken: AtomicUsize::new(0), tenants }
     }
 
-    /// The bytes that are taken.
+    /// Bytes used.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
-    /// The bytes that there are.
+    /// The limit in bytes.
     pub(crate) fn max(&self) -> usize {
         self.max
     }
 
-    /// Takes the bytes of a new entry; false where the entry must be refused.
+    /// Counts the bytes of a new entry. False: the entry must be refused.
     pub(crate) fn admit(&self, tenant: Option<Tenant>, bytes: usize) -> bool {
         self.take(tenant, bytes, |max| max / 8 * NEW_KEYS_EIGHTHS)
     }
 
-    /// Takes the bytes of an answer to a request that was admitted; false where it must be kept shorter.
+    /// Counts the bytes of an admitted request's response. False: it must be shortened.
     pub(crate) fn extend(&self, tenant: Option<Tenant>, bytes: usize) -> bool {
         self.take(tenant, bytes, |max| max)
     }
 
-    /// Takes bytes whether there is room or not: for the few that cannot be left out.
+    /// Counts bytes even beyond the limit, for the few that cannot be left out.
     pub(crate) fn charge(&self, tenant: Option<Tenant>, bytes: usize) {
         self.take(tenant, bytes, |_| usize::MAX);
     }
@@ -73,7 +73,7 @@ impl Room {
         true
     }
 
-    /// Gives bytes back.
+    /// Subtracts bytes.
     pub(crate) fn give_back(&self, tenant: Option<Tenant>, bytes: usize) {
         self.taken.fetch_sub(bytes, Relaxed);
         let Some(tenant) = tenant else { return };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is given back leaves no trace, and the bounds hold at each step.
+        /// The count equals what is held at each step, and the limits hold.
         #[test]
         fn the_count_is_that_of_what_is_held(steps in prop::collection::vec((0..4_u8, 1..300_usize, any::<bool>()), 1..200)) {
             let room = Room::new(1600, 800);

@@ -1,4 +1,4 @@
-//! Who owns what an upstream made. Not shared: its owner locks it.
+//! Claims: the owner of each resource that an upstream created. Without a lock of its own: its user locks it.
 
 use super::capacity::Room;
 use crate::{
@@ -11,16 +11,16 @@ use std::{
     time::Duration,
 };
 
-/// The memory that a claim takes: its entry in a table that doubles, and in a tree whose nodes may be half full.
+/// Memory of a claim: twice its entries, because the hash table doubles and nodes of the tree may be half full.
 const CLAIM_BYTES: usize = 2 * (size_of::<(ClaimName, Owned)>() + 1) + 2 * size_of::<(Timestamp, ClaimName)>();
 
-/// A claim younger than this is never forgotten to make room: its owner may be at work still. Longer than the default lock.
+/// A younger claim is never removed to make room, because its owner may still be running. Longer than the default lock.
 const YOUNG: Duration = Duration::from_mins(5);
 
-/// Expired claims that one call clears away at most.
+/// Expired claims that one call removes at most.
 const SWEEP: usize = 16;
 
-/// Claims by name, and in the order in which they expire.
+/// Claims by name and by expiry.
 pub(crate) struct Claims {
     max: usize,
     owners: HashMap<ClaimName, Owned>,
@@ -54,7 +54,7 @@ impl Claims {
                 if claim.owner != owner && now < claim.until {
                     return Ok(Claim::Taken);
                 }
-                // Claimed again: it lives on, as the record that it belongs to does.
+                // The owner claims again: extend the claim, because its record lives longer too.
                 let longer = if claim.owner == owner { claim.until.max(until) } else { until };
                 self.order.remove(&(claim.until, name));
                 self.order.insert((longer, name));
@@ -77,7 +77,7 @@ impl Claims {
         }
     }
 
-    /// Those that have not expired, and for how long each still lives.
+    /// Claims that have not expired, with the time left.
     pub(crate) fn living(&self, now: Timestamp) -> impl Iterator<Item = (ClaimName, ClaimOwner, Duration)> {
         let living = self.owners.iter().filter(move |(_, claim)| now < claim.until);
         living.map(move |(name, claim)| (*name, claim.owner, claim.until.since(now)))
@@ -87,7 +87,7 @@ impl Claims {
         self.owners.len()
     }
 
-    /// Forgets expired claims, at most so many.
+    /// Removes at most `most` expired claims.
     pub(crate) fn sweep(&mut self, now: Timestamp, most: usize, room: &Room) {
         for _ in 0..most {
             match self.order.first() {
@@ -97,7 +97,7 @@ impl Claims {
         }
     }
 
-    /// Takes the bytes of one more claim, in the place of the one that expires next where there is no other room.
+    /// Counts the bytes of one more claim. Without room, removes the claim that expires next, unless it is young.
     fn make_room(&mut self, now: Timestamp, room: &Room) -> Result<(), RecordError> {
         let full = if self.owners.len() >= self.max {
             RecordError::Full { what: "claims", max: self.max }
@@ -190,7 +190,7 @@ mod tests {
                     Ok(Claim::Taken) => prop_assert!(taken.is_some_and(|(owner, _)| owner != asking)),
                     Ok(Claim::Ours) => {
                         if let Some((owner, until)) = taken {
-                            // Another's claim may pass on only if it was forgotten to make room, never while it was young.
+                            // A claim may change its owner only if it was removed to make room, never while it was young.
                             prop_assert!(owner == asking || now >= until - 1000 + 300, "young claim lost");
                         }
                         model.insert(resource, (asking, now + 1000));

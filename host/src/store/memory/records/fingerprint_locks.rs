@@ -1,4 +1,4 @@
-//! Equal requests go one at a time: a queue for each fingerprint that is under way.
+//! Fingerprint locks in memory: equal requests run one at a time, in a queue for each fingerprint.
 
 use crate::idempotency::{Fingerprint, RecordError, records::Lease};
 use parking_lot::Mutex;
@@ -11,10 +11,10 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Enough that threads seldom meet.
+/// Enough that threads rarely contend.
 const SHARDS: usize = 16;
 
-/// Who waits behind a request under way, in order. The entry is there as long as somebody has the turn.
+/// Requests that wait for a lock, in order. The map has an entry as long as the lock is held.
 type Queue = VecDeque<(u64, oneshot::Sender<Baton>)>;
 
 pub(crate) struct Turns {
@@ -24,15 +24,15 @@ pub(crate) struct Turns {
     next_ticket: AtomicU64,
 }
 
-/// A request's place in its queue.
+/// The result of asking for a lock.
 pub(crate) enum LockToken {
-    /// It has the turn.
+    /// The request holds the lock.
     First(TurnGuard),
-    /// Others are before it.
+    /// Other requests are before it.
     Queued(Waiting),
 }
 
-/// A turn. Fields are dropped in order: the turn passes on before the seat is free.
+/// The lock, held until drop. Fields are dropped in order: the lock passes on before the seat is free.
 pub(crate) struct TurnGuard {
     _baton: Baton,
     _seat: Seat,
@@ -44,7 +44,7 @@ impl Lease for TurnGuard {
     }
 }
 
-/// A place in a queue that is given up when dropped.
+/// A place in the queue, left on drop.
 pub(crate) struct Waiting {
     fingerprint: Fingerprint,
     ticket: u64,
@@ -53,15 +53,15 @@ pub(crate) struct Waiting {
     turns: Arc<Turns>,
 }
 
-/// The turn itself, as it goes from hand to hand. One that lies in the channel of a waiter who left is dropped with it, and
-/// so goes on.
+/// The lock as it is sent from request to request. A baton in the channel of a waiter that left is dropped with the channel, and so
+/// passes on.
 struct Baton {
     turns: Arc<Turns>,
     fingerprint: Fingerprint,
     spent: bool,
 }
 
-/// One of the places that all queues share.
+/// One of the `max` places that all queues share.
 struct Seat(Arc<Turns>);
 
 impl Turns {
@@ -74,12 +74,12 @@ impl Turns {
         }
     }
 
-    /// Requests with a place in a queue.
+    /// Requests that hold a lock or wait for one.
     pub(crate) fn len(&self) -> usize {
         self.held.load(Relaxed)
     }
 
-    /// Takes the turn, or a place at the end of the queue for it.
+    /// Takes the lock, or a place at the end of its queue.
     pub(crate) fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<LockToken, RecordError> {
         let seat = self.seat().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
         let mut queues = self.shard(fingerprint).lock();
@@ -104,7 +104,7 @@ impl Turns {
         &self.shards[usize::from(*first) % SHARDS]
     }
 
-    /// The next in the queue; without one the queue goes.
+    /// Removes and returns the next waiter. Without one, removes the queue: the lock is free.
     fn next(&self, fingerprint: Fingerprint) -> Option<oneshot::Sender<Baton>> {
         let mut queues = self.shard(fingerprint).lock();
         let next = queues.get_mut(&fingerprint)?.pop_front();
@@ -116,9 +116,9 @@ impl Turns {
 }
 
 impl Waiting {
-    /// Waits for the turn.
+    /// Waits for the lock.
     pub(crate) async fn wait(mut self) -> Result<TurnGuard, RecordError> {
-        // Neither can be missing: a queue that holds our sender passes the baton on, and the seat is taken once, here.
+        // Both errors cannot occur: the queue holds the sender until it passes the baton on, and only this line takes the seat.
         let baton = (&mut self.baton)
             .await
             .map_err(|source| RecordError::Unavailable { source: Box::new(source), maybe_done: true })?;
@@ -129,7 +129,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // Tickets are drawn under the lock, so a queue is in their order. One that was called is no longer in it.
+        // Tickets are drawn under the shard's lock, so the queue is sorted by ticket. A waiter that has been sent the baton is not in it.
         let mut queues = self.turns.shard(self.fingerprint).lock();
         let Some(queue) = queues.get_mut(&self.fingerprint) else { return };
         if let Ok(at) = queue.binary_search_by_key(&self.ticket, |(ticket, _)| *ticket) {
@@ -148,7 +148,7 @@ impl Drop for Baton {
             let fresh = Self { turns: Arc::clone(&self.turns), fingerprint: self.fingerprint, spent: false };
             match pass.send(fresh) {
                 Ok(()) => return,
-                // That one has just left. The turn is still here, not in the baton that came back.
+                // The waiter has just left. `self` still passes the lock on, so the returned baton must not.
                 Err(mut back) => back.spent = true,
             }
         }

@@ -16,7 +16,6 @@ fn twin(n: u8) -> Fingerprint {
     Fingerprint::of(&request)
 }
 
-/// A request as the test sees it.
 enum Request {
     Waiting(BoxFuture<'static, Result<TurnGuard, RecordError>>),
     Going { _guard: TurnGuard },
@@ -42,9 +41,9 @@ impl Request {
 #[derive(Debug, Clone)]
 enum Step {
     Arrive(u8),
-    /// The request at this place of all leaves, whether it has the turn or waits.
+    /// The request at this index leaves, whether it holds the lock or waits.
     Leave(prop::sample::Index),
-    /// Everybody looks whether it was called. Without this, turns lie in channels when their receivers leave.
+    /// Polls all waiting requests. In histories without it, batons are in channels when their receivers leave.
     Look,
 }
 
@@ -129,7 +128,7 @@ async fn threads_never_share_a_turn() {
             let place = turns.take(twin(0)).unwrap();
             let guard = match place {
                 LockToken::First(guard) => guard,
-                // Every third one leaves while it waits, called or not.
+                // Every third request leaves while it waits, with or without a baton in its channel.
                 LockToken::Queued(waiting) if n % 3 == 0 => {
                     let mut waiting = waiting.wait().boxed();
                     let _ = futures_util::poll!(&mut waiting);

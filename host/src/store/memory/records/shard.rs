@@ -1,4 +1,4 @@
-//! One part of the records, with their order of expiry. Not shared: its owner locks it.
+//! One shard of the records, ordered by expiry. Without a lock of its own: its user locks it.
 
 use super::capacity::Room;
 use crate::{
@@ -14,30 +14,30 @@ use std::{
     time::Duration,
 };
 
-/// The memory that a record takes beside its answer. Tables grow by doubling and tree nodes may be half full: twice the entry each.
+/// Memory of a record without its response: twice its entries, because the hash table doubles and nodes of the trees may be half full.
 pub(crate) const RECORD_BYTES: usize =
     2 * (size_of::<(RecordId, Entry)>() + 1) + 4 * size_of::<(Timestamp, RecordId)>();
 
-/// Records by id, and in the order in which they expire: the finished ones, and the live ones, among which the unsettled are found.
+/// Records by id and by expiry. Live records, which include the unsettled ones, are ordered separately from finished ones.
 #[derive(Default)]
 pub(crate) struct Shard {
     records: HashMap<RecordId, Entry>,
     live: Order,
     finished: Order,
-    /// Those that a host verifies by itself, by when the next verification is due.
+    /// Records that a host verifies in the background, by the time of the next verification.
     due: Order,
 }
 
 type Order = BTreeSet<(Timestamp, RecordId)>;
 
-/// A record, and whose share of the memory it takes.
+/// A record, and the tenant whose bytes it counts against.
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) tenant: Option<Tenant>,
 }
 
 impl Entry {
-    /// With what it keeps: its answer, or what it asked.
+    /// Memory of the record with its response and its request.
     fn bytes(&self) -> usize {
         let kept = self.record.stored().map_or(0, Compact::size);
         RECORD_BYTES + kept + self.record.intent().map_or(0, |intent| intent.size())
@@ -49,16 +49,16 @@ impl Shard {
         self.records.get(id).map(|entry| &entry.record)
     }
 
-    /// Whose share of the memory a record takes.
+    /// The tenant whose bytes a record counts against.
     pub(crate) fn tenant(&self, id: &RecordId) -> Option<Tenant> {
         self.records.get(id)?.tenant
     }
 
-    /// Puts a record in, for which [`RECORD_BYTES`] are taken already, in the place of an earlier one with its id. How many that were.
+    /// Inserts a record, for which [`RECORD_BYTES`] are counted already, and removes one of the same id. Returns the number removed.
     pub(crate) fn put(&mut self, id: RecordId, entry: Entry, room: &Room) -> usize {
         let replaced = self.remove(id, room);
         let record = &entry.record;
-        // What an earlier one asked goes over to it.
+        // The record may have taken over the request of an earlier one.
         room.charge(entry.tenant, entry.bytes() - RECORD_BYTES);
         let (phase, expires, due) = (record.phase(), record.expires(), record.due());
         self.order(phase).insert((expires, id));
@@ -67,8 +67,7 @@ impl Shard {
         replaced
     }
 
-    /// Changes a record in place, keeps the order true and counts what it takes more or less. None if there is no record, or
-    /// `change` says so.
+    /// Changes a record in place, and updates its orders and its bytes. `None` if there is no record or `change` returns it.
     pub(crate) fn edit<T>(
         &mut self,
         id: RecordId,
@@ -82,7 +81,7 @@ impl Shard {
         let result = change(&mut entry.record);
         let after = place(&entry.record);
         let bytes_now = entry.bytes();
-        // Under the shard's lock: a call that takes the record out finds its bytes counted.
+        // Under the shard's lock, so that a call that removes the record finds its bytes counted.
         room.charge(tenant, bytes_now.saturating_sub(bytes));
         room.give_back(tenant, bytes.saturating_sub(bytes_now));
         if before != after {
@@ -96,7 +95,7 @@ impl Shard {
         result
     }
 
-    /// Takes a record out and gives its room back. How many that were.
+    /// Removes a record and subtracts its bytes. Returns the number removed.
     pub(crate) fn remove(&mut self, id: RecordId, room: &Room) -> usize {
         let Some(entry) = self.records.remove(&id) else { return 0 };
         self.order(entry.record.phase()).remove(&(entry.record.expires(), id));
@@ -107,28 +106,28 @@ impl Shard {
         1
     }
 
-    /// How many there are.
+    /// Number of records.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// How many have no answer: those under way, and the unsettled ones.
+    /// Number of records without a response: under way, or unsettled.
     pub(crate) fn live_len(&self) -> usize {
         self.live.len()
     }
 
-    /// Every record.
+    /// The ids of all records.
     pub(crate) fn ids(&self) -> Vec<RecordId> {
         self.records.keys().copied().collect()
     }
 
-    /// Takes out the one that would expire next, a finished one if there is any. How many that were.
+    /// Removes the record that expires next, a finished one if there is any. Returns the number removed.
     pub(crate) fn remove_next(&mut self, room: &Room) -> usize {
         let next = self.finished.first().or(self.live.first()).copied();
         next.map_or(0, |(_, id)| self.remove(id, room))
     }
 
-    /// Takes out up to `limit` expired records. How many that were.
+    /// Removes up to `limit` expired records. Returns the number removed.
     pub(crate) fn sweep(&mut self, now: Timestamp, limit: usize, room: &Room) -> usize {
         let mut removed = 0;
         while removed < limit {
@@ -136,19 +135,19 @@ impl Shard {
             let Some((_, id)) = expired.copied() else { break };
             removed += self.remove(id, room);
         }
-        // A table never shrinks by itself: a crowd that has gone would keep its memory.
+        // A hash table never shrinks by itself: after a peak it would keep its memory.
         if limit == usize::MAX && self.records.capacity() > 4 * self.records.len().max(64) {
             self.records.shrink_to_fit();
         }
         removed
     }
 
-    /// The unsettled records, those that are being verified too, and when each expires.
+    /// The unsettled records, including those being verified, each with its expiry.
     pub(crate) fn unsettled(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, Unsettled)> {
         self.live.iter().filter_map(move |(expires, id)| Some((*expires, self.unsettled_one(*id, now)?)))
     }
 
-    /// One record, where it is unsettled.
+    /// One record, if it is unsettled.
     pub(crate) fn unsettled_one(&self, id: RecordId, now: Timestamp) -> Option<Unsettled> {
         let (record, facts) = (self.get(&id)?, StoreFacts::default());
         let is_verified_now = record.verified_for(&facts, now).is_some();
@@ -160,7 +159,7 @@ impl Shard {
         })
     }
 
-    /// The records whose verification is due and when it was, the longest due first.
+    /// The records whose verification is due, each with its time, the longest due first.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, RecordId)> {
         let is_unsettled =
             move |id: &RecordId| self.get(id).is_some_and(|own| own.unsettled(&StoreFacts::default(), now).is_some());

@@ -63,15 +63,15 @@ impl<T> AtHand<T> for Reply<'_, T> {
     }
 }
 
-/// The tripwire: each of these fails if idempotency silently does nothing.
+/// Each assertion fails if idempotency silently does nothing.
 #[tokio::test(start_paused = true)]
 async fn a_key_is_sent_once_and_replayed_as_it_was() {
     let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(Clock::system(), Limits::default()));
     let begin = |fence| begin(&records, Clock::system(), id(1), opening(fence, 0));
-    let BeginOutcome::New(mut hold) = begin(1).await.unwrap() else { panic!("the first is not new") };
-    hold.sent().await.unwrap();
+    let BeginOutcome::New(mut guard) = begin(1).await.unwrap() else { panic!("the first is not new") };
+    guard.sent().await.unwrap();
     assert!(matches!(begin(2).await.unwrap(), BeginOutcome::InFlight { .. }), "the second is let through");
-    hold.finish(stored("hospital 7")).await.unwrap();
+    guard.finish(stored("hospital 7")).await.unwrap();
     let BeginOutcome::Replay(replay) = begin(3).await.unwrap() else { panic!("the third is not replayed") };
     assert_eq!(*replay, stored("hospital 7"));
     advance(KEEP).await;
@@ -133,13 +133,13 @@ async fn unknown_writes_without_a_key_leave_room_for_keys() {
         finish_now(&records, n, n.into(), "x");
     }
     begin_now(&records, 7, 7).unwrap_err();
-    // Once they are settled there is room for others again.
+    // Settling a record makes room again.
     assert_eq!(records.resolve(id(1), Resolution::NotApplied).into_inner().unwrap(), Resolved::Done);
     leave(8);
     assert_eq!(records.unsettled(10).into_inner().unwrap().len(), 2);
 }
 
-/// What a finished record takes.
+/// Bytes of a finished record.
 fn taken(body: &str) -> usize {
     RECORD_BYTES + Compact::from(stored(body)).size()
 }
@@ -164,7 +164,7 @@ async fn answers_take_a_bounded_room() {
     assert!(records.sweep() && records.is_empty() && records.bytes() == 0);
 }
 
-/// Keyed writes without end: new keys are refused while there still is memory, what is known is answered.
+/// Under endless keyed writes, new keys are refused before memory is used up, and known keys still get their responses.
 #[tokio::test(start_paused = true)]
 async fn new_keys_are_refused_before_the_memory_is_used_up() {
     let room = 1 << 20;
@@ -201,7 +201,7 @@ async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
     assert_eq!(begin(admitted + 3, "greedy").unwrap().begin, RecordBegin::New, "what it gives back it may take again");
 }
 
-/// What a tenant's callers leave behind takes of that tenant's share.
+/// An orphan counts against the limit of the tenant whose caller left.
 #[tokio::test(start_paused = true)]
 async fn an_orphan_counts_against_its_tenant() {
     use crate::idempotency::{Arrived, Arriving, RequestDigest, Ticket, unanswered::Terms};
@@ -269,7 +269,7 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                 for n in 0..40_u16 {
                     let fence = u128::from(n) << 64 | thread;
                     // The first 20 are left unknown.
-                    // For a moment another thread's crowding key may have the last place.
+                    // Another thread's extra key may hold the last place for a moment.
                     let begun = (0..1_000_000).find_map(|_| {
                         let begun = begin_now(records, n, fence);
                         std::thread::yield_now();
@@ -315,7 +315,7 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
     }
 }
 
-/// A request whose caller leaves while it takes an older orphan over: nothing was sent under its own record, which is forgotten.
+/// A caller leaves while its request adopts an older orphan: nothing was sent under the request's own record, so it is deleted.
 #[tokio::test]
 async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
     use crate::idempotency::{Arrived, Arriving, RequestDigest, Ticket, unanswered::Terms};

@@ -1,4 +1,4 @@
-//! Requests without a key that have no answer yet, in memory.
+//! Requests without a key that have no response yet, in memory.
 
 use crate::{
     clock::Timestamp,
@@ -15,16 +15,16 @@ use std::{
     time::Duration,
 };
 
-/// Enough that threads seldom meet; the digests are hashes, so they spread evenly.
+/// Enough that threads rarely contend. Digests are hashes, so they spread evenly.
 const SHARDS: usize = 16;
 
-/// Between two searches of a full store for what has expired: each goes through all of it.
+/// Between two sweeps of a full store: each goes through all entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 type Lists = HashMap<RequestDigest, Unanswered, BuildHasherDefault<DigestBytes>>;
 
-/// Takes a digest's own bytes for its hash: they are a secret hash already. The shard is chosen by other bytes, so that the keys of
-/// one shard still differ in all bits.
+/// Uses a digest's own bytes as its hash, because they are a keyed hash already. Other bytes select the shard, so that the keys of a
+/// shard differ in all bits.
 #[derive(Default)]
 struct DigestBytes(u64);
 
@@ -40,13 +40,13 @@ impl Hasher for DigestBytes {
     }
 }
 
-/// The lists of all requests.
+/// The lists of all digests.
 pub(super) struct Unanswereds {
     shards: [Mutex<Lists>; SHARDS],
     held: AtomicUsize,
     swept: AtomicU64,
     kept_longest: AtomicU64,
-    /// Secret and random, so that no caller can make two requests that have one digest.
+    /// Secret and random, so that no caller can construct two requests with the same digest.
     keys: [RandomState; 2],
 }
 
@@ -61,12 +61,12 @@ impl Unanswereds {
         }
     }
 
-    /// Entries of all lists.
+    /// Number of entries in all lists.
     pub(super) fn len(&self) -> usize {
         self.held.load(Relaxed)
     }
 
-    /// A digest that is good within this process: twice SipHash-1-3, a quarter of what SHA-256 costs.
+    /// The digest of a request, valid in this process only: twice SipHash-1-3, at a quarter of the cost of SHA-256.
     pub(super) fn digest(&self, request: &Likeness<'_>) -> RequestDigest {
         let mut digest = [0; 32];
         for (half, key) in digest.as_chunks_mut::<16>().0.iter_mut().zip(&self.keys) {
@@ -134,7 +134,7 @@ impl Unanswereds {
         self.change(ticket.digest, |list| list.remove(ticket.id, ticket.owner)).unwrap_or(false)
     }
 
-    /// Forgets orphans that were kept for long enough.
+    /// Removes expired orphans.
     pub(super) fn sweep(&self, now: Timestamp) {
         let kept = Duration::from_micros(self.kept_longest.load(Relaxed));
         for shard in &self.shards {
@@ -168,7 +168,7 @@ impl Unanswereds {
         Some(result)
     }
 
-    /// Counts what a change has added or taken, and forgets a list that is empty.
+    /// Updates the count after a change, and removes an empty list.
     fn changed(&self, lists: &mut Lists, digest: RequestDigest, before: usize) {
         let after = lists.get(&digest).map_or(0, Unanswered::len);
         if after == 0 {
