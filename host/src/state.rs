@@ -1,4 +1,4 @@
-//! The contracts between the parts of the host that need state and the stores that keep it.
+//! Contracts between the stores and the parts of the host whose state they keep.
 
 pub mod group;
 pub mod rollout;

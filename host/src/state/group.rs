@@ -1,4 +1,4 @@
-//! The contract between admission and the stores: the settings of a group, the question of an attempt, and the answers.
+//! The contract between admission and the stores: settings of a group, the kinds of attempt, refusals and status.
 
 mod pybreaker;
 
@@ -12,45 +12,45 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A group's settings.
+/// Settings of a group of endpoints that share a breaker, limits and a retry budget.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// The breaker; none to do without.
+    /// Settings of the breaker; `None`: off.
     pub breaker: Option<breaker::Settings>,
-    /// The limits, all of which an attempt passes.
+    /// The rate limits; an attempt must pass all of them.
     pub limits: Vec<Quota>,
-    /// The retry budget.
+    /// Settings of the retry budget.
     pub budget: budget::Settings,
-    /// Whether places are leased ahead from shared state, so that most attempts ask nobody.
+    /// Whether to prefetch places from shared state, so that most attempts need no call to Redis.
     pub leased: bool,
-    /// The breaker of Python workers that is one with it, in shared state.
+    /// The pybreaker breaker of Python workers that mirrors this one in shared state.
     pub pybreaker: Option<Pybreaker>,
 }
 
-/// The settings that an endpoint brings to its group.
+/// Settings of an endpoint: those of its group, and its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointSettings {
-    /// The group's.
+    /// Settings of the group.
     pub group: Settings,
-    /// Those of the endpoint alone, where it has limits beside the group's.
+    /// Settings of the endpoint alone, if it has limits beside the group's.
     pub own: Settings,
-    /// The bounds of the adaptive rate. None: it is off.
+    /// Bounds of the adaptive rate; `None`: off.
     pub adaptive_rate: Option<adaptive::Settings>,
 }
 
-/// What for.
+/// The kind of an attempt: which of breaker, budget and limits apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptKind {
-    /// A first attempt: earns a share of a retry.
+    /// A first attempt: adds to the retry budget.
     First,
-    /// A further attempt: costs a retry.
+    /// A further attempt: takes one retry from the budget.
     Retry,
-    /// A look at what became of a write: limits only.
+    /// A verification of an unknown write: subject to limits only.
     Probe,
 }
 
 impl AttemptKind {
-    /// The word for it.
+    /// The name in scripts and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -60,106 +60,106 @@ impl AttemptKind {
     }
 }
 
-/// What an attempt says of the upstream.
+/// The result of an attempt, for the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// Its health.
+    /// How the breaker counts the attempt.
     pub signal: BreakerSignal,
-    /// How long the attempt took.
+    /// Duration of the attempt.
     pub took: Duration,
-    /// For how long the upstream says that it is unavailable: the `Retry-After` of a 503.
+    /// The `Retry-After` of a 503: how long the upstream expects to be unavailable.
     pub retry_after: Option<Duration>,
 }
 
 impl Report {
-    /// Without a word of the upstream on how long.
+    /// A report without `Retry-After`.
     pub fn new(signal: BreakerSignal, took: Duration) -> Self {
         Self { signal, took, retry_after: None }
     }
 
-    /// The time for which a breaker that this report opens, or finds just opened, should stay open.
+    /// The open time that the upstream asks for, if this report opens the breaker or finds it just opened.
     pub fn lengthens(&self) -> Option<Duration> {
         self.retry_after.filter(|asked| self.signal == BreakerSignal::Failure && !asked.is_zero())
     }
 }
 
-/// Why an attempt is not made.
+/// Why an attempt is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The breaker is open, or its probes are under way.
+    /// The breaker is open, or half-open with all its probes under way.
     BreakerOpen {
-        /// When to come back.
+        /// When a retry may be admitted.
         retry_after: Duration,
-        /// What tripped it.
+        /// What opened the breaker.
         why: Trip,
     },
-    /// A limit has no place within the wait that the caller can bear.
+    /// A limit would delay the attempt for longer than its caller accepts.
     RateLimited {
-        /// Which; none for a pause that the upstream asked for.
+        /// The limit; `None` for a pause that the upstream asked for.
         quota: Option<Quota>,
-        /// When to come back.
+        /// When a retry may be admitted.
         retry_after: Duration,
     },
-    /// The upstream throttles, and the rate that it takes has no place within the wait that the caller can bear.
+    /// The adaptive rate would delay the attempt for longer than its caller accepts.
     Paced {
-        /// The rate, in requests a minute.
+        /// The adaptive rate, in requests per minute.
         per_minute: u32,
-        /// When to come back.
+        /// When a retry may be admitted.
         retry_after: Duration,
     },
-    /// Retries are used up.
+    /// The retry budget is used up.
     BudgetExhausted {
-        /// When to come back.
+        /// When a retry may be admitted.
         retry_after: Duration,
     },
 }
 
-/// The look right before the send.
+/// The result of the recheck right before the send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recheck {
-    /// Send now.
+    /// The attempt may be sent now.
     Send,
-    /// The fleet was paused meanwhile: wait so long, then look again.
+    /// The fleet was paused meanwhile: wait this long, then recheck.
     Wait(Duration),
     /// The breaker opened meanwhile.
     Refused(Refusal),
 }
 
-/// All that there is to see of a group.
+/// Status of a group, for operators.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupStatus {
-    /// `upstream/group`.
+    /// The name: `upstream/group`.
     pub group: String,
-    /// The breaker; none where it is switched off.
+    /// Status of the breaker; `None`: off.
     pub breaker: Option<breaker::BreakerStatus>,
-    /// The limits.
+    /// The limits, in the order of the settings.
     pub limits: Vec<LimitView>,
-    /// This host's adaptive rate; none where it is switched off.
+    /// This host's adaptive rate; `None`: off.
     pub pace: Option<PaceView>,
-    /// Retries that are saved up, in thousandths.
+    /// Retries in the budget, in thousandths.
     pub budget: u64,
-    /// What earns them.
+    /// Settings of the budget.
     pub budget_settings: budget::Settings,
-    /// How long the upstream's pause still lasts.
+    /// Time left of the upstream's pause; `None` without one.
     pub paused: Option<Duration>,
 }
 
-/// A limit and how far it is used up.
+/// A limit and its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitView {
-    /// The limit.
+    /// The configured limit.
     pub quota: Quota,
-    /// Places that are taken, of `burst`; more where some are reserved for later.
+    /// Places taken, of `burst`; more than `burst` if some are reserved for later.
     pub taken: u32,
 }
 
-/// All that there is to see of a group's adaptive rate.
+/// Status of a group's adaptive rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PaceView {
-    /// Requests a minute; none while it is open.
+    /// Requests per minute; `None` while the rate is unlimited.
     pub per_minute: Option<f64>,
-    /// How often it was lowered since the start.
+    /// Decreases since the start.
     pub decreases: u64,
-    /// Its bounds.
+    /// Bounds of the rate.
     pub settings: adaptive::Settings,
 }

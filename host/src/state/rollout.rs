@@ -1,4 +1,4 @@
-//! The contract between the hosts of a fleet about the policy of one upstream: what a host says, and what it hears.
+//! The contract between the hosts of a fleet about the policy of one upstream: the messages of a host, and the replies.
 
 mod codec;
 pub mod protocol;
@@ -9,54 +9,54 @@ pub use protocol::{Aborted, FleetState, HostStatus, Message, MessageOutcome, Pol
 use crate::policy::Digest;
 use std::time::Duration;
 
-/// How things stand, as shared state tells it.
+/// Status of the agreement, as read from shared state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetStatus {
-    /// Which policy serves the fleet.
+    /// The policy that the fleet serves.
     pub standing: FleetState,
-    /// What is proposed.
+    /// The open proposal, if any.
     pub proposed: Option<Proposed>,
-    /// The last proposal that came to nothing.
+    /// The last aborted proposal.
     pub aborted: Option<Aborted>,
-    /// Hosts that live, by name.
+    /// Live hosts, by name.
     pub hosts: Vec<Host>,
 }
 
-/// What is proposed: see [`protocol::Proposal`].
+/// The open proposal: see [`protocol::Proposal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposed {
-    /// Which proposal.
+    /// Random id of the proposal.
     pub id: u64,
-    /// The component.
+    /// Digest of the component's manifest.
     pub digest: Digest,
-    /// The host that announced it.
+    /// Name of the host that announced it.
     pub by: String,
-    /// Whether it may be one that was rolled back.
+    /// Whether a quarantined component is allowed.
     pub promoted: bool,
-    /// How long hosts are still waited for.
+    /// Time left for hosts to stage it.
     pub left: Duration,
 }
 
-/// A host that lives.
+/// A live host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// Its name.
+    /// The host's name: see `is_name`.
     pub name: String,
-    /// How long ago it spoke.
+    /// Time since its last message.
     pub silent: Duration,
-    /// The generation that serves there.
+    /// The generation that the host serves.
     pub generation: u64,
-    /// The proposal that it could serve at once.
+    /// The proposal that the host has loaded and could serve at once.
     pub staged: Option<u64>,
 }
 
-/// What came of a word, and how things stand then.
+/// The reply to a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageReply {
-    /// What came of it.
+    /// The outcome of the message.
     pub outcome: MessageOutcome,
-    /// Whether something else than ours was found there, and thrown away.
+    /// Whether a foreign value was found in shared state, and discarded.
     pub flawed: bool,
-    /// How things stand.
+    /// The status after the message.
     pub view: FleetStatus,
 }

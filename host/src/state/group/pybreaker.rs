@@ -1,21 +1,21 @@
-//! Where Python workers keep the breaker that they share with a group.
+//! The keys of a breaker that Python workers share with a group.
 
-/// A breaker of the Python library pybreaker in its `CircuitRedisStorage`: four keys, read and written as pybreaker does.
+/// A breaker of the Python library pybreaker in its `CircuitRedisStorage`: four keys, in pybreaker's format.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pybreaker {
-    /// The storage's `namespace`; none for pybreaker's default. On a Cluster it needs a [`Self::hash_tag`].
+    /// The storage's `namespace`; `None`: pybreaker's default. On a Cluster it needs a [`Self::hash_tag`].
     pub namespace: Option<String>,
 }
 
 impl Pybreaker {
-    /// Its keys: state, failures in a row, successes while half-open, time of opening.
+    /// The keys: state, failures in a row, successes while half-open, time of opening.
     pub fn keys(&self) -> [String; 4] {
         let before = self.namespace.as_deref().map_or(String::new(), |namespace| format!("{namespace}:"));
         ["state", "fail_counter", "success_counter", "opened_at"].map(|what| format!("{before}pybreaker:{what}"))
     }
 
-    /// The part of the namespace by which a Cluster finds the slot of all four keys: what stands between the first `{` and the
-    /// next `}`. Without one they lie in different slots.
+    /// The hash tag of the namespace: the text between the first `{` and the next `}`, by which a Cluster puts all four keys into one
+    /// hash slot.
     pub fn hash_tag(&self) -> Option<&str> {
         let (_, rest) = self.namespace.as_deref()?.split_once('{')?;
         let (tag, _) = rest.split_once('}')?;

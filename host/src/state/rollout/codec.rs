@@ -1,4 +1,4 @@
-//! How a standing is written, in shared state and in a file: seven words, and nothing that is not of their form is read.
+//! The format of a [`FleetState`] in shared state and in a file: seven words. Words of any other form are rejected.
 
 use super::{
     FleetState, PolicyRef, Why,
@@ -6,11 +6,11 @@ use super::{
 };
 use crate::policy::Digest;
 
-/// The longest name of a host.
+/// Maximum length of a host's name.
 const NAME: usize = 64;
 
 impl FleetState {
-    /// Line, generation, chosen, before, why, by, quarantined.
+    /// The seven words: line, generation, chosen, before, why, by, quarantined.
     pub fn words(&self) -> [String; 7] {
         let quarantined: Vec<String> = self.quarantined.iter().map(ToString::to_string).collect();
         [
@@ -24,9 +24,9 @@ impl FleetState {
         ]
     }
 
-    /// From these words; none where they are none of ours.
+    /// Parses the words; `None` if one is invalid.
     pub fn read(words: &[&str]) -> Option<Self> {
-        // A last word that is empty is no line.
+        // An empty last word may be missing: in a file it is an empty line.
         let (words, quarantined) = match words {
             [words @ .., quarantined] if words.len() == 6 => (words, *quarantined),
             words => (words, ""),
@@ -60,7 +60,7 @@ impl PolicyRef {
 }
 
 impl Why {
-    /// The word for it.
+    /// The word for the cause.
     pub fn word(self) -> &'static str {
         match self {
             Self::Nothing => "",
@@ -83,7 +83,7 @@ impl Why {
     }
 }
 
-/// Whether a word may be a host's name.
+/// Whether a word is a valid name of a host.
 pub(crate) fn is_name(word: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     (1..=NAME).contains(&word.len()) && word.bytes().all(fits)

@@ -1,73 +1,72 @@
-//! What the hosts of a fleet agree on for one upstream: which policy serves, and which one is proposed. Pure; shared state
-//! does the same in `store/redis/agreement/agreement.lua`, and a test plays the same histories on both.
+//! The protocol by which a fleet agrees on the policy of one upstream: which policy serves, and which one is proposed. Pure. In
+//! shared state `store/redis/agreement/agreement.lua` implements it; a test plays the same histories on both.
 //!
 //! ```text
-//! announced --every live host has it, or the time is over and some do--> switched: the next generation
-//!     |                                                                      |
-//!     +--one host refuses it--> aborted          an operator, or a fault--> back: the one before, as the next
+//! announced --every live host has staged it, or the time is over and some have--> switched: the next generation
+//!     |                                                                              |
+//!     +--one host refuses it--> aborted          an operator rolls back, or a fault--> the one before, as the next generation
 //! ```
 //!
-//! A proposal and a generation name a component by its digest and by nothing else: where it comes from is each host's
-//! own configuration.
+//! Proposals and generations name a component by its digest only. Each host's own configuration names the repository.
 //!
-//! Hosts are counted here, by their beats, and not by those of a breaker's group or by the census of the server: waited
-//! for is who follows this upstream. Any one host's fault takes all back, without the quorum that a breaker has: what a
-//! breaker sees may be one host's network, what fails in a policy is its code, and a generation too few costs little.
+//! The agreement counts hosts by its own heartbeats: it waits for the hosts that follow this upstream, which may be others than those
+//! of a breaker's group. A fault at one host rolls the fleet back, without a breaker's quorum: a failure that a breaker sees may be due
+//! to one host's network, but a policy fails by its code, and an unneeded rollback costs little.
 
 use crate::{clock::Timestamp, policy::Digest};
 use std::{collections::BTreeMap, time::Duration};
 
-/// A host that has said nothing for so long is not waited for: five beats.
+/// A host without a message for this long is not waited for: five heartbeats.
 pub const LIVE: Duration = Duration::from_secs(5);
-/// How long hosts may take to pull and compile what is proposed: an 18 MB Python policy takes 9 s to compile.
+/// Time for hosts to pull and compile a proposal: an 18 MB Python policy takes 9 s to compile.
 pub const STAGING: Duration = Duration::from_secs(30);
-/// Digests that are remembered as bad; the oldest goes first.
+/// Maximum of quarantined digests; the oldest is dropped first.
 pub const QUARANTINED: usize = 32;
-/// Where generations end, and stay: far above what a fleet counts to, and exact in Lua. Only a stranger writes one so high;
-/// generations are told apart by what was chosen as well, so that it is no dead end.
+/// Highest generation: far above what a fleet reaches, and exact in Lua. Only a foreign program writes one so high. The number stays
+/// there, and switches still work, because a generation is identified by its digest too.
 pub const GENERATIONS: u64 = 1_000_000_000_000;
 
-/// Which policy.
+/// A reference to a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyRef {
-    /// The one that each host's configuration names: only as long as the fleet has said nothing.
+    /// The policy that each host's configuration names: until the fleet's first switch.
     Configured,
-    /// A component by the digest of its manifest, in the repository that each host's configuration names.
+    /// A component, by the digest of its manifest, in the repository that each host's configuration names.
     Artifact(Digest),
 }
 
-/// How a generation came to be.
+/// The cause of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The fleet has said nothing yet.
+    /// No switch yet.
     Nothing,
-    /// Somebody announced it.
+    /// It was announced.
     Announced,
-    /// Somebody announced it although it had been rolled back.
+    /// It was announced although it was quarantined.
     Promoted,
-    /// An operator went back to it.
+    /// An operator rolled back to it.
     Operator,
-    /// The one after it failed at a host.
+    /// A fault at a host rolled back to it.
     Fault,
 }
 
-/// Which policy serves the fleet. A host that knows it writes it back where shared state has lost it.
+/// The policy that the fleet serves. Each host keeps a copy, and writes it back if shared state has lost it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetState {
-    /// Which line of generations: drawn by chance with the first one, so that what a host remembers of one fleet is never
-    /// taken for what a younger one came to after a loss. 0 while the fleet has said nothing.
+    /// Random id of this line of generations: the id of its first proposal. After a loss of shared state a new line may begin, and a
+    /// host's copy of the old line must not overrule it. 0 before the first switch.
     pub line: u64,
-    /// Counts up with each switch, and in one line never down; 0 while the fleet has said nothing.
+    /// Increases with each switch, and never decreases in one line. 0 before the first switch.
     pub generation: u64,
-    /// Which policy.
+    /// The policy that serves.
     pub chosen: PolicyRef,
-    /// The one to go back to.
+    /// The policy for a rollback; `None` after one.
     pub before: Option<PolicyRef>,
-    /// Why.
+    /// The cause of this generation.
     pub why: Why,
-    /// The host that brought it about; empty for none.
+    /// Name of the host that caused it; empty before the first switch.
     pub by: String,
-    /// What was rolled back, the oldest first.
+    /// Digests that were rolled back, the oldest first.
     pub quarantined: Vec<Digest>,
 }
 
@@ -78,10 +77,10 @@ impl Default for FleetState {
     }
 }
 
-/// What is proposed.
+/// An open proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
-    /// Drawn by chance, so that none is taken for another after shared state has lost its data.
+    /// Random, so that proposals stay distinct after shared state has lost its data.
     pub id: u64,
     /// The component.
     pub digest: Digest,
@@ -89,31 +88,31 @@ pub struct Proposal {
     pub by: String,
     /// Whether it may be one that was rolled back.
     pub promoted: bool,
-    /// What the configuration of the host that announced it names: gone back to where the fleet has said nothing yet.
+    /// The digest in the configuration of the announcing host: the target of a rollback if this is the fleet's first switch.
     pub from: Digest,
-    /// When hosts are waited for no longer.
+    /// End of the time for staging.
     pub until: Timestamp,
 }
 
-/// Why a proposal came to nothing.
+/// An aborted proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aborted {
     /// The proposal.
     pub id: u64,
     /// The component.
     pub digest: Digest,
-    /// The host that refused it.
+    /// Name of the host that refused it, or of the operator's host.
     pub by: String,
-    /// At which step.
+    /// The step that failed, such as `staging` or `operator`.
     pub step: String,
-    /// Why.
+    /// The error, in words.
     pub reason: String,
 }
 
-/// A host that follows.
+/// A live host that follows the agreement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// When it last said something.
+    /// Time of its last message.
     pub heard: Timestamp,
     /// The generation that serves there.
     pub generation: u64,
@@ -121,10 +120,10 @@ pub struct Member {
     pub staged: Option<u64>,
 }
 
-/// Who speaks, and how it stands there.
+/// The sender of a message, and its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostStatus {
-    /// The host.
+    /// Name of the host.
     pub host: String,
     /// The generation that serves there.
     pub generation: u64,
@@ -132,12 +131,12 @@ pub struct HostStatus {
     pub staged: Option<u64>,
 }
 
-/// What a host says beside that it lives.
+/// A message of a host. Each one is also a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Nothing else.
+    /// Only a heartbeat.
     Beat,
-    /// A component is proposed; the host has it.
+    /// Proposes a component, which this host has staged.
     Announce {
         /// The proposal.
         id: u64,
@@ -145,68 +144,67 @@ pub enum Message {
         digest: Digest,
         /// Whether it may be one that was rolled back.
         promoted: bool,
-        /// What this host's configuration names.
+        /// The digest in this host's configuration.
         from: Digest,
-        /// Hosts that were heard of just now: where one is missing, shared state has lost who lives.
+        /// Hosts that were live a moment ago. If one is missing, shared state has lost the list of hosts.
         others: Vec<String>,
     },
-    /// What is proposed is no policy for this fleet.
+    /// Refuses a proposal, for the whole fleet.
     Refuse {
         /// The proposal.
         id: u64,
-        /// At which step.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The error, in words.
         reason: String,
     },
-    /// Back to the one before. From an operator, while something is proposed: that is not to serve.
+    /// Rolls back to the policy before. From an operator during a proposal: aborts the proposal instead.
     RollBack {
-        /// The generation that is meant: a later one stays.
+        /// The generation to roll back: a later one stays.
         generation: u64,
-        /// What it is.
+        /// The policy of that generation.
         chosen: PolicyRef,
         /// [`Why::Operator`] or [`Why::Fault`].
         why: Why,
     },
 }
 
-/// What came of it.
+/// The outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageOutcome {
-    /// It is done.
+    /// Applied.
     Done,
-    /// It serves already.
+    /// The announced component serves already.
     Serving,
-    /// It was rolled back before.
+    /// The announced component was rolled back before.
     Quarantined,
-    /// Another one is proposed.
+    /// Another proposal is open.
     Busy,
-    /// Shared state has lost which hosts live: they say so with their next beats.
+    /// Shared state has lost the list of hosts; it is complete again after their next heartbeats.
     Gathering,
-    /// What was proposed is not any more; what serves stays.
+    /// The open proposal was aborted; the serving policy stays.
     Aborted,
-    /// There is none before it.
+    /// There is no policy to roll back to.
     NoOther,
-    /// Another generation serves by now, or another proposal stands.
+    /// The message is about an earlier generation or proposal.
     Stale,
 }
 
-/// All of it.
+/// The agreement of a fleet on the policy of one upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Agreement {
-    /// What serves.
+    /// The policy that serves.
     pub standing: FleetState,
-    /// What is proposed.
+    /// The open proposal, if any.
     pub proposal: Option<Proposal>,
-    /// The last proposal that came to nothing.
+    /// The last aborted proposal.
     pub aborted: Option<Aborted>,
-    /// Hosts that live, by name.
+    /// Live hosts, by name.
     pub members: BTreeMap<String, Member>,
 }
 
 impl Agreement {
-    /// A host says something. `known` is how the fleet stands as far as it knows. Also says whether the others are to
-    /// hear of it.
+    /// Applies a message. `known`: the sender's copy of the state. Returns the outcome, and whether to notify the other hosts.
     pub fn hear(
         &mut self,
         speaker: &HostStatus,
@@ -220,7 +218,7 @@ impl Agreement {
             self.standing = known.clone();
             told = true;
         }
-        // A clock that was set back keeps nobody waiting, and nobody alive.
+        // If the clock was set back, times in the future would keep a host live or a proposal open for too long.
         for member in self.members.values_mut() {
             member.heard = member.heard.min(now);
         }
@@ -279,7 +277,7 @@ impl Agreement {
         if meant != (self.standing.generation, self.standing.chosen) {
             return MessageOutcome::Stale;
         }
-        // What serves is good as far as anybody knows: the operator means the one that is about to.
+        // The operator means the proposal, which is about to serve, and not the policy that serves now.
         if why == Why::Operator
             && let Some(proposal) = self.proposal.take()
         {
@@ -298,7 +296,7 @@ impl Agreement {
         MessageOutcome::Done
     }
 
-    /// Switches where nobody is waited for any more. Whether something changed.
+    /// Switches or aborts when all hosts have staged the proposal, or its time is over. True: something changed.
     fn settle(&mut self, now: Timestamp) -> bool {
         let Some(proposal) = &self.proposal else { return false };
         let id = Some(proposal.id);
@@ -315,7 +313,7 @@ impl Agreement {
             self.abort(&proposal, &proposal.by, "staging", "no host that lives has it");
             return true;
         }
-        // By its digest: what configurations name may be another one by the time that the fleet goes back.
+        // By digest, because the configurations may name another policy by the time of a rollback.
         let before = match self.standing.chosen {
             PolicyRef::Configured => proposal.from,
             PolicyRef::Artifact(digest) => digest,
