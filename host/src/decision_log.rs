@@ -1,9 +1,9 @@
-//! Decision traces: what a policy was shown and what it said, recorded from a running host and replayed through a candidate.
+//! The decision log: inputs and verdicts of a policy, recorded from a running host and replayed through a candidate policy.
 //!
-//! A trace is JSON, a line each. A [`Head`] says which policy judged and what it reads; a [`Decision`] is one outcome with the
-//! verdict on it; a [`Gap`] says that decisions are missing. Unless the operator asks for contents, nothing is written that a
-//! caller or the upstream put in words: no header values but a plain `Retry-After`, no paths, no bodies, no claims. Where a
-//! replay would need them, it counts the decision as not replayed, and compares nothing.
+//! A decision log has one JSON object per line. A [`Head`] describes the policy and what it reads; a [`Decision`] is one outcome with
+//! its verdict; a [`Gap`] counts decisions that are missing. Unless the operator asks for contents, a log holds no text of a caller or
+//! the upstream: no header values except a plain `Retry-After`, no paths, no bodies, no claims. If a replay needs them, it counts the
+//! decision as not replayed.
 
 mod encode;
 mod endpoint_match;

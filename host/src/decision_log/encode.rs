@@ -1,4 +1,4 @@
-//! From a decision as it is made to a line.
+//! Converts a decision, when it is made, into a line of the log.
 
 use super::format::{Contents, Decision, Endpoint, FORMAT, Head, Interest, Message, Next, RecordedVerdict};
 use crate::{
@@ -13,34 +13,34 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 
-/// How an outcome was judged.
+/// The source of a verdict.
 #[derive(Debug, Clone, Copy)]
 pub enum Judged<'a> {
-    /// By the policy.
+    /// The policy returned it.
     Verdict(&'a Verdict),
-    /// Not at all: the policy failed so.
+    /// The policy failed; the fault's name.
     Fault(&'a str),
-    /// By its status, without the policy.
+    /// The status settled the outcome, without a call of the policy.
     Settled,
 }
 
-/// A decision as it is made.
+/// A decision, by reference.
 #[derive(Debug, Clone, Copy)]
 pub struct DecisionInput<'a> {
-    /// The generation that decided.
+    /// The upstream's runtime, which holds policy and generation.
     pub service: &'a UpstreamRuntime,
-    /// The request's method.
+    /// Method of the request.
     pub method: &'a Method,
-    /// What was judged.
+    /// The policy's input about the attempt.
     pub attempt: &'a Attempt<'a>,
-    /// What it brought.
+    /// The outcome of the attempt.
     pub outcome: &'a Outcome<'a>,
-    /// How.
+    /// The verdict, or why there is none.
     pub judged: Judged<'a>,
 }
 
 impl DecisionInput<'_> {
-    /// Its line. Without `contents`, nothing of what callers and the upstream said is in it.
+    /// The line for the log. Without `contents`, it holds no text of callers or the upstream.
     pub fn line(&self, contents: bool) -> Decision<'_> {
         let Self { service, method, attempt, outcome, judged } = self;
         let nothing = contract::Interest::default();
@@ -91,7 +91,7 @@ impl DecisionInput<'_> {
     }
 }
 
-/// A caller may put anything into a method of its own.
+/// Methods that are recorded by name. Any other method is text of the caller.
 const KNOWN: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE", "CONNECT"];
 
 fn prefix(bytes: &[u8], most: usize) -> &[u8] {
@@ -109,7 +109,7 @@ fn message(all: &HeaderMap, names: &[HeaderName], body: &[u8], contents: bool) -
     Message { headers, bytes: body.len() as u64, body: (contents && !body.is_empty()).then(|| latin1(body)) }
 }
 
-/// A hint of a retry that is a time, a date or a truth value, and so nothing else.
+/// Whether a header is a retry hint whose value is a time, a date or a boolean, and so can hold no other text.
 fn is_plain_hint(name: &HeaderName, value: &HeaderValue) -> bool {
     let number = |text: &str, digits| text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_digit());
     let date = |text: &str| httpdate::parse_http_date(text).is_ok();
@@ -122,13 +122,13 @@ fn is_plain_hint(name: &HeaderName, value: &HeaderValue) -> bool {
     }
 }
 
-/// ISO 8859-1: each byte is the character of the same number.
+/// Decodes ISO 8859-1: each byte is the character of the same number.
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 impl RecordedVerdict {
-    /// What a verdict says.
+    /// Converts a verdict; `contents`: with claim, probe, body and reason.
     pub fn of(verdict: &Verdict, contents: bool) -> Self {
         let (next, delay, status) = match &verdict.next {
             contract::Next::Deliver => (Next::Deliver, None, None),
@@ -160,7 +160,7 @@ impl RecordedVerdict {
         }
     }
 
-    /// What a settled answer counts as.
+    /// The verdict of an outcome that its status settled.
     pub(super) const SETTLED: Self = Self {
         class: Class::Applied,
         breaker: BreakerSignal::Success,
@@ -193,7 +193,7 @@ impl Head {
     }
 }
 
-/// The SHA-256 of a policy's settings, in hexadecimal digits.
+/// The SHA-256 of a policy's settings, in hexadecimal.
 pub(super) fn settings_digest(settings: &str) -> String {
     use std::fmt::Write as _;
     let settings = if settings.is_empty() { "{}" } else { settings };

@@ -1,4 +1,4 @@
-//! Which endpoint of a candidate takes a request that the recorded policy's endpoint took.
+//! Finds the candidate's endpoint for a recorded request, also if the log does not hold its path.
 
 use super::format::{Endpoint, Head};
 use crate::{
@@ -7,29 +7,29 @@ use crate::{
 };
 use http::Method;
 
-/// A candidate's endpoints.
+/// The candidate's endpoints.
 #[derive(Debug)]
 pub(super) struct Places<'a> {
     description: &'a Description,
     router: Router,
 }
 
-/// Where a request goes.
+/// The candidate's endpoint for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndpointMatch {
     At(usize),
-    /// No endpoint takes it.
+    /// No endpoint matches.
     Nowhere,
-    /// That depends on its path.
+    /// The endpoint depends on the path, which was not recorded.
     ByPath,
 }
 
-/// A recorded endpoint beside the candidate's.
+/// A recorded endpoint, compared with the candidate's.
 #[derive(Debug)]
 pub(super) struct Beside {
-    /// A path that the recorded endpoint takes.
+    /// A path that the recorded endpoint matches.
     sample: String,
-    /// Of endpoints that the recorded policy does not have and that would take some of its requests: the method, or every one.
+    /// The methods (`None`: all) of candidate endpoints that the recorded policy lacks and that match some of this endpoint's paths.
     newcomers: Vec<Option<Method>>,
 }
 
@@ -50,14 +50,14 @@ impl<'a> Places<'a> {
             (named == "*" || recorded.method == "*" || named == recorded.method)
                 && !has(own.method.as_ref(), &own.path)
                 && overlap(&own.path, &recorded.path)
-                // What is no narrower than the recorded endpoint takes all of its requests, or none.
+                // An endpoint that covers the recorded one matches all of its paths, so the sample decides.
                 && !covers(&own.path, &recorded.path)
         });
         let newcomers = newcomers.map(|own| own.method.clone()).collect();
         Beside { sample: sample(&recorded.path), newcomers }
     }
 
-    /// Where a request goes; `path` is its own, where that was recorded.
+    /// Finds the endpoint for a request; `path` if it was recorded.
     pub(super) fn find(&self, beside: &Beside, method: &Method, path: Option<&str>) -> EndpointMatch {
         let found = |path: &str| self.router.find(method, path.split('?').next().unwrap_or_default());
         let depends = |own: &Option<Method>| own.as_ref().is_none_or(|own| own == method);
@@ -68,7 +68,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// A part of a template between slashes.
+/// A segment of a path template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part<'a> {
     Text(&'a str),
@@ -84,7 +84,7 @@ fn shape(template: &str) -> impl Iterator<Item = Part<'_>> {
     })
 }
 
-/// Whether some path fits both templates.
+/// Whether some path matches both templates.
 fn overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (shape(one), shape(other));
     loop {
@@ -97,7 +97,7 @@ fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
-/// Whether every path that fits the narrow template fits the wide one too.
+/// Whether every path that matches the narrow template matches the wide one too.
 fn covers(wide: &str, narrow: &str) -> bool {
     let (mut wide, mut narrow) = (shape(wide), shape(narrow));
     loop {
@@ -110,7 +110,7 @@ fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-/// A path that fits a template, and that no literal template is likely to name.
+/// A path that matches a template, and that no literal template is likely to contain.
 fn sample(template: &str) -> String {
     let parts = shape(template).map(|part| match part {
         Part::Text(text) => text,

@@ -1,247 +1,247 @@
-//! The lines of a trace.
+//! The format of a decision log's lines.
 
 use crate::policy::contract::{BreakerSignal, Class, Effect, FailureKind, Purpose};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// The format that is written and read.
+/// Version of the format.
 pub const FORMAT: u32 = 1;
 
-/// Endpoints in a head: as many as a policy may describe.
+/// Maximum of endpoints in a head: as many as a policy may describe.
 const ENDPOINTS: usize = 256;
-/// Headers of one message, claims: far more than an interest has.
+/// Maximum of headers of a message, and of claims: far more than a policy reads.
 const LISTED: usize = 1024;
 
-/// Why a line is none of a trace's.
+/// Why a line is no line of a decision log.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidLine {
-    /// Not JSON, or of another shape.
+    /// The line is no JSON, or has another shape.
     #[error("it has not the shape of a trace's line: {0}")]
     Shape(#[from] serde_json::Error),
-    /// Another version.
+    /// The format has another version.
     #[error(
         "the trace has format {0}; this version reads format {FORMAT}: record it again, or replay it with the triage that did"
     )]
     Format(u32),
-    /// Too much of something.
+    /// A list is too long, or the line.
     #[error("it has too many {0}")]
     TooMany(&'static str),
-    /// Something that cannot be.
+    /// A value is invalid.
     #[error("{0}")]
     Value(&'static str),
 }
 
-/// Which policy judged what follows, and what it reads. Stands before the first decision of its generation.
+/// The policy of the following decisions, and what it reads. Precedes the first decision of its generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The format, [`FORMAT`].
+    /// Version of the format: [`FORMAT`].
     #[serde(rename = "triage-trace")]
     pub format: u32,
-    /// The generation that its decisions name.
+    /// The policy generation that decisions refer to.
     pub generation: u64,
-    /// The upstream.
+    /// Name of the upstream.
     pub upstream: String,
-    /// The policy's name.
+    /// Name of the policy.
     pub policy: String,
-    /// Its version.
+    /// Version of the policy.
     pub version: String,
-    /// Its component's SHA-256 in hexadecimal digits; none for the native policy.
+    /// SHA-256 of the component in hexadecimal; `None` for the native policy.
     pub digest: Option<String>,
-    /// The contract that it was built for; none for the native policy.
+    /// The contract that the policy was built for; `None` for the native policy.
     pub contract: Option<String>,
-    /// The SHA-256 of the settings that it was configured with.
+    /// SHA-256 of the policy's settings.
     pub settings: String,
-    /// Whether contents are in the trace: paths, header values, bodies, claims, probes.
+    /// Whether the log has contents: paths, header values, bodies, claims, probes.
     pub contents: bool,
-    /// Its endpoints; decisions name them by their place here.
+    /// The policy's endpoints; decisions refer to them by index.
     pub endpoints: Vec<Endpoint>,
 }
 
 /// An endpoint as the recorded policy describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its name.
+    /// Name of the endpoint.
     pub name: String,
-    /// Its method, or `*`.
+    /// Method, or `*`.
     pub method: String,
-    /// Its template.
+    /// Path template.
     pub path: String,
-    /// What its policy reads.
+    /// What the policy reads.
     pub interest: Interest,
 }
 
-/// What a policy reads of an endpoint's exchanges.
+/// The parts of requests and responses that a policy reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interest {
-    /// The path.
+    /// Whether the policy reads the path.
     pub path: bool,
-    /// Request headers.
+    /// Names of request headers.
     pub request_headers: Vec<String>,
-    /// Bytes of the request.
+    /// Maximum bytes of the request body.
     pub request_body_bytes: u64,
-    /// Response headers.
+    /// Names of response headers.
     pub response_headers: Vec<String>,
-    /// Bytes of the response.
+    /// Maximum bytes of the response body.
     pub response_body_bytes: u64,
 }
 
-/// Decisions that are missing here: they came faster than they were taken.
+/// Decisions that are missing here, because they came faster than the log was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// How many.
+    /// Number of missing decisions.
     pub dropped: u64,
 }
 
-/// Whether a field has the value that it has where it is left out.
+/// Whether a field has its default value, and can be left out.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
 /// One decision.
-// A line is flat; each of these is a fact of its own.
+// A line is flat, so the flags are separate fields.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision<'a> {
-    /// Which head is its own.
+    /// Generation of the policy: refers to a [`Head`].
     pub generation: u64,
-    /// The endpoint's place in it.
+    /// Index of the endpoint in the head.
     pub endpoint: usize,
-    /// The request's method; none where it is not one of HTTP's own.
+    /// Method of the request; `None` if it is not a standard one.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,
-    /// As the host had it.
+    /// The effect of the request, as the host classified it.
     pub effect: Effect,
-    /// Whether a request's outcome was judged, or a probe's.
+    /// Whether the outcome is a request's or a verification's.
     pub purpose: Purpose,
-    /// Which attempt.
+    /// Number of the attempt.
     pub number: u32,
     /// Whether an earlier attempt's effect was unknown.
     #[serde(default, skip_serializing_if = "is_default")]
     pub prior_unknown: bool,
-    /// Since the last byte that may have been sent.
+    /// Time since the last byte may have been sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_ms_ago: Option<u64>,
-    /// Since the host took the request.
+    /// Time since the host received the request.
     pub elapsed_ms: u64,
-    /// Until its deadline.
+    /// Time until the deadline.
     pub remaining_ms: u64,
     /// The delay before the attempt.
     #[serde(default, skip_serializing_if = "is_default")]
     pub previous_delay_ms: u64,
-    /// Chance.
+    /// The random number that the policy was given.
     pub random: u64,
-    /// The wall clock.
+    /// Wall clock time.
     pub now_unix_ms: u64,
-    /// Whether the caller gave a key.
+    /// Whether the request had an idempotency key.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keyed: bool,
-    /// Path and query; none where contents are left out.
+    /// Path and query; `None` without contents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Cow<'a, str>>,
-    /// What was shown of the request.
+    /// The part of the request that the policy was given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub request: Message,
-    /// Claims of others, each none where contents are left out.
+    /// Claims of other requests; each `None` without contents.
     #[serde(default, skip_serializing_if = "is_default")]
     pub taken: Vec<Option<String>>,
-    /// The answer's status, and what was shown of the answer.
+    /// Status of the response; `None` for a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// See `status`.
+    /// The part of the response that the policy was given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub response: Message,
-    /// Whether that was all of its body.
+    /// Whether the policy was given the whole body of the response.
     #[serde(default, skip_serializing_if = "is_default")]
     pub complete: bool,
-    /// In place of an answer.
+    /// The failure, if there was no response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureKind>,
-    /// Of a failure: whether anything may have been sent.
+    /// Whether a failed attempt may have sent anything.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sent: bool,
-    /// Whether the status settled it, without the policy being asked.
+    /// Whether the status settled the outcome, without a call of the policy.
     #[serde(default, skip_serializing_if = "is_default")]
     pub settled: bool,
-    /// What the policy said.
+    /// The policy's verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<RecordedVerdict>,
-    /// How it failed instead.
+    /// The policy's fault, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
 }
 
-/// What a policy is shown of a message. Header values and bodies are text of ISO 8859-1: a character for each byte.
+/// The part of a request or response that a policy is given. Header values and bodies are text in ISO 8859-1: a character for each byte.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Names and values; a value is none where contents are left out.
+    /// Names and values; a value is `None` without contents.
     #[serde(default, skip_serializing_if = "is_default")]
     pub headers: Vec<(String, Option<String>)>,
-    /// How many bytes of the body were shown.
+    /// Number of bytes of the body that the policy was given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bytes: u64,
-    /// These bytes; none where contents are left out, or there are none.
+    /// These bytes; `None` without contents, or if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
 
-/// What a verdict does next.
+/// The action of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Next {
-    /// Give the caller what came.
+    /// Return the outcome to the caller.
     Deliver,
-    /// Send again.
+    /// Send the request again.
     Retry,
-    /// Find out.
+    /// Verify the effect of the write.
     Verify,
-    /// Give the caller another answer.
+    /// Return another response to the caller.
     Replace,
 }
 
-/// A verdict.
+/// A policy's verdict, as recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedVerdict {
-    /// What became of the effect.
+    /// The class of the outcome: whether the effect took place.
     pub class: Class,
-    /// What it says of the upstream.
+    /// How the breaker counts the outcome.
     pub breaker: BreakerSignal,
-    /// What to do.
+    /// The next action.
     pub next: Next,
-    /// Before a retry or a probe.
+    /// Delay before a retry or a verification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// For the fleet.
+    /// Pause of the fleet that the upstream asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<u64>,
-    /// Of an answer in the upstream's place.
+    /// Status of a replacement response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Whether there is a claim.
+    /// Whether the verdict claims a resource.
     #[serde(default, skip_serializing_if = "is_default")]
     pub claims: bool,
-    /// What is only there with contents.
+    /// The fields that are recorded only with contents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents: Option<Contents>,
 }
 
-/// What of a verdict may hold what callers or the upstream said.
+/// The fields of a verdict that may hold text of callers or the upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    /// The claim.
+    /// Name of the claimed resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
-    /// The probe: method, path and query.
+    /// The request of a verification: method, and path with query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<(String, String)>,
-    /// The body of an answer in the upstream's place.
+    /// Body of a replacement response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
-    /// Words for logs; not compared.
+    /// Text for logs; a replay does not compare it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 
-/// What a line is.
+/// The kind of a line.
 #[derive(Debug)]
 pub(super) enum Kind {
     Head,
@@ -251,7 +251,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// By the line's first key, as it was written.
+    /// Determines the kind by the line's first key.
     pub(super) fn of(line: &[u8]) -> Self {
         let is = |key: &[u8]| line.strip_prefix(b"{").is_some_and(|rest| rest.trim_ascii_start().starts_with(key));
         if is(b"\"triage-trace\"") {
@@ -267,12 +267,12 @@ impl Kind {
 }
 
 impl Head {
-    /// Reads one.
+    /// Parses a head.
     ///
     /// # Errors
-    /// [`InvalidLine`]
+    /// [`InvalidLine`] for another version, or an invalid head.
     pub fn read(line: &[u8]) -> Result<Self, InvalidLine> {
-        // The rest of another format may have any shape.
+        // The version first: a line of another version may have any other fields.
         #[derive(Deserialize)]
         struct Format {
             #[serde(rename = "triage-trace")]
@@ -295,10 +295,10 @@ impl Head {
 }
 
 impl<'a> Decision<'a> {
-    /// Reads one.
+    /// Parses a decision.
     ///
     /// # Errors
-    /// [`InvalidLine`]
+    /// [`InvalidLine`] for an invalid decision.
     pub fn read(line: &'a [u8]) -> Result<Self, InvalidLine> {
         let decision: Self = serde_json::from_slice(line)?;
         if decision.request.headers.len().max(decision.response.headers.len()) > LISTED {

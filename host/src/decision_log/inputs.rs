@@ -1,4 +1,4 @@
-//! What a candidate is shown of a recorded decision, if that is all that it would have been shown then.
+//! The candidate's inputs from a recorded decision, and which of them the log lacks.
 
 use super::{
     format::{Decision, Interest, InvalidLine, Message},
@@ -8,7 +8,7 @@ use crate::policy::contract::{self, Attempt, Effect, Failure, Outcome};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::time::Duration;
 
-/// A decision's inputs, owned.
+/// The inputs of a decision, owned.
 #[derive(Debug)]
 pub(super) struct Hand {
     request_headers: HeaderMap,
@@ -28,16 +28,16 @@ enum InputKind {
 }
 
 impl Hand {
-    /// Reads a decision's inputs.
+    /// Converts a recorded decision's inputs.
     ///
     /// # Errors
-    /// [`InvalidLine`] where a value is none.
+    /// [`InvalidLine`] where a value is invalid.
     pub(super) fn of(decision: &Decision<'_>) -> Result<Self, InvalidLine> {
         let response_body = body(&decision.response)?;
         let outcome = match (decision.status, decision.failure) {
             (Some(status), _) => InputKind::Answer {
                 status: StatusCode::from_u16(status).map_err(|_| InvalidLine::Value("the status is none"))?,
-                // A body that was left out is not all there is.
+                // A body that was not recorded is not complete.
                 complete: decision.complete && response_body.len() as u64 == decision.response.bytes,
             },
             (None, Some(kind)) => InputKind::Failure(Failure::new(kind, decision.sent)),
@@ -59,7 +59,7 @@ impl Hand {
         self.effect.max(described)
     }
 
-    /// The answer's status, if there was one.
+    /// Status of the response, if there was one.
     pub(super) fn status(&self) -> Option<StatusCode> {
         match self.outcome {
             InputKind::Answer { status, .. } => Some(status),
@@ -105,7 +105,7 @@ impl Hand {
     }
 }
 
-/// What a candidate wants to read that is not in the trace; none: it sees what it would have seen.
+/// The first input that the candidate reads and the log lacks; `None`: the replay is faithful.
 pub(super) fn missing(
     decision: &Decision<'_>,
     recorded: &Interest,
@@ -143,7 +143,7 @@ fn headers_missing(shown: &Message, recorded: &[String], wanted: &[HeaderName]) 
     })
 }
 
-/// `recorded` and `wanted`: how many bytes the two policies read. `complete`: whether what was shown is known to be all.
+/// `recorded` and `wanted`: bytes that the two policies read. `complete`: the recorded policy was given the whole body.
 fn body_missing(shown: &Message, recorded: u64, wanted: u64, complete: bool) -> Option<Missing> {
     let is_enough = wanted <= shown.bytes || complete || shown.bytes < recorded;
     if wanted == 0 {
@@ -170,7 +170,7 @@ fn body(message: &Message) -> Result<Vec<u8>, InvalidLine> {
     message.body.as_deref().map_or_else(|| Ok(Vec::new()), bytes)
 }
 
-/// Back from ISO 8859-1.
+/// Encodes text in ISO 8859-1.
 fn bytes(text: &str) -> Result<Vec<u8>, InvalidLine> {
     let byte =
         |character| u8::try_from(u32::from(character)).map_err(|_| InvalidLine::Value("a value holds what no byte is"));

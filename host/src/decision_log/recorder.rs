@@ -1,4 +1,4 @@
-//! What an upstream's decisions are recorded in: off unless an operator starts it, bounded, and over by itself.
+//! Records the decisions of an upstream. Off until an operator starts it; bounded in memory and in time.
 
 use super::{
     encode::DecisionInput,
@@ -12,71 +12,71 @@ use std::{
     time::Duration,
 };
 
-/// The lines that are held at once: some ten thousand decisions without contents. Whoever records takes them several times a
+/// Maximum bytes of lines in memory: some ten thousand decisions without contents. The recording client reads several times a
 /// second.
 const BYTES: usize = 8 << 20;
-/// How long lines are held that nobody takes after the end.
+/// How long unread lines are kept after the end.
 const HELD: Duration = Duration::from_mins(10);
 
-/// One upstream's recorder.
+/// Recorder of one upstream.
 #[derive(Debug, Default)]
 pub struct Recorder {
-    /// The recording's number, times two, plus one where it has contents; 0: nothing is recorded.
+    /// Twice the recording's number, plus one with contents; 0: off.
     on: AtomicU64,
     held: Mutex<ActiveRecording>,
 }
 
-/// A recording that is under way.
+/// A running recording: its number, and whether it has contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recording(u64);
 
 impl Recording {
-    /// Whether contents are recorded.
+    /// Whether the recording has contents.
     pub fn has_contents(self) -> bool {
         self.0 & 1 == 1
     }
 }
 
-/// One is under way already.
+/// Another recording is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this upstream is being recorded already; stop that recording first, or wait for its end")]
 pub struct AlreadyRecording;
 
 #[derive(Debug, Default)]
 struct ActiveRecording {
-    /// How many recordings there were.
+    /// Number of recordings so far.
     recordings: u64,
-    /// When the present one ends, or the last one did.
+    /// End of the running recording, or of the last one.
     until: Timestamp,
     view: RecordingStatus,
     lines: Vec<u8>,
-    /// Generations whose head is among the lines.
+    /// Generations whose head is in `lines`.
     headed: Vec<u64>,
-    /// Dropped since the last line.
+    /// Decisions dropped since the last line.
     gap: u64,
-    /// Whether lines were taken since the start.
+    /// Whether lines were read since the start.
     taken: bool,
 }
 
-/// How a recording stands.
+/// Status of a recording.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RecordingStatus {
-    /// Whether decisions are recorded now.
+    /// Whether a recording is running.
     pub recording: bool,
-    /// Whether with contents.
+    /// Whether it has contents.
     pub contents: bool,
-    /// Decisions since the start.
+    /// Decisions recorded since the start.
     pub decisions: u64,
-    /// Decisions that found no room.
+    /// Decisions dropped for lack of room.
     pub dropped: u64,
-    /// Bytes that nobody has taken yet.
+    /// Bytes not read yet.
     pub bytes: usize,
-    /// Until its end.
+    /// Time until the end; `None` when not running.
     pub remaining_ms: Option<u64>,
 }
 
 impl Recorder {
-    /// The recording that is under way; none: nothing else is to be done. One atomic load.
+    /// The running recording, if any. Costs one atomic load, because every request calls it.
     pub fn recording(&self) -> Option<Recording> {
         match self.on.load(Ordering::Relaxed) {
             0 => None,
@@ -84,10 +84,10 @@ impl Recorder {
         }
     }
 
-    /// Records from now on, for so long. What an earlier recording left is gone.
+    /// Starts a recording for `time`. Unread lines of an earlier one are dropped.
     ///
     /// # Errors
-    /// [`AlreadyRecording`]
+    /// [`AlreadyRecording`] while another one is running.
     pub fn start(&self, contents: bool, time: Duration, now: Timestamp) -> Result<RecordingStatus, AlreadyRecording> {
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
@@ -101,7 +101,7 @@ impl Recorder {
         Ok(held.view(now))
     }
 
-    /// Ends the recording, if there is one. What it left can still be taken.
+    /// Ends the recording, if any. Its lines can still be read.
     pub fn stop(&self, now: Timestamp) -> RecordingStatus {
         let mut held = self.held.lock();
         if held.view.recording {
@@ -110,7 +110,7 @@ impl Recorder {
         held.view(now)
     }
 
-    /// The lines since the last time, each trace whole in itself; and whether this is the first time.
+    /// The lines since the last call, as a decision log complete with its heads; and whether this is the first call.
     pub fn take(&self, now: Timestamp) -> (Vec<u8>, bool) {
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
@@ -120,14 +120,14 @@ impl Recorder {
         (std::mem::take(&mut held.lines), first)
     }
 
-    /// How it stands.
+    /// Status of the recording.
     pub fn view(&self, now: Timestamp) -> RecordingStatus {
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
         held.view(now)
     }
 
-    /// Forgets what nobody has taken for long.
+    /// Drops lines that were not read within ten minutes of the end.
     pub fn purge_expired(&self, now: Timestamp) {
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
@@ -136,13 +136,13 @@ impl Recorder {
         }
     }
 
-    /// Writes a decision down, or counts it where there is no room.
+    /// Records a decision, or counts it as dropped if there is no room.
     pub fn note(&self, recording: Recording, shown: &DecisionInput<'_>, now: Timestamp) {
-        // Outside the lock: the work of other threads goes on meanwhile.
+        // Outside the lock, so that other threads can record meanwhile.
         let line = serde_json::to_vec(&shown.line(recording.has_contents())).unwrap_or_default();
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
-        // Another recording may have begun, one without contents.
+        // Another recording may have started, without contents.
         if self.on.load(Ordering::Relaxed) != recording.0 {
             return;
         }
@@ -175,7 +175,7 @@ impl ActiveRecording {
         } else {
             serde_json::to_vec(&Head::of(service, contents)).unwrap_or_default()
         };
-        // Room for a gap's own line is always left.
+        // Keep 64 bytes for the line of a gap.
         if self.lines.len() + head.len() + line.len() + 64 > BYTES {
             self.view.dropped += 1;
             self.gap += 1;

@@ -1,4 +1,4 @@
-//! A trace through a candidate, on several threads and in bounded memory.
+//! Replays a decision log through a candidate policy, on several threads and in bounded memory.
 
 use super::{
     encode::settings_digest,
@@ -28,29 +28,29 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The longest line: two bodies of 1 MiB, each byte of which may take six to write.
+/// Maximum length of a line: two bodies of 1 MiB, each byte of which may need six in JSON.
 const LINE_BYTES: usize = 16 << 20;
-/// What a thread is handed at once.
+/// Size of a batch for a thread.
 const BATCH_BYTES: usize = 256 << 10;
-/// Generations in a trace.
+/// Maximum of generations in a log.
 const HEADS: usize = 1000;
 
-/// Why a trace could not be replayed.
+/// Why a decision log could not be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// It cannot be read.
+    /// Reading failed.
     #[error("the trace cannot be read")]
     Read(#[from] io::Error),
-    /// A line is none of a trace's.
+    /// A line is invalid.
     #[error("line {line} is not a trace's; `triage record` writes one")]
     Line {
-        /// Which, from 1.
+        /// Number of the line, from 1.
         line: u64,
-        /// What is wrong.
+        /// The error in the line.
         #[source]
         source: InvalidLine,
     },
-    /// There is nothing in it.
+    /// The log has no decision.
     #[error("the trace holds no decision; record one while requests fail or are judged")]
     Empty,
     /// The candidate's endpoints cannot be routed.
@@ -58,7 +58,7 @@ pub enum ReplayError {
     Route(#[from] RouteError),
 }
 
-/// A head, made ready.
+/// A head, with its endpoints compared with the candidate's.
 #[derive(Debug)]
 struct Recorded {
     head: Head,
@@ -67,29 +67,29 @@ struct Recorded {
 
 type Heads = HashMap<u64, Arc<Recorded>>;
 
-/// Lines for a thread.
+/// A batch of lines for a thread.
 struct Batch {
-    /// The number of the first one.
+    /// Number of the first line.
     first: u64,
-    /// Whole lines, but perhaps the last one of the trace.
+    /// Complete lines; only the last line of the log may be incomplete.
     bytes: Vec<u8>,
     heads: Arc<Heads>,
-    /// Whether the trace ends with them without a line's end.
+    /// Whether the log ends in this batch without a line feed.
     breaks_off: bool,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Queue {
     batches: Mutex<Receiver<Batch>>,
-    /// Whether a thread has found what is none of a trace's: nothing more needs to be done.
+    /// Whether a thread has found an invalid line: the other threads stop.
     failed: AtomicBool,
 }
 
-/// Replays every decision of a trace through a candidate on so many threads, and tells what differs. `settings` are those that
-/// the candidate was loaded with.
+/// Replays every decision of a log through a candidate on `threads` threads, and reports differences. `settings`: those with which
+/// the candidate was loaded.
 ///
 /// # Errors
-/// [`ReplayError`] names the line that is none of a trace's.
+/// [`ReplayError`], with the number of the invalid line.
 pub fn replay(trace: impl Read, policy: &Policy, settings: &str, threads: usize) -> Result<Report, ReplayError> {
     let began = Instant::now();
     let places = Places::new(policy.description())?;
@@ -104,7 +104,7 @@ pub fn replay(trace: impl Read, policy: &Policy, settings: &str, threads: usize)
         });
         (read, joined.collect::<Vec<_>>())
     });
-    // The earliest wrong line is told, whichever thread found it.
+    // Report the first invalid line, whichever thread found it.
     let line = |error: &ReplayError| match error {
         ReplayError::Line { line, .. } => *line,
         _ => 0,
@@ -136,7 +136,7 @@ pub fn replay(trace: impl Read, policy: &Policy, settings: &str, threads: usize)
     Ok(report)
 }
 
-/// The thread that reads: heads and gaps are its own, decisions go to the others.
+/// State of the reading thread: it handles heads and gaps itself, and sends decisions to the other threads.
 struct Reading<'a> {
     places: &'a Places<'a>,
     settings: String,
@@ -177,7 +177,7 @@ impl<'a> Reading<'a> {
                     let gap = gap.map_err(|error| invalid(error.into()))?;
                     self.report.dropped = self.report.dropped.saturating_add(gap.dropped);
                     held.truncate(from);
-                    // So that line numbers hold.
+                    // Keep an empty line, so that line numbers stay right.
                     held.push(b'\n');
                 }
                 Kind::Head => {
@@ -196,7 +196,7 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        // Where nobody takes it any more, the threads say why.
+        // If no thread receives any more, the threads report the error.
         let _ = batches.send(Batch { first, bytes: held, heads: Arc::clone(&self.heads), breaks_off });
         Ok(self.report)
     }
@@ -204,7 +204,7 @@ impl<'a> Reading<'a> {
     fn head(&mut self, head: Head) -> Result<(), InvalidLine> {
         self.report.recorded_by(&head);
         self.report.other_settings |= head.settings != self.settings;
-        // A trace has the same head again after each time that lines were taken; another one of that number is another's.
+        // A log repeats a head after each read of the recorder. A different head with the same generation is from another host.
         match self.heads.get(&head.generation) {
             Some(known) if known.head == head => return Ok(()),
             None if self.heads.len() >= HEADS => return Err(InvalidLine::TooMany("generations")),
@@ -224,7 +224,7 @@ fn work(queue: &Queue, policy: &Policy, places: &Places<'_>) -> Result<Report, R
     loop {
         let received = queue.batches.lock().recv();
         let Ok(batch) = received else { return failure.map_or(Ok(report), Err) };
-        // What is left is taken from the queue, so that the reading thread comes to its end.
+        // Empty the queue, so that the reading thread does not block.
         if queue.failed.load(Ordering::Relaxed) {
             continue;
         }
@@ -242,7 +242,7 @@ fn all(batch: &Batch, policy: &Policy, places: &Places<'_>, report: &mut Report)
         let number = batch.first + index as u64;
         match one(line, number, &batch.heads, policy, places, report) {
             Ok(()) => {}
-            // Whoever recorded was killed while it wrote.
+            // The recording client was killed while it wrote.
             Err(_) if batch.breaks_off && line.as_ptr_range().end == end => report.cut_off = true,
             Err(source) => return Err(ReplayError::Line { line: number, source }),
         }
@@ -312,12 +312,12 @@ fn one(
     Ok(())
 }
 
-/// A method that is none of HTTP's own: endpoints for every method take it.
+/// Stands for a method that is not a standard one: only endpoints for all methods match it.
 fn unnamed() -> Method {
     Method::from_bytes(b"X-UNNAMED").unwrap_or_default()
 }
 
-/// Whether the host would not ask the candidate at all.
+/// Whether the status settles the outcome, so that the host would not call the candidate.
 fn settles(described: &contract::Endpoint, decision: &Decision<'_>, hand: &Hand) -> bool {
     let status = hand.status().map(|status| status.as_u16());
     decision.purpose == Purpose::Request

@@ -1,31 +1,31 @@
-//! What a replay found, in numbers and words.
+//! The report of a replay.
 
 use super::format::{Head, Next, RecordedVerdict};
 use crate::policy::contract::BreakerSignal;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// Groups of differences that are told apart; what comes beyond is only counted.
+/// Maximum of groups of differences. Differences beyond it are only counted.
 const GROUPS: usize = 1000;
-/// Groups that are told.
+/// Maximum of groups that are displayed.
 const TOLD: usize = 50;
 
-/// Why a decision could not be replayed faithfully: the candidate would have been shown what is not in the trace.
+/// Why a decision could not be replayed faithfully: the candidate reads something that the log lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Missing {
-    /// The path, which also says which endpoint takes the request.
+    /// The path, which also determines the endpoint.
     Path,
-    /// Header values.
+    /// Values of headers.
     Headers,
-    /// Bodies.
+    /// Body of the request or the response.
     Bodies,
     /// Claims of other requests.
     Claims,
-    /// What the recorded policy did not read.
+    /// A part that the recorded policy did not read, so that it was not recorded.
     Unread,
 }
 
 impl Missing {
-    /// In words.
+    /// The text in the report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Path => "the path was left out",
@@ -36,65 +36,64 @@ impl Missing {
         }
     }
 
-    /// Whether a trace with contents would have it.
+    /// Whether a log with contents would have it.
     fn is_content(self) -> bool {
         self != Self::Unread
     }
 }
 
-/// Decisions that differ in the same way.
+/// A group of decisions that differ in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Difference {
-    /// The endpoint, as the recorded policy names it.
+    /// Name of the endpoint in the recorded policy.
     pub endpoint: String,
-    /// The status, or the failure's name.
+    /// Status, or name of the failure.
     pub outcome: String,
-    /// What was said then.
+    /// The recorded verdict.
     pub then: String,
-    /// What the candidate says.
+    /// The candidate's verdict.
     pub now: String,
 }
 
-/// What a replay found.
+/// The report of a replay.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// The recorded generations: policy and digest.
+    /// The recorded policies: name, version and digest.
     pub recorded: Vec<String>,
-    /// The candidate.
+    /// The candidate: name, version and digest.
     pub candidate: String,
-    /// Decisions in the trace.
+    /// Decisions in the log.
     pub decisions: u64,
-    /// Decisions that were dropped while it was recorded.
+    /// Decisions that were dropped during the recording.
     pub dropped: u64,
-    /// Of the decisions: not replayed, as something is missing.
+    /// Decisions that were not replayed, by the reason.
     pub not_replayed: BTreeMap<Missing, u64>,
-    /// Of those replayed: judged otherwise.
+    /// Replayed decisions with another verdict.
     pub differing: u64,
-    /// These in groups: how many, and the line of the first one.
+    /// These in groups: number of decisions, and the line of the first one.
     pub differences: BTreeMap<Difference, (u64, u64)>,
     /// Differing decisions beyond the groups.
     pub ungrouped: u64,
-    /// Whether the candidate was configured otherwise than the recorded policy.
+    /// Whether the candidate's settings differ from those of the recorded policy.
     pub other_settings: bool,
-    /// Whether the last line breaks off.
+    /// Whether the last line is incomplete.
     pub cut_off: bool,
-    /// How long it took.
+    /// Duration of the replay.
     pub took: Duration,
 }
 
 impl Report {
-    /// Decisions that were replayed as they were.
+    /// Number of replayed decisions.
     pub fn replayed(&self) -> u64 {
         self.decisions - self.not_replayed.values().sum::<u64>()
     }
 
-    /// Whether the candidate decides as the recorded policy did, as far as the trace tells: something was compared, and
-    /// nothing differs.
+    /// Whether at least one decision was replayed, and none differs.
     pub fn agrees(&self) -> bool {
         self.differing == 0 && self.replayed() > 0
     }
 
-    /// Notes a difference in a line.
+    /// Adds a difference in a line.
     pub(super) fn differs(&mut self, difference: impl FnOnce() -> Difference, line: u64) {
         self.differing += 1;
         self.group(difference(), 1, line);
@@ -111,7 +110,7 @@ impl Report {
         }
     }
 
-    /// Takes another part of the same replay in.
+    /// Adds the report of another thread of the same replay.
     pub(super) fn add(&mut self, part: Self) {
         self.decisions += part.decisions;
         self.differing += part.differing;
@@ -134,7 +133,7 @@ impl Report {
     }
 }
 
-/// Text of a trace on a terminal: no control characters, and no more than a line.
+/// Makes text of a log safe for a terminal: no control characters, and limited length.
 pub(super) fn plain(text: &str, most: usize) -> String {
     text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -180,7 +179,7 @@ impl fmt::Display for Report {
 }
 
 impl RecordedVerdict {
-    /// In words, without numbers and contents: what groups differences.
+    /// A summary without delays and contents, by which differences are grouped.
     pub(super) fn gist(&self) -> String {
         let breaker = match self.breaker {
             BreakerSignal::Success => "success",
@@ -196,7 +195,7 @@ impl RecordedVerdict {
         format!("{}, {breaker}, {next}", self.class.name())
     }
 
-    /// Whether two verdicts say the same. Contents are compared where both have them, words for logs never.
+    /// Whether two verdicts are equal. Contents are compared if both have them; the reason for logs is not.
     pub(super) fn agrees(&self, other: &Self) -> bool {
         self.other_than(other).is_empty() && self.gist_eq(other)
     }
@@ -205,7 +204,7 @@ impl RecordedVerdict {
         (self.class, self.breaker, self.next, self.status) == (other.class, other.breaker, other.next, other.status)
     }
 
-    /// What this one has otherwise than `other`, of what the gist does not tell.
+    /// Names of the fields outside the summary that differ from `other`.
     pub(super) fn other_than(&self, other: &Self) -> Vec<&'static str> {
         let contents = self.contents.as_ref().zip(other.contents.as_ref());
         let content = |differ: fn(&super::format::Contents, &super::format::Contents) -> bool| {
@@ -221,7 +220,7 @@ impl RecordedVerdict {
         all.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
     }
 
-    /// How this verdict differs from the one before.
+    /// Describes this verdict, in contrast to the recorded one.
     pub(super) fn against(&self, then: &Self) -> String {
         if !self.gist_eq(then) {
             return self.gist();

@@ -26,7 +26,7 @@ fn embedded(name: &str) -> Arc<Policy> {
     Policy::load(&Engine::start().unwrap(), prebuilt::embedded(name).unwrap(), &loading).unwrap()
 }
 
-/// The place of an endpoint.
+/// The index of an endpoint.
 fn at(policy: &Policy, name: &str) -> usize {
     policy.description().endpoints.iter().position(|own| own.name == name).unwrap()
 }
@@ -65,7 +65,7 @@ fn attempt<'a>(endpoint: usize, request: &'a HeaderMap, body: &'a [u8], taken: &
     }
 }
 
-/// What the recorder holds after these outcomes, judged by the policy itself.
+/// The recorder's lines after these outcomes, with the policy's own verdicts.
 fn recorded(policy: &Arc<Policy>, method: &Method, contents: bool, asked: &Attempt<'_>, all: &[Outcome<'_>]) -> String {
     let (service, recorder, now) = (service(policy), Recorder::default(), Timestamp(0));
     recorder.start(contents, Duration::from_secs(60), now).unwrap();
@@ -87,7 +87,7 @@ fn replayed(trace: &str, policy: &Policy) -> Report {
         .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
 }
 
-/// The names in traces are those of headers, logs and vectors.
+/// Decision logs use the same names as headers, logs and test vectors.
 #[test]
 fn names_are_the_same_everywhere() {
     let name = |value: serde_json::Value| value.as_str().unwrap().to_owned();
@@ -158,7 +158,7 @@ fn a_policy_agrees_with_its_own_trace() {
             let mut asked = attempt(endpoint, &request, b"{\"name\": \"\xc3\xa9\xff\"}", &[]);
             let described = &policy.description().endpoints[endpoint];
             asked.effect = described.effect.max(described.method.as_ref().map_or(Effect::Safe, Effect::of));
-            // Its own path, as a trace with contents would have it. More than one segment for the rest: one alone may be another's.
+            // A path of the endpoint, as a log with contents has it. Two segments for `{*rest}`, because one may match another endpoint.
             let path = described.path.replace("{*rest}", "rest/1").replace(['{', '}', '*'], "");
             asked.path = &path;
             let all: Vec<Outcome<'_>> = [200, 201, 301, 400, 404, 409, 412, 429, 500, 503]
@@ -171,7 +171,7 @@ fn a_policy_agrees_with_its_own_trace() {
             trace.push_str(&recorded(&policy, &method, true, &asked, &all));
         }
         let report = replayed(&trace, &policy);
-        // What the host settles by its status never reaches the policy, who may have another word on it.
+        // Outcomes that the status settles never reach the policy, which may return another verdict for them.
         let own = report.differences.keys().filter(|own| !own.now.starts_with("applied, success, deliver"));
         assert_eq!(own.collect::<Vec<_>>(), Vec::<&Difference>::new(), "{name}");
         assert_eq!((report.decisions, report.replayed()), (asked_for, asked_for), "{name}: {report}");
@@ -204,7 +204,7 @@ fn a_candidate_that_decides_otherwise_is_told_in_groups() {
     assert!(report.to_string().contains("-> the same with another wait"), "{report}");
 }
 
-/// Where contents were left out, a decision that would have needed them is counted, not compared.
+/// Without contents, a decision that needs them is counted and not compared.
 #[test]
 fn what_cannot_be_replayed_faithfully_is_counted() {
     let (fhir, directory, standard) = (embedded("fhir"), embedded("hospital-directory"), embedded("http-standard"));
@@ -247,7 +247,7 @@ fn what_cannot_be_replayed_faithfully_is_counted() {
     }
 }
 
-/// A candidate with endpoints of its own: without a path it is not known which one takes a request.
+/// If the candidate has other endpoints, the path is needed to find the endpoint of a request.
 #[test]
 fn other_endpoints_need_the_path() {
     let (policy, nothing) = (embedded("http-standard"), HeaderMap::new());
@@ -264,7 +264,7 @@ fn other_endpoints_need_the_path() {
                 out; the trace is confidential then\n";
     assert!(report.to_string().contains(told), "{report}");
     let report = replayed(&path("/hospitals/7", true), &candidate);
-    // The path is known; what this endpoint reads of the answer was not read then.
+    // The path is known, but the recorded policy did not read the part of the response that this endpoint reads.
     assert_eq!(report.not_replayed.get(&Missing::Path), None, "{report}");
 }
 
@@ -318,7 +318,7 @@ fn a_trace_that_is_none_is_told_by_its_line() {
     assert!(told(&cut).contains("the last line breaks off and was left out"), "{}", told(&cut));
 }
 
-/// A wrong line early in a long trace ends the replay, and all of its threads.
+/// An invalid line early in a long log ends the replay and all its threads.
 #[test]
 fn a_long_trace_with_a_wrong_line_ends() {
     let (policy, nothing) = (Policy::builtin(), HeaderMap::new());
@@ -371,12 +371,12 @@ fn a_recording_is_bounded_counts_what_it_drops_and_ends_by_itself() {
     recorder.note(recording, &shown, now);
     let (lines, first) = recorder.take(now);
     assert!(!first && lines.starts_with(b"{\"triage-trace\":1,"), "a take is a trace by itself");
-    // A minute later it is over.
+    // The recording ends after a minute.
     let later = now.after(Duration::from_secs(60));
     recorder.note(recording, &shown, later);
     assert_eq!((recorder.recording(), recorder.view(later).recording), (None, false));
     assert_eq!(recorder.take(later).0, b"");
-    // What was begun under one recording does not get into another.
+    // A decision that began under one recording is not added to another.
     recorder.start(false, Duration::from_secs(60), later).unwrap();
     recorder.note(recording, &shown, later);
     assert_eq!(recorder.view(later).decisions, 0);
