@@ -1,7 +1,8 @@
-//! What the host tells of itself: recent events, metrics, and the course of single requests.
+//! Telemetry of the host: recent events, metrics, and timelines of single requests.
 //!
-//! Nothing in here holds a body, a header's value or a path's parameter: hospital data is confidential. A request counts on
-//! its worker's own [`EndpointCounters`], so that no two cores write to one cache line, and is told of once, when its [`RequestRecorder`] ends.
+//! Telemetry holds no bodies, no header values and no path parameters, because hospital data is confidential. A request counts on its
+//! worker's own [`EndpointCounters`], so that no two cores write to one cache line. Its timeline is stored once, when its
+//! [`RequestRecorder`] is dropped.
 
 mod cgroup;
 pub mod dashboard_sampler;

@@ -1,17 +1,17 @@
-//! The memory that the control group leaves to this process, in both versions of control groups.
+//! Memory limit and usage of this process's control group, in both versions of control groups.
 //!
-//! The group counts what the process's own size does not show: the kernel's buffers of its sockets. It kills by that count, so that is
-//! the one to look at.
+//! The group's usage includes kernel memory such as socket buffers, which the process's own size does not show. The kernel kills by
+//! this usage, so the memory limiter uses it.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// A control group that limits memory.
+/// A control group with a memory limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
     dir: PathBuf,
@@ -40,7 +40,7 @@ impl Version {
         }
     }
 
-    /// What of the usage the kernel takes back by itself before it kills.
+    /// Parts of the usage that the kernel reclaims before it kills.
     fn reclaimable(self) -> [&'static str; 2] {
         match self {
             Self::V1 => ["total_inactive_file", "total_active_file"],
@@ -50,12 +50,12 @@ impl Version {
 }
 
 impl Cgroup {
-    /// The group with the lowest limit above this process; none where there is no limit.
+    /// The group with the lowest limit among this process's group and its ancestors; `None` without a limit.
     pub fn own() -> Option<Self> {
         Self::find(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new(ROOT))
     }
 
-    /// From the lines of `/proc/self/cgroup`, and where groups are mounted.
+    /// `lines`: those of `/proc/self/cgroup`. `root`: the mount point.
     fn find(lines: &str, root: &Path) -> Option<Self> {
         let groups = lines.lines().filter_map(|line| {
             let mut fields = line.splitn(3, ':');
@@ -68,25 +68,25 @@ impl Cgroup {
             Some((mount, path.trim_matches('/').to_owned(), version))
         });
         let limited = groups.flat_map(|(mount, path, version)| {
-            // In a container the path is that of the host's tree: the group itself is mounted at the root.
+            // In a container the path may be that of the host's tree, while the group itself is mounted at the root.
             let inside = mount.join(&path);
             let above: Vec<PathBuf> =
                 inside.ancestors().take_while(|dir| dir.starts_with(&mount)).map(Path::to_owned).collect();
             above.into_iter().filter_map(move |dir| {
                 let limit = number(&dir.join(version.limit_file()))?;
-                // Without a limit, version 1 says the largest number of whole pages.
+                // Version 1 shows the largest number of whole pages for no limit.
                 (limit < u64::MAX >> 2).then_some(Self { dir, version, limit })
             })
         });
         limited.min_by_key(|group| group.limit)
     }
 
-    /// The most that its processes may use together, in bytes.
+    /// The limit of the group's processes together, in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// What they use now, without what the kernel takes back by itself.
+    /// Their usage in bytes, without what the kernel reclaims.
     pub fn usage(&self) -> Option<u64> {
         let used = number(&self.dir.join(self.version.usage_file()))?;
         let stat = fs::read_to_string(self.dir.join("memory.stat")).unwrap_or_default();
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(Cgroup::find("4:memory:/\n", root.path()), None, "no limit at all");
     }
 
-    /// In a container the path leads nowhere, and the container's own group is what is mounted.
+    /// In a container the path does not exist, and the mount point is the container's own group.
     #[test]
     fn a_path_of_another_tree_leads_to_the_mounted_group() {
         let root = tree(&[("memory/memory.limit_in_bytes", "1000000\n")]);

@@ -1,4 +1,4 @@
-//! Rates and usual times of the last seconds, for people who look now: differences between two looks at the counters.
+//! Rates and latencies of the last seconds, for the dashboard: differences between two samples of the counters.
 
 use super::{
     AllEndpointCounters, EndpointCounters, EndpointMeters,
@@ -15,14 +15,14 @@ use std::{
     time::Duration,
 };
 
-/// Between two looks.
+/// Between two samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks that usual times and an endpoint's rates span: fewer requests than this brings say nothing of a p99.
+/// Samples that latencies and an endpoint's rates span: a shorter span has too few requests for a p99.
 const SPAN: usize = 10;
-/// Points of a plot: three minutes.
+/// Points of a plot, one per sample: three minutes.
 pub const POINTS: usize = 180;
 
-/// Refusals by which the host holds back what would harm: the upstream was not asked.
+/// Reasons of refusals that protect the upstream or the host: nothing was sent.
 const HELD_BACK: [&str; 9] = [
     "breaker-open",
     "rate-limited",
@@ -34,10 +34,10 @@ const HELD_BACK: [&str; 9] = [
     "keys-full",
     "in-flight",
 ];
-/// Those of them that are no 5xx.
+/// Those of [`HELD_BACK`] whose status is no 5xx.
 const BELOW_500: [&str; 2] = ["rate-limited", "in-flight"];
 
-/// One endpoint's counters at a moment, all workers together.
+/// A sample of one endpoint's counters, the sum of all workers.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     answers: u64,
@@ -59,7 +59,7 @@ impl Reading {
                 named.map(|(_, counter)| counter.read()).sum()
             })
         };
-        // Ended is read first, so that a request that comes meanwhile does not count below zero.
+        // `ended` is read before `begun`, so that a request that begins in between does not make the difference negative.
         let ended = sum(&|meter| meter.ended.read());
         let mut times = meters.of(0).request_time.read();
         for meter in meters.all().iter().skip(1) {
@@ -76,7 +76,7 @@ impl Reading {
         }
     }
 
-    /// What came of the requests since an earlier reading.
+    /// Rates since an earlier sample.
     fn since(&self, earlier: &Self, seconds: f64) -> Point {
         let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let answers = self.answers.saturating_sub(earlier.answers);
@@ -98,18 +98,18 @@ fn server_errors() -> usize {
     STATUSES.iter().position(|status| *status == "5xx").unwrap_or(STATUSES.len() - 1)
 }
 
-/// Requests a second by what became of them, and how long they took.
+/// Requests per second by result, and latencies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Point {
-    /// Answered, and no failure.
+    /// Responses without failure, per second.
     pub ok: f64,
-    /// Refused by breaker, limit, budget or overload.
+    /// Refusals by breaker, limit, budget or overload, per second.
     pub held: f64,
-    /// Answered with a failure: the upstream's, or the host's for want of an answer.
+    /// Failures per second: 5xx of the upstream, or of the host because the upstream gave no response.
     pub failed: f64,
-    /// Half of the answers came within it.
+    /// Median time to the response, in milliseconds.
     pub p50_ms: Option<f64>,
-    /// And 99 of 100.
+    /// 99th percentile of the time to the response, in milliseconds.
     pub p99_ms: Option<f64>,
 }
 
@@ -127,17 +127,17 @@ impl Point {
     }
 }
 
-/// One endpoint's last seconds.
+/// Rates of an endpoint over the last ten seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rates {
-    /// The upstream; empty for requests that found none.
+    /// Name of the upstream; empty for requests that matched none.
     pub upstream: String,
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
-    /// What became of its requests.
+    /// Requests by result, and latencies.
     #[serde(flatten)]
     pub point: Point,
-    /// Retries a second.
+    /// Retries per second.
     pub retries: f64,
     /// Requests under way.
     pub in_flight: u64,
@@ -145,7 +145,7 @@ pub struct Rates {
 
 type Names = (String, String);
 
-/// The last looks at the counters, and the plots that they make.
+/// The last samples of the counters, and the plots from them.
 #[derive(Debug, Default)]
 pub struct Sampler {
     looks: VecDeque<(Timestamp, BTreeMap<Names, Reading>)>,
@@ -153,7 +153,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Looks at every counter.
+    /// Takes a sample of all counters.
     pub fn look(&mut self, meters: &AllEndpointCounters, now: Timestamp) {
         let names = |one: &EndpointMeters| {
             let names = &one.of(0).names;
@@ -173,8 +173,8 @@ impl Sampler {
         }
     }
 
-    /// Two readings of each endpoint, the later one first, `back` looks apart, and the seconds between them. An endpoint that is
-    /// new had counted nothing before.
+    /// Two readings of each endpoint, the later one first, `back` samples apart, and the seconds between them. The earlier reading of a
+    /// new endpoint is zero.
     fn apart(&self, back: usize) -> Option<(f64, impl Iterator<Item = (&Names, Reading, Reading)>)> {
         let (now, late) = self.looks.back()?;
         let (then, early) = self.looks.get(self.looks.len().saturating_sub(back + 1))?;
@@ -193,7 +193,7 @@ impl Sampler {
         Some((now.since(*then).as_secs_f64(), pairs))
     }
 
-    /// The latest point of each upstream: what came since the look before, and times over the last ten.
+    /// The latest point of each upstream: rates since the last sample, latencies over the last ten.
     pub fn points(&self) -> BTreeMap<String, Point> {
         let mut points: BTreeMap<String, Point> = BTreeMap::new();
         if let Some((seconds, pairs)) = self.apart(1) {
@@ -216,7 +216,7 @@ impl Sampler {
         points
     }
 
-    /// Every endpoint's last ten seconds. Those that never had a request are left out.
+    /// Rates of every endpoint over the last ten seconds, except those that never had a request.
     pub fn rates(&self) -> Vec<Rates> {
         let Some((seconds, pairs)) = self.apart(SPAN) else { return Vec::new() };
         let used = pairs.filter(|(_, late, _)| late.answers + late.in_flight > 0);
@@ -257,7 +257,7 @@ mod tests {
         let refuse = |reason: &str| {
             own.of(0).refusals.add(REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
         };
-        // Ten answers over two workers: five fine, two of the upstream's failures, three of the host's own.
+        // Ten responses over two workers: five good, and five failures or refusals, three of which are the host's own.
         for index in 0..5 {
             own.of(index).requests.add(super::super::endpoint_counters::status(200));
             own.of(index).request_time.observe(Duration::from_millis(7));
@@ -275,7 +275,7 @@ mod tests {
         assert!(near(point.held, 1.0) && near(point.failed, 1.5) && near(point.ok, 2.5), "{point:?}");
         assert!(point.p99_ms.is_some_and(|ms| (5.0..=10.0).contains(&ms)), "{point:?}");
         assert!(near(sampler.points()["api"].held, 1.0));
-        // Nothing more comes: the plot falls at once, the rates within their span.
+        // Without further requests the plot falls to zero at once, and the rates within their span.
         sampler.look(&meters, at(4));
         assert_eq!(sampler.points()["api"].ok.to_bits(), 0.0_f64.to_bits());
         assert!(near(sampler.rates()[0].point.ok, 5.0 / 3.0));

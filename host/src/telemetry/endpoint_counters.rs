@@ -1,4 +1,4 @@
-//! Counters of one endpoint: a set for each worker, made when the endpoint is, so that a request looks nothing up.
+//! Counters of endpoints: a set for each endpoint and worker, created with the endpoint, so that a request needs no lookup.
 
 use super::histogram::{ANSWERS, DECISIONS, Histogram};
 use crate::{
@@ -17,53 +17,52 @@ use std::{
     time::Duration,
 };
 
-/// Endpoints that are told apart; those of later generations beyond it count together, as `other`. Each has some hundred time
-/// series.
+/// Maximum of endpoints with counters of their own; further ones count together, as `other`. Each has some hundred time series.
 const ENDPOINTS: usize = 1000;
 
-/// A counter.
+/// A monotonic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// How many.
+    /// The count.
     pub fn read(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// How long something usually takes: smoothed as a round trip is (RFC 6298: an eighth of each new one).
+/// A smoothed duration: an eighth of each new value is mixed in, like the round-trip time of RFC 6298.
 #[derive(Debug, Default)]
 pub struct Usually {
     micros: AtomicU64,
-    /// Endpoints of every kind count here: nothing is usual.
+    /// Several endpoints count here, so an average means nothing.
     is_mixed: bool,
 }
 
 impl Usually {
-    /// Takes one more into account.
+    /// Mixes in a new duration.
     pub fn learn(&self, took: Duration) {
         if self.is_mixed {
             return;
         }
         let took = micros(took);
         let smoothed = |before: u64| Some(if before == 0 { took } else { before - before / 8 + took / 8 });
-        // A service's worker is alone here; a library's callers may be on any thread.
+        // In the service only one worker writes here, but a library's callers may be on any thread.
         let _ = self.micros.fetch_update(Relaxed, Relaxed, smoothed);
     }
 
-    /// How long; nothing before the first.
+    /// The smoothed duration; zero before the first value.
     pub fn read(&self) -> Duration {
         Duration::from_micros(self.micros.load(Relaxed))
     }
 }
 
-/// Counters by a closed set of values.
+/// Counters for a closed set of values.
 #[derive(Debug)]
 pub struct Each<const N: usize>([Counter; N]);
 
@@ -74,30 +73,30 @@ impl<const N: usize> Default for Each<N> {
 }
 
 impl<const N: usize> Each<N> {
-    /// One more with this value; what is no value counts as the last one.
+    /// Adds one for the value of this index; an invalid index counts as the last value.
     pub fn add(&self, index: usize) {
         self.0[index.min(N - 1)].add();
     }
 
-    /// All of them.
+    /// The counters in the order of the values.
     pub fn all(&self) -> &[Counter] {
         &self.0
     }
 }
 
-/// Statuses are counted by their first digit.
+/// Labels of statuses, which are counted by their first digit.
 pub const STATUSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
-/// Where a status counts.
+/// Index of a status in [`STATUSES`].
 pub fn status(status: u16) -> usize {
     usize::from(status / 100).wrapping_sub(1).min(STATUSES.len() - 1)
 }
 
-/// Every class, in the order of its counters.
+/// All classes, in the order of the counters.
 pub const CLASSES: [Class; 6] =
     [Class::Applied, Class::AlreadyApplied, Class::NotApplied, Class::Throttled, Class::Unknown, Class::Rejected];
 
-/// Every failure, in the order of its counters.
+/// All kinds of failure, in the order of the counters.
 pub const FAILURES: [FailureKind; 10] = [
     FailureKind::Dns,
     FailureKind::Connect,
@@ -111,7 +110,7 @@ pub const FAILURES: [FailureKind; 10] = [
     FailureKind::Exhausted,
 ];
 
-/// Every clamp, in the order of its counters.
+/// All reasons of a clamp, in the order of the counters.
 pub const LIMITS: [ClampReason; 8] = [
     ClampReason::Attempts,
     ClampReason::Deadline,
@@ -123,115 +122,115 @@ pub const LIMITS: [ClampReason; 8] = [
     ClampReason::UpstreamKey,
 ];
 
-/// Every way in which a policy fails, in the order of its counters.
+/// All policy faults, in the order of the counters.
 pub const FAULTS: [&str; 7] = ["overran", "waited", "trapped", "instantiate", "configure", "invalid", "other"];
 
-/// What a key brought, in the order of its counters.
+/// Names of [`KeyResult`], in the order of the counters.
 pub const KEYED: [&str; 6] = ["new", "replay", "in-flight", "mismatch", "reconcile", "failed"];
 
-/// What a request's key brought.
+/// The result of looking up a request's idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyResult {
-    /// Nobody sent it before.
+    /// The key is new.
     New,
-    /// It was answered before.
+    /// The stored response was replayed.
     Replay,
-    /// It is under way.
+    /// A request with the key is under way.
     InFlight,
-    /// The key belongs to another request.
+    /// The key was used for another request.
     Mismatch,
-    /// It may have been sent before.
+    /// The request may have been sent before, with unknown effect.
     Reconcile,
-    /// The store did not take it.
+    /// The store refused or failed.
     Failed,
 }
 
-/// What became of writes without a key whose callers had gone, in the order of its counters.
+/// Names of [`OrphanResult`], in the order of the counters.
 pub const ORPHANS: [&str; 6] = ["left", "answer", "reconcile", "unsent", "in-flight", "not-kept"];
 
-/// What became of a write without a key whose caller has gone.
+/// The result of a write without a key whose caller disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrphanResult {
-    /// Its caller went before it had the answer.
+    /// The caller disconnected before the response.
     Left,
-    /// The next equal request was given its answer.
+    /// The next equal request got its response.
     Answer,
-    /// The next equal request had to find out what came of it.
+    /// The next equal request had to verify its effect.
     Reconcile,
-    /// It had no effect: the next equal request was sent.
+    /// The write had no effect, so the next equal request was sent.
     Unsent,
-    /// It was under way for longer than the next equal request had time.
+    /// The write was still running at the deadline of the next equal request.
     InFlight,
-    /// A write has no place: there are too many.
+    /// A write was not listed, because the list is full.
     NotKept,
 }
 
 impl OrphanResult {
-    /// The name in metrics and stories.
+    /// The name in metrics and timelines.
     pub fn name(self) -> &'static str {
         ORPHANS[self as usize]
     }
 }
 
 impl KeyResult {
-    /// The name in metrics and stories.
+    /// The name in metrics and timelines.
     pub fn name(self) -> &'static str {
         KEYED[self as usize]
     }
 }
 
-/// What the counters are of. Empty for requests that found no endpoint.
+/// The endpoint of a set of counters. Both names are empty for requests that matched no endpoint.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Names {
-    /// The upstream.
+    /// Name of the upstream.
     pub upstream: String,
-    /// The endpoint.
+    /// Name of the endpoint.
     pub endpoint: String,
 }
 
-/// One endpoint's counters on one worker. Aligned, so that it shares no cache line with another.
+/// The counters of one endpoint on one worker. Aligned, so that workers share no cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EndpointCounters {
-    /// Of what.
+    /// The endpoint.
     pub names: Arc<Names>,
-    /// Requests that came.
+    /// Requests received.
     pub begun: Counter,
-    /// Requests that are over, whatever became of them.
+    /// Requests ended, with any result.
     pub ended: Counter,
-    /// Requests whose caller left before the answer.
+    /// Requests whose caller disconnected before the response.
     pub abandoned: Counter,
-    /// Answers by status.
+    /// Responses by status.
     pub requests: Each<{ STATUSES.len() }>,
-    /// Answers of the host's own by reason.
+    /// Responses that the host generated, by reason.
     pub refusals: Each<{ REASONS.len() }>,
-    /// Until the answer's head.
+    /// Time to the response's head.
     pub request_time: Histogram,
-    /// Attempts that were answered, by status.
+    /// Attempts with a response, by status.
     pub answered: Each<{ STATUSES.len() }>,
     /// Attempts that failed, by kind.
     pub failed: Each<{ FAILURES.len() }>,
-    /// Until an attempt's head or failure.
+    /// Time to the head of an attempt's response, or to its failure.
     pub attempt_time: Histogram,
-    /// The same, smoothed, of those that were answered and not refused.
+    /// The same, smoothed, for responses other than 429 and 503.
     pub usually_takes: Usually,
-    /// Retries, by the class that led to them.
+    /// Retries, by the class of the outcome before.
     pub retries: Each<{ CLASSES.len() }>,
-    /// Looks at what became of a write.
+    /// Verifications of unknown writes.
     pub probes: Counter,
-    /// Waits for the reserved moment.
+    /// Time that attempts waited for their reserved moment.
     pub wait_time: Histogram,
-    /// Judgements by class, settled statuses included.
+    /// Verdicts by class; settled statuses count as applied.
     pub verdicts: Each<{ CLASSES.len() }>,
-    /// Calls of a policy.
+    /// Duration of a policy's calls.
     pub decision_time: Histogram,
-    /// Verdicts that were not followed as given, by why.
+    /// Verdicts that the host clamped, by reason.
     pub clamps: Each<{ LIMITS.len() }>,
-    /// Policy faults by kind.
+    /// Faults of the policy, by kind.
     pub faults: Each<{ FAULTS.len() }>,
-    /// Requests with a key, by what it brought.
+    /// Requests with an idempotency key, by result.
     pub keyed: Each<{ KEYED.len() }>,
-    /// Requests without a key whose callers had gone, by what became of them.
+    /// Writes without a key whose callers disconnected, by result.
     pub orphans: Each<{ ORPHANS.len() }>,
 }
 
@@ -262,7 +261,7 @@ impl EndpointCounters {
     }
 }
 
-/// One endpoint's counters, a set for each worker.
+/// The counters of one endpoint, a set for each worker.
 #[derive(Debug)]
 pub struct EndpointMeters(Box<[Arc<EndpointCounters>]>);
 
@@ -272,23 +271,23 @@ impl EndpointMeters {
         Self((0..workers.max(1)).map(|_| Arc::new(EndpointCounters::new(Arc::clone(&names), is_mixed))).collect())
     }
 
-    /// Counters that nobody reads: of a generation that is not in service yet.
+    /// Counters that are not exported, for a policy generation that does not serve yet.
     pub fn unread() -> Arc<Self> {
         Arc::new(Self::new(Names { upstream: String::new(), endpoint: String::new() }, 1, false))
     }
 
-    /// A worker's own.
+    /// The counters of a worker.
     pub fn of(&self, worker: usize) -> &Arc<EndpointCounters> {
         &self.0[worker % self.0.len()]
     }
 
-    /// All workers'.
+    /// The counters of all workers.
     pub fn all(&self) -> &[Arc<EndpointCounters>] {
         &self.0
     }
 }
 
-/// The counters of every endpoint that has been in service.
+/// The counters of every endpoint that has served.
 #[derive(Debug)]
 pub struct AllEndpointCounters {
     workers: usize,
@@ -298,7 +297,7 @@ pub struct AllEndpointCounters {
 }
 
 impl AllEndpointCounters {
-    /// None yet, for so many workers.
+    /// Without endpoints yet. `workers`: number of workers.
     pub fn new(workers: usize) -> Self {
         let of = |name: &str| {
             let names = Names { upstream: name.to_owned(), endpoint: name.to_owned() };
@@ -307,7 +306,7 @@ impl AllEndpointCounters {
         Self { workers, nowhere: of(""), other: of("other"), endpoints: Mutex::default() }
     }
 
-    /// The counters of an endpoint: the same ones for the same names, so that a reload counts on.
+    /// The counters of an endpoint. A reload gets the same ones for the same names, and continues to count.
     pub fn of(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMeters> {
         let mut endpoints = self.endpoints.lock();
         let names = (upstream.to_owned(), endpoint.to_owned());
@@ -321,12 +320,12 @@ impl AllEndpointCounters {
         Arc::clone(endpoints.entry(names).or_insert_with(made))
     }
 
-    /// The counters of requests that found no endpoint.
+    /// The counters of requests that matched no endpoint.
     pub fn unmatched(&self) -> &Arc<EndpointMeters> {
         &self.nowhere
     }
 
-    /// All of them, in the order of their names.
+    /// The counters of all endpoints, ordered by name.
     pub fn all(&self) -> Vec<Arc<EndpointMeters>> {
         let endpoints = self.endpoints.lock();
         let mut all = vec![Arc::clone(&self.nowhere)];

@@ -1,4 +1,4 @@
-//! Recent events: a bounded ring that operators read.
+//! Recent events for operators, in a bounded ring.
 
 use crate::{
     breaker::Transition,
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Events that are kept: hours of a quiet host, minutes of a troubled one.
+/// Maximum of events: hours of a quiet host, minutes of a troubled one.
 const MAX_EVENTS: usize = 512;
-/// Between two events of a kind that comes in crowds.
+/// Minimal interval of events of a kind that may come in bursts.
 const SELDOM_MS: u64 = 60_000;
 
-/// Every kind of event.
+/// All kinds of event.
 pub const KINDS: [&str; 24] = [
     "breaker-opened",
     "breaker-closed",
@@ -41,22 +41,22 @@ pub const KINDS: [&str; 24] = [
     "reload-refused",
 ];
 
-/// Something that an operator wants to know of.
+/// An event for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Counts up from 1, without gaps.
+    /// Consecutive number, from 1.
     pub number: u64,
-    /// Milliseconds since 1970.
+    /// Time of the event, in milliseconds since 1970.
     pub unix_ms: u64,
     /// One of [`KINDS`].
     pub kind: &'static str,
-    /// An upstream's name, or `upstream/group` for a breaker.
+    /// Name of an upstream, or `upstream/group` for a breaker.
     pub subject: String,
-    /// What happened, in words.
+    /// Description of the event.
     pub text: String,
 }
 
-/// The ring.
+/// The ring of events, and counters by kind.
 #[derive(Debug)]
 pub struct Events {
     clock: Clock,
@@ -67,20 +67,20 @@ pub struct Events {
 struct Inner {
     noted: u64,
     ring: VecDeque<Event>,
-    /// How often each breaker changed, by group and kind; as many entries as there are groups, times three.
+    /// Number of transitions of each breaker, by group and kind; at most three entries for each group.
     transitions: BTreeMap<(String, &'static str), u64>,
     kinds: BTreeMap<&'static str, u64>,
-    /// When each kind that comes in crowds was last noted.
+    /// Time of the last event of each kind that may come in bursts.
     seldom: BTreeMap<&'static str, u64>,
 }
 
 impl Events {
-    /// Nothing happened yet.
+    /// An empty ring.
     pub fn new(clock: Clock) -> Self {
         Self { clock, inner: Mutex::default() }
     }
 
-    /// Notes an event; the oldest one goes where there is no room.
+    /// Adds an event; a full ring drops the oldest.
     pub fn note(&self, kind: &'static str, subject: &str, text: String) {
         let unix_ms = self.clock.unix_ms();
         let mut inner = self.inner.lock();
@@ -93,7 +93,7 @@ impl Events {
         inner.ring.push_back(event);
     }
 
-    /// Notes an event of a kind that abuse could bring by the thousand, at most once a minute, and logs it.
+    /// Adds and logs an event of a kind that abuse could cause by the thousand, at most once a minute.
     pub fn note_seldom(&self, kind: &'static str, subject: &str, text: impl FnOnce() -> String) {
         let now = self.clock.unix_ms();
         {
@@ -109,7 +109,7 @@ impl Events {
         self.note(kind, subject, text);
     }
 
-    /// Notes, at most once a minute, that a write without a key has no record. `max_records`: those that there may be.
+    /// Reports, at most once a minute, that a write without a key has no record. `max_records`: the limit of the store.
     pub(crate) fn note_unrecorded(&self, subject: &str, max_records: usize) {
         self.note_seldom("write-unrecorded", subject, || {
             format!(
@@ -120,7 +120,7 @@ impl Events {
         });
     }
 
-    /// Notes, at most once a minute, that an unknown write is recorded without its request.
+    /// Reports, at most once a minute, that an unknown write is recorded without its request.
     pub(crate) fn note_unverified(&self, subject: &str) {
         self.note_seldom("write-unverified", subject, || {
             "an unknown write is not verified in the background: there is no room for its request beside those that are kept; \
@@ -129,7 +129,7 @@ impl Events {
         });
     }
 
-    /// Notes that a breaker changed.
+    /// Adds the event of a breaker's transition.
     pub fn transition(&self, group: &str, transition: Transition) {
         let (kind, text) = match transition {
             Transition::Opened { why, open_for } => {
@@ -144,24 +144,24 @@ impl Events {
         self.note(kind, group, text);
     }
 
-    /// The events after the one of this number, the oldest first.
+    /// The events after this number, the oldest first.
     pub fn after(&self, number: u64) -> Vec<Event> {
         self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()
     }
 
-    /// The latest events, the oldest first.
+    /// The latest `most` events, the oldest first.
     pub fn latest(&self, most: usize) -> Vec<Event> {
         let inner = self.inner.lock();
         inner.ring.iter().skip(inner.ring.len().saturating_sub(most)).cloned().collect()
     }
 
-    /// How many events there were of each kind. Those that never were are in it too, so that their first one can be seen.
+    /// Number of events of each kind. Kinds without an event are included, so that a metric's first increase from 0 is visible.
     pub fn kinds(&self) -> Vec<(&'static str, u64)> {
         let inner = self.inner.lock();
         KINDS.iter().map(|kind| (*kind, inner.kinds.get(kind).copied().unwrap_or_default())).collect()
     }
 
-    /// How often a breaker came into the state that this kind of event tells of.
+    /// Number of a breaker's transitions with this kind of event.
     pub fn transitions(&self, group: &str, kind: &'static str) -> u64 {
         self.inner.lock().transitions.get(&(group.to_owned(), kind)).copied().unwrap_or_default()
     }

@@ -1,19 +1,19 @@
-//! A histogram of atomics: an observation is two additions, without a lock.
+//! A lock-free histogram: an observation costs two atomic additions.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// Upper bounds in nanoseconds, ascending.
+/// Upper bounds of buckets in nanoseconds, ascending.
 pub type Bounds = [u64; BOUNDS];
 
-/// How many bounds a histogram has; beyond the last one lies one bucket more.
+/// Number of bounds; one more bucket counts values beyond the last.
 pub const BOUNDS: usize = 14;
 
 const MS: u64 = 1_000_000;
 
-/// For what an upstream takes: from a cache's millisecond to a cold start's minute.
+/// Bounds for the time of an upstream: from a cache's millisecond to a cold start's minute.
 pub const ANSWERS: Bounds = [
     MS,
     2 * MS + MS / 2,
@@ -31,11 +31,11 @@ pub const ANSWERS: Bounds = [
     60_000 * MS,
 ];
 
-/// For what a policy takes: from a native one's 50 ns to the cap of 5 ms.
+/// Bounds for the time of a policy's call: from a native policy's 50 ns to the cap of 5 ms.
 pub const DECISIONS: Bounds =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, MS, 5 * MS];
 
-/// Counts by duration.
+/// Counts durations by bucket.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static Bounds,
@@ -44,12 +44,12 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one.
+    /// An empty histogram.
     pub fn new(bounds: &'static Bounds) -> Self {
         Self { bounds, buckets: std::array::from_fn(|_| AtomicU64::new(0)), sum_ns: AtomicU64::new(0) }
     }
 
-    /// Counts one duration.
+    /// Adds a duration.
     pub fn observe(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = self.bounds.iter().position(|bound| ns <= *bound).unwrap_or(BOUNDS);
@@ -57,7 +57,7 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Relaxed);
     }
 
-    /// What was counted.
+    /// The present counts.
     pub fn read(&self) -> Observed {
         let mut read = Observed { bounds: self.bounds, buckets: [0; BOUNDS + 1], sum_ns: self.sum_ns.load(Relaxed) };
         for (read, own) in read.buckets.iter_mut().zip(&self.buckets) {
@@ -67,7 +67,7 @@ impl Histogram {
     }
 }
 
-/// A histogram's counts at a moment.
+/// The counts of a histogram at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
     bounds: &'static Bounds,
@@ -76,7 +76,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Adds another one with the same bounds.
+    /// Adds the counts of another histogram with the same bounds.
     pub fn add(&mut self, other: &Self) {
         for (own, other) in self.buckets.iter_mut().zip(other.buckets) {
             *own += other;
@@ -84,7 +84,7 @@ impl Observed {
         self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
     }
 
-    /// What came since an earlier look at the same histogram.
+    /// The difference to earlier counts of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = *self;
@@ -95,8 +95,7 @@ impl Observed {
         since
     }
 
-    /// The duration within which a share of all lies, as far as the buckets tell: straight between two bounds, and the last bound
-    /// for what is beyond it. None where there is nothing.
+    /// The quantile `share` (0 to 1), interpolated linearly within its bucket; the last bound for values beyond it. `None` if empty.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         if count == 0 {
@@ -116,17 +115,17 @@ impl Observed {
         Some(Duration::from_nanos(lower))
     }
 
-    /// How many.
+    /// Number of durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// Their sum in seconds.
+    /// Sum of the durations, in seconds.
     pub fn sum_seconds(&self) -> f64 {
         self.sum_ns as f64 / 1e9
     }
 
-    /// Upper bound in seconds and count of each bucket, the last one without a bound.
+    /// Upper bound in seconds (the last one infinite) and count of each bucket.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = self.bounds.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
         bounds.zip(self.buckets).collect()

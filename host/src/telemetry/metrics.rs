@@ -1,18 +1,17 @@
-//! The name of every metric. Times are seconds, sizes bytes; labels come from closed sets or from the configuration, never from
-//! a request.
+//! All metrics. Times are in seconds, sizes in bytes. Label values come from closed sets or the configuration, never from a request.
 
 use prometheus_client::metrics::MetricType;
 
-/// A metric.
+/// Description of a metric.
 #[derive(Debug)]
 pub struct Metric {
-    /// The name, as a query has it. Of a histogram, without `_bucket`, `_sum` and `_count`.
+    /// The name in queries; of a histogram without `_bucket`, `_sum` and `_count`.
     pub name: &'static str,
     /// Counter, gauge, histogram or info.
     pub kind: MetricType,
-    /// What it says.
+    /// Meaning of the value.
     pub help: &'static str,
-    /// The labels.
+    /// Names of the labels.
     pub labels: &'static [&'static str],
 }
 
@@ -148,7 +147,7 @@ metrics! {
         "1 for the version that runs";
 }
 
-/// The table of the book's reference of metrics.
+/// The table in the book's reference of metrics.
 pub fn reference() -> String {
     let row = |metric: &Metric| {
         let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");

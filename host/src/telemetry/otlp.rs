@@ -1,9 +1,9 @@
-//! Traces for an OpenTelemetry collector: each request that is sampled becomes a span, with one below it for each
-//! attempt, look, decision and awaited step of shared state, made from the same steps that `triage explain` tells. OTLP
-//! over HTTP in its JSON form, which every collector takes (OTLP 1.0, section "JSON Protobuf Encoding").
+//! Exports traces to an OpenTelemetry collector. Each sampled request is a span with child spans for its attempts, verifications,
+//! decisions and awaited calls of shared state, from the same timeline that `triage explain` shows. OTLP over HTTP in JSON, which every
+//! collector accepts (OTLP 1.0, section "JSON Protobuf Encoding").
 //!
-//! Requests hand their steps over when they are done and wait for nothing; what a collector does not take in time is
-//! dropped and counted. No body, no header's value, no path's parameter and no policy's words are in it.
+//! A request queues its timeline at its end and does not wait. Timelines that the collector does not take in time are dropped and
+//! counted. Traces hold no bodies, header values, path parameters or text of a policy.
 
 use super::{RequestId, RequestTimeline, TimedEvent, TimelineEvent};
 use crate::{
@@ -23,25 +23,25 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Requests that wait for the next batch; those beyond are dropped.
+/// Maximum of requests that wait for export; further ones are dropped.
 const WAITING: usize = 2048;
-/// Requests in one batch.
+/// Requests per batch.
 const BATCH: usize = 256;
-/// Between two batches, unless the next is full before.
+/// Between two batches, unless the next one is full earlier.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// What a collector may take for one.
+/// Time limit of the collector for a batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where traces go.
+/// Settings of the export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The collector, without `/v1/traces`.
+    /// URL of the collector, without `/v1/traces`.
     pub endpoint: http::Uri,
-    /// Of the requests whose callers have not decided it, how many of a hundred are traced. Default 100.
+    /// Percentage of requests to sample among those without a sampling decision of the caller. Default 100.
     pub share_percent: u32,
 }
 
-/// Sends traces.
+/// Queues timelines and exports them.
 #[derive(Debug)]
 pub struct Exporter {
     clock: Clock,
@@ -49,14 +49,14 @@ pub struct Exporter {
     client: HttpClient,
     sender: mpsc::Sender<RequestTimeline>,
     waiting: Mutex<mpsc::Receiver<RequestTimeline>>,
-    /// A batch is full.
+    /// Signals a full batch.
     full: Notify,
     exported: AtomicU64,
     dropped: AtomicU64,
 }
 
 impl Exporter {
-    /// Nothing is sent before [`Exporter::run`].
+    /// An exporter; [`Exporter::run`] must be called to send.
     ///
     /// # Errors
     /// [`TransportError`] where the URL cannot be called.
@@ -69,19 +69,19 @@ impl Exporter {
         Ok(Self { clock, share_percent, client, sender, waiting, full, exported, dropped })
     }
 
-    /// Whether a request is traced whose caller has not decided that.
+    /// Whether to sample a request whose caller made no decision.
     pub fn samples(&self, id: RequestId) -> bool {
         id.0 % 100 < u64::from(self.share_percent)
     }
 
-    /// Requests that the collector took, and those that it did not.
+    /// Number of exported and of dropped requests.
     pub fn counts(&self) -> (u64, u64) {
         (self.exported.load(Relaxed), self.dropped.load(Relaxed))
     }
 
-    /// Takes a request that is done.
-    pub(super) fn take(&self, story: RequestTimeline) {
-        if self.sender.try_send(story).is_err() {
+    /// Queues the timeline of a request that has ended.
+    pub(super) fn take(&self, timeline: RequestTimeline) {
+        if self.sender.try_send(timeline).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
         if WAITING - self.sender.capacity() >= BATCH {
@@ -89,7 +89,7 @@ impl Exporter {
         }
     }
 
-    /// Sends batches. Never ends.
+    /// Sends batches forever.
     pub async fn run(&self) {
         loop {
             let _ = timeout(EXPORT_INTERVAL, self.full.notified()).await;
@@ -97,7 +97,7 @@ impl Exporter {
         }
     }
 
-    /// Sends what is left, as far as the collector takes it at once.
+    /// Sends the remaining batches at shutdown, once each.
     pub async fn finish(&self) {
         while self.send_batch().await > 0 {}
     }
@@ -107,16 +107,16 @@ impl Exporter {
         {
             let mut waiting = self.waiting.lock().await;
             while batch.len() < BATCH
-                && let Ok(story) = waiting.try_recv()
+                && let Ok(timeline) = waiting.try_recv()
             {
-                batch.push(story);
+                batch.push(timeline);
             }
         }
         if batch.is_empty() {
             return 0;
         }
         let (count, now, now_unix_ms) = (batch.len(), Instant::now(), self.clock.unix_ms());
-        // It takes milliseconds, in which a worker serves no request.
+        // Encoding takes milliseconds, in which a worker would serve no request.
         let built = spawn_blocking(move || request(&batch, now, now_unix_ms).to_string()).await;
         let Ok(body) = built else {
             self.dropped.fetch_add(count as u64, Relaxed);
@@ -144,9 +144,9 @@ impl Exporter {
     }
 }
 
-/// What a batch says.
-fn request(stories: &[RequestTimeline], now: Instant, now_unix_ms: u64) -> Value {
-    let spans: Vec<Value> = stories.iter().flat_map(|story| spans(story, now, now_unix_ms)).collect();
+/// Encodes a batch.
+fn request(timelines: &[RequestTimeline], now: Instant, now_unix_ms: u64) -> Value {
+    let spans: Vec<Value> = timelines.iter().flat_map(|timeline| spans(timeline, now, now_unix_ms)).collect();
     let resource =
         attributes(&[("service.name", "triage".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
     let scope = json!({ "name": "triage", "version": env!("CARGO_PKG_VERSION") });
@@ -160,9 +160,9 @@ const INTERNAL: u8 = 1;
 const SERVER: u8 = 2;
 const CLIENT: u8 = 3;
 
-fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> {
-    let Some(trace) = story.trace else { return Vec::new() };
-    let ago = now.saturating_duration_since(story.began);
+fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> {
+    let Some(trace) = timeline.trace else { return Vec::new() };
+    let ago = now.saturating_duration_since(timeline.began);
     let began = u128::from(now_unix_ms) * 1_000_000 - ago.as_nanos().min(u128::from(now_unix_ms) * 1_000_000);
     let at = |since: Duration| (began + since.as_nanos()).to_string();
     let span = |id: u64, parent: u64, name: String, kind: u8, times: (Duration, Duration), own: &[(&str, Value)]| {
@@ -178,18 +178,18 @@ fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> 
             "attributes": attributes(own),
         })
     };
-    let own = story.id.0.max(1);
-    let names = &story.names;
+    let own = timeline.id.0.max(1);
+    let names = &timeline.names;
     let mut all = Vec::new();
     let mut events = Vec::new();
     let mut sent: Option<(Duration, u64, String)> = None;
-    for (index, TimedEvent { at: noted, step }) in story.steps.iter().enumerate() {
+    for (index, TimedEvent { at: noted, step }) in timeline.steps.iter().enumerate() {
         match step {
             TimelineEvent::Sent { attempt } => {
-                sent = Some((*noted, story.id.span(*attempt), format!("attempt {attempt}")));
+                sent = Some((*noted, timeline.id.span(*attempt), format!("attempt {attempt}")));
             }
             TimelineEvent::Looked { look } => {
-                sent = Some((*noted, story.id.span(LOOKS + look), format!("look {look}")));
+                sent = Some((*noted, timeline.id.span(LOOKS + look), format!("look {look}")));
             }
             TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {
@@ -205,7 +205,7 @@ fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> 
                 }
             }
             TimelineEvent::Verdict { class, next, breaker, took, .. } => {
-                let id = story.id.span(DECISIONS + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let id = timeline.id.span(DECISIONS + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("triage.class", (*class).into()),
                     ("triage.next", (*next).into()),
@@ -215,7 +215,7 @@ fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> 
                 all.push(span(id, own, "decision".to_owned(), INTERNAL, (from, *noted), &said));
             }
             TimelineEvent::State { name, outcome, took } => {
-                let id = story.id.span(STATE + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let id = timeline.id.span(STATE + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("db.system.name", "redis".into()),
                     ("triage.step", (*name).into()),
@@ -231,32 +231,31 @@ fn spans(story: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Value> 
             other => events.push(event(other, at(*noted))),
         }
     }
-    let name = [story.method, " ", &names.upstream, "/", &names.endpoint].concat();
+    let name = [timeline.method, " ", &names.upstream, "/", &names.endpoint].concat();
     let mut said = vec![
-        ("http.request.method", story.method.into()),
-        ("triage.request_id", story.id.to_string().into()),
+        ("http.request.method", timeline.method.into()),
+        ("triage.request_id", timeline.id.to_string().into()),
         ("triage.upstream", names.upstream.as_str().into()),
         ("triage.endpoint", names.endpoint.as_str().into()),
-        ("triage.policy", story.policy.to_str().unwrap_or_default().into()),
-        ("triage.generation", story.generation.into()),
+        ("triage.policy", timeline.policy.to_str().unwrap_or_default().into()),
+        ("triage.generation", timeline.generation.into()),
     ];
-    said.extend(story.status.map(|status| ("http.response.status_code", status.into())));
-    let mut whole = span(own, trace.parent(), name, SERVER, (Duration::ZERO, story.took), &said);
+    said.extend(timeline.status.map(|status| ("http.response.status_code", status.into())));
+    let mut whole = span(own, trace.parent(), name, SERVER, (Duration::ZERO, timeline.took), &said);
     whole["events"] = events.into();
-    if story.status.is_none_or(|status| status >= 500) {
+    if timeline.status.is_none_or(|status| status >= 500) {
         whole["status"] = json!({ "code": 2 });
     }
     all.push(whole);
     all
 }
 
-/// Looks, decisions and steps of shared state are numbered beyond attempts, so that no two spans of a request have one
-/// id.
+/// Offsets for the span numbers of verifications, decisions and calls of shared state, so that span ids of a request are unique.
 const LOOKS: u32 = 1 << 16;
 const DECISIONS: u32 = 1 << 17;
 const STATE: u32 = 1 << 18;
 
-/// A step that has no time of its own. Its members come from closed sets; words of a policy are in none of them.
+/// An event without a duration. Its fields come from closed sets; none holds text of a policy.
 fn event(step: &TimelineEvent, at: String) -> Value {
     let told = serde_json::to_value(step).unwrap_or_default();
     let members = told.as_object().cloned().unwrap_or_default();
@@ -269,7 +268,7 @@ fn event(step: &TimelineEvent, at: String) -> Value {
 fn attributes(all: &[(&str, Value)]) -> Vec<Value> {
     let value = |value: &Value| match value {
         Value::Bool(truth) => json!({ "boolValue": truth }),
-        // 64 bits are texts in JSON.
+        // OTLP encodes 64-bit integers as strings in JSON.
         Value::Number(number) => json!({ "intValue": number.to_string() }),
         other => json!({ "stringValue": other.as_str().unwrap_or_default() }),
     };
@@ -288,7 +287,7 @@ mod tests {
     async fn a_full_batch_does_not_wait() {
         let target = Target { endpoint: http::Uri::from_static("http://127.0.0.1:9"), share_percent: 100 };
         let exporter = Exporter::new(&target, Clock::system()).unwrap();
-        let story = RequestTimeline {
+        let timeline = RequestTimeline {
             id: RequestId(1),
             names: Arc::new(Names { upstream: "a".to_owned(), endpoint: "b".to_owned() }),
             method: "GET",
@@ -301,9 +300,9 @@ mod tests {
             steps: Vec::new(),
             omitted: 0,
         };
-        (1..BATCH).for_each(|_| exporter.take(story.clone()));
+        (1..BATCH).for_each(|_| exporter.take(timeline.clone()));
         assert!(exporter.full.notified().now_or_never().is_none(), "it is not full");
-        exporter.take(story);
+        exporter.take(timeline);
         assert!(exporter.full.notified().now_or_never().is_some(), "nobody is woken");
     }
 }

@@ -1,4 +1,4 @@
-//! What the system says of this process.
+//! Resource usage of this process, from `/proc`.
 
 use super::Cgroup;
 use std::fs;
@@ -9,14 +9,14 @@ pub(crate) struct Process {
     pub(crate) open_files: Option<usize>,
 }
 
-/// Memory of this process that is resident, where the system tells.
+/// Resident memory of this process in bytes; `None` without `/proc`.
 pub fn memory_bytes() -> Option<u64> {
     let pages = fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
     resident.map(|pages| pages * rustix::param::page_size() as u64)
 }
 
-/// What counts against the memory limit: what is resident, or what the control group counts if that is more.
+/// Memory that counts against the limit: resident memory, or the control group's usage if that is more.
 pub fn memory_used(cgroup: Option<&Cgroup>) -> Option<u64> {
     let resident = memory_bytes();
     let counted = cgroup.and_then(Cgroup::usage);
@@ -27,7 +27,7 @@ pub(crate) fn read() -> Process {
     Process {
         memory_bytes: memory_bytes(),
         cpu_seconds: crate::clock::process_time().as_secs_f64(),
-        // Without the one that this look opens.
+        // Without the descriptor that `read_dir` itself opens.
         open_files: fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1)),
     }
 }

@@ -1,4 +1,4 @@
-//! What is noted of a request while it runs. It is closed when dropped, so that a request whose caller leaves is told of too.
+//! Records the timeline and the counters of a running request. Its drop finishes both, so that abandoned requests are recorded too.
 
 use super::{
     EndpointCounters, EndpointMeters, Names, RequestId, RequestTimeline, TimedEvent, TimelineEvent, TraceContext,
@@ -16,33 +16,33 @@ use http::{HeaderValue, Method};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Room for the steps of an ordinary request: permit, sent, answered, settled or verdict.
+/// Initial capacity: the events of an ordinary request (permit, sent, answered, settled or verdict).
 const USUAL: usize = 6;
 
-/// One request's account.
+/// Recorder of one request.
 #[derive(Debug)]
 pub struct RequestRecorder {
     desk: Arc<WorkerTelemetry>,
-    /// The request's id.
+    /// Id of the request.
     pub id: RequestId,
     meter: Arc<EndpointCounters>,
     began: Instant,
     status: Option<u16>,
     is_rough: bool,
     found: bool,
-    /// Whether it is of the host's own doing: no caller waits, so it is no request.
+    /// Whether this is background work of the host, such as a verification, and no request.
     is_background: bool,
     method: &'static str,
     policy: Option<HeaderValue>,
     generation: u64,
-    /// The caller's trace.
+    /// The trace that the request belongs to.
     pub trace: Option<TraceContext>,
     steps: Vec<TimedEvent>,
     omitted: u32,
 }
 
 impl RequestRecorder {
-    /// A request came in.
+    /// Starts a recorder for a request that arrived now.
     pub fn open(desk: &Arc<WorkerTelemetry>) -> Self {
         Self {
             id: desk.id(),
@@ -62,19 +62,19 @@ impl RequestRecorder {
         }
     }
 
-    /// Work of the host's own: attempts and verdicts count, and no request does.
+    /// Starts a recorder for background work: it counts attempts and verdicts, but no request.
     pub fn background(desk: &Arc<WorkerTelemetry>) -> Self {
-        let mut account = Self::open(desk);
-        account.is_background = true;
-        account
+        let mut recorder = Self::open(desk);
+        recorder.is_background = true;
+        recorder
     }
 
-    /// Attempts and verdicts count at this endpoint from now on.
+    /// Sets the endpoint whose counters count attempts and verdicts.
     pub fn counting_for(&mut self, meters: &EndpointMeters) {
         self.meter = Arc::clone(meters.of(self.desk.index));
     }
 
-    /// It found its endpoint: from now on it counts there.
+    /// Sets the endpoint that the request matched.
     pub fn found(&mut self, meters: &EndpointMeters, method: &Method, policy: &HeaderValue, generation: u64) {
         self.meter = Arc::clone(meters.of(self.desk.index));
         self.meter.begun.add();
@@ -86,29 +86,29 @@ impl RequestRecorder {
         }
     }
 
-    /// The trace that it belongs to: its caller's, or one of its own where traces are exported.
+    /// Sets the trace: the caller's, or a new one if traces are exported.
     pub fn traced(&mut self, callers: Option<TraceContext>) {
         self.trace = callers.or_else(|| self.desk.begin_trace(self.id));
     }
 
-    /// The counters it counts on.
+    /// The counters of the endpoint.
     pub fn meter(&self) -> &EndpointCounters {
         &self.meter
     }
 
-    /// Since when it is open: the request's beginning.
+    /// Start of the request.
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// Notes a step that is taken now.
+    /// Records an event that happens now.
     pub fn note(&mut self, step: impl FnOnce() -> TimelineEvent) {
         if self.desk.explains() {
             self.note_at(Instant::now(), step);
         }
     }
 
-    /// Notes a step whose moment is known: reading the clock costs more than the note.
+    /// Records an event whose time is known. Saves a read of the clock, which costs more than the rest.
     pub fn note_at(&mut self, at: Instant, step: impl FnOnce() -> TimelineEvent) {
         if !self.desk.explains() {
             return;
@@ -123,55 +123,55 @@ impl RequestRecorder {
         self.steps.push(TimedEvent { at: at.saturating_duration_since(self.began), step: step() });
     }
 
-    /// What the key brought.
+    /// Records the result of the idempotency key.
     pub fn keyed(&mut self, result: KeyResult) {
         self.meter.keyed.add(result as usize);
         self.note(|| TimelineEvent::Key { result: result.name() });
     }
 
-    /// What an equal request without a key has left to this one, or why it has no place among them.
+    /// Records an orphan that this request adopted or met, or that this request was not listed.
     pub fn orphan(&mut self, result: OrphanResult) {
         self.meter.orphans.add(result as usize);
         self.is_rough = true;
         self.note(|| TimelineEvent::Orphan { result: result.name() });
     }
 
-    /// The counters, for what comes after the answer.
+    /// The counters, for work after the response.
     pub fn shared_meter(&self) -> Arc<EndpointCounters> {
         Arc::clone(&self.meter)
     }
 
-    /// An attempt may be made.
+    /// Records that an attempt was admitted, after `wait`.
     pub fn permitted(&mut self, is_probe: bool, wait: Duration) {
         self.meter.wait_time.observe(wait);
         self.is_rough |= is_probe;
         self.note(|| TimelineEvent::Permit { is_probe, wait });
     }
 
-    /// An attempt was not made.
+    /// Records that an attempt was refused.
     pub fn denied(&mut self, problem: &Problem) {
         self.is_rough = true;
         self.note(|| TimelineEvent::Denied { reason: problem.reason() });
     }
 
-    /// An attempt's answer, `took` after its send; with `is_usual` others will take as long.
+    /// Records the response of an attempt, `took` after its send. `is_usual`: its duration is typical and enters the average.
     pub fn answered(&mut self, code: u16, sent: Instant, took: Duration, is_usual: bool) {
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
-        // Refusals are quick and say nothing of what an answer takes.
+        // 429 and 503 come quickly and would lower the average of real responses.
         if is_usual && !matches!(code, 429 | 503) {
             self.meter.usually_takes.learn(took);
         }
         self.note_at(sent + took, || TimelineEvent::Answered { status: code, took });
     }
 
-    /// An attempt without an answer.
+    /// Records the failure of an attempt.
     pub fn failed(&mut self, failure: Failure, took: Duration) {
         let Failure { kind, sent, reason } = failure;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
         self.is_rough = true;
-        // A failure with a reason lasts until an operator acts; the others come and go, and the metrics count them.
+        // Only a failure with a reason is logged, because it lasts until an operator acts. Metrics count the others.
         if let Some(reason) = reason {
             let Names { upstream, endpoint } = &*self.meter.names;
             let (failure, text) = (kind.name(), reason.text());
@@ -180,14 +180,14 @@ impl RequestRecorder {
         self.note(|| TimelineEvent::Failed { kind: kind.name(), reason, sent, took });
     }
 
-    /// A settled status: no policy was asked, and no time passed since the answer.
+    /// Records that the status settled the outcome. The policy was not called, so the time is that of the response.
     pub fn settled(&mut self) {
         self.meter.verdicts.add(Class::Applied as usize);
         let at = self.began + self.steps.last().map(|last| last.at).unwrap_or_default();
         self.note_at(at, || TimelineEvent::Settled);
     }
 
-    /// What the policy said, and how long that took.
+    /// Records the policy's verdict, and the duration of the call.
     pub fn judged(&mut self, verdict: &Verdict, took: Duration) {
         self.meter.verdicts.add(verdict.class as usize);
         self.meter.decision_time.observe(took);
@@ -213,7 +213,7 @@ impl RequestRecorder {
         });
     }
 
-    /// The policy failed.
+    /// Records a fault of the policy.
     pub fn fault(&mut self, fault: &'static str) {
         let known = super::endpoint_counters::FAULTS.iter().position(|own| *own == fault);
         self.meter.faults.add(known.unwrap_or(usize::MAX));
@@ -221,20 +221,20 @@ impl RequestRecorder {
         self.note(|| TimelineEvent::Fault { fault });
     }
 
-    /// The verdict was not followed as given.
+    /// Records that the host clamped the verdict.
     pub fn clamped(&mut self, limit: ClampReason) {
         self.meter.clamps.add(limit as usize);
         self.is_rough = true;
         self.note(|| TimelineEvent::Clamped { limit });
     }
 
-    /// It is sent again after a wait.
+    /// Records a retry after a wait.
     pub fn retries(&mut self, class: Class, wait: Duration) {
         self.meter.retries.add(class as usize);
         self.note(|| TimelineEvent::Waits { wait });
     }
 
-    /// The host answers itself.
+    /// Records that the host responds itself.
     pub fn refused(&mut self, problem: &Problem) {
         let reason = problem.reason();
         if problem.reason() == EFFECT_UNKNOWN {
@@ -246,7 +246,7 @@ impl RequestRecorder {
         self.note(|| TimelineEvent::Refused { reason });
     }
 
-    /// Puts what was waited for where it belongs among the steps.
+    /// Merges the calls of shared state that the request waited for into the events.
     fn gather(&mut self) {
         let waited = task_spans::taken();
         if waited.is_empty() {
@@ -260,7 +260,7 @@ impl RequestRecorder {
         self.omitted += u32::try_from(self.steps.drain(most..).count()).unwrap_or(u32::MAX);
     }
 
-    /// The answer goes out.
+    /// Ends the recording with the status of the response.
     pub fn close(mut self, code: u16) {
         self.status = Some(code);
     }
@@ -294,7 +294,7 @@ impl Drop for RequestRecorder {
             self.note(|| TimelineEvent::Abandoned);
         }
         self.gather();
-        let story = RequestTimeline {
+        let timeline = RequestTimeline {
             id: self.id,
             names: Arc::clone(&self.meter.names),
             method: self.method,
@@ -307,11 +307,11 @@ impl Drop for RequestRecorder {
             steps: std::mem::take(&mut self.steps),
             omitted: self.omitted,
         };
-        self.desk.keep(story, self.is_rough);
+        self.desk.keep(timeline, self.is_rough);
     }
 }
 
-/// A method's name where it is a standard one: others are the caller's words.
+/// The name of a standard method; others could hold any text of the caller.
 fn standard(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

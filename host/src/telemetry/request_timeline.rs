@@ -1,4 +1,4 @@
-//! The course of one request, step by step: what `triage explain` tells.
+//! The timeline of one request, which `triage explain` shows.
 
 use super::endpoint_counters::Names;
 use crate::{policy::contract::FailureReason, retry::ClampReason};
@@ -6,17 +6,17 @@ use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Steps of one request that are kept: more than any has that a person reads.
+/// Maximum of events per request: more than a readable timeline has.
 pub const STEPS: usize = 100;
-/// Characters of a policy's reason that are kept.
+/// Maximum of characters of a policy's reason.
 const REASON: usize = 120;
 
-/// A request's id: chance, so that it says nothing and no two hosts give the same.
+/// Id of a request: random, so that it reveals nothing and hosts need no coordination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
 
 impl RequestId {
-    /// Sixteen hexadecimal digits.
+    /// The id as sixteen hexadecimal digits.
     pub fn digits(self) -> [u8; 16] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         std::array::from_fn(|place| DIGITS[(self.0 >> (60 - 4 * place)) as usize & 15])
@@ -24,7 +24,7 @@ impl RequestId {
 }
 
 impl RequestId {
-    /// The id of the span of an attempt: chance as the request's own is, and the same each time (splitmix64's mixing).
+    /// The id of a span of this request, derived from the request's id by splitmix64: as random, and the same at each call.
     pub fn span(self, number: u32) -> u64 {
         let mut mixed = self.0.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,7 +45,7 @@ impl Serialize for RequestId {
     }
 }
 
-/// A text that is no request's id.
+/// The text is no request id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a request id has 16 hexadecimal digits; copy it from the answer's triage-request-id header")]
 pub struct NotARequestId;
@@ -60,138 +60,138 @@ impl FromStr for RequestId {
     }
 }
 
-/// Something that was decided or came to pass. No body, no header's value, no path's parameter.
+/// An event of a request. Holds no body, header value or path parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum TimelineEvent {
-    /// What the idempotency key brought.
+    /// The result of the idempotency key.
     Key {
         /// `new`, `replay`, `in-flight`, `mismatch`, `reconcile` or `failed`.
         result: &'static str,
     },
-    /// An equal request without a key, whose caller has gone, was taken over; or there was no place for this one.
+    /// The request adopted or met an orphan, an equal request whose caller disconnected; or it was not listed itself.
     Orphan {
         /// `answer`, `reconcile`, `unsent`, `in-flight` or `not-kept`.
         result: &'static str,
     },
-    /// The attempt may be made.
+    /// An attempt was admitted.
     Permit {
-        /// Whether it decides if a half-open breaker closes.
+        /// Whether the attempt is a probe of a half-open breaker.
         is_probe: bool,
-        /// How long it waits for its reserved moment.
+        /// Time until its reserved moment.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
-    /// The upstream throttles, and the rate follows it: the attempt has to wait.
+    /// The attempt waits for the adaptive rate, because the upstream throttles.
     Paced {
-        /// The rate, in requests a minute.
+        /// The rate, in requests per minute.
         per_minute: u32,
-        /// For how long.
+        /// Duration of the wait.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
-    /// The answer was throttled, and the rate lowered.
+    /// The upstream throttled, so the adaptive rate was lowered.
     Slowed {
-        /// The rate from now on, in requests a minute.
+        /// The new rate, in requests per minute.
         per_minute: u32,
     },
-    /// The upstream was overloaded: it waited for its turn.
+    /// The request waited in the queue of an overloaded upstream.
     Queued {
-        /// For how long.
+        /// Duration of the wait.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
-    /// A step of shared state was waited for.
+    /// The request waited for a script call of shared state.
     State {
-        /// The step's name.
+        /// Name of the script.
         name: &'static str,
-        /// `answered`, or why it was not done: as `triage_state_failures_total` has it.
+        /// `answered`, or the cause of failure as in `triage_state_failures_total`.
         outcome: &'static str,
-        /// How long.
+        /// Duration of the call.
         #[serde(rename = "took_us", serialize_with = "micros")]
         took: Duration,
     },
-    /// An attempt was not made.
+    /// An attempt was refused.
     Denied {
-        /// Why.
+        /// The reason in the problem's type.
         reason: &'static str,
     },
-    /// It was sent.
+    /// An attempt was sent.
     Sent {
-        /// From 1.
+        /// Number of the attempt, from 1.
         attempt: u32,
     },
-    /// A look at what became of a write was sent.
+    /// A verification of an unknown write was sent.
     Looked {
-        /// From 1.
+        /// Number of the verification, from 1.
         look: u32,
     },
-    /// An answer's head came.
+    /// The head of a response arrived.
     Answered {
-        /// Its status.
+        /// Status of the response.
         status: u16,
-        /// Since the send.
+        /// Time since the send.
         #[serde(rename = "took_us", serialize_with = "micros")]
         took: Duration,
     },
-    /// No answer came.
+    /// An attempt failed without a response.
     Failed {
-        /// The kind.
+        /// Kind of the failure.
         kind: &'static str,
-        /// What exactly, where the host knows.
+        /// The exact cause, if the host knows it.
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason_name")]
         reason: Option<FailureReason>,
         /// Whether anything may have been sent.
         sent: bool,
-        /// Since the send.
+        /// Time since the send.
         #[serde(rename = "took_us", serialize_with = "micros")]
         took: Duration,
     },
-    /// The status is settled: no policy was asked.
+    /// The status settled the outcome, without a call of the policy.
     Settled,
-    /// What the policy made of it.
+    /// The policy returned a verdict.
     Verdict {
-        /// The class.
+        /// Class of the outcome.
         class: &'static str,
         /// `deliver`, `retry`, `verify` or `replace`.
         next: &'static str,
-        /// What it says of the upstream: `success`, `failure` or `ignore`.
+        /// How the breaker counts it: `success`, `failure` or `ignore`.
         breaker: &'static str,
-        /// How long it took to say so.
+        /// Duration of the policy's call.
         #[serde(skip)]
         took: Duration,
-        /// The policy's words.
+        /// The policy's text for logs.
         reason: Box<str>,
     },
-    /// The policy failed; the built-in one decided.
+    /// The policy failed, and the built-in one decided.
     Fault {
-        /// How.
+        /// Kind of the fault.
         fault: &'static str,
     },
-    /// The host did not follow the verdict.
+    /// The host clamped the verdict.
     Clamped {
-        /// Why.
+        /// The reason.
         #[serde(serialize_with = "name")]
         limit: ClampReason,
     },
-    /// The upstream asked for a pause, and the whole group holds back.
+    /// The upstream asked for a pause, which applies to the whole group.
     Paused {
-        /// For how long.
+        /// Duration of the pause.
         #[serde(rename = "pause_us", serialize_with = "micros")]
         pause: Duration,
     },
-    /// The wait before the next send.
+    /// The request waits before the next send.
     Waits {
-        /// For how long.
+        /// Duration of the wait.
         #[serde(rename = "wait_us", serialize_with = "micros")]
         wait: Duration,
     },
-    /// The host answered itself.
+    /// The host responded itself.
     Refused {
-        /// Why.
+        /// The reason in the problem's type.
         reason: &'static str,
     },
-    /// The caller left before the answer.
+    /// The caller disconnected before the response.
     Abandoned,
 }
 
@@ -209,7 +209,7 @@ fn reason_name<S: Serializer>(reason: &Option<FailureReason>, serializer: S) -> 
     serializer.serialize_str(reason.map_or("", FailureReason::name))
 }
 
-/// A clamp in words.
+/// The text of a clamp.
 fn because(limit: ClampReason) -> &'static str {
     match limit {
         ClampReason::Attempts => "no attempt is left",
@@ -225,7 +225,7 @@ fn because(limit: ClampReason) -> &'static str {
     }
 }
 
-/// A duration as a person reads it: rounded to three digits and with its unit.
+/// Displays a duration rounded to three digits, with its unit.
 #[derive(Debug, Clone, Copy)]
 pub struct Rounded(pub Duration);
 
@@ -245,7 +245,7 @@ impl fmt::Display for Rounded {
 }
 
 impl TimelineEvent {
-    /// A policy's words, cut to a length that is read, on one line.
+    /// A policy's text, shortened and on one line.
     pub fn words(reason: &str) -> Box<str> {
         reason.chars().take(REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
@@ -311,41 +311,41 @@ impl fmt::Display for TimelineEvent {
     }
 }
 
-/// A step and when.
+/// An event and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TimedEvent {
-    /// Since the request came.
+    /// Time since the request arrived.
     #[serde(rename = "at_us", serialize_with = "micros")]
     pub at: Duration,
-    /// The step.
+    /// The event.
     #[serde(flatten)]
     pub step: TimelineEvent,
 }
 
-/// One request's course.
+/// The timeline of one request.
 #[derive(Debug, Clone)]
 pub struct RequestTimeline {
-    /// Its id.
+    /// Id of the request.
     pub id: RequestId,
-    /// Where it went.
+    /// Upstream and endpoint.
     pub names: Arc<Names>,
-    /// The method, where it is a standard one.
+    /// A standard method, or `other`.
     pub method: &'static str,
-    /// The policy's name and digest.
+    /// Name and digest of the policy.
     pub policy: http::HeaderValue,
-    /// The policy's generation.
+    /// Generation of the policy.
     pub generation: u64,
-    /// The caller's trace.
+    /// The trace that the request belongs to.
     pub trace: Option<super::TraceContext>,
-    /// When it came.
+    /// Time of arrival.
     pub began: Instant,
-    /// Until the answer's head, or until the caller left.
+    /// Time until the response's head, or until the caller disconnected.
     pub took: Duration,
-    /// The answer's status; none where there was no caller any more.
+    /// Status of the response; `None` if the caller had disconnected.
     pub status: Option<u16>,
-    /// The steps, in order.
+    /// The events in order.
     pub steps: Vec<TimedEvent>,
-    /// Steps beyond the most that are kept.
+    /// Number of events beyond the maximum, which were not kept.
     pub omitted: u32,
 }
 

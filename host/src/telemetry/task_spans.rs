@@ -1,27 +1,28 @@
-//! Steps of shared state that a request waits for. They are taken far from its account, which gathers them at its end.
+//! Calls of shared state that a request waits for. Code without access to the request's recorder notes them in a task-local list, which
+//! the recorder reads at the end.
 
 use super::{TimelineEvent, request_timeline::STEPS};
 use futures_util::future::Either;
 use std::cell::RefCell;
 use tokio::{task::futures::TaskLocalFuture, task_local, time::Instant};
 
-/// Each with its end.
+/// Each call with the time of its end.
 type Waited = RefCell<Vec<(Instant, TimelineEvent)>>;
 
 task_local! {
     static WAITED: Waited;
 }
 
-/// Runs a request; where `wanted`, the steps that it waits for are there for [`taken`] until it ends.
+/// Runs a request; if `wanted`, with a list of its calls, which [`taken`] returns.
 pub fn gathering<F: Future>(wanted: bool, request: F) -> Either<TaskLocalFuture<Waited, F>, F> {
     if wanted { Either::Left(WAITED.scope(RefCell::default(), request)) } else { Either::Right(request) }
 }
 
-/// Notes a step that ends now, if a request that is told of waits for it.
+/// Notes a call that ends now, if the task has a list.
 pub fn note(name: &'static str, outcome: &'static str, began: Instant) {
     let _ = WAITED.try_with(|waited| {
         let mut waited = waited.borrow_mut();
-        // No request that a person reads has more.
+        // A timeline keeps no more events.
         if waited.len() < STEPS {
             let now = Instant::now();
             waited.push((now, TimelineEvent::State { name, outcome, took: now.saturating_duration_since(began) }));
@@ -29,7 +30,7 @@ pub fn note(name: &'static str, outcome: &'static str, began: Instant) {
     });
 }
 
-/// What the request that runs has waited for so far.
+/// Takes the calls of the running request so far.
 pub fn taken() -> Vec<(Instant, TimelineEvent)> {
     WAITED.try_with(RefCell::take).unwrap_or_default()
 }

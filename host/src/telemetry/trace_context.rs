@@ -1,29 +1,27 @@
-//! W3C Trace Context: `traceparent` in and out.
+//! W3C Trace Context: reads and writes `traceparent`.
 //!
-//! A caller's trace is continued: each attempt is a span of it. Where the caller sends none, none is begun unless traces are
-//! exported: a header that says "not sampled" would switch off the upstream's own traces, and one that says "sampled" would force
-//! them.
+//! Each attempt is a span of the caller's trace. Without a caller's trace, a new one begins only if traces are exported: a header
+//! "not sampled" would switch off the upstream's own traces, and "sampled" would force them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
 
-/// The trace that a request belongs to.
+/// The header with the ids of trace and parent span.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// What tracing systems add to it.
+/// The header with vendor-specific data of the trace.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// A caller's trace.
+/// The trace of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
-    /// The caller's span; none where the trace begins here.
+    /// Id of the caller's span; 0 if the trace begins here.
     parent: u64,
     flags: u8,
 }
 
 impl TraceContext {
-    /// Takes a caller's trace from its headers. One that cannot be read is taken off, and what goes with it: the specification
-    /// wants it not to be passed on.
+    /// Reads the caller's trace. If it is invalid, removes both headers, because the specification forbids passing them on.
     pub fn take(headers: &mut HeaderMap) -> Option<Self> {
         headers.get(TRACEPARENT)?;
         let mut all = headers.get_all(TRACEPARENT).iter();
@@ -38,7 +36,7 @@ impl TraceContext {
         read
     }
 
-    /// `00-TRACE-PARENT-FLAGS`, in lower-case hexadecimal digits; a later version may have more after another dash.
+    /// Parses `00-TRACE-PARENT-FLAGS` in lower-case hexadecimal. Later versions may append a dash and more.
     fn parse(value: &[u8]) -> Option<Self> {
         let (known, rest) = value.split_at_checked(55)?;
         let [version, trace, parent, flags] = known.split(|byte| *byte == b'-').collect::<Vec<_>>().try_into().ok()?;
@@ -55,26 +53,26 @@ impl TraceContext {
         let trace = hex(trace, 32).filter(|trace| *trace != 0)?;
         let parent = hex(parent, 16).and_then(|parent| u64::try_from(parent).ok()).filter(|parent| *parent != 0)?;
         let flags = u8::try_from(hex(flags, 2)?).ok()?;
-        // Of later versions' flags, only those that this one knows are passed on.
+        // Of a later version's flags, only the known one is passed on.
         more.then_some(Self { trace, parent, flags: if version == 0 { flags } else { flags & 1 } })
     }
 
-    /// A trace that begins here, and is sampled.
+    /// Begins a new, sampled trace.
     pub fn begin(trace: u128) -> Self {
         Self { trace: trace.max(1), parent: 0, flags: 1 }
     }
 
-    /// Whether somebody wants to see it.
+    /// Whether the trace is sampled.
     pub fn is_sampled(&self) -> bool {
         self.flags & 1 == 1
     }
 
-    /// The caller's span; 0 where there is none.
+    /// Id of the caller's span; 0 if the trace begins here.
     pub fn parent(&self) -> u64 {
         self.parent
     }
 
-    /// The header of an attempt's span; `span` is chance.
+    /// The header for an attempt; `span`: random id of the attempt's span.
     pub fn header(&self, span: u64) -> HeaderValue {
         let (trace, span, flags) = (self.trace, span.max(1), self.flags);
         HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-{flags:02x}"))

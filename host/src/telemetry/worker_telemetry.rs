@@ -1,4 +1,4 @@
-//! A worker's own place for what it tells: nothing in it is shared with another worker while requests run.
+//! Telemetry of each worker, so that workers share nothing while requests run.
 
 use super::{
     AllEndpointCounters, EndpointMeters, Exporter, RequestId, RequestTimeline, TraceContext,
@@ -8,21 +8,21 @@ use crate::rng::Rng;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 
-/// One worker's.
+/// Telemetry of one worker.
 #[derive(Debug)]
 pub struct WorkerTelemetry {
-    /// Which worker's, from 0.
+    /// Index of the worker, from 0.
     pub index: usize,
-    /// Requests of each kind that are kept for explaining; none: steps are not noted.
+    /// Number of timelines of each kind to keep for `triage explain`; 0: none are recorded.
     keep: usize,
     entropy: Rng,
     exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
-    /// Locked for the length of a move, by this worker alone unless somebody asks for an explanation.
+    /// Locked only to move a timeline in, and without contention unless an operator reads.
     stories: Mutex<Stories>,
 }
 
-/// What is kept: ordinary requests do not push out those that somebody will ask about.
+/// Timelines in two rings, so that ordinary requests do not displace those with trouble.
 #[derive(Debug, Default)]
 struct Stories {
     smooth: VecDeque<RequestTimeline>,
@@ -30,17 +30,17 @@ struct Stories {
 }
 
 impl WorkerTelemetry {
-    /// A new request's id.
+    /// A new id for a request.
     pub fn id(&self) -> RequestId {
         RequestId(self.entropy.next())
     }
 
-    /// Whether steps are noted.
+    /// Whether events are recorded.
     pub fn explains(&self) -> bool {
         self.keep > 0 || self.exporter.is_some()
     }
 
-    /// A trace for a request that came without one, where traces are exported and this one is to be.
+    /// A new trace for a request without one, if traces are exported and this request is sampled.
     pub(super) fn begin_trace(&self, id: RequestId) -> Option<TraceContext> {
         let exporter = self.exporter.as_ref()?;
         let wanted = exporter.samples(id);
@@ -51,11 +51,11 @@ impl WorkerTelemetry {
         self.nowhere.of(self.index)
     }
 
-    pub(super) fn keep(&self, story: RequestTimeline, is_rough: bool) {
+    pub(super) fn keep(&self, timeline: RequestTimeline, is_rough: bool) {
         if let Some(exporter) = &self.exporter
-            && story.trace.is_some_and(|trace| trace.is_sampled())
+            && timeline.trace.is_some_and(|trace| trace.is_sampled())
         {
-            exporter.take(story.clone());
+            exporter.take(timeline.clone());
         }
         if self.keep == 0 {
             return;
@@ -63,14 +63,14 @@ impl WorkerTelemetry {
         let mut stories = self.stories.lock();
         let ring = if is_rough { &mut stories.rough } else { &mut stories.smooth };
         let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
-        ring.push_back(story);
+        ring.push_back(timeline);
         drop(stories);
         drop(oldest);
     }
 
     fn find(&self, id: RequestId) -> Option<RequestTimeline> {
         let stories = self.stories.lock();
-        stories.rough.iter().chain(&stories.smooth).find(|story| story.id == id).cloned()
+        stories.rough.iter().chain(&stories.smooth).find(|timeline| timeline.id == id).cloned()
     }
 
     fn latest(&self, most: usize, rough_alone: bool) -> Vec<RequestTimeline> {
@@ -81,7 +81,7 @@ impl WorkerTelemetry {
     }
 }
 
-/// Every worker's desk.
+/// Telemetry of all workers.
 #[derive(Debug)]
 pub struct WorkersTelemetry {
     entropy: Rng,
@@ -92,15 +92,15 @@ pub struct WorkersTelemetry {
 }
 
 impl WorkersTelemetry {
-    /// None yet. `keep` is how many requests of each kind a desk keeps; `exporter` gets those that are traced.
+    /// Without workers yet. `keep`: number of timelines of each kind per worker. `exporter` gets the sampled ones.
     pub fn new(entropy: Rng, keep: usize, exporter: Option<Arc<Exporter>>, meters: &AllEndpointCounters) -> Self {
         Self { entropy, keep, exporter, nowhere: Arc::clone(meters.unmatched()), all: Mutex::default() }
     }
 
-    /// A desk for one more worker.
+    /// Adds a worker.
     pub fn add(&self) -> Arc<WorkerTelemetry> {
         let mut all = self.all.lock();
-        let desk = Arc::new(WorkerTelemetry {
+        let worker = Arc::new(WorkerTelemetry {
             index: all.len(),
             keep: self.keep,
             entropy: self.entropy.clone(),
@@ -108,21 +108,21 @@ impl WorkersTelemetry {
             nowhere: Arc::clone(&self.nowhere),
             stories: Mutex::default(),
         });
-        all.push(Arc::clone(&desk));
-        desk
+        all.push(Arc::clone(&worker));
+        worker
     }
 
-    /// The course of a request, if it is still kept.
+    /// The timeline of a request, if it is still kept.
     pub fn story(&self, id: RequestId) -> Option<RequestTimeline> {
-        self.all.lock().iter().find_map(|desk| desk.find(id))
+        self.all.lock().iter().find_map(|worker| worker.find(id))
     }
 
-    /// The latest requests, the latest first; with `rough_alone` only those that did not go smoothly: refused, repeated,
-    /// clamped, abandoned, or answered by a failure.
+    /// The latest timelines, the latest first. `rough_alone`: only requests with trouble, such as a refusal, a retry, a clamp, a failure or
+    /// a disconnected caller.
     pub fn latest(&self, most: usize, rough_alone: bool) -> Vec<RequestTimeline> {
         let mut latest: Vec<RequestTimeline> =
-            self.all.lock().iter().flat_map(|desk| desk.latest(most, rough_alone)).collect();
-        latest.sort_by_key(|story| std::cmp::Reverse(story.began));
+            self.all.lock().iter().flat_map(|worker| worker.latest(most, rough_alone)).collect();
+        latest.sort_by_key(|timeline| std::cmp::Reverse(timeline.began));
         latest.truncate(most);
         latest
     }
