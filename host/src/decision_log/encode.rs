@@ -174,7 +174,7 @@ impl RecordedVerdict {
 }
 
 impl Head {
-    /// The head of a generation's decisions.
+    /// The head for the decisions of this runtime's generation.
     pub fn of(service: &UpstreamRuntime, contents: bool) -> Self {
         let description = service.policy.description();
         let settings = service.settings.policy_settings.as_str();

@@ -97,7 +97,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// One decision.
+/// One decision: the policy's inputs about an outcome, and its verdict.
 // A line is flat, so the flags are separate fields.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +210,7 @@ pub struct RecordedVerdict {
     /// Delay before a retry or a verification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Pause of the fleet that the upstream asked for.
+    /// Pause for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<u64>,
     /// Status of a replacement response.

@@ -204,7 +204,7 @@ impl<'a> Reading<'a> {
     fn head(&mut self, head: Head) -> Result<(), InvalidLine> {
         self.report.recorded_by(&head);
         self.report.other_settings |= head.settings != self.settings;
-        // A log repeats a head after each read of the recorder. A different head with the same generation is from another host.
+        // A log repeats a head after each read of the recorder. A different head with the same generation is from another host or run.
         match self.heads.get(&head.generation) {
             Some(known) if known.head == head => return Ok(()),
             None if self.heads.len() >= HEADS => return Err(InvalidLine::TooMany("generations")),

@@ -26,7 +26,7 @@ impl FleetState {
 
     /// Parses the words; `None` if one is invalid.
     pub fn read(words: &[&str]) -> Option<Self> {
-        // An empty last word may be missing: in a file it is an empty line.
+        // If the words are the lines of a file, an empty last word is missing.
         let (words, quarantined) = match words {
             [words @ .., quarantined] if words.len() == 6 => (words, *quarantined),
             words => (words, ""),

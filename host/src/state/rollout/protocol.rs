@@ -82,11 +82,11 @@ impl Default for FleetState {
 pub struct Proposal {
     /// Random, so that proposals stay distinct after shared state has lost its data.
     pub id: u64,
-    /// The component.
+    /// Digest of the component's manifest.
     pub digest: Digest,
-    /// The host that announced it.
+    /// Name of the host that announced it.
     pub by: String,
-    /// Whether it may be one that was rolled back.
+    /// Whether a quarantined component is allowed.
     pub promoted: bool,
     /// The digest in the configuration of the announcing host: the target of a rollback if this is the fleet's first switch.
     pub from: Digest,
@@ -97,11 +97,11 @@ pub struct Proposal {
 /// An aborted proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aborted {
-    /// The proposal.
+    /// Id of the proposal.
     pub id: u64,
-    /// The component.
+    /// Digest of the component's manifest.
     pub digest: Digest,
-    /// Name of the host that refused it, or of the operator's host.
+    /// Name of the host that aborted it; that of the announcing host if no host had staged it.
     pub by: String,
     /// The step that failed, such as `staging` or `operator`.
     pub step: String,
@@ -114,9 +114,9 @@ pub struct Aborted {
 pub struct Member {
     /// Time of its last message.
     pub heard: Timestamp,
-    /// The generation that serves there.
+    /// The generation that the host serves.
     pub generation: u64,
-    /// The proposal that it could serve at once.
+    /// The proposal that the host has loaded and could serve at once.
     pub staged: Option<u64>,
 }
 
@@ -125,9 +125,9 @@ pub struct Member {
 pub struct HostStatus {
     /// Name of the host.
     pub host: String,
-    /// The generation that serves there.
+    /// The generation that the host serves.
     pub generation: u64,
-    /// The proposal that it could serve at once.
+    /// The proposal that the host has loaded and could serve at once.
     pub staged: Option<u64>,
 }
 
@@ -138,11 +138,11 @@ pub enum Message {
     Beat,
     /// Proposes a component, which this host has staged.
     Announce {
-        /// The proposal.
+        /// Id of the proposal.
         id: u64,
-        /// The component.
+        /// Digest of the component's manifest.
         digest: Digest,
-        /// Whether it may be one that was rolled back.
+        /// Whether a quarantined component is allowed.
         promoted: bool,
         /// The digest in this host's configuration.
         from: Digest,
@@ -151,7 +151,7 @@ pub enum Message {
     },
     /// Refuses a proposal, for the whole fleet.
     Refuse {
-        /// The proposal.
+        /// Id of the proposal.
         id: u64,
         /// The step that failed.
         step: &'static str,

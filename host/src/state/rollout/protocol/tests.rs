@@ -1,4 +1,4 @@
-//! The transitions, one by one.
+//! Tests of each transition.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn announce(id: u64, of: u8) -> Message {
     Message::Announce { id, digest: digest(of), promoted: false, from: digest(0), others: Vec::new() }
 }
 
-/// Three hosts of which one announced the component 1 as proposal 7.
+/// Three hosts, one of which has announced component 1 as proposal 7.
 fn proposed() -> Agreement {
     let mut all = Agreement::default();
     for host in ["b", "c"] {
@@ -104,7 +104,7 @@ fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
     assert_eq!((all.standing.chosen, &all.standing.quarantined[..]), (artifact(0), &[digest(1)][..]));
 }
 
-/// What the configuration names is no place to go back to where that is what is announced.
+/// If the announced component is the configured one, there is no policy to roll back to.
 #[test]
 fn nobody_goes_back_to_what_is_rolled_back() {
     let mut all = Agreement::default();
@@ -127,7 +127,7 @@ fn who_lives_is_known_before_anything_is_announced() {
     assert_eq!(lost.standing.generation, 0, "b is waited for");
 }
 
-/// A disk that has slept overrules no fleet that began anew meanwhile.
+/// An old copy on disk does not overrule a fleet that began a new line meanwhile.
 #[test]
 fn another_lines_generation_is_written_back_only_where_there_is_none() {
     let mut all = Agreement::default();
