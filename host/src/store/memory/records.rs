@@ -200,7 +200,7 @@ impl MemoryRecords {
         Some(result)
     }
 
-    /// As [`Self::change`], for an owner.
+    /// As [`Self::change`], for an owner's transition. An error: another owner has the record.
     fn own(
         &self,
         id: RecordId,

@@ -34,7 +34,7 @@ pub enum Topology {
     Cluster(Vec<Node>),
     /// The master that the Sentinels name at the moment of connecting.
     Sentinel {
-        /// Some of the Sentinels.
+        /// The Sentinels to ask; they need not be all.
         sentinels: Vec<Node>,
         /// The name of the master in the Sentinels' configuration.
         master: String,
@@ -62,7 +62,7 @@ impl Address {
         text.split_once(':').is_some_and(|(scheme, _)| Scheme::of(scheme).is_some())
     }
 
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
     /// The rule that the URL breaks. The text quotes nothing of the URL, which may hold a password.
@@ -147,7 +147,7 @@ impl Scheme {
     }
 }
 
-/// `user:password`, `:password`, or `user`.
+/// Splits `user:password`, `:password` or `user`.
 fn identified(identity: &str) -> Result<(Option<String>, Option<Secret>), String> {
     let (user, password) = identity.split_once(':').map_or((identity, None), |(user, word)| (user, Some(word)));
     let filled = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -187,7 +187,7 @@ fn node(text: &str, usual: u16) -> Result<Node, String> {
     Ok(Node { host: host.to_owned(), port })
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> Result<String, String> {
     let rule = || "a URL whose percent-encoding is whole, in UTF-8; a `%` in a password is written %25".to_owned();
     let mut bytes = Vec::with_capacity(text.len());

@@ -74,7 +74,7 @@ const LOOKS: usize = 64;
 /// First byte of a stored value that is not encrypted.
 const UNSEALED: u8 = 0;
 
-/// [`Records`] on a shared server.
+/// [`Records`] in Redis, shared by a fleet.
 pub struct RedisRecords(Arc<Inner>);
 
 pub(super) struct Inner {

@@ -1,4 +1,4 @@
-//! Whatever callers do (wait, leave, come during a pause), no window holds more than any limit allows.
+//! With any behaviour of callers (waiting, leaving, arriving during a pause), no window exceeds a limit.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
@@ -24,8 +24,8 @@ fn gate(limits: &[Quota]) -> MemoryGate {
     MemoryGate::new("test".to_owned(), settings, Clock::system(), Rng::seeded(1))
 }
 
-/// Whether any window holds more than burst + rate * w, in whole numbers. It is enough to look at windows that begin and end
-/// with a request.
+/// Checks that no window of length w has more than burst + rate * w requests, in whole numbers. Windows that begin and end with a
+/// request are sufficient.
 fn check_windows(sent: &[Instant], quota: &Quota) -> Result<(), String> {
     for (first, start) in sent.iter().enumerate() {
         for (count, end) in sent[first..].iter().enumerate().map(|(index, end)| (index as u128 + 1, end)) {
@@ -39,7 +39,7 @@ fn check_windows(sent: &[Instant], quota: &Quota) -> Result<(), String> {
     Ok(())
 }
 
-/// Lets time pass, and sends whatever is due on the way, as the attempts that wait would.
+/// Advances the clock, and sends the waiting attempts as they become due.
 async fn pass(gate: &MemoryGate, line: &mut Vec<(Instant, Grant)>, sent: &mut Vec<Instant>, by: Duration) {
     let until = Instant::now() + by;
     loop {
@@ -98,7 +98,7 @@ async fn run(quotas: &[Quota], events: Vec<Event>) -> Result<Vec<Instant>, TestC
             }
             Event::Pass(ms) => pass(&gate, &mut line, &mut sent, Duration::from_millis(ms)).await,
             Event::Leave(which) if !line.is_empty() => {
-                // Half of the time the last one, which alone is not forfeited.
+                // Half of the time the last one, because only the last reservation can be refunded.
                 let index = which.index(line.len() * 2).min(line.len() - 1);
                 let (_, grant) = line.remove(index);
                 gate.give_back(&grant);
@@ -159,7 +159,7 @@ async fn who_waited_through_a_pause_does_not_leave_it_in_a_crowd() {
     assert_eq!(at, [10, 11, 12, 13], "in line, a second apart");
 }
 
-/// A pause moves what a limit has counted. Without a lift of that too, the limit would go on refusing until the pause's end.
+/// A pause shifts a limit's arrival time. A lift must undo that too, or the limit would refuse until the pause's end.
 #[tokio::test(start_paused = true)]
 async fn a_lifted_pause_lets_the_next_request_through_at_the_limits_rate() {
     let quota = quota(1, 1_000, 1);
@@ -175,7 +175,7 @@ async fn a_lifted_pause_lets_the_next_request_through_at_the_limits_rate() {
     assert_eq!(next.wait, Duration::from_secs(1), "at its rate");
 }
 
-/// A request that waits through the pause keeps its time, and takes a place of that time: two requests never share one.
+/// A request that waits for the end of a lifted pause reserves again at its own time, so that two requests never share a place.
 #[tokio::test(start_paused = true)]
 async fn who_waited_when_a_pause_was_lifted_reserves_anew() {
     let quota = quota(1, 1_000, 1);

@@ -96,7 +96,7 @@ impl RedisGate {
     /// Runs the script. A grant that arrives after the caller has gone is refunded.
     ///
     /// # Errors
-    /// [`Missed`]
+    /// [`Missed`] if Redis refuses or does not reply in time.
     pub(super) async fn asked(
         self: &Arc<Self>,
         ask: AttemptKind,

@@ -2,7 +2,7 @@
 -- the same histories on both.
 --
 -- KEYS[1]  the agreement: a hash
--- KEYS[2]  the hosts: a hash of `heard generation staged` by name
+-- KEYS[2]  the hosts, a hash: name -> 'time of the last message, generation, staged proposal'
 -- ARGV     1 now (us; tests only, else '': the server's time)  2 channel  3 upstream  4 this host  5 the generation that it serves
 --          6 the proposal that it has staged, or ''  7..13 its copy of the state: ln ge ch be wy by qu  14 message, then its arguments
 -- Returns  outcome  '1' if a foreign value was found and discarded

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-//! The script and the pure transitions, through the same histories; and what a stranger may have written.
+//! Plays the same histories on the script and on the pure transitions; and tests the script on values of other programs.
 
 use super::*;
 use crate::{
@@ -35,10 +35,10 @@ enum Event {
 #[derive(Debug, Clone)]
 enum Said {
     Beat,
-    /// Promoted or not, and who else is known to live.
+    /// Whether it is promoted, and which other hosts are known to be live.
     Announce(u8, bool, u8),
     Refuse(u8),
-    /// Of the generation that stands, or of another one or another policy.
+    /// Of the present generation, or of another generation or policy.
     RollBack(u8, bool),
 }
 
@@ -60,7 +60,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Both, side by side.
+/// The script's server and the model.
 struct World {
     connection: redis::Connection,
     keys: [String; 2],
@@ -91,14 +91,14 @@ impl World {
         read(&answer).unwrap_or_else(|| panic!("{answer:?}"))
     }
 
-    /// How often the others were told.
+    /// Number of published messages.
     fn published(&mut self) -> u64 {
         let told: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection).unwrap();
         let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
         calls.and_then(|calls| calls.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
     }
 
-    /// What the pure transitions have come to, as hosts see it.
+    /// The state of the model, as hosts read it.
     fn view(&self) -> FleetStatus {
         let Agreement { standing, proposal, aborted, members } = &self.pure;
         let hosts = members.iter().map(|(name, member)| Host {
@@ -129,7 +129,7 @@ impl World {
                 let id = |number: u8| 1000 + u64::from(number);
                 let digest = |of: u8| Digest::of(&[of]);
                 let known = known.map_or_else(FleetState::default, |(line, generation)| FleetState {
-                    // Of the fleet's own line, or of another one's.
+                    // Of the fleet's line, or of another one.
                     line: if line == 0 { self.pure.standing.line } else { 5 },
                     generation,
                     chosen: PolicyRef::Artifact(digest(generation as u8)),
@@ -155,7 +155,7 @@ impl World {
                         why: if *fault { Why::Fault } else { Why::Operator },
                     },
                 };
-                // What stands is staged often, so that something is switched.
+                // Stage the open proposal often, so that some switches happen.
                 let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
                 let speaker = HostStatus { host: format!("host-{host}"), generation: *generation, staged };
@@ -207,8 +207,8 @@ fn known() -> FleetState {
     FleetState { line: 9, generation: 5, chosen, why: Why::Announced, by: "own".to_owned(), ..FleetState::default() }
 }
 
-/// Whoever can write to the server can choose a digest, and nothing else: what is no digest, no number or too long is thrown away, and
-/// what this host knows is there again.
+/// A program that writes to the server can choose a digest, and nothing else: values that are no digest, no number or too long are
+/// discarded, and this host's copy is written back.
 #[test]
 fn what_a_stranger_wrote_is_thrown_away() {
     let server = RedisServer::start();
@@ -250,7 +250,7 @@ fn what_a_stranger_wrote_is_thrown_away() {
         assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
         assert!(!world.ask(&own(), &known(), &Message::Beat).flawed, "{field} {short}: it is mended");
     }
-    // A proposal, and one that came to nothing, of which one word is none of ours.
+    // A proposal and an aborted one, each with one invalid word.
     let whole = [
         [("pi", "00000000000000aa"), ("pd", &digest), ("pb", "x"), ("pp", "1"), ("pf", &digest), ("pu", "1")].to_vec(),
         [("ai", "00000000000000aa"), ("ad", &digest), ("ab", "x"), ("as", "load"), ("ar", "no")].to_vec(),
@@ -274,7 +274,7 @@ fn what_a_stranger_wrote_is_thrown_away() {
             }
         }
     }
-    // A reason is another host's words, and its component's: any bytes, that make nobody deaf.
+    // A reason is text of another host and its component: any bytes must leave the reply readable.
     for (reason, expected) in [(&b"\xffno\x1b[2J"[..], "\u{fffd}no [2J"), (&b""[..], ""), (&[0xff; 2000][..], "")] {
         for (field, value) in &whole[1] {
             redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
@@ -297,7 +297,7 @@ fn what_a_stranger_wrote_is_thrown_away() {
     }
 }
 
-/// The largest number that is taken for one is no dead end.
+/// A fleet can switch even from the highest generation.
 #[test]
 fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     let server = RedisServer::start();
@@ -316,7 +316,7 @@ fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     assert_eq!((heard.outcome, heard.view.standing.chosen), (MessageOutcome::Done, last.chosen));
 }
 
-/// Strangers' answers are an error, and no panic.
+/// A foreign reply is an error, and no panic.
 #[test]
 fn an_answer_that_is_none_is_none() {
     let text = |word: &str| Value::BulkString(word.into());
@@ -330,7 +330,7 @@ fn an_answer_that_is_none_is_none() {
     }
 }
 
-/// Hosts are told of each change, and of nothing else.
+/// Each change is published, and nothing else.
 #[test]
 fn what_changes_is_published() {
     let server = RedisServer::start();
@@ -359,7 +359,7 @@ fn what_changes_is_published() {
         world.ask(&speaker, &none, &word);
         assert_eq!(world.pure.hear(&speaker, &none, &word, world.now).1, is_news, "{word:?}");
         said += usize::from(is_news);
-        // What comes in order comes before this.
+        // Messages arrive in order, so all earlier ones precede this.
         let () = server.ask(&["PUBLISH", "t:events", "end"]);
         let told = std::iter::from_fn(|| {
             let text: String = channel.get_message().unwrap().get_payload().unwrap();
@@ -370,7 +370,7 @@ fn what_changes_is_published() {
     assert_eq!(said, 5);
 }
 
-/// Both keys lie on one node of a Cluster, whatever the upstream is called.
+/// Both keys are on one node of a Cluster, with any name of the upstream.
 #[tokio::test]
 async fn hosts_agree_on_a_cluster() {
     let cluster = RedisCluster::start();

@@ -1,4 +1,4 @@
-//! Against servers of our own.
+//! Tests against Redis servers that they start themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
@@ -17,7 +17,7 @@ static WRITE: Script = Script::new("write", "return redis.call('SET', KEYS[1], s
 fn settings(url: &str) -> Settings {
     Settings {
         prefix: "test".to_owned(),
-        // Long enough for a busy machine where nothing is to time out.
+        // Long enough for a busy machine, because no call should time out here.
         timeout: Duration::from_secs(2),
         ..Settings::new(Address::parse(url).unwrap())
     }
@@ -28,7 +28,7 @@ fn open(url: &str) -> RedisConnection {
 }
 
 fn opened(settings: &Settings) -> RedisConnection {
-    // A failure shows why.
+    // The log shows why a test failed.
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_test_writer();
     let _ = log.try_init();
     RedisConnection::open(settings, Clock::system(), Rng::system()).unwrap()
@@ -45,7 +45,7 @@ async fn count(link: &RedisConnection) -> Result<i64, LinkError> {
     link.run(&COUNT, &key, &[""; 0]).await.map(|answer| reply::whole(&answer).unwrap())
 }
 
-/// Asks again until it is as wanted: what is done in the background is done soon.
+/// Polls until the background work is done.
 async fn soon<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..400 {
         if let Some(found) = ask().await {
@@ -74,7 +74,7 @@ async fn a_script_runs_by_tcp_and_by_socket_and_is_loaded_again_without_an_error
     for _ in 0..10 {
         echo(&link, "c").await.unwrap();
     }
-    // A census or two after the flush, never the script itself.
+    // One or two checks of the server's identity after the flush, and never the script itself.
     assert!(server.calls("eval") < 10 && server.calls("evalsha") >= 10, "known by its digest");
 }
 
@@ -112,7 +112,7 @@ async fn a_server_that_is_killed_costs_nothing_until_it_is_back_and_its_data_cou
     soon("down", async || matches!(echo(&link, "a").await, Err(LinkError::Down)).then_some(())).await;
     server.restart();
     comes_up(&link).await;
-    // Known before the first answer.
+    // The loss is known before the first reply.
     assert_eq!(link.lost_data().unwrap().why, Loss::Seen);
     let later = open(&server.url());
     comes_up(&later).await;
@@ -129,7 +129,7 @@ async fn a_flush_and_an_eviction_count_as_lost_data() {
     let () = server.ask(&["FLUSHALL"]);
     losses.changed().await.unwrap();
     assert_eq!(link.lost_data().unwrap().why, Loss::Seen);
-    // Two losses within 2 s are one.
+    // Losses within 2 s count as one.
     sleep(Duration::from_millis(2_500)).await;
     for number in 0..60 {
         let key = [link.keys().single("big", number)];
@@ -157,7 +157,7 @@ async fn time_outs_are_short_and_the_third_ends_the_waiting() {
     assert_eq!(link.lost_data(), None, "the same process with the same data");
 }
 
-/// As in the slot.
+/// As in `thread_connection.rs`.
 const TIMEOUTS: u32 = 3;
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn messages_are_pushed_and_a_new_subscription_is_announced() {
     assert_eq!(heard().await, Pushed::Joined);
     publish("a");
     assert_eq!(heard().await, Pushed::Message("a".into()));
-    // Silence is not peace: the next sign of life is missed.
+    // Silence is detected, because the next ping gets no reply.
     proxy.set(Way::BlackHole);
     sleep(Duration::from_millis(1_500)).await;
     proxy.set(Way::Open);
@@ -268,7 +268,7 @@ async fn a_cluster_serves_from_every_slot() {
     let counts: Vec<u64> = cluster.0.iter().map(|node| node.calls("evalsha")).collect();
     assert!(counts.iter().all(|calls| *calls > 0), "{counts:?}");
     let mut pushed = link.pushed();
-    // Heard at whichever node the subscription asks.
+    // The message arrives at any node that the subscription uses.
     soon("the message", async || {
         let _: i64 = cluster.0[2].ask(&["PUBLISH", &link.keys().channel(), "a"]);
         matches!(pushed.try_recv(), Ok(Pushed::Message(text)) if &*text == "a").then_some(())
@@ -307,7 +307,7 @@ async fn a_server_with_tls_is_asked_by_tls_and_a_strangers_certificate_is_refuse
     assert!(matches!(echo(&stranger, "a").await, Err(LinkError::Down)));
 }
 
-/// What a log has been told.
+/// Collects the lines of a log.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 

@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use std::{sync::Weak, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Time for all hosts to restore their copies: each checks the server once a second, and reconnects within a second.
+/// Time for all hosts to restore their copies: each checks the server once a second, and reconnects soon after.
 pub(super) const RESTORE_TIME: Duration = Duration::from_secs(3);
 
 /// Between two attempts to restore the remaining records.

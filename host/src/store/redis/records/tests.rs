@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-//! The scripts and the pure transitions, through the same history; and the whole store on a server.
+//! Plays the same histories on the scripts and on the pure transitions; and tests the whole store on a server.
 
 use super::{
     scripts::{Restoring, ScriptCall},
@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 #[path = "tests/unanswered.rs"]
 mod unanswered;
 
-/// The server's clock in these tests: what they say, as the last argument.
+/// Replaces the server's clock: the tests give the time as the last argument.
 const NOW: &str = "local now = tonumber(ARGV[#ARGV])\n";
 
 const START: Timestamp = Timestamp(1_800_000_000_000_000);
@@ -40,21 +40,21 @@ enum Event {
         upstream_key: Option<u8>,
         host: u64,
     },
-    /// A host renews its heartbeat where a key lies.
+    /// A host renews its heartbeat in the part of a key.
     Beat(u16, u64),
-    /// The server comes back with all it had; hosts count it as a loss.
+    /// The server restarts with all its data; hosts count this as a loss.
     FailOver,
-    /// A host notes how a record stands.
+    /// A host copies a record.
     Note(u16),
-    /// It gives back what it noted last.
+    /// The host restores its copy.
     Restore(u16),
-    /// The answer to the last one was lost on the way.
+    /// The last call again, because its reply was lost.
     BeginAgain(u16),
     Sent(u16, u8),
     Finish(u16, u8),
     Release(u16, u8),
     Leave(u16, u8, Option<u64>, Option<u64>),
-    /// A request that was begun without a record ends unknown.
+    /// A write that began without a record ends with unknown effect.
     Unknown(u16, Option<u64>),
     Resolve(u16, bool),
     Look(u16),
@@ -67,7 +67,7 @@ enum Event {
 
 const KEYS: u16 = 4;
 
-/// Those of the histories lie in two parts, so that they meet at a part's limits.
+/// Ids of the histories are in two parts only, so that they reach a part's limits.
 fn id(number: u16) -> RecordId {
     let mut bytes = *any_id(number).as_bytes();
     if number < KEYS {
@@ -77,7 +77,7 @@ fn id(number: u16) -> RecordId {
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
-    // How many owners ago: the last one, or one that was taken over.
+    // 0: the last owner; more: an owner that was taken over.
     let owner = || (0..KEYS, prop_oneof![4 => Just(0_u8), 1 => 1..3_u8]);
     let upstream_key = prop_oneof![6 => Just(Some(0_u8)), 1 => Just(Some(1)), 1 => Just(None)];
     let event = prop_oneof![
@@ -111,7 +111,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..60)
 }
 
-/// Both, side by side.
+/// The scripts' server and the model.
 struct World {
     connection: redis::Connection,
     keys: Keys,
@@ -120,13 +120,13 @@ struct World {
     records: HashMap<u16, Record>,
     fences: HashMap<u16, Vec<FencingToken>>,
     last: HashMap<u16, BeginRequest>,
-    /// By part and host, the ends of the heartbeats' leases.
+    /// End of each heartbeat's lease, by part and host.
     hosts: HashMap<(u8, HostId), Timestamp>,
-    /// What hosts have noted.
+    /// Hosts' copies of records.
     noted: HashMap<u16, Record>,
-    /// Owners that have said what they ask.
+    /// Owners whose request is stored.
     written: HashSet<FencingToken>,
-    /// What the last script said of the upstream's key, and of doubt.
+    /// The last script's reply about the upstream's key, and about doubt.
     keyed_sends: Option<KeyedSends>,
     doubtful: bool,
     drawn: u128,
@@ -171,7 +171,7 @@ impl World {
         command.query(&mut self.connection).unwrap()
     }
 
-    /// What the key's owner asks: of every other fence the request is kept too.
+    /// The owner's request; every other owner's has contents to keep.
     fn intent(fence: FencingToken) -> Intent {
         let request = KeptRequest {
             fingerprint: opening(1, 0).fingerprint,
@@ -202,7 +202,7 @@ impl World {
         drawn.iter().rev().nth(ago.into()).copied().unwrap_or(FencingToken(u128::MAX))
     }
 
-    /// What the pure transition makes of the key's record; none: it was not the fence's.
+    /// Applies the pure transition to the key's record; `None`: another owner has it.
     fn change(
         &mut self,
         key: u16,
@@ -222,7 +222,7 @@ impl World {
         StoreFacts { lost: self.lost, host_until }
     }
 
-    /// The other records of the key's part that live.
+    /// The other unexpired records in the key's part.
     fn beside(&self, key: u16) -> impl Iterator<Item = &Record> {
         let others = self.records.iter().filter(move |(other, record)| {
             **other != key && scripts::part_of(id(**other)) == scripts::part_of(id(key)) && !record.expired(self.now)
@@ -235,7 +235,7 @@ impl World {
         self.beside(key).filter(|record| record.due().is_some()).count() < self.max_kept_requests
     }
 
-    /// As much of what was asked as there is room for.
+    /// The request, or only its names without room.
     fn fitting(&self, key: u16, intent: Intent) -> Arc<Intent> {
         Arc::new(if self.fits(key) { intent } else { intent.without_request() })
     }
@@ -283,7 +283,7 @@ impl World {
         Ok(())
     }
 
-    /// What a caller reads of the record.
+    /// Compares the status that a caller reads.
     fn check_status(&mut self, key: u16) -> Result<(), TestCaseError> {
         let value = self.value(scripts::status(&self.keys.clone(), id(key), self.lost_ago()));
         let answer = ScriptReply::of(&value).unwrap();
@@ -306,7 +306,7 @@ impl World {
         let keys = self.keys.clone();
         match event {
             Event::Pass(seconds) => self.now = self.now.after(Duration::from_secs(seconds)),
-            // The marks are gone, and so are the records.
+            // Markers and records are gone.
             Event::Lose => {
                 redis::cmd("FLUSHALL").exec(&mut self.connection).unwrap();
                 self.mark();
@@ -334,7 +334,7 @@ impl World {
             }
             Event::Sent(key, ago) => {
                 let fence = self.fence(key, ago);
-                // A second mark of one owner writes nothing of it again.
+                // A second mark by the same owner does not write the request again.
                 let intent = Some(Self::intent(fence)).filter(|_| !self.written.contains(&fence));
                 let (host, asked) = (self.host_of(key), intent.as_ref().map(Self::asked));
                 let (word, _) = self.ask(scripts::sent(&keys, id(key), fence, asked, host));
@@ -349,7 +349,7 @@ impl World {
             }
             Event::Finish(key, ago) => {
                 let fence = self.fence(key, ago);
-                // Finishing twice is the one difference: a host may not know whether it has. See `finish.lua`.
+                // The script differs here on purpose: a host that lost the reply may finish twice. See `finish.lua`.
                 if self.records.get(&key).is_some_and(|record| record.phase() == Phase::Done) {
                     return Ok(());
                 }
@@ -455,7 +455,7 @@ impl World {
             fitting.drop_request();
         }
         let fields = noted.fields();
-        // A host gives back nothing that is only feared.
+        // A host does not restore doubtful records.
         if noted.is_doubtful() || matches!(fields.state, StateFields::Cleared { .. }) {
             return Ok(());
         }
@@ -532,7 +532,7 @@ fn the_scripts_do_what_the_transitions_do() {
     played.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// What random histories may miss: the transitions' own tests say what comes of each.
+/// Cases that random histories may miss. The transitions' own tests define the results.
 #[test]
 fn the_scripts_do_what_the_transitions_do_in_named_cases() {
     let begin = |maybe_sent, host| Event::Begin { key: 0, payload: 0, maybe_sent, upstream_key: Some(0), host };
@@ -565,11 +565,11 @@ fn the_scripts_do_what_the_transitions_do_in_named_cases() {
     }
 }
 
-/// What the server has no room for is told: writes without a key leave keys half of it, and requests have a limit of their own.
+/// A write without room raises an event: unkeyed writes may use half of the records, and kept requests have a limit of their own.
 #[tokio::test]
 async fn a_write_that_the_server_has_no_room_for_is_told() {
     let server = RedisServer::start();
-    // A part holds three records, of which two may be unsettled before one without a key is refused.
+    // A part holds three records; unkeyed ones are refused when two are unsettled.
     let (records, _, events) = records_with(&server.url(), Some([7; 32]), 48);
     let inner = Arc::clone(&records.0);
     let in_part = |number: u8| {
@@ -594,7 +594,7 @@ async fn a_write_that_the_server_has_no_room_for_is_told() {
     assert!(text.contains("half of the 48 allowed") && text.contains("triage records list"), "{text}");
     let begun = records.begin(in_part(9), opening(9, 0)).await.unwrap();
     assert!(matches!(begun.begin, RecordBegin::New), "a key found no room: {begun:?}");
-    // A part that keeps as many requests as it may.
+    // Fill the part's kept requests.
     let due = format!("triage:{{idem-{:x}}}:due", scripts::part_of(in_part(9)));
     for number in 0..scripts::MAX_KEPT_REQUESTS {
         let () = server.ask(&["ZADD", &due, "9e15", &number.to_string()]);
@@ -608,7 +608,7 @@ async fn a_write_that_the_server_has_no_room_for_is_told() {
     assert_eq!((left.endpoint, left.verified_in), (Some(("up".to_owned(), "create-2".to_owned())), None));
 }
 
-/// The lease of a record is that of the heartbeat which its own begin renewed: what was there before may have been over.
+/// A record's lease is the one that its own begin renewed: an earlier lease may have expired.
 #[tokio::test]
 async fn a_begin_renews_the_lease_that_it_hands_out() {
     let server = RedisServer::start();
@@ -619,7 +619,7 @@ async fn a_begin_renews_the_lease_that_it_hands_out() {
     }
 }
 
-/// A host of a fleet, as far as records go.
+/// The records of one host of a fleet.
 fn host(server: &RedisServer, key: Option<[u8; 32]>) -> (Arc<dyn Records>, Clock) {
     host_at(&server.url(), key)
 }
@@ -665,7 +665,7 @@ fn records_of(
     (records, events)
 }
 
-/// The tripwire: each of these fails if the fleet silently shares nothing.
+/// Each assertion fails if hosts silently share nothing.
 #[tokio::test]
 async fn what_one_host_sent_another_does_not_send() {
     let server = RedisServer::start();
@@ -683,7 +683,7 @@ async fn what_one_host_sent_another_does_not_send() {
         let fields: Vec<Vec<u8>> = server.ask(&["HVALS", key]);
         assert!(!fields.concat().windows(7).any(|part| part == b"patient"), "{key} can be read");
     }
-    // What one leaves without an answer, another looks up.
+    // One host leaves a write unknown, and another verifies it.
     let BeginOutcome::New(mut hold) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else {
         panic!("not new")
     };
@@ -695,7 +695,7 @@ async fn what_one_host_sent_another_does_not_send() {
     let begun = begin(&other, other_clock, id(2), opening(5, 0)).await.unwrap();
     let BeginOutcome::Reconcile { hold, sent_ago, .. } = begun else { panic!("{begun:?}") };
     assert!(sent_ago <= Duration::from_secs(60), "{sent_ago:?}");
-    // One resource, one owner.
+    // A resource has one owner.
     let name = ClaimName::of("up", "7");
     assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
     let stranger = ClaimOwner::Request(FencingToken(9));
@@ -723,7 +723,7 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
     assert!(opened.turn.is_some_and(|turn| turn.holds()), "a turn that is free did not come along");
 }
 
-/// Without a key nothing of an answer leaves the process but its status.
+/// Without an encryption key, only the status of a response leaves the process.
 #[tokio::test]
 async fn without_a_key_only_the_status_is_kept() {
     let server = RedisServer::start();
@@ -737,12 +737,12 @@ async fn without_a_key_only_the_status_is_kept() {
     assert_eq!(*kept, Stored::TooLarge { status: http::StatusCode::OK });
 }
 
-/// A server that comes back empty: keys of before are looked up, not sent as new.
+/// After a server returns empty, earlier keys are verified and not sent as new.
 #[tokio::test]
 async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     let mut server = RedisServer::start();
     let (records, clock) = host(&server, None);
-    // A host that sends and ends: nothing gives its record back.
+    // The host ends, so that it does not restore its record.
     let (gone, gone_clock) = host(&server, None);
     let begun = begin(&gone, gone_clock, id(1), opening(1, 0)).await.unwrap();
     let BeginOutcome::New(mut hold) = begun else { panic!("{begun:?}") };
@@ -751,7 +751,7 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     server.kill();
     drop((hold, gone));
     server.restart();
-    // Until it is reached again nothing may be sent; then the key is known to be doubtful.
+    // Nothing may be sent until the server is reached again; then the key is in doubt.
     let begun = loop {
         match begin(&records, clock, id(1), opening(2, 0)).await {
             Ok(begun) => break begun,
@@ -762,7 +762,7 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     assert!(matches!(begun, BeginOutcome::Reconcile { doubtful: true, .. }), "{begun:?}");
 }
 
-/// Whether a record is begun as one that may have been sent before.
+/// Whether a new record is in doubt: it may have been sent before.
 async fn doubtful(records: &Arc<dyn Records>, number: u16, fence: u128) -> bool {
     match records.begin(id(number), opening(fence, 0)).await.unwrap().begin {
         RecordBegin::New => false,
@@ -771,12 +771,12 @@ async fn doubtful(records: &Arc<dyn Records>, number: u16, fence: u128) -> bool 
     }
 }
 
-/// Nobody waits for the next look at the server: the step that meets an emptied one notices it.
+/// A script on an emptied server detects the loss, before the next check of the server.
 #[tokio::test]
 async fn a_flush_is_noticed_by_the_next_step_of_every_host() {
     let server = RedisServer::start();
     let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
-    // More than one in each part, of each host: what was never used has lost nothing.
+    // Several records of each host in each part: an unused part could not show a loss.
     for number in 0..40 {
         let records = if number % 2 == 0 { &one } else { &other };
         assert!(!doubtful(records, number, number.into()).await, "{number} is new");
@@ -791,7 +791,7 @@ async fn a_flush_is_noticed_by_the_next_step_of_every_host() {
     }
 }
 
-/// One node of a Cluster was emptied, or a part evicted: its mark went with it.
+/// One node of a Cluster was emptied, or a part evicted, with its marker.
 #[tokio::test]
 async fn a_part_that_is_gone_is_noticed_by_every_host() {
     let server = RedisServer::start();
@@ -802,15 +802,15 @@ async fn a_part_that_is_gone_is_noticed_by_every_host() {
     for key in held {
         let () = server.ask(&["DEL", &key]);
     }
-    // Of the two, the first one to come finds out; the other one must not go by what it knew.
+    // The first host detects the loss; the other one must not rely on its earlier state.
     assert!(doubtful(&one, 3, 3).await);
     assert!(doubtful(&other, 4, 4).await);
-    // Who comes later is told.
+    // A later host reads the loss.
     let (third, _) = host(&server, None);
     assert!(doubtful(&third, 5, 5).await);
 }
 
-/// What was never sent is not given up: a server that is down would be asked for it five times for every request.
+/// A call that was never sent needs no cleanup. Otherwise each request would cause five calls to a server that is down.
 #[tokio::test]
 async fn what_was_never_begun_leaves_nothing_to_do() {
     let mut server = RedisServer::start();
@@ -845,7 +845,7 @@ async fn an_eviction_is_noticed_by_the_next_step() {
     assert!(doubtful(&records, 2, 2).await);
 }
 
-/// A full server refuses to begin a record, so that nothing is sent whose answer it could not keep.
+/// A full server refuses to begin a record, so that no write is sent whose response it could not store.
 #[tokio::test]
 async fn a_full_server_begins_no_record() {
     let server = RedisServer::with(&[]);
@@ -860,7 +860,7 @@ async fn a_full_server_begins_no_record() {
     assert!(matches!(begun, BeginOutcome::New(_)), "nothing was written: {begun:?}");
 }
 
-/// Records, claims and turns on three masters: each step keeps to one slot, and one node's loss is noticed by the next step there.
+/// Records, claims and locks on three masters: each script uses one hash slot, and the next script on a node detects its loss.
 #[tokio::test]
 async fn a_cluster_keeps_records_and_tells_what_it_lost() {
     let cluster = RedisCluster::start();
@@ -892,11 +892,11 @@ async fn a_cluster_keeps_records_and_tells_what_it_lost() {
         met += u32::from(doubtful(&other, number, number.into()).await);
     }
     assert!(met > 0, "no part lies on the emptied node");
-    // From then on, everywhere.
+    // Then the loss holds for all nodes.
     assert!(doubtful(&one, 300, 300).await || doubtful(&one, 301, 301).await);
 }
 
-/// An operator may know better: the census holds what every host goes by.
+/// An operator may delete a loss from the server's identity, which every host follows.
 #[tokio::test]
 async fn an_operator_may_say_that_nothing_was_lost() {
     let server = RedisServer::start();
@@ -916,7 +916,7 @@ async fn an_operator_may_say_that_nothing_was_lost() {
     }
 }
 
-/// A lock lasts as long as it should by the server's clock, also where that is set back by a day.
+/// A lock does not last longer when the server's clock is set back by a day.
 #[test]
 fn a_clock_that_is_set_back_prolongs_no_lock() {
     let server = RedisServer::start();
@@ -931,7 +931,7 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     world.now = START.before(Duration::from_hours(24));
     let (word, wait) = begin(&mut world, 2);
     assert_eq!(word, "busy");
-    // The heartbeat's lease lies a day ahead: the lock's own end counts.
+    // The heartbeat's lease is a day ahead, so the lock's own end decides.
     let wait: u64 = String::from_utf8(wait.unwrap()).unwrap().parse().unwrap();
     let lock = opening(1, 0).lock;
     assert!(Duration::from_micros(wait) <= lock, "{wait}");
@@ -940,7 +940,7 @@ fn a_clock_that_is_set_back_prolongs_no_lock() {
     assert_eq!(world.ask(scripts::finish(&keys, id(1), FencingToken(1), vec![0])).0, "lost");
 }
 
-/// A killed host's keys are free once its heartbeat has ended, long before its locks do.
+/// A killed host's keys are free when its heartbeat's lease ends, long before its locks do.
 #[tokio::test]
 async fn a_dead_hosts_heartbeat_ends_its_locks() {
     let server = RedisServer::start();
@@ -949,7 +949,7 @@ async fn a_dead_hosts_heartbeat_ends_its_locks() {
     let records: Arc<dyn Records> = Arc::new(records);
     let try_begin = |key, fence| begin(&records, clock, id(key), opening(fence, 0));
     assert!(matches!(try_begin(0, 1).await.unwrap(), BeginOutcome::New(_)));
-    // Another host, which is killed after it has sent one of two.
+    // Another host is killed after it has sent one of two writes.
     let dead = HostId(99);
     let era = inner.link.era(inner.patience()).await.unwrap();
     let about = Circumstances { cap: 100, lost_ago: None, host: dead, one_node: true, era };
@@ -965,13 +965,13 @@ async fn a_dead_hosts_heartbeat_ends_its_locks() {
     let begun = try_begin(1, 5).await.unwrap();
     let BeginOutcome::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
     assert!(matches!(try_begin(2, 6).await.unwrap(), BeginOutcome::New(_)), "nothing was sent");
-    // It was only stopped: when it goes on, it is fenced off.
+    // The host was only suspended: its late call is fenced off.
     let late = inner.run(&scripts::sent(inner.keys(), id(1), FencingToken(2), None, dead)).await.unwrap();
     assert!(matches!(done("sent", &late), Err(RecordError::Lost)));
     hold.finish(stored("by its successor")).await.unwrap();
 }
 
-/// As long as a record is held, and no longer.
+/// A heartbeat is renewed as long as a record is held, and no longer.
 #[tokio::test]
 async fn a_heartbeat_is_renewed_while_a_record_is_held() {
     let server = RedisServer::start();
@@ -990,7 +990,7 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
     assert_eq!(inner.heartbeat.needed().count(), 0);
 }
 
-/// What hosts hold when the server loses its data they hold afterwards: record, claim and turn.
+/// Hosts keep a record, a claim and a lock over a loss of data.
 #[tokio::test]
 async fn what_is_held_at_a_loss_is_given_back() {
     let server = RedisServer::start();
@@ -1012,7 +1012,7 @@ async fn what_is_held_at_a_loss_is_given_back() {
     assert!(!doubtful(&other, 9, 9).await, "the other host knows the server");
     let mut next = tokio::spawn(other.turn(fingerprint));
     let () = server.ask(&["FLUSHALL"]);
-    // All of it is asked for by the other host, which waits until it may be there.
+    // The other host asks for all of them; it waits for the restore.
     let on_other = |key, fence| begin(&other, other_clock, id(key), opening(fence, 0));
     assert!(matches!(on_other(1, 11).await.unwrap(), BeginOutcome::InFlight { .. }));
     assert!(matches!(on_other(2, 12).await.unwrap(), BeginOutcome::Replay(answer) if *answer == stored("patient 7")));
@@ -1029,19 +1029,19 @@ async fn what_is_held_at_a_loss_is_given_back() {
     assert!(next.await.unwrap().unwrap().holds());
 }
 
-/// A host gives back what it knows also after a loss in its first moments, when it has only just seen the server's first era.
+/// A host restores its records also after a loss right after its start.
 #[tokio::test]
 async fn a_host_that_has_just_started_gives_back_what_it_knows() {
     let server = RedisServer::start();
     let (link, clock) = link_to(&server.url());
-    // The era is known before anything listens for the next one.
+    // Read the era before any task waits for the next one.
     link.era(Duration::from_secs(5)).await.unwrap();
     let young: Arc<dyn Records> = Arc::new(records_of(link, clock, Some([7; 32]), 1000).0);
     let BeginOutcome::New(done) = begin(&young, clock, id(1), opening(1, 0)).await.unwrap() else { panic!("not new") };
     done.finish(stored("patient 7")).await.unwrap();
     let () = server.ask(&["FLUSHALL"]);
     let (other, clock) = host(&server, Some([7; 32]));
-    // Both know of the loss.
+    // Both hosts have detected the loss.
     assert!(matches!(
         begin(&young, clock, id(2), opening(2, 0)).await,
         Ok(BeginOutcome::Reconcile { doubtful: true, .. })
@@ -1050,7 +1050,7 @@ async fn a_host_that_has_just_started_gives_back_what_it_knows() {
     assert!(matches!(&begun, BeginOutcome::Replay(answer) if **answer == stored("patient 7")), "{begun:?}");
 }
 
-/// An operator's word that a doubtful request was never sent holds: it would be in doubt again if its record were forgotten.
+/// A doubtful request that an operator settled as not applied is not in doubt again: its record is kept as cleared.
 #[tokio::test]
 async fn a_doubt_that_an_operator_clears_does_not_come_back() {
     let server = RedisServer::start();

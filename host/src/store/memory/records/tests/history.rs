@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Timestamp;
 
-/// What happens next. Owners are counted round those that still hold a record.
+/// An event of a history. Indexes of owners wrap around the present owners.
 #[derive(Debug, Clone)]
 enum Event {
     Begin {
@@ -16,16 +16,16 @@ enum Event {
     Release(usize),
     LeaveUnknown(usize, u64),
     Drop(usize),
-    /// The owner vanishes without a word.
+    /// The owner vanishes without a call.
     Crash(usize),
     Advance(u64),
-    /// An owner that was taken over comes back and acts as if it were not.
+    /// An owner that was taken over continues as if it were not.
     Late(u8),
     Resolve {
         key: u16,
         applied: bool,
     },
-    /// The process ends and starts: all records are lost, and callers say of what they began that it may have been sent.
+    /// The process restarts: all records are lost, and callers report that their requests may have been sent.
     Restart,
 }
 
@@ -50,24 +50,24 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..120)
 }
 
-/// What the model knows of a key.
+/// The model's state of a key.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Its record's payload, while there must be a record.
+    /// Payload of the record, while there must be one.
     payload: u8,
-    /// The last moment at which a byte may have gone out, of sends whose effect nobody knows.
+    /// The latest time at which a byte of a send with unknown effect may have been sent.
     unknown_since: Option<Timestamp>,
     answer: Option<Stored>,
-    /// Whether callers say that it may have been sent, since the store was lost.
+    /// Whether callers report that it may have been sent, because the store was lost.
     lost: bool,
-    /// Whether nothing but a caller's word says that it was sent.
+    /// Whether a caller's report is the only reason why it may have been sent.
     doubtful: bool,
-    /// Whether it was settled by hand then, as not sent.
+    /// Whether an operator then settled it as not applied.
     cleared: bool,
 }
 
 impl Known {
-    /// What is known once an administrator has settled it: its answer, or none if it has no effect.
+    /// Applies an operator's settlement: a response, or `None` if not applied.
     fn settled(&mut self, answer: Option<Stored>) {
         match answer {
             Some(answer) => self.answer = Some(answer),
@@ -82,7 +82,7 @@ struct Owner {
     key: u16,
     until: Timestamp,
     marked: Option<Timestamp>,
-    /// Whether it was told to find out what came of earlier sends.
+    /// Whether the owner must verify earlier sends.
     told: bool,
 }
 
@@ -91,11 +91,11 @@ struct World {
     records: Arc<dyn Records>,
     restart: Box<dyn Fn() -> Arc<dyn Records>>,
     owners: Vec<Owner>,
-    /// Owners that vanished, and when their locks run out.
+    /// Vanished owners: key, end of the lock, and whether they had sent.
     crashed: Vec<(u16, Timestamp, bool)>,
-    /// Owners whose locks ran out, with their keys.
+    /// Owners whose locks ended, with their keys.
     late: Vec<(u16, RecordGuard)>,
-    /// Those of them that have a successor.
+    /// Owners whose locks ended and that have a successor.
     superseded: Vec<RecordGuard>,
     known: HashMap<u16, Known>,
     cap: usize,
@@ -130,14 +130,14 @@ impl World {
         (!self.owners.is_empty()).then(|| self.owners.remove(index % self.owners.len()))
     }
 
-    /// Whether somebody's lock on the key still lasts.
+    /// Whether an owner's lock on the key still lasts.
     fn locked(&self, key: u16) -> bool {
         let now = self.clock.now();
         self.owners.iter().any(|owner| owner.key == key && now < owner.until)
             || self.crashed.iter().any(|(of, until, _)| *of == key && now < *until)
     }
 
-    /// Locks that ran out on senders: these may have been sending until then.
+    /// Ends the locks of vanished owners. Those that had sent may have been sending until then.
     fn run_out(&mut self) {
         let now = self.clock.now();
         let known = &mut self.known;
@@ -155,7 +155,7 @@ impl World {
         });
     }
 
-    /// Ends an owner as the model sees it, when its lock still lasts or nobody took over.
+    /// Whether the owner's lock still lasts.
     fn holds_still(&self, owner: &Owner) -> bool {
         self.clock.now() < owner.until
     }
@@ -256,7 +256,7 @@ impl World {
         Ok(())
     }
 
-    /// Owners whose lock runs out on the way vanish, until each has a successor.
+    /// Advances the clock. Owners whose locks end meanwhile count as crashed, and as late until they have a successor.
     async fn advance(&mut self, seconds: u64) {
         advance(Duration::from_secs(seconds)).await;
         let now = self.clock.now();
@@ -283,7 +283,7 @@ impl World {
         require(!self.locked(key), || format!("key {key}: two owners may send at once"))?;
         let known = self.known.entry(key).or_default();
         let first = known.unknown_since.is_none() && known.answer.is_none();
-        // The heart of it: another owner's send whose effect is unknown, or known, is repeated by nobody who was not told.
+        // The main property: an owner repeats another owner's send only if it was told to verify first.
         require(first || owner.told || owner.marked.is_some(), || format!("key {key}: sent twice"))?;
         require(known.answer.is_none(), || format!("key {key}: sent after it was answered"))?;
         known.unknown_since = known.unknown_since.max(Some(now));
@@ -354,12 +354,12 @@ impl World {
         Ok(())
     }
 
-    /// Whether a record of the key may not be forgotten.
-    /// Whether its answer is kept, or was until a moment ago.
+    /// Whether the key has a response.
     fn answered(&self, key: u16) -> bool {
         self.known.get(&key).is_some_and(|known| known.answer.is_some())
     }
 
+    /// Whether the key has a record that must not be removed.
     fn live(&self, key: u16) -> bool {
         let unknown = self
             .known
@@ -368,7 +368,7 @@ impl World {
         unknown || self.locked(key)
     }
 
-    /// Whatever happened: once all locks have run out every key can go on.
+    /// After any history, every key can be begun again once all locks have ended.
     async fn settle(mut self) -> Checked {
         self.owners.clear();
         self.superseded.clear();
@@ -388,7 +388,7 @@ impl World {
     }
 }
 
-/// Runs a history on paused time; `check` looks at the store after each event.
+/// Runs a history on paused time; `check` inspects the store after each event.
 fn run(cap: usize, store: impl Fn() -> Arc<dyn Records> + 'static, events: Vec<Event>, check: impl Fn()) -> Checked {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -424,7 +424,7 @@ proptest! {
     }
 }
 
-/// A store that agrees to everything and keeps nothing.
+/// A store that accepts everything and stores nothing.
 #[derive(Debug)]
 struct Nothing;
 

@@ -1,4 +1,4 @@
-//! Attempts that ask at the same moment, around one server on real time.
+//! Attempts that ask at the same time, with one server, on real time.
 
 use super::{
     shared_breaker::{Host, MS, five, host, host_at, quota, settings, soon},
@@ -12,17 +12,17 @@ use futures_util::future::join_all;
 use std::{ops::RangeInclusive, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// At once, or not at all.
+/// No wait: admit at once, or refuse.
 const NOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::ZERO;
 
 impl Host {
-    /// So many ask at once, none of whom can wait.
+    /// `count` attempts ask at once, none of which can wait.
     async fn crowd(&self, count: usize) -> Vec<Result<Grant, Refusal>> {
         join_all((0..count).map(|_| self.gate.acquire(AttemptKind::First, NOW))).await
     }
 }
 
-/// The tripwire of steps taken together: a crowd asks once or twice, each gets what it would have got alone.
+/// Many attempts at once need one or two calls, and each gets the result that it would have got alone.
 #[tokio::test]
 async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     let server = RedisServer::start();
@@ -35,7 +35,7 @@ async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     assert!(asked <= 10, "{asked} steps for 50 attempts, with a beat or two");
     let counted = grants.iter().all(|grant| matches!(grant, Grant::Shared(shared) if shared.ticket.is_some()));
     assert!(counted, "each counts for the breaker");
-    // The last place of a step can be given back, and is somebody else's then.
+    // The last place of a call can be refunded, and another attempt gets it.
     one.gate.give_back(&grants[49]);
     one.gates.flush().await;
     let more = one.crowd(50).await;
@@ -46,7 +46,7 @@ async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     }
 }
 
-/// A limit beyond the clock's resolution holds nobody up, and its numbers fit the server's arithmetic.
+/// A limit beyond the clock's resolution delays no attempt, and its figures fit the server's arithmetic.
 #[tokio::test]
 async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
     let server = RedisServer::start();
@@ -58,7 +58,7 @@ async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
     }
 }
 
-/// Who can bear to wait gets a later place, whoever it asked with.
+/// An attempt that accepts a wait gets a later place, whatever the others in its batch accept.
 #[tokio::test]
 async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     let server = RedisServer::start();
@@ -75,7 +75,7 @@ async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     }
 }
 
-/// Those of a crowd that have left meanwhile keep no place.
+/// Attempts of a batch that left meanwhile keep no place.
 #[tokio::test]
 async fn who_leaves_a_crowd_gives_its_place_back() {
     let server = RedisServer::start();
@@ -98,7 +98,7 @@ async fn who_leaves_a_crowd_gives_its_place_back() {
     panic!("some places are still taken");
 }
 
-/// A later place that was asked for by one who has left is nobody's who cannot wait for it.
+/// A later place, asked for by an attempt that left, does not go to an attempt that cannot wait for it.
 #[tokio::test]
 async fn a_wait_goes_to_none_who_cannot_bear_it() {
     let server = RedisServer::start();
@@ -115,7 +115,7 @@ async fn a_wait_goes_to_none_who_cannot_bear_it() {
     assert!(matches!(told, Err(Refusal::RateLimited { .. })), "{told:?}");
 }
 
-/// An answer that comes when all of a crowd have gone on alone leaves no place taken.
+/// A reply after all attempts of the batch fell back leaves no place taken.
 #[tokio::test]
 async fn a_step_that_is_late_gives_all_its_places_back() {
     let server = RedisServer::start();
@@ -139,7 +139,7 @@ async fn a_step_that_is_late_gives_all_its_places_back() {
     panic!("some places are still taken");
 }
 
-/// A runtime that ends in the middle of a step leaves nobody waiting behind it.
+/// A runtime that ends during a call leaves no attempt waiting in its batch.
 #[test]
 fn a_runtime_that_ends_leaves_the_line_to_the_next() {
     let server = RedisServer::start();

@@ -1,4 +1,4 @@
-//! The same generated histories, played on the scripts and on the gate in memory, whose transitions are the pure functions.
+//! Plays the same generated histories on the scripts and on the gate in memory, which uses the pure functions.
 
 use super::*;
 use crate::{
@@ -24,7 +24,7 @@ use scripts::{Acquired, Frame, Go, LimitDebit, Looked, ProbeTicket, SavedUp};
 use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 use tokio::time::advance;
 
-/// One of both.
+/// The same attempt at both gates.
 struct Pair {
     own: Grant,
     taken: LimitDebit,
@@ -35,12 +35,12 @@ struct Pair {
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// With the longest wait, and how much of it is the shortest, in percent.
+    /// Maximal wait, and the minimal wait in percent of it.
     Ask(AttemptKind, u64, u32),
     Together(u32, u64),
     Pass(u64),
     Look(prop::sample::Index),
-    /// Its result, whether it was slow, and the milliseconds for which the upstream says that it is unavailable.
+    /// Result, whether it was slow, and the upstream's `Retry-After` in milliseconds.
     Report(prop::sample::Index, BreakerSignal, bool, Option<u64>),
     GiveBack(prop::sample::Index),
     Pause(u64),
@@ -119,7 +119,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         .prop_map(|(breaker, limits, budget, pybreaker)| Settings { breaker, limits, budget, leased: false, pybreaker })
 }
 
-/// Both gates, and the same chance for both.
+/// Both gates, with the same random numbers.
 struct Both {
     memory: MemoryGate,
     frame: Frame,
@@ -165,7 +165,7 @@ impl Both {
         Ok(())
     }
 
-    /// Places that one step takes for several are those that they would have got one after the other.
+    /// One call for several attempts takes the same places as one call for each.
     fn together(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
         let answer = self.run(
             &scripts::ACQUIRE,
@@ -217,7 +217,7 @@ impl Both {
             (Recheck::Wait(own), Looked::Wait(shared)) => prop_assert_eq!(own, shared),
             (Recheck::Refused(Refusal::BreakerOpen { retry_after, .. }), Looked::Open { wait }) => {
                 prop_assert_eq!(retry_after, wait);
-                // As in service: given back without a ticket.
+                // As in service, the refund has no ticket.
                 pair.ticket = None;
                 return Ok(false);
             }
@@ -286,7 +286,7 @@ impl Both {
         self.memory.view().breaker.is_some() && self.slow
     }
 
-    /// Successes that are handed in together count as one after the other would.
+    /// Successes that are reported together count like separate ones.
     fn save_up(&mut self, count: u32) {
         let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::beat(&SavedUp::default()));
         let (standing, _) = scripts::standing(&answer).unwrap();
@@ -301,7 +301,7 @@ impl Both {
         self.run(&scripts::REPORT, 0, &scripts::report(&saved_up, None, false));
     }
 
-    /// They stand alike, to the last digit.
+    /// Compares the states of both gates, to the last digit.
     fn compare(&mut self, after: &Event) -> Result<(), TestCaseError> {
         let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::beat(&SavedUp::default()));
         let (standing, own) = scripts::standing(&answer).unwrap();
@@ -337,7 +337,7 @@ impl Both {
     }
 }
 
-/// What Python workers would read: nothing of it changes how the gate goes, as long as they are silent.
+/// The keys that Python workers read. They do not change the gate as long as no worker writes.
 impl Both {
     fn compare_shown(&mut self, own: &breaker::BreakerStatus, after: &Event) -> Result<(), TestCaseError> {
         let Some(keys) = self.frame.keys.get(3..).filter(|keys| !keys.is_empty()) else { return Ok(()) };
@@ -409,7 +409,7 @@ fn one_history_goes_alike_in_memory_and_in_redis() {
 
 const HOUR_US: u64 = 3_600_000_000;
 
-/// A clock that is set back by an hour moves what lies ahead with it: nobody waits for an hour.
+/// A clock that is set back by an hour shifts all times, so that no attempt waits for an hour.
 #[test]
 fn a_clock_that_is_set_back_holds_nobody_up() {
     let server = RedisServer::start();

@@ -1,4 +1,4 @@
-//! What the scripts make of what Python workers write, and what they show them. Time is the test's own.
+//! How the scripts react to writes of Python workers, and what they mirror. The tests set the time.
 
 use super::*;
 use crate::{
@@ -25,7 +25,7 @@ const OPEN_FOR: Duration = Duration::from_secs(10);
 struct Stage {
     server: RedisServer,
     frame: Frame,
-    /// Microseconds.
+    /// The tests' clock, in microseconds.
     now: u64,
 }
 
@@ -42,7 +42,7 @@ fn settings(namespace: Option<&str>) -> Settings {
 }
 
 impl Stage {
-    /// One host of a fleet of one.
+    /// A fleet of one host.
     fn new() -> Self {
         Self::of(&settings(None), 1)
     }
@@ -74,7 +74,7 @@ impl Stage {
         scripts::beaten(&own).unwrap().failures_in_row
     }
 
-    /// The right to one attempt, where there is one.
+    /// The ticket for one attempt, if admitted.
     fn ask(&self) -> Option<ProbeTicket> {
         let own = scripts::acquire(AttemptKind::First, &(Duration::ZERO..=Duration::ZERO), &SavedUp::default(), 0);
         let (standing, own) = self.run(&scripts::ACQUIRE, &own);
@@ -107,7 +107,7 @@ impl Stage {
         self.run(&scripts::FORCE, &scripts::force(force)).0.state
     }
 
-    /// As a Python worker writes.
+    /// Writes keys as a Python worker does.
     fn set(&self, values: [Option<&str>; 4]) {
         for (key, value) in KEYS.iter().zip(values) {
             let () = match value {
@@ -121,7 +121,7 @@ impl Stage {
         let () = self.server.ask(&["SET", KEYS[key], value]);
     }
 
-    /// The four keys, `-` for one that is missing.
+    /// The four keys, `-` for a missing one.
     fn shown(&self) -> String {
         let values: Vec<Option<String>> = self.server.ask(&[&["MGET"][..], &KEYS].concat());
         values.into_iter().map(|value| value.unwrap_or_else(|| "-".to_owned())).collect::<Vec<_>>().join(" ")
@@ -226,7 +226,7 @@ fn what_python_does_is_an_event_from_outside() {
     }
 }
 
-/// A host that comes to a breaker that is already there, and one that switches interop on later.
+/// A host meets an existing breaker of Python workers; another host enables the mirror later.
 #[test]
 fn at_the_first_look_open_wins() {
     let mut stage = Stage::new();
@@ -241,7 +241,7 @@ fn at_the_first_look_open_wins() {
     assert_eq!(stage.shown(), "open 5 0 1700000000", "not shown where it is off");
     stage.trip();
     stage.set([Some("closed"), Some("0"), Some("0"), Some("1700000000")]);
-    // What was shown before it was switched off says nothing.
+    // The state mirrored before the mirror was disabled is too old to rely on.
     let () = stage.server.ask(&["HSET", &with.keys[0], "py", "closed"]);
     stage.frame = with;
     assert!(matches!(stage.beat(), State::Open { .. }), "ours");
@@ -280,7 +280,7 @@ fn failures_in_a_row_are_counted_together() {
     }
     stage.put(1, "0");
     assert_eq!(stage.row(), 0, "a success of theirs");
-    // Successes that a host has saved up are from before.
+    // Successes that a host has saved up count as older.
     stage.call(BreakerSignal::Failure);
     stage.put(1, "3");
     let epoch = stage.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0.epoch;
@@ -296,7 +296,7 @@ fn failures_in_a_row_are_counted_together() {
     }
 }
 
-/// Python workers are one of the witnesses that a quorum takes.
+/// For the quorum, Python workers count as one host.
 #[test]
 fn python_counts_as_one_that_saw_failures() {
     let mut stage = Stage::of(&settings(None), 2);
@@ -313,7 +313,7 @@ fn python_counts_as_one_that_saw_failures() {
     assert!(matches!(stage.call(BreakerSignal::Failure), State::Open { .. }), "and Python");
 }
 
-/// Where nobody calls here any more, workers would wait for a probe for ever.
+/// Without requests at Triage, workers would wait for its probe for ever.
 #[test]
 fn a_probe_that_nobody_makes_is_left_to_python() {
     let mut stage = Stage::new();

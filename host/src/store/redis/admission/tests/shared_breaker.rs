@@ -1,4 +1,4 @@
-//! Several hosts' gates around one server, on real time.
+//! Gates of several hosts with one server, on real time.
 
 use super::*;
 use crate::{
@@ -77,7 +77,7 @@ pub(super) async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 impl Host {
-    /// One call that ends so.
+    /// One attempt with this result.
     async fn call(&self, signal: crate::policy::contract::BreakerSignal) -> Result<bool, Refusal> {
         let mut grant = self.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await?;
         let probe = grant.is_probe();
@@ -100,7 +100,7 @@ impl Host {
     }
 }
 
-/// The tripwire: five failures anywhere open it everywhere, one probe closes it everywhere.
+/// Five failures at any hosts open the breaker at all hosts, and one probe closes it at all.
 #[tokio::test]
 async fn failures_of_two_hosts_open_the_breaker_of_all() {
     let server = RedisServer::start();
@@ -116,7 +116,7 @@ async fn failures_of_two_hosts_open_the_breaker_of_all() {
         assert_eq!(host.opened(), 1, "told once");
     }
     soon("its time is over", || third.standing() == breaker::BreakerState::HalfOpen).await;
-    // A probe that is given back leaves its place to another.
+    // A refunded probe leaves its place to another one.
     let probe = third.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     assert!(probe.is_probe());
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "one at a time");
@@ -149,7 +149,7 @@ async fn one_bad_host_of_three_opens_its_own_breaker_alone() {
         }
         assert_eq!(host.opened(), 0);
     }
-    // It finds its way back by a probe of its own.
+    // The host's own breaker closes by a probe of its own.
     soon("its time is over", || bad.standing() == breaker::BreakerState::HalfOpen).await;
     assert_eq!(bad.call(Success).await, Ok(true));
     assert_eq!(bad.standing(), breaker::BreakerState::Closed);
@@ -188,14 +188,14 @@ async fn limits_and_pauses_hold_for_all_together() {
         passed += u32::from(host.call(Success).await.is_ok());
     }
     assert_eq!(passed, 6, "of both together");
-    // What is given back can be had by another.
+    // Another host gets a refunded place.
     let mut third =
         host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 1)], ..settings.clone() }).await;
     let grant = third.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     third.gate.give_back(&grant);
     third.gates.flush().await;
     assert!(third.call(Success).await.is_ok() && third.call(Success).await.is_err());
-    // A pause is everybody's.
+    // A pause holds for all hosts.
     third = host(&server, &Settings { limits: vec![], ..settings.clone() }).await;
     third.gate.pause(Duration::from_secs(30)).await;
     let refused = one.call(Success).await;
@@ -203,7 +203,7 @@ async fn limits_and_pauses_hold_for_all_together() {
     soon("it is pushed", || !other.gate.alone.paused().is_zero()).await;
 }
 
-/// One host's operator lifts it for all: those that hear it, and one that missed the message reads it with its next beat.
+/// An operator at one host lifts the pause for all. A host that missed the message reads the lift with its next heartbeat.
 #[tokio::test]
 async fn a_pause_is_lifted_for_all_together() {
     let server = RedisServer::start();
@@ -217,7 +217,7 @@ async fn a_pause_is_lifted_for_all_together() {
     assert!(other.gate.lift().await.unwrap());
     soon("the first knows", || one.gate.alone.paused().is_zero()).await;
     assert!(one.gate.lift().await.is_ok_and(|lifted| !lifted), "once");
-    // As if the message had not come.
+    // As if the message had been lost.
     deaf.gate.alone.pause(Duration::from_mins(5));
     deaf.gate.known.lock().lifted = Some(0);
     for host in [&one, &other, &deaf] {
@@ -225,14 +225,14 @@ async fn a_pause_is_lifted_for_all_together() {
     }
     let next = one.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::from_secs(1)).await;
     assert!(next.is_ok(), "within the limit: {next:?}");
-    // What the waiting one has reserved is void, also where it leaves.
+    // The waiting attempt's reservation is void, also for a refund.
     other.gate.give_back(&waiting);
     other.gates.flush().await;
     let taken = || one.gate.view().limits[0].taken;
     soon("the limit is free again", || taken() == 0).await;
 }
 
-/// What was granted to one who no longer waits is given back.
+/// A grant for an attempt that no longer waits is refunded.
 #[tokio::test]
 async fn who_leaves_while_the_store_is_asked_takes_nothing() {
     let server = RedisServer::start();
@@ -275,7 +275,7 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
     }
     assert_eq!(alone, 5, "half of the limit, and then its own breaker is open too");
     assert_eq!(one.standing_alone(), breaker::BreakerState::Open);
-    // Whoever never learned its share refuses.
+    // A host that does not know its share of the limits refuses.
     let late = host_at(&proxy.url(), &settings, 200 * MS);
     let refused = late.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.map(drop);
     assert!(matches!(refused, Err(Refusal::RateLimited { .. })), "{refused:?}");
@@ -299,7 +299,7 @@ async fn an_open_breaker_survives_a_server_that_loses_it() {
     }
     soon("both know", || [&one, &other].iter().all(|host| host.standing() == breaker::BreakerState::Open)).await;
     server.restart();
-    // Whoever comes first makes it anew, closed; those who know better open it again.
+    // The first script creates the breaker closed; hosts with a copy open it again.
     let fresh = host(&server, &settings).await;
     soon("all know", || [&one, &other, &fresh].iter().all(|host| host.standing() == breaker::BreakerState::Open)).await;
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "never closed in between");
@@ -348,7 +348,7 @@ async fn leased(breaker: Option<breaker::Settings>) {
     }
 }
 
-/// A reload mixes no limits up: one that stays keeps what it counted, wherever it stands in the list.
+/// Over a reload an unchanged limit keeps its count, at any index in the list.
 #[tokio::test]
 async fn a_limit_keeps_its_count_over_a_reload() {
     let server = RedisServer::start();
@@ -363,7 +363,7 @@ async fn a_limit_keeps_its_count_over_a_reload() {
     }
 }
 
-/// A breaker that is switched off refuses nothing, and one that is switched on again begins with what it finds.
+/// A disabled breaker refuses nothing. An enabled one starts from the state in Redis.
 #[tokio::test]
 async fn a_breaker_can_be_switched_off_while_it_is_open() {
     let server = RedisServer::start();
@@ -376,7 +376,7 @@ async fn a_breaker_can_be_switched_off_while_it_is_open() {
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { why: breaker::Trip::Forced, .. })));
 }
 
-/// A restart from an older dump, or a failover to a replica that was behind: what hosts know goes before.
+/// After a restart from an older dump or a failover to a lagging replica, the hosts' copies take precedence.
 #[tokio::test]
 async fn a_server_with_older_data_closes_nothing() {
     let server = RedisServer::start();
@@ -394,7 +394,7 @@ async fn a_server_with_older_data_closes_nothing() {
     assert_eq!(one.events.transitions("api/get", "breaker-closed"), 0);
 }
 
-/// A group whose data is of the wrong kind is its own trouble.
+/// A group with data of the wrong type does not affect other groups.
 #[tokio::test]
 async fn one_groups_trouble_is_not_the_others() {
     let server = RedisServer::start();
@@ -412,7 +412,7 @@ async fn one_groups_trouble_is_not_the_others() {
     }
 }
 
-/// What one step touches lies in one slot, also where a group's name holds braces.
+/// All keys of a script are in one hash slot, even if the group's name has braces.
 #[tokio::test]
 async fn gates_work_on_a_cluster() {
     let cluster = RedisCluster::start();
@@ -439,7 +439,7 @@ async fn gates_work_on_a_cluster() {
     }
 }
 
-/// Memory that is full, a replica, a server that says nothing: each host goes on alone, and back.
+/// With full memory, a replica or a silent server, each host falls back to itself, and later returns.
 #[tokio::test]
 async fn a_server_that_refuses_is_as_good_as_none() {
     let server = RedisServer::start();

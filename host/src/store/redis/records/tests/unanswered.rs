@@ -1,4 +1,4 @@
-//! The lists of equal requests and their records: the scripts and the pure transitions, through the same history.
+//! Plays the same histories on the scripts and on the pure transitions, for the lists of equal requests and their records.
 
 use super::*;
 use crate::idempotency::{
@@ -15,11 +15,11 @@ const HOST: HostId = HostId(7);
 enum Event {
     Arrive,
     LookAgain(usize),
-    /// Whether its caller is there, and whether it knows of a loss.
+    /// Whether its caller is connected, and whether the host knows of a loss.
     KeepAlive(usize, bool, bool),
     Abandon(usize),
     Answered(usize, bool),
-    /// The owner of an entry begins with its record, as one that has adopted it does.
+    /// The owner of an entry begins its record, as after an adoption.
     Begin(usize),
     Sent(usize),
     Finish(usize),
@@ -52,7 +52,7 @@ struct Lists {
     world: World,
     list: Unanswered,
     records: HashMap<RecordId, Record>,
-    /// All that were ever given a place: also those that have lost it.
+    /// All owners of an entry, also former ones.
     owners: Vec<Ticket>,
 }
 
@@ -74,7 +74,7 @@ impl Lists {
         Circumstances { cap: 100, lost_ago, host: HOST, one_node: true, era: "e".to_owned() }
     }
 
-    /// All entries lie in one part.
+    /// All entries are in one part.
     fn part() -> u8 {
         9
     }
@@ -252,7 +252,7 @@ impl Lists {
                 prop_assert_eq!(word, expected);
             }
             Event::Finish(_) => {
-                // Finishing twice is the one difference, as for keys.
+                // The script differs on purpose, as for keys: a host may finish twice.
                 if self.records.get(&id).is_some_and(|record| record.phase() == Phase::Done) {
                     return Ok(());
                 }
@@ -309,7 +309,7 @@ fn arriving(fence: u128) -> Arriving {
     Arriving { ticket, opening: Lists::opening(&ticket), turn: None, max: 1000, intent: None }
 }
 
-/// The tripwire of a fleet: what one host's caller leaves, another host's caller is given, and no entry is given twice.
+/// An orphan of one host's caller is adopted by another host's caller, and no entry is adopted twice.
 #[tokio::test]
 async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
     use crate::idempotency::Arrived;
@@ -330,7 +330,7 @@ async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
     let opening = BeginRequest { fence: FencingToken(2), ..left.opening };
     let begun = begin(&other, other_clock, left.ticket.id, opening).await.unwrap();
     assert!(matches!(&begun, BeginOutcome::Replay(kept) if **kept == stored("patient 7")), "{begun:?}");
-    // Its caller has it: nothing is left of it but the entry of the third.
+    // The caller has the response, so only the third request's entry is left.
     other.answered(Ticket { id: left.ticket.id, ..arriving(2).ticket }, true);
     other.answered(arriving(3).ticket, true);
     other.flushed().await;
@@ -340,7 +340,7 @@ async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
     assert_eq!(records, Vec::<String>::new());
 }
 
-/// A place lasts as long as it should by the server's clock, also where that is set back by a day.
+/// An entry does not last longer when the server's clock is set back by a day.
 #[test]
 fn a_clock_that_is_set_back_prolongs_no_place() {
     let server = RedisServer::start();
@@ -356,10 +356,10 @@ fn a_clock_that_is_set_back_prolongs_no_place() {
     assert_eq!(arrive(&mut world, 3), "adopted");
 }
 
-/// A host whose answers to callers a server was not told of, since it stood still. Two seconds beyond what was tried before.
+/// How long the server is suspended and misses that callers have their responses: two seconds longer than earlier retries lasted.
 const OUTAGE: Duration = Duration::from_secs(10);
 
-/// Its caller has its answer, which the server learns late: no equal request is given that, at this host or at another one.
+/// The server learns late that a caller has its response. No equal request adopts it, at this host or another one.
 #[tokio::test]
 async fn an_answered_write_is_no_orphan_after_an_outage_that_hid_the_answer() {
     use crate::idempotency::Arrived;
@@ -380,7 +380,7 @@ async fn an_answered_write_is_no_orphan_after_an_outage_that_hid_the_answer() {
     assert_eq!(one.0.endings.len(), 1, "it waits");
     assert!(matches!(one.arrive(short(3)).await, Err(RecordError::Unavailable { maybe_done: false, .. })));
     server.go_on();
-    // The host that knows of it tells the server first, and the second one's place has lapsed.
+    // The host reports the end of the first entry before it arrives; the second entry's lease has ended.
     let found = retried(|| one.arrive(short(4))).await;
     assert!(matches!(found, Arrived::Adopted(id) if id == short(2).ticket.id), "{found:?}");
     while one.0.endings.len() > 0 {
@@ -394,7 +394,7 @@ async fn an_answered_write_is_no_orphan_after_an_outage_that_hid_the_answer() {
     assert!(!ids.iter().any(|id| id == short(1).ticket.id.as_bytes()), "its record went too");
 }
 
-/// Asks until the server, which was stopped, answers.
+/// Retries until the suspended server replies.
 async fn retried<'a, T>(ask: impl Fn() -> Reply<'a, T>) -> T {
     for _ in 0..100 {
         if let Ok(answer) = ask().await {
@@ -405,8 +405,8 @@ async fn retried<'a, T>(ask: impl Fn() -> Reply<'a, T>) -> T {
     panic!("the server does not answer");
 }
 
-/// The server loses its data while a write without a key is under way, whose caller waits: the place is listed again, and the record
-/// is given back. Neither the answer is withheld, nor is an unknown write forgotten, nor is what its caller leaves sent again.
+/// The server loses its data while an unkeyed write with a waiting caller is under way. The entry is listed again and the record is
+/// restored, so that the response is delivered, an unknown write is kept, and an orphan is not sent again.
 #[tokio::test]
 async fn a_place_that_the_server_has_lost_is_listed_again() {
     use crate::idempotency::{Arrived, Entry, Ownership, RecordGuard};
@@ -419,7 +419,7 @@ async fn a_place_that_the_server_has_lost_is_listed_again() {
     hold.sent().await.unwrap();
     entry.keep_alive();
     let () = server.ask(&["FLUSHALL"]);
-    // Until it is renewed twice.
+    // Until it was renewed twice.
     sleep(TERMS.lease).await;
     assert_eq!(entry.ownership().await, Ownership::Held);
     let next = other.arrive(arriving(2)).await.unwrap();
@@ -433,7 +433,7 @@ async fn a_place_that_the_server_has_lost_is_listed_again() {
     assert!(matches!(next, Arrived::Adopted(id) if id == left.ticket.id), "{next:?}");
 }
 
-/// An entry that its owner's own word has ended is not listed again by a renewal that comes late, nor one that another request had.
+/// A late renewal does not list an entry again that its owner has ended, or that another request had adopted.
 #[tokio::test]
 async fn a_place_that_ended_is_not_listed_again() {
     use crate::idempotency::{Arrived, Renewed};
