@@ -1,5 +1,5 @@
-//! Callers that mean harm, on real sockets: a clear answer or a closed connection each, nothing sent on that should not be,
-//! and the host serves the next one.
+//! Malicious callers on real sockets. Each gets a clear response or a closed connection, nothing wrong reaches the upstream, and the host
+//! serves the next caller.
 
 use crate::support::{
     front::Front,
@@ -12,10 +12,10 @@ use tokio::{
 };
 use triage::{clock::Clock, rng::Rng};
 
-/// Sends bytes, closes the sending side, and reads whatever comes until the connection ends.
+/// Sends bytes, closes the sending side, and reads until the connection ends.
 async fn all(front: &Front, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(front.address()).await.unwrap();
-    // The host may close before it has read everything: that is an answer too.
+    // The host may close before it has read everything; that counts as a response too.
     let _ = stream.write_all(request).await;
     let _ = stream.shutdown().await;
     let mut read = Vec::new();
@@ -23,8 +23,8 @@ async fn all(front: &Front, request: &[u8]) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
-/// Sends a whole request and reads whatever comes, up to the end of an answer's head. The sending side stays open: a caller
-/// that closes it counts as gone, and need not be answered.
+/// Sends a whole request and reads up to the end of a response head. The sending side stays open: a caller that closes it counts as gone
+/// and may get no response.
 async fn answer(front: &Front, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(front.address()).await.unwrap();
     let _ = stream.write_all(request).await;
@@ -41,7 +41,7 @@ async fn world(keys: &str) -> (Scripted, Front) {
     (upstream, front)
 }
 
-/// It must still serve.
+/// Checks that the host still serves.
 async fn serves(front: &Front, after: &str) {
     let got = front.ask("GET", "/alive", "").await;
     assert_eq!((got.status(), got.text().as_str()), ("200", "fine"), "after {after}");
@@ -167,7 +167,7 @@ async fn a_host_is_asked_of_whom_the_protocol_asks_it() {
     let got = front.raw("GET /a HTTP/1.1\r\n\r\n").await;
     assert!(got.text().contains("urn:triage:problem:host-missing"), "{}", got.text());
     assert_eq!(got.header("triage-request-id").map(str::len), Some(16), "{}", got.head);
-    // In process no Host is needed.
+    // In-process requests need no Host.
     let request = http::Request::get("/a").body(bytes::Bytes::new()).unwrap();
     assert_eq!(front.host().call(request).await.status(), 200);
 }
@@ -193,7 +193,7 @@ async fn lengths_are_sent_on_as_one_plain_number() {
 #[tokio::test]
 async fn both_framings_at_once_never_smuggle_a_second_request() {
     let (upstream, front) = world("").await;
-    // Read by length the body is the whole second request; read by chunks it is empty.
+    // By length, the body is the whole second request; by chunks, it is empty.
     let hidden = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
     let request = format!(
         "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n{hidden}",
@@ -225,7 +225,7 @@ async fn a_head_that_drips_is_cut_off_and_holds_nobody_up() {
     let mut slow = TcpStream::connect(front.address()).await.unwrap();
     slow.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     serves(&front, "a head that is not whole").await;
-    // No byte more: the host gives up by itself. The bound is far above the limit; without one this would hang.
+    // The host must give up by itself. The bound is far above the limit; without the limit this test would hang.
     let mut read = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(60), slow.read_to_end(&mut read)).await;
     assert!(ended.is_ok(), "still open");
@@ -260,7 +260,7 @@ async fn an_absolute_form_goes_to_the_configured_upstream_only() {
     assert_eq!(got.text(), "fine");
     assert_eq!(upstream.seen()[0].line(), "get /a http/1.1");
     assert_eq!(upstream.seen()[0].all("host"), [upstream.address.to_string()]);
-    // What the field says beside it does not count.
+    // With an absolute target, the Host field is ignored.
     front.raw("GET http://inside.example:9/a HTTP/1.1\r\nHost: other.example\r\n\r\n").await;
     assert_eq!(upstream.seen()[1].all("x-forwarded-host"), ["inside.example:9"]);
 }
@@ -274,7 +274,7 @@ async fn pipelined_requests_are_answered_in_order() {
         format!("GET /{n} HTTP/1.1\r\nHost: x\r\n{close}\r\n")
     };
     let many: Vec<String> = (0..50).map(request).collect();
-    // A caller that closes its sending side counts as gone: this one waits for its answers.
+    // A caller that closes its sending side counts as gone, so this one keeps it open.
     let mut stream = TcpStream::connect(front.address()).await.unwrap();
     stream.write_all(many.concat().as_bytes()).await.unwrap();
     let mut answers = String::new();
@@ -304,7 +304,7 @@ async fn a_keyed_body_above_the_cap_is_refused_before_it_is_read() {
     let (upstream, front) = world("idempotency = { max_request = \"1KiB\" }\n").await;
     let got = front.send("POST", "/a", "Idempotency-Key: \"a\"\r\n", &"x".repeat(1025)).await;
     assert_eq!(got.status(), "413", "{}", got.text());
-    // It only says how long it is: the host does not wait for it.
+    // Only the declared length is too large: the host must not wait for the body.
     let got =
         front.raw("POST /a HTTP/1.1\r\nHost: x\r\nIdempotency-Key: \"a\"\r\nContent-Length: 1073741824\r\n\r\n").await;
     assert_eq!(got.status(), "413", "{}", got.text());
@@ -312,7 +312,7 @@ async fn a_keyed_body_above_the_cap_is_refused_before_it_is_read() {
     serves(&front, "a large keyed body").await;
 }
 
-/// Nobody holds a place for ever by saying nothing, or only so much that the protocol cannot be told yet.
+/// A connection is closed if it sends nothing, or too little to identify the protocol.
 #[tokio::test]
 async fn a_connection_that_asks_for_nothing_is_closed() {
     let upstream = Scripted::start(|_| ok("", "fine")).await;
@@ -321,7 +321,7 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
         let mut stream = TcpStream::connect(front.address()).await.unwrap();
         stream.write_all(said).await.unwrap();
         let mut read = Vec::new();
-        // A bound that only a connection left open would pass.
+        // Only a connection that stays open exceeds this bound.
         let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut read)).await;
         assert!(ended.is_ok(), "{what}: still open");
         assert!(!read.starts_with(b"HTTP/1.1 2"), "{what}: {:?}", String::from_utf8_lossy(&read));
@@ -330,15 +330,15 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     assert!(upstream.seen().iter().all(|seen| seen.line().starts_with("get /alive")));
 }
 
-/// A connection from another address of this machine.
+/// Connects from another local address.
 async fn from(address: [u8; 4], front: &Front) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((address, 0).into()).unwrap();
     socket.connect(front.address()).await.unwrap()
 }
 
-/// One peer opens as many connections as it can and holds them, half of them with an answer that it does not read: another peer is
-/// served, and so is a quiet peer's next connection once all places are taken.
+/// One peer opens and keeps as many connections as it can, half of them with an unread response. Another peer is still served, and so is a
+/// quiet peer's next connection once all permits are taken.
 #[tokio::test]
 async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
     let body = "x".repeat(4 << 20);
@@ -353,7 +353,7 @@ async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
         held.push(stream);
     }
     serves(&front, "a peer with all of its share").await;
-    // As many again from others: now a place must be made.
+    // As many connections from others: now an old one must be closed for a new one.
     for last in 3..6 {
         for _ in 0..10 {
             held.push(from([127, 0, 0, last], &front).await);
@@ -364,8 +364,7 @@ async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
     serves(&front, "they have gone").await;
 }
 
-/// Heads that never end, each as long as may be, from far more callers than there is memory for: they are let go of, and the next
-/// request is served.
+/// Endless heads of maximum length, from far more callers than memory allows: the host closes them, and serves the next request.
 #[tokio::test]
 async fn half_sent_heads_are_held_up_to_the_memory_limit() {
     let (upstream, warm) = world("").await;
@@ -398,7 +397,7 @@ async fn half_sent_heads_are_held_up_to_the_memory_limit() {
     serves(&front, "heads without end").await;
 }
 
-/// An answer that is not read to its end counts for as long as it lasts: one after the other, they would be alone each.
+/// An unfinished response counts against the limit. Alone it is admitted even over the limit; a second one is not.
 #[tokio::test]
 async fn an_answer_under_way_counts_against_the_memory_limit() {
     let upstream =
@@ -414,13 +413,13 @@ async fn an_answer_under_way_counts_against_the_memory_limit() {
     assert_eq!(ask("/other").await.status(), 200, "it has ended");
 }
 
-/// Bodies of a mebibyte that never end, from far more callers than there is memory for: some are told so, the others wait, and what
-/// is held stays within the limit.
+/// Endless bodies of 1 MiB, from far more callers than memory allows: some are refused, the others wait, and the buffered bytes stay within
+/// the limit.
 #[tokio::test]
 async fn bodies_are_held_up_to_the_memory_limit() {
     const ROOM: u64 = 48 << 20;
     const BODY: usize = 1 << 20;
-    // One for all callers: they share this process with the host.
+    // All callers share one buffer, since they run in the host's process.
     static BYTES: [u8; BODY - 1] = [b'x'; BODY - 1];
     let (upstream, warm) = world("").await;
     serves(&warm, "the start").await;
@@ -449,7 +448,7 @@ async fn bodies_are_held_up_to_the_memory_limit() {
     for caller in callers {
         caller.abort();
     }
-    // Once the host knows that they are gone; whether the system ever gets the memory back is the allocator's business.
+    // Waits until the host has noticed that the callers have left. The allocator may keep the memory.
     while front.ask("GET", "/alive", "").await.status() == "503" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

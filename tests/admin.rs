@@ -1,4 +1,4 @@
-//! The admin listener: what it shows, what it does, and to whom.
+//! The admin listener: reads, actions and permissions.
 
 use crate::support::{
     BATCH,
@@ -87,7 +87,7 @@ async fn readiness_follows_the_process_and_health_does_not() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "it listens on");
 }
 
-/// Callers that send half a body, on every place there is and more: health is told all the same, and another address is served.
+/// Callers with half a body use every connection permit. Health is still served, and so is another address.
 #[tokio::test]
 async fn slow_callers_keep_nobody_from_health() {
     use tokio::io::AsyncWriteExt as _;
@@ -116,7 +116,7 @@ async fn slow_callers_keep_nobody_from_health() {
     drop(slow);
 }
 
-/// While it drains, the host still answers its operators: no longer ready, alive.
+/// A draining host still responds to operators: it is alive, but not ready.
 #[tokio::test]
 async fn a_draining_host_says_so() {
     let upstream = Scripted::start(|_| Reply::Hang).await;
@@ -241,7 +241,7 @@ async fn a_flood_is_answered_with_429_and_callers_do_not_notice() {
     let (front, _upstream) = stage(200, "").await;
     let address = front.admin_address();
     let one = format!("GET /api/v1/breakers HTTP/1.1\r\nHost: {address}\r\n");
-    // All at once, in a crowd: one after the other, a busy machine might ask no faster than is admitted.
+    // All at once: one request after the other might stay below the quota on a busy machine.
     let flood = format!("{one}\r\n").repeat(999) + &one + "Connection: close\r\n\r\n";
     let (began, mut served, mut refused) = (Instant::now(), 0, 0);
     while refused == 0 {
@@ -256,7 +256,7 @@ async fn a_flood_is_answered_with_429_and_callers_do_not_notice() {
         refused += heads("429");
         assert_eq!(answers.matches("retry-after: ").count(), heads("429"), "each refusal says when to come back");
         assert_eq!(heads("200") + heads("429"), 1000, "each is answered");
-        // What the quota admits in that time: 200 at once, and 100 a second.
+        // The quota admits 200 at once, and 100 a second.
         assert!(served <= 201 + began.elapsed().as_millis() as usize / 10, "{served} in {:?}", began.elapsed());
     }
     assert_eq!(front.admin("GET", "/healthz", "", "").await.status(), "200", "probes are not counted");
@@ -290,7 +290,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
     );
 }
 
-/// Every path and method of the document exists, and every answer has the shape that it promises.
+/// Every path and method of the document exists, and every response matches its schema.
 #[tokio::test]
 async fn the_document_says_what_there_is() {
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
@@ -320,7 +320,7 @@ async fn the_document_says_what_there_is() {
     }
 }
 
-/// A small part of JSON Schema: types, properties, items, references, alternatives.
+/// Checks a value against the part of JSON Schema that the document uses: types, properties, items, references, alternatives.
 pub fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {
         let schema = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("{at}: {name}"));
@@ -357,7 +357,7 @@ pub fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
-/// Sends what the document allows and what it forbids, and looks at every answer.
+/// Schemathesis sends valid and invalid requests, and checks every response.
 #[tokio::test]
 async fn schemathesis_finds_nothing() {
     let program = std::env::var("TRIAGE_TEST_SCHEMATHESIS").unwrap_or_else(|_| "schemathesis".to_owned());

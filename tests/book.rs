@@ -1,5 +1,5 @@
-//! The book, the README and what stands in `.github`: each page is in the summary, each relative link leads to a page, a heading or
-//! a file, and commands and configurations hold.
+//! Checks the book, the README and the pages in `.github`: each page is in the summary, each relative link leads to a page, a heading or a
+//! file, and commands and configurations are valid.
 
 mod commands;
 mod reference;
@@ -15,12 +15,12 @@ fn source_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src")
 }
 
-/// The folder of the repository.
+/// The root of the repository.
 fn repository() -> PathBuf {
     plain(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
 }
 
-/// The pages beside the book: they link to anything in the repository.
+/// The pages outside the book. They may link to any file of the repository.
 fn pages_beside() -> Vec<PathBuf> {
     let root = repository();
     let mut found = vec![root.join("README.md"), root.join("host/CHANGELOG.md")];
@@ -51,7 +51,7 @@ fn pages(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The blocks of code of a page, each with the word behind its fence.
+/// The code blocks of a page, each with its language.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Option<(String, String)> = None;
@@ -76,7 +76,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A line without its code spans: what looks like a link in there is none.
+/// A line without its code spans, so that they contain no links.
 fn without_code_spans(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("``")
 }
@@ -93,7 +93,7 @@ fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// The ids of a page's headings, as mdBook and GitHub make them.
+/// The ids of a page's headings, by the rules of mdBook and GitHub.
 fn heading_ids(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let id = |heading: &str| {
@@ -104,7 +104,7 @@ fn heading_ids(text: &str) -> BTreeSet<String> {
     headings.map(id).collect()
 }
 
-/// A path without `.` and `..`.
+/// Removes `.` and `..` from a path.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -117,8 +117,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// What is wrong with a page's links. They lead to something in `folder`: the built book holds what is below its source folder, and
-/// nothing else of the repository.
+/// The broken links of a page. A target must be in `folder`, because the built book contains only its source folder.
 fn broken_links(page: &Path, text: &str, folder: &Path) -> Vec<String> {
     let mut broken = Vec::new();
     for link in links(text) {
@@ -161,7 +160,7 @@ fn each_relative_link_leads_somewhere() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The paths of the repository that a page names between backticks.
+/// Paths of the repository in a page's code spans.
 fn named_paths(text: &str) -> Vec<String> {
     let spans = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
     let is_path = |span: &&str| {
@@ -175,7 +174,7 @@ fn named_paths(text: &str) -> Vec<String> {
 fn each_path_that_a_page_names_is_there() {
     let root = repository();
     let mut missing = Vec::new();
-    // What a version changed keeps the names of its time.
+    // The changelog may name paths that no longer exist.
     for page in all_pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
         let paths = named_paths(&read(page)).into_iter().filter(|path| !root.join(path).exists());
         missing.extend(paths.map(|path| format!("{}: {path}", page.strip_prefix(&root).unwrap().display())));

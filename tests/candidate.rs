@@ -1,4 +1,4 @@
-//! Candidates: compared in shadow, or deciding for a share of the requests; whatever they do, no request is harmed.
+//! Candidates in shadow and canary mode: no request is harmed, even if a candidate fails.
 
 use crate::{
     hostile::guest::{Guest, SPIN, TRAP, at},
@@ -15,7 +15,7 @@ use triage::{
     upstream_runtime::StagePhase,
 };
 
-/// A host with a folder, `http-standard` in service and a candidate `next.wasm` that may come later.
+/// A host with a policy folder, `http-standard` as the live policy, and a candidate `next.wasm` that may appear later.
 struct Trial {
     folder: tempfile::TempDir,
     front: Front,
@@ -74,7 +74,7 @@ impl Trial {
         self.until("a candidate", |trial| matches!(trial.events().last(), Some(Event::Tried { .. }))).await;
     }
 
-    /// The answer to a request of that name, and who decided it.
+    /// The response to a request with this id, and the policy that decided it.
     async fn ask(&self, id: &str) -> (Got, String) {
         let got = self.front.ask("GET", "/a", &format!("x-request-id: {id}\r\n")).await;
         let policy = got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned();
@@ -88,7 +88,7 @@ fn spoilt(spoil: impl FnOnce(&mut Guest) -> &mut Guest) -> Vec<u8> {
     guest.build()
 }
 
-/// The same policy with another digest: a custom section more.
+/// The same policy with another digest, by an additional custom section.
 fn in_other_bytes(name: &str) -> Vec<u8> {
     let mut bytes = fs::read(prebuilt(name)).unwrap();
     bytes.extend_from_slice(&[0, 2, 1, b'x']);
@@ -99,7 +99,7 @@ fn in_other_bytes(name: &str) -> Vec<u8> {
 async fn in_shadow_it_is_compared_and_changes_nothing() {
     let trial = Trial::new("mode = \"shadow\"", None, |_| status(404)).await;
     assert_eq!(trial.report().compared, 0, "it may come later");
-    // Rejected and delivered, as the live one has it; but it says nothing of the upstream's health.
+    // It agrees with the live policy (rejected, deliver), except on the upstream's health.
     let bytes = Guest::new().build();
     trial.drop_in("next.wasm", &bytes);
     trial.tried().await;
@@ -120,7 +120,7 @@ async fn in_shadow_it_is_compared_and_changes_nothing() {
     };
     assert!(report.differences.iter().all(|found| *found == difference), "{:?}", report.differences);
     assert_eq!(difference.to_string(), "any 404: rejected, success, deliver; the candidate: rejected, ignore, deliver");
-    // The same policy in other bytes agrees; the counts begin anew.
+    // The same policy with another digest agrees, and the counters restart.
     trial.drop_in("next.wasm", &in_other_bytes("http-standard"));
     trial.until("another one", |trial| trial.report().compared == 0).await;
     for asked in 0..20 {
@@ -170,7 +170,7 @@ async fn in_shadow_its_faults_are_its_own() {
         );
         assert!(told.ends_with(&wanted), "{what}: {told}");
         assert_eq!(trial.report().digest, None, "{what}");
-        // Nor does it get in by the front door.
+        // It is refused as the live policy too.
         trial.drop_in("http-standard.wasm", &bytes);
         let quarantined = |event: &Event| matches!(event, Event::Refused { step: StagePhase::Quarantine, .. });
         trial.until("refused", |trial| trial.events().iter().any(quarantined)).await;
@@ -207,7 +207,7 @@ async fn a_canary_decides_for_its_share_and_always_the_same_requests() {
 
 #[tokio::test]
 async fn a_canary_keeps_a_key_over_attempts_and_replays() {
-    // The first attempt of each request is throttled: by 429 nothing was done.
+    // The first attempt of each request gets 429, which means that nothing was done.
     let mut asked = 0;
     let script = move |_: &Seen| {
         asked += 1;
@@ -230,7 +230,7 @@ async fn a_canary_keeps_a_key_over_attempts_and_replays() {
 #[tokio::test]
 async fn where_a_canary_fails_the_live_policy_decides() {
     let mut asked = 0;
-    // A read fails once and is well then; a write's answer says nothing of its effect.
+    // A read fails once and then succeeds; a write's response leaves the effect unknown.
     let script = move |seen: &Seen| {
         asked += 1;
         if seen.line().starts_with("post") || asked == 1 { status(503) } else { ok("", "well") }
@@ -254,7 +254,7 @@ async fn of_two_policies_the_stricter_one_says_what_a_request_may_do() {
     let trial =
         Trial::new("mode = \"canary\", share = 100", Some(&spoilt(|guest| guest.retry(0))), |_| status(500)).await;
     assert_eq!(trial.ask("1").await.0.header("triage-attempts"), Some("3"), "a read may be repeated");
-    // The live policy knows that this read is none.
+    // The live policy knows that this endpoint is not a read.
     trial.drop_in("http-standard.wasm", &spoilt(|guest| guest.text(at::NAME, "strict").byte(at::EFFECT, 2)));
     trial.until("installed", |trial| matches!(trial.events().last(), Some(Event::Installed { .. }))).await;
     let (got, policy) = trial.ask("1").await;

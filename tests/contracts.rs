@@ -1,7 +1,6 @@
-//! Every released contract: a component that was built for it still loads, and `wit/` does not break it.
+//! Every released contract: a component built for it still loads, and `wit/` is compatible with it.
 //!
-//! `contracts/VERSION/` holds the WIT of a release and a component that was built then. They are never changed; a release adds
-//! its folder.
+//! `contracts/VERSION/` holds the WIT of a release and a component built then. These files never change; each release adds a folder.
 
 use std::{
     fs,
@@ -15,7 +14,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// The versions, the oldest first.
+/// The released versions, oldest first.
 fn released() -> Vec<(u32, u32, u32)> {
     let entries = fs::read_dir(folder("tests/contracts")).unwrap();
     let parsed = |name: &str| {
@@ -31,7 +30,7 @@ fn corpus((major, minor, patch): (u32, u32, u32)) -> PathBuf {
     folder("tests/contracts").join(format!("{major}.{minor}.{patch}"))
 }
 
-/// The contract in a folder, in a package that has another version than the present one.
+/// Adds the contract of a folder under a different package version than the present one.
 fn add(resolve: &mut Resolve, wit: &Path, version: &str) -> PackageId {
     let text = |name: &str| fs::read_to_string(wit.join(name)).unwrap();
     let package = |text: &str| text.lines().next().unwrap().to_owned();
@@ -42,7 +41,7 @@ fn add(resolve: &mut Resolve, wit: &Path, version: &str) -> PackageId {
     resolve.push_str(wit.join("all.wit"), &both).unwrap()
 }
 
-/// Whether components of one contract can stand where the other is wanted.
+/// Whether components of one contract work with the other.
 fn fits(before: &Path, after: &Path) -> Result<(), String> {
     let mut resolve = Resolve::default();
     let (before, after) = (add(&mut resolve, before, "0.0.1"), add(&mut resolve, after, "0.0.2"));
@@ -79,7 +78,7 @@ fn the_contract_breaks_none_of_its_own_minor() {
     assert!(last <= now, "{last:?} was released already, and wit/ says {now:?}");
     let told = "wit/ differs from its last release; give it a new minor version, and the old one an adapter";
     fits(&corpus(last), &folder("wit")).unwrap_or_else(|error| panic!("{told}: {error}"));
-    // What a host hands over must not grow either: what was built before does not know it.
+    // Types that a host passes to components must not grow either, since older components do not know the additions.
     fits(&folder("wit"), &corpus(last)).unwrap_or_else(|error| panic!("{told}: {error}"));
 }
 

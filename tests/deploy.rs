@@ -1,4 +1,4 @@
-//! What is shipped for running the host as a service fits the host.
+//! Checks the shipped service files against the host.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 use triage::config;

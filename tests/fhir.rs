@@ -1,4 +1,4 @@
-//! FHIR: conditional writes are verified by their condition, at a server that races as real ones do.
+//! FHIR: conditional writes are verified by their condition, against a server with the races of real ones.
 
 mod fleet;
 mod real_server;
@@ -24,7 +24,7 @@ use triage::{
     rng::Rng,
 };
 
-/// Limits, budget and breaker stay out of the way.
+/// Limits, budget and breaker are switched off.
 const UPSTREAM: &str = r#"
 policy = "fhir"
 [upstreams.ehr.defaults]
@@ -34,7 +34,7 @@ retry = { max_attempts = 20, min_wait = "10ms" }
 budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }
 "#;
 
-/// A host before a FHIR server.
+/// A host in front of a FHIR server.
 struct World {
     host: Host,
     server: Arc<FhirServer>,
@@ -69,7 +69,7 @@ fn settings(upstream: &str) -> Settings {
     config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// A conditional create of the patient with this identifier, who has this name.
+/// A conditional create of a patient with this identifier and name.
 fn create(identifier: &str, name: &str) -> Request<Bytes> {
     let body = json!({
         "resourceType": "Patient", "name": [{"text": name}],
@@ -86,8 +86,8 @@ fn with(mut request: Request<Bytes>, fields: &[(&'static str, &'static str)]) ->
     request
 }
 
-/// Creates by callers that come back until they are answered, 9 at a time: three of each identifier, whose bodies differ. Returns
-/// how many callers gave up.
+/// Sends creates, 9 at a time: three per identifier, with different bodies. Their callers repeat them until they get a response. Returns
+/// the number of callers that gave up.
 async fn created<F: Future<Output = Answered>>(count: usize, send: impl Fn(usize, Request<Bytes>) -> F) -> usize {
     let one = |row: usize| {
         let send = &send;
@@ -110,7 +110,7 @@ async fn created<F: Future<Output = Answered>>(count: usize, send: impl Fn(usize
     stream::iter(0..count).map(one).buffer_unordered(9).fold(0, async |sum, gave_up| sum + gave_up).await
 }
 
-/// 30 % of the creates: done and answered 503 or reset, done late, or not done. One search in twenty fails.
+/// Faults for 30 % of the creates: applied and answered 503 or reset, applied late, or not applied. One search in twenty fails.
 fn faults(late: Duration) -> [(Method, f64, Fault); 5] {
     [
         (Method::POST, 0.10, Fault::Failed(503)),
@@ -127,7 +127,7 @@ fn one_of_each(patients: &BTreeMap<String, usize>, count: usize) {
     assert_eq!(patients.len(), count, "each identifier has its patient");
 }
 
-/// The tripwire: without turns, verification and the memory of what is unknown, some identifiers have several patients.
+/// The main check: without locks, verifications and records of unknown effects, some identifiers would get several patients.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_conditional_creates_through_faults_make_one_patient_an_identifier() {
     let world = World::new();
@@ -157,7 +157,7 @@ async fn equal_conditions_take_turns_whatever_their_bodies() {
     let statuses: Vec<u16> = answers.map(|answer| answer.status).collect().await;
     assert_eq!((statuses.iter().filter(|own| **own == 201).count(), statuses.len()), (1, 3), "{statuses:?}");
     one_of_each(&world.server.patients(), 1);
-    // Others are not held up by them.
+    // Other identifiers are not delayed.
     let began = Instant::now();
     let others = stream::iter(2..9).map(|row| world.send(create(&row.to_string(), "X"))).buffer_unordered(9);
     assert!(others.all(async |answer| answer.status == 201).await);
@@ -263,7 +263,7 @@ async fn several_matches_are_left_to_an_operator() {
     assert_eq!((world.server.count(&Method::POST), world.server.count(&Method::GET)), (1, 1), "looked once");
 }
 
-/// A caller with a short deadline leaves its create unknown; the next one with the condition, of another caller, finds out first.
+/// A caller with a short deadline leaves its create unknown. Another caller's create with the same condition verifies it first.
 #[tokio::test(start_paused = true)]
 async fn what_one_leaves_unknown_the_next_one_finds_out() {
     let world = World::new();
@@ -277,7 +277,7 @@ async fn what_one_leaves_unknown_the_next_one_finds_out() {
     assert_eq!((next.status, next.json()["name"][0]["text"].as_str()), (200, Some("Ann")), "{next:?}");
     assert_eq!(next.header("triage-attempts"), "0", "nothing was sent");
     assert_eq!(world.server.count(&Method::POST), 1);
-    // What is known is not looked up again.
+    // A known result is not verified again.
     let after = world.send(create("1", "Anna")).await;
     assert_eq!((after.status, after.header("triage-attempts")), (200, "1"), "{after:?}");
     one_of_each(&world.server.patients(), 1);
@@ -301,7 +301,7 @@ async fn a_plain_create_stays_unknown_and_is_not_looked_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_with_another_condition_is_a_mismatch() {
-    // Its callers' tokens change: the key alone names the request.
+    // The callers' tokens differ, so the key alone must identify the request.
     let world = World::with(&settings(&format!("idempotency.tenant_header = \"off\"\n{UPSTREAM}")));
     let keyed = |request| with(request, &[("idempotency-key", "k")]);
     let first = world.send(keyed(create("1", "Ann"))).await;
@@ -338,7 +338,7 @@ async fn a_search_by_post_is_a_read_and_an_export_starts_a_job() {
     }
 }
 
-/// A verification is sent within the limits of the endpoint that it asks.
+/// A verification counts against the limits of the endpoint that it reads.
 #[tokio::test(start_paused = true)]
 async fn a_verification_waits_for_a_place_of_the_reads() {
     let text = format!("{UPSTREAM}[upstreams.ehr.endpoints.read]\nlimits = [{{ requests = 1, period = \"25s\" }}]\n");
@@ -352,7 +352,7 @@ async fn a_verification_waits_for_a_place_of_the_reads() {
     assert_eq!(world.server.count(&Method::GET), 2);
 }
 
-/// The host learns from the policy how late the operator says that a create may be committed.
+/// The policy passes the operator's `commit_within` to the host.
 #[test]
 fn commit_within_is_a_setting_that_the_host_sees() {
     let engine = Engine::start().unwrap();

@@ -1,4 +1,4 @@
-//! Several hosts around one Redis: keys, claims and turns are shared.
+//! Several hosts around one Redis share keys, claims and locks.
 
 mod kill;
 mod loss;
@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::task::JoinSet;
 use triage::emulator::{Call, Emulator, Fault, Faults, Options, When};
 
-/// The tripwire: each line fails if hosts share nothing.
+/// The main check: each line fails if the hosts share nothing.
 #[tokio::test]
 async fn a_key_is_honoured_by_whichever_host_gets_it() {
     let fleet = Fleet::new();
@@ -44,8 +44,8 @@ async fn a_request_under_way_at_one_host_is_in_flight_at_another() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// Equal rows of different hosts, whose connections break: none adopts another's hospital, because they take turns and because what
-/// one found is its own.
+/// Equal rows at different hosts, with broken connections: no row adopts another's hospital, because the hosts use a lock, and a found
+/// hospital is claimed.
 #[tokio::test]
 async fn equal_rows_of_two_hosts_stay_separate() {
     let fleet = Fleet::new();
@@ -90,12 +90,12 @@ async fn tenants_routes_and_fingerprints_are_kept_apart() {
     let again = other.send(of("a", "A")).await;
     assert_eq!((again.header("triage-replay"), &again.body), ("true", &first.body));
     assert_eq!(fleet.made(), 2);
-    // Nobody's name can be read on the server either.
+    // The server stores no confidential data in key names either.
     let held: Vec<String> = fleet.server.ask(&["KEYS", "*"]);
     assert!(!held.is_empty() && held.iter().all(|key| key.starts_with("triage:")), "{held:?}");
 }
 
-/// All that is kept of answers, as the server would write it to a disk.
+/// All stored responses, as the server would write them to disk.
 fn dump(fleet: &Fleet) -> Vec<u8> {
     let mut connection = fleet.server.connection();
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
@@ -144,13 +144,13 @@ async fn answers_are_sealed_and_keys_are_rotated() {
     let new = fleet.host();
     let replayed = new.create("B", Some("l")).await;
     assert_eq!((replayed.header("triage-replay"), &replayed.body), ("true", &second.body), "the first key seals");
-    // Without the key nobody can say what the answer was; the request is not sent again.
+    // Without the key, the stored response cannot be read; the request is not sent again.
     let unread = new.create("St. Secret", Some("my-secret-key")).await;
     assert_eq!((unread.status, unread.problem().as_str()), (503, "store-unavailable"), "{unread:?}");
     assert_eq!(fleet.made(), 2);
 }
 
-/// Without a key the answer does not leave the host: a repetition learns that it was answered, and how.
+/// Without a key for encryption, a response does not leave the host. A repetition only learns that it was answered, and with which status.
 #[tokio::test]
 async fn without_a_key_a_repetition_gets_no_answer_and_is_not_sent() {
     let mut fleet = Fleet::new();
@@ -163,17 +163,17 @@ async fn without_a_key_a_repetition_gets_no_answer_and_is_not_sent() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// Round trips by the server's own count. With a key three come before the send: begin (with its turn), the gate's, and sent. Two come
-/// between the upstream's answer and the caller's: claim and finish.
+/// Counts round trips on the server. A keyed create needs three before the send (begin with the lock, acquire, sent), and two between the
+/// upstream's response and the caller's (claim, finish).
 #[tokio::test]
 async fn a_keyed_create_asks_three_times_before_it_is_sent_and_a_read_once() {
     let mut fleet = Fleet::new();
     fleet.upstream = fleet.upstream.replace("breaker = { enabled = false }", "");
     fleet.emulator = Emulator::new(Options { create_delay: Duration::from_millis(300), ..Options::immediate() });
     let host = fleet.host();
-    // Scripts are loaded, the connection stands.
+    // The first create loads the scripts and opens the connection.
     assert_eq!(host.create("A", Some("before")).await.status, 200);
-    // The look that the thread beside takes each second may be among them, in one of the rounds.
+    // The background thread's recheck, once a second, may fall into one of the rounds.
     let (mut before, mut after) = (u64::MAX, u64::MAX);
     for row in 0..3 {
         let came = fleet.creates();
@@ -193,12 +193,12 @@ async fn a_keyed_create_asks_three_times_before_it_is_sent_and_a_read_once() {
         let read = host.send(Request::get("/hospitals/").body(bytes::Bytes::new()).unwrap()).await;
         assert_eq!(read.status, 200, "{read:?}");
     }
-    // A second's beats of all groups may be among them.
+    // The heartbeats of all groups, once a second, may be included.
     let asked = fleet.server.calls("evalsha");
     assert!((20..=32).contains(&asked), "{asked} scripts for 20 reads");
 }
 
-/// Waits until the admin listener's page at `path` holds `text`.
+/// Waits until the admin listener's page at `path` contains `text`.
 async fn until(front: &Front, path: &str, text: &str) {
     let mut page = String::new();
     for _ in 0..1000 {
@@ -211,7 +211,7 @@ async fn until(front: &Front, path: &str, text: &str) {
     panic!("{path} never held {text:?}: {page}");
 }
 
-/// A server that would forget keys when it is full is told of, and so is one that is gone.
+/// The status reports a server that would evict keys when full, and one that is gone.
 #[tokio::test]
 async fn operators_are_told_of_a_server_that_evicts_and_of_one_that_is_gone() {
     let mut fleet = Fleet::of(RedisServer::with(&["--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"]));

@@ -1,9 +1,9 @@
-//! Every parser against bytes that nobody meant: random ones, and good ones with a part changed.
+//! Every parser with invalid input: random bytes, and valid input with changes.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use triage::fuzz_inputs::ALL;
 
-/// Something that each parser takes, to begin from.
+/// Valid input for each parser, as a starting point.
 fn good(name: &str) -> Vec<u8> {
     let file = |path: &str| std::fs::read(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     match name {

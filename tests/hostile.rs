@@ -1,4 +1,4 @@
-//! Guests that lie, trap, spin and hoard: nothing is repeated, nothing fails by their fault.
+//! Hostile guests that lie, trap, spin or use much memory: no write is repeated, and no request fails because of them.
 #![allow(clippy::format_collect, clippy::too_many_lines)]
 
 mod clamped;
@@ -29,7 +29,7 @@ async fn creates_are_not_repeated(guest: &str) {
         let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
         let name = format!("H{row}");
         let first = world.send(create_in(&batch, &name, Some(&format!("key-{row}")))).await;
-        // The caller comes back with the same key, as a worker's retry would: a lie must not have freed it.
+        // The caller repeats with the same key, like a worker. A false verdict must not have released the key.
         let again = world.send(create_in(&batch, &name, Some(&format!("key-{row}")))).await;
         assert!(again.status != 200 || again.header("triage-replay") == "true", "{guest}: {first:?} {again:?}");
     }

@@ -1,4 +1,4 @@
-//! Keys, end to end.
+//! Idempotency keys, end to end.
 
 use crate::support::{World, create, settings, unlimited};
 use std::{sync::Arc, time::Duration};
@@ -37,7 +37,7 @@ async fn refusals_of_keys() {
     assert_eq!(world.emulator.hospitals().len(), 1);
 }
 
-/// Answers may hold patients' data: they go when their time is over, not when the next request happens to come.
+/// Responses may contain patients' data, so they are deleted when they expire, and not only with the next request.
 #[tokio::test(start_paused = true)]
 async fn what_has_expired_is_cleared_away_without_traffic() {
     let world = World::new(&unlimited(), Options::immediate());

@@ -1,4 +1,4 @@
-//! Breaker, limits, retries and keys through the whole pipeline: a scripted upstream, one process, paused time.
+//! Breaker, limits, retries and keys through the whole pipeline, with a scripted upstream in one process and paused time.
 
 mod breaker;
 mod cancellation;
@@ -33,10 +33,10 @@ use triage::{
     upstream::{Inbound, Outbound, Transport, full},
 };
 
-/// What the upstream does with one request.
+/// How the upstream treats one request.
 #[derive(Debug, Clone)]
 struct Plan {
-    /// Before the head, or the failure.
+    /// The time before the head or the failure.
     after: Duration,
     answer: Answer,
 }
@@ -44,13 +44,13 @@ struct Plan {
 #[derive(Debug, Clone)]
 enum Answer {
     Status(u16, &'static [(&'static str, &'static str)]),
-    /// 200, this long a body, then a reset; the pause lies between them.
+    /// 200 and a body of this length, with a pause before a reset at its end.
     Broken(Duration),
-    /// 200, and a body that comes whole after a pause.
+    /// 200 and a body that arrives complete after a pause.
     Late(Duration),
-    /// Nothing listens.
+    /// The connection is refused.
     Refused,
-    /// The request is taken, and the connection reset.
+    /// The request arrives, and the connection is reset.
     Lost,
 }
 
@@ -74,7 +74,7 @@ impl Plan {
 
 type Script = Box<dyn FnMut(&Outbound) -> Plan + Send>;
 
-/// An upstream that does as it is told, and notes when what arrived.
+/// An upstream that follows a script and records arrivals.
 struct Scripted {
     script: Mutex<Script>,
     seen: Mutex<Seen>,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Scripted {
     }
 }
 
-/// Counts a request as under way until it is answered or dropped.
+/// Counts a request as running until it gets a response or is dropped.
 struct UnderWay<'a>(&'a Mutex<Seen>);
 
 impl Drop for UnderWay<'_> {
@@ -154,7 +154,7 @@ impl Transport for Scripted {
     }
 }
 
-/// A stream that a boxed body takes: bodies are `Sync`, and these streams are only ever polled by one owner.
+/// Makes a stream `Sync` for a boxed body. Only one owner ever polls it.
 struct SyncStream<S>(Mutex<Pin<Box<S>>>);
 
 impl<S> SyncStream<S> {
@@ -190,7 +190,7 @@ impl Stage {
         Arc::new(Self { host, upstream })
     }
 
-    /// From now on the upstream does this.
+    /// Replaces the upstream's script.
     fn then(&self, script: impl FnMut(&Outbound) -> Plan + Send + 'static) {
         *self.upstream.script.lock() = Box::new(script);
     }
@@ -203,7 +203,7 @@ impl Stage {
         self.send(get(path)).await
     }
 
-    /// Sends in the background.
+    /// Sends a request in the background.
     fn begin(self: &Arc<Self>, path: &'static str) -> tokio::task::JoinHandle<Answered> {
         let stage = Arc::clone(self);
         tokio::spawn(async move { stage.get(path).await })
@@ -222,7 +222,7 @@ impl Stage {
     }
 }
 
-/// A future that is dropped by its owner after so many polls.
+/// A future that its owner drops after a number of polls.
 struct Polls<F> {
     inner: Pin<Box<F>>,
     left: usize,
@@ -242,7 +242,7 @@ impl<F: Future> Future for Polls<F> {
         self.left -= 1;
         let polled = self.inner.as_mut().poll(context).map(Some);
         if polled.is_pending() && self.left == 0 {
-            // Dropped right here, before anything else can happen.
+            // Drop it now, before anything else can happen.
             return Poll::Ready(None);
         }
         polled
@@ -253,7 +253,7 @@ fn get(path: &str) -> Request<Bytes> {
     Request::get(path).body(Bytes::new()).unwrap()
 }
 
-/// One API with the policy http-standard and these defaults for all endpoints; further lines may add tables.
+/// An API with the policy `http-standard` and these defaults for all endpoints. Further lines may add tables.
 fn api(defaults: &str) -> Settings {
     let text = format!("[upstreams.api]\nbase_url = \"http://api.invalid\"\n[upstreams.api.defaults]\n{defaults}\n");
     config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))

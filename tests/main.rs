@@ -1,4 +1,4 @@
-//! Integration tests: one binary, a module a feature.
+//! Integration tests: one binary, with one module per feature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;

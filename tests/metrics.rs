@@ -1,4 +1,4 @@
-//! Metrics: what a scrape says after traffic that is known, and that nothing in a request makes a time series.
+//! Metrics: the values after known traffic, and no time series from request data.
 
 use crate::support::{
     front::Front,
@@ -11,7 +11,7 @@ use std::{
 };
 use triage::telemetry::METRICS;
 
-/// Samples by name and labels, as they are written.
+/// Values by name and labels, as written in the page.
 type Samples = BTreeMap<String, f64>;
 
 async fn page(front: &Front) -> String {
@@ -36,7 +36,7 @@ fn value(samples: &Samples, name: &str) -> f64 {
     *samples.get(name).unwrap_or_else(|| panic!("no {name} in {samples:#?}"))
 }
 
-/// An upstream that answers by path: `/NNN` with that status, `/flaky` 503 every other time, `/lost` not at all.
+/// An upstream that responds by path: `/NNN` with that status, `/flaky` with 503 every second time, `/lost` with nothing.
 async fn upstream() -> Scripted {
     let mut flaky = 0;
     Scripted::start(move |seen| {
@@ -148,7 +148,7 @@ async fn a_tripped_breaker_and_its_refusals_are_counted() {
     assert!((value(&samples, "triage_breaker_forced{upstream=\"api\",group=\"any\"}") - 1.0).abs() < f64::EPSILON);
 }
 
-/// What callers send makes no time series: their number is the same after the first requests and after many strange ones.
+/// The number of time series is the same after the first requests and after many with unusual data.
 #[tokio::test]
 async fn callers_make_no_time_series() {
     let upstream = upstream().await;
@@ -175,11 +175,11 @@ async fn callers_make_no_time_series() {
     assert!(after.len() < 700, "{} time series for two endpoints", after.len());
 }
 
-/// What is only there once something was learned of traffic.
+/// Metrics that exist only after traffic was learned.
 const FOLLOWS: [&str; 3] =
     ["triage_breaker_usual_failure_ratio", "triage_adaptive_rate_per_second", "triage_adaptive_rate_decreases"];
 
-/// Settings that follow traffic are shown where an operator looks: metrics, the API, explanations, events.
+/// Learned values appear in metrics, the API, timelines and events.
 #[tokio::test]
 async fn what_was_learned_of_traffic_is_shown() {
     let upstream = upstream().await;
@@ -225,7 +225,7 @@ async fn what_was_learned_of_traffic_is_shown() {
     assert!(events.contains("\"slowed\"") && events.contains("the upstream throttles: at most"), "{events}");
 }
 
-/// Each metric of the table is on the page with its kind, its help and just its labels, and there is no other.
+/// Each metric of the table is on the page with its type, help and labels, and there are no others.
 #[tokio::test]
 async fn the_page_is_the_table() {
     let upstream = upstream().await;
@@ -248,7 +248,7 @@ async fn the_page_is_the_table() {
                 || ["_bucket", "_sum", "_count"].iter().any(|end| *name == format!("{family}{end}"))
         };
         let lines: Vec<&str> = text.lines().filter(of_family).collect();
-        // What is only there with shared state has its samples in `fleet`.
+        // Metrics of shared state are checked in `fleet`.
         let elsewhere = ["triage_state_", "triage_policy_fleet_"].iter().any(|begin| family.starts_with(begin))
             || FOLLOWS.contains(&family);
         assert!(!lines.is_empty() || elsewhere, "{family} has no sample");
@@ -264,7 +264,7 @@ async fn the_page_is_the_table() {
     }
 }
 
-/// A program on the path, or where `TRIAGE_TEST_PROMETHEUS` says; none: the test says so and passes.
+/// Prometheus from the path or `TRIAGE_TEST_PROMETHEUS`. Without it, the test prints that it is skipped, and passes.
 fn prometheus() -> Option<String> {
     let named = std::env::var("TRIAGE_TEST_PROMETHEUS").unwrap_or_else(|_| "prometheus".to_owned());
     let found = Command::new(&named).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -290,7 +290,7 @@ async fn a_real_prometheus_takes_the_page() {
         front.admin_address()
     );
     std::fs::write(&config, text).unwrap();
-    // Its port cannot be told to it as 0 and read back: one that was free a moment ago.
+    // Prometheus does not report a port that the system chose, so use one that was free a moment ago.
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut child = Command::new(program)
         .args([
@@ -328,7 +328,7 @@ async fn a_real_prometheus_takes_the_page() {
     assert_eq!((found.as_deref(), count.as_deref(), up.as_deref()), (Some("5"), Some("5"), Some("1")));
 }
 
-/// What is shipped asks for nothing that does not exist, and Prometheus takes it.
+/// The shipped rules and dashboard refer only to existing metrics, and Prometheus accepts them.
 #[test]
 fn rules_and_dashboard_ask_for_metrics_that_exist() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");

@@ -1,4 +1,4 @@
-//! Clients without keys that time out and repeat themselves: of each row they ask for, one is made.
+//! Clients without keys that time out and repeat: each row is created once.
 
 use crate::support::{Answered, World, create_in, unlimited};
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use std::{
 use tokio::time::{sleep, timeout};
 use triage::emulator::{Call, Fault, Faults, Options, When};
 
-/// What came of a run.
+/// The counters of a run.
 #[derive(Debug, Default)]
 struct Tally {
     timeouts: AtomicUsize,
@@ -21,7 +21,7 @@ struct Tally {
     given_up: AtomicUsize,
 }
 
-/// A client as they are: a timeout of 2 s, and three repetitions of its own. None: it gives the row up.
+/// A typical client with a timeout of 2 s and up to three repetitions. None if it gives up.
 async fn client(world: &World, batch: &str, name: &str, tally: &Tally) -> Option<Answered> {
     for wait in [0, 100, 200, 400] {
         sleep(Duration::from_millis(wait)).await;
@@ -40,9 +40,9 @@ async fn client(world: &World, batch: &str, name: &str, tally: &Tally) -> Option
     None
 }
 
-/// A thousand rows, one create in five stalls and one in ten is committed and then reset. Rows that the client gives up are asked
-/// for again by its user, as those of an interrupted import are. A create takes a third of a second, so that the client's timeout
-/// is to it what 30 s are to the real one's 5 s.
+/// A thousand rows; 20 % of the creates stall, and 10 % are applied and then reset. The user repeats rows that the client gave up, as after
+/// an interrupted import. A create takes a third of a second: its ratio to the client's timeout is the same as that of the real 5 s to 30
+/// s.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_rows_of_a_client_that_repeats_itself_are_made_once_each() {
     const ROWS: usize = 1000;
@@ -85,7 +85,7 @@ async fn a_thousand_rows_of_a_client_that_repeats_itself_are_made_once_each() {
     assert!(adopted > 100 && tally.timeouts.load(Relaxed) > 100, "tripwire: nothing was adopted: {tally:?}");
 }
 
-/// Five equal rows of callers that wait are five hospitals, whatever goes wrong with them.
+/// Five equal rows of waiting callers are five hospitals, despite faults.
 #[tokio::test(start_paused = true)]
 async fn five_equal_rows_at_once_are_five_hospitals() {
     let world = Arc::new(World::new(&unlimited(), Options::default()));

@@ -1,4 +1,4 @@
-//! The web page: what is served to whom, and what people see in a real browser.
+//! The admin page: access control, and its content in a real browser.
 
 use crate::support::{
     front::{Front, Got, raw},
@@ -33,7 +33,7 @@ async fn sign_in(front: &Front, token: &str, headers: &str) -> Got {
     front.admin("POST", "/session", &headers, &format!("token={token}")).await
 }
 
-/// What `set-cookie` says, with the case that it was sent in.
+/// The cookie of a new session, in its original case.
 async fn cookie(front: &Front, token: &str) -> String {
     let got = sign_in(front, token, "").await;
     assert_eq!((got.status(), got.header("location")), ("303", Some("/")), "{}", got.text());
@@ -115,7 +115,7 @@ async fn a_sign_in_opens_what_the_token_may_and_no_more() {
     assert_eq!(foreign.status(), "403", "another site signs nobody in");
 }
 
-/// Opens the stream and reads its beginning.
+/// Opens the event stream and reads its beginning.
 async fn follow(address: SocketAddr, headers: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET /live HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").as_bytes()).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_sign_out_ends_the_stream() {
     let own = format!("Origin: http://{}\r\n", front.admin_address());
     front.admin("POST", "/session/end", &format!("{read}{own}"), "").await;
     let mut rest = Vec::new();
-    // A bound that only a stream left open would pass.
+    // Only a stream that stays open exceeds this bound.
     let ended = tokio::time::timeout(std::time::Duration::from_secs(60), async {
         while !rest.ends_with(b"\r\n0\r\n\r\n") && stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {}
     });

@@ -1,4 +1,4 @@
-//! The prebuilt components belong to the sources beside them.
+//! The prebuilt components match their sources.
 
 use std::path::Path;
 use triage::policy::build::sources;

@@ -1,4 +1,4 @@
-//! The real binary, as an operator meets it: what it prints, how it ends, what a signal does to it.
+//! The real executable: its output, its exit codes, and its reaction to signals.
 
 mod abuse;
 pub mod child;

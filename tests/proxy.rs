@@ -1,4 +1,4 @@
-//! A proxy that behaves: what goes through the host on real sockets, and what does not.
+//! Proxy behaviour on real sockets: what the host forwards, and what it does not.
 
 mod bodies;
 mod connections;

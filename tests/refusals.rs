@@ -1,6 +1,6 @@
-//! Every refusal as a caller sees it, pinned word for word; all but nine are produced through the pipeline.
+//! Every refusal as a caller sees it, compared word for word. All but nine are produced through the pipeline.
 //!
-//! Both matches below are exhaustive: a new problem breaks the build of this test until it has a row and a way to come about.
+//! Both matches below are exhaustive: a new problem breaks the build of this test until it has an expected row and a way to produce it.
 
 use crate::support::{Answered, World, create, read, settings};
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use triage::{
     upstream::{Body, Inbound, Outbound, Transport, full, headers::Caller},
 };
 
-/// What a caller sees of a refusal.
+/// The parts of a refusal that a caller sees.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
     status: u16,
@@ -56,7 +56,7 @@ impl Row {
     }
 }
 
-/// The table.
+/// The expected values of each problem.
 #[allow(clippy::too_many_lines)]
 fn expected(problem: &Problem) -> Row {
     match problem {
@@ -336,7 +336,7 @@ fn expected(problem: &Problem) -> Row {
     }
 }
 
-/// Brings the refusal about, by what a caller or an upstream does.
+/// Produces the refusal by the action of a caller or an upstream.
 #[allow(clippy::too_many_lines)]
 async fn produced(problem: &Problem) -> Answered {
     match problem {
@@ -484,10 +484,9 @@ async fn produced(problem: &Problem) -> Answered {
             };
             scene.get("/list").await
         }
-        // Not brought about here, only worded. With a store in memory: a retry that the budget refuses leaves the upstream's
-        // own last answer, and the store cannot fail. The other two need a policy
-        // without a catch-all endpoint, and one that calls a lost request rejected.
-        // The listener's own two are in the abuse tests; those after a loss are in those of a fleet.
+        // These are not produced here; only their text is checked. With a store in memory, a retry that the budget refuses delivers the
+        // upstream's last response, and the store cannot fail. Two others need a policy without a catch-all endpoint, and one that calls a
+        // lost request rejected. The two of the listener are in the abuse tests, and those after a loss in the fleet tests.
         Problem::BudgetExhausted { .. }
         | Problem::HostMissing
         | Problem::TooManyFields { .. }
@@ -500,7 +499,7 @@ async fn produced(problem: &Problem) -> Answered {
     }
 }
 
-/// More at once than any limit admits, and an upstream that says nothing.
+/// More requests at once than any limit admits, and an upstream that never responds.
 async fn overloaded() -> Answered {
     let arrived = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&arrived);
@@ -525,7 +524,7 @@ async fn overloaded() -> Answered {
     refused
 }
 
-/// One of each, two of those that are told differently.
+/// One of each problem, and two of those with different texts.
 fn every_problem() -> Vec<Problem> {
     let failed =
         |kind: FailureKind, sent| Problem::UpstreamFailed { failure: Failure::new(kind, sent), kind: kind.name() };
@@ -578,7 +577,7 @@ fn every_problem() -> Vec<Problem> {
     ]
 }
 
-/// The table of the book's page on problem types.
+/// The table for the book's page on problem types.
 pub fn reference() -> String {
     let mut table = String::from(
         "| type | status | title | `triage-sent` | `Retry-After` | an example of its detail |\n|---|---|---|---|---|---|\n",
@@ -627,7 +626,7 @@ async fn every_refusal_says_what_why_and_when_to_come_back() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What the upstream of a [`Scene`] does.
+/// The behaviour of a [`Scene`]'s upstream.
 enum Scripted {
     Answer(u16, &'static str),
     Fail(FailureKind, bool),
@@ -662,7 +661,7 @@ impl Transport for Upstream {
     }
 }
 
-/// A host with two endpoints added to those of the policy: `list` and `rows`.
+/// A host with two endpoints in addition to those of the policy: `list` and `rows`.
 struct Scene {
     settings: Settings,
     host: Host,

@@ -1,4 +1,4 @@
-//! Components from OCI registries: a real one, and some that lie.
+//! Components from OCI registries: a real one, and hostile ones.
 
 use crate::{
     process::child::{Triage, run, triage},
@@ -22,7 +22,7 @@ fn digest(bytes: &[u8]) -> String {
     Digest::of(bytes).to_string()
 }
 
-/// A manifest as the conventions have it.
+/// A manifest by the conventions.
 fn manifest(component: &[u8]) -> String {
     format!(
         "{{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"config\":{{\"mediaType\":\
@@ -34,7 +34,7 @@ fn manifest(component: &[u8]) -> String {
     )
 }
 
-/// An answer of 200 with these bytes.
+/// A response with status 200 and these bytes.
 fn answer(body: &[u8]) -> Reply {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
     Reply::Bytes([head.as_bytes(), body].concat())
@@ -49,7 +49,7 @@ fn anybody() -> Registry {
     Registry::new(Credentials::default(), None)
 }
 
-/// What a registry sends for a component that is asked for by its manifest's digest.
+/// Fetches a component by its manifest's digest from a registry with this script.
 async fn asked(
     component: &[u8],
     patience: Duration,
@@ -127,12 +127,12 @@ async fn what_a_registry_sends_counts_only_by_its_digest() {
     assert!(told.contains("did not answer in full within 0.3 s"), "{told}");
 }
 
-/// What was sent to a host as credentials.
+/// The credentials sent to a host.
 fn sent(seen: &[Seen]) -> Vec<String> {
     seen.iter().flat_map(|seen| seen.all("authorization")).map(str::to_owned).collect()
 }
 
-/// Wants `authorization` before it gives a component of one byte, else answers with this challenge.
+/// A registry that requires `authorization` for a component of one byte, else responds with this challenge.
 async fn guarded(authorization: &'static str, challenge: String) -> (Scripted, Artifact) {
     let manifest = manifest(b"x");
     let name = digest(manifest.as_bytes());
@@ -153,7 +153,7 @@ fn with_login(host: &str) -> Registry {
     Registry::new(Credentials::read(&json, "x").unwrap(), None)
 }
 
-/// Names, passwords and tokens go to the registry that they are for.
+/// Names, passwords and tokens are sent only to the registry they belong to.
 #[tokio::test]
 async fn a_registry_gets_its_own_credentials_or_none() {
     let (upstream, artifact) = guarded("basic ytpi", "Basic realm=\"x\"".to_owned()).await;
@@ -175,7 +175,7 @@ async fn a_registry_gets_its_own_credentials_or_none() {
     assert_eq!(sent(&upstream.seen()), ["bearer t0ken"; 2]);
 }
 
-/// A host that was started once needs the registry no more; what lies in its folder is not trusted either.
+/// After the first start, a host needs no registry. The stored files are checked again.
 #[tokio::test]
 async fn what_was_pulled_is_kept_and_checked_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -203,8 +203,7 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     folder.join(name).display().to_string()
 }
 
-/// As an operator does it: pushed with a password, named by the digest that was printed, served, and served again without the
-/// registry.
+/// An operator's steps: push with a password, configure the printed digest, serve, and serve again without the registry.
 #[tokio::test]
 async fn a_pushed_policy_serves_by_its_digest() {
     let Some(registry) = OciRegistry::start() else { return };
@@ -245,7 +244,7 @@ async fn a_pushed_policy_serves_by_its_digest() {
             upstream.url(),
         )
     };
-    // As `serve` has it, with a home: the key of the cache of compiled code lies there.
+    // Like `serve` with a home folder, which contains the key of the compiled-code cache.
     let settings = |text: &str| {
         let mut settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
         settings.policies.cache = Some(triage::policy::CachePlaces {

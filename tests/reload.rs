@@ -1,4 +1,4 @@
-//! Policies at runtime: dropped in, refused, watched, rolled back, while requests go on.
+//! Policies at runtime: dropped in, refused, watched and rolled back while requests continue.
 
 use crate::support::{
     front::Front,
@@ -47,7 +47,7 @@ async fn a_link_that_is_exchanged_brings_what_it_leads_to() {
         fs::create_dir(stage.path(name)).unwrap();
         fs::copy(prebuilt(guest), stage.path(name).join("http-standard.wasm")).unwrap();
     };
-    // As a ConfigMap is mounted: a link to a link's folder, which is exchanged.
+    // Like a mounted ConfigMap: a link into a folder that is itself a link, which is replaced.
     data("..1", "always-retry");
     std::os::unix::fs::symlink("..1", stage.path("..data")).unwrap();
     std::os::unix::fs::symlink("..data/http-standard.wasm", stage.path("http-standard.wasm")).unwrap();
@@ -128,7 +128,7 @@ async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() 
         folder.path().display(),
         upstream.url()
     ));
-    // The same policy in other bytes: a custom section more.
+    // The same policy with another digest, by an additional custom section.
     let mut bytes = fs::read(prebuilt("hospital-directory")).unwrap();
     bytes.extend_from_slice(&[0, 2, 1, b'x']);
     fs::write(folder.path().join("hospital-directory.wasm"), bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Writes that were left unknown are settled in the background: within the limits of the endpoint that is asked, by one owner, and
-//! never by sending them again.
+//! Writes of unknown effect are settled in the background: within the limits of the endpoint that is read, by one owner, and never by
+//! another send.
 
 mod commands;
 mod notices;
@@ -14,12 +14,12 @@ use triage::{
     emulator::{Call, Emulator, Fault, Faults, Options, When},
 };
 
-/// The policy's own: how late a create may land.
+/// The policy's own value: how late a create may be applied.
 const COMMIT_WITHIN: Duration = Duration::from_secs(75);
-/// What the deadline of a create is here, so that callers leave long before that.
+/// The deadline of a create in these tests, so that callers leave long before the commit time.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The hospital directory's settings with a short deadline, these limits a minute for a look, and further keys.
+/// Settings for the hospital directory with a short deadline, a limit for verifications per minute, and further keys.
 fn settings(looks_a_minute: u32, keys: &str) -> Settings {
     let half = looks_a_minute / 2;
     let text = format!(
@@ -68,13 +68,13 @@ fn world(settings: &Settings, options: Options) -> Arc<World> {
     Arc::new(World::new(settings, options))
 }
 
-/// A row and its key: twenty rows a batch.
+/// Sends a row with its key: twenty rows per batch.
 async fn row(world: &World, row: usize) -> Answered {
     let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
     world.send(create_in(&batch, &format!("H{row}"), Some(&format!("key-{row}")))).await
 }
 
-/// Sends rows of which none is answered, all at once.
+/// Sends rows at once, none of which gets a response.
 async fn left_unknown(world: &Arc<World>, rows: usize) {
     let mut sent = JoinSet::new();
     for number in 0..rows {
@@ -91,7 +91,7 @@ fn creates(emulator: &Emulator) -> usize {
     emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
 }
 
-/// The tripwire, and the criterion: half of the writes took effect, half did not, and no caller comes back.
+/// The main check: half of the writes were applied, half were not, and no caller returns.
 #[tokio::test(start_paused = true)]
 async fn two_hundred_writes_are_settled_within_their_commit_time() {
     const ROWS: usize = 200;
@@ -110,7 +110,7 @@ async fn two_hundred_writes_are_settled_within_their_commit_time() {
     assert_eq!(creates(&world.emulator), ROWS, "a write was sent again");
     let most = world.emulator.most_within(Call::ListBatch, Duration::from_secs(60));
     assert!(most <= 120, "{most} looks in a minute");
-    // From here on no look helps: what a next try gets is what the records say.
+    // Verifications fail from here on, so that the next try shows the state of the records.
     world.emulator.set_faults(blind());
     let (mut replayed, mut sent) = (0, 0);
     for number in 0..ROWS {
@@ -129,7 +129,7 @@ async fn two_hundred_writes_are_settled_within_their_commit_time() {
     assert_eq!((world.emulator.hospitals().len(), world.emulator.duplicates()), (ROWS, 0));
 }
 
-/// Absence counts only once no create can land any more, whatever is looked at before.
+/// Absence is proven only after no create can be applied any more, however often it was verified before.
 #[tokio::test(start_paused = true)]
 async fn a_late_commit_is_adopted_and_frees_no_key() {
     const ROWS: usize = 40;
@@ -148,7 +148,8 @@ async fn a_late_commit_is_adopted_and_frees_no_key() {
     assert_eq!((creates(&world.emulator), world.emulator.hospitals().len()), (ROWS, ROWS));
 }
 
-/// An answer that two writes share counts for each of them from when it was asked for: what it does not hold may have come since.
+/// Two writes may share one verification. Its result counts for each from the time of its request, since the write may have been applied
+/// later.
 #[tokio::test(start_paused = true)]
 async fn a_shared_look_proves_no_absence_of_a_younger_write() {
     let options = Options { create_delay: Duration::ZERO, other_delay: Duration::from_secs(4), ..Options::default() };
@@ -157,7 +158,7 @@ async fn a_shared_look_proves_no_absence_of_a_younger_write() {
     world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetThenCommit(late..=late)));
     let other = Arc::clone(&world);
     let first = tokio::spawn(async move { row(&other, 0).await });
-    // The first one is looked for from 75 s to 79 s after it; that answer is at hand when absence counts for this one.
+    // The first one is verified from 75 s to 79 s after its send. That result exists when the second one's commit time is over.
     tokio::time::sleep(Duration::from_millis(4_500)).await;
     assert_eq!(row(&world, 1).await.problem(), "effect-unknown");
     assert_eq!(first.await.unwrap().problem(), "effect-unknown");
@@ -171,14 +172,14 @@ async fn a_shared_look_proves_no_absence_of_a_younger_write() {
     assert_eq!(world.emulator.hospitals().len(), 2);
 }
 
-/// A caller that comes back finds the key busy for a second at most, or settles the write itself.
+/// A caller that returns finds its key in use for at most a second, or settles the write itself.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_comes_back_is_not_kept_out() {
     let world = world(&settings(120, ""), Options::default());
     world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
     left_unknown(&world, 20).await;
     let _settling = Settling::at(&world.host);
-    // The upstream is slow to say so, and does in the end.
+    // The upstream is slow to respond, but does in the end.
     world.emulator.set_faults(Faults::none().on(Call::ListBatch, When::First(6), Fault::StallBefore));
     let mut sent = JoinSet::new();
     for number in 0..20 {
@@ -204,7 +205,7 @@ async fn a_caller_that_comes_back_is_not_kept_out() {
     assert_eq!((creates(&world.emulator), world.emulator.hospitals().len()), (20, 20));
 }
 
-/// What an equal request is about to claim belongs to it: while one is under way nothing is adopted.
+/// A hospital that an equal request is about to claim belongs to it: while that request runs, nothing is adopted.
 #[tokio::test(start_paused = true)]
 async fn a_twin_under_way_keeps_what_it_made() {
     let world = world(&settings(120, ""), Options::default());
@@ -212,8 +213,8 @@ async fn a_twin_under_way_keeps_what_it_made() {
     world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetBefore));
     assert_eq!(world.send(twin("first")).await.problem(), "effect-unknown");
     let _settling = Settling::at(&world.host);
-    // The first one is verified again when it is twice as old, some 16 s from here. By then the second one's hospital stands in the
-    // list (after 8 + 5 s), and the second one still waits for its answer (until 8 + 15 s).
+    // The first write is verified again at twice its age, about 16 s from here. By then the second one's hospital is in the list (after 8 +
+    // 5 s), while the second one still waits for its response (until 8 + 15 s).
     tokio::time::sleep(Duration::from_secs(8)).await;
     world.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::StallAfter));
     let second = world.send(twin("second")).await;
@@ -224,7 +225,7 @@ async fn a_twin_under_way_keeps_what_it_made() {
     assert_eq!(first.header("triage-attempts"), "1", "its key was free: {first:?}");
 }
 
-/// An upstream that never says so again leaves the write to an operator; after the margin it is not asked any more.
+/// If verification never succeeds, the write is left to an operator. After the margin, the upstream is not asked any more.
 #[tokio::test(start_paused = true)]
 async fn verification_ends_after_the_margin() {
     let world = world(&settings(120, "settlement.margin = \"2m\""), Options::default());
@@ -241,21 +242,21 @@ async fn verification_ends_after_the_margin() {
     assert!(end > halfway, "verification ended early");
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(looks(), end, "it goes on");
-    // It is given up once: a try of its caller that settles nothing begins no verification of its own.
+    // It is given up once: a caller's try that settles nothing starts no new verifications.
     for _ in 0..3 {
         assert_eq!(row(&world, 0).await.problem(), "effect-unknown");
         let after_the_try = looks();
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(looks(), after_the_try, "each try begins it again");
     }
-    // Its caller still settles it.
+    // Its caller can still settle it.
     world.emulator.set_faults(Faults::none());
     let answer = row(&world, 0).await;
     assert_eq!((answer.status, answer.json()["id"].as_u64()), (200, Some(1)), "{answer:?}");
     assert_eq!(creates(&world.emulator), 1);
 }
 
-/// A write of which nothing may be kept, or that is not to be settled, is left to its caller as before.
+/// A write whose request must not be stored, or with settlement disabled, is left to its caller.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_to_be_settled_is_not_asked_for() {
     for keys in ["settlement.enabled = false", "settlement.max_request = \"10B\""] {
@@ -273,7 +274,7 @@ async fn what_is_not_to_be_settled_is_not_asked_for() {
     }
 }
 
-/// Settling that is dropped in the midst of a look gives the record back: the next run, or a caller, goes on.
+/// Settling that is dropped during a verification releases the record, so that the next run or a caller can continue.
 #[tokio::test(start_paused = true)]
 async fn settling_may_be_dropped_at_any_time() {
     for ms in [0, 1, 100, 250, 299, 301, 2_000, 2_100] {

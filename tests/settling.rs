@@ -1,4 +1,4 @@
-//! Unknown writes are settled, never repeated blindly.
+//! Unknown writes are settled, never repeated without proof.
 
 use crate::support::{BATCH, World, create, create_in, read, settings, unlimited};
 use bytes::Bytes;
@@ -140,7 +140,7 @@ async fn a_write_that_cannot_be_settled_says_so_and_the_key_settles_it_later() {
     assert_eq!(world.emulator.hospitals().len(), 1, "settled, not repeated");
 }
 
-/// An import that is interrupted while its host proves that a row is absent goes on from that proof.
+/// An import is interrupted while its host proves a row's absence. The next run uses that proof.
 #[tokio::test(start_paused = true)]
 async fn a_proof_of_absence_outlasts_the_caller_that_asked_for_it() {
     let world = World::new(&settings(), Options::default());
@@ -160,7 +160,7 @@ async fn a_proof_of_absence_outlasts_the_caller_that_asked_for_it() {
     assert_eq!(world.emulator.hospitals().len(), 1);
 }
 
-/// A look that was sent before `commit-within` and answered after it proves no absence: the create landed in between.
+/// A verification that was sent before `commit-within` and answered after it proves no absence, since the create was applied in between.
 #[tokio::test(start_paused = true)]
 async fn a_look_counts_from_when_it_was_sent() {
     let other_delay = Duration::from_millis(3_200);
@@ -174,7 +174,7 @@ async fn a_look_counts_from_when_it_was_sent() {
     assert_eq!(world.emulator.hospitals().len(), 1);
 }
 
-/// How long a create takes says nothing of a look: while there is time for one it is waited for.
+/// The duration of a create says nothing about that of a verification. A verification waits for a permit as long as there is time.
 #[tokio::test(start_paused = true)]
 async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {
     let text = r#"
@@ -196,7 +196,7 @@ async fn a_look_waits_for_a_place_for_as_long_as_there_is_time() {
     assert_eq!((lost.status, lost.json()["name"].as_str()), (200, Some("Lost")), "{lost:?}");
 }
 
-/// The writes of a group share 10 a second, and each endpoint keeps the limit that the policy knows its server to have.
+/// The writes of a group share 10 a second. Each endpoint also keeps the limit of its server, which the policy knows.
 #[tokio::test(start_paused = true)]
 async fn the_limits_of_a_group_replace_no_limit_of_the_policy() {
     let text = r#"
@@ -225,7 +225,7 @@ async fn the_limits_of_a_group_replace_no_limit_of_the_policy() {
     assert!(created > 30, "{created} of 45 were created within their deadline");
 }
 
-/// Creates that are lost and then found say nothing against the upstream, unless the operator counts them.
+/// Creates that are lost and then found do not count as failures of the upstream, unless the operator says so.
 #[tokio::test(start_paused = true)]
 async fn what_settlement_finds_applied_opens_no_breaker() {
     for (settled, expected) in [("ignore", 200), ("failure", 503)] {
@@ -244,7 +244,7 @@ async fn what_settlement_finds_applied_opens_no_breaker() {
     }
 }
 
-/// What verification does not find counts as before.
+/// Creates that a verification does not find count as failures.
 #[tokio::test(start_paused = true)]
 async fn a_create_that_is_not_found_counts_against_the_upstream() {
     let text = "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\
@@ -257,7 +257,7 @@ async fn a_create_that_is_not_found_counts_against_the_upstream() {
     assert_eq!(world.create("Next", None).await.problem(), "breaker-open");
 }
 
-/// A half-open breaker whose probe is being verified lets others wait no longer than the probe's lease lasts.
+/// While a half-open breaker's probe is being verified, others wait no longer than the probe's lease.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_verified_does_not_hold_a_half_open_breaker() {
     let text = "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\
@@ -274,7 +274,7 @@ async fn a_probe_that_is_verified_does_not_hold_a_half_open_breaker() {
     assert_eq!(world.send(request).await.problem(), "effect-unknown");
     assert_eq!(world.create("Refused", None).await.problem(), "breaker-open");
     tokio::time::sleep(Duration::from_secs(10)).await;
-    // The probe is lost, and nothing tells what became of it for as long as it is looked for.
+    // The probe is lost, and its effect stays unknown as long as verifications fail.
     world.emulator.set_faults(blind(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter)));
     let probing = Arc::clone(&world);
     let probe = tokio::spawn(async move { probing.create("Probe", None).await });
@@ -288,7 +288,7 @@ async fn a_probe_that_is_verified_does_not_hold_a_half_open_breaker() {
     assert_eq!(probe.await.unwrap().status, 200);
 }
 
-/// Whoever comes back with the key while nothing can be looked up finds it kept, as often as that is.
+/// While verifications fail, every repetition finds the key still in use.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_fails_again_frees_no_key() {
     let world = World::new(&settings(), Options::default());
@@ -309,7 +309,7 @@ async fn maybe_sent_looks_before_it_sends() {
     assert_eq!(world.create("Before", None).await.status, 200);
     let mut request = create("Before", Some("resumed"));
     request.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
-    // The claim of the first, unkeyed request stands: this one may be another row, so it is sent once absence is certain.
+    // The claim of the first, unkeyed request exists. This request may be another row, so it is sent after its absence is certain.
     let answer = world.send(request).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(world.emulator.hospitals().len(), 2);

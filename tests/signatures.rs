@@ -1,4 +1,4 @@
-//! Signed components: where keys are set, nothing that is not signed by one of them gets in.
+//! Signed components: with configured keys, no component without a valid signature is loaded.
 
 use crate::support::{
     front::Front,
@@ -18,7 +18,7 @@ use triage::{
     upstream_runtime::StagePhase,
 };
 
-/// Somebody who signs.
+/// A signer with a key pair.
 struct Signer {
     public: PublicKey,
     secret: SecretKey,
@@ -43,7 +43,7 @@ fn guest(name: &str) -> Vec<u8> {
     fs::read(prebuilt(name)).unwrap()
 }
 
-/// Drops a component in, and says at which step it was refused and why.
+/// Drops a component in, and returns the step and reason of its refusal.
 async fn refused(stage: &Stage, what: &str, bytes: &[u8]) -> (StagePhase, String) {
     stage.drop_in(bytes);
     let own = Digest::of(bytes);
@@ -76,7 +76,7 @@ async fn what_no_key_signed_stays_out() {
     let [ours, stranger] = [Signer::new(), Signer::new()];
     let [fhir, other] = [guest("fhir"), guest("always-retry")];
     let good = ours.sign(&fhir);
-    // The signature's own comment is signed too.
+    // The signature covers its trusted comment.
     let commented = good.replace("trusted comment: ", "trusted comment: by all means ");
     for (what, signature, reason) in [
         (
@@ -119,7 +119,7 @@ async fn what_no_key_signed_stays_out() {
         }
         let (step, told) = refused(&stage, what, &fhir).await;
         assert_eq!((step, told.as_str()), (StagePhase::Signature, reason), "{what}");
-        // The right one comes: no need to touch the component.
+        // The right signature arrives later, without a change of the component.
         fs::write(stage.path("http-standard.wasm.minisig"), &good).unwrap();
         stage.installed(2).await;
         assert_eq!(stage.policy().await, "fhir", "{what}");
@@ -128,7 +128,7 @@ async fn what_no_key_signed_stays_out() {
 
 #[tokio::test]
 async fn nothing_of_an_unsigned_component_runs() {
-    // It would be refused for its own sake: the signature comes first.
+    // It is no component, but the signature is checked first.
     let stage = Stage::with(&format!("keys = {:?}", Signer::new().key()), &[]).await;
     let (step, _) = refused(&stage, "a core module", b"\0asm\x01\0\0\0").await;
     assert_eq!(step, StagePhase::Signature);
@@ -207,7 +207,7 @@ fn no_single_bit_of_a_signature_may_differ() {
         keys.check(Path::new(&file), b"component")
     };
     said(signature.as_bytes()).unwrap();
-    // The first line is a remark that nobody signs.
+    // The first line is a comment without signature.
     let from = signature.find('\n').unwrap() + 1;
     for at in (from..signature.trim_end().len()).filter(|at| signature.as_bytes()[*at] != b'\n') {
         let mut bent = signature.clone().into_bytes();

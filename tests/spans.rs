@@ -1,4 +1,4 @@
-//! Traces: what a collector gets of requests, and what it never gets.
+//! Traces: what a collector gets of requests, and what it must never get.
 
 use crate::support::{
     front::Front,
@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
-/// A collector, an upstream that fails every other time, and a host that exports.
+/// A collector, an upstream that fails every second time, and a host that exports.
 async fn stage(further: &str) -> (Scripted, Scripted, Front) {
     let collector = Scripted::start(|_| ok("", "{}")).await;
     let mut fails = false;
@@ -26,7 +26,7 @@ async fn stage(further: &str) -> (Scripted, Scripted, Front) {
     (collector, upstream, front)
 }
 
-/// Every span that has come, once there are so many whole requests.
+/// All spans, after this number of requests is complete.
 async fn spans(collector: &Scripted, requests: usize) -> Vec<Value> {
     loop {
         let mut all = Vec::new();
@@ -77,7 +77,7 @@ async fn a_request_is_a_span_with_its_attempts_and_decisions_below_it() {
             assert_eq!(span["parentSpanId"], whole["spanId"], "{name}");
         }
     }
-    // The upstream continues under the attempt that it was sent.
+    // The upstream's trace continues under its attempt.
     for (seen, attempt) in upstream.seen().iter().zip(["attempt 1", "attempt 2"]) {
         let own = by_name[attempt]["spanId"].as_str().unwrap();
         assert_eq!(seen.all("traceparent"), [format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{own}-01")], "{attempt}");
@@ -125,7 +125,7 @@ async fn a_collector_that_is_away_costs_no_request_anything() {
     assert_eq!(upstream.seen().len(), 6);
 }
 
-/// What is under way when the host stops is told before it ends.
+/// Spans of running requests are sent before the host ends.
 #[tokio::test]
 async fn the_last_traces_are_sent_before_the_host_ends() {
     let (collector, _upstream, front) = stage("").await;
@@ -134,7 +134,7 @@ async fn the_last_traces_are_sent_before_the_host_ends() {
     assert_eq!(spans(&collector, 1).await.len(), 4);
 }
 
-/// Tripwire: what a request waits for in shared state is in its trace, and nothing of what lies there.
+/// Tripwire: steps in shared state that a request waits for are in its trace, but no stored data.
 #[tokio::test]
 async fn each_awaited_step_of_shared_state_is_a_span_below_its_request() {
     let server = RedisServer::start();
@@ -146,7 +146,7 @@ async fn each_awaited_step_of_shared_state_is_a_span_below_its_request() {
     let whole = spans.iter().find(|span| span["kind"] == 2).unwrap();
     let steps: Vec<&Value> = spans.iter().filter(|span| span["name"].as_str().unwrap().starts_with("state ")).collect();
     let named = |name: &str| steps.iter().filter(|span| span["name"] == name).count();
-    // The first one to begin a record may have to look at the server before.
+    // The first step of a record may be preceded by a check of the server.
     assert!(named("state begin") >= 1 && named("state acquire") == 2, "{steps:#?}");
     for step in &steps {
         let name = attribute(step, "triage.step")["stringValue"].as_str().unwrap();

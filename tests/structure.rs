@@ -1,6 +1,6 @@
-//! The layers of the crate: no two top-level modules import each other, directly or through others.
+//! The layers of the crate: no two top-level modules import each other, directly or indirectly.
 //!
-//! A circle of modules cannot be understood, tested or moved in parts. Test code may import anything.
+//! Modules in a cycle cannot be understood, tested or moved separately. Test code may import anything.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::{
@@ -12,8 +12,8 @@ use std::{
 /// Imports by module.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// The top-level modules that a source names by a path from the root of the crate. `depth`: the number of modules above its items,
-/// so that as many `super` lead to the root.
+/// The top-level modules that a source refers to by paths from the crate's root. `depth` is the number of modules above its items, and that
+/// many `super` lead to the root.
 fn imports_of(source: &str, depth: usize) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let tokens: TokenStream = source.parse().unwrap_or_else(|error| panic!("no Rust source: {error}"));
@@ -45,7 +45,7 @@ fn collect(tokens: TokenStream, depth: usize, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The tokens of an item behind `#[cfg(test)]`, its attribute included; none where no such item begins here.
+/// The number of tokens of an item with `#[cfg(test)]`, including the attribute; none if no such item begins here.
 fn test_item(tokens: &[TokenTree]) -> Option<usize> {
     let [TokenTree::Punct(hash), TokenTree::Group(attribute), item @ ..] = tokens else { return None };
     let is_test = hash.as_char() == '#' && attribute.stream().to_string().replace(' ', "") == "cfg(test)";
@@ -57,7 +57,7 @@ fn test_item(tokens: &[TokenTree]) -> Option<usize> {
     is_test.then(|| 2 + item.iter().position(ends).map_or(item.len(), |end| end + 1))
 }
 
-/// The tokens of `crate::`, or of as many `super::` as lead to the root of the crate.
+/// The number of tokens of `crate::`, or of the `super::` that lead to the crate's root.
 fn root(tokens: &[TokenTree], depth: usize) -> Option<usize> {
     let begins = |tokens: &[TokenTree], word: &str| {
         let [TokenTree::Ident(first), TokenTree::Punct(one), TokenTree::Punct(two), ..] = tokens else { return false };
@@ -73,7 +73,7 @@ fn root(tokens: &[TokenTree], depth: usize) -> Option<usize> {
     (supers > 0 && supers == depth).then_some(3 * supers)
 }
 
-/// The first name of each path in the braces of a `use`.
+/// Collects the first name of each path in the braces of a `use`.
 fn firsts(tree: TokenStream, found: &mut BTreeSet<String>) {
     let mut is_first = true;
     for token in tree {
@@ -88,12 +88,12 @@ fn firsts(tree: TokenStream, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Reads every source below a folder. `path`: the modules above it.
+/// Reads every source below a folder. `path` lists the modules above it.
 fn read(folder: &Path, path: &[String], imports: &mut Imports) {
     for entry in fs::read_dir(folder).unwrap() {
         let file = entry.unwrap().path();
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-        // Test modules stand in files of these names.
+        // Files with these names are test modules.
         if name == "tests" || name == "test_server" {
             continue;
         }
@@ -107,7 +107,7 @@ fn read(folder: &Path, path: &[String], imports: &mut Imports) {
     }
 }
 
-/// One circle, its first module again at its end; none where there is none.
+/// A cycle that ends with its first module; none if there is no cycle.
 fn circle(imports: &Imports) -> Option<Vec<String>> {
     fn visit(
         module: &str,
@@ -130,7 +130,7 @@ fn circle(imports: &Imports) -> Option<Vec<String>> {
     imports.keys().find_map(|module| visit(module, imports, &mut done, &mut Vec::new()))
 }
 
-/// The imports of the library. The program's `main.rs` and `command` stand above it.
+/// The imports of the library, without the program's `main.rs` and `command` above it.
 fn library() -> Imports {
     let mut imports = Imports::new();
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &[], &mut imports);

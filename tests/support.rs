@@ -1,4 +1,4 @@
-//! A host in front of the emulator, in one process and on paused time.
+//! A host in front of the emulator, in one process and paused time.
 
 pub mod browser;
 pub mod faulty;
@@ -24,7 +24,7 @@ use triage::{
     rng::Rng,
 };
 
-/// A batch that all tests may use: each has an emulator of its own.
+/// A batch for all tests, since each has its own emulator.
 pub const BATCH: &str = "7d3c5a52-0000-4000-8000-000000000001";
 
 /// A host and its upstream.
@@ -33,7 +33,7 @@ pub struct World {
     pub emulator: Arc<Emulator>,
 }
 
-/// An answer, read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub struct Answered {
     pub status: u16,
@@ -57,12 +57,12 @@ impl Answered {
     }
 }
 
-/// The defaults for a hospital directory.
+/// Default settings for a hospital directory.
 pub fn settings() -> Settings {
     config::for_upstream("http://hospital.invalid", "hospital-directory").unwrap()
 }
 
-/// Settings whose limits, budget and breaker stay out of the way.
+/// Settings without limits, budget and breaker.
 pub fn unlimited() -> Settings {
     let text = r#"
         [upstreams.hospital]
@@ -121,7 +121,7 @@ pub async fn read(response: Response<triage::upstream::Body>) -> Answered {
     Answered { status: head.status.as_u16(), headers: head.headers, body }
 }
 
-/// Settings whose policy is a testing guest, from a file: not granted.
+/// Settings with a test guest as the policy, loaded from a file and thus without a grant.
 pub fn from_guest(name: &str) -> Settings {
     let file = format!("{}/../guest-policies/prebuilt/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
     config::from_toml(&format!(

@@ -1,4 +1,4 @@
-//! Decision traces of a running host, and what a candidate makes of them.
+//! Recordings of decisions of a running host, and their replay through candidates.
 
 use crate::support::{
     front::{Front, Got},
@@ -55,7 +55,7 @@ fn decisions(lines: &str) -> Vec<Value> {
     all.filter(|line| line.get("endpoint").is_some()).collect()
 }
 
-/// Tripwire: what is judged while a recording is on is in it, and the same policy agrees with it.
+/// Tripwire: decisions during a recording are in it, and the same policy agrees with them.
 #[tokio::test]
 async fn decisions_are_recorded_and_the_same_policy_agrees_with_them() {
     let statuses = [404, 503, 200, 429];
@@ -79,7 +79,7 @@ async fn decisions_are_recorded_and_the_same_policy_agrees_with_them() {
     assert!(!lines.contains(SECRET), "{lines}");
     let report = replayed(&lines, "http-standard");
     assert!(report.agrees() && report.replayed() == 40, "{report}");
-    // A policy that answers everything with a retry.
+    // A policy that retries every response.
     let report = replayed(&lines, "always-retry");
     assert!(report.differing > 0 && !report.agrees(), "{report}");
     assert_eq!(take(&front).await, "", "it was taken");
@@ -117,7 +117,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     let events = front.look("/api/v1/events").await;
     let told: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["text"].as_str().unwrap()).collect();
     let expected = [
-        // The one that took nothing.
+        // This is the fetch that returned nothing.
         "an operator takes decisions without contents",
         "an operator records decisions with contents for 60000 ms",
         "an operator takes decisions with contents",
@@ -135,7 +135,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     }
 }
 
-/// Reading a trace is acting: it holds what the host saw.
+/// Fetching a recording needs the write token, since it contains data that the host saw.
 #[tokio::test]
 async fn who_may_only_look_gets_no_trace() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ async fn contents_are_there_where_the_operator_asks_for_them() {
     assert!(replayed(&lines, "fhir").agrees());
 }
 
-/// A generation that comes while decisions are recorded has a head of its own.
+/// A new generation during a recording adds its own head.
 #[tokio::test]
 async fn each_generation_has_a_head_of_its_own() {
     let stage = Stage::new(&[]).await;
@@ -194,7 +194,7 @@ async fn each_generation_has_a_head_of_its_own() {
     assert_eq!(report.differing, first, "what the other policy decided differs, its own does not: {report}");
 }
 
-/// What the host settles by its status is in the trace too: a candidate may judge it otherwise.
+/// Responses that the host settles by their status are recorded too, since a candidate may differ.
 #[tokio::test]
 async fn settled_answers_are_recorded() {
     let (front, _upstream) = front("", |_| ok("", "")).await;

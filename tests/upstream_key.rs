@@ -1,4 +1,4 @@
-//! The upstream's own idempotency key: an unknown write is sent again with it, and is done once.
+//! The upstream's own idempotency key: a write of unknown effect is sent again with it, and applied once.
 
 mod payments;
 mod vectors;
@@ -16,7 +16,7 @@ use triage::{
     upstream::Transport,
 };
 
-/// An endpoint with room for every retry. `keys`: further keys of every endpoint.
+/// Settings that permit every retry. `keys` are further keys of every endpoint.
 fn settings(keys: &str) -> Settings {
     let toml = format!(
         r#"
@@ -56,7 +56,7 @@ async fn pay(host: &Host, row: u32, key: Option<&str>) -> Answered {
 
 const EVERYTHING: Faults = Faults { reset_before: 5, reset_after: 20, slow: 10, broken: 5, declined: 5, limited: 5 };
 
-/// The promise: N writes through every fault, none is done twice, and most are known at the end.
+/// The promise: of many writes through every fault, none is applied twice, and most are known at the end.
 #[tokio::test(start_paused = true)]
 async fn three_thousand_payments_through_faults_are_made_once() {
     const ROWS: u32 = 3_000;
@@ -66,7 +66,7 @@ async fn three_thousand_payments_through_faults_are_made_once() {
     for row in 0..ROWS {
         let host = host.clone();
         sent.spawn(async move {
-            // A third of the callers has no key; the others come back with theirs.
+            // A third of the callers have no key; the others repeat with theirs.
             let key = (row % 3 > 0).then(|| format!("row-{row}"));
             let mut answer = pay(&host, row, key.as_deref()).await;
             for _ in 0..5 {
@@ -107,7 +107,7 @@ async fn three_thousand_payments_through_faults_are_made_once() {
     assert!(books.resets > 500 && books.conflicts > 100 && books.replays > 500, "the faults struck: {struck:?}");
 }
 
-/// Tripwires: without the key nothing is sent again, and the books would show a second payment.
+/// Tripwire: without the setting, nothing is sent again; otherwise the books would show a second payment.
 #[tokio::test(start_paused = true)]
 async fn without_the_grant_an_unknown_payment_is_not_sent_again() {
     let payments = Arc::new(Payments::new(Faults { reset_after: 100, ..Faults::default() }));
@@ -149,7 +149,7 @@ async fn a_reconcile_sends_the_same_key_while_the_upstream_keeps_it_and_never_af
     assert_eq!((first.problem().as_str(), first.header("triage-attempts")), ("effect-unknown", "3"), "{first:?}");
     tokio::time::sleep(Duration::from_mins(50)).await;
     assert_eq!(pay(&host, 1, Some("k")).await.header("triage-attempts"), "3", "still valid: sent again at once");
-    // The hour counts from the first send of all, not from the last.
+    // The hour counts from the very first send, not from the last.
     tokio::time::sleep(Duration::from_mins(9)).await;
     let late = pay(&host, 1, Some("k")).await;
     assert_eq!(late.problem(), "effect-unknown", "{late:?}");
@@ -169,7 +169,7 @@ async fn a_key_that_is_written_otherwise_is_another_key() {
     let host = host(&settings(KEY), payments.clone());
     pay(&host, 1, Some("abc")).await;
     let sends = payments.books().sent_keys.len();
-    // The same key to this host (RFC 8941), and perhaps another one to the upstream.
+    // To this host the same key (RFC 8941), but perhaps another one to the upstream.
     let quoted = pay(&host, 1, Some("\"abc\"")).await;
     assert_eq!((quoted.problem().as_str(), quoted.header("triage-clamped")), ("effect-unknown", "upstream-key"));
     assert_eq!(payments.books().sent_keys.len(), sends, "nothing was sent");
@@ -183,12 +183,11 @@ async fn another_header_can_carry_the_key_and_generation_can_be_off() {
     assert_eq!(pay(&off, 1, None).await.header("triage-attempts"), "1", "no key, no further send");
     assert_eq!(payments.books().sent_keys, [None]);
     let other = host(&settings("upstream_key = { header = \"PayPal-Request-Id\" }"), payments.clone());
-    // The emulated API does not know this header: it is the operator's word that counts.
+    // The emulated API does not know this header; only the operator's setting counts.
     assert_eq!(pay(&other, 2, None).await.header("triage-attempts"), "3");
 }
 
-/// A caller that gives the upstream's own key and none of this host's names its payment by it: another key is another payment, however
-/// equal it is.
+/// A caller that gives only the upstream's own key identifies its payment by it: another key is another payment, even with an equal body.
 #[tokio::test(start_paused = true)]
 async fn a_payment_with_another_upstream_key_is_not_adopted() {
     let payments = Arc::new(Payments::new(Faults::default()));
@@ -210,7 +209,7 @@ async fn a_payment_with_another_upstream_key_is_not_adopted() {
     assert_eq!((first.status, first.header("triage-adopted"), made()), (200, "true", 2), "{first:?}");
 }
 
-/// A caller that says it may have sent the request through a host that forgot it gives no proof when the first send was.
+/// A caller that may have sent the request through a host without its record cannot prove the time of the first send.
 #[tokio::test(start_paused = true)]
 async fn a_send_that_no_record_knows_is_not_repeated() {
     let payments = Arc::new(Payments::new(Faults::default()));

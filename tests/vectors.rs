@@ -1,4 +1,4 @@
-//! Every row of the vectors, through the real engine and the built component.
+//! Every row of the test vectors, through the real engine and the built component.
 
 mod languages;
 mod safety;
@@ -6,7 +6,7 @@ mod safety;
 use std::time::Duration;
 use triage::policy::{Engine, LoadOptions, Policy, golden_tests, hints, prebuilt};
 
-/// The component under test: the embedded one, or the one of `TRIAGE_PREBUILT`, as the rebuild check sets it.
+/// The component under test: the embedded one, or one of `TRIAGE_PREBUILT`, which the rebuild check sets.
 fn component(name: &str) -> Vec<u8> {
     match std::env::var_os("TRIAGE_PREBUILT") {
         Some(folder) => std::fs::read(std::path::Path::new(&folder).join(format!("{name}.wasm"))).unwrap(),
@@ -46,7 +46,7 @@ fn fhir() {
     play("fhir", include_str!("vectors/fhir.csv"));
 }
 
-/// One table of waits that upstreams ask for, read by the host and by the SDK in a component.
+/// One table of requested waits, which the host and the SDK in a component must read alike.
 #[test]
 fn host_and_sdk_read_retry_after_alike() {
     let engine = Engine::start().unwrap();
@@ -60,7 +60,7 @@ fn host_and_sdk_read_retry_after_alike() {
         let headers = [(name.parse().unwrap(), value.parse().unwrap())].into_iter().collect::<http::HeaderMap>();
         let host = hints::retry_after(&headers, 1_767_225_600_000);
         assert_eq!(host, asked_ms.map(Duration::from_millis), "the host, {field}");
-        // Its wait is 0 where nothing is asked for: chance is 0 in every case.
+        // Without a requested wait, the component's wait is 0, since the random number is 0 in every case.
         let asked = asked_ms.unwrap_or(0);
         let pause = asked_ms.map_or_else(String::new, |ms| ms.to_string());
         let cases = format!(

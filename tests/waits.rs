@@ -1,4 +1,4 @@
-//! Callers that do not wait until the end: `Prefer: wait=N`, and what a 504 tells of coming back.
+//! Callers that do not wait for the end: `Prefer: wait=N`, and the 504's hints for a repetition.
 
 use crate::support::{Answered, World, create, read, settings};
 use std::{sync::Arc, time::Duration};
@@ -22,7 +22,7 @@ async fn create_waiting(world: &World, name: &str, key: Option<&str>, prefer: &s
 async fn a_caller_that_waits_too_short_is_told_in_time_and_comes_back_for_the_answer() {
     let world = World::new(&settings(), Options::default());
     let began = Instant::now();
-    // A create takes five seconds.
+    // A create takes 5 s.
     let early = create_waiting(&world, "A", Some("k"), "wait=2").await;
     assert_eq!(began.elapsed(), Duration::from_secs(2));
     let told = |name: &str| early.header(name).to_owned();
@@ -45,7 +45,7 @@ async fn an_answer_in_time_is_passed_on() {
     let answer = create_waiting(&world, "A", None, "respond-async, wait=10").await;
     assert_eq!((answer.status, answer.header("preference-applied")), (200, "wait=10"), "{answer:?}");
     assert_eq!(answer.header("triage-retry-after-unknown"), "");
-    // What is safe has nothing to come back for.
+    // A safe request has no result to return for.
     let list = http::Request::get("/hospitals/").header("prefer", "wait=1").body(bytes::Bytes::new()).unwrap();
     assert_eq!(world.send(list).await.header("preference-applied"), "");
 }
@@ -65,7 +65,7 @@ async fn a_request_without_a_key_is_given_up_if_nothing_was_sent_and_else_not_to
         "its caller was told of the first: {second:?}"
     );
     assert_eq!(world.emulator.hospitals().len(), 2);
-    // A twin is under way: the second one waits for its turn, and nothing of it was sent.
+    // An equal request is running. The second one waits for its lock, and was not sent.
     let first = {
         let world = world.clone();
         tokio::spawn(async move { world.create("B", None).await })
@@ -93,7 +93,7 @@ async fn an_unknown_effect_at_the_deadline_says_how_to_come_back() {
     }
 }
 
-/// A host whose callers may read their records, with tenants and a prefix; and a second upstream, with the same callers.
+/// A host whose callers may read their records, with tenants and a path prefix, and a second upstream with the same callers.
 fn readable() -> World {
     let toml = r#"
         [upstreams.hospital]
@@ -120,7 +120,7 @@ async fn ask(world: &World, method: &str, path: &str, tenant: &str) -> Answered 
     world.send(request.body(bytes::Bytes::new()).unwrap()).await
 }
 
-/// The record of a create that was answered early, as its `Location` names it.
+/// Sends a create that gets its response early, with its record in `Location`.
 async fn early_create(world: &World, tenant: &str, key: Option<&str>) -> Answered {
     let mut request = create("A", key);
     *request.uri_mut() = "/api/hospitals/".parse().unwrap();
@@ -200,7 +200,7 @@ async fn what_is_not_enabled_is_not_there_and_never_forwarded() {
     assert_eq!(told, ("effect-unknown".to_owned(), ""), "its record goes with its answer");
 }
 
-/// At its deadline a write without a key ends unknown, and its caller is told: no other request is given its record.
+/// At its deadline, a write without a key ends unknown and its caller learns that, so no other request gets its record.
 #[tokio::test(start_paused = true)]
 async fn a_write_without_a_key_that_ends_unknown_has_a_record_that_its_caller_reads() {
     let world = readable();
@@ -218,7 +218,7 @@ async fn a_write_without_a_key_that_ends_unknown_has_a_record_that_its_caller_re
     assert_eq!(ask(&world, "GET", &location, "bob").await.status, 404);
 }
 
-/// Guesses take nothing of what owners may read.
+/// Invalid reads do not use up the quota of owners.
 #[tokio::test(start_paused = true)]
 async fn reads_of_records_are_bounded() {
     let world = readable();
@@ -244,7 +244,7 @@ fn records_are_read_by_tenants_only() {
     let toml = "[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true, tenant_header = \"off\" }\n";
     let told = config::from_toml(toml).unwrap_err().to_string();
     assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("tenant_header"), "{told}");
-    // With shared state the proof of an owner needs a secret that its hosts share.
+    // With shared state, the owner's proof needs a secret that all hosts share.
     let toml = "[state]\nurl = \"redis://127.0.0.1:1\"\n[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true }\n";
     let load = |key: Option<&str>| {
         let file = Some(("triage.toml".to_owned(), toml.to_owned()));

@@ -1,4 +1,4 @@
-//! What a decision costs, and what stands around it. `cargo bench --bench decision`.
+//! Benchmarks a policy decision and the work around it: `cargo bench --bench decision`.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -78,10 +78,10 @@ fn decide(policy: &Arc<Policy>, headers: &HeaderMap) {
     black_box(policy.decide(black_box(&attempt), black_box(&outcome)).unwrap());
 }
 
-/// Longer than the limits can be booked up in a bench: no call is refused.
+/// A deadline longer than any reservation of the bench, so that no call is refused.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// All that is noted of an ordinary request: counters, histograms, its course and its place among those that are kept.
+/// The telemetry of an ordinary request: counters, histograms, and its timeline in the ring of kept requests.
 fn accounting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("accounting");
     for (name, keep) in [("counters, histograms and the course", 512), ("without the course (admin.explain = 0)", 0)] {

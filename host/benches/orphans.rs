@@ -1,8 +1,8 @@
-//! The cost of orphans for a write without a key that ends normally. `cargo bench --bench orphans`.
+//! The cost of orphan tracking for a write without a key that ends normally: `cargo bench --bench orphans`.
 //!
-//! A call goes through the whole host in process: routing, admission, policy, attempt, record, answer. Only sockets are left out.
-//! Criterion measures one setting after the other, so on a busy machine its two figures differ by more than the cost itself. The
-//! first line that is printed compares both settings in turns, by the processor time of the thread.
+//! A call passes through the whole host in-process (routing, admission, policy, attempt, record, response), but through no socket.
+//! Criterion measures one setting after the other, so on a busy machine noise exceeds the difference between its two figures. The first
+//! line of output therefore alternates both settings and compares the thread's processor time.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -30,7 +30,7 @@ use triage::{
 /// A row of about 300 bytes, as the hospital API takes it.
 const ROW: &str = r#"{"name": "General Hospital of the Northern District", "address": "12 Long Street, 10117 Somewhere, in the country", "phone": "+49 30 1234567", "email": "desk@hospital.example", "website": "https://hospital.example", "beds": 420, "creation_batch_id": "7d3c5a52-0000-4000-8000-000000000001", "active": true}"#;
 
-/// An upstream that answers at once.
+/// An upstream that responds at once.
 #[derive(Debug)]
 struct Answers;
 
@@ -72,7 +72,7 @@ async fn post(host: &Host) {
     black_box(host.call(request()).await.into_body().collect().await.unwrap());
 }
 
-/// Whether the next equal request gets an answer that was not read. Else the bench would compare one setting with itself.
+/// Whether the next equal request adopts a response that was not read. Otherwise both settings would be the same.
 async fn adopts(host: &Host) -> bool {
     drop(host.call(request()).await);
     let answer = host.call(request()).await;
@@ -81,12 +81,12 @@ async fn adopts(host: &Host) -> bool {
     is_adopted
 }
 
-/// Calls between two readings of the thread's processor time.
+/// Calls between two readings of the processor time.
 const CALLS: u32 = 200;
 /// Pairs of readings.
 const ROUNDS: usize = 1_000;
 
-/// Prints the processor time of one call in both settings, and its difference in rounds that follow each other.
+/// Prints the processor time of one call in both settings, and the difference of successive rounds.
 fn in_turns() {
     if !env::args().any(|argument| argument == "--bench") {
         return;

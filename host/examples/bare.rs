@@ -1,5 +1,5 @@
-//! Nothing but passing requests on: hyper in, reqwest out, one thread with a socket and connections of its own for each
-//! core. The floor under every figure of Triage: what is slower than this is Triage's own doing.
+//! A bare proxy: hyper in, reqwest out, one thread with its own socket and connections per core. It is the baseline for every figure of
+//! Triage: any additional time is Triage's own.
 //!
 //! `cargo run --release --example bare -- 127.0.0.1:18099 http://127.0.0.1:18080`
 

@@ -1,4 +1,4 @@
-//! A crowd, and an upstream that cannot serve it: what overload does, in processes of their own.
+//! Overload: many callers, and an upstream that cannot serve them, each in its own process.
 //!
 //! ```text
 //! crowd upstream 127.0.0.1:18000 20 20          # works on 20 at once for 20 ms each: 1000 a second; the others queue
@@ -6,7 +6,7 @@
 //! crowd offer http://127.0.0.1:8080/a 1000 PID  # 10 s at 80 % of it, 30 s at five times as much, 15 s at 80 % again
 //! ```
 //!
-//! The crowd does not wait for answers before it asks again, as callers of their own minds do not.
+//! The callers send without waiting for responses, like independent callers.
 
 use http_body_util::Full;
 use hyper::{body::Bytes, service::service_fn};
@@ -27,7 +27,7 @@ use tokio::{
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// What callers wait for at most.
+/// The longest time that a caller waits.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn main() -> Result<(), Failure> {
@@ -49,7 +49,7 @@ async fn upstream(listen: &str, slots: usize, ms: u64) -> Result<(), Failure> {
         let slots = Arc::clone(&slots);
         let service = service_fn(move |_| {
             let slots = Arc::clone(&slots);
-            // What nobody waits for any more is worked on all the same, as by most servers.
+            // Like most servers, the upstream finishes requests whose callers have left.
             let work = tokio::spawn(async move {
                 let _slot = slots.acquire_owned().await;
                 sleep(Duration::from_millis(ms)).await;
@@ -119,7 +119,7 @@ async fn ask(client: &reqwest::Client, url: &str, tally: &Tally) {
     count.fetch_add(1, Relaxed);
 }
 
-/// Megabytes of a process that are resident.
+/// The resident memory of a process in megabytes.
 fn resident(process: u32) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
     pages

@@ -1,4 +1,4 @@
-//! What operators do.
+//! Operators' actions.
 
 use super::{Front, Scripted, Value, json, ok, problem, stage, status};
 use crate::support::scripted::Reply;
@@ -66,7 +66,7 @@ async fn a_breaker_that_is_held_closed_does_not_trip_and_a_reset_ends_that() {
     assert_eq!(reset["state"], "closed", "{reset}");
 }
 
-/// The limit of one at once would refuse until the pause's end if the lift left it moved.
+/// With a limit of one at once, requests would be refused until the pause's end if lifting it left the limit postponed.
 #[tokio::test]
 async fn a_pause_is_lifted_and_requests_go_on_within_the_limits() {
     let mut throttled = false;
@@ -112,7 +112,7 @@ async fn an_endpoint_without_a_breaker_cannot_be_forced() {
     assert_eq!(front.look("/api/v1/events").await, json!([]), "nothing was done");
 }
 
-/// A write without an answer stays unsettled until an operator says what became of it.
+/// A write without a response stays unsettled until an operator settles it.
 #[tokio::test]
 async fn an_unsettled_write_is_resolved_by_an_operator() {
     for (verb, body, status, sent) in [
@@ -145,7 +145,7 @@ async fn an_unsettled_write_is_resolved_by_an_operator() {
     }
 }
 
-/// A write without a key leaves its record too, once its effect is unknown.
+/// A write without a key leaves a record too, once its effect is unknown.
 #[tokio::test]
 async fn a_write_without_a_key_is_listed_and_resolved() {
     let upstream = Scripted::start(|_| Reply::Close).await;

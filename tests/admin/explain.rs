@@ -1,4 +1,4 @@
-//! The course of single requests.
+//! The timelines of single requests.
 
 use super::{Front, Scripted, Value, json, ok, problem, status};
 use crate::support::{
@@ -9,7 +9,7 @@ use crate::support::{
 const DEFAULTS: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n\
                         breaker = { failure_threshold = 3, failure_rate = \"off\" }\n";
 
-/// 503 to every other request to `/flaky`, nothing to `/lost`, else 200.
+/// Responds 503 to every second request to `/flaky`, closes the connection for `/lost`, else 200.
 fn answer(flaky: &mut u32, seen: &Seen) -> Reply {
     if seen.line().contains("lost") {
         return Reply::Close;
@@ -129,7 +129,7 @@ async fn a_caller_that_leaves_is_told_of_too() {
     assert_eq!(steps(&told), ["permit", "sent", "abandoned"], "{told:#}");
 }
 
-/// A repetition of a write whose caller has gone is answered without a send of its own, and says by what.
+/// A repetition of a write whose caller has left gets that write's response without another send, and its timeline says so.
 #[tokio::test]
 async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
     let (answer, parts) = tokio::sync::mpsc::channel(1);
@@ -152,7 +152,7 @@ async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
     assert_eq!((&story["steps"][0]["result"], &story["status"]), (&json!("answer"), &json!(201)), "{story:#}");
 }
 
-/// Hospital data is confidential: what callers and the upstream send is in none of the pages.
+/// Hospital data is confidential: no page contains data that callers or the upstream sent.
 #[tokio::test]
 async fn no_page_holds_what_was_sent() {
     let (front, _upstream) = stage("").await;

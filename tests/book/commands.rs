@@ -1,13 +1,13 @@
-//! What the pages have a reader type: configurations load, and commands and their options are there.
+//! Checks what readers would type: configurations load, and commands and their options exist.
 
 use super::{all_pages, blocks, read, repository};
 use std::process::Command;
 use toml::{Table, Value};
 use triage::config;
 
-/// A configuration in a page may be a part of one: what it leaves out is put in.
+/// Completes a configuration, since a page may show only a part of one.
 fn completed(block: &str) -> Result<String, String> {
-    // The digest of a component stands for itself.
+    // Pages abbreviate digests.
     let text = block.replace("sha256:...", &format!("sha256:{}", "0".repeat(64)));
     let mut table: Table = text.parse().map_err(|error| format!("{error}"))?;
     let upstreams = table.entry("upstreams").or_insert_with(|| Value::Table(Table::new()));
@@ -51,8 +51,7 @@ fn commands(block: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A shell reads each line, so that quotes and comments are what they are; `--help` behind it checks names of commands and options, and
-/// does nothing.
+/// Parses each line with a shell, as a reader would. With `--help` appended, the command only checks its names and options.
 #[test]
 fn each_command_in_a_page_is_there() {
     let (mut seen, mut wrong) = (0, Vec::new());

@@ -1,6 +1,6 @@
-//! The reference pages: what stands between their markers is what the program says.
+//! Checks that the generated parts of the reference pages are up to date.
 //!
-//! `UPDATE_BOOK=1 cargo nextest run --test integration book::reference` writes it into the pages.
+//! `UPDATE_BOOK=1 cargo nextest run --test integration book::reference` rewrites them.
 
 use super::{read, source_folder};
 use crate::{process::child::run, refusals};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{env, fmt::Write as _, fs};
 use triage::{admin::OPENAPI, config, telemetry};
 
-/// Compares what stands between the two markers of a page with what the program says.
+/// Compares the text between a page's markers with the program's output.
 fn compare(page: &str, marker: &str, said: &str) {
     let file = source_folder().join(page);
     let text = read(&file);
@@ -27,7 +27,7 @@ fn compare(page: &str, marker: &str, said: &str) {
     );
 }
 
-/// A cell of a table.
+/// Escapes text for a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
@@ -47,7 +47,7 @@ fn the_problem_types() {
     compare("reference/problems.md", "problems", &refusals::reference());
 }
 
-/// What a command prints of itself.
+/// The help of a command.
 fn help(path: &[&str], flag: &str) -> String {
     let ended = run(&[path, &[flag]].concat());
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{path:?}: {ended:?}");
@@ -55,7 +55,7 @@ fn help(path: &[&str], flag: &str) -> String {
     lines.join("\n")
 }
 
-/// The names of a command's own subcommands.
+/// The names of a command's subcommands.
 fn subcommands(path: &[&str]) -> Vec<String> {
     let short = help(path, "-h");
     let Some((_, list)) = short.split_once("Commands:\n") else { return Vec::new() };
@@ -82,7 +82,7 @@ fn the_command_line() {
     compare("reference/cli.md", "cli", &page);
 }
 
-/// A schema, with its reference resolved.
+/// A schema with its reference resolved.
 fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
         Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -90,14 +90,14 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// A parameter or a body's field: its name and what the document says of it.
+/// The name and description of a parameter or body field.
 fn field(name: &str, about: &Value, is_required: bool) -> String {
     let words = about["description"].as_str().unwrap_or_default();
     let words = if words.is_empty() { String::new() } else { format!(": {words}") };
     format!("`{name}`{}{words}", if is_required { " (required)" } else { "" })
 }
 
-/// What an operation takes in its query and its body.
+/// The query parameters and body fields of an operation.
 fn taken(document: &Value, operation: &Value) -> String {
     let mut fields = Vec::new();
     for parameter in operation["parameters"].as_array().into_iter().flatten() {

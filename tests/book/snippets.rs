@@ -1,6 +1,6 @@
-//! The page on timeouts: its programs, with the real libraries, against a host in front of the emulated directory.
+//! Runs the programs of the page on timeouts with the real libraries, against a host in front of the emulated directory.
 //!
-//! Without Python, or without a way to install the libraries, a test skips and says so.
+//! A test is skipped if Python or the libraries are not available.
 
 use super::{read, source_folder};
 use crate::support::front::Front;
@@ -14,10 +14,10 @@ use std::{
 use tokio::net::TcpListener;
 use triage::emulator::{Emulator, Options};
 
-/// What the programs import.
+/// The libraries that the programs import.
 const LIBRARIES: [&str; 3] = ["requests==2.32.5", "httpx==0.28.1", "celery==5.5.3"];
 
-/// Calls a snippet's function with waits that are scaled down, and tells the status of each answer and the name in the last one.
+/// Calls a snippet's function with shortened waits, and prints the status of each response and the name in the last one.
 const DRIVER: &str = r#"
 import json, sys, time, snippet
 snippet.TIMEOUT_S, snippet.WAIT_S = 4, 1
@@ -56,7 +56,7 @@ fn snippet(page: &str, name: &str) -> String {
     found.unwrap_or_else(|| panic!("the page has no program for {name}")).to_owned()
 }
 
-/// The libraries' folder in the user's cache, installed now if it was not.
+/// The folder of the libraries in the user's cache. Installs them if necessary.
 fn libraries() -> Result<PathBuf, String> {
     let told = |error: std::io::Error| error.to_string();
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -67,7 +67,7 @@ fn libraries() -> Result<PathBuf, String> {
         return Ok(folder);
     }
     fs::create_dir_all(&tools).map_err(told)?;
-    // Beside and renamed: half an installation is none.
+    // Install into another folder and rename it, so that an incomplete installation is never used.
     let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(told)?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]);
@@ -79,14 +79,14 @@ fn libraries() -> Result<PathBuf, String> {
     }
     match fs::rename(beside.path(), &folder) {
         Ok(()) => drop(beside.keep()),
-        // Another test was first.
+        // Another test installed them first.
         Err(_) if folder.is_dir() => {}
         Err(error) => return Err(told(error)),
     }
     Ok(folder)
 }
 
-/// Runs a snippet: what it printed, or how it failed.
+/// Runs a snippet and returns its output.
 fn run(code: &str, libraries: &Path, base_url: &str, name: &str) -> Result<String, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     for (file, text) in [("snippet.py", code), ("driver.py", DRIVER)] {
@@ -107,7 +107,7 @@ async fn the_programs_on_timeouts_create_each_hospital_once() {
         Ok(libraries) => libraries,
         Err(why) => return println!("skipped: the programs of the page on timeouts were not run: {why}"),
     };
-    // A create takes longer than the callers wait, and less than two of their turns.
+    // A create takes longer than the first wait of a caller, but less than two.
     let options = Options { create_delay: Duration::from_millis(2500), ..Options::default() };
     let emulator = Emulator::new(options);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! The same with three hosts around one Redis. On real time.
+//! The same with three hosts around one Redis, in real time.
 
 use super::{UPSTREAM, create, created, faults, one_of_each, with};
 use crate::support::{
@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use triage::{Host, clock::Clock, rng::Rng};
 
-/// How late a create may be committed here.
+/// How late a create may be committed in this test.
 const SETTINGS: &str = r#"policy_settings = { commit_within = "2s", wait = { kind = "fixed", seconds = 0.01 } }"#;
 
 struct Fleet {
@@ -48,7 +48,7 @@ async fn through_faults(count: usize) {
     let fleet = Fleet::new();
     fleet.faults.set(&faults(Duration::from_millis(1_500)));
     let began = Instant::now();
-    // Each of the three creates of an identifier goes to another host.
+    // The three creates of an identifier go to different hosts.
     let gave_up = created(count, |row, request| fleet.send(row, request)).await;
     let took = began.elapsed();
     sleep(Duration::from_secs(3)).await;
@@ -74,7 +74,7 @@ async fn a_thousand_conditional_creates_of_three_hosts_make_one_patient_an_ident
     through_faults(1_000).await;
 }
 
-/// What one host leaves unknown, another one finds out before it sends.
+/// A host verifies a create that another host left unknown before it sends its own.
 #[tokio::test]
 async fn what_one_host_leaves_unknown_another_finds_out() {
     let fleet = Fleet::new();

@@ -1,4 +1,4 @@
-//! A FHIR server that was not written here: sekmet-fhir, a test server from the Python registry. `.ci/run` installs it.
+//! An independent FHIR server: sekmet-fhir, a test server from PyPI. `.ci/run` installs it.
 
 use super::{UPSTREAM, create, created, faults, one_of_each, settings};
 use crate::support::{
@@ -19,7 +19,7 @@ use std::{
 use tokio::time::sleep;
 use triage::{Host, clock::Clock, rng::Rng, upstream::HttpClient};
 
-/// The running server; it ends with this.
+/// The running server, killed on drop.
 struct Sekmet {
     process: Child,
     port: u16,
@@ -34,7 +34,7 @@ impl Drop for Sekmet {
 }
 
 impl Sekmet {
-    /// None, told, where the program is not there.
+    /// Starts the server. Without the program, prints that the test is skipped and returns none.
     fn start() -> Option<Self> {
         let program = std::env::var("TRIAGE_TEST_SEKMET").unwrap_or_else(|_| "sekmet".to_owned());
         let found = Command::new(&program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -121,7 +121,7 @@ async fn its_answers_are_judged_in_json_and_in_xml() {
     assert_eq!((made.status, made.header("triage-verdict")), (201, "applied"), "{made:?}");
     let again = world.send(create("1", "Ann")).await;
     assert_eq!((again.status, again.header("triage-verdict")), (200, "already-applied"), "{again:?}");
-    // What this host makes of a lost create's resource is what the server itself says of it.
+    // The host's response to a lost create equals the server's own.
     world.faults.set(&[(Method::POST, 1.0, crate::support::faulty::Fault::Reset)]);
     let found = world.send(create("1", "Ann")).await;
     assert_eq!((found.status, found.header("triage-verdict")), (200, "already-applied"), "{found:?}");

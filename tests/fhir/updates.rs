@@ -1,4 +1,4 @@
-//! Conditional updates and deletes, at the same racing server.
+//! Conditional updates and deletes, against the same racing server.
 
 use super::{World, create, one_of_each};
 use crate::support::{Answered, faulty::Fault};
@@ -8,7 +8,7 @@ use http::{Method, Request};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// A conditional update of the patient with this identifier, who is called so now.
+/// A conditional update that gives the patient with this identifier this name.
 fn update(identifier: &str, name: &str) -> Request<Bytes> {
     let (mut head, body) = create(identifier, name).into_parts();
     head.headers.remove("if-none-exist");
@@ -21,13 +21,13 @@ fn delete(identifier: &str) -> Request<Bytes> {
     Request::delete(format!("/Patient?identifier=urn:mrn%7C{identifier}")).body(Bytes::new()).unwrap()
 }
 
-/// The tripwire: sent again on trust, many identifiers have two patients.
+/// The main check: if updates were resent without proof, many identifiers would get two patients.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_conditional_updates_through_late_commits_make_one_patient_an_identifier() {
     let world = World::new();
     let late = Fault::Late(Duration::from_secs(55));
     world.faults.set(&[(Method::PUT, 0.30, late), (Method::GET, 0.05, Fault::Refused(502))]);
-    // Two of each identifier, whose bodies differ, and whose callers come back until they are answered.
+    // Two per identifier, with different bodies, repeated by their callers until they get a response.
     let one = async |row: usize| {
         for _ in 0..8 {
             let answer = world.send(update(&(row / 2).to_string(), &format!("Row {row}"))).await;
@@ -70,7 +70,7 @@ async fn an_update_is_in_effect_where_the_match_is_as_written_and_not_where_ther
     assert_eq!((done.status, done.header("triage-verdict")), (200, "already-applied"), "{done:?}");
     assert_eq!((done.header("etag"), done.json()["name"][0]["text"].as_str()), ("W/\"2\"", Some("Anna")));
     assert_eq!(world.server.count(&Method::PUT), 2, "it was not sent again");
-    // A match of before is no proof: the update is made once the first one cannot come any more.
+    // An older match is no proof. The update is sent once the first one can no longer be applied.
     world.faults.set(&[(Method::PUT, 1.0, Fault::Refused(503))]);
     let (made, ()) = tokio::join!(world.send(update("1", "Anne")), async {
         sleep(Duration::from_secs(59)).await;
@@ -81,7 +81,7 @@ async fn an_update_is_in_effect_where_the_match_is_as_written_and_not_where_ther
     one_of_each(&world.server.patients(), 1);
 }
 
-/// What the update wrote need not match its condition: that nothing is found proves nothing then.
+/// The updated resource need not match its condition, so an empty search proves nothing.
 #[tokio::test(start_paused = true)]
 async fn an_update_that_leaves_its_condition_is_not_made_twice() {
     let world = World::new();
@@ -100,13 +100,13 @@ async fn a_conditional_delete_takes_nothing_that_was_created_since() {
     assert_eq!(world.send(update("1", "Ann")).await.status, 201);
     let done = with_fault(&world, (Method::DELETE, Fault::Reset), delete("1")).await;
     assert_eq!((done.status, done.header("triage-verdict"), done.body.len()), (204, "already-applied", 0), "{done:?}");
-    // What matches later may be another patient: an operator must look.
+    // A later match may be another patient, so an operator must settle it.
     assert_eq!(world.send(update("1", "Another")).await.status, 201);
     let refused = with_fault(&world, (Method::DELETE, Fault::Refused(503)), delete("1")).await;
     assert_eq!((refused.status, refused.problem().as_str()), (504, "effect-unknown"), "{refused:?}");
     assert_eq!(world.server.count(&Method::DELETE), 1, "the second one was refused before it arrived");
     one_of_each(&world.server.patients(), 1);
-    // Its caller has looked, and says so again.
+    // Its caller has checked, and sends it again.
     let again = world.send(delete("1")).await;
     assert_eq!((again.status, again.header("triage-attempts")), (204, "1"), "{again:?}");
     assert!(world.server.patients().is_empty());
@@ -122,7 +122,7 @@ async fn an_update_and_a_create_with_one_condition_take_turns() {
     one_of_each(&world.server.patients(), 1);
 }
 
-/// A patch may add the same again, and is never sent twice, whatever finds its resource.
+/// A patch may add the same value again, so it is never sent twice, even if the resource is found.
 #[tokio::test(start_paused = true)]
 async fn a_conditional_patch_is_sent_once() {
     let world = World::new();

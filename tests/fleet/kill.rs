@@ -1,4 +1,4 @@
-//! Real hosts, each a process, killed and stopped at any moment: nothing is done twice, and no key stays in use.
+//! Real host processes, killed and stopped at random: no write is applied twice, and no key stays in use.
 
 mod orphans;
 
@@ -32,7 +32,7 @@ use triage::{
     rng::Rng,
 };
 
-/// Settings of the upstream; breaker, budget and limits stay out of the way. The policy's own commit time is the real one.
+/// Settings of the upstream without breaker, budget and limits, but with the policy's real commit time.
 pub(super) fn settings(lock: &str, attempt_timeout: &str, deadline: &str) -> String {
     format!(
         r#"
@@ -55,18 +55,18 @@ deadline = "{deadline}"
     )
 }
 
-/// Starts `triage serve`; it ends with what is returned.
+/// Starts `triage serve`; the process is killed on drop.
 fn host(state: &str, upstream: SocketAddr) -> (Triage, SocketAddr) {
     host_with(state, upstream, "")
 }
 
-/// The same with further settings of endpoints.
+/// The same with further endpoint settings.
 pub(super) fn host_with(state: &str, upstream: SocketAddr, endpoints: &str) -> (Triage, SocketAddr) {
-    // Short, so that what a dead host held is free again soon.
+    // A short lock, so that the keys of a killed host are free soon.
     host_of(state, upstream, &format!("{}{endpoints}", settings("4s", "2s", "4s")))
 }
 
-/// The same with other settings of the upstream.
+/// The same with other upstream settings.
 pub(super) fn host_of(state: &str, upstream: SocketAddr, settings: &str) -> (Triage, SocketAddr) {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     let text = format!(
@@ -77,7 +77,7 @@ pub(super) fn host_of(state: &str, upstream: SocketAddr, settings: &str) -> (Tri
     Triage::serve_with(&["--config", file.path().to_str().unwrap()], &[("TRIAGE_STATE_KEY", KEY)])
 }
 
-/// The emulated directory on a port of its own; it ends with what is returned.
+/// The emulated directory on its own port; it stops on drop.
 pub(super) async fn directory(create_delay: Duration) -> (Arc<Emulator>, SocketAddr, JoinHandle<()>) {
     let options = Options { create_delay, handlers: 1000, capacity: 20_000, ..Options::immediate() };
     let emulator = Emulator::new(options);
@@ -91,7 +91,7 @@ pub(super) fn creates(emulator: &Emulator) -> usize {
     emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
 }
 
-/// What a host answered: status, problem or verdict, body.
+/// A host's response: status, problem or verdict, body.
 #[derive(Debug)]
 pub(super) struct Got {
     pub(super) status: u16,
@@ -99,12 +99,12 @@ pub(super) struct Got {
     pub(super) body: serde_json::Value,
 }
 
-/// Sends a create; an error where the host is gone. Dropping it closes the connection.
+/// Sends a create; an error if the host is gone. Dropping the future closes the connection.
 pub(super) async fn send(to: SocketAddr, batch: &str, name: &str, key: Option<&str>) -> io::Result<Got> {
     send_again(to, batch, name, key, false).await
 }
 
-/// The same. `maybe_sent`: whether the caller says that it may have been sent before.
+/// The same. `maybe_sent`: whether the caller marks the request as possibly sent before.
 pub(super) async fn send_again(
     to: SocketAddr,
     batch: &str,
@@ -154,7 +154,7 @@ async fn what_a_killed_host_sent_another_settles() {
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
 }
 
-/// Killed before it sent anything, with its turn: another one sends it once the lock is over, and waits for no lease.
+/// Killed with the lock, but before its send: another host sends the create once the lock expires, without waiting for a lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_host_had_begun_another_does() {
     let server = RedisServer::start();
@@ -183,14 +183,14 @@ async fn what_a_killed_host_had_begun_another_does() {
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (2, 2));
 }
 
-/// Stopped between the mark and the first byte, for longer than its lock: by then the record is another host's.
+/// A host is stopped between writing its `sent` marker and its first byte, for longer than its lock. By then another host has the record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
     let proxy = Proxy::before(server.port());
     let ((sleeper, first), (_other, second)) = (host(&proxy.url(), upstream), host(&server.url(), upstream));
-    // Its connection stands; from now on there is time between what the server did and what the host knows of it.
+    // The connection exists. The delay creates time between the server's action and the host's knowledge of it.
     let before = send(first, crate::support::BATCH, "before", Some("before")).await.unwrap();
     assert_eq!(before.status, 200, "{before:?}");
     proxy.delay(Duration::from_millis(300));
@@ -209,7 +209,7 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
     }
     sleeper.signal("STOP");
     assert_eq!(creates(&emulator), 1, "it was stopped too late");
-    // The other one is kept off as long as the lock lasts; then it looks, and finds nothing that would allow it to send.
+    // The other host waits until the lock expires. Then it verifies, and finds no permission to send.
     let got = loop {
         let got = send(second, crate::support::BATCH, "A", Some("k")).await.unwrap();
         if got.status != 409 {
@@ -226,7 +226,7 @@ async fn a_sender_stopped_past_its_lock_sends_nothing_when_it_wakes() {
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1), "it sent after it woke");
 }
 
-/// What came of a run.
+/// The counters of a run.
 #[derive(Debug, Default)]
 struct Tally {
     kills: usize,
@@ -236,11 +236,11 @@ struct Tally {
     unknown: usize,
     adopted: usize,
     replayed: usize,
-    /// The longest time for which a key was in use by nobody who lives.
+    /// The longest time that a key stayed in use without a living host.
     stuck: Duration,
 }
 
-/// `rows` keyed creates through three hosts, of which one or another is killed all the time until the last row is answered.
+/// Sends `rows` keyed creates through three hosts, and kills one of them again and again until the last row is done.
 async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(60)).await;
@@ -280,7 +280,7 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
         sleep(Duration::from_millis(pause_ms + entropy.next() % pause_ms)).await;
         let victim = usize::try_from(entropy.next() % 3).unwrap();
         let (own, address) = start().await;
-        // Its place is taken before it dies, as a supervisor would have it.
+        // The replacement takes the address before the old process is killed.
         addresses.lock().unwrap()[victim] = address;
         std::mem::replace(&mut running[victim], own).kill();
         tally.lock().unwrap().kills += 1;
@@ -297,11 +297,11 @@ async fn killed_at_random(rows: usize, at_once: usize, pause_ms: u64) -> Tally {
     std::mem::take(&mut tally.lock().unwrap())
 }
 
-/// Repeats a row with its key, at whichever host, until it is answered; its hospital's id.
+/// Repeats a row with its key at random hosts until it gets a response. Returns its hospital's id.
 async fn settled(row: usize, addresses: &Mutex<Vec<SocketAddr>>, tally: &Mutex<Tally>, entropy: &Rng) -> u64 {
     let batch = format!("7d3c5a52-0000-4000-8000-{:012}", row / 20);
     let (name, key) = (format!("H{row}"), format!("key-{row}"));
-    // When somebody last had it who is done with it, or dead.
+    // The last time that a host had the key and finished or died.
     let mut since = None;
     loop {
         let to = addresses.lock().unwrap()[usize::try_from(entropy.next() % 3).unwrap()];
@@ -339,13 +339,13 @@ async fn hosts_killed_at_random_do_nothing_twice() {
     assert!(tally.kills > 0 && tally.broken > 0, "tripwire: nothing was interrupted: {tally:?}");
 }
 
-/// The whole of it: `TRIAGE_SOAK=1 .ci/run`.
+/// The full run: `TRIAGE_SOAK=1 .ci/run`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn five_thousand_creates_through_killed_hosts() {
     let tally = killed_at_random(5000, 48, 300).await;
     println!("{tally:?}");
     assert!(tally.kills >= 20, "{tally:?}");
-    // Its lock, and what a busy machine adds to it.
+    // The lock, and the delay of a busy machine.
     assert!(tally.stuck <= Duration::from_secs(4 + 2), "{tally:?}");
 }

@@ -1,4 +1,4 @@
-//! A server that loses its data: what hosts know is given back, and what is in doubt is not given to another row.
+//! A server that loses its data: hosts restore what they know, and no row adopts a hospital that may be another's.
 
 use super::kill::{Got, directory, host_of, send_again, settings};
 use crate::support::{
@@ -32,19 +32,19 @@ fn id(answer: &Answered) -> u64 {
     answer.json()["id"].as_u64().unwrap()
 }
 
-/// The record that an answer says is in doubt since a loss.
+/// The record that a response reports as in doubt since a loss.
 fn in_doubt(answer: &Answered) -> Option<String> {
     if answer.status == 504 { record_in_doubt(&answer.json()) } else { None }
 }
 
-/// The same of a problem's body.
+/// The same from a problem's body.
 fn record_in_doubt(problem: &Value) -> Option<String> {
     let detail = problem["detail"].as_str().filter(|_| problem["type"] == "urn:triage:problem:effect-unknown")?;
     let record = detail.strip_prefix("shared state has lost its data")?.split("settle record ").nth(1)?;
     Some(record.split(' ').next().unwrap().to_owned())
 }
 
-/// Asks until the request before has left its record: that is not waited for.
+/// Repeats while the response is 409, because an earlier request still holds the record.
 async fn settled(host: &Member, request: impl Fn() -> http::Request<bytes::Bytes>) -> Answered {
     loop {
         let answer = host.send(request()).await;
@@ -55,8 +55,8 @@ async fn settled(host: &Member, request: impl Fn() -> http::Request<bytes::Bytes
     }
 }
 
-/// Two equal rows are two hospitals. The host that made them has ended, and the server has lost its data: nothing says whose they
-/// are, and a third equal row is given neither.
+/// Two equal rows are two hospitals. Their host has ended and the server has lost its data, so nothing links hospitals to rows. A third
+/// equal row must adopt neither.
 #[tokio::test]
 async fn a_row_is_not_given_an_equal_ones_hospital_after_a_loss() {
     for (after_loss, adopts) in [("", false), ("after_loss = \"ask\"", false), ("after_loss = \"adopt\"", true)] {
@@ -82,15 +82,15 @@ async fn a_row_is_not_given_an_equal_ones_hospital_after_a_loss() {
     }
 }
 
-/// A create whose caller says that it may have sent it before.
+/// A create that its caller marks as possibly sent before.
 fn sent_before(key: &str) -> http::Request<bytes::Bytes> {
     let mut again = create("Twin", Some(key));
     again.headers_mut().insert("triage-maybe-sent", "true".parse().unwrap());
     again
 }
 
-/// After a loss a caller's word is no proof that its row was ever sent: its host may have been killed before. It adopts nothing that
-/// no claim names, and claims nothing for its row.
+/// After a loss, a caller's mark does not prove that its row was sent, since its host may have been killed before the send. The row adopts
+/// no hospital without a claim, and claims none.
 #[tokio::test]
 async fn a_callers_word_adopts_nothing_after_a_loss() {
     for (equal, after_loss, adopts) in [(1, "ask", false), (2, "ask", false), (2, "adopt", true)] {
@@ -112,7 +112,7 @@ async fn a_callers_word_adopts_nothing_after_a_loss() {
         let record = in_doubt(&told).unwrap_or_else(|| panic!("{equal} equal: {told:?}"));
         let said = ["triage-verdict", "triage-sent"].map(|name| told.header(name));
         assert_eq!(said, ["unknown", "no"], "{told:?}");
-        // A claim that the first one had made would leave the second one no match.
+        // If the first row had claimed a match, the second one would find none.
         for key in ["d", "c"] {
             let again = settled(&host, || sent_before(key)).await;
             assert!(in_doubt(&again).is_some(), "{key}: {again:?}");
@@ -122,7 +122,7 @@ async fn a_callers_word_adopts_nothing_after_a_loss() {
         let word = json!({ "body": json!({ "id": own }).to_string() }).to_string();
         let path = format!("/api/v1/records/{record}/applied");
         let mut refused = 0;
-        // Refused while the request above leaves its record.
+        // Refused while the request above still holds its record.
         while admin.admin("POST", &path, "", &word).await.status() != "200" {
             refused += 1;
             assert!(refused < 1_000, "record {record} is not settled");
@@ -133,19 +133,19 @@ async fn a_callers_word_adopts_nothing_after_a_loss() {
     }
 }
 
-/// The request with a deadline of a second.
+/// The request with a deadline of 1 s.
 fn briefly(mut request: http::Request<bytes::Bytes>) -> http::Request<bytes::Bytes> {
     request.headers_mut().insert("triage-deadline-ms", "1000".parse().unwrap());
     request
 }
 
-/// A host that heard a caller's word before the loss gives back no send, because it knows of none.
+/// A host that received a caller's mark before the loss restores no send, because it knows of none.
 #[tokio::test]
 async fn a_callers_word_from_before_a_loss_adopts_nothing_after_it() {
     let fleet = Fleet::new();
     let (gone, host) = (fleet.host(), fleet.host());
     assert_eq!(id(&gone.create("Twin", Some("row")).await), 1);
-    // The only match has a claim, which no loss has touched yet.
+    // The only match has a claim from before the loss.
     let before = host.send(briefly(sent_before("c"))).await;
     let said = ["triage-verdict", "triage-sent"].map(|name| before.header(name));
     assert_eq!((before.status, in_doubt(&before), said), (504, None, ["unknown", "maybe"]), "{before:?}");
@@ -156,7 +156,7 @@ async fn a_callers_word_from_before_a_loss_adopts_nothing_after_it() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// A row that was not sent since the loss, and of which nothing is found, is not told as sent: its caller would repeat that.
+/// A row that was not sent since the loss, and without a match, must not be reported as sent: its caller would repeat that mark.
 #[tokio::test]
 async fn a_row_that_was_not_sent_since_a_loss_is_told_so() {
     let fleet = Fleet::new();
@@ -164,7 +164,7 @@ async fn a_row_that_was_not_sent_since_a_loss_is_told_so() {
     assert_eq!(host.create("Other", Some("o")).await.status, 200);
     flush(&fleet);
     for (time, request) in [("first", create("Twin", Some("c"))), ("again", sent_before("c"))] {
-        // Longer than the time in which hosts give back what they know.
+        // Longer than hosts take to restore their records.
         let told = settled(&host, || {
             let mut request = request.clone();
             request.headers_mut().insert("triage-deadline-ms", "5000".parse().unwrap());
@@ -180,13 +180,12 @@ async fn a_row_that_was_not_sent_since_a_loss_is_told_so() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// A row that this host has sent itself is told apart from equal ones no better: where its own hospital is not the only one without
-/// a claim, none is adopted.
+/// Even a row that this host sent itself cannot be distinguished from equal ones. If several hospitals have no claim, it adopts none.
 #[tokio::test]
 async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
     for equal in [0, 1] {
         let mut fleet = Fleet::new();
-        // Else a row without a key may be the repetition of one whose caller had gone before the loss, and is verified first.
+        // Otherwise a row without a key might repeat one whose caller left before the loss, and would be verified first.
         fleet.upstream = format!("idempotency.orphans = \"off\"\n{}", fleet.upstream);
         let (gone, host) = (fleet.host(), fleet.host());
         for row in 0..equal {
@@ -195,7 +194,7 @@ async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
         assert_eq!(host.create("Other", Some("o")).await.status, 200);
         drop(gone);
         flush(&fleet);
-        // By this the host knows of the loss.
+        // This request lets the host notice the loss.
         let known = host.create("Other", Some("o")).await;
         assert_eq!(known.header("triage-replay"), "true", "{known:?}");
         fleet.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetAfter));
@@ -209,7 +208,7 @@ async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
     }
 }
 
-/// What a host that lives has made is known again, by its key and by its claim, at every host.
+/// A living host restores its rows, by key and by claim, for every host.
 #[tokio::test]
 async fn what_a_living_host_knows_is_given_back() {
     let fleet = Fleet::new();
@@ -219,7 +218,7 @@ async fn what_a_living_host_knows_is_given_back() {
     flush(&fleet);
     let again = other.create("Twin", Some("a")).await;
     assert_eq!((again.header("triage-replay"), &again.body), ("true", &first.body), "{again:?}");
-    // An equal row is looked for, and passes over what is claimed.
+    // An equal row is verified, and skips claimed hospitals.
     let mut equal = create("Twin", Some("c"));
     equal.headers_mut().insert("triage-deadline-ms", "3000".parse().unwrap());
     let equal = other.send(equal).await;
@@ -227,7 +226,7 @@ async fn what_a_living_host_knows_is_given_back() {
     assert_eq!(fleet.made(), 2);
 }
 
-/// A write that is under way when the server loses its data is finished, and its key is known afterwards.
+/// A write that is under way during the loss is finished, and its key is known afterwards.
 #[tokio::test]
 async fn a_write_under_way_outlasts_a_loss() {
     let mut fleet = Fleet::new();
@@ -247,7 +246,7 @@ async fn a_write_under_way_outlasts_a_loss() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// The same without a key: its caller gets the answer, and its place and record are there again for the time until then.
+/// The same without a key: the caller gets the response, and lock and record are restored until then.
 #[tokio::test]
 async fn a_write_without_a_key_outlasts_a_loss() {
     let mut fleet = Fleet::new();
@@ -265,39 +264,39 @@ async fn a_write_without_a_key_outlasts_a_loss() {
 
 const ROWS: usize = 500;
 const BATCH_ROWS: usize = 20;
-/// Rows begin within this time, and the server loses its data three times meanwhile.
+/// The time in which rows begin. The server loses its data three times in it.
 const BEGUN_WITHIN: Duration = Duration::from_secs(120);
 
-/// A row: its batch, its name, which it shares with another row of the batch, and its key.
+/// A row: its batch, its name (which another row of the batch may share), and its key.
 fn row(number: usize) -> (String, String, String) {
     let (batch, place) = (number / BATCH_ROWS, number % BATCH_ROWS);
-    // Six pairs of equal rows in each batch, and eight rows of their own.
+    // Each batch has six pairs of equal rows, and eight unique rows.
     let name = if place < 12 { format!("Twin {}", place / 2) } else { format!("Row {place}") };
     (format!("7d3c5a52-0000-4000-8000-{batch:012}"), name, format!("key-{number}"))
 }
 
-/// How a row stands.
+/// The result of a row.
 #[derive(Debug, Clone, Copy)]
 enum Row {
     Made(u64),
     InDoubt,
 }
 
-/// The hosts that are there.
+/// The addresses of the running hosts.
 type Hosts = Arc<Mutex<Vec<SocketAddr>>>;
 
-/// A row's caller: it knows what it was told, and nothing else.
+/// A row's caller. It knows only the responses it got.
 #[derive(Debug)]
 struct Caller {
     number: usize,
     hosts: Hosts,
     chance: Rng,
-    /// Whether its row may have been sent: an answer said so, or none came.
+    /// Whether the row may have been sent: a response said so, or there was no response.
     maybe_sent: bool,
 }
 
 impl Caller {
-    /// Asks once, at whichever host. None: there was no answer.
+    /// Sends once to a random host. None without a response.
     async fn ask(&mut self) -> Option<Got> {
         let to = {
             let hosts = self.hosts.lock().unwrap();
@@ -313,7 +312,7 @@ impl Caller {
         got
     }
 
-    /// Asks until the row is made or in doubt.
+    /// Repeats until the row is created or in doubt.
     async fn until_told(mut self) -> (Self, Row) {
         let until = Instant::now() + Duration::from_secs(600);
         loop {
@@ -328,7 +327,7 @@ impl Caller {
         }
     }
 
-    /// As an operator would: a row that has a hospital which no other row was told gets that one, any other was not sent.
+    /// Settles like an operator: a row with a hospital that no other row was told about gets it; any other row was not sent.
     async fn until_settled(mut self, emulator: &Emulator, admin: &Front, told: &BTreeSet<u64>) -> u64 {
         let (batch, name, _) = row(self.number);
         for _ in 0..300 {
@@ -346,7 +345,7 @@ impl Caller {
                     Some(one) => ("applied", json!({ "body": json!({ "id": one.id }).to_string() }).to_string()),
                     None => ("not-applied", String::new()),
                 };
-                // Refused while the request above leaves its record.
+                // Refused while the request above still holds its record.
                 admin.admin("POST", &format!("/api/v1/records/{record}/{verb}"), "", &word).await;
             }
             sleep(Duration::from_millis(500)).await;
@@ -355,8 +354,8 @@ impl Caller {
     }
 }
 
-/// Equal and different rows, three hosts, three in ten creates in trouble, three losses. `killed`: right before each loss a host is
-/// killed, and another one has its place.
+/// Equal and unique rows, three hosts, faults in 30 % of the creates, three losses. `killed`: right before each loss a host is killed and
+/// replaced.
 async fn rows_through_losses(killed: bool) {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(100)).await;
@@ -368,7 +367,7 @@ async fn rows_through_losses(killed: bool) {
     let seed = Rng::system().next();
     println!("seed {seed}");
     let chance = Rng::seeded(seed);
-    // Short, so that what is in doubt is settled soon.
+    // A short lock, so that rows in doubt are settled soon.
     let settings = settings("15s", "3s", "15s");
     let start = || async {
         let (url, settings) = (server.url(), settings.clone());
@@ -396,7 +395,7 @@ async fn rows_through_losses(killed: bool) {
         if killed {
             let victim = chance.next() as usize % running.len();
             let (own, address) = start().await;
-            // Its place is taken before it dies, as a supervisor would have it.
+            // The replacement takes the address before the old process is killed.
             hosts.lock().unwrap()[victim] = address;
             std::mem::replace(&mut running[victim], own).kill();
             sleep(Duration::from_millis(chance.next() % 4_000)).await;

@@ -1,4 +1,4 @@
-//! One policy for a whole fleet: announced at one host, switched at all, rolled back at all.
+//! One policy for a whole fleet: announced at one host, switched and rolled back at all.
 
 mod withdrawn;
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::{io::Cursor, time::Duration};
 use triage::{config, policy::Digest};
 
-/// The tripwire: each line fails if announcements are silently off.
+/// The main check: each line fails if announcements do nothing.
 #[tokio::test]
 async fn what_is_announced_at_one_host_serves_at_all() {
     let Some(policies) = Policies::start().await else { return };
@@ -52,7 +52,7 @@ async fn what_is_announced_at_one_host_serves_at_all() {
     assert_eq!(told(&hosts[0], "action").await.len(), 1, "each announcement is audited, where it was taken");
 }
 
-/// Where no message comes through, the heartbeat does.
+/// Without pub/sub messages, hosts learn of an announcement by the heartbeat.
 #[tokio::test]
 async fn without_any_message_the_heartbeat_brings_it() {
     let Some(policies) = Policies::start().await else { return };
@@ -71,7 +71,7 @@ async fn a_host_that_was_cut_off_catches_up() {
     until("three", || async { fleet(&hosts[0]).await["hosts"].as_array().unwrap().len() == 3 }).await;
     proxy.set(Way::Cut);
     announce(&hosts[0], policies.push(named("v2")).await).await;
-    // Not waited for once it has been silent for five seconds.
+    // A host that was silent for five seconds is no longer waited for.
     serves(&hosts, "v2").await;
     assert_eq!(judge(&cut_off).await, "v1", "it goes on with what it has");
     until("it says so", || async { fleet(&cut_off).await["phase"] == "unreachable" }).await;
@@ -97,7 +97,7 @@ async fn a_late_joiner_starts_with_the_fleets_generation() {
     assert_eq!(judge(&alone).await, "v2", "also where no other host lives");
 }
 
-/// Neither the store nor the registry: a host starts all the same with what its configuration names, and catches up.
+/// A host without store and registry starts with its configured policy, and catches up later.
 #[tokio::test]
 async fn a_host_that_reaches_nobody_starts_with_its_own() {
     let Some(policies) = Policies::start().await else { return };
@@ -110,7 +110,7 @@ async fn a_host_that_reaches_nobody_starts_with_its_own() {
         kept: Some(policies.folder.path().join("kept")),
         ..Own::default()
     };
-    // Pulled once, so that it is at hand.
+    // The first start pulls the component into the folder.
     drop(policies.host_with(&own()));
     let other = policies.host();
     announce(&other, policies.push(named("v2")).await).await;
@@ -130,7 +130,7 @@ async fn a_host_that_reaches_nobody_starts_with_its_own() {
     serves(&[without_registry, without_both], "v2").await;
 }
 
-/// What is wrong is told to the one who announces, and the others never hear of it.
+/// A bad component is refused to the operator who announces it; other hosts never see it.
 #[tokio::test]
 async fn a_bad_component_is_refused_at_once_and_nobody_switches() {
     let Some(policies) = Policies::start().await else { return };
@@ -161,7 +161,7 @@ async fn a_bad_component_is_refused_at_once_and_nobody_switches() {
     }
 }
 
-/// Where one host takes only what is signed, an unsigned component serves nowhere.
+/// If one host only accepts signed components, an unsigned one serves at no host.
 #[tokio::test]
 async fn one_host_that_refuses_ends_it_for_all() {
     let Some(policies) = Policies::start().await else { return };
@@ -190,7 +190,7 @@ async fn one_host_that_refuses_ends_it_for_all() {
     serves(&[strict], "v3").await;
 }
 
-/// A host that cannot reach the registry holds the others up for half a minute, and no longer; it says so, and comes after.
+/// A host that cannot reach the registry delays the others by at most half a minute. It reports the problem and catches up later.
 #[tokio::test]
 async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     let Some(policies) = Policies::start().await else { return };
@@ -223,7 +223,7 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     serves(&[cut_off], "v2").await;
 }
 
-/// One component at a time is pulled for those who announce, also where they hang up meanwhile.
+/// Only one announced component is pulled at a time, even if its caller disconnects.
 #[tokio::test]
 async fn who_announces_and_leaves_holds_the_place_until_its_component_is_pulled() {
     let Some(policies) = Policies::start().await else { return };
@@ -233,7 +233,7 @@ async fn who_announces_and_leaves_holds_the_place_until_its_component_is_pulled(
     let next = policies.push(named("v2")).await;
     proxy.set(Way::BlackHole);
     let refused = |text: String| text.contains("another component is being announced");
-    // The first one gets no answer, and hangs up.
+    // The first caller disconnects before the response.
     let hasty = || tokio::time::timeout(Duration::from_millis(300), act(&host, "announce", Some(next)));
     assert!(hasty().await.is_err(), "its component cannot have come");
     until("its caller has left, and it goes on", || async { hasty().await.is_ok_and(|got| refused(got.text())) }).await;
@@ -267,7 +267,7 @@ async fn an_operator_rolls_the_whole_fleet_back() {
     serves(&hosts, "v2").await;
 }
 
-/// The host that sees it falls back at once; the others need not see it too.
+/// The host that sees the failure rolls back at once; the others follow without seeing it.
 #[tokio::test]
 async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
     let Some(policies) = Policies::start().await else { return };
@@ -278,7 +278,7 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
         until("it serves", || async { fleet(host).await["generation"] == 1 && fleet(host).await["behind"] == false })
             .await;
     }
-    // Only one of them has traffic.
+    // Only one host has traffic.
     serves(&hosts[1..2], "v1").await;
     for host in &hosts {
         until("it is gone", || async { fleet(host).await["generation"] == 2 && fleet(host).await["behind"] == false })
@@ -288,7 +288,7 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
         let told = told(host, "policy-switched").await;
         assert!(told.last().unwrap().contains("the one before it failed at "), "{told:?}");
     }
-    // Promoted, it fails again, and goes again.
+    // After a promotion it fails and is rolled back again.
     let promoted = act(&hosts[1], "promote", Some(bad)).await;
     assert_eq!(promoted.status(), "200", "{}", promoted.text());
     until("it is back", || async { fleet(&hosts[1]).await["generation"] == 3 }).await;
@@ -300,7 +300,7 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
     serves(&hosts, "v1").await;
 }
 
-/// A server that lost everything moves nobody back, and the next generation is the next number.
+/// After the server has lost its data, hosts keep their policy, and the next generation continues the numbering.
 #[tokio::test]
 async fn a_server_that_lost_its_data_moves_nobody_back() {
     let Some(mut policies) = Policies::start().await else { return };
@@ -326,7 +326,7 @@ async fn a_server_that_lost_its_data_moves_nobody_back() {
     assert_eq!(fleet(&hosts[2]).await["generation"], 2);
 }
 
-/// Nobody ran while the server lost everything: what a host knew when it ended, it knows when it starts.
+/// No host runs while the server loses its data. A host remembers at its start what it knew at its end.
 #[tokio::test]
 async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
     let Some(mut policies) = Policies::start().await else { return };
@@ -349,7 +349,7 @@ async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
     assert!(behind[0].starts_with("this host starts without having heard what serves its fleet"), "{behind:?}");
 }
 
-/// Whoever can write to the server can send no host anywhere, and break none.
+/// Invalid data in shared state neither changes nor breaks a host.
 #[tokio::test]
 async fn what_a_stranger_writes_is_ignored_and_told() {
     let Some(policies) = Policies::start().await else { return };
@@ -370,7 +370,7 @@ async fn what_a_stranger_writes_is_ignored_and_told() {
     }
     let () = policies.redis.ask(&["DEL", key]);
     let () = policies.redis.ask(&["SET", key, "a string"]);
-    // A digest that nobody has: hosts stay, and say that they are behind.
+    // An unknown digest: hosts keep their policy and report that they are behind.
     let nobodys = Digest::of(b"nobody's").to_string();
     until("it is ours again", || async { policies.redis.ask::<String>(&["TYPE", key]) == "hash" }).await;
     let () = policies.redis.ask(&["HSET", key, "ch", &nobodys]);
@@ -382,7 +382,7 @@ async fn what_a_stranger_writes_is_ignored_and_told() {
     serves(&hosts, "v3").await;
 }
 
-/// What the admin listener says has the shape that its document promises.
+/// Checks that the admin listener's response matches the schema in its document.
 async fn is_as_documented(host: &Front) {
     let document: Value = serde_json::from_str(triage::admin::OPENAPI).unwrap();
     let schema = serde_json::json!({ "$ref": "#/components/schemas/Policy" });

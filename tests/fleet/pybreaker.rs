@@ -1,4 +1,4 @@
-//! One breaker for Triage and for Python workers that use the real pybreaker, of two released versions.
+//! One breaker shared by Triage and Python workers with the real pybreaker, in two released versions.
 
 use crate::support::{
     Answered,
@@ -16,11 +16,11 @@ use std::{
 use tokio::{task::block_in_place, time::sleep};
 use triage::emulator::{Fault, Faults, When};
 
-/// The latest, and the last one before it counted successes.
+/// The latest version, and the last one that did not count successes.
 const VERSIONS: [&str; 2] = ["1.4.1", "1.2.0"];
-/// Its client.
+/// The Python client of Redis.
 const CLIENT: &str = "redis==5.2.1";
-/// Longer than any test.
+/// Seconds, longer than any test.
 const NEVER: u32 = 3600;
 
 const UPSTREAM: &str = r#"
@@ -39,7 +39,7 @@ interop = "pybreaker"
 interop_namespace = "NAMESPACE"
 "#;
 
-/// The library's folder in the user's cache, installed now if it was not. None, told, where it cannot be had.
+/// The library's folder in the user's cache. Installs it if necessary; prints why and returns none if that fails.
 fn library(version: &str) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
@@ -60,7 +60,7 @@ fn installed(cache: &Path, version: &str) -> Result<PathBuf, String> {
         return Ok(folder);
     }
     fs::create_dir_all(&tools).map_err(told)?;
-    // Beside and renamed: half an installation is none.
+    // Install into another folder and rename it, so that an incomplete installation is never used.
     let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(told)?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]);
@@ -72,14 +72,14 @@ fn installed(cache: &Path, version: &str) -> Result<PathBuf, String> {
     }
     match fs::rename(beside.path(), &folder) {
         Ok(()) => drop(beside.keep()),
-        // Another test was first.
+        // Another test installed it first.
         Err(_) if folder.is_dir() => {}
         Err(error) => return Err(told(error)),
     }
     Ok(folder)
 }
 
-/// A Python worker. It ends with this.
+/// A Python worker, killed on drop.
 struct Worker {
     process: Child,
     tells: ChildStdin,
@@ -97,7 +97,7 @@ impl Worker {
         Self { process, tells, says }
     }
 
-    /// Whether a call that would end so was made.
+    /// Whether the breaker admitted a call with this result.
     fn calls(&mut self, end: &str) -> bool {
         block_in_place(|| {
             writeln!(self.tells, "{end}").unwrap();
@@ -142,7 +142,7 @@ impl Fleet {
         self.emulator.set_faults(Faults::none());
     }
 
-    /// What a dashboard reads.
+    /// The state that a dashboard would read from the server.
     fn dashboard(&self, namespace: &str) -> String {
         self.server.ask(&["GET", &format!("{namespace}:pybreaker:state")])
     }
@@ -152,7 +152,7 @@ async fn get(host: &Member) -> Answered {
     host.send(Request::get("/hospitals/").body(bytes::Bytes::new()).unwrap()).await
 }
 
-/// The status, and the problem if it is one.
+/// The status, and the problem's type if it is one.
 async fn call(host: &Member) -> (u16, String) {
     let answer = get(host).await;
     let problem =
@@ -202,7 +202,7 @@ async fn pybreaker_trips_and_triage_refuses_until_it_has_probed() {
         soon("all see it", 200, async || call(&one).await.0).await;
         assert_eq!(fleet.dashboard("hospital"), "closed", "{version}");
         assert!(worker.works() && second.works(), "{version}: both go on");
-        // Failures in a row of both together.
+        // Consecutive failures of both together.
         assert!(worker.fails() && worker.fails(), "{version}");
         fleet.breaks();
         for _ in 0..3 {
@@ -228,7 +228,7 @@ async fn triage_trips_and_pybreaker_refuses_at_its_next_call() {
         }
         soon("it is open", "open".to_owned(), async || fleet.dashboard("hospital")).await;
         assert!(!worker.works() && !second.works(), "{version}");
-        // Open and half-open in turn, as probes fail.
+        // The state alternates between open and half-open while probes fail.
         for _ in 0..200 {
             call(&one).await;
             assert_eq!((worker.works(), fleet.dashboard("hospital").as_str()), (false, "open"), "{version}");
@@ -247,7 +247,7 @@ async fn triage_trips_and_pybreaker_refuses_at_its_next_call() {
     }
 }
 
-/// What the dashboard reads holds for Triage too: no host refuses by a row of its own that a worker's success has ended.
+/// The state on the server also holds for Triage: no host refuses because of its own failures after a worker's success has reset them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workers_success_ends_a_row_of_failures_for_triage_too() {
     for version in VERSIONS {
@@ -274,7 +274,7 @@ async fn a_workers_success_ends_a_row_of_failures_for_triage_too() {
     }
 }
 
-/// Nor while a probe of Triage's hangs, or nobody calls Triage. Once the last host is gone they do.
+/// Nor does a worker probe while a probe of Triage hangs, or without calls to Triage. After the last host has ended, workers probe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_worker_probes_while_a_host_lives() {
     for version in VERSIONS {
@@ -303,7 +303,7 @@ async fn no_worker_probes_while_a_host_lives() {
         others("the probe hangs", 60).await;
         assert_eq!(probe.await.unwrap().0, 504, "{version}");
         others("it failed", 10).await;
-        // The tripwire: without a host they probe, and what they find is the next host's.
+        // The main check: without a host, workers probe, and the next host sees the result.
         drop(host);
         fleet.heals();
         soon("a worker probes", true, async || workers[0].works()).await;
@@ -328,7 +328,7 @@ async fn a_cluster_keeps_it_where_the_namespace_says() {
     assert!(!worker.works(), "Triage tripped it");
     fleet.heals();
     soon("a probe closes it", 200, async || call(&host).await.0).await;
-    // Nobody waits for the report.
+    // The host reports the result in the background.
     soon("the worker sees it", true, async || worker.works()).await;
     for _ in 0..5 {
         assert!(worker.fails());

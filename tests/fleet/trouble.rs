@@ -1,4 +1,4 @@
-//! A server in trouble: what needs an exactly-once answer is refused with a reason, reads go on, and nothing is done twice after.
+//! A failing server: writes that need shared state are refused with a reason, reads continue, and no write is done twice later.
 
 use crate::support::{
     Answered,
@@ -12,7 +12,7 @@ async fn read(host: &Member) -> Answered {
     host.send(Request::get("/hospitals/").body(bytes::Bytes::new()).unwrap()).await
 }
 
-/// Keyed or not, a create is refused, and a read is served.
+/// Checks that creates are refused, with and without a key, and that a read is served.
 async fn refuses_creates_and_serves_reads(host: &Member, what: &str) {
     for key in [Some("refused"), None] {
         let answer = host.create("Refused", key).await;
@@ -27,7 +27,7 @@ async fn refuses_creates_and_serves_reads(host: &Member, what: &str) {
     assert_eq!(answer.status, 200, "{what}: {answer:?}");
 }
 
-/// Asks with this key until the store answers again.
+/// Repeats with this key until the store works again.
 async fn until_served(host: &Member, name: &str, key: &str) -> Answered {
     for _ in 0..400 {
         let answer = host.create(name, Some(key)).await;
@@ -49,13 +49,13 @@ async fn a_server_that_is_killed() {
     fleet.server.kill();
     refuses_creates_and_serves_reads(&one, "killed").await;
     fleet.server.restart();
-    // It came back empty, and was given back what the first host knows.
+    // The server restarted empty, and the first host restored its records.
     let again = until_served(&other, "A", "k").await;
     assert_eq!((again.status, again.header("triage-replay"), &again.body), (200, "true", &first.body), "{again:?}");
     assert_eq!(fleet.made(), 1);
 }
 
-/// Where the operator would rather risk a repetition: the host goes on alone, and does not forget what it did.
+/// With `writes_alone`, the operator accepts possible repetitions: the host continues alone and remembers its own writes.
 #[tokio::test]
 async fn a_host_that_may_write_alone() {
     let mut fleet = Fleet::new();
@@ -86,7 +86,7 @@ async fn a_server_that_is_swallowed_by_the_network() {
     fleet.state = "timeout = \"20ms\"".to_owned();
     let host = fleet.host();
     assert_eq!(host.create("A", Some("k")).await.status, 200);
-    // Longer than a read would wait: a write does.
+    // Longer than a read would wait for the store; a write waits longer.
     proxy.delay(Duration::from_millis(40));
     assert_eq!(host.create("B", Some("slow")).await.status, 200);
     proxy.delay(Duration::ZERO);
@@ -108,7 +108,7 @@ async fn a_server_that_became_a_replica() {
     let fleet = Fleet::new();
     let host = fleet.host();
     assert_eq!(host.create("A", Some("k")).await.status, 200);
-    // Of a master that nobody reaches: it keeps what it has and takes no writes.
+    // The replica of an unreachable master keeps its data and takes no writes.
     let () = fleet.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
     refuses_creates_and_serves_reads(&host, "replica").await;
     let () = fleet.server.ask(&["REPLICAOF", "NO", "ONE"]);
@@ -138,7 +138,7 @@ async fn a_server_whose_memory_is_full() {
     assert_eq!(host.create("A", Some("k")).await.status, 200);
     let () = fleet.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     refuses_creates_and_serves_reads(&host, "full").await;
-    // What is there is still known.
+    // Existing records can still be read.
     let again = host.create("A", Some("k")).await;
     assert_eq!((again.status, again.header("triage-replay")), (200, "true"), "{again:?}");
     let () = fleet.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -146,7 +146,7 @@ async fn a_server_whose_memory_is_full() {
     assert_eq!(fleet.made(), 2);
 }
 
-/// Full between the send and the answer: the caller gets its answer, and who repeats the request looks before it sends.
+/// The memory is full between the send and the response. The caller gets its response, and a repetition is verified before it is sent.
 #[tokio::test]
 async fn a_server_whose_memory_is_full_when_the_answer_comes() {
     let mut fleet = Fleet::new();
@@ -169,7 +169,7 @@ async fn a_server_whose_memory_is_full_when_the_answer_comes() {
     assert_eq!(fleet.made(), 1);
 }
 
-/// Asks with this key for as long as the first request counts as under way.
+/// Repeats with this key while the first request counts as running.
 async fn until_settled(host: &Member, name: &str, key: &str) -> Answered {
     for _ in 0..400 {
         let answer = host.create(name, Some(key)).await;

@@ -1,4 +1,4 @@
-//! Writes whose hosts were killed and whose callers never come back: another host of the fleet settles them.
+//! Writes whose hosts were killed and whose callers never return: another host of the fleet settles them.
 
 use super::kill::{creates, directory, host_with, send};
 use crate::support::{
@@ -20,10 +20,10 @@ use triage::{
     rng::Rng,
 };
 
-/// Lists a minute: half at once, the rest spread.
+/// Lists per minute: half of them at once, the rest evenly spread.
 const LISTS: u32 = 120;
 
-/// As for hosts that are killed, with limits for the endpoint that is asked.
+/// Like the settings for killed hosts, plus limits for the endpoint that verifications use.
 const LIST_LIMITS: &str = r#"
 [upstreams.hospital.endpoints.list-batch]
 limits = [{ requests = 60, period = "60s", burst = 60 }]
@@ -37,7 +37,7 @@ fn batch(row: usize) -> String {
     format!("7d3c5a52-0000-4000-8000-{:012}", row / 20)
 }
 
-/// Sends rows, all at once; how many were answered with this status. A row that a busy host refuses before it sends it is asked again.
+/// Sends rows, all at once, and counts those with this status. A row that a busy host refuses unsent is repeated.
 async fn rows_at(to: SocketAddr, rows: usize, status: u16) -> usize {
     let mut sent = JoinSet::new();
     for row in 0..rows {
@@ -59,7 +59,7 @@ async fn rows_at(to: SocketAddr, rows: usize, status: u16) -> usize {
     answered
 }
 
-/// Records that may be unsettled.
+/// The number of records that may be unsettled.
 fn open(server: &RedisServer) -> usize {
     let one = |part: u8| server.ask::<usize>(&["ZCARD", &format!("triage:{{idem-{part:x}}}:open")]);
     (0..16).map(one).sum()
@@ -71,7 +71,7 @@ async fn until_settled(server: &RedisServer) {
     }
 }
 
-/// What the records say once nothing can be looked up any more: rows that are replayed, and rows that are sent.
+/// Repeats each row while verifications fail, and counts replays and new sends, which shows the state of the records.
 async fn repeated(to: SocketAddr, emulator: &Emulator, rows: usize) -> (usize, usize) {
     emulator.set_faults(blind());
     let (mut replayed, mut sent) = (0, 0);
@@ -86,7 +86,7 @@ async fn repeated(to: SocketAddr, emulator: &Emulator, rows: usize) -> (usize, u
     (replayed, sent)
 }
 
-/// The owner is killed with 200 unknown writes; their callers have gone.
+/// The owner is killed with 200 writes of unknown effect whose callers have left.
 async fn of_a_killed_owner(faults: Faults) -> (usize, usize, Duration) {
     const ROWS: usize = 200;
     let server = RedisServer::start();
@@ -116,7 +116,7 @@ async fn two_hundred_writes_of_a_killed_owner_are_settled_by_another_host() {
     assert_eq!((replayed, sent), (200, 0));
 }
 
-/// Half of them did not take effect, which counts only after 75 s.
+/// Half of them had no effect, which is only certain after 75 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes the policy's commit time"]
 async fn two_hundred_writes_of_which_half_took_effect_are_settled_by_another_host() {
@@ -127,7 +127,7 @@ async fn two_hundred_writes_of_which_half_took_effect_are_settled_by_another_hos
     assert_eq!((replayed, sent), (100, 100));
 }
 
-/// Killed between the mark of a write and its answer: what it asked is known all the same.
+/// Killed between a write's `sent` marker and its response: the request is stored before the send, so it can be verified.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_under_way_at_a_killed_host_are_settled_by_another_host() {
     const ROWS: usize = 40;
@@ -147,7 +147,7 @@ async fn writes_under_way_at_a_killed_host_are_settled_by_another_host() {
     assert_eq!(repeated(second, &emulator, ROWS).await, (ROWS, 0));
 }
 
-/// A fleet whose hosts look often, and whose callers wait for 2 s.
+/// A fleet that settles often, and whose requests have a deadline of 2 s.
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new();
     "[settlement]\ninterval = \"50ms\"\n".clone_into(&mut fleet.state);
@@ -172,7 +172,7 @@ impl Drop for Settling {
     }
 }
 
-/// Rows of which none is answered, at one host.
+/// Sends rows at one host. None of them gets a response.
 async fn left_unknown(member: &Member, rows: usize) {
     let mut sent = JoinSet::new();
     for row in 0..rows {
@@ -205,7 +205,7 @@ async fn three_hosts_at_once_settle_each_write_once() {
     assert_eq!((fleet.creates(), fleet.made(), fleet.emulator.duplicates()), (ROWS, ROWS, 0));
 }
 
-/// The policy that serves now is asked. One that cannot verify the write leaves it for one that can.
+/// The current policy verifies. One that cannot verify the write leaves it to another.
 #[tokio::test]
 async fn a_write_waits_for_a_policy_that_can_verify_it() {
     let mut fleet = fleet();
@@ -216,7 +216,7 @@ async fn a_write_waits_for_a_policy_that_can_verify_it() {
     let upstream = std::mem::replace(&mut fleet.upstream, "policy = \"http-standard\"\n".to_owned());
     let unable = fleet.host();
     let settling = Settling::at(&unable);
-    // It has taken the record once it is due no longer.
+    // The host took the record if it is no longer due.
     let now = || {
         let (seconds, micros) = fleet.server.ask::<(u64, u64)>(&["TIME"]);
         seconds * 1_000_000 + micros
@@ -243,7 +243,7 @@ async fn a_write_waits_for_a_policy_that_can_verify_it() {
     assert_eq!((fleet.creates(), fleet.made()), (1, 1));
 }
 
-/// A write that no host can verify does not come due every few seconds, and is given up once.
+/// A write that no host can verify becomes due rarely, and is given up once.
 #[tokio::test]
 async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
     let fleet = fleet();
@@ -265,7 +265,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
         }
         found
     };
-    // A host takes it and cannot verify it: the next time is further away than the lease that it took it with.
+    // A host that cannot verify the record postpones it beyond its own lease.
     let is_far = || {
         let (seconds, _) = fleet.server.ask::<(u64, u64)>(&["TIME"]);
         due().iter().all(|(.., at)| *at > (seconds + 30) as f64 * 1e6)
@@ -277,7 +277,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
     }
     drop(settling);
     waiting.0.drained().await;
-    // A host whose margin is over gives it up.
+    // A host gives up a record whose margin is over.
     let [(key, id, _)] = &due()[..] else { panic!("{:?}", due()) };
     let mut connection = fleet.server.connection();
     redis::cmd("ZADD").arg(key).arg("XX").arg(0).arg(id).exec(&mut connection).unwrap();
@@ -287,7 +287,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
     while !due().is_empty() {
         sleep(Duration::from_millis(20)).await;
     }
-    // It stays for its caller and for operators, without what it asked.
+    // The record stays for its caller and for operators, but the request is deleted.
     assert_eq!((open(&fleet.server), fleet.creates()), (1, 1));
     let id = RecordId::from_bytes(id[..].try_into().unwrap());
     let record = key.replace(":due", &format!(":{id}"));
@@ -295,7 +295,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
     assert!(!fleet.server.ask::<bool>(&["HEXISTS", &record, "i"]), "the request is kept for nothing");
 }
 
-/// Without a key for sealing nothing of a request lies in shared state.
+/// Without an encryption key, shared state contains nothing of a request.
 #[tokio::test]
 async fn what_a_write_asked_is_sealed_in_shared_state() {
     for key in [Some(KEY), None] {

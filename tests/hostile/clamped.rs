@@ -1,4 +1,4 @@
-//! Guests whose every verdict is well-formed and absurd: the host follows it as far as its own limits go.
+//! Guests with well-formed but absurd verdicts: the host follows them only within its own limits.
 
 use super::guest::{Guest, SPIN, at};
 use crate::support::{Answered, World, create};
@@ -16,7 +16,7 @@ use triage::{
     rollout::Event,
 };
 
-/// A host whose policy is a guest, with further keys of the upstream and of every endpoint.
+/// A host with a guest as its policy, and further keys of the upstream and of every endpoint.
 fn world(guest: &Guest, keys: &str, defaults: &str) -> World {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hostile.wasm");
@@ -84,7 +84,7 @@ async fn a_retry_of_what_may_be_in_effect_is_not_made() {
     assert_eq!(world.emulator.made(), 1);
 }
 
-/// An earlier owner may have sent the request: the word of a trusted policy alone sends nothing, whatever its delay.
+/// An earlier owner may have sent the request. A trusted policy's verdict alone is no reason to resend, whatever its delay.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_a_reconcile_verdict_sends_nothing_without_proof() {
     let world = world(&spoilt(|guest| guest.retry(7_000)), "", "settle = true\nretry = { max_wait = \"10s\" }");
@@ -95,7 +95,7 @@ async fn a_retry_after_a_reconcile_verdict_sends_nothing_without_proof() {
     assert!(world.emulator.arrivals().is_empty());
 }
 
-/// Nothing is there to replay, and still the key is not free: what is in place would be made again.
+/// There is no response to replay, but the key is not released: otherwise the write would be applied again.
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_that_a_trusted_policy_calls_applied_keeps_its_key() {
     let world = world(&spoilt(|guest| guest.byte(at::CLASS, 0)), "", "settle = true");
@@ -127,13 +127,13 @@ async fn a_pause_without_end_ends_and_pauses_do_not_add_up() {
 #[tokio::test(start_paused = true)]
 async fn endless_probes_end() {
     let probing = spoilt(|guest| guest.probe("GET", "/hospitals/", &[]));
-    // Without a grant there is none at all.
+    // Without the grant there is no verification.
     let ungranted = world(&probing, "", "");
     failing(&ungranted);
     let lost = ungranted.create("A", None).await;
     assert_eq!((lost.status, lost.header("triage-clamped")), (502, "grant"), "{lost:?}");
     assert_eq!(looks(&ungranted), 0);
-    // With one they are few, and soon.
+    // With it there are a few, within a short time.
     for delay_ms in [0, u64::MAX] {
         let probing = spoilt(|guest| guest.probe("GET", "/hospitals/", &[]).long(at::PROBE_DELAY, delay_ms));
         let granted = world(&probing, "", "settle = true\nlimits = []");
@@ -172,7 +172,7 @@ async fn a_description_that_calls_writes_safe_and_settled_is_not_believed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_description_that_changes_is_heard_once() {
-    // Its second call would describe nothing.
+    // The second call would describe no endpoint.
     let world = world(
         &spoilt(|guest| {
             guest.describe(
@@ -189,7 +189,7 @@ async fn a_description_that_changes_is_heard_once() {
     }
 }
 
-/// Counts its decisions, and from the fourth on does something else.
+/// A guest that behaves until its fourth decision.
 fn later(then: &str) -> Guest {
     spoilt(|guest| {
         guest.decide(&format!(
@@ -199,7 +199,7 @@ fn later(then: &str) -> Guest {
     })
 }
 
-/// Not applied, and to be sent again at once.
+/// Code for the verdict "not applied, retry at once".
 fn lie() -> String {
     format!("(i32.store8 (i32.const {}) (i32.const 2)) (i32.store8 (i32.const {}) (i32.const 1))", at::CLASS, at::NEXT)
 }
@@ -231,7 +231,7 @@ async fn with_reused_instances_it_lies_in_vain() {
 async fn with_reused_instances_one_that_trapped_is_not_used_again() {
     let world = world(&later("unreachable"), "reuse_instances = true", "");
     failing(&world);
-    // Three good verdicts of each instance, then a trap; the third trap is the last.
+    // Each instance gives three good verdicts and then traps; the third trap quarantines it.
     for _ in 0..12 {
         list(&world).await;
     }
@@ -265,7 +265,7 @@ fn a_runaway_is_stopped_within_its_limit_and_two_milliseconds() {
         taken: &[],
     };
     let outcome = Outcome::Response { status: StatusCode::BAD_GATEWAY, headers: &nothing, body: b"", complete: true };
-    // In the processor's time, and the best of some: this machine has other things to do.
+    // Measures processor time and takes the minimum, since other processes run too.
     let best = (0..50).map(|_| {
         let before = clock::thread_time();
         let fault = policy.decide(&attempt, &outcome).unwrap_err();

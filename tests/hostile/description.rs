@@ -1,4 +1,4 @@
-//! Descriptions that say nonsense.
+//! Invalid descriptions.
 
 use super::{
     guest::{Guest, at},
@@ -6,7 +6,7 @@ use super::{
 };
 use triage::upstream_runtime::StagePhase;
 
-/// Not UTF-8 from its third byte on.
+/// Not UTF-8 after its second byte.
 const BROKEN: &[u8] = b"ok\xff\xfe";
 const TIME: &str = "a proposed time must be from 1 ms to 1 h";
 const LIMIT: &str = "a limit's requests, period and burst must be at least 1";

@@ -1,11 +1,11 @@
-//! Guests that fail when they are asked: every request is answered by the fallback, no unsafe one is sent twice, and
-//! the third fault brings the good policy back with an event that says what was wrong.
+//! Guests that fail in `decide`: the fallback handles every request, no unsafe one is sent twice, and the third fault rolls back to the
+//! good policy, with an event that names the fault.
 
 use super::guest::{Guest, REPLACE, SPIN, TRAP, at};
 use crate::support::stage::Stage;
 use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
 
-/// A guest and its last fault, as the event has it.
+/// A name, a guest and its last fault, as the event reports it.
 struct Case(&'static str, Guest, String);
 
 fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, fault: String) -> Case {
@@ -35,7 +35,7 @@ fn invalid(cause: &str) -> String {
     format!("the policy's verdict is invalid: {cause}")
 }
 
-/// Drops every guest in, one after the other, into one host, and asks until it is out again.
+/// Serves every guest in one host, one after the other, and sends requests until it is rolled back.
 async fn found_out(cases: Vec<Case>) {
     let stage = Stage::new(&[]).await;
     let mut wrong = Vec::new();
@@ -44,21 +44,21 @@ async fn found_out(cases: Vec<Case>) {
         let own = Digest::of(&bytes);
         stage.drop_in(&bytes);
         stage.loaded(what, own).await;
-        // Unsafe, and its effect unknown: sent once, and no policy's word is taken for what became of it.
+        // An unsafe request with unknown effect is sent once, and no verdict settles it.
         let before = stage.seen().len();
         let lost = stage.front.send("POST", "/a", "", "{}").await;
-        // A costly decision is one all the same: where it ends in time, its policy passes the upstream's own answer on.
+        // A costly decision may still end in time; then its policy delivers the upstream's response.
         let is_costly = fault == COSTLY;
         if !is_costly || lost.status() != "503" {
             assert_eq!(lost.status(), "504", "{what}: {}", lost.text());
             assert!(lost.text().contains("effect-unknown"), "{what}: {}", lost.text());
         }
         assert_eq!(stage.seen().len(), before + 1, "{what}: sent once");
-        // Safe: the fallback passes the answer on.
+        // The fallback delivers the response to a safe request.
         let event =
             stage.until(what, |event| matches!(event, Event::RolledBack { digest, .. } if *digest == Some(own))).await;
         let told = event.to_string();
-        // On a busy machine a slow one may get through once, before the clock of its cap ticks.
+        // On a busy machine, a slow decision may succeed once before the clock of its time limit ticks.
         let Event::RolledBack { decisions, .. } = event else { unreachable!() };
         let wanted = |fault: &str| {
             format!(
@@ -67,7 +67,7 @@ async fn found_out(cases: Vec<Case>) {
                 own.short()
             )
         };
-        // On a busy machine the cap on time may come before the one on the processor.
+        // On a busy machine, the limit on elapsed time may apply before the one on processor time.
         if told != wanted(&fault) && !(is_costly && told == wanted(OVERRAN)) {
             wrong.push(format!("{what}:\n     got {told}\n  wanted {}", wanted(&fault)));
         }
@@ -105,7 +105,7 @@ async fn what_runs_away_or_traps() {
             },
             overran(),
         ),
-        // No loop, so that no epoch ends it: the cost is the pages, and clearing them.
+        // Without a loop no epoch interrupts it. The cost is allocating and clearing the pages.
         spoilt(
             "touches all the memory there is, and returns",
             |guest| {
@@ -149,7 +149,7 @@ async fn what_runs_away_or_traps() {
             |guest| guest.more(&format!("(func (export \"cabi_post_decide\") (param i32) {SPIN})")),
             overran(),
         ),
-        // `configure` takes two bytes, `decide` its arguments.
+        // `configure` allocates two bytes, `decide` its arguments.
         spoilt("traps where the attempt should go", |guest| guest.realloc(&for_decide(TRAP)), trapped(UNREACHABLE)),
         spoilt("spins where the attempt should go", |guest| guest.realloc(&for_decide(SPIN)), overran()),
         spoilt(
@@ -171,7 +171,7 @@ async fn what_runs_away_or_traps() {
     .await;
 }
 
-/// A body of `cabi_realloc` for everything that is larger than `configure`'s argument.
+/// A body of `cabi_realloc` that applies only to allocations larger than `configure`'s argument.
 fn for_decide(body: &str) -> String {
     format!("(if (result i32) (i32.gt_u (local.get $size) (i32.const 8)) (then {body}) (else (i32.const 0x20000)))")
 }
@@ -355,11 +355,11 @@ async fn what_was_found_out_is_not_taken_again() {
     assert_eq!(reason, "it was rolled back before; mend it: the same bytes are not taken again");
 }
 
-/// One that proved itself and failed later is no policy to come back to.
+/// A policy that proved itself but failed later must not become a rollback target again.
 #[tokio::test]
 async fn a_good_generation_that_went_bad_is_never_fallen_back_to() {
     let stage = Stage::new(&[]).await;
-    // All goes well until it sees an unsafe request.
+    // It works until it sees an unsafe request.
     let turncoat = "(if (i32.eq (i32.load8_u offset=4 (local.get 0)) (i32.const 2)) (then unreachable))";
     let bytes = Guest::new().decide(turncoat).build();
     stage.drop_in(&bytes);

@@ -1,4 +1,4 @@
-//! Files that are no component, or one that wants what a policy does not get.
+//! Files that are no component, and components with imports that a policy may not have.
 
 use super::{
     guest::{Guest, component, text},
@@ -281,13 +281,13 @@ async fn more_than_a_policy_gets() {
     .await;
 }
 
-/// Each type holds the one before it twice: 2^60 of the first.
+/// Each type contains the previous one twice, so the last contains the first 2^60 times.
 fn doubling() -> Vec<u8> {
     let types: String = (1..60).map(|n| format!("(type $t{n} (tuple $t{} $t{}))", n - 1, n - 1)).collect();
     text(&format!("(component (type $t0 (tuple u8 u8)) {types} (export \"describe\" (type $t59)))"))
 }
 
-/// A component that holds another.
+/// A component that contains another.
 fn section_of(inner: &[u8]) -> Vec<u8> {
     const COMPONENT: u8 = 4;
     let mut outer = b"\0asm\x0d\0\x01\0".to_vec();
@@ -360,9 +360,9 @@ fn a_component_cut_off_anywhere_is_none() {
     let good = Guest::new().build();
     for cut in 0..good.len() {
         match Policy::load(&engine, &good[..cut], &LoadOptions::default()) {
-            // Where a section ends, what is left may be whole; it exports too little then.
+            // At the end of a section the rest may be a valid component, but with too few exports.
             Err(LoadError::Invalid(_) | LoadError::World(_)) => {}
-            // Only the remark on who encoded it is missing.
+            // Only the custom section about the encoder is missing.
             Ok(policy) => assert_eq!(policy.description().name, "hostile", "{cut} of {}", good.len()),
             Err(error) => panic!("{cut} of {}: {error:?}", good.len()),
         }
@@ -375,7 +375,7 @@ async fn a_hundred_megabytes_are_not_read() {
     let beside = stage.path("new.tmp");
     let mut file = fs::File::create(&beside).unwrap();
     file.write_all(&fs::read(prebuilt("fhir")).unwrap()).unwrap();
-    // A hole: it takes no room on the disk.
+    // A sparse file takes no space on the disk.
     file.set_len(100 << 20).unwrap();
     fs::rename(beside, stage.path("http-standard.wasm")).unwrap();
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;

@@ -1,14 +1,13 @@
-//! A policy in WebAssembly text that does everything right, and a pen to spoil one thing of it.
+//! A correct policy in WebAssembly text, and functions to break one part of it.
 //!
-//! The core module keeps a whole description and a whole verdict in its memory, laid out as the component model's
-//! canonical ABI has them; its functions return their addresses. A test writes over a field or exchanges a function's
-//! body.
+//! The core module has a whole description and a whole verdict in its memory, in the layout of the component model's canonical ABI, and its
+//! functions return their addresses. A test overwrites a field or replaces a function's body.
 
 use std::fmt::Write as _;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// Where fields lie in memory.
+/// Addresses of fields in memory.
 pub mod at {
     /// The description: name, version, endpoints, health.
     pub const DESCRIPTION: u32 = 0x100;
@@ -18,7 +17,7 @@ pub mod at {
     pub const HEALTH: u32 = DESCRIPTION + 24;
     pub const HEALTH_PATH: u32 = DESCRIPTION + 28;
 
-    /// The one endpoint of the description.
+    /// The description's only endpoint.
     pub const ENDPOINT: u32 = 0x200;
     pub const ENDPOINT_NAME: u32 = ENDPOINT;
     pub const METHOD: u32 = ENDPOINT + 8;
@@ -35,7 +34,7 @@ pub mod at {
     pub const MAX_ATTEMPTS: u32 = ENDPOINT + 88;
     pub const LIMITS: u32 = ENDPOINT + 96;
     pub const CONCURRENCY: u32 = ENDPOINT + 104;
-    /// The size of an endpoint.
+    /// The size of an endpoint in bytes.
     pub const ENDPOINT_BYTES: u32 = 112;
 
     /// What `configure` returns: `ok`, or an error's text.
@@ -59,9 +58,9 @@ pub mod at {
     pub const PAUSE_MS: u32 = VERDICT + 72;
     pub const REASON: u32 = VERDICT + 80;
 
-    /// Texts and lists from here on.
+    /// The area for text and lists.
     pub const TEXTS: u32 = 0x1000;
-    /// What `cabi_realloc` hands out, to the end of four pages.
+    /// The area that `cabi_realloc` allocates, to the end of the four pages.
     pub const HEAP: u32 = 0x2_0000;
 }
 
@@ -75,10 +74,10 @@ pub const NOT_APPLIED: u8 = 2;
 
 /// A function body that never ends.
 pub const SPIN: &str = "(loop $forever (br $forever)) unreachable";
-/// A function body that ends in its own call, for ever.
+/// A function body that traps.
 pub const TRAP: &str = "unreachable";
 
-/// A policy in the making.
+/// Builds a policy.
 #[derive(Debug, Clone)]
 pub struct Guest {
     memory: Vec<(u32, Vec<u8>)>,
@@ -93,7 +92,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A policy that is all right: one endpoint for everything, and each verdict is `rejected`, deliver.
+    /// A correct policy: one endpoint for everything, and each verdict is `rejected`, deliver.
     pub fn new() -> Self {
         let mut guest = Self {
             memory: Vec::new(),
@@ -101,7 +100,7 @@ impl Guest {
             describe: returning(at::DESCRIPTION),
             configure: returning(at::CONFIGURED),
             decide: returning(at::VERDICT),
-            // From a heap that only grows; it lasts for a request.
+            // Allocates from a heap that only grows, which is enough for one request.
             realloc: "(local $given i32)
                 (local.set $given (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
                 (global.set $heap (i32.add (local.get $given) (local.get $size)))
@@ -117,7 +116,7 @@ impl Guest {
         guest
     }
 
-    /// An endpoint that takes every method and is unsafe only where the method is.
+    /// An endpoint for every method, unsafe only if the method is.
     pub fn endpoint(&mut self, place: u32, name: &str, path: &str) -> &mut Self {
         self.text(place, name).text(place + 8, "*").text(place + 16, path).byte(place + 24, 0)
     }
@@ -138,17 +137,17 @@ impl Guest {
         self.put(place, long.to_le_bytes().to_vec())
     }
 
-    /// An option's marker and its value.
+    /// Sets an option to a value.
     pub fn some(&mut self, place: u32, value: u32) -> &mut Self {
         self.byte(place, 1).word(place + 4, value)
     }
 
-    /// A pointer and a length, or a list of something else: the pair is the same.
+    /// Sets a pointer and a length, of text or another list.
     pub fn pair(&mut self, place: u32, pointer: u32, length: u32) -> &mut Self {
         self.word(place, pointer).word(place + 4, length)
     }
 
-    /// A text, and the pair that leads to it.
+    /// Adds text, and sets the pointer and length at `place`.
     pub fn text(&mut self, place: u32, text: impl AsRef<[u8]>) -> &mut Self {
         let text = text.as_ref();
         let (pointer, length) = (self.texts, u32::try_from(text.len()).unwrap());
@@ -156,7 +155,7 @@ impl Guest {
         self.put(pointer, text.to_vec()).pair(place, pointer, length)
     }
 
-    /// A list of headers, and the pair that leads to it.
+    /// Adds a list of headers, and sets the pointer and length at `place`.
     pub fn headers(&mut self, place: u32, headers: &[(&str, &str)]) -> &mut Self {
         let list = self.texts;
         self.texts += 16 * u32::try_from(headers.len()).unwrap();
@@ -166,7 +165,7 @@ impl Guest {
         self.pair(place, list, u32::try_from(headers.len()).unwrap())
     }
 
-    /// A list of texts, and the pair that leads to it.
+    /// Adds a list of texts, and sets the pointer and length at `place`.
     pub fn texts(&mut self, place: u32, texts: &[&[u8]]) -> &mut Self {
         let (list, count) = (self.texts, u32::try_from(texts.len()).unwrap());
         self.texts += 8 * count;
@@ -176,13 +175,13 @@ impl Guest {
         self.pair(place, list, count)
     }
 
-    /// So many pages of memory.
+    /// Sets the memory's size in pages.
     pub fn pages(&mut self, pages: u32) -> &mut Self {
         self.pages = pages;
         self
     }
 
-    /// Many endpoints, distinct or one over and over.
+    /// Sets many endpoints, distinct or all equal.
     pub fn endpoints(&mut self, count: u32, distinct: bool) -> &mut Self {
         let list = 0x8000;
         for index in 0..count {
@@ -194,53 +193,53 @@ impl Guest {
         self.pair(at::ENDPOINTS, list, count)
     }
 
-    /// A probe.
+    /// Sets the verdict to a verification.
     pub fn probe(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> &mut Self {
         self.byte(at::CLASS, 4).byte(at::NEXT, VERIFY).text(at::PROBE_METHOD, method).text(at::PROBE_PATH, path);
         self.headers(at::PROBE_HEADERS, headers)
     }
 
-    /// A replacement.
+    /// Sets the verdict to a replacement.
     pub fn replacement(&mut self, status: u16, headers: &[(&str, &str)]) -> &mut Self {
         self.byte(at::NEXT, REPLACE).half(at::STATUS, status).headers(at::REPLACEMENT_HEADERS, headers)
     }
 
-    /// A retry after so many milliseconds.
+    /// Sets the verdict to a retry after this delay.
     pub fn retry(&mut self, delay_ms: u64) -> &mut Self {
         self.byte(at::CLASS, NOT_APPLIED).byte(at::NEXT, RETRY).long(at::DELAY, delay_ms)
     }
 
-    /// Another body for `describe`.
+    /// Replaces the body of `describe`.
     pub fn describe(&mut self, body: &str) -> &mut Self {
         body.clone_into(&mut self.describe);
         self
     }
 
-    /// Another body for `configure`, after which it says yes.
+    /// Adds code to `configure`, which still succeeds.
     pub fn configure(&mut self, body: &str) -> &mut Self {
         self.configure = format!("{body} {}", returning(at::CONFIGURED));
         self
     }
 
-    /// A body before `decide`'s return.
+    /// Adds code before `decide` returns its verdict.
     pub fn decide(&mut self, body: &str) -> &mut Self {
         self.decide = format!("{body} {}", returning(at::VERDICT));
         self
     }
 
-    /// Another body for `cabi_realloc`: `$size`, `$align`, `$old` and `$old_size` are its arguments.
+    /// Replaces the body of `cabi_realloc`, with the arguments `$size`, `$align`, `$old` and `$old_size`.
     pub fn realloc(&mut self, body: &str) -> &mut Self {
         body.clone_into(&mut self.realloc);
         self
     }
 
-    /// Imports of WASI, as the module's first fields.
+    /// Adds WASI imports as the module's first fields.
     pub fn importing(&mut self, imports: &str) -> &mut Self {
         self.imports.push_str(imports);
         self
     }
 
-    /// Further fields of the module.
+    /// Adds further fields of the module.
     pub fn more(&mut self, fields: &str) -> &mut Self {
         self.more.push_str(fields);
         self
@@ -251,7 +250,7 @@ impl Guest {
         self
     }
 
-    /// The core module's text.
+    /// The core module as text.
     fn module(&self) -> String {
         let data = |(place, bytes): &(u32, Vec<u8>)| {
             let mut text = format!("(data (i32.const {place}) \"");
@@ -286,7 +285,7 @@ impl Guest {
         )
     }
 
-    /// The component.
+    /// Builds the component.
     pub fn build(&self) -> Vec<u8> {
         if self.imports.is_empty() {
             return component(&self.module(), &[("policy.wit", &contract())], "policy");
@@ -297,7 +296,7 @@ impl Guest {
     }
 }
 
-/// As much of WASI 0.2 as the tests use, in its own words.
+/// The parts of WASI 0.2 that the tests use.
 const WASI: &[(&str, &str)] = &[
     ("io.wit", "package wasi:io@0.2.3; interface poll { resource pollable { block: func(); } }"),
     (
@@ -352,7 +351,7 @@ const WASI: &[(&str, &str)] = &[
     ),
     ("random.wit", "package wasi:random@0.2.3; interface random { get-random-u64: func() -> u64; }"),
 ];
-/// A policy that may import all of that.
+/// A world that may import all of these.
 const GUEST: &str = "package test:guest;
     world guest {
         include triage:policy/policy@0.1.0;
@@ -369,14 +368,14 @@ fn returning(place: u32) -> String {
     format!("(i32.const {place})")
 }
 
-/// The contract's text, in one file.
+/// The policy contract as one WIT text.
 fn contract() -> String {
     let types = include_str!("../../wit/types.wit");
     let world = include_str!("../../wit/policy.wit").replacen("package triage:policy@0.1.0;", "", 1);
     format!("{types}\n{world}")
 }
 
-/// A core module's text as a component of a world.
+/// Converts a core module's text to a component of a world.
 pub fn component(module: &str, wit: &[(&str, &str)], world: &str) -> Vec<u8> {
     let mut core = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
     let mut resolve = Resolve::default();
@@ -386,7 +385,7 @@ pub fn component(module: &str, wit: &[(&str, &str)], world: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&core).unwrap().encode().unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// A component's text as a component.
+/// Converts a component's text to a component.
 pub fn text(component: &str) -> Vec<u8> {
     wat::parse_str(component).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,5 +1,5 @@
-//! Components that run away, trap or point nowhere when they are loaded: each is refused with an event that says why,
-//! and the generation before serves on.
+//! Components that spin, trap or return invalid pointers while loading: each is refused with an event that names the reason, and the
+//! previous generation keeps serving.
 
 use super::{
     guest::{Guest, SPIN, TRAP, at},

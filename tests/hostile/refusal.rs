@@ -1,25 +1,25 @@
-//! What a table of hostile components is checked with.
+//! Helpers for tables of hostile components.
 
 use super::guest::Guest;
 use crate::support::stage::Stage;
 use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
 
-/// A component and what the event says of it.
+/// A name, a component, and the event's step and reason.
 pub struct Case(pub &'static str, pub Vec<u8>, pub StagePhase, pub String);
 
 impl Case {
-    /// A guest that is refused at load.
+    /// A guest that is refused while loading.
     pub fn load(what: &'static str, guest: &Guest, reason: String) -> Self {
         Self::file(what, guest.build(), reason)
     }
 
-    /// A file that is refused at load.
+    /// A file that is refused while loading.
     pub fn file(what: &'static str, bytes: Vec<u8>, reason: String) -> Self {
         Self(what, bytes, StagePhase::Load, reason)
     }
 }
 
-/// A case that fails in a load's calls.
+/// A guest with a broken part, which is refused while loading.
 pub fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, reason: String) -> Case {
     let mut guest = Guest::new();
     spoil(&mut guest);
@@ -36,7 +36,7 @@ pub fn failed(call: &str, cause: &str) -> String {
 
 pub const UNREACHABLE: &str = "wasm trap: wasm `unreachable` instruction executed";
 
-/// Drops every component in, one after the other, into one host.
+/// Drops every component into one host, one after the other.
 pub async fn refused(cases: Vec<Case>) {
     let stage = Stage::new(&[]).await;
     let mut wrong = Vec::new();
@@ -50,7 +50,7 @@ pub async fn refused(cases: Vec<Case>) {
             })
             .await;
         let Event::Refused { step: at, reason: told, .. } = &event else { panic!("{what}: {event}") };
-        // Where in the file it was is the encoder's affair.
+        // The offset in the file depends on the encoder.
         let told = told.split(" (at offset").next().unwrap_or_default();
         if (*at, told) != (step, reason.as_str()) {
             wrong.push(format!("{what}:\n     got {told}\n  wanted {reason}"));

@@ -1,4 +1,4 @@
-//! Guests that import WASI: they load, and find nothing behind it.
+//! Guests that import WASI: they load, but get no access to anything.
 
 use super::{
     guest::{Guest, SPIN},
@@ -12,7 +12,7 @@ use triage::policy::{
     contract::{Attempt, Effect, Outcome, Purpose, Verdict},
 };
 
-/// What the guest says to an answer of 200.
+/// The guest's verdict on a response with status 200.
 fn decided(guest: &Guest) -> Result<Verdict, Fault> {
     let policy = Policy::load(&Engine::start().unwrap(), &guest.build(), &LoadOptions::default())
         .unwrap_or_else(|error| panic!("{error:?}"));
@@ -46,12 +46,12 @@ fn importing(name: &str, function: &str, signature: &str) -> String {
     format!("(import \"wasi:{name}@0.2.3\" \"{function}\" (func $asked {signature}))")
 }
 
-/// Traps unless this is true of what was asked for.
+/// Traps unless the code is true of the imported function's result.
 fn holds(import: &str, body: &str) -> Result<Verdict, Fault> {
     decided(Guest::new().importing(import).decide(&format!("{body} (if (then) (else unreachable))")))
 }
 
-/// A list whose address and length come to 0x600: its length.
+/// Code for the length of a list whose address and length are at 0x600.
 const LENGTH: &str = "(call $asked (i32.const 0x600)) (i32.load (i32.const 0x604))";
 
 #[test]
@@ -78,7 +78,7 @@ fn nothing_is_behind_it() {
     ] {
         let verdict = holds(&import, &body).unwrap_or_else(|fault| panic!("{what}: {}", fault.told()));
         assert_eq!(verdict.reason, "as told", "{what}");
-        // The check is one: its contrary traps.
+        // The check is effective: its negation traps.
         let fault = holds(&import, &format!("{body} i32.eqz")).expect_err(what);
         assert_eq!(fault.name(), "trapped", "{what}: {}", fault.told());
     }
@@ -86,7 +86,7 @@ fn nothing_is_behind_it() {
 
 #[test]
 fn chance_is_the_same_each_time() {
-    // As a wait: the draw itself would be too long.
+    // Uses the random number as a wait, reduced to 16 bits, since it would be too long otherwise.
     let import = importing("random/random", "get-random-u64", "(result i64)");
     let body = "(i64.store (i32.const 0x410) (i64.and (call $asked) (i64.const 0xffff)))";
     let draw = || decided(Guest::new().retry(0).importing(&import).decide(body)).unwrap().next;
@@ -109,7 +109,7 @@ fn who_waits_is_stopped() {
         }
         assert!(wait("0").is_ok(), "on a worker too");
     });
-    // Without a runtime, as where candidates and files are looked at.
+    // Without a runtime, as when candidates and files are checked.
     assert_eq!(wait("3600000000000").unwrap_err().name(), "waited");
 }
 

@@ -1,16 +1,16 @@
-//! The circuit breaker: what opens it, how long, who may look, and what no longer counts.
+//! The circuit breaker: when it opens, for how long, which requests may probe, and which results are ignored.
 
 use super::{Answer, Plan, Stage, api, millis, secs};
 use tokio::time::sleep;
 
-/// No retries and no jitter: each request is one call, each time exact.
+/// No retries and no jitter: each request is one call, and all times are exact.
 fn settings(breaker: &str) -> triage::config::settings::Settings {
     api(&format!(
         "retry = {{ max_attempts = 1 }}\nattempt_timeout = \"5s\"\nbreaker = {{ jitter = 0, open_for = \"10s\", {breaker} }}"
     ))
 }
 
-/// A stage whose breaker has just opened for 10 s by five failures in a row.
+/// A stage whose breaker has just opened for 10 s after five consecutive failures.
 async fn opened(breaker: &str) -> std::sync::Arc<Stage> {
     let stage = Stage::new(&settings(breaker), |_| Plan::status(500));
     for call in 1..=5 {
@@ -57,7 +57,7 @@ async fn a_share_of_failures_opens_it_once_the_window_holds_enough() {
     assert_eq!(refused.problem(), "breaker-open", "half of 20 failed");
     assert!(refused.json()["detail"].as_str().unwrap().contains("50 % of calls failed"), "{refused:?}");
 
-    // The same calls, but never 20 of them within the window.
+    // The same calls, but spread so that a window never contains 20.
     let stage = Stage::new(&settings(rate), alternating(200, 500));
     for call in 1..=60 {
         assert_ne!(stage.get("/").await.status, 503, "call {call}, spread thin");
@@ -143,7 +143,7 @@ async fn late_results_of_an_older_epoch_change_nothing() {
     let stage = Stage::new(&short, move |_| {
         call += 1;
         match call {
-            // Begun while it is closed, failed when it has opened and closed again; one succeeds while it is open.
+            // These begin while the breaker is closed and fail after it has opened and closed again; one succeeds while it is open.
             1..=8 => Plan::status(500).after(secs(4)),
             9 => Plan::status(200).after(millis(500)),
             10..=14 => Plan::status(500),
@@ -249,13 +249,13 @@ async fn a_caller_that_reads_slowly_does_not_make_the_upstream_slow() {
         assert_eq!(crate::support::read(response).await.status, 200);
     }
     for _ in 0..10 {
-        // One that leaves in the middle is no failure either.
+        // A caller that leaves in the middle is no failure either.
         let response = stage.host.call(super::get("/")).await;
         assert_eq!(response.status(), 200);
     }
 }
 
-/// Five impatient callers must not close the service for all others.
+/// Five callers with short deadlines must not open the breaker for all others.
 #[tokio::test(start_paused = true)]
 async fn a_callers_own_short_deadline_is_no_failure_of_the_upstream() {
     let stage = Stage::new(&settings("failure_threshold = 5"), |_| Plan::status(200).after(secs(1)));
@@ -290,7 +290,7 @@ async fn a_caller_that_sends_its_body_slowly_is_no_failure_of_the_upstream() {
     assert_eq!(stage.get("/").await.status, 200);
 }
 
-/// A breaker that has waited long enough asks a health call first, and risks no request while that fails.
+/// After its open time, a breaker first sends a health call, and admits no request while that fails.
 #[tokio::test(start_paused = true)]
 async fn the_health_call_gates_half_open() {
     use crate::support::{World, read};
@@ -322,7 +322,7 @@ async fn the_health_call_gates_half_open() {
     assert_eq!((list().await.status, lists()), (200, 6));
 }
 
-/// While the health call is under way, a late answer to an older request asks everybody to wait: the probe waits too.
+/// During the health call, a late response to an older request pauses the group, so the probe waits too.
 #[tokio::test(start_paused = true)]
 async fn what_changes_during_the_health_call_counts() {
     let text = r#"
@@ -363,7 +363,7 @@ async fn what_changes_during_the_health_call_counts() {
     assert_eq!(stage.get("/hospitals/").await.status, 200, "the probe's place was given back");
 }
 
-/// Tripwire: what the tests above see is the breaker's doing.
+/// Tripwire: without the breaker, the tests above would fail.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_a_breaker_everything_reaches_the_upstream() {
     let stage = Stage::new(&api("retry = { max_attempts = 1 }\nbreaker = { enabled = false }"), |_| Plan::status(500));

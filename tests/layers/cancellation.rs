@@ -1,4 +1,4 @@
-//! A caller may go at any await: whatever it held is free again, or its work is finished without it.
+//! A caller may leave at any await: its permits are returned, or its work is finished without it.
 
 use super::{Answer, Plan, Stage, api, get, millis, polled, secs};
 use crate::support::{World, create, read};
@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
 use triage::{config, emulator::Options};
 
-/// Polls a request, its body too, `polls` times, then drops it. Whether it came to its end.
+/// Polls a request and its body `polls` times, then drops it. Returns whether it was completed.
 async fn dropped_after(polls: usize, stage: &Arc<Stage>, path: &'static str) -> bool {
     let stage = Arc::clone(stage);
     let whole = async move { read(stage.host.call(get(path)).await).await };
     polled(polls, whole).await.is_some()
 }
 
-/// Probe lease, place and reservation at once: the breaker is half-open with one probe, there is one place, and the next
-/// moment is a second away.
+/// Holds a probe lease, a concurrency permit and a rate-limit reservation at once: the breaker is half-open with one probe, there is one
+/// permit, and the next reservation is a second away.
 #[tokio::test(start_paused = true)]
 async fn a_safe_request_gives_back_what_it_held_at_every_poll() {
     let defaults = r#"
@@ -107,7 +107,7 @@ async fn a_caller_that_leaves_the_line_frees_it() {
     assert!(polls >= 3, "{polls}");
 }
 
-/// A create waits for a place, a turn and a moment, is sent, and is recorded. Its caller hangs up at each half of a second.
+/// A create waits for a permit, a lock and a reservation, is sent and recorded. Its caller disconnects at each half second.
 #[tokio::test(start_paused = true)]
 async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
     let text = r#"
@@ -121,7 +121,7 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
     let settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
     let (mut given_up, mut finished) = (0, 0);
     for half in 0..30 {
-        // Beside the moments at which something happens.
+        // Avoid the times at which something happens.
         let after = millis(500 * half + 100);
         let world = Arc::new(World::new(&settings, Options::default()));
         let (first, twin) = (Arc::clone(&world), Arc::clone(&world));
@@ -132,7 +132,7 @@ async fn an_unsafe_request_is_given_up_before_the_send_and_finished_after_it() {
         let answered = twin.await.unwrap();
         sleep(secs(60)).await;
         let made = world.emulator.hospitals().iter().filter(|hospital| hospital.name == "Row").count();
-        // The first one wakes the upstream for 0.3 s; the moment comes 8 s later, the answer after 5 s more.
+        // The first call wakes the upstream and takes 0.3 s. The reservation is due 8 s later, and the response arrives 5 s after that.
         assert_eq!(made, usize::from(after > millis(8_300)), "hung up after {after:?}");
         assert_eq!(answered, after > millis(13_300), "hung up after {after:?}");
         if made == 0 {
@@ -160,7 +160,7 @@ async fn a_key_is_free_at_once_if_its_caller_left_before_the_send() {
         concurrency = 1
     "#;
     let settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
-    // One waits for a place, one for its twin's turn.
+    // One waits for a permit, the other for the lock of an equal request.
     for name in ["Other", "First"] {
         let world = Arc::new(World::new(&settings, Options::default()));
         let holder = Arc::clone(&world);

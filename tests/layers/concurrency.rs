@@ -1,4 +1,4 @@
-//! Places among the attempts under way, and the one caller that wakes a sleeping upstream for all.
+//! Concurrency permits, and the one request that wakes a sleeping upstream for all.
 
 use super::{Plan, Stage, api, secs};
 use crate::support::{World, create_in, settings};
@@ -56,7 +56,7 @@ fn asleep(meanwhile: Meanwhile) -> Options {
     Options { cold_start: Some(cold), ..Options::default() }
 }
 
-/// A create that a sleeping upstream held for 30 s would have lost its answer: it is woken by a call that may be lost.
+/// A create that a sleeping upstream delays for 30 s would lose its response, so a harmless call wakes the upstream first.
 #[tokio::test(start_paused = true)]
 async fn a_sleeping_upstream_is_woken_once_before_any_create_is_sent() {
     for meanwhile in [Meanwhile::Hold, Meanwhile::Answer(http::StatusCode::SERVICE_UNAVAILABLE)] {
@@ -93,7 +93,7 @@ async fn an_upstream_that_does_not_wake_gets_no_create() {
     assert_eq!(world.emulator.made(), 0);
 }
 
-/// Tripwire: what the first test sees is the limit's doing.
+/// Tripwire: without the limit, the first test would fail.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_places_all_are_under_way_at_once() {
     let stage = Stage::new(&api(""), |_| Plan::status(200).after(secs(1)));

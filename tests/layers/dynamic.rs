@@ -1,5 +1,4 @@
-//! Settings that follow traffic, with and without: the direction of each gain, in counts. `cargo run --release --example dynamic` has
-//! the figures.
+//! Adaptive settings, on and off: the direction of each gain, as counts. `cargo run --release --example dynamic` prints the figures.
 
 #[path = "../../host/examples/dynamic/scene.rs"]
 mod scene;
@@ -12,14 +11,14 @@ use triage::config;
 const ADAPTIVE: &str = "limits = []\nadaptive_rate = { enabled = true }";
 const WITHOUT: &str = "limits = []";
 
-/// What was delivered of 25 requests a second for five minutes, where 20 a second are taken, and the 429s on the way.
+/// The results of 25 requests a second for five minutes at an upstream that takes 20 a second, and the number of its 429s.
 async fn played(throttle: Throttle, policy: &str, keys: &str) -> (Tally, u64) {
     let upstream = Upstream::throttling(throttle, &[(0, 20.0)]);
     let tally = offer(&host(&upstream, policy, keys).unwrap(), 25, 300).await;
     (tally, upstream.seen().throttled)
 }
 
-/// Tripwire of the adaptive rate: switched off in silence it would fail.
+/// Tripwire: fails if the adaptive rate has no effect.
 #[tokio::test(start_paused = true)]
 async fn an_adaptive_rate_is_throttled_far_less_and_delivers_hardly_less() {
     for throttle in [Throttle::Window, Throttle::Bucket] {
@@ -32,7 +31,7 @@ async fn an_adaptive_rate_is_throttled_far_less_and_delivers_hardly_less() {
     }
 }
 
-/// Beside a limit that is right on most days.
+/// With an additional fixed limit that is too high today.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_too_high_today_delivers_more_with_an_adaptive_rate_below_it() {
     let limit = "limits = [{ requests = 20, period = \"1s\" }]";
@@ -92,7 +91,7 @@ async fn a_rate_that_was_learned_makes_callers_wait_their_turn_or_refuses_them_a
     assert_eq!(began.elapsed(), secs(0), "ten minutes later it is forgotten");
 }
 
-/// Whoever gives up in line leaves a place for the next one, and what was learned outlives a reload.
+/// A request that gives up while waiting leaves its reservation to the next one, and the learned rate survives a reload.
 #[tokio::test(start_paused = true)]
 async fn places_are_given_back() {
     let keys = "retry = { max_attempts = 1 }\ndeadline = \"60s\"\nadaptive_rate = { enabled = true, floor_per_minute = 6, rise_per_minute = 1 }";
@@ -102,7 +101,7 @@ async fn places_are_given_back() {
         Plan::status(if call == 1 { 429 } else { 200 })
     });
     stage.get("/").await;
-    // In between the settings are read again, and what was learned stays.
+    // The settings are reloaded in between, and the learned rate stays.
     let other = keys.replace("deadline = \"60s\"", "deadline = \"90s\"");
     stage.host.reload(&config::reload(&api(keys), &api(&other)).unwrap()).unwrap();
     stage.get("/").await;
@@ -116,7 +115,7 @@ async fn places_are_given_back() {
     assert!((secs(8)..=secs(9)).contains(&began.elapsed()), "{:?}: not behind the one that left", began.elapsed());
 }
 
-/// Tripwire of the baseline, and that it is off by default.
+/// Tripwire: fails if the baseline has no effect, or is on by default.
 #[tokio::test(start_paused = true)]
 async fn a_baseline_trips_at_a_tenth_where_a_thousandth_is_usual_and_the_fixed_limits_do_not() {
     let mut trips = Vec::new();
@@ -139,6 +138,6 @@ async fn a_baseline_spares_an_endpoint_whose_failures_are_usual() {
         let host = host(&upstream, "http-standard", &format!("retry.max_attempts = 1\n{keys}")).unwrap();
         trips.push(offer(&host, 5, 3600).await.trips);
     }
-    // Before it knows what is usual, the fixed limits hold.
+    // Until the baseline is known, only the fixed limits apply.
     assert!(trips[0] >= 10 && trips[1] * 4 <= trips[0], "{trips:?}");
 }

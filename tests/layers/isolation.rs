@@ -1,4 +1,4 @@
-//! Replays go to the tenant that made the request, and to nobody else.
+//! Replays go only to the tenant that sent the request.
 
 use super::{Plan, Stage};
 use bytes::Bytes;
@@ -45,7 +45,7 @@ async fn a_replay_goes_to_the_same_tenant_only() {
     }
 }
 
-/// Whether a key is in use, and for what, is nobody else's to know.
+/// Other tenants cannot find out whether a key is in use, or for which request.
 #[tokio::test(start_paused = true)]
 async fn neither_conflict_nor_mismatch_tells_of_another_tenants_key() {
     let stage = Stage::new(&settings("x-tenant"), |_| Plan::status(201).after(super::secs(1)));
@@ -84,7 +84,7 @@ async fn a_key_of_one_upstream_says_nothing_at_another() {
     }
 }
 
-/// Tripwire: without a tenant header all callers are one.
+/// Tripwire: without a tenant header, all callers are one tenant.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_tenants_the_key_alone_counts() {
     let stage = Stage::new(&settings("off"), |_| Plan::status(201));
@@ -92,7 +92,7 @@ async fn tripwire_without_tenants_the_key_alone_counts() {
     assert_eq!(stage.send(post("/", Some("b"), "k", "x")).await.header("triage-replay"), "true");
 }
 
-/// A key with other credentials is another key, and a session is not given to a later caller.
+/// A key with other credentials is another key, and a later caller does not get a session cookie.
 #[tokio::test(start_paused = true)]
 async fn credentials_keep_keys_apart_and_no_session_is_given_again() {
     let keyed = |name: &'static str, value: &'static str| {
@@ -119,7 +119,7 @@ async fn credentials_keep_keys_apart_and_no_session_is_given_again() {
     }
 }
 
-/// An orphan is its tenant's, as a key is.
+/// An orphan belongs to its tenant, like a key.
 #[tokio::test(start_paused = true)]
 async fn an_orphan_is_adopted_with_the_same_credentials_only() {
     let stage = Stage::new(&super::api(""), |_| Plan::asking(201, &[("set-cookie", "a=b")]).after(super::secs(2)));

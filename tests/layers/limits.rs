@@ -1,4 +1,4 @@
-//! Rate limits: several at once, waits within the deadline, refusals that keep their promise, pauses.
+//! Rate limits: several at once, waits within the deadline, accurate refusals, pauses.
 
 use super::{Plan, Stage, api, millis, secs};
 use bytes::Bytes;
@@ -28,7 +28,7 @@ async fn a_caller_waits_its_turn_if_its_deadline_allows() {
     }
 }
 
-/// A limit beyond the clock's resolution holds nobody up.
+/// A limit finer than the clock's resolution delays no request.
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
     let stage = Stage::new(&api("limits = [{ requests = 100000000, period = \"1s\" }]"), |_| Plan::status(200));
@@ -70,7 +70,7 @@ async fn all_limits_of_a_route_hold_in_every_window() {
     assert!(arrivals.len() > 40, "{} passed", arrivals.len());
     for (index, from) in arrivals.iter().enumerate() {
         for (count, to) in arrivals[index..].iter().enumerate().map(|(count, to)| (count as u128 + 1, to)) {
-            // Reserved moments are exact, timers are not: they wake up to a millisecond late.
+            // Reservations are exact, but timers fire up to a millisecond late.
             let width = (*to - *from + millis(2)).as_millis();
             for (requests, period, burst) in [(5, 1_000, 5), (20, 60_000, 10)] {
                 let most = burst + width * requests / period;
@@ -129,7 +129,7 @@ async fn a_pause_that_comes_while_a_request_waits_is_seen_before_it_is_sent() {
     assert!(at >= secs(16), "reserved for 2 s, told at 1 s to wait 15 s, sent at {at:?}");
 }
 
-/// Tripwire: without room for the answer in the deadline, all that is sent while the line is full would be answered too late.
+/// Tripwire: without a reserve in the deadline for the response, all requests of a full queue would be answered too late.
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_has_time_left_for_its_answer() {
     let keys = "deadline = \"5s\"\nattempt_timeout = \"2s\"\nlimits = [{ requests = 5, period = \"1s\" }]";
@@ -147,7 +147,7 @@ async fn whoever_waits_has_time_left_for_its_answer() {
     assert!(statuses[&200] >= 150, "{statuses:?}");
 }
 
-/// A caller that is slow to send its own body says nothing of what an answer to others takes.
+/// A caller's slow upload must not count as the upstream's response time.
 #[tokio::test(start_paused = true)]
 async fn a_slow_upload_leaves_others_their_time_to_wait() {
     for (body, status) in [(2 << 20, 200), (1, 429)] {
@@ -156,12 +156,12 @@ async fn a_slow_upload_leaves_others_their_time_to_wait() {
         let upload = Request::post("/").body(Bytes::from(vec![b'x'; body])).unwrap();
         assert_eq!(stage.send(upload).await.status, 200);
         stage.then(|_| Plan::status(200));
-        // 13 s of 16: that leaves time for an answer, if it does not take 7.
+        // After 13 s of 16 s there is time for a response, unless it is expected to take 7 s.
         assert_eq!(stage.get("/").await.status, status, "after {body} bytes");
     }
 }
 
-/// Tripwire: what the tests above see is the limit's doing.
+/// Tripwire: without limits, the tests above would fail.
 #[tokio::test(start_paused = true)]
 async fn tripwire_without_limits_everything_passes_at_once() {
     let stage = Stage::new(&api("limits = []"), |_| Plan::status(200));

@@ -1,4 +1,4 @@
-//! A write without a key whose caller has gone: the next equal request takes it over.
+//! A write without a key whose caller has left: the next equal request adopts it.
 
 use super::{Answer, Plan, Stage, api, millis, polled, secs};
 use crate::support::{Answered, read};
@@ -17,7 +17,7 @@ fn once() -> triage::config::settings::Settings {
     api("retry = { max_attempts = 1 }\ndeadline = \"60s\"\nattempt_timeout = \"30s\"")
 }
 
-/// Sends, and hangs up `after` that long. Whether it was answered before.
+/// Sends a request and disconnects after this time. Returns whether it got its response before.
 async fn left_after(stage: &Arc<Stage>, request: Request<Bytes>, after: Duration) -> bool {
     timeout(after, stage.send(request)).await.is_ok()
 }
@@ -26,7 +26,7 @@ fn is_adopted(answer: &Answered) -> bool {
     answer.header("triage-adopted") == "true"
 }
 
-/// The tripwire: it fails if nothing is adopted, if something is adopted twice, or if an answered write is.
+/// The main check: fails if nothing is adopted, if something is adopted twice, or if an answered write is adopted.
 #[tokio::test(start_paused = true)]
 async fn the_next_equal_request_gets_the_answer_that_no_caller_got_once() {
     let stage = Stage::new(&once(), |_| Plan::status(201).after(secs(2)));
@@ -61,7 +61,7 @@ async fn equal_requests_whose_callers_wait_are_never_merged() {
     assert_eq!(stage.arrived(), 5);
 }
 
-/// Of ten equal requests three callers leave: three later ones are given what those did, and not one more.
+/// Of ten equal requests three callers leave. Exactly three later ones adopt their results.
 #[tokio::test(start_paused = true)]
 async fn each_orphan_is_adopted_by_one_request() {
     let stage = Stage::new(&once(), |_| Plan::status(201).after(secs(2)));
@@ -94,8 +94,8 @@ fn with(name: &'static str, value: &'static str) -> Request<Bytes> {
     request
 }
 
-/// Empty and constant bodies are common: credentials, an operation's name, a condition or a key of the upstream's own tell equal ones
-/// apart, whatever names the tenant.
+/// Empty and constant bodies are common. Credentials, an operation's name, a condition or an upstream key distinguish equal ones, under any
+/// tenant.
 #[tokio::test(start_paused = true)]
 async fn a_header_that_tells_requests_apart_keeps_an_orphan_from_others() {
     let names = [
@@ -137,7 +137,7 @@ async fn a_header_that_tells_requests_apart_keeps_an_orphan_from_others() {
     }
 }
 
-/// The same with the defaults and where all callers are one tenant: an equal body is no proof of who asks.
+/// The same with default settings, and if all callers are one tenant: an equal body does not prove that the caller is the same.
 #[tokio::test(start_paused = true)]
 async fn credentials_count_without_a_tenant_header_too() {
     for keys in ["", "idempotency = { tenant_header = \"off\" }"] {
@@ -151,7 +151,7 @@ async fn credentials_count_without_a_tenant_header_too() {
     }
 }
 
-/// Clients, tracing and proxies change these from one repetition to the next.
+/// Clients, tracing and proxies change these headers with each repetition.
 #[tokio::test(start_paused = true)]
 async fn a_header_of_one_message_does_not_tell_requests_apart() {
     for name in ["accept", "date", "traceparent", "user-agent", "x-correlation-id", "x-forwarded-for", "x-request-id"] {
@@ -163,7 +163,7 @@ async fn a_header_of_one_message_does_not_tell_requests_apart() {
     }
 }
 
-/// The answer's head goes out as it comes; what the caller does not read of the body is read for the next one.
+/// The response streams to its caller. If the caller leaves, the host reads the rest of the body for the next request.
 #[tokio::test(start_paused = true)]
 async fn an_answer_streams_and_its_rest_is_read_for_an_orphan() {
     let stage = Stage::new(&once(), |_| Plan::of(Answer::Late(secs(8))));
@@ -192,7 +192,7 @@ async fn an_answer_that_breaks_off_was_not_received() {
     assert!(is_adopted(&adopted));
 }
 
-/// What came of it is unknown, and the policy cannot find out: it is not sent again.
+/// The effect is unknown, and the policy cannot verify it: the write is not sent again.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_orphan_is_reconciled() {
     let stage = Stage::new(&once(), |_| Plan::of(Answer::Lost).after(secs(2)));
@@ -205,14 +205,14 @@ async fn an_unknown_orphan_is_reconciled() {
         "{unknown:?}"
     );
     assert!(is_adopted(&unknown));
-    // Its caller was told, so the next one is a request of its own.
+    // The caller got that result, so the next request is a new one.
     stage.then(|_| Plan::status(201));
     let next = stage.send(post("row")).await;
     assert_eq!((next.status, is_adopted(&next), stage.arrived()), (201, false, 2), "{next:?}");
 }
 
-/// Its caller was told in time that the effect is unknown, and may look: its next request is another one. Where it was not told,
-/// the next equal request takes the write over.
+/// A caller that got "effect unknown" may check for itself, so its next request is a new one. If it did not get that response, the next
+/// equal request adopts the write.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_was_answered_early_is_given_to_another_request_only_if_its_caller_was_not_told() {
     for (answer, expected) in [(Answer::Status(201, &[]), 201), (Answer::Lost, 504)] {
@@ -264,7 +264,7 @@ async fn an_orphan_under_way_for_too_long_is_left_to_the_next() {
     assert_eq!((adopted.status, is_adopted(&adopted), stage.arrived()), (201, true, 1), "{adopted:?}");
 }
 
-/// Who adopts may leave too.
+/// A request that adopts may lose its caller too.
 #[tokio::test(start_paused = true)]
 async fn an_adopted_answer_that_is_not_received_is_adopted_again() {
     let stage = Stage::new(&once(), |_| Plan::status(201).after(secs(10)));
@@ -307,7 +307,7 @@ async fn beyond_the_most_that_are_kept_a_write_is_sent_all_the_same() {
     }
 }
 
-/// A caller that gives up comes back before its leaving was noticed: the new request waits for that, and looks again.
+/// A caller returns before the host notices that it left. The new request waits for that notice and checks again.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_comes_back_before_its_leaving_is_noticed_adopts() {
     let stage = Stage::new(&once(), |_| Plan::status(201).after(secs(2)));
@@ -322,7 +322,7 @@ async fn a_caller_that_comes_back_before_its_leaving_is_noticed_adopts() {
     assert_eq!((answer.status, is_adopted(&answer), stage.arrived()), (201, true, 1), "{answer:?}");
 }
 
-/// The same where the leaving is noticed late: while the new request waits for its moment.
+/// The same, but the host notices late: while the new request waits for its reservation.
 #[tokio::test(start_paused = true)]
 async fn an_orphan_is_found_right_before_the_first_byte() {
     let settings = api(
@@ -338,7 +338,7 @@ async fn an_orphan_is_found_right_before_the_first_byte() {
     assert_eq!((answer.status, is_adopted(&answer), stage.arrived()), (201, true, 1), "{answer:?}");
 }
 
-/// Whenever its caller hangs up, a request and its repetition have one effect together.
+/// Whenever the caller disconnects, a request and its repetition have one effect together.
 #[tokio::test(start_paused = true)]
 async fn at_every_millisecond_and_poll_a_request_and_its_repetition_have_one_effect() {
     let defaults = "retry = { max_attempts = 1 }\ndeadline = \"60s\"\nattempt_timeout = \"30s\"\nconcurrency = 1\n\
@@ -346,7 +346,7 @@ async fn at_every_millisecond_and_poll_a_request_and_its_repetition_have_one_eff
     let (mut unsent, mut sent) = (0, 0);
     for polls in 1.. {
         let stage = Stage::new(&api(defaults), |_| Plan::of(Answer::Late(millis(7))).after(millis(5)));
-        // It waits for the moment after this one.
+        // This request takes the current permit, so the next one must wait.
         assert_eq!(stage.get("/").await.status, 200);
         let host = stage.host.clone();
         let whole = async move { read(host.call(post("row")).await).await };

@@ -1,4 +1,4 @@
-//! An upstream that has more to do than it bears: who is served, who is told to come back, and who is never held up.
+//! An overloaded upstream: which requests are served, which are refused with a wait, and which are never delayed.
 
 use super::{Plan, Stage, api, millis, secs};
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 use triage::upstream::Outbound;
 
-/// Works on so many at once for so long, first come, first served; whoever gave up is worked on too.
+/// Handles `slots` requests at once, each for this time, first come, first served, including those whose callers have left.
 fn queue(slots: usize, service: Duration) -> impl FnMut(&Outbound) -> Plan + Send + 'static {
     let mut free: BinaryHeap<Reverse<Instant>> = (0..slots).map(|_| Reverse(Instant::now())).collect();
     move |_| {
@@ -18,7 +18,7 @@ fn queue(slots: usize, service: Duration) -> impl FnMut(&Outbound) -> Plan + Sen
     }
 }
 
-/// What became of requests of one kind.
+/// The results of one kind of request.
 #[derive(Debug, Default, Clone, Copy)]
 struct Fate {
     served: u64,
@@ -26,7 +26,7 @@ struct Fate {
     otherwise: u64,
 }
 
-/// Offers so many requests a second: a write, a read and a read that may wait, in turn.
+/// Offers requests at this rate, alternating a write, a read and a low-priority read.
 async fn offer(stage: &Arc<Stage>, per_second: u64, seconds: u64) -> [Fate; 3] {
     let began = Instant::now();
     let mut all = Vec::new();
@@ -65,7 +65,7 @@ const LIVELY: &str = "breaker = { enabled = false }\nretry = { max_attempts = 1 
 
 #[tokio::test(start_paused = true)]
 async fn at_five_times_the_capacity_who_matters_most_is_served_and_goodput_stays() {
-    // 100 a second.
+    // The capacity is 100 a second.
     let stage = Stage::new(&api(LIVELY), queue(10, millis(100)));
     let calm = offer(&stage, 80, 10).await;
     assert_eq!(sum(&calm, |fate| fate.refused + fate.otherwise), 0, "{calm:?}");
@@ -79,7 +79,7 @@ async fn at_five_times_the_capacity_who_matters_most_is_served_and_goodput_stays
     assert_eq!(sum(&after, |fate| fate.refused + fate.otherwise), 0, "{after:?}");
 }
 
-/// Tripwire: it is this layer that does it.
+/// Tripwire: without overload shedding, the test above would fail.
 #[tokio::test(start_paused = true)]
 async fn tripwire_switched_off_nobody_is_refused_and_everybody_is_late() {
     let mut settings = api(LIVELY);
@@ -91,7 +91,7 @@ async fn tripwire_switched_off_nobody_is_refused_and_everybody_is_late() {
     assert!(sum(&over, |fate| fate.served) < 30 * 100 / 2, "{over:?}");
 }
 
-/// Fills every place there ever is with requests that are answered at the end.
+/// Fills the maximum of concurrency permits with requests that end late.
 async fn filled(stage: &Arc<Stage>, most: usize) {
     stage.then(|_| Plan::status(200).after(secs(600)));
     let before = stage.arrived();

@@ -1,4 +1,4 @@
-//! Retries: the ceilings hold, and a storm cannot multiply itself.
+//! Retries: their limits hold, and retries cannot multiply a failure.
 
 use super::{Answer, Plan, Stage, api, millis, secs};
 use bytes::Bytes;
@@ -73,7 +73,7 @@ async fn an_attempt_ends_at_its_timeout() {
     assert_eq!(stage.upstream.seen.lock().under_way, 0, "abandoned attempts are dropped");
 }
 
-/// 20 % of the traffic and the floor, however bad it gets.
+/// At most 20 % of the traffic plus the floor, however many requests fail.
 #[tokio::test(start_paused = true)]
 async fn the_budget_caps_a_storm() {
     let storm = |budget: &'static str| async move {
@@ -87,7 +87,7 @@ async fn the_budget_caps_a_storm() {
         stage.arrived() - 1_000
     };
     let capped = storm("budget = { percent = 20, floor_per_second = 3, capacity = 100 }").await;
-    // 10 s of traffic and at most 4 s of waits after it: 200 of the traffic, 3 a second, 3 at the start.
+    // 10 s of traffic and at most 4 s of waits after it: 200 for the traffic, 3 per second, and 3 at the start.
     assert!((200..=200 + 3 * 15 + 3).contains(&capped), "{capped} retries of 1000 requests");
     let free = storm("budget = { percent = 100, floor_per_second = 1000000, capacity = 1000000 }").await;
     assert_eq!(free, 4_000, "tripwire: without a budget each of them is sent five times");
@@ -124,7 +124,7 @@ async fn an_unsafe_request_goes_out_again_only_if_nothing_was_sent() {
     }
 }
 
-/// Tripwire: a retry is what turns this 503 into a 200.
+/// Tripwire: only a retry turns this 503 into a 200.
 #[tokio::test(start_paused = true)]
 async fn tripwire_a_retry_heals_and_without_one_the_failure_shows() {
     for (most, status) in [(1, 503), (2, 200)] {
@@ -137,7 +137,7 @@ async fn tripwire_a_retry_heals_and_without_one_the_failure_shows() {
     }
 }
 
-/// The last attempt never left the host, but the one before it may have arrived.
+/// The last attempt was never sent, but the one before it may have arrived.
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_attempt_may_have_done_is_said() {
     let mut call = 0;
@@ -150,7 +150,7 @@ async fn what_an_earlier_attempt_may_have_done_is_said() {
     assert_eq!(lost.header("triage-sent"), "maybe", "{lost:?}");
 }
 
-/// A key's request reaches the upstream once, whatever 5xx it answers: gateways and CDNs make up their own.
+/// A keyed request reaches the upstream once for every 5xx, because gateways and CDNs use their own statuses.
 #[tokio::test(start_paused = true)]
 async fn a_keyed_write_that_is_answered_any_5xx_reaches_the_upstream_once() {
     let refusals = [501, 505, 511];
@@ -181,7 +181,7 @@ async fn an_odd_5xx_is_retried_for_what_is_safe_or_idempotent() {
     }
 }
 
-/// The caller follows a redirect under the same key: the key must be free for the other place, and for a second try here.
+/// The caller follows a redirect with the same key, so the key must be free for the new target, and for a second try here.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_is_to_be_sent_elsewhere_frees_its_key() {
     for status in [307, 308] {

@@ -1,4 +1,4 @@
-//! In a real Chromium, where there is one.
+//! The page in a real Chromium, if installed.
 
 use super::{Front, Reply, Scripted, TOKENS, guarded, ok, status};
 use crate::support::{
@@ -14,12 +14,12 @@ use std::{
     },
 };
 
-/// Keys as `WebDriver` names them.
+/// Key codes of `WebDriver`.
 const ENTER: char = '\u{e007}';
 const TAB: char = '\u{e004}';
 const ESCAPE: char = '\u{e00c}';
 
-/// An upstream that answers 503 while it is told to.
+/// An upstream that responds 503 while `down` is set.
 async fn upstream(down: &Arc<AtomicBool>) -> Scripted {
     let down = Arc::clone(down);
     Scripted::start(move |_| -> Reply {
@@ -57,7 +57,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
         assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     }
     browser.until(&format!("{CARD}?.dataset.state === 'closed'")).await;
-    // A fault: the page tells of it by itself.
+    // The page shows a failure without a reload.
     down.store(true, Ordering::Relaxed);
     for _ in 0..8 {
         front.ask("GET", "/a", "").await;
@@ -67,7 +67,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     assert_eq!(summary, "Breaker api/any is open: 6 failures in a row.");
     assert!(browser.text("#breakers .card").await.contains("✕ open"));
     assert!(browser.text("#events").await.contains("breaker opened"));
-    // Its cause: a request that did not go smoothly, step by step.
+    // It also shows the cause: a failed request with its timeline.
     browser.until("document.querySelectorAll('#rough details').length > 0").await;
     browser.click("#rough details:last-of-type summary").await;
     browser.until("document.querySelector('#rough details[open] [data-part=steps]').childElementCount > 0").await;
@@ -79,7 +79,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
         assert_eq!(wide, 0, "the page is wider than {width} px");
         browser.picture(&format!("tripped-{width}-{}", if dark { "dark" } else { "light" })).await;
     }
-    // Force it closed, by keyboard alone. The first press asks, and nothing is done by it.
+    // Force it closed with the keyboard. The first key press only opens the confirmation.
     browser.script(&format!("{CARD}.querySelector('[data-part=close]').focus()")).await;
     browser.press(ENTER).await;
     browser.until("document.getElementById('confirm').open").await;
@@ -97,7 +97,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     browser.until(&format!("{CARD}.innerText.includes('✓ closed, by an operator')")).await;
     let breakers = front.look("/api/v1/breakers").await;
     assert_eq!((&breakers[0]["forced"], &breakers[0]["state"]), (&json!(true), &json!("closed")), "{breakers}");
-    // And a policy that is dropped in.
+    // The page shows a new policy from the folder too.
     fs::copy(prebuilt("hospital-directory"), folder.path().join("new.tmp")).unwrap();
     fs::rename(folder.path().join("new.tmp"), folder.path().join("http-standard.wasm")).unwrap();
     browser.until("document.getElementById('upstreams').innerText.includes('generation 2')").await;
@@ -139,7 +139,7 @@ async fn people_sign_in_and_readers_cannot_act() {
     assert!(browser.text("#summary").await.contains("is open, by an operator"));
 }
 
-/// What a screen reader goes by: landmarks, one first heading, names for all that can be operated, and quiet where much moves.
+/// Accessibility: landmarks, one top-level heading, names for all controls, and no announcements for values that change often.
 #[tokio::test]
 async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
     if !installed() {
@@ -162,7 +162,7 @@ async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
     }
     let unnamed = "[...document.querySelectorAll('section')].filter((node) => !document.getElementById(node.getAttribute('aria-labelledby'))).length";
     assert_eq!(browser.value(unnamed).await, 0);
-    // While seconds pass, nothing that is spoken by itself changes.
+    // Elements that are announced automatically do not change while only time passes.
     browser
         .script(
             "window.spoken = 0; new MutationObserver((all) => spoken += all.length).observe(document.getElementById('summary'), \

@@ -1,5 +1,5 @@
-//! Abuse from outside, against the real binary in a control group of 512 MB where one can be made: it lives, and another caller is
-//! served. `TRIAGE_SOAK_SECONDS` says how long each load lasts; by itself ten minutes.
+//! Abusive load against the real executable, in a control group of 512 MB if possible: the host survives, and other callers are served.
+//! `TRIAGE_SOAK_SECONDS` sets the duration of each load; the default is ten minutes.
 
 use super::child::{Triage, triage};
 use bytes::Bytes;
@@ -28,14 +28,14 @@ fn lasts() -> Duration {
     Duration::from_secs(seconds.unwrap_or(600))
 }
 
-/// A control group of 512 MB. It goes with this.
+/// A control group of 512 MB, removed on drop.
 struct Group {
     dir: PathBuf,
     is_v1: bool,
 }
 
 impl Group {
-    /// None where control groups cannot be made.
+    /// None if control groups are not available.
     fn new(name: &str) -> Option<Self> {
         let name = format!("triage-soak-{name}-{}", std::process::id());
         let v1 = PathBuf::from("/sys/fs/cgroup/memory");
@@ -48,7 +48,7 @@ impl Group {
         Some(group)
     }
 
-    /// What is used now, without the page cache: that fills a group up to its limit, and the kernel takes it back before it kills.
+    /// The memory used without the page cache, which fills a group up to its limit and is reclaimed before the kernel kills a process.
     fn used(&self) -> u64 {
         let (file, reclaimable) = if self.is_v1 {
             ("memory.usage_in_bytes", ["total_inactive_file ", "total_active_file "])
@@ -65,7 +65,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Once its last process has gone.
+        // The group can be removed after its last process has ended.
         for _ in 0..100 {
             if fs::remove_dir(&self.dir).is_ok() {
                 return;
@@ -80,7 +80,7 @@ struct Stage {
     host: Triage,
     address: SocketAddr,
     group: Option<Group>,
-    /// The most that was used at a look.
+    /// The highest memory usage of all samples.
     peak_bytes: u64,
     _folder: tempfile::TempDir,
 }
@@ -91,8 +91,8 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("triage.toml");
         let group = Group::new(name);
-        // What is measured is the host's own bounds: a breaker or an overloaded upstream would refuse for other reasons.
-        // Without a group the same limit is the operator's.
+        // Breaker and overload shedding are off, so that only the host's own limits refuse requests. Without a control group, the
+        // configuration sets the same memory limit.
         let limit = if group.is_some() { "" } else { "memory_limit = \"460MiB\"\n" };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 2\n{limit}{server}[admin]\nlisten = \"off\"\n[policies]\ncache = false\n\
@@ -101,14 +101,14 @@ impl Stage {
         );
         fs::write(&file, text).unwrap();
         let own = triage(&[]);
-        // Another build, to compare.
+        // Another build, for comparison.
         let binary = std::env::var_os("TRIAGE_SOAK_BINARY").unwrap_or_else(|| own.get_program().to_owned());
         let mut command = Command::new("sh");
         let enter = match &group {
             Some(group) => format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.dir.display()),
             None => "exec \"$@\"".to_owned(),
         };
-        // Its own variables are no configuration.
+        // These variables must not reach the host, which would reject them as configuration.
         command.env_remove("TRIAGE_SOAK_BINARY").env_remove("TRIAGE_SOAK_SECONDS").env_remove("TRIAGE_SOAK");
         command.args(["-c", &enter, "sh"]).arg(binary).args(["serve", "--config"]).arg(&file);
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
@@ -118,7 +118,7 @@ impl Stage {
         Self { host, address, group, peak_bytes: 0, _folder: folder }
     }
 
-    /// Runs a load from `127.0.0.2`, asks meanwhile from `127.0.0.9`, and tells how many of those were served and refused.
+    /// Runs a load from `127.0.0.2`, sends requests from `127.0.0.9` meanwhile, and counts how many of those were served and refused.
     async fn under(&mut self, load: impl Fn(SocketAddr) -> JoinSet<()>) -> (u64, u64) {
         let mut load = load(self.address);
         let (mut served, mut refused) = (0, 0);
@@ -141,7 +141,7 @@ impl Stage {
         (served, refused)
     }
 
-    /// It lives, and serves once the load has gone.
+    /// Checks that the host survived, and serves again after the load.
     async fn survived(self, what: &str, (served, refused): (u64, u64)) {
         for _ in 0..200 {
             let answer = ask(self.address, "GET /after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
@@ -159,7 +159,7 @@ impl Stage {
     }
 }
 
-/// Answers everything at once; `/slow` never.
+/// An upstream that responds at once, but never to `/slow`.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -215,7 +215,7 @@ async fn ask(to: SocketAddr, request: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// So many callers, each of which does the same over and over.
+/// Starts this number of callers, each of which repeats the same action.
 fn crowd<F: Future<Output = std::io::Result<()>> + Send + 'static>(
     callers: usize,
     act: impl Fn() -> F + Send + Clone + 'static,
@@ -234,7 +234,7 @@ fn crowd<F: Future<Output = std::io::Result<()>> + Send + 'static>(
     all
 }
 
-/// H2: keyed writes without end. Reads are served throughout, and new keys are refused at last.
+/// H2: endless keyed writes. Reads are always served, and new keys are refused in the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "ten minutes"]
 async fn keyed_writes_without_end() {
@@ -273,7 +273,7 @@ async fn keyed_writes_without_end() {
     stage.survived("keyed writes", told).await;
 }
 
-/// H4: heads of 62 kB that never end, and uploads of a mebibyte that stop before their last byte.
+/// H4: endless heads of 62 kB, and uploads of 1 MiB that stop before their last byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "ten minutes"]
 async fn heads_and_uploads_without_end() {
@@ -307,8 +307,8 @@ async fn heads_and_uploads_without_end() {
     stage.survived("heads and uploads", told).await;
 }
 
-/// H3: all the connections that one peer may have, with answers that are not read, and others that only stay. H6: writes that are left
-/// at once, over HTTP/2 and HTTP/1.1. No other caller is refused.
+/// H3: one peer uses all its connections, some with unread responses, others idle. H6: writes that are abandoned at once, over HTTP/2 and
+/// HTTP/1.1. No other caller is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "ten minutes"]
 async fn callers_that_do_not_read_and_writes_that_are_left() {

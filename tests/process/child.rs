@@ -1,4 +1,4 @@
-//! A run of the real binary. Tests wait for its lines, never for a time.
+//! Runs the real executable. Tests wait for its output, never for a fixed time.
 
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
@@ -10,28 +10,28 @@ use std::{
     time::Duration,
 };
 
-/// A guard against hanging for ever, far above what anything here takes.
+/// A timeout against hanging tests, much longer than any test takes.
 const HUNG: Duration = Duration::from_secs(400);
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ended {
     /// The exit code; none after a signal.
     pub code: Option<i32>,
-    /// Standard output that nobody waited for.
+    /// The rest of standard output.
     pub out: String,
-    /// Standard error that nobody waited for.
+    /// The rest of standard error.
     pub err: String,
 }
 
-/// A process that runs; killed when dropped.
+/// A running process, killed on drop.
 pub struct Triage {
     child: Child,
     out: Receiver<String>,
     err: Receiver<String>,
 }
 
-/// The binary with an environment of its own, so that this machine's variables configure nothing.
+/// The executable with a clean environment, so that this machine's variables have no effect.
 pub fn triage(arguments: &[&str]) -> Command {
     let mut command = of(Path::new(env!("CARGO_BIN_EXE_triage")));
     command.args(arguments);
@@ -49,14 +49,14 @@ fn of(program: &Path) -> Command {
     command
 }
 
-/// `serve` by another copy of the binary, on ports that the system chooses.
+/// `serve` with another copy of the executable, on free ports.
 pub fn serving(program: &Path, arguments: &[&str]) -> Command {
     let mut command = of(program);
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
     command
 }
 
-/// Runs to the end.
+/// Runs a command to its end.
 pub fn run(arguments: &[&str]) -> Ended {
     Triage::start(&mut triage(arguments)).ended()
 }
@@ -68,12 +68,12 @@ impl Triage {
         Self { child, out, err }
     }
 
-    /// `triage serve` on a port that the system chooses, and its address.
+    /// Starts `triage serve` on a free port. Returns the process and its address.
     pub fn serve(arguments: &[&str]) -> (Self, SocketAddr) {
         Self::serve_with(arguments, &[])
     }
 
-    /// The same with variables of its environment.
+    /// The same with environment variables.
     pub fn serve_with(arguments: &[&str], environment: &[(&str, &str)]) -> (Self, SocketAddr) {
         let all: Vec<&str> =
             ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"].iter().chain(arguments).copied().collect();
@@ -83,28 +83,28 @@ impl Triage {
         (host, address)
     }
 
-    /// Waits for a line on standard output that holds `text`.
+    /// Waits for a line of standard output that contains `text`.
     pub fn says(&mut self, text: &str) -> String {
         wait(&self.out, text)
     }
 
-    /// Waits for a line on standard error that holds `text`.
+    /// Waits for a line of standard error that contains `text`.
     pub fn logs(&mut self, text: &str) -> String {
         wait(&self.err, text)
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// A signal by its name.
+    /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         assert_eq!(self.child.wait().unwrap().code(), None, "it had ended before it was killed");
@@ -147,7 +147,7 @@ fn wait(lines: &Receiver<String>, text: &str) -> String {
     }
 }
 
-/// All lines until the process closes its end.
+/// All lines until the process closes the pipe.
 fn rest(lines: &Receiver<String>) -> String {
     let mut all = String::new();
     loop {
@@ -159,7 +159,7 @@ fn rest(lines: &Receiver<String>) -> String {
     }
 }
 
-/// Sends a GET and reads the whole answer.
+/// Sends a GET and reads the whole response.
 pub fn get(address: SocketAddr, path: &str) -> String {
     answer(&mut ask(address, path))
 }
@@ -172,7 +172,7 @@ pub fn ask(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// The whole answer.
+/// Reads the whole response.
 pub fn answer(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();

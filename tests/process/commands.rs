@@ -1,9 +1,9 @@
-//! The other commands.
+//! Other commands than `serve`.
 
 use super::child::{Triage, run, triage};
 use std::path::Path;
 
-/// One line of `config show` for this key.
+/// The line of `config show` for this key.
 fn shown(ended: &super::child::Ended, key: &str) -> String {
     let line = ended.out.lines().find(|line| line.starts_with(&format!("{key} =")));
     let line = line.unwrap_or_else(|| panic!("{key} is not shown: {ended:?}"));
@@ -57,7 +57,7 @@ fn the_demo_ends_with_its_sums() {
 
 #[test]
 fn policy_build_without_a_toolchain_says_what_to_install() {
-    // With a system-wide linker for WebAssembly, Debian's compiler needs no PATH.
+    // Debian's compiler finds a system-wide WebAssembly linker even without PATH.
     if ["/usr/bin/wasm-ld", "/usr/bin/rust-lld"].iter().any(|linker| Path::new(linker).exists()) {
         return;
     }
@@ -94,7 +94,7 @@ fn a_fault_that_is_none_is_refused() {
     assert!(ended.err.contains("\"explode\" is no fault"), "{ended:?}");
 }
 
-/// The commands of the book's page on policies, as printed, and the answer that they change.
+/// Runs the commands of the book's page on policies, and checks the response that they change.
 #[test]
 fn a_new_policy_is_built_tested_and_served() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Components are compiled in a process of their own, which ends where they take too much.
+//! Components are compiled in a separate process with limits.
 
 use super::child::{Triage, serving};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
@@ -36,7 +36,7 @@ fn a_compilation_ends_at_its_limits() {
     let component = prebuilt::embedded("hospital-directory").unwrap();
     let slow = load(Compiler { time: Duration::from_millis(1), ..compiler() }, component).unwrap_err();
     assert!(matches!(slow, LoadError::Compile(CompileError::TooSlow(_))), "{slow}");
-    // Less than a process has that does nothing.
+    // A limit below what a process needs at its start.
     let large = load(Compiler { memory_bytes: 1 << 20, ..compiler() }, component).unwrap_err();
     assert!(matches!(large, LoadError::Compile(CompileError::TooMuchMemory(_))), "{large}");
     let none = load(Compiler { program: "/nowhere/triage".into(), ..compiler() }, component).unwrap_err();
@@ -45,8 +45,8 @@ fn a_compilation_ends_at_its_limits() {
     assert!(matches!(other, LoadError::Compile(CompileError::Died(_))), "{other}");
 }
 
-/// An upgrade puts another program in the file that this one was started from. A policy that comes before the restart is compiled
-/// by the running program all the same, and not by what is there now.
+/// An upgrade replaces the executable's file. A policy that arrives before the restart is still compiled by the running program, and not by
+/// the new file.
 #[test]
 fn a_host_whose_file_was_replaced_compiles_with_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn a_host_whose_file_was_replaced_compiles_with_itself() {
     fs::write(&upgrade, format!("#!/bin/sh\ntouch {called:?}\nexit 1\n")).unwrap();
     fs::set_permissions(&upgrade, fs::Permissions::from_mode(0o700)).unwrap();
     fs::rename(&upgrade, &program).unwrap();
-    // A custom section more makes another component of it.
+    // An additional custom section gives the component a new digest.
     let mut component = prebuilt::embedded("http-standard").unwrap().to_vec();
     component.extend_from_slice(&[0, 2, 1, b'x']);
     let dropped = policies.join("dropped.wasm");

@@ -1,4 +1,4 @@
-//! A host without file descriptors: its own failure, which opens no breaker.
+//! A host without free file descriptors: its own failure, which opens no breaker.
 
 use super::child::{Triage, triage};
 use std::{
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// An upstream that closes each connection after its answer: every request needs a new one.
+/// An upstream that closes each connection after its response, so that every request needs a new one.
 fn closing() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -22,7 +22,7 @@ fn closing() -> String {
     url
 }
 
-/// One request on a connection that stays.
+/// Sends a request on a persistent connection.
 fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
@@ -62,7 +62,7 @@ fn a_lack_of_descriptors_opens_no_breaker() {
     assert!(ask(&mut own).starts_with("HTTP/1.1 200"));
     let idle: Vec<_> = (0..64).map(|_| connect(address)).collect();
     host.logs("a connection could not be accepted");
-    // More failures than open a breaker.
+    // More failures than a breaker's threshold.
     for _ in 0..12 {
         let answer = ask(&mut own);
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("file descriptors are scarce"), "{answer}");

@@ -1,4 +1,4 @@
-//! Real hosts, each a process, around one server and one upstream: they open together, probe one at a time, and keep their limits.
+//! Real host processes around one server and one upstream: their breakers open together, probe one at a time, and their limits hold.
 
 use crate::{process::child::Triage, support::redis_server::RedisServer};
 use std::{
@@ -17,10 +17,10 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// When an upstream was asked, and the number in the path.
+/// The times of requests at the upstream, with the numbers in their paths.
 type Asked = Mutex<Vec<(Instant, u64)>>;
 
-/// An upstream that answers with one status and notes when it was asked.
+/// An upstream that responds with one status and records requests.
 struct Upstream {
     address: SocketAddr,
     status: Arc<AtomicU16>,
@@ -61,7 +61,7 @@ fn answer(mut stream: TcpStream, status: &AtomicU16, asked: &Asked) {
         if line.is_empty() {
             asked.lock().unwrap().push((Instant::now(), number));
             let status = status.load(SeqCst);
-            // None: it is silent.
+            // Status 0 stands for no response.
             if status == 0 {
                 continue;
             }
@@ -73,7 +73,7 @@ fn answer(mut stream: TcpStream, status: &AtomicU16, asked: &Asked) {
     }
 }
 
-/// A caller's connection that stays.
+/// A persistent connection of a caller.
 struct Caller {
     stream: BufReader<TcpStream>,
     address: SocketAddr,
@@ -87,7 +87,7 @@ impl Caller {
         Self { stream: BufReader::new(stream), address }
     }
 
-    /// The status of one GET, and what came with it.
+    /// The status and the header fields of one GET.
     fn get(&mut self, number: u64) -> (u16, String) {
         let request = format!("GET /{number} HTTP/1.1\r\nhost: a.example\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
@@ -112,7 +112,7 @@ impl Caller {
     }
 }
 
-/// Hosts that name one server.
+/// Hosts that share one server.
 struct Fleet {
     server: RedisServer,
     upstream: Upstream,
@@ -143,13 +143,13 @@ impl Fleet {
         fleet
     }
 
-    /// Waits until each host has said that it lives.
+    /// Waits until each host has registered.
     fn live(&self) {
         let key = "triage:{api/any}:instances";
         for _ in 0..3000 {
             let live: usize = self.server.ask(&["ZCARD", key]);
             if live == self.hosts.len() {
-                // And until each has heard of the others.
+                // Also wait until each host has learned of the others.
                 return thread::sleep(Duration::from_millis(1200));
             }
             thread::sleep(Duration::from_millis(10));
@@ -157,7 +157,7 @@ impl Fleet {
         panic!("the hosts did not find each other");
     }
 
-    /// A caller for each host, who calls until told to stop and shows what came of it.
+    /// Starts a caller for each host, which sends requests until stopped and passes on the results.
     fn callers(
         &self,
         pause: Duration,
@@ -182,11 +182,11 @@ impl Fleet {
     }
 }
 
-/// What a caller saw.
+/// The result of a request.
 struct Seen {
     host: usize,
     number: u64,
-    /// When it asked.
+    /// The time at which it was sent.
     at: Instant,
     status: u16,
     body: String,
@@ -198,7 +198,7 @@ fn join(callers: Vec<JoinHandle<()>>) {
     }
 }
 
-/// What the upstream is asked before all refuse, and then: one probe for each time that the breaker was open.
+/// Checks the number of requests before all hosts refuse, and after that one probe per open period.
 fn opens_together_and_probes_one_at_a_time(hosts: usize, periods: usize) {
     let open_for = Duration::from_millis(150);
     let fleet = Fleet::start(
@@ -226,10 +226,10 @@ fn opens_together_and_probes_one_at_a_time(hosts: usize, periods: usize) {
     stop.store(true, Relaxed);
     join(callers);
     let asked = fleet.upstream.asked();
-    // Threshold, quorum, and a call of each host that was under way.
+    // The threshold, the quorum, and one running call per host.
     let before = before.lock().unwrap();
     assert!(before.len() <= 5 + 2 + hosts, "{} calls before all refused", before.len());
-    // A probe is sent once the breaker was open for its time after the report of the last one.
+    // A probe is sent only after the breaker was open for its time since the last probe's report.
     let probes: Vec<Instant> = asked.iter().filter(|(_, number)| !before.contains(number)).map(|(at, _)| *at).collect();
     let early: Vec<_> = probes.windows(2).map(|two| two[1] - two[0]).filter(|gap| *gap < open_for).collect();
     assert!(early.is_empty(), "of {} half-open periods, a second probe came after {early:?}", probes.len());
@@ -248,7 +248,7 @@ fn eight_hosts_open_together_and_probe_one_at_a_time() {
     opens_together_and_probes_one_at_a_time(8, 200);
 }
 
-/// A host that probes is killed: another one takes its place once the lease has run out.
+/// The probing host is killed. Another one probes after the lease has expired.
 #[test]
 fn a_prober_that_is_killed_is_replaced() {
     let lease = Duration::from_secs(2);
@@ -260,7 +260,7 @@ fn a_prober_that_is_killed_is_replaced() {
     let stop = Arc::new(AtomicBool::new(false));
     let (open, all) = (Arc::new(AtomicBool::new(false)), Arc::clone(&stop));
     let seen_open = Arc::clone(&open);
-    // The callers of the host that is killed end with it.
+    // The callers of the killed host end with it.
     let callers = fleet.callers(Duration::from_millis(1), &stop, move |seen| {
         seen_open.fetch_or(seen.status == 503, Relaxed);
     });
@@ -274,7 +274,7 @@ fn a_prober_that_is_killed_is_replaced() {
         thread::sleep(Duration::from_millis(1));
     }
     fleet.upstream.status.store(0, SeqCst);
-    // What was under way when it opened has arrived by then.
+    // Requests that were running when the breaker opened have arrived by then.
     thread::sleep(Duration::from_millis(200));
     let (probed, number) = wait(&fleet.upstream, fleet.upstream.asked().len() + 1);
     let prober = usize::try_from(number % 1000).unwrap();
@@ -290,7 +290,7 @@ fn a_prober_that_is_killed_is_replaced() {
     assert_eq!(ended, 2, "the callers of the two others");
 }
 
-/// The server is killed and comes back, under load: nobody who reads sees it.
+/// The server is killed and restarted under load, without effect on reads.
 fn outlives_its_server(hosts: usize, gone: Duration) {
     let mut fleet = Fleet::with_timeout(hosts, 200, "attempt_timeout = \"2s\"", "20ms");
     let stop = Arc::new(AtomicBool::new(false));
@@ -338,7 +338,7 @@ fn four_hosts_outlive_their_server_for_ten_seconds() {
     outlives_its_server(4, Duration::from_secs(10));
 }
 
-/// How long after the first host all others refuse too.
+/// The time from the first host's refusal until all others refuse too.
 #[test]
 #[ignore = "a minute"]
 fn eight_hosts_see_that_a_breaker_is_open() {
@@ -391,19 +391,19 @@ fn eight_hosts_see_that_a_breaker_is_open() {
     );
 }
 
-/// One call, as its caller saw it.
+/// A call as seen by its caller.
 struct Call {
     asked: Instant,
     answered: Instant,
     status: u16,
 }
 
-/// How long a run may take where a busy machine lets few calls through.
+/// Maximum time of a run on a busy machine that admits few calls.
 const RUN_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// No window holds more than the limit allows, and where the limit refuses it is used. When a call's place was for shows nowhere
-/// outside; it was between the caller's question and the call that the upstream saw. So a window counts the calls that lie in it as a
-/// whole, however busy the machine is.
+/// Checks that no window exceeds the limit, and that the limit is fully used while it refuses. The exact time of a call's permit is not
+/// visible from outside; it is between the caller's send and the call's arrival at the upstream. A window therefore counts only calls that
+/// lie in it completely, which is correct even on a busy machine.
 fn keeps_its_limit(hosts: usize, lasts: Duration, leased: bool, rate: u32, burst: u32) {
     let endpoint = format!(
         "leased = {leased}\nattempt_timeout = \"40ms\"\ndeadline = \"40ms\"\nbreaker = {{ enabled = false }}\nlimits = [{{ requests = {rate}, period = \"1s\", burst = {burst} }}]"
@@ -433,7 +433,7 @@ fn keeps_its_limit(hosts: usize, lasts: Duration, leased: bool, rate: u32, burst
     let mut spans: Vec<_> =
         fleet.upstream.asked().into_iter().map(|(reached, number)| (calls[&number].asked, reached)).collect();
     spans.sort_unstable_by_key(|(_, reached)| *reached);
-    // A host's lot: see `lot` in the gate.
+    // The permits that a host prefetches: see `lot` in the gate.
     let outstanding = if leased { (rate / 10).min(burst) } else { 0 };
     let mut over = 0;
     for (start, _) in &spans {
@@ -454,8 +454,8 @@ fn keeps_its_limit(hosts: usize, lasts: Duration, leased: bool, rate: u32, burst
     );
 }
 
-/// For how long a limit was used up at least: between two refusals that lie closer than an unused limit takes to fill, all that
-/// it admits was taken.
+/// The minimum time for which a limit was exhausted. Between two refusals that are closer together than the time to refill it, all permits
+/// were used.
 fn used_up(calls: &HashMap<u64, Call>, fills_in: Duration) -> Duration {
     let mut refusals: Vec<_> = calls.values().filter(|call| call.status == 429).collect();
     refusals.sort_unstable_by_key(|call| call.answered);
@@ -479,6 +479,6 @@ fn three_hosts_keep_a_leased_limit_together() {
 fn eight_hosts_keep_a_limit_together() {
     keeps_its_limit(8, Duration::from_secs(20), false, 50, 10);
     keeps_its_limit(8, Duration::from_secs(20), true, 500, 200);
-    // Too small to share: strict by itself.
+    // Too small to share, so the limit stays exact.
     keeps_its_limit(8, Duration::from_secs(20), true, 20, 5);
 }

@@ -1,5 +1,5 @@
-//! `triage import` through `triage serve` to `triage emulator`: three processes, of which the import, or the import and the host,
-//! are killed in the middle.
+//! `triage import` through `triage serve` to `triage emulator`, in three processes. The import, or the import and the host, are killed in
+//! the middle.
 
 use super::child::{Ended, Triage, run, triage};
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 const ROWS: usize = 12;
 
-/// The directory, so many times faster than the real one.
+/// The emulated directory, `faster` times faster than the real one.
 fn directory(faster: &str, faults: &[&str]) -> (Triage, String) {
     let mut arguments = vec!["emulator", "--listen", "127.0.0.1:0", "--faster", faster];
     for fault in faults {
@@ -58,7 +58,7 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     let csv = file(folder.path());
     let (mut directory, url) = directory("5", &["create=reset-after@4"]);
     let (_host, address) = Triage::serve(&["--upstream", &url, "--policy", "hospital-directory"]);
-    // Three rows at once: three are done, three under way at the directory and six not begun when it is killed.
+    // Three rows at once: three are done, three are running at the directory and six have not begun when the import is killed.
     let first = import(&csv, address, "3");
     for _ in 0..6 {
         directory.logs("Create begins");
@@ -70,12 +70,12 @@ fn an_import_that_was_killed_goes_on_and_makes_each_row_once() {
     let resumed = import(&csv, address, "3").ended();
     assert!(resumed.err.contains(" settled by an earlier run"), "{resumed:?}");
     assert_each_row_was_made_once(&resumed, directory);
-    // And once more: everything stands in the journal.
+    // Once more: the journal has all results.
     let again = run(&["import", csv.to_str().unwrap(), "--to", &format!("http://{address}"), "--activate"]);
     assert_eq!(again.code, Some(0), "{again:?}");
 }
 
-/// Kills the host, then the import, starts a new host on the same address, and lets the import go on.
+/// Kills the host, then the import. Starts a new host on the same address and resumes the import.
 fn both_killed(
     csv: &Path,
     directory: &mut Triage,
@@ -90,7 +90,7 @@ fn both_killed(
     host.kill();
     between(&mut first);
     first.kill();
-    // The new host remembers nothing: that these rows may have been sent stands only in the journal.
+    // The new host has no records. Only the journal knows that these rows may have been sent.
     let listen = address.to_string();
     let again = ["serve", "--upstream", url, "--policy", "hospital-directory", "--listen", &listen, "--admin", "off"];
     let mut host = Triage::start(&mut triage(&again));
@@ -103,7 +103,7 @@ fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
     let folder = tempfile::tempdir().unwrap();
     let csv = file(folder.path());
     let (mut directory, url) = directory("10", &[]);
-    // Every row is under way at the directory, none is answered, when both are killed: all must be found, none sent again.
+    // Every row is running at the directory, without a response, when both are killed. All must be found, and none sent again.
     let resumed = both_killed(
         &csv,
         &mut directory,
@@ -119,7 +119,7 @@ fn an_import_and_a_host_that_were_killed_together_make_no_row_twice() {
     assert_each_row_was_made_once(&resumed, directory);
 }
 
-/// A row that was about to be sent may have been sent: it is sent again once 75 s have shown that it was not.
+/// A row that was about to be sent may have been sent. It is sent again after 75 s, when its absence is proven.
 #[test]
 #[ignore = "waits out the directory's 75 s"]
 fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
@@ -127,7 +127,7 @@ fn a_row_that_was_never_sent_is_made_after_its_absence_is_proven() {
     let csv = file(folder.path());
     let (mut directory, url) = directory("10", &[]);
     let first_answer = |import: &mut Triage, _: &mut Triage| drop(import.logs(": created "));
-    // The journal says of the next row that it is being sent, and nobody takes it.
+    // The journal marks the next row as being sent, but no host receives it.
     let nobody_takes_it = |import: &mut Triage| drop(import.logs(" waits "));
     let resumed = both_killed(&csv, &mut directory, &url, "3", first_answer, nobody_takes_it);
     assert_each_row_was_made_once(&resumed, directory);

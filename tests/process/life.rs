@@ -1,4 +1,4 @@
-//! SIGHUP, sockets that are handed over, restarts without a lost request, and the process between them.
+//! SIGHUP, socket activation, rolling restarts without a lost request, and processes in between.
 
 use super::child::{Triage, get, triage};
 use std::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// An upstream that answers every request, many on one connection.
+/// An upstream that handles many requests on one connection.
 fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -57,7 +57,7 @@ fn sighup_puts_into_force_what_it_can_and_says_what_waits() {
     assert!(line.contains("waiting=upstreams.api.connect_timeout"), "{line}");
     assert!(get(address, "/a").starts_with("HTTP/1.1 200"));
     assert!(get(address, "/a").starts_with("HTTP/1.1 429"), "the new limit holds");
-    // A file that does not hold changes nothing.
+    // An invalid file changes nothing.
     configured(folder.path(), &upstream, "[upstreams.api.defaults]\ndeadline = \"soon\"\n");
     host.signal("HUP");
     host.logs("the configuration was not read again; what is in force stays");
@@ -66,13 +66,13 @@ fn sighup_puts_into_force_what_it_can_and_says_what_waits() {
     assert_eq!(host.ended().code, Some(0));
 }
 
-/// Starts a host on a socket of this process's, as systemd does.
+/// Starts a host on a socket of this process, like systemd.
 fn on_socket(socket: &TcpListener, arguments: &[&str]) -> Triage {
     let listen = socket.local_addr().unwrap().to_string();
     let all = [&["serve", "--listen", &listen, "--admin", "off", "--workers", "1"][..], arguments].concat();
     let own = triage(&all);
     let mut command = Command::new("sh");
-    // The number must be the process's own, which only it knows.
+    // LISTEN_PID must be the id of the process itself.
     let fd = socket.as_raw_fd();
     command.args(["-c", &format!("export LISTEN_FDS=1 LISTEN_PID=$$; exec 3<&{fd}; exec \"$0\" \"$@\"")]);
     command.arg(own.get_program()).args(own.get_args()).stdin(std::process::Stdio::null());
@@ -82,14 +82,14 @@ fn on_socket(socket: &TcpListener, arguments: &[&str]) -> Triage {
     host
 }
 
-/// A socket that children of this process get.
+/// A socket that child processes inherit.
 fn shared_socket() -> TcpListener {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
     socket
 }
 
-/// One request on a connection of its own; what went wrong, if anything.
+/// Sends one request on a new connection. Returns an error if it fails.
 fn once(address: SocketAddr) -> Result<(), String> {
     let told = |what: &str, error: std::io::Error| format!("{what}: {error}");
     let mut stream = TcpStream::connect(address).map_err(|error| told("connect", error))?;
@@ -101,7 +101,7 @@ fn once(address: SocketAddr) -> Result<(), String> {
     if text.starts_with("HTTP/1.1 200") && text.ends_with("done") { Ok(()) } else { Err(format!("answer: {text:?}")) }
 }
 
-/// Hosts share a socket and are replaced one after the other while callers call; how many were answered.
+/// Replaces hosts on a shared socket one after the other while callers send requests. Returns the number of responses.
 fn rolling(hosts: usize, restarts: usize) -> u64 {
     let (socket, upstream) = (shared_socket(), upstream());
     let address = socket.local_addr().unwrap();
@@ -144,7 +144,7 @@ fn hosts_on_a_shared_socket_are_replaced_without_a_dropped_request() {
     assert!(rolling(2, 2) >= 80);
 }
 
-/// The whole of it: `TRIAGE_SOAK=1 .ci/run`.
+/// The full run: `TRIAGE_SOAK=1 .ci/run`.
 #[test]
 #[ignore = "takes minutes"]
 fn twenty_rolling_restarts_of_three_hosts_drop_nothing() {
@@ -167,7 +167,7 @@ fn a_socket_that_nothing_is_configured_for_is_told() {
     assert!(ended.code == Some(1) && ended.err.contains(&told), "{ended:?}");
 }
 
-/// Waits until something is so, however long that takes; the runner ends what never is.
+/// Waits for a condition without a timeout, since the test runner has one.
 fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         thread::sleep(Duration::from_millis(10));
@@ -186,7 +186,7 @@ fn status(address: SocketAddr, path: &str, token: &str) -> u16 {
     text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {text:?}"))
 }
 
-/// The admin listener's address, as the host tells it.
+/// The admin listener's address, from the host's output.
 fn admin(host: &mut Triage) -> SocketAddr {
     let line = host.says("admin: ");
     line.trim().trim_start_matches("admin: http://").trim_end_matches('/').parse().unwrap()
@@ -207,7 +207,7 @@ fn a_token_is_read_again_when_its_file_changes() {
     fs::write(&file, NEW).unwrap();
     until(|| asks(NEW) == 200);
     assert_eq!(asks(OLD), 401);
-    // One that is too short is none, and the last good one stays.
+    // A token that is too short is invalid, and the last valid one stays.
     fs::write(&file, "short").unwrap();
     host.logs("the configuration was not read again; what is in force stays");
     assert_eq!((asks(NEW), asks("short")), (200, 401));
@@ -237,7 +237,7 @@ fn with_reuse_port_the_next_host_listens_before_the_last_one_stops() {
         let all = [&["serve", "--listen", &listen, "--admin", "off", "--upstream", &upstream][..], further].concat();
         Triage::start(&mut triage(&all))
     };
-    // Tripwire: without it, the address is taken.
+    // Tripwire: without `reuse_port`, the address is in use.
     let refused = beside(&[]).ended();
     assert!(refused.code == Some(1) && refused.err.contains("cannot listen on"), "{refused:?}");
     let mut second = beside(&reuse[2..]);

@@ -1,4 +1,4 @@
-//! What operators do from the command line, against a host that runs.
+//! Operators' commands against a running host.
 
 use super::child::{Ended, Triage, get, run, triage};
 use std::{
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-/// An upstream that answers every request with 503.
+/// An upstream that responds 503 to every request.
 fn failing() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -157,7 +157,7 @@ fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
 
 #[test]
 fn the_log_says_why_a_handshake_failed() {
-    // It speaks no TLS.
+    // This upstream has no TLS.
     let upstream = failing().replace("http://", "https://");
     let mut host = host(&[&["--upstream", &upstream][..], &QUICK].concat());
     get(host.address, "/x");
@@ -198,7 +198,7 @@ fn each_action_is_a_line_of_the_audit() {
     assert!(line.contains("an operator opens the breaker for 600000 ms"), "{line}");
 }
 
-/// Hospital data is confidential: not even the host's own debug lines hold what was sent.
+/// Hospital data is confidential: even debug log lines contain no request data.
 #[test]
 fn the_log_holds_nothing_that_was_sent() {
     let upstream = failing();
@@ -225,7 +225,7 @@ fn the_log_holds_nothing_that_was_sent() {
     assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
 }
 
-/// As the book has it: recorded from a running host, replayed through another policy.
+/// As described in the book: recorded from a running host, replayed through another policy.
 #[test]
 fn decisions_are_recorded_and_replayed() {
     use std::os::unix::fs::PermissionsExt as _;

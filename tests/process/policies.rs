@@ -1,4 +1,4 @@
-//! A fleet's policy, as an operator changes it: real hosts, real commands, callers all the while.
+//! A policy change in a fleet: real hosts, real commands, under load.
 
 use super::child::{Ended, Triage, triage};
 use crate::{
@@ -17,14 +17,14 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The command that the book prints.
+/// The command printed in the book.
 fn printed() -> Vec<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/guide/roll-out.md")).unwrap();
     let line = page.lines().find(|line| line.starts_with("triage policy push") && line.contains("--announce"));
     line.expect("the page shows how to announce").split(' ').skip(1).map(str::to_owned).collect()
 }
 
-/// Two policies that each leave marks: the one asks twice, the other once, and each has a word of its own for the end.
+/// Two policies with recognizable results: one retries once and the other does not, and they use different classes.
 fn marked() -> [Vec<u8>; 2] {
     let (mut twice, mut once) = (Guest::new(), Guest::new());
     twice.retry(0).text(at::NAME, "twice");
@@ -32,10 +32,10 @@ fn marked() -> [Vec<u8>; 2] {
     [twice.build(), once.build()]
 }
 
-/// What an answer says of the policies that judged it, by the one that it began with.
+/// The name, attempts and class that each policy leaves in a response.
 const MARKS: [(&str, &str, &str); 2] = [("twice", "2", "not-applied"), ("once", "1", "rejected")];
 
-/// Real hosts.
+/// Real host processes.
 struct Fleet {
     policies: Policies,
     file: String,
@@ -84,7 +84,7 @@ impl Fleet {
         Triage::start(&mut command).ended()
     }
 
-    /// The book's command, with the registry's own name.
+    /// Runs the book's command, with the test registry's name.
     fn announce(&self, component: &[u8]) -> Ended {
         std::fs::write(self.policies.folder.path().join("next.wasm"), component).unwrap();
         let repository = format!("oci://{}/{}", self.policies.registry.address, crate::support::policies::REPOSITORY);
@@ -94,7 +94,7 @@ impl Fleet {
         self.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Waits until `triage policy list` says something.
+    /// Waits until `triage policy list` prints a text.
     fn told(&self, text: &str) -> String {
         for _ in 0..600 {
             let listed = self.run(&["policy", "list"]);
@@ -107,7 +107,7 @@ impl Fleet {
         panic!("never listed: {text}; {:?}", self.run(&["policy", "list"]));
     }
 
-    /// A caller for each host, who calls until told to stop. Each says when which policy judged, each time that it changes.
+    /// Starts a caller for each host, which sends requests until stopped. Each records when the deciding policy changes.
     fn callers(&self, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Served>> {
         let one = |host: &Host| {
             let (address, stop) = (host.address, Arc::clone(stop));
@@ -128,10 +128,10 @@ impl Fleet {
     }
 }
 
-/// How many requests were answered, and when another policy judged than before.
+/// The number of responses, and the times at which the deciding policy changed.
 type Served = (usize, Vec<(Instant, String)>);
 
-/// A caller's connection that stays.
+/// A persistent connection of a caller.
 struct Caller(BufReader<TcpStream>);
 
 impl Caller {
@@ -142,7 +142,7 @@ impl Caller {
         Self(BufReader::new(stream))
     }
 
-    /// The policy that judged one GET, and it alone.
+    /// The policy that decided one GET. Checks that no other policy took part.
     fn get(&mut self) -> String {
         self.0.get_mut().write_all(b"GET /a HTTP/1.1\r\nhost: a.example\r\n\r\n").unwrap();
         let mut head = String::new();
@@ -168,7 +168,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// As the book has it. Prints how far apart the hosts switched.
+/// As described in the book. Prints how far apart the hosts switched.
 #[test]
 fn a_fleet_switches_together_under_load_and_goes_back_together() {
     let runtime = runtime();
@@ -220,8 +220,7 @@ fn a_fleet_switches_together_under_load_and_goes_back_together() {
     assert!(promoted.out.starts_with("api: the fleet's generation 3 serves at "), "{promoted:?}");
 }
 
-/// One that heard nothing for a while is not waited for, and catches up; one that is killed and comes back starts with what the
-/// fleet has.
+/// A host that was silent for a while is not waited for, and catches up. A killed host that restarts begins with the fleet's policy.
 #[test]
 fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
     let runtime = runtime();
@@ -244,7 +243,7 @@ fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
     assert_eq!(Caller::to(fleet.hosts[2].address).get(), "once", "its first answer");
 }
 
-/// Nobody is told that a component does not serve yet where it has come and gone.
+/// A component that was rolled back at once is reported as such, and not as pending.
 #[test]
 fn what_is_rolled_back_at_once_is_told_as_that() {
     let runtime = runtime();
@@ -268,7 +267,7 @@ fn what_is_rolled_back_at_once_is_told_as_that() {
     assert!(announced.err.contains(told), "{announced:?}");
 }
 
-/// What `push` finds wrong is neither published nor announced; what a host refuses is told with the step.
+/// A component that `push` rejects is neither published nor announced. If a host refuses one, the command reports the step.
 #[test]
 fn a_component_that_fails_its_cases_is_not_even_published() {
     let runtime = runtime();

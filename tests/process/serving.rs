@@ -1,4 +1,4 @@
-//! `triage serve`: its address, and what signals do.
+//! `triage serve`: its address, and its reaction to signals.
 
 use super::child::{Triage, answer, ask, get, run, triage};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-/// An upstream that holds each request until it is told to answer.
+/// An upstream that delays each response until the test allows it.
 struct Upstream {
     url: String,
     arrived: Receiver<()>,
@@ -32,7 +32,7 @@ impl Upstream {
     }
 }
 
-/// Reads one head, answers when told, closes.
+/// Reads one head, responds when allowed, and closes.
 fn serve(mut stream: TcpStream, arrive: &Sender<()>, told: &Receiver<()>) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -81,7 +81,7 @@ fn sigterm_finishes_what_is_under_way_and_ends_with_0() {
     upstream.arrived.recv().unwrap();
     host.terminate();
     host.logs("stopping");
-    // It drains once nobody listens any more; new callers are refused, not left waiting.
+    // Draining has begun when the listener is closed: new callers are refused at once.
     while TcpStream::connect(address).is_ok() {
         thread::yield_now();
     }
@@ -140,7 +140,7 @@ fn a_taken_port_is_refused_even_if_another_host_has_it() {
     let told = format!(
         "triage: cannot listen on {address}; it must be an address of this machine that no other program listens on: "
     );
-    // A machine with a low limit on open files is warned of it in a line before.
+    // A machine with a low limit on open files logs a warning in an earlier line.
     let last = second.err.lines().last().unwrap_or_default();
     assert!(last.starts_with(&told), "{second:?}");
     assert_eq!(second.out, "");

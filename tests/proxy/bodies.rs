@@ -1,4 +1,4 @@
-//! Bodies: untouched, streamed, and kept for a second attempt only up to a cap.
+//! Bodies: unmodified, streamed, and buffered for a second attempt only up to a limit.
 
 use crate::support::{
     front::Front,
@@ -17,7 +17,7 @@ const SMALL: &str =
 
 #[tokio::test]
 async fn compressed_bodies_are_passed_on_as_they_are() {
-    // Not even valid gzip: whoever tries to read it fails.
+    // Invalid gzip, so that any attempt to decode it fails.
     let upstream = Scripted::start(|_| ok("content-encoding: gzip\r\n", "\u{1f}not gzip")).await;
     let front = Front::of(&upstream.url(), "");
     let got = front.ask("GET", "/a", "Accept-Encoding: gzip\r\n").await;
@@ -68,7 +68,7 @@ async fn answers_are_streamed() {
     let mut caller = TcpStream::connect(front.address()).await.unwrap();
     caller.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     parts.send(Bytes::from("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst")).await.unwrap();
-    // The second half does not exist before the first has come through.
+    // The second half is sent only after the first one has arrived.
     let mut read = Vec::new();
     while !read.ends_with(b"first") {
         assert!(caller.read_buf(&mut read).await.unwrap() > 0, "ended early: {}", String::from_utf8_lossy(&read));
@@ -86,14 +86,14 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_caller_too() {
     let mut caller = TcpStream::connect(front.address()).await.unwrap();
     caller.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut read = Vec::new();
-    // The host cannot take the head back, but it must not let half an answer pass for a whole one.
+    // The head is already sent, but the host must not let half a response look complete.
     while caller.read_buf(&mut read).await.is_ok_and(|count| count > 0) {}
     let text = String::from_utf8_lossy(&read).to_lowercase();
     assert!(text.contains("content-length: 10\r\n") && text.ends_with("\r\n\r\nhalf"), "{text}");
     assert_eq!(upstream.seen().len(), 1);
 }
 
-/// An upstream that says half of an answer and then nothing holds nobody up for ever, with a breaker or without.
+/// An upstream that stops in the middle of a response does not block a caller forever, with or without a breaker.
 #[tokio::test]
 async fn an_answer_that_falls_silent_is_broken_off() {
     for (breaker, status) in [("true", "200 OK"), ("false", "200 OK"), ("false", "404 Not Found")] {
@@ -105,14 +105,14 @@ async fn an_answer_that_falls_silent_is_broken_off() {
         let mut caller = TcpStream::connect(front.address()).await.unwrap();
         caller.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut read = Vec::new();
-        // A bound that only a body which is waited for without end would pass.
+        // Only a body without a time limit exceeds this bound.
         let ended = tokio::time::timeout(Duration::from_secs(60), caller.read_to_end(&mut read)).await;
         assert!(ended.is_ok(), "{status}, breaker {breaker}: still open");
         assert!(read.ends_with(b"\r\n\r\nhalf"), "{status}: {:?}", String::from_utf8_lossy(&read));
     }
 }
 
-/// What of a keyed answer has not gone out yet can still be told as what it is.
+/// A keyed response that is not yet sent can be replaced by an error.
 #[tokio::test]
 async fn a_keyed_answer_that_breaks_off_is_told_and_not_sent_again() {
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
@@ -127,7 +127,7 @@ async fn a_keyed_answer_that_breaks_off_is_told_and_not_sent_again() {
     assert_eq!(upstream.seen().len(), 1);
 }
 
-/// What is no answer at all, or frames one wrongly, is not passed on.
+/// An invalid response, or one with wrong framing, is not forwarded.
 #[tokio::test]
 async fn what_is_no_answer_is_not_passed_on() {
     for answer in [

@@ -1,4 +1,4 @@
-//! Connections: kept, shared, never the cause of a second send.
+//! Connections: reused, shared, and never the cause of a second send.
 
 use crate::support::{
     front::Front,
@@ -18,7 +18,7 @@ use triage::{
 const ONCE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n";
 const TWICE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n";
 
-/// A client of its own, on this test's clock.
+/// A client of its own, on the test's clock.
 struct Client(HttpClient);
 
 impl Client {
@@ -27,7 +27,7 @@ impl Client {
         Self(HttpClient::new(&settings.upstreams[0].connection).unwrap())
     }
 
-    /// The body of an answer, or why there is none. A write goes over young connections only.
+    /// The body of a response, or the failure. A write uses only connections that were not idle for long.
     async fn asks(&self, method: Method) -> Result<Bytes, Failure> {
         self.asks_at(method, "/a").await
     }
@@ -45,7 +45,7 @@ impl Client {
     }
 }
 
-/// Lets connections grow older, and nothing else happen.
+/// Advances the clock for the connections without other effects.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -70,7 +70,7 @@ async fn a_write_takes_no_connection_that_was_idle_for_long() {
     }
 }
 
-/// A close that was seen in time costs nothing: not even a write whose effect would be unknown.
+/// A connection that the upstream has visibly closed is not used, so that even a write's effect stays known.
 #[tokio::test]
 async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
     for headers in ["", "connection: close\r\n"] {
@@ -82,7 +82,7 @@ async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
         let client = Client::of(&upstream);
         for number in 0..20 {
             assert_eq!(client.asks(Method::POST).await.unwrap(), "fine", "{headers:?}, the one after {number}");
-            // The close is on its way, on this machine.
+            // Give the close time to arrive.
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -90,7 +90,8 @@ async fn a_connection_that_the_upstream_closed_meanwhile_is_not_used() {
     }
 }
 
-/// Over every kind of connection a path arrives as a URL's parts are written: a policy's probe may name what a URL must encode.
+/// A path arrives encoded like a URL over every kind of connection, since a policy's verification may contain characters that need
+/// encoding.
 #[tokio::test]
 async fn a_path_that_takes_encoding_is_encoded() {
     let upstream = Scripted::start(|_| ok("", "")).await;
@@ -107,7 +108,7 @@ async fn a_path_that_takes_encoding_is_encoded() {
     }
 }
 
-/// What of an error's body nobody asked for does not cost a connection, just when the upstream is in trouble.
+/// An unread error body must not cost a connection, least of all while the upstream has problems.
 #[tokio::test]
 async fn an_answer_that_nobody_reads_keeps_its_connection() {
     let mut count = 0;
@@ -123,11 +124,11 @@ async fn an_answer_that_nobody_reads_keeps_its_connection() {
         assert_eq!((got.status(), got.header("triage-attempts")), ("200", Some("2")));
     }
     let connections: Vec<usize> = upstream.seen().iter().map(|seen| seen.connection).collect();
-    // The last answer is kept until there is a better one, and its connection with it.
+    // The last response is kept until there is a better one, and so is its connection.
     assert!(connections.iter().all(|connection| *connection < 2), "{connections:?}");
 }
 
-/// An upstream that answers before it has read the body, and leaves it at that, holds up neither the caller nor anybody after it.
+/// An upstream that responds before it has read the body, and never reads the rest, blocks neither this caller nor later ones.
 #[tokio::test]
 async fn an_early_answer_ends_the_upload() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -147,7 +148,7 @@ async fn an_early_answer_ends_the_upload() {
     let (mut read, mut write) = caller.into_split();
     let sent = tokio::spawn(async move { while write.write_all(&[b'x'; 8192]).await.is_ok() {} });
     let mut answer = Vec::new();
-    // A bound that only a connection which is left open would pass.
+    // Only a connection that stays open exceeds this bound.
     let ended = tokio::time::timeout(Duration::from_secs(60), async {
         while read.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {}
         sent.await.unwrap();
@@ -156,7 +157,7 @@ async fn an_early_answer_ends_the_upload() {
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 413"), "{:?}", String::from_utf8_lossy(&answer));
 }
 
-/// Answers that arrive while others are under way, in parts and with bodies of their own, are not mixed up.
+/// Concurrent responses in parts and with different bodies are not mixed up.
 #[tokio::test]
 async fn many_requests_at_once_have_a_connection_each_and_their_own_answers() {
     let upstream = Scripted::start(|seen| {
@@ -239,7 +240,7 @@ async fn a_callers_deadline_is_capped_by_the_endpoints() {
         "[upstreams.api.defaults]\nattempt_timeout = \"50ms\"\ndeadline = \"60ms\"\nretry = { max_attempts = 1 }\n",
     );
     let asked = front.ask("GET", "/a", "Triage-Deadline-Ms: 3600000\r\n");
-    // A generous bound that only a missing cap would pass.
+    // Only a missing limit exceeds this bound.
     let got = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("capped");
     assert_eq!(got.status(), "504");
 }

@@ -1,4 +1,4 @@
-//! An upstream whose name leads elsewhere while connections to the old address still work.
+//! The upstream's name changes its address while connections to the old one still work.
 
 use crate::support::{
     read,
@@ -21,14 +21,14 @@ use triage::{
     upstream::{HttpClient, Resolver},
 };
 
-/// Answers as it is told, and counts.
+/// A resolver with configurable addresses that counts lookups.
 #[derive(Debug, Default)]
 struct Names {
     addresses: Mutex<Vec<IpAddr>>,
     lookups: Mutex<usize>,
 }
 
-/// The same for a client, which owns its resolver.
+/// The same resolver, owned by a client.
 #[derive(Debug)]
 struct Told(Arc<Names>);
 
@@ -45,7 +45,7 @@ impl Resolver for Told {
 const OLD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NEW: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// Two upstreams on one port, the name that leads to the first of them, and a host.
+/// Two upstreams on one port, a name that resolves to the first one, and a host.
 struct Moving {
     names: Arc<Names>,
     old: Scripted,
@@ -75,7 +75,7 @@ impl Moving {
         String::from_utf8_lossy(&answer.body).into_owned()
     }
 
-    /// Asks until so many further lookups were made.
+    /// Sends requests until this number of further lookups was made.
     async fn after_lookups(&self, further: usize) {
         let wanted = *self.names.lookups.lock() + further;
         while *self.names.lookups.lock() < wanted {
@@ -92,7 +92,7 @@ async fn connections_to_an_address_that_is_gone_are_let_go() {
     }
     moving.after_lookups(3).await;
     *moving.names.addresses.lock() = vec![NEW];
-    // The second lookup says it again; a third one begins after that one was heard.
+    // The second lookup confirms the change. The third one begins after its result was processed.
     moving.after_lookups(3).await;
     let before = moving.old.seen().len();
     for _ in 0..20 {
@@ -119,7 +119,7 @@ async fn a_lookup_that_fails_or_errs_once_moves_nothing() {
     assert_eq!(connections(&moving), before, "the connection that there was is used on");
 }
 
-/// Tripwire: a pool by itself stays where it is.
+/// Tripwire: without `dns_refresh`, a pool keeps the old address.
 #[tokio::test]
 async fn tripwire_switched_off_connections_stay_where_they_lead() {
     let moving = Moving::new("off").await;

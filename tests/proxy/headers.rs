@@ -1,4 +1,4 @@
-//! Headers and statuses, both ways.
+//! Headers and statuses, in both directions.
 
 use crate::support::{
     front::Front,
@@ -78,7 +78,7 @@ async fn answers_without_a_body_stay_without_one() {
     })
     .await;
     let front = Front::of(&upstream.url(), "");
-    // `Connection: close` shows where the answer ends.
+    // `Connection: close` marks the end of the response.
     let head = read_all(&front, "HEAD").await;
     assert!(head.starts_with("http/1.1 200") && head.contains("content-length: 12345"), "{head}");
     assert!(head.ends_with("\r\n\r\n"), "a body follows a HEAD: {head}");

@@ -1,4 +1,4 @@
-//! Writes without a key over real connections: which answers were handed over, and which were not.
+//! Writes without a key over real connections: which responses count as received.
 
 use crate::support::{
     front::{Front, Got},
@@ -15,7 +15,7 @@ use tokio::{
 
 const ROW: &str = "POST /orders HTTP/1.1\r\nHost: triage.test\r\nContent-Length: 3\r\n\r\nrow";
 
-/// With answers of up to 16 MiB.
+/// A host that buffers responses of up to 16 MiB.
 fn front(upstream: &Scripted) -> Front {
     Front::of(
         &upstream.url(),
@@ -39,7 +39,7 @@ fn over_http2() -> reqwest::Client {
     reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap()
 }
 
-/// The first request is answered with what is sent to it, all others with `another`.
+/// The first request gets the bytes that the test sends; all others get `another`.
 async fn first_when_told() -> (mpsc::Sender<Bytes>, Scripted) {
     let (answer, parts) = mpsc::channel(1);
     let mut parts = Some(parts);
@@ -52,7 +52,7 @@ async fn first_when_told() -> (mpsc::Sender<Bytes>, Scripted) {
 
 type Script = Box<dyn Fn() -> Reply + Send>;
 
-/// Tripwire: an answer that was received, however it is framed, is never given to another request.
+/// Tripwire: a response that was received, with any framing, is never given to another request.
 #[tokio::test]
 async fn an_answer_that_was_received_is_no_orphans() {
     let large = "x".repeat(300_000);
@@ -91,7 +91,7 @@ async fn a_connection_that_closes_before_the_answer_leaves_an_orphan() {
     first.write_all(ROW.as_bytes()).await.unwrap();
     until_seen(&upstream, 1).await;
     drop(first);
-    // At once: its leaving may not have been noticed yet.
+    // At once: the host may not have noticed yet that the caller left.
     let again = tokio::spawn({
         let address = front.address();
         async move { crate::support::front::raw(address, ROW.as_bytes()).await }
@@ -106,7 +106,7 @@ async fn a_connection_that_closes_before_the_answer_leaves_an_orphan() {
     assert_eq!((next.text().as_str(), is_adopted(&next)), ("another", false));
 }
 
-/// A stream that its caller resets, on a connection that goes on.
+/// The caller resets a stream, and the connection continues.
 #[tokio::test]
 async fn a_stream_that_is_reset_leaves_an_orphan() {
     let (answer, upstream) = first_when_told().await;
@@ -124,7 +124,7 @@ async fn a_stream_that_is_reset_leaves_an_orphan() {
     assert_eq!(send(&client).await.unwrap().text().await.unwrap(), "another");
 }
 
-/// More than the sockets' buffers hold: the caller that goes in the middle has not received it.
+/// The body exceeds the sockets' buffers, so a caller that leaves in the middle has not received it.
 #[tokio::test]
 async fn an_answer_that_is_not_read_to_its_end_is_an_orphans() {
     let body = "0123456789abcdef".repeat(1 << 19);

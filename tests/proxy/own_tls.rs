@@ -54,7 +54,7 @@ async fn callers_speak_tls_and_a_new_certificate_is_taken_on_a_reload() {
     let mut bytes = [0; 64];
     let read = plain.try_read(&mut bytes).unwrap_or(0);
     assert!(!bytes[..read].starts_with(b"HTTP"), "plain text is not answered");
-    // Another authority's certificate takes the place of the first one.
+    // Another authority's certificate replaces the first one.
     let other = authority();
     write_pair(&other, folder.path(), "own");
     front.reload().unwrap();
@@ -62,13 +62,13 @@ async fn callers_speak_tls_and_a_new_certificate_is_taken_on_a_reload() {
         assert!(caller(&issuer, None).get(at(port, "/readyz")).send().await.is_err(), "the old certificate is gone");
         assert!(caller(&other, None).get(at(port, "/readyz")).send().await.is_ok());
     }
-    // One that cannot be read changes nothing.
+    // An unreadable certificate changes nothing.
     fs::write(folder.path().join("own.key"), "nonsense").unwrap();
     assert!(front.reload().is_err());
     assert!(caller(&other, None).get(at(port, "/a")).send().await.is_ok());
 }
 
-/// Nobody tells the host: it finds out.
+/// The host detects a renewed certificate by itself.
 #[tokio::test]
 async fn a_renewed_certificate_is_taken_by_itself() {
     let (issuer, other, folder) = (authority(), authority(), tempfile::tempdir().unwrap());
@@ -82,13 +82,13 @@ async fn a_renewed_certificate_is_taken_by_itself() {
     }
     write_pair(&other, folder.path(), "own");
     for port in ports {
-        // Until it looks; the test's own time limit guards against never.
+        // Repeats until the host has checked its files; the test runner has a timeout.
         while caller(&other, None).get(url(port)).send().await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         assert!(caller(&issuer, None).get(url(port)).send().await.is_err(), "the old one is gone");
     }
-    // Half a pair is no pair: the last good one stays, and it is told.
+    // A certificate that does not match its key: the last valid pair stays, and an event reports it.
     fs::write(folder.path().join("own.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
     loop {
         let events = caller(&other, None).get(format!("https://localhost:{}/api/v1/events", ports[1])).send().await;
@@ -100,7 +100,7 @@ async fn a_renewed_certificate_is_taken_by_itself() {
     assert!(caller(&other, None).get(url(ports[0])).send().await.is_ok());
 }
 
-/// A TLS connection that has agreed on a protocol.
+/// A TLS connection with this negotiated protocol.
 async fn agreed(
     issuer: &CertifiedIssuer<'static, KeyPair>,
     front: &Front,
@@ -135,7 +135,7 @@ async fn the_protocol_that_was_agreed_on_is_the_one_that_is_spoken() {
         read
     };
     let told = says("h2", b"INVALID CONNECTION PREFACE\r\n\r\n").await;
-    // The head of a frame of 8 bytes, GOAWAY, and at its end PROTOCOL_ERROR.
+    // The head of a GOAWAY frame of 8 bytes, which ends with PROTOCOL_ERROR.
     let goaway = told.windows(17).find(|frame| frame[..5] == [0, 0, 8, 7, 0]);
     assert!(goaway.is_some_and(|frame| frame.ends_with(&[0, 0, 0, 1])), "{told:?}");
     let told = says("h2", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;

@@ -1,4 +1,4 @@
-//! Messages at the edge of the protocol, and beyond it: what is put right, what is refused, what fails.
+//! Messages at the limits of the protocol: which are corrected, refused or reported as failures.
 
 use crate::support::{
     front::{Front, Got},
@@ -14,7 +14,7 @@ fn json(got: &Got) -> serde_json::Value {
     serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{error}: {}", got.head))
 }
 
-/// One answer as no upstream should give it: a read fails with this reason, and a write is unknown and not sent again.
+/// An invalid response: a read fails with this reason, and a write is unknown and not sent again.
 async fn fails(what: &str, answer: String, reason: &str) {
     let upstream = Scripted::start(move |_| Reply::Part(answer.clone().into())).await;
     let front = Front::of(&upstream.url(), ONCE);
@@ -92,7 +92,7 @@ async fn an_answer_may_have_as_many_fields_as_the_key_says() {
     let few = Front::of(&upstream.url(), &format!("max_header_fields = 16\n{ONCE}"));
     assert_eq!(few.ask("GET", "/16", "").await.status(), "200");
     assert_eq!(few.ask("GET", "/17", "").await.status(), "502");
-    // Over HTTP/2 the fields are counted by the host itself. Its own are among them.
+    // Over HTTP/2 the host itself counts the fields, including its own.
     let inner = Front::of(&upstream.url(), ONCE);
     let outer = Front::of(&inner.url(""), &format!("http2_prior_knowledge = true\nmax_header_fields = 200\n{ONCE}"));
     assert_eq!(outer.ask("GET", "/180", "").await.status(), "200");
@@ -100,7 +100,7 @@ async fn an_answer_may_have_as_many_fields_as_the_key_says() {
     assert_eq!(problem["failure_reason"], "too-many-fields", "{problem}");
 }
 
-/// Sends one request over HTTP/2, every field as it is given, and reads status and body.
+/// Sends one request over HTTP/2 with unmodified fields, and reads status and body.
 async fn over_h2(front: &Front, request: http::request::Builder) -> (u16, String) {
     let stream = TcpStream::connect(front.address()).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();

@@ -1,11 +1,11 @@
-//! URLs of the upstream in its answers: callers that follow them stay with the host.
+//! URLs of the upstream in its responses: callers that follow them stay on the host.
 
 use crate::support::{
     front::Front,
     scripted::{Reply, Scripted},
 };
 
-/// Answers everything with these header lines, in which `UP` stands for its own authority.
+/// Responds to everything with these header lines, in which `UP` stands for its own authority.
 async fn upstream(headers: &'static str) -> Scripted {
     Scripted::start(move |seen| {
         let own = headers.replace("UP", seen.all("host")[0]);
@@ -26,13 +26,13 @@ async fn a_redirect_to_the_upstream_leads_to_the_host_instead() {
     assert_eq!(got.header("location"), Some("http://triage.test/api/hospitals/"), "{}", got.head);
     assert_eq!(got.header("content-location"), Some("http://triage.test/api/hospitals/7"));
     assert_eq!(got.header("refresh"), Some("5; url=http://triage.test/api/x"));
-    // What it leads to is the upstream's resource.
+    // The rewritten URL leads to the upstream's resource.
     front.ask("GET", "/api/hospitals/", "").await;
     assert_eq!(upstream.seen()[1].line(), "get /v1/hospitals/ http/1.1");
-    // By another name, and by a proxy that speaks TLS with the caller.
+    // With another host name, and through a proxy with TLS.
     let got = front.raw("GET /api/a HTTP/1.1\r\nHost: other.test:8443\r\nX-Forwarded-Proto: https\r\n\r\n").await;
     assert_eq!(got.header("location"), Some("https://other.test:8443/api/hospitals/"));
-    // The host that counts is the one by which the host was asked, not one that a header claims.
+    // The request's Host counts, not the one in a forwarding header.
     let got = front.raw("GET /api/a HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-Host: evil.test\r\n\r\n").await;
     assert_eq!(got.header("location"), Some("http://a.test/api/hospitals/"));
     let request = http::Request::get("/api/a").body(bytes::Bytes::new()).unwrap();
@@ -54,7 +54,7 @@ async fn a_relative_redirect_gets_the_prefix_and_others_stay() {
     assert_eq!(got.header("location"), Some(&*format!("https://login.test/{}", foreign.address)));
 }
 
-/// What is stored is the upstream's own word: each caller of a replay is led by the address that it used.
+/// The stored response contains the upstream's URLs. Each replay is rewritten to the address that its caller used.
 #[tokio::test]
 async fn a_replay_leads_its_own_caller() {
     let upstream = Scripted::start(|seen| {

@@ -43,7 +43,7 @@ async fn prefix_and_host_choose_the_upstream() {
 #[tokio::test]
 async fn a_listener_chooses_the_upstream() {
     let (plain, own) = (named("plain").await, named("own").await);
-    // A port that was free a moment ago: a listener of an upstream is configured by number.
+    // A port that was free a moment ago, since an upstream's listener is configured by number.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let settings = config::from_toml(&format!(
         "admin.listen = \"off\"\n[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[upstreams.plain]\nbase_url = \"{}\"\n\
@@ -59,7 +59,7 @@ async fn a_listener_chooses_the_upstream() {
     }
 }
 
-/// Places belong to callers: a listener that waits for one holds none.
+/// Connection permits belong to callers: a listener that waits for a connection uses none.
 #[tokio::test]
 async fn one_place_serves_every_listener() {
     let (plain, own) = (named("plain").await, named("own").await);

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-/// Answers with the protocol version that it was spoken to in.
+/// Responds with the protocol version of the request.
 async fn serve_tls(issuer: &Issuer, protocols: &[&[u8]]) -> SocketAddr {
     serve(shows(issuer, params("localhost")), protocols).await
 }
@@ -28,7 +28,7 @@ fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).unwrap()
 }
 
-/// A server that shows a certificate of these parameters.
+/// A server with a certificate of these parameters.
 fn shows(issuer: &Issuer, params: CertificateParams) -> ServerConfig {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
@@ -57,7 +57,7 @@ async fn serve(mut config: ServerConfig, protocols: &[&[u8]]) -> SocketAddr {
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                     let version = format!("{:?}", request.version());
                     let mut answer = http::Response::new(Full::new(Bytes::from(version)));
-                    // As many fields of its own as the path says.
+                    // The path determines the number of header fields.
                     let fields = request.uri().path().strip_prefix("/fields/").and_then(|count| count.parse().ok());
                     for _ in 0..fields.unwrap_or(0) {
                         answer.headers_mut().append("a", http::HeaderValue::from_static("b"));
@@ -124,7 +124,7 @@ async fn another_authority_is_not_trusted_and_nothing_is_sent() {
     assert_eq!(problem["failure"], "tls", "{problem}");
 }
 
-/// Reads something from each connection, says the same thing, and closes it.
+/// Reads something from each connection, sends these bytes, and closes it.
 async fn says(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -200,10 +200,10 @@ async fn a_failed_handshake_says_why() {
             "{problem}"
         );
         assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
-        // A write that may have been sent is unknown, whatever went wrong.
+        // A write that may have been sent is unknown after any failure.
         let (status, kind) = if sent == "no" { ("502", Some("tls")) } else { ("504", None) };
         assert_eq!((got.status(), problem["failure"].as_str()), (status, kind), "{problem}");
-        // What `triage explain` shows.
+        // The output of `triage explain`.
         let story = front.look(&format!("/api/v1/requests/{}", got.header("triage-request-id").unwrap())).await;
         let failed = story["steps"].as_array().unwrap().iter().find(|step| step["step"] == "failed").unwrap();
         assert_eq!(failed["reason"], expected, "{story:#}");
@@ -221,7 +221,7 @@ async fn http2_is_spoken_on_both_sides() {
     assert_eq!(got.version(), http::Version::HTTP_2);
     assert!(!got.headers().contains_key("x-inner"));
     assert_eq!(got.text().await.unwrap(), "over h1");
-    // The host itself as an upstream that speaks HTTP/2 without TLS.
+    // The host itself as an upstream with HTTP/2 without TLS.
     let outer = Front::of(&front.url(""), "http2_prior_knowledge = true\n");
     let got = outer.ask("GET", "/b", "").await;
     assert_eq!((got.status(), got.text().as_str()), ("200", "over h1"));

@@ -1,4 +1,4 @@
-//! Reloads under constant load: no request is lost, none is judged by two generations, and nothing of a generation stays.
+//! Reloads under constant load: no request is lost or decided by two generations, and no memory of old generations remains.
 
 use crate::{
     hostile::guest::{Guest, at},
@@ -16,10 +16,10 @@ use tokio::{
 };
 use triage::{policy::Digest, rollout::Event};
 
-/// Callers at once.
+/// Concurrent callers.
 const CALLERS: usize = 4;
 
-/// Two policies that each leave a mark: the one asks twice, the other once, and each has a word of its own for the end.
+/// Two policies with recognizable results: one retries once and the other does not, and they use different classes.
 fn policies() -> [Vec<u8>; 2] {
     let (mut twice, mut once) = (Guest::new(), Guest::new());
     twice.retry(0).text(at::NAME, "twice");
@@ -27,16 +27,16 @@ fn policies() -> [Vec<u8>; 2] {
     [twice.build(), once.build()]
 }
 
-/// What an answer says of the policies that judged it, by the one that it began with.
+/// The name, attempts and class that each policy leaves in a response.
 const MARKS: [(&str, &str, &str); 2] = [("twice", "2", "not-applied"), ("once", "1", "rejected")];
 
-/// Memory of this process that is resident.
+/// The resident memory of this process.
 fn resident_bytes() -> usize {
     let pages = fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
 }
 
-/// An upstream that answers 503 and remembers nothing: what grows is the host's.
+/// An upstream that responds 503 and stores nothing, so that growing memory is the host's.
 async fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -58,7 +58,7 @@ async fn upstream() -> String {
 
 struct Seen {
     served: usize,
-    /// Resident memory when a fifth of the reloads were done, and at the end.
+    /// Resident memory after a fifth of the reloads, and at the end.
     resident: [usize; 2],
 }
 
@@ -110,7 +110,7 @@ async fn reloaded(reloads: usize) -> Seen {
     Seen { served: served.iter().sum(), resident }
 }
 
-/// Beside and renamed; waits until it serves.
+/// Replaces the file atomically, and waits until the component serves.
 async fn drop_in(front: &Front, folder: &Path, component: &[u8]) {
     let own = Digest::of(component);
     fs::write(folder.join("new.tmp"), component).unwrap();
@@ -132,7 +132,7 @@ async fn reloads_under_load_lose_no_request() {
     assert!(seen.served > 20, "the load ran: {}", seen.served);
 }
 
-/// The same for long, as an operator would see it in a year. Prints what the book's figures tell.
+/// The same with as many reloads as in a year of operation. Prints the book's figures.
 #[tokio::test]
 #[ignore = "minutes"]
 async fn a_thousand_reloads_under_load_lose_no_request_and_no_memory() {

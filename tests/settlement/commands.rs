@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::Value;
 
-/// A host whose upstream answers no write, so that each one stays unknown: its policy cannot verify it.
+/// A host whose upstream never responds to a write, so that each one stays unknown, since its policy cannot verify it.
 async fn stage() -> (Front, Scripted) {
     let upstream = Scripted::start(|_| Reply::Close).await;
     let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
@@ -21,7 +21,7 @@ async fn left_unknown(front: &Front, key: &str) {
     assert_eq!(unknown.status(), "504", "{}", unknown.text());
 }
 
-/// Runs a command while the host in this process goes on.
+/// Runs a command while the host in this process continues.
 async fn ran(admin: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let all: Vec<String> =
         ["records"].iter().chain(arguments).chain(&["--admin", admin]).map(|own| (*own).to_owned()).collect();
@@ -45,7 +45,7 @@ async fn an_operator_lists_shows_and_resolves() {
     assert!(lines.contains(&format!("{}  api/any", ids[0])) && lines.contains("not verified"), "{lines}");
     let (_, shown, _) = ran(&admin, &["show", ids[0]]).await;
     assert!(shown.contains("upstream  api") && shown.contains("no host verifies it"), "{shown}");
-    // What belongs to another outcome is refused before the host is asked.
+    // Options for another outcome are refused before the host is asked.
     let (code, _, error) = ran(&admin, &["resolve", ids[0], "not-applied", "--status", "201"]).await;
     assert!(code == Some(1) && error.contains("belong to `applied`"), "{error}");
     let body = tempfile::NamedTempFile::new().unwrap();
@@ -84,7 +84,7 @@ async fn a_list_says_how_many_it_leaves_out() {
     assert!(more.contains("and 1 more"), "{more}");
 }
 
-/// A look that fails ends no watch, and a record that a list leaves out is not gone.
+/// A failed poll does not end a watch, and a record that is missing in a list is not reported as gone.
 #[tokio::test]
 async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
     let id = "ab".repeat(32);
@@ -119,7 +119,7 @@ async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
     assert_eq!(asked, 2, "it was there when it was asked for first");
 }
 
-/// What is named as a body may be no file.
+/// The body's path may not be a regular file.
 #[test]
 fn a_body_that_is_no_file_is_refused_before_the_host_is_asked() {
     let id = "ab".repeat(32);

@@ -1,4 +1,4 @@
-//! What an operator sees of a settled write: the admin API, metrics, an event, and a signed notice.
+//! How operators learn of a settled write: admin API, metrics, an event, and a signed notice.
 
 use crate::support::{
     create_in,
@@ -20,7 +20,7 @@ struct Stage {
     _key: tempfile::NamedTempFile,
 }
 
-/// A host with an admin listener before an emulated directory, and a receiver of notices.
+/// A host with an admin listener in front of an emulated directory, and a receiver of notices.
 async fn stage(keys: &str, script: impl FnMut(&Seen) -> Reply + Send + 'static) -> Stage {
     let emulator = Emulator::new(Options::immediate());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,7 +68,7 @@ impl Stage {
         found.trim().parse().unwrap()
     }
 
-    /// Waits until the receiver got so many notices.
+    /// Waits until the receiver got this number of notices.
     async fn noticed(&self, count: usize) -> Vec<Seen> {
         for _ in 0..2000 {
             let seen = self.receiver.seen();
@@ -135,7 +135,7 @@ async fn a_settled_write_is_told_of_once_it_is_taken() {
     assert_eq!(stage.emulator.made(), 1);
 }
 
-/// Its caller has no key to come back with, and it is settled all the same.
+/// A write without a key is settled too, although its caller cannot repeat it by key.
 #[tokio::test]
 async fn a_write_without_a_key_is_settled_too() {
     let stage = stage("", |_| ok("", "")).await;
@@ -147,7 +147,7 @@ async fn a_write_without_a_key_is_settled_too() {
     assert_eq!(stage.emulator.made(), 1);
 }
 
-/// A receiver that never answers keeps nothing waiting.
+/// A receiver that never responds delays nothing.
 #[tokio::test]
 async fn a_receiver_that_hangs_holds_up_no_settling() {
     let stage = stage("", |_| Reply::Hang).await;
@@ -158,13 +158,13 @@ async fn a_receiver_that_hangs_holds_up_no_settling() {
     assert_eq!((again.status(), again.header("triage-replay")), ("200", Some("true")), "{}", again.text());
 }
 
-/// Until it is settled, an unknown write is listed and shown by its names alone.
+/// An unsettled write is listed and shown with its names only.
 #[tokio::test]
 async fn an_unknown_write_is_listed_and_shown() {
     let stage = stage("", |_| ok("", "")).await;
     assert_eq!(stage.create().await.status(), "504");
     let mut shown = Value::Null;
-    // Also while it is verified, again and again.
+    // This also holds during repeated verifications.
     for _ in 0..20 {
         let records = stage.records().await;
         assert_eq!(records.len(), 1, "{records:?}");

@@ -1,4 +1,4 @@
-//! An upstream that chooses by a header which data a request sees: a verification carries that header, or it proves nothing.
+//! An upstream with data partitions that a header selects: a verification must carry that header, or it proves nothing.
 
 use super::{COMMIT_WITHIN, Settling, blind, settings};
 use crate::support::{Answered, create, read};
@@ -15,7 +15,7 @@ use triage::{
     upstream::{Inbound, Outbound, Transport},
 };
 
-/// A directory for requests that name a partition, and one for all others.
+/// An emulator for requests with the partition header, and one for all others.
 #[derive(Debug)]
 struct Partitions {
     named: Arc<Emulator>,
@@ -45,7 +45,7 @@ impl World {
         Self { host, named, default }
     }
 
-    /// Creates and verifications that went elsewhere; whether the upstream is awake is asked in no partition.
+    /// Creates and verifications without the header. The health call needs none.
     fn strays(&self) -> usize {
         let arrivals = self.default.arrivals();
         arrivals.iter().filter(|arrival| matches!(arrival.call, Call::Create | Call::ListBatch)).count()
@@ -60,7 +60,7 @@ impl World {
     }
 }
 
-/// Done and reset: only the partition's own list shows it.
+/// Applied and reset: only the partition's own list contains it.
 #[tokio::test(start_paused = true)]
 async fn a_verification_asks_the_partition_that_the_write_changed() {
     let world = World::new("");
@@ -85,7 +85,7 @@ async fn settlement_asks_the_partition_that_the_write_changed() {
     assert_eq!((world.named.hospitals().len(), world.strays()), (1, 0));
 }
 
-/// Headers that are too large to be kept leave the write unknown: without them its absence is not proven.
+/// Headers that are too large to store leave the write unknown: without them, its absence cannot be proven.
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_headers_are_not_kept_is_not_verified_without_its_caller() {
     let world = World::new("");
@@ -97,7 +97,7 @@ async fn a_write_whose_headers_are_not_kept_is_not_verified_without_its_caller()
     let _settling = Settling::at(&world.host);
     tokio::time::sleep(COMMIT_WITHIN * 2 + Duration::from_secs(60)).await;
     assert_eq!((world.named.arrivals().len(), world.strays()), (asked, 0));
-    // Its caller has them.
+    // Its caller sends the headers again.
     let answer = world.create(&padding).await;
     assert_eq!((answer.status, answer.header("triage-replay")), (200, ""), "{answer:?}");
     assert_eq!(world.named.hospitals().len(), 1);

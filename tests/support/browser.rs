@@ -1,4 +1,4 @@
-//! A real Chromium, driven by `WebDriver`. The driver chooses its port; browser and driver end with this.
+//! A real Chromium, controlled by `WebDriver`. The driver chooses its port; browser and driver are killed on drop.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// Without the last ones, Chromium asks for updates of itself, which a closed network refuses many at a time.
+/// The last flags stop Chromium from checking for its own updates, which fail noisily without a network.
 const FLAGS: [&str; 9] = [
     "--headless=new",
     "--no-sandbox",
@@ -21,7 +21,7 @@ const FLAGS: [&str; 9] = [
     "--disable-component-update",
     "--disable-sync",
 ];
-/// Looks for something that must come, far more than it takes.
+/// Polls for an expected change, for far longer than it takes.
 const LOOKS: usize = 1200;
 
 pub struct Browser {
@@ -42,7 +42,7 @@ impl Drop for Browser {
     }
 }
 
-/// Whether a browser and its driver are installed; says what is missing.
+/// Whether a browser and its driver are installed. Prints what is missing.
 pub fn installed() -> bool {
     let runs = |program: &str| {
         let quiet = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -97,7 +97,7 @@ impl Browser {
         self.command("/url", &json!({ "url": url })).await;
     }
 
-    /// A window of this width, light or dark.
+    /// Sets the window's width and its light or dark mode.
     pub async fn looks(&self, width: u32, dark: bool) {
         let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
@@ -106,23 +106,23 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", features).await;
     }
 
-    /// What the body of a function gives.
+    /// Runs the body of a function and returns its result.
     pub async fn script(&self, script: &str) -> Value {
         self.command("/execute/sync", &json!({ "script": script, "args": [] })).await
     }
 
-    /// What an expression gives.
+    /// Evaluates an expression.
     pub async fn value(&self, expression: &str) -> Value {
         self.script(&format!("return {expression}")).await
     }
 
-    /// The text of what a selector finds first.
+    /// The text of the first element that a selector matches.
     pub async fn text(&self, selector: &str) -> String {
         let found = self.value(&format!("document.querySelector({})?.innerText ?? ''", json!(selector))).await;
         found.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an expression holds.
+    /// Waits until an expression is true.
     pub async fn until(&self, expression: &str) {
         for _ in 0..LOOKS {
             if self.value(&format!("Boolean({expression})")).await == true {
@@ -134,7 +134,7 @@ impl Browser {
         panic!("never: {expression}; the log: {}; the page: {page}", self.log().await);
     }
 
-    /// Clicks where a person would.
+    /// Clicks an element like a user.
     pub async fn click(&self, selector: &str) {
         let element = self.element(selector).await;
         self.command(&format!("/element/{element}/click"), &json!({})).await;
@@ -145,7 +145,7 @@ impl Browser {
         self.command(&format!("/element/{element}/value"), &json!({ "text": text })).await;
     }
 
-    /// Presses a key wherever the focus is.
+    /// Presses a key at the focused element.
     pub async fn press(&self, key: char) {
         let down = json!({ "type": "keyDown", "value": key.to_string() });
         let up = json!({ "type": "keyUp", "value": key.to_string() });
@@ -159,12 +159,12 @@ impl Browser {
         id.unwrap_or_else(|| panic!("{selector}: {found}")).to_owned()
     }
 
-    /// What the page has complained of: scripts that failed, and what its policy forbade.
+    /// The console log: failed scripts, and violations of the content security policy.
     pub async fn log(&self) -> Value {
         self.command("/se/log", &json!({ "type": "browser" })).await
     }
 
-    /// The whole page as a picture, where somebody wants to look at it.
+    /// Saves a screenshot of the whole page, if `TRIAGE_TEST_SCREENSHOTS` is set.
     pub async fn picture(&self, name: &str) {
         let Ok(folder) = std::env::var("TRIAGE_TEST_SCREENSHOTS") else { return };
         let taken = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true })).await;

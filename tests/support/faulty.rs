@@ -1,4 +1,4 @@
-//! Faults between a host and its upstream, whatever that is: what a proxy, a network or an overloaded server does to a request.
+//! Faults between a host and any upstream, as proxies, networks and overloaded servers cause them.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -17,20 +17,20 @@ use triage::{
     upstream::{Inbound, Outbound, OutboundBody, Transport, full},
 };
 
-/// What goes wrong with a request.
+/// A fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Done, then answered with this status.
+    /// Applied, then answered with this status.
     Failed(u16),
-    /// Done, then the connection is reset.
+    /// Applied, then the connection is reset.
     Reset,
-    /// The connection is reset at once; the request is done after a time of up to this.
+    /// The connection is reset at once, and the request is applied after a random time up to this.
     Late(Duration),
-    /// Answered with this status at once, nothing done.
+    /// Answered with this status at once, without an effect.
     Refused(u16),
 }
 
-/// Which requests: all of a method, each by this chance.
+/// A fault for the requests of one method, with a probability.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub method: Method,
@@ -38,7 +38,7 @@ pub struct Rule {
     pub fault: Fault,
 }
 
-/// A transport whose requests meet faults.
+/// A transport that injects faults.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn Transport>,
@@ -53,7 +53,7 @@ impl Faulty {
         Arc::new(Self { inner, entropy: Rng::seeded(11), rules, struck })
     }
 
-    /// From the next request on. The chances of several rules for one method are shares of one draw.
+    /// Replaces the rules. The chances of several rules for one method partition one random draw.
     pub fn set(&self, rules: &[(Method, f64, Fault)]) {
         let rule = |(method, chance, fault): &(Method, f64, Fault)| Rule {
             method: method.clone(),
@@ -63,7 +63,7 @@ impl Faulty {
         *self.rules.lock().unwrap() = rules.iter().map(rule).collect();
     }
 
-    /// How many requests met a fault.
+    /// The number of requests with a fault.
     pub fn struck(&self) -> u64 {
         self.struck.load(Relaxed)
     }
@@ -82,7 +82,7 @@ impl Faulty {
     }
 }
 
-/// On clones, since what was sent is done whether or not the sender waits.
+/// The transport on clones of the state, since a sent request is applied even if the sender leaves.
 #[derive(Debug, Clone)]
 pub struct Between(pub Arc<Faulty>);
 
@@ -104,7 +104,7 @@ impl Transport for Between {
                 }
                 _ => {}
             }
-            // Carried out even if the sender gives up meanwhile.
+            // The request is finished even if the sender leaves.
             let inbound = tokio::spawn(async move { done(&own, request).await }).await.unwrap()?;
             match fault {
                 Some(Fault::Failed(status)) => Ok(failed(status)),
@@ -115,7 +115,7 @@ impl Transport for Between {
     }
 }
 
-/// The whole exchange, so that a fault strikes after it.
+/// The whole exchange, so that the fault can follow it.
 async fn done(faulty: &Faulty, request: Outbound) -> Result<Inbound, Failure> {
     let Inbound { status, headers, body } = faulty.inner.send(request).await?;
     let whole = body.collect().await.map_err(|_| Failure::new(FailureKind::Body, true))?;
@@ -127,7 +127,7 @@ fn failed(status: u16) -> Inbound {
     Inbound { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body: full(body.into()) }
 }
 
-/// A request's body, whole.
+/// The whole body of a request.
 pub async fn whole(body: OutboundBody) -> Bytes {
     match body {
         OutboundBody::Bytes(bytes) => bytes,

@@ -1,5 +1,5 @@
-//! A FHIR server in process that keeps its promise of conditional creates and updates as real ones do: it looks, then it writes,
-//! and of two with one condition that meet both find nothing.
+//! An in-process FHIR server with conditional creates and updates that race like real ones: it searches before it writes, so two concurrent
+//! requests with one condition both find nothing.
 
 use super::faulty::whole;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use triage::{
     upstream::{Inbound, Outbound, Transport, full},
 };
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Arrived {
     pub method: Method,
@@ -24,10 +24,10 @@ pub struct Arrived {
     pub headers: HeaderMap,
 }
 
-/// The server; shared by `Arc`.
+/// The server, shared by `Arc`.
 #[derive(Debug, Default)]
 pub struct FhirServer {
-    /// Between looking and writing.
+    /// The time between search and write.
     pub write_time: Duration,
     state: Mutex<State>,
 }
@@ -43,7 +43,7 @@ impl FhirServer {
         Arc::new(Self { write_time, state: Mutex::default() })
     }
 
-    /// How many patients there are by their identifiers' values.
+    /// The number of patients by identifier value.
     pub fn patients(&self) -> BTreeMap<String, usize> {
         let mut counted = BTreeMap::new();
         for patient in &self.state.lock().unwrap().patients {
@@ -52,17 +52,17 @@ impl FhirServer {
         counted
     }
 
-    /// The requests that arrived, in order.
+    /// All received requests in order.
     pub fn arrived(&self) -> Vec<Arrived> {
         self.state.lock().unwrap().arrived.clone()
     }
 
-    /// How many of them had this method.
+    /// The number of received requests with this method.
     pub fn count(&self, method: &Method) -> usize {
         self.state.lock().unwrap().arrived.iter().filter(|arrived| arrived.method == *method).count()
     }
 
-    /// Adds a patient past all conditions.
+    /// Adds a patient without checking conditions.
     pub fn add(&self, system: &str, value: &str) {
         let patient = json!({"resourceType": "Patient", "identifier": [{"system": system, "value": value}]});
         self.write(patient);
@@ -84,7 +84,7 @@ impl FhirServer {
         patient
     }
 
-    /// What a patient with this identifier's value is called, and which version that is.
+    /// The name and version of the patient with this identifier value.
     pub fn name(&self, identifier: &str) -> (String, String) {
         let state = self.state.lock().unwrap();
         let found = state.patients.iter().find(|patient| self::identifier(patient).1 == identifier).unwrap();

@@ -1,4 +1,4 @@
-//! Hosts that share a Redis, in front of one emulated directory. On real time: a server of its own keeps no paused clock.
+//! Hosts that share a Redis in front of one emulated directory, in real time, since an external server has no paused clock.
 
 use super::{Answered, create_in, read, redis_server::RedisServer};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use triage::{
     rng::Rng,
 };
 
-/// The key that seals answers.
+/// The key that encrypts stored responses.
 pub const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
-/// Limits, budget and breaker stay out of the way.
+/// Limits, budget and breaker are switched off.
 pub const UPSTREAM: &str = r#"
 policy = "hospital-directory"
 [upstreams.hospital.defaults]
@@ -28,16 +28,16 @@ limits = []
 concurrency = 10000
 "#;
 
-/// Where a fleet's state is.
+/// The shared parts of a fleet.
 pub struct Fleet {
     pub server: RedisServer,
     pub emulator: Arc<Emulator>,
-    /// Where hosts look for the server, if not where it is.
+    /// The server's URL for the hosts, if it differs from the server's own.
     pub url: Option<String>,
     /// Further keys of `[state]`.
     pub state: String,
     pub key: Option<&'static str>,
-    /// Instead of [`UPSTREAM`].
+    /// The upstream's keys, by default [`UPSTREAM`].
     pub upstream: String,
 }
 
@@ -62,14 +62,14 @@ impl Fleet {
         shared(&url, &self.state, "http://hospital.invalid", &self.upstream, self.key)
     }
 
-    /// One more host of the fleet.
+    /// Adds a host to the fleet.
     pub fn host(&self) -> Member {
         let transport = Arc::new(InProcess(Arc::clone(&self.emulator)));
         let host = Host::with_transports(&self.settings(), Clock::system(), Rng::system(), vec![transport]);
         Member(host.unwrap())
     }
 
-    /// Creates that have reached the directory. The first request of all is a health call: it may be asleep.
+    /// The creates that reached the directory. The very first request is a health call, since the upstream might be asleep.
     pub fn creates(&self) -> usize {
         self.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::Create).count()
     }
@@ -81,7 +81,7 @@ impl Fleet {
 
 /// Settings with shared state.
 pub fn shared(url: &str, state: &str, base_url: &str, upstream: &str, key: Option<&str>) -> Settings {
-    // Far above what a step takes on a busy machine: tests of time-outs say their own.
+    // Much longer than a step takes on a busy machine. Tests of timeouts set their own.
     let timeout = if state.contains("timeout") { "" } else { "timeout = \"5s\"" };
     let text = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n[state]\nurl = \"{url}\"\n{timeout}\n{state}\n\

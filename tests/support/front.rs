@@ -1,4 +1,4 @@
-//! A host on a real socket, and callers of it.
+//! A host on a real socket, and requests to it.
 
 use super::scripted::message;
 use std::net::SocketAddr;
@@ -8,16 +8,16 @@ use triage::{
     server::{ReloadError, Server},
 };
 
-/// A host in service; it stops with this.
+/// A running host, stopped on drop.
 pub struct Front {
     server: Server,
     settings: Settings,
 }
 
-/// What a caller got.
+/// A received response.
 #[derive(Debug)]
 pub struct Got {
-    /// Status line and header lines, in lower case.
+    /// Status line and header lines in lower case.
     pub head: String,
     pub body: Vec<u8>,
 }
@@ -38,7 +38,7 @@ impl Got {
 }
 
 impl Front {
-    /// Serves a configuration; `server.listen` is a free port, and one worker sees every connection.
+    /// Serves a configuration on a free port, with one worker that sees every connection.
     pub fn serve(toml: &str) -> Self {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"off\"\n{toml}"
@@ -47,7 +47,7 @@ impl Front {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
-    /// Serves a configuration with an admin listener on a free port; further keys of it come first.
+    /// Serves a configuration with an admin listener on a free port. `keys` are its further keys.
     pub fn with_admin(keys: &str, toml: &str) -> Self {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{keys}{toml}"
@@ -56,42 +56,42 @@ impl Front {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
-    /// Serves settings that are made otherwise.
+    /// Serves existing settings.
     pub fn of_settings(settings: Settings) -> Self {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
-    /// Serves a whole configuration.
+    /// Serves a complete configuration.
     pub fn start(toml: &str) -> Self {
         let settings = config::from_toml(toml).unwrap_or_else(|problems| panic!("{problems}"));
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
-    /// A server that was started otherwise.
+    /// Wraps a running server.
     pub fn of_server(server: Server, settings: Settings) -> Self {
         Self { server, settings }
     }
 
-    /// Reads certificates and tokens again.
+    /// Reloads certificates and tokens.
     pub fn reload(&self) -> Result<config::Reload, ReloadError> {
         self.server.reload(&self.settings)
     }
 
-    /// Asks the admin listener.
+    /// Sends a request to the admin listener.
     pub async fn admin(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
         let (address, length) = (self.server.admin().unwrap(), body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n");
         raw(address, format!("{head}{body}").as_bytes()).await
     }
 
-    /// What a path of the admin listener says, as JSON.
+    /// The JSON at a path of the admin listener.
     pub async fn look(&self, path: &str) -> serde_json::Value {
         let got = self.admin("GET", path, "", "").await;
         assert_eq!(got.status(), "200", "{path}: {}", got.text());
         serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", got.text()))
     }
 
-    /// In front of one upstream, with further keys of the server.
+    /// A host in front of one upstream, with further keys of the server.
     pub fn with_server(keys: &str, base_url: &str) -> Self {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{keys}[admin]\nlisten = \"off\"\n[upstreams.api]\nbase_url = \"{base_url}\"\n"
@@ -100,7 +100,7 @@ impl Front {
         Self { server: Server::start(&settings).unwrap(), settings }
     }
 
-    /// In front of one upstream, with further keys of that upstream.
+    /// A host in front of one upstream, with further keys of that upstream.
     pub fn of(base_url: &str, keys: &str) -> Self {
         Self::serve(&format!("[upstreams.api]\nbase_url = \"{base_url}\"\n{keys}"))
     }
@@ -113,7 +113,7 @@ impl Front {
         self.server.admin().unwrap()
     }
 
-    /// Drains and ends.
+    /// Drains and stops the host. Returns whether all requests were finished.
     pub fn stop(self) -> bool {
         self.server.stop()
     }
@@ -126,17 +126,17 @@ impl Front {
         format!("http://{}{path}", self.address())
     }
 
-    /// Sends bytes on a connection of their own and reads one answer.
+    /// Sends bytes on a new connection and reads one response.
     pub async fn raw(&self, request: &str) -> Got {
         raw(self.address(), request.as_bytes()).await
     }
 
-    /// A request without a body.
+    /// Sends a request without a body.
     pub async fn ask(&self, method: &str, path: &str, headers: &str) -> Got {
         self.raw(&format!("{method} {path} HTTP/1.1\r\nHost: triage.test\r\n{headers}\r\n")).await
     }
 
-    /// A request with a body.
+    /// Sends a request with a body.
     pub async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Got {
         let length = body.len();
         self.raw(&format!(

@@ -1,4 +1,4 @@
-//! Debian's registry, started by a test on a free port with a name and a password; it ends with this.
+//! Debian's OCI registry on a free port with a name and a password, killed on drop.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// What the registry lets in.
+/// The credentials that the registry accepts.
 pub const AUTH: &str = "YWxpY2U6czNjcmV0LXdvcmQ=";
 const HTPASSWD: &str = "alice:$2b$04$hD79knB7JH8rvkBt8iRePeXK0O5kozWzGzHeDFBLzCsMIcAlTM5UW\n";
 
@@ -26,7 +26,7 @@ impl Drop for OciRegistry {
 }
 
 impl OciRegistry {
-    /// None where it is not installed.
+    /// None if it is not installed.
     pub fn start() -> Option<Self> {
         if Command::new("docker-registry").arg("--version").output().is_err() {
             println!("skipped: docker-registry is not installed; `apt-get install docker-registry`");
@@ -50,7 +50,7 @@ impl OciRegistry {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // Another test may have taken the port: then it ends.
+            // It exits if another test has taken the port.
             while process.try_wait().unwrap().is_none() {
                 if TcpStream::connect(&address).is_ok() {
                     return Some(Self { process, address, _folder: folder });
@@ -61,7 +61,7 @@ impl OciRegistry {
         panic!("the registry does not start");
     }
 
-    /// A docker `config.json` for it.
+    /// A docker `config.json` for this registry.
     pub fn credentials(&self) -> String {
         format!("{{\"auths\": {{\"{}\": {{\"auth\": \"{AUTH}\"}}}}}}", self.address)
     }

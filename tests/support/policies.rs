@@ -1,4 +1,4 @@
-//! A registry, a Redis and hosts that follow what is announced through them.
+//! A registry, a Redis, and hosts that follow the fleet's announcements.
 
 use super::{
     front::{Front, Got},
@@ -16,46 +16,46 @@ use triage::{
     server::Server,
 };
 
-/// The repository of every host.
+/// The repository that every host uses.
 pub const REPOSITORY: &str = "team/policies/next";
 
-/// A component that does nothing but leave its name.
+/// A component that only reports its name.
 pub fn named(name: &str) -> Vec<u8> {
     Guest::new().text(at::NAME, name).build()
 }
 
-/// The same that traps whenever it is asked.
+/// A component with this name that traps in every decision.
 pub fn trapping(name: &str) -> Vec<u8> {
     Guest::new().text(at::NAME, name).decide(TRAP).build()
 }
 
-/// What hosts have in common.
+/// The parts that all hosts share.
 pub struct Policies {
     pub redis: RedisServer,
     pub registry: OciRegistry,
     pub upstream: Scripted,
     pub folder: tempfile::TempDir,
-    /// The component that every host's configuration names.
+    /// The component in every host's configuration.
     pub configured: Digest,
 }
 
-/// How a host differs from the others.
+/// The differences of one host.
 #[derive(Default)]
 pub struct Own<'a> {
-    /// Where it looks for the Redis.
+    /// The Redis URL that it uses.
     pub redis: Option<String>,
-    /// Where it looks for the registry.
+    /// The registry that it uses.
     pub registry: Option<String>,
     /// Further keys of `[policies]`.
     pub policies: &'a str,
-    /// What its configuration names.
+    /// The component in its configuration.
     pub configured: Option<Digest>,
-    /// Where it keeps what it has pulled.
+    /// The folder for pulled components.
     pub kept: Option<PathBuf>,
 }
 
 impl Policies {
-    /// With `v1` in the registry; none where there is no registry.
+    /// Starts all parts with `v1` in the registry; none without a registry.
     pub async fn start() -> Option<Self> {
         let registry = OciRegistry::start()?;
         let upstream = Scripted::start(|_| status(503)).await;
@@ -69,7 +69,7 @@ impl Policies {
         self.publish(component, None, None).await
     }
 
-    /// Into the registry, past all that `triage policy push` looks at.
+    /// Publishes a component without the checks of `triage policy push`.
     pub async fn publish(&self, component: Vec<u8>, signature: Option<String>, cases: Option<String>) -> Digest {
         let registry = Registry::new(Credentials::read(&self.registry.credentials(), "x").unwrap(), None);
         let tag = &Digest::of(&component).to_string()[..12];
@@ -115,7 +115,7 @@ impl Policies {
         Front::of_server(Server::start(&settings).unwrap(), settings)
     }
 
-    /// Three hosts that know of each other.
+    /// Three hosts that know each other.
     pub async fn hosts(&self) -> [Front; 3] {
         let hosts = [self.host(), self.host(), self.host()];
         for host in &hosts {
@@ -126,7 +126,7 @@ impl Policies {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
     for _ in 0..1500 {
         if is().await {
@@ -137,38 +137,38 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() ->
     panic!("it never came about: {what}");
 }
 
-/// Which policy judges a request at a host.
+/// The name of the policy that decides a request at a host.
 pub async fn judge(host: &Front) -> String {
     let got = host.ask("GET", "/a", "").await;
     assert_eq!(got.status(), "503", "{}", got.text());
     got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned()
 }
 
-/// Waits until a policy serves at each host.
+/// Waits until the policy serves at each host.
 pub async fn serves(hosts: &[Front], name: &str) {
     for (number, host) in hosts.iter().enumerate() {
         until(&format!("{name} at host {number}"), || async { judge(host).await == name }).await;
     }
 }
 
-/// What the fleet says, at a host.
+/// The fleet's state, as one host reports it.
 pub async fn fleet(host: &Front) -> Value {
     host.look("/api/v1/policies/api").await["fleet"].clone()
 }
 
-/// Has a host do something with a component.
+/// Sends an action on a component to a host.
 pub async fn act(host: &Front, verb: &str, digest: Option<Digest>) -> Got {
     let body = digest.map_or_else(String::new, |digest| format!("{{\"digest\": \"sha256:{digest}\"}}"));
     host.admin("POST", &format!("/api/v1/policies/api/{verb}"), "", &body).await
 }
 
-/// Announces at a host, which takes it.
+/// Announces a component at a host, which must accept it.
 pub async fn announce(host: &Front, digest: Digest) {
     let got = act(host, "announce", Some(digest)).await;
     assert_eq!(got.status(), "200", "{}", got.text());
 }
 
-/// What was told at a host of one kind.
+/// The texts of a host's events of one kind.
 pub async fn told(host: &Front, kind: &str) -> Vec<String> {
     let events = host.look("/api/v1/events").await;
     let own = events.as_array().unwrap().iter().filter(|event| event["kind"] == kind);

@@ -1,4 +1,4 @@
-//! Redis servers that a test owns: started on free ports, killed, stopped, emptied and cut off by it, and by it alone.
+//! Redis servers for one test: started on free ports, killed, stopped, emptied and cut off.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// One server. It ends with this.
+/// A server, killed on drop.
 pub struct RedisServer {
     process: Option<Child>,
     port: u16,
@@ -23,7 +23,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// An empty server without persistence.
+    /// Starts an empty server without persistence.
     pub fn start() -> Self {
         Self::with(&[])
     }
@@ -37,7 +37,7 @@ impl RedisServer {
     fn launched(folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
         let mut server = Self { process: None, port: 0, folder, arguments };
         for _ in 0..20 {
-            // Another test may take the port in between: the server ends then, and another port is tried.
+            // Another test may take the port first. The server then exits, and the loop tries another port.
             server.port = free_port();
             if server.launch() {
                 return server;
@@ -46,7 +46,7 @@ impl RedisServer {
         panic!("no redis-server came up: {}", std::fs::read_to_string(server.log()).unwrap_or_default());
     }
 
-    /// A Sentinel, with these lines in its configuration.
+    /// Starts a Sentinel with these configuration lines.
     pub fn sentinel(lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sentinel.conf");
@@ -55,9 +55,9 @@ impl RedisServer {
         Self::launched(folder, arguments)
     }
 
-    /// A server that also speaks TLS, on the next port; none where this build cannot.
+    /// Starts a server that also offers TLS, on the next port; none if this build of Redis has no TLS.
     pub fn tls(certificate: &str, key: &str) -> Option<Self> {
-        // Both are built from one set of options.
+        // The client and the server are built with the same options.
         let cli = Command::new("redis-cli").arg("--help").output().unwrap();
         if ![cli.stdout, cli.stderr].iter().any(|text| String::from_utf8_lossy(text).contains("--tls")) {
             return None;
@@ -89,7 +89,7 @@ impl RedisServer {
         let folder = self.folder.path().to_str().unwrap();
         let (port, log, socket) = (self.port.to_string(), self.log(), self.socket());
         let mut command = Command::new("redis-server");
-        // A configuration file comes first.
+        // A configuration file must be the first argument.
         let (first, rest) =
             self.arguments.split_at(usize::from(self.arguments.first().is_some_and(|word| !word.starts_with("--"))));
         command.args(first).args(["--port", &port, "--bind", "127.0.0.1", "--dir", folder, "--daemonize", "no"]);
@@ -107,7 +107,7 @@ impl RedisServer {
             if process.try_wait().unwrap().is_some() {
                 return false;
             }
-            // Another server may have the port: this one's log says whether it is ours.
+            // Another server may have the port; the log shows whether this one is ready.
             let ready = std::fs::read_to_string(self.log())
                 .is_ok_and(|log| log.contains("Ready to accept connections") || log.contains("Sentinel ID is"));
             if ready {
@@ -136,26 +136,26 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// A connection for the test's own questions.
+    /// A connection for the test's own commands.
     pub fn connection(&self) -> redis::Connection {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// Asks something, such as `["GET", "a"]`.
+    /// Runs a command, such as `["GET", "a"]`.
     pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query(&mut self.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// How often commands ran since the last `CONFIG RESETSTAT`, by name, those of tests' own questions apart.
+    /// The number of calls of a command since the last `CONFIG RESETSTAT`.
     pub fn calls(&self, name: &str) -> u64 {
         let stats: String = self.ask(&["INFO", "commandstats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -163,7 +163,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again on the same port, empty unless it was told to persist.
+    /// Restarts it on the same port, empty unless it persists its data.
     pub fn restart(&mut self) {
         self.kill();
         let _ = std::fs::remove_file(self.log());
@@ -171,18 +171,18 @@ impl RedisServer {
             if self.launch() {
                 return;
             }
-            // The port may still be held by connections of the one before.
+            // Connections to the previous process may still hold the port.
             thread::sleep(Duration::from_millis(50));
         }
         panic!("redis-server did not come back: {}", std::fs::read_to_string(self.log()).unwrap_or_default());
     }
 
-    /// SIGSTOP: connections stay open and nobody answers.
+    /// Sends SIGSTOP: connections stay open without responses.
     pub fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn go_on(&self) {
         self.signal(rustix::process::Signal::CONT);
     }
@@ -199,7 +199,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// A free port below those that a Cluster's bus would push beyond the end.
+/// A free port, low enough that the port of a Cluster's bus (10,000 higher) is valid.
 fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -209,7 +209,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// Three masters that share the slots.
+/// Three masters that share the hash slots.
 pub struct RedisCluster(pub Vec<RedisServer>);
 
 impl RedisCluster {
@@ -244,19 +244,19 @@ impl RedisCluster {
     }
 }
 
-/// What a [`Proxy`] does with what passes.
+/// How a [`Proxy`] treats traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Way {
-    /// Hands it on.
+    /// Forwards it.
     Open,
-    /// Closes connections, and refuses new ones.
+    /// Closes connections and refuses new ones.
     Cut,
-    /// Takes it and hands nothing on, either way: connections stay open.
+    /// Accepts it without forwarding it in either direction; connections stay open.
     BlackHole,
 }
 
-/// A TCP proxy before a server.
+/// A TCP proxy in front of a server.
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -321,7 +321,7 @@ impl Proxy {
         }
     }
 
-    /// Delays whatever passes, each way.
+    /// Delays traffic in both directions.
     pub fn delay(&self, by: Duration) {
         self.shared.delay_ms.store(u64::try_from(by.as_millis()).unwrap(), SeqCst);
     }
@@ -336,7 +336,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.close();
-        // Wakes the listener, which ends.
+        // Connecting wakes the listener, which then ends.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }

@@ -1,4 +1,4 @@
-//! An upstream on a real socket that does exactly what a test says, byte by byte, and notes what reached it.
+//! An upstream on a real socket that follows a script byte by byte, and records requests.
 
 use bytes::Bytes;
 use std::{
@@ -12,14 +12,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// On which connection, from 0.
+    /// The number of its connection, from 0.
     pub connection: usize,
-    /// Request line and header lines, in lower case.
+    /// Request line and header lines in lower case.
     pub head: String,
-    /// The body, without its framing.
+    /// The body without its framing.
     pub body: Vec<u8>,
 }
 
@@ -35,31 +35,31 @@ impl Seen {
     }
 }
 
-/// What the upstream does with a request.
+/// How the upstream treats a request.
 pub enum Reply {
-    /// These bytes; the connection stays open.
+    /// Sends these bytes and keeps the connection open.
     Bytes(Vec<u8>),
-    /// These bytes; the connection closes then.
+    /// Sends these bytes and closes the connection.
     Part(Vec<u8>),
-    /// The connection closes without an answer.
+    /// Closes the connection without a response.
     Close,
-    /// Nothing, ever.
+    /// Never responds.
     Hang,
-    /// Bytes as the test hands them over.
+    /// Sends bytes when the test provides them.
     Paced(mpsc::Receiver<Bytes>),
 }
 
-/// An answer with a body.
+/// A response 200 with a body.
 pub fn ok(headers: &str, body: &str) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into())
 }
 
-/// A bare answer with a status.
+/// A response with a status and no body.
 pub fn status(status: u16) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 {status} Status\r\ncontent-length: 0\r\n\r\n").into())
 }
 
-/// The running upstream; it ends with this.
+/// The running upstream, stopped on drop.
 pub struct Scripted {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -132,7 +132,7 @@ async fn converse(
     }
 }
 
-/// Reads one message off a stream: head in lower case, body without its framing. None at the end of the stream.
+/// Reads one message: the head in lower case, and the body without its framing. None at the end of the stream.
 pub async fn message(stream: &mut TcpStream, read: &mut Vec<u8>) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let end = loop {
         if let Some(end) = find(read, b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! A host whose policies come from a folder, and an operator's hand.
+//! A host whose policies come from a folder.
 
 use super::{
     front::Front,
@@ -15,7 +15,7 @@ pub fn prebuilt(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"))
 }
 
-/// A host with a folder of policies, in front of an upstream that always answers 503, so that every answer is judged.
+/// A host with a policy folder, in front of an upstream that always responds 503, so that the policy decides on every response.
 pub struct Stage {
     folder: tempfile::TempDir,
     pub front: Front,
@@ -27,7 +27,7 @@ impl Stage {
         Self::with("", before).await
     }
 
-    /// With further keys of `policies`.
+    /// Starts a host with further keys of `policies`.
     pub async fn with(keys: &str, before: &[(&str, &str)]) -> Self {
         let upstream = Scripted::start(|_| status(503)).await;
         let folder = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// Beside and renamed, as a careful operator does it.
+    /// Replaces the file atomically, as operators should.
     pub fn drop_in(&self, bytes: &[u8]) {
         let beside = self.path("new.tmp");
         fs::write(&beside, bytes).unwrap();
@@ -66,12 +66,12 @@ impl Stage {
         self.front.host().policy_events("api").unwrap()
     }
 
-    /// What has reached the upstream.
+    /// The requests that reached the upstream.
     pub fn seen(&self) -> Vec<Seen> {
         self.upstream.seen()
     }
 
-    /// Waits until a component serves, without asking anything.
+    /// Waits until a component serves, without sending requests.
     pub async fn loaded(&self, what: &str, own: Digest) {
         for _ in 0..2000 {
             if let Some(event) = self.events().pop() {
@@ -92,7 +92,7 @@ impl Stage {
         got.header("triage-policy").unwrap().split(';').next().unwrap().to_owned()
     }
 
-    /// Waits until an event comes, and asks in between, so that a generation is judged.
+    /// Waits for an event, and sends requests meanwhile, so that the policy makes decisions.
     pub async fn until(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
         for _ in 0..2000 {
             if let Some(event) = self.events().into_iter().find(&matches) {

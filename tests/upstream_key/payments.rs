@@ -1,8 +1,8 @@
-//! A payment API that keeps idempotency keys as Stripe's API v1 says that it does, with faults.
+//! A payment API with idempotency keys as documented for Stripe's API v1, with faults.
 //!
-//! Rules (<https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-low-level>): once execution begins, status and body are
-//! stored under the key and given again, 500s included; the same key with other parameters is 400 `idempotency_error`; while the
-//! first request executes, 409 `idempotency_key_in_use`; the rate limiter stands before the keys; keys are forgotten after a day.
+//! Rules (<https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-low-level>): once execution begins, status and
+//! body are stored under the key and replayed, including 500s. The same key with other parameters is 400 `idempotency_error`. While the
+//! first request executes, a repetition is 409 `idempotency_key_in_use`. The rate limiter comes before the keys. Keys expire after a day.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -21,16 +21,16 @@ use triage::{
 
 const KEYS_KEPT: Duration = Duration::from_hours(24);
 
-/// What goes wrong, each in percent of the sends.
+/// Faults, each in percent of the sends.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
     /// The connection breaks before the request arrives.
     pub reset_before: u32,
     /// The connection breaks after the payment was made.
     pub reset_after: u32,
-    /// The payment takes longer than an attempt may.
+    /// The payment takes longer than the attempt timeout.
     pub slow: u32,
-    /// 500, stored; every other one after the payment was made.
+    /// 500, stored; in every second case after the payment was made.
     pub broken: u32,
     /// 402, stored.
     pub declined: u32,
@@ -38,17 +38,17 @@ pub struct Faults {
     pub limited: u32,
 }
 
-/// What struck, and what was made.
+/// The faults and payments so far.
 #[derive(Debug, Default)]
 pub struct Books {
     keys: HashMap<Vec<u8>, Entry>,
-    /// Payments by the body that asked for them.
+    /// The number of payments by request body.
     pub payments: HashMap<Bytes, u32>,
-    /// The keys that came, one a send.
+    /// The key of each send.
     pub sent_keys: Vec<Option<String>>,
-    /// What each body was answered, for the report of a failure.
+    /// The responses to each body, for failure messages.
     pub answers: HashMap<Bytes, Vec<&'static str>>,
-    /// Bodies whose stored answer is a 500.
+    /// Bodies whose stored response is a 500.
     pub broken: HashSet<Bytes>,
     pub resets: u32,
     pub conflicts: u32,
@@ -95,7 +95,7 @@ impl Payments {
         self.random.lock().unwrap().random_range(0..100) < percent
     }
 
-    /// Executes a request for the first time: what is stored under its key, and whether a payment was made.
+    /// Executes a request for the first time. Returns the response to store, and whether a payment was made.
     fn execute(&self, body: &Bytes, now: Instant) -> Entry {
         let took = if self.strikes(self.faults.slow) { Duration::from_secs(8) } else { Duration::from_millis(50) };
         let id = self.random.lock().unwrap().next_u32();

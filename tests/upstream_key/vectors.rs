@@ -1,4 +1,4 @@
-//! The published rules of a payment API, row by row, through a whole host.
+//! The documented rules of a payment API, row by row, through a whole host.
 
 use super::{KEY, host, pay, payments::inbound, settings};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use triage::{
     upstream::{Inbound, Outbound, Transport},
 };
 
-/// Answers as its script says; the last answer is given ever after. One host, whose policy is compiled once, plays every row.
+/// Responds by its script, and repeats the last response. One host plays every row, so that its policy is compiled once.
 #[derive(Debug, Default)]
 struct Script(Mutex<Vec<String>>);
 

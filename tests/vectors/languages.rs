@@ -1,6 +1,6 @@
-//! The same policy in Rust, JavaScript and Python: built here, and each passes the same cases.
+//! The same policy in Rust, JavaScript and Python: each is built here and passes the same cases.
 //!
-//! A language whose toolchain is not here and cannot be had is skipped; the last line says how many were.
+//! A language without an available toolchain is skipped; the last line of output counts them.
 
 use std::path::{Path, PathBuf};
 use triage::policy::{
@@ -10,7 +10,7 @@ use triage::policy::{
     guest_language::Language,
 };
 
-/// A DELETE that is answered 404 after an unknown one needs an endpoint of its own, which the example does not describe.
+/// A DELETE with 404 after an unknown one needs its own endpoint, which the example does not describe.
 const DOES_NOT_APPLY: &str = "DELETE,/anything,request,2,yes,";
 const STANDARD: &str = include_str!("http-standard.csv");
 const CASES: &str = include_str!("../../guest-policies/examples/parcels.cases.csv");
@@ -52,7 +52,7 @@ fn the_same_cases_pass_in_each() {
         let reused = Policy::load(&engine, &component, &reused).unwrap_or_else(|e| panic!("{title}: {e:?}"));
         let safe = super::safety::play("parcels", &reused, super::safety::FEW_VARIANTS);
         println!("{title}: no write is repeated in {} outcomes", safe.requests);
-        // What the operator wrote is refused by a policy that cannot read it.
+        // A policy that cannot parse the operator's settings refuses them.
         let settings = LoadOptions { settings: "[".to_owned(), ..LoadOptions::default() };
         let refused = Policy::load(&engine, &component, &settings).map(|_| ()).unwrap_err().to_string();
         assert!(refused.starts_with("the policy refused its settings: "), "{title}: {refused}");

@@ -1,5 +1,5 @@
-//! No policy has an unsafe request sent again, or a key released, without proof: every policy, method, status and failure, keyed
-//! or not, granted or not, through the clamp and the decision about the record.
+//! No policy can cause an unsafe request to be resent, or a key to be released, without proof. Checks every policy, method, status and
+//! failure, with and without key and grant, through the clamp and the record's decision.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ const FAILURES: [FailureKind; 9] = [
     FailureKind::Protocol,
     FailureKind::Body,
 ];
-/// Where an upstream has no batch, no match or nothing to say.
+/// Bodies of an upstream without a batch, without a match, or without content.
 const PROBE_BODIES: [&str; 4] = [
     "",
     "[]",
@@ -36,14 +36,14 @@ const PROBE_BODIES: [&str; 4] = [
     r#"{"resourceType":"Bundle","type":"searchset","total":0}"#,
 ];
 
-/// A request that a policy is asked about.
+/// A request to decide on.
 struct Request {
     path: &'static str,
     headers: HeaderMap,
     body: &'static str,
 }
 
-/// How many cases were played.
+/// The number of played cases.
 #[derive(Debug, Default)]
 pub struct Played {
     /// Outcomes of requests, each with and without a grant.
@@ -52,7 +52,7 @@ pub struct Played {
     pub verifications: u64,
 }
 
-/// With and without a key, a hint that a retry helps, and an effect that is unknown from before.
+/// With and without a key, a hint that a retry helps, and an earlier unknown effect.
 const VARIANTS: [[bool; 3]; 8] = [
     [false, false, false],
     [true, true, false],
@@ -63,10 +63,11 @@ const VARIANTS: [[bool; 3]; 8] = [
     [false, false, true],
     [true, true, true],
 ];
-/// Of these for a component with an interpreter, whose decision takes milliseconds here: each fact is given and is not.
+/// The number of these variants for a component with an interpreter, whose decisions take milliseconds here. They contain each flag both
+/// set and unset.
 pub const FEW_VARIANTS: usize = 3;
 
-/// Plays every case on a policy.
+/// Plays every case with a policy.
 pub fn play(name: &str, policy: &Policy, variants: usize) -> Played {
     let mut played = Played::default();
     for request in requests(name) {
@@ -104,7 +105,7 @@ fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
     all.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy)]
 enum Came {
     Status(StatusCode),
@@ -134,7 +135,7 @@ impl Came {
     }
 }
 
-/// A policy's endpoint under one method and request.
+/// A policy's endpoint for one method and request.
 struct Subject<'a> {
     name: &'a str,
     policy: &'a Policy,
@@ -183,7 +184,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Every outcome of a verification, early and after the upstream's time to commit.
+    /// Plays every outcome of a verification, before and after the upstream's commit time.
     fn play_probe(&self, played: &mut Played) {
         let within = self.commit_within.unwrap_or(Duration::from_secs(60));
         for came in Came::all() {
@@ -202,7 +203,7 @@ impl<'a> Subject<'a> {
                     let told = || format!("{}: {body:?} {sent_ago:?} {clamped:?}", self.told(came, &facts));
                     assert!(absence_counts || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
                     assert!(absence_counts || !self.is_released(&facts, &clamped), "released: {}", told());
-                    // Only an answer that says what is there can say what is not.
+                    // Only a response that can show presence can prove absence.
                     let is_proof = matches!(came, Came::Status(status) if matches!(status.as_u16(), 200 | 404));
                     assert!(is_proof || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
                     assert!(is_proof || !self.is_released(&facts, &clamped), "released: {}", told());
@@ -215,7 +216,7 @@ impl<'a> Subject<'a> {
     fn check_request(&self, came: Came, facts: &ClampInput, clamped: &Clamped) {
         let is_released = self.is_released(facts, clamped);
         if self.effect == Effect::Idempotent {
-            // Sent again it does no harm, but its key is not free while its effect is unknown.
+            // Resending an idempotent request is harmless, but its key must not be released while its effect is unknown.
             assert!(clamped.class != Class::Unknown || !is_released, "{}: {clamped:?}", self.told(came, facts));
         }
         if self.effect != Effect::Unsafe {
@@ -226,7 +227,7 @@ impl<'a> Subject<'a> {
         assert!(!is_released || self.may_be_released(came, facts), "released: {}: {clamped:?}", self.told(came, facts));
     }
 
-    /// Whether the host holds proof, or the operator's trust in this very policy's table, that the request was not applied.
+    /// Whether the host has proof that the request was not applied, or the operator trusts this policy's table.
     fn may_be_resent(&self, came: Came, facts: &ClampInput) -> bool {
         let proof = match came {
             Came::Failed(failure) => !failure.sent,
@@ -240,15 +241,14 @@ impl<'a> Subject<'a> {
         proof && !facts.unsettled
     }
 
-    /// Whether the host holds proof that a request has no effect here. A refusal in HTTP's own words counts as such from a policy
-    /// that the operator trusts.
+    /// Whether the host has proof that a request has no effect. A refusal by HTTP's own statuses counts if the operator trusts the policy.
     fn may_be_released(&self, came: Came, facts: &ClampInput) -> bool {
         let proof = match came {
             Came::Failed(failure) => !failure.sent,
             Came::Status(status) => match status.as_u16() {
                 307 | 308 | 425 | 429 => true,
                 408 => false,
-                // Its table counts them among the refusals.
+                // The policy's table counts these statuses as refusals.
                 460 | 499 => facts.granted && self.name == "fhir",
                 400..=499 | 501 | 505 | 511 => facts.granted,
                 _ => false,
@@ -257,7 +257,7 @@ impl<'a> Subject<'a> {
         proof && !facts.unsettled
     }
 
-    /// Whether the record would be forgotten, however the request ends now.
+    /// Whether the record would be deleted after this verdict.
     fn is_released(&self, facts: &ClampInput, clamped: &Clamped) -> bool {
         let unsettled = clamped.unsettled(self.effect, facts.unsettled);
         let answered = matches!(facts.seen, ObservedResult::Status(_)) && facts.purpose == Purpose::Request;

@@ -1,4 +1,4 @@
-//! From a file that is closed to a generation that serves.
+//! The time from closing a policy file to the generation that serves it.
 
 use crate::stage::{Got, Stage, caller, percentile, prebuilt, runtime, unique, upstream};
 use std::{
@@ -12,7 +12,7 @@ use std::{
 /// Components of each kind.
 const TIMES: u32 = 60;
 
-/// A Rust policy of 55 KB, compiled for the first time and from the cache.
+/// Measures a Rust policy of 55 KB, compiled for the first time and from the cache.
 pub fn file_closed_to_serving() {
     let runtime = runtime();
     let component = prebuilt("always-retry");
@@ -32,7 +32,7 @@ pub fn file_closed_to_serving() {
             let closed = stage.drop_in("a", &next);
             let serves = || {
                 let events = stage.server.host().policy_events("a").unwrap();
-                // The log of events is bounded: then the last one is what tells.
+                // The event log is bounded, so its length may stay the same; then the last event decides.
                 events.len() > before || events.last().is_some_and(|last| last.to_string().contains(&short(&next)))
             };
             while !serves() {
@@ -54,7 +54,7 @@ fn short(component: &[u8]) -> String {
     triage::policy::Digest::of(component).short()
 }
 
-/// What requests take at the moment of a swap: the first ones of each generation against all others.
+/// The latency of requests at a swap: the first requests of each generation against all others.
 pub fn first_requests_of_a_generation() {
     const FIRST: usize = 5;
     let runtime = runtime();

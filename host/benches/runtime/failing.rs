@@ -1,4 +1,4 @@
-//! Policies that fail, and who notices.
+//! Policies that fail, and their effect on callers.
 
 #[path = "../../../tests/hostile/guest.rs"]
 #[allow(dead_code)]
@@ -15,15 +15,15 @@ use std::{
 };
 use triage::rollout::Event;
 
-/// Callers of the endpoint whose policy fails.
+/// Callers of the endpoint with the failing policy.
 const CALLERS: usize = 4;
 const TIMES: u32 = 20;
 
-/// `decide` traps where the attempt's random number says so, at 56 bytes from its start: on 2 % of all decisions.
+/// Makes `decide` trap on 2 % of all decisions, by the attempt's random number at offset 56.
 const TRAPS_ON_2_PERCENT: &str = "(if (i64.eqz (i64.rem_u (i64.load offset=56 (local.get 0)) (i64.const 50)))
     (then unreachable))";
 
-/// From the first request that a policy decides, which traps on 2 % of all, to the moment the one before it serves again.
+/// The time from the first request decided by a policy that traps on 2 % of decisions to the rollback.
 pub fn rolled_back() {
     let runtime = runtime();
     let stage = Stage::new(runtime.block_on(upstream()), true);
@@ -56,7 +56,7 @@ pub fn rolled_back() {
     );
 }
 
-/// What another endpoint's callers see before, while and after a policy spins that is quarantined at its third overrun.
+/// The latency at another endpoint before, during and after a policy that spins and is quarantined at its third overrun.
 pub fn beside_a_hostile_policy() {
     const SPELL: Duration = Duration::from_secs(5);
     let runtime = runtime();
@@ -64,7 +64,7 @@ pub fn beside_a_hostile_policy() {
     let over = Arc::new(AtomicBool::new(false));
     let well = runtime.spawn(caller(stage.address(), "/b/x", Arc::clone(&over)));
     let ill = runtime.spawn(caller(stage.address(), "/a/x", Arc::clone(&over)));
-    // Compiled before, so that the compiler's work is in neither.
+    // Compile it first, so that no measurement includes the compiler's work.
     let spins = prebuilt("spin");
     std::thread::sleep(SPELL);
     stage.drop_in("a", &spins);

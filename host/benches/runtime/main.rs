@@ -7,7 +7,7 @@ mod failing;
 mod restart;
 mod stage;
 
-/// What is measured, by name.
+/// The measurements by name.
 const PARTS: [(&str, fn()); 5] = [
     ("serving", drop_in::file_closed_to_serving),
     ("swap", drop_in::first_requests_of_a_generation),

@@ -1,4 +1,4 @@
-//! A restart with policies that take long to compile.
+//! A restart with policies that compile slowly.
 
 use crate::stage::percentile;
 use std::{
@@ -11,10 +11,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// The binary under measurement.
+/// The measured executable.
 const TRIAGE: &str = env!("CARGO_BIN_EXE_triage");
 
-/// With a Python and a JavaScript policy: the first start compiles, the next ones find the code in the cache.
+/// Measures a Python and a JavaScript policy: the first start compiles them, later ones load the code from the cache.
 pub fn from_the_cache() {
     const TIMES: usize = 5;
     let folder = TempDir::new().unwrap();
@@ -39,7 +39,7 @@ pub fn from_the_cache() {
     let cache = folder.path().join("cache").display().to_string();
     let head = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"off\"\n[policies]\n";
     fs::write(&config, format!("{head}cache_dir = {cache:?}\n{upstreams}")).unwrap();
-    // A start counts until it listens: every policy is loaded then.
+    // A start ends when the host listens, since every policy is loaded then.
     let started = || {
         let began = Instant::now();
         let mut child = Command::new(TRIAGE)

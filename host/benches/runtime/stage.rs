@@ -1,4 +1,4 @@
-//! A host with a folder of policies, an upstream that always answers 404, and callers that note how long each answer took.
+//! A host with a folder of policies, an upstream that always responds 404, and callers that measure latency.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// An upstream: 404 to everything, so that each answer is judged and delivered.
+/// An upstream that responds 404 to everything, so that the policy decides on each response and the host delivers it.
 pub async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,7 +59,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A host in front of upstreams `a` and `b`, whose policies are `a.wasm` and `b.wasm` in the folder if they come.
+    /// A host with upstreams `a` and `b`, whose policies are the files `a.wasm` and `b.wasm`.
     pub fn new(upstream: SocketAddr, cached: bool) -> Self {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -75,7 +75,7 @@ impl Stage {
         };
         let text = format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"off\"\n{}{}", one("a"), one("b"));
         let mut settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
-        // The key that seals the cache lies in a user's home, which a configuration alone does not have.
+        // The key that seals the cache is in a user's home folder, which a configuration alone does not name.
         let places = CachePlaces { dir: path("cache").into(), key: path("state/key").into() };
         settings.policies.cache = cached.then_some(places);
         Self { server: Server::start(&settings).unwrap(), folder }
@@ -85,7 +85,7 @@ impl Stage {
         self.server.addresses()[0]
     }
 
-    /// Puts a component there as a careful operator does; returns when its file was closed.
+    /// Writes a component atomically, as operators should. Returns the time at which its file was closed.
     pub fn drop_in(&self, upstream: &str, component: &[u8]) -> Instant {
         let beside: PathBuf = self.folder.path().join("new.tmp");
         fs::write(&beside, component).unwrap();
@@ -94,7 +94,7 @@ impl Stage {
         closed
     }
 
-    /// Waits until an event matches that came after so many others.
+    /// Waits until an event matches.
     pub fn wait(&self, upstream: &str, matches: impl Fn(&Event) -> bool) -> Event {
         for _ in 0..500_000 {
             let events = self.server.host().policy_events(upstream).unwrap();
@@ -106,7 +106,7 @@ impl Stage {
         panic!("there were {:?}", self.server.host().policy_events(upstream));
     }
 
-    /// Waits until a component serves: the last one that was installed is it.
+    /// Waits until the component serves, which means that the last installed digest is its.
     pub fn serves(&self, upstream: &str, component: &[u8]) {
         let own = Some(Digest::of(component));
         for _ in 0..500_000 {
@@ -121,7 +121,7 @@ impl Stage {
     }
 }
 
-/// A component that is another one each time: a custom section more.
+/// Makes the digest of a component unique with an additional custom section.
 pub fn unique(component: &[u8], number: u32) -> Vec<u8> {
     let mut bytes = component.to_vec();
     bytes.extend_from_slice(&[0, 6, 1, b'n']);
@@ -129,13 +129,13 @@ pub fn unique(component: &[u8], number: u32) -> Vec<u8> {
     bytes
 }
 
-/// A policy of `guest-policies/`, as it is built into the repository.
+/// A prebuilt policy from `guest-policies/`.
 pub fn prebuilt(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"));
     fs::read(path).unwrap()
 }
 
-/// What a caller got: when it asked, how long it took, the status, and the policy's label.
+/// The result of a request: when it was sent, its latency, the status and the policy's label.
 #[derive(Debug, Clone)]
 pub struct Got {
     pub asked: Instant,
@@ -144,7 +144,7 @@ pub struct Got {
     pub policy: String,
 }
 
-/// Asks for `path` on one connection, one request after the other, until told to stop.
+/// Sends requests for `path` on one connection, one after the other, until `over` is set.
 pub async fn caller(address: SocketAddr, path: &str, over: Arc<AtomicBool>) -> Vec<Got> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -167,7 +167,7 @@ pub async fn caller(address: SocketAddr, path: &str, over: Arc<AtomicBool>) -> V
     all
 }
 
-/// The value below which so many percent lie.
+/// The value at a percentile.
 pub fn percentile(values: &mut [Duration], percent: usize) -> Duration {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()

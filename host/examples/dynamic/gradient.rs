@@ -1,6 +1,6 @@
-//! Two limits on attempts under way, in front of the same queue: this host's own, by Little's law, and Netflix's
-//! Gradient2 (concurrency-limits, `Gradient2Limit`: long and short round trips, tolerance 1.5, a queue of 4, smoothing
-//! 0.2). No line: who finds no room is refused.
+//! Two concurrency limits in front of the same queue: this host's own, by Little's law, and Netflix's Gradient2 (concurrency-limits,
+//! `Gradient2Limit`: long and short round trips, tolerance 1.5, a queue of 4, smoothing 0.2). There is no wait queue: a request over the
+//! limit is refused.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 use triage::{
@@ -8,9 +8,9 @@ use triage::{
     overload::{Limiter, Sample, SampleOutcome},
 };
 
-/// What callers wait for.
+/// The longest time that a caller waits, in microseconds.
 const PATIENCE: u64 = 5_000_000;
-/// Of which a fifth harms nobody.
+/// A latency up to this is acceptable: a fifth of the callers' patience.
 const HARMLESS: Duration = Duration::from_secs(1);
 
 trait Limit {
@@ -55,7 +55,7 @@ impl Limit for None {
     fn refused(&mut self, _: Timestamp) {}
 }
 
-/// As in Netflix's library, with its window of at least 10 samples, shortened to 100 ms as this host's is.
+/// As in Netflix's library, with a window of at least 10 samples, shortened to 100 ms like this host's.
 struct Gradient2 {
     limit: f64,
     under_way: usize,
@@ -114,11 +114,11 @@ impl Limit for Gradient2 {
     fn refused(&mut self, _: Timestamp) {}
 }
 
-/// Seconds, requests a second, and how long one takes.
+/// Seconds, requests per second, and the service time in ms of each endpoint.
 type Stretch = (u64, f64, [u64; 2]);
 
-/// An upstream that works on `slots` at once, first come, first served; two endpoints, of which the first gets so many
-/// of a hundred.
+/// An upstream that handles `slots` requests at once, first come, first served, with two endpoints. The first one gets the given percentage
+/// of requests.
 struct Case {
     name: &'static str,
     slots: usize,
@@ -176,7 +176,7 @@ fn play(case: &Case, limit: &mut dyn Limit) -> Score {
         (chance >> 33) as f64 / f64::from(1_u32 << 31)
     };
     let mut free: BinaryHeap<Reverse<u64>> = (0..case.slots).map(|_| Reverse(now)).collect();
-    // When, sent when, which endpoint, and whether it was answered.
+    // End time, send time, whether it is the first endpoint, and whether it was answered.
     let mut ends: BinaryHeap<Reverse<(u64, u64, bool, bool)>> = BinaryHeap::new();
     let mut until = now;
     for (seconds, rate, service_ms) in case.stretches {
@@ -202,7 +202,7 @@ fn play(case: &Case, limit: &mut dyn Limit) -> Score {
             let service = service_ms[usize::from(!first)] * 1000;
             let Some(Reverse(idle)) = free.pop() else { continue };
             let done = idle.max(now) + service;
-            // What nobody waits for any more is worked on all the same.
+            // The upstream finishes requests whose callers have left.
             free.push(Reverse(done));
             let answered = done - now <= PATIENCE;
             ends.push(Reverse((done.min(now + PATIENCE), now, first, answered)));

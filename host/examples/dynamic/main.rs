@@ -1,4 +1,4 @@
-//! Settings that follow traffic, with and without, on paused time: `cargo run --release --example dynamic`.
+//! Adaptive settings, on and off, in paused time: `cargo run --release --example dynamic`.
 //!
 //! ```text
 //! scene       an upstream that throttles or fails, the real pipeline in front of it, and callers
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 const OFFERED: u64 = 25;
 const MINUTE: u64 = 60;
 
-/// 25 a second for half an hour at an upstream that takes 20, from the tenth to the twentieth minute 10.
+/// Offers 25 requests a second for half an hour. The upstream takes 20, but only 10 from minute 10 to 20.
 async fn rates() -> Result<(), Box<dyn Error>> {
     let limits = [(0, 20.0), (10 * MINUTE, 10.0), (20 * MINUTE, 20.0)];
     println!(

@@ -1,5 +1,5 @@
-//! The real pipeline in process, in front of an upstream that throttles or fails as it is told, on paused time: the
-//! same run each time.
+//! The real pipeline in-process, in front of an upstream that throttles or fails as configured. It runs in paused time, so every run is the
+//! same.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -25,22 +25,22 @@ use triage::{
 /// How an upstream throttles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Throttle {
-    /// A fixed window of a minute that opens with its first request, and 429 without a word until it is over: the
-    /// hospital directory's.
+    /// A fixed window of a minute that begins with its first request, and 429 without `Retry-After` until it ends, as in the hospital
+    /// directory.
     Window,
-    /// A token bucket that holds a second's worth, and 429 with a `Retry-After` in whole seconds.
+    /// A token bucket with a capacity of one second, and 429 with a `Retry-After` in whole seconds.
     Bucket,
-    /// None.
+    /// No throttling.
     Never,
 }
 
-/// An upstream: what it takes, what fails, and what came of it.
+/// An upstream with its capacity, its failures and its counters.
 #[derive(Debug)]
 pub struct Upstream {
     throttle: Throttle,
-    /// From when on it takes how many a second.
+    /// The requests per second that it takes, each from the given time on.
     limits: Vec<(Duration, f64)>,
-    /// From when on how many of a thousand fail.
+    /// How many of a thousand requests fail, each from the given time on.
     failing_milli: Vec<(Duration, u64)>,
     began: Instant,
     state: Mutex<State>,
@@ -55,7 +55,7 @@ struct State {
     seen: Seen,
 }
 
-/// What reached an upstream.
+/// The requests that reached the upstream.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Seen {
     pub taken: u64,
@@ -87,7 +87,7 @@ impl Upstream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).seen
     }
 
-    /// The answer's status and, where it is throttled, when to come back.
+    /// The response's status, and the seconds of its `Retry-After` when it throttles.
     fn decide(&self) -> (u16, Option<u64>) {
         let (now, elapsed) = (Instant::now(), self.began.elapsed());
         let limit = at(&self.limits, elapsed);
@@ -117,7 +117,7 @@ impl Upstream {
             state.seen.throttled += 1;
             return (429, wait);
         }
-        // Knuth's MMIX.
+        // The constants of Knuth's MMIX generator.
         state.chance = state.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let share = self.failing_milli.iter().rev().find(|(from, _)| *from <= elapsed).map_or(0, |(_, share)| *share);
         if (state.chance >> 33) % 1000 < share {
@@ -144,29 +144,29 @@ impl Transport for Upstream {
     }
 }
 
-/// What came of the requests.
+/// The results of all requests.
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
     pub asked: u64,
-    /// Answered by the upstream, other than by 429 or a failure.
+    /// Responses of the upstream, except 429 and failures.
     pub delivered: u64,
-    /// 429 of the upstream that a caller got.
+    /// Responses 429 of the upstream that reached a caller.
     pub passed_on: u64,
-    /// Refused by the host: a limit, a pause or an adaptive rate.
+    /// Refused by the host because of a limit, a pause or an adaptive rate.
     pub refused: u64,
-    /// Refused by the host: the breaker.
+    /// Refused by the host because of the breaker.
     pub held_back: u64,
     pub failed: u64,
     pub retries: u64,
-    /// How often the breaker opened, as callers saw it.
+    /// How often the breaker opened, as seen by callers.
     pub trips: u64,
-    /// Requests that failed before it first did, and when that was.
+    /// The failed requests before the first trip, and its time.
     pub first_trip: Option<(u64, Duration)>,
-    /// How long each delivered answer took.
+    /// The latency of each delivered response.
     pub waits: Vec<Duration>,
 }
 
-/// A host in front of an upstream: `policy`, and keys below `[upstreams.api.defaults]`.
+/// A host in front of an upstream, with `policy` and keys below `[upstreams.api.defaults]`.
 pub fn host(upstream: &Arc<Upstream>, policy: &str, defaults: &str) -> Result<Host, Box<dyn Error>> {
     let text = format!(
         "[upstreams.api]\nbase_url = \"http://api.invalid\"\npolicy = \"{policy}\"\n[upstreams.api.defaults]\n{defaults}\n"
@@ -177,7 +177,7 @@ pub fn host(upstream: &Arc<Upstream>, policy: &str, defaults: &str) -> Result<Ho
     Ok(Host::with_transports(&settings, clock, Rng::seeded(7), vec![transport])?)
 }
 
-/// Asks so often a second for so many seconds, without waiting for answers, and waits for all of them in the end.
+/// Sends this many requests a second for this many seconds without waiting for responses, then waits for all of them.
 pub async fn offer(host: &Host, per_second: u64, seconds: u64) -> Tally {
     let (began, mut tally, mut under_way) = (Instant::now(), Tally::default(), JoinSet::new());
     let mut open = false;
@@ -189,7 +189,7 @@ pub async fn offer(host: &Host, per_second: u64, seconds: u64) -> Tally {
             tally.trips += 1;
             tally.first_trip.get_or_insert((tally.failed, at));
         }
-        // Requests that were under way at a trip end after it, and a probe's success comes only once it closes.
+        // Requests that were running at a trip end after it, so only a successful probe counts as the end of the open state.
         open = if held_back { true } else { open && status != 200 };
         match (status, problem.as_str()) {
             (200, _) => {
@@ -217,7 +217,7 @@ pub async fn offer(host: &Host, per_second: u64, seconds: u64) -> Tally {
     tally
 }
 
-/// Status, the problem's type, attempts, how long it took, and when it came since `began`.
+/// The status, the problem's type, attempts, latency, and the time since `began`.
 async fn ask(host: &Host, began: Instant) -> (u16, String, u64, Duration, Duration) {
     let asked = Instant::now();
     let mut request = Request::new(Bytes::new());

@@ -1,4 +1,4 @@
-//! Clients without keys that time out and repeat themselves at whichever host, one of which is killed: one row is made of one row.
+//! Clients without keys that time out and repeat at random hosts, one of which is killed: each row is created once.
 
 use super::*;
 use crate::support::fleet::UPSTREAM;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use tokio::time::timeout;
 use triage::emulator::{Fault, Faults, When};
 
-/// The settings of a request that outlives many of its attempts.
+/// Settings for requests that outlive many attempts.
 fn patient() -> String {
     let list = "[upstreams.hospital.endpoints.list-batch]\nlimits = []\n";
     format!("{UPSTREAM}attempt_timeout = \"800ms\"\ndeadline = \"110s\"\n{list}")
@@ -21,7 +21,7 @@ struct Seen {
     given_up: usize,
 }
 
-/// A timeout of 2 s, and three repetitions of its own at once. None: the client gives the row up.
+/// A client with a timeout of 2 s and up to three repetitions. None if it gives up.
 async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, entropy: &Rng) -> Option<u64> {
     let (batch, name) = (format!("7d3c5a52-0000-4000-8000-{:012}", row / 20), format!("H{row}"));
     for _ in 0..4 {
@@ -46,7 +46,7 @@ async fn client(row: usize, hosts: &Mutex<Vec<SocketAddr>>, seen: &Mutex<Seen>, 
     None
 }
 
-/// Asks for each row until it is made: rows that a client gives up are asked for again later. One host is killed on the way.
+/// Sends each row until it is created. Rows that a client gives up are sent again later. One host is killed meanwhile.
 async fn asked_for(rows: usize, at_once: usize) {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(330)).await;
@@ -97,7 +97,7 @@ async fn asked_for(rows: usize, at_once: usize) {
     assert!(seen.timeouts > 0 && seen.broken > 0 && seen.adopted > 0, "tripwire: nothing was interrupted: {seen:?}");
 }
 
-/// What one host was asked for by a caller that has gone, another host's caller is given.
+/// A write of a caller that has left one host is adopted by a caller at another host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_comes_back_at_another_host_adopts() {
     let server = RedisServer::start();
@@ -114,7 +114,7 @@ async fn a_caller_that_comes_back_at_another_host_adopts() {
     assert_eq!((next.body["id"].as_u64(), emulator.hospitals().len()), (Some(2), 2), "{next:?}");
 }
 
-/// A host dies with a create under way: the repetition at another one waits until that is known, and sends nothing.
+/// A host is killed with a create under way. The repetition at another host waits until its effect is known, and sends nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
     let server = RedisServer::start();
@@ -134,7 +134,7 @@ async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
     assert_eq!((creates(&emulator), emulator.hospitals().len()), (1, 1));
 }
 
-/// A thousand rows: `TRIAGE_SOAK=1 .ci/run`.
+/// The full run of 1000 rows: `TRIAGE_SOAK=1 .ci/run`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn a_thousand_unkeyed_rows_through_a_killed_host_are_made_once_each() {

@@ -1,4 +1,4 @@
-//! What was rolled back stays away: from every host, after whatever fault, under whatever manifest.
+//! A component that was rolled back serves at no host again, after any kind of fault and under any manifest.
 
 use crate::support::{
     policies::{Own, Policies, act, announce, fleet, judge, named, serves, told, trapping, until},
@@ -8,7 +8,7 @@ use minisign::KeyPair;
 use std::{io::Cursor, time::Duration};
 use triage::policy::Digest;
 
-/// While something is staged, it is that which an operator takes back: what serves is good.
+/// While a component is being staged, an operator's rollback aborts it. The serving component is good.
 #[tokio::test]
 async fn an_operator_takes_back_what_does_not_serve_yet() {
     let Some(policies) = Policies::start().await else { return };
@@ -61,7 +61,7 @@ async fn a_fault_after_a_rollback_brings_nothing_back() {
     assert!(!told(&host, "policy-rolled-back").await.is_empty(), "the other one failed meanwhile");
 }
 
-/// The same component, once more with a signature: it is the code that failed.
+/// The same component with a signature in another manifest: the failing code is the same.
 #[tokio::test]
 async fn no_other_manifest_brings_it_back() {
     let Some(policies) = Policies::start().await else { return };
@@ -85,7 +85,7 @@ async fn no_other_manifest_brings_it_back() {
     serves(&hosts, "v2").await;
 }
 
-/// Who knows that it fails says so before the others switch.
+/// A host that knows the component's failure reports it before the others switch.
 #[tokio::test]
 async fn a_host_where_it_failed_refuses_it_for_all() {
     let Some(policies) = Policies::start().await else { return };
@@ -105,7 +105,7 @@ async fn a_host_where_it_failed_refuses_it_for_all() {
     assert_eq!((judge(&other).await, &fleet(&other).await["generation"]), ("v1".to_owned(), &0.into()));
 }
 
-/// A host that does not take what the fleet goes back to leaves what the fleet leaves all the same.
+/// A host that does not accept the fleet's rollback target still stops serving the component that was rolled back.
 #[tokio::test]
 async fn what_is_rolled_back_serves_nowhere() {
     let Some(policies) = Policies::start().await else { return };
@@ -135,7 +135,7 @@ async fn what_is_rolled_back_serves_nowhere() {
     assert!(told(&hosts[1], "action").await[0].starts_with("an operator has this host take the fleet's sha256:"));
 }
 
-/// What may have been done is not called undone, and is audited also where nobody waits for the answer.
+/// A command that may have been done is not reported as failed, and it is audited even if its caller has disconnected.
 #[tokio::test]
 async fn what_nothing_is_heard_of_is_no_refusal() {
     let Some(policies) = Policies::start().await else { return };
@@ -160,7 +160,7 @@ async fn what_nothing_is_heard_of_is_no_refusal() {
     assert!(got.text().contains("shared state did not say whether it was announced; look"), "{}", got.text());
 }
 
-/// Nobody ran, and the server has moved or begun anew.
+/// No host runs while the server is replaced or loses its data.
 #[tokio::test]
 async fn what_a_host_remembers_moves_with_the_server_and_overrules_no_younger_fleet() {
     let Some(mut policies) = Policies::start().await else { return };
@@ -188,7 +188,7 @@ async fn what_a_host_remembers_moves_with_the_server_and_overrules_no_younger_fl
     }
 }
 
-/// Which check a component does not pass is told at the start too.
+/// The event at the start also names the check that a component failed.
 #[tokio::test]
 async fn a_start_says_at_which_step_the_fleets_component_was_refused() {
     let Some(policies) = Policies::start().await else { return };
