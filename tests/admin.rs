@@ -17,7 +17,7 @@ use triage::admin::OPENAPI;
 mod actions;
 mod explain;
 
-/// A host with an admin listener in front of an upstream that always answers this status.
+/// A host with an admin listener in front of an upstream that always responds with this status.
 async fn stage(answer: u16, defaults: &str) -> (Front, Scripted) {
     let upstream = Scripted::start(move |_| status(answer)).await;
     let toml = format!(

@@ -416,7 +416,7 @@ async fn produced(problem: &Problem) -> Answered {
                 Scripted::Answer(status, "as asked")
             });
             scene.get("/list").await;
-            // The policy's pause, a window.
+            // Wait out the policy's pause, which lasts one window.
             tokio::time::sleep(Duration::from_secs(60)).await;
             scene.get("/list").await;
             scene.get("/list").await

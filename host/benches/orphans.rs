@@ -27,7 +27,7 @@ use triage::{
     upstream::{Inbound, Outbound, Transport, full},
 };
 
-/// A row of about 300 bytes, as the hospital API takes it.
+/// A row of about 300 bytes for the hospital API.
 const ROW: &str = r#"{"name": "General Hospital of the Northern District", "address": "12 Long Street, 10117 Somewhere, in the country", "phone": "+49 30 1234567", "email": "desk@hospital.example", "website": "https://hospital.example", "beds": 420, "creation_batch_id": "7d3c5a52-0000-4000-8000-000000000001", "active": true}"#;
 
 /// An upstream that responds at once.
@@ -83,7 +83,7 @@ async fn adopts(host: &Host) -> bool {
 
 /// Calls between two readings of the processor time.
 const CALLS: u32 = 200;
-/// Pairs of readings.
+/// Pairs of readings, one for each setting.
 const ROUNDS: usize = 1_000;
 
 /// Prints the processor time of one call in both settings, and the difference of successive rounds.

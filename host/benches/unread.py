@@ -25,21 +25,21 @@ import tempfile
 import time
 
 DELAY_S = 0.030
-"""Of the upstream, before its answer."""
+"""The delay of the upstream before its response."""
 SPREAD_S = 0.020
-"""Between the shortest and the longest timeout; DELAY_S and what the way takes lie within it."""
+"""The range of the timeouts. It includes DELAY_S and the time of transfer."""
 CALLERS = 4
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # An answer is one segment: a delayed acknowledgement would add 40 ms to some of them.
+    # A response is one segment; a delayed acknowledgement would add 40 ms to some of them.
     wbufsize = -1
     disable_nagle_algorithm = True
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
-        # Timeouts have whole milliseconds in Python: the answer comes between two of them.
+        # Python's timeouts are whole milliseconds, and a response may arrive between two of them.
         time.sleep(DELAY_S + random.uniform(0, 0.001))
         self.send_response(201)
         self.send_header("content-type", "application/json")

@@ -1,9 +1,9 @@
 //! Overload: many callers, and an upstream that cannot serve them, each in its own process.
 //!
 //! ```text
-//! crowd upstream 127.0.0.1:18000 20 20          # works on 20 at once for 20 ms each: 1000 a second; the others queue
+//! crowd upstream 127.0.0.1:18000 20 20          # handles 20 at once for 20 ms each: 1000 a second; the others queue
 //! triage serve --upstream http://127.0.0.1:18000
-//! crowd offer http://127.0.0.1:8080/a 1000 PID  # 10 s at 80 % of it, 30 s at five times as much, 15 s at 80 % again
+//! crowd offer http://127.0.0.1:8080/a 1000 PID  # 10 s at 80 % of that rate, 30 s at 500 %, 15 s at 80 %
 //! ```
 //!
 //! The callers send without waiting for responses, like independent callers.

@@ -4,18 +4,18 @@
 //! [server]
 //! listen = "127.0.0.1:8080"
 //!
-//! [upstreams.hospital]                       # as many as there are; told apart by path_prefix, host or listen
+//! [upstreams.hospital]                       # any number, distinguished by path_prefix, host or listen
 //! base_url = "https://hospital.example/api"
 //! policy = "hospital-directory"
 //!
-//! [upstreams.hospital.defaults]              # every endpoint of it, over what the policy proposes
+//! [upstreams.hospital.defaults]              # all its endpoints; overrides the policy's proposals
 //! limits = [{ requests = 10, period = "1s", burst = 10 }]
 //! retry = { max_attempts = 5 }
 //!
-//! [upstreams.hospital.endpoints.create-hospital]   # one endpoint, over `defaults`
+//! [upstreams.hospital.endpoints.create-hospital]   # one endpoint; overrides `defaults`
 //! attempt_timeout = "20s"
 //!
-//! [upstreams.hospital.endpoints.report]      # one that the policy does not describe
+//! [upstreams.hospital.endpoints.report]      # an endpoint that the policy does not describe
 //! method = "POST"
 //! path = "/reports/{id}"
 //! effect = "idempotent"
@@ -72,7 +72,7 @@ use std::path::Path;
 /// The inputs of a configuration. The caller reads the environment and the disk.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    /// The file's path, as messages name it, and its text.
+    /// The file's path for messages, and its text.
     pub file: Option<(String, String)>,
     /// Environment variables; unrelated ones are ignored.
     pub environment: Vec<(String, String)>,
@@ -144,7 +144,7 @@ pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
     }
 }
 
-/// Reads a duration such as `250ms`, `1.5s` or `24h`, as the configuration has them.
+/// Parses a duration in the configuration's format, such as `250ms`, `1.5s` or `24h`.
 ///
 /// # Errors
 /// A text that shows the expected form.

@@ -47,7 +47,7 @@ pub enum DemoError {
     /// The host could not be called.
     #[error("the host cannot be called")]
     Transport(#[from] TransportError),
-    /// The host gave no answer.
+    /// The host sent no response.
     #[error("the host gave no answer ({})", .0.kind.name())]
     NoAnswer(Failure),
 }

@@ -86,8 +86,6 @@ pub struct Inbound {
 /// Sends a request once. Implemented by [`HttpClient`] with sockets and by the emulator in-process.
 ///
 /// Dropping the future abandons the request, but does not undo what was sent.
-///
-/// Dropping the future abandons the request; what was sent stays sent.
 pub trait Transport: Send + Sync + std::fmt::Debug {
     /// Sends the request and waits for the head of the response.
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>>;

@@ -1,4 +1,4 @@
-//! An independent FHIR server: sekmet-fhir, a test server from PyPI. `.ci/run` installs it.
+//! An independent FHIR server: sekmet-fhir, a test server from the Python registry. `.ci/run` installs it.
 
 use super::{UPSTREAM, create, created, faults, one_of_each, settings};
 use crate::support::{

@@ -1,4 +1,4 @@
-"""A worker whose calls pybreaker guards: told by a word a line how a call is to end, it says what became of it."""
+"""A worker with pybreaker: each input line sets the result of a call, and the output says whether it was made."""
 
 import sys
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scene       an upstream that throttles or fails, the real pipeline in front of it, and callers
-//! gradient    limits on concurrency, by themselves: this host's by Little's law, and a gradient
+//! gradient    two concurrency limits without the pipeline: this host's by Little's law, and a gradient
 //! ```
 
 mod gradient;

@@ -1,8 +1,6 @@
 //! Request quotas of the admin listener: one per token role, and one per address without a token.
 //!
 //! The quotas are separate so that callers without a token cannot use up those of scrapers and operators.
-//!
-//! What a caller has proven goes first. One quota for all would let any caller without a token use up those of scrapers and operators.
 
 use super::auth::Role;
 use crate::{

@@ -11,7 +11,6 @@ use ring::{
 };
 use std::{collections::HashMap, time::Duration};
 
-/// The cookie's name.
 pub(super) const COOKIE: &str = "triage-session";
 /// A working shift and some reserve.
 pub(super) const LIFE: Duration = Duration::from_hours(12);

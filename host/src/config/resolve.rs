@@ -45,7 +45,7 @@ pub fn effective_values(upstream: &Upstream, described: &contract::Endpoint) -> 
 /// configuration adds.
 ///
 /// # Errors
-/// [`Problems`] where the configuration does not fit the policy: see [`check_against`].
+/// [`Problems`] if the configuration conflicts with the policy: see [`check_against`].
 pub fn endpoints(
     upstream: &Upstream,
     description: &Description,

@@ -39,7 +39,7 @@ pub struct Settings {
     pub stated: Values,
 }
 
-/// The listener's settings.
+/// The listener for callers: addresses, limits and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Address to listen on. Default 127.0.0.1:8080.

@@ -19,9 +19,9 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 pub enum Value {
     /// Switched off: `"off"`.
     Off,
-    /// A boolean.
+    /// `true` or `false`.
     Bool(bool),
-    /// A count.
+    /// A whole number from 0.
     Count(u64),
     /// A share in percent.
     Percent(u32),
@@ -33,7 +33,7 @@ pub enum Value {
     Text(String),
     /// The path of a local file.
     File(PathBuf),
-    /// A listening address.
+    /// An IP address and port to listen on.
     Address(SocketAddr),
     /// A base URL.
     Url(http::Uri),

@@ -360,7 +360,7 @@ fn headers(key: Uuid, maybe_sent: bool) -> HeaderMap {
     headers
 }
 
-/// A random UUID (version 4).
+/// Generates a random UUID (version 4).
 fn uuid(entropy: &Rng) -> Uuid {
     let bits = u128::from(entropy.next()) << 64 | u128::from(entropy.next());
     uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()

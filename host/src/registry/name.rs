@@ -44,7 +44,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Host and port.
+    /// Host and optional port.
     pub fn registry(&self) -> &str {
         &self.registry
     }

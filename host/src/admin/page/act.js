@@ -1,4 +1,4 @@
-// Nothing is done before it was confirmed, with what it means and when it ends.
+// Every action needs a confirmation, which states its effect and when it ends.
 const mayAct = document.body.dataset.role === "write";
 const dialog = at("confirm");
 let pending = null;

@@ -1,4 +1,4 @@
-// Nodes are made once and changed in place, so that focus and what a screen reader is at stay where they are.
+// Nodes are created once and changed in place, so that the focus and a screen reader's position stay.
 const at = (id) => document.getElementById(id);
 
 function el(tag, attributes = {}, ...children) {
@@ -20,7 +20,7 @@ function mark(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-// One child for each item, known by its key; new ones are made, old ones changed, the others removed.
+// Keeps one child per item, identified by its key: creates new ones, changes existing ones and removes the others.
 function each(parent, items, key, make, change) {
   const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   let before = null;

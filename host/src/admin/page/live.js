@@ -1,4 +1,4 @@
-// Follows the host. The summary is the only thing that is spoken by itself, and only when what it says changes.
+// Follows the host. A screen reader announces only the summary, and only when its text changes.
 let latest = null;
 
 function summary(now) {
@@ -62,7 +62,7 @@ function follow() {
   source.addEventListener("error", () => {
     const seen = latest ? ` What you see is of ${clock(latest.unix_ms)}.` : "";
     if (source.readyState !== EventSource.CLOSED) return tell("bad", `No connection to the host; trying again.${seen}`);
-    // Refused: signed out, or too many pages are open.
+    // The host refused: the session has ended, or too many pages are open.
     tell("bad", `The host does not let this page follow it now; reload it to sign in, or close other pages of it.${seen}`);
     setTimeout(follow, 15_000);
   });
@@ -70,7 +70,7 @@ function follow() {
 
 at("reader").hidden = mayAct;
 at("leave").hidden = document.body.dataset.session !== "yes";
-// A page that nobody sees costs the host nothing.
+// A hidden page closes its stream, so that it costs the host nothing.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) source?.close();
   else follow();

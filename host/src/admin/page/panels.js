@@ -74,7 +74,7 @@ function makeUpstream(upstream) {
     el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `Endpoints of ${upstream.name}` }, table));
 }
 
-// What the fleet says of a policy.
+// The fleet's state of a policy.
 function ofFleet(fleet) {
   if (!fleet) return "";
   const behind = fleet.hosts.filter((host) => host.behind).length;
@@ -141,7 +141,7 @@ function limits(now) {
       bars.push([`places-${place.endpoint}`, `${place.endpoint}: ${place.taken} of ${plural(place.places, "place")} taken`, place.taken / place.places]);
     }
     const rate = group.adaptive_rate?.per_minute;
-    // A full bar is a rate that is as low as it may be.
+    // A full bar means that the rate is at its floor.
     if (rate) bars.push(["adaptive-rate", `the upstream throttles: ${plural(Math.floor(rate), "request")} a minute are sent`, group.adaptive_rate.floor_per_minute / rate]);
     const saved = budget(group);
     if (saved) bars.push(["budget", `retry budget: ${number(Math.floor(saved.saved))} of ${saved.capacity} left`, saved.saved / saved.capacity, "low-is-bad"]);
@@ -173,7 +173,7 @@ function rough(now) {
     el("summary", {}, el("time", {}, clock(request.unix_ms)), ` ${request.method} ${request.upstream}/${request.endpoint}: `,
       el("b", {}, request.status ?? "caller left"), ` in ${time(request.took_us / 1000)}`),
     el("p", { class: "steps", "data-part": "steps" }), el("p", { class: "facts quiet", "data-part": "more" }));
-  // What is being read stays, even when newer ones push it out.
+  // Keep an open entry even if newer ones replace it in the list.
   const open = [...at("rough").querySelectorAll("details[open]")].filter((node) => !now.requests.some((own) => own.id === node.dataset.key));
   const kept = open.map((node) => ({ id: node.dataset.key }));
   each(at("rough"), [...now.requests, ...kept], (request) => request.id, make);

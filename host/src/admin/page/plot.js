@@ -1,4 +1,4 @@
-// Two plots for each upstream: what became of its requests, and how long they took.
+// Two plots per upstream: the results of its requests, and their latency.
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 600, HEIGHT = 100;
 
@@ -16,7 +16,7 @@ function plot(label, series, tag) {
     svg, el("div", { class: "axis", "aria-hidden": "true" }, el("span", { "data-part": "from" }), el("span", {}, "now")));
 }
 
-// A round number that is not below any value, so that the scale does not move with each point.
+// A round number at or above every value, so that the scale does not change with each point.
 function ceiling(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));

@@ -443,7 +443,7 @@ fn what_interop_needs_is_told() {
 fn every_problem_of_a_file_is_told() {
     for (name, text, expected) in FILES {
         let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
-        // A case that writes upstream `a` or its defaults as an inline table brings its own base URL.
+        // A case that writes upstream `a` or its defaults as an inline table needs its own base URL.
         let file = if text.starts_with("upstreams.a = {") {
             format!("\n\n{}", text.replacen('{', "{ base_url = \"http://a.example\",", 1))
         } else {
