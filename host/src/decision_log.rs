@@ -2,8 +2,8 @@
 //!
 //! A decision log has one JSON object per line. A [`Head`] describes the policy and what it reads; a [`Decision`] is one outcome with
 //! its verdict; a [`Gap`] counts decisions that are missing. Unless the operator asks for contents, a log holds no text of a caller or
-//! the upstream: no header values except a plain `Retry-After`, no paths, no bodies, no claims. If a replay needs them, it counts the
-//! decision as not replayed.
+//! the upstream: no header values except plain retry hints such as `Retry-After`, no paths, no bodies, no claims. If a replay needs
+//! them, it counts the decision as not replayed.
 
 mod encode;
 mod endpoint_match;

@@ -1,4 +1,4 @@
--- Claims the result of an upstream for one owner, or reads the owner.
+-- Claims a resource that the upstream created for one owner, or reads its owner.
 -- KEYS[1] the claim: its owner  [2] the marker of a part; only if one script may touch both keys
 -- ARGV[1] owner  [2] minimal lifetime in milliseconds, or '' to only read  [3] era
 if KEYS[2] and redis.call('GET', KEYS[2]) ~= server(ARGV[3]) then return { 'strange' } end
