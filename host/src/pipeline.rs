@@ -274,35 +274,35 @@ impl Host {
         listener: Option<SocketAddr>,
         connection: Option<&Connection>,
     ) -> Response<Body> {
-        let mut account = RequestRecorder::open(&self.desk);
-        let id = account.id;
+        let mut recorder = RequestRecorder::open(&self.desk);
+        let id = recorder.id;
         let (mut head, body) = request.into_parts();
         if let Err(problem) = request_head::check(&mut head) {
-            return refused(problem, account);
+            return refused(problem, recorder);
         }
         if request_head::asks_the_host(&head) {
             let response = response::of_the_host();
-            account.close(response.status().as_u16());
+            recorder.close(response.status().as_u16());
             return identified(response, id);
         }
         match self.reserved(&head, caller, listener).await {
             None => {}
-            Some(Err(problem)) => return refused(problem, account),
+            Some(Err(problem)) => return refused(problem, recorder),
             Some(Ok(response)) => {
-                account.close(response.status().as_u16());
+                recorder.close(response.status().as_u16());
                 return identified(response, id);
             }
         }
-        let exchange = match self.prepare(head, body, caller, listener, connection, &mut account).await {
+        let context = match self.prepare(head, body, caller, listener, connection, &mut recorder).await {
             Ok(taken) => taken,
-            Err(problem) => return refused(problem, account),
+            Err(problem) => return refused(problem, recorder),
         };
-        let span = exchange.span(&account);
-        let gone = exchange.caller_gone.clone();
-        let mut waits = exchange.under_way.as_ref().filter(|_| gone.is_some()).map(UnderWay::caller);
-        let caller_wait = exchange.caller_wait(&account.shared_meter());
+        let span = context.span(&recorder);
+        let gone = context.caller_gone.clone();
+        let mut waits = context.under_way.as_ref().filter(|_| gone.is_some()).map(UnderWay::caller);
+        let caller_wait = context.caller_wait(&recorder.shared_meter());
         let explained = self.shared.link.is_some() && self.desk.explains();
-        let run = task_spans::gathering(explained, exchange.run(account).instrument(span));
+        let run = task_spans::gathering(explained, context.run(recorder).instrument(span));
         let Some(gone) = gone else { return identified(run.await, id) };
         let guard = gone.guard();
         let mut finished = self.shared.detached.spawn(run);
@@ -477,11 +477,11 @@ impl Host {
 /// The request's id in the admin interface: names it when asking for its explanation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triage-request-id");
 
-fn refused(problem: Problem, mut account: RequestRecorder) -> Response<Body> {
-    let id = account.id;
-    account.refused(&problem);
+fn refused(problem: Problem, mut recorder: RequestRecorder) -> Response<Body> {
+    let id = recorder.id;
+    recorder.refused(&problem);
     let response = problem.into_response();
-    account.close(response.status().as_u16());
+    recorder.close(response.status().as_u16());
     identified(response, id)
 }
 

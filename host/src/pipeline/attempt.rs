@@ -105,24 +105,24 @@ impl RequestContext {
     /// Makes one attempt. An `Err` is the host's own refusal: nothing was sent.
     pub(crate) async fn attempt(
         &mut self,
-        errand: AttemptTarget<'_>,
+        target: AttemptTarget<'_>,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Result<CompletedAttempt, Problem> {
-        let is_request = matches!(errand, AttemptTarget::Request);
+        let is_request = matches!(target, AttemptTarget::Request);
         if is_request && self.effect == Effect::Unsafe {
             self.wake().await?;
         }
         let place = if is_request { self.place().await? } else { None };
         // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
-        let usually = progress.account.meter().usually_takes.read();
-        let least = match &errand {
-            AttemptTarget::Request => self.response_reserve(usually),
+        let usual_time = progress.account.meter().usually_takes.read();
+        let least = match &target {
+            AttemptTarget::Request => self.response_reserve(usual_time),
             // The record is held meanwhile, so the wait must leave the verification its whole time.
             AttemptTarget::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
             AttemptTarget::Probe(_) => MIN_ATTEMPT_TIME,
         };
-        let (mut permit, mut looked) = self.permit(is_request, progress.attempts > 0, &errand, least).await?;
+        let (mut permit, mut checked_at) = self.permit(is_request, progress.attempts > 0, &target, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
             progress.account.note(|| TimelineEvent::Paced { per_minute, wait });
         }
@@ -136,7 +136,7 @@ impl RequestContext {
         }
         if is_request && permit.is_probe() {
             // The health call took time, so recheck: the lease counts from now.
-            looked = Instant::now();
+            checked_at = Instant::now();
             match permit.recheck().await {
                 Recheck::Send => {}
                 Recheck::Wait(retry_after) => {
@@ -146,17 +146,17 @@ impl RequestContext {
             }
         }
         let load = if is_request { self.load(&mut permit, progress).await? } else { None };
-        let (outbound, limit) = match errand {
+        let (outbound, limit) = match target {
             AttemptTarget::Request => {
-                self.may_send(hold, progress, &permit).await?;
-                self.may_probe(&permit, looked)?;
+                self.may_send(guard, progress, &permit).await?;
+                self.may_probe(&permit, checked_at)?;
                 if progress.key_sends.justifies_attempt && !self.key_holds(progress) {
                     return Err(Problem::EffectUnknown);
                 }
                 progress.attempts += 1;
                 let outbound = self.outbound(&progress.account, progress.attempts);
                 (
-                    self.leased(outbound, [hold.as_ref(), progress.condition.as_ref()]),
+                    self.leased(outbound, [guard.as_ref(), progress.condition.as_ref()]),
                     self.endpoint().settings.attempt_timeout,
                 )
             }
@@ -171,8 +171,8 @@ impl RequestContext {
         progress.account.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
-        let holds = if is_request { [hold.as_ref(), progress.condition.as_ref()] } else { [None, None] };
-        let sent = RecordGuard::while_held(holds, send).await;
+        let guards = if is_request { [guard.as_ref(), progress.condition.as_ref()] } else { [None, None] };
+        let sent = RecordGuard::while_held(guards, send).await;
         let cut_off = sent.is_none();
         if cut_off {
             tracing::warn!(
@@ -228,8 +228,8 @@ impl RequestContext {
 
     /// The time that a wait must leave before the deadline: 1.5 times the usual response time, at most half of the remaining time. Under
     /// overload every wait is as long as allowed, so without this reserve every response would come too late.
-    fn response_reserve(&self, usually: Duration) -> Duration {
-        let wanted = MIN_ATTEMPT_TIME.saturating_add(usually.saturating_add(usually / 2));
+    fn response_reserve(&self, usual_time: Duration) -> Duration {
+        let wanted = MIN_ATTEMPT_TIME.saturating_add(usual_time.saturating_add(usual_time / 2));
         wanted.min(self.remaining() / 2).max(MIN_ATTEMPT_TIME)
     }
 
@@ -280,7 +280,7 @@ impl RequestContext {
         &self,
         is_request: bool,
         retry: bool,
-        errand: &AttemptTarget<'_>,
+        target: &AttemptTarget<'_>,
         least: Duration,
     ) -> Result<(Permit, Instant), Problem> {
         let ask = match (is_request, retry) {
@@ -288,7 +288,7 @@ impl RequestContext {
             (true, true) => AttemptKind::Retry,
             (false, _) => AttemptKind::Probe,
         };
-        let group = match errand {
+        let group = match target {
             AttemptTarget::Request => &self.endpoint().group,
             AttemptTarget::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
@@ -303,9 +303,9 @@ impl RequestContext {
                     () = self.caller_leaves(), if is_request => return Err(Problem::DeadlineBeforeSend),
                 }
             }
-            let looked = Instant::now();
+            let checked_at = Instant::now();
             match permit.recheck().await {
-                Recheck::Send => return Ok((permit, looked)),
+                Recheck::Send => return Ok((permit, checked_at)),
                 Recheck::Wait(more) if more.saturating_add(least) <= self.remaining() => wait = more,
                 Recheck::Wait(retry_after) => {
                     return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
@@ -317,7 +317,7 @@ impl RequestContext {
 
     /// Checks right before the first byte: the caller is there, the deadline lies ahead, the locks on record and fingerprint are still
     /// held.
-    async fn may_send(&self, hold: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
+    async fn may_send(&self, guard: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
         // Skip this if the caller has gone: the request is an orphan itself, and adopts none.
         if let Some(entry) = progress.twins.take().filter(|_| !self.caller_has_gone())
             && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
@@ -327,15 +327,15 @@ impl RequestContext {
         if self.remaining().is_zero() || self.caller_has_gone() || progress.orphan == Orphan::Found {
             return Err(Problem::DeadlineBeforeSend);
         }
-        for hold in hold.iter_mut().chain(&mut progress.condition) {
-            hold.sent().await.map_err(|_| Problem::StoreUnavailable)?;
+        for guard in guard.iter_mut().chain(&mut progress.condition) {
+            guard.sent().await.map_err(|_| Problem::StoreUnavailable)?;
             // Uses this host's own clock: a process that was stopped past its lock must send nothing when it wakes.
-            if hold.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
+            if guard.lock_left() < self.endpoint().settings.attempt_timeout.min(self.remaining()) {
                 return Err(Problem::StoreUnavailable);
             }
         }
         // Without a record or a lock, an equal request at another host would go undetected.
-        let held_back = hold.as_ref().is_some_and(RecordGuard::is_written) || progress.turn.is_some();
+        let held_back = guard.as_ref().is_some_and(RecordGuard::is_written) || progress.turn.is_some();
         if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }
@@ -348,22 +348,22 @@ impl RequestContext {
 
     /// Refuses a half-open probe whose lease no longer covers an attempt: another host may probe by the time it arrives. This happens if
     /// the process was stopped or the store was slow.
-    fn may_probe(&self, permit: &Permit, looked: Instant) -> Result<(), Problem> {
+    fn may_probe(&self, permit: &Permit, checked_at: Instant) -> Result<(), Problem> {
         let settings = &self.endpoint().settings;
         let Some(breaker) = settings.breaker.as_ref().filter(|_| permit.is_probe()) else { return Ok(()) };
         let attempt = settings.attempt_timeout.min(self.remaining());
-        if breaker::lease_covers(looked.elapsed(), attempt, breaker) {
+        if breaker::lease_covers(checked_at.elapsed(), attempt, breaker) {
             return Ok(());
         }
         Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
     /// Ends a write's body with the right to send it, where [`RecordGuard::while_held`] cannot do that: see [`upstream::leased_body`].
-    fn leased(&self, outbound: Outbound, holds: [Option<&RecordGuard>; 2]) -> Outbound {
+    fn leased(&self, outbound: Outbound, guards: [Option<&RecordGuard>; 2]) -> Outbound {
         if !outbound.guarded || self.service.settings.connection.is_plain() {
             return outbound;
         }
-        let leases = holds.into_iter().flatten().map(RecordGuard::lease).collect();
+        let leases = guards.into_iter().flatten().map(RecordGuard::lease).collect();
         Outbound { body: upstream::leased(outbound.body, leases), ..outbound }
     }
 

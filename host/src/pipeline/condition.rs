@@ -43,12 +43,12 @@ impl RequestContext {
             };
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
             match begun.map_err(problem)? {
-                BeginOutcome::New(hold) => {
-                    progress.condition = Some(hold);
+                BeginOutcome::New(guard) => {
+                    progress.condition = Some(guard);
                     return Ok(None);
                 }
-                BeginOutcome::Reconcile { hold, sent_ago, .. } => {
-                    progress.condition = Some(hold);
+                BeginOutcome::Reconcile { hold: guard, sent_ago, .. } => {
+                    progress.condition = Some(guard);
                     return Ok(Some(sent_ago));
                 }
                 BeginOutcome::InFlight { retry_after } if wait >= self.remaining() => {
@@ -69,10 +69,10 @@ impl RequestContext {
 
 /// Ends the condition's record: unknown if the request's effect is unknown, else released.
 pub(super) async fn end(progress: &mut Progress) {
-    let Some(hold) = progress.condition.take() else { return };
+    let Some(guard) = progress.condition.take() else { return };
     if progress.unsettled {
-        hold.leave_unknown(progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed()));
-    } else if let Err(error) = hold.release().await {
+        guard.leave_unknown(progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed()));
+    } else if let Err(error) = guard.release().await {
         // Harmless: the next request with the condition verifies an effect that was known here.
         tracing::debug!(%error, "a condition could not be given back");
     }

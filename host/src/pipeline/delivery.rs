@@ -57,7 +57,7 @@ pub(super) struct Pending {
 
 /// A record that is finished with the response if the caller leaves.
 struct Keeps {
-    hold: RecordGuard,
+    guard: RecordGuard,
     head: Head,
     most: usize,
     /// The streamed bytes; none once they exceed the cap or the memory limit.
@@ -79,9 +79,9 @@ impl Pending {
     }
 
     /// With a record: finished with the response if the caller does not receive it, else removed.
-    pub(super) fn with_answer(mut self, hold: RecordGuard, head: Head, most: usize, spare: Option<Spare>) -> Self {
+    pub(super) fn with_answer(mut self, guard: RecordGuard, head: Head, most: usize, spare: Option<Spare>) -> Self {
         self.received = Received::Answer;
-        self.keeps = Some(Keeps { hold, head, most, read: Some(Vec::new()), bytes: 0, spare });
+        self.keeps = Some(Keeps { guard, head, most, read: Some(Vec::new()), bytes: 0, spare });
         self
     }
 
@@ -111,7 +111,7 @@ impl Pending {
         }
         self.is_over = true;
         if let Some(keeps) = self.keeps.take() {
-            keeps.hold.goes_with_its_place();
+            keeps.guard.goes_with_its_place();
         }
         match self.received {
             Received::Answer => self.entry.answered(true),
@@ -218,7 +218,7 @@ impl Keeps {
                 Stored::capped(StoredBody { status, headers, body: body.freeze(), class, policy: label }, self.most)
             }
         };
-        if let Err(error) = self.hold.finish(stored).await {
+        if let Err(error) = self.guard.finish(stored).await {
             tracing::warn!(%error, "the answer to a caller that has gone could not be kept");
         }
     }

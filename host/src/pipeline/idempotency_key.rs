@@ -50,7 +50,7 @@ impl Start {
 /// The data that a request begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
-    pub(super) hold: MaybeGuard,
+    pub(super) guard: MaybeGuard,
     pub(super) start: Start,
     /// The entry among equal requests without a key.
     pub(super) entry: Option<Arc<Entry>>,
@@ -68,21 +68,21 @@ pub(super) enum Begins {
 }
 
 impl Begins {
-    pub(super) fn with(hold: MaybeGuard, start: Start, entry: Option<Arc<Entry>>, others: bool) -> Self {
-        Self::With(Box::new(Beginning { hold, start, entry, others }))
+    pub(super) fn with(guard: MaybeGuard, start: Start, entry: Option<Arc<Entry>>, others: bool) -> Self {
+        Self::With(Box::new(Beginning { guard, start, entry, others }))
     }
 
     /// Without an entry among equal requests.
-    pub(super) fn unlisted(hold: MaybeGuard, start: Start) -> Self {
-        Self::with(hold, start, None, false)
+    pub(super) fn unlisted(guard: MaybeGuard, start: Start) -> Self {
+        Self::with(guard, start, None, false)
     }
 }
 
 impl RequestContext {
     /// Runs the request to its response.
-    pub(super) async fn run(mut self: Box<Self>, account: RequestRecorder) -> Response<Body> {
+    pub(super) async fn run(mut self: Box<Self>, recorder: RequestRecorder) -> Response<Body> {
         let fence = FencingToken::draw(&self.shared.entropy);
-        let mut progress = Progress::new(ClaimOwner::Request(fence), account);
+        let mut progress = Progress::new(ClaimOwner::Request(fence), recorder);
         let response = match self.keyed(fence, &mut progress).await {
             Ok(response) => response,
             Err(problem) => {
@@ -100,15 +100,15 @@ impl RequestContext {
     async fn keyed(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Response<Body>, Problem> {
         let mut begins = self.begin(fence, progress).await?;
         loop {
-            let Beginning { mut hold, mut start, entry, others } = match begins {
+            let Beginning { mut guard, mut start, entry, others } = match begins {
                 Begins::With(beginning) => *beginning,
                 Begins::Answered(response) => return Ok(response),
             };
             let came = Instant::now();
-            self.take_turn(progress, &mut hold).await?;
+            self.take_turn(progress, &mut guard).await?;
             if let Some(entry) = entry.as_ref().filter(|_| others) {
                 if self.found_orphan(entry, came).await? {
-                    hand_over(hold);
+                    hand_over(guard);
                     begins = self.adopt(Arc::clone(entry), progress).await?;
                     continue;
                 }
@@ -122,29 +122,29 @@ impl RequestContext {
                 progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
                 start = start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
             }
-            if let Some(hold) = &mut hold {
-                progress.owner = ClaimOwner::Record(hold.id());
-                if hold.is_marked_by_sends() {
-                    hold.intend(self.intent());
+            if let Some(guard) = &mut guard {
+                progress.owner = ClaimOwner::Record(guard.id());
+                if guard.is_marked_by_sends() {
+                    guard.intend(self.intent());
                 }
             }
             let result = match start {
-                Start::Fresh => self.drive(progress, &mut hold).await,
+                Start::Fresh => self.drive(progress, &mut guard).await,
                 Start::Reconcile(since) => {
                     progress.last_sent = Some(since);
                     progress.ever_unknown = true;
                     progress.unsettled = true;
-                    self.reconcile(progress, &mut hold).await
+                    self.reconcile(progress, &mut guard).await
                 }
             };
             match entry {
                 Some(entry) if progress.orphan == Orphan::Found => {
                     progress.orphan = Orphan::None;
-                    hand_over(hold);
+                    hand_over(guard);
                     begins = self.adopt(entry, progress).await?;
                 }
                 entry => {
-                    let response = self.settle(result, progress, hold, entry).await;
+                    let response = self.settle(result, progress, guard, entry).await;
                     condition::end(progress).await;
                     return Ok(response);
                 }
@@ -176,11 +176,11 @@ impl RequestContext {
         let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         progress.account.keyed(result(&begun));
         match begun.map_err(problem)? {
-            BeginOutcome::New(hold) => Ok(Begins::unlisted(Some(hold), Start::Fresh)),
-            BeginOutcome::Reconcile { hold, sent_ago, doubtful } => {
+            BeginOutcome::New(guard) => Ok(Begins::unlisted(Some(guard), Start::Fresh)),
+            BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
-                progress.key_sends = KeySends::reconciled(self.upstream_key, hold.keyed_sends(), asked);
-                Ok(Begins::unlisted(Some(hold), Start::since(sent_ago, self.started)))
+                progress.key_sends = KeySends::reconciled(self.upstream_key, guard.keyed_sends(), asked);
+                Ok(Begins::unlisted(Some(guard), Start::since(sent_ago, self.started)))
             }
             BeginOutcome::Replay(stored) => self.replay(&stored).map(Begins::Answered),
             BeginOutcome::InFlight { retry_after } => Err(Problem::InFlight { retry_after }),
@@ -197,8 +197,8 @@ impl RequestContext {
     }
 
     /// Takes the fingerprint lock: equal requests run one at a time, so that none adopts what another one made.
-    async fn take_turn(&self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<(), Problem> {
-        if let Some(turn) = hold.as_mut().and_then(RecordGuard::take_turn) {
+    async fn take_turn(&self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<(), Problem> {
+        if let Some(turn) = guard.as_mut().and_then(RecordGuard::take_turn) {
             progress.turn = Some(turn);
         }
         let Some(equal) = self.equal.filter(|_| progress.turn.is_none()) else { return Ok(()) };
@@ -219,11 +219,11 @@ impl RequestContext {
     }
 
     /// Leaves the record to its next owner or to a verification without a caller.
-    fn leave_unknown(&self, mut hold: RecordGuard, sent_ago: Duration) {
-        if !hold.is_marked_by_sends() {
-            hold.intend(self.intent());
+    fn leave_unknown(&self, mut guard: RecordGuard, sent_ago: Duration) {
+        if !guard.is_marked_by_sends() {
+            guard.intend(self.intent());
         }
-        hold.leave_unknown(sent_ago);
+        guard.leave_unknown(sent_ago);
         self.shared.settlement.wake();
     }
 
@@ -232,10 +232,10 @@ impl RequestContext {
         &self,
         result: Result<CallerResponse, Problem>,
         progress: &mut Progress,
-        hold: MaybeGuard,
+        guard: MaybeGuard,
         entry: Option<Arc<Entry>>,
     ) -> Response<Body> {
-        let Some(hold) = hold else {
+        let Some(guard) = guard else {
             return match result {
                 Ok(outgoing) => outgoing.into_response(self, progress),
                 Err(problem) => response::refused(problem, self, progress),
@@ -263,10 +263,10 @@ impl RequestContext {
             (Retention::Finish, Ok(outgoing)) => outgoing,
             (retention, result) => {
                 if retention == Retention::Release {
-                    let _ = hold.release().await;
+                    let _ = guard.release().await;
                     over(entry.as_ref());
                 } else {
-                    self.leave_unknown(hold, sent_ago);
+                    self.leave_unknown(guard, sent_ago);
                 }
                 let response = match result {
                     Ok(outgoing) => outgoing.into_response(self, progress),
@@ -276,12 +276,12 @@ impl RequestContext {
             }
         };
         if let Some(entry) = entry {
-            return self.deliver(outgoing, entry, hold, progress).await;
+            return self.deliver(outgoing, entry, guard, progress).await;
         }
         let most = self.service.settings.idempotency.max_response_bytes;
         let (response, stored) = outgoing.store(self, progress, most).await;
         // If the store fails now, the record stays unknown: the next request with the key verifies before it sends.
-        if let Err(error) = hold.finish(stored).await {
+        if let Err(error) = guard.finish(stored).await {
             tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
         }
         response
@@ -289,9 +289,9 @@ impl RequestContext {
 }
 
 /// Ends the request's own record after it adopted an orphan's. A record that was begun with the entry has ended with it.
-fn hand_over(hold: MaybeGuard) {
-    if let Some(hold) = hold {
-        hold.gives_up_its_place();
+fn hand_over(guard: MaybeGuard) {
+    if let Some(guard) = guard {
+        guard.gives_up_its_place();
     }
 }
 

@@ -40,9 +40,9 @@ impl Host {
         caller: &headers::Caller,
         listener: Option<SocketAddr>,
         connection: Option<&Connection>,
-        account: &mut RequestRecorder,
+        recorder: &mut RequestRecorder,
     ) -> Result<Box<RequestContext>, Problem> {
-        let started = account.began();
+        let started = recorder.began();
         let (index, path_and_query) = self.upstream_of(&head, listener)?;
         let live = self.shared.rollout.upstreams[index].current();
         let path = path_and_query.split('?').next().unwrap_or("/");
@@ -54,8 +54,8 @@ impl Host {
             method: head.method.to_string(),
         })?;
         let (meters, label) = (&live.endpoints[found].meters, live.policy.label());
-        account.found(meters, &head.method, label, live.generation);
-        account.traced(TraceContext::take(&mut head.headers));
+        recorder.found(meters, &head.method, label, live.generation);
+        recorder.traced(TraceContext::take(&mut head.headers));
         // With a canary, the stricter of both policies decides the effect, and the live policy names the endpoint.
         let mut effect = live.endpoints[found].effect(&head.method);
         let serving = Arc::clone(&live);

@@ -67,7 +67,7 @@ impl RequestContext {
         self.location_of(RecordId::of(tenant, &self.service.settings.name, &keyed.key))
     }
 
-    /// The URL of a record that ended unknown, with or without a key. Safe to hand out: the caller is told of the unknown effect, so no
+    /// The URL of a record that ended unknown, with or without a key. Safe to hand out: the caller learns of the unknown effect, so no
     /// other request adopts the record.
     pub(super) fn location_of_unknown(&self, owner: ClaimOwner) -> Option<HeaderValue> {
         match owner {

@@ -108,10 +108,10 @@ impl RequestContext {
     }
 
     /// The request's log span, at debug level: an unused span would cost more than a decision.
-    pub(crate) fn span(&self, account: &RequestRecorder) -> tracing::Span {
-        let trace = account.trace.map(tracing::field::display);
+    pub(crate) fn span(&self, recorder: &RequestRecorder) -> tracing::Span {
+        let trace = recorder.trace.map(tracing::field::display);
         let (upstream, endpoint) = (&*self.service.settings.name, &*self.endpoint().described.name);
-        tracing::debug_span!("request", request = %account.id, upstream, endpoint, trace)
+        tracing::debug_span!("request", request = %recorder.id, upstream, endpoint, trace)
     }
 
     pub(crate) fn remaining(&self) -> Duration {
@@ -154,7 +154,7 @@ impl RequestContext {
     }
 
     /// The request to send as this attempt. Takes a streamed body.
-    pub(crate) fn outbound(&mut self, account: &RequestRecorder, attempt: u32) -> Outbound {
+    pub(crate) fn outbound(&mut self, recorder: &RequestRecorder, attempt: u32) -> Outbound {
         let body = match &mut self.body {
             RequestBody::Buffered(bytes) => OutboundBody::Bytes(bytes.clone()),
             RequestBody::Stream(stream) => match stream.take() {
@@ -163,8 +163,8 @@ impl RequestContext {
             },
         };
         let mut headers = self.headers.clone();
-        if let Some(trace) = account.trace {
-            headers.insert(trace_context::TRACEPARENT, trace.header(account.id.span(attempt)));
+        if let Some(trace) = recorder.trace {
+            headers.insert(trace_context::TRACEPARENT, trace.header(recorder.id.span(attempt)));
         }
         Outbound {
             method: self.method.clone(),
@@ -264,7 +264,7 @@ impl Progress {
         self.last_sent.map(|sent| of.saturating_duration_since(sent))
     }
 
-    pub(crate) fn new(owner: ClaimOwner, account: RequestRecorder) -> Self {
+    pub(crate) fn new(owner: ClaimOwner, recorder: RequestRecorder) -> Self {
         Self {
             attempts: 0,
             probes: 0,
@@ -288,7 +288,7 @@ impl Progress {
             condition: None,
             twins: None,
             orphan: Orphan::None,
-            account,
+            account: recorder,
         }
     }
 }

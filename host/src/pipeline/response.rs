@@ -59,13 +59,13 @@ pub(super) fn effect_unknown(
 }
 
 /// When a caller should come back for a write whose effect is unknown at its deadline.
-fn retry_after_unknown(exchange: &RequestContext, progress: &Progress) -> Duration {
+fn retry_after_unknown(context: &RequestContext, progress: &Progress) -> Duration {
     const MIN_RESPONSE_RESERVE: Duration = Duration::from_secs(1);
-    if exchange.key_holds(progress) {
-        return exchange.endpoint().settings.retry.min_wait.max(MIN_RESPONSE_RESERVE);
+    if context.key_holds(progress) {
+        return context.endpoint().settings.retry.min_wait.max(MIN_RESPONSE_RESERVE);
     }
     let sent_ago = progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed());
-    match exchange.endpoint().described.commit_within.filter(|_| exchange.endpoint().granted) {
+    match context.endpoint().described.commit_within.filter(|_| context.endpoint().granted) {
         Some(within) => within.saturating_sub(sent_ago).clamp(MIN_RESPONSE_RESERVE, MAX_VERIFIED_RETRY_AFTER),
         None => UNVERIFIED_RETRY_AFTER,
     }
@@ -107,7 +107,7 @@ impl From<Replacement> for CallerResponse {
 }
 
 impl CallerResponse {
-    pub(super) fn into_response(self, exchange: &RequestContext, progress: &Progress) -> Response<Body> {
+    pub(super) fn into_response(self, context: &RequestContext, progress: &Progress) -> Response<Body> {
         let body = match self.rest {
             None => upstream::full(self.read),
             Some(rest) => upstream::prefixed(self.read, rest),
@@ -116,45 +116,45 @@ impl CallerResponse {
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         // The record keeps the original URLs: another caller may use another address of this host.
-        exchange.rewrite_redirects(response.headers_mut());
-        dress(response.headers_mut(), exchange, progress);
+        context.rewrite_redirects(response.headers_mut());
+        dress(response.headers_mut(), context, progress);
         response
     }
 
     /// The headers that a replay may repeat. A session cookie belongs to the caller that it was made for.
-    fn kept_headers(&self, exchange: &RequestContext) -> HeaderMap {
+    fn kept_headers(&self, context: &RequestContext) -> HeaderMap {
         let mut headers = self.headers.clone();
-        if !exchange.service.settings.idempotency.replay_set_cookie {
+        if !context.service.settings.idempotency.replay_set_cookie {
             headers.remove(SET_COOKIE);
         }
         headers
     }
 
     /// The part of the response that a record keeps beside the body.
-    pub(super) fn head(&self, exchange: &RequestContext, progress: &Progress) -> Head {
+    pub(super) fn head(&self, context: &RequestContext, progress: &Progress) -> Head {
         Head {
             status: self.status,
-            headers: self.kept_headers(exchange),
+            headers: self.kept_headers(context),
             class: progress.class.name(),
-            policy: exchange.service.policy.label().clone(),
+            policy: context.service.policy.label().clone(),
         }
     }
 
     /// Reads the whole response for the record, up to the cap. A larger response still streams, but the record keeps only its status.
     pub(super) async fn store(
         mut self,
-        exchange: &RequestContext,
+        context: &RequestContext,
         progress: &mut Progress,
         most: usize,
     ) -> (Response<Body>, Stored) {
         if let Some(mut rest) = self.rest.take() {
             let mut read = BytesMut::from(self.read.as_ref());
             loop {
-                match timeout_at(exchange.deadline, rest.frame()).await {
+                match timeout_at(context.deadline, rest.frame()).await {
                     Ok(Some(Ok(frame))) => {
                         let mut scarce = false;
                         if let Ok(data) = frame.into_data() {
-                            scarce = exchange.held.as_ref().is_some_and(|held| held.more(data.len()).is_err());
+                            scarce = context.held.as_ref().is_some_and(|held| held.more(data.len()).is_err());
                             read.extend_from_slice(&data);
                         }
                         // If memory is scarce, the response still streams, and the record keeps only its status.
@@ -169,7 +169,7 @@ impl CallerResponse {
                     Ok(Some(Err(_))) | Err(_) => {
                         let failure = Failure::new(FailureKind::Body, true);
                         let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
-                        let mut response = refused(problem, exchange, progress);
+                        let mut response = refused(problem, context, progress);
                         response.headers_mut().insert(VERDICT, HeaderValue::from_static(progress.class.name()));
                         return (response, Stored::TooLarge { status: self.status });
                     }
@@ -181,21 +181,21 @@ impl CallerResponse {
         let stored = if whole {
             let answer = idempotency::StoredBody {
                 status: self.status,
-                headers: self.kept_headers(exchange),
+                headers: self.kept_headers(context),
                 body: self.read.clone(),
                 class: progress.class.name(),
-                policy: exchange.service.policy.label().to_str().unwrap_or_default().into(),
+                policy: context.service.policy.label().to_str().unwrap_or_default().into(),
             };
             Stored::capped(answer, most)
         } else {
             Stored::TooLarge { status: self.status }
         };
-        (self.into_response(exchange, progress), stored)
+        (self.into_response(context, progress), stored)
     }
 }
 
 /// The response to a request that was refused at its attempts, or ended unknown.
-pub(super) fn refused(problem: Problem, exchange: &RequestContext, progress: &mut Progress) -> Response<Body> {
+pub(super) fn refused(problem: Problem, context: &RequestContext, progress: &mut Progress) -> Response<Body> {
     progress.account.refused(&problem);
     let reason = match &progress.last {
         Some(AttemptResult::Failure(failure)) => failure.reason,
@@ -203,23 +203,23 @@ pub(super) fn refused(problem: Problem, exchange: &RequestContext, progress: &mu
     };
     let mut response = match problem {
         Problem::EffectUnknown | Problem::UnsentSinceLoss => {
-            let retry_after = exchange.key.is_some().then(|| retry_after_unknown(exchange, progress));
-            effect_unknown(problem, retry_after, exchange.location_of_unknown(progress.owner), reason)
+            let retry_after = context.key.is_some().then(|| retry_after_unknown(context, progress));
+            effect_unknown(problem, retry_after, context.location_of_unknown(progress.owner), reason)
         }
         problem => problem.response(reason, None),
     };
-    told(response.headers_mut(), exchange, progress);
+    told(response.headers_mut(), context, progress);
     response
 }
 
-fn dress(headers: &mut HeaderMap, exchange: &RequestContext, progress: &Progress) {
+fn dress(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
     headers.insert(VERDICT, HeaderValue::from_static(progress.class.name()));
-    told(headers, exchange, progress);
+    told(headers, context, progress);
 }
 
-fn told(headers: &mut HeaderMap, exchange: &RequestContext, progress: &Progress) {
+fn told(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
     headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
-    headers.insert(POLICY, exchange.service.policy.label().clone());
+    headers.insert(POLICY, context.service.policy.label().clone());
     if progress.orphan == Orphan::Adopted {
         headers.insert(ADOPTED, HeaderValue::from_static("true"));
     }
@@ -239,9 +239,9 @@ pub(super) fn of_the_host() -> Response<Body> {
 }
 
 /// The response of a record, for a replay.
-pub(super) fn replayed(answer: &idempotency::StoredBody, exchange: &RequestContext) -> Response<Body> {
+pub(super) fn replayed(answer: &idempotency::StoredBody, context: &RequestContext) -> Response<Body> {
     let mut response = kept(answer);
-    exchange.rewrite_redirects(response.headers_mut());
+    context.rewrite_redirects(response.headers_mut());
     response
 }
 

@@ -38,9 +38,9 @@ impl RequestContext {
     pub(super) async fn drive(
         &mut self,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Result<CallerResponse, Problem> {
-        self.drive_to_end(NextAction::Retry(Duration::ZERO), progress, hold).await
+        self.drive_to_end(NextAction::Retry(Duration::ZERO), progress, guard).await
     }
 
     /// Drives the request from `step` to its response.
@@ -48,21 +48,21 @@ impl RequestContext {
         &mut self,
         mut step: NextAction,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Result<CallerResponse, Problem> {
         loop {
             step = match step {
                 NextAction::Retry(delay) => {
                     self.wait(delay, progress).await;
-                    self.request(progress, hold).await?
+                    self.request(progress, guard).await?
                 }
                 NextAction::Resend(delay) => {
                     self.wait(delay, progress).await;
-                    self.resend(progress, hold).await?
+                    self.resend(progress, guard).await?
                 }
                 NextAction::Verify(probe) => {
                     sleep(probe.delay).await;
-                    self.probe(&probe, progress, hold).await?
+                    self.probe(&probe, progress, guard).await?
                 }
                 NextAction::Replace(answer) => return Ok(answer.into()),
                 NextAction::Deliver => return deliver(progress),
@@ -78,20 +78,20 @@ impl RequestContext {
     pub(super) async fn reconcile(
         &mut self,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Result<CallerResponse, Problem> {
         if self.effect == Effect::Idempotent {
             // A repetition of an idempotent request has the effect of one send.
-            return self.drive(progress, hold).await;
+            return self.drive(progress, guard).await;
         }
         let arrival = AttemptResult::Failure(NEVER_HEARD);
-        let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await?.1;
+        let clamped = self.judged(Purpose::Request, &arrival, progress, guard).await?.1;
         let step = self.follow(clamped, progress);
         if matches!(step, NextAction::Deliver | NextAction::Unsettled) {
             progress.class = Class::Unknown;
             return Err(self.unknown(progress));
         }
-        self.drive_to_end(step, progress, hold).await
+        self.drive_to_end(step, progress, guard).await
     }
 
     async fn wait(&self, delay: Duration, progress: &mut Progress) {
@@ -116,16 +116,16 @@ impl RequestContext {
     }
 
     /// Makes an attempt that is allowed only because the upstream deduplicates by its own key.
-    async fn resend(&mut self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<NextAction, Problem> {
+    async fn resend(&mut self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<NextAction, Problem> {
         progress.key_sends.justifies_attempt = true;
-        let step = self.request(progress, hold).await;
+        let step = self.request(progress, guard).await;
         progress.key_sends.justifies_attempt = false;
         step
     }
 
-    async fn request(&mut self, progress: &mut Progress, hold: &mut MaybeGuard) -> Result<NextAction, Problem> {
+    async fn request(&mut self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<NextAction, Problem> {
         let span = tracing::debug_span!("attempt", attempt = progress.attempts + 1);
-        let attempted = self.attempt(AttemptTarget::Request, progress, hold).instrument(span).await;
+        let attempted = self.attempt(AttemptTarget::Request, progress, guard).instrument(span).await;
         let (mut arrival, mut permit, took, cut_off) = match attempted {
             Ok(CompletedAttempt { arrival, permit, took, cut_off, .. }) => (arrival, permit, took, cut_off),
             Err(problem) if progress.orphan == Orphan::Found => return Err(problem),
@@ -149,7 +149,7 @@ impl RequestContext {
             return Ok(NextAction::Deliver);
         }
         progress.key_sends.answered(&arrival, progress.unsettled);
-        let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, hold).await?;
+        let (signal, clamped) = self.judged(Purpose::Request, &arrival, progress, guard).await?;
         let signal = self.attribute_fault(signal, &arrival, took, cut_off);
         if let AttemptResult::Answer(_) = arrival
             && let Some(per_minute) = permit.answered(clamped.class)
@@ -178,11 +178,11 @@ impl RequestContext {
         &mut self,
         probe: &Probe,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Result<NextAction, Problem> {
         progress.probes += 1;
         let span = tracing::debug_span!("look", look = progress.probes);
-        let attempted = self.attempt(AttemptTarget::Probe(probe), progress, hold).instrument(span).await;
+        let attempted = self.attempt(AttemptTarget::Probe(probe), progress, guard).instrument(span).await;
         let arrival = match attempted {
             Ok(CompletedAttempt { arrival, permit, took, sent_at, .. }) => {
                 permit.report(BreakerSignal::Ignore, took);
@@ -195,7 +195,7 @@ impl RequestContext {
                 return Ok(NextAction::Unsettled);
             }
         };
-        let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await?;
+        let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, guard).await?;
         if let Some(pending) = progress.pending.take() {
             match (clamped.class, &clamped.step) {
                 (Class::Applied | Class::AlreadyApplied, _) => pending.settled(),
@@ -256,7 +256,7 @@ impl RequestContext {
         purpose: Purpose,
         arrival: &AttemptResult,
         progress: &mut Progress,
-        hold: &MaybeGuard,
+        guard: &MaybeGuard,
     ) -> Result<(BreakerSignal, Clamped), Problem> {
         let mut asks = 0..CLAIMS;
         while asks.next().is_some() {
@@ -305,7 +305,7 @@ impl RequestContext {
                     Err(_) => break,
                 }
             }
-            match self.claim(&name, progress, hold).await {
+            match self.claim(&name, progress, guard).await {
                 Ok(Claim::Ours) => return Ok((signal, clamped)),
                 Ok(Claim::Taken) if adopts => progress.taken.push(name),
                 Ok(Claim::Taken) => {
@@ -392,10 +392,10 @@ impl RequestContext {
         self.shared.records.claimant(name_of(self, name), progress.owner).await
     }
 
-    async fn claim(&self, name: &str, progress: &Progress, hold: &MaybeGuard) -> Result<Claim, Problem> {
+    async fn claim(&self, name: &str, progress: &Progress, guard: &MaybeGuard) -> Result<Claim, Problem> {
         let name = name_of(self, name);
-        let made = match hold {
-            Some(hold) => hold.claim(name).await,
+        let made = match guard {
+            Some(guard) => guard.claim(name).await,
             None => {
                 let settings = &self.service.settings.idempotency;
                 self.shared.records.claim(name, progress.owner, settings.keep.saturating_add(settings.lock)).await
@@ -453,8 +453,8 @@ enum Others {
     Unclear,
 }
 
-fn name_of(exchange: &RequestContext, name: &str) -> ClaimName {
-    ClaimName::of(&exchange.service.settings.name, name)
+fn name_of(context: &RequestContext, name: &str) -> ClaimName {
+    ClaimName::of(&context.service.settings.name, name)
 }
 
 /// The upstream's last response to the request itself, or the failure if there was none.

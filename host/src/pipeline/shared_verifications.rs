@@ -69,17 +69,17 @@ impl SharedVerifications {
     /// Sends the request, or returns the shared response to an equal one. None: the host refused the request.
     pub(super) async fn request(
         &self,
-        exchange: &mut RequestContext,
+        context: &mut RequestContext,
         probe: &Probe,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
     ) -> Option<AttemptResult> {
         let (sent, now) = (progress.last_sent, Instant::now());
-        let commit_within = exchange.endpoint().described.commit_within.unwrap_or_default();
-        let cell = self.cell(identity(exchange.upstream, &exchange.probe_request(probe)), now, |outcome| {
+        let commit_within = context.endpoint().described.commit_within.unwrap_or_default();
+        let cell = self.cell(identity(context.upstream, &context.probe_request(probe)), now, |outcome| {
             outcome.serves(sent, commit_within, now)
         });
-        let own = requested(exchange, probe, progress, hold);
+        let own = requested(context, probe, progress, guard);
         let outcome = match cell.get_or_try_init(|| own).await {
             Ok(outcome) => outcome,
             Err(problem) => {
@@ -131,13 +131,13 @@ impl SharedVerifications {
 }
 
 async fn requested(
-    exchange: &mut RequestContext,
+    context: &mut RequestContext,
     probe: &Probe,
     progress: &mut Progress,
-    hold: &mut MaybeGuard,
+    guard: &mut MaybeGuard,
 ) -> Result<SharedOutcome, Problem> {
     let CompletedAttempt { arrival, permit, took, sent_at, .. } =
-        exchange.attempt(AttemptTarget::Probe(probe), progress, hold).await?;
+        context.attempt(AttemptTarget::Probe(probe), progress, guard).await?;
     permit.report(BreakerSignal::Ignore, took);
     let answer = match arrival {
         AttemptResult::Answer(UpstreamResponse { status, headers, read, rest }) => {

@@ -58,8 +58,8 @@ impl RequestContext {
         let settings = &self.service.settings.idempotency;
         let records = &self.shared.records;
         let (Some(digest), Some(kept)) = (self.digest, settings.orphans) else {
-            let hold = RecordGuard::unwritten(records, self.shared.clock, id, self.opening(fence, id));
-            return Ok(Begins::unlisted(Some(hold), Start::Fresh));
+            let guard = RecordGuard::unwritten(records, self.shared.clock, id, self.opening(fence, id));
+            return Ok(Begins::unlisted(Some(guard), Start::Fresh));
         };
         let opening = self.opening(fence, id);
         let terms = Terms { lease: records.lease().unwrap_or(Duration::MAX), kept };
@@ -102,7 +102,7 @@ impl RequestContext {
                     }
                     _ => Start::Fresh,
                 };
-                let hold = RecordGuard::listed(
+                let guard = RecordGuard::listed(
                     records,
                     self.shared.clock,
                     &arriving,
@@ -110,7 +110,7 @@ impl RequestContext {
                     turn,
                     start.is_fresh(),
                 );
-                Ok(Begins::with(Some(hold), start, Some(entry), others))
+                Ok(Begins::with(Some(guard), start, Some(entry), others))
             }
             Arrived::Full => {
                 entry.was_not_taken();
@@ -171,22 +171,22 @@ impl RequestContext {
                 begun => break (begun, asked),
             }
         };
-        let beginning = |hold: RecordGuard, start: Start| {
-            let hold = Some(hold.renewed_by(Arc::clone(entry)));
+        let beginning = |guard: RecordGuard, start: Start| {
+            let guard = Some(guard.renewed_by(Arc::clone(entry)));
             // If the request is sent after all, check again for older orphans whose close is noticed only now.
-            Begins::with(hold, start, Some(Arc::clone(entry)), start.is_fresh())
+            Begins::with(guard, start, Some(Arc::clone(entry)), start.is_fresh())
         };
         Ok(match begun {
-            BeginOutcome::New(hold) => {
+            BeginOutcome::New(guard) => {
                 progress.account.orphan(OrphanResult::Unsent);
-                beginning(hold, Start::Fresh)
+                beginning(guard, Start::Fresh)
             }
-            BeginOutcome::Reconcile { hold, sent_ago, doubtful } => {
+            BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
                 progress.account.orphan(OrphanResult::Reconcile);
-                progress.key_sends = KeySends::reconciled(self.upstream_key, hold.keyed_sends(), asked);
+                progress.key_sends = KeySends::reconciled(self.upstream_key, guard.keyed_sends(), asked);
                 progress.orphan = Orphan::Adopted;
-                beginning(hold, Start::since(sent_ago, self.started))
+                beginning(guard, Start::since(sent_ago, self.started))
             }
             BeginOutcome::Replay(stored) => match entry.ownership().await {
                 Ownership::Held => {
@@ -246,12 +246,12 @@ impl RequestContext {
         &self,
         outgoing: CallerResponse,
         entry: Arc<Entry>,
-        hold: RecordGuard,
+        guard: RecordGuard,
         progress: &mut Progress,
     ) -> Response<Body> {
         if entry.is_told() {
-            // The caller was told early and may count the effect itself, so no other request may have it.
-            hold.goes_with_its_place();
+            // The caller got the early 504 and may count the effect itself, so no other request may have it.
+            guard.goes_with_its_place();
             entry.answered(true);
             return outgoing.into_response(self, progress);
         }
@@ -259,7 +259,7 @@ impl RequestContext {
         let head = outgoing.head(self, progress);
         let spare = self.held.as_ref().and_then(MemoryReservation::spare);
         let pending =
-            self.undelivered(Arc::clone(&entry), Received::Answer, progress).with_answer(hold, head, most, spare);
+            self.undelivered(Arc::clone(&entry), Received::Answer, progress).with_answer(guard, head, most, spare);
         if !entry.is_abandoned() {
             let ownership = entry.ownership().await;
             if ownership != Ownership::Held {

@@ -103,25 +103,27 @@ impl Host {
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
         let settled = |class| settled(&intent, class);
-        let Ok(BeginOutcome::Reconcile { hold, sent_ago, doubtful }) = begun else { return VerificationResult::Open };
+        let Ok(BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful }) = begun else {
+            return VerificationResult::Open;
+        };
         if doubtful && self.shared.is_after_loss(idempotency) {
             // After a loss of shared state, a verification cannot tell which request made the match: the caller or an operator settles it.
-            hold.leave_until(None);
+            guard.leave_until(None);
             return settled(Class::Unknown);
         }
         let since = Instant::now().checked_sub(sent_ago);
         let settings = &self.shared.settlement.settings;
         let restored = self.restored(&intent, request, &service, request_time + MAX_LIMIT_WAIT);
         let schedule = Schedule { commit_within, margin: settings.margin, interval: settings.interval };
-        let mut hold = Some(hold);
+        let mut guard = Some(guard);
         let ended = match restored {
             None => VerificationEnd::Open { asked: true },
-            Some(mut exchange) => {
-                let account = RequestRecorder::background(&self.desk);
-                exchange.verified(&mut hold, (since, doubtful), account, shared).await
+            Some(mut context) => {
+                let recorder = RequestRecorder::background(&self.desk);
+                context.verified(&mut guard, (since, doubtful), recorder, shared).await
             }
         };
-        let asked = match (ended, &hold) {
+        let asked = match (ended, &guard) {
             (VerificationEnd::Recorded(class), _) => return settled(class),
             // The record is due again at the time that its guard has set.
             (VerificationEnd::Unrecorded, _) | (_, None) => return VerificationResult::Open,
@@ -129,8 +131,8 @@ impl Host {
         };
         let age = since.map_or(sent_ago, |since| since.elapsed());
         let next = schedule.next(age, asked);
-        if let Some(hold) = hold {
-            hold.leave_until(next);
+        if let Some(guard) = guard {
+            guard.leave_until(next);
         }
         if next.is_none() { settled(Class::Unknown) } else { VerificationResult::Open }
     }
@@ -264,16 +266,16 @@ impl RequestContext {
     /// Verifies the write once. Takes the guard if the result was recorded. `doubtful`: no send of the write is known.
     async fn verified(
         &mut self,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
         (since, doubtful): (Option<Instant>, bool),
-        mut account: RequestRecorder,
+        mut recorder: RequestRecorder,
         shared: &SharedVerifications,
     ) -> VerificationEnd {
-        account.counting_for(&self.endpoint().meters);
-        let (Some(own), Some(fingerprint)) = (hold.as_mut(), self.fingerprint) else {
+        recorder.counting_for(&self.endpoint().meters);
+        let (Some(own), Some(fingerprint)) = (guard.as_mut(), self.fingerprint) else {
             return VerificationEnd::Open { asked: false };
         };
-        let mut progress = Progress::new(ClaimOwner::Record(own.id()), account);
+        let mut progress = Progress::new(ClaimOwner::Record(own.id()), recorder);
         progress.last_sent = Some(since.unwrap_or(self.started));
         // If shared state loses its data from now on, the caller or an operator settles the write.
         progress.doubtful = doubtful;
@@ -287,10 +289,10 @@ impl RequestContext {
                 Ok(Err(_)) | Err(_) => return VerificationEnd::Open { asked: false },
             },
         };
-        let proof = self.proof(&mut progress, hold, shared).await;
+        let proof = self.proof(&mut progress, guard, shared).await;
         let asked = progress.probes > 0;
         let Some(proof) = proof else { return VerificationEnd::Open { asked } };
-        let Some(own) = hold.take() else { return VerificationEnd::Open { asked } };
+        let Some(own) = guard.take() else { return VerificationEnd::Open { asked } };
         let class = progress.class;
         let recorded = match proof {
             Proof::NotInEffect => own.release().await,
@@ -314,11 +316,11 @@ impl RequestContext {
     async fn proof(
         &mut self,
         progress: &mut Progress,
-        hold: &mut MaybeGuard,
+        guard: &mut MaybeGuard,
         shared: &SharedVerifications,
     ) -> Option<Proof> {
         let arrival = AttemptResult::Failure(NEVER_HEARD);
-        let clamped = self.judged(Purpose::Request, &arrival, progress, hold).await.ok()?.1;
+        let clamped = self.judged(Purpose::Request, &arrival, progress, guard).await.ok()?.1;
         let mut step = self.follow(clamped, progress);
         let mut made: Vec<(http::Method, String)> = Vec::new();
         loop {
@@ -329,8 +331,8 @@ impl RequestContext {
                 return None;
             }
             made.push(target);
-            let arrival = shared.request(self, &probe, progress, hold).await?;
-            let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, hold).await.ok()?;
+            let arrival = shared.request(self, &probe, progress, guard).await?;
+            let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, guard).await.ok()?;
             step = self.follow(clamped, progress);
         }
     }

@@ -13,8 +13,8 @@
 //! The protocol, and a Rust model of the script in shared state, is in [`crate::state::rollout`].
 //!
 //! Shared state holds a digest, never its origin: each host pulls the component from the repository in its own configuration, verifies it
-//! and compiles it itself. So whoever can write to shared state can only choose among the components in the operator's registry, and, if
-//! there are keys, among the signed ones.
+//! and compiles it itself. So write access to shared state only allows a choice among the components in the operator's registry, or among
+//! the signed ones if there are keys.
 
 mod commands;
 mod follower;

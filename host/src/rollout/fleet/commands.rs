@@ -130,12 +130,12 @@ impl Follower {
             let course = self.course.lock();
             (course.configured(), course.others(self.clock.now()))
         };
-        let word = Message::Announce { id, digest, promoted, from, others };
-        let heard = self.say(serving, word, note).await.map_err(|error| {
+        let message = Message::Announce { id, digest, promoted, from, others };
+        let reply = self.say(serving, message, note).await.map_err(|error| {
             if error.may_be_done() { NotAnnounced::Unsure(error) } else { NotAnnounced::Away(error) }
         })?;
-        match heard.outcome {
-            MessageOutcome::Serving => Err(NotAnnounced::Serving(heard.view.standing.generation)),
+        match reply.outcome {
+            MessageOutcome::Serving => Err(NotAnnounced::Serving(reply.view.standing.generation)),
             MessageOutcome::Quarantined => Err(NotAnnounced::Quarantined),
             MessageOutcome::Busy => Err(NotAnnounced::Busy),
             MessageOutcome::Gathering => Err(NotAnnounced::Gathering),
@@ -178,7 +178,7 @@ impl Follower {
         note: impl FnOnce(CommandOutcome) + Send + 'static,
     ) -> Result<(), NotRolledBack> {
         let Some(serving) = context.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
-        let word = {
+        let message = {
             let course = self.course.lock();
             // An open proposal comes first, so that an operator withdraws only the component that they name.
             let meant = course.proposed().map_or(course.target(), |proposed| proposed.digest);
@@ -188,10 +188,10 @@ impl Follower {
             let known = course.known();
             Message::RollBack { generation: known.generation, chosen: known.chosen, why: Why::Operator }
         };
-        let heard = self.say(serving, word, note).await.map_err(|error| {
+        let reply = self.say(serving, message, note).await.map_err(|error| {
             if error.may_be_done() { NotRolledBack::Unsure(error) } else { NotRolledBack::Away(error) }
         })?;
-        match heard.outcome {
+        match reply.outcome {
             MessageOutcome::Done | MessageOutcome::Aborted => Ok(()),
             MessageOutcome::NoOther => Err(NotRolledBack::NoOther),
             _ => Err(NotRolledBack::Stale),
@@ -203,15 +203,17 @@ impl Follower {
     async fn say(
         self: &Arc<Self>,
         serving: &Arc<UpstreamPolicy>,
-        word: Message,
+        message: Message,
         note: impl FnOnce(CommandOutcome) + Send + 'static,
     ) -> Result<MessageReply, LinkError> {
         let (own, serving) = (Arc::clone(self), Arc::clone(serving));
         let said = tokio::spawn(async move {
-            let (speaker, known, _) = own.own(Some(&serving));
-            let heard = own.agreement.say(&speaker, &known, &word).await;
-            match &heard {
-                Ok(MessageReply { outcome: MessageOutcome::Done, .. }) if matches!(word, Message::RollBack { .. }) => {
+            let (status, known, _) = own.own(Some(&serving));
+            let reply = own.agreement.say(&status, &known, &message).await;
+            match &reply {
+                Ok(MessageReply { outcome: MessageOutcome::Done, .. })
+                    if matches!(message, Message::RollBack { .. }) =>
+                {
                     note(CommandOutcome::RolledBack);
                 }
                 Ok(MessageReply { outcome: MessageOutcome::Done, .. }) => note(CommandOutcome::Announced),
@@ -219,11 +221,11 @@ impl Follower {
                 Err(error) if error.may_be_done() => note(CommandOutcome::Unsure),
                 Ok(_) | Err(_) => {}
             }
-            let heard = heard?;
-            let told = own.course.lock().heard(&word, &heard, own.clock.now());
+            let reply = reply?;
+            let told = own.course.lock().heard(&message, &reply, own.clock.now());
             own.tell_all(told);
             own.wake.notify_one();
-            Ok(heard)
+            Ok(reply)
         });
         // The task fails only if the host ends meanwhile.
         said.await.unwrap_or(Err(LinkError::TimedOut(Duration::ZERO)))

@@ -138,7 +138,7 @@ impl Follower {
         configured: impl Fn() -> Result<UpstreamRuntime, ServiceError>,
     ) -> Result<UpstreamRuntime, ServiceError> {
         let told = match self.ask_first() {
-            Some(Ok(heard)) => self.course.lock().heard(&Message::Beat, &heard, self.clock.now()),
+            Some(Ok(reply)) => self.course.lock().heard(&Message::Beat, &reply, self.clock.now()),
             Some(Err(_)) | None => vec![Notice::Unheard],
         };
         self.tell_all(told);
@@ -162,9 +162,9 @@ impl Follower {
         let (answer, answered) = mpsc::sync_channel(1);
         let own = Arc::clone(self);
         self.agreement.link().beside(async move {
-            let (speaker, known, word) = own.own(None);
-            let heard = own.agreement.say_within(FIRST, &speaker, &known, &word).await;
-            let _ = answer.send(heard);
+            let (status, known, message) = own.own(None);
+            let reply = own.agreement.say_within(FIRST, &status, &known, &message).await;
+            let _ = answer.send(reply);
         });
         answered.recv_timeout(FIRST).ok()
     }
@@ -217,13 +217,13 @@ impl Follower {
         let Some(serving) = context.upstreams.get(self.index) else { return true };
         let artifact = || serving.current().artifact;
         for _ in 0..STEPS {
-            let (speaker, known, word) = self.own(Some(serving));
-            let heard = self.agreement.say(&speaker, &known, &word).await;
+            let (status, known, message) = self.own(Some(serving));
+            let reply = self.agreement.say(&status, &known, &message).await;
             let now = self.clock.now();
             let told = {
                 let mut course = self.course.lock();
-                match &heard {
-                    Ok(heard) => course.heard(&word, heard, now),
+                match &reply {
+                    Ok(reply) => course.heard(&message, reply, now),
                     Err(LinkError::Nonsense { .. }) => course.flawed().into_iter().collect(),
                     Err(_) => Vec::new(),
                 }
@@ -243,12 +243,12 @@ impl Follower {
                 Next::Rest => {}
             }
             self.leave_withdrawn(serving);
-            if heard.is_err() {
+            if reply.is_err() {
                 return false;
             }
             // Report a change at once, since other hosts wait for it.
-            let (again, _, word) = self.own(Some(serving));
-            if again == speaker && word == Message::Beat {
+            let (again, _, message) = self.own(Some(serving));
+            if again == status && message == Message::Beat {
                 return true;
             }
         }
