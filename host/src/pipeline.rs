@@ -1,7 +1,6 @@
 //! One request from its head to its response.
 //!
-//! route -> deadline -> body -> [ record -> fingerprint lock -> (admission -> send -> decide -> clamp)* -> finish or leave the record ] ->
-//! response
+//! route -> deadline -> body -> [ record -> fingerprint lock -> (admission -> send -> decide -> clamp)* -> settle the record ] -> response
 //!
 //! For requests that are not safe, the bracket runs in a detached task: a caller that hangs up after the send must not cancel work whose
 //! effect is already under way.

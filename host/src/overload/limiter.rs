@@ -24,8 +24,7 @@ const KEPT: usize = 128;
 const STALE: Duration = Duration::from_secs(10);
 /// The averaging time of rates: an upstream that stalls for a moment has not become slower.
 const AVERAGED: Duration = Duration::from_millis(500);
-/// How fast the usual time follows while the limit does not bind: up within minutes, so that a slowly growing queue does not become usual
-/// ...
+/// How fast the usual time follows while the limit does not bind: up within minutes, so that a growing queue does not become usual ...
 const UP: Duration = Duration::from_secs(60);
 /// ... and down by this fraction in each window.
 const DOWN: f64 = 0.2;

@@ -212,7 +212,7 @@ impl Peers {
         Ok(UnderWay(Arc::new(work)))
     }
 
-    /// Closes the longest quiet connection of the peer with the most connections. Returns whether there was one.
+    /// Closes the connection that has been quiet longest, of the peer with the most connections. Returns whether there was one.
     pub fn reclaim(&self) -> bool {
         let now = self.now_ms();
         let grace = crate::clock::millis(RECLAIM_AFTER);

@@ -103,7 +103,7 @@ impl CallerWait {
             }
         }
         let now = Instant::now();
-        // Suggest the time that the request has taken so far, as for a request in flight. It ends by its deadline.
+        // Suggest a wait as long as the request has taken so far, as for a request in flight, but not beyond its deadline.
         let left = self.deadline.saturating_duration_since(now);
         let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
         let (again, location) = (self.is_keyed.then_some(again), self.location.clone());

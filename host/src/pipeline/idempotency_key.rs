@@ -171,7 +171,7 @@ impl RequestContext {
             .with_turn(with_turn)
             .of_tenant(own)
             .with_upstream_key(self.upstream_key.map(|key| key.tag));
-        // Read the clock before the store: the record's age counts from its reply, so this never understates it.
+        // Read the clock before asking the store: an age counted back from this moment is never understated.
         let asked = Instant::now();
         let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         progress.account.keyed(result(&begun));

@@ -207,7 +207,7 @@ pub(crate) enum Orphan {
 /// Why a match is not adopted after shared state has lost its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doubt {
-    /// Only the loss or the caller's header says that the request was ever sent: an equal request may have made the match.
+    /// Only the loss or the caller's `Triage-Maybe-Sent` says that the request was ever sent: an equal request may have made the match.
     NotKnownSent,
     /// The request was sent, and several matches have no claim: one is its own, the others belong to equal requests.
     SeveralUnclaimed,
@@ -222,7 +222,7 @@ pub(crate) struct Progress {
     pub(crate) probes: u32,
     /// Whether the effect was unknown at some time: a match found later may be this request's own.
     pub(crate) ever_unknown: bool,
-    /// Only a loss of shared state or the caller's header says that the request was sent before.
+    /// Only a loss of shared state or the caller's `Triage-Maybe-Sent` says that the request was sent before.
     pub(crate) doubtful: bool,
     /// Why a match that a verification found was not adopted.
     pub(crate) doubt: Option<Doubt>,

@@ -27,7 +27,7 @@ use tracing::Instrument as _;
 
 /// How many matches a policy may propose for adoption: more than any batch holds.
 const CLAIMS: usize = 64;
-/// The longest wait asked for by the upstream that is passed on to the fleet.
+/// The cap on a pause that the upstream asks for, before it is passed on to the fleet.
 const PAUSE: Duration = Duration::from_secs(300);
 
 /// The outcome that a reconcile starts from: sent, no answer.
@@ -157,7 +157,7 @@ impl RequestContext {
             progress.account.note(|| Noticed::Slowed { per_minute });
         }
         permit.unavailable_for(self.unavailable_for(&arrival));
-        // A response that is not delivered ends here: the next attempt may need its connection.
+        // The body of a response that is not delivered does not matter: report now, since the next attempt may need the permit.
         match (signal, &clamped.step) {
             (BreakerSignal::Success, NextAction::Deliver) => self.report_success(&mut arrival, permit, took),
             // The verification decides what this attempt says of the upstream.

@@ -154,7 +154,7 @@ impl RequestContext {
         let opening = self.opening(entry.owner(), id);
         let mut wait = FIRST_WAIT;
         let (begun, asked) = loop {
-            // Read the clock before the store: the record's age counts from its reply, so this never understates it.
+            // Read the clock before asking the store: an age counted back from this moment is never understated.
             let asked = Instant::now();
             match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(idempotency_key::problem)? {
                 BeginOutcome::InFlight { retry_after } => {

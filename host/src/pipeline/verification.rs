@@ -277,7 +277,7 @@ impl RequestContext {
         };
         let mut progress = Progress::new(ClaimOwner::Record(own.id()), recorder);
         progress.last_sent = Some(since.unwrap_or(self.started));
-        // If shared state loses its data from now on, the caller or an operator settles the write.
+        // Kept, so that a later loss of shared state leaves the write to its caller or an operator.
         progress.doubtful = doubtful;
         progress.ever_unknown = true;
         progress.unsettled = true;

@@ -1,6 +1,7 @@
 //! Responses on their way to a caller: tracks whether they wait for the caller, and for how long.
 //!
-//! Otherwise a caller that does not read, or grants no HTTP/2 window, would hold its stream, its connection and the response for ever.
+//! A caller that does not read, or grants no HTTP/2 window, would hold its stream, its connection and the response for ever. So a stalled
+//! stream is reset.
 //!
 //! hyper polls a body as fast as it comes, and h2 buffers bytes beyond the caller's window. So a response is passed to them in parts that
 //! report when they are dropped. Until the last part is dropped, the response counts as held, its request as open, and its HTTP/2 stream
