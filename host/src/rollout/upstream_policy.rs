@@ -48,8 +48,8 @@ pub struct UpstreamPolicy {
     /// The follower of the fleet's policy; none if this host decides alone.
     pub following: Option<Arc<Follower>>,
     current: ArcSwap<UpstreamRuntime>,
-    ledger: Mutex<History>,
-    told: Arc<Events>,
+    history: Mutex<History>,
+    events: Arc<Events>,
     meters: Arc<AllEndpointCounters>,
 }
 
@@ -100,7 +100,7 @@ struct History {
 }
 
 impl History {
-    fn note(&mut self, upstream: &str, event: Event, told: &Events) {
+    fn note(&mut self, upstream: &str, event: Event, events: &Events) {
         match &event {
             Event::Installed { .. } | Event::Tried { .. } | Event::Good { .. } => {
                 tracing::info!(upstream, "policy: {event}");
@@ -109,7 +109,7 @@ impl History {
                 tracing::warn!(upstream, "policy: {event}");
             }
         }
-        told.note(event.kind(), upstream, event.to_string());
+        events.note(event.kind(), upstream, event.to_string());
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
@@ -144,22 +144,22 @@ impl UpstreamPolicy {
     pub fn new(
         settings: settings::Upstream,
         mut service: UpstreamRuntime,
-        told: Arc<Events>,
+        events: Arc<Events>,
         meters: Arc<AllEndpointCounters>,
         clock: Clock,
     ) -> Self {
         service.counting(&meters);
         let first = Arc::new(service);
-        let mut ledger =
+        let mut history =
             History { latest: first.generation, last_good: Some(Arc::clone(&first)), ..History::default() };
         // The first generation is reported only if the operator still has keys to set.
         match installed(&first) {
             Event::Installed { ungranted, .. } if ungranted.is_empty() => {}
-            event => ledger.note(&settings.name, event, &told),
+            event => history.note(&settings.name, event, &events),
         }
         let candidate = settings.candidate.clone().map(Candidate::new);
         let configured = ArcSwap::from_pointee(settings.clone());
-        let overload = overload(&settings, &told, clock);
+        let overload = overload(&settings, &events, clock);
         Self {
             settings,
             configured,
@@ -168,8 +168,8 @@ impl UpstreamPolicy {
             recorder: Recorder::default(),
             following: None,
             current: ArcSwap::new(first),
-            ledger: Mutex::new(ledger),
-            told,
+            history: Mutex::new(history),
+            events,
             meters,
         }
     }
@@ -195,13 +195,13 @@ impl UpstreamPolicy {
     /// # Errors
     /// [`ServiceError`] if the settings do not fit a policy.
     pub fn reconfigured(&self, settings: &settings::Upstream, gates: &Groups) -> Result<Reconfigured, ServiceError> {
-        let ledger = self.ledger.lock();
+        let history = self.history.lock();
         let remade = |service: &Arc<UpstreamRuntime>| {
             let mut made = service.with_settings(settings, |name, endpoint| gates.group(name, endpoint))?;
             made.counting(&self.meters);
             Ok::<_, ServiceError>(Arc::new(made))
         };
-        let all = [Some(self.current()), ledger.last_good.clone(), ledger.good_before.clone()];
+        let all = [Some(self.current()), history.last_good.clone(), history.good_before.clone()];
         let mut services: Vec<Arc<UpstreamRuntime>> = Vec::new();
         for service in all.iter().flatten() {
             if !services.iter().any(|made| made.is_same(service)) {
@@ -214,10 +214,10 @@ impl UpstreamPolicy {
 
     /// Puts new settings into force, between two requests. A policy installed meanwhile keeps the old ones until the next reload.
     pub fn reconfigure(&self, Reconfigured { settings, services, candidate }: Reconfigured) {
-        let mut held = self.ledger.lock();
-        let ledger = &mut *held;
+        let mut held = self.history.lock();
+        let history = &mut *held;
         let made = |old: &Arc<UpstreamRuntime>| services.iter().find(|made| made.is_same(old)).cloned();
-        for good in [&mut ledger.last_good, &mut ledger.good_before].into_iter().flatten() {
+        for good in [&mut history.last_good, &mut history.good_before].into_iter().flatten() {
             if let Some(made) = made(good) {
                 *good = made;
             }
@@ -237,14 +237,14 @@ impl UpstreamPolicy {
 
     /// Installs a generation: one swap, between two requests.
     pub fn install(&self, next: UpstreamRuntime) {
-        let mut ledger = self.ledger.lock();
-        ledger.latest += 1;
-        let mut next = next.succeeding(&self.current.load(), ledger.latest);
+        let mut history = self.history.lock();
+        history.latest += 1;
+        let mut next = next.succeeding(&self.current.load(), history.latest);
         next.counting(&self.meters);
         let next = Arc::new(next);
         next.adopt();
         self.current.store(Arc::clone(&next));
-        ledger.note(&self.settings.name, installed(&next), &self.told);
+        history.note(&self.settings.name, installed(&next), &self.events);
     }
 
     /// The digest of the policy in a role.
@@ -266,50 +266,50 @@ impl UpstreamPolicy {
     /// Starts the trial of a candidate. It shares the live policy's limits and breakers, and does not change them.
     fn try_out(&self, next: UpstreamRuntime) {
         let Some(candidate) = &self.candidate else { return };
-        let mut ledger = self.ledger.lock();
+        let mut history = self.history.lock();
         let current = self.current.load();
         let next = Arc::new(next.succeeding(&current, current.generation));
         let digest = next.policy.digest();
         candidate.put(Some(next));
         let share = candidate.settings.share_percent;
         let share_percent = (candidate.settings.mode == settings::Mode::Canary).then_some(share);
-        ledger.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.told);
+        history.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.events);
     }
 
     /// Records that a component was refused.
     pub fn refused(&self, event: Event) {
-        self.ledger.lock().note(&self.settings.name, event, &self.told);
+        self.history.lock().note(&self.settings.name, event, &self.events);
     }
 
     /// Whether a component was rolled back here.
     pub fn is_quarantined(&self, digest: &Digest) -> bool {
-        self.ledger.lock().quarantined.contains(digest)
+        self.history.lock().quarantined.contains(digest)
     }
 
     /// Allows a component again that was rolled back here.
     pub(super) fn unquarantine(&self, digest: &Digest) {
-        self.ledger.lock().quarantined.remove(digest);
+        self.history.lock().quarantined.remove(digest);
     }
 
     /// The last 64 events, oldest first.
     pub fn events(&self) -> Vec<Event> {
-        self.ledger.lock().events.iter().cloned().collect()
+        self.history.lock().events.iter().cloned().collect()
     }
 
     /// Counts a generation's decision, and rolls the generation back if it fails too often.
     pub fn decided(&self, service: &Arc<UpstreamRuntime>, fault: Option<&Fault>, now: Timestamp) {
-        let conduct = match fault {
+        let result = match fault {
             None => DecisionResult::Decided,
             Some(Fault::Overran { .. } | Fault::Costly { .. }) => DecisionResult::Overran,
             Some(_) => DecisionResult::Failed,
         };
-        match service.probation.decided(conduct, now) {
+        match service.probation.decided(result, now) {
             Judgement::Watched => {}
             Judgement::Good => {
-                let mut ledger = self.ledger.lock();
+                let mut history = self.history.lock();
                 // A late request may have finished the probation of a generation that was replaced meanwhile.
                 if service.is_same(&self.current.load()) {
-                    self.proven(&mut ledger, service);
+                    self.proven(&mut history, service);
                 }
             }
             Judgement::Bad { faults, decisions } => {
@@ -320,28 +320,28 @@ impl UpstreamPolicy {
     }
 
     fn roll_back(&self, service: &Arc<UpstreamRuntime>, faults: u32, decisions: u32, last: String) {
-        let mut ledger = self.ledger.lock();
+        let mut history = self.history.lock();
         let digest = service.policy.digest();
         if let Some(digest) = digest
-            && ledger.quarantined.len() < QUARANTINED
+            && history.quarantined.len() < QUARANTINED
         {
-            ledger.quarantined.insert(digest);
+            history.quarantined.insert(digest);
         }
         // For requests still under way in this generation, the built-in policy decides from now on.
         service.probation.suspend();
         if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
             candidate.put(None);
-            ledger.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.told);
+            history.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.events);
             return;
         }
         if !service.is_same(&self.current.load()) {
             return;
         }
-        let good = ledger.fallback(service);
-        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(service)) {
+        let good = history.fallback(service);
+        if history.last_good.as_ref().is_some_and(|good| good.is_same(service)) {
             // This generation is no longer a rollback target.
-            ledger.last_good.clone_from(&good);
-            ledger.good_before = None;
+            history.last_good.clone_from(&good);
+            history.good_before = None;
         }
         if let Some(good) = &good {
             good.adopt();
@@ -350,16 +350,16 @@ impl UpstreamPolicy {
         }
         let to = good.map(|good| good.generation);
         let event = Event::RolledBack { generation: service.generation, digest, to, faults, decisions, last };
-        ledger.note(&self.settings.name, event, &self.told);
-        drop(ledger);
+        history.note(&self.settings.name, event, &self.events);
+        drop(history);
         if let Some(following) = &self.following {
             following.failed_here(service.artifact);
         }
     }
 
-    fn proven(&self, ledger: &mut History, service: &Arc<UpstreamRuntime>) {
-        ledger.good_before = ledger.last_good.replace(Arc::clone(service));
-        ledger.note(&self.settings.name, Event::Good { generation: service.generation }, &self.told);
+    fn proven(&self, history: &mut History, service: &Arc<UpstreamRuntime>) {
+        history.good_before = history.last_good.replace(Arc::clone(service));
+        history.note(&self.settings.name, Event::Good { generation: service.generation }, &self.events);
     }
 
     /// Ends the live generation's probation, by an operator's command.
@@ -367,16 +367,16 @@ impl UpstreamPolicy {
     /// # Errors
     /// [`NotDone`]
     pub fn promote(&self) -> Result<(), NotDone> {
-        let mut ledger = self.ledger.lock();
+        let mut history = self.history.lock();
         let current = self.current();
         if current.probation.is_suspended() {
             return Err(NotDone::Suspended);
         }
-        if ledger.last_good.as_ref().is_some_and(|good| good.is_same(&current)) {
+        if history.last_good.as_ref().is_some_and(|good| good.is_same(&current)) {
             return Err(NotDone::GoodAlready);
         }
         current.probation.promote();
-        self.proven(&mut ledger, &current);
+        self.proven(&mut history, &current);
         Ok(())
     }
 
@@ -386,42 +386,42 @@ impl UpstreamPolicy {
     /// # Errors
     /// [`NotDone::NoOther`]
     pub fn withdraw(&self) -> Result<(), NotDone> {
-        let mut ledger = self.ledger.lock();
+        let mut history = self.history.lock();
         let current = self.current();
-        let good = ledger.fallback(&current).ok_or(NotDone::NoOther)?;
+        let good = history.fallback(&current).ok_or(NotDone::NoOther)?;
         let digest = current.policy.digest();
         if let Some(digest) = digest
-            && ledger.quarantined.len() < QUARANTINED
+            && history.quarantined.len() < QUARANTINED
         {
-            ledger.quarantined.insert(digest);
+            history.quarantined.insert(digest);
         }
         good.adopt();
         good.wakefulness.remember(&current.wakefulness);
         self.current.store(Arc::clone(&good));
         let (to, by) = (Some(good.generation), "an operator");
         let event = Event::Withdrawn { generation: current.generation, digest, to, by };
-        ledger.last_good = Some(good);
-        ledger.good_before = None;
-        ledger.note(&self.settings.name, event, &self.told);
+        history.last_good = Some(good);
+        history.good_before = None;
+        history.note(&self.settings.name, event, &self.events);
         Ok(())
     }
 
     /// Quarantines components that the fleet has rolled back, given by their manifests' digests. They are not loaded again under any
     /// manifest. The exception is `next`, which serves from now on.
     pub(super) fn quarantine(&self, withdrawn: &[Digest], next: Option<Digest>) {
-        self.ledger.lock().shun(&self.current(), withdrawn, next);
+        self.history.lock().shun(&self.current(), withdrawn, next);
     }
 
     /// Leaves a generation that the fleet has rolled back, if this host refuses its replacement: serves the last good generation here, or
     /// else the built-in policy.
     pub(super) fn fall_back(&self, withdrawn: &[Digest]) {
-        let mut ledger = self.ledger.lock();
+        let mut history = self.history.lock();
         let current = self.current();
         if current.probation.is_suspended() {
             return;
         }
-        ledger.shun(&current, withdrawn, None);
-        let good = ledger.fallback(&current);
+        history.shun(&current, withdrawn, None);
+        let good = history.fallback(&current);
         match &good {
             Some(good) => {
                 good.adopt();
@@ -432,26 +432,26 @@ impl UpstreamPolicy {
         }
         let (digest, to) = (current.policy.digest(), good.as_ref().map(|good| good.generation));
         let event = Event::Withdrawn { generation: current.generation, digest, to, by: "its fleet" };
-        ledger.last_good = good;
-        ledger.good_before = None;
-        ledger.note(&self.settings.name, event, &self.told);
+        history.last_good = good;
+        history.good_before = None;
+        history.note(&self.settings.name, event, &self.events);
     }
 
     /// The present status.
     pub fn view(&self) -> PolicyStatus {
-        let ledger = self.ledger.lock();
+        let history = self.history.lock();
         let current = self.current();
         PolicyStatus {
-            latest: ledger.latest,
-            fallback: ledger.fallback(&current),
-            quarantined: ledger.quarantined.iter().copied().collect(),
+            latest: history.latest,
+            fallback: history.fallback(&current),
+            quarantined: history.quarantined.iter().copied().collect(),
             current,
         }
     }
 }
 
-fn overload(settings: &settings::Upstream, told: &Arc<Events>, clock: Clock) -> Arc<Overload> {
-    Overload::new(settings.name.clone(), clock, Arc::clone(told))
+fn overload(settings: &settings::Upstream, events: &Arc<Events>, clock: Clock) -> Arc<Overload> {
+    Overload::new(settings.name.clone(), clock, Arc::clone(events))
 }
 
 /// The event for an installed generation.

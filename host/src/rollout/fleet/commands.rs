@@ -127,8 +127,8 @@ impl Follower {
         }
         let id = self.entropy.next();
         let (from, others) = {
-            let course = self.course.lock();
-            (course.configured(), course.others(self.clock.now()))
+            let planner = self.planner.lock();
+            (planner.configured(), planner.others(self.clock.now()))
         };
         let message = Message::Announce { id, digest, promoted, from, others };
         let reply = self.say(serving, message, note).await.map_err(|error| {
@@ -145,18 +145,18 @@ impl Follower {
 
     /// Allows the fleet's component again if this host refused it. Returns whether it did.
     fn unquarantine(&self, digest: Digest, artifact: Option<Digest>) -> bool {
-        let mut course = self.course.lock();
-        let is_refused = course.known().chosen == PolicyRef::Artifact(digest) && course.behind(artifact);
+        let mut planner = self.planner.lock();
+        let is_refused = planner.known().chosen == PolicyRef::Artifact(digest) && planner.behind(artifact);
         if is_refused {
-            course.unquarantine();
+            planner.unquarantine();
         }
         is_refused
     }
 
     /// Checks an announcement against the known state, before anything is pulled.
     fn would(&self, digest: Digest, promoted: bool) -> Result<(), NotAnnounced> {
-        let course = self.course.lock();
-        let known = course.known();
+        let planner = self.planner.lock();
+        let known = planner.known();
         if known.chosen == PolicyRef::Artifact(digest) {
             return Err(NotAnnounced::Serving(known.generation));
         }
@@ -179,13 +179,13 @@ impl Follower {
     ) -> Result<(), NotRolledBack> {
         let Some(serving) = context.upstreams.get(self.index) else { return Err(NotRolledBack::Away(LinkError::Down)) };
         let message = {
-            let course = self.course.lock();
+            let planner = self.planner.lock();
             // An open proposal comes first, so that an operator withdraws only the component that they name.
-            let meant = course.proposed().map_or(course.target(), |proposed| proposed.digest);
+            let meant = planner.proposed().map_or(planner.target(), |proposed| proposed.digest);
             if let Some(named) = named.filter(|named| *named != meant) {
                 return Err(NotRolledBack::Other(named));
             }
-            let known = course.known();
+            let known = planner.known();
             Message::RollBack { generation: known.generation, chosen: known.chosen, why: Why::Operator }
         };
         let reply = self.say(serving, message, note).await.map_err(|error| {
@@ -222,8 +222,8 @@ impl Follower {
                 Ok(_) | Err(_) => {}
             }
             let reply = reply?;
-            let told = own.course.lock().heard(&message, &reply, own.clock.now());
-            own.tell_all(told);
+            let notices = own.planner.lock().heard(&message, &reply, own.clock.now());
+            own.tell_all(notices);
             own.wake.notify_one();
             Ok(reply)
         });

@@ -54,9 +54,9 @@ pub struct Follower {
     pub(super) agreement: RedisAgreement,
     pub(super) clock: Clock,
     pub(super) entropy: Rng,
-    told: Arc<Events>,
-    pub(super) course: Mutex<Planner>,
-    shelf: Mutex<PolicyCache>,
+    events: Arc<Events>,
+    pub(super) planner: Mutex<Planner>,
+    cache: Mutex<PolicyCache>,
     memory: Memory,
     pub(super) wake: Arc<Notify>,
     pub(super) announcing: Arc<Semaphore>,
@@ -110,7 +110,7 @@ impl Follower {
         // Without the address: a Redis that has moved is still the same fleet.
         let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
         let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
-        let course = Planner::new(host, own.digest(), memory.recall());
+        let planner = Planner::new(host, own.digest(), memory.recall());
         Some(Arc::new(Self {
             upstream: upstream.name.clone(),
             index,
@@ -118,9 +118,9 @@ impl Follower {
             agreement: RedisAgreement::new(link.clone(), &upstream.name),
             clock,
             entropy,
-            told: events,
-            course: Mutex::new(course),
-            shelf: Mutex::default(),
+            events,
+            planner: Mutex::new(planner),
+            cache: Mutex::default(),
             memory,
             wake: Arc::default(),
             announcing: Arc::new(Semaphore::new(1)),
@@ -137,12 +137,12 @@ impl Follower {
         load: impl Fn(&PolicySource, Duration) -> Result<UpstreamRuntime, ServiceError>,
         configured: impl Fn() -> Result<UpstreamRuntime, ServiceError>,
     ) -> Result<UpstreamRuntime, ServiceError> {
-        let told = match self.ask_first() {
-            Some(Ok(reply)) => self.course.lock().heard(&Message::Beat, &reply, self.clock.now()),
+        let notices = match self.ask_first() {
+            Some(Ok(reply)) => self.planner.lock().heard(&Message::Beat, &reply, self.clock.now()),
             Some(Err(_)) | None => vec![Notice::Unheard],
         };
-        self.tell_all(told);
-        let elsewhere = self.course.lock().elsewhere();
+        self.tell_all(notices);
+        let elsewhere = self.planner.lock().elsewhere();
         let fleets = elsewhere.map(|target| (target, load(&PolicySource::Registry(self.place.at(target)), FIRST_PULL)));
         let service = match fleets {
             None => configured()?,
@@ -169,14 +169,14 @@ impl Follower {
         answered.recv_timeout(FIRST).ok()
     }
 
-    pub(super) fn tell_all(&self, told: impl IntoIterator<Item = Notice>) {
-        for told in told {
-            if told.is_good() {
-                tracing::info!(upstream = self.upstream, "fleet: {told}");
+    pub(super) fn tell_all(&self, notices: impl IntoIterator<Item = Notice>) {
+        for notice in notices {
+            if notice.is_good() {
+                tracing::info!(upstream = self.upstream, "fleet: {notice}");
             } else {
-                tracing::warn!(upstream = self.upstream, "fleet: {told}");
+                tracing::warn!(upstream = self.upstream, "fleet: {notice}");
             }
-            self.told.note(told.kind(), &self.upstream, told.to_string());
+            self.events.note(notice.kind(), &self.upstream, notice.to_string());
         }
     }
 
@@ -188,28 +188,28 @@ impl Follower {
     }
 
     pub(super) fn put(&self, digest: Digest, policy: Arc<Policy>) {
-        let kept = self.course.lock().kept();
-        self.shelf.lock().put(digest, policy, &kept);
+        let kept = self.planner.lock().kept();
+        self.cache.lock().put(digest, policy, &kept);
     }
 
     pub(super) fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
-        self.shelf.lock().find(digest)
+        self.cache.lock().find(digest)
     }
 
     /// This host's status, the known fleet state and the next message.
     pub(super) fn own(&self, serving: Option<&UpstreamPolicy>) -> (HostStatus, FleetState, Message) {
         let artifact = serving.and_then(|serving| serving.current().artifact);
-        let shelf = self.shelf.lock().digests();
+        let cache = self.cache.lock().digests();
         // A cached component is still refused if it was rolled back here.
-        let claimed = self.course.lock().claimed(&shelf);
+        let claimed = self.planner.lock().claimed(&cache);
         let is_bad = |component: Digest| serving.is_some_and(|serving| serving.is_quarantined(&component));
         if let Some(digest) = claimed
             && self.at_hand(digest).and_then(|policy| policy.digest()).is_some_and(is_bad)
         {
             self.not_staged(digest, Unstaged::quarantined());
         }
-        let course = self.course.lock();
-        (course.speaker(artifact, &shelf), course.known().clone(), course.word())
+        let planner = self.planner.lock();
+        (planner.speaker(artifact, &cache), planner.known().clone(), planner.word())
     }
 
     /// Sends the next message and acts on the reply. Returns whether shared state was reached.
@@ -220,20 +220,20 @@ impl Follower {
             let (status, known, message) = self.own(Some(serving));
             let reply = self.agreement.say(&status, &known, &message).await;
             let now = self.clock.now();
-            let told = {
-                let mut course = self.course.lock();
+            let notices = {
+                let mut planner = self.planner.lock();
                 match &reply {
-                    Ok(reply) => course.heard(&message, reply, now),
-                    Err(LinkError::Nonsense { .. }) => course.flawed().into_iter().collect(),
+                    Ok(reply) => planner.heard(&message, reply, now),
+                    Err(LinkError::Nonsense { .. }) => planner.flawed().into_iter().collect(),
                     Err(_) => Vec::new(),
                 }
             };
-            self.tell_all(told);
+            self.tell_all(notices);
             self.settle(artifact());
             self.leave_withdrawn(serving);
             let next = {
-                let shelf = self.shelf.lock().digests();
-                self.course.lock().next(artifact(), &shelf, now)
+                let cache = self.cache.lock().digests();
+                self.planner.lock().next(artifact(), &cache, now)
             };
             match next {
                 Next::Install { digest, promoted } => self.install(context, serving, digest, promoted),
@@ -257,14 +257,14 @@ impl Follower {
 
     /// Records the live component. Saves the fleet's state for the next start once it serves here.
     fn settle(&self, artifact: Option<Digest>) {
-        let (told, known) = {
-            let mut course = self.course.lock();
-            (course.settle(artifact), course.known().clone())
+        let (notices, known) = {
+            let mut planner = self.planner.lock();
+            (planner.settle(artifact), planner.known().clone())
         };
-        if told.is_some() {
+        if notices.is_some() {
             self.memory.keep(&known);
         }
-        self.tell_all(told);
+        self.tell_all(notices);
     }
 
     /// Enforces the fleet's rollbacks here: quarantines the components that it has rolled back, and leaves one that still serves because
@@ -272,9 +272,9 @@ impl Follower {
     fn leave_withdrawn(&self, serving: &UpstreamPolicy) {
         let current = serving.current();
         let (withdrawn, is_there, is_stranded) = {
-            let course = self.course.lock();
+            let planner = self.planner.lock();
             let artifact = current.artifact;
-            (course.known().quarantined.clone(), !course.behind(artifact), course.is_stranded(artifact))
+            (planner.known().quarantined.clone(), !planner.behind(artifact), planner.is_stranded(artifact))
         };
         if is_there {
             serving.quarantine(&withdrawn, current.policy.digest());
@@ -297,10 +297,10 @@ impl Follower {
         match made {
             Ok(service) => {
                 self.shelve(&serving.current());
-                let withdrawn = self.course.lock().known().quarantined.clone();
+                let withdrawn = self.planner.lock().known().quarantined.clone();
                 serving.quarantine(&withdrawn, component);
                 serving.install(service.from(digest));
-                self.course.lock().installed();
+                self.planner.lock().installed();
                 self.settle(Some(digest));
             }
             Err(why) => self.not_staged(digest, why),
@@ -308,34 +308,34 @@ impl Follower {
     }
 
     pub(super) fn not_staged(&self, digest: Digest, why: Unstaged) {
-        let told = self.course.lock().failed(digest, why, self.clock.now());
-        self.tell_all(told);
+        let notices = self.planner.lock().failed(digest, why, self.clock.now());
+        self.tell_all(notices);
     }
 
     /// The live policy failed too often here: reports it to the fleet.
     pub(in crate::rollout) fn failed_here(&self, artifact: Option<Digest>) {
-        if self.course.lock().fault(artifact) {
+        if self.planner.lock().fault(artifact) {
             self.wake.notify_one();
         }
     }
 
     /// Whether the fleet has chosen a policy, or a proposal is open.
     pub fn is_told(&self) -> bool {
-        let course = self.course.lock();
-        course.known().generation > 0 || course.proposed().is_some()
+        let planner = self.planner.lock();
+        planner.known().generation > 0 || planner.proposed().is_some()
     }
 
     /// The report, if `artifact` serves.
     pub fn report(&self, artifact: Option<Digest>) -> Report {
-        let course = self.course.lock();
-        let (view, is_current) = course.view(self.clock.now());
+        let planner = self.planner.lock();
+        let (view, is_current) = planner.view(self.clock.now());
         Report {
-            host: course.host.clone(),
-            standing: course.known().clone(),
+            host: planner.host.clone(),
+            standing: planner.known().clone(),
             view,
             is_current,
-            behind: course.behind(artifact),
-            why_behind: course.why_behind(),
+            behind: planner.behind(artifact),
+            why_behind: planner.why_behind(),
         }
     }
 }

@@ -133,19 +133,19 @@ impl Planner {
     }
 
     /// The proposal that this host could install at once.
-    fn staged(&self, shelf: &[Digest]) -> Option<u64> {
-        let own = self.proposed().filter(|own| shelf.contains(&own.digest))?;
+    fn staged(&self, cached: &[Digest]) -> Option<u64> {
+        let own = self.proposed().filter(|own| cached.contains(&own.digest))?;
         (self.refused != Some(own.id)).then_some(own.id)
     }
 
     /// This host's status, sent with each message.
-    pub(super) fn speaker(&self, serving: Option<Digest>, shelf: &[Digest]) -> HostStatus {
+    pub(super) fn speaker(&self, serving: Option<Digest>, cached: &[Digest]) -> HostStatus {
         // A host that has fallen back by itself does not serve the fleet's generation, nor does one whose generation only has the same
         // number.
         let (at, known) = (self.at.1, place(&self.known));
         let is_there = self.at == known && !self.behind(serving);
         let generation = if at == known.1 && !is_there { at.saturating_sub(1) } else { at };
-        HostStatus { host: self.host.clone(), generation, staged: self.staged(shelf) }
+        HostStatus { host: self.host.clone(), generation, staged: self.staged(cached) }
     }
 
     /// The next message.
@@ -211,16 +211,16 @@ impl Planner {
         is_news.then_some(Notice::Flawed)
     }
 
-    /// The next action, if `serving` serves and `shelf` is cached.
-    pub(super) fn next(&self, serving: Option<Digest>, shelf: &[Digest], now: Timestamp) -> Next {
+    /// The next action, if `serving` serves and the cache holds `cached`.
+    pub(super) fn next(&self, serving: Option<Digest>, cached: &[Digest], now: Timestamp) -> Next {
         let waits = |digest| self.failed.iter().any(|own| own.digest == digest && now < own.again);
         let may_begin = |digest: Digest| {
             let is_free = self.under_way.len() < AT_ONCE && !self.under_way.contains(&digest);
-            is_free && !shelf.contains(&digest) && !waits(digest)
+            is_free && !cached.contains(&digest) && !waits(digest)
         };
         let target = self.target();
         if self.behind(serving) {
-            if shelf.contains(&target) && !waits(target) {
+            if cached.contains(&target) && !waits(target) {
                 return Next::Install { digest: target, promoted: self.pardoned };
             }
             if may_begin(target) {
@@ -268,8 +268,8 @@ impl Planner {
     }
 
     /// The proposed component that this host reports as staged, unless an operator promotes it.
-    pub(super) fn claimed(&self, shelf: &[Digest]) -> Option<Digest> {
-        self.staged(shelf).and(self.proposed()).filter(|own| !own.promoted).map(|own| own.digest)
+    pub(super) fn claimed(&self, cached: &[Digest]) -> Option<Digest> {
+        self.staged(cached).and(self.proposed()).filter(|own| !own.promoted).map(|own| own.digest)
     }
 
     /// Allows the target again, by an operator's command.

@@ -36,12 +36,12 @@ mod tests {
 
     #[test]
     fn what_must_be_kept_is_never_pushed_out() {
-        let (mut shelf, digest) = (PolicyCache::default(), |of: u8| Digest::of(&[of]));
+        let (mut cache, digest) = (PolicyCache::default(), |of: u8| Digest::of(&[of]));
         let kept = [Some(digest(0)), Some(digest(1)), None];
         for of in 0..50 {
-            shelf.put(digest(of), Policy::builtin(), &kept);
+            cache.put(digest(of), Policy::builtin(), &kept);
         }
-        assert_eq!(shelf.digests(), [digest(0), digest(1), digest(48), digest(49)]);
-        assert!(shelf.find(digest(1)).is_some() && shelf.find(digest(2)).is_none());
+        assert_eq!(cache.digests(), [digest(0), digest(1), digest(48), digest(49)]);
+        assert!(cache.find(digest(1)).is_some() && cache.find(digest(2)).is_none());
     }
 }

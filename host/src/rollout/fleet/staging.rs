@@ -129,7 +129,7 @@ impl Follower {
     pub(super) fn stage(self: &Arc<Self>, context: &Arc<Context>, wanted: Wanted, asked: Option<Asked>) {
         let digest = wanted.digest;
         if asked.is_none() {
-            self.course.lock().begin(digest);
+            self.planner.lock().begin(digest);
         }
         let staging = Staging { following: Arc::downgrade(self), digest, asked, ended: false };
         let (artifact, index, context) = (self.place.at(digest), self.index, Arc::downgrade(context));
@@ -158,7 +158,7 @@ impl Staging {
             Ok(policy) => following.put(self.digest, policy),
             Err(why) => following.not_staged(self.digest, why),
         }
-        following.course.lock().end(self.digest);
+        following.planner.lock().end(self.digest);
         following.wake.notify_one();
     }
 }
