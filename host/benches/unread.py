@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How often an answer counts as handed over though its caller never read it.
+"""Measures how often a response counts as received although its caller never read it.
 
     cargo build --release --bin triage
     python3 host/benches/unread.py target/release/triage [REQUESTS]
 
-Callers without keys give up at random moments around the arrival of the answer, close their connection and ask again. The repetition
-is given the first one's answer (`triage-adopted`) where Triage noticed that nobody had read it. Where it did not, the answer was
-handed over and not read, and the repetition is another write.
+Callers without keys time out at random moments around the arrival of the response, close their connection and repeat the request. If
+Triage noticed that the response was not read, the repetition adopts it (`triage-adopted`). Otherwise the response counts as received,
+and the repetition is another write.
 
-Prints these counts and the width of the window: the part of the callers that gave up in it, times the spread of their timeouts. All
-is on loopback with Python's http.client, which requests and urllib3 are built on. Over a network the window is longer by about a
-round trip, and by what the sockets' buffers hold of an answer that arrives slowly. Ends what it started.
+Prints these counts and the width of the window: the share of callers that timed out in it, times the range of their timeouts.
+Everything runs on loopback with Python's http.client, which requests and urllib3 are built on. Over a network the window is longer by
+about one round trip, and by the time in which the sockets' buffers fill if a response arrives slowly. Stops the processes it started.
 """
 
 import http.client
@@ -59,7 +59,7 @@ def serve(ready):
 
 
 def post(port, row, timeout_s):
-    """The answer's status and whether it was adopted; none where it was not read."""
+    """The response's status and whether it was adopted; none if it was not read."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("POST", "/rows", body=row, headers={"content-type": "text/plain"})

@@ -161,7 +161,7 @@ pub struct Prepared(Access);
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
-    desk: AdminState,
+    state: AdminState,
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
@@ -185,7 +185,7 @@ impl Admin {
         let refused = |source| AdminError::Listen { address: wanted, source };
         let socket = inherited.map_or_else(|| listen::bind(wanted), Ok).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        let desk = AdminState {
+        let state = AdminState {
             host: host.clone(),
             settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             lifecycle: Arc::clone(lifecycle),
@@ -194,20 +194,20 @@ impl Admin {
             is_encrypted: tls.is_some(),
             started_unix_ms: host.shared.clock.unix_ms(),
         };
-        let (own, own_tls) = (desk.clone(), tls.clone());
+        let (own, own_tls) = (state.clone(), tls.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let run = move || {
-            let routers = listen::Routers { all: routes::router(desk.clone()), health: routes::health(desk.clone()) };
-            listen::run(socket, tls, routers, sse::run(desk), stopped);
+            let routers = listen::Routers { all: routes::router(state.clone()), health: routes::health(state.clone()) };
+            listen::run(socket, tls, routers, sse::run(state), stopped);
         };
         let thread = thread::Builder::new().name("triage-admin".to_owned()).spawn(run).map_err(AdminError::Thread)?;
-        Ok(Some(Self { address, desk: own, tls: own_tls, stop, thread: Some(thread) }))
+        Ok(Some(Self { address, state: own, tls: own_tls, stop, thread: Some(thread) }))
     }
 
     /// Access to the certificates and tokens, to reload them.
     pub fn secrets(&self) -> Secrets {
-        Secrets { desk: self.desk.clone(), tls: self.tls.clone() }
+        Secrets { state: self.state.clone(), tls: self.tls.clone() }
     }
 
     /// The address it listens on, with the actual port.
@@ -219,7 +219,7 @@ impl Admin {
 /// Certificates and tokens of a listener, which a reload reads again.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    desk: AdminState,
+    state: AdminState,
     tls: Option<Arc<Tls>>,
 }
 
@@ -229,7 +229,7 @@ impl Secrets {
     /// # Errors
     /// [`AdminError`]; then nothing changes.
     pub fn prepare(&self, settings: &settings::Settings) -> Result<Prepared, AdminError> {
-        let access = Access::of(&settings.admin, self.desk.host.shared.clock)?;
+        let access = Access::of(&settings.admin, self.state.host.shared.clock)?;
         if let Some(tls) = &self.tls {
             tls.reload().map_err(AdminError::Tls)?;
         }
@@ -238,10 +238,10 @@ impl Secrets {
 
     /// Applies new tokens and settings. Sessions end if the tokens have changed.
     pub fn adopt(&self, Prepared(access): Prepared, settings: &settings::Settings) {
-        if !access.has_the_tokens_of(&self.desk.access()) {
-            self.desk.access.store(Arc::new(access));
+        if !access.has_the_tokens_of(&self.state.access()) {
+            self.state.access.store(Arc::new(access));
         }
-        self.desk.settings.store(Arc::new(settings.clone()));
+        self.state.settings.store(Arc::new(settings.clone()));
     }
 }
 

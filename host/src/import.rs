@@ -176,18 +176,14 @@ impl Context {
 /// [`ImportError`] if the import cannot begin or the journal cannot be written. Rows that could not be created are no error; the
 /// [`Summary`] reports them.
 pub async fn run(options: &Options, report: &mut impl Report) -> Result<Summary, ImportError> {
-    let surroundings = Context::real(options)?;
-    run_in(surroundings, options, report).await
+    let context = Context::real(options)?;
+    run_in(context, options, report).await
 }
 
 /// [`run`] in an environment of the caller's choice.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_in(
-    surroundings: Context,
-    options: &Options,
-    report: &mut impl Report,
-) -> Result<Summary, ImportError> {
-    runner::Work::prepare(surroundings, options)?.run(report).await
+pub async fn run_in(context: Context, options: &Options, report: &mut impl Report) -> Result<Summary, ImportError> {
+    runner::Work::prepare(context, options)?.run(report).await
 }

@@ -85,7 +85,7 @@ pub(super) type Acted<T> = Result<Json<T>, Refusal>;
 
 /// Forces the breaker `open` or `close`, or resets it.
 pub(super) async fn force(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint, verb)): At<(String, String, String)>,
     Sent(bytes): Sent,
@@ -96,21 +96,21 @@ pub(super) async fn force(
         "reset" => Force::Reset,
         _ => return Err(Refusal::NoPath),
     };
-    set(&desk, actor.0, &upstream, &endpoint, force).await
+    set(&state, actor.0, &upstream, &endpoint, force).await
 }
 
 /// Ends a forced `open` or `close`.
 pub(super) async fn undo(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint)): At<(String, String)>,
 ) -> Acted<dto::Breaker> {
-    set(&desk, actor.0, &upstream, &endpoint, Force::Clear).await
+    set(&state, actor.0, &upstream, &endpoint, Force::Clear).await
 }
 
-async fn set(desk: &AdminState, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<dto::Breaker> {
-    let before = read_handlers::one_breaker(desk, upstream, endpoint)?;
-    let group = group(desk, upstream, endpoint);
+async fn set(state: &AdminState, actor: Actor, upstream: &str, endpoint: &str, force: Force) -> Acted<dto::Breaker> {
+    let before = read_handlers::one_breaker(state, upstream, endpoint)?;
+    let group = group(state, upstream, endpoint);
     let (action, text) = match force {
         Force::Open(time) => ("breaker-open", format!("an operator opens the breaker for {} ms", millis(time))),
         Force::Close(time) => {
@@ -129,23 +129,23 @@ async fn set(desk: &AdminState, actor: Actor, upstream: &str, endpoint: &str, fo
     if !done {
         return Err(Refusal::NotNow("this endpoint has no breaker; set breaker.enabled = true".to_owned()));
     }
-    desk.audit(actor, action, &format!("{upstream}/{}", before.group), text);
-    read_handlers::one_breaker(desk, upstream, endpoint).map(Json)
+    state.audit(actor, action, &format!("{upstream}/{}", before.group), text);
+    read_handlers::one_breaker(state, upstream, endpoint).map(Json)
 }
 
-fn group(desk: &AdminState, upstream: &str, endpoint: &str) -> Option<Group> {
-    let service = dto::serving(&desk.host, upstream)?.current();
+fn group(state: &AdminState, upstream: &str, endpoint: &str) -> Option<Group> {
+    let service = dto::serving(&state.host, upstream)?.current();
     service.endpoints.iter().find(|own| own.described.name == endpoint).map(|own| own.group.clone())
 }
 
 /// Ends the pause that a policy or an upstream has requested.
 pub(super) async fn lift_pause(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((upstream, endpoint)): At<(String, String)>,
 ) -> Acted<dto::Limits> {
-    let before = read_handlers::one_limits(&desk, &upstream, &endpoint)?;
-    let done = match group(&desk, &upstream, &endpoint) {
+    let before = read_handlers::one_limits(&state, &upstream, &endpoint)?;
+    let done = match group(&state, &upstream, &endpoint) {
         Some(group) => group.lift_pause().await.map_err(|error| Refusal::NotNow(error.to_string()))?,
         None => false,
     };
@@ -154,8 +154,8 @@ pub(super) async fn lift_pause(
     }
     let left = before.paused_ms.map(|left| format!(", {left} ms before its end")).unwrap_or_default();
     let subject = format!("{upstream}/{}", before.group);
-    desk.audit(actor.0, "pause-lift", &subject, format!("an operator lifts the pause{left}"));
-    read_handlers::one_limits(&desk, &upstream, &endpoint).map(Json)
+    state.audit(actor.0, "pause-lift", &subject, format!("an operator lifts the pause{left}"));
+    read_handlers::one_limits(&state, &upstream, &endpoint).map(Json)
 }
 
 /// The body of an action on a policy, with an optional digest.
@@ -177,7 +177,7 @@ impl Named {
 
 /// Handles `announce`, `rollback` and `promote`.
 pub(super) async fn policy(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((upstream, verb)): At<(String, String)>,
     Sent(bytes): Sent,
@@ -185,8 +185,8 @@ pub(super) async fn policy(
     if !matches!(verb.as_str(), "announce" | "rollback" | "promote") {
         return Err(Refusal::NoPath);
     }
-    let serving =
-        dto::serving(&desk.host, &upstream).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
+    let serving = dto::serving(&state.host, &upstream)
+        .ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })?;
     let named = body::<Named>(&bytes)?.digest()?;
     let following = serving.following.as_ref();
     let not_now = |why: &dyn std::fmt::Display| Refusal::NotNow(why.to_string());
@@ -200,14 +200,14 @@ pub(super) async fn policy(
         }
         ("announce" | "promote", Some(digest), Some(following)) => {
             let promoted = verb == "promote";
-            let note = fleets(&desk, actor.0, &verb, &upstream, Some(digest));
-            let done = following.announce(&desk.host.shared.rollout, digest, promoted, note).await;
+            let note = fleets(&state, actor.0, &verb, &upstream, Some(digest));
+            let done = following.announce(&state.host.shared.rollout, digest, promoted, note).await;
             done.map_err(|why| not_now(&why))?;
             return Ok(Json(dto::policy(serving)));
         }
         ("rollback", named, Some(following)) if following.is_told() => {
-            let note = fleets(&desk, actor.0, &verb, &upstream, None);
-            following.roll_back(&desk.host.shared.rollout, named, note).await.map_err(|why| not_now(&why))?;
+            let note = fleets(&state, actor.0, &verb, &upstream, None);
+            following.roll_back(&state.host.shared.rollout, named, note).await.map_err(|why| not_now(&why))?;
             return Ok(Json(dto::policy(serving)));
         }
         ("rollback", Some(named), _) if !serves(&serving.current(), named) => {
@@ -223,7 +223,7 @@ pub(super) async fn policy(
             ("policy-promote".to_owned(), "an operator ends the policy's probation".to_owned())
         }
     };
-    desk.audit(actor.0, &action, &upstream, text);
+    state.audit(actor.0, &action, &upstream, text);
     Ok(Json(dto::policy(serving)))
 }
 
@@ -234,13 +234,13 @@ fn serves(service: &crate::upstream_runtime::UpstreamRuntime, named: Digest) -> 
 
 /// Audits a command to the fleet as soon as it is done, even if the caller has disconnected by then.
 fn fleets(
-    desk: &AdminState,
+    state: &AdminState,
     actor: Actor,
     verb: &str,
     upstream: &str,
     digest: Option<Digest>,
 ) -> impl FnOnce(CommandOutcome) + Send + 'static {
-    let (desk, verb, upstream) = (desk.clone(), verb.to_owned(), upstream.to_owned());
+    let (state, verb, upstream) = (state.clone(), verb.to_owned(), upstream.to_owned());
     move |said| {
         let how = if verb == "promote" { ", rolled back before or not" } else { "" };
         let announces = digest.map(|digest| format!("an operator announces sha256:{digest} to the fleet{how}"));
@@ -254,7 +254,7 @@ fn fleets(
             }
             (CommandOutcome::Unsure, _) => format!("{asked}; shared state did not say whether that was done"),
         };
-        desk.audit(actor, &format!("policy-{verb}"), &upstream, text);
+        state.audit(actor, &format!("policy-{verb}"), &upstream, text);
     }
 }
 
@@ -270,7 +270,7 @@ struct Given {
 
 /// Handles `applied` and `not-applied`: an operator settles a write of unknown effect.
 pub(super) async fn settle(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((id, verb)): At<(String, String)>,
     Sent(bytes): Sent,
@@ -283,9 +283,9 @@ pub(super) async fn settle(
         "not-applied" => (Resolution::NotApplied, "an operator says that the write did not take effect"),
         _ => return Err(Refusal::NoPath),
     };
-    match desk.host.shared.records.resolve(id, resolution).await {
+    match state.host.shared.records.resolve(id, resolution).await {
         Ok(Resolved::Done) => {
-            desk.audit(actor.0, &format!("record-{verb}"), &id.to_string(), text.to_owned());
+            state.audit(actor.0, &format!("record-{verb}"), &id.to_string(), text.to_owned());
             Ok(Json(serde_json::json!({ "id": id.to_string(), "settled": verb })))
         }
         Ok(Resolved::NotUnsettled) => Err(Refusal::NotNow(

@@ -79,7 +79,7 @@ type Hash = [u8; 32];
 struct Spent {
     quotas: Quotas,
     /// When the log last mentioned a refused caller.
-    told: Timestamp,
+    logged_at: Timestamp,
 }
 
 /// Authenticates and limits every request before its handler runs.
@@ -111,7 +111,7 @@ impl Access {
         if read.is_some() && read == write {
             return Err(TokenError::Same);
         }
-        let spent = Spent { quotas: Quotas::default(), told: Timestamp::default() };
+        let spent = Spent { quotas: Quotas::default(), logged_at: Timestamp::default() };
         let knows_callers = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         Ok(Self { clock, read, write, sessions: Sessions::new(), knows_callers, spent: Mutex::new(spent) })
     }
@@ -180,9 +180,9 @@ impl Access {
     pub(super) fn worth_a_line(&self) -> bool {
         let now = self.clock.now();
         let mut spent = self.spent.lock();
-        let worth = now.since(spent.told) >= Duration::from_secs(1);
+        let worth = now.since(spent.logged_at) >= Duration::from_secs(1);
         if worth {
-            spent.told = now;
+            spent.logged_at = now;
         }
         worth
     }
@@ -276,23 +276,23 @@ fn is_own(headers: &HeaderMap) -> bool {
 }
 
 /// Admits callers that may read.
-pub(super) async fn readers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
-    admit(desk, peer, request, next, Role::Read).await
+pub(super) async fn readers(state: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(state, peer, request, next, Role::Read).await
 }
 
 /// Admits callers that may act.
-pub(super) async fn writers(desk: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
-    admit(desk, peer, request, next, Role::Write).await
+pub(super) async fn writers(state: State<AdminState>, peer: Extension<Peer>, request: Request, next: Next) -> Response {
+    admit(state, peer, request, next, Role::Write).await
 }
 
 async fn admit(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     Extension(Peer(peer)): Extension<Peer>,
     mut request: Request,
     next: Next,
     needed: Role,
 ) -> Response {
-    let access = desk.access();
+    let access = state.access();
     match access.check(request.method(), request.headers(), peer.ip(), needed) {
         Ok(role) => {
             request.extensions_mut().insert(role);

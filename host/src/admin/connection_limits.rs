@@ -20,7 +20,7 @@ const HEALTH_CONNECTIONS: usize = 64;
 /// The permits for connections.
 #[derive(Debug)]
 pub(super) struct ConnectionLimits {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     peers: Arc<Peers>,
     health: VecDeque<AbortHandle>,
 }
@@ -28,7 +28,7 @@ pub(super) struct ConnectionLimits {
 /// A permit for one connection, returned when dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot {
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     _own: Connection,
 }
 
@@ -43,14 +43,14 @@ impl ConnectionLimits {
             abandoned: all,
             peer_abandoned: all,
         };
-        Self { places: Arc::new(Semaphore::new(CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
+        Self { permits: Arc::new(Semaphore::new(CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
     }
 
     /// A permit for the connection; none if it may only request health.
     pub(super) fn enter(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let own = self.peers.connect(address)?;
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(ConnectionSlot { _place: place, _own: own })
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        Some(ConnectionSlot { _permit: permit, _own: own })
     }
 
     /// Registers a connection that may only request health, and closes the oldest one if there are too many.
@@ -78,26 +78,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_address_leaves_places_to_others() {
-        let lanes = ConnectionLimits::new();
-        let own: Vec<_> = std::iter::from_fn(|| lanes.enter(address(1))).take(1000).collect();
+        let limits = ConnectionLimits::new();
+        let own: Vec<_> = std::iter::from_fn(|| limits.enter(address(1))).take(1000).collect();
         assert_eq!(own.len(), ADDRESS_CONNECTIONS);
         let all: Vec<_> =
-            (2..100).flat_map(|n| (0..10).filter_map(|_| lanes.enter(address(n))).collect::<Vec<_>>()).collect();
+            (2..100).flat_map(|n| (0..10).filter_map(|_| limits.enter(address(n))).collect::<Vec<_>>()).collect();
         assert_eq!(own.len() + all.len(), CONNECTIONS);
         drop(all);
-        assert!(lanes.enter(address(2)).is_some() && lanes.enter(address(1)).is_none());
+        assert!(limits.enter(address(2)).is_some() && limits.enter(address(1)).is_none());
         drop(own);
-        assert!(lanes.enter(address(1)).is_some());
+        assert!(limits.enter(address(1)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_newest_that_asks_for_health_is_served() {
-        let mut lanes = ConnectionLimits::new();
+        let mut limits = ConnectionLimits::new();
         let mut connections = JoinSet::new();
         for _ in 0..=HEALTH_CONNECTIONS {
-            lanes.health(connections.spawn(std::future::pending::<()>()));
+            limits.health(connections.spawn(std::future::pending::<()>()));
         }
         assert!(connections.join_next().await.unwrap().unwrap_err().is_cancelled(), "the oldest one went");
-        assert_eq!((connections.len(), lanes.health.len()), (HEALTH_CONNECTIONS, HEALTH_CONNECTIONS));
+        assert_eq!((connections.len(), limits.health.len()), (HEALTH_CONNECTIONS, HEALTH_CONNECTIONS));
     }
 }

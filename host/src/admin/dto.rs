@@ -180,21 +180,21 @@ pub(super) struct Record {
     pub(super) verified_in_ms: Option<u64>,
 }
 
-pub(super) fn status(desk: &AdminState) -> Status {
-    let unready = desk.unready();
-    let now = desk.host.shared.clock.unix_ms();
+pub(super) fn status(state: &AdminState) -> Status {
+    let unready = state.unready();
+    let now = state.host.shared.clock.unix_ms();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         ready: unready.is_none(),
         unready,
-        started_unix_ms: desk.started_unix_ms,
-        uptime_ms: now.saturating_sub(desk.started_unix_ms),
-        workers: desk.lifecycle.workers(),
-        state: match desk.settings.load().state {
+        started_unix_ms: state.started_unix_ms,
+        uptime_ms: now.saturating_sub(state.started_unix_ms),
+        workers: state.lifecycle.workers(),
+        state: match state.settings.load().state {
             settings::State::Memory => "memory",
             settings::State::Shared(_) => "shared",
         },
-        upstreams: desk.host.shared.rollout.upstreams.iter().map(|serving| upstream(serving)).collect(),
+        upstreams: state.host.shared.rollout.upstreams.iter().map(|serving| upstream(serving)).collect(),
     }
 }
 
@@ -399,25 +399,29 @@ pub(super) struct TimelineEventDto {
     text: String,
 }
 
-pub(super) fn summary(story: &RequestTimeline, clock: &Clock) -> Summary {
+pub(super) fn summary(timeline: &RequestTimeline, clock: &Clock) -> Summary {
     Summary {
-        id: story.id.to_string(),
-        upstream: story.names.upstream.clone(),
-        endpoint: story.names.endpoint.clone(),
-        method: story.method,
-        unix_ms: clock.unix_ms().saturating_sub(millis(story.began.elapsed())),
-        took_us: micros(story.took),
-        status: story.status,
+        id: timeline.id.to_string(),
+        upstream: timeline.names.upstream.clone(),
+        endpoint: timeline.names.endpoint.clone(),
+        method: timeline.method,
+        unix_ms: clock.unix_ms().saturating_sub(millis(timeline.began.elapsed())),
+        took_us: micros(timeline.took),
+        status: timeline.status,
     }
 }
 
-pub(super) fn request(story: RequestTimeline, clock: &Clock) -> Request {
+pub(super) fn request(timeline: RequestTimeline, clock: &Clock) -> Request {
     Request {
-        summary: summary(&story, clock),
-        policy: story.policy.to_str().unwrap_or_default().to_owned(),
-        generation: story.generation,
-        trace: story.trace.map(|trace| trace.to_string()),
-        steps: story.steps.into_iter().map(|noted| TimelineEventDto { text: noted.step.to_string(), noted }).collect(),
-        omitted: story.omitted,
+        summary: summary(&timeline, clock),
+        policy: timeline.policy.to_str().unwrap_or_default().to_owned(),
+        generation: timeline.generation,
+        trace: timeline.trace.map(|trace| trace.to_string()),
+        steps: timeline
+            .steps
+            .into_iter()
+            .map(|noted| TimelineEventDto { text: noted.step.to_string(), noted })
+            .collect(),
+        omitted: timeline.omitted,
     }
 }

@@ -86,7 +86,7 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "the admin listener could not be used"),
     };
-    let mut lanes = ConnectionLimits::new();
+    let mut limits = ConnectionLimits::new();
     // Dropping the set at the end of this function closes every connection.
     let mut connections = JoinSet::new();
     loop {
@@ -94,15 +94,15 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let acceptor = tls.as_deref().map(Tls::acceptor);
-                if let Some(place) = lanes.enter(peer.ip()) {
+                if let Some(permit) = limits.enter(peer.ip()) {
                     let router = routers.all.clone();
                     connections.spawn(async move {
                         let _ = timeout(LIFE, begin(stream, acceptor, peer, router)).await;
-                        drop(place);
+                        drop(permit);
                     });
                 } else {
                     let served = begin(stream, acceptor, peer, routers.health.clone());
-                    lanes.health(connections.spawn(async move {
+                    limits.health(connections.spawn(async move {
                         let _ = timeout(HEALTH, served).await;
                     }));
                 }

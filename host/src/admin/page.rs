@@ -29,11 +29,11 @@ const SCRIPT: &str = concat!(
 
 /// The page for signed-in callers, else the sign-in form.
 pub(super) async fn root(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     request: Request,
 ) -> Response {
-    match desk.access().enter(request.method(), request.headers(), peer.0.0.ip()) {
+    match state.access().enter(request.method(), request.headers(), peer.0.0.ip()) {
         Ok(Entry { role: Some(role), by_session }) => shell(role, by_session),
         Ok(Entry { role: None, .. }) => sign_in(StatusCode::UNAUTHORIZED, ""),
         Err(refusal) => refusal.into_response(),
@@ -68,19 +68,19 @@ impl fmt::Debug for Given {
 
 /// Signs in: exchanges a token for a cookie that scripts cannot read and that requests from other sites do not carry.
 pub(super) async fn enter(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     headers: HeaderMap,
     given: Result<Form<Given>, FormRejection>,
 ) -> Response {
-    let access = desk.access();
+    let access = state.access();
     if let Err(refusal) = access.enter(&http::Method::POST, &headers, peer.0.0.ip()) {
         return refusal.into_response();
     }
     let Ok(Form(given)) = given else {
         return Refusal::Malformed("the body must be a form with a token".to_owned()).into_response();
     };
-    let opened = access.session(given.token.trim().as_bytes(), desk.host.shared.clock.unix_ms());
+    let opened = access.session(given.token.trim().as_bytes(), state.host.shared.clock.unix_ms());
     let Some((role, value)) = opened else {
         if access.worth_a_line() {
             tracing::warn!(target: "triage::audit", peer = %peer.0.0, "a sign-in was refused");
@@ -88,21 +88,21 @@ pub(super) async fn enter(
         return sign_in(StatusCode::UNAUTHORIZED, "This is no token of this host.");
     };
     tracing::info!(target: "triage::audit", peer = %peer.0.0, role = role.name(), "signed in");
-    to_root(&cookie(&value, session::LIFE.as_secs(), desk.is_encrypted))
+    to_root(&cookie(&value, session::LIFE.as_secs(), state.is_encrypted))
 }
 
 /// Signs out.
 pub(super) async fn leave(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     peer: axum::Extension<super::listen::Peer>,
     headers: HeaderMap,
 ) -> Response {
-    let access = desk.access();
+    let access = state.access();
     if let Err(refusal) = access.enter(&http::Method::POST, &headers, peer.0.0.ip()) {
         return refusal.into_response();
     }
     access.sign_out(&headers);
-    to_root(&cookie("", 0, desk.is_encrypted))
+    to_root(&cookie("", 0, state.is_encrypted))
 }
 
 fn cookie(value: &str, seconds: u64, is_encrypted: bool) -> String {

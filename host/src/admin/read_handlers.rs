@@ -37,8 +37,8 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// Readiness: policies are loaded, every worker listens, the host is not stopping, and required shared state is reachable.
-pub(super) async fn readyz(State(desk): State<AdminState>) -> Response {
-    let unready = desk.unready();
+pub(super) async fn readyz(State(state): State<AdminState>) -> Response {
+    let unready = state.unready();
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": unready.is_none(), "why": unready }))).into_response()
 }
@@ -47,69 +47,69 @@ pub(super) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], super::OPENAPI).into_response()
 }
 
-pub(super) async fn status(State(desk): State<AdminState>) -> Json<dto::Status> {
-    Json(dto::status(&desk))
+pub(super) async fn status(State(state): State<AdminState>) -> Json<dto::Status> {
+    Json(dto::status(&state))
 }
 
 /// Maps every group of every upstream to JSON.
-fn every<T>(desk: &AdminState, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
+fn every<T>(state: &AdminState, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
     let services: Vec<Arc<UpstreamRuntime>> =
-        desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
+        state.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     Json(services.iter().flat_map(|service| dto::groups(service)).map(|group| shape(&group)).collect())
 }
 
-pub(super) async fn breakers(State(desk): State<AdminState>) -> Json<Vec<dto::Breaker>> {
-    every(&desk, |group| group.breaker())
+pub(super) async fn breakers(State(state): State<AdminState>) -> Json<Vec<dto::Breaker>> {
+    every(&state, |group| group.breaker())
 }
 
-pub(super) async fn limits(State(desk): State<AdminState>) -> Json<Vec<dto::Limits>> {
-    every(&desk, |group| group.limits())
+pub(super) async fn limits(State(state): State<AdminState>) -> Json<Vec<dto::Limits>> {
+    every(&state, |group| group.limits())
 }
 
-pub(super) async fn budgets(State(desk): State<AdminState>) -> Json<Vec<dto::Budget>> {
-    every(&desk, |group| group.budget())
+pub(super) async fn budgets(State(state): State<AdminState>) -> Json<Vec<dto::Budget>> {
+    every(&state, |group| group.budget())
 }
 
 pub(super) async fn breaker(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     At((upstream, endpoint)): At<(String, String)>,
 ) -> Result<Json<dto::Breaker>, Refusal> {
-    one_breaker(&desk, &upstream, &endpoint).map(Json)
+    one_breaker(&state, &upstream, &endpoint).map(Json)
 }
 
 /// The breaker of an endpoint's group.
-pub(super) fn one_breaker(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Breaker, Refusal> {
-    one_group(desk, upstream, endpoint, "/api/v1/breakers", |group| group.breaker())
+pub(super) fn one_breaker(state: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Breaker, Refusal> {
+    one_group(state, upstream, endpoint, "/api/v1/breakers", |group| group.breaker())
 }
 
-pub(super) fn one_limits(desk: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Limits, Refusal> {
-    one_group(desk, upstream, endpoint, "/api/v1/limits", |group| group.limits())
+pub(super) fn one_limits(state: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Limits, Refusal> {
+    one_group(state, upstream, endpoint, "/api/v1/limits", |group| group.limits())
 }
 
 fn one_group<T>(
-    desk: &AdminState,
+    state: &AdminState,
     upstream: &str,
     endpoint: &str,
     list: &'static str,
     shape: impl Fn(&Shared<'_>) -> T,
 ) -> Result<T, Refusal> {
     let none = || Refusal::None { what: "such upstream or endpoint", list };
-    let service = dto::serving(&desk.host, upstream).ok_or_else(none)?.current();
+    let service = dto::serving(&state.host, upstream).ok_or_else(none)?.current();
     let groups = dto::groups(&service);
     let has = |group: &&Shared<'_>| group.endpoints.iter().any(|own| own.described.name == endpoint);
     groups.iter().find(has).map(shape).ok_or_else(none)
 }
 
-pub(super) async fn policies(State(desk): State<AdminState>) -> Json<Vec<dto::Policy>> {
-    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect())
+pub(super) async fn policies(State(state): State<AdminState>) -> Json<Vec<dto::Policy>> {
+    Json(state.host.shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect())
 }
 
 pub(super) async fn policy(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     At(upstream): At<String>,
 ) -> Result<Json<dto::Policy>, Refusal> {
     let none = Refusal::None { what: "such upstream", list: "/api/v1/policies" };
-    dto::serving(&desk.host, &upstream).map(|serving| Json(dto::policy(serving))).ok_or(none)
+    dto::serving(&state.host, &upstream).map(|serving| Json(dto::policy(serving))).ok_or(none)
 }
 
 /// The fleet's generation, and whether this host is behind.
@@ -119,8 +119,8 @@ fn fleet(serving: &crate::rollout::UpstreamPolicy) -> Option<(String, u64, bool)
 }
 
 /// All metrics in the `OpenMetrics` text format.
-pub(super) async fn metrics(State(desk): State<AdminState>) -> Result<Response, Refusal> {
-    let shared = &desk.host.shared;
+pub(super) async fn metrics(State(state): State<AdminState>) -> Result<Response, Refusal> {
+    let shared = &state.host.shared;
     let sources = Sources {
         meters: Arc::clone(&shared.meters),
         events: Arc::clone(&shared.events),
@@ -139,8 +139,8 @@ pub(super) async fn metrics(State(desk): State<AdminState>) -> Result<Response, 
         notices: shared.settlement.notices(),
         state: shared.link.as_ref().map(RedisConnection::condition),
         steps: shared.link.as_ref().map(RedisConnection::steps),
-        ready: desk.unready().is_none(),
-        started_unix_ms: desk.started_unix_ms,
+        ready: state.unready().is_none(),
+        started_unix_ms: state.started_unix_ms,
     };
     let text = scrape(sources).map_err(|_| Refusal::Store)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -156,7 +156,7 @@ pub(super) struct After {
 
 /// Events with a greater number than `after`, oldest first.
 pub(super) async fn events(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<Event>>, Refusal> {
     let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
@@ -165,29 +165,29 @@ pub(super) async fn events(
     if i64::try_from(after).is_err() {
         return Err(malformed());
     }
-    Ok(Json(desk.host.shared.events.after(after)))
+    Ok(Json(state.host.shared.events.after(after)))
 }
 
 /// The effective configuration as TOML, each value with its source. Secrets are hidden.
-pub(super) async fn config(State(desk): State<AdminState>) -> Response {
-    let current = desk.host.shared.rollout.upstreams.iter().map(|serving| serving.current());
+pub(super) async fn config(State(state): State<AdminState>) -> Response {
+    let current = state.host.shared.rollout.upstreams.iter().map(|serving| serving.current());
     let descriptions: Vec<_> = current.map(|service| service.policy.description().clone()).collect();
-    let text = config::show(&desk.settings.load(), &descriptions);
+    let text = config::show(&state.settings.load(), &descriptions);
     ([(header::CONTENT_TYPE, "application/toml"), (header::CACHE_CONTROL, "no-store")], text).into_response()
 }
 
 /// Unsettled records, the next to expire first.
-pub(super) async fn records(State(desk): State<AdminState>) -> Result<Response, Refusal> {
-    let unsettled = desk.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
+pub(super) async fn records(State(state): State<AdminState>) -> Result<Response, Refusal> {
+    let unsettled = state.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
     let total = HeaderValue::from(unsettled.len());
     let first: Vec<_> = unsettled.into_iter().take(RECORDS).map(dto::record).collect();
     Ok(([(TOTAL_COUNT, total)], Json(first)).into_response())
 }
 
 /// One unsettled record.
-pub(super) async fn record(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Record>, Refusal> {
+pub(super) async fn record(State(state): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Record>, Refusal> {
     let id: RecordId = id.parse().map_err(|error: NotARecordId| Refusal::Malformed(error.to_string()))?;
-    let found = desk.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
+    let found = state.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
     let none =
         Refusal::None { what: "such record, or it is settled, or a request is settling it", list: "/api/v1/records" };
     found.map(|own| Json(dto::record(own))).ok_or(none)
@@ -206,7 +206,7 @@ pub(super) struct Which {
 
 /// Recent requests, latest first.
 pub(super) async fn requests(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<dto::Summary>>, Refusal> {
     let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {REQUESTS}"));
@@ -215,14 +215,17 @@ pub(super) async fn requests(
     if !(1..=REQUESTS).contains(&limit) {
         return Err(malformed());
     }
-    let shared = &desk.host.shared;
-    let summary = |story: &RequestTimeline| dto::summary(story, &shared.clock);
+    let shared = &state.host.shared;
+    let summary = |timeline: &RequestTimeline| dto::summary(timeline, &shared.clock);
     Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
 }
 
 /// One request and its timeline.
-pub(super) async fn request(State(desk): State<AdminState>, At(id): At<String>) -> Result<Json<dto::Request>, Refusal> {
+pub(super) async fn request(
+    State(state): State<AdminState>,
+    At(id): At<String>,
+) -> Result<Json<dto::Request>, Refusal> {
     let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
-    let story = desk.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
-    Ok(Json(dto::request(story, &desk.host.shared.clock)))
+    let timeline = state.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
+    Ok(Json(dto::request(timeline, &state.host.shared.clock)))
 }

@@ -35,35 +35,35 @@ struct Wanted {
     for_ms: Option<u64>,
 }
 
-fn recorder<'a>(desk: &'a AdminState, upstream: &str) -> Result<&'a Recorder, Refusal> {
-    let serving = dto::serving(&desk.host, upstream);
+fn recorder<'a>(state: &'a AdminState, upstream: &str) -> Result<&'a Recorder, Refusal> {
+    let serving = dto::serving(&state.host, upstream);
     serving.map(|own| &own.recorder).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/traces" })
 }
 
-fn shape(desk: &AdminState, upstream: &str, recorder: &Recorder) -> Trace {
-    Trace { upstream: upstream.to_owned(), view: recorder.view(desk.host.shared.clock.now()) }
+fn shape(state: &AdminState, upstream: &str, recorder: &Recorder) -> Trace {
+    Trace { upstream: upstream.to_owned(), view: recorder.view(state.host.shared.clock.now()) }
 }
 
 /// The state of every upstream's recording.
-pub(super) async fn list(State(desk): State<AdminState>) -> Json<Vec<Trace>> {
-    let one = |serving: &UpstreamPolicy| shape(&desk, &serving.settings.name, &serving.recorder);
-    Json(desk.host.shared.rollout.upstreams.iter().map(|serving| one(serving)).collect())
+pub(super) async fn list(State(state): State<AdminState>) -> Json<Vec<Trace>> {
+    let one = |serving: &UpstreamPolicy| shape(&state, &serving.settings.name, &serving.recorder);
+    Json(state.host.shared.rollout.upstreams.iter().map(|serving| one(serving)).collect())
 }
 
 /// The state of one upstream's recording.
-pub(super) async fn one(State(desk): State<AdminState>, At(upstream): At<String>) -> Result<Json<Trace>, Refusal> {
-    Ok(Json(shape(&desk, &upstream, recorder(&desk, &upstream)?)))
+pub(super) async fn one(State(state): State<AdminState>, At(upstream): At<String>) -> Result<Json<Trace>, Refusal> {
+    Ok(Json(shape(&state, &upstream, recorder(&state, &upstream)?)))
 }
 
 /// Handles `start`, `take` and `stop`.
 pub(super) async fn act(
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     actor: Acting,
     At((upstream, verb)): At<(String, String)>,
     Sent(bytes): Sent,
 ) -> Result<Response, Refusal> {
-    let own = recorder(&desk, &upstream)?;
-    let now = desk.host.shared.clock.now();
+    let own = recorder(&state, &upstream)?;
+    let now = state.host.shared.clock.now();
     let with = |contents| if contents { "with contents" } else { "without contents" };
     let (action, text) = match verb.as_str() {
         "start" => {
@@ -76,7 +76,7 @@ pub(super) async fn act(
             let was = own.view(now).recording;
             let RecordingStatus { decisions, dropped, .. } = own.stop(now);
             if !was {
-                return Ok(Json(shape(&desk, &upstream, own)).into_response());
+                return Ok(Json(shape(&state, &upstream, own)).into_response());
             }
             ("trace-stop", format!("an operator ends the recording: {decisions} decisions, {dropped} dropped"))
         }
@@ -85,7 +85,12 @@ pub(super) async fn act(
             let (lines, first) = own.take(now);
             // A recording client fetches several times a second, so only the first time is audited.
             if first {
-                desk.audit(actor.0, "trace-take", &upstream, format!("an operator takes decisions {}", with(contents)));
+                state.audit(
+                    actor.0,
+                    "trace-take",
+                    &upstream,
+                    format!("an operator takes decisions {}", with(contents)),
+                );
             }
             let mut response = lines.into_response();
             let headers = response.headers_mut();
@@ -95,6 +100,6 @@ pub(super) async fn act(
         }
         _ => return Err(Refusal::NoPath),
     };
-    desk.audit(actor.0, action, &upstream, text);
-    Ok(Json(shape(&desk, &upstream, own)).into_response())
+    state.audit(actor.0, action, &upstream, text);
+    Ok(Json(shape(&state, &upstream, own)).into_response())
 }

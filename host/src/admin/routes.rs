@@ -62,11 +62,12 @@ async fn no_sniffing(mut response: Response) -> Response {
 }
 
 /// The whole listener. The health routes need no token, because orchestrators have none.
-pub(super) fn router(desk: AdminState) -> Router {
+pub(super) fn router(state: AdminState) -> Router {
     // Only the page uses `/live`, so the `OpenAPI` document for tools omits it.
-    let readers =
-        routes(reading()).route("/live", get(sse::follow)).route_layer(from_fn_with_state(desk.clone(), auth::readers));
-    let writers = routes(writing()).route_layer(from_fn_with_state(desk.clone(), auth::writers));
+    let readers = routes(reading())
+        .route("/live", get(sse::follow))
+        .route_layer(from_fn_with_state(state.clone(), auth::readers));
+    let writers = routes(writing()).route_layer(from_fn_with_state(state.clone(), auth::writers));
     Router::new()
         .route("/healthz", get(read_handlers::healthz))
         .route("/readyz", get(read_handlers::readyz))
@@ -80,15 +81,15 @@ pub(super) fn router(desk: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(BODY))
         .layer(from_fn(|request, next| listen::whole_body(request, next, BODY)))
         .layer(map_response(no_sniffing))
-        .with_state(desk)
+        .with_state(state)
 }
 
 /// The health routes alone, for connections over the limits.
-pub(super) fn health(desk: AdminState) -> Router {
+pub(super) fn health(state: AdminState) -> Router {
     Router::new()
         .route("/healthz", get(read_handlers::healthz))
         .route("/readyz", get(read_handlers::readyz))
         .fallback(|| async { Refusal::NoPlace })
         .layer(map_response(no_sniffing))
-        .with_state(desk)
+        .with_state(state)
 }

@@ -37,28 +37,28 @@ const COUNTED: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Live {
     sampler: Mutex<Sampler>,
-    told: watch::Sender<Arc<str>>,
-    places: Arc<Semaphore>,
+    snapshots: watch::Sender<Arc<str>>,
+    permits: Arc<Semaphore>,
 }
 
 impl Live {
     pub(super) fn new() -> Self {
-        let (told, _) = watch::channel(Arc::from(""));
-        Self { sampler: Mutex::default(), told, places: Arc::new(Semaphore::new(PAGES)) }
+        let (snapshots, _) = watch::channel(Arc::from(""));
+        Self { sampler: Mutex::default(), snapshots, permits: Arc::new(Semaphore::new(PAGES)) }
     }
 }
 
 /// Samples rates once a second, and sends a snapshot if any page is open. Never returns.
-pub(super) async fn run(desk: AdminState) {
+pub(super) async fn run(state: AdminState) {
     let mut ticks = tokio::time::interval(dashboard_sampler::SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let shared = &desk.host.shared;
-        desk.live.sampler.lock().look(&shared.meters, shared.clock.now());
-        if desk.live.told.receiver_count() > 0 {
-            let now = now(&desk).await;
-            desk.live.told.send_replace(now);
+        let shared = &state.host.shared;
+        state.live.sampler.lock().look(&shared.meters, shared.clock.now());
+        if state.live.snapshots.receiver_count() > 0 {
+            let now = now(&state).await;
+            state.live.snapshots.send_replace(now);
         }
     }
 }
@@ -85,19 +85,19 @@ struct Unsettled {
     first: Vec<dto::Record>,
 }
 
-async fn now(desk: &AdminState) -> Arc<str> {
-    let shared = &desk.host.shared;
+async fn now(state: &AdminState) -> Arc<str> {
+    let shared = &state.host.shared;
     let unsettled = shared.records.unsettled(COUNTED).await.unwrap_or_default();
     let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service)).collect();
     let (rates, points) = {
-        let sampler = desk.live.sampler.lock();
+        let sampler = state.live.sampler.lock();
         (sampler.rates(), sampler.points())
     };
     let requests = shared.desks.latest(REQUESTS, true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
-        status: dto::status(desk),
+        status: dto::status(state),
         memory_bytes: memory_bytes(),
         rates,
         points,
@@ -106,7 +106,7 @@ async fn now(desk: &AdminState) -> Arc<str> {
         budgets: groups.iter().map(dto::Shared::budget).collect(),
         policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
         events: shared.events.latest(EVENTS),
-        requests: requests.iter().map(|story| dto::summary(story, &shared.clock)).collect(),
+        requests: requests.iter().map(|timeline| dto::summary(timeline, &shared.clock)).collect(),
         unsettled: Unsettled {
             count: unsettled.len(),
             first: unsettled.into_iter().take(RECORDS).map(dto::record).collect(),
@@ -134,41 +134,41 @@ fn event(name: &'static str, data: &str) -> Event {
 
 /// One open page.
 struct Follower {
-    desk: AdminState,
+    state: AdminState,
     /// The request's headers: its credentials are checked again with every event.
     headers: HeaderMap,
-    told: watch::Receiver<Arc<str>>,
+    snapshots: watch::Receiver<Arc<str>>,
     #[expect(dead_code, reason = "given back when the page leaves")]
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Sends the history once, then a snapshot each second. The stream ends with the page, when its session ends or its token changes, and with
 /// the connection's maximum life.
-pub(super) async fn follow(State(desk): State<AdminState>, headers: HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn follow(State(state): State<AdminState>, headers: HeaderMap) -> Result<Response, Refusal> {
     if is_foreign(&headers) {
         return Err(Refusal::Foreign);
     }
-    let place = Arc::clone(&desk.live.places).try_acquire_owned().map_err(|_| Refusal::TooManyPages)?;
+    let permit = Arc::clone(&state.live.permits).try_acquire_owned().map_err(|_| Refusal::TooManyPages)?;
     let past = {
-        let sampler = desk.live.sampler.lock();
+        let sampler = state.live.sampler.lock();
         text(&Past {
             every_ms: millis(dashboard_sampler::SAMPLE_INTERVAL),
             most: dashboard_sampler::POINTS,
             upstreams: sampler.plots(),
         })
     };
-    let mut told = desk.live.told.subscribe();
+    let mut snapshots = state.live.snapshots.subscribe();
     // The first event sends a fresh snapshot, so the previous one counts as sent.
-    told.mark_unchanged();
-    let first = now(&desk).await;
+    snapshots.mark_unchanged();
+    let first = now(&state).await;
     let begin = stream::iter([event("history", &past), event("now", &first)]);
-    let follower = Follower { desk, headers, told, place };
+    let follower = Follower { state, headers, snapshots, permit };
     let then = stream::unfold(follower, async |mut follower: Follower| {
-        follower.told.changed().await.ok()?;
-        if !follower.desk.access().still_looks(&follower.headers) {
+        follower.snapshots.changed().await.ok()?;
+        if !follower.state.access().still_looks(&follower.headers) {
             return None;
         }
-        let now = Arc::clone(&follower.told.borrow_and_update());
+        let now = Arc::clone(&follower.snapshots.borrow_and_update());
         Some((event("now", &now), follower))
     });
     let mut response = Sse::new(begin.chain(then).map(Ok::<_, Infallible>)).into_response();

@@ -28,13 +28,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Some(id) => format!("/api/v1/requests/{}", id.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
         None => format!("/api/v1/requests?rough={}", options.rough),
     };
-    let told = options.remote.look(&path)?;
+    let response = options.remote.look(&path)?;
     if options.json {
-        println!("{told:#}");
+        println!("{response:#}");
     } else if options.id.is_some() {
-        print!("{}", story(&told));
+        print!("{}", timeline(&response));
     } else {
-        print!("{}", list(&told));
+        print!("{}", list(&response));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -47,47 +47,47 @@ fn time(us: &Value) -> String {
     Rounded(Duration::from_micros(us.as_u64().unwrap_or_default())).to_string()
 }
 
-fn outcome(story: &Value) -> String {
-    story["status"].as_u64().map_or_else(|| "no answer: the caller left".to_owned(), |status| status.to_string())
+fn outcome(request: &Value) -> String {
+    request["status"].as_u64().map_or_else(|| "no answer: the caller left".to_owned(), |status| status.to_string())
 }
 
-fn place(story: &Value) -> String {
-    match (text(story, "upstream"), text(story, "endpoint")) {
+fn place(request: &Value) -> String {
+    match (text(request, "upstream"), text(request, "endpoint")) {
         ("", "") => "no endpoint".to_owned(),
-        (upstream, endpoint) => format!("{} {upstream}/{endpoint}", text(story, "method")),
+        (upstream, endpoint) => format!("{} {upstream}/{endpoint}", text(request, "method")),
     }
 }
 
-fn story(story: &Value) -> String {
-    let mut out = format!("{}: {} in {}\n", place(story), outcome(story), time(&story["took_us"]));
+fn timeline(request: &Value) -> String {
+    let mut out = format!("{}: {} in {}\n", place(request), outcome(request), time(&request["took_us"]));
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
             let _ = writeln!(out, "  {name:10}{value}");
         }
     };
-    line("request", text(story, "id"));
+    line("request", text(request, "id"));
     line(
         "policy",
-        &match text(story, "policy") {
+        &match text(request, "policy") {
             "" => String::new(),
-            policy => format!("{policy}, generation {}", story["generation"]),
+            policy => format!("{policy}, generation {}", request["generation"]),
         },
     );
-    line("trace", text(story, "trace"));
-    for step in story["steps"].as_array().into_iter().flatten() {
+    line("trace", text(request, "trace"));
+    for step in request["steps"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "{:>12}  {}", time(&step["at_us"]), text(step, "text"));
     }
-    if let Some(omitted) = story["omitted"].as_u64().filter(|omitted| *omitted > 0) {
+    if let Some(omitted) = request["omitted"].as_u64().filter(|omitted| *omitted > 0) {
         let _ = writeln!(out, "{:>12}  {omitted} more steps were not kept", "");
     }
     out
 }
 
-fn list(stories: &Value) -> String {
+fn list(requests: &Value) -> String {
     let mut out = String::new();
-    for story in stories.as_array().into_iter().flatten() {
-        let (id, took) = (text(story, "id"), time(&story["took_us"]));
-        let _ = writeln!(out, "{id}  {:>12}  {}: {}", took, place(story), outcome(story));
+    for request in requests.as_array().into_iter().flatten() {
+        let (id, took) = (text(request, "id"), time(&request["took_us"]));
+        let _ = writeln!(out, "{id}  {:>12}  {}: {}", took, place(request), outcome(request));
     }
     if out.is_empty() {
         out.push_str("no request is kept\n");

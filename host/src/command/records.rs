@@ -109,8 +109,8 @@ impl Command {
                     Outcome::Applied => "/applied",
                     Outcome::NotApplied => "/not-applied",
                 };
-                let told = remote.act_with(&path(id, verb), &Value::Object(given))?;
-                println!("{} is settled: {}", text(&told["id"]), text(&told["settled"]));
+                let settled = remote.act_with(&path(id, verb), &Value::Object(given))?;
+                println!("{} is settled: {}", text(&settled["id"]), text(&settled["settled"]));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -148,7 +148,7 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
         match looked {
             Ok((changes, now)) => {
                 for (change, record) in &changes {
-                    told(change, record, as_json);
+                    print_change(change, record, as_json);
                 }
                 known = Some(now);
                 is_failing = false;
@@ -195,7 +195,7 @@ async fn look(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Valu
     Ok((changes, now))
 }
 
-fn told(change: &str, record: &Value, as_json: bool) {
+fn print_change(change: &str, record: &Value, as_json: bool) {
     if as_json {
         println!("{}", json!({ "change": change, "record": record }));
     } else {

@@ -79,11 +79,11 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
     let group = |(endpoint, values): &(contract::Endpoint, Values)| {
         values.read::<String>("group").unwrap_or_else(|| endpoint.name.clone())
     };
-    let mut told: Vec<Pybreaker> = Vec::new();
+    let mut reported: Vec<Pybreaker> = Vec::new();
     let mut problems = Vec::new();
     for (index, member) in members.iter().enumerate() {
         let (endpoint, values) = member;
-        let Some(own) = resolve::pybreaker(values).filter(|own| !told.contains(own)) else { continue };
+        let Some(own) = resolve::pybreaker(values).filter(|own| !reported.contains(own)) else { continue };
         let clashes = |other: &&(contract::Endpoint, Values)| {
             group(other) != group(member) && resolve::pybreaker(&other.1).as_ref() == Some(&own)
         };
@@ -92,7 +92,7 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
         let path = format!("upstreams.{upstream}.endpoints.{}", endpoint.name);
         let must_be = "one of its own, or have `group` put the endpoints that share it into one";
         problems.extend(namespace(&path, values, because, must_be));
-        told.push(own);
+        reported.push(own);
     }
     problems
 }

@@ -136,10 +136,10 @@ fn added_problems(path: &str, name: &str, values: &Values, description: &Descrip
         return;
     }
     let added = added(name, values);
-    let twin = description.endpoints.iter().find(|e| e.method == added.method && e.path == added.path);
-    if let Some(twin) = twin {
-        let because = format!("the policy describes it as {}", twin.name);
-        let must_be = format!("an operation of its own; override endpoints.{} instead", twin.name);
+    let equal = description.endpoints.iter().find(|e| e.method == added.method && e.path == added.path);
+    if let Some(equal) = equal {
+        let because = format!("the policy describes it as {}", equal.name);
+        let must_be = format!("an operation of its own; override endpoints.{} instead", equal.name);
         problems.push(Problem::conflict(path, operation(&added), because, must_be));
     }
 }

@@ -35,7 +35,7 @@ const MAX_CSV_BYTES: u64 = 32 << 20;
 
 /// An import that is ready to run: file checked, journal locked, keys loaded.
 pub(super) struct Work {
-    surroundings: Context,
+    context: Context,
     to: String,
     rows: Vec<Row>,
     batch_size: usize,
@@ -78,7 +78,7 @@ struct Create<'a> {
 
 impl Work {
     /// Reads the file and opens the journal.
-    pub(super) fn prepare(surroundings: Context, options: &Options) -> Result<Self, ImportError> {
+    pub(super) fn prepare(context: Context, options: &Options) -> Result<Self, ImportError> {
         let table = rows::parse(&read_csv(&options.file)?)?;
         let path = options.journal_path();
         let (journal, past) = JournalFile::open(&path)?;
@@ -97,14 +97,14 @@ impl Work {
         let batches = (0..table.rows.len().div_ceil(batch_size) as u32)
             .map(|number| {
                 past.batches.get(&number).copied().unwrap_or_else(|| {
-                    let id = uuid(&surroundings.entropy);
+                    let id = uuid(&context.entropy);
                     preamble.push(Entry::Batch { number, id });
                     id
                 })
             })
             .collect();
         Ok(Self {
-            surroundings,
+            context,
             to,
             rows: table.rows,
             batch_size,
@@ -201,16 +201,16 @@ impl Work {
     ) -> Result<(Subject, RequestOutcome), ImportError> {
         let what = job.what;
         self.journal.append(&[Entry::Sending { what, key: job.key }]).await?;
-        let mut asking = RetryState::new(self.surroundings.patience, job.maybe_sent);
+        let mut asking = RetryState::new(self.context.patience, job.maybe_sent);
         let outcome = loop {
             let headers = headers(job.key, asking.maybe_sent());
             let heard = match self.exchange(job.method.clone(), &job.path, headers, job.body.clone(), true).await {
                 Ok((status, headers, body)) => {
-                    response::read(job.number, status, &headers, &body, self.surroundings.clock.unix_ms())
+                    response::read(job.number, status, &headers, &body, self.context.clock.unix_ms())
                 }
                 Err(failure) => response::failed(failure),
             };
-            match asking.hear(heard, self.surroundings.entropy.next()) {
+            match asking.hear(heard, self.context.entropy.next()) {
                 Next::Settled(outcome) => break outcome,
                 Next::Again { after, why } => {
                     let _ = waiting.send(Waiting { what, after, why });
@@ -234,7 +234,7 @@ impl Work {
         let body = OutboundBody::Bytes(body);
         let request = Outbound { method, path_and_query: path.to_owned(), headers, body, guarded };
         let exchange = async {
-            let answer = self.surroundings.transport.send(request).await?;
+            let answer = self.context.transport.send(request).await?;
             let body = whole(answer.body).await.ok_or(Failure::new(FailureKind::Body, true))?;
             Ok((answer.status, answer.headers, body))
         };
@@ -281,7 +281,7 @@ impl Work {
     fn job(&self, what: Subject, start: Start, method: Method, path: String, body: Bytes, number: &'static str) -> Job {
         let (key, maybe_sent) = match start {
             Start::Again { key, maybe_sent } => (key, maybe_sent),
-            Start::Fresh | Start::Settled(_) => (uuid(&self.surroundings.entropy), false),
+            Start::Fresh | Start::Settled(_) => (uuid(&self.context.entropy), false),
         };
         Job { what, key, maybe_sent, method, path, body, number }
     }

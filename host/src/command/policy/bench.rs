@@ -47,14 +47,14 @@ pub fn run(component: &Path, decisions: u32) -> Result<String> {
     let bytes = bounded_file::read(component, COMPONENT_BYTES)
         .with_context(|| format!("{} cannot be read", component.display()))?;
     let engine = Engine::start()?;
-    let mut told = String::new();
+    let mut report = String::new();
     for (kind, reuse_instances) in [("a fresh instance each", false), ("reused instances", true)] {
         let loading = LoadOptions { reuse_instances, ..LoadOptions::default() };
         let policy =
             Policy::load(&engine, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))?;
-        told.push_str(&measured(kind, &policy, decisions)?.to_string());
+        report.push_str(&measured(kind, &policy, decisions)?.to_string());
     }
-    Ok(told)
+    Ok(report)
 }
 
 fn measured(kind: &'static str, policy: &Arc<Policy>, decisions: u32) -> Result<Times> {

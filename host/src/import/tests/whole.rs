@@ -12,7 +12,7 @@ use crate::{
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
-fn surroundings(way: &Way, seed: u64) -> Context {
+fn context(way: &Way, seed: u64) -> Context {
     Context {
         transport: Arc::new(way.clone()),
         entropy: Rng::seeded(seed),
@@ -34,7 +34,7 @@ fn file(rows: usize) -> (TempDir, Options) {
 async fn import(way: &Way, options: &Options, seed: u64) -> Result<Summary, ImportError> {
     // An aborted run stays locked until its last write has ended.
     for _ in 0..1_000 {
-        match run_in(surroundings(way, seed), options, &mut Silent).await {
+        match run_in(context(way, seed), options, &mut Silent).await {
             Err(ImportError::Locked(_)) => tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap(),
             other => return other,
         }
@@ -232,7 +232,7 @@ async fn what_is_refused_before_anything_is_sent() {
 
     let held = std::fs::File::create(options.journal_path()).unwrap();
     held.lock().unwrap();
-    let error = run_in(surroundings(&way, 1), &options, &mut Silent).await.unwrap_err();
+    let error = run_in(context(&way, 1), &options, &mut Silent).await.unwrap_err();
     assert!(matches!(error, ImportError::Locked(_)), "{error}");
     drop(held);
 
@@ -298,6 +298,6 @@ async fn the_caller_is_told_as_it_happens() {
     let way = Way::to(move |_| if std::mem::take(&mut first) { Mishap::Refused } else { Mishap::None });
     let (_folder, options) = file(1);
     let mut heard = Heard::default();
-    run_in(surroundings(&way, 1), &options, &mut heard).await.unwrap();
+    run_in(context(&way, 1), &options, &mut heard).await.unwrap();
     assert_eq!(heard.0, ["1 1 0", "Line(2) 1000 breaker-open", "2 created   id 1", "0 activated, 1 hospital"]);
 }
