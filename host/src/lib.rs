@@ -3,9 +3,6 @@
 pub mod admin;
 pub mod admission;
 mod authority;
-pub mod bounded_file;
-pub mod breaker;
-pub mod clock;
 pub mod config;
 pub mod decision_log;
 pub mod demo;
@@ -20,24 +17,20 @@ pub mod overload;
 pub mod pipeline;
 pub mod policy;
 pub mod preflight;
-pub mod rate_limit;
 pub mod registry;
-pub mod retry;
-pub mod rng;
 pub mod rollout;
-pub mod route;
-pub mod secret;
 pub mod server;
 pub mod settlement;
 pub mod state;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
-mod units;
 pub mod upstream;
 pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};
+pub use triage_bounded_file as bounded_file;
+pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.
 #[cfg(doctest)]

@@ -10,16 +10,13 @@ mod builtin;
 mod cache;
 pub mod compiler;
 mod component_info;
-pub mod contract;
 mod convert;
 mod cpu_budget;
 mod engine;
 mod epoch_ticker;
-mod failure_reason;
 pub mod golden_tests;
 mod guest_call;
 pub mod guest_language;
-pub mod hints;
 mod instances;
 mod load;
 mod nesting_limit;
@@ -28,6 +25,10 @@ pub mod scaffold;
 pub mod signature;
 mod wasi;
 
+pub use triage_core::{
+    contract::{self, hints},
+    digest::{Digest, NotADigest},
+};
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub(crate) use cache::{own_folder, private};
@@ -42,58 +43,10 @@ pub use nesting_limit::TooDeep;
 
 use contract::{Attempt, Description, Outcome, Verdict};
 use load::Component;
-use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
-
-/// A policy's identity: the SHA-256 of its component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// The digest of a component's bytes.
-    pub fn of(component: &[u8]) -> Self {
-        Self(Sha256::digest(component).into())
-    }
-
-    /// The first twelve hexadecimal digits, enough to tell generations apart in headers and logs.
-    pub fn short(&self) -> String {
-        use std::fmt::Write as _;
-        self.0.iter().take(6).fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    }
-}
 
 /// The largest component that is read: a Python policy has 18 MB.
 pub const COMPONENT_BYTES: u64 = 64 << 20;
-
-/// Not 64 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 digest has 64 hexadecimal digits")]
-pub struct NotADigest;
-
-impl std::str::FromStr for Digest {
-    type Err = NotADigest;
-
-    fn from_str(text: &str) -> Result<Self, NotADigest> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(NotADigest);
-        }
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            let digits = text.get(index * 2..index * 2 + 2).ok_or(NotADigest)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| NotADigest)?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// One loaded policy generation. Cheap to share; a request keeps the one it began with.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::{
     entry::{Arrived, Arriving, Ticket},
     fingerprint::{Fingerprint, Likeness, RecordId, RequestDigest, digest, short},
     intent::Intent,
-    record::{BeginRequest, FencingToken, KeyedSends, Leaving, RecordBegin, RecordStatus},
+    record::{BeginRequest, FencingToken, KeyedSends, Leaving, Postponed, RecordBegin, RecordStatus},
     stored_response::Stored,
 };
 use crate::clock::Timestamp;
@@ -312,17 +312,6 @@ pub struct Unsettled {
     pub endpoint: Option<(String, String)>,
     /// The time until a host verifies it by itself, zero while it is verified; none: no host does.
     pub verified_in: Option<Duration>,
-}
-
-/// What became of a verification that no host can make now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Postponed {
-    /// It is due again later.
-    Later,
-    /// The write is too old: no host verifies it any more. Told once.
-    GivenUp,
-    /// Another owner has the record, or it is settled: nothing was changed.
-    NotUnsettled,
 }
 
 /// What an administrator found out.

@@ -27,7 +27,7 @@ pub fn digest(guest_policies: &Path) -> Result<Digest, BuildError> {
         hash.update((content.len() as u64).to_le_bytes());
         hash.update(content);
     }
-    Ok(Digest(hash.finalize().into()))
+    Ok(Digest::from_bytes(hash.finalize().into()))
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), BuildError> {

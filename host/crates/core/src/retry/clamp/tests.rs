@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
-use crate::policy::contract::BreakerSignal;
+use crate::contract::BreakerSignal;
 use proptest::prelude::*;
 
 const SETTINGS: Settings =

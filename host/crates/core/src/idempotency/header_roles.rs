@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Credentials: upstreams tell callers apart by them. The default of `idempotency.tenant_header`.
-pub(crate) static CREDENTIALS: [HeaderName; 7] = [
+pub static CREDENTIALS: [HeaderName; 7] = [
     header::AUTHORIZATION,
     header::COOKIE,
     HeaderName::from_static("api-key"),
@@ -87,7 +87,7 @@ fn contains<const LENGTH: usize>(name: &str, part: &[u8; LENGTH]) -> bool {
 
 /// The fields by which requests without a key differ, and those with `own` names: the tenant's, and the upstream's own key. Values of
 /// one name stay in their order; the order of names does not count.
-pub(crate) fn telling_apart(headers: &HeaderMap, own: impl Fn(&HeaderName) -> bool) -> Vec<(HeaderName, HeaderValue)> {
+pub fn telling_apart(headers: &HeaderMap, own: impl Fn(&HeaderName) -> bool) -> Vec<(HeaderName, HeaderValue)> {
     let fields = headers.iter().filter(|(name, _)| tells_requests_apart(name) || own(name));
     let mut fields: Vec<_> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
     fields.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
@@ -97,7 +97,7 @@ pub(crate) fn telling_apart(headers: &HeaderMap, own: impl Fn(&HeaderName) -> bo
 /// Whether a verification carries this field of the write. An upstream may choose by any field which data a request sees, and a search
 /// of other data proves nothing. So a verification carries all of them but those of the body, of conditions, of the operation (an
 /// override of the method would make a write of a read), of the answer's form, of idempotency, and of the one message.
-pub(crate) fn is_carried_by_verification(name: &HeaderName) -> bool {
+pub fn is_carried_by_verification(name: &HeaderName) -> bool {
     let text = name.as_str();
     let is_left_out = text.starts_with("content-")
         || text.starts_with("triage-")

@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, ops::ControlFlow};
 
 /// The header that holds such a condition.
-pub(crate) const IF_NONE_EXIST: &str = "if-none-exist";
+pub const IF_NONE_EXIST: &str = "if-none-exist";
 
 /// The parameters of a condition, decoded, sorted and each once, joined by `&`. A condition may be a query, with or without a leading
 /// `?`, or a whole address; then the query behind the first `?` counts. Bytes that would change the parameters are percent-encoded

@@ -2,7 +2,7 @@
 //! byte is the version, the second one says which of them it is, so that neither passes for the other.
 
 use super::{Fingerprint, KeptRequest, Stored, StoredBody};
-use crate::policy::contract::Class;
+use crate::contract::Class;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 

@@ -7,17 +7,17 @@ const DURATIONS: [(&str, u64); 6] =
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Reads a duration such as `250ms`, `1.5s` or `24h`, exact to a microsecond.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     quantity(text, &DURATIONS).map(Duration::from_micros)
 }
 
 /// Reads seconds without a unit, decimals allowed.
-pub(crate) fn seconds(text: &str) -> Option<Duration> {
+pub fn seconds(text: &str) -> Option<Duration> {
     duration(&format!("{}s", text.trim()))
 }
 
 /// Reads a size such as `64KiB`.
-pub(crate) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     quantity(text, &SIZES)
 }
 
@@ -40,13 +40,13 @@ fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// Writes a duration in the greatest unit that holds it exactly, to a microsecond.
-pub(crate) fn write_duration(duration: Duration) -> String {
+pub fn write_duration(duration: Duration) -> String {
     let micros = crate::clock::micros(duration);
     if micros == 0 { "0s".to_owned() } else { write(micros, &DURATIONS) }
 }
 
 /// Writes a size in the greatest unit that holds it exactly.
-pub(crate) fn write_size(bytes: u64) -> String {
+pub fn write_size(bytes: u64) -> String {
     if bytes == 0 { "0B".to_owned() } else { write(bytes, &SIZES) }
 }
 

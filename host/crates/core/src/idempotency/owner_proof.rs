@@ -7,33 +7,33 @@ use ring::hmac::{self, HMAC_SHA256};
 use std::fmt;
 
 /// A proof's length in bytes: 128 bits, which no caller guesses.
-pub(crate) const PROOF_BYTES: usize = 16;
+pub const PROOF_BYTES: usize = 16;
 
 /// Makes and checks proofs.
-pub(crate) struct OwnerProofs(Vec<hmac::Key>);
+pub struct OwnerProofs(Vec<hmac::Key>);
 
 impl OwnerProofs {
     /// With the secrets that hosts share: the first one makes proofs, all of them check. Without any there are no proofs, and no caller
     /// reads a record: what every caller could compute would prove nothing.
-    pub(crate) fn shared(secrets: Vec<hmac::Key>) -> Self {
+    pub fn shared(secrets: Vec<hmac::Key>) -> Self {
         Self(secrets)
     }
 
     /// With a secret of this process, for records that end with it.
-    pub(crate) fn of_process(entropy: &Rng) -> Self {
+    pub fn of_process(entropy: &Rng) -> Self {
         let secret: Vec<u8> = (0..4).flat_map(|_| entropy.next().to_le_bytes()).collect();
         Self(vec![hmac::Key::new(HMAC_SHA256, &secret)])
     }
 
     /// The proof of the caller that is this tenant of this upstream; none without a secret. Give it only for a record of that tenant
     /// and upstream: the reader of a record is compared with nothing else.
-    pub(crate) fn of(&self, id: RecordId, tenant: &Tenant, upstream: &str) -> Option<[u8; PROOF_BYTES]> {
+    pub fn of(&self, id: RecordId, tenant: &Tenant, upstream: &str) -> Option<[u8; PROOF_BYTES]> {
         let code = hmac::sign(self.0.first()?, &message(id, tenant, upstream));
         code.as_ref().first_chunk().copied()
     }
 
     /// Whether the proof is this tenant's, of this upstream. Takes the same time wherever it differs.
-    pub(crate) fn holds(&self, id: RecordId, tenant: &Tenant, upstream: &str, proof: &[u8]) -> bool {
+    pub fn holds(&self, id: RecordId, tenant: &Tenant, upstream: &str, proof: &[u8]) -> bool {
         use subtle::ConstantTimeEq as _;
         let message = message(id, tenant, upstream);
         let is_made_with = |secret| bool::from(hmac::sign(secret, &message).as_ref()[..PROOF_BYTES].ct_eq(proof));
@@ -57,8 +57,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        idempotency::{Tenant, fingerprint::digest},
-        store::memory::records::tests::id,
+        idempotency::{RecordId, Tenant, fingerprint::digest},
+        rng::Rng,
     };
     use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -67,6 +67,10 @@ mod tests {
     fn tenant(token: &'static str) -> Tenant {
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static(token))]);
         Tenant::of(&headers, &[HeaderName::from_static("authorization")])
+    }
+
+    fn id(n: u64) -> RecordId {
+        RecordId::draw(&Rng::seeded(n))
     }
 
     fn secret(byte: u8) -> hmac::Key {

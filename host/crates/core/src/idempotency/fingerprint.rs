@@ -322,7 +322,7 @@ fn digit(character: u8) -> Result<u8, NotARecordId> {
 }
 
 /// The first digits name a value well enough in a log, and give nothing away of what was hashed.
-pub(super) fn short(name: &str, hash: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub fn short(name: &str, hash: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let start = hash.first_chunk().copied().map_or(0, u32::from_be_bytes);
     write!(f, "{name}({start:08x})")
 }
@@ -352,7 +352,7 @@ impl fmt::Debug for Tenant {
 }
 
 /// SHA-256 over a label and parts, each after its length.
-pub(super) fn digest(label: &str, parts: &[&[u8]]) -> [u8; 32] {
+pub fn digest(label: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
         hash.update((part.len() as u64).to_be_bytes());

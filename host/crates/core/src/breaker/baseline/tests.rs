@@ -3,7 +3,7 @@ use super::*;
 use crate::{
     breaker::{Admission, Breaker, Force, Settings, Transition, Trip},
     clock::Timestamp,
-    policy::contract::BreakerSignal,
+    contract::BreakerSignal,
 };
 use proptest::prelude::*;
 

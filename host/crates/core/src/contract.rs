@@ -1,6 +1,9 @@
 //! The policy contract in the host's own types: what `wit/types.wit` says, validated and free of wasmtime.
 
-pub use super::failure_reason::FailureReason;
+mod failure_reason;
+pub mod hints;
+
+pub use failure_reason::FailureReason;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, micros},
-    policy::contract::BreakerSignal,
+    contract::BreakerSignal,
 };
 use std::{fmt, time::Duration};
 
@@ -485,7 +485,7 @@ fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp
 }
 
 /// Scripts count in doubles, which hold 53 bits: chance is used as far as they do.
-pub(crate) const CHANCE_SHIFT: u32 = 11;
+pub const CHANCE_SHIFT: u32 = 11;
 
 /// Doubled with each failed probe up to the cap, then spread by +- half the jitter.
 fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {

@@ -2,7 +2,7 @@
 //!
 //! A key is released only with proof that the request has no effect. A released key lets the next request with it be sent.
 
-use crate::policy::contract::{Class, Effect};
+use crate::contract::{Class, Effect};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

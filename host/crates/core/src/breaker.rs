@@ -6,16 +6,16 @@ mod baseline;
 mod state;
 mod window;
 
-pub(crate) use state::CHANCE_SHIFT;
+pub use state::CHANCE_SHIFT;
 
 pub use state::{Admission, Breaker, BreakerState, BreakerStatus, Force, Ticket, Transition, Trip};
 pub use window::Counts;
 
-use crate::policy::contract::BreakerSignal;
+use crate::contract::BreakerSignal;
 use std::time::Duration;
 
 /// What a probe leaves of its lease: for clocks that do not run alike, and for the answer on its way.
-pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(1);
+pub const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
 /// Whether a probe may begin now: what is left of its lease covers a whole attempt and a margin, half of the room between the
 /// two at most. `looked_ago` is the time on this host's own clock since it *asked* for the look by which the lease began: a host

@@ -16,7 +16,6 @@ use super::{
     compact::Compact,
     fingerprint::{Fingerprint, KeyTag, Tenant},
     intent::Intent,
-    records::Postponed,
     stored_response::Stored,
 };
 use crate::{clock::Timestamp, rng::Rng};
@@ -81,7 +80,7 @@ impl StoreFacts {
 
 /// Records without an answer that a store may hold before it refuses those of requests without a key. They are kept for as long as
 /// those with keys, and a key that finds no room is refused.
-pub(crate) fn share_without_key(max_records: usize) -> usize {
+pub fn share_without_key(max_records: usize) -> usize {
     max_records.div_ceil(2)
 }
 
@@ -284,6 +283,17 @@ pub enum RecordStatus {
     },
     /// It was answered.
     Done(Arc<Stored>),
+}
+
+/// What became of a verification that no host can make now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Postponed {
+    /// It is due again later.
+    Later,
+    /// The write is too old: no host verifies it any more. Told once.
+    GivenUp,
+    /// Another owner has the record, or it is settled: nothing was changed.
+    NotUnsettled,
 }
 
 /// What to do with a record after a transition that may end it.
@@ -656,7 +666,7 @@ impl Record {
     }
 
     /// Drops the request, and leaves the names of its upstream and endpoint: no host verifies it by itself.
-    pub(crate) fn drop_request(&mut self) {
+    pub fn drop_request(&mut self) {
         self.due = None;
         if let Some(intent) = self.intent.as_mut().filter(|intent| intent.request.is_some()) {
             *intent = Arc::new(intent.without_request());

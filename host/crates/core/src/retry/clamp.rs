@@ -4,7 +4,7 @@ use super::{
     Settings,
     upstream_key::{KeyAnswer, KeyFacts},
 };
-use crate::policy::contract::{
+use crate::contract::{
     Class, Effect, Next, Probe, Purpose, Replacement, Verdict, is_elsewhere, leaves_unknown,
 };
 use std::time::Duration;

@@ -13,7 +13,7 @@ const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-r
 const MAX_SECONDS: u64 = u32::MAX as u64;
 
 /// All of them.
-pub(super) const HINT_HEADERS: [HeaderName; 5] =
+pub const HINT_HEADERS: [HeaderName; 5] =
     [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, X_SHOULD_RETRY, STRIPE_SHOULD_RETRY];
 
 /// The wait that the upstream asks for: `retry-after-ms` or `x-ms-retry-after-ms` where they can be read, since they are the more
