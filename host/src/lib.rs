@@ -15,7 +15,6 @@ pub mod idempotency;
 pub mod import;
 pub mod overload;
 pub mod pipeline;
-pub mod policy;
 pub mod preflight;
 pub mod registry;
 pub mod rollout;
@@ -30,6 +29,7 @@ pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};
 pub use triage_bounded_file as bounded_file;
+pub use triage_engine as policy;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.

@@ -1,7 +1,7 @@
 //! JavaScript by componentize-js and Python by componentize-py, which are installed once, each into a folder of its own.
 
 use super::BuildError;
-use crate::policy::guest_language::Language;
+use crate::guest_language::Language;
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_version_here_is_that_of_the_contract() {
-        let wit = include_str!("../../../wit/types.wit");
+        let wit = include_str!("../../../../wit/types.wit");
         assert_eq!(wit.lines().next(), Some(format!("package {PACKAGE}@{VERSION};").as_str()));
     }
 

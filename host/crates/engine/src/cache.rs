@@ -171,7 +171,7 @@ fn name(engine: &wasmtime::Engine, digest: &Digest) -> String {
 ///
 /// # Errors
 /// [`CacheError`] where it cannot be made, or is open to other users.
-pub(crate) fn own_folder(folder: &Path) -> Result<(), CacheError> {
+pub fn own_folder(folder: &Path) -> Result<(), CacheError> {
     let failed = |source| CacheError::File { path: folder.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let found = fs::symlink_metadata(folder).map_err(failed)?;
@@ -182,7 +182,7 @@ pub(crate) fn own_folder(folder: &Path) -> Result<(), CacheError> {
 }
 
 /// A file of this user alone, opened without following a link or waiting for a pipe's other end; none where there is none.
-pub(crate) fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
+pub fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
     let opened = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let file = match opened {
         Ok(file) => file,

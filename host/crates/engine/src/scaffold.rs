@@ -7,29 +7,29 @@ use std::{
 };
 
 /// The examples of `guest-policies/`, which the tests play: what is begun here is what works there.
-const RUST: &str = include_str!("../../../guest-policies/examples/rust/src/lib.rs");
-const JAVASCRIPT: &str = include_str!("../../../guest-policies/examples/javascript/policy.js");
-const PYTHON: &str = include_str!("../../../guest-policies/examples/python/policy.py");
-const PACKAGE_JSON: &str = include_str!("../../../guest-policies/examples/javascript/package.json");
-const PYPROJECT: &str = include_str!("../../../guest-policies/examples/python/pyproject.toml");
-const CASES: &str = include_str!("../../../guest-policies/examples/parcels.cases.csv");
+const RUST: &str = include_str!("../../../../guest-policies/examples/rust/src/lib.rs");
+const JAVASCRIPT: &str = include_str!("../../../../guest-policies/examples/javascript/policy.js");
+const PYTHON: &str = include_str!("../../../../guest-policies/examples/python/policy.py");
+const PACKAGE_JSON: &str = include_str!("../../../../guest-policies/examples/javascript/package.json");
+const PYPROJECT: &str = include_str!("../../../../guest-policies/examples/python/pyproject.toml");
+const CASES: &str = include_str!("../../../../guest-policies/examples/parcels.cases.csv");
 /// What they are called there.
 const EXAMPLE: &str = "parcels";
 
 const CONTRACT: [(&str, &str); 2] = [
-    ("wit/policy.wit", include_str!("../../../wit/policy.wit")),
-    ("wit/types.wit", include_str!("../../../wit/types.wit")),
+    ("wit/policy.wit", include_str!("../../../../wit/policy.wit")),
+    ("wit/types.wit", include_str!("../../../../wit/types.wit")),
 ];
 
 /// The SDK as this host knows it, beside the policy: the two never differ in their contract.
 const SDK: [(&str, &str); 5] = [
-    ("src/lib.rs", include_str!("../../../guest-policies/sdk/src/lib.rs")),
-    ("src/bindings.rs", include_str!("../../../guest-policies/sdk/src/bindings.rs")),
-    ("src/retry.rs", include_str!("../../../guest-policies/sdk/src/retry.rs")),
-    ("src/status.rs", include_str!("../../../guest-policies/sdk/src/status.rs")),
-    ("src/verdict.rs", include_str!("../../../guest-policies/sdk/src/verdict.rs")),
+    ("src/lib.rs", include_str!("../../../../guest-policies/sdk/src/lib.rs")),
+    ("src/bindings.rs", include_str!("../../../../guest-policies/sdk/src/bindings.rs")),
+    ("src/retry.rs", include_str!("../../../../guest-policies/sdk/src/retry.rs")),
+    ("src/status.rs", include_str!("../../../../guest-policies/sdk/src/status.rs")),
+    ("src/verdict.rs", include_str!("../../../../guest-policies/sdk/src/verdict.rs")),
 ];
-const SDK_MANIFEST: &str = include_str!("../../../guest-policies/sdk/Cargo.toml");
+const SDK_MANIFEST: &str = include_str!("../../../../guest-policies/sdk/Cargo.toml");
 
 /// Why no policy was begun.
 #[derive(Debug, thiserror::Error)]

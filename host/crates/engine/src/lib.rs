@@ -3,6 +3,9 @@
 //! A [`Policy`] is one loaded generation: compiled, linked and described. [`Policy::decide`] is a synchronous call of
 //! microseconds, capped at five milliseconds; what it returns is validated here and clamped by [`crate::retry`].
 
+use triage_bounded_file as bounded_file;
+use triage_core::{clock, route};
+
 mod bindings;
 
 pub mod build;
@@ -31,13 +34,13 @@ pub use triage_core::{
 };
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
-pub(crate) use cache::{own_folder, private};
+pub use cache::{own_folder, private};
 pub use compiler::{CompileError, Compiler};
 pub use component_info::{Contract, OtherContract, Tier, VERSION};
 pub use engine::{Engine, EngineError};
-pub(crate) use load::contained;
-#[cfg(test)]
-pub(crate) use load::panic_if_told;
+pub use load::contained;
+#[cfg(any(test, feature = "panic-injection"))]
+pub use load::panic_if_told;
 pub use load::{LoadError, LoadOptions};
 pub use nesting_limit::TooDeep;
 

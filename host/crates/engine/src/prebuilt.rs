@@ -1,9 +1,9 @@
 //! The policies that are built into the host, from `guest-policies/prebuilt/`.
 
 const EMBEDDED: [(&str, &[u8]); 3] = [
-    ("http-standard", include_bytes!("../../../guest-policies/prebuilt/http-standard.wasm")),
-    ("hospital-directory", include_bytes!("../../../guest-policies/prebuilt/hospital-directory.wasm")),
-    ("fhir", include_bytes!("../../../guest-policies/prebuilt/fhir.wasm")),
+    ("http-standard", include_bytes!("../../../../guest-policies/prebuilt/http-standard.wasm")),
+    ("hospital-directory", include_bytes!("../../../../guest-policies/prebuilt/hospital-directory.wasm")),
+    ("fhir", include_bytes!("../../../../guest-policies/prebuilt/fhir.wasm")),
 ];
 
 /// The component of an embedded policy.

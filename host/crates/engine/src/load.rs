@@ -142,7 +142,7 @@ impl std::fmt::Debug for Component {
 }
 
 /// Runs a load. What panics in a library over a hostile component refuses that component, and nothing else.
-pub(crate) fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
+pub fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(load)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
@@ -151,8 +151,8 @@ pub(crate) fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// Panics if a test has written into the file that this place of its load is to panic.
-#[cfg(test)]
-pub(crate) fn panic_if_told(place: &str, bytes: &[u8]) {
+#[cfg(any(test, feature = "panic-injection"))]
+pub fn panic_if_told(place: &str, bytes: &[u8]) {
     let told = format!("test-panic:{place};");
     assert!(!bytes.windows(told.len()).any(|part| part == told.as_bytes()), "{told}");
 }
@@ -174,7 +174,7 @@ impl Component {
         bytes: &[u8],
         loading: &LoadOptions,
     ) -> Result<(Self, Description), LoadError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "panic-injection"))]
         panic_if_told("load", bytes);
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });

@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
 wasmtime::component::bindgen!({
-    path: "../wit",
+    path: "../../../wit",
     world: "policy",
     ownership: Borrowing { duplicate_if_necessary: true },
 });
@@ -10,7 +10,7 @@ wasmtime::component::bindgen!({
 /// The same with calls that run on a stack of their own, for guests whose imports may wait.
 pub mod waiting {
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "../../../wit",
         world: "policy",
         ownership: Borrowing { duplicate_if_necessary: true },
         exports: { default: async },
