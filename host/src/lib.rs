@@ -7,8 +7,6 @@ pub mod config;
 pub mod decision_log;
 pub mod demo;
 pub mod emulator;
-pub mod error;
-mod flush_notice;
 #[doc(hidden)]
 pub mod fuzz_inputs;
 pub mod idempotency;
@@ -22,14 +20,16 @@ pub mod server;
 pub mod settlement;
 pub mod state;
 pub mod store;
-pub mod telemetry;
 pub mod tls;
-pub mod upstream;
 pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};
 pub use triage_bounded_file as bounded_file;
 pub use triage_engine as policy;
+pub(crate) use triage_upstream::flush_notice;
+pub use triage_upstream as upstream;
+pub use triage_problem as error;
+pub use triage_telemetry as telemetry;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.

@@ -13,6 +13,7 @@ mod decide;
 mod delivery;
 mod early_response;
 mod idempotency_key;
+mod leased_body;
 mod pending_report;
 pub(crate) mod prefer;
 mod prepare;

@@ -358,13 +358,13 @@ impl RequestContext {
         Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
-    /// Ends a write's body with the right to send it, where [`RecordGuard::while_held`] cannot do that: see [`upstream::leased_body`].
+    /// Ends a write's body with the right to send it, where [`RecordGuard::while_held`] cannot do that: see [`super::leased_body`].
     fn leased(&self, outbound: Outbound, guards: [Option<&RecordGuard>; 2]) -> Outbound {
         if !outbound.guarded || self.service.settings.connection.is_plain() {
             return outbound;
         }
         let leases = guards.into_iter().flatten().map(RecordGuard::lease).collect();
-        Outbound { body: upstream::leased(outbound.body, leases), ..outbound }
+        Outbound { body: super::leased_body::leased(outbound.body, leases), ..outbound }
     }
 
     async fn send(&self, outbound: Outbound, is_request: bool) -> AttemptResult {

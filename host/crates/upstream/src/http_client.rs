@@ -8,7 +8,7 @@ use super::{
     reqwest_client::{Negotiated, tls},
     resolve::{Resolver, SystemResolver},
 };
-use crate::{clock, policy::contract::Failure};
+use crate::{clock, contract::Failure};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;

@@ -18,14 +18,14 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Waits for a flush. Dropped without a call if there was none.
-pub(crate) trait Unflushed: Send {
+pub trait Unflushed: Send {
     /// The response has reached the kernel.
     fn flushed(self: Box<Self>);
 }
 
 /// The responses of a connection that were written and not flushed yet.
 #[derive(Clone, Default)]
-pub(crate) struct Handover {
+pub struct Handover {
     connection: Arc<Shared>,
     /// The HTTP/2 stream; none over HTTP/1.1.
     stream: Option<Arc<Stream>>,
@@ -67,25 +67,25 @@ impl Default for StreamState {
 
 impl Handover {
     /// A handover for the response on a new HTTP/2 stream of this connection.
-    pub(crate) fn stream(&self) -> Self {
+    pub fn stream(&self) -> Self {
         Self { connection: Arc::clone(&self.connection), stream: Some(Arc::default()) }
     }
 
     /// Announces that [`Self::written`] will be called, so that the stream reports the end of its response.
-    pub(crate) fn expects(&self) {
+    pub fn expects(&self) {
         if let Some(stream) = &self.stream {
             stream.is_expected.store(true, Relaxed);
         }
     }
 
     /// Whether [`Self::written`] was announced.
-    pub(crate) fn is_expected(&self) -> bool {
+    pub fn is_expected(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_expected.load(Relaxed))
     }
 
     /// The last byte of a response was polled: the next flush after its write confirms it. If the stream or the connection has ended, the
     /// notice is dropped.
-    pub(crate) fn written(&self, answer: Box<dyn Unflushed>) {
+    pub fn written(&self, answer: Box<dyn Unflushed>) {
         let Some(stream) = &self.stream else { return self.connection.written(answer) };
         let mut state = stream.state.lock();
         match &mut *state {
@@ -102,7 +102,7 @@ impl Handover {
     }
 
     /// All bytes of the stream's response are written.
-    pub(crate) fn stream_written(&self) {
+    pub fn stream_written(&self) {
         let Some(stream) = &self.stream else { return };
         let mut state = stream.state.lock();
         if let StreamState::Open(waiting) = &mut *state {
@@ -116,7 +116,7 @@ impl Handover {
     }
 
     /// The stream has ended: bytes not written by now never are.
-    pub(crate) fn stream_closed(&self) {
+    pub fn stream_closed(&self) {
         let Some(stream) = &self.stream else { return };
         let mut state = stream.state.lock();
         if let StreamState::Open(waiting) = &mut *state {
@@ -176,13 +176,13 @@ impl fmt::Debug for Handover {
 }
 
 /// A connection that reports flushes and its end to its [`Handover`].
-pub(crate) struct Confirming<S> {
+pub struct Confirming<S> {
     stream: S,
     handover: Handover,
 }
 
 impl<S> Confirming<S> {
-    pub(crate) fn new(stream: S, handover: Handover) -> Self {
+    pub fn new(stream: S, handover: Handover) -> Self {
         Self { stream, handover }
     }
 }

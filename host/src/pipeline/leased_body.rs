@@ -4,8 +4,10 @@
 //! makes that task reset the stream or close the connection, so that the upstream gets no complete request. Data already given to the
 //! connection stays sent, and a request without a body is sent as a whole.
 
-use super::{Body, BoxError, OutboundBody, full};
-use crate::idempotency::SendLease;
+use crate::{
+    idempotency::SendLease,
+    upstream::{Body, BoxError, OutboundBody, full},
+};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;

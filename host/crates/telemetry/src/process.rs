@@ -3,10 +3,10 @@
 use super::Cgroup;
 use std::fs;
 
-pub(crate) struct Process {
-    pub(crate) memory_bytes: Option<u64>,
-    pub(crate) cpu_seconds: f64,
-    pub(crate) open_files: Option<usize>,
+pub struct Process {
+    pub memory_bytes: Option<u64>,
+    pub cpu_seconds: f64,
+    pub open_files: Option<usize>,
 }
 
 /// Resident memory of this process in bytes; `None` without `/proc`.
@@ -23,7 +23,7 @@ pub fn memory_used(cgroup: Option<&Cgroup>) -> Option<u64> {
     resident.max(counted)
 }
 
-pub(crate) fn read() -> Process {
+pub fn read() -> Process {
     Process {
         memory_bytes: memory_bytes(),
         cpu_seconds: crate::clock::process_time().as_secs_f64(),

@@ -279,7 +279,7 @@ fn attributes(all: &[(&str, Value)]) -> Vec<Value> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::telemetry::Names;
+    use crate::Names;
     use futures_util::FutureExt as _;
     use std::sync::Arc;
 

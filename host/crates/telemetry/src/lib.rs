@@ -4,17 +4,21 @@
 //! worker's own [`EndpointCounters`], so that no two cores write to one cache line. Its timeline is stored once, when its
 //! [`RequestRecorder`] is dropped.
 
+use triage_core::{breaker, clock, contract, retry, rng};
+use triage_problem as error;
+use triage_upstream as upstream;
+
 mod cgroup;
 pub mod dashboard_sampler;
-pub(crate) mod endpoint_counters;
+pub mod endpoint_counters;
 mod events;
-pub(crate) mod histogram;
-pub(crate) mod metrics;
+pub mod histogram;
+pub mod metrics;
 mod otlp;
-pub(crate) mod process;
+pub mod process;
 mod request_recorder;
 mod request_timeline;
-pub(crate) mod task_spans;
+pub mod task_spans;
 pub mod trace_context;
 mod worker_telemetry;
 

@@ -1,8 +1,11 @@
 //! Every refusal as problem+json (RFC 9457), in one exhaustive table.
 
+use triage_core::{contract, idempotency, rate_limit};
+use triage_upstream as upstream;
+
 use crate::{
     idempotency::RecordId,
-    policy::contract::{Class, Failure, FailureReason},
+    contract::{Class, Failure, FailureReason},
     rate_limit::Quota,
     upstream,
 };
@@ -313,7 +316,7 @@ fn quota_text(quota: Option<&Quota>) -> String {
 impl Problem {
     /// The row of the table: status, type, title.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
-        use crate::policy::contract::FailureKind as Kind;
+        use crate::contract::FailureKind as Kind;
         match self {
             Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
@@ -426,7 +429,7 @@ impl Problem {
 
     /// [`Problem::into_response`] with the reason of the last attempt's failure, and a wait for a problem that has none itself. An unknown
     /// write names the reason too: the caller cannot act on it, but the operator who sees the response can.
-    pub(crate) fn response(self, last: Option<FailureReason>, wait: Option<Duration>) -> Response<upstream::Body> {
+    pub fn response(self, last: Option<FailureReason>, wait: Option<Duration>) -> Response<upstream::Body> {
         let (status, kind, title) = self.row();
         let mut body = json!({
             "type": format!("urn:triage:problem:{kind}"),

@@ -1,7 +1,7 @@
 //! The timeline of one request, which `triage explain` shows.
 
 use super::endpoint_counters::Names;
-use crate::{policy::contract::FailureReason, retry::ClampReason};
+use crate::{contract::FailureReason, retry::ClampReason};
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;

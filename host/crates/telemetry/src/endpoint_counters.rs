@@ -4,7 +4,7 @@ use super::histogram::{ANSWERS, DECISIONS, Histogram};
 use crate::{
     clock::micros,
     error::REASONS,
-    policy::contract::{Class, FailureKind},
+    contract::{Class, FailureKind},
     retry::ClampReason,
 };
 use parking_lot::Mutex;

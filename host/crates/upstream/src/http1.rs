@@ -13,7 +13,7 @@ use super::{
     resolve::{Marked, Resolver},
     url::{self, below},
 };
-use crate::policy::contract::{Failure, FailureKind};
+use crate::contract::{Failure, FailureKind};
 use connection::{Payload, Wire};
 use http::{
     HeaderValue, Request, Uri, Version,

@@ -110,7 +110,7 @@ impl Events {
     }
 
     /// Reports, at most once a minute, that a write without a key has no record. `max_records`: the limit of the store.
-    pub(crate) fn note_unrecorded(&self, subject: &str, max_records: usize) {
+    pub fn note_unrecorded(&self, subject: &str, max_records: usize) {
         self.note_seldom("write-unrecorded", subject, || {
             format!(
                 "no record is kept of a write without a key that ended unknown or lost its caller: unsettled records take \
@@ -121,7 +121,7 @@ impl Events {
     }
 
     /// Reports, at most once a minute, that an unknown write is recorded without its request.
-    pub(crate) fn note_unverified(&self, subject: &str) {
+    pub fn note_unverified(&self, subject: &str) {
         self.note_seldom("write-unverified", subject, || {
             "an unknown write is not verified in the background: there is no room for its request beside those that are kept; \
              its caller can repeat it with its key, or an operator settles it (triage records list)"

@@ -6,7 +6,7 @@ use super::{
     resolve::{Marked, Resolver},
     url::below,
 };
-use crate::policy::contract::Failure;
+use crate::contract::Failure;
 use http_body_util::BodyExt as _;
 use reqwest::{Client, Url, redirect};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
@@ -72,7 +72,7 @@ impl Negotiated {
 }
 
 /// TLS with rustls and ring. An `http` upstream needs no root certificates; loading the system's would take 30 ms at the start.
-pub(crate) fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
+pub fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &settings.ca_file {
         let unreadable = || TransportError::Authorities(path.clone());

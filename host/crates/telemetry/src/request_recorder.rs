@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{EFFECT_UNKNOWN, Problem},
-    policy::contract::{BreakerSignal, Class, Failure, Next, Verdict},
+    contract::{BreakerSignal, Class, Failure, Next, Verdict},
     retry::ClampReason,
 };
 use http::{HeaderValue, Method};

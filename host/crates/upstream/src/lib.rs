@@ -1,23 +1,24 @@
 //! HTTP clients for an upstream: HTTP/1.1 without TLS with hyper, TLS and HTTP/2 with reqwest.
 
-pub(crate) mod answer_head;
+use triage_core::{clock, contract};
+
+pub mod answer_head;
+pub mod flush_notice;
 mod classify;
 mod dns_refresh;
 pub mod headers;
 mod http1;
 mod http_client;
-mod leased_body;
 pub mod redirect;
 mod reqwest_client;
 mod resolve;
 mod url;
 
 pub use http_client::{HttpClient, TransportError};
-pub(crate) use leased_body::leased;
-pub(crate) use reqwest_client::tls;
+pub use reqwest_client::tls;
 pub use resolve::{Resolver, SystemResolver};
 
-use crate::policy::contract::Failure;
+use crate::contract::Failure;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
@@ -115,7 +116,7 @@ pub struct Settings {
 
 impl Settings {
     /// Whether this is HTTP/1.1 without TLS. The request that uses such a connection also drives it.
-    pub(crate) fn is_plain(&self) -> bool {
+    pub fn is_plain(&self) -> bool {
         self.base_url.scheme() == Some(&http::uri::Scheme::HTTP) && !self.http2_prior_knowledge
     }
 

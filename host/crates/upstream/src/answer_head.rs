@@ -1,7 +1,7 @@
 //! Validates the head of a response before it is forwarded.
 
 use super::headers;
-use crate::policy::contract::FailureReason;
+use crate::contract::FailureReason;
 use http::{HeaderMap, StatusCode};
 
 /// HTTP defines five classes of statuses (RFC 9110 section 15). Callers interpret a higher status in different ways.
@@ -11,7 +11,7 @@ const MAX_STATUS: u16 = 599;
 ///
 /// # Errors
 /// Why the head is invalid. The upstream may still have processed the request.
-pub(crate) fn check(status: StatusCode, headers: &mut HeaderMap, max_fields: usize) -> Result<(), FailureReason> {
+pub fn check(status: StatusCode, headers: &mut HeaderMap, max_fields: usize) -> Result<(), FailureReason> {
     if status.is_informational() {
         return Err(FailureReason::Upgrade);
     }

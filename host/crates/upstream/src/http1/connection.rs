@@ -1,7 +1,7 @@
 //! One connection, and the response body that streams over it.
 
 use super::Idle;
-use crate::upstream::{Body, BoxError};
+use crate::{Body, BoxError};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};

@@ -49,13 +49,13 @@ pub struct Caller {
 
 impl Caller {
     /// Reports whether data written to the connection has reached the kernel; none for a caller that takes responses in memory.
-    pub(crate) fn handover(&self) -> Option<Handover> {
+    pub fn handover(&self) -> Option<Handover> {
         self.handover.clone()
     }
 
     /// The same caller with a connection that reports what has reached the kernel.
     #[must_use]
-    pub(crate) fn told_by(self, handover: Handover) -> Self {
+    pub fn told_by(self, handover: Handover) -> Self {
         Self { handover: Some(handover), ..self }
     }
 

@@ -1,7 +1,7 @@
 //! Classifies a client error: the kind of failure, and whether the request may have been sent.
 
 use super::resolve::Unresolved;
-use crate::policy::contract::{Failure, FailureKind, FailureReason};
+use crate::contract::{Failure, FailureKind, FailureReason};
 use rustls::CertificateError;
 use std::{error::Error, io};
 
