@@ -9,7 +9,6 @@ pub mod demo;
 pub mod emulator;
 #[doc(hidden)]
 pub mod fuzz_inputs;
-pub mod idempotency;
 pub mod import;
 pub mod overload;
 pub mod pipeline;
@@ -18,8 +17,6 @@ pub mod registry;
 pub mod rollout;
 pub mod server;
 pub mod settlement;
-pub mod state;
-pub mod store;
 pub mod tls;
 pub mod upstream_runtime;
 
@@ -30,6 +27,8 @@ pub(crate) use triage_upstream::flush_notice;
 pub use triage_upstream as upstream;
 pub use triage_problem as error;
 pub use triage_telemetry as telemetry;
+pub use triage_state as state;
+pub use triage_state::idempotency;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::{
         secret::{Secret, TokenSource},
-        store::memory::records::tests::id,
+        state::fixtures::id,
     };
 
     #[test]

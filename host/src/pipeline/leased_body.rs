@@ -90,10 +90,8 @@ mod tests {
     use crate::{
         clock::Clock,
         idempotency::{BeginRequest, RecordGuard, Records},
-        store::memory::records::{
-            Limits, MemoryRecords,
-            tests::{id, opening},
-        },
+        state::fixtures::{id, opening},
+        store::memory::records::{Limits, MemoryRecords},
     };
     use http_body::Body as _;
     use std::sync::Arc;

@@ -368,12 +368,12 @@ mod tests {
     }
 
     /// A receiver that fails for some records and hangs for others.
-    #[derive(Debug, Default)]
+    #[derive(Debug, Clone, Default)]
     struct Receiver {
-        taken: parking_lot::Mutex<Vec<String>>,
+        taken: std::sync::Arc<parking_lot::Mutex<Vec<String>>>,
     }
 
-    impl Transport for std::sync::Arc<Receiver> {
+    impl Transport for Receiver {
         fn send(&self, request: Outbound) -> futures_util::future::BoxFuture<'_, Result<Inbound, Failure>> {
             Box::pin(async move {
                 let OutboundBody::Bytes(body) = request.body else { panic!("a body of one piece") };
@@ -390,12 +390,12 @@ mod tests {
         }
     }
 
-    fn receiver_and_notifier() -> (std::sync::Arc<Receiver>, Notifier) {
+    fn receiver_and_notifier() -> (Receiver, Notifier) {
         let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
         let target = Target { url: Uri::from_static("http://ops.example/hook"), key };
-        let receiver = std::sync::Arc::new(Receiver::default());
+        let receiver = Receiver::default();
         let mut notifier = Notifier::new(&target, Clock::anchored(5)).expect("the target is fine");
-        notifier.client = Box::new(std::sync::Arc::clone(&receiver));
+        notifier.client = Box::new(receiver.clone());
         (receiver, notifier)
     }
 

@@ -1,14 +1,13 @@
 //! Every refusal as problem+json (RFC 9457), in one exhaustive table.
 
-use triage_core::{contract, idempotency, rate_limit};
-use triage_upstream as upstream;
 
-use crate::{
-    idempotency::RecordId,
+use triage_core::{
+    clock,
     contract::{Class, Failure, FailureReason},
+    idempotency::RecordId,
     rate_limit::Quota,
-    upstream,
 };
+use triage_upstream as upstream;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -308,7 +307,7 @@ fn reason_text(failure: Failure) -> String {
 
 fn quota_text(quota: Option<&Quota>) -> String {
     match quota {
-        Some(quota) => format!("{} requests per {} ms", quota.requests, crate::clock::millis(quota.period)),
+        Some(quota) => format!("{} requests per {} ms", quota.requests, clock::millis(quota.period)),
         None => "nothing while the upstream wants fewer requests".to_owned(),
     }
 }
@@ -316,7 +315,7 @@ fn quota_text(quota: Option<&Quota>) -> String {
 impl Problem {
     /// The row of the table: status, type, title.
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
-        use crate::contract::FailureKind as Kind;
+        use triage_core::contract::FailureKind as Kind;
         match self {
             Self::NoUpstream => (StatusCode::NOT_FOUND, "no-upstream", "no such upstream"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no-endpoint", "no such endpoint"),
@@ -449,7 +448,7 @@ impl Problem {
         }
         let wait = self.retry_after().or(wait);
         if let Some(wait) = wait {
-            body["retry_after_ms"] = crate::clock::millis(wait).into();
+            body["retry_after_ms"] = clock::millis(wait).into();
         }
         let mut response = Response::new(upstream::full(Bytes::from(body.to_string())));
         *response.status_mut() = status;

@@ -1,0 +1,723 @@
+//! Idempotency records, claims and fingerprint locks in Redis, shared by a fleet.
+//!
+//! Each operation is one script, which implements the pure transitions of [`crate::idempotency::record`] in Lua; tests play the same
+//! histories on both. Responses are encrypted before they leave this process.
+
+use super::{Keys, LinkError, Lost, RedisConnection, Value};
+use crate::{
+    clock::Clock,
+    idempotency::{
+        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint,
+        FingerprintLock, Intent, KeptRequest, Leaving, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed,
+        Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled, codec,
+        record::{HostId, Record, RecordBegin, RecordRetention, RecordStatus},
+        records::{Reply, at_hand},
+    },
+    rng::Rng,
+    memory::records::fingerprint_locks::{LockToken as PlaceHere, Turns},
+    telemetry::Events,
+};
+use answered_requests::{Ending, Endings};
+pub use encryption::{KeyError, SealError, Sealer};
+use fingerprint_lock::QueueTicket;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
+use heartbeat::Heartbeat;
+use local_copy::LocalCopy;
+use scripts::{Asked, Circumstances, PARTS, ScriptCall, ScriptReply};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+mod answered_requests;
+mod encryption;
+mod fingerprint_lock;
+mod heartbeat;
+mod incarnation;
+mod local_copy;
+mod restore;
+mod scripts;
+mod unanswered;
+
+/// Time limit of a script call, unless `state.timeout` is longer: a write, unlike a read, cannot go on without the reply.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Waits between retries of a background call.
+const RETRY_INTERVAL: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
+
+/// Waits between retries of a call that a caller waits for.
+const FINISH_AGAIN: [Duration; 1] = [Duration::from_millis(20)];
+
+/// Requests of one host that hold a fingerprint lock or wait for one: as many as a host has connections.
+const TURNS: usize = 10_000;
+
+/// Losses of data during one operation before it fails as unavailable.
+const LOSSES: usize = 5;
+
+/// Records read concurrently when all unsettled ones are listed.
+const LOOKS: usize = 64;
+
+/// First byte of a stored value that is not encrypted.
+const UNSEALED: u8 = 0;
+
+/// [`Records`] in Redis, shared by a fleet.
+pub struct RedisRecords(Arc<Inner>);
+
+pub(super) struct Inner {
+    link: RedisConnection,
+    clock: Clock,
+    entropy: Rng,
+    sealer: Sealer,
+    cap: usize,
+    here: Arc<Turns>,
+    heartbeat: Heartbeat,
+    ledger: LocalCopy,
+    endings: Endings,
+    events: Arc<Events>,
+    /// Script calls in the background.
+    behind: TaskTracker,
+    /// Whether a request that cannot be decrypted was logged.
+    told_unreadable: AtomicBool,
+}
+
+/// Why a stored response or request cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum KeptError {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Codec(#[from] codec::Unreadable),
+}
+
+impl RedisRecords {
+    /// Records over `link`, at most `max_records`; each of sixteen parts holds an equal share.
+    ///
+    /// `events`: notified of records that the server had no room for.
+    pub fn new(
+        link: RedisConnection,
+        clock: Clock,
+        entropy: Rng,
+        sealer: Sealer,
+        max_records: usize,
+        events: Arc<Events>,
+    ) -> Self {
+        let cap = max_records.div_ceil(PARTS.into());
+        let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
+        let told_unreadable = AtomicBool::new(false);
+        let heartbeat = Heartbeat::new(HostId(entropy.next()));
+        let ledger = LocalCopy::new(clock);
+        let inner = Arc::new(Inner {
+            link,
+            clock,
+            entropy,
+            sealer,
+            cap,
+            here,
+            heartbeat,
+            ledger,
+            endings: Endings::default(),
+            events,
+            behind,
+            told_unreadable,
+        });
+        inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
+        inner.link.beside(restore::watch(Arc::downgrade(&inner)));
+        inner.link.beside(answered_requests::tell(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+}
+
+impl Inner {
+    fn keys(&self) -> &Keys {
+        self.link.keys()
+    }
+
+    fn patience(&self) -> Duration {
+        REPLY_TIMEOUT.max(self.link.timeout())
+    }
+
+    async fn run(&self, step: &ScriptCall) -> Result<Value, RecordError> {
+        let ran = self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await;
+        ran.map_err(unavailable)
+    }
+
+    /// Runs an idempotent script, and retries it on errors.
+    async fn insist(&self, step: &ScriptCall, again: &[Duration]) -> Result<Value, RecordError> {
+        let mut again = again.iter();
+        loop {
+            let error = match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let in_vain = matches!(error, LinkError::Nonsense { .. });
+            match again.next().filter(|_| !in_vain) {
+                Some(wait) => sleep(*wait).await,
+                None => return Err(unavailable(error)),
+            }
+        }
+    }
+
+    /// Runs a script in the background, with retries.
+    fn afterwards(self: &Arc<Self>, step: ScriptCall) {
+        self.leaving(step, None);
+    }
+
+    /// The same for a script that leaves an unknown write. `intent`: the request, named if the server has no room for it.
+    fn leaving(self: &Arc<Self>, step: ScriptCall, intent: Option<Arc<Intent>>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let inner = Arc::clone(self);
+        let work = async move {
+            match inner.insist(&step, &RETRY_INTERVAL).await {
+                Ok(value) => inner.note_unkept(&value, &intent.map(|intent| intent.subject()).unwrap_or_default()),
+                Err(error) => {
+                    tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
+                }
+            }
+        };
+        runtime.spawn(self.behind.track_future(work.in_current_span()));
+    }
+
+    /// Reports a write that the server had no room for. Another owner's record (`lost`, `there`) is no error.
+    fn note_unkept(&self, value: &Value, subject: &str) {
+        let Some(answer) = ScriptReply::of(value) else { return };
+        if answer.word == "full" {
+            let max = self.cap * usize::from(PARTS);
+            self.events.note_unrecorded(subject, max);
+        } else if answer.names_only() {
+            self.events.note_unverified(subject);
+        }
+    }
+
+    fn kept(&self, id: RecordId, bytes: &[u8]) -> Result<Stored, RecordError> {
+        let kept = match bytes.split_first() {
+            // Without encryption any writer to Redis could have forged it, so only the fact of a response is accepted.
+            Some((&UNSEALED, plain)) => codec::decode(plain).map_err(KeptError::from).and_then(|stored| match stored {
+                Stored::TooLarge { .. } => Ok(stored),
+                Stored::Answer(_) => Err(KeptError::Seal(SealError::Broken)),
+            }),
+            _ => self.sealer.open(id, bytes).map_err(KeptError::from).and_then(|plain| Ok(codec::decode(&plain)?)),
+        };
+        kept.map_err(|error| {
+            tracing::error!(%error, ?id, "an answer that was kept cannot be given again");
+            RecordError::Unavailable { source: Box::new(error), maybe_done: false }
+        })
+    }
+
+    /// Encodes a response for Redis: encrypted, or without a key only its status.
+    fn seal(&self, id: RecordId, stored: &Stored) -> Result<Vec<u8>, RecordError> {
+        if !self.sealer.has_key() {
+            let status = codec::encode(&Stored::TooLarge { status: stored.status() });
+            return Ok([vec![UNSEALED], status].concat());
+        }
+        let sealed = self.sealer.seal(id, &codec::encode(stored));
+        sealed.map_err(|error| RecordError::Unavailable { source: Box::new(error), maybe_done: false })
+    }
+
+    /// Encodes a write's request for Redis: upstream and endpoint, and the encrypted request. Without a key the request is not kept.
+    fn asked(&self, id: RecordId, intent: &Intent) -> Asked {
+        let seal = |request: &KeptRequest| self.sealer.seal(id, &codec::encode_request(request)).ok();
+        let request = intent.request.as_ref().filter(|_| self.sealer.has_key()).and_then(seal);
+        Asked { name: intent.subject(), request }
+    }
+
+    /// Decodes a write's request from Redis. If it cannot be decrypted, only the names: the caller or an operator settles the write.
+    fn intent(&self, id: RecordId, name: &str, sealed: &[u8]) -> Option<Intent> {
+        let (upstream, endpoint) = name_of(name)?;
+        let opened = self.sealer.open(id, sealed).map_err(KeptError::from);
+        let request = match opened.and_then(|plain| Ok(codec::decode_request(&plain)?)) {
+            Ok(request) => Some(request),
+            Err(error) => {
+                if !self.told_unreadable.swap(true, Relaxed) {
+                    tracing::error!(%error, ?id, "the request of an unknown write cannot be read; it is not verified in the background");
+                }
+                None
+            }
+        };
+        Some(Intent { upstream, endpoint, request })
+    }
+
+    async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
+        let value = self.run(&scripts::take(self.keys(), id, lease, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("take"))?;
+        match (answer.word, answer.bytes(), answer.text(1)) {
+            ("later", ..) => Ok(None),
+            ("taken", Some(sealed), Some(name)) => Ok(self.intent(id, name, sealed).map(Arc::new)),
+            _ => Err(nonsense("take")),
+        }
+    }
+
+    async fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Result<Postponed, RecordError> {
+        let value = self.run(&scripts::postpone(self.keys(), id, wait, longest_age, self.lost_ago())).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
+            Some("later") => Ok(Postponed::Later),
+            Some("given-up") => Ok(Postponed::GivenUp),
+            Some("not-unsettled") => Ok(Postponed::NotUnsettled),
+            _ => Err(nonsense("postpone")),
+        }
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<RecordId>, RecordError> {
+        let lists = join_all((0..PARTS).map(|part| async move {
+            let value = self.run(&scripts::due(self.keys(), part, limit)).await?;
+            let items = super::reply::list(&value).ok_or_else(|| nonsense("due"))?;
+            items.iter().map(record_id).collect::<Option<Vec<_>>>().ok_or_else(|| nonsense("due"))
+        }));
+        let lists: Vec<Vec<RecordId>> = lists.await.into_iter().collect::<Result<_, _>>()?;
+        // The longest due of each part first, so that no part starves.
+        let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+        let by_age = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place).copied()));
+        Ok(by_age.take(limit).collect())
+    }
+
+    async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
+        let value = self.run(&scripts::look(self.keys(), id, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look"))?;
+        Ok(answer.duration().map(|sent_ago| Unsettled {
+            id,
+            sent_ago,
+            endpoint: answer.text(1).and_then(name_of),
+            verified_in: answer.duration_at(2),
+        }))
+    }
+
+    /// The circumstances for a new record, and the last loss that they account for.
+    async fn circumstances(&self) -> Result<(Circumstances, Option<Lost>), RecordError> {
+        let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+        self.restored().await;
+        let lost = self.link.lost_data();
+        let about = Circumstances {
+            cap: self.cap,
+            lost_ago: lost.map(|lost| self.clock.now().since(lost.at)),
+            host: self.heartbeat.host,
+            one_node: !self.link.is_cluster(),
+            era,
+        };
+        Ok((about, lost))
+    }
+
+    async fn begin(self: Arc<Self>, id: RecordId, opening: BeginRequest) -> Result<StoreBegin, RecordError> {
+        for _ in 0..LOSSES {
+            let (about, lost) = self.circumstances().await?;
+            let asked = Instant::now();
+            // Created before the call, so that its drop leaves the queue even if the reply is lost.
+            let place =
+                (opening.turn && about.one_node).then(|| QueueTicket::new(&self, opening.fingerprint, opening.fence));
+            let value = match self.run(&scripts::begin(self.keys(), id, &opening, &about)).await {
+                Ok(value) => value,
+                Err(error) => {
+                    // Nothing was sent, so there is no place to give up.
+                    if let Some(place) = place.filter(|_| !error.may_be_done()) {
+                        place.was_not_taken();
+                    }
+                    return Err(error);
+                }
+            };
+            let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("begin"))?;
+            let sent_ago = answer.duration();
+            let begin = match (answer.word, sent_ago) {
+                ("strange", _) => {
+                    if let Some(place) = place {
+                        place.was_not_taken();
+                    }
+                    self.recognise().await?;
+                    continue;
+                }
+                ("new", _) => RecordBegin::New,
+                ("reconcile", Some(sent_ago)) => RecordBegin::Reconcile { sent_ago, doubtful: answer.doubtful() },
+                ("busy", Some(retry_after)) => RecordBegin::InFlight { retry_after },
+                ("mismatch", _) => RecordBegin::Mismatch,
+                ("replay", _) => {
+                    let sealed = answer.bytes().ok_or_else(|| nonsense("begin"))?;
+                    RecordBegin::Replay(Arc::new(self.kept(id, sealed)?))
+                }
+                ("full", _) => {
+                    return Err(RecordError::Full { what: "idempotency records", max: self.cap * usize::from(PARTS) });
+                }
+                _ => return Err(nonsense("begin")),
+            };
+            if matches!(begin, RecordBegin::New) && self.link.lost_data() != lost {
+                // The record was new to a server that had lost data, of which this host learned only after the call: begin again.
+                let leave = scripts::leave(self.keys(), id, opening.fence, &Leaving::at_once(None), None);
+                self.run(&leave).await.map_err(still_begun)?;
+                continue;
+            }
+            let turn = match place {
+                Some(place) if answer.turn() => {
+                    place.heard(asked);
+                    Some(place.hold(None))
+                }
+                Some(place) => {
+                    place.was_not_taken();
+                    None
+                }
+                None => None,
+            };
+            let goes_on = matches!(begin, RecordBegin::New | RecordBegin::Reconcile { .. });
+            let host = if goes_on { self.heartbeat.begun(&self, id, asked) } else { None };
+            if goes_on {
+                let opening = BeginRequest { host: Some(self.heartbeat.host), ..opening };
+                self.ledger.begun(id, &opening, &begin, self.clock.timestamp(asked));
+            }
+            return Ok(StoreBegin { begin, keyed_sends: answer.keyed_sends(), turn, host });
+        }
+        Err(unavailable(LinkError::Down))
+    }
+
+    async fn own(&self, step: ScriptCall) -> Result<(), RecordError> {
+        done(step.script.name(), &self.run(&step).await?)
+    }
+
+    async fn sent(
+        self: Arc<Self>,
+        id: RecordId,
+        fence: FencingToken,
+        intent: Option<Arc<Intent>>,
+    ) -> Result<(), RecordError> {
+        let mut asked = Instant::now();
+        let written = intent.as_ref().map(|intent| self.asked(id, intent));
+        let step = scripts::sent(self.keys(), id, fence, written, self.heartbeat.host);
+        match self.own(step.clone()).await {
+            Err(RecordError::Lost) if self.give_back_own(id).await? => {
+                asked = Instant::now();
+                self.own(step).await?;
+            }
+            marked => marked?,
+        }
+        self.ledger.change(id, |record, now| record.sent(fence, intent, now).map(|()| RecordRetention::Keep));
+        self.heartbeat.renewed(&self, id, asked);
+        Ok(())
+    }
+
+    fn lost_ago(&self) -> Option<Duration> {
+        self.link.lost_data().map(|lost| self.clock.now().since(lost.at))
+    }
+
+    async fn finish(self: Arc<Self>, id: RecordId, fence: FencingToken, stored: Stored) -> Result<(), RecordError> {
+        // Also if the call fails: after a loss this host restores the record from its copy.
+        self.ledger.finished(id, fence, stored.clone());
+        let step = scripts::finish(self.keys(), id, fence, self.seal(id, &stored)?);
+        match self.insist(&step, &FINISH_AGAIN).await {
+            Ok(value) => match done("finish", &value) {
+                Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
+                finished => finished,
+            },
+            // Redis may have room for the status where it has none for the response.
+            Err(error) if matches!(stored, Stored::Answer(_)) => {
+                tracing::warn!(%error, "an answer could not be kept; its status is tried");
+                let status = Stored::TooLarge { status: stored.status() };
+                self.own(scripts::finish(self.keys(), id, fence, self.seal(id, &status)?)).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a script that is fenced by the era (not on a Cluster), after the time in which hosts restore lost data.
+    async fn in_this_era(
+        &self,
+        again: &[Duration],
+        step: impl Fn(scripts::InEra<'_>) -> ScriptCall,
+    ) -> Result<Value, RecordError> {
+        for _ in 0..LOSSES {
+            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+            self.restored().await;
+            let value = self.insist(&step(self.in_era(&era)), again).await?;
+            match ScriptReply::of(&value).map(|answer| answer.word) {
+                Some("strange") => self.recognise().await?,
+                _ => return Ok(value),
+            }
+        }
+        Err(unavailable(LinkError::Down))
+    }
+
+    async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
+        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, Some(keep), era);
+        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
+            Some("ours") => {
+                self.ledger.claimed(name, owner, keep);
+                Ok(Claim::Ours)
+            }
+            Some("taken") => Ok(Claim::Taken),
+            _ => Err(nonsense("claim")),
+        }
+    }
+
+    async fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Result<Claimant, RecordError> {
+        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, None, era);
+        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
+            Some("ours") => Ok(Claimant::Asker),
+            Some("taken") => Ok(Claimant::Other),
+            Some("free") => Ok(Claimant::Nobody),
+            _ => Err(nonsense("claim")),
+        }
+    }
+
+    async fn turn(self: Arc<Self>, fingerprint: Fingerprint, here: PlaceHere) -> Result<FingerprintLock, RecordError> {
+        let here = match here {
+            PlaceHere::First(guard) => guard,
+            PlaceHere::Queued(waiting) => waiting.wait().await?,
+        };
+        let place = QueueTicket::new(&self, fingerprint, FencingToken::draw(&self.entropy));
+        Ok(place.wait().await?.hold(Some(here)))
+    }
+
+    async fn unsettled(&self, limit: usize) -> Result<Vec<Unsettled>, RecordError> {
+        let lists = join_all((0..PARTS).map(|part| async move {
+            let value = self.run(&scripts::open(self.keys(), part, limit)).await?;
+            ids(&value).ok_or_else(|| nonsense("open"))
+        }));
+        let mut open = Vec::new();
+        for list in lists.await {
+            open.extend(list?);
+        }
+        open.sort_unstable_by(|(left, id), (right, other)| left.total_cmp(right).then(id.cmp(other)));
+        let mut found = Vec::new();
+        for chunk in open.chunks(LOOKS) {
+            let looks = chunk.iter().map(|(_, id)| self.unsettled_one(*id));
+            for look in join_all(looks).await {
+                found.extend(look?);
+            }
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn status(&self, id: RecordId) -> Result<Option<RecordStatus>, RecordError> {
+        let value = self.run(&scripts::status(self.keys(), id, self.lost_ago())).await?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("status"))?;
+        Ok(Some(match (answer.word, answer.duration()) {
+            ("none", _) => return Ok(None),
+            ("under-way", Some(for_now)) => RecordStatus::UnderWay { for_now, is_sent: answer.text(1) == Some("1") },
+            ("unknown", Some(sent_ago)) => RecordStatus::Unknown { sent_ago },
+            ("done", _) => {
+                let sealed = answer.bytes().ok_or_else(|| nonsense("status"))?;
+                RecordStatus::Done(Arc::new(self.kept(id, sealed)?))
+            }
+            _ => return Err(nonsense("status")),
+        }))
+    }
+
+    async fn resolve(&self, id: RecordId, resolution: Resolution) -> Result<Resolved, RecordError> {
+        let sealed = match &resolution {
+            Resolution::Applied(stored) => Some(self.seal(id, stored)?),
+            Resolution::NotApplied => None,
+        };
+        let value = self.run(&scripts::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
+        match ScriptReply::of(&value).map(|answer| answer.word) {
+            Some("done") => {
+                self.ledger.forget(id);
+                Ok(Resolved::Done)
+            }
+            Some("not-unsettled") => Ok(Resolved::NotUnsettled),
+            _ => Err(nonsense("resolve")),
+        }
+    }
+}
+
+fn done(script: &'static str, value: &Value) -> Result<(), RecordError> {
+    match ScriptReply::of(value).map(|answer| answer.word) {
+        Some("done") => Ok(()),
+        Some("lost") => Err(RecordError::Lost),
+        _ => Err(nonsense(script)),
+    }
+}
+
+fn nonsense(script: &'static str) -> RecordError {
+    unavailable(LinkError::Nonsense { script })
+}
+
+/// The error of a call that should have removed a record that was just begun.
+fn still_begun(error: RecordError) -> RecordError {
+    match error {
+        RecordError::Unavailable { source, .. } => RecordError::Unavailable { source, maybe_done: true },
+        other => other,
+    }
+}
+
+fn unavailable(error: LinkError) -> RecordError {
+    let maybe_done = error.may_be_done();
+    RecordError::Unavailable { source: Box::new(error), maybe_done }
+}
+
+/// Bytes of the names of upstream and endpoint together: the configuration allows 64 each, a policy's endpoint may be longer.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Splits a record's name into upstream and endpoint.
+fn name_of(name: &str) -> Option<(String, String)> {
+    let (upstream, endpoint) = name.split_once('/').filter(|_| name.len() <= MAX_NAME_BYTES)?;
+    Some((upstream.to_owned(), endpoint.to_owned()))
+}
+
+/// Decodes bytes as a stored response and as a stored request, for fuzzing.
+pub fn read_kept(bytes: &[u8]) {
+    let _ = codec::decode(bytes);
+    let _ = codec::decode_request(bytes);
+}
+
+fn record_id(value: &Value) -> Option<RecordId> {
+    Some(RecordId::from_bytes(super::reply::bytes(value)?.try_into().ok()?))
+}
+
+/// Ids and scores of an index.
+fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
+    let items = super::reply::list(value)?;
+    let pair = |pair: &[Value]| {
+        let [id, expires] = pair else { return None };
+        Some((super::reply::text(expires)?.parse().ok()?, record_id(id)?))
+    };
+    items.chunks(2).map(pair).collect()
+}
+
+impl Records for RedisRecords {
+    fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
+        Reply::Right(Arc::clone(&self.0).begin(id, opening).boxed())
+    }
+
+    fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
+        Reply::Right(Arc::clone(&self.0).sent(id, fence, intent).boxed())
+    }
+
+    fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()> {
+        Reply::Right(Arc::clone(&self.0).finish(id, fence, stored).boxed())
+    }
+
+    fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()> {
+        self.0.ledger.change(id, |record, now| record.release(fence, now));
+        Reply::Right(self.0.own(scripts::release(self.0.keys(), id, fence)).boxed())
+    }
+
+    fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
+        self.0.ledger.change(id, |record, now| record.leave(fence, &leaving, now));
+        let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
+        let step = scripts::leave(self.0.keys(), id, fence, &leaving, asked);
+        self.0.leaving(step, leaving.intent);
+    }
+
+    fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving) {
+        let asked = leaving.intent.as_ref().map(|intent| self.0.asked(id, intent));
+        self.0.ledger.put(id, Record::unknown(&opening, &leaving, self.0.clock.now()));
+        let step = scripts::unknown(self.0.keys(), id, &opening, &leaving, asked, self.0.cap);
+        self.0.leaving(step, leaving.intent);
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(scripts::PLACE_LEASE)
+    }
+
+    fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
+        Reply::Right(Arc::clone(&self.0).arrive(arriving).boxed())
+    }
+
+    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        Reply::Right(self.0.look_again(ticket).boxed())
+    }
+
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
+        Reply::Right(self.0.keep_alive(ticket, lock, place).boxed())
+    }
+
+    fn abandon(&self, ticket: Ticket) {
+        self.0.afterwards(scripts::abandon(self.0.keys(), &ticket));
+    }
+
+    fn answered(&self, ticket: Ticket, forget: bool) {
+        if forget {
+            self.0.ledger.forget(ticket.id);
+        }
+        let ending = Ending::of(ticket, forget);
+        let Ok(runtime) = Handle::try_current() else { return self.0.endings.put(ending) };
+        let inner = Arc::clone(&self.0);
+        let work = async move { inner.ended(ending).await };
+        runtime.spawn(self.0.behind.track_future(work.in_current_span()));
+    }
+
+    fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
+        Reply::Right(self.0.claim(name, owner, keep).boxed())
+    }
+
+    fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
+        Reply::Right(self.0.claimant(name, owner).boxed())
+    }
+
+    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+        match self.0.here.take(fingerprint) {
+            Err(full) => at_hand(Err(full)),
+            Ok(here) => Reply::Right(Arc::clone(&self.0).turn(fingerprint, here).boxed()),
+        }
+    }
+
+    fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
+        Reply::Right(self.0.unsettled(limit).boxed())
+    }
+
+    fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
+        Reply::Right(self.0.unsettled_one(id).boxed())
+    }
+
+    fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
+        Reply::Right(self.0.due(limit).boxed())
+    }
+
+    fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
+        Reply::Right(self.0.take(id, lease).boxed())
+    }
+
+    fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed> {
+        Reply::Right(self.0.postpone(id, wait, longest_age).boxed())
+    }
+
+    fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
+        Reply::Right(self.0.status(id).boxed())
+    }
+
+    fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
+        Reply::Right(async move { self.0.resolve(id, resolution).await }.boxed())
+    }
+
+    fn lost_ago(&self) -> Option<Duration> {
+        self.0.lost_ago()
+    }
+
+    fn purge_expired(&self) {
+        self.0.ledger.purge_expired();
+        for part in 0..PARTS {
+            self.0.afterwards(scripts::sweep(self.0.keys(), part));
+        }
+    }
+
+    fn flushed(&self) -> BoxFuture<'_, ()> {
+        async {
+            self.0.behind.close();
+            self.0.behind.wait().await;
+            self.0.tell_rest().await;
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for RedisRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisRecords").field("link", &self.0.link).field("cap", &self.0.cap).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
