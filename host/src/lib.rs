@@ -10,13 +10,10 @@ pub mod emulator;
 #[doc(hidden)]
 pub mod fuzz_inputs;
 pub mod import;
-pub mod overload;
 pub mod pipeline;
 pub mod preflight;
-pub mod registry;
 pub mod rollout;
 pub mod server;
-pub mod settlement;
 pub mod tls;
 pub mod upstream_runtime;
 
@@ -29,6 +26,9 @@ pub use triage_problem as error;
 pub use triage_telemetry as telemetry;
 pub use triage_state as state;
 pub use triage_state::idempotency;
+pub use triage_overload as overload;
+pub use triage_registry as registry;
+pub use triage_settlement as settlement;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.

@@ -5,7 +5,7 @@ use super::{
     artifact::{COMPONENT_BYTES, Contents},
     pull::MANIFEST_BYTES,
 };
-use crate::policy::Digest;
+use crate::digest::Digest;
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},

@@ -13,7 +13,7 @@ use crate::{
     bounded_file,
     clock::Clock,
     idempotency::RecordId,
-    policy::contract::{Class, Failure},
+    contract::{Class, Failure},
     secret::{Secret, TokenSource},
     upstream::{self, HttpClient, Inbound, Outbound, OutboundBody, Transport, TransportError},
 };
@@ -87,13 +87,13 @@ pub enum NotifyError {
 
 /// A notice of a settled write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Notice {
-    pub(crate) record: RecordId,
-    pub(crate) upstream: String,
-    pub(crate) endpoint: String,
+pub struct Notice {
+    pub record: RecordId,
+    pub upstream: String,
+    pub endpoint: String,
     /// The effect of the write; `unknown`: no host verifies it any more.
-    pub(crate) class: Class,
-    pub(crate) settled_unix_ms: u64,
+    pub class: Class,
+    pub settled_unix_ms: u64,
 }
 
 /// Counts of notices by their result.
@@ -108,7 +108,7 @@ pub struct Counts {
 }
 
 /// Queues and sends notices.
-pub(crate) struct Notifier {
+pub struct Notifier {
     clock: Clock,
     client: Box<dyn Transport>,
     path_and_query: String,
@@ -126,7 +126,7 @@ impl Notifier {
     ///
     /// # Errors
     /// [`NotifyError`] if the key or the URL cannot be used.
-    pub(crate) fn new(target: &Target, clock: Clock) -> Result<Self, NotifyError> {
+    pub fn new(target: &Target, clock: Clock) -> Result<Self, NotifyError> {
         let key = key(target.key.as_ref())?;
         // The client's base URL is the authority alone, and each request carries the path, so that the path is sent unchanged.
         let path_and_query = target.url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
@@ -147,7 +147,7 @@ impl Notifier {
     }
 
     /// Queues a notice; a full queue drops it.
-    pub(crate) fn queue(&self, notice: Notice) {
+    pub fn queue(&self, notice: Notice) {
         if self.sender.try_send(notice).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
@@ -159,13 +159,13 @@ impl Notifier {
     }
 
     /// The counts so far.
-    pub(crate) fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         Counts { delivered: read(&self.delivered), failed: read(&self.failed), dropped: read(&self.dropped) }
     }
 
     /// Sends queued notices. Never ends.
-    pub(crate) async fn run(&self) {
+    pub async fn run(&self) {
         let mut waiting = self.waiting.lock().await;
         // Notices under way or waiting for a retry: at most as many as the queue holds.
         let mut under_way = FuturesUnordered::new();
@@ -256,7 +256,7 @@ impl Drop for Undelivered<'_> {
 ///
 /// # Errors
 /// [`NotifyError`].
-pub(crate) fn check(target: &Target) -> Result<(), NotifyError> {
+pub fn check(target: &Target) -> Result<(), NotifyError> {
     key(target.key.as_ref()).map(drop)
 }
 

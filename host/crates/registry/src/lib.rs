@@ -5,6 +5,9 @@
 //! its own client because existing ones read manifests and tokens of any length, and send a password wherever a registry directs them.
 //! Compiled code is never pulled: a component goes through the same checks as a file.
 
+use triage_core::digest;
+use triage_upstream as upstream;
+
 mod artifact;
 mod credentials;
 mod name;
@@ -18,7 +21,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use name::{Artifact, InvalidName, Target};
 pub use publish::{Publication, Published};
 
-use crate::policy::Digest;
+use crate::digest::Digest;
 use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 use store::Store;
 

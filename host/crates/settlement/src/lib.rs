@@ -12,13 +12,20 @@
 //! the record is due again when its lock expires. A verification never sends the write. It holds a record only while it asks, so that a
 //! returning caller waits for a second at most.
 
+use triage_bounded_file as bounded_file;
+use triage_core::{clock, contract, idempotency, secret};
+#[cfg(test)]
+use triage_state as state;
+use triage_telemetry as telemetry;
+use triage_upstream as upstream;
+
 mod notify;
 mod schedule;
 
 pub use notify::{Counts, NotifyError, SIGNATURE, Target};
-pub(crate) use schedule::Schedule;
+pub use schedule::Schedule;
 
-use crate::{clock::Clock, idempotency::RecordId, policy::contract::Class, telemetry::Events};
+use crate::{clock::Clock, idempotency::RecordId, contract::Class, telemetry::Events};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use notify::{Notice, Notifier};
 use std::{
@@ -75,8 +82,8 @@ const CLASSES: [Class; 6] =
 
 /// The settlement state that a host's workers share.
 #[derive(Debug)]
-pub(crate) struct Settlement {
-    pub(crate) settings: Settings,
+pub struct Settlement {
+    pub settings: Settings,
     clock: Clock,
     events: Arc<Events>,
     /// Notified when a write is left unknown.
@@ -88,24 +95,24 @@ pub(crate) struct Settlement {
 impl Settlement {
     /// # Errors
     /// [`NotifyError`] if the key or the URL of the receiver cannot be used.
-    pub(crate) fn new(settings: &Settings, clock: Clock, events: Arc<Events>) -> Result<Self, NotifyError> {
+    pub fn new(settings: &Settings, clock: Clock, events: Arc<Events>) -> Result<Self, NotifyError> {
         let notifier = settings.notify.as_ref().map(|target| Notifier::new(target, clock)).transpose()?;
         let settled = std::array::from_fn(|_| AtomicU64::new(0));
         Ok(Self { settings: settings.clone(), clock, events, left: Notify::new(), settled, notifier })
     }
 
     /// Reports that this host has left a write unknown: it is verified at once.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         self.left.notify_one();
     }
 
     /// Settled writes by class; `unknown` counts writes that are no longer verified.
-    pub(crate) fn counts(&self) -> [(&'static str, u64); CLASSES.len()] {
+    pub fn counts(&self) -> [(&'static str, u64); CLASSES.len()] {
         std::array::from_fn(|index| (CLASSES[index].name(), self.settled[index].load(Relaxed)))
     }
 
     /// Counts of sent notices by their result.
-    pub(crate) fn notices(&self) -> Counts {
+    pub fn notices(&self) -> Counts {
         self.notifier.as_ref().map(Notifier::counts).unwrap_or_default()
     }
 
@@ -133,13 +140,13 @@ impl Settlement {
 ///
 /// # Errors
 /// [`NotifyError`].
-pub(crate) fn check(settings: &Settings) -> Result<(), NotifyError> {
+pub fn check(settings: &Settings) -> Result<(), NotifyError> {
     settings.notify.as_ref().map_or(Ok(()), notify::check)
 }
 
 /// The result of a verification.
 #[derive(Debug)]
-pub(crate) enum VerificationResult {
+pub enum VerificationResult {
     /// The effect is known, or with `unknown` the write is no longer verified.
     Settled { upstream: String, endpoint: String, class: Class },
     /// The write is verified again later, or another caller or host has its record.
@@ -148,7 +155,7 @@ pub(crate) enum VerificationResult {
 
 impl Settlement {
     /// Verifies the writes that `list` finds due if `settings.enabled`, and sends notices. Never ends.
-    pub(crate) async fn run<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
+    pub async fn run<L, V>(&self, list: impl Fn(usize) -> L, verify: impl Fn(RecordId) -> V)
     where
         L: Future<Output = Vec<RecordId>>,
         V: Future<Output = VerificationResult>,

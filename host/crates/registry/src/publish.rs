@@ -6,7 +6,7 @@ use super::{
     credentials::Credentials,
     session::{Asked, Session},
 };
-use crate::policy::Digest;
+use crate::digest::Digest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! Priorities: which requests are refused first.
 
-use crate::policy::contract::Effect;
+use crate::contract::Effect;
 
 /// A request's priority when not all can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

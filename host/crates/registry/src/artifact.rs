@@ -1,7 +1,7 @@
 //! The contents of an artifact by the Wasm OCI conventions (CNCF TAG Runtime, "Wasm OCI artifact").
 
 use super::Pulled;
-use crate::policy::Digest;
+use crate::digest::Digest;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

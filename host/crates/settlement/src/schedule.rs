@@ -19,19 +19,19 @@ const COMMIT_SPREAD: Duration = Duration::from_secs(2);
 /// endpoint that other writes may need. One verification is due shortly after `commit-within`, when absence becomes a proof. Later, a write
 /// stays unknown only if the upstream cannot be asked: waits grow again from the shortest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Schedule {
+pub struct Schedule {
     /// How late the upstream may still apply the write.
-    pub(crate) commit_within: Duration,
+    pub commit_within: Duration,
     /// How long verifications go on after `commit_within`.
-    pub(crate) margin: Duration,
+    pub margin: Duration,
     /// The shortest wait.
-    pub(crate) interval: Duration,
+    pub interval: Duration,
 }
 
 impl Schedule {
     /// The wait after a verification that settled nothing; none: the write stays unknown. `sent_ago`: the write's age. `asked`: whether the
     /// upstream was asked; if a limit was full, the wait does not grow.
-    pub(crate) fn next(&self, sent_ago: Duration, asked: bool) -> Option<Duration> {
+    pub fn next(&self, sent_ago: Duration, asked: bool) -> Option<Duration> {
         let left =
             self.commit_within.saturating_add(self.margin).checked_sub(sent_ago).filter(|left| !left.is_zero())?;
         let interval = self.interval.max(AFTER_COMMIT);

@@ -96,7 +96,7 @@ impl Memory {
     }
 
     /// Records a measurement.
-    pub(crate) fn looked(&self, resident: u64) {
+    pub fn looked(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
     }

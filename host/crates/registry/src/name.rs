@@ -1,6 +1,6 @@
 //! Names of components in registries: `oci://HOST/REPOSITORY@sha256:DIGEST` to pull, `oci://HOST/REPOSITORY:TAG` to push.
 
-use crate::policy::Digest;
+use crate::digest::Digest;
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// The prefix of every name.

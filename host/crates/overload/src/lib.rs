@@ -7,6 +7,11 @@
 //!
 //! An attempt that must not wait, because its request may have been sent already, only counts.
 
+use triage_core::{clock, contract};
+#[cfg(test)]
+use triage_core::rng;
+use triage_telemetry as telemetry;
+
 mod limiter;
 mod memory_limiter;
 pub mod peers;
@@ -284,5 +289,5 @@ impl Drop for Leaving<'_> {
 }
 
 #[cfg(test)]
-#[path = "overload/tests.rs"]
+#[path = "tests.rs"]
 mod tests;
