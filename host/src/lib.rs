@@ -3,7 +3,6 @@
 pub mod admin;
 pub mod admission;
 mod authority;
-pub mod config;
 pub mod decision_log;
 pub mod demo;
 pub mod emulator;
@@ -29,6 +28,7 @@ pub use triage_state::idempotency;
 pub use triage_overload as overload;
 pub use triage_registry as registry;
 pub use triage_settlement as settlement;
+pub use triage_config as config;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 
 /// The book's page about the library: a doctest compiles and runs its example.

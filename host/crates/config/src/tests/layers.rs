@@ -1,7 +1,7 @@
 //! The precedence of the layers, and the source of each value.
 
 use super::*;
-use crate::config::settings::PolicySource;
+use crate::settings::PolicySource;
 
 fn drain(loaded: &Loaded) -> (Duration, String) {
     (loaded.settings.server.drain, loaded.settings.stated.get("server.drain").unwrap().source.to_string())

@@ -1,7 +1,7 @@
 //! Which values SIGHUP takes from a changed file.
 
 use super::*;
-use crate::config::schema::KEYS;
+use crate::schema::KEYS;
 
 fn settings(text: &str) -> Settings {
     from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))

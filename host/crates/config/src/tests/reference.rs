@@ -1,7 +1,7 @@
 //! The output of `config show` and of the reference.
 
 use super::*;
-use crate::config::schema::KEYS;
+use crate::schema::KEYS;
 
 const FILE: &str = r#"
 [server]

@@ -11,7 +11,7 @@ use crate::{
     secret::TokenSource,
     settlement,
     state::group::{self, Pybreaker},
-    store::redis,
+    redis,
     telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -82,7 +82,7 @@ pub struct Server {
 
 impl Server {
     /// The limits of one connection and one peer.
-    pub(crate) fn peer_limits(&self) -> peers::Limits {
+    pub fn peer_limits(&self) -> peers::Limits {
         let share = |all: usize| (all.saturating_mul(self.peer_share_percent as usize) / 100).max(1);
         peers::Limits {
             peer_connections: share(self.max_connections),
@@ -380,7 +380,7 @@ impl Default for Endpoint {
 
 impl Endpoint {
     /// The settings that the endpoint contributes to its group.
-    pub(crate) fn group_settings(&self) -> group::EndpointSettings {
+    pub fn group_settings(&self) -> group::EndpointSettings {
         let group = group::Settings {
             breaker: self.breaker.clone(),
             limits: self.limits.clone(),
@@ -393,7 +393,7 @@ impl Endpoint {
     }
 
     /// The settings of one endpoint inside a group: its own limits, no breaker.
-    pub(crate) fn alone(&self) -> Self {
+    pub fn alone(&self) -> Self {
         Self {
             limits: self.own_limits.clone(),
             own_limits: Vec::new(),

@@ -12,7 +12,7 @@ use crate::{
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
     route::Router,
-    store::redis::{self, Address},
+    redis::{self, Address},
     units,
 };
 use std::{num::NonZeroU32, time::Duration};

@@ -9,7 +9,7 @@ use super::{
     value::Value,
     value_type::{self, Kind},
 };
-use crate::{rate_limit::Quota, store::redis::Address, units};
+use crate::{rate_limit::Quota, redis::Address, units};
 use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a short name. A key that begins with a dot belongs to the upstream.

@@ -9,7 +9,7 @@ use crate::{
     overload::Priority,
     policy::{contract::Effect, signature::KeySource},
     rate_limit::Quota,
-    store::redis::Address,
+    redis::Address,
     units,
 };
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};

@@ -37,6 +37,16 @@
 //! A layer overrides another key by key. Across layers, the more specific key wins: an endpoint's own value in the file overrides
 //! `defaults` set by a flag.
 
+use triage_core::{breaker, clock, rate_limit, retry, route, secret, units};
+use triage_engine as policy;
+use triage_overload as overload;
+use triage_registry as registry;
+use triage_settlement as settlement;
+use triage_state::{self as state, idempotency};
+use triage_state_redis as redis;
+use triage_telemetry as telemetry;
+use triage_upstream as upstream;
+
 mod build;
 mod builder;
 mod environment;
@@ -64,7 +74,6 @@ pub use schema::reference;
 pub use show::show;
 pub use value::{Sourced, Value, Values};
 
-use crate::units;
 use builder::Draft;
 use settings::Settings;
 use std::path::Path;

@@ -17,7 +17,7 @@ use crate::{
     policy::CachePlaces,
     secret::{Secret, TokenSource},
     settlement,
-    store::redis::{self, Address},
+    redis::{self, Address},
     telemetry::Target,
     upstream,
 };

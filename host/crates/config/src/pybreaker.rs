@@ -7,7 +7,7 @@ use super::{
     validate::with_source,
     value::Values,
 };
-use crate::{policy::contract, state::group::Pybreaker, store::redis::Topology};
+use crate::{policy::contract, state::group::Pybreaker, redis::Topology};
 
 const INTEROP: &str = "breaker.interop";
 const NAMESPACE: &str = "breaker.interop_namespace";

@@ -9,10 +9,10 @@ use super::{
     validate,
     value::{Value, Values},
 };
+use triage_state::idempotency;
 use crate::{
     breaker,
     clock::micros,
-    idempotency,
     policy::contract::{self, BreakerSignal, Description, Effect},
     rate_limit::{Quota, adaptive},
     retry::upstream_key,
