@@ -18,18 +18,24 @@ pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};
 pub use triage_bounded_file as bounded_file;
-pub use triage_engine as policy;
-pub(crate) use triage_upstream::flush_notice;
-pub use triage_upstream as upstream;
-pub use triage_problem as error;
-pub use triage_telemetry as telemetry;
-pub use triage_state as state;
-pub use triage_state::idempotency;
-pub use triage_overload as overload;
-pub use triage_registry as registry;
-pub use triage_settlement as settlement;
 pub use triage_config as config;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
+pub use triage_engine as policy;
+pub use triage_overload as overload;
+pub use triage_problem as error;
+pub use triage_registry as registry;
+pub use triage_settlement as settlement;
+pub use triage_state as state;
+pub use triage_state::idempotency;
+pub use triage_telemetry as telemetry;
+pub use triage_upstream as upstream;
+pub(crate) use triage_upstream::flush_notice;
+
+/// The stores that keep state.
+pub mod store {
+    pub use triage_state::{local_fallback, memory};
+    pub use triage_state_redis as redis;
+}
 
 /// The book's page about the library: a doctest compiles and runs its example.
 #[cfg(doctest)]

@@ -1,5 +1,5 @@
 //! Redis servers for one test: started on free ports, killed, stopped, emptied and cut off.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     io::{Read, Write},

@@ -15,9 +15,9 @@ use super::{
 use crate::{
     idempotency,
     policy::CachePlaces,
+    redis::{self, Address},
     secret::{Secret, TokenSource},
     settlement,
-    redis::{self, Address},
     telemetry::Target,
     upstream,
 };

@@ -143,10 +143,15 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
+    /// Accepts a configuration without problems.
+    ///
+    /// # Errors
+    /// All problems that were found.
     pub fn check(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
     }
 
+    /// The problems in the order of their paths.
     pub fn into_vec(self) -> Vec<Problem> {
         self.0
     }

@@ -7,7 +7,7 @@ use super::{
     validate::with_source,
     value::Values,
 };
-use crate::{policy::contract, state::group::Pybreaker, redis::Topology};
+use crate::{policy::contract, redis::Topology, state::group::Pybreaker};
 
 const INTEROP: &str = "breaker.interop";
 const NAMESPACE: &str = "breaker.interop_namespace";

@@ -9,7 +9,6 @@ use super::{
     validate,
     value::{Value, Values},
 };
-use triage_state::idempotency;
 use crate::{
     breaker,
     clock::micros,
@@ -20,6 +19,7 @@ use crate::{
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+use triage_state::idempotency;
 
 /// The limits of one endpoint inside a group. Not a configuration key: only the policy proposes them.
 pub(super) const OWN_LIMITS: &str = "own_limits";

@@ -6,12 +6,12 @@ use crate::{
     overload::{Priority, peers},
     policy::{CachePlaces, Compiler, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
+    redis,
     registry::Artifact,
     retry,
     secret::TokenSource,
     settlement,
     state::group::{self, Pybreaker},
-    redis,
     telemetry, upstream,
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -393,6 +393,7 @@ impl Endpoint {
     }
 
     /// The settings of one endpoint inside a group: its own limits, no breaker.
+    #[must_use]
     pub fn alone(&self) -> Self {
         Self {
             limits: self.own_limits.clone(),

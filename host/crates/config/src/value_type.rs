@@ -11,8 +11,8 @@ use crate::{
     overload::Priority,
     policy::{contract::Effect, prebuilt},
     rate_limit::Quota,
-    route::Router,
     redis::{self, Address},
+    route::Router,
     units,
 };
 use std::{num::NonZeroU32, time::Duration};

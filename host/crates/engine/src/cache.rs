@@ -182,6 +182,9 @@ pub fn own_folder(folder: &Path) -> Result<(), CacheError> {
 }
 
 /// A file of this user alone, opened without following a link or waiting for a pipe's other end; none where there is none.
+///
+/// # Errors
+/// Those of the file system, and `InvalidInput` for a file of another kind or user.
 pub fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
     let opened = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let file = match opened {

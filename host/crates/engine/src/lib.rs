@@ -28,10 +28,6 @@ pub mod scaffold;
 pub mod signature;
 mod wasi;
 
-pub use triage_core::{
-    contract::{self, hints},
-    digest::{Digest, NotADigest},
-};
 pub use builtin::judge as builtin_judge;
 pub use cache::{Cache, CacheError, CachePlaces};
 pub use cache::{own_folder, private};
@@ -43,6 +39,10 @@ pub use load::contained;
 pub use load::panic_if_told;
 pub use load::{LoadError, LoadOptions};
 pub use nesting_limit::TooDeep;
+pub use triage_core::{
+    contract::{self, hints},
+    digest::{Digest, NotADigest},
+};
 
 use contract::{Attempt, Description, Outcome, Verdict};
 use load::Component;

@@ -142,6 +142,9 @@ impl std::fmt::Debug for Component {
 }
 
 /// Runs a load. What panics in a library over a hostile component refuses that component, and nothing else.
+///
+/// # Errors
+/// The panic's message.
 pub fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(load)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());

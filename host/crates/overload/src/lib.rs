@@ -7,9 +7,9 @@
 //!
 //! An attempt that must not wait, because its request may have been sent already, only counts.
 
-use triage_core::{clock, contract};
 #[cfg(test)]
 use triage_core::rng;
+use triage_core::{clock, contract};
 use triage_telemetry as telemetry;
 
 mod limiter;

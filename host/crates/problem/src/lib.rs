@@ -1,6 +1,9 @@
 //! Every refusal as problem+json (RFC 9457), in one exhaustive table.
 
-
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+use std::time::Duration;
 use triage_core::{
     clock,
     contract::{Class, Failure, FailureReason},
@@ -8,10 +11,6 @@ use triage_core::{
     rate_limit::Quota,
 };
 use triage_upstream as upstream;
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use serde_json::json;
-use std::time::Duration;
 
 /// The header that says whether a part of the request may have reached the upstream.
 pub const SENT: HeaderName = HeaderName::from_static("triage-sent");

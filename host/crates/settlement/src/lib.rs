@@ -25,7 +25,7 @@ mod schedule;
 pub use notify::{Counts, NotifyError, SIGNATURE, Target};
 pub use schedule::Schedule;
 
-use crate::{clock::Clock, idempotency::RecordId, contract::Class, telemetry::Events};
+use crate::{clock::Clock, contract::Class, idempotency::RecordId, telemetry::Events};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use notify::{Notice, Notifier};
 use std::{
@@ -83,6 +83,7 @@ const CLASSES: [Class; 6] =
 /// The settlement state that a host's workers share.
 #[derive(Debug)]
 pub struct Settlement {
+    /// The configuration that it was made with.
     pub settings: Settings,
     clock: Clock,
     events: Arc<Events>,
@@ -148,7 +149,14 @@ pub fn check(settings: &Settings) -> Result<(), NotifyError> {
 #[derive(Debug)]
 pub enum VerificationResult {
     /// The effect is known, or with `unknown` the write is no longer verified.
-    Settled { upstream: String, endpoint: String, class: Class },
+    Settled {
+        /// The name of its upstream.
+        upstream: String,
+        /// The name of its endpoint.
+        endpoint: String,
+        /// Its effect.
+        class: Class,
+    },
     /// The write is verified again later, or another caller or host has its record.
     Open,
 }

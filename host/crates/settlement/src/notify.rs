@@ -12,8 +12,8 @@
 use crate::{
     bounded_file,
     clock::Clock,
-    idempotency::RecordId,
     contract::{Class, Failure},
+    idempotency::RecordId,
     secret::{Secret, TokenSource},
     upstream::{self, HttpClient, Inbound, Outbound, OutboundBody, Transport, TransportError},
 };

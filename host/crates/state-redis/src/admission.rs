@@ -28,9 +28,9 @@ use crate::{
     breaker::{self, Force, Trip},
     clock::{Clock, Timestamp},
     contract::BreakerSignal,
-    rng::Rng,
     group::{AttemptKind, Report, Settings},
     memory::admission::{self as memory, MemoryGate},
+    rng::Rng,
     telemetry::Events,
 };
 use batch::Batches;

@@ -13,8 +13,8 @@ use crate::{
         record::{HostId, Record, RecordBegin, RecordRetention, RecordStatus},
         records::{Reply, at_hand},
     },
-    rng::Rng,
     memory::records::fingerprint_locks::{LockToken as PlaceHere, Turns},
+    rng::Rng,
     telemetry::Events,
 };
 use answered_requests::{Ending, Endings};

@@ -1,7 +1,9 @@
 //! Records for the tests of this crate and of others.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use crate::idempotency::{BeginRequest, FencingToken, Fingerprint, Identity, Key, RecordId, Settings, Stored, StoredBody, Tenant};
+use crate::idempotency::{
+    BeginRequest, FencingToken, Fingerprint, Identity, Key, RecordId, Settings, Stored, StoredBody, Tenant,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::time::Duration;

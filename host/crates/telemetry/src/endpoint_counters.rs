@@ -3,8 +3,8 @@
 use super::histogram::{ANSWERS, DECISIONS, Histogram};
 use crate::{
     clock::micros,
-    error::REASONS,
     contract::{Class, FailureKind},
+    error::REASONS,
     retry::ClampReason,
 };
 use parking_lot::Mutex;

@@ -3,9 +3,14 @@
 use super::Cgroup;
 use std::fs;
 
+/// Resource usage of this process, as the metrics give it.
+#[derive(Debug, Clone, Copy)]
 pub struct Process {
+    /// Resident memory.
     pub memory_bytes: Option<u64>,
+    /// Processor time since the start.
     pub cpu_seconds: f64,
+    /// Open file descriptors.
     pub open_files: Option<usize>,
 }
 
@@ -23,6 +28,7 @@ pub fn memory_used(cgroup: Option<&Cgroup>) -> Option<u64> {
     resident.max(counted)
 }
 
+/// Reads the usage now. A few system calls.
 pub fn read() -> Process {
     Process {
         memory_bytes: memory_bytes(),

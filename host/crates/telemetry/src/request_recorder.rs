@@ -8,8 +8,8 @@ use super::{
     task_spans,
 };
 use crate::{
-    error::{EFFECT_UNKNOWN, Problem},
     contract::{BreakerSignal, Class, Failure, Next, Verdict},
+    error::{EFFECT_UNKNOWN, Problem},
     retry::ClampReason,
 };
 use http::{HeaderValue, Method};

@@ -67,6 +67,7 @@ impl Default for StreamState {
 
 impl Handover {
     /// A handover for the response on a new HTTP/2 stream of this connection.
+    #[must_use]
     pub fn stream(&self) -> Self {
         Self { connection: Arc::clone(&self.connection), stream: Some(Arc::default()) }
     }
@@ -182,6 +183,7 @@ pub struct Confirming<S> {
 }
 
 impl<S> Confirming<S> {
+    /// Reports the flushes of `stream`.
     pub fn new(stream: S, handover: Handover) -> Self {
         Self { stream, handover }
     }

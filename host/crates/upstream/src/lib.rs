@@ -3,9 +3,9 @@
 use triage_core::{clock, contract};
 
 pub mod answer_head;
-pub mod flush_notice;
 mod classify;
 mod dns_refresh;
+pub mod flush_notice;
 pub mod headers;
 mod http1;
 mod http_client;

@@ -1,7 +1,7 @@
 //! Default < policy < operator's defaults < operator's override, and which values are adjusted to fit others.
 
 use super::*;
-use crate::{breaker, settings, rate_limit::Quota};
+use crate::{breaker, rate_limit::Quota, settings};
 use std::num::NonZeroU32;
 
 fn upstream(text: &str) -> settings::Upstream {

@@ -18,6 +18,7 @@ const REQUEST: u8 = 2;
 )]
 pub struct Unreadable;
 
+/// A response as shared state keeps it: a version, then lengths and fields.
 pub fn encode(stored: &Stored) -> Vec<u8> {
     let mut out = vec![VERSION];
     match stored {

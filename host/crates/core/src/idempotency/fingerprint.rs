@@ -322,6 +322,9 @@ fn digit(character: u8) -> Result<u8, NotARecordId> {
 }
 
 /// The first digits name a value well enough in a log, and give nothing away of what was hashed.
+///
+/// # Errors
+/// Those of the formatter.
 pub fn short(name: &str, hash: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let start = hash.first_chunk().copied().map_or(0, u32::from_be_bytes);
     write!(f, "{name}({start:08x})")

@@ -4,9 +4,7 @@ use super::{
     Settings,
     upstream_key::{KeyAnswer, KeyFacts},
 };
-use crate::contract::{
-    Class, Effect, Next, Probe, Purpose, Replacement, Verdict, is_elsewhere, leaves_unknown,
-};
+use crate::contract::{Class, Effect, Next, Probe, Purpose, Replacement, Verdict, is_elsewhere, leaves_unknown};
 use std::time::Duration;
 
 /// Probes that one request may make: enough to look early and often until `commit-within`, few enough to bound a hostile guest.

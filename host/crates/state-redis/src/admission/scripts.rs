@@ -5,8 +5,8 @@ use crate::{
     breaker::{CHANCE_SHIFT, Counts, Force},
     clock::micros,
     contract::BreakerSignal,
-    rate_limit::Quota,
     group::{AttemptKind, Pybreaker, Report, Settings},
+    rate_limit::Quota,
     {Keys, Script, Value, reply},
 };
 use std::{ops::RangeInclusive, time::Duration};

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     clock::{Timestamp, micros},
-    rate_limit::Quota,
     group::Settings,
+    rate_limit::Quota,
 };
 use std::{sync::Arc, time::Duration};
 

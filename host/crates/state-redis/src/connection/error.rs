@@ -58,7 +58,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    pub fn of(error: RedisError) -> Self {
+    pub(crate) fn of(error: RedisError) -> Self {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => {
                 Self::NotServing("the server is a replica and takes no writes")

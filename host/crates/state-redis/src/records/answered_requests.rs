@@ -6,8 +6,8 @@
 
 use super::{Inner, RecordError, scripts};
 use crate::{
-    idempotency::{RequestDigest, Ticket},
     LinkError,
+    idempotency::{RequestDigest, Ticket},
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;

@@ -10,8 +10,8 @@ use super::{
     unavailable,
 };
 use crate::{
-    idempotency::{RecordId, record::StateFields},
     LinkError,
+    idempotency::{RecordId, record::StateFields},
 };
 use futures_util::{StreamExt as _, stream};
 use std::{sync::Weak, time::Duration};

@@ -8,16 +8,16 @@ use super::{
 };
 use crate::rng::Rng;
 use crate::{
+    Address, Settings,
     clock::Timestamp,
+    fixtures::{id as any_id, opening, stored},
     idempotency::{
         BeginOutcome, KeyTag, KeyedSends, begin,
         record::{
             HOST_LEASE, HostId, NotRestored, Phase, Record, RecordRetention, StateFields, StoreFacts, share_without_key,
         },
     },
-    fixtures::{id as any_id, opening, stored},
     test_server::{RedisCluster, RedisServer},
-    Address, Settings,
 };
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};

@@ -8,11 +8,11 @@ use super::{
     still_begun, unavailable,
 };
 use crate::{
+    LinkError,
     idempotency::{
         Arrived, Arriving, PlaceTerm, RecordError, RecordId, Renewed, Ticket,
         record::{Record, RecordBegin, RecordRetention},
     },
-    LinkError,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;

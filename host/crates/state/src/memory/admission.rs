@@ -4,10 +4,10 @@ use crate::{
     breaker::{Admission, Breaker, BreakerState, Force, Ticket, Transition, Trip},
     clock::{Clock, Timestamp},
     contract::BreakerSignal,
+    group::{AttemptKind, GroupStatus, LimitView, Recheck, Refusal, Report, Settings},
     rate_limit::{Gcra, Reservation},
     retry::budget::Budget,
     rng::Rng,
-    group::{AttemptKind, GroupStatus, LimitView, Recheck, Refusal, Report, Settings},
     telemetry::Events,
 };
 use parking_lot::Mutex;

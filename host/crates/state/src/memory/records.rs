@@ -495,4 +495,4 @@ impl fmt::Debug for MemoryRecords {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;

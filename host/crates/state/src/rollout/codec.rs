@@ -47,6 +47,7 @@ impl FleetState {
 }
 
 impl PolicyRef {
+    /// The text that shared state keeps for it: empty for the configured policy.
     pub fn word(self) -> String {
         match self {
             Self::Configured => String::new(),

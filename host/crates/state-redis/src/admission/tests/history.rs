@@ -5,10 +5,10 @@ use crate::{
     breaker,
     clock::{Clock, micros},
     contract::BreakerSignal,
+    group::{AttemptKind, Pybreaker, Recheck, Refusal, Report, Settings},
     rate_limit::Quota,
     retry::budget,
     rng::Rng,
-    group::{AttemptKind, Pybreaker, Recheck, Refusal, Report, Settings},
     {
         memory::admission::{Grant, MemoryGate},
         {

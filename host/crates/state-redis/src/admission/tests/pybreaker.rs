@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     breaker,
     contract::BreakerSignal,
-    retry::budget,
     group::{AttemptKind, Pybreaker, Report, Settings},
+    retry::budget,
     {
         Keys, Script, Value,
         admission::{

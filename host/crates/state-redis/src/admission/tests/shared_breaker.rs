@@ -5,16 +5,16 @@ use crate::{
     breaker,
     clock::Clock,
     contract::BreakerSignal::{Failure, Success},
+    group::{AttemptKind, Recheck, Refusal, Report, Settings},
     rate_limit::Quota,
     retry::budget,
     rng::Rng,
-    group::{AttemptKind, Recheck, Refusal, Report, Settings},
+    telemetry::Events,
     {
         Address, RedisConnection,
         admission::{RedisGate, RedisGates},
         test_server::{Proxy, RedisCluster, RedisServer, Way},
     },
-    telemetry::Events,
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -47,11 +47,8 @@ pub(super) fn quota(requests: u32, period: Duration, burst: u32) -> Quota {
 }
 
 pub(super) fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host {
-    let shared = crate::Settings {
-        prefix: "test".to_owned(),
-        timeout,
-        ..crate::Settings::new(Address::parse(url).unwrap())
-    };
+    let shared =
+        crate::Settings { prefix: "test".to_owned(), timeout, ..crate::Settings::new(Address::parse(url).unwrap()) };
     let (clock, entropy) = (Clock::system(), Rng::system());
     let events = Arc::new(Events::new(clock));
     let link = RedisConnection::open(&shared, clock, entropy.clone()).unwrap();

@@ -92,7 +92,7 @@ impl Room {
     }
 
     #[cfg(test)]
-    pub fn tenants(&self) -> usize {
+    pub(crate) fn tenants(&self) -> usize {
         self.tenants.iter().map(|shard| shard.lock().len()).sum()
     }
 }

@@ -34,10 +34,15 @@ struct Owned {
 }
 
 impl Claims {
+    /// `max`: claims that are kept; at the limit new ones are refused.
     pub fn new(max: usize) -> Self {
         Self { max, owners: HashMap::new(), order: BTreeSet::new() }
     }
 
+    /// Claims a name for its owner, unless another owner has it.
+    ///
+    /// # Errors
+    /// [`RecordError::Full`] if there is no room for another claim.
     pub fn claim(
         &mut self,
         name: ClaimName,
@@ -69,7 +74,7 @@ impl Claims {
         Ok(Claim::Ours)
     }
 
-    pub fn claimant(&self, name: ClaimName, owner: ClaimOwner, now: Timestamp) -> Claimant {
+    pub(crate) fn claimant(&self, name: ClaimName, owner: ClaimOwner, now: Timestamp) -> Claimant {
         match self.owners.get(&name).filter(|claim| now < claim.until) {
             None => Claimant::Nobody,
             Some(claim) if claim.owner == owner => Claimant::Asker,
@@ -83,7 +88,7 @@ impl Claims {
         living.map(move |(name, claim)| (*name, claim.owner, claim.until.since(now)))
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.owners.len()
     }
 

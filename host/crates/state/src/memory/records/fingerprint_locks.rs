@@ -17,6 +17,7 @@ const SHARDS: usize = 16;
 /// Requests that wait for a lock, in order. The map has an entry as long as the lock is held.
 type Queue = VecDeque<(u64, oneshot::Sender<Baton>)>;
 
+/// The locks of equal requests in this process, by fingerprint. Each has a queue.
 pub struct Turns {
     max: usize,
     shards: [Mutex<HashMap<Fingerprint, Queue>>; SHARDS],
@@ -65,6 +66,7 @@ struct Baton {
 struct Seat(Arc<Turns>);
 
 impl Turns {
+    /// `max`: requests that hold a lock or wait for one, of all fingerprints together.
     pub fn new(max: usize) -> Self {
         Self {
             max,
@@ -75,11 +77,14 @@ impl Turns {
     }
 
     /// Requests that hold a lock or wait for one.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.held.load(Relaxed)
     }
 
     /// Takes the lock, or a place at the end of its queue.
+    ///
+    /// # Errors
+    /// [`RecordError::Full`] if `max` requests hold a lock or wait for one.
     pub fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<LockToken, RecordError> {
         let seat = self.seat().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
         let mut queues = self.shard(fingerprint).lock();
@@ -116,7 +121,10 @@ impl Turns {
 }
 
 impl Waiting {
-    /// Waits for the lock.
+    /// Waits for the lock. Dropping the future leaves the queue.
+    ///
+    /// # Errors
+    /// [`RecordError::Unavailable`] if the queue ended; that cannot occur while the locks exist.
     pub async fn wait(mut self) -> Result<TurnGuard, RecordError> {
         // Both errors cannot occur: the queue holds the sender until it passes the baton on, and only this line takes the seat.
         let baton = (&mut self.baton)

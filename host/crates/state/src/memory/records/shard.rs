@@ -15,8 +15,7 @@ use std::{
 };
 
 /// Memory of a record without its response: twice its entries, because the hash table doubles and nodes of the trees may be half full.
-pub const RECORD_BYTES: usize =
-    2 * (size_of::<(RecordId, Entry)>() + 1) + 4 * size_of::<(Timestamp, RecordId)>();
+pub const RECORD_BYTES: usize = 2 * (size_of::<(RecordId, Entry)>() + 1) + 4 * size_of::<(Timestamp, RecordId)>();
 
 /// Records by id and by expiry. Live records, which include the unsettled ones, are ordered separately from finished ones.
 #[derive(Default)]
@@ -32,7 +31,9 @@ type Order = BTreeSet<(Timestamp, RecordId)>;
 
 /// A record, and the tenant whose bytes it counts against.
 pub struct Entry {
+    /// The record.
     pub record: Record,
+    /// The tenant that is charged; `None` for callers that give no credentials.
     pub tenant: Option<Tenant>,
 }
 
@@ -45,6 +46,7 @@ impl Entry {
 }
 
 impl Shard {
+    /// The record of an id, whether or not it has expired.
     pub fn get(&self, id: &RecordId) -> Option<&Record> {
         self.records.get(id).map(|entry| &entry.record)
     }
@@ -68,12 +70,7 @@ impl Shard {
     }
 
     /// Changes a record in place, and updates its orders and its bytes. `None` if there is no record or `change` returns it.
-    pub fn edit<T>(
-        &mut self,
-        id: RecordId,
-        room: &Room,
-        change: impl FnOnce(&mut Record) -> Option<T>,
-    ) -> Option<T> {
+    pub fn edit<T>(&mut self, id: RecordId, room: &Room, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
         let entry = self.records.get_mut(&id)?;
         let (tenant, bytes) = (entry.tenant, entry.bytes());
         let place = |record: &Record| (record.phase(), record.expires(), record.due());
@@ -109,6 +106,11 @@ impl Shard {
     /// Number of records.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
     }
 
     /// Number of records without a response: under way, or unsettled.
@@ -174,7 +176,7 @@ impl Shard {
     }
 
     #[cfg(test)]
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let ordered =
             self.live.iter().map(|entry| (entry, false)).chain(self.finished.iter().map(|entry| (entry, true)));
         let mut count = 0;

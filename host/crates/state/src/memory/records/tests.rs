@@ -2,11 +2,8 @@
 
 use super::*;
 use crate::fixtures::{id, opening, stored};
-use crate::idempotency::{
-    BeginOutcome, Entry as Place, Identity, Key, RecordGuard, StoredBody, Tenant, begin, record::RecordBegin,
-};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use crate::idempotency::{BeginOutcome, Entry as Place, RecordGuard, Tenant, begin, record::RecordBegin};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use tokio::time::advance;
