@@ -1,4 +1,4 @@
-//! The layers of the crate: no two top-level modules import each other, directly or indirectly.
+//! The layers inside each crate: no two top-level modules import each other, directly or indirectly.
 //!
 //! Modules in a cycle cannot be understood, tested or moved separately. Test code may import anything.
 
@@ -6,7 +6,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Imports by module.
@@ -130,10 +130,18 @@ fn circle(imports: &Imports) -> Option<Vec<String>> {
     imports.keys().find_map(|module| visit(module, imports, &mut done, &mut Vec::new()))
 }
 
-/// The imports of the library, without the program's `main.rs` and `command` above it.
-fn library() -> Imports {
+/// The crates: the library, and the ones below it. Cargo forbids cycles between them.
+fn crates() -> BTreeMap<String, PathBuf> {
+    let host = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let below = fs::read_dir(host.join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    let named = below.map(|folder| (folder.file_name().unwrap().to_string_lossy().into_owned(), folder.join("src")));
+    named.chain([("triage".to_owned(), host.join("src"))]).collect()
+}
+
+/// The imports of a crate's modules, without the program's `main.rs` and `command` above the library.
+fn modules_of(sources: &Path) -> Imports {
     let mut imports = Imports::new();
-    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &[], &mut imports);
+    read(sources, &[], &mut imports);
     for above in ["lib", "main", "command"] {
         imports.remove(above);
     }
@@ -144,11 +152,21 @@ fn library() -> Imports {
     imports
 }
 
+/// Crates whose modules still form cycles: the key table and its value types, a policy's load and its instances, the connection to Redis and
+/// its monitors. Each was one module before it became a crate.
+const UNCUT: [&str; 3] = ["config", "engine", "state-redis"];
+
 #[test]
 fn no_modules_import_each_other_in_a_circle() {
-    let imports = library();
-    assert!(imports.len() > 20 && imports["pipeline"].contains("idempotency"), "the sources are not where they were");
-    assert_eq!(circle(&imports), None, "cut one of these imports: move what both need into a module below them");
+    let crates = crates();
+    assert!(crates.len() > 12, "the crates are not where they were: {crates:?}");
+    let mut circles = Vec::new();
+    for (name, sources) in crates.iter().filter(|(name, _)| !UNCUT.contains(&name.as_str())) {
+        let imports = modules_of(sources);
+        circles.extend(circle(&imports).map(|circle| format!("{name}: {}", circle.join(" -> "))));
+    }
+    assert!(modules_of(&crates["core"])["breaker"].contains("clock"), "imports are not found any more");
+    assert!(circles.is_empty(), "cut one of these imports: move what both need into a module below them: {circles:#?}");
 }
 
 #[test]

@@ -49,6 +49,7 @@ use triage_upstream as upstream;
 
 mod build;
 mod builder;
+mod choices;
 mod environment;
 mod file;
 mod flags;

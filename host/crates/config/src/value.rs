@@ -1,8 +1,8 @@
 //! Parsed values, and how they are displayed.
 
 use super::{
+    choices::{Mode, PolicySource, Redirects},
     problem::Source,
-    settings::{Mode, PolicySource, Redirects},
 };
 use crate::{
     idempotency::AfterLoss,

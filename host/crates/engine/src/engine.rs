@@ -4,8 +4,9 @@ use super::{
     Cache, Compiler, Digest,
     component_info::Tier,
     epoch_ticker::{Running, Ticker},
-    guest_call::{Bounds, SYNC_BOUNDS, StoreData, WASI_BOUNDS},
+    guest_call::{SYNC_BOUNDS, WASI_BOUNDS},
     nesting_limit,
+    store_data::{Bounds, StoreData},
     wasi::{self, Wasi},
 };
 use std::sync::{Arc, OnceLock};

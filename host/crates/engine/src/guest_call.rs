@@ -3,6 +3,7 @@
 use super::{
     bindings::{Policy, PolicyPre, triage::policy::types as wit, waiting},
     cpu_budget::{CpuBudget, FIRST_EPOCHS},
+    store_data::{Bounds, StoreData},
     wasi::{LogBudget, Wasi},
 };
 use std::{
@@ -10,20 +11,11 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-use wasmtime::{ResourceLimiter, Result, Store, StoreLimits, StoreLimitsBuilder, component::InstancePre};
+use wasmtime::{Result, Store, component::InstancePre};
 use wasmtime_wasi::runtime::with_ambient_tokio_runtime;
 
 /// The bytes that a guest may hand over in one call: an answer of 1 MiB and its headers.
 const LIFTED_BYTES: usize = 2 << 20;
-
-/// What an instance may have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) memory_bytes: usize,
-    pub(super) tables: usize,
-    pub(super) table_elements: usize,
-    pub(super) core_instances: usize,
-}
 
 /// What a policy without an interpreter reads is a few hundred KiB, and it keeps nothing.
 pub(super) const SYNC_BOUNDS: Bounds =
@@ -31,30 +23,6 @@ pub(super) const SYNC_BOUNDS: Bounds =
 /// Python begins with 13 MB and a hundred core instances.
 pub(super) const WASI_BOUNDS: Bounds =
     Bounds { memory_bytes: 64 << 20, tables: 16, table_elements: 40_000, core_instances: 256 };
-
-/// What a store holds: what its guest may use, and `W` of WASI.
-pub(super) struct StoreData<W> {
-    memory: StoreLimits,
-    pub(super) time: CpuBudget,
-    pub(super) wasi: W,
-}
-
-impl<W> StoreData<W> {
-    fn new(bounds: Bounds, cap_ms: u64, wasi: W) -> Self {
-        let memory = StoreLimitsBuilder::new()
-            .memory_size(bounds.memory_bytes)
-            .memories(1)
-            .tables(bounds.tables)
-            .table_elements(bounds.table_elements)
-            .instances(bounds.core_instances)
-            .build();
-        Self { memory, time: CpuBudget::new(cap_ms), wasi }
-    }
-
-    pub(super) fn limits(&mut self) -> &mut dyn ResourceLimiter {
-        &mut self.memory
-    }
-}
 
 /// Starts a call's time anew.
 pub(super) fn allow<W>(store: &mut Store<StoreData<W>>, cap_ms: u64) {

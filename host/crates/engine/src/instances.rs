@@ -5,8 +5,9 @@ use super::{
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::Engine,
-    guest_call::{GuestCall, StoreData, Waited, allow},
+    guest_call::{GuestCall, Waited, allow},
     load::{LoadError, LoadOptions},
+    store_data::StoreData,
     wasi::LogBudget,
 };
 use crate::clock;

@@ -26,6 +26,7 @@ mod nesting_limit;
 pub mod prebuilt;
 pub mod scaffold;
 pub mod signature;
+mod store_data;
 mod wasi;
 
 pub use builtin::judge as builtin_judge;

@@ -6,9 +6,10 @@ use super::{
     contract::{Attempt, Description, Interest, Outcome, Verdict},
     convert::{self, InvalidDescription},
     engine::Engine,
-    guest_call::{Bounds, SYNC_BOUNDS, SyncTier, WASI_BOUNDS, WasiTier},
+    guest_call::{SYNC_BOUNDS, SyncTier, WASI_BOUNDS, WasiTier},
     instances::{Instances, LOAD_MS},
     nesting_limit::TooDeep,
+    store_data::Bounds,
     wasi::LogBudget,
 };
 use std::panic::{self, AssertUnwindSafe};

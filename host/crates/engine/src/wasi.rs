@@ -4,7 +4,7 @@
 //! always the same, as decisions must replay (`attempt.now-unix-ms` and `attempt.random` are the true ones). What it prints
 //! goes to the log, as far as it is worth reading.
 
-use super::{convert, guest_call::StoreData};
+use super::{convert, store_data::StoreData};
 use crate::clock::{Clock, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 
 use super::{
     address::{Address, Node, Topology},
-    connection::OpenError,
+    error::OpenError,
 };
 use redis::{
     AsyncConnectionConfig, Client as OneClient, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,

@@ -1,11 +1,8 @@
 //! The connection to shared state: runs a script, and reports within 20 ms whether it ran.
 
-mod error;
-
-pub use error::{LinkError, OpenError};
-
 use super::{
     client::{Client, Connection},
+    error::{LinkError, OpenError},
     keys::Keys,
     metrics::{self, ScriptMetrics, Steps},
     pubsub::{self, Pushed},

@@ -27,6 +27,7 @@ pub mod admission;
 pub mod agreement;
 mod client;
 mod connection;
+mod error;
 mod keys;
 mod metrics;
 mod pubsub;
@@ -41,7 +42,8 @@ pub mod test_server;
 mod thread_connection;
 
 pub use address::{Address, Node, RULE, Topology};
-pub use connection::{Condition, LinkError, OpenError, RedisConnection};
+pub use connection::{Condition, RedisConnection};
+pub use error::{LinkError, OpenError};
 pub use keys::Keys;
 pub use metrics::Steps;
 pub use pubsub::Pushed;

@@ -3,12 +3,7 @@
 //! The server itself stores its last known identity, so that hosts that start later know it too. A server that was emptied while
 //! no host ran cannot be distinguished from a new one.
 
-use super::{
-    client::Connection,
-    connection::{Inner, LinkError},
-    reply,
-    script::Script,
-};
+use super::{client::Connection, connection::Inner, error::LinkError, reply, script::Script};
 use crate::clock::Timestamp;
 use std::{fmt, time::Duration};
 

@@ -1,9 +1,6 @@
 //! The connection of one thread: made at first use, replaced when it fails.
 
-use super::{
-    client::Connection,
-    connection::{Inner, LinkError},
-};
+use super::{client::Connection, connection::Inner, error::LinkError};
 use parking_lot::Mutex;
 use std::{
     sync::{

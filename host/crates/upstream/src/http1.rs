@@ -8,8 +8,7 @@ mod connection;
 mod pool;
 
 use super::{
-    Inbound, Outbound, OutboundBody, Settings, TransportError, classify,
-    http_client::{GUARDED_IDLE, KEEPALIVE},
+    GUARDED_IDLE, Inbound, KEEPALIVE, Outbound, OutboundBody, Settings, TransportError, classify,
     resolve::{Marked, Resolver},
     url::{self, below},
 };

@@ -25,11 +25,6 @@ use std::{
 };
 use tokio::time::{Instant, timeout};
 
-/// Servers close idle connections after 5 s or more. A write must not race that close (RFC 9112 section 9.3.1).
-pub(super) const GUARDED_IDLE: Duration = Duration::from_millis(3900);
-/// Interval of keepalive probes on a silent connection.
-pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
-
 /// Why an upstream's HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {

@@ -1,8 +1,7 @@
 //! Connections with TLS or HTTP/2. The protocol is negotiated, and with HTTP/2 many requests share a connection.
 
 use super::{
-    BoxError, Inbound, Outbound, OutboundBody, Settings, TransportError, classify,
-    http_client::{GUARDED_IDLE, KEEPALIVE},
+    BoxError, GUARDED_IDLE, Inbound, KEEPALIVE, Outbound, OutboundBody, Settings, TransportError, classify,
     resolve::{Marked, Resolver},
     url::below,
 };

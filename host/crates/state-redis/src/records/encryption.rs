@@ -4,7 +4,7 @@
 //! bytes, so that no nonce is used twice however many hosts share the key. The record's id is authenticated too: a value that is
 //! moved to another record does not decrypt.
 
-use super::super::connection::{OpenError, secret};
+use super::super::{connection::secret, error::OpenError};
 use crate::{idempotency::RecordId, secret::TokenSource};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
