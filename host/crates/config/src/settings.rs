@@ -7,15 +7,13 @@ use crate::{
     overload::{Priority, peers},
     policy::{CachePlaces, Compiler, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
-    redis,
-    registry::Artifact,
-    retry,
+    redis, retry,
     secret::TokenSource,
     settlement,
     state::group::{self, Pybreaker},
     telemetry, upstream,
 };
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// All settings of a host.
 #[derive(Debug, Clone, PartialEq)]
