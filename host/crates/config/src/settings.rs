@@ -238,7 +238,7 @@ pub struct Upstream {
     pub sheds_overload: bool,
     /// The request header for a lower priority. Default `triage-priority`.
     pub priority_header: http::HeaderName,
-    /// Idempotency settings. The lock fits the deadlines known without the policy; [`super::idempotency`] also includes those that the
+    /// Idempotency settings. The lock fits the deadlines known without the policy; [`super::idempotency()`] also includes those that the
     /// policy proposes.
     pub idempotency: idempotency::Settings,
     /// The operator's values for every endpoint, which override the policy's proposals. For effective settings see

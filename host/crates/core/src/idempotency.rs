@@ -1,7 +1,7 @@
 //! Idempotency keys: what a record goes through, and what a second request with the same key gets.
 //!
 //! A record is *new* (held by an owner, nothing sent), *sent* (its effect may have taken place) or *done* (the answer is kept
-//! for replays). [`record`] holds the transitions, pure; [`records`] says what a store must do; [`hold`] is what an owner has
+//! for replays). [`record`] holds the transitions, pure; `records` says what a store must do; `record_guard` is what an owner has
 //! in hand while it works, and gives the record back whatever becomes of the owner.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Policies: WebAssembly components that judge outcomes. The only user of wasmtime.
 //!
 //! A [`Policy`] is one loaded generation: compiled, linked and described. [`Policy::decide`] is a synchronous call of
-//! microseconds, capped at five milliseconds; what it returns is validated here and clamped by [`crate::retry`].
+//! microseconds, capped at five milliseconds; what it returns is validated here and clamped by `triage_core::retry`.
 
 use triage_bounded_file as bounded_file;
 use triage_core::{clock, route};

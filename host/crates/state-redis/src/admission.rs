@@ -93,7 +93,7 @@ impl RedisGates {
         gates
     }
 
-    /// The group with this name, created with `settings` at the first call: see [`crate::admission::Groups::group`].
+    /// The group with this name, created with `settings` at the first call: see `crate::admission::Groups::group`.
     pub fn group(&self, name: &str, settings: impl FnOnce() -> Settings) -> Arc<RedisGate> {
         let mut groups = self.groups.lock();
         let gate = groups.entry(name.to_owned()).or_insert_with(|| Arc::new(RedisGate::new(self, name, settings())));

@@ -391,7 +391,7 @@ impl Breaker {
         });
     }
 
-    /// Whether [`Force::Undo`] has something to take back.
+    /// Whether [`Force::Clear`] has something to take back.
     pub fn is_forced(&self, now: Timestamp) -> bool {
         match self.state {
             State::Open { why: Trip::Forced, until, .. } | State::ForcedClosed { until } => now < until,

@@ -22,7 +22,7 @@ pub struct Keyed {
     /// The key.
     pub key: Key,
     /// Whether the caller may have sent the request before. A key without a record then begins in Reconcile. It is no proof of a
-    /// send: see [`super::record::Begin::Reconcile`].
+    /// send: see [`super::record::RecordBegin::Reconcile`].
     pub maybe_sent: bool,
 }
 

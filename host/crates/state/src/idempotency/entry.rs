@@ -59,7 +59,7 @@ pub enum Arrived {
     Adopted(RecordId),
     /// It is listed.
     Listed {
-        /// [`Begin::New`], or [`Begin::Reconcile`] where the store has lost data.
+        /// [`RecordBegin::New`], or [`RecordBegin::Reconcile`] where the store has lost data.
         begin: RecordBegin,
         /// Its turn, where that came along.
         turn: Option<FingerprintLock>,

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// What a request got from its record. See [`Begin`].
+/// What a request got from its record. See [`RecordBegin`].
 #[derive(Debug)]
 #[must_use = "what may be done with the request depends on it"]
 pub enum BeginOutcome {

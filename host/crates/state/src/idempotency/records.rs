@@ -163,7 +163,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
     fn purge_expired(&self) {}
 
-    /// Waits until what [`Records::leave`] and dropped turns began is done: before the process ends.
+    /// Waits until what [`Records::abandon_record`] and dropped turns began is done: before the process ends.
     fn flushed(&self) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))
     }

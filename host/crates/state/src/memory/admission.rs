@@ -303,7 +303,7 @@ impl State {
     }
 }
 
-/// The breaker alone, for [`crate::store::redis::admission::RedisGate`], which falls back to this gate.
+/// The breaker alone, for `RedisGate`, which falls back to this gate.
 impl MemoryGate {
     /// Asks this host's own breaker.
     ///

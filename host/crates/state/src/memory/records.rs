@@ -133,7 +133,7 @@ impl MemoryRecords {
         self.turns.len()
     }
 
-    /// Removes expired records. Requests do so too; [`Host::tidy`](crate::Host::tidy) does it for a host without traffic, whose
+    /// Removes expired records. Requests do so too; `Host::purge_expired` does it for a host without traffic, whose
     /// responses would otherwise stay in memory. True: there were some.
     pub fn sweep(&self) -> bool {
         let mut swept = false;
