@@ -24,7 +24,7 @@ mod policy_cache;
 mod staging;
 mod state_file;
 
-pub(crate) use commands::CommandOutcome;
+pub use commands::CommandOutcome;
 pub use commands::{NotAnnounced, NotRolledBack};
 pub(crate) use follower::start;
 pub use follower::{Follower, FollowerContext, Report};

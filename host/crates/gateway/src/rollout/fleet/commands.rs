@@ -8,7 +8,7 @@ use crate::{
     policy::Digest,
     rollout::{Context, UpstreamPolicy},
     state::rollout::MessageReply,
-    store::redis::LinkError,
+    state_redis::LinkError,
     upstream_runtime::StagePhase,
 };
 use std::{sync::Arc, time::Duration};
@@ -70,7 +70,7 @@ pub enum NotRolledBack {
 
 /// The outcome of an operator's command. Reported as soon as it is known, even if the operator no longer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CommandOutcome {
+pub enum CommandOutcome {
     /// The component is announced.
     Announced,
     /// The fleet is rolled back.
@@ -89,7 +89,7 @@ impl Follower {
     ///
     /// # Errors
     /// [`NotAnnounced`]; nothing is announced, except perhaps with [`NotAnnounced::Unsure`].
-    pub(crate) async fn announce(
+    pub async fn announce(
         self: &Arc<Self>,
         context: &Arc<Context>,
         digest: Digest,
@@ -171,7 +171,7 @@ impl Follower {
     ///
     /// # Errors
     /// [`NotRolledBack`]; nothing is done, except perhaps with [`NotRolledBack::Unsure`].
-    pub(crate) async fn roll_back(
+    pub async fn roll_back(
         self: &Arc<Self>,
         context: &Context,
         named: Option<Digest>,

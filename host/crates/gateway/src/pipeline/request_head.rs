@@ -15,7 +15,7 @@ use http::{
 ///
 /// # Errors
 /// The [`Problem`] to respond with.
-pub(super) fn check(head: &mut Parts) -> Result<(), Problem> {
+pub fn check(head: &mut Parts) -> Result<(), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::Tunnel);
     }

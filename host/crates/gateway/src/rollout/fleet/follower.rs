@@ -16,7 +16,7 @@ use crate::{
     rng::Rng,
     rollout::{Context, UpstreamPolicy},
     state::rollout::MessageReply,
-    store::redis::{LinkError, Pushed, RedisConnection, agreement::RedisAgreement},
+    state_redis::{LinkError, Pushed, RedisConnection, agreement::RedisAgreement},
     telemetry::Events,
     upstream_runtime::{ServiceError, UpstreamRuntime},
 };

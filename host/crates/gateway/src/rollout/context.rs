@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// The upstreams, and the parts that load and check another policy generation. File watchers and fleet followers hold it weakly, so that
 /// they end with their host.
 #[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) upstreams: Vec<Arc<UpstreamPolicy>>,
+pub struct Context {
+    pub upstreams: Vec<Arc<UpstreamPolicy>>,
     pub(crate) engine: Engine,
     /// Public keys; one of them must have signed a component.
     pub(crate) keys: Keys,

@@ -88,7 +88,7 @@ impl Attention {
 type Identities = [Option<Identity>; 4];
 
 /// A file's identity without reading it: device, inode, size, modification time, change time.
-pub(crate) type Identity = (u64, u64, u64, i128, i128);
+pub type Identity = (u64, u64, u64, i128, i128);
 
 impl PolicyWatcher {
     /// Checks all files once, then starts to watch. `poll`: how often to check without an event.
@@ -196,7 +196,7 @@ fn identities(file: &Path) -> Identities {
 }
 
 /// The identity of a file; none if there is no file.
-pub(crate) fn identity(file: &Path) -> Option<Identity> {
+pub fn identity(file: &Path) -> Option<Identity> {
     let found = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     let time = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let bytes = time(found.mtime(), found.mtime_nsec());
@@ -267,7 +267,7 @@ mod tests {
             watching.drop_in(format!("test-panic:{place};").as_bytes());
             watching.told(kind, text);
             assert_eq!(watching.serves(), "http-standard", "{place}");
-            watching.drop_in(include_bytes!("../../../guest-policies/prebuilt/fhir.wasm"));
+            watching.drop_in(include_bytes!("../../../../../guest-policies/prebuilt/fhir.wasm"));
             watching.told("policy-installed", "generation 2");
             assert_eq!(watching.serves(), "fhir", "{place}");
         }

@@ -8,12 +8,10 @@ use crate::{
     policy::contract::{BreakerSignal, Class},
     rng::Rng,
     state::group::{AttemptKind, EndpointSettings, GroupStatus, LimitView, Recheck, Refusal, Report, Settings},
-    store::{
-        memory::admission::{self as memory, MemoryGate},
-        redis::{
-            LinkError,
-            admission::{self as redis, RedisGate, RedisGates},
-        },
+    state::memory::admission::{self as memory, MemoryGate},
+    state_redis::{
+        LinkError,
+        admission::{self as redis, RedisGate, RedisGates},
     },
     telemetry::Events,
 };

@@ -91,7 +91,7 @@ mod tests {
         clock::Clock,
         idempotency::{BeginRequest, RecordGuard, Records},
         state::fixtures::{id, opening},
-        store::memory::records::{Limits, MemoryRecords},
+        state::memory::records::{Limits, MemoryRecords},
     };
     use http_body::Body as _;
     use std::sync::Arc;

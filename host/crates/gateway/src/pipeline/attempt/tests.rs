@@ -12,7 +12,7 @@ use crate::{
         records::{Reply, at_hand, forwarded::forwarded},
     },
     rng::Rng,
-    store::memory::records::{Limits, MemoryRecords},
+    state::memory::records::{Limits, MemoryRecords},
     upstream::Transport,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};

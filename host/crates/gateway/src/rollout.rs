@@ -20,5 +20,5 @@ pub use shadow::{Case, Shadow};
 pub(crate) use stage::told;
 pub use stage::{Refused, begin, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
-pub(crate) use watcher::{Identity, identity};
+pub use watcher::{Identity, identity};
 pub use watcher::{PolicyWatcher, WatchError};

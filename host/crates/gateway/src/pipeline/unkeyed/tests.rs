@@ -14,7 +14,7 @@ use crate::{
     },
     policy::contract::{Failure, FailureKind},
     rng::Rng,
-    store::memory::records::{Limits, MemoryRecords},
+    state::memory::records::{Limits, MemoryRecords},
     upstream::{self, Inbound, Outbound, Transport},
 };
 use bytes::Bytes;

@@ -7,14 +7,12 @@ use crate::{
     config::settings::{Settings, State},
     idempotency::{self, OwnerProofs, Records},
     rng::Rng,
-    store::{
-        local_fallback::AloneIfNeeded,
-        memory::records::{Limits, MemoryRecords},
-        redis::{
-            OpenError, RedisConnection,
-            admission::RedisGates,
-            records::{RedisRecords, Sealer},
-        },
+    state::local_fallback::AloneIfNeeded,
+    state::memory::records::{Limits, MemoryRecords},
+    state_redis::{
+        OpenError, RedisConnection,
+        admission::RedisGates,
+        records::{RedisRecords, Sealer},
     },
     telemetry::Events,
 };
@@ -91,7 +89,7 @@ pub(super) fn records(
 ///
 /// # Errors
 /// The configuration key that is wrong, and why.
-pub(crate) fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
+pub fn check(settings: &Settings) -> Result<(), (&'static str, HostError)> {
     let State::Shared(shared) = &settings.state else { return Ok(()) };
     Sealer::configured(shared.key.as_ref()).map_err(|error| ("state.key_file", error.into()))?;
     let key = |error: &OpenError| if let OpenError::File { key, .. } = error { key } else { "state.url" };

@@ -10,7 +10,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 const MAX_DIGITS: usize = 9;
 
 /// The first `wait` preference, if it is a number of seconds from 1. Other and malformed preferences are ignored, as the RFC demands.
-pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
+pub fn wait(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = values.flat_map(|value| split(value, ','));
     let found = preferences.find_map(|preference| {

@@ -15,7 +15,7 @@ mod early_response;
 mod idempotency_key;
 mod leased_body;
 mod pending_report;
-pub(crate) mod prefer;
+pub mod prefer;
 mod prepare;
 mod record_status;
 pub(crate) mod request_context;
@@ -32,7 +32,7 @@ mod verification;
 pub(crate) use caller_gone::CallerGone;
 pub(crate) use request_context::RequestContext;
 use shared_verifications::SharedVerifications;
-pub(crate) use stores::check as check_state;
+pub use stores::check as check_state;
 
 use self::early_response::Leaves;
 use crate::{
@@ -57,7 +57,7 @@ use crate::{
     },
     secret::TokenSource,
     settlement::{NotifyError, Settlement},
-    store::redis::{OpenError, RedisConnection},
+    state_redis::{OpenError, RedisConnection},
     telemetry::{
         self, AllEndpointCounters, Events, Exporter, RequestId, RequestRecorder, WorkerTelemetry, WorkersTelemetry,
         task_spans,
@@ -111,7 +111,9 @@ pub enum HostError {
 /// All upstreams and the state that they share. Cloning is cheap; clones share everything.
 #[derive(Debug, Clone)]
 pub struct Host {
-    pub(crate) shared: Arc<Shared>,
+    /// What the admin API and the listener read. Not part of the library.
+    #[doc(hidden)]
+    pub shared: Arc<Shared>,
     /// Telemetry of this worker's requests.
     desk: Arc<WorkerTelemetry>,
     transports: Arc<[Arc<dyn Transport>]>,
@@ -119,29 +121,36 @@ pub struct Host {
 
 /// State that all workers share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) clock: Clock,
+pub struct Shared {
+    /// The only source of time.
+    pub clock: Clock,
     pub(crate) entropy: Rng,
     /// The upstreams, and the engine, keys and registry that load their policies.
-    pub(crate) rollout: Arc<rollout::Context>,
+    pub rollout: Arc<rollout::Context>,
     /// The thread on which candidates decide in shadow; none without a shadow candidate.
     pub(crate) shadow: Option<Shadow>,
     /// The connection to shared state; none if state is in this process.
-    pub(crate) link: Option<RedisConnection>,
-    pub(crate) records: Arc<dyn Records>,
+    pub link: Option<RedisConnection>,
+    /// Idempotency records, in memory or shared.
+    pub records: Arc<dyn Records>,
     /// Settles unknown writes in the background.
-    pub(crate) settlement: Settlement,
+    pub settlement: Settlement,
     /// `state.writes_alone`: whether unsafe writes are sent while shared state cannot be reached.
     pub(crate) writes_alone: bool,
     /// `state.after_loss = "adopt"`: whether a match without a claim is adopted after shared state has lost its data.
     pub(crate) adopts_after_loss: bool,
-    pub(crate) memory: Arc<Memory>,
+    /// Limits the memory of requests under way.
+    pub memory: Arc<Memory>,
     /// Connections and requests by peer.
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) events: Arc<Events>,
-    pub(crate) meters: Arc<AllEndpointCounters>,
-    pub(crate) exporter: Option<Arc<Exporter>>,
-    pub(crate) desks: WorkersTelemetry,
+    pub peers: Arc<Peers>,
+    /// Events that an operator reads.
+    pub events: Arc<Events>,
+    /// Counters of every endpoint that has been in service.
+    pub meters: Arc<AllEndpointCounters>,
+    /// Sends spans to an OpenTelemetry collector, where one is configured.
+    pub exporter: Option<Arc<Exporter>>,
+    /// Each worker's timelines and counters.
+    pub desks: WorkersTelemetry,
     pub(crate) detached: TaskTracker,
     /// Bounds how often callers read records.
     record_reads: record_status::ReadLimit,
@@ -267,7 +276,7 @@ impl Host {
     }
 
     /// [`Host::handle`] for a request of a known connection, against whose limits the request counts.
-    pub(crate) async fn handle_on(
+    pub async fn handle_on(
         &self,
         request: Request<Body>,
         caller: &Caller,
@@ -331,33 +340,12 @@ impl Host {
     }
 
     /// Refuses a request at the listener, and counts the refusal.
-    pub(crate) fn refuse(&self, problem: Problem) -> Response<Body> {
+    pub fn refuse(&self, problem: Problem) -> Response<Body> {
         refused(problem, RequestRecorder::open(&self.desk))
     }
 
     /// Handles one request whose body is in memory: the pipeline without a listener.
-    ///
-    /// ```
-    /// # use std::sync::Arc;
-    /// use triage::{Host, clock::Clock, config, emulator::{Emulator, InProcess, Options}, rng::Rng};
-    ///
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let settings = config::for_upstream("http://hospital.invalid", "hospital-directory")?;
-    /// // In service: `Host::new(&settings, ..)`. Here the upstream is the emulator, in process.
-    /// let host = Host::with_transports(
-    ///     &settings,
-    ///     Clock::system(),
-    ///     Rng::system(),
-    ///     vec![Arc::new(InProcess(Emulator::new(Options::default())))],
-    /// )?;
-    /// let request = http::Request::get("/hospitals/").body(bytes::Bytes::new())?;
-    /// let answer = host.call(request).await;
-    /// assert_eq!(answer.status(), 200);
-    /// assert_eq!(answer.headers()["triage-verdict"], "applied");
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// The book's page about the library has an example that runs.
     pub async fn call(&self, request: Request<bytes::Bytes>) -> Response<Body> {
         let caller = Caller::new(std::net::Ipv4Addr::LOCALHOST.into(), "http");
         self.handle(request.map(crate::upstream::full), &caller, None).await
@@ -388,7 +376,7 @@ impl Host {
     }
 
     /// Whether memory is too scarce for another connection.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.shared.memory.is_full()
     }
 
@@ -434,14 +422,14 @@ impl Host {
     }
 
     /// Logs that certificates and tokens were reloaded because their files changed.
-    pub(crate) fn files_read(&self) {
+    pub fn files_read(&self) {
         tracing::info!("certificates and tokens were read again: their files have changed");
         let text = "certificates and tokens: their files have changed".to_owned();
         self.shared.events.note("reloaded", "files", text);
     }
 
     /// Logs that a changed configuration was refused and the old one stays in force.
-    pub(crate) fn reload_refused(&self, error: &dyn std::error::Error) {
+    pub fn reload_refused(&self, error: &dyn std::error::Error) {
         let causes = std::iter::successors(Some(error), |&link| link.source());
         let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         tracing::warn!(error = %text, "the configuration was not read again; what is in force stays");
@@ -496,7 +484,7 @@ fn identified(mut response: Response<Body>, id: RequestId) -> Response<Body> {
 ///
 /// # Errors
 /// [`HostError::Service`] if the engine cannot be started. A broken cache costs compile time, but does not stop the start.
-pub(crate) fn engine(settings: &Settings) -> Result<Engine, HostError> {
+pub fn engine(settings: &Settings) -> Result<Engine, HostError> {
     let mut engine = Engine::start().map_err(ServiceError::from)?;
     if let Some(compiler) = &settings.policies.compiler {
         engine = engine.compiling_with(compiler.clone());
@@ -512,7 +500,10 @@ pub(crate) fn engine(settings: &Settings) -> Result<Engine, HostError> {
 }
 
 /// The registry client: with the operator's credentials, and with a component folder beside the compiled code if there is a cache.
-pub(crate) fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
+///
+/// # Errors
+/// [`CredentialsError`] if the configured credentials cannot be read.
+pub fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
     let credentials = match &settings.policies.registry_auth {
         None => Credentials::default(),
         Some(TokenSource::Environment(secret)) => Credentials::read(secret.reveal(), REGISTRY_AUTH)?,
