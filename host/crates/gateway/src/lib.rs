@@ -13,6 +13,7 @@ pub mod authority;
 pub mod decision_log;
 pub mod pipeline;
 pub mod rollout;
+pub mod tls;
 pub mod upstream_runtime;
 
 pub use pipeline::{Host, HostError};

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config,
     idempotency::{RecordId, fingerprint::NotARecordId},
-    store::redis::RedisConnection,
+    state_redis::RedisConnection,
     telemetry::{Event, NotARequestId, RequestId, RequestTimeline},
     upstream_runtime::UpstreamRuntime,
 };

@@ -6,7 +6,7 @@ use crate::{
     overload::{self, Priority},
     settlement,
     state::group::{GroupStatus, LimitView},
-    store::redis::{Condition, Steps},
+    state_redis::{Condition, Steps},
     telemetry::{
         AllEndpointCounters, EndpointCounters, EndpointMeters, Events, Metric,
         endpoint_counters::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},

@@ -4,6 +4,19 @@
 //! it does not slow the data path. Without tokens, every caller may read and act. A listener that other machines can reach does not start
 //! without a token.
 
+use triage_bounded_file as bounded_file;
+use triage_config as config;
+use triage_core::{breaker, clock, rate_limit, retry, secret};
+use triage_engine as policy;
+use triage_gateway::{admission, decision_log, pipeline, rollout, tls, upstream_runtime};
+use triage_overload as overload;
+use triage_problem as error;
+use triage_settlement as settlement;
+use triage_state::{self as state, idempotency};
+use triage_state_redis as state_redis;
+use triage_telemetry as telemetry;
+use triage_upstream as upstream;
+
 mod actions;
 mod auth;
 mod client;
@@ -28,7 +41,7 @@ use crate::{
     clock::Clock,
     config::settings,
     pipeline::Host,
-    store::redis::RedisConnection,
+    state_redis::RedisConnection,
     tls::{Tls, TlsError},
 };
 use arc_swap::ArcSwap;

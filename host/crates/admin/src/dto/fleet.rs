@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// The fleet's generation, and the state of each host.
 #[derive(Debug, Serialize)]
-pub(in crate::admin) struct Fleet {
+pub(crate) struct Fleet {
     /// This host's name.
     host: String,
     /// 0 before the first command to the fleet.
@@ -61,7 +61,7 @@ struct Host {
     silent_ms: u64,
 }
 
-pub(in crate::admin) fn of(report: &Report) -> Fleet {
+pub(crate) fn of(report: &Report) -> Fleet {
     let Report { host, standing, view, is_current, behind, why_behind } = report;
     let proposed = view.proposed.as_ref();
     Fleet {
