@@ -1,20 +1,19 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
 
 pub mod demo;
-pub mod emulator;
 #[doc(hidden)]
 pub mod fuzz_inputs;
-pub mod import;
 pub mod preflight;
 pub mod server;
 
+pub use triage_admin as admin;
 pub use triage_bounded_file as bounded_file;
 pub use triage_config as config;
-pub use triage_admin as admin;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 pub use triage_engine as policy;
 pub(crate) use triage_gateway::authority;
 pub use triage_gateway::{Host, HostError, admission, decision_log, pipeline, rollout, tls, upstream_runtime};
+pub use triage_hospital::{emulator, import};
 pub use triage_overload as overload;
 pub use triage_problem as error;
 pub use triage_registry as registry;

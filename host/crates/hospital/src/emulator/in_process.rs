@@ -2,7 +2,7 @@
 
 use super::{Emulator, Reply, Request};
 use crate::{
-    policy::contract::{Failure, FailureKind},
+    contract::{Failure, FailureKind},
     upstream::{Body, BoxError, Inbound, Outbound, OutboundBody, Transport, full},
 };
 use bytes::{Bytes, BytesMut};

@@ -187,8 +187,8 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn in_process_faults_are_the_failures_of_sockets() {
     use crate::{
+        contract::{Failure, FailureKind},
         emulator::InProcess,
-        policy::contract::{Failure, FailureKind},
         upstream::{Outbound, OutboundBody, Transport as _},
     };
     use http_body_util::BodyExt as _;
