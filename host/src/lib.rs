@@ -1,4 +1,14 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
+//!
+//! The package holds the program, the listener ([`server`]) and the demo. The rooms below are crates of their own, each with one purpose;
+//! cargo forbids cycles between them:
+//!
+//! ```text
+//! core <- engine, upstream <- problem <- telemetry <- state <- state-redis
+//!      <- overload, registry, settlement, config <- gateway <- admin <- triage
+//! ```
+//!
+//! [`Host`] is the way in for a program that embeds the gateway: build it from [`config`], and call it with requests.
 
 pub mod demo;
 #[doc(hidden)]
