@@ -186,7 +186,7 @@ fn each_path_that_a_page_names_is_there() {
 fn the_readme_is_short_and_leads_to_the_book() {
     let readme = read(&repository().join("README.md"));
     assert!(readme.lines().count() <= 150, "{} lines: what needs more belongs into the book", readme.lines().count());
-    for command in ["cargo run --release -- demo", "bash .ci/run"] {
+    for command in ["cargo run --profile demo -- demo", "bash .ci/run"] {
         assert!(readme.lines().any(|line| line.starts_with(command)), "{command} is missing");
     }
     assert!(readme.contains("```mermaid\n"), "the picture of a request's way is missing");

@@ -211,7 +211,9 @@ fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.attempt_time)));
     page.histograms(&metrics::ATTEMPT_TIME, times)?;
     page.counters(&metrics::RETRIES, labelled(all, "class", &classes, |meter| meter.retries.all()))?;
-    page.counters(&metrics::LOOKS, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.probes))))?;
+    for verifications in [&metrics::VERIFICATIONS, &metrics::LOOKS] {
+        page.counters(verifications, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.probes))))?;
+    }
     let waits = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.wait_time)));
     page.histograms(&metrics::WAIT_TIME, waits)
 }

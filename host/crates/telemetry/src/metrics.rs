@@ -53,8 +53,10 @@ metrics! {
         "Time from an attempt's send to the head of its answer or its failure";
     RETRIES = "triage_retries_total", Counter, &["upstream", "endpoint", "class"],
         "Retries, by the class of the outcome that led to them";
+    VERIFICATIONS = "triage_verifications_total", Counter, ENDPOINT,
+        "Requests that verified a write whose effect was unknown";
     LOOKS = "triage_looks_total", Counter, ENDPOINT,
-        "Looks at what became of a write whose effect was unknown";
+        "Old name of triage_verifications_total; 0.3 drops it";
     VERDICTS = "triage_verdicts_total", Counter, &["upstream", "endpoint", "class"],
         "Outcomes judged, by class; settled statuses count as applied";
     DECISION_TIME = "triage_decision_duration_seconds", Histogram, ENDPOINT,
