@@ -16,7 +16,7 @@ fn directory(faster: &str, faults: &[&str]) -> (Triage, String) {
     for fault in faults {
         arguments.extend(["--fault", fault]);
     }
-    let mut directory = Triage::start(triage(&arguments).env("TRIAGE_LOG", "triage::emulator=debug"));
+    let mut directory = Triage::start(triage(&arguments).env("TRIAGE_LOG", "triage_hospital::emulator=debug"));
     let line = directory.says("listens on http://");
     (directory, line.rsplit(' ').next().unwrap().to_owned())
 }
