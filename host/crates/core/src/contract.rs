@@ -228,7 +228,7 @@ pub struct Attempt<'a> {
     pub path: &'a str,
     /// All request headers; only those of the interest are lowered.
     pub request_headers: &'a HeaderMap,
-    /// The request body as far as it is buffered.
+    /// The whole request body; empty if it is streamed. The policy gets only as many bytes as its interest asks for.
     pub request_body: &'a [u8],
     /// Claims of other requests.
     pub taken: &'a [String],

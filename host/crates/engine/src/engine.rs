@@ -46,7 +46,7 @@ pub struct Engine {
     compiler: Option<Arc<Compiler>>,
 }
 
-/// The roomy tier: its engine, and the WASI that its guests get.
+/// The engine of the roomy tier, and the linker with the WASI functions that its guests may import.
 pub(super) struct RoomyEngine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Linker<StoreData<Wasi>>,

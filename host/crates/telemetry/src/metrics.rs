@@ -56,7 +56,7 @@ metrics! {
     VERIFICATIONS = "triage_verifications_total", Counter, ENDPOINT,
         "Requests that verified a write whose effect was unknown";
     LOOKS = "triage_looks_total", Counter, ENDPOINT,
-        "Old name of triage_verifications_total; 0.3 drops it";
+        "Old name of `triage_verifications_total`; 0.3 drops it";
     VERDICTS = "triage_verdicts_total", Counter, &["upstream", "endpoint", "class"],
         "Outcomes judged, by class; settled statuses count as applied";
     DECISION_TIME = "triage_decision_duration_seconds", Histogram, ENDPOINT,

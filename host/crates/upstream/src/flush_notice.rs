@@ -79,7 +79,7 @@ impl Handover {
         }
     }
 
-    /// Whether [`Self::written`] was announced.
+    /// Whether a later call of [`Self::written`] will wait for the end of this response. Always false over HTTP/1.1.
     pub fn is_expected(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_expected.load(Relaxed))
     }

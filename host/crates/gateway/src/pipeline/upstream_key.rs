@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The key that each send of a request carries.
+/// What the host keeps of the upstream's idempotency key, which is the same on every send of a request. The key itself is in the headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamKey {
     pub(crate) tag: KeyTag,

@@ -260,7 +260,8 @@ impl Entry {
         Ok(found)
     }
 
-    /// Its caller has gone. The store is told at once or soon.
+    /// Gives the entry up without a response, since its caller has gone or cannot go on: it becomes an orphan for the next equal request.
+    /// The store may learn of it a little later.
     pub fn abandon(&self) {
         let mut state = self.state.lock();
         if state.phase != Phase::Present {

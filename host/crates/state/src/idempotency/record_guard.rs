@@ -296,7 +296,7 @@ impl RecordGuard {
     /// Keeps the answer for replays. The answer of a request whose record was never written is not kept.
     ///
     /// # Errors
-    /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
+    /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] if the store does not answer: the record is then left as unknown.
     pub async fn finish(mut self, stored: Stored) -> Result<(), RecordError> {
         if self.is_written() {
             self.records.finish(self.id, self.fence, stored).await?;

@@ -96,7 +96,7 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
     Ok(policy)
 }
 
-/// Combines a policy with the present settings.
+/// Builds the runtime of an upstream from a policy and the configured settings, without installing it.
 pub(super) fn service(
     context: &Context,
     serving: &UpstreamPolicy,
