@@ -134,7 +134,7 @@ impl RecordGuard {
         hold
     }
 
-    /// The hold of a request without a key that has a place among its equals.
+    /// A guard for a request without a key whose entry is listed among equal unanswered requests. `is_new`: its record began with that entry.
     pub fn listed(
         records: &Arc<dyn Records>,
         clock: Clock,
