@@ -1,12 +1,11 @@
 //! Operators' actions. Each one is an audit event: a log line with the target `triage::audit`, and a recent event.
 
 use super::{
-    AdminState,
-    auth::Role,
-    dto,
+    AdminState, dto,
     listen::Peer,
     read_handlers,
     response::{At, Json, Refusal, Sent, body},
+    role::Role,
 };
 use crate::{
     admission::Group,

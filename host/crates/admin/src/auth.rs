@@ -5,6 +5,7 @@ use super::{
     listen::Peer,
     quotas::{Asker, Quotas},
     response::Refusal,
+    role::Role,
     session::{self, Sessions},
 };
 use crate::{
@@ -52,24 +53,6 @@ pub enum TokenError {
     /// Both roles have the same token.
     #[error("the token that may look and the one that may act are the same; make two, or leave the first one out")]
     Same,
-}
-
-/// A caller's permissions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    /// May read.
-    Read,
-    /// May read and act.
-    Write,
-}
-
-impl Role {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-        }
-    }
 }
 
 /// A token's hash. The length is fixed, so that the time of a comparison does not depend on the token.

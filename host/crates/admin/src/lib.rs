@@ -29,6 +29,7 @@ mod quotas;
 mod read_handlers;
 mod recordings;
 mod response;
+mod role;
 mod routes;
 mod session;
 mod sse;

@@ -1,11 +1,6 @@
 //! The admin web page at the root: an HTML shell with inline style and script, and no external resources.
 
-use super::{
-    AdminState,
-    auth::{Entry, Role},
-    response::Refusal,
-    session,
-};
+use super::{AdminState, auth::Entry, response::Refusal, role::Role, session};
 use axum::{
     Form,
     extract::{Request, State, rejection::FormRejection},

@@ -2,7 +2,7 @@
 //!
 //! The quotas are separate so that callers without a token cannot use up those of scrapers and operators.
 
-use super::auth::Role;
+use super::role::Role;
 use crate::{
     clock::Timestamp,
     rate_limit::{Gcra, Quota},

@@ -3,7 +3,7 @@
 //! The process stores only sessions that were ended before they expired, at most [`MAX_ENDED`], so that callers cannot fill its memory.
 //! Changed tokens and a restart end every session.
 
-use super::auth::Role;
+use super::role::Role;
 use parking_lot::Mutex;
 use ring::{
     hmac,
