@@ -6,7 +6,7 @@
 //! ([`Emulator::serve`]).
 //!
 //! ```
-//! use triage::emulator::{Emulator, Options, Reply, Request};
+//! use triage_hospital::emulator::{Emulator, Options, Reply, Request};
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
 //! # runtime.block_on(async {
 //! let emulator = Emulator::new(Options::default());

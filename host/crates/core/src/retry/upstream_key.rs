@@ -56,7 +56,7 @@ impl KeyAnswer {
     /// Reads an answer. `body` is its beginning; more than [`BODY_BYTES`] are not looked at.
     ///
     /// ```
-    /// # use triage::retry::upstream_key::KeyAnswer;
+    /// # use triage_core::retry::upstream_key::KeyAnswer;
     /// let stripe = br#"{"error": {"code": "idempotency_key_in_use", "type": "invalid_request_error"}}"#;
     /// let headers = http::HeaderMap::new();
     /// assert_eq!(KeyAnswer::of(http::StatusCode::CONFLICT, &headers, stripe), KeyAnswer::InProgress);

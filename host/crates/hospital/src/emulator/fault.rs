@@ -62,7 +62,7 @@ struct Rule {
 /// A list of rules. The first one that applies to a request wins.
 ///
 /// ```
-/// use triage::emulator::{Call, Fault, Faults, When};
+/// use triage_hospital::emulator::{Call, Fault, Faults, When};
 /// let faults = Faults::none()
 ///     .on(Call::Create, When::every(3), Fault::ResetAfter)
 ///     .anywhere(When::Chance(0.05), Fault::FailBefore(http::StatusCode::BAD_GATEWAY));
