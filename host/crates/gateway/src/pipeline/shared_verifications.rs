@@ -38,8 +38,11 @@ struct SharedOutcome {
 }
 
 impl SharedOutcome {
+    /// Bytes of its body and its headers: an upstream chooses the size of both.
     fn bytes(&self) -> usize {
-        self.answer.as_ref().map_or(0, |(_, _, read, _)| read.len())
+        self.answer.as_ref().map_or(0, |(_, headers, read, _)| {
+            read.len() + headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
+        })
     }
 
     /// How long any write may use this outcome.
