@@ -9,6 +9,5 @@ pub mod emulator;
 pub mod import;
 
 use triage_core::{clock, contract, rng};
-use triage_engine as policy;
 use triage_problem as error;
 use triage_upstream as upstream;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::time::Duration;
 
-const LOCK: Duration = Duration::from_secs(150);
-const KEEP: Duration = Duration::from_hours(24);
+pub const LOCK: Duration = Duration::from_secs(150);
+pub const KEEP: Duration = Duration::from_hours(24);
 
 pub fn id(n: u16) -> RecordId {
     let value = HeaderValue::from_str(&n.to_string()).unwrap();

@@ -1,8 +1,8 @@
 //! Interprets the host's response to a request. Pure.
 
 use crate::{
+    contract::{Failure, hints},
     error,
-    policy::{contract::Failure, hints},
 };
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;

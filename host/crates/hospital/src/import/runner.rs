@@ -9,7 +9,7 @@ use super::{
     rows,
 };
 use crate::{
-    policy::contract::{Failure, FailureKind},
+    contract::{Failure, FailureKind},
     rng::Rng,
     upstream::{Body, Outbound, OutboundBody},
 };

@@ -1,7 +1,7 @@
 //! A minimal host with idempotency: implements what the import relies on, and injects faults.
 
 use crate::{
-    policy::contract::{Failure, FailureKind},
+    contract::{Failure, FailureKind},
     rng::Rng,
     upstream::{Inbound, Outbound, OutboundBody, Transport, full},
 };

@@ -1,6 +1,7 @@
 //! The pure parts.
 
 use crate::{
+    contract::{Failure, FailureKind},
     error,
     import::{
         journal::{self, Entry, Head, JournalError, Recorded, Start, Subject, VERSION},
@@ -8,7 +9,6 @@ use crate::{
         retry_state::{Next, Patience, RequestOutcome, RetryState},
         rows,
     },
-    policy::contract::{Failure, FailureKind},
 };
 use http::{HeaderMap, StatusCode};
 use proptest::prelude::*;

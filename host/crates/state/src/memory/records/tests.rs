@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::fixtures::{id, opening, stored};
+use crate::fixtures::{KEEP, LOCK, id, opening, stored};
 use crate::idempotency::{BeginOutcome, Entry as Place, RecordGuard, Tenant, begin, record::RecordBegin};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -10,9 +10,6 @@ use tokio::time::advance;
 
 #[path = "tests/history.rs"]
 mod history;
-
-const LOCK: Duration = Duration::from_secs(150);
-const KEEP: Duration = Duration::from_hours(24);
 
 fn limits(records: usize) -> Limits {
     Limits { records, ..Limits::default() }
