@@ -1,8 +1,8 @@
-//! Idempotency keys: what a record goes through, and what a second request with the same key gets.
+//! Idempotency keys: the states of a record, and the result of a second request with the same key.
 //!
-//! A record is *new* (held by an owner, nothing sent), *sent* (its effect may have taken place) or *done* (the answer is kept
-//! for replays). [`record`] holds the transitions, pure; `records` says what a store must do; `record_guard` is what an owner has
-//! in hand while it works, and gives the record back whatever becomes of the owner.
+//! A record is *new* (an owner holds it, nothing was sent), *sent* (the write may have taken effect) or *done* (the answer is kept
+//! for replays). [`record`] holds the transitions as pure functions; `records` is the interface of a store. An owner works under a
+//! `record_guard`, which gives the record back even if the owner is dropped.
 
 use std::time::Duration;
 
@@ -34,33 +34,33 @@ pub use record::{BeginRequest, FencingToken, KeyedSends, Leaving, Postponed, Rec
 pub use retention::{Ended, Ending, Retention, retention};
 pub use stored_response::{Stored, StoredBody};
 
-/// How keys are honoured.
+/// The settings of idempotency keys and of writes without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// How long a record is kept after it was finished. Default 24 h, as payment APIs have it.
     pub keep: Duration,
-    /// How long an owner holds a record before it counts as crashed. At least the deadline; default 150 s.
+    /// How long an owner may hold a record before the host takes it for crashed. At least the deadline; default 150 s.
     pub lock: Duration,
     /// The largest request body that a keyed request may have. Default 1 MiB.
     pub max_request_bytes: usize,
     /// The largest response body that is kept for replays. Default 1 MiB.
     pub max_response_bytes: usize,
-    /// Records kept at most (memory state); at the limit new keys are refused. Default 1,000,000: 11 a second,
-    /// and some 200 MB.
+    /// The maximum number of records in memory state; at the limit new keys are refused. Default 1,000,000: 11 new keys a second for
+    /// 24 h, some 200 MB.
     pub max_records: usize,
     /// Whether callers may read the state of their records on the data listener. Default false.
     pub record_status: bool,
-    /// The request headers whose values together name the tenant, hashed; none of them: all callers are one. Default the usual
-    /// credentials: `Authorization`, `Cookie` and the usual headers of API keys, so that no caller is given an answer to another
-    /// one's credentials. Where a credential changes between repetitions, name a header that stays.
+    /// The request headers whose hashed values identify the tenant. If a request has none of them, it shares one tenant with all such
+    /// requests. Default: `Authorization`, `Cookie` and the usual headers of API keys, so that no caller gets an answer to another
+    /// caller's credentials. If a credential changes between repetitions, name a header that stays the same.
     pub tenant_headers: Vec<http::HeaderName>,
-    /// Whether an answer that is given again has the `Set-Cookie` of the first one. Default false: it may be another session's.
+    /// Whether a replayed answer keeps its `Set-Cookie` header. Default false: the cookie may belong to another session.
     pub replay_set_cookie: bool,
-    /// How long a write without a key whose caller has gone is kept for the next equal request; none: not at all. Default
-    /// 10 min: clients that repeat by themselves have given up by then.
+    /// How long a write without a key is kept for the next equal request after its caller disconnected; none: not at all. Default
+    /// 10 min: clients with automatic retries have given up by then.
     pub orphans: Option<Duration>,
-    /// Writes without a key that are under way or kept at most; more go on without being kept. Default 10,000, a host's
-    /// connections.
+    /// The maximum number of writes without a key that are under way or kept; a write above it proceeds but is not kept. Default
+    /// 10,000, as many as a host has connections.
     pub max_orphans: usize,
 }
 

@@ -1,17 +1,17 @@
 //! The rule for records that shared state may have lost.
 
-/// What becomes of a request that shared state may have forgotten, where a verification finds what it asks for and no claim says
-/// which request made that.
+/// The rule for a request whose record shared state may have lost, if a verification finds a matching resource but no claim names
+/// the request that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterLoss {
-    /// It stays unknown until its caller or an operator says what it is: an equal request may have made it.
+    /// The effect stays unknown until the caller or an operator settles it: an equal request may have made the resource.
     Ask,
-    /// It is adopted: a request may be given what an equal one made.
+    /// The request adopts the resource, even if an equal request may have made it.
     Adopt,
 }
 
 impl AfterLoss {
-    /// Its word in a configuration.
+    /// The value in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ask => "ask",

@@ -1,5 +1,5 @@
-//! What a record keeps as bytes, as memory keeps it and before it is sealed for shared state: an answer, or the request of a write. Lengths are big-endian; the first
-//! byte is the version, the second one says which of them it is, so that neither passes for the other.
+//! The binary format of an answer, or of a write's request, as memory keeps it and as it is before encryption for shared state.
+//! The first byte is the version. The second byte is the kind, so that an answer is never read as a request. Lengths are big-endian.
 
 use super::{Fingerprint, KeptRequest, Stored, StoredBody};
 use crate::contract::Class;
@@ -11,7 +11,7 @@ const ANSWER: u8 = 0;
 const TOO_LARGE: u8 = 1;
 const REQUEST: u8 = 2;
 
-/// Bytes that are no answer.
+/// The bytes are not a valid answer or request of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a kept answer cannot be read: it was written by another version of the host; run one version in the whole fleet"

@@ -1,4 +1,4 @@
-//! The lease of a host's heartbeat where it holds records: while it is renewed the host counts as alive, and so may go on.
+//! The heartbeat lease of a host that holds records. While the lease is renewed, the host counts as alive and keeps its records.
 
 use super::lease::{Generation, LeaseTerm, RenewedLease};
 use crate::clock::Timestamp;
@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// The heartbeat's lease, and how many records need it.
+/// The lease of a host's heartbeat, with the number of records that need it.
 #[derive(Debug, Default)]
 pub struct HeartbeatLease {
     lease: Arc<RenewedLease>,
@@ -20,13 +20,13 @@ impl HeartbeatLease {
         self.lease.renewed(until, now)
     }
 
-    /// Whether a record needs it: a lease that none needs may end.
+    /// Whether a record needs the heartbeat. Without one, the lease may expire.
     pub fn is_needed(&self) -> bool {
         self.records.load(Relaxed) > 0
     }
 }
 
-/// A record's need of its host's heartbeat. It ends with this.
+/// Keeps the host's heartbeat renewed for one record until it is dropped.
 #[derive(Debug)]
 #[must_use = "the heartbeat is not renewed for a record whose need was dropped"]
 pub struct HostLease {
@@ -35,7 +35,7 @@ pub struct HostLease {
 }
 
 impl HostLease {
-    /// Has the heartbeat renewed until this is dropped. `generation`: the term in which the record was begun; none: one that is over.
+    /// Counts a record that needs the heartbeat. `generation`: the term in which the record began; none: an expired term.
     pub fn new(heartbeat: &Arc<HeartbeatLease>, generation: Option<Generation>) -> Self {
         heartbeat.records.fetch_add(1, Relaxed);
         let term = LeaseTerm::of(Arc::clone(&heartbeat.lease), generation);

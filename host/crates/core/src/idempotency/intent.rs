@@ -1,27 +1,27 @@
-//! What a write asked of the upstream: kept with its record from the first byte on, so that its effect can be verified after its
-//! caller and its host are gone.
+//! The request of a write to the upstream. Its record keeps the request from the first byte on, so that a host can verify the effect
+//! even after the caller has disconnected and the first host has crashed.
 
 use super::fingerprint::Fingerprint;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use std::fmt;
 
-/// What a write asked, as far as that is known.
+/// The request of a write, as far as the record keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
     /// The upstream's name.
     pub upstream: String,
     /// The endpoint's name.
     pub endpoint: String,
-    /// What its verification needs; none where a host cannot verify it by itself.
+    /// The request that a verification needs; none if a host cannot verify the write by itself.
     pub request: Option<KeptRequest>,
 }
 
 /// The part of a request that a policy reads to verify it. It holds patients' data and the caller's credentials: a shared store
-/// gets it sealed or not at all.
+/// gets it encrypted or not at all.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeptRequest {
-    /// Its content: requests that are equal to it take turns with it.
+    /// The digest of the content: equal requests share one lock.
     pub fingerprint: Fingerprint,
     /// The method.
     pub method: Method,
@@ -31,12 +31,12 @@ pub struct KeptRequest {
     pub headers: HeaderMap,
     /// The body, as far as the policy reads it.
     pub body: Bytes,
-    /// Whether the caller gave an idempotency key. Without one its record has a fingerprint of its own.
+    /// Whether the caller sent an idempotency key. Without one, the record's own fingerprint is derived from its random id.
     pub keyed: bool,
 }
 
 impl Intent {
-    /// Upstream and endpoint, as events and a shared store name them.
+    /// `upstream/endpoint`, the name in events and in a shared store.
     pub fn subject(&self) -> String {
         format!("{}/{}", self.upstream, self.endpoint)
     }
@@ -47,13 +47,13 @@ impl Intent {
         self.upstream.len() + self.endpoint.len() + OVERHEAD + self.request.as_ref().map_or(0, KeptRequest::size)
     }
 
-    /// The same in buffers of its own: the request's are parts of what its caller's connection was read into, and would keep that.
+    /// A copy in buffers of its own: slices of the caller's connection buffer would keep that whole buffer in memory.
     #[must_use]
     pub fn copied(&self) -> Self {
         Self { request: self.request.as_ref().map(KeptRequest::copied), ..self.without_request() }
     }
 
-    /// The same without the request: what is left where there is no room for it.
+    /// The names without the request, for a store without room for it.
     #[must_use]
     pub fn without_request(&self) -> Self {
         Self { upstream: self.upstream.clone(), endpoint: self.endpoint.clone(), request: None }

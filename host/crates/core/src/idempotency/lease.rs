@@ -1,36 +1,35 @@
-//! A right that ends by itself unless it is renewed.
+//! A lease: a right that expires unless it is renewed.
 //!
-//! A lease that was over stays over for what was held under it, however often it is renewed afterwards: in between another host
-//! may have taken that over.
+//! An expired lease never revives for a record held under it, even if it is renewed later: another host may have taken the record
+//! over in between.
 
 use crate::clock::Timestamp;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Until when a store grants a right at least, on this host's own time line.
+/// A lease with the earliest time at which the store may end it, on this host's own clock.
 #[derive(Debug, Default)]
 pub struct RenewedLease(Mutex<Term>);
 
-/// A time without a gap for which the lease was renewed.
+/// A period in which the lease was renewed without a gap.
 #[derive(Debug, Default)]
 struct Term {
     generation: Generation,
     until: Timestamp,
 }
 
-/// Which of a lease's terms.
+/// The number of a lease's term; each gap begins a new one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Generation(u64);
 
 impl RenewedLease {
-    /// The store has renewed the lease. It holds until then at least. `now` is when this host has heard of it.
+    /// Notes that the store has renewed the lease at least until `until`. `now`: the time at which this host got the reply.
     ///
-    /// Returns the term to which that belongs. None: it was over before this host heard of it, and tells nothing any more. A
-    /// renewal that is heard of after the term before was over begins another one, even if it was asked for earlier: the store may
-    /// have carried it out too late.
+    /// Returns the term of the renewal. None: the renewal had expired when its reply arrived. A reply that arrives after the previous
+    /// term has ended begins a new term, even if this host asked earlier: the store may have executed the renewal too late.
     pub fn renewed(&self, until: Timestamp, now: impl FnOnce() -> Timestamp) -> Option<Generation> {
         let mut term = self.0.lock();
-        // Read under the lock: a thread that was stopped before it would join a later term.
+        // Read the clock under the lock: a thread that is suspended between the two would otherwise join a later term.
         let now = now();
         if until <= now {
             return None;
@@ -43,7 +42,7 @@ impl RenewedLease {
     }
 }
 
-/// A term of a lease, as the owner of what is held under it sees it.
+/// One term of a lease, for the owner of a record that is held under it.
 #[derive(Debug, Clone)]
 pub struct LeaseTerm {
     lease: Arc<RenewedLease>,
@@ -51,24 +50,24 @@ pub struct LeaseTerm {
 }
 
 impl LeaseTerm {
-    /// A term of `lease`; with no generation one that is over.
+    /// A term of `lease`; without a generation, an expired one.
     pub fn of(lease: Arc<RenewedLease>, generation: Option<Generation>) -> Self {
         Self { lease, generation }
     }
 
-    /// The first term of a lease of its own. It ends at `until` unless that lease is renewed before.
+    /// The first term of a new lease. It ends at `until` unless the lease is renewed before.
     pub fn until_renewed(until: Timestamp) -> Self {
         let term = Term { until, ..Term::default() };
         let generation = Some(term.generation);
         Self { lease: Arc::new(RenewedLease(Mutex::new(term))), generation }
     }
 
-    /// The lease that it is a term of.
+    /// The lease of this term.
     pub fn lease(&self) -> &Arc<RenewedLease> {
         &self.lease
     }
 
-    /// Until when the right lasts at least, on this host's own time line; long ago for a term that was over.
+    /// The earliest end of the term, on this host's own clock; time 0 for an expired term.
     pub fn until(&self) -> Timestamp {
         let term = self.lease.0.lock();
         if self.generation == Some(term.generation) { term.until } else { Timestamp::default() }

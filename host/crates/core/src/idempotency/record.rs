@@ -9,8 +9,8 @@
 //!                                leave, lock ran out: unknown
 //! ```
 //!
-//! A record that was sent and whose request is kept has a time of its next verification. [`Record::take`] moves that time
-//! ahead, so that of all hosts one verifies it; a holder that vanishes leaves it due when its lock or its host's lease ends.
+//! A sent record whose request is kept has a time for its next verification. [`Record::take`] postpones that time, so that only one
+//! host verifies the record. If a holder crashes, the verification is due when its lock or its host's lease ends.
 
 use super::{
     compact::Compact,
@@ -21,15 +21,15 @@ use super::{
 use crate::{clock::Timestamp, rng::Rng};
 use std::{fmt, sync::Arc, time::Duration};
 
-/// The least time that a caller is told to wait for a request under way: HTTP's Retry-After counts in seconds.
+/// The shortest `Retry-After` for a request under way: the header counts in whole seconds.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// An owner's proof that it is still the owner: random, drawn anew for every begin, so that it never comes back after a loss.
+/// An owner's proof that it still owns the record. Each begin draws a random one, so that no token recurs after a loss of data.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FencingToken(pub u128);
 
 impl FencingToken {
-    /// A new one.
+    /// Draws a random token.
     pub fn draw(entropy: &Rng) -> Self {
         Self(u128::from(entropy.next()) << 64 | u128::from(entropy.next()))
     }
@@ -41,11 +41,11 @@ impl fmt::Debug for FencingToken {
     }
 }
 
-/// How long a host counts as alive after its last heartbeat. Its locks end with it. It is renewed well before, so that one
-/// renewal may fail; long beside a server's restart, short beside a lock.
+/// How long a host counts as alive after its last heartbeat; its locks end when the lease ends. Hosts renew it early enough for one
+/// renewal to fail. It outlasts a restart of the server and is much shorter than a lock.
 pub const HOST_LEASE: Duration = Duration::from_secs(15);
 
-/// One process among those that share a store: random, drawn anew for every start.
+/// The id of one of the processes that share a store. Each start draws a random one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HostId(pub u64);
 
@@ -61,56 +61,56 @@ impl fmt::Debug for HostId {
     }
 }
 
-/// What a store knows beside a record.
+/// Facts of the store that decide whether a record is up to date and its holder alive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreFacts {
     /// When the store last lost data, if ever.
     pub lost: Option<Timestamp>,
-    /// The end of the heartbeat lease of the host that holds the record; none where the store does not know the host.
+    /// The end of the heartbeat lease of the host that holds the record; none if the store does not know the host.
     pub host_until: Option<Timestamp>,
 }
 
 impl StoreFacts {
-    /// The end of the holder's host. A renewal may have been among what was lost: until all hosts had time to renew, a lease from
-    /// before the loss says nothing.
+    /// The end of the lease of the holder's host. The store may have lost a renewal: a lease from before the loss counts as running
+    /// until all hosts had time to renew.
     fn host_ends(&self) -> Option<Timestamp> {
         self.host_until.map(|until| until.max(self.lost.map_or(until, |lost| lost.after(HOST_LEASE))))
     }
 }
 
-/// Records without an answer that a store may hold before it refuses those of requests without a key. They are kept for as long as
-/// those with keys, and a key that finds no room is refused.
+/// How many records without an answer a store may hold before it refuses records of requests without a key. Such records live as
+/// long as those with keys, and would otherwise fill the store until it refuses keys.
 pub fn share_without_key(max_records: usize) -> usize {
     max_records.div_ceil(2)
 }
 
-/// What a request brings to its record.
+/// The input of [`Record::begin`]: what a request asks of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeginRequest {
-    /// The right that it asks for.
+    /// The token that holds the record if the request gets it.
     pub fence: FencingToken,
-    /// The host that holds the record, where hosts share the store.
+    /// The host that handles the request; none if hosts do not share the store.
     pub host: Option<HostId>,
-    /// What it asks of the upstream.
+    /// The digest of the request's content. Another content under the same key is a mismatch.
     pub fingerprint: Fingerprint,
-    /// Whether its caller may have sent it before.
+    /// Whether the caller says that it may have sent the request before (`Triage-Maybe-Sent`).
     pub maybe_sent: bool,
-    /// Whether it takes its turn among equal requests too, where the turn is free and the store can do both in one step.
+    /// Whether to take the fingerprint's lock too, if the lock is free and the store can do both in one step.
     pub turn: bool,
     /// The key of the upstream's own that its sends carry.
     pub upstream_key: Option<KeyTag>,
-    /// How long it may hold the record. See [`super::Settings::lock`].
+    /// How long the request may hold the record. See [`super::Settings::lock`].
     pub lock: Duration,
     /// How long the record is kept. See [`super::Settings::keep`].
     pub keep: Duration,
-    /// The tenant whose share of the memory it counts against; none: that of no tenant.
+    /// The tenant whose share of the memory the record counts against; none: no tenant's.
     pub tenant: Option<Tenant>,
-    /// How long it is kept once it has an answer.
+    /// How long the record is kept once it has an answer.
     pub keep_answer: Duration,
 }
 
 impl BeginRequest {
-    /// An opening under `settings`.
+    /// A request under `settings`, without host, upstream key, lock of the fingerprint or tenant.
     pub fn new(fence: FencingToken, fingerprint: Fingerprint, maybe_sent: bool, settings: &super::Settings) -> Self {
         let (lock, keep) = (settings.lock, settings.keep);
         Self {
@@ -127,38 +127,38 @@ impl BeginRequest {
         }
     }
 
-    /// The same, for sends that carry a key of the upstream's own.
+    /// Sets the upstream's own key that the sends carry.
     #[must_use]
     pub fn with_upstream_key(self, upstream_key: Option<KeyTag>) -> Self {
         Self { upstream_key, ..self }
     }
 
-    /// The same, with its turn.
+    /// Sets whether to take the fingerprint's lock too.
     #[must_use]
     pub fn with_turn(self, turn: bool) -> Self {
         Self { turn, ..self }
     }
 
-    /// The same, for one of several tenants.
+    /// Sets the tenant whose share of the memory the record counts against.
     #[must_use]
     pub fn of_tenant(self, tenant: Option<Tenant>) -> Self {
         Self { tenant, ..self }
     }
 
-    /// The last moment at which somebody may have sent it whose record the store has lost: all records of that time are over a
-    /// lock and a lifetime later.
+    /// The last moment at which an earlier owner may have sent the request under a record that the store has lost. None once a
+    /// lifetime and a lock have passed since the loss: no record of that time would still exist.
     fn before_loss(&self, lost: Option<Timestamp>, kept: Duration, now: Timestamp) -> Option<Timestamp> {
         let lost = lost.filter(|lost| now < lost.after(kept).after(self.lock))?;
         Some(lost.after(self.lock).min(now))
     }
 
-    /// The send that a caller's word tells of: it may have been until now. The word is no proof that anything was sent: a caller
-    /// says it after each answer that never came.
+    /// The send that the caller's `Triage-Maybe-Sent` claims, at the latest now. The header proves no send: a caller sets it after
+    /// every missing answer.
     fn told(&self, now: Timestamp) -> Option<Prior> {
         self.maybe_sent.then_some(Prior::feared(now))
     }
 
-    /// `earlier`: the record as it is; none for one that is made now.
+    /// A record that this request holds. `earlier`: the record before; none if there is none.
     fn held(&self, prior: Option<Prior>, earlier: Option<&Record>, now: Timestamp) -> (RecordBegin, Option<Record>) {
         let until = now.after(self.lock);
         let holder =
@@ -167,7 +167,7 @@ impl BeginRequest {
             sent_ago: now.since(sent),
             doubtful,
         });
-        // The store does not know which key the sends carried that a caller or a loss tells of.
+        // The store does not know the key of a send that only the caller or a loss of data suggests.
         let unknown = if prior.is_some() { Sends::Mixed } else { Sends::None };
         let mut record = Record {
             fingerprint: self.fingerprint,
@@ -184,7 +184,7 @@ impl BeginRequest {
     }
 }
 
-/// Every send of a record so far carried this key of the upstream's own, and the first one was so long ago.
+/// The upstream's own key, if every send of a record so far carried the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyedSends {
     /// The key.
@@ -196,11 +196,11 @@ pub struct KeyedSends {
 /// Which key of the upstream's own a record's sends carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sends {
-    /// There was no send.
+    /// No send so far.
     None,
-    /// All the same one, the first at this time.
+    /// Every send carried this key, the first at this time.
     Keyed(KeyTag, Timestamp),
-    /// Not all the same one, or none.
+    /// The keys differ, or a send carried none.
     Mixed,
 }
 
@@ -217,40 +217,40 @@ impl Sends {
 /// How an owner leaves a record without an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaving {
-    /// The time since this owner's last byte; none: it sent nothing.
+    /// The time since this owner's last byte; none if the owner sent nothing.
     pub sent_ago: Option<Duration>,
-    /// The time until the next verification; none: no host verifies the write by itself any more.
+    /// The time until the next verification; none if no host shall verify the write by itself any more.
     pub verify_in: Option<Duration>,
-    /// What the owner asked of the upstream, where it has not written that with a mark.
+    /// The request to the upstream, if the owner has not written it with a mark ([`Record::sent`]).
     pub intent: Option<Arc<Intent>>,
 }
 
 impl Leaving {
-    /// Leaves a record whose effect may be verified at once.
+    /// Leaves a record that any host may verify at once.
     pub fn at_once(sent_ago: Option<Duration>) -> Self {
         Self { sent_ago, verify_in: Some(Duration::ZERO), intent: None }
     }
 }
 
-/// What a request gets from its record.
+/// The result of [`Record::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordBegin {
-    /// Nobody sent it yet: the fence now holds the record.
+    /// The request was not sent so far: the fence now holds the record.
     New,
-    /// It was answered before.
+    /// The request was answered before: the kept answer.
     Replay(Arc<Stored>),
-    /// It is under way.
+    /// Another owner holds the record.
     InFlight {
-        /// When to ask again: after as long again as it has taken so far, at least a second, at most until the lock runs out.
+        /// The time until the caller should repeat: as long as the request has taken so far, at least 1 s, at most the holder's lock.
         retry_after: Duration,
     },
     /// The key belongs to another request.
     Mismatch,
-    /// It may have been sent before and nobody knows what came of it: the fence now holds the record, and must find out.
+    /// The request may have been sent before, with an unknown effect: the fence now holds the record, and its owner must verify.
     Reconcile {
-        /// The least time since a byte of it may have been sent.
+        /// The shortest possible time since the last byte.
         sent_ago: Duration,
-        /// Whether no send is known: only a loss of the store's data, or its caller's word, says that it may have been sent.
+        /// Whether no send is known: only a loss of the store's data, or the caller, suggests one.
         doubtful: bool,
     },
 }
@@ -266,17 +266,17 @@ pub enum Phase {
     Done,
 }
 
-/// What a record says to the caller whose request it is of.
+/// The state of a record for the caller that owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordStatus {
-    /// An owner works on it.
+    /// An owner holds the record.
     UnderWay {
-        /// For how long so far.
+        /// The time since that owner began.
         for_now: Duration,
-        /// Whether it may have been sent, by this owner or one before.
+        /// Whether this owner, or one before it, may have sent the request.
         is_sent: bool,
     },
-    /// Its effect is unknown, and no request works on it.
+    /// The effect is unknown, and no owner holds the record.
     Unknown {
         /// The time since a byte was last sent.
         sent_ago: Duration,
@@ -285,57 +285,57 @@ pub enum RecordStatus {
     Done(Arc<Stored>),
 }
 
-/// What became of a verification that no host can make now.
+/// The result of [`Record::postpone`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Postponed {
-    /// It is due again later.
+    /// The verification is due again later.
     Later,
-    /// The write is too old: no host verifies it any more. Told once.
+    /// The write is too old: no host verifies it any more. Reported once.
     GivenUp,
-    /// Another owner has the record, or it is settled: nothing was changed.
+    /// Another owner holds the record, or the record is settled: nothing was changed.
     NotUnsettled,
 }
 
-/// What to do with a record after a transition that may end it.
+/// Whether a store keeps a record after a transition that may end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordRetention {
-    /// Keep it as it now is.
+    /// Keep the changed record.
     Keep,
-    /// Forget it.
+    /// Delete the record: its key is free.
     Forget,
 }
 
-/// The fence does not hold the record (any more).
+/// The fence does not hold the record, or no longer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
-/// Why a record is not given back to a store.
+/// Why [`Record::restore`] did not write a record back to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotRestored {
-    /// The store knows as much or more, or the host knows nothing of use.
+    /// The store's record says as much or more, or the host's record has expired or is doubtful.
     Kept,
-    /// A request is under way under the record: what is known of it may be of use later.
+    /// A request holds the store's record: try again later.
     Busy,
 }
 
-/// A record's fields.
+/// The fields of a [`Record`], for a store that writes its own format.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
-    /// What it was begun with.
+    /// The digest of the request's content.
     pub fingerprint: Fingerprint,
-    /// How long it is kept.
+    /// How long the record is kept without an answer.
     pub keep: Duration,
-    /// How long once there is an answer.
+    /// How long the record is kept once it has an answer.
     pub keep_answer: Duration,
-    /// Its state.
+    /// The state, with its own fields.
     pub state: StateFields<'a>,
-    /// What was asked of the upstream.
+    /// The request to the upstream.
     pub intent: Option<&'a Arc<Intent>>,
     /// When its next verification is due.
     pub due: Option<Timestamp>,
-    /// The key of the upstream's own that its holder sends.
+    /// The upstream's own key that the holder sends.
     pub upstream_key: Option<KeyTag>,
-    /// The key that every send carried, and the first of them; none where they did not all carry the same one.
+    /// The key that every send carried, and the time of the first send; none if the keys differ or a send carried none.
     pub sends: Option<(KeyTag, Timestamp)>,
 }
 
@@ -357,11 +357,11 @@ pub struct Record {
     sends: Sends,
     keep_answer: Duration,
     state: State,
-    /// What was asked of the upstream; none before a send and once the record is done.
+    /// The request to the upstream; none before a send and once the record is done.
     intent: Option<Arc<Intent>>,
     /// When the next verification is due; only where the request is kept.
     due: Option<Timestamp>,
-    /// Whether its verification was given up: it is told once, and none begins again unless the write is sent again.
+    /// Whether verification was given up. That is reported once, and verification resumes only if the write is sent again.
     given_up: bool,
 }
 
@@ -373,7 +373,7 @@ enum State {
         doubtful: bool,
         since: Timestamp,
     },
-    /// An administrator has said that it was never sent: the next request is.
+    /// An administrator resolved the record as not applied: the next request is sent.
     Cleared {
         since: Timestamp,
     },
@@ -391,7 +391,7 @@ struct Holder {
     host: Option<HostId>,
     since: Timestamp,
     until: Timestamp,
-    /// When this holder last marked a send. A holder that never did has sent nothing.
+    /// When this holder last marked a send; none if it sent nothing.
     sent: Option<Timestamp>,
     prior: Option<Prior>,
 }
@@ -400,7 +400,7 @@ struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Prior {
     sent: Timestamp,
-    /// Whether no mark of a send is known: the store has lost records, or the caller says that it may have sent it.
+    /// Whether no send is marked, and only a loss of the store's data, or the caller, suggests one.
     doubtful: bool,
 }
 
@@ -411,42 +411,42 @@ impl Prior {
 }
 
 impl Holder {
-    /// When the holder stops sending at the latest: its lock ends, or before that its host's heartbeat.
+    /// The latest time at which the holder may send: the end of its lock or of its host's lease, the earlier of both.
     fn ends(&self, facts: &StoreFacts) -> Timestamp {
         facts.host_ends().filter(|_| self.host.is_some()).map_or(self.until, |ends| ends.min(self.until))
     }
 
-    /// When the holder may end at the earliest, right after a step of it: its host's heartbeat is renewed with that.
+    /// The earliest time at which the holder may end, right after one of its transitions, which renews its host's lease.
     fn first_end(&self, now: Timestamp) -> Timestamp {
         self.host.map_or(self.until, |_| self.until.min(now.after(HOST_LEASE)))
     }
 
-    /// The last moment at which a byte may have been sent, if the holder vanished: any time until it ended.
+    /// The last moment at which a crashed holder may have sent a byte: the end of its lock or lease, if it ever marked a send.
     fn last_byte_if_vanished(&self, facts: &StoreFacts) -> Option<Prior> {
         let prior = self.prior.map(|prior| prior.sent);
         let own = self.sent.map(|sent| sent.max(self.ends(facts)));
         Some(Prior { sent: own.max(prior)?, doubtful: self.is_doubtful() })
     }
 
-    /// Whether a byte may have been sent, by this holder or one before.
+    /// Whether this holder, or one before it, may have sent a byte.
     fn may_have_sent(&self) -> bool {
         self.sent.is_some() || self.prior.is_some()
     }
 
-    /// Whether nothing but a loss or a caller's word says that a byte may have been sent.
+    /// Whether only a loss of data, or the caller, suggests a send.
     fn is_doubtful(&self) -> bool {
         self.sent.is_none() && self.prior.is_some_and(|prior| prior.doubtful)
     }
 }
 
 impl Record {
-    /// The record of a request that was begun without one and has ended unknown.
+    /// The record of a request that began without a record and ended with an unknown effect.
     pub fn unknown(opening: &BeginRequest, leaving: &Leaving, now: Timestamp) -> Self {
         let sent = now.before(leaving.sent_ago.unwrap_or_default());
         let mut record = Self {
             fingerprint: opening.fingerprint,
             keep: opening.keep,
-            // When the first one went out is not known.
+            // The time of the first send is unknown.
             sends: Sends::Mixed,
             keep_answer: opening.keep_answer,
             state: State::Unknown { sent, doubtful: false, since: now },
@@ -458,8 +458,8 @@ impl Record {
         record
     }
 
-    /// The record of a request without a key, which is marked as sent from the beginning. Orphans are kept for `orphans`, so that
-    /// after a loss each request of that time may be the repetition of one that was lost.
+    /// The record of a request without a key, marked as sent from the beginning. Orphans live for `orphans`: for that long (and a
+    /// lock) after a loss, each request may repeat one whose record was lost.
     pub fn listed(
         opening: &BeginRequest,
         orphans: Duration,
@@ -490,7 +490,7 @@ impl Record {
         (begin, record)
     }
 
-    /// The owner lives: its lock lasts for at least `lock` from now on.
+    /// Extends the owner's lock to at least `lock` from now.
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
@@ -502,11 +502,11 @@ impl Record {
         Ok(())
     }
 
-    /// Begins a request: what it gets, and the record to write (none: leave it as it is).
+    /// Begins a request: its result, and the record to write (none: leave the record as it is).
     ///
-    /// Another payload is a mismatch whatever the phase. A lock that ran out, or whose host's heartbeat ended, is taken over: as
-    /// new if nothing was sent under it, else in doubt. A key that the store does not know may have been lost, and so may be what
-    /// became of a record that has stood as it does since before the loss.
+    /// Another payload is a mismatch in every phase. If the holder's lock or its host's lease has ended, the request takes the record
+    /// over: as new if nothing was sent under it, else to reconcile. After a loss, an unknown key may be one whose record was lost. A
+    /// record that has not changed since before the loss may lack its latest changes.
     pub fn begin(
         existing: Option<&Self>,
         opening: &BeginRequest,
@@ -520,7 +520,7 @@ impl Record {
         if record.fingerprint != opening.fingerprint {
             return (RecordBegin::Mismatch, None);
         }
-        // A later state of it, or a mark, may have been lost where the store came back with older data.
+        // The store may have returned with older data: a later state of the record, or a mark of a send, may be lost.
         let outdated = facts.lost.filter(|lost| record.since() <= *lost);
         let outdated = outdated.and_then(|lost| opening.before_loss(Some(lost), opening.keep, now));
         let taken_over = |known: Option<Prior>, told: Option<Prior>| {
@@ -539,7 +539,7 @@ impl Record {
             State::Done { stored, .. } => (RecordBegin::Replay(Arc::new(stored.open())), None),
             State::Unknown { sent, doubtful, .. } => taken_over(Some(Prior { sent: *sent, doubtful: *doubtful }), None),
             State::Cleared { .. } => taken_over(None, None),
-            // Asked again: a store on the network may be, where the answer was lost on the way.
+            // The same owner repeats its begin: a store on the network may have executed the first one and lost its reply.
             State::Held(holder)
                 if now < holder.ends(facts) && holder.fence == opening.fence && holder.sent.is_none() =>
             {
@@ -556,7 +556,7 @@ impl Record {
         }
     }
 
-    /// Marks that bytes go out from now on: right before each send. `intent`: what they ask, where it is not written yet.
+    /// Marks a send, right before its first byte. `intent`: the request to the upstream, if the record does not have it yet.
     ///
     /// # Errors
     /// [`Lost`] if the lock ran out or another owner has the record: nothing may be sent.
@@ -574,7 +574,7 @@ impl Record {
         Ok(())
     }
 
-    /// Keeps the answer. Also after the lock ran out, as long as nobody took over.
+    /// Keeps the answer. The lock may have ended, as long as no other owner took the record over.
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
@@ -584,7 +584,7 @@ impl Record {
         Ok(())
     }
 
-    /// Whether the owner may forget the record, because it knows that the effect did not take place.
+    /// Ends a record whose owner knows that the write did not take effect.
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
@@ -592,8 +592,8 @@ impl Record {
         self.holder(fence, now).map(|_| RecordRetention::Forget)
     }
 
-    /// The owner goes without an answer. If neither it nor an owner before it sent anything the record is forgotten, else it is
-    /// unknown from now on.
+    /// The owner gives the record back without an answer. If neither this owner nor an earlier one sent anything, the record is
+    /// deleted, else its effect is unknown from now on.
     ///
     /// # Errors
     /// [`Lost`] if another owner has the record.
@@ -609,8 +609,8 @@ impl Record {
         Ok(RecordRetention::Keep)
     }
 
-    /// Takes a record whose verification is due, and moves the next one `lease` ahead: what to verify. None if it is not due.
-    /// A holder that lives moves it to when it may end.
+    /// Takes a record whose verification is due: returns the write to verify, and schedules the next verification `lease` from now.
+    /// None if it is not due. While a holder is alive, the verification is postponed to the holder's end.
     pub fn take(&mut self, lease: Duration, facts: &StoreFacts, now: Timestamp) -> Option<Arc<Intent>> {
         self.due.filter(|due| *due <= now)?;
         if self.unsettled(facts, now).is_some() {
@@ -626,7 +626,7 @@ impl Record {
         None
     }
 
-    /// Puts off the verification of a record that no host can verify now: by `wait`, or for good once the write is as old as
+    /// Postpones the verification of a record that no host can verify now: by `wait`, or for good once the write is as old as
     /// `longest_age`.
     pub fn postpone(&mut self, wait: Duration, longest_age: Duration, facts: &StoreFacts, now: Timestamp) -> Postponed {
         let Some(age) = self.unsettled(facts, now).filter(|_| self.due.is_some()) else {
@@ -645,7 +645,7 @@ impl Record {
         self.due
     }
 
-    /// What was asked of the upstream, of a record that may have been sent and is not done.
+    /// The request to the upstream; none before a send and once the record is done.
     pub fn intent(&self) -> Option<&Arc<Intent>> {
         self.intent.as_ref()
     }
@@ -654,7 +654,7 @@ impl Record {
         self.due = at.filter(|_| self.intent.as_ref().is_some_and(|intent| intent.request.is_some()));
     }
 
-    /// When it is verified next. Where no host verifies it any more, its request is of no use.
+    /// Schedules the next verification after `wait`. Without a wait no host verifies the record again, so its request is dropped.
     fn schedule_next(&mut self, wait: Option<Duration>, now: Timestamp) {
         match wait {
             Some(wait) => self.schedule(Some(now.after(wait))),
@@ -665,7 +665,7 @@ impl Record {
         }
     }
 
-    /// Drops the request, and leaves the names of its upstream and endpoint: no host verifies it by itself.
+    /// Drops the request and keeps the names of its upstream and endpoint. No host can verify the record by itself afterwards.
     pub fn drop_request(&mut self) {
         self.due = None;
         if let Some(intent) = self.intent.as_mut().filter(|intent| intent.request.is_some()) {
@@ -681,15 +681,15 @@ impl Record {
         self.given_up = false;
     }
 
-    /// An administrator's word on a record that nobody works on: the answer to give from now on, or none if the effect is known
-    /// not to have taken place. `None` if the record is not unsettled.
+    /// Settles an unsettled record for an administrator. `answer`: the answer to replay from now on; none if the write did not take
+    /// effect. Returns `None`, and changes nothing, if the record is not unsettled.
     pub fn resolve(&mut self, answer: Option<Compact>, facts: &StoreFacts, now: Timestamp) -> Option<RecordRetention> {
         self.unsettled(facts, now)?;
         let Some(stored) = answer else {
             if !self.is_doubtful() {
                 return Some(RecordRetention::Forget);
             }
-            // A record that were forgotten would be in doubt again.
+            // Without a record, the next request with this key would be doubtful again.
             self.state = State::Cleared { since: now };
             self.sends = Sends::None;
             self.intent = None;
@@ -701,7 +701,7 @@ impl Record {
         Some(RecordRetention::Keep)
     }
 
-    /// How long ago a byte was last sent, if what came of it is unknown and nobody is finding out.
+    /// The time since the last byte, if the effect is unknown and no owner is verifying it.
     pub fn unsettled(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
         let sent = match &self.state {
             _ if self.expired(now) => None,
@@ -714,13 +714,13 @@ impl Record {
         sent.map(|sent| now.since(sent))
     }
 
-    /// How long ago a byte was last sent, if what came of it is unknown, also while somebody is finding out. A send that only a loss
-    /// makes possible counts once its holder has ended: the request that begins after the loss may be the first one.
+    /// The time since the last byte, if the effect is unknown, also while an owner is verifying it. A send that only a loss suggests
+    /// counts once its holder has ended: the request that begins after the loss may be the first one.
     pub fn unknown_for(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
         self.verified_for(facts, now).or_else(|| self.unsettled(facts, now))
     }
 
-    /// The same, while a holder that has sent nothing itself is finding out.
+    /// The time since the last byte of an earlier owner, while a holder that has sent nothing itself is verifying its effect.
     pub fn verified_for(&self, facts: &StoreFacts, now: Timestamp) -> Option<Duration> {
         match &self.state {
             State::Held(holder) if holder.sent.is_none() && now < holder.ends(facts) && !self.expired(now) => {
@@ -730,7 +730,7 @@ impl Record {
         }
     }
 
-    /// What its sends carried of the upstream's own key; none where one may have carried another key or none.
+    /// The upstream's own key, if every send carried it; none if a send may have carried another key or none.
     pub fn keyed_sends(&self, now: Timestamp) -> Option<KeyedSends> {
         match self.sends {
             Sends::Keyed(key, first) => Some(KeyedSends { key, first_ago: now.since(first) }),
@@ -738,7 +738,7 @@ impl Record {
         }
     }
 
-    /// What the record says to the caller whose request it is of; none where nothing may have taken effect, or it is over.
+    /// The state for the caller that owns the record; none if the record has expired, or nothing can have taken effect.
     pub fn status(&self, facts: &StoreFacts, now: Timestamp) -> Option<RecordStatus> {
         match &self.state {
             _ if self.expired(now) => None,
@@ -753,8 +753,8 @@ impl Record {
         }
     }
 
-    /// When the record may be forgotten: a new one when its lock runs out, others a `keep` after they were last changed, and
-    /// a sent one whose owner vanished a `keep` after its lock ran out.
+    /// When the record expires: a new one when its lock ends, a sent one that is still held `keep` after its lock ends, any other
+    /// `keep` after its last change.
     pub fn expires(&self) -> Timestamp {
         match &self.state {
             State::Held(holder) if !holder.may_have_sent() => holder.until,
@@ -765,7 +765,7 @@ impl Record {
         }
     }
 
-    /// The host that holds the record.
+    /// The host that holds the record; none if no owner does, or hosts do not share the store.
     pub fn host(&self) -> Option<HostId> {
         match &self.state {
             State::Held(holder) => holder.host,
@@ -773,7 +773,7 @@ impl Record {
         }
     }
 
-    /// Whether nothing but a loss of the store's data or its caller's word says that a byte may have been sent.
+    /// Whether only a loss of the store's data, or the caller, suggests that a byte was sent.
     pub fn is_doubtful(&self) -> bool {
         match &self.state {
             State::Held(holder) => holder.is_doubtful(),
@@ -782,7 +782,7 @@ impl Record {
         }
     }
 
-    /// The phase.
+    /// The phase that listings show. A cleared record counts as new.
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Held(holder) if !holder.may_have_sent() => Phase::New,
@@ -792,7 +792,7 @@ impl Record {
         }
     }
 
-    /// The answer that is kept.
+    /// The kept answer; none if the record is not done.
     pub fn stored(&self) -> Option<&Compact> {
         match &self.state {
             State::Done { stored, .. } => Some(stored),
@@ -800,7 +800,7 @@ impl Record {
         }
     }
 
-    /// What a host that was given a record knows of it: see [`Record::restore`].
+    /// The record as its new owner knows it, for [`Record::restore`]; none if `begin` did not give the record.
     pub fn begun(opening: &BeginRequest, begin: &RecordBegin, now: Timestamp) -> Option<Self> {
         let prior = match begin {
             RecordBegin::New => None,
@@ -812,7 +812,7 @@ impl Record {
         opening.held(prior, None, now).1
     }
 
-    /// Since when the record stands as it does.
+    /// When the record took its present state.
     pub fn since(&self) -> Timestamp {
         match &self.state {
             State::Held(Holder { since, .. })
@@ -822,13 +822,13 @@ impl Record {
         }
     }
 
-    /// Gives back to a store that has lost data what a host still knows: the record to write.
+    /// Restores a host's knowledge to a store that has lost data: the record to write.
     ///
-    /// A record that was begun anew only because of the loss gives way. Of two hosts that know a write as unknown, the later byte
-    /// counts, and one that knows its answer goes before both.
+    /// A doubtful record, which began anew only because of the loss, is overwritten. If two hosts know a write as unknown, the later
+    /// byte counts. A known answer overrides both.
     ///
     /// # Errors
-    /// [`NotRestored`]
+    /// [`NotRestored`] if the store's record must stay as it is.
     pub fn restore(
         existing: Option<&Self>,
         known: &Self,
@@ -843,7 +843,7 @@ impl Record {
         if is_over || known.is_doubtful() {
             return Err(NotRestored::Kept);
         }
-        // That it was given up is told once more after a loss.
+        // After a loss, the end of verification is reported once more.
         let known = &Self { given_up: false, ..known.clone() };
         let Some(there) = existing.filter(|there| !there.expired(now)) else { return Ok(known.clone()) };
         if there.fingerprint != known.fingerprint {
@@ -862,7 +862,7 @@ impl Record {
         }
     }
 
-    /// Its fields, for a store that writes them itself.
+    /// The fields, for a store that writes its own format.
     pub fn fields(&self) -> Fields<'_> {
         let state = match &self.state {
             State::Held(Holder { fence, since, until, sent, prior, .. }) => StateFields::Held {
@@ -894,7 +894,7 @@ impl Record {
         }
     }
 
-    /// Whether it is over, although it may still be there.
+    /// Whether the record counts as deleted, although the store may still hold it.
     pub fn expired(&self, now: Timestamp) -> bool {
         self.expires() <= now
     }

@@ -1,6 +1,6 @@
-//! What becomes of a request's record once the request is over: a pure decision.
+//! Decides, as a pure function, whether the record of an ended request is finished, released or kept as unknown.
 //!
-//! A key is released only with proof that the request has no effect. A released key lets the next request with it be sent.
+//! A key is released only with proof that the request has no effect, because the next request with a released key is sent.
 
 use crate::contract::{Class, Effect};
 
@@ -18,8 +18,8 @@ pub enum Ending {
     },
 }
 
-/// All that the decision depends on.
-// Each is a fact of its own: no two of them make one state.
+/// The facts that [`retention`] depends on.
+// The flags are independent: no two of them form one state.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -31,8 +31,8 @@ pub struct Ended {
     pub class: Class,
     /// Whether an attempt's effect is unknown.
     pub unsettled: bool,
-    /// Whether a caller can come back with a key. Without one only what is unknown is kept: an answer goes to its caller as it
-    /// comes.
+    /// Whether the request has an idempotency key. Without one, only an unknown effect keeps the record: no later request can ask
+    /// for a replay.
     pub keyed: bool,
     /// Whether the record holds a proof of absence that its caller needs when the request is refused.
     pub keeps_proof: bool,
@@ -40,24 +40,24 @@ pub struct Ended {
     pub ending: Ending,
 }
 
-/// What becomes of the record.
+/// The result of [`retention`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
-    /// It is finished: the answer is replayed from now on.
+    /// The record is finished: repetitions get a replay of the answer.
     Finish,
-    /// It is forgotten: the next request with the key is sent.
+    /// The record is deleted: the next request with the key is sent.
     Release,
-    /// It stays: the next request with the key finds out first what became of this one.
+    /// The record stays, with an unknown effect: the next request with the key first verifies the effect.
     KeepUnknown,
 }
 
-/// Decides what becomes of the record.
+/// Decides whether the record is finished, released or kept as unknown.
 pub fn retention(ended: &Ended) -> Retention {
     let Ended { effect, granted, class, unsettled, keyed, keeps_proof, ending } = *ended;
     let is_free = match (ending, class) {
         (Ending::Answered, Class::Applied | Class::AlreadyApplied) if keyed => return Retention::Finish,
         (Ending::Answered, Class::Applied | Class::AlreadyApplied) => return Retention::Release,
-        // Without a grant a rejection is only the guest's word: it is replayed, never a reason to send again.
+        // Without a grant, only the guest claims the rejection: replay it, but never free the key for another send.
         (Ending::Answered, Class::Rejected) if effect == Effect::Unsafe && !granted && keyed => {
             return Retention::Finish;
         }
@@ -66,7 +66,7 @@ pub fn retention(ended: &Ended) -> Retention {
             !effect_unknown && !keeps_proof
         }
         (Ending::Refused { maybe_sent, .. }, Class::Unknown) => !maybe_sent && !keeps_proof,
-        // What became of the write is unknown; or it is in place, and there is no answer to replay.
+        // Keep the record: the effect is unknown, or the write was applied but has no answer to replay.
         (Ending::Answered, Class::Unknown) | (Ending::Refused { .. }, Class::Applied | Class::AlreadyApplied) => false,
     };
     if is_free && !unsettled { Retention::Release } else { Retention::KeepUnknown }

@@ -1,23 +1,23 @@
-//! What is kept of an answer so that it can be given again.
+//! The part of an answer that a finished record keeps for replays.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use std::{fmt, sync::Arc};
 
-/// What a finished record keeps.
+/// The answer that a finished record keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
-    /// The answer, to be given again as it was.
+    /// The whole answer, replayed unchanged.
     Answer(StoredBody),
-    /// Only that the effect took place: the answer was larger than [`super::Settings::max_response_bytes`]. The request is never
-    /// sent again; a repetition is told so.
+    /// Only the status: the write took effect, but its answer was larger than [`super::Settings::max_response_bytes`]. The request
+    /// is never sent again; a repetition gets an error that says so.
     TooLarge {
         /// The answer's status.
         status: StatusCode,
     },
 }
 
-/// A whole answer.
+/// A whole answer, ready to replay.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredBody {
     /// The status.
@@ -33,7 +33,7 @@ pub struct StoredBody {
 }
 
 impl Stored {
-    /// `answer`, or what is left of it where its body is larger than `max_response_bytes`.
+    /// Keeps `answer` whole, or only its status if its body is larger than `max_response_bytes`.
     pub fn capped(answer: StoredBody, max_response_bytes: usize) -> Self {
         if answer.body.len() > max_response_bytes {
             Self::TooLarge { status: answer.status }

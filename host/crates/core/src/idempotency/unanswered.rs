@@ -1,23 +1,23 @@
-//! Equal requests without a key that have no answer yet: pure, `(list, event, now) -> list`.
+//! Equal requests without a key that have no answer yet, as pure functions: `(list, event, now) -> list`.
 //!
-//! Each has an owner, which holds its place for a lease and renews it. An entry without a living owner is an *orphan*: its caller
-//! has gone, or its host. The next equal request takes the oldest orphan over, and is then its owner. No entry with a living owner
-//! is given to another request, so that equal requests whose callers wait are never merged.
+//! Each entry has an owner, which renews the entry's lease. If the caller disconnects or the host crashes, the entry becomes an
+//! *orphan*. The next equal request adopts the oldest orphan and becomes its owner. An entry with a living owner is never given to
+//! another request, so that equal requests whose callers still wait are never merged.
 
 use super::{fingerprint::RecordId, record::FencingToken};
 use crate::clock::Timestamp;
 use std::time::Duration;
 
-/// Equal requests that are listed at most: a caller that sends more at once goes on without a place.
+/// The maximum number of listed equal requests. A request above it proceeds without an entry.
 pub const MAX_EQUAL: usize = 64;
 
-/// A clock that was set back by more than this moves what lies ahead with it.
+/// If the clock was set back by more than this, entries that lie in the future are moved back too.
 const SET_BACK: Duration = Duration::from_secs(1);
 
 /// How long entries live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// How long an owner holds its place without a word. [`Duration::MAX`] where no owner can vanish.
+    /// How long an entry counts as owned after its owner's last renewal. [`Duration::MAX`] if no owner can crash.
     pub lease: Duration,
     /// How long an orphan is kept. See [`super::Settings::orphans`].
     pub kept: Duration,
@@ -28,7 +28,7 @@ pub struct Terms {
 struct Listed {
     id: RecordId,
     owner: FencingToken,
-    /// Its place in the order of arrival. Unique in its list.
+    /// The time of arrival, which orders the list. Unique in its list.
     since: Timestamp,
     alive_until: Timestamp,
 }
@@ -37,22 +37,22 @@ struct Listed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unanswered(Vec<Listed>);
 
-/// What a request finds when it comes.
+/// The result of [`Unanswered::arrive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// An orphan, which the request owns now. It has no entry of its own.
+    /// The request owns this orphan now, and has no entry of its own.
     Adopted(RecordId),
-    /// None: the request is listed.
+    /// There is no orphan: the request has an entry.
     Listed {
-        /// Whether equal requests with living owners are listed too.
+        /// Whether the list has other entries, all with living owners.
         others: bool,
     },
-    /// None, and the request is not listed: there are [`MAX_EQUAL`] already.
+    /// There is no orphan, and no entry for the request: the list has [`MAX_EQUAL`] entries.
     Full,
 }
 
 impl Unanswered {
-    /// A request comes. It takes the oldest orphan over, or is listed.
+    /// A new request adopts the oldest orphan, or gets an entry.
     pub fn arrive(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> Arrival {
         if let Some(adopted) = self.take_over(owner, terms, now) {
             return Arrival::Adopted(adopted);
@@ -71,8 +71,8 @@ impl Unanswered {
         self.0.push(Listed { id, owner, since, alive_until: now.after(terms.lease) });
     }
 
-    /// The owner of a place that has not lapsed is told that it is not listed: the store has lost it with other data. False: it is
-    /// listed, or there is no room.
+    /// Lists a request again whose entry the store has lost, although its lease has not expired. False: the entry exists, or the list
+    /// is full.
     pub fn list_again(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
         self.purge_expired(terms.kept, now);
         let is_lost = self.0.len() < MAX_EQUAL && self.0.iter().all(|entry| entry.id != id);
@@ -82,17 +82,17 @@ impl Unanswered {
         is_lost
     }
 
-    /// Takes the oldest orphan over, where there is one.
+    /// Adopts the oldest orphan, if there is one.
     pub fn take_over(&mut self, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
         self.purge_expired(terms.kept, now);
         self.adopt(owner, terms, now)
     }
 
-    /// A listed request that has sent nothing looks once more: if there is an orphan it gives its own entry up for that.
+    /// Checks for an orphan once more, for a listed request that has sent nothing. If it adopts one, it gives up its own entry.
     pub fn look_again(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
         self.purge_expired(terms.kept, now);
         let own = self.place(id, owner)?;
-        // Its own place may have lapsed: it is no orphan to itself.
+        // The request's own entry may have expired: remove it first, so that the request does not adopt itself.
         let before = self.0.swap_remove(own);
         let adopted = self.adopt(owner, terms, now);
         if adopted.is_none() {
@@ -101,7 +101,7 @@ impl Unanswered {
         adopted
     }
 
-    /// The owner lives. False: the entry is another's, or gone.
+    /// Renews the owner's lease. False: another owner has the entry, or it does not exist.
     pub fn renew(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
         self.purge_expired(terms.kept, now);
         let Some(own) = self.place(id, owner) else { return false };
@@ -109,7 +109,7 @@ impl Unanswered {
         true
     }
 
-    /// The owner's caller has gone: the entry is an orphan from now on.
+    /// The owner's caller has disconnected: the entry is an orphan from now on.
     pub fn abandon(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
         self.purge_expired(terms.kept, now);
         let Some(own) = self.place(id, owner) else { return false };
@@ -117,12 +117,12 @@ impl Unanswered {
         true
     }
 
-    /// The owner's caller has its answer. False: the entry is another's, or gone.
+    /// Removes the entry once its caller has the answer. False: another owner has the entry, or it does not exist.
     pub fn remove(&mut self, id: RecordId, owner: FencingToken) -> bool {
         self.place(id, owner).map(|own| self.0.swap_remove(own)).is_some()
     }
 
-    /// Forgets what has been an orphan for long enough, and how many that were.
+    /// Removes orphans that are older than `kept`; returns their number.
     pub fn purge_expired(&mut self, kept: Duration, now: Timestamp) -> usize {
         let ahead = self.0.iter().map(|entry| entry.since.since(now)).max().unwrap_or_default();
         if ahead > SET_BACK {
@@ -136,12 +136,12 @@ impl Unanswered {
         before - self.0.len()
     }
 
-    /// How many there are.
+    /// The number of entries, orphans included.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the list has no entry.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

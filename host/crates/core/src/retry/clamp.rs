@@ -1,4 +1,4 @@
-//! The verdict, clamped.
+//! The clamp: limits a policy's verdict to what the host can prove, the operator granted and the deadline allows.
 
 use super::{
     Settings,
@@ -7,16 +7,17 @@ use super::{
 use crate::contract::{Class, Effect, Next, Probe, Purpose, Replacement, Verdict, is_elsewhere, leaves_unknown};
 use std::time::Duration;
 
-/// Probes that one request may make: enough to look early and often until `commit-within`, few enough to bound a hostile guest.
+/// The maximum verifications of one request: enough for early and frequent ones until `commit-within`, few enough to bound a
+/// hostile guest.
 const PROBES: u32 = 40;
 
-/// Answers "in progress" after which a request is sent no more: the same number, for the same reason.
+/// The maximum "in progress" answers of one request before the host stops resending: bounded for the same reason.
 const IN_PROGRESS: u32 = 40;
 
-/// What the host itself saw of an attempt.
+/// The result of an attempt as the host observed it, without the policy's opinion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObservedResult {
-    /// No byte left the host, or the upstream said by protocol that it did not look at the request.
+    /// No byte left the host, or the protocol proves that the upstream did not process the request.
     NotSent,
     /// An answer with this status.
     Status(u16),
@@ -24,74 +25,74 @@ pub enum ObservedResult {
     Lost,
 }
 
-/// All that a clamp depends on.
+/// All facts that the clamp depends on, except the verdict and the settings.
 #[derive(Debug, Clone, Copy)]
 pub struct ClampInput {
-    /// The strictest of method, policy and configuration.
+    /// The strictest effect that method, policy and configuration name.
     pub effect: Effect,
     /// Whether the operator trusts the policy to settle unknown writes here.
     pub granted: bool,
-    /// Whose outcome it is.
+    /// Whether the outcome is that of a request or of a verification.
     pub purpose: Purpose,
-    /// What the host saw.
+    /// The observed result.
     pub seen: ObservedResult,
     /// Attempts made so far.
     pub attempts: u32,
-    /// Probes made so far.
+    /// Verifications made so far.
     pub probes: u32,
-    /// Whether an effect of this request is unknown from before this outcome.
+    /// Whether the effect of an earlier send of this request is unknown.
     pub unsettled: bool,
     /// Whether the body can be sent again.
     pub repeatable: bool,
-    /// Since the last byte that may have been sent.
+    /// The time since the last byte that may have been sent.
     pub sent_ago: Option<Duration>,
-    /// How late the upstream may still apply the request; none: it is never settled by absence.
+    /// How long after a send the upstream may still apply it; none: absence never proves that the write was not applied.
     pub commit_within: Option<Duration>,
-    /// Until the deadline.
+    /// The time until the deadline.
     pub remaining: Duration,
-    /// What a further attempt needs: an attempt that cannot fit is not made.
+    /// The time that a further attempt needs. The host makes no attempt that does not fit.
     pub attempt_needs: Duration,
-    /// The wait that the upstream asked for.
+    /// The wait that the upstream asked for, such as `Retry-After`.
     pub hint: Option<Duration>,
-    /// The upstream's own idempotency key; none where the operator says nothing of one, or the request carries none.
+    /// The upstream's own idempotency key; none if the operator configured none, or the request carries none.
     pub upstream_key: Option<KeyFacts>,
 }
 
 /// What happens next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextAction {
-    /// The caller gets what came, or for a probe's outcome what came before it.
+    /// The caller gets the result of the attempt; after a verification, the result from before it.
     Deliver,
     /// The request is sent again after the delay.
     Retry(Duration),
     /// The request is sent again after the delay, because the upstream executes it only once under its own idempotency key.
     Resend(Duration),
-    /// The probe is made.
+    /// The host makes this verification.
     Verify(Probe),
-    /// The caller gets this answer.
+    /// The caller gets this answer of the policy.
     Replace(Replacement),
-    /// The effect stays unknown: the caller is told so.
+    /// The effect stays unknown: the caller gets the host's own `effect-unknown` error.
     Unsettled,
 }
 
-/// Why a verdict was not followed as given.
+/// Why the host did not follow a verdict as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClampReason {
     /// No attempts left.
     Attempts,
     /// The next attempt would not fit before the deadline.
     Deadline,
-    /// An unsafe request may have been processed, and nothing proves that it was not.
+    /// An unsafe request may have been processed: there is no proof that it was not.
     Effect,
-    /// The body was streamed and is gone.
+    /// The body was streamed and cannot be sent again.
     Body,
     /// The policy is not trusted to settle this endpoint.
     Grant,
-    /// Too many probes.
+    /// Too many verifications.
     Probes,
-    /// Absence was claimed before the upstream's time to commit had passed.
+    /// The policy wants a retry after a verification that proves nothing: it found no clear absence, or came before `commit-within`.
     TooEarly,
-    /// The upstream's idempotency key proves nothing (any more): its time is over, or a send did not carry it.
+    /// The upstream's idempotency key does not protect a resend: it has expired, or a send did not carry it.
     UpstreamKey,
 }
 
@@ -114,17 +115,17 @@ impl ClampReason {
 /// A verdict as the host follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clamped {
-    /// The class that the host believes.
+    /// The class that the host believes: the verdict's, or unknown if the proof or the grant for it is missing.
     pub class: Class,
     /// What happens next.
     pub step: NextAction,
-    /// Where the host went another way than the policy said.
+    /// Why the host did not follow the verdict; none if it did.
     pub limit: Option<ClampReason>,
 }
 
 impl Clamped {
-    /// Whether an effect of the request is unknown after this outcome; `before`: whether one was before it. Any class but
-    /// `unknown` is proof, of the effect or of its absence.
+    /// Whether the effect of the request is unknown after this outcome. `before`: whether it was unknown before. Every class but
+    /// `unknown` proves the effect or its absence.
     pub fn unsettled(&self, effect: Effect, before: bool) -> bool {
         match self.class {
             Class::Unknown => before || effect != Effect::Safe,
@@ -133,7 +134,7 @@ impl Clamped {
     }
 }
 
-/// Clamps a verdict.
+/// Clamps a verdict. Resends an unknown write only if the upstream's own key makes that safe.
 pub fn clamp(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clamped {
     let wished = if let Next::Retry(delay) = verdict.next { Some(delay) } else { None };
     let asked_for_wait = facts.hint.max(verdict.pause);
@@ -149,8 +150,8 @@ pub fn clamp(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clamp
     }
 }
 
-/// When an unknown write is sent again under the upstream's own key, or why it is not. None: there is no key, or the answer ends
-/// what a key can do.
+/// The delay until an unknown write is sent again under the upstream's own key, or why it is not. None: there is no key, or the
+/// upstream answered that the key belongs to another request (mismatch) or replayed its stored answer: resending changes nothing.
 fn resent(
     wished: Option<Duration>,
     asked_for_wait: Option<Duration>,
@@ -171,7 +172,7 @@ fn resent(
     }
     let longest = settings.max_wait;
     let usual = match (facts.attempts, wished) {
-        // An earlier owner of the record sent it: this one has nothing to wait for.
+        // An earlier owner of the record made the send: this owner has no attempt to back off from.
         (0, _) => Duration::ZERO,
         (_, Some(wished)) => wished.clamp(settings.min_wait.min(longest), longest),
         (attempts, None) => {
@@ -188,7 +189,7 @@ fn resent(
     Some(Ok(delay))
 }
 
-/// A verdict as far as it is followed without a key of the upstream's own.
+/// The verdict as the host follows it without the upstream's own key.
 fn followed(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clamped {
     let asked_for_wait = facts.hint.max(verdict.pause);
     let said = verdict.class;
@@ -209,7 +210,7 @@ fn followed(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clampe
             if facts.probes >= PROBES {
                 return refuse(ClampReason::Probes);
             }
-            // A probe is never held back to the last moment: one look right away beats one that the deadline cuts off.
+            // Bound the delay of a verification: an early one is better than one that the deadline cuts off.
             probe.delay = probe.delay.min(settings.max_wait);
             if probe.delay >= facts.remaining {
                 return refuse(ClampReason::Deadline);
@@ -227,7 +228,7 @@ fn followed(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clampe
                 return refuse(ClampReason::Attempts);
             }
             let delay = match asked_for_wait {
-                // Never shorter than asked: a wait that does not fit ends the request instead.
+                // Never shorter than the upstream asked for: a wait that does not fit before the deadline ends the request.
                 Some(hint) => wished.max(hint),
                 None => wished.clamp(settings.min_wait.min(settings.max_wait), settings.max_wait),
             };
@@ -250,7 +251,7 @@ fn proof(class: Class, facts: &ClampInput) -> bool {
         }
 }
 
-/// The class that the host believes. Without a grant, an unsafe request's class is what the host can prove, else unknown:
+/// The class that the host believes. Without a grant, the class of an unsafe request is what the host can prove, else unknown:
 /// otherwise a guest that lies "not applied" would free the idempotency key for a second send.
 fn effective_class(class: Class, facts: &ClampInput) -> Class {
     if facts.effect != Effect::Unsafe {
@@ -260,7 +261,7 @@ fn effective_class(class: Class, facts: &ClampInput) -> Class {
         return class;
     }
     if facts.granted {
-        // One look that came too early, or a send that was not the unknown one, does not settle it.
+        // Neither a verification that came too early nor the result of another send settles an unknown send.
         let settles_by_absence =
             facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
         let early = settles_by_absence && !absence_counts(facts);
@@ -276,41 +277,40 @@ fn effective_class(class: Class, facts: &ClampInput) -> Class {
     match (class, facts.seen) {
         _ if proof(class, facts) => class,
         (Class::Applied, ObservedResult::Status(200..=399)) => Class::Applied,
-        // It frees the key for the other place, which the caller asks by itself. The host does not send it again.
+        // Free the key: the caller itself sends the request to the other address. The host does not send it again.
         (Class::NotApplied, ObservedResult::Status(status)) if is_elsewhere(status) => Class::NotApplied,
         (Class::Rejected, ObservedResult::Status(status)) if is_refusal(status) => Class::Rejected,
         _ => Class::Unknown,
     }
 }
 
-/// The class of an answer that speaks for all sends under the upstream's own key, or says that one of them is still in progress.
+/// The class of an answer that covers all sends under the upstream's own key, or reports one of them as still in progress.
 fn known_by_key(class: Class, facts: &ClampInput) -> Option<Class> {
     let key = facts.upstream_key.filter(|_| facts.purpose == Purpose::Request)?;
     let ObservedResult::Status(status) = facts.seen else { return None };
     if key.answer.is_pending(facts.unsettled) {
         return Some(Class::Unknown);
     }
-    // Nothing is open from before: the answer is one to this send alone, as without a key.
+    // No earlier send is unknown: the answer belongs to this send alone, as without a key.
     if !facts.unsettled || !key.answers_for_all() {
         return None;
     }
     match (class, status) {
         (Class::Applied, 200..=399) => Some(Class::Applied),
-        // A refusal may have come from a part of the upstream that does not know the key, such as a rate limiter or a check of
-        // credentials. Only a stored one is known to be the answer to the first send.
+        // A refusal may come from a part of the upstream that does not know the key, such as a rate limiter or a check of
+        // credentials. Only a replayed refusal is certainly the answer to the first send.
         (Class::Rejected, 400..=499) if key.answer == KeyAnswer::Replayed => Some(Class::Rejected),
         _ => Some(Class::Unknown),
     }
 }
 
-/// Whether the status is none of an answer in HTTP, whatever the policy's table says of it.
+/// Whether the status is not a final HTTP status (200 to 599), even if the policy classifies it.
 fn is_no_answer(seen: ObservedResult) -> bool {
     matches!(seen, ObservedResult::Status(status) if !(200..=599).contains(&status))
 }
 
-/// Whether an unsafe request stays unknown whatever a policy says that the operator does not trust: no answer came, or one
-/// that leaves open what became of the request. Every 5xx is such an answer, those of gateways and CDNs too, except 501, 505
-/// and 511.
+/// Whether an unsafe request stays unknown against the verdict of a policy without a grant: there is no answer, or the answer does
+/// not tell whether the request was processed. Every 5xx is such an answer, from gateways and CDNs too, except 501, 505 and 511.
 fn may_be_applied(seen: ObservedResult) -> bool {
     match seen {
         ObservedResult::NotSent => false,
@@ -324,11 +324,11 @@ fn is_refusal(status: u16) -> bool {
     matches!(status, 400..=499 | 501 | 505 | 511) && !matches!(status, 425 | 429) && !leaves_unknown(status)
 }
 
-/// Whether finding nothing means that nothing will come.
+/// Whether a verification that finds nothing proves that the write will not be applied any more.
 fn absence_counts(facts: &ClampInput) -> bool {
     match (facts.commit_within, facts.sent_ago) {
         (Some(within), Some(ago)) => ago >= within,
-        // Nothing of this request was ever sent.
+        // No byte of this request was sent.
         (Some(_), None) => !facts.unsettled,
         (None, _) => false,
     }
@@ -341,8 +341,8 @@ fn may_send_again(said: Class, class: Class, facts: &ClampInput) -> Result<(), C
     match (facts.granted, facts.purpose) {
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
         (true, Purpose::Probe) => Err(ClampReason::TooEarly),
-        // No trust makes up for an unknown effect: the policy says itself that the request may have been applied, or this outcome
-        // is not that of the attempt which may have been, such as an earlier owner's.
+        // A grant does not override an unknown effect: the policy itself says that the request may have been applied, or an earlier
+        // attempt (such as an earlier owner's) may have been, and this outcome is not that attempt's.
         (true, Purpose::Request) if said == Class::Unknown || facts.unsettled => Err(ClampReason::Effect),
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
@@ -350,7 +350,7 @@ fn may_send_again(said: Class, class: Class, facts: &ClampInput) -> Result<(), C
     }
 }
 
-/// What the caller gets when nothing more is done.
+/// The final action if the host makes no further attempt or verification.
 fn fallback_action(class: Class, facts: &ClampInput) -> NextAction {
     let unsafe_unknown = facts.effect == Effect::Unsafe && class == Class::Unknown;
     if let (true, Some(key), Purpose::Request, ObservedResult::Status(status)) =
@@ -359,12 +359,12 @@ fn fallback_action(class: Class, facts: &ClampInput) -> NextAction {
         if key.answer.is_pending(facts.unsettled) {
             return NextAction::Unsettled;
         }
-        // What the upstream says under the same key is about the request as a whole, though it leaves its effect open.
+        // An answer under the same key covers the whole request, although it leaves the effect open.
         if key.answers_for_all() && (key.answer != KeyAnswer::Silent || (400..=499).contains(&status)) {
             return NextAction::Deliver;
         }
     }
-    // An upstream's own answer is passed on, marked unknown; where there is none, the host says so itself.
+    // Pass the upstream's own answer on, marked unknown. If there is none, the host answers `effect-unknown` itself.
     if unsafe_unknown
         && (facts.purpose == Purpose::Probe || facts.unsettled || !matches!(facts.seen, ObservedResult::Status(_)))
     {
