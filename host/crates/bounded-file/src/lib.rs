@@ -1,7 +1,7 @@
-//! Reads files that an operator names, up to a size.
+//! Reads files that an operator names, up to a maximum size.
 //!
-//! A path may lead to what was not meant: a pipe that has no writer would hold the start up for ever, and `/dev/zero` or a disk image
-//! would fill the memory. Only regular files are read, and a file with more bytes than its kind ever has is refused.
+//! An operator may name the wrong path: a pipe without a writer would block the start forever, and `/dev/zero` or a disk image would fill
+//! the memory. So only regular files are read, and a file that exceeds its kind's maximum size is refused.
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use std::{
@@ -10,13 +10,13 @@ use std::{
     path::Path,
 };
 
-/// The largest file of a secret: a token, a password, a key, names and passwords of registries.
+/// The maximum size of a secret's file: a token, a password, a key, or registry credentials.
 const SECRET_BYTES: u64 = 1 << 20;
 
 /// Reads a file of at most `max_bytes`.
 ///
 /// # Errors
-/// The file's own, [`io::ErrorKind::InvalidInput`] for what is no regular file, and [`io::ErrorKind::FileTooLarge`].
+/// Errors of the file system, [`io::ErrorKind::InvalidInput`] if the path names no regular file, and [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut file = open(path)?;
     contents(&mut file, max_bytes)
@@ -25,12 +25,12 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
 /// Reads a text file of at most `max_bytes`.
 ///
 /// # Errors
-/// As for [`read`], and [`io::ErrorKind::InvalidData`] for what is no UTF-8.
+/// As for [`read`], and [`io::ErrorKind::InvalidData`] if the text is not UTF-8.
 pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     text(read(path, max_bytes)?)
 }
 
-/// Reads a secret, and warns where other users can read or change its file.
+/// Reads a secret of at most 1 MiB. Warns if other users can read or change its file.
 ///
 /// # Errors
 /// As for [`read_text`].
@@ -42,7 +42,7 @@ pub fn read_secret(path: &Path) -> io::Result<String> {
     text(contents(&mut file, SECRET_BYTES)?)
 }
 
-/// Warns where other users can read or change the file of a secret that a library reads itself.
+/// Warns if other users can read or change a secret's file. For secrets that a library reads by itself.
 pub fn check_secret(path: &Path) {
     if open(path).is_ok_and(|file| fstat(&file).is_ok_and(|found| is_open_to_others(found.st_mode))) {
         warn(path);
@@ -58,7 +58,7 @@ fn is_open_to_others(mode: rustix::fs::RawMode) -> bool {
     mode & 0o007 != 0
 }
 
-/// Without waiting for a pipe's other end.
+/// Opens a regular file. `NONBLOCK`: opening a pipe must not wait for its other end.
 fn open(path: &Path) -> io::Result<File> {
     let file = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
@@ -76,7 +76,7 @@ fn contents(file: &mut File, max_bytes: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(max_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes { Err(too_large()) } else { Ok(bytes) }
 }
@@ -98,7 +98,7 @@ mod tests {
         fs::write(&file, "12345").unwrap();
         assert_eq!(read_text(&file, 5).unwrap(), "12345");
         assert_eq!(read(&file, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        // Three gigabytes that take no room.
+        // A sparse file: 3 GiB that take no disk space.
         let sparse = File::create(folder.path().join("sparse")).unwrap();
         sparse.set_len(3 << 30).unwrap();
         assert_eq!(read(&folder.path().join("sparse"), 1 << 20).unwrap_err().kind(), io::ErrorKind::FileTooLarge);

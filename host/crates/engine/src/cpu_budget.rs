@@ -1,24 +1,24 @@
-//! How long a call may run: in the time of its thread's processor, not of the wall.
+//! Limits the time of a call: processor time of its thread, not wall-clock time.
 //!
-//! Epochs tick by the wall clock. A host that shares its cores is at times off the processor for longer than a policy may
-//! run, and a guest is not to blame for that: at each deadline the thread's own time decides.
+//! Epochs follow the wall clock. On a shared machine a thread may lose the processor for longer than a policy may run, which is not the
+//! guest's fault. So at each epoch deadline the thread's processor time decides.
 
 use crate::clock;
 use std::time::Duration;
 
-/// How often a deadline may be moved for a thread that got no processor time: past that, waiting helps nobody.
+/// The most extensions of a deadline for a thread that gets no processor time. After that, a longer wait would help no request.
 const MOVES: u32 = 32;
 
-/// Watches one call.
+/// The processor time of one call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CpuBudget {
     cap: Duration,
-    /// The thread's processor time at the call's first epoch.
+    /// The thread's processor time at the first deadline of the call.
     noted: Option<Duration>,
     moves: u32,
 }
 
-/// The first deadline, in epochs: nearly every call is over by then, and has read no clock at all.
+/// The first deadline, in epochs. Nearly every call has returned by then, without reading a clock.
 pub(super) const FIRST_EPOCHS: u64 = 1;
 
 impl CpuBudget {
@@ -26,7 +26,7 @@ impl CpuBudget {
         Self { cap: Duration::from_millis(cap_ms), noted: None, moves: 0 }
     }
 
-    /// What to do at a deadline: go on for so many epochs, or end the call.
+    /// Decides at a deadline: continue for this many epochs, or (none) stop the call.
     pub(super) fn at_deadline(&mut self, thread_time: Duration) -> Option<u64> {
         let Some(noted) = self.noted else {
             self.noted = Some(thread_time);

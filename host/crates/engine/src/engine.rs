@@ -1,4 +1,4 @@
-//! The wasmtime engines: one for each tier, each with a pool of instance slots, and a thread that counts milliseconds.
+//! The wasmtime engines: one for each tier, each with a pool of instance slots. One thread counts milliseconds for both.
 
 use super::{
     Cache, Compiler, Digest,
@@ -15,38 +15,38 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-/// Instances alive at once: one for each core that is deciding, the rest for `reused` isolation and for loads.
+/// Instances of `Tier::Fast` at once: one for each core that runs a decision, the rest for `reused` isolation and for loads.
 const INSTANCES: u32 = 256;
-/// The same with an interpreter in each.
+/// Instances of `Tier::Roomy` at once: fewer, because each holds an interpreter.
 const ROOMY_INSTANCES: u32 = 64;
 
-/// What is kept resident of a slot between instances; a policy touches less, so that a fresh one needs no page faults.
+/// Memory of a slot that stays resident between instances of `Tier::Fast`. A policy touches less, so a fresh instance needs no page faults.
 const RESIDENT_BYTES: usize = 256 << 10;
-/// The same with an interpreter, which touches more.
+/// The same for `Tier::Roomy`: an interpreter touches more memory.
 const ROOMY_RESIDENT_BYTES: usize = 4 << 20;
 
-/// The stack of a call that may wait, the guest's part of which is as large as without.
+/// The guest's stack. A call of `Tier::Roomy` runs on a stack of twice this size, so that its guest gets as much as one of `Tier::Fast`.
 const STACK_BYTES: usize = 512 << 10;
 
-/// The engine could not be made on this machine.
+/// This machine cannot run the engine.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the WebAssembly engine could not be started: 64-bit address space of about 1 TiB must be reservable; raise `ulimit -v`"
 )]
 pub struct EngineError(#[source] pub(super) wasmtime::Error);
 
-/// The process's engines. Clones share them; their ticker ends with the last clone.
+/// The engines of this process. Clones share them; their ticker ends with the last clone.
 #[derive(Clone)]
 pub struct Engine {
     fast: wasmtime::Engine,
-    /// Started with the first component that needs it.
+    /// Started with the first component of `Tier::Roomy`.
     roomy: Arc<OnceLock<RoomyEngine>>,
     ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
     compiler: Option<Arc<Compiler>>,
 }
 
-/// The engine of the roomy tier, and the linker with the WASI functions that its guests may import.
+/// The engine of `Tier::Roomy`, and the linker with the WASI functions that its guests may import.
 pub(super) struct RoomyEngine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Linker<StoreData<Wasi>>,
@@ -59,10 +59,10 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts an engine, and the thread that ticks for it.
+    /// Starts the engine of `Tier::Fast`, and the thread that ticks for both tiers.
     ///
     /// # Errors
-    /// [`EngineError`] where the pool's address space cannot be reserved.
+    /// [`EngineError`] if the pool's address space cannot be reserved, or the thread cannot start.
     pub fn start() -> Result<Self, EngineError> {
         let fast = for_tier(Tier::Fast)?;
         let roomy: Arc<OnceLock<RoomyEngine>> = Arc::default();
@@ -81,31 +81,31 @@ impl Engine {
         Ok(Self { fast, roomy, ticker, cache: None, compiler: None })
     }
 
-    /// The same engine with a cache of compiled code.
+    /// Adds a cache of compiled code.
     #[must_use]
     pub fn caching(mut self, cache: Cache) -> Self {
         self.cache = Some(Arc::new(cache));
         self
     }
 
-    /// The same engine, whose components are compiled in a process of their own.
+    /// Compiles components in a process of their own from now on.
     #[must_use]
     pub fn compiling_with(mut self, compiler: Compiler) -> Self {
         self.compiler = Some(Arc::new(compiler));
         self
     }
 
-    /// A guest is about to run: its time passes until this is dropped.
+    /// Counts a guest's call as running: epochs pass until the returned value is dropped.
     pub(super) fn runs(&self) -> Running<'_> {
         self.ticker.runs()
     }
 
-    /// The engine of components that import nothing.
+    /// The engine of `Tier::Fast`.
     pub(super) fn fast(&self) -> &wasmtime::Engine {
         &self.fast
     }
 
-    /// The engine of all others, started now if it was not.
+    /// The engine of `Tier::Roomy`, started on first use.
     pub(super) fn roomy(&self) -> Result<&RoomyEngine, EngineError> {
         if let Some(roomy) = self.roomy.get() {
             return Ok(roomy);
@@ -115,7 +115,7 @@ impl Engine {
         Ok(self.roomy.get_or_init(|| RoomyEngine { wasmtime, linker }))
     }
 
-    /// Compiled code: from the cache, or compiled now and kept there.
+    /// A component's compiled code: from the cache, or compiled now and added to the cache.
     pub(super) fn compiled(
         &self,
         engine: &wasmtime::Engine,
@@ -127,8 +127,8 @@ impl Engine {
             nesting_limit::check(bytes).map_err(wasmtime::Error::new)?;
             let Some(compiler) = &self.compiler else { return Component::from_binary(engine, bytes) };
             let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
-            // SAFETY: the code was written by this very program, which `own_program` names even where its file was replaced, started by
-            // this process over pipes of its own; wasmtime checks its own version and settings besides.
+            // SAFETY: this very program wrote the code: `own_program` names it even if its file was replaced, and this process started it
+            // over pipes of its own. wasmtime also checks its own version and settings.
             #[allow(unsafe_code)]
             unsafe {
                 Component::deserialize(engine, code)
@@ -144,7 +144,7 @@ impl Engine {
     }
 }
 
-/// An engine that compiles for a tier, and runs nothing.
+/// A new engine with a tier's settings.
 pub(super) fn for_tier(tier: Tier) -> Result<wasmtime::Engine, EngineError> {
     match tier {
         Tier::Fast => started(SYNC_BOUNDS, INSTANCES, RESIDENT_BYTES),

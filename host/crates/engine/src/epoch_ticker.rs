@@ -1,7 +1,6 @@
-//! What makes epochs pass: a thread that ticks each millisecond while guests run, and sleeps while none does.
+//! The thread that advances epochs: it ticks each millisecond while guests run, and sleeps otherwise.
 //!
-//! Most requests of most hosts are settled without a guest. A thread that wakes a thousand times a second for nothing took a
-//! twentieth of such a host's processor time.
+//! Most requests of most hosts need no guest. On such a host a thread that wakes a thousand times a second took 5 % of the processor time.
 
 use std::{
     io,
@@ -13,14 +12,14 @@ use std::{
     time::Duration,
 };
 
-/// Between two epochs.
+/// The time between two epochs.
 const TICK: Duration = Duration::from_millis(1);
-/// So many ticks without a call, and it sleeps: a guest that is called more often never has to wake it.
+/// The thread sleeps after this many ticks without a call. A guest that is called more often never needs to wake it.
 const IDLE_TICKS: u32 = 100;
-/// Between two looks, asleep, whether its engines have ended.
+/// A sleeping thread checks this often whether its engines have ended.
 const ASLEEP: Duration = Duration::from_secs(1);
 
-/// Counts the calls into guests. It ends with the last clone of its `Arc`.
+/// Counts the calls into guests. Its thread ends with the last clone of its `Arc`.
 #[derive(Debug, Default)]
 pub(super) struct Ticker {
     begun: AtomicU64,
@@ -50,7 +49,7 @@ impl Ticker {
                     tick();
                     continue;
                 }
-                // Said before it is looked again: a call that begins sees it, or is seen.
+                // Set `asleep` before `begun` is read again: then either a call that begins sees `asleep`, or this thread sees the call.
                 ticker.asleep.store(true, SeqCst);
                 if ticker.begun.load(SeqCst) == seen {
                     drop(ticker);
@@ -65,7 +64,7 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// A guest is about to run.
+    /// Counts a call as running, and wakes the thread if it sleeps.
     pub(super) fn runs(&self) -> Running<'_> {
         self.begun.fetch_add(1, SeqCst);
         if self.asleep.load(SeqCst)
@@ -110,7 +109,7 @@ mod tests {
             until("it sleeps", || ticker.asleep.load(SeqCst));
             let before = ticks.load(SeqCst);
             let running = ticker.runs();
-            // Far more than it takes to fall asleep.
+            // Far more ticks than the thread waits before it sleeps.
             until("epochs pass", || ticks.load(SeqCst) > before + u64::from(IDLE_TICKS) * 2);
             assert!(!ticker.asleep.load(SeqCst), "asleep beside a call, in round {round}");
             drop(running);

@@ -1,4 +1,5 @@
-//! The two ways into a guest: a plain call for what imports nothing, and a call on a stack of its own for what may wait.
+//! Calls into guests, in two ways: `SyncTier` makes plain calls for `Tier::Fast`; `WasiTier` makes calls on a stack of their own for
+//! `Tier::Roomy`, whose guests may wait.
 
 use super::{
     bindings::{Policy, PolicyPre, triage::policy::types as wit, waiting},
@@ -14,13 +15,13 @@ use std::{
 use wasmtime::{Result, Store, component::InstancePre};
 use wasmtime_wasi::runtime::with_ambient_tokio_runtime;
 
-/// The bytes that a guest may hand over in one call: an answer of 1 MiB and its headers.
+/// The most bytes that a guest may return from one call: a response of 1 MiB and its headers.
 const LIFTED_BYTES: usize = 2 << 20;
 
-/// What a policy without an interpreter reads is a few hundred KiB, and it keeps nothing.
+/// The limits of `Tier::Fast`: a policy without an interpreter reads a few hundred KiB and keeps nothing.
 pub(super) const SYNC_BOUNDS: Bounds =
     Bounds { memory_bytes: 16 << 20, tables: 4, table_elements: 10_000, core_instances: 4 };
-/// Python begins with 13 MB and a hundred core instances.
+/// The limits of `Tier::Roomy`: Python starts with 13 MB and a hundred core instances.
 pub(super) const WASI_BOUNDS: Bounds =
     Bounds { memory_bytes: 64 << 20, tables: 16, table_elements: 40_000, core_instances: 256 };
 
@@ -31,7 +32,7 @@ pub(super) fn allow<W>(store: &mut Store<StoreData<W>>, cap_ms: u64) {
     store.set_hostcall_fuel(LIFTED_BYTES);
 }
 
-/// How a tier's guests are entered.
+/// Instantiates and calls the components of one tier.
 pub(super) trait GuestCall: 'static {
     type Wasi: 'static;
     type Pre: Send + Sync;
@@ -54,7 +55,7 @@ pub(super) trait GuestCall: 'static {
     ) -> Result<wit::Verdict>;
 }
 
-/// Guests that import nothing.
+/// Calls of `Tier::Fast`, whose guests import nothing.
 #[derive(Debug)]
 pub(super) struct SyncTier;
 
@@ -93,22 +94,22 @@ impl GuestCall for SyncTier {
     }
 }
 
-/// Guests with an interpreter, or with WASI.
+/// Calls of `Tier::Roomy`, whose guests have an interpreter or import WASI.
 #[derive(Debug)]
 pub(super) struct WasiTier;
 
-/// The guest waited for something. Nothing that it could wait for ever comes, and a request waits for it.
+/// The guest waited. Its WASI has no event that could end the wait, and a request would wait with it.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the guest waited; a policy must answer at once")]
 pub(super) struct Waited;
 
-/// A guest that only looks whether something is ready gives way once each time.
+/// The most polls of one call. A guest that only checks whether an event is ready yields once for each check.
 const LOOKS: u32 = 16;
 
-/// The result of a call that must not wait: one that does is ended where it stands.
+/// Runs a call that must not wait. A call that waits is abandoned.
 fn at_once<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let (mut call, mut context) = (pin!(call), Context::from_waker(Waker::noop()));
-    // WASI's clocks want a runtime, and policies are loaded and tried on threads that have none.
+    // WASI's clocks need a tokio runtime, but some threads that load and test policies have none.
     with_ambient_tokio_runtime(|| {
         for _ in 0..LOOKS {
             if let Poll::Ready(result) = call.as_mut().poll(&mut context) {

@@ -1,4 +1,4 @@
-//! Instances of one component: made, called within their bounds, kept warm where the operator wants that.
+//! Instances of one component: creates them, calls them within their limits, and keeps them warm if the operator wants that.
 
 use super::{
     Fault,
@@ -15,23 +15,23 @@ use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use wasmtime::{Store, Trap, UpdateDeadline, component::InstancePre};
 
-/// The cap on one decision, in milliseconds of the processor.
+/// The limit of `decide`, in milliseconds of processor time.
 const DECIDE_MS: u64 = 5;
-/// The cap on a whole decision: start, `configure`, `decide`, and what it costs to make and to clear the instance. A guest that touches
-/// all of its memory keeps the host's thread busy for four times as long as its own call, with page faults and their clearing.
+/// The limit of a whole decision: instantiation, `configure`, `decide`, and clearing the instance. A guest that touches all of its memory
+/// occupies the host's thread four times as long as its own call takes, through page faults and clearing.
 const WHOLE_MS: u64 = 10;
-/// The cap on `describe` and on `configure` at load.
+/// The limit of `describe` and of `configure` at load, in milliseconds of processor time.
 pub(super) const LOAD_MS: u64 = 100;
-/// How many calls a reused instance serves before a fresh one takes its place.
+/// The number of calls that a reused instance serves before a fresh one replaces it.
 const REUSED_CALLS: u32 = 10_000;
-/// Warm instances kept with `reused` isolation.
+/// The most warm instances that `reused` isolation keeps.
 const WARM: usize = 16;
-/// The settings of a policy for which the operator states none.
+/// The settings of a policy if the operator gives none.
 const NO_SETTINGS: &str = "{}";
 
-/// A linked component, and its instances.
+/// A linked component and its warm instances.
 pub(super) struct Instances<W: GuestCall> {
-    /// Kept whole: without its ticker a call that never returns would not be stopped.
+    /// Holds the ticker too: without it no call could be stopped.
     engine: Engine,
     wasmtime: wasmtime::Engine,
     pre: W::Pre,
@@ -82,7 +82,7 @@ impl<W: GuestCall> Instances<W> {
         if self.settings == NO_SETTINGS {
             return Ok(description);
         }
-        // Settings may change what is described, such as how late a write may be committed.
+        // Settings may change the description, such as the time within which a write is committed.
         allow(&mut store, LOAD_MS);
         let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
         let configured = convert::description(described)?;
@@ -112,7 +112,7 @@ impl<W: GuestCall> Instances<W> {
     fn fresh(&self) -> Result<Instance<W>, Fault> {
         let mut store = self.store(DECIDE_MS);
         let guest = W::instantiate(&self.pre, &mut store).map_err(|error| match fault(error) {
-            // What runs before the first call is the guest's own too.
+            // The code that runs before the first call is the guest's own too, so its traps are the guest's fault.
             Fault::Trapped(error) if !error.is::<Trap>() => Fault::Instantiate(error),
             guilty => guilty,
         })?;
@@ -128,13 +128,13 @@ impl<W: GuestCall> Instances<W> {
         outcome: &Outcome<'_>,
         interest: Option<&Interest>,
     ) -> Result<Verdict, Fault> {
-        // An instance that is kept is neither made nor cleared.
+        // With reuse most decisions make and clear no instance, so the whole decision has no limit of its own.
         if self.warm.is_some() {
             return self.decide_uncounted(attempt, outcome, interest);
         }
         let began = clock::thread_time();
         let decided = self.decide_uncounted(attempt, outcome, interest);
-        // The instance is gone by now.
+        // By now the instance is cleared, so this time includes it.
         let took = clock::thread_time().saturating_sub(began);
         if decided.is_ok() && took > Duration::from_millis(WHOLE_MS) {
             return Err(Fault::Costly { cap_ms: WHOLE_MS });
@@ -160,7 +160,7 @@ impl<W: GuestCall> Instances<W> {
             W::decide(guest, store, attempt, outcome).map_err(fault)
         })?;
         *calls += 1;
-        // Only an instance that answered comes back: one that trapped is in no known state.
+        // Reuse an instance only if it returned a verdict: after a trap its state is unknown.
         if let Some(warm) = &self.warm
             && *calls < REUSED_CALLS
         {

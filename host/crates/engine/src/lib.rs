@@ -1,7 +1,7 @@
-//! Policies: WebAssembly components that judge outcomes. The only user of wasmtime.
+//! Policies: WebAssembly components that classify outcomes. Only this crate uses wasmtime.
 //!
-//! A [`Policy`] is one loaded generation: compiled, linked and described. [`Policy::decide`] is a synchronous call of
-//! microseconds, capped at five milliseconds; what it returns is validated here and clamped by `triage_core::retry`.
+//! A [`Policy`] is one loaded generation: compiled, linked and described. [`Policy::decide`] is a synchronous call that takes microseconds
+//! and is stopped after 5 ms of processor time. This crate validates the verdict; `triage_core::retry` clamps it.
 
 use triage_bounded_file as bounded_file;
 use triage_core::{clock, route};
@@ -49,10 +49,10 @@ use contract::{Attempt, Description, Outcome, Verdict};
 use load::Component;
 use std::sync::Arc;
 
-/// The largest component that is read: a Python policy has 18 MB.
+/// The maximum size of a component's file. A Python policy has 18 MB.
 pub const COMPONENT_BYTES: u64 = 64 << 20;
 
-/// One loaded policy generation. Cheap to share; a request keeps the one it began with.
+/// One loaded policy generation. Cheap to share. A request keeps the generation with which it began.
 #[derive(Debug)]
 pub struct Policy {
     description: Description,
@@ -67,42 +67,42 @@ enum Kind {
     Component(Box<Component>),
 }
 
-/// How a policy failed to decide. The request falls back to the built-in policy.
+/// Why a policy made no decision. The request falls back to the built-in policy.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The call ran over its time.
+    /// The call exceeded its time limit.
     #[error("the policy ran longer than {cap_ms} ms; the call was stopped")]
     Overran {
-        /// The cap in milliseconds.
+        /// The limit in milliseconds of processor time.
         cap_ms: u64,
     },
-    /// The call kept to its time, but the decision with all that it costs did not.
+    /// The call kept its limit, but the whole decision did not: it includes making and clearing the instance.
     #[error(
         "a decision took more than {cap_ms} ms of the processor, with making and clearing the policy's instance; let it touch less memory"
     )]
     Costly {
-        /// The cap in milliseconds.
+        /// The limit in milliseconds of processor time.
         cap_ms: u64,
     },
-    /// The call waited for something.
+    /// The call waited, but a policy must return at once.
     #[error("the policy waited for something; it must answer at once, the call was stopped")]
     Waited,
-    /// The guest trapped, or returned more than the host takes.
+    /// The guest trapped, or returned more than the host accepts.
     #[error("the policy trapped")]
     Trapped(#[source] wasmtime::Error),
-    /// No instance could be made.
+    /// The engine could not instantiate the component.
     #[error("no instance of the policy could be made")]
     Instantiate(#[source] wasmtime::Error),
-    /// `configure` refused on a fresh instance what it took at load.
+    /// `configure` refused, on a fresh instance, the settings that it accepted at load.
     #[error("the policy refused its settings: {0}")]
     Configure(String),
-    /// The verdict makes no sense.
+    /// The verdict failed validation.
     #[error("the policy's verdict is invalid: {0}")]
     Invalid(#[from] convert::InvalidVerdict),
 }
 
 impl Fault {
-    /// The name in headers, logs and metrics.
+    /// The fault's name in headers, logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Overran { .. } | Self::Costly { .. } => "overran",
@@ -114,11 +114,11 @@ impl Fault {
         }
     }
 
-    /// The fault with its cause, in a line for operators.
+    /// The fault with its cause, on one line for operators.
     pub fn told(&self) -> String {
         let cause = std::error::Error::source(self).map(ToString::to_string);
         match (self, cause) {
-            // Its message holds the cause already.
+            // The message of `Invalid` contains the cause already.
             (Self::Invalid(_), _) | (_, None) => self.to_string(),
             (_, Some(cause)) => convert::short(&format!("{self}: {cause}"), 400),
         }
@@ -136,11 +136,11 @@ impl Policy {
         })
     }
 
-    /// Compiles, links, describes and configures a component. Takes tens of milliseconds of both cores for a Rust policy:
-    /// call it off the request threads.
+    /// Compiles, links, describes and configures a component. A Rust policy takes tens of milliseconds on two cores: call this off the
+    /// request threads.
     ///
     /// # Errors
-    /// [`LoadError`] says which step refused the component, why, and what to do.
+    /// [`LoadError`] names the step that refused the component, the reason and the remedy.
     pub fn load(engine: &Engine, component: &[u8], loading: &LoadOptions) -> Result<Arc<Self>, LoadError> {
         let digest = Digest::of(component);
         let (component, description) = Component::load(engine, &digest, component, loading)?;
@@ -154,7 +154,7 @@ impl Policy {
         self.digest
     }
 
-    /// The contract that it was built for; none for the native policy.
+    /// The contract for which the component was built; none for the native policy.
     pub fn contract(&self) -> Option<Contract> {
         match &self.kind {
             Kind::Builtin => None,
@@ -162,7 +162,7 @@ impl Policy {
         }
     }
 
-    /// Where it runs; none for the native policy.
+    /// The tier on which the component runs; none for the native policy.
     pub fn tier(&self) -> Option<Tier> {
         match &self.kind {
             Kind::Builtin => None,
@@ -170,20 +170,20 @@ impl Policy {
         }
     }
 
-    /// What the policy says of itself.
+    /// The policy's validated description: its name, endpoints and defaults.
     pub fn description(&self) -> &Description {
         &self.description
     }
 
-    /// Name and digest, as the `triage-policy` response header has them.
+    /// The value of the `triage-policy` response header: name and digest.
     pub fn label(&self) -> &http::HeaderValue {
         &self.label
     }
 
-    /// Judges an outcome. Synchronous: at most five milliseconds, normally microseconds.
+    /// Classifies an outcome. Blocks for microseconds, at most for the limit of 5 ms of processor time.
     ///
     /// # Errors
-    /// [`Fault`] where the guest trapped, overran or returned nonsense; the caller falls back to [`builtin_judge`].
+    /// [`Fault`] if the guest trapped, exceeded a limit or returned an invalid verdict. The caller falls back to [`builtin_judge`].
     pub fn decide(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>) -> Result<Verdict, Fault> {
         match &self.kind {
             Kind::Builtin => Ok(builtin::judge(attempt, outcome)),

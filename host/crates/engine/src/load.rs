@@ -1,4 +1,4 @@
-//! From a component's bytes to a linked policy: every check, in order.
+//! Loads a component: from its bytes through every check, in order, to a linked policy.
 
 use super::{
     CompileError, Digest, EngineError, Fault,
@@ -15,39 +15,39 @@ use super::{
 use std::panic::{self, AssertUnwindSafe};
 use wasmtime::component::{InstancePre, Linker, types::ComponentItem};
 
-/// The largest component that is looked at: a Python policy has 18 MB.
+/// The maximum size of a component. A Python policy has 18 MB.
 const COMPONENT_BYTES: usize = 64 << 20;
 
-/// How a component is loaded.
+/// The operator's options for a load.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// The operator's JSON settings for `configure`; empty means `{}`.
     pub settings: String,
-    /// Whether one instance serves many requests. Faster, but what a guest remembers then leaks between requests.
+    /// Whether one instance serves many requests. That is faster, but a guest can then carry data from one request to another.
     pub reuse_instances: bool,
 }
 
-/// Why a component was refused, by step.
+/// Why a load refused a component, by step.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Larger than anything sensible.
+    /// The component exceeds the maximum size.
     #[error("the component has {bytes} bytes; at most {} are loaded: strip it", COMPONENT_BYTES)]
     TooLarge {
         /// Its size.
         bytes: usize,
     },
-    /// A core module.
+    /// The file is a core module, not a component.
     #[error("the file is a core WebAssembly module; it must be a component: build it with `triage policy build`")]
     CoreModule,
-    /// Native code.
+    /// The file is native code.
     #[error("the file is precompiled native code; it must be a component: the host compiles it itself")]
     Precompiled,
-    /// Not WebAssembly at all, or broken off.
+    /// The file is not WebAssembly, or is truncated.
     #[error(
         "the file is no valid WebAssembly component; it must be a whole one: build it again with `triage policy build`"
     )]
     Invalid(#[source] wasmtime::Error),
-    /// It wants what the host does not offer.
+    /// The component imports a function or resource that the host does not offer.
     #[error(
         "the component imports {}; a policy may import nothing but WASI 0.2, which it gets empty: take out what uses it",
         listed(missing)
@@ -56,83 +56,83 @@ pub enum LoadError {
         /// Every import, by name.
         missing: Vec<String>,
     },
-    /// The exports are not those of the world.
+    /// The component's exports are not those of the world `triage:policy/policy`.
     #[error(
         "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as in wit/"
     )]
     World(#[source] wasmtime::Error),
-    /// Its WASI is another.
+    /// The component imports WASI 0.2 functions that this host does not have.
     #[error("the component imports of WASI 0.2 what this host does not have; build it with a released toolchain")]
     Wasi(#[source] wasmtime::Error),
-    /// It speaks another contract.
+    /// The component was built for another contract.
     #[error(transparent)]
     Contract(#[from] OtherContract),
-    /// The tier for components with an interpreter cannot be started.
+    /// The engine of `Tier::Roomy` cannot be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// It asks for more than a policy gets.
+    /// The component asks for more memory, tables or core instances than its tier allows.
     #[error(
         "the component asks for more than a policy gets: one memory of at most {memory_mib} MiB, {tables} tables and \
          {core_instances} core instances; build it smaller with `triage policy build`"
     )]
     TooMuch {
-        /// The most memory.
+        /// The memory limit in MiB.
         memory_mib: usize,
-        /// The most tables.
+        /// The maximum number of tables.
         tables: usize,
-        /// The most core instances.
+        /// The maximum number of core instances.
         core_instances: usize,
-        /// The engine's word.
+        /// The engine's error.
         #[source]
         source: wasmtime::Error,
     },
-    /// It would keep the compiler busy out of all proportion.
+    /// The component is nested so deep, or so large, that compiling it would take out of all proportion.
     #[error(transparent)]
     TooDeep(#[from] TooDeep),
-    /// It took too much to compile.
+    /// The compilation failed, or exceeded its time or memory.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// A library panicked over it.
+    /// A library panicked while it read the component.
     #[error(
         "the component made the compiler panic ({0}), which no valid one does; nothing of it runs: build it again, and report it"
     )]
     Panicked(String),
-    /// A call at load was stopped.
+    /// A call at load exceeded its time limit.
     #[error(
         "the policy ran on in `{call}`; it must return within {} ms: take out what loops or computes there",
         LOAD_MS
     )]
     Overran {
-        /// Which function; `start` is everything that runs before the first.
+        /// The function. `start` means the code that runs at instantiation, before the first call.
         call: &'static str,
     },
-    /// A call at load trapped, or returned what is nothing.
+    /// A call at load trapped, or returned an invalid value.
     #[error("the policy failed in `{call}`; it must return what wit/ says, without a trap: mend that function")]
     Call {
-        /// Which function; `start` is everything that runs before the first.
+        /// The function. `start` means the code that runs at instantiation, before the first call.
         call: &'static str,
         /// The trap.
         #[source]
         source: wasmtime::Error,
     },
-    /// The description is wrong.
+    /// The policy's description failed validation.
     #[error("the policy's description is refused: {0}")]
     Description(#[from] InvalidDescription),
-    /// `configure` said no.
+    /// `configure` refused the operator's settings.
     #[error("the policy refused its settings: {0}; correct `policy_settings`")]
     Settings(String),
 }
 
-/// A compiled and linked component, on its tier.
+/// A compiled and linked component with the instances of its tier.
 pub(super) struct Component {
     contract: Contract,
     instances: Tiered,
 }
 
 enum Tiered {
-    /// Without imports.
+    /// Components without imports.
     Fast(Instances<SyncTier>),
-    /// With an interpreter, or with WASI.
+    /// Components with an interpreter, or with imports of WASI.
     Roomy(Instances<WasiTier>),
 }
 
@@ -142,7 +142,7 @@ impl std::fmt::Debug for Component {
     }
 }
 
-/// Runs a load. What panics in a library over a hostile component refuses that component, and nothing else.
+/// Runs a load. If a library panics over a hostile component, the load refuses that component and the process continues.
 ///
 /// # Errors
 /// The panic's message.
@@ -154,7 +154,7 @@ pub fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Panics if a test has written into the file that this place of its load is to panic.
+/// Panics if a test wrote the marker of this `place` in the load into the component's bytes.
 #[cfg(any(test, feature = "panic-injection"))]
 pub fn panic_if_told(place: &str, bytes: &[u8]) {
     let told = format!("test-panic:{place};");
@@ -162,7 +162,7 @@ pub fn panic_if_told(place: &str, bytes: &[u8]) {
 }
 
 impl Component {
-    /// Loads a component; a panic over it is a refusal.
+    /// Loads a component. A panic refuses the component.
     pub(super) fn load(
         engine: &Engine,
         digest: &Digest,
@@ -186,7 +186,7 @@ impl Component {
         if bytes.starts_with(b"\x7fELF") {
             return Err(LoadError::Precompiled);
         }
-        // The engine's word would quote the first bytes: of a file that was put here by mistake they may be a secret.
+        // The engine's error would quote the first bytes. A file put here by mistake may begin with a secret.
         if !bytes.starts_with(b"\0asm") {
             return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin like WebAssembly")));
         }
@@ -196,7 +196,7 @@ impl Component {
         let outline = Outline::of(bytes);
         let contract = outline.contract()?;
         match contract {
-            // An older one would be linked through its adapter here.
+            // The adapter of an older contract would be linked here.
             Contract::V0_1 => {}
         }
         let log = LogBudget::new(digest.short());
@@ -264,7 +264,7 @@ fn linked<T: 'static>(
     })
 }
 
-/// Why a component does not compile: it is broken, or larger than the pool's places.
+/// Converts an error of the compiler: the component is invalid, or exceeds the pool's limits.
 fn refused(error: wasmtime::Error, bounds: Bounds) -> LoadError {
     if let Some(too_deep) = error.downcast_ref::<TooDeep>() {
         return LoadError::TooDeep(*too_deep);
@@ -273,7 +273,7 @@ fn refused(error: wasmtime::Error, bounds: Bounds) -> LoadError {
         Ok(error) => return LoadError::Compile(error),
         Err(error) => error,
     };
-    // The engine tells the two apart by nothing but this text; a test pins each.
+    // Only this text in the engine's error distinguishes the two; a test pins each.
     let too_much = error.chain().any(|cause| cause.to_string().contains("pooling allocator"));
     if !too_much {
         return LoadError::Invalid(error);
@@ -282,10 +282,10 @@ fn refused(error: wasmtime::Error, bounds: Bounds) -> LoadError {
     LoadError::TooMuch { memory_mib: memory_bytes >> 20, tables, core_instances, source: error }
 }
 
-/// The interfaces of WASI 0.2 that a guest may import: it gets each of them empty.
+/// The packages of WASI 0.2 that a guest may import. The guest gets them empty.
 const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
-/// Every function or resource that the component imports beyond what it may; an interface of types alone is no import.
+/// Returns every function or resource that the component imports without permission. An interface that has only types counts as no import.
 fn imports(component: &wasmtime::component::Component, tier: Tier) -> Vec<String> {
     let granted = |name: &str| {
         let package = name.strip_prefix("wasi:").and_then(|name| name.split_once('/'));
@@ -310,7 +310,7 @@ fn imports(component: &wasmtime::component::Component, tier: Tier) -> Vec<String
     missing
 }
 
-/// The first names, each no longer than a line, and how many there are beside.
+/// Lists the first 32 names, each cut to 160 bytes, and the number of further ones.
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 32;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| convert::short(name, 160)).collect();

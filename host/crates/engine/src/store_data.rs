@@ -1,9 +1,9 @@
-//! What a guest's store holds: its memory limits, its time and its WASI.
+//! The data of a guest's wasmtime store: memory limits, processor time and WASI.
 
 use super::cpu_budget::CpuBudget;
 use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
 
-/// What an instance may have.
+/// The resource limits of an instance.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) memory_bytes: usize,
@@ -12,7 +12,7 @@ pub(super) struct Bounds {
     pub(super) core_instances: usize,
 }
 
-/// What a store holds: what its guest may use, and `W` of WASI.
+/// The data of one store: its guest's limits, and `W`, the WASI state of its tier.
 pub(super) struct StoreData<W> {
     memory: StoreLimits,
     pub(super) time: CpuBudget,

@@ -1,8 +1,8 @@
-//! The WASI that a guest gets: all of its functions, and nothing behind them.
+//! The WASI of a guest: all functions exist, but they give access to nothing.
 //!
-//! No files, no sockets, no names of hosts, no environment, no arguments; a clock that stands still and chance that is
-//! always the same, as decisions must replay (`attempt.now-unix-ms` and `attempt.random` are the true ones). What it prints
-//! goes to the log, as far as it is worth reading.
+//! A guest gets no files, sockets, host names, environment or arguments. Its clock stands still and its random numbers are always the same,
+//! because decisions must be replayable: `attempt.now-unix-ms` and `attempt.random` hold the real values. Its output goes to the log, at a
+//! limited rate.
 
 use super::{convert, store_data::StoreData};
 use crate::clock::{Clock, Timestamp};
@@ -21,28 +21,28 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-/// What one component may print at once, in bytes.
+/// The burst that one component may print to the log, in bytes.
 const LOG_BYTES: u64 = 16 << 10;
-/// And in the long run, each second.
+/// The rate at which a component may print beyond the burst.
 const LOG_BYTES_PER_SECOND: u64 = 1 << 10;
-/// The longest line that is logged.
+/// The maximum length of a log line; the rest is cut.
 const LINE_BYTES: usize = 1 << 10;
 
-/// Handles that an instance may hold at once.
+/// The maximum number of handles that an instance may have open.
 const HANDLES: usize = 256;
-/// Chance that it is given at once: making it is not watched.
+/// The most random bytes that one call returns. Limited, because the time to produce them does not count as the guest's.
 const RANDOM_BYTES: u64 = 4 << 10;
-/// What is taken of a guest at once.
+/// The most bytes that a guest may write in one call.
 const WRITE_BYTES: usize = 4 << 10;
 
-/// An instance's view of WASI.
+/// The WASI state of one instance.
 pub(super) struct Wasi {
     context: WasiCtx,
     table: ResourceTable,
 }
 
 impl Wasi {
-    /// With nothing behind it but the log.
+    /// Builds a WASI state that gives access to the log only.
     pub(super) fn empty(log: &Arc<LogBudget>) -> Self {
         let mut builder = WasiCtxBuilder::new();
         builder
@@ -69,7 +69,7 @@ impl WasiView for StoreData<Wasi> {
     }
 }
 
-/// The linker of a tier with WASI.
+/// The linker of `Tier::Roomy`.
 pub(super) fn linker(engine: &Engine) -> Result<Linker<StoreData<Wasi>>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -99,7 +99,7 @@ impl HostMonotonicClock for Still {
     }
 }
 
-/// How much a component may still print.
+/// The remaining log budget of a component, shared by its instances.
 #[derive(Debug)]
 pub(super) struct LogBudget {
     policy: String,
@@ -115,7 +115,8 @@ struct Left {
 }
 
 impl Left {
-    /// Takes so many bytes, if they are there: true, and how many were dropped before.
+    /// Takes `bytes` from the budget. Returns the number of bytes dropped since the last success. None: the budget is too small, and
+    /// `bytes` are dropped.
     fn take(&mut self, bytes: u64, now: Timestamp) -> Option<u64> {
         let earned = now.since(self.at).as_secs().saturating_mul(LOG_BYTES_PER_SECOND);
         if earned > 0 {
@@ -136,7 +137,7 @@ impl Left {
 }
 
 impl LogBudget {
-    /// A whole budget for the component of this digest.
+    /// A full budget for the component of the digest `policy`.
     pub(super) fn new(policy: String) -> Self {
         let clock = Clock::system();
         let left = Left { bytes: LOG_BYTES, dropped: 0, at: clock.now() };
@@ -159,7 +160,7 @@ impl LogBudget {
     }
 }
 
-/// One of an instance's streams: its lines go to the log when they end, or with the instance.
+/// An output stream of an instance. It logs each line at its end, and an unfinished line when the instance is dropped.
 struct Log(Arc<Mutex<LogLine>>);
 
 struct LogLine {
@@ -181,7 +182,7 @@ impl IsTerminal for Log {
 
 impl StdoutStream for Log {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        // WASI 0.3 would ask for this one; it is not linked.
+        // Only WASI 0.3 calls this function, and it is not linked.
         Box::new(tokio::io::sink())
     }
 

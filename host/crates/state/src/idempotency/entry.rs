@@ -1,4 +1,4 @@
-//! A request's place among its equals that have no answer yet. See [`super::unanswered`].
+//! A request's entry in the list of equal requests without a response. [`super::unanswered`] explains the list.
 
 use super::{
     fingerprint::{Fingerprint, RecordId, RequestDigest, Tenant},
@@ -24,84 +24,85 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Which entry, and which owner of it.
+/// Identifies an entry and one owner of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    /// The list.
+    /// The digest of the equal requests, which names their list.
     pub digest: RequestDigest,
-    /// The entry, and the record that its request runs under.
+    /// The entry's id, and that of the record under which its request runs.
     pub id: RecordId,
-    /// The owner: the fence of its record too.
+    /// The entry's owner, which is also the fencing token of the record.
     pub owner: FencingToken,
     /// How long the entry lives.
     pub terms: Terms,
 }
 
-/// A request without a key, as it comes to a store.
+/// A request without a key that asks a store for an entry.
 #[derive(Debug, Clone)]
 pub struct Arriving {
-    /// The entry that it gets where it adopts none.
+    /// The entry that the request gets if it adopts none.
     pub ticket: Ticket,
-    /// What its record is opened with.
+    /// The data with which its record begins.
     pub opening: BeginRequest,
-    /// The turn that it takes along where that is free and the store can do both in one step.
+    /// The fingerprint whose lock it takes too, if that lock is free and the store can do both in one step.
     pub turn: Option<Fingerprint>,
-    /// Unanswered requests that the store may hold.
+    /// The most entries that the store may hold.
     pub max: usize,
-    /// What it asks of the upstream, where its record is written at once.
+    /// Its request to the upstream, for a store that writes the record at once.
     pub intent: Option<Arc<Intent>>,
 }
 
-/// What became of a request that came to a store.
+/// A store's reply to a new request without a key.
 #[derive(Debug)]
 pub enum Arrived {
-    /// It owns an orphan now.
+    /// The request now owns this orphan.
     Adopted(RecordId),
-    /// It is listed.
+    /// The request got an entry of its own.
     Listed {
         /// [`RecordBegin::New`], or [`RecordBegin::Reconcile`] where the store has lost data.
         begin: RecordBegin,
-        /// Its turn, where that came along.
+        /// Its [`FingerprintLock`], if the store granted it in the same step.
         turn: Option<FingerprintLock>,
         /// Whether equal requests with living owners are listed too.
         others: bool,
     },
-    /// There is no room: it goes on without a place.
+    /// The list or the store is full: the request continues without an entry.
     Full,
 }
 
-/// Whose an entry is, as far as its owner can find out.
+/// Whether an entry still belongs to its owner, as far as the owner can find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the answer of a request whose place is not its own must not be handed out"]
 pub enum Ownership {
-    /// Its owner's. The store gives it to no other request before the place lapses.
+    /// The owner has it. The store gives it to no other request before its lease ends.
     Held,
-    /// Another request may have it, or has had it.
+    /// Another request may have it, or may have had it.
     Lost,
-    /// The place has lapsed, and the store does not answer: it may have given the entry to another request.
+    /// The entry's lease has ended, and the store does not answer: the store may have given the entry to another request.
     Unconfirmed,
 }
 
-/// Finds the tenant whose share of the memory a record counts against. A hash, which most requests never need.
+/// Computes the tenant whose share of the memory a record counts against. It costs a hash that most requests never need, so it is computed
+/// late.
 pub type ChargedTo = Box<dyn FnOnce() -> Option<Tenant> + Send>;
 
-/// A place among equal requests. Dropping it before [`Entry::answered`] makes an orphan of it.
+/// An entry among equal requests. Dropping it before [`Entry::answered`] makes it an orphan.
 pub struct Entry {
     records: Arc<dyn Records>,
     clock: Clock,
-    /// How long its record may be held without a word.
+    /// The lock's duration: how long its record stays locked after a renewal.
     lock: Duration,
     state: Mutex<State>,
     shared: Arc<RenewalState>,
 }
 
-/// What the renewing task and the owner share.
+/// The state that the renewing task and the owner share.
 #[derive(Debug)]
 struct RenewalState {
-    /// Until when the place is held at least, on this host's own time line; [`LOST`]. An owner whose place has lapsed asks the store,
-    /// so that a later renewal may prolong it: the store gives no entry back that another owner had.
+    /// The earliest end of the entry's lease, on this host's own timeline; or [`LOST`]. An owner whose lease has ended asks the store, so a
+    /// later renewal may extend the lease: the store never returns an entry that another owner had.
     place: AtomicU64,
-    /// The caller is there.
+    /// Whether the caller still waits.
     present: AtomicBool,
 }
 
@@ -117,16 +118,16 @@ impl RenewalState {
     }
 }
 
-/// Another request may have the entry.
+/// The lease end of an entry that another request may have.
 const LOST: u64 = 0;
 
 struct State {
     ticket: Ticket,
-    /// That of its record. Renewals prolong it only as long as it has not lapsed: then a verification or another owner may have the
-    /// record, and no renewal gives the right to send back.
+    /// The lock of its record. Renewals extend it only until it has lapsed once: a verification or another owner may have the record after
+    /// that, and no renewal gives the right to send back.
     lock: LeaseTerm,
     phase: Phase,
-    /// What a store in this process is told only if the entry outlives its caller, and when it came.
+    /// The record's data and the request's arrival time, for a store in this process: it writes them only if the entry outlives its caller.
     unwritten: Option<(BeginRequest, Timestamp)>,
     charged_to: Option<ChargedTo>,
     renewing: Option<AbortHandle>,
@@ -136,13 +137,13 @@ struct State {
 enum Phase {
     Present,
     Abandoned,
-    /// Its caller was told that the effect is unknown. Its request may be under way.
+    /// The caller got the response that the effect is unknown. The request may still be in flight.
     Told,
     Over,
 }
 
 impl Entry {
-    /// The entry of a request that asks the store at this moment: whatever becomes of the question, the place is given up with it.
+    /// The entry of a request that asks the store now. Create it before the call, so that a dropped call gives the entry up too.
     pub fn asking(records: &Arc<dyn Records>, clock: Clock, arriving: &Arriving) -> Arc<Self> {
         let now = clock.now();
         let place = AtomicU64::new(now.after(arriving.ticket.terms.lease).0);
@@ -162,12 +163,12 @@ impl Entry {
         })
     }
 
-    /// Names the tenant of its record, for a store that writes the record only if the entry outlives its caller.
+    /// Sets the tenant of its record, for a store that writes the record only if the entry outlives its caller.
     pub fn charged_to(&self, tenant: ChargedTo) {
         self.state.lock().charged_to = Some(tenant);
     }
 
-    /// Begins to renew the place, where the store asks for that.
+    /// Starts to renew the entry, if the store needs renewals.
     pub fn keep_alive(&self) {
         let (Some(lease), Ok(runtime)) = (self.records.lease(), Handle::try_current()) else { return };
         let mut state = self.state.lock();
@@ -185,12 +186,12 @@ impl Entry {
         state.renewing = Some(runtime.spawn(renewal.run(lease)).abort_handle());
     }
 
-    /// The record that its request runs under.
+    /// The record under which its request runs.
     pub fn id(&self) -> RecordId {
         self.state.lock().ticket.id
     }
 
-    /// Its owner.
+    /// The token of its owner.
     pub fn owner(&self) -> FencingToken {
         self.state.lock().ticket.owner
     }
@@ -200,12 +201,12 @@ impl Entry {
         self.state.lock().unwritten.is_none()
     }
 
-    /// Whether its caller has gone.
+    /// Whether its caller has closed the connection or cannot continue.
     pub fn is_abandoned(&self) -> bool {
         self.state.lock().phase == Phase::Abandoned
     }
 
-    /// Whether its caller was told that the effect is unknown.
+    /// Whether its caller got the response that the effect is unknown.
     pub fn is_told(&self) -> bool {
         self.state.lock().phase == Phase::Told
     }
@@ -215,7 +216,8 @@ impl Entry {
         self.state.lock().lock.clone()
     }
 
-    /// The record that it has adopted was begun by its owner, and is locked until then unless this entry renews that.
+    /// Takes over the lock of the adopted record, which this entry's owner began. The lock lasts until `until`; this entry's renewals
+    /// extend it.
     pub fn keeps_locked(&self, until: Timestamp) -> LeaseTerm {
         let mut state = self.state.lock();
         let lease = Arc::clone(state.lock.lease());
@@ -224,12 +226,12 @@ impl Entry {
         state.lock.clone()
     }
 
-    /// It was not taken by the store, or another entry was taken instead.
+    /// Ends the entry without a call to the store: the store did not list it, or another entry replaces it.
     pub fn was_not_taken(&self) {
         self.end(|_, _| ());
     }
 
-    /// It takes the place of an orphan that the store has given to its owner.
+    /// Makes this the entry of an orphan, which the store has given to its owner.
     pub fn adopts(&self, id: RecordId) {
         let mut state = self.state.lock();
         let own = state.ticket;
@@ -239,7 +241,8 @@ impl Entry {
             renewing.abort();
         }
         if state.phase == Phase::Abandoned {
-            // Its caller left while it was adopted. A record of its own that was written then says that it may have been sent.
+            // The caller left during the adoption. If the entry's own record was written then, it wrongly says that a byte may have been
+            // sent: remove it.
             self.records.answered(own, true);
             self.records.abandon(state.ticket);
         }
@@ -247,7 +250,7 @@ impl Entry {
         self.keep_alive();
     }
 
-    /// Looks once more for an orphan. One that is found is this entry's from now on, and its own record is forgotten.
+    /// Checks again for an orphan. If there is one, this entry becomes the orphan's, and its own record is removed.
     ///
     /// # Errors
     /// [`RecordError::Unavailable`]
@@ -260,8 +263,8 @@ impl Entry {
         Ok(found)
     }
 
-    /// Gives the entry up without a response, since its caller has gone or cannot go on: it becomes an orphan for the next equal request.
-    /// The store may learn of it a little later.
+    /// Gives the entry up without a response, because its caller has gone or cannot continue: it becomes an orphan for the next equal
+    /// request. The store may learn of it a little later.
     pub fn abandon(&self) {
         let mut state = self.state.lock();
         if state.phase != Phase::Present {
@@ -276,15 +279,15 @@ impl Entry {
         }
     }
 
-    /// Writes the record where the store has waited with that. False: there is no room for it.
+    /// Writes the record if the store has postponed that. False: the store has no room for it.
     fn is_written_now(&self, state: &mut State) -> bool {
         let Some((opening, came)) = state.unwritten.take() else { return true };
         let tenant = state.charged_to.take().and_then(|tenant| tenant());
         self.records.write_listed(state.ticket, opening.of_tenant(tenant), came)
     }
 
-    /// Whose the entry is, right before the answer is handed out. A place that lapsed unnoticed may have been given to another
-    /// request, which then has the effect: also where this host cannot reach the store, which may serve the other hosts.
+    /// Whether the entry still belongs to its owner. Check it right before the response is delivered: if the lease ended unnoticed, another
+    /// request may own the entry, and the effect with it. That also happens if only this host cannot reach the store.
     pub async fn ownership(&self) -> Ownership {
         let Some(lease) = self.records.lease() else { return Ownership::Held };
         let place = self.shared.place.load(Relaxed);
@@ -307,13 +310,13 @@ impl Entry {
         }
     }
 
-    /// Its caller has its answer: nothing is left to adopt. `forget`: its record is of no use any more either.
+    /// Ends the entry, because its caller has its response. `forget`: remove the record too.
     pub fn answered(&self, forget: bool) {
         self.end(|records, state| records.answered(state.ticket, forget && state.unwritten.is_none()));
     }
 
-    /// Its caller was told that the effect is unknown: its next request is one of its own, so that the place ends. The record does
-    /// not, and its lock is renewed as long as this entry lives.
+    /// Ends the list entry after its caller got the response that the effect is unknown: the caller's next request is then a new request.
+    /// The record stays, and its lock is renewed while this value lives.
     pub fn told(&self) {
         let mut state = self.state.lock();
         if matches!(state.phase, Phase::Told | Phase::Over) {
@@ -324,7 +327,7 @@ impl Entry {
         self.records.answered(state.ticket, false);
     }
 
-    /// Its request ended unknown. The place stays until its caller has been told so.
+    /// Marks the record as unknown. The list entry stays until the caller gets that response.
     pub fn ended_unknown(&self, leaving: Leaving) {
         let mut state = self.state.lock();
         if self.is_written_now(&mut state) {
@@ -344,7 +347,7 @@ impl Entry {
     }
 }
 
-/// Renews a place, and the lock of its record.
+/// Renews an entry and the lock of its record.
 struct Renewal {
     records: Arc<dyn Records>,
     clock: Clock,

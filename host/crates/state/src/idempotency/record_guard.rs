@@ -1,5 +1,5 @@
-//! An owner's hold on a record. Whatever becomes of the owner, the record ends where the next request can go on: dropping a hold
-//! forgets a record for which nothing was sent and leaves any other unknown.
+//! The guard of a record: its owner's right to send. Dropping the guard always leaves the record usable for the next request: it removes a
+//! record for which nothing was sent, and marks any other record as unknown.
 
 use super::{
     HostLease, LeaseTerm,
@@ -14,33 +14,34 @@ use crate::clock::Clock;
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// What a request got from its record. See [`RecordBegin`].
+/// The result of [`begin`]: [`RecordBegin`], with a guard where the request may continue.
 #[derive(Debug)]
 #[must_use = "what may be done with the request depends on it"]
 pub enum BeginOutcome {
-    /// Nobody sent it yet.
+    /// No request was sent under this record yet.
     New(RecordGuard),
-    /// It was answered before.
+    /// An earlier request got this response.
     Replay(Arc<Stored>),
-    /// It is under way.
+    /// Another owner holds the record.
     InFlight {
-        /// When to ask again.
+        /// When the caller should repeat the request.
         retry_after: Duration,
     },
-    /// The key belongs to another request.
+    /// The key was used for a different request.
     Mismatch,
-    /// It may have been sent before: find out what came of it.
+    /// An earlier owner may have sent it: verify the effect before sending again.
     Reconcile {
         /// The record.
         hold: RecordGuard,
-        /// The least time since a byte of it may have been sent.
+        /// The minimum time since a byte of it may have been sent.
         sent_ago: Duration,
-        /// Whether no send is known: only a loss of the store's data, or its caller's word, says that it may have been sent.
+        /// True if no send is known: the send is only assumed, because the store lost data or the caller says that it may have sent the
+        /// request.
         doubtful: bool,
     },
 }
 
-/// Begins a request under a key. Dropping the future at any point gives back what the store may have granted.
+/// Begins a request under a key. Dropping the future at any point releases a record that the store may have granted.
 ///
 /// # Errors
 /// [`RecordError::Full`] and [`RecordError::Unavailable`]: the request must not be sent.
@@ -50,8 +51,8 @@ pub async fn begin(
     id: RecordId,
     opening: BeginRequest,
 ) -> Result<BeginOutcome, RecordError> {
-    // Made before the store is asked: a reply that is never read then has an owner too. The lock is counted from here as well,
-    // so that it ends here no later than there.
+    // Create the guard before asking the store, so that a record has an owner even if the reply is never read. Start the lock's time here
+    // too: the lock must not end later here than in the store.
     let mut hold = RecordGuard::asking(records, clock, id, &opening, lock(clock, &opening));
     let asked = Instant::now();
     let opened = records.begin(id, opening).await;
@@ -61,7 +62,7 @@ pub async fn begin(
         Err(error) => !error.may_be_done(),
     };
     let StoreBegin { begin, keyed_sends, turn, host } = opened?;
-    // The upstream counts from the first send: what the reply took on its way is part of the key's age.
+    // The upstream counts a key's age from the first send, so add the time that the reply took.
     hold.keyed_sends =
         keyed_sends.map(|sends| KeyedSends { first_ago: sends.first_ago.saturating_add(asked.elapsed()), ..sends });
     hold.turn = turn;
@@ -75,22 +76,22 @@ pub async fn begin(
     })
 }
 
-/// A lock that is taken now and that nothing renews.
+/// The term of a lock that begins now and is never renewed.
 fn lock(clock: Clock, opening: &BeginRequest) -> LeaseTerm {
     LeaseTerm::until_renewed(clock.now().after(opening.lock))
 }
 
-/// Until when a record's owner may send: until its lock ends, or its host's term. A successor counts from there.
+/// The time for which a record's owner may send: until its lock or its host's lease ends. A successor may send after that time.
 #[derive(Debug, Clone)]
 pub struct SendLease {
     clock: Clock,
-    /// Of a lock that nothing renews, or that a place among equal requests keeps alive.
+    /// The record's lock. An entry among equal requests renews it; without an entry it is never renewed.
     lock: LeaseTerm,
     host: Option<LeaseTerm>,
 }
 
 impl SendLease {
-    /// The time that is left, on this host's own clock. Zero stays zero.
+    /// The remaining time by this host's clock. A lease that has reached zero stays at zero.
     pub fn left(&self) -> Duration {
         let host = self.host.as_ref().map_or(Duration::MAX, |host| host.until().since(self.clock.now()));
         self.lock_left().min(host)
@@ -109,25 +110,25 @@ pub struct RecordGuard {
     id: RecordId,
     fence: FencingToken,
     lease: SendLease,
-    /// The place among equal requests that keeps its lock alive.
+    /// The entry among equal requests that renews the lock.
     entry: Option<Arc<Entry>>,
     claims_kept: Duration,
     keyed_sends: Option<KeyedSends>,
     turn: Option<FingerprintLock>,
     host: Option<HostLease>,
-    /// What the record does not know yet of what the owner asks.
+    /// The owner's request to the upstream, while the store does not have it yet.
     intent: Option<Arc<Intent>>,
-    /// What the store is told only if the request ends unknown.
+    /// The data of a record that is written only if the request ends unknown.
     unwritten: Option<BeginRequest>,
-    /// Its record was begun with that place, marked as sent, or waits there to be written.
+    /// Whether the record was begun together with the entry, and is therefore marked as sent already (or will be when it is written).
     is_listed: bool,
     sent: bool,
     over: bool,
 }
 
 impl RecordGuard {
-    /// The hold of a request without a key: its record is written only if the request ends unknown. Its id is random, so that no
-    /// other request can ask for it before.
+    /// A guard for a request without a key. Its record is written only if the request ends unknown. The record's id is random, so no other
+    /// request can ask for it earlier.
     pub fn unwritten(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: BeginRequest) -> Self {
         let mut hold = Self::asking(records, clock, id, &opening, lock(clock, &opening));
         hold.unwritten = Some(opening);
@@ -147,12 +148,12 @@ impl RecordGuard {
         hold.over = false;
         hold.turn = turn;
         hold.entry = Some(entry);
-        // What may have been sent by an earlier owner stays unknown: the store knows since when.
+        // If an earlier owner may have sent the request, this record is not a new one: the store keeps the age of that send.
         hold.is_listed = is_new;
         hold
     }
 
-    /// The same, whose lock is kept alive from now on by a place among equal requests.
+    /// Lets `entry` renew this guard's lock from now on.
     pub fn renewed_by(mut self, entry: Arc<Entry>) -> Self {
         self.lease.lock = entry.keeps_locked(self.lease.lock.until());
         self.entry = Some(entry);
@@ -178,7 +179,7 @@ impl RecordGuard {
         }
     }
 
-    /// Whether the store knows of the request, so that no other one is sent under the same record.
+    /// Whether the store has the record, so that no other request is sent under it.
     pub fn is_written(&self) -> bool {
         match &self.entry {
             Some(entry) if self.is_listed => entry.is_written(),
@@ -186,12 +187,12 @@ impl RecordGuard {
         }
     }
 
-    /// Whether each send marks its record, and so tells it what is asked. Else the record was written, or is, without a mark.
+    /// Whether each send writes a mark to the record, with the intent. A record that is listed or unwritten gets no mark.
     pub fn is_marked_by_sends(&self) -> bool {
         !self.is_listed && self.unwritten.is_none()
     }
 
-    /// The place where its record was begun.
+    /// The entry with which the record was begun, if any.
     fn place(&self) -> Option<&Arc<Entry>> {
         self.entry.as_ref().filter(|_| self.is_listed)
     }
@@ -201,45 +202,44 @@ impl RecordGuard {
         self.id
     }
 
-    /// Which key of the upstream's own the earlier sends carried, where all carried the same one. The time since the first of them
-    /// is the most that it can have been when [`begin`] returned.
+    /// The upstream key that all earlier sends carried, if they carried the same one. The time since the first of them is an upper bound,
+    /// as of the return of [`begin`].
     pub fn keyed_sends(&self) -> Option<KeyedSends> {
         self.keyed_sends
     }
 
-    /// Whether the request's turn came along with the record.
+    /// Whether the store granted the request's [`FingerprintLock`] together with the record.
     pub fn has_turn(&self) -> bool {
         self.turn.is_some()
     }
 
-    /// The request's turn, where it came along with the record.
+    /// Takes the [`FingerprintLock`] that the store granted together with the record.
     pub fn take_turn(&mut self) -> Option<FingerprintLock> {
         self.turn.take()
     }
 
-    /// How long the lock still lasts, on this host's own clock. Check it right before the first byte: a send that does not fit
-    /// is not begun.
+    /// The remaining time of the lock by this host's clock. Check it right before the first byte, and do not begin a send that takes
+    /// longer.
     pub fn lock_left(&self) -> Duration {
         self.lease.lock_left()
     }
 
-    /// Until when this owner may send.
+    /// The time for which this owner may send.
     pub fn lease(&self) -> SendLease {
         self.lease.clone()
     }
 
-    /// Binds the hold to its host's heartbeat.
+    /// Ends the guard's lease with its host's heartbeat.
     fn on_host(&mut self, host: Option<HostLease>) {
         self.lease.host = host.as_ref().map(HostLease::term);
         self.host = host;
     }
 
-    /// Runs a send for as long as the owner of all these records may. None: it was cut off, and a byte may have been sent until
-    /// then.
+    /// Runs a send while the leases of all these guards last. None: the lease ended first, and bytes may have been sent until then.
     ///
-    /// The time is read before each step of the send, so that a process that was stopped past its lease writes nothing more when
-    /// it wakes. That binds only what the send does itself: a connection over TLS or HTTP/2 is driven by a task of its own. Bodies
-    /// that it sends end with its lease; a write without a body, once it was handed over, is not held back.
+    /// Reads the clock before each poll of the send, so that a process that stood still past its lease writes nothing more when it resumes.
+    /// This stops only the send itself: a task of its own drives a connection over TLS or HTTP/2. A body over such a connection still ends
+    /// with the lease. A write without a body cannot be stopped once it was handed to that task.
     pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
         let left = || holds.iter().flatten().map(|hold| hold.lease.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
@@ -253,31 +253,31 @@ impl RecordGuard {
                 if end.as_mut().poll(context).is_pending() {
                     return send.as_mut().poll(context).map(Some);
                 }
-                // The heartbeat was renewed meanwhile.
+                // The heartbeat was renewed meanwhile: wait for the new end.
                 end.as_mut().reset(Instant::now() + left);
             }
         })
         .await
     }
 
-    /// Says what the owner asks of the upstream. It is written with the first mark, or when the record is left unknown.
+    /// Sets the intent: the owner's request to the upstream. The store gets it with the first mark, or when the record is left unknown.
     pub fn intend(&mut self, intent: Arc<Intent>) {
         self.intent = Some(intent);
     }
 
-    /// Marks that bytes go out from now on. Call it before each send, and send only if it succeeds.
+    /// Marks the record as sent. Call it before each send, and send only if it succeeds.
     ///
     /// # Errors
     /// [`RecordError::Lost`] if the lock ran out, [`RecordError::Unavailable`] if the store does not answer.
     pub async fn sent(&mut self) -> Result<(), RecordError> {
-        // One with a place is marked from the beginning: that saves a round trip.
+        // A record with an entry is marked as sent from its beginning, which saves a round trip.
         if self.is_written() && !self.is_listed {
             self.records.sent(self.id, self.fence, self.intent.clone()).await?;
         }
         if self.lease.left().is_zero() {
             return Err(RecordError::Lost);
         }
-        // Not before the reply: an owner that is dropped while it waits has sent nothing.
+        // Set this after the reply: an owner that is dropped while it waits for the reply has sent nothing.
         self.sent = true;
         if self.is_written() && !self.is_listed {
             self.intent = None;
@@ -285,7 +285,7 @@ impl RecordGuard {
         Ok(())
     }
 
-    /// Makes the record the owner of a resource, for as long as the record lives.
+    /// Claims a resource for the record, for as long as the record lives.
     ///
     /// # Errors
     /// [`RecordError::Full`] and [`RecordError::Unavailable`]: the resource must not be adopted.
@@ -293,7 +293,7 @@ impl RecordGuard {
         self.records.claim(name, ClaimOwner::Record(self.id), self.claims_kept).await
     }
 
-    /// Keeps the answer for replays. The answer of a request whose record was never written is not kept.
+    /// Stores the response for replays. A record that was never written stores no response.
     ///
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] if the store does not answer: the record is then left as unknown.
@@ -305,7 +305,7 @@ impl RecordGuard {
         Ok(())
     }
 
-    /// Forgets the record: its effect is known not to have taken place, neither by this owner nor by one before.
+    /// Removes the record. Call it only if the write is known not to be in effect, from this owner or an earlier one.
     ///
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
@@ -319,23 +319,24 @@ impl RecordGuard {
         Ok(())
     }
 
-    /// Its place is another record's now. Nothing was sent under its own, which is forgotten where it did not go with the place.
+    /// Ends the guard after its entry adopted another record. Nothing was sent under this record. It is removed, unless it was begun with
+    /// the entry and has ended with it.
     pub fn gives_up_its_place(mut self) {
         self.over = self.is_listed;
     }
 
-    /// Its record goes with its place, which is told so.
+    /// Ends the guard without a call to the store: the caller ends the entry, and the record with it.
     pub fn goes_with_its_place(mut self) {
         self.over = true;
     }
 
-    /// Gives up finding out. `sent_ago` is the time since this owner's last byte may have been sent; it says nothing if this
-    /// owner sent nothing, since the record then keeps the age it had.
+    /// Leaves the record as unknown. `sent_ago` is the time since this owner's last byte may have been sent. It is ignored if this owner
+    /// sent nothing: the record then keeps its age.
     pub fn leave_unknown(mut self, sent_ago: Duration) {
         self.leave(sent_ago, Some(Duration::ZERO));
     }
 
-    /// The same, where the next verification has its time; none: no host verifies it by itself any more.
+    /// Leaves the record as unknown, with its next verification after `verify_in`. None: hosts no longer verify it by themselves.
     pub fn leave_until(mut self, verify_in: Option<Duration>) {
         self.leave(Duration::ZERO, verify_in);
     }
@@ -363,7 +364,7 @@ impl RecordGuard {
 
 impl Drop for RecordGuard {
     fn drop(&mut self) {
-        // A send that was cut off may have been sending until now.
+        // A send that was cut off may have written bytes until now.
         self.leave(Duration::ZERO, Some(Duration::ZERO));
     }
 }

@@ -1,4 +1,4 @@
-//! What keeping records, claims and turns asks of a store.
+//! The interface of a store for idempotency records, claims, entries of equal requests, and fingerprint locks.
 
 #[cfg(any(test, feature = "fixtures"))]
 pub mod forwarded;
@@ -15,62 +15,63 @@ use crate::clock::Timestamp;
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use std::{fmt, sync::Arc, time::Duration};
 
-/// A store's answer: at hand, without an allocation, for one that keeps its state in this process; else awaited.
+/// A store's reply: immediate and without an allocation if the store keeps its state in this process, else a future.
 pub type Reply<'a, T> = Either<Ready<Result<T, RecordError>>, BoxFuture<'a, Result<T, RecordError>>>;
 
-/// A reply that is at hand.
+/// An immediate reply.
 pub fn at_hand<'a, T>(result: Result<T, RecordError>) -> Reply<'a, T> {
     Either::Left(ready(result))
 }
 
-/// Why a store did not do what it was asked.
+/// Why a store did not carry out a call.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// There is no room, and nothing that may be forgotten to make some.
+    /// The table is full, and no entry of it may be removed.
     #[error("{what} hold {max} entries, the most allowed, all in use; try again later or raise the limit")]
     Full {
-        /// Which table.
+        /// The table's name.
         what: &'static str,
-        /// Its limit.
+        /// The most entries that it may hold.
         max: usize,
     },
-    /// There is no memory for it, and nothing that may be forgotten to make some.
+    /// The memory is used up, and no record may be removed to free some.
     #[error(
         "{what} take all but a reserve of {max_bytes} bytes, or their tenant's share of it; try again later or raise the limit"
     )]
     NoRoom {
-        /// What takes it.
+        /// The kind of data that uses the memory.
         what: &'static str,
-        /// All of the room, in bytes.
+        /// The limit, in bytes.
         max_bytes: usize,
     },
     /// The lock ran out or another owner has the record. Nothing may be sent under it.
     #[error("the record's lock ran out or another request took it over; send nothing more under it")]
     Lost,
-    /// The store failed.
+    /// The store failed or gave no reply.
     #[error("the store of idempotency records did not answer; try again later")]
     Unavailable {
-        /// How.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// Whether it may have done it all the same.
+        /// Whether the store may have carried out the call.
         maybe_done: bool,
     },
 }
 
 impl RecordError {
-    /// Whether what was asked may have been done although this came back.
+    /// Whether the store may have carried out the call despite this error.
     pub fn may_be_done(&self) -> bool {
         matches!(self, Self::Unavailable { maybe_done: true, .. })
     }
 }
 
-/// Keeps records, claims and turns for all hosts that share it.
+/// Keeps records, claims, entries and fingerprint locks for all hosts that share the store.
 ///
-/// Each method is one atomic step. A method may take effect as soon as it is called, before the reply is awaited, and also if the
-/// reply is dropped; a later call for the same record, `leave` above all, takes effect after it.
+/// Each method is one atomic step. A method may take effect as soon as it is called, before the reply is awaited, even if the reply is
+/// dropped. A later call for the same record takes effect after it; this matters most for [`Records::abandon_record`].
 pub trait Records: fmt::Debug + Send + Sync + 'static {
-    /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, which gives the record back whatever happens.
+    /// [`super::record::Record::begin`]. Owners call [`super::begin`] instead, whose [`super::RecordGuard`] releases the record in every
+    /// case.
     fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin>;
 
     /// [`super::record::Record::sent`].
@@ -82,14 +83,15 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// [`super::record::Record::release`].
     fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()>;
 
-    /// [`super::record::Record::leave`], at once or soon: called when an owner is dropped, which cannot wait.
+    /// [`super::record::Record::leave`], now or soon after. Called when an owner is dropped, which cannot wait.
     fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving);
 
-    /// Writes [`super::record::Record::unknown`] where there is no record yet, at once or soon: called when an owner is dropped,
-    /// which cannot wait.
+    /// Writes [`super::record::Record::unknown`] if there is no record yet, now or soon after. Called when an owner is dropped, which
+    /// cannot wait.
     fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving);
 
-    /// How long an owner holds its place among equal requests without a word; none where no owner can vanish by itself.
+    /// The time that an owner keeps its entry without a renewal. None: entries need no renewal, because no owner can vanish without being
+    /// dropped.
     fn lease(&self) -> Option<Duration> {
         None
     }
@@ -99,112 +101,113 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
         RequestDigest::of(request)
     }
 
-    /// [`super::unanswered::Unanswered::arrive`]: a request without a key comes. Where it is listed, its record is begun as one that
-    /// may be sent from now on; a store whose records end with its owners may wait with that until the caller has gone.
+    /// [`super::unanswered::Unanswered::arrive`] for a request without a key. If the request is listed, its record begins as one that may
+    /// be sent from now on. A store whose records end with its owners may postpone that until the caller has gone.
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived>;
 
-    /// [`super::unanswered::Unanswered::look_again`]. What is found has taken the place of the own entry and record.
+    /// [`super::unanswered::Unanswered::look_again`]. An orphan that is found replaces the request's own entry and record.
     fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
 
-    /// [`super::record::Record::keep_alive`], and unless the place is [`PlaceTerm::GivenUp`]
-    /// [`super::unanswered::Unanswered::renew`]. Where it is [`PlaceTerm::Lasting`] a store that has lost the entry with other data
-    /// lists it again.
+    /// [`super::record::Record::keep_alive`], and [`super::unanswered::Unanswered::renew`] unless `place` is [`PlaceTerm::GivenUp`]. With
+    /// [`PlaceTerm::Lasting`], a store that lost the entry with other data lists it again.
     fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed>;
 
-    /// Writes the record of a listed request that came at `came`, where this store has waited with that: before its entry can be
-    /// found by another request. False: there is no room for it.
+    /// Writes the record of a listed request that arrived at `came`, for a store that has postponed that. The record is written before
+    /// another request can find the entry. False: the store has no room for it.
     fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
         let _ = (ticket, opening, came);
         true
     }
 
-    /// [`super::unanswered::Unanswered::abandon`], at once or soon.
+    /// [`super::unanswered::Unanswered::abandon`], now or soon after.
     fn abandon(&self, ticket: Ticket);
 
-    /// [`super::unanswered::Unanswered::remove`], at once or soon. `forget`: with the record.
+    /// [`super::unanswered::Unanswered::remove`], now or soon after. `forget`: removes the record too.
     fn answered(&self, ticket: Ticket, forget: bool);
 
-    /// Makes `owner` the one owner of what `name` names, for at least `keep`.
+    /// Makes `owner` the only owner of the resource that `name` names, for at least `keep`.
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim>;
 
-    /// Whose it is what `name` names, as `owner` sees it. Claims nothing.
+    /// Returns the owner of the resource that `name` names, relative to `owner`. Claims nothing.
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant>;
 
-    /// Waits until no request with this fingerprint is under way, first come first served. Dropping the reply leaves the queue.
+    /// Takes the lock of a fingerprint. Waits in a queue, first come, first served, while another request has it. Dropping the reply leaves
+    /// the queue.
     fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock>;
 
-    /// Records whose effect is unknown, also while they are verified, at most `limit` of them, the next to be forgotten first.
+    /// Records whose effect is unknown, including those under verification: at most `limit` of them, the first to expire first.
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
 
-    /// One of them; none where it is not unsettled.
+    /// The unsettled record `id`. None: it is not unsettled.
     fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>>;
 
-    /// Unsettled records whose verification is due, at most `limit` of them, the longest due first.
+    /// Unsettled records whose verification is due: at most `limit` of them, the longest overdue first.
     fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>>;
 
-    /// [`super::record::Record::take`]: what to verify; none where another host has taken it or it is not due. Without a request
-    /// where this host cannot read that.
+    /// [`super::record::Record::take`]: takes a record for verification. None: another host has taken it, or it is not due. The intent has
+    /// no request if this host cannot decrypt it.
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>>;
 
-    /// [`super::record::Record::postpone`]: the verification of a record that no host can verify now.
+    /// [`super::record::Record::postpone`], for a record that no host can verify now.
     fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Reply<'_, Postponed>;
 
-    /// [`super::record::Record::status`]; none where there is no record.
+    /// [`super::record::Record::status`]. None: there is no such record.
     fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>>;
 
-    /// An administrator's word on an unsettled record.
+    /// Settles an unsettled record as an administrator says.
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved>;
 
-    /// How long ago the store last lost data, as far as this process knows; none: never. A store in this process is lost with it.
+    /// The time since the store last lost data, as far as this process knows. None: never. A store in this process ends with the process,
+    /// so it never reports a loss.
     fn lost_ago(&self) -> Option<Duration> {
         None
     }
 
-    /// Forgets what has expired, for a store that does not do so by itself: the service calls it now and then.
+    /// Removes expired data, for a store that does not expire it by itself. The service calls it from time to time.
     fn purge_expired(&self) {}
 
-    /// Waits until what [`Records::abandon_record`] and dropped turns began is done: before the process ends.
+    /// Waits until all calls begun by [`Records::abandon_record`] and by dropped locks are done. Called before the process ends.
     fn flushed(&self) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))
     }
 }
 
-/// How the place of an owner stands that renews it, by the owner's own clock.
+/// The state of an owner's entry at a renewal, by the owner's own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlaceTerm {
-    /// Its caller has gone or was told: only the record is renewed.
+    /// The caller has gone, or got the response that the effect is unknown: only the record is renewed.
     GivenUp,
-    /// Its caller is there. The place may have lapsed, and the entry may be another's or gone with it.
+    /// The caller still waits, but the entry's lease may have ended: another request may have the entry, or it may be gone.
     Lapsed,
-    /// Its caller is there, and the place lasts: no other request can have the entry.
+    /// The caller still waits, and the entry's lease lasts: no other request can have the entry.
     Lasting,
 }
 
-/// What an owner still has of what it asked to renew.
+/// The result of a renewal: the rights that the owner still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewed {
-    /// The entry is the owner's.
+    /// The owner still has the entry.
     pub entry: bool,
-    /// The record is held by the owner, and its lock was renewed. An entry may have gone to another request before that, and a
-    /// record to a verification.
+    /// The owner still has the record, and its lock was renewed. Independent of `entry`: another request may have the entry, or a
+    /// verification the record.
     pub lock: bool,
 }
 
 impl Renewed {
-    /// All of it.
+    /// The owner still has both.
     pub const ALL: Self = Self { entry: true, lock: true };
 }
 
-/// What a request gets from its record, and its turn where that came along.
+/// The reply to [`Records::begin`]: the record's state, and the fingerprint lock if the store granted it too.
 #[derive(Debug)]
 pub struct StoreBegin {
-    /// What it gets.
+    /// The record's state for this request.
     pub begin: RecordBegin,
-    /// Which key of the upstream's own its earlier sends carried, where all carried the same one.
+    /// The upstream key that all earlier sends carried; none if they did not all carry the same one.
     pub keyed_sends: Option<KeyedSends>,
-    /// Its turn, if [`BeginRequest::turn`] asked for it, it was free, and the request may go on.
+    /// The fingerprint lock, if [`BeginRequest::turn`] asked for it, it was free, and the request may continue.
     pub turn: Option<FingerprintLock>,
-    /// How long this host counts as alive; none where the store is in this process, or the request does not go on.
+    /// This host's lease. None: the store is in this process, or the request does not continue.
     pub host: Option<HostLease>,
 }
 
@@ -214,12 +217,12 @@ impl From<RecordBegin> for StoreBegin {
     }
 }
 
-/// What an upstream made, as a policy names it within its upstream: hashed, so that a guest's text takes a fixed room.
+/// The name that a policy gives to a resource of an upstream. Hashed, so that a guest's text takes a fixed amount of memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimName([u8; 32]);
 
 impl ClaimName {
-    /// The claim that a policy calls `name` at `upstream`.
+    /// The hash of the claim `name` at `upstream`.
     pub fn of(upstream: &str, name: &str) -> Self {
         Self(digest("claim", &[upstream.as_bytes(), name.as_bytes()]))
     }
@@ -236,43 +239,44 @@ impl fmt::Debug for ClaimName {
     }
 }
 
-/// Who owns a claim: a record, so that a repetition of the request finds its own claims; or one request without a key.
+/// The owner of a claim: a record, so that a repetition of the request finds its own claims; or one request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClaimOwner {
     /// All requests with this record.
     Record(RecordId),
-    /// One request without a key, by a fence drawn for it.
+    /// One request without a key, identified by a token drawn for it.
     Request(FencingToken),
 }
 
-/// Whose a resource is.
+/// The owner of a resource, relative to a given owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claimant {
     /// No owner has claimed it.
     Nobody,
-    /// The owner that asks.
+    /// The given owner has claimed it.
     Asker,
-    /// Another owner.
+    /// Another owner has claimed it.
     Other,
 }
 
-/// Whether a claim was made.
+/// The result of [`Records::claim`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "a claim that is taken must not be adopted"]
 pub enum Claim {
-    /// The owner has it, by this call or an earlier one.
+    /// The owner has the claim, from this call or an earlier one.
     Ours,
-    /// Another owner has it.
+    /// Another owner has the claim.
     Taken,
 }
 
-/// The right to be the one request of its fingerprint under way. Dropping it, also by a panic, calls the next in the queue.
+/// The lock of a fingerprint: only its holder may send a request with that fingerprint. Dropping it, even in a panic, passes the lock to
+/// the next request in the queue.
 #[must_use = "the turn ends when this is dropped"]
 pub struct FingerprintLock(Box<dyn Lease>);
 
-/// What a store gives for a turn: dropping it ends the turn.
+/// A store's side of a [`FingerprintLock`]. Dropping it releases the lock.
 pub trait Lease: Send + Sync + 'static {
-    /// Whether it still holds, by this host's own clock. One that is kept in another process ends when it is not renewed.
+    /// Whether the lock is still held, by this host's clock. A lock that another process keeps ends if it is not renewed.
     fn holds(&self) -> bool;
 }
 
@@ -284,12 +288,12 @@ impl Lease for () {
 }
 
 impl FingerprintLock {
-    /// A turn that ends when `lease` is dropped.
+    /// A lock that is released when `lease` is dropped.
     pub fn new(lease: impl Lease) -> Self {
         Self(Box::new(lease))
     }
 
-    /// Whether it is still this request's turn. Look right before the first byte.
+    /// Whether this request still has the lock. Check it right before the first byte.
     pub fn holds(&self) -> bool {
         self.0.holds()
     }
@@ -304,31 +308,31 @@ impl fmt::Debug for FingerprintLock {
 /// A record whose effect is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Which.
+    /// The record's id.
     pub id: RecordId,
-    /// How long ago a byte was last sent.
+    /// The time since a byte was last sent.
     pub sent_ago: Duration,
-    /// The names of its upstream and endpoint; none where its owner sent nothing itself.
+    /// The names of its upstream and endpoint. None: its owner sent nothing itself.
     pub endpoint: Option<(String, String)>,
-    /// The time until a host verifies it by itself, zero while it is verified; none: no host does.
+    /// The time until a host verifies it by itself, zero during a verification. None: hosts do not verify it.
     pub verified_in: Option<Duration>,
 }
 
-/// What an administrator found out.
+/// An administrator's finding about an unsettled record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// The effect took place: repetitions get this answer.
+    /// The write is in effect: repetitions of the request get this response.
     Applied(Stored),
-    /// It did not: the next request with the key is sent.
+    /// The write is not in effect: the next request with the key is sent.
     NotApplied,
 }
 
-/// What became of an administrator's word.
+/// The result of [`Records::resolve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "the record may not have been unsettled"]
 pub enum Resolved {
-    /// It holds.
+    /// The record is settled as the administrator said.
     Done,
-    /// There is no such record, it is settled, or a request is settling it: nothing was changed.
+    /// Nothing was changed: there is no such record, it is settled already, or a request is settling it.
     NotUnsettled,
 }

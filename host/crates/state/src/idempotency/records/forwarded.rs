@@ -1,7 +1,7 @@
-//! The methods that test doubles of a store leave as they are.
+//! The methods of [`super::Records`] that a test double of a store passes on unchanged.
 
-/// Passes what comes on to the field `records`. The double itself writes `begin`, `arrive`, `keep_alive` and what else it changes;
-/// its file imports the types.
+/// Passes calls on to the field `records`. The test double writes `begin`, `arrive`, `keep_alive` and other methods that it changes; its
+/// file imports the types.
 #[macro_export]
 macro_rules! forwarded {
     () => {
