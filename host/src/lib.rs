@@ -22,7 +22,7 @@ pub use triage_config as config;
 pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
 pub use triage_engine as policy;
 pub(crate) use triage_gateway::authority;
-pub use triage_gateway::{Host, HostError, admission, decision_log, pipeline, rollout, tls, upstream_runtime};
+pub use triage_gateway::{Host, HostError, admission, decision_log, host, pipeline, rollout, tls, upstream_runtime};
 pub use triage_hospital::{emulator, import};
 pub use triage_overload as overload;
 pub use triage_problem as error;

@@ -8,7 +8,7 @@ use crate::{
         Problem, Problems,
         settings::{PolicySource, Settings},
     },
-    pipeline,
+    host,
     policy::{contract::Description, signature::Keys},
     registry::{Credentials, Registry},
     rng::Rng,
@@ -24,16 +24,16 @@ use std::{error::Error, sync::Arc};
 /// # Errors
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
-    let engine = pipeline::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let engine = host::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
     let mut problems = Vec::new();
     let keys = Keys::open(&settings.policies.keys).unwrap_or_else(|error| {
         problems.push(Problem::refused("policies.keys", told(&error)));
         Keys::default()
     });
-    if let Err((key, error)) = pipeline::check_state(settings) {
+    if let Err((key, error)) = host::check_state(settings) {
         problems.push(Problem::refused(key, told(&error)));
     }
-    let registry = pipeline::registry(settings).unwrap_or_else(|error| {
+    let registry = host::registry(settings).unwrap_or_else(|error| {
         problems.push(Problem::refused("policies.registry_auth_file", told(&error)));
         Registry::new(Credentials::default(), None)
     });

@@ -14,10 +14,10 @@ pub use descriptors::{Missing, raise as raise_descriptors};
 pub use socket_activation::Inherited;
 
 use crate::{
+    Host, HostError,
     admin::{Admin, AdminError, Lifecycle},
     clock::Clock,
     config::{self, settings::Settings},
-    pipeline::{Host, HostError},
     rng::Rng,
     rollout::{PolicyWatcher, WatchError},
     tls::{Tls, TlsError},

@@ -7,10 +7,10 @@ use super::{
     streams::{StreamExecutor, Watched},
 };
 use crate::{
+    Host,
     config::settings,
     flush_notice::{Confirming, Handover},
     overload::peers::{Activity, Connection},
-    pipeline::Host,
     upstream::{BoxError, headers::Caller},
 };
 use http_body_util::BodyExt as _;

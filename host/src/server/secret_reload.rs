@@ -1,9 +1,8 @@
 //! Reloads certificates, keys and tokens when their files change: a renewal needs no signal to the process.
 
 use crate::{
-    admin,
+    Host, admin,
     config::settings::Settings,
-    pipeline::Host,
     rollout::{Identity, identity},
     secret::TokenSource,
     tls::Tls,

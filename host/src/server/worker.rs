@@ -5,7 +5,7 @@ use super::{
     connection::{self, Accepted},
     secret_reload::Files,
 };
-use crate::{config::settings, pipeline::Host, tls::Tls};
+use crate::{Host, config::settings, tls::Tls};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};

@@ -7,11 +7,11 @@ mod fleet;
 
 use super::AdminState;
 use crate::{
+    Host,
     breaker::BreakerState,
     clock::{Clock, micros, millis},
     config::settings,
     idempotency::Unsettled,
-    pipeline::Host,
     rollout::{self, UpstreamPolicy},
     state::group,
     telemetry::{RequestTimeline, TimedEvent},

@@ -8,7 +8,7 @@ use triage_bounded_file as bounded_file;
 use triage_config as config;
 use triage_core::{breaker, clock, rate_limit, retry, secret};
 use triage_engine as policy;
-use triage_gateway::{admission, decision_log, pipeline, rollout, tls, upstream_runtime};
+use triage_gateway::{Host, admission, decision_log, rollout, tls, upstream_runtime};
 use triage_overload as overload;
 use triage_problem as error;
 use triage_settlement as settlement;
@@ -41,7 +41,6 @@ pub use routes::OPENAPI;
 use crate::{
     clock::Clock,
     config::settings,
-    pipeline::Host,
     state_redis::RedisConnection,
     tls::{Tls, TlsError},
 };

@@ -217,7 +217,7 @@ pub(super) async fn requests(
     }
     let shared = &state.host.shared;
     let summary = |timeline: &RequestTimeline| dto::summary(timeline, &shared.clock);
-    Ok(Json(shared.desks.latest(limit, rough).iter().map(summary).collect()))
+    Ok(Json(shared.workers.latest(limit, rough).iter().map(summary).collect()))
 }
 
 /// One request and its timeline.
@@ -226,6 +226,6 @@ pub(super) async fn request(
     At(id): At<String>,
 ) -> Result<Json<dto::Request>, Refusal> {
     let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
-    let timeline = state.host.shared.desks.story(id).ok_or(Refusal::NoStory)?;
+    let timeline = state.host.shared.workers.story(id).ok_or(Refusal::NoStory)?;
     Ok(Json(dto::request(timeline, &state.host.shared.clock)))
 }

@@ -94,7 +94,7 @@ async fn now(state: &AdminState) -> Arc<str> {
         let sampler = state.live.sampler.lock();
         (sampler.rates(), sampler.points())
     };
-    let requests = shared.desks.latest(REQUESTS, true);
+    let requests = shared.workers.latest(REQUESTS, true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
         status: dto::status(state),

@@ -2,6 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`host`] | builds, reloads and drains a host |
 //! | [`pipeline`] | takes a request from its head to its response |
 //! | [`admission`] | asks the breaker and the limits of a group, in memory or shared |
 //! | [`upstream_runtime`] | holds one upstream with one generation of its policy |
@@ -11,12 +12,13 @@
 pub mod admission;
 pub mod authority;
 pub mod decision_log;
+pub mod host;
 pub mod pipeline;
 pub mod rollout;
 pub mod tls;
 pub mod upstream_runtime;
 
-pub use pipeline::{Host, HostError};
+pub use host::{Host, HostError, Shared};
 
 use triage_bounded_file as bounded_file;
 use triage_config as config;

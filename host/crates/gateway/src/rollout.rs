@@ -14,11 +14,11 @@ mod upstream_policy;
 mod watcher;
 
 pub use candidate::{Candidate, CandidateReport, Difference, VerdictSummary};
-pub(crate) use context::Context;
+pub use context::{Context, Parts};
 pub use event::Event;
 pub use shadow::{Case, Shadow};
 pub(crate) use stage::told;
-pub use stage::{Refused, begin, stage};
+pub use stage::{Refused, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
 pub use watcher::{Identity, identity};
 pub use watcher::{PolicyWatcher, WatchError};

@@ -6,6 +6,7 @@
 
 use super::{fingerprint::RecordId, record::FencingToken};
 use crate::clock::Timestamp;
+use smallvec::SmallVec;
 use std::time::Duration;
 
 /// The maximum number of listed equal requests. A request above it proceeds without an entry.
@@ -33,9 +34,9 @@ struct Listed {
     alive_until: Timestamp,
 }
 
-/// The entries of equal requests.
+/// The entries of equal requests. Most lists have one entry, which needs no allocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unanswered(Vec<Listed>);
+pub struct Unanswered(SmallVec<[Listed; 1]>);
 
 /// The result of [`Unanswered::arrive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -115,7 +115,7 @@ impl RequestContext {
         }
         let place = if is_request { self.place().await? } else { None };
         // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
-        let usual_time = progress.account.meter().usually_takes.read();
+        let usual_time = progress.recorder.meter().usually_takes.read();
         let least = match &target {
             AttemptTarget::Request => self.response_reserve(usual_time),
             // The record is held meanwhile, so the wait must leave the verification its whole time.
@@ -124,9 +124,9 @@ impl RequestContext {
         };
         let (mut permit, mut checked_at) = self.permit(is_request, progress.attempts > 0, &target, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
-            progress.account.note(|| TimelineEvent::Paced { per_minute, wait });
+            progress.recorder.note(|| TimelineEvent::Paced { per_minute, wait });
         }
-        progress.account.permitted(permit.is_probe(), permit.wait());
+        progress.recorder.permitted(permit.is_probe(), permit.wait());
         if is_request && permit.is_probe() && !self.is_well().await {
             if self.remaining().is_zero() {
                 return Err(Problem::DeadlineBeforeSend);
@@ -154,21 +154,21 @@ impl RequestContext {
                     return Err(Problem::EffectUnknown);
                 }
                 progress.attempts += 1;
-                let outbound = self.outbound(&progress.account, progress.attempts);
+                let outbound = self.outbound(&progress.recorder, progress.attempts);
                 (
                     self.leased(outbound, [guard.as_ref(), progress.condition.as_ref()]),
                     self.endpoint().settings.attempt_timeout,
                 )
             }
             AttemptTarget::Probe(probe) => {
-                progress.account.meter().probes.add();
+                progress.recorder.meter().probes.add();
                 (self.probe_request(probe), self.probe_timeout(probe))
             }
         };
         let began = Instant::now();
-        let (attempt, look) = (progress.attempts, progress.probes);
+        let (attempt, look) = (progress.attempts, progress.verifications);
         let step = || if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::Looked { look } };
-        progress.account.note_at(began, step);
+        progress.recorder.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
         let guards = if is_request { [guard.as_ref(), progress.condition.as_ref()] } else { [None, None] };
@@ -210,9 +210,9 @@ impl RequestContext {
             AttemptResult::Answer(answer) => {
                 // Streamed uploads and verifications do not show the usual response time.
                 let is_usual = is_request && self.repeatable();
-                progress.account.answered(answer.status.as_u16(), began, took, is_usual);
+                progress.recorder.answered(answer.status.as_u16(), began, took, is_usual);
             }
-            AttemptResult::Failure(failure) => progress.account.failed(*failure, took),
+            AttemptResult::Failure(failure) => progress.recorder.failed(*failure, took),
         }
         if is_request {
             match arrival {
@@ -261,7 +261,7 @@ impl RequestContext {
         };
         let place = entered.map_err(|Shed| self.overloaded())?;
         let Some(wait) = place.waited else { return Ok(Some(place)) };
-        progress.account.note(|| TimelineEvent::Queued { wait });
+        progress.recorder.note(|| TimelineEvent::Queued { wait });
         // After a wait, the permit may no longer be valid.
         match permit.recheck().await {
             Recheck::Send => Ok(Some(place)),
@@ -319,7 +319,7 @@ impl RequestContext {
     /// held.
     async fn may_send(&self, guard: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
         // Skip this if the caller has gone: the request is an orphan itself, and adopts none.
-        if let Some(entry) = progress.twins.take().filter(|_| !self.caller_has_gone())
+        if let Some(entry) = progress.listed.take().filter(|_| !self.caller_has_gone())
             && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
         {
             progress.orphan = Orphan::Found;
@@ -335,12 +335,12 @@ impl RequestContext {
             }
         }
         // Without a record or a lock, an equal request at another host would go undetected.
-        let held_back = guard.as_ref().is_some_and(RecordGuard::is_written) || progress.turn.is_some();
+        let held_back = guard.as_ref().is_some_and(RecordGuard::is_written) || progress.lock.is_some();
         if self.effect == Effect::Unsafe && permit.is_alone() && !held_back && !self.shared.writes_alone {
             return Err(Problem::StoreUnavailable);
         }
         // If the fingerprint lock has expired, an equal request may be running.
-        if progress.turn.as_ref().is_some_and(|turn| !turn.holds()) {
+        if progress.lock.as_ref().is_some_and(|turn| !turn.holds()) {
             return Err(Problem::StoreUnavailable);
         }
         Ok(())

@@ -5,13 +5,18 @@
 //! send, or a deadline before the effect was known, leaves the record unknown for as long as the upstream may still commit. The next
 //! request with the condition then begins with a verification, whichever caller and key it has.
 
-use super::{RequestContext, idempotency_key::problem, request_context::Progress};
+use super::{
+    RequestContext,
+    record_lifecycle::{Start, problem},
+    request_context::Progress,
+    upstream_key::KeySends,
+};
 use crate::{
     error::Problem,
     idempotency::{self, BeginOutcome, BeginRequest, FencingToken, Fingerprint, RecordId},
 };
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How long an unknown effect is remembered beyond `commit-within`, and how long a lock outlasts its request.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -21,12 +26,26 @@ const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 impl RequestContext {
+    /// Takes the record of the request's condition, if it has one. Returns the start, which is a verification if an earlier request with the
+    /// condition ended unknown.
+    ///
+    /// # Errors
+    /// As [`RequestContext::begin_condition`].
+    pub(super) async fn after_equal_condition(&self, start: Start, progress: &mut Progress) -> Result<Start, Problem> {
+        let condition = self.equal.filter(|equal| equal.by_condition && self.endpoint().granted);
+        let Some(equal) = condition.filter(|_| progress.condition.is_none()) else { return Ok(start) };
+        let Some(sent_ago) = self.begin_condition(equal.fingerprint, progress).await? else { return Ok(start) };
+        // The sends of other requests did not carry this request's upstream key.
+        progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
+        Ok(start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started)))
+    }
+
     /// Takes the condition's record. Returns the time since the last send with this condition whose effect is unknown; none if there is
     /// none.
     ///
     /// # Errors
     /// [`Problem::InFlight`] if an earlier request may still be sending.
-    pub(super) async fn begin_condition(
+    async fn begin_condition(
         &self,
         condition: Fingerprint,
         progress: &mut Progress,

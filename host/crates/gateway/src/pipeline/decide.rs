@@ -1,171 +1,133 @@
-//! Which policy decides about an outcome: the one that serves the request, or a fallback if it fails. Shadow candidates decide beside it.
+//! The decision about a result: the policy's verdict, clamped, with the match that it claims checked.
 
 use super::{
     RequestContext,
-    request_context::{AttemptResult, Progress},
+    attempt::MIN_ATTEMPT_TIME,
+    claims::MatchCheck,
+    request_context::{AttemptResult, MaybeGuard, Progress},
 };
 use crate::{
-    decision_log::{DecisionInput, Judged},
     policy::{
-        self, Fault,
-        contract::{Attempt, Outcome, Purpose, Verdict},
+        contract::{BreakerSignal, Class, Effect, Failure, FailureKind, Next, Purpose, Verdict},
+        hints,
     },
-    rollout::{Candidate, Case, Shadow, VerdictSummary},
-    upstream_runtime::UpstreamRuntime,
+    retry::{self, ClampInput, Clamped, NextAction, ObservedResult},
+    telemetry::TimelineEvent,
 };
-use std::sync::Arc;
+use http::StatusCode;
+use std::time::Duration;
 use tokio::time::Instant;
 
-impl RequestContext {
-    /// The verdict of the policy, or of the built-in one if the policy fails. True: the policy failed.
-    pub(super) fn verdict(
-        &self,
-        purpose: Purpose,
-        arrival: &AttemptResult,
-        progress: &mut Progress,
-        now: Instant,
-    ) -> (Verdict, bool) {
-        let mut faults = Vec::new();
-        let judged = self.judged_by(&self.attempted(purpose, progress, now), &arrived(arrival), &mut faults);
-        for fault in faults {
-            progress.faults += 1;
-            progress.account.fault(fault.name());
-            tracing::warn!(
-                request = %progress.account.id,
-                endpoint = %self.endpoint().described.name,
-                fault = fault.name(),
-                error = %fault,
-                "the policy failed; another decides"
-            );
-        }
-        judged
-    }
+/// How often a policy is asked about one result. It proposes another match each time that its match is taken: more than any batch holds.
+const MAX_VERDICTS: usize = 64;
 
-    fn judged_by(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, faults: &mut Vec<Fault>) -> (Verdict, bool) {
-        if self.endpoint().policy_index.is_none() {
-            return (policy::builtin_judge(attempt, outcome), false);
-        }
-        if let Some(verdict) = self.asked(&self.service, attempt, outcome, faults) {
-            self.record(attempt, outcome, Judged::Verdict(&verdict));
-            self.show(VerdictSummary::of(&verdict), attempt, outcome);
-            return (verdict, false);
-        }
-        if let Some(fault) = faults.last() {
-            self.record(attempt, outcome, Judged::Fault(fault.name()));
-        }
-        // If a canary fails, the live policy decides. A verification's outcome, however, only makes sense to the policy that asked for it.
-        if let (Purpose::Request, Some((live, index))) = (attempt.purpose, &self.stand_in)
-            && let Some(index) = live.endpoints[*index].policy_index
-            && let Some(verdict) = self.asked(live, &Attempt { endpoint: index, ..*attempt }, outcome, faults)
-        {
-            return (verdict, false);
-        }
-        let verdict = policy::builtin_judge(attempt, outcome);
-        self.show(VerdictSummary::of(&verdict), attempt, outcome);
-        (verdict, true)
-    }
+/// The cap on a pause that the upstream asks for, before it is passed on to the fleet.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 
-    /// A policy's verdict; none if the policy fails or is suspended.
-    fn asked(
-        &self,
-        service: &Arc<UpstreamRuntime>,
-        attempt: &Attempt<'_>,
-        outcome: &Outcome<'_>,
-        faults: &mut Vec<Fault>,
-    ) -> Option<Verdict> {
-        if service.probation.is_suspended() {
-            return None;
-        }
-        let decided = service.policy.decide(attempt, outcome);
-        let serving = &self.shared.rollout.upstreams[self.upstream];
-        serving.decided(service, decided.as_ref().err(), self.shared.clock.now());
-        decided.map_err(|fault| faults.push(fault)).ok()
-    }
+/// The result that a verification starts from: sent, without a response.
+pub(super) const NO_RESPONSE: Failure = Failure::new(FailureKind::Reset, true);
 
-    /// Adds a decision to the decision log while an operator records: decisions of the live policy, not of a canary.
-    fn record(&self, attempt: &Attempt<'_>, outcome: &Outcome<'_>, judged: Judged<'_>) {
-        let recorder = &self.shared.rollout.upstreams[self.upstream].recorder;
-        let Some(recording) = recorder.recording().filter(|_| self.stand_in.is_none()) else { return };
-        let shown = DecisionInput { service: &self.service, method: &self.method, attempt, outcome, judged };
-        recorder.note(recording, &shown, self.shared.clock.now());
-    }
-
-    /// Passes a decision of the live policy to the shadow candidate. Only outcomes of the request itself: a verification belongs to the
-    /// policy that asked for it.
-    fn show(&self, live: VerdictSummary, attempt: &Attempt<'_>, outcome: &Outcome<'_>) {
-        let Some((shadow, candidate, endpoint)) = self.in_shadow() else { return };
-        if attempt.purpose != Purpose::Request || !attempt.taken.is_empty() {
-            return;
-        }
-        let serving = &self.shared.rollout.upstreams[self.upstream];
-        let judged = (self.endpoint().described.name.as_str(), live, self.shared.clock.now());
-        if let Some(case) = Case::of(serving, candidate, endpoint, judged, attempt, outcome) {
-            shadow.show(case);
-        }
-    }
-
-    /// Logs and passes on a response that was settled by its status, without a policy call, unless it is settled for the candidate too.
-    pub(super) fn show_settled(&self, arrival: &AttemptResult, progress: &Progress) {
-        if self.shared.rollout.upstreams[self.upstream].recorder.recording().is_some()
-            && self.endpoint().policy_index.is_some()
-        {
-            let attempt = self.attempted(Purpose::Request, progress, Instant::now());
-            self.record(&attempt, &arrived(arrival), Judged::Settled);
-        }
-        let (Some((_, candidate, endpoint)), AttemptResult::Answer(answer)) = (self.in_shadow(), arrival) else {
-            return;
-        };
-        if candidate.endpoints[endpoint].is_settled(answer.status.as_u16(), self.effect) {
-            return;
-        }
-        self.show(
-            VerdictSummary::SETTLED,
-            &self.attempted(Purpose::Request, progress, Instant::now()),
-            &arrived(arrival),
-        );
-    }
-
-    fn in_shadow(&self) -> Option<(&Shadow, Arc<UpstreamRuntime>, usize)> {
-        let shadow = self.shared.shadow.as_ref()?;
-        let candidate =
-            self.shared.rollout.upstreams[self.upstream].candidate.as_ref().and_then(Candidate::in_shadow)?;
-        let path = self.path_and_query.split('?').next().unwrap_or_default();
-        let endpoint = candidate.find(&self.method, path)?;
-        Some((shadow, candidate, endpoint))
-    }
-
-    /// The policy's input about an attempt.
-    fn attempted<'a>(&'a self, purpose: Purpose, progress: &'a Progress, now: Instant) -> Attempt<'a> {
-        Attempt {
-            endpoint: self.endpoint().policy_index.unwrap_or(usize::MAX),
-            method: &self.method,
-            effect: self.effect,
-            purpose,
-            number: if purpose == Purpose::Probe { progress.probes } else { progress.attempts.max(1) },
-            prior_unknown: progress.ever_unknown,
-            sent_ago: progress.sent_ago(purpose, now),
-            elapsed: now.saturating_duration_since(self.started),
-            remaining: self.deadline.saturating_duration_since(now),
-            previous_delay: progress.previous_delay,
-            random: self.shared.entropy.next(),
-            now_unix_ms: self.shared.clock.unix_ms(),
-            keyed: self.verifies.map_or(self.key.is_some(), |own| own.keyed),
-            path: &self.path_and_query,
-            request_headers: &self.headers,
-            request_body: self.buffered(),
-            taken: &progress.taken,
-        }
-    }
+/// A clamped verdict.
+struct Decision {
+    signal: BreakerSignal,
+    clamped: Clamped,
+    /// The resource that the verdict takes for the request's own; none if the verdict needs no claim.
+    claim: Option<String>,
 }
 
-fn arrived(arrival: &AttemptResult) -> Outcome<'_> {
-    match arrival {
-        AttemptResult::Answer(answer) => Outcome::Response {
-            status: answer.status,
-            headers: &answer.headers,
-            body: &answer.read,
-            complete: answer.rest.is_none(),
-        },
-        AttemptResult::Failure(failure) => Outcome::Failure(*failure),
+impl RequestContext {
+    /// Has the policy decide about a result. Returns the breaker signal and the clamped verdict. A match that another request has claimed
+    /// goes back to the policy as taken, until it proposes a free one.
+    pub(super) async fn decide(
+        &self,
+        purpose: Purpose,
+        result: &AttemptResult,
+        progress: &mut Progress,
+        guard: &MaybeGuard,
+    ) -> (BreakerSignal, Clamped) {
+        let mut asks = 0..MAX_VERDICTS;
+        while asks.next().is_some() {
+            let Decision { signal, clamped, claim } = self.clamped_verdict(purpose, result, progress).await;
+            let Some(name) = claim else { return (signal, clamped) };
+            let adopts = matches!(clamped.step, NextAction::Replace(_));
+            match self.check_match(&name, adopts, (purpose, result), progress, guard, &mut asks).await {
+                MatchCheck::Free => return (signal, clamped),
+                MatchCheck::Taken => progress.taken.push(name),
+                MatchCheck::AskAgain => {}
+                MatchCheck::Unclear => break,
+            }
+        }
+        (BreakerSignal::Ignore, Clamped { class: Class::Unknown, step: NextAction::Unsettled, limit: None })
+    }
+
+    /// Asks the policy once and clamps its verdict. Passes on a pause that the upstream asks for.
+    async fn clamped_verdict(&self, purpose: Purpose, result: &AttemptResult, progress: &mut Progress) -> Decision {
+        let began = Instant::now();
+        let (mut verdict, is_faulty) = self.verdict(purpose, result, progress, began);
+        progress.recorder.judged(&verdict, began.elapsed());
+        progress.reason = std::mem::take(&mut verdict.reason);
+        let signal = verdict.breaker;
+        let pauses = purpose == Purpose::Request && self.endpoint().settings.retry_after_pauses;
+        let pause = verdict.pause.or_else(|| self.unavailable_for(result).filter(|_| pauses));
+        let claim = verdict.claim.clone();
+        let mut clamped = self.clamp(verdict, purpose, result, progress);
+        let unsafe_unknown = self.effect == Effect::Unsafe && clamped.class == Class::Unknown;
+        // A resend under the upstream's own key needs no verdict.
+        let by_key = matches!(clamped.step, NextAction::Resend(_));
+        if is_faulty && (unsafe_unknown || purpose == Purpose::Probe) && !by_key {
+            clamped.step = NextAction::Unsettled;
+        }
+        if let Some(pause) = pause {
+            let pause = pause.min(MAX_PAUSE);
+            progress.recorder.note(|| TimelineEvent::Paused { pause });
+            self.endpoint().group.pause(pause).await;
+        }
+        let is_applied = matches!(clamped.class, Class::Applied | Class::AlreadyApplied);
+        let adopts = matches!(clamped.step, NextAction::Replace(_));
+        let claim = claim.filter(|_| self.endpoint().commits_late() && (is_applied || adopts));
+        Decision { signal, clamped, claim }
+    }
+
+    /// How long the upstream says that it is unavailable (`Retry-After` of a 503).
+    pub(super) fn unavailable_for(&self, result: &AttemptResult) -> Option<Duration> {
+        match result {
+            AttemptResult::Answer(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                hints::retry_after(&answer.headers, self.shared.clock.unix_ms())
+            }
+            _ => None,
+        }
+    }
+
+    fn clamp(&self, verdict: Verdict, purpose: Purpose, result: &AttemptResult, progress: &Progress) -> Clamped {
+        let endpoint = self.endpoint();
+        let (seen, hint) = match result {
+            AttemptResult::Answer(answer) => (
+                ObservedResult::Status(answer.status.as_u16()),
+                hints::retry_after(&answer.headers, self.shared.clock.unix_ms()),
+            ),
+            AttemptResult::Failure(Failure { sent: false, .. }) => (ObservedResult::NotSent, None),
+            AttemptResult::Failure(_) => (ObservedResult::Lost, None),
+        };
+        // `Retry-After` counts only before another attempt. On a success it is meant for the caller.
+        let upstream_key = self.key_facts(progress);
+        let hint = hint.filter(|_| matches!(verdict.next, Next::Retry(_)) || upstream_key.is_some());
+        let is_unsafe = self.effect == Effect::Unsafe;
+        let input = ClampInput {
+            effect: self.effect,
+            granted: endpoint.granted,
+            purpose,
+            seen,
+            attempts: progress.attempts,
+            probes: progress.verifications,
+            unsettled: progress.unsettled,
+            repeatable: self.repeatable(),
+            sent_ago: progress.sent_ago(purpose, Instant::now()),
+            commit_within: endpoint.described.commit_within,
+            remaining: self.remaining(),
+            attempt_needs: if is_unsafe { endpoint.settings.attempt_timeout } else { MIN_ATTEMPT_TIME },
+            hint,
+            upstream_key,
+        };
+        retry::clamp(verdict, &input, &endpoint.settings.retry)
     }
 }

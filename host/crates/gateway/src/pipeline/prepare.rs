@@ -1,12 +1,13 @@
 //! Prepares a received request: route, deadline, headers, body, key. The result is its [`RequestContext`].
 
 use super::{
-    CallerGone, Host, RequestContext,
+    CallerGone, RequestContext,
     request_context::{EqualRequests, RequestBody},
     request_head,
 };
 use crate::{
     error::Problem,
+    host::Host,
     idempotency::{
         Fingerprint, Identity, Keyed, Likeness, Tenant, header_roles, key::IDEMPOTENCY_KEY,
         search_condition::IF_NONE_EXIST,

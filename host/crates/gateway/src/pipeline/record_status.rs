@@ -3,11 +3,12 @@
 //! The path `/.triage/` is reserved: requests below it are never forwarded, even if callers may not read records. An id names a record and
 //! proves that its holder belongs to the record's tenant. Any other id, or another tenant, gets the same 404.
 
-use super::{Host, RequestContext, response};
+use super::{RequestContext, response};
 use crate::{
     clock::{Timestamp, millis},
     config::settings::Redirects,
     error::Problem,
+    host::Host,
     idempotency::{ClaimOwner, OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
     rate_limit::{Gcra, Quota},
     upstream::{

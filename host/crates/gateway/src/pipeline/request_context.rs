@@ -219,7 +219,7 @@ pub(crate) enum Doubt {
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) attempts: u32,
-    pub(crate) probes: u32,
+    pub(crate) verifications: u32,
     /// Whether the effect was unknown at some time: a match found later may be this request's own.
     pub(crate) ever_unknown: bool,
     /// Only a loss of shared state or the caller's `Triage-Maybe-Sent` says that the request was sent before.
@@ -247,14 +247,14 @@ pub(crate) struct Progress {
     pub(crate) faults: u32,
     pub(crate) owner: ClaimOwner,
     /// The lock that keeps equal requests apart.
-    pub(crate) turn: Option<FingerprintLock>,
+    pub(crate) lock: Option<FingerprintLock>,
     /// The record of the request's condition. If the request ends unknown, the next one with the condition verifies.
     pub(crate) condition: MaybeGuard,
     /// The request's entry, if equal requests with living owners were listed on arrival: one of them may be an orphan by the first send.
-    pub(crate) twins: Option<Arc<Entry>>,
+    pub(crate) listed: Option<Arc<Entry>>,
     pub(crate) orphan: Orphan,
     /// Records the request's events for metrics, traces and the explanation.
-    pub(crate) account: RequestRecorder,
+    pub(crate) recorder: RequestRecorder,
 }
 
 impl Progress {
@@ -267,7 +267,7 @@ impl Progress {
     pub(crate) fn new(owner: ClaimOwner, recorder: RequestRecorder) -> Self {
         Self {
             attempts: 0,
-            probes: 0,
+            verifications: 0,
             ever_unknown: false,
             doubtful: false,
             doubt: None,
@@ -284,11 +284,11 @@ impl Progress {
             limit: None,
             faults: 0,
             owner,
-            turn: None,
+            lock: None,
             condition: None,
-            twins: None,
+            listed: None,
             orphan: Orphan::None,
-            account: recorder,
+            recorder,
         }
     }
 }

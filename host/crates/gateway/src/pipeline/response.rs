@@ -196,7 +196,7 @@ impl CallerResponse {
 
 /// The response to a request that was refused at its attempts, or ended unknown.
 pub(super) fn refused(problem: Problem, context: &RequestContext, progress: &mut Progress) -> Response<Body> {
-    progress.account.refused(&problem);
+    progress.recorder.refused(&problem);
     let reason = match &progress.last {
         Some(AttemptResult::Failure(failure)) => failure.reason,
         _ => None,

@@ -94,7 +94,7 @@ impl SharedVerifications {
         if progress.last_sent.is_some_and(|sent| outcome.asked_at < sent) {
             return None;
         }
-        progress.probes += 1;
+        progress.verifications += 1;
         progress.verification_sent_at = Some(outcome.asked_at);
         Some(match &outcome.answer {
             Ok((status, headers, read, complete)) => AttemptResult::Answer(UpstreamResponse {

@@ -3,7 +3,7 @@
 use super::{
     RequestContext,
     delivery::{Pending, Received},
-    idempotency_key::{self, Begins, Start},
+    record_lifecycle::{self, Begins, Start},
     request_context::{Orphan, Progress},
     response::{self, ADOPTED, CallerResponse},
     upstream_key::KeySends,
@@ -85,7 +85,7 @@ impl RequestContext {
             } else {
                 entry.was_not_taken();
             }
-            idempotency_key::problem(error)
+            record_lifecycle::problem(error)
         })?;
         match arrived {
             Arrived::Adopted(id) => {
@@ -114,7 +114,7 @@ impl RequestContext {
             }
             Arrived::Full => {
                 entry.was_not_taken();
-                progress.account.orphan(OrphanResult::NotKept);
+                progress.recorder.orphan(OrphanResult::NotKept);
                 Ok(Begins::unlisted(
                     Some(RecordGuard::unwritten(records, self.shared.clock, id, opening)),
                     Start::Fresh,
@@ -132,7 +132,7 @@ impl RequestContext {
                 () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
             }
         }
-        Ok(entry.look_again().await.map_err(idempotency_key::problem)?.is_some())
+        Ok(entry.look_again().await.map_err(record_lifecycle::problem)?.is_some())
     }
 
     /// Continues an orphan: waits while it runs, replays its response, verifies it if its effect is unknown, or sends the request if it is
@@ -156,10 +156,13 @@ impl RequestContext {
         let (begun, asked) = loop {
             // Read the clock before asking the store: an age counted back from this moment is never understated.
             let asked = Instant::now();
-            match idempotency::begin(records, self.shared.clock, id, opening).await.map_err(idempotency_key::problem)? {
+            match idempotency::begin(records, self.shared.clock, id, opening)
+                .await
+                .map_err(record_lifecycle::problem)?
+            {
                 BeginOutcome::InFlight { retry_after } => {
                     if self.remaining() <= wait {
-                        progress.account.orphan(OrphanResult::InFlight);
+                        progress.recorder.orphan(OrphanResult::InFlight);
                         return Err(Problem::InFlight { retry_after });
                     }
                     tokio::select! {
@@ -178,19 +181,19 @@ impl RequestContext {
         };
         Ok(match begun {
             BeginOutcome::New(guard) => {
-                progress.account.orphan(OrphanResult::Unsent);
+                progress.recorder.orphan(OrphanResult::Unsent);
                 beginning(guard, Start::Fresh)
             }
             BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
-                progress.account.orphan(OrphanResult::Reconcile);
+                progress.recorder.orphan(OrphanResult::Reconcile);
                 progress.key_sends = KeySends::reconciled(self.upstream_key, guard.keyed_sends(), asked);
                 progress.orphan = Orphan::Adopted;
                 beginning(guard, Start::since(sent_ago, self.started))
             }
             BeginOutcome::Replay(stored) => match entry.ownership().await {
                 Ownership::Held => {
-                    progress.account.orphan(OrphanResult::Answer);
+                    progress.recorder.orphan(OrphanResult::Answer);
                     progress.orphan = Orphan::Adopted;
                     Begins::Answered(self.replayed(&stored, entry, progress))
                 }
@@ -207,7 +210,7 @@ impl RequestContext {
 
     fn replayed(&self, stored: &Stored, entry: &Arc<Entry>, progress: &mut Progress) -> Response<Body> {
         let mut response = self.replay(stored).unwrap_or_else(|problem| {
-            progress.account.refused(&problem);
+            progress.recorder.refused(&problem);
             problem.into_response()
         });
         response.headers_mut().remove(response::REPLAY);
@@ -221,7 +224,7 @@ impl RequestContext {
 
     /// The delivery of a response that no record waits for.
     pub(super) fn undelivered(&self, entry: Arc<Entry>, received: Received, progress: &Progress) -> Pending {
-        Pending::entry(entry, received, self.shared.detached.clone(), progress.account.shared_meter())
+        Pending::entry(entry, received, self.shared.detached.clone(), progress.recorder.shared_meter())
     }
 
     /// Delivers a response that says that the effect is unknown. It leaves an orphan only if it does not arrive.

@@ -4,17 +4,19 @@
 //! Nothing here sends the write. A verdict that would send it again means that its absence is proven, so the key is freed.
 
 use super::{
-    Host, RequestContext, SharedVerifications,
+    RequestContext, SharedVerifications,
+    decide::NO_RESPONSE,
     request_context::{AttemptResult, MaybeGuard, Progress, RequestBody},
     response::CallerResponse,
 };
 use crate::{
+    host::Host,
     idempotency::{
         self, BeginOutcome, BeginRequest, ClaimOwner, FencingToken, Fingerprint, Intent, KeptRequest, Postponed,
         RecordId, Stored,
     },
     overload::Priority,
-    policy::contract::{Class, Effect, Failure, FailureKind, Purpose},
+    policy::contract::{Class, Effect, Purpose},
     retry::NextAction,
     settlement::{Schedule, VerificationResult},
     telemetry::RequestRecorder,
@@ -38,9 +40,6 @@ const LOCK_RESERVE: Duration = Duration::from_secs(2);
 const MAX_REQUESTS: usize = 4;
 /// When to try again if no host can verify a write now: only a new configuration or policy changes that.
 const UNVERIFIABLE_WAIT: Duration = Duration::from_secs(60);
-
-/// The outcome that a verification starts from: sent, no answer.
-const NEVER_HEARD: Failure = Failure::new(FailureKind::Reset, true);
 
 /// How a verification ended.
 enum VerificationEnd {
@@ -119,7 +118,7 @@ impl Host {
         let ended = match restored {
             None => VerificationEnd::Open { asked: true },
             Some(mut context) => {
-                let recorder = RequestRecorder::background(&self.desk);
+                let recorder = RequestRecorder::background(&self.telemetry);
                 context.verified(&mut guard, (since, doubtful), recorder, shared).await
             }
         };
@@ -282,7 +281,7 @@ impl RequestContext {
         progress.ever_unknown = true;
         progress.unsettled = true;
         // An equal request under way may be about to claim the match that this verification would find.
-        progress.turn = match own.take_turn() {
+        progress.lock = match own.take_turn() {
             Some(turn) => Some(turn),
             None => match timeout(MAX_TURN_WAIT, self.shared.records.turn(fingerprint)).await {
                 Ok(Ok(turn)) => Some(turn),
@@ -290,7 +289,7 @@ impl RequestContext {
             },
         };
         let proof = self.proof(&mut progress, guard, shared).await;
-        let asked = progress.probes > 0;
+        let asked = progress.verifications > 0;
         let Some(proof) = proof else { return VerificationEnd::Open { asked } };
         let Some(own) = guard.take() else { return VerificationEnd::Open { asked } };
         let class = progress.class;
@@ -319,8 +318,8 @@ impl RequestContext {
         guard: &mut MaybeGuard,
         shared: &SharedVerifications,
     ) -> Option<Proof> {
-        let arrival = AttemptResult::Failure(NEVER_HEARD);
-        let clamped = self.judged(Purpose::Request, &arrival, progress, guard).await.ok()?.1;
+        let arrival = AttemptResult::Failure(NO_RESPONSE);
+        let clamped = self.decide(Purpose::Request, &arrival, progress, guard).await.1;
         let mut step = self.follow(clamped, progress);
         let mut made: Vec<(http::Method, String)> = Vec::new();
         loop {
@@ -332,7 +331,7 @@ impl RequestContext {
             }
             made.push(target);
             let arrival = shared.request(self, &probe, progress, guard).await?;
-            let (_, clamped) = self.judged(Purpose::Probe, &arrival, progress, guard).await.ok()?;
+            let (_, clamped) = self.decide(Purpose::Probe, &arrival, progress, guard).await;
             step = self.follow(clamped, progress);
         }
     }

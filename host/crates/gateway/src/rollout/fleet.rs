@@ -26,7 +26,7 @@ mod state_file;
 
 pub use commands::CommandOutcome;
 pub use commands::{NotAnnounced, NotRolledBack};
-pub(crate) use follower::start;
+pub(super) use follower::start;
 pub use follower::{Follower, FollowerContext, Report};
 
 use crate::state::rollout::{

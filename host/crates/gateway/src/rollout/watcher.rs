@@ -207,7 +207,7 @@ pub fn identity(file: &Path) -> Option<Identity> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::{clock::Clock, config, pipeline::Host, rng::Rng, telemetry};
+    use crate::{Host, clock::Clock, config, rng::Rng, telemetry};
 
     /// A host that watches a folder.
     struct Watching {

@@ -8,6 +8,7 @@ use crate::{
     },
 };
 use parking_lot::{Mutex, MutexGuard};
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState},
@@ -30,8 +31,8 @@ struct DigestBytes(u64);
 
 impl Hasher for DigestBytes {
     fn write(&mut self, bytes: &[u8]) {
-        if let Some(second_half) = bytes.get(16..).and_then(<[u8]>::first_chunk) {
-            self.0 = u64::from_le_bytes(*second_half);
+        if let Some(second_word) = bytes.get(8..).and_then(<[u8]>::first_chunk) {
+            self.0 = u64::from_le_bytes(*second_word);
         }
     }
 
@@ -47,7 +48,7 @@ pub(super) struct Unanswereds {
     swept: AtomicU64,
     kept_longest: AtomicU64,
     /// Secret and random, so that no caller can construct two requests with the same digest.
-    keys: [RandomState; 2],
+    key: [u64; 2],
 }
 
 impl Unanswereds {
@@ -57,7 +58,8 @@ impl Unanswereds {
             held: AtomicUsize::new(0),
             swept: AtomicU64::new(0),
             kept_longest: AtomicU64::new(0),
-            keys: std::array::from_fn(|_| RandomState::new()),
+            // The standard library seeds each state from the operating system's random numbers.
+            key: std::array::from_fn(|_| RandomState::new().hash_one(())),
         }
     }
 
@@ -66,41 +68,39 @@ impl Unanswereds {
         self.held.load(Relaxed)
     }
 
-    /// The digest of a request, valid in this process only: twice SipHash-1-3, at a quarter of the cost of SHA-256.
+    /// The digest of a request, valid in this process only: SipHash-1-3 with 128 bits, at an eighth of the cost of SHA-256.
     pub(super) fn digest(&self, request: &Likeness<'_>) -> RequestDigest {
-        let mut digest = [0; 32];
-        for (half, key) in digest.as_chunks_mut::<16>().0.iter_mut().zip(&self.keys) {
-            let mut hasher = key.build_hasher();
-            let mut part = |bytes: &[u8]| {
-                hasher.write_usize(bytes.len());
-                hasher.write(bytes);
-            };
-            for (name, value) in request.telling_apart {
-                part(name.as_str().as_bytes());
-                part(value.as_bytes());
-            }
-            let identity = &request.identity;
-            match request.fingerprint {
-                Some(fingerprint) => part(fingerprint.as_bytes()),
-                None => {
-                    part(&request.asking.len().to_le_bytes());
-                    for (name, value) in request.asking {
-                        part(name.as_bytes());
-                        part(value);
-                    }
-                    [
-                        identity.upstream.as_bytes(),
-                        identity.endpoint.as_bytes(),
-                        identity.method.as_str().as_bytes(),
-                        identity.path_and_query.as_bytes(),
-                        identity.body,
-                    ]
-                    .into_iter()
-                    .for_each(&mut part);
-                }
-            }
-            half[..8].copy_from_slice(&hasher.finish().to_le_bytes());
+        let mut hasher = SipHasher13::new_with_keys(self.key[0], self.key[1]);
+        let mut part = |bytes: &[u8]| {
+            hasher.write_usize(bytes.len());
+            hasher.write(bytes);
+        };
+        for (name, value) in request.telling_apart {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
         }
+        let identity = &request.identity;
+        match request.fingerprint {
+            Some(fingerprint) => part(fingerprint.as_bytes()),
+            None => {
+                part(&request.asking.len().to_le_bytes());
+                for (name, value) in request.asking {
+                    part(name.as_bytes());
+                    part(value);
+                }
+                [
+                    identity.upstream.as_bytes(),
+                    identity.endpoint.as_bytes(),
+                    identity.method.as_str().as_bytes(),
+                    identity.path_and_query.as_bytes(),
+                    identity.body,
+                ]
+                .into_iter()
+                .for_each(&mut part);
+            }
+        }
+        let mut digest = [0; 32];
+        digest[..16].copy_from_slice(&hasher.finish128().as_bytes());
         RequestDigest::from_bytes(digest)
     }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 impl Shared {
     /// Whether claims may be missing: shared state has lost its data, and records from before the loss could still be alive.
-    pub(super) fn is_after_loss(&self, settings: &idempotency::Settings) -> bool {
+    pub(crate) fn is_after_loss(&self, settings: &idempotency::Settings) -> bool {
         let lifetime = settings.keep.saturating_add(settings.lock);
         self.records.lost_ago().is_some_and(|ago| ago < lifetime)
     }

@@ -1,19 +1,18 @@
-//! Idempotency around the retry loop: begins the request's record, then finishes, releases or keeps it by the effect.
+//! The life of a request's record: begun before the retry loop; finished, released or kept after it, by the state of the effect.
 
 use super::{
-    RequestContext, condition,
-    request_context::{MaybeGuard, Orphan, Progress},
+    RequestContext,
+    request_context::{MaybeGuard, Progress},
     response::{self, CallerResponse},
     upstream_key::KeySends,
 };
 use crate::{
     error::{EFFECT_UNKNOWN, Problem},
     idempotency::{
-        self, BeginOutcome, BeginRequest, ClaimOwner, Ended, Ending, Entry, FencingToken, RecordError, RecordGuard,
-        RecordId, Retention, Stored,
+        self, BeginOutcome, BeginRequest, Ended, Ending, Entry, FencingToken, RecordError, RecordGuard, RecordId,
+        Retention, Stored,
     },
-    overload::MemoryReservation,
-    telemetry::{KeyResult, RequestRecorder},
+    telemetry::KeyResult,
     upstream::Body,
 };
 use http::Response;
@@ -31,7 +30,7 @@ pub(super) enum Start {
 
 impl Start {
     /// This start, for a request that may also have been sent at `since`.
-    fn or_since(self, since: Instant) -> Self {
+    pub(super) fn or_since(self, since: Instant) -> Self {
         match self {
             Self::Fresh => Self::Reconcile(since),
             Self::Reconcile(own) => Self::Reconcile(own.max(since)),
@@ -79,80 +78,8 @@ impl Begins {
 }
 
 impl RequestContext {
-    /// Runs the request to its response.
-    pub(super) async fn run(mut self: Box<Self>, recorder: RequestRecorder) -> Response<Body> {
-        let fence = FencingToken::draw(&self.shared.entropy);
-        let mut progress = Progress::new(ClaimOwner::Request(fence), recorder);
-        let response = match self.keyed(fence, &mut progress).await {
-            Ok(response) => response,
-            Err(problem) => {
-                progress.account.refused(&problem);
-                problem.into_response()
-            }
-        };
-        progress.account.close(response.status().as_u16());
-        match self.held.take().filter(MemoryReservation::is_limited) {
-            Some(held) => response.map(|body| response::holding(body, held)),
-            None => response,
-        }
-    }
-
-    async fn keyed(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Response<Body>, Problem> {
-        let mut begins = self.begin(fence, progress).await?;
-        loop {
-            let Beginning { mut guard, mut start, entry, others } = match begins {
-                Begins::With(beginning) => *beginning,
-                Begins::Answered(response) => return Ok(response),
-            };
-            let came = Instant::now();
-            self.take_turn(progress, &mut guard).await?;
-            if let Some(entry) = entry.as_ref().filter(|_| others) {
-                if self.found_orphan(entry, came).await? {
-                    hand_over(guard);
-                    begins = self.adopt(Arc::clone(entry), progress).await?;
-                    continue;
-                }
-                progress.twins = Some(Arc::clone(entry));
-            }
-            if let Some(equal) = self.equal.filter(|equal| equal.by_condition && self.endpoint().granted)
-                && progress.condition.is_none()
-                && let Some(sent_ago) = self.begin_condition(equal.fingerprint, progress).await?
-            {
-                // The sends of other requests did not carry this request's upstream key.
-                progress.key_sends = KeySends::reconciled(self.upstream_key, None, Instant::now());
-                start = start.or_since(Instant::now().checked_sub(sent_ago).unwrap_or(self.started));
-            }
-            if let Some(guard) = &mut guard {
-                progress.owner = ClaimOwner::Record(guard.id());
-                if guard.is_marked_by_sends() {
-                    guard.intend(self.intent());
-                }
-            }
-            let result = match start {
-                Start::Fresh => self.drive(progress, &mut guard).await,
-                Start::Reconcile(since) => {
-                    progress.last_sent = Some(since);
-                    progress.ever_unknown = true;
-                    progress.unsettled = true;
-                    self.reconcile(progress, &mut guard).await
-                }
-            };
-            match entry {
-                Some(entry) if progress.orphan == Orphan::Found => {
-                    progress.orphan = Orphan::None;
-                    hand_over(guard);
-                    begins = self.adopt(entry, progress).await?;
-                }
-                entry => {
-                    let response = self.settle(result, progress, guard, entry).await;
-                    condition::end(progress).await;
-                    return Ok(response);
-                }
-            }
-        }
-    }
-
-    async fn begin(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Begins, Problem> {
+    /// Begins the request's record: by its key, or among equal requests without a key. A safe request has none.
+    pub(super) async fn begin(&mut self, fence: FencingToken, progress: &mut Progress) -> Result<Begins, Problem> {
         let (Some(keyed), Some(tenant), Some(fingerprint)) = (&self.key, &self.tenant, self.fingerprint) else {
             if self.has_own_record() {
                 return self.arrive(fence, progress).await;
@@ -174,7 +101,7 @@ impl RequestContext {
         // Read the clock before asking the store: an age counted back from this moment is never understated.
         let asked = Instant::now();
         let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
-        progress.account.keyed(result(&begun));
+        progress.recorder.keyed(result(&begun));
         match begun.map_err(problem)? {
             BeginOutcome::New(guard) => Ok(Begins::unlisted(Some(guard), Start::Fresh)),
             BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
@@ -197,18 +124,18 @@ impl RequestContext {
     }
 
     /// Takes the fingerprint lock: equal requests run one at a time, so that none adopts what another one made.
-    async fn take_turn(&self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<(), Problem> {
+    pub(super) async fn take_lock(&self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<(), Problem> {
         if let Some(turn) = guard.as_mut().and_then(RecordGuard::take_turn) {
-            progress.turn = Some(turn);
+            progress.lock = Some(turn);
         }
-        let Some(equal) = self.equal.filter(|_| progress.turn.is_none()) else { return Ok(()) };
+        let Some(equal) = self.equal.filter(|_| progress.lock.is_none()) else { return Ok(()) };
         let turn = self.shared.records.turn(equal.fingerprint);
         let turn = tokio::select! {
             turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
             // This frees the key at once for a caller that comes back, unless an earlier owner sent something.
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
-        progress.turn = Some(turn.map_err(problem)?);
+        progress.lock = Some(turn.map_err(problem)?);
         Ok(())
     }
 
@@ -227,8 +154,8 @@ impl RequestContext {
         self.shared.settlement.wake();
     }
 
-    /// Finishes, releases or keeps the record, by the state of the effect.
-    async fn settle(
+    /// Finishes, releases or keeps the record, by the state of the effect, and makes the response.
+    pub(super) async fn settle(
         &self,
         result: Result<CallerResponse, Problem>,
         progress: &mut Progress,
@@ -288,8 +215,8 @@ impl RequestContext {
     }
 }
 
-/// Ends the request's own record after it adopted an orphan's. A record that was begun with the entry has ended with it.
-fn hand_over(guard: MaybeGuard) {
+/// Ends the request's own record when it adopts an orphan's. A record that was begun with the entry has ended with it.
+pub(super) fn hand_over(guard: MaybeGuard) {
     if let Some(guard) = guard {
         guard.gives_up_its_place();
     }
