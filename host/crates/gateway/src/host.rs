@@ -1,6 +1,6 @@
 //! The host: all upstreams and the state that they share.
 //!
-//! [`build`](self) opens stores, loads policies and connects; [`crate::pipeline`] handles requests with the result.
+//! `build` opens stores, loads policies and connects; `crate::pipeline` handles requests with the result.
 
 mod background;
 mod build;

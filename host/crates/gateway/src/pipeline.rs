@@ -1,15 +1,15 @@
 //! The life of a request, read from top to bottom.
 //!
-//! 1. [`prepare`]: route, deadline, headers, body and key make a [`RequestContext`].
-//! 2. [`record_lifecycle`], [`unkeyed`]: begin the record of the request's key, or adopt an orphan.
+//! 1. `prepare`: route, deadline, headers, body and key make a `RequestContext`.
+//! 2. `record_lifecycle`, `unkeyed`: begin the record of the request's key, or adopt an orphan.
 //! 3. Take the fingerprint lock, so that equal requests run one at a time.
-//! 4. [`RequestContext::drive`], the only loop that sends: admit and send ([`attempt`]), decide ([`decide`]), check claims ([`claims`]),
-//!    clamp ([`crate::retry`]), apply ([`retry_loop`]).
-//! 5. [`record_lifecycle`]: finish, release or keep the record.
-//! 6. [`response`], [`delivery`]: the response, and the watch over it until the caller has it.
+//! 4. `RequestContext::drive`, the only loop that sends: admit and send (`attempt`), decide (`decide`), check claims (`claims`),
+//!    clamp (`crate::retry`), apply (`retry_loop`).
+//! 5. `record_lifecycle`: finish, release or keep the record.
+//! 6. `response`, `delivery`: the response, and the watch over it until the caller has it.
 //!
 //! For requests that are not safe, steps 2 to 6 run in a detached task: a caller that hangs up after the send must not cancel work whose
-//! effect is already under way. [`verification`] settles a write that is still unknown after that, without its caller.
+//! effect is already under way. `verification` settles a write that is still unknown after that, without its caller.
 
 mod attempt;
 mod caller_gone;
