@@ -7,7 +7,7 @@ wasmtime::component::bindgen!({
     ownership: Borrowing { duplicate_if_necessary: true },
 });
 
-/// The same with calls that run on a stack of their own, for guests whose imports may wait.
+/// The same bindings with async calls, each on its own stack, for guests whose imports may wait.
 pub mod waiting {
     wasmtime::component::bindgen!({
         path: "../../../wit",

@@ -1,4 +1,4 @@
-//! `triage policy build`: from a policy in any of its languages to a component, with what a fresh machine has.
+//! `triage policy build`: builds a policy's source into a component, with the tools that a fresh machine has.
 
 mod interpreted;
 mod rust;
@@ -15,11 +15,11 @@ use std::{
 /// A component that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
-    /// Where it is.
+    /// The component's path.
     pub file: PathBuf,
-    /// Its size in bytes.
+    /// The component's size in bytes.
     pub bytes: usize,
-    /// Its digest.
+    /// The component's digest.
     pub digest: Digest,
 }
 
@@ -32,42 +32,42 @@ impl fmt::Display for Built {
 /// Why a policy could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// No toolchain.
+    /// No Rust toolchain has a standard library for WebAssembly.
     #[error(
         "no standard library for {TARGET} was found; install one: `rustup target add {TARGET}`, or on Debian \
          `apt-get install rustc-web cargo-web rust-web-src` (with rustup's toolchain for its linker)"
     )]
     NoToolchain,
-    /// A program that builds a language's policies.
+    /// A program that builds policies of this language is missing.
     #[error("{needed} cannot be run, and {language} policies are built with it; install {install}")]
     NoProgram {
-        /// The language.
+        /// The language's name in messages.
         language: &'static str,
-        /// The program.
+        /// The missing program.
         needed: &'static str,
-        /// What to install.
+        /// The packages to install.
         install: &'static str,
     },
-    /// The builder could not be had from its registry.
+    /// The builder could not be installed from its registry.
     #[error("{tool} could not be installed into {}; it must come from its registry once: {said}", into.display())]
     Install {
         /// Package and version.
         tool: String,
-        /// Where to.
+        /// The folder for the installation.
         into: PathBuf,
-        /// What the installer said.
+        /// The installer's output.
         said: String,
     },
-    /// There is nowhere to keep tools.
+    /// Neither `XDG_CACHE_HOME` nor `HOME` names a folder for tools.
     #[error("there is no folder for tools; set XDG_CACHE_HOME or HOME")]
     NoFolder,
-    /// The folder is no policy.
+    /// The folder contains no manifest of a policy.
     #[error("{} holds no Cargo.toml, package.json or pyproject.toml; name the folder of a policy", .0.display())]
     NoPolicy(PathBuf),
     /// The manifest names no package.
     #[error("{} names no package; it must be that of a policy, and no workspace's", .0.display())]
     NoPackage(PathBuf),
-    /// The contract is not there.
+    /// The folder and its parents contain no `wit/policy.wit`.
     #[error("no wit/policy.wit was found in {} or above it; copy the wit/ folder of this host there", .0.display())]
     NoContract(PathBuf),
     /// A program could not be run.
@@ -82,15 +82,15 @@ pub enum BuildError {
     /// The compiler refused the crate.
     #[error("the crate does not compile; cargo said:\n{0}")]
     Compile(String),
-    /// The builder of another language refused the source.
+    /// The builder of JavaScript or Python policies refused the source.
     #[error("the policy does not build; {tool} said:\n{said}")]
     Interpreted {
-        /// The builder.
+        /// Name and version of the builder.
         tool: String,
-        /// What it said.
+        /// The builder's output.
         said: String,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("{} cannot be read or written", path.display())]
     File {
         /// Which.
@@ -99,16 +99,16 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
-    /// The module is no policy.
+    /// The module does not export a policy.
     #[error("the module cannot be made a component: {0}; it must export a policy with triage_policy::export!")]
     Encode(String),
 }
 
-/// Builds the policy in `dir`, of whatever language its manifest is, and writes its component to `out`, or beside the
-/// manifest as NAME.wasm. What builds JavaScript and Python is installed from npm and `PyPI` the first time.
+/// Builds the policy in `dir` and writes its component to `out`, or to `NAME.wasm` beside the manifest. The manifest's file name shows the
+/// language. The first build of a JavaScript or Python policy installs the builder from npm or `PyPI`.
 ///
 /// # Errors
-/// [`BuildError`] says what to install or to correct.
+/// [`BuildError`] names what to install or to correct.
 pub fn build(dir: &Path, out: Option<&Path>) -> Result<Built, BuildError> {
     let (language, manifest) = Language::of(dir).ok_or_else(|| BuildError::NoPolicy(dir.to_owned()))?;
     let text = fs::read_to_string(&manifest).map_err(|source| BuildError::File { path: manifest.clone(), source })?;
@@ -118,14 +118,14 @@ pub fn build(dir: &Path, out: Option<&Path>) -> Result<Built, BuildError> {
         Language::JavaScript | Language::Python => interpreted::component(language, dir)?,
     };
     let file = out.map_or_else(|| dir.join(format!("{name}.wasm")), Path::to_owned);
-    // Written beside and renamed: a host that watches the folder never sees half of it.
+    // Write a temporary file and rename it: a host that watches the folder must not load half a component.
     let beside = file.with_extension("wasm.new");
     let failed = |source| BuildError::File { path: file.clone(), source };
     fs::write(&beside, &component).and_then(|()| fs::rename(&beside, &file)).map_err(failed)?;
     Ok(Built { bytes: component.len(), digest: Digest::of(&component), file })
 }
 
-/// Builds every policy of `guest-policies/`, those in `testing/` too, into a folder, and notes the digest of the sources.
+/// Builds every policy of `guest-policies/` and its `testing/` into a folder, and writes the digest of the sources there.
 ///
 /// # Errors
 /// [`BuildError`] as for [`build`].

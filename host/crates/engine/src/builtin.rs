@@ -1,5 +1,4 @@
-//! The native policy: RFC 9110 and nothing else. What a faulty component falls back to, and what components are measured
-//! against.
+//! The native policy: RFC 9110 and nothing else. The host uses it instead of a faulty component, and benchmarks compare components with it.
 
 use super::{
     contract::{
@@ -25,7 +24,7 @@ pub(super) fn description() -> Description {
             path: "/{*rest}".to_owned(),
             effect: Effect::Safe,
             interest: Interest { response_headers: HINT_HEADERS.into(), ..Interest::default() },
-            // 307 and 308 are judged: a PUT or DELETE that is to be sent elsewhere was not applied here.
+            // Judge 307 and 308: a PUT or DELETE that the upstream redirects was not applied.
             settled: vec![(200, 306), (309, 399)],
             commit_within: None,
             defaults: Defaults::default(),
@@ -34,7 +33,8 @@ pub(super) fn description() -> Description {
     }
 }
 
-/// Judges an outcome by its status, its hints and the request's effect. It never interprets a probe: that is left unknown.
+/// Judges an outcome by its status, its hints and the request's effect. The result of a verification stays unknown: only a policy that
+/// knows the API can interpret it.
 pub fn judge(attempt: &Attempt<'_>, outcome: &Outcome<'_>) -> Verdict {
     use BreakerSignal::{Failure as Trouble, Ignore, Success};
     let repeatable = attempt.effect != Effect::Unsafe;
@@ -51,7 +51,7 @@ pub fn judge(attempt: &Attempt<'_>, outcome: &Outcome<'_>) -> Verdict {
     let (class, breaker, retry) = match status {
         redirect if is_elsewhere(redirect) && attempt.effect != Effect::Safe => (Class::NotApplied, Success, false),
         200..=399 => (Class::Applied, Success, false),
-        // The first DELETE, whose answer was lost, may have done it.
+        // An earlier DELETE, whose response was lost, may have removed the resource.
         404 if attempt.prior_unknown && *attempt.method == Method::DELETE => (Class::AlreadyApplied, Success, false),
         425 => (Class::NotApplied, Ignore, true),
         429 => (Class::Throttled, Ignore, true),
@@ -72,7 +72,7 @@ fn verdict(class: Class, breaker: BreakerSignal, retry: Option<Duration>) -> Ver
     Verdict { class, breaker, next, claim: None, pause: None, reason: "builtin".to_owned() }
 }
 
-/// Exponential with full jitter above half: between half of min(2 s * 2^(n-1), 10 s) and all of it.
+/// Exponential backoff with equal jitter: a random delay from half of min(2 s * 2^(n-1), 10 s) to all of it.
 fn wait(attempt: &Attempt<'_>) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1 << attempt.number.saturating_sub(1).min(10)).min(LONGEST_WAIT);
     let half = doubled / 2;

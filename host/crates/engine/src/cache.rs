@@ -1,8 +1,8 @@
-//! Compiled code kept between starts: a restart loads a policy in milliseconds.
+//! Keeps compiled code between starts, so that a restart loads a policy in milliseconds.
 //!
-//! What lies in the cache is native code, so it is trusted only as far as this host sealed it itself: the folder and each
-//! entry belong to this user alone, an entry carries a MAC whose key lies in another folder, and the very bytes that were
-//! checked are the ones that are loaded. Anything else counts as a miss, and the component is compiled again.
+//! The cache holds native code, so the host trusts an entry only if a host of the same user wrote it: only this user has access to the
+//! folder and to each entry, an entry carries a MAC whose key is in another folder, and the host loads the same bytes that it checked.
+//! Every other entry counts as a miss, and the component is compiled again.
 
 use super::Digest;
 use ring::hmac;
@@ -19,18 +19,18 @@ use std::{
 };
 use wasmtime::component::Component;
 
-/// The largest entry that is read: an 18 MB Python component compiles to about 80 MB.
+/// The maximum size of an entry. An 18 MB Python component compiles to about 80 MB.
 const ENTRY_BYTES: u64 = 256 << 20;
-/// What the folder may hold; the entries written longest ago go first.
+/// The maximum size of the folder. Above it, the oldest entries are removed first.
 const FOLDER_BYTES: u64 = 1 << 30;
 const MAC_BYTES: usize = 32;
 
-/// Where compiled code is kept.
+/// The paths of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePlaces {
     /// The folder of the entries.
     pub dir: PathBuf,
-    /// The file of the key that seals them, in another folder.
+    /// The file of the key for the entries' MACs, in another folder.
     pub key: PathBuf,
 }
 
@@ -49,25 +49,25 @@ impl std::fmt::Debug for Cache {
 /// Why there is no cache. The host then compiles at each start.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// A folder or the key cannot be made or read.
+    /// A folder or the key cannot be created or read.
     #[error("{} cannot be used for the cache of compiled policies", .path.display())]
     File {
-        /// Which.
+        /// The folder or the key file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Another user owns it, or others may enter.
+    /// Another user owns this path, or other users have access to it.
     #[error("{} must belong to the user that runs triage, and nobody else may have access: chmod 700 the folder, 600 the key", .0.display())]
     Shared(PathBuf),
 }
 
 impl Cache {
-    /// Opens the cache; the folders and the key are made where there are none.
+    /// Opens the cache. Creates the folders and the key if they do not exist.
     ///
     /// # Errors
-    /// [`CacheError`] where a place cannot be used, or is open to other users.
+    /// [`CacheError`] if a path cannot be used, or other users have access to it.
     pub fn open(places: &CachePlaces) -> Result<Self, CacheError> {
         let parent = places.key.parent().unwrap_or(Path::new("."));
         for folder in [places.dir.as_path(), parent] {
@@ -82,7 +82,7 @@ impl Cache {
         Ok(Self { dir: places.dir.clone(), key })
     }
 
-    /// The component's code, if it was compiled before by this engine.
+    /// The component's code, if this engine compiled it before.
     pub(super) fn load(&self, engine: &wasmtime::Engine, digest: &Digest) -> Option<Component> {
         let name = name(engine, digest);
         let sealed = self.read(&name)?;
@@ -91,14 +91,14 @@ impl Cache {
             tracing::warn!(entry = %name, "an entry of the cache of compiled policies was changed; it is compiled again");
             return None;
         }
-        // SAFETY: the bytes were sealed by a host of this user with a key that nobody else can read, under this very
-        // component's digest and engine; wasmtime checks its own version and settings besides.
+        // SAFETY: the MAC proves that a host of this user wrote these bytes for this component's digest and this engine, because no other
+        // user can read the key. wasmtime also checks its own version and settings.
         #[allow(unsafe_code)]
         let component = unsafe { Component::deserialize(engine, code) };
         component.ok()
     }
 
-    /// Keeps compiled code. A failure costs the next start a compilation, so that it is only logged.
+    /// Stores compiled code. A failure only costs the next start a compilation, so it is only logged.
     pub(super) fn store(&self, engine: &wasmtime::Engine, digest: &Digest, component: &Component) {
         let kept = component.serialize().map_err(io::Error::other).and_then(|code| {
             let name = name(engine, digest);
@@ -111,7 +111,7 @@ impl Cache {
         }
     }
 
-    /// The key of one entry: under another name its code is worth nothing.
+    /// The MAC key of one entry. It depends on the entry's name, so that an entry renamed to another component's name is a miss.
     fn seal(&self, name: &str) -> hmac::Key {
         let root = hmac::Key::new(hmac::HMAC_SHA256, &self.key);
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, name.as_bytes()).as_ref())
@@ -128,7 +128,7 @@ impl Cache {
         Some(sealed)
     }
 
-    /// Written beside and renamed: another host that starts now reads all of it or nothing.
+    /// Writes a temporary file and renames it, so that another host that starts now reads a whole entry or none.
     fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.dir)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
@@ -141,7 +141,7 @@ impl Cache {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let found = entry.metadata()?;
-            // Another folder lies there too, of what a host knows of its fleet.
+            // The folder of the fleet's state is in here too.
             if found.is_dir() {
                 continue;
             }
@@ -160,17 +160,17 @@ impl Cache {
     }
 }
 
-/// Component and engine: another version or other settings of wasmtime make another entry.
+/// The name of an entry, from component and engine: another version or other settings of wasmtime use another entry.
 fn name(engine: &wasmtime::Engine, digest: &Digest) -> String {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{digest}-{:016x}", hasher.finish())
 }
 
-/// Makes a folder of this user alone where there is none.
+/// Creates a folder, if it does not exist, to which only this user has access.
 ///
 /// # Errors
-/// [`CacheError`] where it cannot be made, or is open to other users.
+/// [`CacheError`] if the folder cannot be created, or other users have access to it.
 pub fn own_folder(folder: &Path) -> Result<(), CacheError> {
     let failed = |source| CacheError::File { path: folder.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
@@ -181,7 +181,8 @@ pub fn own_folder(folder: &Path) -> Result<(), CacheError> {
     Ok(())
 }
 
-/// A file of this user alone, opened without following a link or waiting for a pipe's other end; none where there is none.
+/// Opens a file to which only this user has access. Follows no symbolic link, and does not wait for the writer of a pipe. None if the
+/// file does not exist.
 ///
 /// # Errors
 /// Those of the file system, and `InvalidInput` for a file of another kind or user.
@@ -200,7 +201,7 @@ pub fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
     Ok(Some(File::from(file)))
 }
 
-/// Draws a key. Of two hosts that start at once the first one's stays.
+/// Creates the key. If two hosts start at once, both use the key of the first.
 fn new_key(path: &Path) -> io::Result<[u8; 32]> {
     let key: [u8; 32] = rand::random();
     let mut file = tempfile::Builder::new().tempfile_in(path.parent().unwrap_or(Path::new(".")))?;

@@ -1,7 +1,7 @@
-//! Compiles components in a process of their own, which may take so much time and memory and no more.
+//! Compiles components in a child process with a limit of time and memory.
 //!
-//! The compiler is the one part of a load whose cost a file can drive out of all proportion: 8.5 kB took 10 s and 564 MB. In this
-//! process that memory would be the requests', and nothing could end it. A child is ended, and its memory is gone with it.
+//! Compilation is the only part of a load whose cost can be out of all proportion to the file: 8.5 kB took 10 s and 564 MB. In the host's
+//! process, a compilation would take memory from the requests and could not be stopped. Killing a child process frees its memory.
 
 use super::{component_info::Tier, engine};
 use rustix::{
@@ -20,68 +20,68 @@ use tokio::time::Instant;
 
 /// The first argument of the child: a hidden command of `triage`.
 pub const ARGUMENT: &str = "compile-component";
-/// The largest code that is taken from the child: an 18 MB Python component compiles to about 80 MB.
+/// The maximum size of the code that the child returns. An 18 MB Python component compiles to about 80 MB.
 const MAX_CODE_BYTES: u64 = 256 << 20;
-/// The largest component that the child reads.
+/// The maximum size of a component that the child reads.
 const COMPONENT_BYTES: u64 = 64 << 20;
-/// The longest error that is taken from the child.
+/// The maximum length of the child's error text.
 const ERROR_BYTES: usize = 16 << 10;
-/// Between two looks at the child's memory: the compiler grows by a few MB meanwhile.
+/// The time between two checks of the child's memory. In that time the compiler allocates a few MB.
 const LOOK: Duration = Duration::from_millis(10);
-/// How far the child steps back behind request threads.
+/// The child's niceness, so that request threads get the processor first.
 const NICE: i32 = 10;
 
-/// The first byte of what the child writes. The length of the code follows, and the code; or the error's text to the end.
+/// The first byte of the child's output: `CODE` before the length of the code and the code, `ERROR` before the error's text.
 const CODE: u8 = 0;
 const ERROR: u8 = 1;
 
-/// How components are compiled in a process of their own.
+/// The program and the limits of the child process that compiles components.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
-    /// The `triage` binary: [`own_program`] for a process that is one.
+    /// The `triage` binary. A process that runs `triage` uses [`own_program`].
     pub program: PathBuf,
-    /// The most memory that it may have resident.
+    /// The maximum resident memory of the child, in bytes.
     pub memory_bytes: u64,
-    /// The longest that it may take.
+    /// The maximum time of a compilation.
     pub time: Duration,
 }
 
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The process could not be started or spoken to.
+    /// The process could not be started, or its pipes failed.
     #[error("the compiler's process could not be used; `triage` must be able to start itself")]
     Process(#[source] io::Error),
-    /// It took too long.
+    /// The compilation took longer than its limit.
     #[error("the component did not compile within {} ms (policies.compile_time); build it smaller, or raise the limit", .0.as_millis())]
     TooSlow(Duration),
-    /// It took too much memory.
+    /// The compilation used more memory than its limit.
     #[error(
         "the component took more than {} MiB to compile (policies.compile_memory, and half of server.memory_limit); build it smaller, or raise the limit",
         .0 >> 20
     )]
     TooMuchMemory(u64),
-    /// Its code is too large for this process to hold.
+    /// The code is too large for this process.
     #[error(
         "the component compiles to {} MiB of code, more than the {} MiB that this host takes (half of policies.compile_memory, at most 256 MiB); build it smaller, or raise the limit",
         bytes >> 20, limit_bytes >> 20
     )]
     TooMuchCode {
-        /// The code's.
+        /// The size of the code.
         bytes: u64,
-        /// The most that is taken.
+        /// The maximum size that this process accepts.
         limit_bytes: u64,
     },
-    /// It ended without a result.
+    /// The child ended without a result.
     #[error("the compiler ended without a result ({0}); build the component again, and report it")]
     Died(String),
 }
 
-/// The child's result: code, or why there is none.
+/// The child's result: code, or the compiler's error.
 pub(super) type Compiled = Result<Vec<u8>, String>;
 
 impl Compiler {
-    /// Compiles for a tier. Blocks.
+    /// Compiles a component for a tier. Blocks.
     pub(super) fn compile(&self, tier: Tier, component: &[u8]) -> Result<Compiled, CompileError> {
         let mut command = Command::new(&self.program);
         command.args([ARGUMENT, tier.name()]).env_clear();
@@ -91,9 +91,9 @@ impl Compiler {
         let input = child.0.stdin.take();
         let output = child.0.stdout.take();
         thread::scope(|scope| {
-            // Both ends at once: a child that ends early would leave one of them waiting.
+            // Write and read at the same time: one after the other could deadlock when a pipe is full.
             scope.spawn(move || input.map(|mut input| input.write_all(component)));
-            // This process holds the code twice for a moment, as bytes and as what is loaded from them.
+            // For a moment this process holds the code twice: the bytes, and the component loaded from them.
             let limit_bytes = MAX_CODE_BYTES.min(self.memory_bytes / 2);
             let reading = scope.spawn(move || match output {
                 Some(output) => read_result(output, limit_bytes),
@@ -102,14 +102,14 @@ impl Compiler {
             let waited = self.wait(&mut child.0);
             let read = reading.join().unwrap_or_else(|_| Err(no_result("its output was not read")));
             match (waited, read) {
-                // The child dies of a pipe that is no longer read.
+                // The child fails when this process stops reading its output: report the cause, not the child's end.
                 (_, Err(error @ CompileError::TooMuchCode { .. })) | (Err(error), _) => Err(error),
                 (Ok(()), read) => read,
             }
         })
     }
 
-    /// Waits until the child has ended well, or ends it.
+    /// Waits until the child has ended. Kills it if it exceeds a limit.
     fn wait(&self, child: &mut Child) -> Result<(), CompileError> {
         let began = Instant::now();
         loop {
@@ -124,7 +124,7 @@ impl Compiler {
                 None
             };
             if let Some(error) = over {
-                // Its pipes end with it, and so do the threads at them.
+                // The child's pipes close with it, so the threads that write and read them end too.
                 let _ = child.kill();
                 return Err(error);
             }
@@ -133,7 +133,7 @@ impl Compiler {
     }
 }
 
-/// Reads what the child writes, the code into one buffer of its length: one that grows would take up to three times as much.
+/// Reads the child's output. Reserves a buffer for the code once: a buffer that grows would need up to three times the memory.
 fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, CompileError> {
     let ended = |error: io::Error| match error.kind() {
         io::ErrorKind::UnexpectedEof => no_result("it wrote no result"),
@@ -168,17 +168,17 @@ fn no_result(why: &str) -> CompileError {
     CompileError::Died(why.to_owned())
 }
 
-/// The program that this process runs. Its file may have been replaced since the start, by an upgrade: what is started again must
-/// be the same program all the same, so the kernel is asked for the running one where it knows it.
+/// The program that this process runs. An upgrade may have replaced its file since the start, but the child must be the same version.
+/// `/proc/self/exe` names the running program even then.
 ///
 /// # Errors
-/// Where the system cannot tell.
+/// The system does not know the program's path.
 pub fn own_program() -> io::Result<PathBuf> {
     const RUNNING: &str = "/proc/self/exe";
     if fs::metadata(RUNNING).is_ok() { Ok(PathBuf::from(RUNNING)) } else { std::env::current_exe() }
 }
 
-/// A child that does not outlive its caller.
+/// A child process that is killed when this value is dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -197,7 +197,7 @@ fn resident(process: u32) -> Option<u64> {
 /// The child: reads a component from standard input and writes its code to standard output.
 ///
 /// # Errors
-/// Where they cannot be read or written.
+/// Standard input cannot be read, or standard output cannot be written.
 pub fn compile_child(tier: &str) -> io::Result<()> {
     step_back();
     let mut component = Vec::new();
@@ -226,9 +226,10 @@ fn compiled(tier: &str, component: &[u8]) -> Compiled {
     engine.precompile_component(component).map_err(|error| format!("{error:#}"))
 }
 
-/// Gives way to whoever serves requests: processor, memory, and life.
+/// Lowers this process's priority behind the host: for the processor, and as the first to be killed when memory runs out. It also ends with
+/// its parent.
 fn step_back() {
-    // Where one of these is refused, the parent still ends the child in time.
+    // Ignore refusals: the parent's limits hold without these settings.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     let _ = setpriority_process(None, NICE);
     let _ = fs::write("/proc/self/oom_score_adj", "1000");

@@ -1,36 +1,36 @@
-//! What a component's outside says of it, read without compiling: names of imports and exports, the contract that it was
-//! built for, and the tier it runs on.
+//! Facts about a component, read without compiling it: the names of its imports and exports, the contract for which it was built, and
+//! the tier on which it runs.
 
 use super::convert;
 use wasmparser::{Chunk, Parser, Payload};
 
-/// The package that host and policies speak.
+/// The WIT package of the contract between host and policies.
 const PACKAGE: &str = "triage:policy";
-/// Its version in `wit/`.
+/// The version of the contract in `wit/`.
 pub const VERSION: &str = "0.1.0";
-/// From this size on there is an interpreter inside: it wants more memory, tables and modules than a policy needs.
+/// A component above this size contains an interpreter, which needs more memory, tables and modules than a compiled policy.
 const INTERPRETER_BYTES: usize = 1 << 20;
-/// Imports and exports that are looked at. A policy has a few dozen.
+/// The maximum number of names that are read. A policy has a few dozen imports and exports.
 const NAMES: usize = 1000;
 
-/// The contracts that this host loads. A contract that gets a newer minor version stays here, with an adapter of its own.
+/// The contracts that this host loads. When a newer minor version appears, the older one stays here and gets an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contract {
-    /// 0.1, the one in `wit/`: no adapter.
+    /// Version 0.1, the one in `wit/`. It needs no adapter.
     V0_1,
 }
 
-/// Where a component runs.
+/// The engine on which a component runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
-    /// Compiled languages without imports: little memory, and a fresh instance in microseconds.
+    /// For components without imports, from compiled languages: little memory, and a fresh instance in microseconds.
     Fast,
-    /// What brings an interpreter or imports WASI: more memory, and a WASI that gives nothing.
+    /// For components that contain an interpreter or import WASI: more memory, and a WASI that gives access to nothing.
     Roomy,
 }
 
 impl Tier {
-    /// Its name on the compiler's command line.
+    /// The tier's name on the compiler's command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
@@ -38,39 +38,38 @@ impl Tier {
         }
     }
 
-    /// The tier of a name.
     pub(super) fn of_name(name: &str) -> Option<Self> {
         [Self::Fast, Self::Roomy].into_iter().find(|tier| tier.name() == name)
     }
 }
 
-/// Built for a contract that this host does not load.
+/// The component was built for a contract that this host does not load.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the component was built for {PACKAGE}@{version}; this host loads 0.1 (wit/ is {VERSION}): {}",
     if *newer { "update the host, or build it with this host's `triage policy build`" } else { "build it again with `triage policy build`" }
 )]
 pub struct OtherContract {
-    /// The version that it names.
+    /// The version that the component names.
     pub version: String,
-    /// Whether that is newer than any that this host knows.
+    /// Whether this version is newer than all that this host loads.
     pub newer: bool,
 }
 
 impl Contract {
-    /// The contract of a version, by its minor: patches change words only.
+    /// The contract of a version, by its minor version: a patch changes only documentation.
     fn of(version: &str) -> Result<Self, OtherContract> {
         let other = |newer| OtherContract { version: convert::short(version, 32), newer };
         let mut parts = version.split('.').map(str::parse::<u32>);
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(Ok(0)), Some(Ok(1)), Some(Ok(_)), None) => Ok(Self::V0_1),
             (Some(Ok(major)), Some(Ok(minor)), Some(Ok(_)), None) => Err(other((major, minor) > (0, 1))),
-            // A pre-release is never what was released.
+            // A pre-release is another contract than the release.
             _ => Err(other(true)),
         }
     }
 
-    /// Its version, as `inspect` shows it.
+    /// Package and version, as `triage policy inspect` shows them.
     pub fn name(self) -> &'static str {
         match self {
             Self::V0_1 => "triage:policy@0.1",
@@ -78,7 +77,7 @@ impl Contract {
     }
 }
 
-/// A component's outside.
+/// A component's size, and the names of its imports and exports.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
     names: Vec<String>,
@@ -86,14 +85,14 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Reads the names of a component's own imports and exports. What does not parse is left to the engine, which says why.
+    /// Reads the names of a component's own imports and exports. Stops at a part that does not parse: the engine's error then says more.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut outline = Self { names: Vec::new(), bytes: bytes.len() };
         let (mut parser, mut rest) = (Parser::new(0), bytes);
         while let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(rest, true) {
             let mut past = consumed;
             match payload {
-                // Nested: not this component's outside.
+                // Skip nested modules and components: their imports are not this component's.
                 Payload::ModuleSection { unchecked_range: range, .. }
                 | Payload::ComponentSection { unchecked_range: range, .. } => past = past.saturating_add(range.len()),
                 Payload::ComponentImportSection(section) => {
@@ -116,10 +115,10 @@ impl Outline {
         self.names.extend(names.take(room).map(str::to_owned));
     }
 
-    /// The contract that it was built for; 0.1 for one that names none, which the check of its exports refuses.
+    /// The contract for which the component was built. A component that names none counts as 0.1; the check of its exports then refuses it.
     ///
     /// # Errors
-    /// [`OtherContract`] where this host has no adapter for it.
+    /// [`OtherContract`] if this host has no adapter for the contract.
     pub(super) fn contract(&self) -> Result<Contract, OtherContract> {
         let versions = self.names.iter().filter_map(|name| {
             let (interface, version) = name.split_once('@')?;
@@ -128,7 +127,7 @@ impl Outline {
         versions.map(Contract::of).try_fold(Contract::V0_1, |_, contract| contract)
     }
 
-    /// Where it runs.
+    /// The tier on which the component runs.
     pub(super) fn tier(&self) -> Tier {
         let wasi = self.names.iter().any(|name| name.starts_with("wasi:"));
         if wasi || self.bytes > INTERPRETER_BYTES { Tier::Roomy } else { Tier::Fast }
@@ -172,7 +171,7 @@ mod tests {
             ("x", Some(true)),
         ] {
             let found = outline(&format!("(component (import \"{PACKAGE}/types@{version}\" (instance)))"));
-            // What is no version at all does not even parse as a name.
+            // An invalid version does not parse as a name.
             if found.names.is_empty() {
                 continue;
             }

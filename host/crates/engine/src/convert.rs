@@ -1,4 +1,4 @@
-//! Between the generated types and the contract's: what goes in is borrowed, what comes out is validated.
+//! Converts between the generated types and the contract's types: borrows a guest's input, and validates its output.
 
 use super::{
     bindings::triage::policy::types as wit,
@@ -12,32 +12,32 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{borrow::Cow, str::FromStr, time::Duration};
 
-/// Endpoints that a description may have.
+/// The maximum number of endpoints in a description.
 const ENDPOINTS: usize = 256;
-/// Headers that an interest, a probe or a replacement may have.
+/// The maximum number of headers in an interest, a probe or a replacement.
 const HEADERS: usize = 32;
-/// Body bytes that may be asked for.
+/// The maximum number of body bytes that an interest may request.
 const BODY_BYTES: u32 = 1 << 20;
-/// The length of a path's template.
+/// The maximum length of a path template.
 const PATH_BYTES: usize = 512;
-/// The length of a claim.
+/// The maximum length of a claim.
 const CLAIM_BYTES: usize = 512;
 
 /// Why a verdict was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidVerdict {
-    /// The probe is not one.
+    /// The probe's method or path is not allowed.
     #[error(
         "a probe must be a GET, HEAD or OPTIONS of a plain path on the same upstream that starts with one '/'; got {0}"
     )]
     Probe(String),
-    /// A header is none, or is not the guest's to set.
+    /// A header is malformed, or a guest may not set it.
     #[error("header {0:?} is malformed or not a policy's to set")]
     Header(String),
     /// Too many headers.
     #[error("{0} headers were given; at most {HEADERS} are taken")]
     Headers(usize),
-    /// The status is no final one.
+    /// The status is not a final one.
     #[error("a replacement's status must be from 200 to 599; got {0}")]
     Status(u16),
     /// The claim is empty or too long.
@@ -48,45 +48,45 @@ pub enum InvalidVerdict {
 /// Why a description was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDescription {
-    /// No endpoint, or too many.
+    /// There is no endpoint, or there are too many.
     #[error("it has {0} endpoints; there must be 1 to {ENDPOINTS}")]
     Endpoints(usize),
-    /// A name is not usable as one.
+    /// A name has an invalid character, or an invalid length.
     #[error("name {0:?} must have 1 to 64 characters of a-z, 0-9 and '-'")]
     Name(String),
-    /// A name is there twice.
+    /// Two endpoints have this name.
     #[error("endpoint {0:?} is described twice; names must be unique")]
     Twice(String),
-    /// A method is none.
+    /// A method is malformed.
     #[error("endpoint {0:?}: {1:?} is no method; it must be one in upper case or '*'")]
     Method(String, String),
-    /// A path is no template.
+    /// A path is not a template, or too long.
     #[error("endpoint {0:?}: path {1:?} must be a URI template of at most {PATH_BYTES} bytes that starts with '/'")]
     Path(String, String),
-    /// A header of the interest is none.
+    /// A header name of the interest is malformed.
     #[error("endpoint {0:?}: {1:?} is no header name in lower case")]
     Header(String, String),
     /// An interest is too large.
     #[error("endpoint {0:?}: at most {BODY_BYTES} body bytes and {HEADERS} headers may be asked for")]
     Interest(String),
-    /// A settled range is not within 2xx and 3xx.
+    /// A settled range leaves 200 to 399.
     #[error("endpoint {0:?}: settled range {1}-{2} must lie within 200-399")]
     Settled(String, u16, u16),
-    /// A limit is zero.
+    /// A limit's requests, period or burst is zero.
     #[error("endpoint {0:?}: a limit's requests, period and burst must be at least 1")]
     Limit(String),
-    /// A time is absurd.
+    /// A time is below 1 ms or above 1 h.
     #[error("endpoint {0:?}: a proposed time must be from 1 ms to 1 h")]
     Time(String),
-    /// The health call is no path.
+    /// The health call's path is malformed, or names another upstream.
     #[error("health call {0:?} must be a path on the same upstream that starts with one '/'")]
     Health(String),
-    /// Its settings change its endpoints.
+    /// The settings change the endpoints.
     #[error("it has other endpoints after `configure` than before; settings may change an endpoint's values only")]
     Changed,
 }
 
-/// Lowers an attempt and its outcome and hands them to `call`.
+/// Lowers an attempt and its outcome, and passes them to `call`.
 pub(super) fn lowered<T>(
     attempt: &Attempt<'_>,
     outcome: &Outcome<'_>,
@@ -139,7 +139,7 @@ pub(super) fn lowered<T>(
         Outcome::Failure(failure) => {
             let kind = match failure.kind {
                 FailureKind::Dns => wit::FailureKind::Dns,
-                // A policy is never asked about the latter.
+                // The host never asks a policy about `Exhausted`.
                 FailureKind::Connect | FailureKind::Exhausted => wit::FailureKind::Connect,
                 FailureKind::ConnectTimeout => wit::FailureKind::ConnectTimeout,
                 FailureKind::Tls => wit::FailureKind::Tls,
@@ -166,7 +166,7 @@ fn values<'a>(all: &'a HeaderMap, names: &'a [HeaderName]) -> Vec<(&'a str, Cow<
     found
 }
 
-/// ISO 8859-1: each byte is the character of the same number.
+/// Decodes a value as ISO 8859-1: each byte is the character with the same number.
 fn latin1(value: &HeaderValue) -> Cow<'_, str> {
     value.to_str().map_or_else(|_| value.as_bytes().iter().map(|byte| char::from(*byte)).collect(), Cow::Borrowed)
 }
@@ -175,7 +175,7 @@ fn headers<'a>(values: &'a [(&'a str, Cow<'a, str>)]) -> Vec<wit::HeaderParam<'a
     values.iter().map(|(name, value)| wit::HeaderParam { name, value }).collect()
 }
 
-/// At most `most` bytes of a guest's text, without control characters.
+/// Cuts a guest's text to at most `most` bytes and replaces its control characters.
 pub(super) fn short(text: &str, most: usize) -> String {
     let mut kept = String::new();
     for character in text.chars() {
@@ -187,7 +187,7 @@ pub(super) fn short(text: &str, most: usize) -> String {
     kept
 }
 
-/// Validates what a guest returned.
+/// Validates a guest's verdict.
 pub(super) fn verdict(lifted: wit::Verdict) -> Result<Verdict, InvalidVerdict> {
     let claim = match lifted.claim {
         Some(claim) if claim.is_empty() || claim.len() > CLAIM_BYTES => return Err(InvalidVerdict::Claim(claim.len())),
@@ -224,17 +224,17 @@ fn probe(asked: wit::Probe) -> Result<Probe, InvalidVerdict> {
         "GET" => Method::GET,
         "HEAD" => Method::HEAD,
         "OPTIONS" => Method::OPTIONS,
-        // RFC 10008. A probe has no body, so the query is in the path.
+        // QUERY is defined by RFC 10008. A probe has no body, so the query is in the path.
         "QUERY" => Method::from_bytes(b"QUERY").map_err(|_| InvalidVerdict::Probe("method QUERY".to_owned()))?,
         other => return Err(InvalidVerdict::Probe(format!("method {:?}", short(other, 32)))),
     };
     let path = asked.path_and_query;
-    // "//host" would be another authority once it is joined to a base; a backslash is read as '/' by some servers.
-    // Dot segments would be resolved: the path that is checked must be the one that is asked for.
+    // Joined to a base, "//host" would be another authority, and some servers read a backslash as '/'. Refuse dot segments: a server would
+    // resolve them, and the checked path must be the requested one.
     let local = path.starts_with('/') && !path.starts_with("//") && path.len() <= 8192;
     let local = local && route::is_plain(path.split('?').next().unwrap_or_default());
     if !local || http::uri::PathAndQuery::from_str(&path).is_err() {
-        // The path may name a patient: it does not go into a log.
+        // The path may name a patient: keep it out of the log.
         return Err(InvalidVerdict::Probe(format!("another path, of {} bytes", path.len())));
     }
     Ok(Probe {
@@ -253,7 +253,8 @@ fn replacement(answer: wit::Replacement) -> Result<Replacement, InvalidVerdict> 
     Ok(Replacement { status, headers: taken_headers(answer.headers)?, body: Bytes::from(answer.body) })
 }
 
-/// Headers that a guest may set: well-formed, end-to-end, and none that frames or routes the message or speaks for the host.
+/// Checks headers that a guest sets. They must be well-formed and end-to-end, and must not frame the message, route it, carry credentials or
+/// state, or claim to come from the host.
 fn taken_headers(given: Vec<wit::HeaderResult>) -> Result<HeaderMap, InvalidVerdict> {
     if given.len() > HEADERS {
         return Err(InvalidVerdict::Headers(given.len()));
@@ -289,7 +290,7 @@ fn taken_headers(given: Vec<wit::HeaderResult>) -> Result<HeaderMap, InvalidVerd
     Ok(headers)
 }
 
-/// Validates what a guest says of itself.
+/// Validates a guest's description.
 pub(super) fn description(lifted: wit::Description) -> Result<Description, InvalidDescription> {
     if lifted.endpoints.is_empty() || lifted.endpoints.len() > ENDPOINTS {
         return Err(InvalidDescription::Endpoints(lifted.endpoints.len()));

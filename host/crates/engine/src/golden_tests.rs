@@ -1,6 +1,6 @@
-//! A policy's golden cases: a CSV file of outcomes and the verdicts that must follow, played through the real engine.
+//! A policy's golden cases: a CSV file of outcomes and expected verdicts, run on the real engine.
 //!
-//! The columns are those of the shared vectors. A cell that is empty is not compared.
+//! The columns are those of the shared test vectors. An empty cell is not compared.
 
 use super::{
     Policy,
@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
 use std::{str::FromStr, time::Duration};
 
-/// The largest file that is read.
+/// The maximum size of the file.
 const FILE_BYTES: usize = 4 << 20;
-/// The differences that are told; more would not be read.
+/// The maximum number of differences in the error.
 const TOLD: usize = 20;
 /// The wall clock of every case: 2026-01-01T00:00:00Z.
 const NOW_UNIX_MS: u64 = 1_767_225_600_000;
@@ -41,42 +41,42 @@ struct Row {
     note: String,
 }
 
-/// Why cases did not pass.
+/// Why the cases did not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum CasesError {
-    /// Too large.
+    /// The file is too large.
     #[error("the cases have {bytes} bytes; at most {} are read", FILE_BYTES)]
     TooLarge {
-        /// The size.
+        /// The file's size.
         bytes: usize,
     },
-    /// A line is no case.
+    /// A line is not a case.
     #[error("line {line} is no case: {why}")]
     Malformed {
-        /// Which, from 1.
+        /// The line's number, from 1.
         line: usize,
-        /// What is wrong.
+        /// The error.
         why: String,
     },
     /// The policy's endpoints cannot be routed.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// Verdicts differ.
+    /// Verdicts differ from the expected ones.
     #[error("{failed} of {played} cases differ:\n{}", .differences.join("\n"))]
     Differ {
-        /// How many.
+        /// The number of cases that differ.
         failed: usize,
-        /// Of how many.
+        /// The number of all cases.
         played: usize,
-        /// The first ones, a line each.
+        /// The first differences, a line each.
         differences: Vec<String>,
     },
 }
 
-/// Plays every case. Returns how many there were.
+/// Runs every case. Returns the number of cases.
 ///
 /// # Errors
-/// [`CasesError`] tells what differs, or which line is no case.
+/// [`CasesError`] names the differences, or the line that is not a case.
 pub fn play(policy: &Policy, csv: &str) -> Result<usize, CasesError> {
     if csv.len() > FILE_BYTES {
         return Err(CasesError::TooLarge { bytes: csv.len() });
@@ -177,7 +177,7 @@ fn headers(text: &str) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// A kind of failure, such as `reset`, or `reset+sent` where bytes may have been sent.
+/// Parses a kind of failure, such as `reset`, or `reset+sent` if bytes may have been sent.
 fn failure(text: &str) -> Option<Failure> {
     use FailureKind::{Body, Connect, ConnectTimeout, Dns, Protocol, Reset, Send, Timeout, Tls};
     let (kind, sent) = text.strip_suffix("+sent").map_or((text, false), |kind| (kind, true));

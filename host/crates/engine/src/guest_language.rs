@@ -1,20 +1,20 @@
-//! The languages in which the tools begin and build policies.
+//! The languages for which `triage policy new` and `triage policy build` work.
 
 use std::path::{Path, PathBuf};
 
-/// A language.
+/// A language for policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     /// A crate that uses the SDK: the smallest and fastest components.
     Rust,
-    /// A module that componentize-js builds in.
+    /// A module that componentize-js packs into a component.
     JavaScript,
-    /// A module that componentize-py builds in.
+    /// A module that componentize-py packs into a component.
     Python,
 }
 
 impl Language {
-    /// All of them; the first is the default.
+    /// All languages; the first is the default.
     pub const ALL: [Self; 3] = [Self::Rust, Self::JavaScript, Self::Python];
 
     /// The name on the command line.
@@ -26,7 +26,7 @@ impl Language {
         }
     }
 
-    /// The name in sentences.
+    /// The name in messages.
     pub fn title(self) -> &'static str {
         match self {
             Self::Rust => "Rust",
@@ -35,12 +35,12 @@ impl Language {
         }
     }
 
-    /// The language of a name on the command line.
+    /// The language with this name on the command line.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|language| language.name() == name)
     }
 
-    /// The file that says what a folder's policy is called, and in which language it is.
+    /// The manifest's file name. The manifest names the policy, and its file name shows the language.
     pub fn manifest(self) -> &'static str {
         match self {
             Self::Rust => "Cargo.toml",
@@ -49,7 +49,7 @@ impl Language {
         }
     }
 
-    /// Where the policy's own text is.
+    /// The path of the policy's source file in its folder.
     pub fn source(self) -> &'static str {
         match self {
             Self::Rust => "src/lib.rs",
@@ -63,7 +63,7 @@ impl Language {
         Self::ALL.into_iter().map(|language| (language, dir.join(language.manifest()))).find(|(_, path)| path.is_file())
     }
 
-    /// The name that a manifest gives its policy, if it can be a file's.
+    /// The policy's name in a manifest, if it is usable as a file name.
     pub fn package(self, manifest: &str) -> Option<String> {
         let name = match self {
             Self::Rust => toml_name(manifest, "package"),

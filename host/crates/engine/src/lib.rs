@@ -114,7 +114,7 @@ impl Fault {
         }
     }
 
-    /// The fault with its cause, on one line for operators.
+    /// The fault and its cause on one line, for operators.
     pub fn told(&self) -> String {
         let cause = std::error::Error::source(self).map(ToString::to_string);
         match (self, cause) {

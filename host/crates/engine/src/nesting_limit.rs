@@ -1,60 +1,61 @@
-//! What of a component would keep the compiler busy out of all proportion to its size, found before it is compiled. What is not found
-//! here ends at the limits of the compiler's process, where there is one ([`super::compiler`]).
+//! Refuses, before compilation, components that would take the compiler a time out of all proportion to their size. The limits of the
+//! compiler's process, if there is one ([`super::compiler`]), stop the cases that these checks miss.
 //!
-//! The compiler's time grows with the square of nesting, of components and of blocks in a function: a file of some hundred
-//! KiB could keep every other policy out for minutes.
+//! The compiler's time grows with the square of the nesting depth, of components and of blocks in a function: a file of a few hundred KiB
+//! could block every other load for minutes.
 
 use wasmparser::{
     BinaryReaderError, ComponentType, ComponentTypeDeclaration, ComponentTypeSectionReader, FunctionBody,
     InstanceTypeDeclaration, Operator, Parser, Payload,
 };
 
-/// Components in components: a composed policy has two or three levels.
+/// The maximum nesting depth of components. A composed policy has two or three levels.
 const COMPONENTS: usize = 32;
-/// Blocks in blocks: an interpreter's largest `switch` has some hundred cases, each a block.
+/// The maximum nesting depth of blocks. An interpreter's largest `switch` has a few hundred cases, each a block.
 const BLOCKS: usize = 4096;
 
-/// Instance and component types in each other: an encoded WIT package has three levels. The reader of such types calls itself for each
-/// level, and its validator panics past a hundred.
+/// The maximum nesting depth of instance and component types. An encoded WIT package has three levels. The parser recurses for each level,
+/// and the validator panics past a hundred.
 const TYPES: usize = 32;
-/// What may begin a nested type in one section. More are refused unread: reading them could use up the thread's stack.
+/// The maximum number of byte pairs in one section that may begin a nested type. A section with more is refused before it is parsed:
+/// parsing could overflow the thread's stack.
 const TYPE_BEGINNINGS: usize = 200;
 
-/// Functions of a component, in all its modules: a Python interpreter has some ten thousand.
+/// The maximum number of functions in all modules of a component. A Python interpreter has about ten thousand.
 const FUNCTIONS: usize = 200_000;
-/// Types of a component, in all its modules.
+/// The maximum number of types in all modules of a component.
 const CORE_TYPES: usize = 100_000;
-/// Local variables of a function: an interpreter's largest function has some thousand.
+/// The maximum number of local variables of a function. An interpreter's largest function has a few thousand.
 const LOCALS: u64 = 10_000;
-/// Local variables times blocks of a function: the compiler may look at each variable in each block.
+/// The maximum of local variables times blocks of a function. The compiler may examine each variable in each block.
 const LOCALS_IN_BLOCKS: u64 = 10_000_000;
 
-/// Nested past all reason.
+/// The limit that a component exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooDeep {
-    /// Components.
+    /// Nested components.
     #[error("the component holds components nested deeper than {COMPONENTS}; compose it flatter")]
     Components,
-    /// Types.
+    /// Nested instance or component types.
     #[error("the component holds instance or component types nested deeper than {TYPES}; declare them flatter")]
     Types,
-    /// Functions.
+    /// The number of functions.
     #[error("the component has more than {FUNCTIONS} functions; build it smaller")]
     Functions,
-    /// Types.
+    /// The number of types.
     #[error("the component's modules declare more than {CORE_TYPES} types; build it smaller")]
     CoreTypes,
-    /// Local variables.
+    /// The number of local variables, or their product with the blocks.
     #[error(
         "a function of the component has more than {LOCALS} local variables, or {LOCALS_IN_BLOCKS} of them times its blocks; split that function"
     )]
     Locals,
-    /// Blocks of a function.
+    /// Nested blocks of a function.
     #[error("a function of the component has blocks nested deeper than {BLOCKS}; split that function")]
     Blocks,
 }
 
-/// Checks a component's shape. What does not parse is left to the engine, which says why.
+/// Checks a component. Stops at a part that does not parse: the engine's error then says more.
 pub(super) fn check(bytes: &[u8]) -> Result<(), TooDeep> {
     let (mut depth, mut functions, mut core_types) = (0_usize, 0_usize, 0_usize);
     for payload in Parser::new(0).parse_all(bytes).map_while(Result::ok) {
@@ -82,8 +83,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), TooDeep> {
 
 /// Whether a section's types are nested too deep.
 fn types_are_deep(section: &ComponentTypeSectionReader<'_>, bytes: &[u8]) -> bool {
-    // Within a type, a nested one begins with the tag of a type's declaration and that of its own kind. Other bytes may look the
-    // same, so that this counts at least as many levels as there are.
+    // A nested type begins with two tags: that of a type declaration and that of its own kind. Other data may contain the same bytes, so
+    // this count is an upper bound of the levels.
     let own = bytes.get(section.range()).unwrap_or_default();
     if own.array_windows().filter(|pair| matches!(pair, [0x01, 0x41 | 0x42])).count() > TYPE_BEGINNINGS {
         return true;
@@ -91,7 +92,7 @@ fn types_are_deep(section: &ComponentTypeSectionReader<'_>, bytes: &[u8]) -> boo
     section.clone().into_iter().map_while(Result::ok).any(|ty| depth(&ty) > TYPES)
 }
 
-/// How deep a type is nested; the section's check bounds the recursion.
+/// The nesting depth of a type. `types_are_deep` bounds the recursion.
 fn depth(ty: &ComponentType<'_>) -> usize {
     let deepest = match ty {
         ComponentType::Component(declarations) => declarations.iter().map(|own| match own {
@@ -110,7 +111,6 @@ fn depth(ty: &ComponentType<'_>) -> usize {
     1 + deepest.max().unwrap_or(0)
 }
 
-/// Checks a function's body.
 fn function(body: &FunctionBody<'_>) -> Result<(), TooDeep> {
     let locals = locals(body).unwrap_or(0);
     let Ok((deepest, blocks)) = blocks(body) else { return Ok(()) };
@@ -123,12 +123,12 @@ fn function(body: &FunctionBody<'_>) -> Result<(), TooDeep> {
     }
 }
 
-/// How many local variables a function declares.
+/// The number of local variables that a function declares.
 fn locals(body: &FunctionBody<'_>) -> Result<u64, BinaryReaderError> {
     body.get_locals_reader()?.into_iter().map(|local| local.map(|(count, _)| u64::from(count))).sum()
 }
 
-/// How deep a function's blocks are nested, and how many there are with its own.
+/// The nesting depth and the number of a function's blocks. The function's body counts as a block.
 fn blocks(body: &FunctionBody<'_>) -> Result<(usize, u64), BinaryReaderError> {
     let (mut depth, mut deepest, mut blocks) = (0_usize, 0, 1);
     for operator in body.get_operators_reader()? {
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(check(&wat::parse_str(flat).unwrap()), Ok(()));
     }
 
-    /// A component with one type: instances in instances, so deep. Its text would be too deep for the assembler.
+    /// A component with one type: instances nested to this depth. The assembler refuses such a depth as text.
     fn nested_types(depth: usize) -> Vec<u8> {
         let mut section = vec![1];
         section.extend([0x42, 1, 1].repeat(depth - 1));
@@ -178,7 +178,7 @@ mod tests {
         bytes
     }
 
-    /// A hundred thousand levels would use up the stack of whoever reads them.
+    /// Parsing a hundred thousand levels would overflow the stack.
     #[test]
     fn nested_types_are_refused_before_they_are_read() {
         assert_eq!(check(&nested_types(32)), Ok(()));
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(check(&wat::parse_str(siblings).unwrap()), Ok(()), "siblings are not nested");
     }
 
-    /// 8.5 kB that took the compiler 10 s and 564 MB.
+    /// Such a component of 8.5 kB took the compiler 10 s and 564 MB.
     #[test]
     fn many_variables_in_many_blocks_are_refused() {
         let of = |locals: usize, blocks: usize| {

@@ -1,4 +1,4 @@
-//! `triage policy new`: a policy that builds, with cases that pass, and nothing to look for elsewhere.
+//! `triage policy new`: writes a policy that builds, with golden cases that pass and a copy of all that it depends on.
 
 use super::guest_language::Language;
 use std::{
@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The examples of `guest-policies/`, which the tests play: what is begun here is what works there.
+/// The examples of `guest-policies/`. The tests build and run them, so a new policy works too.
 const RUST: &str = include_str!("../../../../guest-policies/examples/rust/src/lib.rs");
 const JAVASCRIPT: &str = include_str!("../../../../guest-policies/examples/javascript/policy.js");
 const PYTHON: &str = include_str!("../../../../guest-policies/examples/python/policy.py");
 const PACKAGE_JSON: &str = include_str!("../../../../guest-policies/examples/javascript/package.json");
 const PYPROJECT: &str = include_str!("../../../../guest-policies/examples/python/pyproject.toml");
 const CASES: &str = include_str!("../../../../guest-policies/examples/parcels.cases.csv");
-/// What they are called there.
+/// The examples' name, which the new policy's name replaces.
 const EXAMPLE: &str = "parcels";
 
 const CONTRACT: [(&str, &str); 2] = [
@@ -21,7 +21,7 @@ const CONTRACT: [(&str, &str); 2] = [
     ("wit/types.wit", include_str!("../../../../wit/types.wit")),
 ];
 
-/// The SDK as this host knows it, beside the policy: the two never differ in their contract.
+/// A copy of the SDK for the new policy, so that SDK and contract are those of this host.
 const SDK: [(&str, &str); 5] = [
     ("src/lib.rs", include_str!("../../../../guest-policies/sdk/src/lib.rs")),
     ("src/bindings.rs", include_str!("../../../../guest-policies/sdk/src/bindings.rs")),
@@ -31,16 +31,16 @@ const SDK: [(&str, &str); 5] = [
 ];
 const SDK_MANIFEST: &str = include_str!("../../../../guest-policies/sdk/Cargo.toml");
 
-/// Why no policy was begun.
+/// Why no policy was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ScaffoldError {
-    /// The name is not usable.
+    /// The name has an invalid character, or an invalid length.
     #[error("{0:?} cannot be a policy's name; it must be 1 to 64 of a-z, 0-9 and '-', and begin with a letter")]
     Name(String),
-    /// Something is there.
+    /// The folder exists.
     #[error("{} is there already; choose another name, or another folder", .0.display())]
     Exists(PathBuf),
-    /// A file.
+    /// A file cannot be written.
     #[error("{} cannot be written", path.display())]
     File {
         /// Which.
@@ -51,10 +51,10 @@ pub enum ScaffoldError {
     },
 }
 
-/// Begins a policy in a new folder of its name below `parent`, and returns the folder.
+/// Writes a policy into a new folder of its name in `parent`, and returns the folder.
 ///
 /// # Errors
-/// [`ScaffoldError`]; nothing that was there is touched.
+/// [`ScaffoldError`]. Existing files stay as they are.
 pub fn scaffold(parent: &Path, name: &str, language: Language) -> Result<PathBuf, ScaffoldError> {
     let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.bytes().all(fits) {
@@ -82,7 +82,7 @@ pub fn scaffold(parent: &Path, name: &str, language: Language) -> Result<PathBuf
     }
     if language == Language::Rust {
         for (path, text) in SDK {
-            // In this repository the contract lies beside the guests; here it lies in the crate.
+            // In this repository `wit/` is two levels above the SDK; in the new policy it is inside the SDK's crate.
             write(contract_in.join(path), &text.replace("path: \"../../wit\"", "path: \"wit\""))?;
         }
         write(contract_in.join("Cargo.toml"), SDK_MANIFEST)?;

@@ -1,7 +1,7 @@
-//! Whose work a component is: a signature (minisign's ed25519) and a checksum, in files beside it.
+//! Checks a component's signature (minisign's ed25519) and its checksum, which are files beside the component.
 //!
-//! Where the operator names public keys, nothing is loaded from a file without a valid signature of one of them. A checksum
-//! is only a guard against broken copies; it is looked at wherever there is one.
+//! If the operator configures public keys, the host loads only files with a valid signature of one of these keys. A checksum only detects
+//! broken copies; the host checks it wherever it exists.
 
 use super::Digest;
 use crate::bounded_file;
@@ -13,10 +13,10 @@ use std::{
     sync::Arc,
 };
 
-/// The largest key, signature or checksum file that is read; they have some hundred bytes.
+/// The maximum size of a key, signature or checksum file. Such a file has a few hundred bytes.
 const FILE_BYTES: u64 = 8 << 10;
 
-/// A public key as the configuration names it.
+/// A public key in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// The key itself, as minisign writes it: `RW...`.
@@ -26,7 +26,7 @@ pub enum KeySource {
 }
 
 impl KeySource {
-    /// The same with a relative path taken from a folder.
+    /// Resolves a relative path against a folder.
     #[must_use]
     pub fn in_folder(self, folder: &Path) -> Self {
         match self {
@@ -57,33 +57,33 @@ impl fmt::Display for KeySource {
     }
 }
 
-/// A key cannot be used.
+/// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Its file.
+    /// The key's file cannot be read.
     #[error("the key file {} cannot be read; it must be one that `minisign -G` made", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is none.
+    /// The text is not a key.
     #[error("{name} holds no minisign public key; it must be one that `minisign -G` made")]
     Malformed {
         /// The file, or the text.
         name: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Error,
     },
 }
 
-/// Why it is not certain whose work a component is.
+/// Why a component fails the check of its signature or its checksum.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no signature.
+    /// The signature file does not exist.
     #[error(
         "it is not signed: there is no {}; with `policies.keys` every component must be signed by one of them: \
          sign it with `minisign -Sm {}` and put the signature there first",
@@ -93,55 +93,55 @@ pub enum SignatureError {
     Unsigned {
         /// The component.
         component: PathBuf,
-        /// Where the signature should be.
+        /// The expected path of the signature.
         signature: PathBuf,
     },
-    /// There is no signature in the artifact.
+    /// A registry's artifact carries no signature.
     #[error(
         "the artifact is not signed; with `policies.keys` every component must be signed by one of them: sign the file with \
          `minisign -Sm FILE` and push it again"
     )]
     Bare,
-    /// The signature is none.
+    /// The signature is malformed.
     #[error("{} is no minisign signature; it must be what `minisign -S` wrote: copy it again", shown(signature))]
     Malformed {
-        /// Its file.
+        /// The signature's file.
         signature: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Error,
     },
-    /// Somebody else's.
+    /// None of the configured keys made the signature.
     #[error(
         "it is signed by none of `policies.keys`; one of them must have signed it: sign it again, or add its key there"
     )]
     Stranger,
-    /// The bytes are others than those that were signed.
+    /// A configured key made the signature, but for other bytes.
     #[error("its signature is of other bytes; it must be of the very file: copy both again, or sign it again")]
     Forged,
-    /// The checksum is of other bytes.
+    /// The checksum belongs to other bytes.
     #[error("its SHA-256 is {found}, but {} says {said}; they must be equal: copy both again", shown(checksum))]
     Checksum {
-        /// Its file.
+        /// The checksum's file.
         checksum: PathBuf,
-        /// What it says.
+        /// The SHA-256 in that file.
         said: String,
-        /// What the component has.
+        /// The component's SHA-256.
         found: Digest,
     },
     /// A file beside the component cannot be read.
     #[error("{} cannot be read; it must be a file of at most {FILE_BYTES} bytes", shown(file))]
     Read {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl SignatureError {
-    /// Whether the checksum is at fault, not the signature.
+    /// Whether the checksum failed, not the signature.
     pub fn is_checksum(&self) -> bool {
         match self {
             Self::Checksum { .. } => true,
@@ -155,7 +155,7 @@ fn shown(path: &Path) -> impl fmt::Display {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The keys of which one must have signed every component that comes from a file. None: none must be signed.
+/// The operator's public keys: one of them must have signed each component. Without keys, components need no signature.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(Arc<[PublicKey]>);
 
@@ -163,7 +163,7 @@ impl Keys {
     /// Reads the keys.
     ///
     /// # Errors
-    /// [`KeyError`] names the first that is none.
+    /// [`KeyError`] names the first key that is unusable.
     pub fn open(sources: &[KeySource]) -> Result<Self, KeyError> {
         let key = |source: &KeySource| {
             let malformed = |error| KeyError::Malformed { name: source.to_string(), source: error };
@@ -185,20 +185,19 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Checks a component's bytes against the files beside it: `NAME.wasm.sha256` where there is one, and where there are keys
-    /// `NAME.wasm.minisig`.
+    /// Checks a component's bytes against the files beside it: `NAME.wasm.sha256` if it exists, and `NAME.wasm.minisig` if there are keys.
     ///
     /// # Errors
-    /// [`SignatureError`] says what does not fit, and what to do.
+    /// [`SignatureError`] names the mismatch and the remedy.
     pub fn check(&self, component: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
         check_sum(component, bytes)?;
         if self.is_empty() { Ok(()) } else { self.check_signature(component, bytes) }
     }
 
-    /// Checks a component's bytes where its signature came with it, as from a registry.
+    /// Checks a component's bytes against a signature that came with them, as from a registry.
     ///
     /// # Errors
-    /// [`SignatureError`], where there are keys.
+    /// [`SignatureError`], if there are keys.
     pub fn verify(&self, signature: Option<&str>, bytes: &[u8]) -> Result<(), SignatureError> {
         match signature {
             _ if self.is_empty() => Ok(()),
@@ -220,7 +219,7 @@ impl Keys {
         let signature = Signature::decode(text).map_err(malformed)?;
         let mut strangers = 0;
         for key in self.0.iter() {
-            // Signatures of minisign before 0.9 are as good: they are of the bytes, not of a hash of them.
+            // Accept signatures of minisign before 0.9 too: they sign the bytes instead of a hash of them.
             match key.verify(bytes, &signature, true) {
                 Ok(()) => return Ok(()),
                 Err(Error::UnexpectedKeyId) => strangers += 1,
@@ -231,8 +230,7 @@ impl Keys {
     }
 }
 
-/// What the files beside a component say of whose work it is, in words for a terminal. With keys, one of them must have
-/// signed it; without, a signature is only known to be there.
+/// The state of a component's signature and checksum, in words for a terminal. Without keys, the signature's file is only known to exist.
 pub fn state(keys: &Keys, component: &Path, bytes: &[u8]) -> String {
     let [signature, checksum] = companions(component);
     let of_sum = match check_sum(component, bytes) {
@@ -251,12 +249,12 @@ pub fn state(keys: &Keys, component: &Path, bytes: &[u8]) -> String {
     format!("{of_signature}; {of_sum}")
 }
 
-/// The files beside a component that say whose work it is.
+/// The paths of a component's signature and checksum.
 pub fn companions(component: &Path) -> [PathBuf; 2] {
     [beside(component, "minisig"), beside(component, "sha256")]
 }
 
-/// What `sha256sum NAME.wasm` wrote, or the digits alone.
+/// Checks the component against its checksum file, which contains the output of `sha256sum NAME.wasm` or the digits alone.
 fn check_sum(component: &Path, bytes: &[u8]) -> Result<(), SignatureError> {
     let file = beside(component, "sha256");
     let Some(text) = read_if_there(&file)? else { return Ok(()) };

@@ -30,7 +30,8 @@ const LINE_BYTES: usize = 1 << 10;
 
 /// The maximum number of handles that an instance may have open.
 const HANDLES: usize = 256;
-/// The most random bytes that one call returns. Limited, because the time to produce them does not count as the guest's.
+/// The most random bytes that a guest may request in one call; a call for more traps. The host cannot stop a call into WASI at the guest's
+/// time limit, so one call must be short.
 const RANDOM_BYTES: u64 = 4 << 10;
 /// The most bytes that a guest may write in one call.
 const WRITE_BYTES: usize = 4 << 10;
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// What the log holds after these writes.
+    /// The log's content after these writes.
     fn logged(writes: &[&[u8]]) -> String {
         let captured = Captured::default();
         let writer = captured.clone();

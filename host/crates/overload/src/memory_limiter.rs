@@ -207,7 +207,7 @@ impl Spare {
     }
 
     /// Splits off this many bytes, at most all of them.
-    #[must_use = "dropping it lets go of them"]
+    #[must_use = "dropping it releases them"]
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = (bytes as u64).min(self.bytes);
         self.bytes -= bytes;

@@ -83,7 +83,7 @@ const CLASSES: [Class; 6] =
 /// The settlement state that a host's workers share.
 #[derive(Debug)]
 pub struct Settlement {
-    /// The configuration that it was made with.
+    /// The settings with which this state was created.
     pub settings: Settings,
     clock: Clock,
     events: Arc<Events>,

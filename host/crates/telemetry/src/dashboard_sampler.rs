@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// Between two samples.
+/// The time between two samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Samples that latencies and an endpoint's rates span: a shorter span has too few requests for a p99.
 const SPAN: usize = 10;

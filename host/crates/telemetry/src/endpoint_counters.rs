@@ -40,7 +40,7 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct Usually {
     micros: AtomicU64,
-    /// Several endpoints count here, so an average means nothing.
+    /// Whether several endpoints share these counters, so that an average means nothing.
     is_mixed: bool,
 }
 

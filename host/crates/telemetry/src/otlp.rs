@@ -27,7 +27,7 @@ use tokio::{
 const WAITING: usize = 2048;
 /// Requests per batch.
 const BATCH: usize = 256;
-/// Between two batches, unless the next one is full earlier.
+/// The time between two batches, unless the next one is full earlier.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of the collector for a batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);

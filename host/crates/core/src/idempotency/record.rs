@@ -78,8 +78,9 @@ impl StoreFacts {
     }
 }
 
-/// How many records without an answer a store may hold before it refuses records of requests without a key. Such records live as
-/// long as those with keys, and would otherwise fill the store until it refuses keys.
+/// The number of records without a response at which a store refuses further records of requests without a key: half of its limit. The
+/// other half stays for keyed requests, which a full store refuses with 503. Without this share, unsettled writes without a key could fill
+/// the store, because their records live as long as those of keyed requests.
 pub fn share_without_key(max_records: usize) -> usize {
     max_records.div_ceil(2)
 }
@@ -312,7 +313,8 @@ pub struct Lost;
 /// Why [`Record::restore`] did not write a record back to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotRestored {
-    /// The store's record says as much or more, or the host's record has expired or is doubtful.
+    /// The store keeps its record, because it has another fingerprint, is settled, or says as much as the host's record. Or the host's
+    /// record adds nothing: it has expired, is doubtful, or an administrator cleared it.
     Kept,
     /// A request holds the store's record: try again later.
     Busy,

@@ -71,7 +71,7 @@ pub enum NextAction {
     Verify(Probe),
     /// The caller gets this answer of the policy.
     Replace(Replacement),
-    /// The effect stays unknown: the caller gets the host's own `effect-unknown` error.
+    /// The effect is unknown and no response is passed on: the caller gets the host's own error, with the reason `effect-unknown`.
     Unsettled,
 }
 
@@ -90,7 +90,8 @@ pub enum ClampReason {
     Grant,
     /// Too many verifications.
     Probes,
-    /// The policy wants a retry after a verification that proves nothing: it found no clear absence, or came before `commit-within`.
+    /// The policy wants a retry after a verification that does not prove the write's absence: the policy does not report it as not
+    /// applied, `commit-within` is not over, or no `commit-within` is set.
     TooEarly,
     /// The upstream's idempotency key does not protect a resend: it has expired, or a send did not carry it.
     UpstreamKey,

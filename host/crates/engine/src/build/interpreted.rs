@@ -1,4 +1,4 @@
-//! JavaScript by componentize-js and Python by componentize-py, which are installed once, each into a folder of its own.
+//! Builds JavaScript with componentize-js and Python with componentize-py. Each builder is installed once, into its own folder.
 
 use super::BuildError;
 use crate::guest_language::Language;
@@ -8,18 +8,18 @@ use std::{
     process::{Command, Output},
 };
 
-/// What builds a language's policies.
+/// The program that builds policies of one language.
 struct Builder {
     language: Language,
     package: &'static str,
     version: &'static str,
-    /// A file of the installed package.
+    /// A file that exists if the package is installed completely.
     witness: &'static str,
-    /// The program that runs it.
+    /// The program that runs the builder.
     program: &'static str,
-    /// The program that installs it.
+    /// The program that installs the builder.
     installer: &'static str,
-    /// Where both come from.
+    /// How to install `program` and `installer`.
     install: &'static str,
 }
 
@@ -43,12 +43,12 @@ const COMPONENTIZE_PY: Builder = Builder {
     install: "Python 3.10 or later with pip (on Debian `apt-get install python3-pip`)",
 };
 
-/// The component of the policy in a folder.
+/// Builds the policy in a folder.
 pub(super) fn component(language: Language, dir: &Path) -> Result<Vec<u8>, BuildError> {
     let contract = contract(dir)?;
     let builder = if language == Language::Python { COMPONENTIZE_PY } else { COMPONENTIZE_JS };
     let tools = builder.installed(&tools()?)?;
-    // Both builders leave files beside their sources or write many: they work elsewhere.
+    // Run the builders in a temporary folder: they write other files too.
     let work = tempfile::tempdir().map_err(|source| BuildError::File { path: std::env::temp_dir(), source })?;
     let out = work.path().join("policy.wasm");
     let dir = dir.canonicalize().map_err(|source| BuildError::File { path: dir.to_owned(), source })?;
@@ -68,7 +68,7 @@ pub(super) fn component(language: Language, dir: &Path) -> Result<Vec<u8>, Build
         }
         Language::Rust | Language::JavaScript => {
             command.arg(tools.join(builder.witness)).arg(dir.join(language.source())).arg("--wit").arg(&contract);
-            // What a policy gets anyway: nothing but a log.
+            // A policy gets no access to these, so leave them out.
             command.args(["--world-name", "policy", "--out"]).arg(&out);
             command.args(["--disable", "random", "clocks", "http", "fetch-event"]);
         }
@@ -87,7 +87,7 @@ impl Builder {
 
     fn command(program: &str) -> Command {
         let mut command = Command::new(program);
-        // Of a caller's own settings none may change what is installed or run.
+        // The caller's environment must not change what is installed or run.
         command.env_remove("PYTHONHOME").env_remove("PYTHONSTARTUP").env_remove("NODE_OPTIONS");
         command
     }
@@ -101,7 +101,7 @@ impl Builder {
         })
     }
 
-    /// The folder in which it is installed, now if it was not.
+    /// Returns the folder of the installed builder. Installs the builder if it is missing.
     fn installed(&self, tools: &Path) -> Result<PathBuf, BuildError> {
         let folder =
             tools.join(format!("{}-{}", self.package.rsplit('/').next().unwrap_or(self.package), self.version));
@@ -110,7 +110,7 @@ impl Builder {
         }
         let failed = |source| BuildError::File { path: tools.to_owned(), source };
         fs::create_dir_all(tools).map_err(failed)?;
-        // Beside and renamed: half an installation is none.
+        // Install into a temporary folder and rename it: an interrupted installation must not count as one.
         let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(tools).map_err(failed)?;
         tracing::info!("installing {} into {}; this is done once", self.named(), folder.display());
         let mut command = Self::command(self.installer);
@@ -133,14 +133,14 @@ impl Builder {
                 let _ = beside.keep();
                 Ok(folder)
             }
-            // Somebody else was first.
+            // Another process installed it meanwhile.
             Err(_) if folder.join(self.witness).is_file() => Ok(folder),
             Err(source) => Err(failed(source)),
         }
     }
 }
 
-/// The tools' folder of this user.
+/// This user's folder for tools.
 fn tools() -> Result<PathBuf, BuildError> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     variable("XDG_CACHE_HOME")
@@ -149,14 +149,14 @@ fn tools() -> Result<PathBuf, BuildError> {
         .ok_or(BuildError::NoFolder)
 }
 
-/// The contract that a policy is built against: its own copy, or the one of the repository that it lies in.
+/// The `wit/` folder for a policy: its own copy, or that of the repository around it.
 fn contract(dir: &Path) -> Result<PathBuf, BuildError> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let found = dir.ancestors().map(|folder| folder.join("wit")).find(|wit| wit.join("policy.wit").is_file());
     found.ok_or(BuildError::NoContract(dir))
 }
 
-/// What a program said, its end where that is long.
+/// The last 4000 characters of a program's output.
 fn said(output: &Output) -> String {
     const SAID: usize = 4000;
     let text = [&output.stderr[..], &output.stdout[..]].map(|part| String::from_utf8_lossy(part).into_owned()).concat();

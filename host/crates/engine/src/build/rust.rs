@@ -1,4 +1,4 @@
-//! A crate, by the toolchain that is found.
+//! Builds a policy that is a Rust crate.
 
 use super::{
     BuildError,
@@ -14,7 +14,7 @@ pub(super) const TARGET: &str = "wasm32-unknown-unknown";
 /// A policy needs little stack; the linker's default of 1 MiB makes every fresh instance larger.
 const FLAGS: &str = "-Clink-arg=-zstack-size=32768";
 
-/// The crate's component.
+/// Builds the crate into a component.
 pub(super) fn component(dir: &Path, name: &str) -> Result<Vec<u8>, BuildError> {
     let module = compile(dir, name)?;
     let core = fs::read(&module).map_err(|source| BuildError::File { path: module, source })?;
@@ -46,7 +46,7 @@ fn compile(dir: &Path, name: &str) -> Result<PathBuf, BuildError> {
     Ok(target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
-/// The linker's flags, and no path of this machine in the result: the same sources give the same bytes anywhere.
+/// The linker's flags, and flags that keep paths of this machine out of the result: the same sources give the same bytes on each machine.
 fn rust_flags(workspace: &Path) -> String {
     let mut flags = vec![FLAGS.to_owned()];
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -59,7 +59,7 @@ fn rust_flags(workspace: &Path) -> String {
     flags.join("\u{1f}")
 }
 
-/// The core module as a component; one that is a component already stays as it is.
+/// Encodes a core module as a component. Returns a component unchanged.
 fn encode(core: &[u8]) -> Result<Vec<u8>, BuildError> {
     if !core.starts_with(b"\0asm\x01\0\0\0") {
         return Ok(core.to_vec());

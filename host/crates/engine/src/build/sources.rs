@@ -1,4 +1,4 @@
-//! A digest over what the prebuilt policies are built from, so that nobody changes a source and forgets the component.
+//! A digest of the prebuilt policies' sources. A test compares it, so that a source cannot change without its component.
 
 use super::{BuildError, Digest};
 use sha2::{Digest as _, Sha256};
@@ -10,10 +10,10 @@ use std::{
 /// The file beside the components that holds the digest.
 pub const FILE: &str = "sources.sha256";
 
-/// The digest of every source of `guest-policies/` and of `wit/` beside it: names and contents, in order.
+/// The digest of every source in `guest-policies/` and in `wit/` beside it: names and contents, in sorted order.
 ///
 /// # Errors
-/// [`BuildError::File`] where a file cannot be read.
+/// [`BuildError::File`] if a file cannot be read.
 pub fn digest(guest_policies: &Path) -> Result<Digest, BuildError> {
     let mut files = Vec::new();
     collect(guest_policies, &mut files)?;

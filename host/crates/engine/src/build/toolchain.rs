@@ -1,4 +1,4 @@
-//! Finding a compiler that has, or can build, a standard library for WebAssembly.
+//! Finds a Rust compiler that has, or can build, a standard library for WebAssembly.
 
 use super::TARGET;
 use std::{
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// A way to compile for WebAssembly.
+/// A cargo with the flags and the environment that compile for WebAssembly.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Toolchain {
     pub(super) cargo: PathBuf,
@@ -15,12 +15,12 @@ pub(super) struct Toolchain {
     pub(super) environment: Vec<(&'static str, OsString)>,
 }
 
-/// What a machine has.
+/// The installed parts of a toolchain.
 #[derive(Debug, Default)]
 struct Found {
-    /// rustup's standard library for the target.
+    /// Whether rustup's standard library for the target is installed.
     installed_target: bool,
-    /// Debian's compiler and the sources of its standard library.
+    /// Whether Debian's compiler and the sources of its standard library are installed.
     debian: bool,
     /// A linker for WebAssembly.
     linker: Option<PathBuf>,
@@ -30,7 +30,7 @@ struct Found {
 const DEBIAN: [&str; 3] = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib/src/rust/library/Cargo.toml"];
 
 impl Toolchain {
-    /// The machine's best.
+    /// Finds the best toolchain of this machine.
     pub(super) fn find() -> Option<Self> {
         let sysroot = output("rustc", &["--print", "sysroot"]).map(PathBuf::from);
         let installed = |sysroot: &PathBuf| sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir();
@@ -46,7 +46,7 @@ impl Toolchain {
         })
     }
 
-    /// For people who wait for it.
+    /// The toolchain in words, for a log line.
     pub(super) fn described(&self) -> &'static str {
         if self.flags.is_empty() {
             "rustup's standard library"
@@ -72,7 +72,8 @@ impl Toolchain {
     }
 }
 
-/// The crate's workspace, or the crate itself: its target folder is shared, so that the standard library is built once.
+/// The crate's workspace, or the crate itself. The policies of a workspace share its target folder, so that the standard library is built
+/// once.
 pub(super) fn workspace(dir: &Path) -> PathBuf {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let is_workspace = |folder: &&Path| {

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-//! What this process takes of a child, whatever that writes.
+//! Which output of a child this process accepts.
 
 use super::*;
 use std::os::unix::fs::PermissionsExt as _;
 
-/// A compiler that writes what a shell script prints, whatever it is given.
+/// A compiler that ignores its input and writes what a shell script prints.
 fn scripted(folder: &std::path::Path, script: &str, memory_bytes: u64) -> Compiler {
     let program = folder.join("compiler");
     fs::write(&program, format!("#!/bin/sh\ncat > /dev/null\n{script}\n")).unwrap();
@@ -23,7 +23,7 @@ fn peak_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// 96 MiB of code in a buffer that doubles would be 128 MiB and its copy.
+/// A buffer that doubles would need 128 MiB and a copy for 96 MiB of code.
 #[test]
 fn code_is_held_once() {
     const CODE_BYTES: u64 = 96 << 20;

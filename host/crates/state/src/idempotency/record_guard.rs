@@ -238,8 +238,8 @@ impl RecordGuard {
     /// Runs a send while the leases of all these guards last. None: the lease ended first, and bytes may have been sent until then.
     ///
     /// Reads the clock before each poll of the send, so that a process that stood still past its lease writes nothing more when it resumes.
-    /// This stops only the send itself: a task of its own drives a connection over TLS or HTTP/2. A body over such a connection still ends
-    /// with the lease. A write without a body cannot be stopped once it was handed to that task.
+    /// This stops only the send itself. A separate task drives a connection over TLS or HTTP/2: the caller must end a body over such a
+    /// connection with the [`SendLease`], and a write without a body cannot be stopped once that task has it.
     pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
         let left = || holds.iter().flatten().map(|hold| hold.lease.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
@@ -319,8 +319,8 @@ impl RecordGuard {
         Ok(())
     }
 
-    /// Ends the guard after its entry adopted another record. Nothing was sent under this record. It is removed, unless it was begun with
-    /// the entry and has ended with it.
+    /// Ends the guard after its entry adopted another record. This owner has sent nothing under its own record. If the record was begun with
+    /// the entry, the store has removed it already. Otherwise the store removes it now, unless an earlier owner may have sent its request.
     pub fn gives_up_its_place(mut self) {
         self.over = self.is_listed;
     }
