@@ -4,18 +4,22 @@
 //! it does not slow the data path. Without tokens, every caller may read and act. A listener that other machines can reach does not start
 //! without a token.
 
+use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
 use triage_core::{breaker, clock, rate_limit, retry, secret};
+use triage_decision_log as decision_log;
 use triage_engine as policy;
-use triage_gateway::{Host, admission, decision_log, rollout, tls, upstream_runtime};
+use triage_gateway::{Host, tls};
 use triage_overload as overload;
 use triage_problem as error;
+use triage_rollout as rollout;
 use triage_settlement as settlement;
 use triage_state::{self as state, idempotency};
 use triage_state_redis as state_redis;
 use triage_telemetry as telemetry;
 use triage_upstream as upstream;
+use triage_upstream_runtime as upstream_runtime;
 
 mod actions;
 mod auth;

@@ -4,10 +4,12 @@
 
 mod background;
 mod build;
+mod read_limit;
 mod reload;
 mod stores;
 
 pub use build::{HostError, engine, registry};
+pub(crate) use read_limit::{READS, ReadLimit};
 pub use stores::check as check_state;
 
 use crate::{
@@ -15,7 +17,6 @@ use crate::{
     config::settings::Policies,
     idempotency::{OwnerProofs, Records},
     overload::{Memory, Peers},
-    pipeline::ReadLimit,
     rng::Rng,
     rollout::{self, CandidateReport, Event, PolicyWatcher, Shadow, UpstreamPolicy, WatchError},
     settlement::Settlement,

@@ -1,34 +1,32 @@
-//! The gateway: the life of a request, and the policies that decide in it.
+//! The gateway: the life of a request from its head to its response.
 //!
 //! | module | does |
 //! |---|---|
-//! | [`host`] | builds, reloads and drains a host |
+//! | [`host`] | builds, reloads and drains a host: all upstreams and the state that they share |
 //! | [`pipeline`] | takes a request from its head to its response |
-//! | [`admission`] | asks the breaker and the limits of a group, in memory or shared |
-//! | [`upstream_runtime`] | holds one upstream with one generation of its policy |
-//! | [`rollout`] | loads, checks, swaps and withdraws policies, on this host and in a fleet |
-//! | [`decision_log`] | records decisions and replays them through another policy |
+//! | [`tls`] | speaks TLS on the host's own listeners |
+//! | [`authority`] | tells whether a request was sent to this listener |
 
-pub mod admission;
 pub mod authority;
-pub mod decision_log;
 pub mod host;
 pub mod pipeline;
-pub mod rollout;
 pub mod tls;
-pub mod upstream_runtime;
 
 pub use host::{Host, HostError, Shared};
 
+use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
 use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret};
+use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_overload as overload;
 use triage_problem as error;
 use triage_registry as registry;
+use triage_rollout as rollout;
 use triage_settlement as settlement;
 use triage_state::{self as state, idempotency};
 use triage_state_redis as state_redis;
 use triage_telemetry as telemetry;
 use triage_upstream::{self as upstream, flush_notice};
+use triage_upstream_runtime as upstream_runtime;

@@ -29,6 +29,7 @@ pub(crate) mod request_context;
 mod request_head;
 mod response;
 mod retry_loop;
+mod settle_writes;
 mod shared_verifications;
 mod unkeyed;
 pub(crate) mod upstream_key;
@@ -36,9 +37,8 @@ mod verdict;
 mod verification;
 
 pub(crate) use caller_gone::CallerGone;
-pub(crate) use record_status::ReadLimit;
 pub(crate) use request_context::RequestContext;
-pub(crate) use shared_verifications::SharedVerifications;
+use shared_verifications::SharedVerifications;
 
 use crate::{
     error::Problem,

@@ -2,7 +2,6 @@
 //! task of its own.
 
 use super::Host;
-use crate::{idempotency::RecordId, pipeline::SharedVerifications};
 use std::time::Duration;
 
 /// How often expired records and recordings are purged. Records are kept for a day, so this is often enough.
@@ -29,19 +28,6 @@ impl Host {
                 upstream.recorder.purge_expired(self.shared.clock.now());
             }
         }
-    }
-
-    /// Settles unknown writes, and sends notices of them. Never ends. When it is dropped, the next run or another host continues its
-    /// verifications.
-    pub async fn settle_writes(&self) {
-        let shared = SharedVerifications::default();
-        self.shared.settlement.run(|limit| self.due(limit), |id| self.verify(id, &shared)).await;
-    }
-
-    /// Due writes; none if the store does not respond.
-    async fn due(&self, limit: usize) -> Vec<RecordId> {
-        let due = self.shared.records.due(limit).await;
-        due.inspect_err(|error| tracing::debug!(%error, "due writes could not be listed")).unwrap_or_default()
     }
 
     /// Sends traces to the collector. Never ends if a collector is configured, else returns at once.

@@ -1,13 +1,12 @@
 //! Builds a host: opens the stores, starts the engine, loads each upstream's policy, connects.
 
-use super::{Host, Shared, stores};
+use super::{Host, ReadLimit, Shared, stores};
 use crate::{
     bounded_file,
     clock::Clock,
     config::settings::{Mode, REGISTRY_AUTH, Settings, State, Upstream},
     idempotency::AfterLoss,
     overload::{Memory, Peers},
-    pipeline::ReadLimit,
     policy::{
         Cache, Engine,
         signature::{KeyError, Keys},

@@ -5,12 +5,11 @@
 
 use super::{RequestContext, response};
 use crate::{
-    clock::{Timestamp, millis},
+    clock::millis,
     config::settings::Redirects,
     error::Problem,
-    host::Host,
+    host::{Host, READS},
     idempotency::{ClaimOwner, OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
-    rate_limit::{Gcra, Quota},
     upstream::{
         self, Body,
         headers::Caller,
@@ -24,9 +23,8 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER},
     request::Parts,
 };
-use parking_lot::Mutex;
 use serde_json::json;
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 /// The header with the record's phase: `new`, `sent` or `done`.
 pub const RECORD_PHASE: HeaderName = HeaderName::from_static("triage-record-phase");
@@ -37,29 +35,8 @@ const RESERVED: &[u8] = b".triage";
 /// The path of records, below the upstream's own prefix.
 const RECORDS: &str = "/.triage/records/";
 
-/// The limit on reads of all records together: more than callers need that follow `Retry-After`, and little load for a store.
-const READS: Quota = Quota { requests: HUNDRED, period: Duration::from_secs(1), burst: HUNDRED };
-
-const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
-
 /// `Retry-After` for an unknown record that no request or verification works on.
 const UNSETTLED_RETRY_AFTER: Duration = Duration::from_secs(10);
-
-/// Limits the record reads of this host.
-#[derive(Debug, Default)]
-pub(crate) struct ReadLimit(Mutex<Gcra>);
-
-impl ReadLimit {
-    fn admit(&self, now: Timestamp) -> Result<(), Duration> {
-        let mut reads = self.0.lock();
-        let due = reads.earliest(&READS, now);
-        if due > now {
-            return Err(due.since(now));
-        }
-        reads.take(&READS, due);
-        Ok(())
-    }
-}
 
 impl RequestContext {
     /// The URL of the request's record, if the request has a key and the operator lets callers read records.
@@ -232,15 +209,5 @@ mod tests {
         ] {
             assert_eq!(is_reserved(path), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn reads_are_bounded() {
-        let limit = ReadLimit::default();
-        let now = Timestamp(5_000_000);
-        let admitted = (0..1_000).filter(|_| limit.admit(now).is_ok()).count();
-        assert_eq!(admitted, 100);
-        assert_eq!(limit.admit(now).unwrap_err(), Duration::from_millis(10));
-        assert!(limit.admit(now.after(Duration::from_millis(10))).is_ok());
     }
 }

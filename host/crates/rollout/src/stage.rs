@@ -142,7 +142,7 @@ pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &
 const REASON_CHARS: usize = 4000;
 
 /// An error with its causes, on one line.
-pub(crate) fn told(error: &dyn Error) -> String {
+pub fn told(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&link| link.source());
     let mut told: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {

@@ -4,6 +4,19 @@
 //! [`crate::upstream_runtime::Probation`] -> good, or rolled back to the last good generation. A request ends in the generation it began
 //! in.
 
+use triage_admission as admission;
+use triage_bounded_file as bounded_file;
+use triage_config as config;
+use triage_core::{clock, rng};
+use triage_decision_log as decision_log;
+use triage_engine as policy;
+use triage_overload as overload;
+use triage_registry as registry;
+use triage_state as state;
+use triage_state_redis as state_redis;
+use triage_telemetry as telemetry;
+use triage_upstream_runtime as upstream_runtime;
+
 mod candidate;
 mod context;
 mod event;
@@ -17,7 +30,7 @@ pub use candidate::{Candidate, CandidateReport, Difference, VerdictSummary};
 pub use context::{Context, Parts};
 pub use event::Event;
 pub use shadow::{Case, Shadow};
-pub(crate) use stage::told;
+pub use stage::told;
 pub use stage::{Refused, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
 pub use watcher::{Identity, identity};

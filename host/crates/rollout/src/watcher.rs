@@ -95,7 +95,7 @@ impl PolicyWatcher {
     ///
     /// # Errors
     /// [`WatchError`] if there is no thread. Without file events, polling goes on.
-    pub(crate) fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
+    pub fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
         let mut files = watched(context, dir);
         look(context, &mut files);
         let (sender, ticks) = channel();
@@ -207,12 +207,21 @@ pub fn identity(file: &Path) -> Option<Identity> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::{Host, clock::Clock, config, rng::Rng, telemetry};
+    use crate::{
+        Parts,
+        admission::Groups,
+        clock::Clock,
+        config,
+        policy::{Engine, signature::Keys},
+        registry::{Credentials, Registry},
+        rng::Rng,
+        telemetry::{self, AllEndpointCounters, Events},
+    };
 
-    /// A host that watches a folder.
+    /// A folder that is watched.
     struct Watching {
         folder: tempfile::TempDir,
-        host: Host,
+        context: Arc<Context>,
         _watch: PolicyWatcher,
     }
 
@@ -224,9 +233,20 @@ mod tests {
                 folder.path().display()
             );
             let settings = config::from_toml(&toml).unwrap();
-            let host = Host::new(&settings, Clock::system(), Rng::seeded(1)).unwrap();
-            let watch = host.watch(&settings.policies).unwrap();
-            Self { folder, host, _watch: watch }
+            let (clock, entropy) = (Clock::system(), Rng::seeded(1));
+            let events = Arc::new(Events::new(clock));
+            let parts = Parts {
+                engine: Engine::start().unwrap(),
+                keys: Keys::open(&[]).unwrap(),
+                registry: Registry::new(Credentials::default(), None),
+                gates: Groups::memory(clock, entropy.clone(), Arc::clone(&events)),
+                events,
+                meters: Arc::new(AllEndpointCounters::new(1)),
+            };
+            let context = Context::start(&settings, None, parts, clock, &entropy).unwrap();
+            let watch =
+                PolicyWatcher::start(&context, settings.policies.dir.as_deref(), settings.policies.poll).unwrap();
+            Self { folder, context, _watch: watch }
         }
 
         fn drop_in(&self, bytes: &[u8]) {
@@ -237,19 +257,19 @@ mod tests {
 
         /// The name of the live policy.
         fn serves(&self) -> String {
-            self.host.shared.rollout.upstreams[0].current().policy.description().name.clone()
+            self.context.upstreams[0].current().policy.description().name.clone()
         }
 
         /// Waits for an event of this kind with this text.
         fn told(&self, kind: &str, text: &str) -> telemetry::Event {
             for _ in 0..6000 {
-                let events = self.host.shared.events.after(0);
+                let events = self.context.events.after(0);
                 if let Some(event) = events.into_iter().find(|event| event.kind == kind && event.text.contains(text)) {
                     return event;
                 }
                 thread::sleep(Duration::from_millis(10));
             }
-            panic!("no {kind} with {text:?}: {:?}", self.host.shared.events.after(0));
+            panic!("no {kind} with {text:?}: {:?}", self.context.events.after(0));
         }
     }
 
@@ -267,7 +287,7 @@ mod tests {
             watching.drop_in(format!("test-panic:{place};").as_bytes());
             watching.told(kind, text);
             assert_eq!(watching.serves(), "http-standard", "{place}");
-            watching.drop_in(include_bytes!("../../../../../guest-policies/prebuilt/fhir.wasm"));
+            watching.drop_in(include_bytes!("../../../../guest-policies/prebuilt/fhir.wasm"));
             watching.told("policy-installed", "generation 2");
             assert_eq!(watching.serves(), "fhir", "{place}");
         }

@@ -1,5 +1,13 @@
 //! Admits attempts: breaker, retry budget and every rate limit, all or nothing, in one step.
 
+#[cfg(test)]
+use triage_config as config;
+use triage_core::{breaker, clock, rate_limit, rng};
+use triage_engine as policy;
+use triage_state as state;
+use triage_state_redis as state_redis;
+use triage_telemetry as telemetry;
+
 mod adaptive_throttle;
 
 use crate::{

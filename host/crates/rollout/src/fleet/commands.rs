@@ -5,10 +5,7 @@ use super::{
     staging::{Asked, Unstaged, Wanted},
 };
 use crate::{
-    policy::Digest,
-    rollout::{Context, UpstreamPolicy},
-    state::rollout::MessageReply,
-    state_redis::LinkError,
+    Context, UpstreamPolicy, policy::Digest, state::rollout::MessageReply, state_redis::LinkError,
     upstream_runtime::StagePhase,
 };
 use std::{sync::Arc, time::Duration};

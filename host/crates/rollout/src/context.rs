@@ -24,12 +24,16 @@ use std::sync::Arc;
 pub struct Context {
     /// The upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<UpstreamPolicy>>,
-    pub(crate) engine: Engine,
+    /// Compiles and runs components.
+    pub engine: Engine,
     /// Public keys; one of them must have signed a component.
-    pub(crate) keys: Keys,
-    pub(crate) registry: Registry,
-    pub(crate) gates: Groups,
-    pub(crate) events: Arc<Events>,
+    pub keys: Keys,
+    /// Fetches components.
+    pub registry: Registry,
+    /// The groups of breakers, budgets and rate limits.
+    pub gates: Groups,
+    /// Events that an operator reads.
+    pub events: Arc<Events>,
 }
 
 /// What [`Context::start`] loads upstreams with.

@@ -9,12 +9,12 @@ use super::{
     state_file::Memory,
 };
 use crate::{
+    Context, UpstreamPolicy,
     clock::Clock,
     config::settings::{PolicySource, Settings, State},
     policy::{Digest, Policy},
     registry::Target,
     rng::Rng,
-    rollout::{Context, UpstreamPolicy},
     state::rollout::MessageReply,
     state_redis::{LinkError, Pushed, RedisConnection, agreement::RedisAgreement},
     telemetry::Events,
@@ -313,7 +313,7 @@ impl Follower {
     }
 
     /// The live policy failed too often here: reports it to the fleet.
-    pub(in crate::rollout) fn failed_here(&self, artifact: Option<Digest>) {
+    pub(crate) fn failed_here(&self, artifact: Option<Digest>) {
         if self.planner.lock().fault(artifact) {
             self.wake.notify_one();
         }
@@ -341,7 +341,7 @@ impl Follower {
 }
 
 /// Starts a task on the Redis thread for each upstream that follows a fleet. The tasks end with the host.
-pub(crate) fn start(context: &Arc<Context>) {
+pub fn start(context: &Arc<Context>) {
     for following in context.upstreams.iter().filter_map(|serving| serving.following.as_ref()) {
         let link = following.agreement.link();
         let (wake, message) = (Arc::clone(&following.wake), following.agreement.message());

@@ -2,9 +2,10 @@
 
 use super::Follower;
 use crate::{
+    Context, UpstreamPolicy,
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
-    rollout::{Context, UpstreamPolicy, told},
+    told,
     upstream_runtime::{self, ServiceError, StagePhase, UpstreamRuntime},
 };
 use std::{

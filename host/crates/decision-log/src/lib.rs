@@ -5,6 +5,18 @@
 //! the upstream: no header values except plain retry hints such as `Retry-After`, no paths, no bodies, no claims. If a replay needs
 //! them, it counts the decision as not replayed.
 
+#[cfg(test)]
+use triage_admission as admission;
+#[cfg(test)]
+use triage_config as config;
+#[cfg(test)]
+use triage_core::rng;
+use triage_core::{clock, route};
+use triage_engine as policy;
+#[cfg(test)]
+use triage_telemetry as telemetry;
+use triage_upstream_runtime as upstream_runtime;
+
 mod encode;
 mod endpoint_match;
 mod format;

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    rollout::fleet::{notices::Notice, staging::Unstaged},
+    fleet::{notices::Notice, staging::Unstaged},
     state::rollout::Host,
     upstream_runtime::StagePhase,
 };
