@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use triage::{clock::Clock, rng::Rng};
+use triage_core::{clock::Clock, rng::Rng};
 
 /// Sends bytes, closes the sending side, and reads until the connection ends.
 async fn all(front: &Front, request: &[u8]) -> String {
@@ -369,7 +369,7 @@ async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
 async fn half_sent_heads_are_held_up_to_the_memory_limit() {
     let (upstream, warm) = world("").await;
     serves(&warm, "the start").await;
-    let limit = (triage::telemetry::memory_bytes().unwrap() + (24 << 20)).max(64 << 20);
+    let limit = (triage_telemetry::memory_bytes().unwrap() + (24 << 20)).max(64 << 20);
     let keys = format!("memory_limit = \"{limit}B\"\nheader_read_timeout = \"60s\"\n");
     let front = Front::with_server(&keys, &upstream.url());
     let mut head = b"GET /a HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
@@ -402,7 +402,7 @@ async fn half_sent_heads_are_held_up_to_the_memory_limit() {
 async fn an_answer_under_way_counts_against_the_memory_limit() {
     let upstream =
         Scripted::start(|seen| if seen.line().contains("/slow") { ok("", "a part of it") } else { ok("", "") }).await;
-    let mut settings = triage::config::for_upstream(&upstream.url(), "http-standard").unwrap();
+    let mut settings = triage_config::for_upstream(&upstream.url(), "http-standard").unwrap();
     settings.server.memory_limit = Some(1);
     let host = triage::Host::new(&settings, Clock::system(), Rng::system()).unwrap();
     let ask = async |path: &str| host.call(http::Request::get(path).body(bytes::Bytes::new()).unwrap()).await;
@@ -423,7 +423,7 @@ async fn bodies_are_held_up_to_the_memory_limit() {
     static BYTES: [u8; BODY - 1] = [b'x'; BODY - 1];
     let (upstream, warm) = world("").await;
     serves(&warm, "the start").await;
-    let limit = (triage::telemetry::memory_bytes().unwrap() + ROOM).max(64 << 20);
+    let limit = (triage_telemetry::memory_bytes().unwrap() + ROOM).max(64 << 20);
     let keys = format!("memory_limit = \"{limit}B\"\n");
     let front = Front::with_server(&keys, &upstream.url());
     let head = format!("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY}\r\n\r\n");

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     time::Instant,
 };
-use triage::admin::OPENAPI;
+use triage_admin::OPENAPI;
 
 mod actions;
 mod explain;
@@ -266,7 +266,7 @@ async fn a_flood_is_answered_with_429_and_callers_do_not_notice() {
 #[test]
 fn a_listener_beyond_this_machine_needs_a_token() {
     let toml = "[admin]\nlisten = \"0.0.0.0:0\"\n[upstreams.api]\nbase_url = \"http://api.invalid\"\n";
-    let problems = triage::config::from_toml(toml).unwrap_err().to_string();
+    let problems = triage_config::from_toml(toml).unwrap_err().to_string();
     assert!(
         problems.starts_with("admin.listen: got \"0.0.0.0:0\", but whoever reaches it could steer the host"),
         "{problems}"
@@ -280,7 +280,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
     let toml = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"{address}\"\n[upstreams.api]\nbase_url = \"http://api.invalid\"\n"
     );
-    let error = triage::server::Server::start(&triage::config::from_toml(&toml).unwrap()).unwrap_err().to_string();
+    let error = triage::server::Server::start(&triage_config::from_toml(&toml).unwrap()).unwrap_err().to_string();
     assert_eq!(
         error,
         format!(

@@ -9,11 +9,9 @@ use crate::{
     },
 };
 use std::{fs, path::PathBuf, time::Duration};
-use triage::{
-    config,
-    rollout::{CandidateReport, Difference, Event},
-    upstream_runtime::StagePhase,
-};
+use triage_config as config;
+use triage_rollout::{CandidateReport, Difference, Event};
+use triage_upstream_runtime::StagePhase;
 
 /// A host with a policy folder, `http-standard` as the live policy, and a candidate `next.wasm` that may appear later.
 struct Trial {

@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use triage::policy::{Contract, Engine, LoadOptions, Policy, VERSION};
+use triage_engine::{Contract, Engine, LoadOptions, Policy, VERSION};
 use wit_component::semver_check;
 use wit_parser::{PackageId, Resolve};
 

@@ -1,7 +1,7 @@
 //! Checks the shipped service files against the host.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
-use triage::config;
+use triage_config as config;
 
 fn shipped(name: &str) -> String {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);

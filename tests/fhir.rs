@@ -16,13 +16,10 @@ use http::{Method, Request};
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
-use triage::{
-    Host,
-    clock::Clock,
-    config::{self, settings::Settings},
-    policy::{Engine, LoadError, LoadOptions, Policy, prebuilt},
-    rng::Rng,
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_core::{clock::Clock, rng::Rng};
+use triage_engine::{Engine, LoadError, LoadOptions, Policy, prebuilt};
 
 /// Limits, budget and breaker are switched off.
 const UPSTREAM: &str = r#"

@@ -11,7 +11,7 @@ use crate::support::{create, fleet::Fleet, front::Front, redis_server::RedisServ
 use http::{HeaderValue, Request};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::task::JoinSet;
-use triage::emulator::{Call, Emulator, Fault, Faults, Options, When};
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, Options, When};
 
 /// The main check: each line fails if the hosts share nothing.
 #[tokio::test]

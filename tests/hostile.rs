@@ -14,7 +14,7 @@ use crate::support::{World, create, create_in, from_guest};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use std::sync::Arc;
-use triage::emulator::{Call, Fault, Faults, Options, When};
+use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
 
 async fn creates_are_not_repeated(guest: &str) {
     let world = Arc::new(World::new(&from_guest(guest), Options { capacity: 20_000, ..Options::immediate() }));

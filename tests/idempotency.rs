@@ -2,7 +2,7 @@
 
 use crate::support::{World, create, settings, unlimited};
 use std::{sync::Arc, time::Duration};
-use triage::emulator::Options;
+use triage_hospital::emulator::Options;
 
 #[tokio::test(start_paused = true)]
 async fn a_key_is_replayed_to_the_byte() {

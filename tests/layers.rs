@@ -24,14 +24,11 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
-use triage::{
-    Host,
-    clock::Clock,
-    config::{self, settings::Settings},
-    policy::contract::{Failure, FailureKind},
-    rng::Rng,
-    upstream::{Inbound, Outbound, Transport, full},
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_core::{clock::Clock, rng::Rng};
+use triage_engine::contract::{Failure, FailureKind};
+use triage_upstream::{Inbound, Outbound, Transport, full};
 
 /// How the upstream treats one request.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
-use triage::telemetry::METRICS;
+use triage_telemetry::METRICS;
 
 /// Values by name and labels, as written in the page.
 type Samples = BTreeMap<String, f64>;
@@ -349,10 +349,10 @@ fn rules_and_dashboard_ask_for_metrics_that_exist() {
         assert!(asked > 10, "{asked}");
     }
     for reason in rules.split("reason=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
-        assert!(triage::error::REASONS.contains(&reason), "{reason}");
+        assert!(triage_problem::REASONS.contains(&reason), "{reason}");
     }
     for kind in rules.split("kind=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
-        assert!(triage::telemetry::KINDS.contains(&kind), "{kind}");
+        assert!(triage_telemetry::KINDS.contains(&kind), "{kind}");
     }
     let Some(program) = prometheus() else { return };
     let promtool = program.replace("prometheus", "promtool").replace("/promtool/", "/prometheus/");

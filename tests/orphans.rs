@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{sleep, timeout};
-use triage::emulator::{Call, Fault, Faults, Options, When};
+use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
 
 /// The counters of a run.
 #[derive(Debug, Default)]

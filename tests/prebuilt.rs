@@ -1,7 +1,7 @@
 //! The prebuilt components match their sources.
 
 use std::path::Path;
-use triage::policy::build::sources;
+use triage_engine::build::sources;
 
 #[test]
 fn components_were_built_from_these_sources() {

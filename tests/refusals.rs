@@ -17,17 +17,13 @@ use std::{
     },
     time::Duration,
 };
-use triage::{
-    Host,
-    clock::Clock,
-    config::{self, settings::Settings},
-    emulator::{Call, ColdStart, Fault, Faults, Meanwhile, Options, When},
-    error::Problem,
-    policy::contract::{Failure, FailureKind},
-    rate_limit::Quota,
-    rng::Rng,
-    upstream::{Body, Inbound, Outbound, Transport, full, headers::Caller},
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_core::{clock::Clock, rate_limit::Quota, rng::Rng};
+use triage_engine::contract::{Failure, FailureKind};
+use triage_hospital::emulator::{Call, ColdStart, Fault, Faults, Meanwhile, Options, When};
+use triage_problem::Problem;
+use triage_upstream::{Body, Inbound, Outbound, Transport, full, headers::Caller};
 
 /// The parts of a refusal that a caller sees.
 #[derive(Debug, PartialEq, Eq)]
@@ -385,7 +381,7 @@ async fn produced(problem: &Problem) -> Answered {
         }
         Problem::NoRecord => plain("", "").get("/.triage/records/none").await,
         Problem::BodyBroken => {
-            let broken: triage::upstream::BoxError = "gone".into();
+            let broken: triage_upstream::BoxError = "gone".into();
             let body = StreamBody::new(stream::iter([Err(broken)])).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
         }
@@ -462,7 +458,7 @@ async fn produced(problem: &Problem) -> Answered {
             plain("", "").upstream(|_| Scripted::Fail(FailureKind::Exhausted, false)).get("/list").await
         }
         Problem::DeadlineBeforeSend => {
-            let body = StreamBody::new(stream::pending::<Result<_, triage::upstream::BoxError>>()).boxed();
+            let body = StreamBody::new(stream::pending::<Result<_, triage_upstream::BoxError>>()).boxed();
             plain("", "").handle(Request::post("/rows").body(body).unwrap()).await
         }
         Problem::Asleep => {
@@ -568,8 +564,8 @@ fn every_problem() -> Vec<Problem> {
         Problem::StoreUnavailable,
         Problem::EffectUnknown,
         Problem::UnsentSinceLoss,
-        Problem::UnknownAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
-        Problem::SeveralAfterLoss { record: triage::idempotency::RecordId::from_bytes([7; 32]) },
+        Problem::UnknownAfterLoss { record: triage_state::idempotency::RecordId::from_bytes([7; 32]) },
+        Problem::SeveralAfterLoss { record: triage_state::idempotency::RecordId::from_bytes([7; 32]) },
         Problem::NotInEffect { class: "rejected" },
         failed(FailureKind::Timeout, true),
         failed(FailureKind::Reset, true),

@@ -11,12 +11,10 @@ use crate::{
 };
 use minisign::KeyPair;
 use std::{fs, io::Cursor, path::Path, time::Duration};
-use triage::{
-    config,
-    policy::Digest,
-    registry::{Artifact, Credentials, Registry, RegistryError},
-    server::Server,
-};
+use triage::server::Server;
+use triage_config as config;
+use triage_engine::Digest;
+use triage_registry::{Artifact, Credentials, Registry, RegistryError};
 
 fn digest(bytes: &[u8]) -> String {
     Digest::of(bytes).to_string()
@@ -247,10 +245,8 @@ async fn a_pushed_policy_serves_by_its_digest() {
     // Like `serve` with a home folder, which contains the key of the compiled-code cache.
     let settings = |text: &str| {
         let mut settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
-        settings.policies.cache = Some(triage::policy::CachePlaces {
-            dir: folder.path().join("cache"),
-            key: folder.path().join("state/key"),
-        });
+        settings.policies.cache =
+            Some(triage_engine::CachePlaces { dir: folder.path().join("cache"), key: folder.path().join("state/key") });
         settings
     };
     let serves = |text: String| {

@@ -6,7 +6,8 @@ use crate::support::{
     stage::{Stage, prebuilt},
 };
 use std::{fs, time::Duration};
-use triage::{rollout::Event, upstream_runtime::StagePhase};
+use triage_rollout::Event;
+use triage_upstream_runtime::StagePhase;
 
 mod load;
 

@@ -8,11 +8,9 @@ mod partitions;
 use crate::support::{Answered, World, create_in};
 use std::{sync::Arc, time::Duration};
 use tokio::task::{JoinHandle, JoinSet};
-use triage::{
-    Host,
-    config::{self, settings::Settings},
-    emulator::{Call, Emulator, Fault, Faults, Options, When},
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, Options, When};
 
 /// The policy's own value: how late a create may be applied.
 const COMMIT_WITHIN: Duration = Duration::from_secs(75);

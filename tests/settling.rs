@@ -5,10 +5,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use triage::{
-    config,
-    emulator::{Call, Fault, Faults, Options, When},
-};
+use triage_config as config;
+use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
 
 #[tokio::test(start_paused = true)]
 async fn a_create_is_answered_with_its_hospital() {

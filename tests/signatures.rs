@@ -7,16 +7,14 @@ use crate::support::{
 };
 use minisign::{KeyPair, PublicKey, SecretKey};
 use std::{fs, io::Cursor, path::Path};
-use triage::{
-    config,
-    policy::{
-        Digest,
-        signature::{KeyError, KeySource, Keys, SignatureError},
-    },
-    rollout::Event,
-    server::Server,
-    upstream_runtime::StagePhase,
+use triage::server::Server;
+use triage_config as config;
+use triage_engine::{
+    Digest,
+    signature::{KeyError, KeySource, Keys, SignatureError},
 };
+use triage_rollout::Event;
+use triage_upstream_runtime::StagePhase;
 
 /// A signer with a key pair.
 struct Signer {

@@ -16,13 +16,10 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use triage::{
-    Host,
-    clock::Clock,
-    config::{self, settings::Settings},
-    emulator::{Emulator, InProcess, Options},
-    rng::Rng,
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_core::{clock::Clock, rng::Rng};
+use triage_hospital::emulator::{Emulator, InProcess, Options};
 
 /// A batch for all tests, since each has its own emulator.
 pub const BATCH: &str = "7d3c5a52-0000-4000-8000-000000000001";
@@ -115,7 +112,7 @@ pub fn create_in(batch: &str, name: &str, key: Option<&str>) -> Request<Bytes> {
     request.body(Bytes::from(body.to_string())).unwrap()
 }
 
-pub async fn read(response: Response<triage::upstream::Body>) -> Answered {
+pub async fn read(response: Response<triage_upstream::Body>) -> Answered {
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("the body is whole").to_bytes();
     Answered { status: head.status.as_u16(), headers: head.headers, body }

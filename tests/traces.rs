@@ -7,10 +7,8 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 use std::fs;
-use triage::{
-    decision_log::{self, Report},
-    policy::{Engine, LoadOptions, Policy},
-};
+use triage_decision_log::{self as decision_log, Report};
+use triage_engine::{Engine, LoadOptions, Policy};
 
 const SECRET: &str = "Meryem-Yilmaz";
 

@@ -8,13 +8,10 @@ use bytes::Bytes;
 use http::Request;
 use payments::{Faults, Payments};
 use std::{collections::HashSet, sync::Arc, time::Duration};
-use triage::{
-    Host,
-    clock::Clock,
-    config::{self, settings::Settings},
-    rng::Rng,
-    upstream::Transport,
-};
+use triage::Host;
+use triage_config::{self as config, settings::Settings};
+use triage_core::{clock::Clock, rng::Rng};
+use triage_upstream::Transport;
 
 /// Settings that permit every retry. `keys` are further keys of every endpoint.
 fn settings(keys: &str) -> Settings {

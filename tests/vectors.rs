@@ -4,7 +4,7 @@ mod languages;
 mod safety;
 
 use std::time::Duration;
-use triage::policy::{Engine, LoadOptions, Policy, golden_tests, hints, prebuilt};
+use triage_engine::{Engine, LoadOptions, Policy, golden_tests, hints, prebuilt};
 
 /// The component under test: the embedded one, or one of `TRIAGE_PREBUILT`, which the rebuild check sets.
 fn component(name: &str) -> Vec<u8> {

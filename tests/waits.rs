@@ -3,14 +3,11 @@
 use crate::support::{Answered, World, create, read, settings};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
-use triage::{
-    Host,
-    clock::Clock,
-    config,
-    emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When},
-    rng::Rng,
-    upstream::Transport,
-};
+use triage::Host;
+use triage_config as config;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When};
+use triage_upstream::Transport;
 
 async fn create_waiting(world: &World, name: &str, key: Option<&str>, prefer: &str) -> Answered {
     let mut request = create(name, key);

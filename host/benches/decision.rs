@@ -6,23 +6,25 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::RETRY_AFTER};
 use std::{hint::black_box, num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use triage::{
+use triage_core::{
     breaker,
     clock::Clock,
-    idempotency::{Fingerprint, Identity},
-    policy::{
-        Engine, LoadOptions, Policy,
-        contract::{Attempt, BreakerSignal, Effect, Outcome, Purpose},
-        prebuilt,
-    },
     rate_limit::Quota,
     retry::budget,
     rng::Rng,
     route::{Router, is_plain},
-    state::group::{AttemptKind, Report, Settings},
-    store::memory::admission::MemoryGate,
-    telemetry::{AllEndpointCounters, RequestRecorder, TimelineEvent, WorkersTelemetry},
 };
+use triage_engine::{
+    Engine, LoadOptions, Policy,
+    contract::{Attempt, BreakerSignal, Effect, Outcome, Purpose},
+    prebuilt,
+};
+use triage_state::{
+    group::{AttemptKind, Report, Settings},
+    idempotency::{Fingerprint, Identity},
+    memory::admission::MemoryGate,
+};
+use triage_telemetry::{AllEndpointCounters, RequestRecorder, TimelineEvent, WorkersTelemetry};
 
 fn decisions(criterion: &mut Criterion) {
     let engine = Engine::start().unwrap();

@@ -13,19 +13,25 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use std::{env, hint::black_box, sync::Arc, time::Duration};
 use tokio::runtime::{Builder, Runtime};
-use triage::{
-    Host,
+use triage::Host;
+use triage_config as config;
+use triage_core::{
     clock::{self, Clock},
-    config,
+    rng::Rng,
+};
+use triage_engine::contract::Failure;
+use triage_state::{
     idempotency::{
         Arriving, BeginRequest, Entry, FencingToken, Fingerprint, Identity, Likeness, RecordId, Records, Settings,
         Ticket, unanswered::Terms,
     },
-    policy::contract::Failure,
-    rng::Rng,
-    store::memory::records::{Limits, MemoryRecords},
-    upstream::{Inbound, Outbound, Transport, full},
+    memory::records::{Limits, MemoryRecords},
 };
+use triage_upstream::{Inbound, Outbound, Transport, full};
+
+/// The program's allocator: tracking allocates, so another one would measure another program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A row of about 300 bytes for the hospital API.
 const ROW: &str = r#"{"name": "General Hospital of the Northern District", "address": "12 Long Street, 10117 Somewhere, in the country", "phone": "+49 30 1234567", "email": "desk@hospital.example", "website": "https://hospital.example", "beds": 420, "creation_batch_id": "7d3c5a52-0000-4000-8000-000000000001", "active": true}"#;

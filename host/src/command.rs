@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use std::{io, process::ExitCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use triage::{config::Flags, demo, import};
+use triage::demo;
+use triage_config::Flags;
+use triage_hospital::import;
 
 /// The subcommands of `triage`.
 #[derive(Debug, Subcommand)]
@@ -40,7 +42,7 @@ pub enum Command {
     /// Record an upstream's decisions from a running host, for `triage policy replay`
     Record(record::Options),
     /// Compile a component from standard input: `triage serve` starts itself so
-    #[command(name = triage::policy::compiler::ARGUMENT, hide = true)]
+    #[command(name = triage_engine::compiler::ARGUMENT, hide = true)]
     Compile {
         /// For which tier
         tier: String,
@@ -81,7 +83,7 @@ impl Command {
             Self::Record(options) => runtime()?.block_on(record::run(&options)),
             Self::Records(command) => command.run(),
             Self::Compile { tier } => {
-                triage::policy::compiler::compile_child(&tier)?;
+                triage_engine::compiler::compile_child(&tier)?;
                 Ok(code(true))
             }
             Self::Config(command) => command.run(),

@@ -14,7 +14,7 @@ use crate::{
         golden_tests, hints, prebuilt,
     },
     route,
-    store::redis::records::read_kept,
+    state_redis::records::read_kept,
     upstream::{
         headers,
         redirect::{self, Origin, Route},

@@ -1,50 +1,78 @@
 //! Triage: a WebAssembly policy host in front of an HTTP API.
 //!
-//! The package holds the program, the listener ([`server`]) and the demo. The rooms below are crates of their own, each with one purpose;
-//! cargo forbids cycles between them:
+//! A program that embeds the gateway needs three things:
+//!
+//! - [`Host`], built from a [`config`]: it answers requests with breakers, limits, retries and idempotency records around each.
+//! - [`HostService`] and [`HostLayer`]: the host as a tower service, and as a layer before a service of your own that calls the upstream.
+//! - [`transport::Transport`]: another way to the upstream than the host's own HTTP clients.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use std::sync::Arc;
+//! use triage::{Clock, Host, Rng, config, emulator::{Emulator, InProcess, Options}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = config::for_upstream("http://hospital.invalid", "hospital-directory")?;
+//! // In service: `Host::new`. Here the upstream is the emulator of the hospital directory, in this process.
+//! let upstream = Arc::new(InProcess(Emulator::new(Options::default())));
+//! let host = Host::with_transports(&settings, Clock::system(), Rng::system(), vec![upstream])?;
+//! let response = host.call(http::Request::get("/hospitals/").body(Bytes::new())?).await;
+//! assert_eq!(response.headers()["triage-verdict"], "applied");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The program `triage` is this package's binary: the listener, the demo and the command line. All else is in crates of their own, each with
+//! one purpose; cargo forbids cycles between them:
 //!
 //! ```text
 //! core <- engine, upstream <- problem <- telemetry <- state <- state-redis
 //!      <- overload, registry, settlement, config
 //!      <- admission <- upstream-runtime <- decision-log <- rollout
-//!      <- gateway <- admin <- triage
+//!      <- gateway <- admin, hospital <- triage
 //! ```
-//!
-//! [`Host`] is the way in for a program that embeds the gateway: build it from [`config`], and call it with requests.
 
+// For the program, its tests and the fuzz targets.
+#[doc(hidden)]
 pub mod demo;
 #[doc(hidden)]
 pub mod fuzz_inputs;
+#[doc(hidden)]
 pub mod preflight;
+#[doc(hidden)]
 pub mod server;
+mod tower;
 
-pub use triage_admin as admin;
-pub use triage_admission as admission;
-pub use triage_bounded_file as bounded_file;
+pub use tower::{HostLayer, HostService};
 pub use triage_config as config;
-pub use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret, units};
-pub use triage_decision_log as decision_log;
-pub use triage_engine as policy;
-pub(crate) use triage_gateway::authority;
-pub use triage_gateway::{Host, HostError, host, pipeline, tls};
-pub use triage_hospital::{emulator, import};
-pub use triage_overload as overload;
-pub use triage_problem as error;
-pub use triage_registry as registry;
-pub use triage_rollout as rollout;
-pub use triage_settlement as settlement;
-pub use triage_state as state;
-pub use triage_state::idempotency;
-pub use triage_telemetry as telemetry;
-pub use triage_upstream as upstream;
-pub(crate) use triage_upstream::flush_notice;
-pub use triage_upstream_runtime as upstream_runtime;
+pub use triage_core::{clock::Clock, rng::Rng};
+pub use triage_gateway::{Host, HostError};
+pub use triage_hospital::emulator;
 
-/// The stores that keep state.
-pub mod store {
-    pub use triage_state::{local_fallback, memory};
-    pub use triage_state_redis as redis;
+/// The way to an upstream: what [`Host::with_transports`] takes, and the bodies of requests and responses.
+pub mod transport {
+    pub use triage_core::contract::{Failure, FailureKind, FailureReason};
+    pub use triage_upstream::{Body, BoxError, Inbound, Outbound, OutboundBody, Transport, full};
 }
+
+use triage_admin as admin;
+use triage_admission as admission;
+use triage_core::{clock, rng, route, secret};
+use triage_decision_log as decision_log;
+use triage_engine as policy;
+use triage_gateway::{authority, host, pipeline, tls};
+use triage_hospital::import;
+use triage_overload as overload;
+use triage_problem as error;
+use triage_registry as registry;
+use triage_rollout as rollout;
+use triage_settlement as settlement;
+use triage_state::idempotency;
+use triage_state_redis as state_redis;
+use triage_telemetry as telemetry;
+use triage_upstream::{self as upstream, flush_notice};
+use triage_upstream_runtime as upstream_runtime;
 
 /// The book's page about the library: a doctest compiles and runs its example.
 #[cfg(doctest)]

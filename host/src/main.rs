@@ -12,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 use tracing_subscriber::EnvFilter;
-use triage::config::Problems;
+use triage_config::Problems;
 
 /// A request makes some hundred small allocations on one thread. Measured: mimalloc gives a tenth more throughput.
 #[global_allocator]
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => match error.downcast::<Problems>() {
             Ok(problems) => {
-                eprint!("{}", triage::config::verdict(&Err(problems)));
+                eprint!("{}", triage_config::verdict(&Err(problems)));
                 ExitCode::from(USAGE)
             }
             Err(error) => {

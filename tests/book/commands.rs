@@ -3,7 +3,7 @@
 use super::{all_pages, blocks, read, repository};
 use std::process::Command;
 use toml::{Table, Value};
-use triage::config;
+use triage_config as config;
 
 /// Completes a configuration, since a page may show only a part of one.
 fn completed(block: &str) -> Result<String, String> {

@@ -6,7 +6,9 @@ use super::{read, source_folder};
 use crate::{process::child::run, refusals};
 use serde_json::Value;
 use std::{env, fmt::Write as _, fs};
-use triage::{admin::OPENAPI, config, telemetry};
+use triage_admin::OPENAPI;
+use triage_config as config;
+use triage_telemetry as telemetry;
 
 /// Compares the text between a page's markers with the program's output.
 fn compare(page: &str, marker: &str, said: &str) {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tokio::net::TcpListener;
-use triage::emulator::{Emulator, Options};
+use triage_hospital::emulator::{Emulator, Options};
 
 /// The libraries that the programs import.
 const LIBRARIES: [&str; 3] = ["requests==2.32.5", "httpx==0.28.1", "celery==5.5.3"];

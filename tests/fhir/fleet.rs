@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{Method, Request};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
-use triage::{Host, clock::Clock, rng::Rng};
+use triage::Host;
+use triage_core::{clock::Clock, rng::Rng};
 
 /// How late a create may be committed in this test.
 const SETTINGS: &str = r#"policy_settings = { commit_within = "2s", wait = { kind = "fixed", seconds = 0.01 } }"#;

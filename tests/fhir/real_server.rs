@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep;
-use triage::{Host, clock::Clock, rng::Rng, upstream::HttpClient};
+use triage::Host;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_upstream::HttpClient;
 
 /// The running server, killed on drop.
 struct Sekmet {

@@ -27,10 +27,8 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-use triage::{
-    emulator::{Call, Emulator, Options},
-    rng::Rng,
-};
+use triage_core::rng::Rng;
+use triage_hospital::emulator::{Call, Emulator, Options};
 
 /// Settings of the upstream without breaker, budget and limits, but with the policy's real commit time.
 pub(super) fn settings(lock: &str, attempt_timeout: &str, deadline: &str) -> String {

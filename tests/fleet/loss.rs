@@ -18,10 +18,8 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use triage::{
-    emulator::{Call, Emulator, Fault, Faults, Options, When},
-    rng::Rng,
-};
+use triage_core::rng::Rng;
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, Options, When};
 
 fn flush(fleet: &Fleet) {
     let () = fleet.server.ask(&["FLUSHALL"]);

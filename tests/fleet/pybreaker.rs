@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{task::block_in_place, time::sleep};
-use triage::emulator::{Fault, Faults, When};
+use triage_hospital::emulator::{Fault, Faults, When};
 
 /// The latest version, and the last one that did not count successes.
 const VERSIONS: [&str; 2] = ["1.4.1", "1.2.0"];

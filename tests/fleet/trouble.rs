@@ -150,9 +150,9 @@ async fn a_server_whose_memory_is_full() {
 #[tokio::test]
 async fn a_server_whose_memory_is_full_when_the_answer_comes() {
     let mut fleet = Fleet::new();
-    fleet.emulator = triage::emulator::Emulator::new(triage::emulator::Options {
+    fleet.emulator = triage_hospital::emulator::Emulator::new(triage_hospital::emulator::Options {
         create_delay: Duration::from_millis(200),
-        ..triage::emulator::Options::immediate()
+        ..triage_hospital::emulator::Options::immediate()
     });
     let host = fleet.host();
     let own = host.clone();

@@ -11,14 +11,11 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
-use triage::{
-    Host,
-    clock::Clock,
-    config::settings::Settings,
-    emulator::{Call, Emulator, Fault, Faults, InProcess, When},
-    idempotency::RecordId,
-    rng::Rng,
-};
+use triage::Host;
+use triage_config::settings::Settings;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, InProcess, When};
+use triage_state::idempotency::RecordId;
 
 /// Lists per minute: half of them at once, the rest evenly spread.
 const LISTS: u32 = 120;

@@ -6,15 +6,14 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use std::{fs, time::Duration};
 use tokio::time::Instant;
-use triage::{
-    clock, config,
-    emulator::{Call, Fault, Faults, Options, When},
-    policy::{
-        self, Engine, LoadOptions, Policy,
-        contract::{Attempt, Effect, Outcome, Purpose},
-    },
-    rollout::Event,
+use triage_config as config;
+use triage_core::clock;
+use triage_engine::{
+    self as policy, Engine, LoadOptions, Policy,
+    contract::{Attempt, Effect, Outcome, Purpose},
 };
+use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
+use triage_rollout::Event;
 
 /// A host with a guest as its policy, and further keys of the upstream and of every endpoint.
 fn world(guest: &Guest, keys: &str, defaults: &str) -> World {

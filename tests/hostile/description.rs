@@ -4,7 +4,7 @@ use super::{
     guest::{Guest, at},
     refusal::{Case, failed, refused, spoilt},
 };
-use triage::upstream_runtime::StagePhase;
+use triage_upstream_runtime::StagePhase;
 
 /// Not UTF-8 after its second byte.
 const BROKEN: &[u8] = b"ok\xff\xfe";

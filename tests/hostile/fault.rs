@@ -3,7 +3,9 @@
 
 use super::guest::{Guest, REPLACE, SPIN, TRAP, at};
 use crate::support::stage::Stage;
-use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
+use triage_engine::Digest;
+use triage_rollout::Event;
+use triage_upstream_runtime::StagePhase;
 
 /// A name, a guest and its last fault, as the event reports it.
 struct Case(&'static str, Guest, String);

@@ -6,11 +6,9 @@ use super::{
 };
 use crate::support::stage::{Stage, prebuilt};
 use std::{fs, io::Write as _};
-use triage::{
-    policy::{Engine, LoadError, LoadOptions, Policy},
-    rollout::Event,
-    upstream_runtime::StagePhase,
-};
+use triage_engine::{Engine, LoadError, LoadOptions, Policy};
+use triage_rollout::Event;
+use triage_upstream_runtime::StagePhase;
 
 fn invalid(cause: &str) -> String {
     format!(

@@ -2,7 +2,9 @@
 
 use super::guest::Guest;
 use crate::support::stage::Stage;
-use triage::{policy::Digest, rollout::Event, upstream_runtime::StagePhase};
+use triage_engine::Digest;
+use triage_rollout::Event;
+use triage_upstream_runtime::StagePhase;
 
 /// A name, a component, and the event's step and reason.
 pub struct Case(pub &'static str, pub Vec<u8>, pub StagePhase, pub String);

@@ -7,7 +7,7 @@ use super::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use std::time::Duration;
-use triage::policy::{
+use triage_engine::{
     Engine, Fault, LoadOptions, Policy, Tier,
     contract::{Attempt, Effect, Outcome, Purpose, Verdict},
 };

@@ -4,7 +4,7 @@ use super::{Answer, Plan, Stage, api, millis, secs};
 use tokio::time::sleep;
 
 /// No retries and no jitter: each request is one call, and all times are exact.
-fn settings(breaker: &str) -> triage::config::settings::Settings {
+fn settings(breaker: &str) -> triage_config::settings::Settings {
     api(&format!(
         "retry = {{ max_attempts = 1 }}\nattempt_timeout = \"5s\"\nbreaker = {{ jitter = 0, open_for = \"10s\", {breaker} }}"
     ))
@@ -278,10 +278,10 @@ async fn a_callers_own_short_deadline_is_no_failure_of_the_upstream() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_sends_its_body_slowly_is_no_failure_of_the_upstream() {
     let small = "[upstreams.api]\nbase_url = \"http://api.invalid\"\nmax_buffered_request = \"1KiB\"\n";
-    let settings = triage::config::from_toml(small).unwrap_or_else(|problems| panic!("{problems}"));
+    let settings = triage_config::from_toml(small).unwrap_or_else(|problems| panic!("{problems}"));
     let stage = Stage::new(&settings, |request| match request.body {
-        triage::upstream::OutboundBody::Stream(_) => Plan::status(200).after(secs(3600)),
-        triage::upstream::OutboundBody::Bytes(_) => Plan::status(200),
+        triage_upstream::OutboundBody::Stream(_) => Plan::status(200).after(secs(3600)),
+        triage_upstream::OutboundBody::Bytes(_) => Plan::status(200),
     });
     for _ in 0..10 {
         let large = http::Request::put("/").body(bytes::Bytes::from(vec![b'x'; 2 << 10])).unwrap();
@@ -294,7 +294,7 @@ async fn a_caller_that_sends_its_body_slowly_is_no_failure_of_the_upstream() {
 #[tokio::test(start_paused = true)]
 async fn the_health_call_gates_half_open() {
     use crate::support::{World, read};
-    use triage::emulator::{Call, Fault, Faults, Options, When};
+    use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
     let text = r#"
         [upstreams.hospital]
         base_url = "http://hospital.invalid"
@@ -303,7 +303,7 @@ async fn the_health_call_gates_half_open() {
         retry = { max_attempts = 1 }
         breaker = { jitter = 0, open_for = "10s" }
     "#;
-    let settings = triage::config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
     let world = World::new(&settings, Options::default());
     let list = || async { read(world.host.call(super::get("/hospitals/")).await).await };
     let lists = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::List).count();
@@ -334,7 +334,7 @@ async fn what_changes_during_the_health_call_counts() {
         retry = { max_attempts = 1 }
         breaker = { jitter = 0, open_for = "10s" }
     "#;
-    let settings = triage::config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
     let mut lists = 0;
     let stage = Stage::new(&settings, move |request| {
         if request.path_and_query == "/" {

@@ -4,7 +4,8 @@ use super::{Answer, Plan, Stage, api, get, millis, polled, secs};
 use crate::support::{World, create, read};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
-use triage::{config, emulator::Options};
+use triage_config as config;
+use triage_hospital::emulator::Options;
 
 /// Polls a request and its body `polls` times, then drops it. Returns whether it was completed.
 async fn dropped_after(polls: usize, stage: &Arc<Stage>, path: &'static str) -> bool {

@@ -4,7 +4,7 @@ use super::{Plan, Stage, api, secs};
 use crate::support::{World, create_in, settings};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
-use triage::emulator::{Call, ColdStart, Meanwhile, Options};
+use triage_hospital::emulator::{Call, ColdStart, Meanwhile, Options};
 
 #[tokio::test(start_paused = true)]
 async fn no_more_than_so_many_are_under_way_and_the_others_wait() {

@@ -6,7 +6,7 @@ mod scene;
 use super::{Plan, Stage, api, secs};
 use scene::{Tally, Throttle, Upstream, host, offer};
 use tokio::time::{Instant, sleep};
-use triage::config;
+use triage_config as config;
 
 const ADAPTIVE: &str = "limits = []\nadaptive_rate = { enabled = true }";
 const WITHOUT: &str = "limits = []";

@@ -4,7 +4,7 @@ use super::{Plan, Stage};
 use bytes::Bytes;
 use http::Request;
 use std::sync::Arc;
-use triage::config::{self, settings::Settings};
+use triage_config::{self as config, settings::Settings};
 
 fn settings(tenant_header: &str) -> Settings {
     let text = format!(
@@ -73,8 +73,8 @@ async fn a_key_of_one_upstream_says_nothing_at_another() {
     let two = Stage::new(&super::api(""), |_| Plan::status(202));
     let host = triage::Host::with_transports(
         &settings,
-        triage::clock::Clock::anchored(0),
-        triage::rng::Rng::seeded(1),
+        triage_core::clock::Clock::anchored(0),
+        triage_core::rng::Rng::seeded(1),
         vec![Arc::clone(&one.upstream) as _, Arc::clone(&two.upstream) as _],
     )
     .unwrap();

@@ -13,7 +13,7 @@ fn post(body: &'static str) -> Request<Bytes> {
     Request::post("/orders").body(Bytes::from_static(body.as_bytes())).unwrap()
 }
 
-fn once() -> triage::config::settings::Settings {
+fn once() -> triage_config::settings::Settings {
     api("retry = { max_attempts = 1 }\ndeadline = \"60s\"\nattempt_timeout = \"30s\"")
 }
 
@@ -122,7 +122,7 @@ async fn a_header_that_tells_requests_apart_keeps_an_orphan_from_others() {
         let text = format!(
             "[upstreams.api]\nbase_url = \"http://api.invalid\"\nidempotency = {{ tenant_header = {tenant} }}\n"
         );
-        let settings = triage::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let settings = triage_config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         for name in names {
             let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
             assert!(!left_after(&stage, with(name, "alice"), secs(1)).await);
@@ -142,7 +142,7 @@ async fn a_header_that_tells_requests_apart_keeps_an_orphan_from_others() {
 async fn credentials_count_without_a_tenant_header_too() {
     for keys in ["", "idempotency = { tenant_header = \"off\" }"] {
         let text = format!("[upstreams.api]\nbase_url = \"http://api.invalid\"\n{keys}\n");
-        let settings = triage::config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        let settings = triage_config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
         assert!(!left_after(&stage, with("x-api-key", "alice"), secs(1)).await);
         sleep(secs(5)).await;
@@ -283,7 +283,7 @@ async fn orphans_are_kept_for_their_time_and_not_at_all_where_they_are_off() {
         format!("[upstreams.api]\nbase_url = \"http://api.invalid\"\nidempotency = {{ orphans = \"{orphans}\" }}\n")
     };
     for (orphans, after, expected) in [("off", secs(3), 2), ("1m", secs(59), 1), ("1m", secs(63), 2)] {
-        let settings = triage::config::from_toml(&text(orphans)).unwrap_or_else(|problems| panic!("{problems}"));
+        let settings = triage_config::from_toml(&text(orphans)).unwrap_or_else(|problems| panic!("{problems}"));
         let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
         assert!(!left_after(&stage, post("row"), secs(1)).await);
         sleep(after).await;
@@ -295,7 +295,7 @@ async fn orphans_are_kept_for_their_time_and_not_at_all_where_they_are_off() {
 #[tokio::test(start_paused = true)]
 async fn beyond_the_most_that_are_kept_a_write_is_sent_all_the_same() {
     let text = "[upstreams.api]\nbase_url = \"http://api.invalid\"\nidempotency = { max_orphans = 2 }\n";
-    let settings = triage::config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
     let stage = Stage::new(&settings, |_| Plan::status(201).after(secs(2)));
     for row in ["a", "b", "c"] {
         assert!(!left_after(&stage, post(row), secs(1)).await);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::Request;
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
-use triage::upstream::Outbound;
+use triage_upstream::Outbound;
 
 /// Handles `slots` requests at once, each for this time, first come, first served, including those whose callers have left.
 fn queue(slots: usize, service: Duration) -> impl FnMut(&Outbound) -> Plan + Send + 'static {

@@ -150,7 +150,7 @@ fn inspect_tells_whose_work_a_component_is_and_where_it_runs() {
     let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
     let signature = minisign::sign(None, &pair.sk, std::io::Cursor::new(&bytes), None, None).unwrap().into_string();
     std::fs::write(folder.path().join("http-standard.wasm.minisig"), signature).unwrap();
-    let sum = format!("{}  http-standard.wasm\n", triage::policy::Digest::of(&bytes));
+    let sum = format!("{}  http-standard.wasm\n", triage_engine::Digest::of(&bytes));
     std::fs::write(folder.path().join("http-standard.wasm.sha256"), sum).unwrap();
     assert_eq!(inspected(&[]).0, "signed, by whom was not checked: give --key; checksum fits");
     assert_eq!(inspected(&["--key", &pair.pk.to_base64()]).0, "signed by a key that was given; checksum fits");

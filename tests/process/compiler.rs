@@ -2,7 +2,7 @@
 
 use super::child::{Triage, serving};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
-use triage::policy::{CompileError, Compiler, Engine, LoadError, LoadOptions, Policy, prebuilt};
+use triage_engine::{CompileError, Compiler, Engine, LoadError, LoadOptions, Policy, prebuilt};
 
 fn compiler() -> Compiler {
     Compiler {

@@ -9,11 +9,9 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use triage::{
-    config,
-    policy::contract::Failure,
-    upstream::{HttpClient, Outbound, OutboundBody, Transport as _},
-};
+use triage_config as config;
+use triage_engine::contract::Failure;
+use triage_upstream::{HttpClient, Outbound, OutboundBody, Transport as _};
 
 const ONCE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n";
 const TWICE: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n";

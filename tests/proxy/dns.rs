@@ -13,13 +13,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
-use triage::{
-    Host,
-    clock::Clock,
-    config,
-    rng::Rng,
-    upstream::{HttpClient, Resolver},
-};
+use triage::Host;
+use triage_config as config;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_upstream::{HttpClient, Resolver};
 
 /// A resolver with configurable addresses that counts lookups.
 #[derive(Debug, Default)]

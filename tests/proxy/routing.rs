@@ -4,7 +4,8 @@ use crate::support::{
     front::{Front, raw},
     scripted::{Scripted, ok},
 };
-use triage::{config, server::Server};
+use triage::server::Server;
+use triage_config as config;
 
 async fn named(name: &'static str) -> Scripted {
     Scripted::start(move |_| ok("", name)).await

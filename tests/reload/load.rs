@@ -14,7 +14,8 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
-use triage::{policy::Digest, rollout::Event};
+use triage_engine::Digest;
+use triage_rollout::Event;
 
 /// Concurrent callers.
 const CALLERS: usize = 4;

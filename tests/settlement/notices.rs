@@ -9,7 +9,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
-use triage::emulator::{Call, Emulator, Fault, Faults, Options, When};
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, Options, When};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 

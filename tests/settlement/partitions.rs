@@ -6,14 +6,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Request;
 use std::{sync::Arc, time::Duration};
-use triage::{
-    Host,
-    clock::Clock,
-    emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When},
-    policy::contract::Failure,
-    rng::Rng,
-    upstream::{Inbound, Outbound, Transport},
-};
+use triage::Host;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_engine::contract::Failure;
+use triage_hospital::emulator::{Call, Emulator, Fault, Faults, InProcess, Options, When};
+use triage_upstream::{Inbound, Outbound, Transport};
 
 /// An emulator for requests with the partition header, and one for all others.
 #[derive(Debug)]

@@ -11,11 +11,9 @@ use std::{
     },
     time::Duration,
 };
-use triage::{
-    policy::contract::{Failure, FailureKind},
-    rng::Rng,
-    upstream::{Inbound, Outbound, OutboundBody, Transport, full},
-};
+use triage_core::rng::Rng;
+use triage_engine::contract::{Failure, FailureKind};
+use triage_upstream::{Inbound, Outbound, OutboundBody, Transport, full};
 
 /// A fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

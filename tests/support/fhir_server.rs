@@ -11,10 +11,8 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use triage::{
-    policy::contract::Failure,
-    upstream::{Inbound, Outbound, Transport, full},
-};
+use triage_engine::contract::Failure;
+use triage_upstream::{Inbound, Outbound, Transport, full};
 
 /// A received request.
 #[derive(Debug, Clone)]

@@ -2,16 +2,13 @@
 
 use super::{Answered, create_in, read, redis_server::RedisServer};
 use std::sync::Arc;
-use triage::{
-    Host,
-    clock::Clock,
-    config::{
-        self,
-        settings::{Settings, State},
-    },
-    emulator::{Call, Emulator, InProcess, Options},
-    rng::Rng,
+use triage::Host;
+use triage_config::{
+    self as config,
+    settings::{Settings, State},
 };
+use triage_core::{clock::Clock, rng::Rng};
+use triage_hospital::emulator::{Call, Emulator, InProcess, Options};
 
 /// The key that encrypts stored responses.
 pub const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -89,7 +86,7 @@ pub fn shared(url: &str, state: &str, base_url: &str, upstream: &str, key: Optio
     );
     let mut settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
     let State::Shared(shared) = &mut settings.state else { panic!("state is in memory") };
-    shared.key = key.map(|key| triage::secret::TokenSource::Environment(triage::secret::Secret::new(key)));
+    shared.key = key.map(|key| triage_core::secret::TokenSource::Environment(triage_core::secret::Secret::new(key)));
     settings
 }
 

@@ -3,10 +3,8 @@
 use super::scripted::message;
 use std::net::SocketAddr;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
-use triage::{
-    config::{self, settings::Settings},
-    server::{ReloadError, Server},
-};
+use triage::server::{ReloadError, Server};
+use triage_config::{self as config, settings::Settings};
 
 /// A running host, stopped on drop.
 pub struct Front {

@@ -9,12 +9,10 @@ use super::{
 use crate::hostile::guest::{Guest, TRAP, at};
 use serde_json::Value;
 use std::{path::PathBuf, time::Duration};
-use triage::{
-    config,
-    policy::{CachePlaces, Digest},
-    registry::{Credentials, Publication, Registry},
-    server::Server,
-};
+use triage::server::Server;
+use triage_config as config;
+use triage_engine::{CachePlaces, Digest};
+use triage_registry::{Credentials, Publication, Registry};
 
 /// The repository that every host uses.
 pub const REPOSITORY: &str = "team/policies/next";

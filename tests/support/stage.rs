@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use triage::{policy::Digest, rollout::Event};
+use triage_engine::Digest;
+use triage_rollout::Event;
 
 pub fn prebuilt(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt").join(format!("{name}.wasm"))

@@ -14,10 +14,8 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep_until};
-use triage::{
-    policy::contract::{Failure, FailureKind},
-    upstream::{Inbound, Outbound, OutboundBody, Transport, full},
-};
+use triage_engine::contract::{Failure, FailureKind};
+use triage_upstream::{Inbound, Outbound, OutboundBody, Transport, full};
 
 const KEYS_KEPT: Duration = Duration::from_hours(24);
 

@@ -5,10 +5,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use std::sync::{Arc, Mutex};
-use triage::{
-    policy::contract::{Failure, FailureKind},
-    upstream::{Inbound, Outbound, Transport},
-};
+use triage_engine::contract::{Failure, FailureKind};
+use triage_upstream::{Inbound, Outbound, Transport};
 
 /// Responds by its script, and repeats the last response. One host plays every row, so that its policy is compiled once.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 //! A language without an available toolchain is skipped; the last line of output counts them.
 
 use std::path::{Path, PathBuf};
-use triage::policy::{
+use triage_engine::{
     Engine, LoadOptions, Policy, Tier,
     build::{BuildError, build},
     golden_tests,

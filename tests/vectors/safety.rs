@@ -3,16 +3,16 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
-use triage::{
-    idempotency::{Ended, Ending, Retention, retention},
-    policy::{
-        Engine, LoadOptions, Policy,
-        contract::{Attempt, Class, Effect, Failure, FailureKind, Outcome, Purpose, Verdict},
-        prebuilt,
-    },
+use triage_core::{
     retry::{self, ClampInput, Clamped, NextAction, ObservedResult, clamp},
     route::Router,
 };
+use triage_engine::{
+    Engine, LoadOptions, Policy,
+    contract::{Attempt, Class, Effect, Failure, FailureKind, Outcome, Purpose, Verdict},
+    prebuilt,
+};
+use triage_state::idempotency::{Ended, Ending, Retention, retention};
 
 const METHODS: [&str; 10] = ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "PUT", "DELETE", "POST", "PATCH", "LAUNCH"];
 const UNSAFE_METHODS: [&str; 3] = ["POST", "PATCH", "LAUNCH"];

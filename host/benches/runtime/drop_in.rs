@@ -51,7 +51,7 @@ pub fn file_closed_to_serving() {
 }
 
 fn short(component: &[u8]) -> String {
-    triage::policy::Digest::of(component).short()
+    triage_engine::Digest::of(component).short()
 }
 
 /// The latency of requests at a swap: the first requests of each generation against all others.

@@ -13,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use triage::rollout::Event;
+use triage_rollout::Event;
 
 /// Callers of the endpoint with the failing policy.
 const CALLERS: usize = 4;
@@ -34,7 +34,7 @@ pub fn rolled_back() {
     let (mut took, mut decisions) = (Vec::new(), Vec::new());
     for number in 0..TIMES {
         let next = unique(&component, number);
-        let own = Some(triage::policy::Digest::of(&next));
+        let own = Some(triage_engine::Digest::of(&next));
         stage.drop_in("a", &next);
         stage.serves("a", &next);
         let serves = tokio::time::Instant::now();

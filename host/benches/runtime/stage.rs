@@ -16,12 +16,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
-use triage::{
-    config,
-    policy::{CachePlaces, Digest},
-    rollout::Event,
-    server::Server,
-};
+use triage::server::Server;
+use triage_config as config;
+use triage_engine::{CachePlaces, Digest};
+use triage_rollout::Event;
 
 /// A runtime for callers and upstreams.
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -64,7 +62,7 @@ impl Stage {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         for name in ["a.wasm", "b.wasm"] {
-            fs::write(path(name), triage::policy::prebuilt::embedded("http-standard").unwrap()).unwrap();
+            fs::write(path(name), triage_engine::prebuilt::embedded("http-standard").unwrap()).unwrap();
         }
         let one = |name: &str| {
             format!(

@@ -3,10 +3,8 @@
 //! limit is refused.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
-use triage::{
-    clock::Timestamp,
-    overload::{Limiter, Sample, SampleOutcome},
-};
+use triage_core::clock::Timestamp;
+use triage_overload::{Limiter, Sample, SampleOutcome};
 
 /// The longest time that a caller waits, in microseconds.
 const PATIENCE: u64 = 5_000_000;

@@ -13,14 +13,11 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
-use triage::{
-    Host,
-    clock::Clock,
-    config,
-    policy::contract::Failure,
-    rng::Rng,
-    upstream::{Inbound, Outbound, Transport, full},
-};
+use triage::Host;
+use triage_config as config;
+use triage_core::{clock::Clock, rng::Rng};
+use triage_engine::contract::Failure;
+use triage_upstream::{Inbound, Outbound, Transport, full};
 
 /// How an upstream throttles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,11 +3,9 @@
 use anyhow::Result;
 use clap::Subcommand;
 use std::process::ExitCode;
-use triage::{
-    bounded_file,
-    config::{self, Flags, Inputs, Loaded, Problem, Problems, Source},
-    preflight,
-};
+use triage::preflight;
+use triage_bounded_file as bounded_file;
+use triage_config::{self as config, Flags, Inputs, Loaded, Problem, Problems, Source};
 
 /// The subcommands of `triage config`.
 #[derive(Debug, Subcommand)]

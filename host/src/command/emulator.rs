@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use tokio::net::TcpListener;
-use triage::emulator::{self, ColdStart, Emulator, Meanwhile, Rule};
+use triage_hospital::emulator::{self, ColdStart, Emulator, Meanwhile, Rule};
 
 /// The emulator's settings.
 #[derive(Debug, clap::Args)]

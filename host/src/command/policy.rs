@@ -14,8 +14,8 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use triage::bounded_file;
-use triage::policy::{
+use triage_bounded_file as bounded_file;
+use triage_engine::{
     COMPONENT_BYTES, Contract, Engine, LoadOptions, Policy, Tier, build,
     contract::Endpoint,
     golden_tests,

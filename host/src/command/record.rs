@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
-use triage::{admin::Client, clock::millis};
+use triage_admin::Client;
+use triage_core::clock::millis;
 
 /// Time between two fetches. The host buffers far more decisions than arrive in this time.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -48,7 +49,7 @@ pub struct Options {
 const LONGEST: Duration = Duration::from_hours(12);
 
 fn lasting(text: &str) -> Result<Duration, String> {
-    let time = triage::config::duration(text)?;
+    let time = triage_config::duration(text)?;
     if time.is_zero() || time > LONGEST {
         return Err(format!("{text} must be from 1ms to 12h"));
     }

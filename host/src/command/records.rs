@@ -10,10 +10,8 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::time::sleep;
-use triage::{
-    admin::{Client, ClientError},
-    bounded_file,
-};
+use triage_admin::{Client, ClientError};
+use triage_bounded_file as bounded_file;
 
 /// Poll interval of `--watch`, chosen because a host limits the requests to its admin listener.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);

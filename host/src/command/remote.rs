@@ -3,11 +3,9 @@
 use super::{runtime, variable};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
-use triage::{
-    admin::{Client, ClientError},
-    bounded_file,
-    secret::Secret,
-};
+use triage_admin::{Client, ClientError};
+use triage_bounded_file as bounded_file;
+use triage_core::secret::Secret;
 
 /// The address and credentials of the admin listener.
 #[derive(Debug, clap::Args)]

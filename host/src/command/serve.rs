@@ -13,12 +13,12 @@ use tokio::{
     sync::oneshot,
 };
 use triage::{
-    admin::AdminError,
-    config::{Flags, settings::Settings},
-    policy::compiler,
     preflight,
     server::{Inherited, Missing, Server, ServerError, raise_descriptors},
 };
+use triage_admin::AdminError;
+use triage_config::{Flags, settings::Settings};
+use triage_engine::compiler;
 
 /// Serves until a signal, then drains; a second signal ends it at once.
 pub fn run(flags: &Flags) -> Result<ExitCode> {

@@ -4,7 +4,7 @@ use super::*;
 use crate::support::fleet::UPSTREAM;
 use std::collections::VecDeque;
 use tokio::time::timeout;
-use triage::emulator::{Fault, Faults, When};
+use triage_hospital::emulator::{Fault, Faults, When};
 
 /// Settings for requests that outlive many attempts.
 fn patient() -> String {

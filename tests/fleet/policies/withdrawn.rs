@@ -6,7 +6,7 @@ use crate::support::{
 };
 use minisign::KeyPair;
 use std::{io::Cursor, time::Duration};
-use triage::policy::Digest;
+use triage_engine::Digest;
 
 /// While a component is being staged, an operator's rollback aborts it. The serving component is good.
 #[tokio::test]

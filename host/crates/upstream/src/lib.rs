@@ -12,7 +12,7 @@ mod http_client;
 pub mod redirect;
 mod reqwest_client;
 mod resolve;
-mod url;
+pub mod url;
 
 pub use http_client::{HttpClient, TransportError};
 pub use reqwest_client::tls;

@@ -1,5 +1,6 @@
 //! Builds the URL of a request below an upstream's base URL.
 
+use http::Uri;
 use reqwest::Url;
 
 /// The URL of a path below the base. The base is parsed only once, since that is most of the cost.
@@ -15,6 +16,12 @@ pub(super) fn below(base: &Url, path_and_query: &str) -> Url {
     }
     url.set_query(query);
     url
+}
+
+/// The URI of a path below the base; none if the base has no authority or the result is no URI.
+pub fn uri_below(base: &Uri, path_and_query: &str) -> Option<Uri> {
+    let base = Url::parse(&base.to_string()).ok()?;
+    below(&base, path_and_query).as_str().parse().ok()
 }
 
 /// Whether a path can be sent unchanged. Other paths (a policy may request `/rooms?name=A#4`) are first encoded and normalised like a

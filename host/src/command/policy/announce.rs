@@ -5,7 +5,7 @@ use crate::command::remote::Remote;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::{process::ExitCode, thread, time::Duration};
-use triage::policy::Digest;
+use triage_engine::Digest;
 
 /// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

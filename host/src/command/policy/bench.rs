@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, Method, StatusCode};
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use triage::bounded_file;
-use triage::policy::{
+use triage_bounded_file as bounded_file;
+use triage_engine::{
     COMPONENT_BYTES, Engine, LoadOptions, Policy,
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
 };

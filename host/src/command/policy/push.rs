@@ -8,11 +8,9 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use triage::{
-    bounded_file,
-    policy::{Engine, LoadOptions, Policy, golden_tests, signature::companions},
-    registry::{Credentials, Publication, Registry, Target},
-};
+use triage_bounded_file as bounded_file;
+use triage_engine::{Engine, LoadOptions, Policy, golden_tests, signature::companions};
+use triage_registry::{Credentials, Publication, Registry, Target};
 
 /// The component and its target.
 #[derive(Debug, clap::Args)]
@@ -40,7 +38,7 @@ pub struct Options {
 /// Pushes, prints the reference for the configuration, and announces it if requested.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let shown = options.component.display();
-    let component = bounded_file::read(&options.component, triage::policy::COMPONENT_BYTES)
+    let component = bounded_file::read(&options.component, triage_engine::COMPONENT_BYTES)
         .with_context(|| format!("{shown} cannot be read"))?;
     // Do not publish a component that no host would load.
     let loading = LoadOptions { settings: options.settings.clone(), ..LoadOptions::default() };

@@ -2,10 +2,9 @@
 
 use anyhow::{Context as _, Result};
 use std::{fs::File, path::PathBuf, process::ExitCode, thread};
-use triage::{
-    bounded_file, decision_log,
-    policy::{Engine, LoadOptions, Policy, prebuilt},
-};
+use triage_bounded_file as bounded_file;
+use triage_decision_log as decision_log;
+use triage_engine::{Engine, LoadOptions, Policy, prebuilt};
 
 /// The recording and the candidate.
 #[derive(Debug, clap::Args)]
@@ -45,7 +44,7 @@ fn component(options: &Options) -> Result<Vec<u8>> {
     let embedded = options.policy.to_str().and_then(prebuilt::embedded);
     match embedded {
         Some(component) => Ok(component.to_vec()),
-        None => bounded_file::read(&options.policy, triage::policy::COMPONENT_BYTES)
+        None => bounded_file::read(&options.policy, triage_engine::COMPONENT_BYTES)
             .with_context(|| format!("{} cannot be read", options.policy.display())),
     }
 }

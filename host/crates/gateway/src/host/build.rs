@@ -118,6 +118,14 @@ impl Host {
         Ok(Self { shared: Arc::new(shared), telemetry, transports: transports.into() })
     }
 
+    /// The same host with another transport for each upstream, made from the upstream's base URL.
+    #[must_use]
+    pub fn with_each_transport(&self, transport: impl Fn(http::Uri) -> Arc<dyn Transport>) -> Self {
+        let upstreams = self.shared.rollout.upstreams.iter();
+        let transports = upstreams.map(|upstream| transport(upstream.settings.connection.base_url.clone())).collect();
+        Self { transports, ..self.clone() }
+    }
+
     /// The same host with its own connections: one for each worker thread, so that no connection is shared across cores.
     ///
     /// # Errors
