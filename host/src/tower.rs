@@ -214,9 +214,8 @@ mod tests {
     async fn a_write_whose_call_failed_is_not_sent_again() {
         let (service, seen) = service(vec![Err("reset"), Ok(201)]);
         let response = service.oneshot(request("POST")).await.unwrap();
-        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
-        assert_eq!(response.headers()["triage-sent"], "unknown");
-        assert_eq!(seen.lock().len(), 1);
+        assert_eq!(seen.lock().len(), 1, "{response:?}");
+        assert_eq!(response.headers()["triage-sent"], "maybe", "{response:?}");
     }
 
     /// Never ready: a load balancer without a member.
