@@ -64,7 +64,7 @@ async fn asked(
     })
     .await;
     let artifact: Artifact = format!("oci://{}/team/a@sha256:{name}", scripted.address).parse().unwrap();
-    fetched(anybody().patient_for(patience), &artifact).await
+    fetched(anybody().with_time_limit(patience), &artifact).await
 }
 
 type Script = Box<dyn FnMut(&Seen) -> Option<Reply> + Send>;
@@ -246,7 +246,7 @@ async fn a_pushed_policy_serves_by_its_digest() {
     let settings = |text: &str| {
         let mut settings = config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
         settings.policies.cache =
-            Some(triage_engine::CachePlaces { dir: folder.path().join("cache"), key: folder.path().join("state/key") });
+            Some(triage_engine::CachePaths { dir: folder.path().join("cache"), key: folder.path().join("state/key") });
         settings
     };
     let serves = |text: String| {

@@ -88,10 +88,10 @@ fn accounting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("accounting");
     for (name, keep) in [("counters, histograms and the course", 512), ("without the course (admin.explain = 0)", 0)] {
         let meters = AllEndpointCounters::new(1);
-        let desk = WorkersTelemetry::new(Rng::system(), keep, None, &meters).add();
+        let worker = WorkersTelemetry::new(Rng::system(), keep, None, &meters).add();
         group.bench_function(name, |bench| {
             bench.iter(|| {
-                let mut account = RequestRecorder::open(&desk);
+                let mut account = RequestRecorder::open(&worker);
                 account.permitted(false, Duration::ZERO);
                 let sent = Instant::now();
                 account.note_at(sent, || TimelineEvent::Sent { attempt: 1 });

@@ -150,12 +150,13 @@ fn place(criterion: &mut Criterion) {
                 path_and_query: "/hospitals/",
                 body: ROW.as_bytes(),
             };
-            let digest = records.digest(&Likeness { telling_apart: &[], asking: &[], identity, fingerprint: None });
+            let digest =
+                records.digest(&Likeness { distinguishing_headers: &[], asking: &[], identity, fingerprint: None });
             let id = RecordId::draw_beside(&entropy, digest);
             let owner = FencingToken::draw(&entropy);
             let opening = BeginRequest::new(owner, Fingerprint::of_record(id), false, &settings);
             let ticket = Ticket { digest, id, owner, terms };
-            let arriving = Arriving { ticket, opening, turn: None, max: 10_000, intent: None };
+            let arriving = Arriving { ticket, opening, fingerprint_lock: None, max: 10_000, intent: None };
             let entry = Entry::asking(&records, clock, &arriving);
             black_box(records.arrive(arriving).now_or_never().unwrap().unwrap());
             entry.answered(true);

@@ -82,7 +82,7 @@ pub struct Shown {
 pub async fn run(options: &Options, screen: &mut (impl io::Write + Send)) -> Result<Shown, DemoError> {
     let stage = fixture::Fixture::set(screen).await?;
     let shown = scenarios::play(&stage, options, screen).await;
-    stage.strike().await;
+    stage.shut_down().await;
     shown
 }
 

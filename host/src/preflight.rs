@@ -24,24 +24,24 @@ use std::{error::Error, sync::Arc};
 /// # Errors
 /// Every problem of every upstream at once: its policy, its endpoints, its certificate authorities.
 pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
-    let engine = host::engine(settings).map_err(|error| Problem::refused("upstreams", told(&error)))?;
+    let engine = host::engine(settings).map_err(|error| Problem::refused("upstreams", error_chain(&error)))?;
     let mut problems = Vec::new();
     let keys = Keys::open(&settings.policies.keys).unwrap_or_else(|error| {
-        problems.push(Problem::refused("policies.keys", told(&error)));
+        problems.push(Problem::refused("policies.keys", error_chain(&error)));
         Keys::default()
     });
     if let Err((key, error)) = host::check_state(settings) {
-        problems.push(Problem::refused(key, told(&error)));
+        problems.push(Problem::refused(key, error_chain(&error)));
     }
     let registry = host::registry(settings).unwrap_or_else(|error| {
-        problems.push(Problem::refused("policies.registry_auth_file", told(&error)));
+        problems.push(Problem::refused("policies.registry_auth_file", error_chain(&error)));
         Registry::new(Credentials::default(), None)
     });
     if let Err(error) = settlement::check(&settings.settlement) {
-        problems.push(Problem::refused("settlement.notify", told(&error)));
+        problems.push(Problem::refused("settlement.notify", error_chain(&error)));
     }
     if let Err(error) = admin::check(&settings.admin, Clock::system()) {
-        problems.push(Problem::refused("admin", told(&error)));
+        problems.push(Problem::refused("admin", error_chain(&error)));
     }
     let gates = Groups::memory(Clock::system(), Rng::system(), Arc::new(Events::new(Clock::system())));
     let mut descriptions = Vec::with_capacity(settings.upstreams.len());
@@ -51,7 +51,7 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
             Err(ServiceError::Config { problems: all, .. }) => problems.extend(all.into_vec()),
             Err(error) => {
                 let key = if matches!(error, ServiceError::Route { .. }) { "endpoints" } else { "policy" };
-                problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), told(&error)));
+                problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), error_chain(&error)));
             }
         }
         if let Some(source) = upstream.candidate.as_ref().map(|candidate| &candidate.policy) {
@@ -61,12 +61,15 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
             let loaded =
                 is_there.then(|| UpstreamRuntime::load_candidate(upstream, source, &engine, &keys, &registry, groups));
             if let Some(Err(error)) = loaded {
-                problems.push(Problem::refused(format!("upstreams.{}.candidate.policy", upstream.name), told(&error)));
+                problems.push(Problem::refused(
+                    format!("upstreams.{}.candidate.policy", upstream.name),
+                    error_chain(&error),
+                ));
             }
         }
         if let Err(error) = HttpClient::new(&upstream.connection) {
             let key = if matches!(error, TransportError::Url(_)) { "base_url" } else { "ca_file" };
-            problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), told(&error)));
+            problems.push(Problem::refused(format!("upstreams.{}.{key}", upstream.name), error_chain(&error)));
         }
     }
     Problems::check(problems)?;
@@ -74,7 +77,7 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
 }
 
 /// An error with its causes, on one line.
-fn told(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -115,7 +115,7 @@ impl Server {
         let tls = tls.transpose().map_err(ServerError::Tls)?;
         let host = Host::new(settings, Clock::system(), Rng::system())?;
         let stopping = CancellationToken::new();
-        let places = Arc::new(Semaphore::new(settings.server.max_connections));
+        let connection_permits = Arc::new(Semaphore::new(settings.server.max_connections));
         let mut wanted = vec![settings.server.listen];
         wanted.extend(settings.upstreams.iter().filter_map(|upstream| upstream.listen));
         wanted.dedup();
@@ -161,7 +161,7 @@ impl Server {
                 settings: Arc::clone(&server_settings),
                 tls: server.tls.clone(),
                 sockets: listeners.take(index),
-                places: Arc::clone(&places),
+                connection_permits: Arc::clone(&connection_permits),
                 stopping: server.stopping.clone(),
             };
             let spawned = thread::Builder::new().name(format!("triage-{index}")).spawn(move || worker.run());

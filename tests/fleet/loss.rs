@@ -437,7 +437,7 @@ async fn rows_through_losses(killed: bool) {
         let in_batch = stands.creation_batch_id.map(|batch| batch.to_string());
         assert_eq!((stands.name, in_batch), (name, Some(batch)), "row {number}");
     }
-    assert!(emulator.faults_struck() > 100, "the faults struck");
+    assert!(emulator.faults_injected() > 100, "the faults struck");
     assert!(!killed || maybe_sent > 0, "no caller lost its host");
     let _: Value = admin.look("/api/v1/status").await;
 }

@@ -16,7 +16,7 @@ use triage_engine::{
 fn decided(guest: &Guest) -> Result<Verdict, Fault> {
     let policy = Policy::load(&Engine::start().unwrap(), &guest.build(), &LoadOptions::default())
         .unwrap_or_else(|error| panic!("{error:?}"));
-    assert_eq!(policy.tier(), Some(Tier::Roomy), "it imports WASI");
+    assert_eq!(policy.tier(), Some(Tier::Wasi), "it imports WASI");
     let headers = HeaderMap::new();
     let attempt = Attempt {
         endpoint: 0,
@@ -76,11 +76,11 @@ fn nothing_is_behind_it() {
             "(call $asked (i32.const 0x600)) (i64.eqz (i64.load (i32.const 0x600)))".to_owned(),
         ),
     ] {
-        let verdict = holds(&import, &body).unwrap_or_else(|fault| panic!("{what}: {}", fault.told()));
+        let verdict = holds(&import, &body).unwrap_or_else(|fault| panic!("{what}: {}", fault.with_cause()));
         assert_eq!(verdict.reason, "as told", "{what}");
         // The check is effective: its negation traps.
         let fault = holds(&import, &format!("{body} i32.eqz")).expect_err(what);
-        assert_eq!(fault.name(), "trapped", "{what}: {}", fault.told());
+        assert_eq!(fault.name(), "trapped", "{what}: {}", fault.with_cause());
     }
 }
 
@@ -118,16 +118,16 @@ fn who_hoards_spins_or_leaves_is_stopped() {
     let import = importing("clocks/monotonic-clock", "subscribe-duration", "(param i64) (result i32)");
     let hoard = "(loop $more (drop (call $asked (i64.const 1))) (br $more))";
     let fault = decided(Guest::new().importing(&import).decide(hoard)).unwrap_err();
-    assert_eq!(fault.name(), "trapped", "handles: {}", fault.told());
-    assert!(fault.told().contains("resource table has no free keys"), "{}", fault.told());
+    assert_eq!(fault.name(), "trapped", "handles: {}", fault.with_cause());
+    assert!(fault.with_cause().contains("resource table has no free keys"), "{}", fault.with_cause());
     let fault = decided(Guest::new().importing(&import).decide(SPIN)).unwrap_err();
-    assert_eq!(fault.name(), "overran", "{}", fault.told());
+    assert_eq!(fault.name(), "overran", "{}", fault.with_cause());
     let grow = "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
         (if (i32.gt_u (memory.size) (i32.const 1024)) (then unreachable))";
     assert!(decided(Guest::new().importing(&import).decide(grow)).is_ok(), "memory ends at 64 MiB");
     let exit = importing("cli/exit", "exit", "(param i32)");
     let fault = decided(Guest::new().importing(&exit).decide("(call $asked (i32.const 0))")).unwrap_err();
-    assert_eq!(fault.name(), "trapped", "{}", fault.told());
+    assert_eq!(fault.name(), "trapped", "{}", fault.with_cause());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::{path::PathBuf, time::Duration};
 use triage::server::Server;
 use triage_config as config;
-use triage_engine::{CachePlaces, Digest};
+use triage_engine::{CachePaths, Digest};
 use triage_registry::{Credentials, Publication, Registry};
 
 /// The repository that every host uses.
@@ -109,7 +109,7 @@ impl Policies {
     pub fn host_with(&self, own: &Own<'_>) -> Front {
         let mut settings = config::from_toml(&self.toml(own)).unwrap_or_else(|problems| panic!("{problems}"));
         settings.policies.cache =
-            own.kept.as_ref().map(|dir| CachePlaces { dir: dir.join("cache"), key: dir.join("state/key") });
+            own.kept.as_ref().map(|dir| CachePaths { dir: dir.join("cache"), key: dir.join("state/key") });
         Front::of_server(Server::start(&settings).unwrap(), settings)
     }
 

@@ -39,7 +39,7 @@ fn the_same_cases_pass_in_each() {
         let component = std::fs::read(&built.file).unwrap();
         let policy =
             Policy::load(&engine, &component, &LoadOptions::default()).unwrap_or_else(|e| panic!("{title}: {e:?}"));
-        let tier = if language == Language::Rust { Tier::Fast } else { Tier::Roomy };
+        let tier = if language == Language::Rust { Tier::Sync } else { Tier::Wasi };
         assert_eq!(policy.tier(), Some(tier), "{title}");
         assert_eq!(policy.description().name, "parcels", "{title}");
         let played = golden_tests::play(&policy, CASES).unwrap_or_else(|error| panic!("{title}: {error}"));

@@ -297,7 +297,7 @@ impl<'a> Subject<'a> {
             purpose,
             seen,
             attempts: 1,
-            probes: u32::from(purpose == Purpose::Probe),
+            verifications: u32::from(purpose == Purpose::Probe),
             unsettled,
             repeatable: true,
             sent_ago: (unsettled || seen != ObservedResult::NotSent).then_some(sent_ago),

@@ -18,7 +18,7 @@ use tokio::{
 };
 use triage::server::Server;
 use triage_config as config;
-use triage_engine::{CachePlaces, Digest};
+use triage_engine::{CachePaths, Digest};
 use triage_rollout::Event;
 
 /// A runtime for callers and upstreams.
@@ -74,7 +74,7 @@ impl Stage {
         let text = format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"off\"\n{}{}", one("a"), one("b"));
         let mut settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
         // The key that seals the cache is in a user's home folder, which a configuration alone does not name.
-        let places = CachePlaces { dir: path("cache").into(), key: path("state/key").into() };
+        let places = CachePaths { dir: path("cache").into(), key: path("state/key").into() };
         settings.policies.cache = cached.then_some(places);
         Self { server: Server::start(&settings).unwrap(), folder }
     }

@@ -185,9 +185,9 @@ fn play(case: &Case, limit: &mut dyn Limit) -> Score {
                 ends.peek().copied().filter(|Reverse(end)| end.0 <= now)
             {
                 ends.pop();
-                let went = if answered { SampleOutcome::Answered } else { SampleOutcome::TimedOut };
+                let outcome = if answered { SampleOutcome::Answered } else { SampleOutcome::TimedOut };
                 let endpoint = if first { "read" } else { "create" };
-                limit.over(&Sample { endpoint, harmless: HARMLESS, sent: Timestamp(sent), went }, Timestamp(at));
+                limit.over(&Sample { endpoint, harmless: HARMLESS, sent: Timestamp(sent), outcome }, Timestamp(at));
             }
             score.asked += 1;
             if !limit.has_room() {

@@ -39,13 +39,13 @@ impl Command {
 }
 
 /// Maximum size of a configuration file; one with a thousand upstreams is smaller.
-const CONFIG_BYTES: u64 = 4 << 20;
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Loads the configuration of this process from its file, environment and flags.
 pub fn load(flags: &Flags) -> Result<Loaded, Problems> {
     let file = match &flags.config {
         None => None,
-        Some(path) => match bounded_file::read_text(path, CONFIG_BYTES) {
+        Some(path) => match bounded_file::read_text(path, MAX_CONFIG_BYTES) {
             Ok(text) => Some((path.display().to_string(), text)),
             Err(error) => {
                 let why = format!("{} cannot be read: {error}", path.display());

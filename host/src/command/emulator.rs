@@ -58,7 +58,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     say(&format!(
         "requests: {}, struck by a fault: {}; hospitals: {}, duplicates: {duplicates}",
         directory.arrivals().len(),
-        directory.faults_struck(),
+        directory.faults_injected(),
         directory.hospitals().len(),
     ))?;
     Ok(code(true))

@@ -28,7 +28,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Some(id) => format!("/api/v1/requests/{}", id.replace(|c: char| !c.is_ascii_alphanumeric(), "-")),
         None => format!("/api/v1/requests?rough={}", options.rough),
     };
-    let response = options.remote.look(&path)?;
+    let response = options.remote.get(&path)?;
     if options.json {
         println!("{response:#}");
     } else if options.id.is_some() {
@@ -51,7 +51,7 @@ fn outcome(request: &Value) -> String {
     request["status"].as_u64().map_or_else(|| "no answer: the caller left".to_owned(), |status| status.to_string())
 }
 
-fn place(request: &Value) -> String {
+fn endpoint_name(request: &Value) -> String {
     match (text(request, "upstream"), text(request, "endpoint")) {
         ("", "") => "no endpoint".to_owned(),
         (upstream, endpoint) => format!("{} {upstream}/{endpoint}", text(request, "method")),
@@ -59,7 +59,7 @@ fn place(request: &Value) -> String {
 }
 
 fn timeline(request: &Value) -> String {
-    let mut out = format!("{}: {} in {}\n", place(request), outcome(request), time(&request["took_us"]));
+    let mut out = format!("{}: {} in {}\n", endpoint_name(request), outcome(request), time(&request["took_us"]));
     let mut line = |name: &str, value: &str| {
         if !value.is_empty() {
             let _ = writeln!(out, "  {name:10}{value}");
@@ -87,7 +87,7 @@ fn list(requests: &Value) -> String {
     let mut out = String::new();
     for request in requests.as_array().into_iter().flatten() {
         let (id, took) = (text(request, "id"), time(&request["took_us"]));
-        let _ = writeln!(out, "{id}  {:>12}  {}: {}", took, place(request), outcome(request));
+        let _ = writeln!(out, "{id}  {:>12}  {}: {}", took, endpoint_name(request), outcome(request));
     }
     if out.is_empty() {
         out.push_str("no request is kept\n");

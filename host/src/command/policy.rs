@@ -109,7 +109,7 @@ pub enum Command {
 }
 
 /// Maximum size of a cases file.
-const CASES_BYTES: u64 = 4 << 20;
+const MAX_CASES_BYTES: u64 = 4 << 20;
 
 impl Command {
     /// Runs the subcommand.
@@ -120,7 +120,7 @@ impl Command {
             Self::Test { component, cases, settings } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
                 let policy = load(&component, settings)?;
-                let text = bounded_file::read_text(&cases, CASES_BYTES)
+                let text = bounded_file::read_text(&cases, MAX_CASES_BYTES)
                     .with_context(|| format!("{} cannot be read", cases.display()))?;
                 println!("{} cases pass", golden_tests::play(&policy, &text)?);
             }
@@ -168,8 +168,8 @@ fn inspect(component: &Path, keys: &[KeySource]) -> Result<()> {
     let bytes = fs::metadata(component)?.len();
     println!("{} {}  {bytes} bytes  sha256:{digest}", description.name, description.version);
     let tier = match policy.tier() {
-        Some(Tier::Roomy) => "the roomy tier: up to 64 MiB, and a WASI that gives nothing",
-        Some(Tier::Fast) | None => "the fast tier: up to 16 MiB, no imports",
+        Some(Tier::Wasi) => "the roomy tier: up to 64 MiB, and a WASI that gives nothing",
+        Some(Tier::Sync) | None => "the fast tier: up to 16 MiB, no imports",
     };
     println!("{state}");
     println!("contract {}, runs on {tier}", policy.contract().map_or("none", Contract::name));

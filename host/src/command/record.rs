@@ -19,9 +19,9 @@ use triage_admin::Client;
 use triage_core::clock::millis;
 
 /// Time between two fetches. The host buffers far more decisions than arrive in this time.
-const BETWEEN: Duration = Duration::from_millis(200);
+const FETCH_INTERVAL: Duration = Duration::from_millis(200);
 /// The host ends the recording by itself after this additional time, in case this command is killed.
-const SPARE: Duration = Duration::from_secs(30);
+const EXTRA_TIME: Duration = Duration::from_secs(30);
 
 /// The options of a recording.
 #[derive(Debug, clap::Args)]
@@ -46,11 +46,11 @@ pub struct Options {
 }
 
 /// Maximum length of a recording; the host ends operators' actions after a day.
-const LONGEST: Duration = Duration::from_hours(12);
+const MAX_RECORDING_TIME: Duration = Duration::from_hours(12);
 
 fn lasting(text: &str) -> Result<Duration, String> {
     let time = triage_config::duration(text)?;
-    if time.is_zero() || time > LONGEST {
+    if time.is_zero() || time > MAX_RECORDING_TIME {
         return Err(format!("{text} must be from 1ms to 12h"));
     }
     Ok(time)
@@ -62,7 +62,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     let client = options.remote.client()?;
     let mut out = created(&options.out, options.contents)?;
     let path = |verb: &str| format!("/api/v1/traces/{}/{verb}", segment(&options.upstream));
-    let time = millis(options.time.saturating_add(SPARE));
+    let time = millis(options.time.saturating_add(EXTRA_TIME));
     let wanted = json!({ "contents": options.contents, "for_ms": time });
     if let Err(error) = client.act_with(&path("start"), &wanted).await {
         // The file is still empty.
@@ -88,10 +88,10 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
 async fn follow(client: &Client, path: &impl Fn(&str) -> String, options: &Options, out: &mut File) -> Result<()> {
     let end = Instant::now() + options.time;
     while Instant::now() < end {
-        sleep(BETWEEN.min(end.saturating_duration_since(Instant::now()))).await;
+        sleep(FETCH_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
         append(client, &path("take"), out).await?;
         let Some(most) = options.decisions else { continue };
-        let view = client.look(path("").trim_end_matches('/')).await.map_err(with_hint)?;
+        let view = client.get(path("").trim_end_matches('/')).await.map_err(with_hint)?;
         if view["decisions"].as_u64().unwrap_or_default() >= most {
             break;
         }

@@ -94,7 +94,7 @@ impl Command {
             }
             Self::List { json, watch: true, remote } => return runtime()?.block_on(watch(remote, *json)),
             Self::Show { id, json, remote } => {
-                let record = remote.look(&path(id, ""))?;
+                let record = remote.get(&path(id, ""))?;
                 println!("{}", if *json { record.to_string() } else { shown(&record) });
             }
             Self::Resolve { id, outcome, status, content_type, body, remote } => {
@@ -139,11 +139,11 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
     let mut known: Option<Vec<Value>> = None;
     let mut is_failing = false;
     loop {
-        let looked = tokio::select! {
-            looked = look(&client, known.as_deref().unwrap_or_default()) => looked.map_err(with_hint),
+        let polled = tokio::select! {
+            polled = poll(&client, known.as_deref().unwrap_or_default()) => polled.map_err(with_hint),
             stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
         };
-        match looked {
+        match polled {
             Ok((changes, now)) => {
                 for (change, record) in &changes {
                     print_change(change, record, as_json);
@@ -172,8 +172,8 @@ type Change = (&'static str, Value);
 
 /// Returns the changes since the `known` records, and the records that are unsettled now. The list may be incomplete, so a missing record
 /// is queried by id before it is reported as gone.
-async fn look(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Value>), ClientError> {
-    let listed = client.look("/api/v1/records").await?;
+async fn poll(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Value>), ClientError> {
+    let listed = client.get("/api/v1/records").await?;
     let mut now = listed.as_array().cloned().unwrap_or_default();
     let has = |list: &[Value], record: &Value| list.iter().any(|own| own["id"] == record["id"]);
     let come = now.iter().filter(|record| !has(known, record));
@@ -184,7 +184,7 @@ async fn look(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Valu
             now.push(record.clone());
             continue;
         }
-        match client.look(&path(record["id"].as_str().unwrap_or_default(), "")).await {
+        match client.get(&path(record["id"].as_str().unwrap_or_default(), "")).await {
             Ok(record) => now.push(record),
             Err(ClientError::Refused { status: 404, .. }) => changes.push(("gone", record.clone())),
             Err(error) => return Err(error),

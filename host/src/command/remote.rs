@@ -41,9 +41,9 @@ impl Remote {
     }
 
     /// Gets the JSON at a path.
-    pub fn look(&self, path: &str) -> Result<serde_json::Value> {
+    pub fn get(&self, path: &str) -> Result<serde_json::Value> {
         let client = self.client()?;
-        Ok(runtime()?.block_on(client.look(path)).map_err(with_hint)?)
+        Ok(runtime()?.block_on(client.get(path)).map_err(with_hint)?)
     }
 
     /// Gets a list and the total number of entries.

@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     /// Stops the host and the emulator.
-    pub(super) async fn strike(self) {
+    pub(super) async fn shut_down(self) {
         let server = self.server;
         let _ = tokio::task::spawn_blocking(move || server.stop()).await;
         let _ = self.stop_emulator.send(());

@@ -88,7 +88,7 @@ async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: 
     say!(
         screen,
         "   {} creates were spoiled. Creates sent for these rows: {}; looks at the directory, to see what became of them: {}.\n",
-        stage.emulator.faults_struck(),
+        stage.emulator.faults_injected(),
         arrived(stage, Call::Create),
         arrived(stage, Call::ListBatch),
     );
@@ -198,7 +198,7 @@ fn sums(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown, elapsed: Du
     shown.duplicates = stage.emulator.duplicates();
     shown.creates_sent = arrived(stage, Call::Create);
     shown.requests_sent = arrivals.len();
-    shown.faults = stage.emulator.faults_struck();
+    shown.faults = stage.emulator.faults_injected();
     shown.elapsed = elapsed;
     say!(screen, "In all");
     for (name, number) in [

@@ -42,31 +42,31 @@ use tokio_util::sync::CancellationToken;
 const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// How often an HTTP/2 peer is pinged, and how long it may take to respond.
-const PING: Duration = Duration::from_secs(20);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long a new connection may wait for its first request after the server stops. A request may be on its way on a connection accepted a
 /// moment before, and hyper closes connections from which nothing was read.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a connection has sent a request yet.
 #[derive(Default)]
-struct Spoken {
-    at_all: AtomicBool,
-    told: Notify,
+struct RequestSeen {
+    seen: AtomicBool,
+    notify: Notify,
 }
 
-impl Spoken {
-    fn tell(&self) {
-        if !self.at_all.swap(true, Relaxed) {
-            self.told.notify_one();
+impl RequestSeen {
+    fn record(&self) {
+        if !self.seen.swap(true, Relaxed) {
+            self.notify.notify_one();
         }
     }
 
     /// Resolves if a connection has sent no request for too long. hyper detects the protocol before it starts any other timer, so a caller
     /// that sends nothing, or half a preface, would stay connected for ever. Twice the limit, because a slow head has its own limit.
-    async fn silence(&self, limit: Duration) {
+    async fn without_request(&self, limit: Duration) {
         sleep(limit.saturating_mul(2)).await;
-        if self.at_all.load(Relaxed) {
+        if self.seen.load(Relaxed) {
             std::future::pending::<()>().await;
         }
     }
@@ -74,8 +74,8 @@ impl Spoken {
     /// Resolves after the server stops, once the first request has arrived or its time is over.
     async fn last_call(&self, stopping: &CancellationToken) {
         stopping.cancelled().await;
-        if !self.at_all.load(Relaxed) {
-            let _ = timeout(FIRST_REQUEST, self.told.notified()).await;
+        if !self.seen.load(Relaxed) {
+            let _ = timeout(FIRST_REQUEST_TIMEOUT, self.notify.notified()).await;
         }
     }
 }
@@ -95,20 +95,20 @@ pub(super) async fn begin(accepted: Accepted, tls: Option<TlsAcceptor>, stream: 
         let caller = Caller::new(peer.ip(), "http");
         return serve(accepted, stream, Protocol::Either, caller).await;
     };
-    let greeted = tokio::select! {
-        greeted = timeout(accepted.settings.header_read_timeout, greet(acceptor, stream)) => greeted,
-        () = async { accepted.stopping.cancelled().await; sleep(FIRST_REQUEST).await } => return,
+    let handshaken = tokio::select! {
+        handshaken = timeout(accepted.settings.header_read_timeout, handshake(acceptor, stream)) => handshaken,
+        () = async { accepted.stopping.cancelled().await; sleep(FIRST_REQUEST_TIMEOUT).await } => return,
         () = accepted.own.reclaimed() => return,
     };
     let caller = Caller::new(peer.ip(), "https");
-    match greeted {
-        Ok(Ok(Greeted::Http2(stream))) => {
+    match handshaken {
+        Ok(Ok(Handshake::Http2(stream))) => {
             serve(accepted, stream, Protocol::Http2, caller).await;
         }
-        Ok(Ok(Greeted::Other(stream, protocol))) => {
+        Ok(Ok(Handshake::Other(stream, protocol))) => {
             serve(accepted, stream, protocol, caller).await;
         }
-        Ok(Ok(Greeted::Refused)) => tracing::debug!("a caller agreed on HTTP/2 and spoke something else"),
+        Ok(Ok(Handshake::Refused)) => tracing::debug!("a caller agreed on HTTP/2 and spoke something else"),
         Ok(Err(error)) => tracing::debug!(%error, "a caller did not agree on TLS"),
         Err(_) => tracing::debug!("a caller took too long to agree on TLS"),
     }
@@ -124,7 +124,7 @@ enum Protocol {
 }
 
 /// A connection after its TLS handshake.
-enum Greeted {
+enum Handshake {
     /// ALPN agreed on HTTP/2, and the caller sent its preface.
     Http2(Prefaced<TlsStream<TcpStream>>),
     /// ALPN agreed on HTTP/1.1 or on nothing.
@@ -133,12 +133,12 @@ enum Greeted {
     Refused,
 }
 
-async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<Greeted> {
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<Handshake> {
     let stream = acceptor.accept(stream).await?;
     match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => Ok(h2_preface::read(stream).await?.map_or(Greeted::Refused, Greeted::Http2)),
-        Some(_) => Ok(Greeted::Other(stream, Protocol::Http1)),
-        None => Ok(Greeted::Other(stream, Protocol::Either)),
+        Some(b"h2") => Ok(h2_preface::read(stream).await?.map_or(Handshake::Refused, Handshake::Http2)),
+        Some(_) => Ok(Handshake::Other(stream, Protocol::Http1)),
+        None => Ok(Handshake::Other(stream, Protocol::Either)),
     }
 }
 
@@ -151,18 +151,18 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let Accepted { host, listener, settings, own, stopping } = accepted;
     let settings = &*settings;
-    let spoken = Arc::new(Spoken::default());
-    let (spoke, served) = (Arc::clone(&spoken), Arc::clone(&own));
+    let request_seen = Arc::new(RequestSeen::default());
+    let (first_request, served) = (Arc::clone(&request_seen), Arc::clone(&own));
     let head_bytes = settings.max_header_bytes.max(8192);
     let (stream, buffered) = Metered::new(stream, &host.shared.memory, head_bytes, &own);
     let max_fields = settings.max_header_fields;
     let handover = Handover::default();
-    let told = handover.clone();
+    let response_handover = handover.clone();
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (host, own) = (host.clone(), Arc::clone(&served));
-        let stream = (request.version() == http::Version::HTTP_2).then(|| told.stream());
-        let caller = caller.clone().told_by(stream.as_ref().unwrap_or(&told).clone());
-        spoke.tell();
+        let stream = (request.version() == http::Version::HTTP_2).then(|| response_handover.stream());
+        let caller = caller.clone().with_handover(stream.as_ref().unwrap_or(&response_handover).clone());
+        first_request.record();
         let open = own.open();
         buffered.taken();
         let buffered = Arc::clone(&buffered);
@@ -198,21 +198,21 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .timer(TokioTimer::new())
         .max_concurrent_streams(u32::try_from(settings.max_streams).unwrap_or(u32::MAX))
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Confirming::new(stream, handover)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = spoken.last_call(&stopping) => None,
-        () = spoken.silence(settings.header_read_timeout) => {
+        () = request_seen.last_call(&stopping) => None,
+        () = request_seen.without_request(settings.header_read_timeout) => {
             return tracing::debug!("a connection that asked for nothing was closed");
         }
         why = quiet(&own, settings) => match why {
             // A request may be on its way, so close gracefully.
             Quiet::Idle => {
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(FIRST_REQUEST, connection).await;
+                let _ = timeout(FIRST_REQUEST_TIMEOUT, connection).await;
                 return tracing::debug!("a connection without a request was closed");
             }
             Quiet::Unread => return tracing::debug!("a connection was closed: its caller did not read"),

@@ -95,9 +95,9 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             caller.shutdown().await.unwrap();
-            let mut told = Vec::new();
-            caller.read_to_end(&mut told).await.unwrap();
-            told
+            let mut sent_back = Vec::new();
+            caller.read_to_end(&mut sent_back).await.unwrap();
+            sent_back
         };
         let reads = async {
             let mut stream = read(host).await.unwrap()?;
@@ -105,8 +105,8 @@ mod tests {
             stream.read_to_end(&mut all).await.unwrap();
             Some(all)
         };
-        let (told, all) = tokio::join!(sends, reads);
-        (all, told)
+        let (sent_back, all) = tokio::join!(sends, reads);
+        (all, sent_back)
     }
 
     #[tokio::test]

@@ -141,7 +141,7 @@ mod tests {
             for (_, metered, far) in &mut connections {
                 assert!(reads(metered, far).await);
             }
-            memory.looked(2 << 20);
+            memory.record_measurement(2 << 20);
             let (_open, metered, far) = &mut connections[0];
             assert_eq!(reads(metered, far).await, is_open);
         }

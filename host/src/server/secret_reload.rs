@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 /// How often the files are checked. Polling, because replaced symlinks (Kubernetes' Secrets) and network folders send no reliable events; a
 /// check costs one system call per file.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files that are reloaded while the host runs.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Files {
     pub(super) async fn follow(self: Arc<Self>) {
         let mut seen = self.found().await;
         loop {
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
             let found = self.found().await;
             if found == seen {
                 continue;

@@ -56,14 +56,14 @@ impl Stall {
     }
 
     /// The caller has read something: restart the wait, if there is one.
-    fn goes_on(&self) {
+    fn restart(&self) {
         if let Some(since) = &mut *self.0.lock() {
             *since = Instant::now();
         }
     }
 
     /// Resolves once the caller has read nothing for this long.
-    async fn lasts(&self, limit: Duration) {
+    async fn stalled_for(&self, limit: Duration) {
         loop {
             let waited = self.0.lock().map(|since| since.elapsed());
             match waited {
@@ -92,7 +92,7 @@ where
         tokio::spawn(STREAM.scope(stall, async move {
             tokio::select! {
                 () = stream => {}
-                () = own.lasts(limit) => tracing::debug!("a stream was reset: its caller did not read"),
+                () = own.stalled_for(limit) => tracing::debug!("a stream was reset: its caller did not read"),
             }
         }));
     }
@@ -132,7 +132,7 @@ impl Unsent {
         self.bytes.fetch_sub(bytes, AcqRel);
         self.open.lock().touch();
         if let Some(stall) = &self.stall {
-            stall.goes_on();
+            stall.restart();
         }
         self.stream.wake();
     }

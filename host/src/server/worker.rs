@@ -20,13 +20,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The accept backlog of each socket.
 const BACKLOG: i32 = 1024;
 /// The pause between two accepts while memory is scarce: given the timeout of a silent connection, they take a few megabytes at most.
-const FULL: Duration = Duration::from_millis(50);
+const SCARCE_MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// How often to look for a quiet connection to close while a new one waits.
-const RECLAIM_AGAIN: Duration = Duration::from_millis(50);
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the collector may take for the last traces.
-const LAST_TRACES: Duration = Duration::from_secs(2);
+const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after accept failed, usually for want of file descriptors.
-const OUT_OF_FILES: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// Bound sockets, one for each worker and address.
 pub(super) struct Listeners(Vec<Vec<Option<std::net::TcpListener>>>);
@@ -91,7 +91,7 @@ pub(super) struct Worker {
     pub(super) settings: Arc<ArcSwap<settings::Server>>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) sockets: Vec<std::net::TcpListener>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) connection_permits: Arc<Semaphore>,
     pub(super) stopping: CancellationToken,
 }
 
@@ -149,7 +149,7 @@ impl Worker {
         let limit = shared.settings.load().drain;
         let finished = timeout(limit, drained).await.is_ok();
         if shared.keeps.is_some() {
-            let _ = timeout(LAST_TRACES, shared.host.export_rest()).await;
+            let _ = timeout(LAST_EXPORT_TIMEOUT, shared.host.export_rest()).await;
         }
         if !finished {
             tracing::warn!(?limit, "requests were still under way when the drain's time was over");
@@ -163,7 +163,7 @@ impl Worker {
             // While memory is scarce, connections wait in the kernel, which costs this process nothing. Accept one now and then all the
             // same, so that its caller gets a refusal instead of silence.
             if self.host.is_full() && !self.stopping.is_cancelled() {
-                sleep(FULL).await;
+                sleep(SCARCE_MEMORY_PAUSE).await;
             }
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
@@ -172,12 +172,12 @@ impl Worker {
             match accepted {
                 Ok((stream, peer)) => {
                     let Some(own) = self.host.shared.peers.connect(peer.ip()) else {
-                        self.crowded(peer);
+                        self.note_crowded_peer(peer);
                         continue;
                     };
                     // Take the permit after the accept: a loop that waits for a caller must not hold a permit that another socket's caller
                     // needs.
-                    let Some(place) = self.place().await else { return };
+                    let Some(permit) = self.connection_permit().await else { return };
                     let _ = stream.set_nodelay(true);
                     let accepted = Accepted {
                         host: self.host.clone(),
@@ -190,12 +190,12 @@ impl Worker {
                     let served = connection::begin(accepted, acceptor, stream, peer);
                     connections.spawn(async move {
                         served.await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(OUT_OF_FILES).await;
+                    sleep(ACCEPT_RETRY_WAIT).await;
                 }
             }
         }
@@ -203,25 +203,25 @@ impl Worker {
 
     /// Takes a permit for one more connection; none if the server stops first. At the cap, a quiet connection is closed. If all are busy,
     /// new connections wait in the kernel's backlog.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Some(place);
+    async fn connection_permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.connection_permits).try_acquire_owned() {
+            return Some(permit);
         }
-        let mut wanted = pin!(Arc::clone(&self.places).acquire_owned());
+        let mut wanted = pin!(Arc::clone(&self.connection_permits).acquire_owned());
         loop {
             self.host.shared.peers.reclaim();
             tokio::select! {
                 // An accepted connection is served even if the server stops.
                 biased;
-                place = wanted.as_mut() => return place.ok(),
+                permit = wanted.as_mut() => return permit.ok(),
                 () = self.stopping.cancelled() => return None,
-                () = sleep(RECLAIM_AGAIN) => {}
+                () = sleep(RECLAIM_INTERVAL) => {}
             }
         }
     }
 
     /// Records that a peer exceeds its share of connections, once a minute: a line for each refusal would fill the log.
-    fn crowded(&self, peer: SocketAddr) {
+    fn note_crowded_peer(&self, peer: SocketAddr) {
         let host = &self.host.shared;
         host.events.note_seldom("peer-limited", &peer.ip().to_string(), || {
             let share = self.settings.load().peer_share_percent;

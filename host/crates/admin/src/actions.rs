@@ -24,11 +24,11 @@ use serde::Deserialize;
 use std::time::Duration;
 
 /// How long a forced breaker stays forced by default: long enough to investigate, short enough to be forgotten safely.
-const USUAL: Duration = Duration::from_mins(10);
+const DEFAULT_FORCE_TIME: Duration = Duration::from_mins(10);
 /// The longest time that an operator can force a breaker.
 const MAX_FORCE_TIME: Duration = Duration::from_hours(24);
 /// The longest response body that an operator can set for a record.
-const ANSWER_BYTES: usize = 32 << 10;
+const MAX_RESPONSE_BYTES: usize = 32 << 10;
 
 /// The caller of an action, for the audit.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl Expiry {
 
 /// How long an operator's action lasts.
 pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
-    let Some(ms) = for_ms else { return Ok(USUAL) };
+    let Some(ms) = for_ms else { return Ok(DEFAULT_FORCE_TIME) };
     let wanted = Duration::from_millis(ms);
     if wanted.is_zero() || wanted > MAX_FORCE_TIME {
         let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(MAX_FORCE_TIME));
@@ -204,7 +204,7 @@ pub(super) async fn policy(
             done.map_err(|why| not_now(&why))?;
             return Ok(Json(dto::policy(serving)));
         }
-        ("rollback", named, Some(following)) if following.is_told() => {
+        ("rollback", named, Some(following)) if following.has_fleet_policy() => {
             let note = fleets(&state, actor.0, &verb, &upstream, None);
             following.roll_back(&state.host.shared.rollout, named, note).await.map_err(|why| not_now(&why))?;
             return Ok(Json(dto::policy(serving)));
@@ -304,7 +304,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
         serde_json::json!({ "title": "settled by an operator", "detail": "the request took effect; its answer was lost" })
             .to_string()
     });
-    if text.len() > ANSWER_BYTES {
+    if text.len() > MAX_RESPONSE_BYTES {
         return Err(Refusal::TooLarge);
     }
     let kind = given.content_type.unwrap_or_else(|| "application/json".to_owned());

@@ -27,7 +27,7 @@ use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 use subtle::ConstantTimeEq as _;
 
 /// Minimum characters of a token; a shorter one can be guessed.
-const SHORTEST: usize = 16;
+const MIN_TOKEN_CHARS: usize = 16;
 /// Why a token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -44,7 +44,7 @@ pub enum TokenError {
     },
     /// The token is too short, or not one word.
     #[error(
-        "the token of {key} must be one word of at least {SHORTEST} printable ASCII characters; make one with `openssl rand -hex 32`"
+        "the token of {key} must be one word of at least {MIN_TOKEN_CHARS} printable ASCII characters; make one with `openssl rand -hex 32`"
     )]
     Weak {
         /// The key or variable that holds the token.
@@ -155,7 +155,7 @@ impl Access {
     }
 
     /// Whether the request's credentials still permit reading.
-    pub(super) fn still_looks(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn may_still_read(&self, headers: &HeaderMap) -> bool {
         self.entry(headers).role.is_some()
     }
 
@@ -223,7 +223,7 @@ fn hash(source: &TokenSource, key: &'static str, variable: &'static str) -> Resu
         }
     };
     let token = text.trim();
-    if token.len() < SHORTEST || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if token.len() < MIN_TOKEN_CHARS || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(TokenError::Weak { key: name });
     }
     Ok(Sha256::digest(token).into())

@@ -85,7 +85,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn look(&self, path: &str) -> Result<Value, ClientError> {
+    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
         Ok(self.list(path).await?.0)
     }
 

@@ -11,11 +11,11 @@ use tokio::{
 };
 
 /// Maximum connections: a few scrapers, health checks and people.
-const CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// Maximum connections of one address.
-const ADDRESS_CONNECTIONS: usize = 64;
+const MAX_ADDRESS_CONNECTIONS: usize = 64;
 /// Additional connections that can only request health.
-const HEALTH_CONNECTIONS: usize = 64;
+const MAX_HEALTH_CONNECTIONS: usize = 64;
 
 /// The permits for connections.
 #[derive(Debug)]
@@ -36,14 +36,14 @@ impl ConnectionLimits {
     pub(super) fn new() -> Self {
         let all = usize::MAX;
         let limits = Limits {
-            peer_connections: ADDRESS_CONNECTIONS,
+            peer_connections: MAX_ADDRESS_CONNECTIONS,
             streams: all,
             requests: all,
             peer_requests: all,
             abandoned: all,
             peer_abandoned: all,
         };
-        Self { permits: Arc::new(Semaphore::new(CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
+        Self { permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)), peers: Peers::new(limits), health: VecDeque::new() }
     }
 
     /// A permit for the connection; none if it may only request health.
@@ -56,7 +56,7 @@ impl ConnectionLimits {
     /// Registers a connection that may only request health, and closes the oldest one if there are too many.
     pub(super) fn health(&mut self, connection: AbortHandle) {
         self.health.retain(|own| !own.is_finished());
-        if self.health.len() >= HEALTH_CONNECTIONS
+        if self.health.len() >= MAX_HEALTH_CONNECTIONS
             && let Some(oldest) = self.health.pop_front()
         {
             oldest.abort();
@@ -80,10 +80,10 @@ mod tests {
     async fn one_address_leaves_places_to_others() {
         let limits = ConnectionLimits::new();
         let own: Vec<_> = std::iter::from_fn(|| limits.enter(address(1))).take(1000).collect();
-        assert_eq!(own.len(), ADDRESS_CONNECTIONS);
+        assert_eq!(own.len(), MAX_ADDRESS_CONNECTIONS);
         let all: Vec<_> =
             (2..100).flat_map(|n| (0..10).filter_map(|_| limits.enter(address(n))).collect::<Vec<_>>()).collect();
-        assert_eq!(own.len() + all.len(), CONNECTIONS);
+        assert_eq!(own.len() + all.len(), MAX_CONNECTIONS);
         drop(all);
         assert!(limits.enter(address(2)).is_some() && limits.enter(address(1)).is_none());
         drop(own);
@@ -94,10 +94,10 @@ mod tests {
     async fn the_newest_that_asks_for_health_is_served() {
         let mut limits = ConnectionLimits::new();
         let mut connections = JoinSet::new();
-        for _ in 0..=HEALTH_CONNECTIONS {
+        for _ in 0..=MAX_HEALTH_CONNECTIONS {
             limits.health(connections.spawn(std::future::pending::<()>()));
         }
         assert!(connections.join_next().await.unwrap().unwrap_err().is_cancelled(), "the oldest one went");
-        assert_eq!((connections.len(), limits.health.len()), (HEALTH_CONNECTIONS, HEALTH_CONNECTIONS));
+        assert_eq!((connections.len(), limits.health.len()), (MAX_HEALTH_CONNECTIONS, MAX_HEALTH_CONNECTIONS));
     }
 }

@@ -267,7 +267,7 @@ impl Shared<'_> {
             taken: own.taken,
         };
         let places = self.endpoints.iter().filter_map(|endpoint| {
-            let (places, most) = (endpoint.places.as_ref()?, endpoint.settings.concurrency?);
+            let (places, most) = (endpoint.concurrency_permits.as_ref()?, endpoint.settings.concurrency?);
             let taken = most.saturating_sub(places.available_permits());
             Some(Concurrency { endpoint: endpoint.described.name.clone(), places: most, taken })
         });

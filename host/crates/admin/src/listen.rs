@@ -30,17 +30,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Maximum time for a request's head, and maximum idle time of a connection.
-const HEAD: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time for a body: a token, or a little JSON.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum life of a connection that may only request health. A health check sends its request at once.
-const HEALTH: Duration = Duration::from_secs(2);
+const MAX_HEALTH_LIFETIME: Duration = Duration::from_secs(2);
 /// Maximum life of any other connection, so that none occupies a permit forever.
-const LIFE: Duration = Duration::from_secs(300);
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Wait after a failed accept, usually because the process has no free file descriptors.
-const OUT_OF_FILES: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// The thread's nice value: it gets the processor time that the workers leave, and a tenth of a busy core.
-const NICE: i32 = 10;
+const NICENESS: i32 = 10;
 
 /// What a connection may request.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ pub(super) fn run(
     stop: CancellationToken,
 ) {
     // On Linux, this sets the priority of this thread only.
-    if let Err(error) = setpriority_process(None, NICE) {
+    if let Err(error) = setpriority_process(None, NICENESS) {
         tracing::debug!(%error, "the admin thread keeps the workers' priority");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -97,19 +97,19 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
                 if let Some(permit) = limits.enter(peer.ip()) {
                     let router = routers.all.clone();
                     connections.spawn(async move {
-                        let _ = timeout(LIFE, begin(stream, acceptor, peer, router)).await;
+                        let _ = timeout(MAX_LIFETIME, begin(stream, acceptor, peer, router)).await;
                         drop(permit);
                     });
                 } else {
                     let served = begin(stream, acceptor, peer, routers.health.clone());
                     limits.health(connections.spawn(async move {
-                        let _ = timeout(HEALTH, served).await;
+                        let _ = timeout(MAX_HEALTH_LIFETIME, served).await;
                     }));
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
-                sleep(OUT_OF_FILES).await;
+                sleep(ACCEPT_RETRY_WAIT).await;
             }
         }
     }
@@ -118,7 +118,7 @@ async fn accept(socket: TcpListener, tls: Option<Arc<Tls>>, routers: Routers) {
 async fn begin(stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, router: Router) {
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = tls else { return serve(stream, peer, router).await };
-    match timeout(HEAD, acceptor.accept(stream)).await {
+    match timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => serve(stream, peer, router).await,
         Ok(Err(error)) => tracing::debug!(%error, "a caller of the admin listener did not agree on TLS"),
         Err(_) => {}
@@ -128,7 +128,7 @@ async fn begin(stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, ro
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, peer: SocketAddr, router: Router) {
     let service = TowerToHyperService::new(router.layer(axum::Extension(Peer(peer))));
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 << 10);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 << 10);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "an admin connection ended early");
     }
@@ -163,7 +163,7 @@ mod tests {
         caller.write_all(request).await.unwrap();
         let mut read = String::new();
         // The server closes the connection when no further head arrives.
-        timeout(LIFE, caller.read_to_string(&mut read)).await.unwrap().unwrap();
+        timeout(MAX_LIFETIME, caller.read_to_string(&mut read)).await.unwrap().unwrap();
         read
     }
 

@@ -212,7 +212,7 @@ fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     page.histograms(&metrics::ATTEMPT_TIME, times)?;
     page.counters(&metrics::RETRIES, labelled(all, "class", &classes, |meter| meter.retries.all()))?;
     for verifications in [&metrics::VERIFICATIONS, &metrics::LOOKS] {
-        page.counters(verifications, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.probes))))?;
+        page.counters(verifications, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.verifications))))?;
     }
     let waits = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.wait_time)));
     page.histograms(&metrics::WAIT_TIME, waits)
@@ -244,7 +244,7 @@ fn limit_taken<'a>(group: &'a str, number: &'a str, limit: &LimitView) -> (Label
     (with(group_labels(group), "limit", number), share)
 }
 
-const STANDINGS: [BreakerState; 3] = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
+const BREAKER_STATES: [BreakerState; 3] = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
 
 impl Sources {
     fn groups(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -255,7 +255,7 @@ impl Sources {
             groups.iter().filter_map(|(name, view)| view.breaker.as_ref().map(|breaker| (group_labels(name), breaker)))
         };
         let states = breakers().flat_map(|(labels, breaker)| {
-            STANDINGS.map(|state| {
+            BREAKER_STATES.map(|state| {
                 (with(labels.clone(), "state", state.name()), f64::from(u8::from(breaker.standing == state)))
             })
         });
@@ -293,19 +293,19 @@ impl Sources {
         page.counters(&metrics::ADAPTIVE_DECREASES, paces().map(|(labels, pace)| (labels, pace.decreases)))?;
         let budgets = groups.iter().map(|(name, view)| (group_labels(name), view.budget as f64 / 1000.0));
         page.gauges(&metrics::BUDGET, budgets)?;
-        self.places(page)?;
+        self.concurrency(page)?;
         self.loads(page)
     }
 
-    fn places(&self, page: &mut Page<'_>) -> fmt::Result {
+    fn concurrency(&self, page: &mut Page<'_>) -> fmt::Result {
         let limited: Vec<(Labels<'_>, usize, usize)> = self
             .services
             .iter()
             .flat_map(|service| service.endpoints.iter().map(|endpoint| (service.settings.name.as_str(), endpoint)))
             .filter_map(|(upstream, endpoint)| {
-                let (places, most) = (endpoint.places.as_ref()?, endpoint.settings.concurrency?);
+                let (permits, most) = (endpoint.concurrency_permits.as_ref()?, endpoint.settings.concurrency?);
                 let labels = vec![("upstream", upstream), ("endpoint", endpoint.described.name.as_str())];
-                Some((labels, most.saturating_sub(places.available_permits()), most))
+                Some((labels, most.saturating_sub(permits.available_permits()), most))
             })
             .collect();
         page.gauges(&metrics::PLACES_TAKEN, limited.iter().map(|(labels, taken, _)| (labels.clone(), *taken as f64)))?;

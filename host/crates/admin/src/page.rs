@@ -83,7 +83,7 @@ pub(super) async fn enter(
         return sign_in(StatusCode::UNAUTHORIZED, "This is no token of this host.");
     };
     tracing::info!(target: "triage::audit", peer = %peer.0.0, role = role.name(), "signed in");
-    to_root(&cookie(&value, session::LIFE.as_secs(), state.is_encrypted))
+    to_root(&cookie(&value, session::SESSION_LIFETIME.as_secs(), state.is_encrypted))
 }
 
 /// Signs out.

@@ -22,7 +22,7 @@ const QUOTA: Quota = Quota {
 };
 
 /// Addresses with their own quota; further ones share one.
-const ADDRESSES: usize = 1024;
+const MAX_ADDRESSES: usize = 1024;
 
 /// The key of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +62,10 @@ impl Quotas {
     }
 
     fn address(&mut self, address: IpAddr, now: Timestamp) -> &mut Gcra {
-        if !self.addresses.contains_key(&address) && self.addresses.len() >= ADDRESSES {
+        if !self.addresses.contains_key(&address) && self.addresses.len() >= MAX_ADDRESSES {
             // An address with an unused quota needs no entry.
             self.addresses.retain(|_, limit| limit.taken(&QUOTA, now) > 0);
-            if self.addresses.len() >= ADDRESSES {
+            if self.addresses.len() >= MAX_ADDRESSES {
                 return &mut self.others;
             }
         }
@@ -110,7 +110,7 @@ mod tests {
         for n in 0..5000 {
             let _ = quotas.admit(address(n), now);
         }
-        assert_eq!(quotas.addresses.len(), ADDRESSES);
+        assert_eq!(quotas.addresses.len(), MAX_ADDRESSES);
         assert!(admitted(&mut quotas, address(9999), now) < 200, "what is beyond shares one quota");
         let later = now.after(Duration::from_secs(60));
         assert_eq!(admitted(&mut quotas, address(9999), later), 200, "once they are quiet they are forgotten");

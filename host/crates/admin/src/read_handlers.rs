@@ -25,9 +25,9 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 /// Maximum unsettled records in one response.
-const RECORDS: usize = 1000;
+const MAX_RECORDS: usize = 1000;
 /// Maximum unsettled records to count for the total. The store is queried for each one.
-const COUNTED_RECORDS: usize = 10_000;
+const MAX_COUNTED_RECORDS: usize = 10_000;
 /// The header for the total number of entries, since the list may hold only the first ones.
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -131,7 +131,7 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Result<Response,
         traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
         unsettled: shared
             .records
-            .unsettled(RECORDS)
+            .unsettled(MAX_RECORDS)
             .await
             .ok()
             .map(|records| (records.len(), records.iter().map(|record| record.sent_ago).max().unwrap_or_default())),
@@ -178,9 +178,9 @@ pub(super) async fn config(State(state): State<AdminState>) -> Response {
 
 /// Unsettled records, the next to expire first.
 pub(super) async fn records(State(state): State<AdminState>) -> Result<Response, Refusal> {
-    let unsettled = state.host.shared.records.unsettled(COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
+    let unsettled = state.host.shared.records.unsettled(MAX_COUNTED_RECORDS).await.map_err(|_| Refusal::Store)?;
     let total = HeaderValue::from(unsettled.len());
-    let first: Vec<_> = unsettled.into_iter().take(RECORDS).map(dto::record).collect();
+    let first: Vec<_> = unsettled.into_iter().take(MAX_RECORDS).map(dto::record).collect();
     Ok(([(TOTAL_COUNT, total)], Json(first)).into_response())
 }
 
@@ -194,7 +194,7 @@ pub(super) async fn record(State(state): State<AdminState>, At(id): At<String>) 
 }
 
 /// Maximum requests in one response.
-const REQUESTS: usize = 500;
+const MAX_REQUESTS: usize = 500;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,10 +209,10 @@ pub(super) async fn requests(
     State(state): State<AdminState>,
     query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<dto::Summary>>, Refusal> {
-    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {REQUESTS}"));
+    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {MAX_REQUESTS}"));
     let Query(Which { rough, limit }) = query.map_err(|_| malformed())?;
     let limit = limit.unwrap_or(100);
-    if !(1..=REQUESTS).contains(&limit) {
+    if !(1..=MAX_REQUESTS).contains(&limit) {
         return Err(malformed());
     }
     let shared = &state.host.shared;
@@ -226,6 +226,6 @@ pub(super) async fn request(
     At(id): At<String>,
 ) -> Result<Json<dto::Request>, Refusal> {
     let id: RequestId = id.parse().map_err(|error: NotARequestId| Refusal::Malformed(error.to_string()))?;
-    let timeline = state.host.shared.workers.story(id).ok_or(Refusal::NoStory)?;
+    let timeline = state.host.shared.workers.timeline(id).ok_or(Refusal::NoTimeline)?;
     Ok(Json(dto::request(timeline, &state.host.shared.clock)))
 }

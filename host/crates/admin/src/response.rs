@@ -22,7 +22,7 @@ pub(super) enum Refusal {
     #[error(
         "this request is not kept any more, or never was here; /api/v1/requests lists those that are, and admin.explain says how many"
     )]
-    NoStory,
+    NoTimeline,
     #[error("{0}")]
     Malformed(String),
     #[error("{0}")]
@@ -46,7 +46,7 @@ pub(super) enum Refusal {
     #[error(
         "as many connections are open as there are places for, and this one is for /healthz and /readyz alone; ask again"
     )]
-    NoPlace,
+    NoPermit,
     #[error("the state store did not answer; ask again later")]
     Store,
 }
@@ -54,7 +54,7 @@ pub(super) enum Refusal {
 impl Refusal {
     fn row(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::NoPath | Self::NoStory | Self::None { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            Self::NoPath | Self::NoTimeline | Self::None { .. } => (StatusCode::NOT_FOUND, "not-found"),
             Self::NoMethod => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
             Self::NotNow(_) => (StatusCode::CONFLICT, "conflict"),
@@ -65,7 +65,7 @@ impl Refusal {
             Self::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::Slow => (StatusCode::REQUEST_TIMEOUT, "slow"),
-            Self::NoPlace => (StatusCode::SERVICE_UNAVAILABLE, "no-place"),
+            Self::NoPermit => (StatusCode::SERVICE_UNAVAILABLE, "no-place"),
             Self::Store => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
         }
     }

@@ -14,7 +14,7 @@ use axum::{
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Maximum bytes of a request body.
-const BODY: usize = 64 << 10;
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Routes that only read.
 fn reading() -> Vec<(&'static str, MethodRouter<AdminState>)> {
@@ -78,8 +78,8 @@ pub(super) fn router(state: AdminState) -> Router {
         .merge(writers)
         .fallback(|| async { Refusal::NoPath })
         .method_not_allowed_fallback(|| async { Refusal::NoMethod })
-        .layer(DefaultBodyLimit::max(BODY))
-        .layer(from_fn(|request, next| listen::whole_body(request, next, BODY)))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(|request, next| listen::whole_body(request, next, MAX_BODY_BYTES)))
         .layer(map_response(no_sniffing))
         .with_state(state)
 }
@@ -89,7 +89,7 @@ pub(super) fn health(state: AdminState) -> Router {
     Router::new()
         .route("/healthz", get(read_handlers::healthz))
         .route("/readyz", get(read_handlers::readyz))
-        .fallback(|| async { Refusal::NoPlace })
+        .fallback(|| async { Refusal::NoPermit })
         .layer(map_response(no_sniffing))
         .with_state(state)
 }

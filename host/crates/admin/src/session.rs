@@ -13,7 +13,7 @@ use std::{collections::HashMap, time::Duration};
 
 pub(super) const COOKIE: &str = "triage-session";
 /// A working shift and some reserve.
-pub(super) const LIFE: Duration = Duration::from_hours(12);
+pub(super) const SESSION_LIFETIME: Duration = Duration::from_hours(12);
 
 /// Maximum stored sessions that ended early. If there are more, all sessions end.
 const MAX_ENDED: usize = 1024;
@@ -50,7 +50,7 @@ impl Sessions {
     pub(super) fn seal(&self, role: Role, now_unix_ms: u64) -> Option<String> {
         let mut nonce = [0; 8];
         self.random.fill(&mut nonce).ok()?;
-        let until = now_unix_ms.saturating_add(crate::clock::millis(LIFE));
+        let until = now_unix_ms.saturating_add(crate::clock::millis(SESSION_LIFETIME));
         let claim = format!("{}.{until}.{}", role.name(), hex(&nonce));
         let tag = hmac::sign(&self.state.lock().key, claim.as_bytes());
         Some(format!("{claim}.{}", hex(tag.as_ref())))
@@ -124,7 +124,7 @@ mod tests {
         let sessions = Sessions::new().unwrap();
         let value = sessions.seal(Role::Read, 1000).unwrap();
         assert_eq!(sessions.open(&value, 1000), Some(Role::Read));
-        let end = 1000 + crate::clock::millis(LIFE);
+        let end = 1000 + crate::clock::millis(SESSION_LIFETIME);
         assert_eq!(sessions.open(&value, end - 1), Some(Role::Read));
         assert_eq!(sessions.open(&value, end), None, "its time is over");
         assert_eq!(sessions.open(&sessions.seal(Role::Write, 1000).unwrap(), 1000), Some(Role::Write));
@@ -165,7 +165,7 @@ mod tests {
         let last = sessions.seal(Role::Read, 1000).unwrap();
         sessions.end(&last, 1000);
         assert_eq!((sessions.open(&last, 1000), sessions.open(&other, 1000)), (None, None), "too many: all end");
-        let later = 2000 + crate::clock::millis(LIFE);
+        let later = 2000 + crate::clock::millis(SESSION_LIFETIME);
         sessions.end(&sessions.seal(Role::Read, later).unwrap(), later);
         assert_eq!(sessions.state.lock().ended.len(), 1, "those whose time is over are forgotten");
     }

@@ -25,13 +25,13 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Maximum pages that follow at once. Each costs about 20 kB a second.
-const PAGES: usize = 16;
+const MAX_PAGES: usize = 16;
 /// The most recent entries of each list that a page gets.
-const EVENTS: usize = 40;
-const REQUESTS: usize = 15;
-const RECORDS: usize = 10;
+const MAX_EVENTS: usize = 40;
+const MAX_REQUESTS: usize = 15;
+const MAX_RECORDS: usize = 10;
 /// Maximum unsettled records to count.
-const COUNTED: usize = 1000;
+const MAX_COUNTED_RECORDS: usize = 1000;
 
 /// State shared by all open pages.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new() -> Self {
         let (snapshots, _) = watch::channel(Arc::from(""));
-        Self { sampler: Mutex::default(), snapshots, permits: Arc::new(Semaphore::new(PAGES)) }
+        Self { sampler: Mutex::default(), snapshots, permits: Arc::new(Semaphore::new(MAX_PAGES)) }
     }
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn run(state: AdminState) {
     loop {
         ticks.tick().await;
         let shared = &state.host.shared;
-        state.live.sampler.lock().look(&shared.meters, shared.clock.now());
+        state.live.sampler.lock().sample(&shared.meters, shared.clock.now());
         if state.live.snapshots.receiver_count() > 0 {
             let now = now(&state).await;
             state.live.snapshots.send_replace(now);
@@ -87,14 +87,14 @@ struct Unsettled {
 
 async fn now(state: &AdminState) -> Arc<str> {
     let shared = &state.host.shared;
-    let unsettled = shared.records.unsettled(COUNTED).await.unwrap_or_default();
+    let unsettled = shared.records.unsettled(MAX_COUNTED_RECORDS).await.unwrap_or_default();
     let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service)).collect();
     let (rates, points) = {
         let sampler = state.live.sampler.lock();
         (sampler.rates(), sampler.points())
     };
-    let requests = shared.workers.latest(REQUESTS, true);
+    let requests = shared.workers.latest(MAX_REQUESTS, true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
         status: dto::status(state),
@@ -105,11 +105,11 @@ async fn now(state: &AdminState) -> Arc<str> {
         limits: groups.iter().map(dto::Shared::limits).collect(),
         budgets: groups.iter().map(dto::Shared::budget).collect(),
         policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
-        events: shared.events.latest(EVENTS),
+        events: shared.events.latest(MAX_EVENTS),
         requests: requests.iter().map(|timeline| dto::summary(timeline, &shared.clock)).collect(),
         unsettled: Unsettled {
             count: unsettled.len(),
-            first: unsettled.into_iter().take(RECORDS).map(dto::record).collect(),
+            first: unsettled.into_iter().take(MAX_RECORDS).map(dto::record).collect(),
         },
     };
     text(&now)
@@ -165,7 +165,7 @@ pub(super) async fn follow(State(state): State<AdminState>, headers: HeaderMap) 
     let follower = Follower { state, headers, snapshots, permit };
     let then = stream::unfold(follower, async |mut follower: Follower| {
         follower.snapshots.changed().await.ok()?;
-        if !follower.state.access().still_looks(&follower.headers) {
+        if !follower.state.access().may_still_read(&follower.headers) {
             return None;
         }
         let now = Arc::clone(&follower.snapshots.borrow_and_update());

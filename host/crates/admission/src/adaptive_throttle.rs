@@ -22,9 +22,9 @@ use std::{
 /// Requests may wait for at most a third of the time left after a pause. While demand exceeds the rate, the queue is always as long as
 /// allowed, and a longer one serves no more requests. A queue as long as the deadline would expire whole when a pause delays it.
 /// Verifications may use all of their time: they are few, and a skipped one leaves a write unknown.
-const MAX_WAITING: u32 = 3;
+const WAIT_DIVISOR: u32 = 3;
 /// The shortest time between two `slowed` events.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+const MIN_EVENT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A group's adaptive rate, with its settings and its events.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct State {
     ceiling: f64,
     rate: AdaptiveRate,
     paused_until: Timestamp,
-    told: Option<Timestamp>,
+    last_event_at: Option<Timestamp>,
 }
 
 /// An attempt's reservation in the adaptive rate.
@@ -53,7 +53,7 @@ pub(super) struct Throttled {
     pace: Arc<Pace>,
     lesson: DecreaseEpoch,
     /// None while the rate is unlimited.
-    place: Option<Reservation>,
+    reservation: Option<Reservation>,
     /// The wait, counted from the reservation.
     pub(super) wait: Duration,
     /// The rate at the time of the reservation.
@@ -68,7 +68,7 @@ impl Pace {
             ceiling: f64::INFINITY,
             rate: AdaptiveRate::default(),
             paused_until: Timestamp::default(),
-            told: None,
+            last_event_at: None,
         };
         let (is_on, state) = (AtomicBool::new(false), Mutex::new(state));
         let own = Self { group: group.to_owned(), clock, events, is_on, state };
@@ -110,19 +110,26 @@ impl Pace {
             return Ok(Some(Throttled {
                 pace: Arc::clone(self),
                 lesson,
-                place: None,
+                reservation: None,
                 wait,
                 per_minute,
                 is_sent: false,
             }));
         };
         let per_minute = shown(rate);
-        let part = if ask == AttemptKind::Probe { 1 } else { MAX_WAITING };
+        let part = if ask == AttemptKind::Probe { 1 } else { WAIT_DIVISOR };
         let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / part);
-        let place = state.rate.reserve(rate, now.after(pause), now, max_wait);
-        let place = place.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
-        let (lesson, wait) = (state.rate.lesson(), place.due.since(now));
-        Ok(Some(Throttled { pace: Arc::clone(self), lesson, place: Some(place), wait, per_minute, is_sent: false }))
+        let reservation = state.rate.reserve(rate, now.after(pause), now, max_wait);
+        let reservation = reservation.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
+        let (lesson, wait) = (state.rate.lesson(), reservation.due.since(now));
+        Ok(Some(Throttled {
+            pace: Arc::clone(self),
+            lesson,
+            reservation: Some(reservation),
+            wait,
+            per_minute,
+            is_sent: false,
+        }))
     }
 
     /// The upstream asked for a pause: delays all reservations by the time that it adds to a pause under way.
@@ -151,7 +158,7 @@ impl State {
     fn lift(&mut self, now: Timestamp) {
         let left = self.paused_until.since(now);
         if !left.is_zero() {
-            self.rate.hasten(left);
+            self.rate.move_back(left);
             self.paused_until = now;
         }
     }
@@ -187,9 +194,9 @@ impl Throttled {
         }
         let (settings, ceiling) = (state.settings?, state.ceiling);
         let per_minute = shown(state.rate.throttled(&settings, ceiling, self.lesson, now)?);
-        let tell = state.told.is_none_or(|told| now.since(told) >= TELL_AGAIN);
+        let tell = state.last_event_at.is_none_or(|last_event_at| now.since(last_event_at) >= MIN_EVENT_INTERVAL);
         if tell {
-            state.told = Some(now);
+            state.last_event_at = Some(now);
         }
         drop(state);
         if tell {
@@ -210,9 +217,9 @@ fn shown(per_minute: f64) -> u32 {
 
 impl Drop for Throttled {
     fn drop(&mut self) {
-        if let Some(place) = self.place.filter(|_| !self.is_sent) {
+        if let Some(reservation) = self.reservation.filter(|_| !self.is_sent) {
             let now = self.pace.clock.now();
-            self.pace.state.lock().rate.refund(&place, now);
+            self.pace.state.lock().rate.refund(&reservation, now);
         }
     }
 }

@@ -109,14 +109,14 @@ impl Group {
 /// All groups of a host.
 #[derive(Debug)]
 pub struct Groups {
-    place: GroupReservation,
+    store: GroupStore,
     clock: Clock,
     events: Arc<Events>,
     paces: Mutex<HashMap<String, Arc<Pace>>>,
 }
 
 #[derive(Debug)]
-enum GroupReservation {
+enum GroupStore {
     Memory { entropy: Rng, groups: Mutex<HashMap<String, Arc<MemoryGate>>> },
     Redis(Arc<RedisGates>),
 }
@@ -124,27 +124,27 @@ enum GroupReservation {
 impl Groups {
     /// Groups with their state in this process; `events` records breaker transitions.
     pub fn memory(clock: Clock, entropy: Rng, events: Arc<Events>) -> Self {
-        Self::at(GroupReservation::Memory { entropy, groups: Mutex::default() }, clock, events)
+        Self::at(GroupStore::Memory { entropy, groups: Mutex::default() }, clock, events)
     }
 
-    fn at(place: GroupReservation, clock: Clock, events: Arc<Events>) -> Self {
-        Self { place, clock, events, paces: Mutex::default() }
+    fn at(store: GroupStore, clock: Clock, events: Arc<Events>) -> Self {
+        Self { store, clock, events, paces: Mutex::default() }
     }
 
     /// Groups that a fleet shares.
     pub fn shared(gates: Arc<RedisGates>, clock: Clock, events: Arc<Events>) -> Self {
-        Self::at(GroupReservation::Redis(gates), clock, events)
+        Self::at(GroupStore::Redis(gates), clock, events)
     }
 
     /// The group of a name. The first endpoint that names it sets its settings; an existing group keeps its state and, until
     /// [`Group::adopt`], its settings.
     pub fn group(&self, name: &str, endpoint: &EndpointSettings) -> Group {
-        let gate = match &self.place {
-            GroupReservation::Redis(gates) => Backend::Redis(gates.group(name, || endpoint.group.clone())),
-            GroupReservation::Memory { entropy, groups } => {
+        let gate = match &self.store {
+            GroupStore::Redis(gates) => Backend::Redis(gates.group(name, || endpoint.group.clone())),
+            GroupStore::Memory { entropy, groups } => {
                 let made = || {
                     let gate = MemoryGate::new(name.to_owned(), endpoint.group.clone(), self.clock, entropy.clone());
-                    Arc::new(gate.telling(Arc::clone(&self.events)))
+                    Arc::new(gate.reporting_to(Arc::clone(&self.events)))
                 };
                 let mut groups = groups.lock();
                 Backend::Memory(Arc::clone(groups.entry(name.to_owned()).or_insert_with(made)))
@@ -157,7 +157,7 @@ impl Groups {
 
     /// Waits until this host's reports have reached shared state. Their own timeouts bound the wait.
     pub async fn flushed(&self) {
-        if let GroupReservation::Redis(gates) = &self.place {
+        if let GroupStore::Redis(gates) = &self.store {
             gates.flush().await;
         }
     }
@@ -171,11 +171,11 @@ impl Group {
     pub async fn acquire(&self, ask: AttemptKind, max_wait: Duration) -> Result<Permit, Refusal> {
         let paced = self.pace.reserve(ask, || self.paused(), max_wait)?;
         let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
-        let (place, own) = match &self.own {
+        let (reservation, own) = match &self.own {
             None => (self.gate.acquire(ask, wait).await?, None),
             Some(own) => self.aligned(own, ask, wait).await?,
         };
-        Ok(Permit { place, own, paced, retry_after: None })
+        Ok(Permit { reservation, own, paced, retry_after: None })
     }
 
     /// Reserves the same moment in the group's and in the endpoint's own limits. A reservation used later than its moment would let a
@@ -190,24 +190,24 @@ impl Group {
         let (mut least, most) = wait.into_inner();
         // Times count from `began`.
         let left = |least: Duration| least.saturating_sub(began.elapsed())..=most.saturating_sub(began.elapsed());
-        let since_began = |asked: Duration, place: &Reserved| asked.saturating_add(place.wait());
+        let since_began = |asked: Duration, reservation: &Reserved| asked.saturating_add(reservation.wait());
         for _ in 0..ALIGNMENTS {
             let asked = began.elapsed();
             // The endpoint's own group has only limits, so the kind of attempt does not matter.
             let alone = own.acquire(AttemptKind::Probe, left(least)).await?;
             let due_alone = since_began(asked, &alone);
             let asked = began.elapsed();
-            let place = self.gate.acquire(ask, left(due_alone)).await?;
-            let due = since_began(asked, &place);
+            let reservation = self.gate.acquire(ask, left(due_alone)).await?;
+            let due = since_began(asked, &reservation);
             if due <= due_alone.saturating_add(SAME_MOMENT) {
-                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+                return Ok((reservation, Some(OwnReserved { gate: own.clone(), reservation: alone })));
             }
             drop(alone);
             let asked = began.elapsed();
             let alone = own.acquire(AttemptKind::Probe, left(due)).await?;
             let due_alone = since_began(asked, &alone);
             if due_alone <= due.saturating_add(SAME_MOMENT) {
-                return Ok((place, Some(OwnReserved { gate: own.clone(), place: alone })));
+                return Ok((reservation, Some(OwnReserved { gate: own.clone(), reservation: alone })));
             }
             least = due_alone;
         }
@@ -248,7 +248,7 @@ impl Group {
 #[derive(Debug)]
 #[must_use = "dropping a permit gives it back"]
 pub struct Permit {
-    place: Reserved,
+    reservation: Reserved,
     /// The reservation in the endpoint's own limits, if it has any.
     own: Option<OwnReserved>,
     /// The reservation in the adaptive rate; none if that is switched off.
@@ -271,7 +271,7 @@ enum HeldReservation {
 #[derive(Debug)]
 struct OwnReserved {
     gate: Backend,
-    place: Reserved,
+    reservation: Reserved,
 }
 
 impl Backend {
@@ -321,17 +321,17 @@ impl Drop for Reserved {
 impl OwnReserved {
     /// Replaces this reservation after a pause has postponed the group's by `wait` from now. Returns the wait until both may be used.
     async fn moved(&mut self, wait: Duration) -> Result<Duration, Refusal> {
-        self.place = Reserved(None);
-        self.place = self.gate.acquire(AttemptKind::Probe, wait..=wait.saturating_add(MAX_RESERVED)).await?;
-        Ok(self.place.wait().max(wait))
+        self.reservation = Reserved(None);
+        self.reservation = self.gate.acquire(AttemptKind::Probe, wait..=wait.saturating_add(MAX_RESERVED)).await?;
+        Ok(self.reservation.wait().max(wait))
     }
 }
 
 impl Permit {
     /// The wait until the reserved moment.
     pub fn wait(&self) -> Duration {
-        let own = self.own.as_ref().map_or(Duration::ZERO, |own| own.place.wait());
-        self.place.wait().max(own)
+        let own = self.own.as_ref().map_or(Duration::ZERO, |own| own.reservation.wait());
+        self.reservation.wait().max(own)
     }
 
     /// The wait that the adaptive rate adds, and that rate in requests per minute.
@@ -346,7 +346,7 @@ impl Permit {
 
     /// Whether this attempt decides if a half-open breaker closes.
     pub fn is_probe(&self) -> bool {
-        match &self.place.0 {
+        match &self.reservation.0 {
             Some(HeldReservation::Memory(_, grant)) => grant.is_probe(),
             Some(HeldReservation::Redis(_, grant)) => grant.is_probe(),
             None => false,
@@ -355,7 +355,7 @@ impl Permit {
 
     /// Whether a report has an effect, that is, whether there is a breaker.
     pub fn counts(&self) -> bool {
-        match &self.place.0 {
+        match &self.reservation.0 {
             Some(HeldReservation::Memory(_, grant)) => grant.counts(),
             Some(HeldReservation::Redis(_, grant)) => grant.counts(),
             None => false,
@@ -364,15 +364,15 @@ impl Permit {
 
     /// Whether this host issued the permit by itself, because shared state could not be reached.
     pub fn is_alone(&self) -> bool {
-        matches!(&self.place.0, Some(HeldReservation::Redis(_, redis::Grant::Alone(_))))
+        matches!(&self.reservation.0, Some(HeldReservation::Redis(_, redis::Grant::Alone(_))))
     }
 
     /// Rechecks breaker and pause right before the send, and starts a half-open probe's lease.
     pub async fn recheck(&mut self) -> Recheck {
-        let mut recheck = self.place.recheck().await;
+        let mut recheck = self.reservation.recheck().await;
         if let Some(own) = &mut self.own {
             recheck = match recheck {
-                Recheck::Send => own.place.recheck().await,
+                Recheck::Send => own.reservation.recheck().await,
                 Recheck::Wait(wait) => own.moved(wait).await.map_or_else(Recheck::Refused, Recheck::Wait),
                 refused @ Recheck::Refused(_) => refused,
             };
@@ -392,7 +392,7 @@ impl Permit {
     /// Reports the attempt's signal to the breaker.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
         let report = Report { signal, took, retry_after: self.retry_after };
-        match self.place.0.take() {
+        match self.reservation.0.take() {
             Some(HeldReservation::Memory(gate, grant)) => gate.report(&grant, report),
             Some(HeldReservation::Redis(gate, grant)) => gate.report(&grant, report),
             None => {}

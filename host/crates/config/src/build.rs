@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     idempotency,
-    policy::CachePlaces,
+    policy::CachePaths,
     redis::{self, Address},
     secret::{Secret, TokenSource},
     settlement,
@@ -161,7 +161,7 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
     let dir = dir.or_else(|| below("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("triage/compiled")));
     let key = below("XDG_STATE_HOME", ".local/state").map(|state| state.join("triage/cache.key"));
     let wanted = stated.read("policies.cache").unwrap_or(true);
-    let folders = dir.zip(key).map(|(dir, key)| CachePlaces { dir, key });
+    let folders = dir.zip(key).map(|(dir, key)| CachePaths { dir, key });
     let mut poll = Duration::from_secs(2);
     stated.fill("policies.poll", &mut poll);
     let mut compile_memory_bytes = 1 << 30;

@@ -31,7 +31,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Adds one value, or records what is wrong with it.
     pub(super) fn state(&mut self, path: &[String], raw: &Raw, source: Source) {
-        match schema::place(path) {
+        match schema::scope(path) {
             KeyScope::Leaf(owner, key) => self.leaf(path, owner, key, raw, source),
             KeyScope::Branch | KeyScope::Upstream(_) | KeyScope::Endpoint(..) => {
                 self.fault(

@@ -10,12 +10,12 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 /// Errors after these are usually consequences of the first ones.
-const MOST_SYNTAX_ERRORS: usize = 10;
+const MAX_SYNTAX_ERRORS: usize = 10;
 
 /// Reads a file into the draft. Returns false if it is not TOML: no value is taken then, and a key that seems missing may be in the file.
 pub(super) fn read(draft: &mut Draft, path: &Path, text: &str) -> bool {
     let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors.iter().take(MOST_SYNTAX_ERRORS) {
+    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let source = Source::File { path: path.to_owned(), line: error.span().map(|span| line(text, span.start)) };
         let fault = Fault::Syntax(error.message().to_owned());
         draft.fault(Problem { key: String::new(), fault, source: None }, &source);
@@ -52,7 +52,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &mut Vec<String>, value: &DeValue<'_>, source: Source) {
-        let fine = match schema::place(path) {
+        let fine = match schema::scope(path) {
             KeyScope::Leaf(..) | KeyScope::Unknown(_) => false,
             KeyScope::Branch => true,
             KeyScope::Upstream(name) => self.draft.upstream(&name, &source),
@@ -60,7 +60,7 @@ impl Walk<'_> {
         };
         match value {
             DeValue::Table(table) if fine => self.table(path, table),
-            DeValue::Table(_) if matches!(schema::place(path), KeyScope::Upstream(_) | KeyScope::Endpoint(..)) => {}
+            DeValue::Table(_) if matches!(schema::scope(path), KeyScope::Upstream(_) | KeyScope::Endpoint(..)) => {}
             _ => self.draft.state(path, &Raw::of(value), source),
         }
     }

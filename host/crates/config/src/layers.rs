@@ -24,7 +24,7 @@ pub(super) enum Raw {
 }
 
 /// Longer texts are cut in messages.
-const SHOWN_CHARS: usize = 60;
+const MAX_SHOWN_CHARS: usize = 60;
 
 impl Raw {
     pub(super) fn of(value: &DeValue<'_>) -> Self {
@@ -124,7 +124,7 @@ impl fmt::Display for Raw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Word(text) | Self::Text(text) => {
-                let cut: String = text.chars().take(SHOWN_CHARS).collect();
+                let cut: String = text.chars().take(MAX_SHOWN_CHARS).collect();
                 let more = if cut.len() < text.len() { "..." } else { "" };
                 write!(f, "{cut:?}{more}")
             }

@@ -30,7 +30,7 @@ pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
             }
             problems.extend(breakerless(&path, &values, own));
             let Some(shared) = resolve::pybreaker(&values) else { continue };
-            problems.extend(place(&path, &values, &shared, settings));
+            problems.extend(problem(&path, &values, &shared, settings));
             if let Some((other, _)) = known.iter().find(|(name, theirs)| *name != upstream.name && *theirs == shared) {
                 let because = format!("an endpoint of upstreams.{other} has the same, and each group is a breaker");
                 problems.extend(namespace(&path, &values, because, "one of its own"));
@@ -52,7 +52,7 @@ fn breakerless(path: &str, values: &Values, own: &Values) -> Option<Problem> {
     Some(problem.from(&wanted.source))
 }
 
-fn place(path: &str, values: &Values, shared: &Pybreaker, settings: &Settings) -> Option<Problem> {
+fn problem(path: &str, values: &Values, shared: &Pybreaker, settings: &Settings) -> Option<Problem> {
     match &settings.state {
         State::Memory => {
             let got = values.get(INTEROP)?.value.to_string();
@@ -60,7 +60,9 @@ fn place(path: &str, values: &Values, shared: &Pybreaker, settings: &Settings) -
             let problem = Problem::conflict(format!("{path}.{INTEROP}"), got, "state.url is \"memory:\"", must_be);
             Some(with_source(problem, values, INTEROP))
         }
-        State::Shared(state) if matches!(state.address.place, Topology::Cluster(_)) && shared.hash_tag().is_none() => {
+        State::Shared(state)
+            if matches!(state.address.topology, Topology::Cluster(_)) && shared.hash_tag().is_none() =>
+        {
             let because = "state.url is a Cluster, where all keys of a breaker must lie in one slot";
             let must_be = "a namespace with a hash tag, such as \"{hospital}\", the Python workers' too";
             namespace(path, values, because, must_be)

@@ -25,11 +25,11 @@ use triage_state::idempotency;
 pub(super) const OWN_LIMITS: &str = "own_limits";
 /// Added to the attempt timeout when it extends the deadline: the gap between the defaults 15 s and 5 s, which leaves time to wait and
 /// retry.
-const ROOM_TO_RETRY: Duration = Duration::from_secs(10);
+const RETRY_RESERVE: Duration = Duration::from_secs(10);
 /// Added to the attempt timeout when it extends a probe's lease: the time to report the result.
-const ROOM_TO_REPORT: Duration = Duration::from_secs(5);
+const REPORT_RESERVE: Duration = Duration::from_secs(5);
 /// Added to the longest deadline for a record's lock: allows for a slow clock and a slow store.
-const ROOM_TO_FINISH: Duration = Duration::from_secs(30);
+const FINISH_RESERVE: Duration = Duration::from_secs(30);
 
 /// The effective settings of an endpoint that the policy describes.
 pub fn effective_endpoint(upstream: &Upstream, described: &contract::Endpoint) -> Endpoint {
@@ -263,13 +263,13 @@ fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
 fn adapt(values: &mut Values) {
     // A deadline that the operator set shortens attempts; otherwise the deadline grows to fit the attempts.
     at_most(values, "attempt_timeout", "deadline", Duration::ZERO);
-    let room = if values.source("deadline") == Some(Source::Default) { ROOM_TO_RETRY } else { Duration::ZERO };
+    let room = if values.source("deadline") == Some(Source::Default) { RETRY_RESERVE } else { Duration::ZERO };
     at_least(values, "deadline", "attempt_timeout", room);
     at_most(values, "retry.min_wait", "retry.max_wait", Duration::ZERO);
     at_least(values, "retry.max_wait", "retry.min_wait", Duration::ZERO);
     at_most(values, "breaker.open_for", "breaker.open_for_max", Duration::ZERO);
     at_least(values, "breaker.open_for_max", "breaker.open_for", Duration::ZERO);
-    at_least(values, "breaker.probe_lease", "attempt_timeout", ROOM_TO_REPORT);
+    at_least(values, "breaker.probe_lease", "attempt_timeout", REPORT_RESERVE);
 }
 
 fn at_least(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
@@ -291,7 +291,7 @@ fn at_most(values: &mut Values, key: &'static str, other: &'static str, room: Du
 
 /// The record lock that fits a deadline.
 pub(super) fn lock_for(values: &Values) -> Duration {
-    values.read::<Duration>("deadline").map_or(Duration::ZERO, |deadline| deadline.saturating_add(ROOM_TO_FINISH))
+    values.read::<Duration>("deadline").map_or(Duration::ZERO, |deadline| deadline.saturating_add(FINISH_RESERVE))
 }
 
 /// Converts merged values to typed settings.

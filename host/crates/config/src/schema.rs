@@ -243,7 +243,7 @@ pub(super) enum KeyScope {
 }
 
 /// Resolves a key path.
-pub(super) fn place(path: &[String]) -> KeyScope {
+pub(super) fn scope(path: &[String]) -> KeyScope {
     let segments: Vec<&str> = path.iter().map(String::as_str).collect();
     match segments.as_slice() {
         [] | ["upstreams"] | ["upstreams", _, "defaults" | "endpoints"] => KeyScope::Branch,

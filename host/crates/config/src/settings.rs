@@ -5,7 +5,7 @@ pub use crate::choices::{Mode, PolicySource, Redirects};
 use crate::{
     breaker, idempotency,
     overload::{Priority, peers},
-    policy::{CachePlaces, Compiler, contract::Effect, signature::KeySource},
+    policy::{CachePaths, Compiler, contract::Effect, signature::KeySource},
     rate_limit::{Quota, adaptive},
     redis, retry,
     secret::TokenSource,
@@ -130,7 +130,7 @@ pub struct Admin {
 pub struct Policies {
     /// Folders of the compiled-code cache. Default: in the user's cache folder, if the environment names one; otherwise none, so that a
     /// library writes no files unasked.
-    pub cache: Option<CachePlaces>,
+    pub cache: Option<CachePaths>,
     /// A folder whose `NAME.wasm` replaces the embedded policy of that name, at the start and whenever the file changes.
     pub dir: Option<PathBuf>,
     /// How often policy files are checked in addition to file notifications, which some file systems do not send. Default 2 s.

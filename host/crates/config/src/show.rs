@@ -86,9 +86,9 @@ impl Page {
 
     fn rendered(&self) -> String {
         /// Longer lines get no aligned comment: one long value would push every comment off the screen.
-        const WIDEST: usize = 88;
+        const MAX_LINE_CHARS: usize = 88;
         let widths = self.0.iter().filter(|(_, source)| source.is_some()).map(|(line, _)| line.chars().count());
-        let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or_default();
+        let width = widths.filter(|width| *width <= MAX_LINE_CHARS).max().unwrap_or_default();
         let mut text = String::new();
         for (line, source) in &self.0 {
             // Writing to a string cannot fail.

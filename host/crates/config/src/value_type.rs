@@ -20,9 +20,9 @@ use std::{num::NonZeroU32, time::Duration};
 /// The longest duration that a key takes. A longer one is a mistake and could overflow deadline arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
 /// The most signature keys a list takes; a longer list is a mistake.
-const MOST_KEYS: usize = 16;
+const MAX_KEYS: usize = 16;
 /// The most limits an endpoint takes; a longer list is a mistake.
-const MOST_LIMITS: usize = 16;
+const MAX_LIMITS: usize = 16;
 
 /// The type of a key's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Kind {
             Self::Workers if raw.text() == Some("auto") => Ok(Value::Count(cores())),
             Self::Workers => count(raw, 1, 1024).map_err(|rule| rule + ", or \"auto\" for one a core"),
             Self::Memory if raw.text() == Some("auto") => Ok(memory().map_or(Value::Off, Value::Size)),
-            Self::Memory => sized(raw, LEAST_MEMORY, 1 << 50).map_err(|rule| rule + ", or \"auto\""),
+            Self::Memory => sized(raw, MIN_MEMORY_BYTES, 1 << 50).map_err(|rule| rule + ", or \"auto\""),
             Self::Percent(least) => percent(raw, least),
             Self::Duration => duration(raw, Duration::from_millis(1)),
             Self::Wait => duration(raw, Duration::ZERO),
@@ -184,10 +184,10 @@ impl Kind {
                 let one = |raw: &Raw| raw.text().and_then(|text| text.trim().parse().ok());
                 let structured = raw.structured();
                 let read = match &structured {
-                    Raw::List(items) => items.iter().take(MOST_KEYS + 1).map(one).collect::<Option<Vec<_>>>(),
+                    Raw::List(items) => items.iter().take(MAX_KEYS + 1).map(one).collect::<Option<Vec<_>>>(),
                     single => one(single).map(|key| vec![key]),
                 };
-                read.filter(|keys| keys.len() <= MOST_KEYS).map(Value::Keys).ok_or_else(|| KEYS.to_owned())
+                read.filter(|keys| keys.len() <= MAX_KEYS).map(Value::Keys).ok_or_else(|| KEYS.to_owned())
             }
             Self::Settled => match text(SETTLED)? {
                 signal @ ("ignore" | "failure") => Ok(Value::Text(signal.to_owned())),
@@ -209,14 +209,14 @@ impl Kind {
 
 fn headers(raw: &Raw) -> Result<Value, String> {
     const RULE: &str = "a header name, such as \"x-tenant\", or a list of 1 to 8 of them";
-    const MOST: usize = 8;
+    const MAX_HEADERS: usize = 8;
     let one = |raw: &Raw| http::HeaderName::from_bytes(raw.text()?.trim().as_bytes()).ok();
     let structured = raw.structured();
     let read = match &structured {
-        Raw::List(items) => items.iter().take(MOST + 1).map(one).collect::<Option<Vec<_>>>(),
+        Raw::List(items) => items.iter().take(MAX_HEADERS + 1).map(one).collect::<Option<Vec<_>>>(),
         single => one(single).map(|name| vec![name]),
     };
-    let fits = |names: &Vec<http::HeaderName>| (1..=MOST).contains(&names.len());
+    let fits = |names: &Vec<http::HeaderName>| (1..=MAX_HEADERS).contains(&names.len());
     read.filter(fits).map(Value::Headers).ok_or_else(|| RULE.to_owned())
 }
 
@@ -244,7 +244,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// A smaller limit leaves no memory for policies and requests.
-const LEAST_MEMORY: u64 = 64 << 20;
+const MIN_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Memory to leave free below a control group's limit. The host's program must stay in the page cache, which does not count as used (about
 /// 30 MiB), and between two samples of the group's usage the host may exceed its own limit (by 18 MiB as measured).
@@ -400,9 +400,9 @@ fn limits(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Vec<Quot
         problems.push(Problem::value(path, structured.to_string(), LIMITS));
         return None;
     };
-    if items.len() > MOST_LIMITS {
+    if items.len() > MAX_LIMITS {
         let got = format!("{} limits", items.len());
-        problems.push(Problem::value(path, got, format!("at most {MOST_LIMITS} limits")));
+        problems.push(Problem::value(path, got, format!("at most {MAX_LIMITS} limits")));
         return None;
     }
     let read = items.iter().enumerate().map(|(index, item)| limit(&format!("{path}[{index}]"), item, problems));

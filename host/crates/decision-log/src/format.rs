@@ -8,9 +8,9 @@ use std::borrow::Cow;
 pub const FORMAT: u32 = 1;
 
 /// Maximum of endpoints in a head: as many as a policy may describe.
-const ENDPOINTS: usize = 256;
+const MAX_ENDPOINTS: usize = 256;
 /// Maximum of headers of a message, and of claims: far more than a policy reads.
-const LISTED: usize = 1024;
+const MAX_LISTED: usize = 1024;
 
 /// Why a line is no line of a decision log.
 #[derive(Debug, thiserror::Error)]
@@ -283,11 +283,11 @@ impl Head {
             return Err(InvalidLine::Format(format));
         }
         let head: Self = serde_json::from_slice(line)?;
-        if head.endpoints.len() > ENDPOINTS {
+        if head.endpoints.len() > MAX_ENDPOINTS {
             return Err(InvalidLine::TooMany("endpoints"));
         }
         let listed = |own: &Endpoint| own.interest.request_headers.len().max(own.interest.response_headers.len());
-        if head.endpoints.iter().any(|own| listed(own) > LISTED) {
+        if head.endpoints.iter().any(|own| listed(own) > MAX_LISTED) {
             return Err(InvalidLine::TooMany("headers"));
         }
         Ok(head)
@@ -301,10 +301,10 @@ impl<'a> Decision<'a> {
     /// [`InvalidLine`] for an invalid decision.
     pub fn read(line: &'a [u8]) -> Result<Self, InvalidLine> {
         let decision: Self = serde_json::from_slice(line)?;
-        if decision.request.headers.len().max(decision.response.headers.len()) > LISTED {
+        if decision.request.headers.len().max(decision.response.headers.len()) > MAX_LISTED {
             return Err(InvalidLine::TooMany("headers"));
         }
-        if decision.taken.len() > LISTED {
+        if decision.taken.len() > MAX_LISTED {
             return Err(InvalidLine::TooMany("claims"));
         }
         if decision.status.is_some() == decision.failure.is_some() {

@@ -14,9 +14,9 @@ use std::{
 
 /// Maximum bytes of lines in memory: some ten thousand decisions without contents. The recording client reads several times a
 /// second.
-const BYTES: usize = 8 << 20;
+const MAX_BUFFERED_BYTES: usize = 8 << 20;
 /// How long unread lines are kept after the end.
-const HELD: Duration = Duration::from_mins(10);
+const UNREAD_LINES_TTL: Duration = Duration::from_mins(10);
 
 /// Recorder of one upstream.
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ impl Recorder {
     pub fn purge_expired(&self, now: Timestamp) {
         let mut held = self.held.lock();
         self.end_if_due(&mut held, now);
-        if !held.view.recording && now.since(held.until) > HELD {
+        if !held.view.recording && now.since(held.until) > UNREAD_LINES_TTL {
             held.lines = Vec::new();
         }
     }
@@ -176,7 +176,7 @@ impl ActiveRecording {
             serde_json::to_vec(&Head::of(service, contents)).unwrap_or_default()
         };
         // Keep 64 bytes for the line of a gap.
-        if self.lines.len() + head.len() + line.len() + 64 > BYTES {
+        if self.lines.len() + head.len() + line.len() + 64 > MAX_BUFFERED_BYTES {
             self.view.dropped += 1;
             self.gap += 1;
             return;

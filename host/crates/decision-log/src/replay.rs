@@ -29,11 +29,11 @@ use std::{
 use tokio::time::Instant;
 
 /// Maximum length of a line: two bodies of 1 MiB, each byte of which may need six in JSON.
-const LINE_BYTES: usize = 16 << 20;
+const MAX_LINE_BYTES: usize = 16 << 20;
 /// Size of a batch for a thread.
 const BATCH_BYTES: usize = 256 << 10;
 /// Maximum of generations in a log.
-const HEADS: usize = 1000;
+const MAX_HEADS: usize = 1000;
 
 /// Why a decision log could not be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -159,13 +159,13 @@ impl<'a> Reading<'a> {
         let (mut number, mut first, mut held, mut breaks_off) = (0, 1, Vec::with_capacity(BATCH_BYTES), false);
         loop {
             let from = held.len();
-            let read = trace.by_ref().take(LINE_BYTES as u64 + 1).read_until(b'\n', &mut held)?;
+            let read = trace.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut held)?;
             if read == 0 {
                 break;
             }
             number += 1;
             let invalid = |source| ReplayError::Line { line: number, source };
-            if read > LINE_BYTES {
+            if read > MAX_LINE_BYTES {
                 return Err(invalid(InvalidLine::TooMany("bytes")));
             }
             let line = held.get(from..).unwrap_or_default();
@@ -207,7 +207,7 @@ impl<'a> Reading<'a> {
         // A log repeats a head after each read of the recorder. A different head with the same generation is from another host or run.
         match self.heads.get(&head.generation) {
             Some(known) if known.head == head => return Ok(()),
-            None if self.heads.len() >= HEADS => return Err(InvalidLine::TooMany("generations")),
+            None if self.heads.len() >= MAX_HEADS => return Err(InvalidLine::TooMany("generations")),
             _ => {}
         }
         let beside = head.endpoints.iter().map(|own| self.places.beside(&head, own)).collect();
@@ -301,10 +301,10 @@ fn one(
     };
     let (then, now) = match (then, now) {
         (Ok(then), Ok(now)) if now.agrees(then) => return Ok(()),
-        (Ok(then), Ok(now)) => (then.gist(), now.against(then)),
+        (Ok(then), Ok(now)) => (then.summary(), now.against(then)),
         (Err(then), Err(now)) if then == now => return Ok(()),
-        (Ok(then), Err(now)) => (then.gist(), now),
-        (Err(then), Ok(now)) => (plain(then, 64), now.gist()),
+        (Ok(then), Err(now)) => (then.summary(), now),
+        (Err(then), Ok(now)) => (plain(then, 64), now.summary()),
         (Err(then), Err(now)) => (plain(then, 64), now),
     };
     let difference = || Difference { endpoint: plain(&endpoint.name, 64), outcome: outcome(&decision), then, now };

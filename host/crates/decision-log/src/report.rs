@@ -5,9 +5,9 @@ use crate::policy::contract::BreakerSignal;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Maximum of groups of differences. Differences beyond it are only counted.
-const GROUPS: usize = 1000;
+const MAX_GROUPS: usize = 1000;
 /// Maximum of groups that are displayed.
-const TOLD: usize = 50;
+const MAX_SHOWN_GROUPS: usize = 50;
 
 /// Why a decision could not be replayed faithfully: the candidate reads something that the log lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +103,7 @@ impl Report {
         if let Some((counted, first)) = self.differences.get_mut(&difference) {
             *counted += count;
             *first = line.min(*first);
-        } else if self.differences.len() < GROUPS {
+        } else if self.differences.len() < MAX_GROUPS {
             self.differences.insert(difference, (count, line));
         } else {
             self.ungrouped += count;
@@ -124,10 +124,10 @@ impl Report {
     }
 
     pub(super) fn recorded_by(&mut self, head: &Head) {
-        const NAMED: usize = 16;
+        const MAX_NAMED: usize = 16;
         let digest = head.digest.as_deref().map_or_else(|| "native".to_owned(), |digest| plain(digest, 12));
         let name = format!("{} {} ({digest})", plain(&head.policy, 64), plain(&head.version, 64));
-        if !self.recorded.contains(&name) && self.recorded.len() < NAMED {
+        if !self.recorded.contains(&name) && self.recorded.len() < MAX_NAMED {
             self.recorded.push(name);
         }
     }
@@ -170,17 +170,18 @@ impl fmt::Display for Report {
         writeln!(f, "{} verdicts differ:", self.differing)?;
         let mut groups: Vec<_> = self.differences.iter().collect();
         groups.sort_by_key(|(_, (count, line))| (std::cmp::Reverse(*count), *line));
-        for (Difference { endpoint, outcome, then, now }, (count, line)) in groups.iter().take(TOLD) {
+        for (Difference { endpoint, outcome, then, now }, (count, line)) in groups.iter().take(MAX_SHOWN_GROUPS) {
             writeln!(f, "{count:>10}  {endpoint} {outcome}: {then} -> {now}  (line {line})")?;
         }
-        let untold: u64 = groups.iter().skip(TOLD).map(|(_, (count, _))| count).sum::<u64>() + self.ungrouped;
-        if untold > 0 { writeln!(f, "{untold:>10}  in other ways") } else { Ok(()) }
+        let hidden: u64 =
+            groups.iter().skip(MAX_SHOWN_GROUPS).map(|(_, (count, _))| count).sum::<u64>() + self.ungrouped;
+        if hidden > 0 { writeln!(f, "{hidden:>10}  in other ways") } else { Ok(()) }
     }
 }
 
 impl RecordedVerdict {
     /// A summary without delays and contents, by which differences are grouped.
-    pub(super) fn gist(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let breaker = match self.breaker {
             BreakerSignal::Success => "success",
             BreakerSignal::Failure => "failure",
@@ -197,10 +198,10 @@ impl RecordedVerdict {
 
     /// Whether two verdicts are equal. Contents are compared if both have them; the reason for logs is not.
     pub(super) fn agrees(&self, other: &Self) -> bool {
-        self.other_than(other).is_empty() && self.gist_eq(other)
+        self.other_than(other).is_empty() && self.summary_eq(other)
     }
 
-    fn gist_eq(&self, other: &Self) -> bool {
+    fn summary_eq(&self, other: &Self) -> bool {
         (self.class, self.breaker, self.next, self.status) == (other.class, other.breaker, other.next, other.status)
     }
 
@@ -222,8 +223,8 @@ impl RecordedVerdict {
 
     /// Describes this verdict, in contrast to the recorded one.
     pub(super) fn against(&self, then: &Self) -> String {
-        if !self.gist_eq(then) {
-            return self.gist();
+        if !self.summary_eq(then) {
+            return self.summary();
         }
         format!("the same with another {}", self.other_than(then).join(" and another "))
     }

@@ -11,7 +11,7 @@ use http::Method;
 use std::time::Duration;
 
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// One endpoint for every method and path.
 pub(super) fn description() -> Description {
@@ -74,7 +74,7 @@ fn verdict(class: Class, breaker: BreakerSignal, retry: Option<Duration>) -> Ver
 
 /// Exponential backoff with equal jitter: a random delay from half of min(2 s * 2^(n-1), 10 s) to all of it.
 fn wait(attempt: &Attempt<'_>) -> Duration {
-    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.number.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+    let doubled = FIRST_WAIT.saturating_mul(1 << attempt.number.saturating_sub(1).min(10)).min(MAX_WAIT);
     let half = doubled / 2;
     half + half.mul_f64((attempt.random >> 11) as f64 / (1_u64 << 53) as f64)
 }

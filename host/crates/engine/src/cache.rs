@@ -20,14 +20,14 @@ use std::{
 use wasmtime::component::Component;
 
 /// The maximum size of an entry. An 18 MB Python component compiles to about 80 MB.
-const ENTRY_BYTES: u64 = 256 << 20;
+const MAX_ENTRY_BYTES: u64 = 256 << 20;
 /// The maximum size of the folder. Above it, the oldest entries are removed first.
-const FOLDER_BYTES: u64 = 1 << 30;
+const MAX_FOLDER_BYTES: u64 = 1 << 30;
 const MAC_BYTES: usize = 32;
 
 /// The paths of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachePlaces {
+pub struct CachePaths {
     /// The folder of the entries.
     pub dir: PathBuf,
     /// The file of the key for the entries' MACs, in another folder.
@@ -68,18 +68,18 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError`] if a path cannot be used, or other users have access to it.
-    pub fn open(places: &CachePlaces) -> Result<Self, CacheError> {
-        let parent = places.key.parent().unwrap_or(Path::new("."));
-        for folder in [places.dir.as_path(), parent] {
+    pub fn open(paths: &CachePaths) -> Result<Self, CacheError> {
+        let parent = paths.key.parent().unwrap_or(Path::new("."));
+        for folder in [paths.dir.as_path(), parent] {
             own_folder(folder)?;
         }
-        let failed = |source| CacheError::File { path: places.key.clone(), source };
+        let failed = |source| CacheError::File { path: paths.key.clone(), source };
         let mut key = [0; 32];
-        let Some(mut file) = private(&places.key, OFlags::RDONLY).map_err(failed)? else {
-            return Ok(Self { dir: places.dir.clone(), key: new_key(&places.key).map_err(failed)? });
+        let Some(mut file) = private(&paths.key, OFlags::RDONLY).map_err(failed)? else {
+            return Ok(Self { dir: paths.dir.clone(), key: new_key(&paths.key).map_err(failed)? });
         };
         file.read_exact(&mut key).map_err(failed)?;
-        Ok(Self { dir: places.dir.clone(), key })
+        Ok(Self { dir: paths.dir.clone(), key })
     }
 
     /// The component's code, if this engine compiled it before.
@@ -120,11 +120,11 @@ impl Cache {
     fn read(&self, name: &str) -> Option<Vec<u8>> {
         let file = private(&self.dir.join(name), OFlags::RDONLY).ok()??;
         let size = file.metadata().ok()?.len();
-        if size > ENTRY_BYTES {
+        if size > MAX_ENTRY_BYTES {
             return None;
         }
         let mut sealed = Vec::with_capacity(usize::try_from(size).ok()?);
-        file.take(ENTRY_BYTES).read_to_end(&mut sealed).ok()?;
+        file.take(MAX_ENTRY_BYTES).read_to_end(&mut sealed).ok()?;
         Some(sealed)
     }
 
@@ -150,7 +150,7 @@ impl Cache {
         entries.sort();
         let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in entries {
-            if total <= FOLDER_BYTES {
+            if total <= MAX_FOLDER_BYTES {
                 break;
             }
             fs::remove_file(path)?;
@@ -225,99 +225,99 @@ mod tests {
     use super::*;
     use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
-    struct Places(tempfile::TempDir);
+    struct Folders(tempfile::TempDir);
 
-    impl Places {
+    impl Folders {
         fn new() -> Self {
             Self(tempfile::tempdir().unwrap())
         }
 
-        fn places(&self) -> CachePlaces {
-            CachePlaces { dir: self.0.path().join("cache/compiled"), key: self.0.path().join("state/cache.key") }
+        fn paths(&self) -> CachePaths {
+            CachePaths { dir: self.0.path().join("cache/compiled"), key: self.0.path().join("state/cache.key") }
         }
 
         fn load(&self) -> Arc<Policy> {
-            let engine = Engine::start().unwrap().caching(Cache::open(&self.places()).unwrap());
+            let engine = Engine::start().unwrap().caching(Cache::open(&self.paths()).unwrap());
             Policy::load(&engine, prebuilt::embedded("http-standard").unwrap(), &LoadOptions::default()).unwrap()
         }
 
         fn entry(&self) -> PathBuf {
-            let mut entries = fs::read_dir(self.places().dir).unwrap();
+            let mut entries = fs::read_dir(self.paths().dir).unwrap();
             entries.next().unwrap().unwrap().path()
         }
 
         fn hits(&self) -> bool {
             let engine = Engine::start().unwrap();
             let digest = Digest::of(prebuilt::embedded("http-standard").unwrap());
-            Cache::open(&self.places()).unwrap().load(engine.fast(), &digest).is_some()
+            Cache::open(&self.paths()).unwrap().load(engine.sync_engine(), &digest).is_some()
         }
     }
 
     #[test]
     fn compiled_code_is_found_again() {
-        let places = Places::new();
-        assert!(!places.hits(), "a new cache is empty");
-        let compiled = places.load();
-        assert!(places.hits());
-        assert_eq!(places.load().description(), compiled.description());
-        assert_eq!(fs::read_dir(places.places().dir).unwrap().count(), 1, "one entry for one component");
+        let paths = Folders::new();
+        assert!(!paths.hits(), "a new cache is empty");
+        let compiled = paths.load();
+        assert!(paths.hits());
+        assert_eq!(paths.load().description(), compiled.description());
+        assert_eq!(fs::read_dir(paths.paths().dir).unwrap().count(), 1, "one entry for one component");
     }
 
     #[test]
     fn a_changed_entry_is_a_miss_and_is_replaced() {
-        let places = Places::new();
-        places.load();
-        let entry = places.entry();
+        let paths = Folders::new();
+        paths.load();
+        let entry = paths.entry();
         let mut bytes = fs::read(&entry).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&entry, &bytes).unwrap();
-        assert!(!places.hits(), "one bit differs");
-        places.load();
-        assert!(places.hits(), "compiled and kept again");
+        assert!(!paths.hits(), "one bit differs");
+        paths.load();
+        assert!(paths.hits(), "compiled and kept again");
         fs::write(&entry, b"short").unwrap();
-        assert!(!places.hits(), "shorter than a seal");
+        assert!(!paths.hits(), "shorter than a seal");
     }
 
     #[test]
     fn an_entry_sealed_with_another_key_is_a_miss() {
-        let places = Places::new();
-        places.load();
-        fs::remove_file(places.places().key).unwrap();
-        assert!(!places.hits());
+        let paths = Folders::new();
+        paths.load();
+        fs::remove_file(paths.paths().key).unwrap();
+        assert!(!paths.hits());
     }
 
     #[test]
     fn an_entry_under_another_name_is_a_miss() {
-        let places = Places::new();
-        places.load();
+        let paths = Folders::new();
+        paths.load();
         let engine = Engine::start().unwrap();
         let other = Digest::of(b"another component");
-        fs::rename(places.entry(), places.places().dir.join(name(engine.fast(), &other))).unwrap();
-        assert!(Cache::open(&places.places()).unwrap().load(engine.fast(), &other).is_none());
+        fs::rename(paths.entry(), paths.paths().dir.join(name(engine.sync_engine(), &other))).unwrap();
+        assert!(Cache::open(&paths.paths()).unwrap().load(engine.sync_engine(), &other).is_none());
     }
 
     #[test]
     fn links_and_files_of_others_are_misses() {
-        let places = Places::new();
-        places.load();
-        let entry = places.entry();
+        let paths = Folders::new();
+        paths.load();
+        let entry = paths.entry();
         fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(!places.hits(), "readable by others");
+        assert!(!paths.hits(), "readable by others");
         fs::set_permissions(&entry, fs::Permissions::from_mode(0o600)).unwrap();
-        let elsewhere = places.0.path().join("elsewhere");
+        let elsewhere = paths.0.path().join("elsewhere");
         fs::rename(&entry, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
-        assert!(!places.hits(), "a link");
+        assert!(!paths.hits(), "a link");
     }
 
     #[test]
     fn a_folder_open_to_others_is_refused() {
-        let places = Places::new();
-        places.load();
-        let dir = places.places().dir;
+        let paths = Folders::new();
+        paths.load();
+        let dir = paths.paths().dir;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        let refused = Cache::open(&places.places()).unwrap_err().to_string();
+        let refused = Cache::open(&paths.paths()).unwrap_err().to_string();
         assert_eq!(
             refused,
             format!(

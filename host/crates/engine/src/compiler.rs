@@ -23,17 +23,17 @@ pub const ARGUMENT: &str = "compile-component";
 /// The maximum size of the code that the child returns. An 18 MB Python component compiles to about 80 MB.
 const MAX_CODE_BYTES: u64 = 256 << 20;
 /// The maximum size of a component that the child reads.
-const COMPONENT_BYTES: u64 = 64 << 20;
+const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// The maximum length of the child's error text.
-const ERROR_BYTES: usize = 16 << 10;
+const MAX_ERROR_BYTES: usize = 16 << 10;
 /// The time between two checks of the child's memory. In that time the compiler allocates a few MB.
-const LOOK: Duration = Duration::from_millis(10);
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// The child's niceness, so that request threads get the processor first.
-const NICE: i32 = 10;
+const NICENESS: i32 = 10;
 
-/// The first byte of the child's output: `CODE` before the length of the code and the code, `ERROR` before the error's text.
-const CODE: u8 = 0;
-const ERROR: u8 = 1;
+/// The first byte of the child's output: `CODE_TAG` before the length of the code and the code, `ERROR_TAG` before the error's text.
+const CODE_TAG: u8 = 0;
+const ERROR_TAG: u8 = 1;
 
 /// The program and the limits of the child process that compiles components.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Compiler {
         command.args([ARGUMENT, tier.name()]).env_clear();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let child = command.spawn().map_err(CompileError::Process)?;
-        let mut child = Killed(child);
+        let mut child = KilledOnDrop(child);
         let input = child.0.stdin.take();
         let output = child.0.stdout.take();
         thread::scope(|scope| {
@@ -128,7 +128,7 @@ impl Compiler {
                 let _ = child.kill();
                 return Err(error);
             }
-            thread::sleep(LOOK);
+            thread::sleep(MEMORY_CHECK_INTERVAL);
         }
     }
 }
@@ -142,7 +142,7 @@ fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, 
     let mut tag = [0];
     output.read_exact(&mut tag).map_err(ended)?;
     match tag {
-        [CODE] => {
+        [CODE_TAG] => {
             let mut length = [0; 8];
             output.read_exact(&mut length).map_err(ended)?;
             let bytes = u64::from_le_bytes(length);
@@ -155,9 +155,9 @@ fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, 
             output.take(bytes).read_to_end(&mut code).map_err(CompileError::Process)?;
             if code.len() == length { Ok(Ok(code)) } else { Err(no_result("it wrote less than it said")) }
         }
-        [ERROR] => {
+        [ERROR_TAG] => {
             let mut text = Vec::new();
-            output.take(ERROR_BYTES as u64).read_to_end(&mut text).map_err(CompileError::Process)?;
+            output.take(MAX_ERROR_BYTES as u64).read_to_end(&mut text).map_err(CompileError::Process)?;
             Ok(Err(String::from_utf8_lossy(&text).into_owned()))
         }
         _ => Err(no_result("it wrote nothing that is code")),
@@ -179,9 +179,9 @@ pub fn own_program() -> io::Result<PathBuf> {
 }
 
 /// A child process that is killed when this value is dropped.
-struct Killed(Child);
+struct KilledOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -201,17 +201,17 @@ fn resident(process: u32) -> Option<u64> {
 pub fn compile_child(tier: &str) -> io::Result<()> {
     step_back();
     let mut component = Vec::new();
-    io::stdin().lock().take(COMPONENT_BYTES + 1).read_to_end(&mut component)?;
+    io::stdin().lock().take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut component)?;
     let mut out = io::stdout().lock();
     match compiled(tier, &component) {
         Ok(code) => {
-            out.write_all(&[CODE])?;
+            out.write_all(&[CODE_TAG])?;
             out.write_all(&(code.len() as u64).to_le_bytes())?;
             out.write_all(&code)?;
         }
         Err(text) => {
-            out.write_all(&[ERROR])?;
-            out.write_all(&text.as_bytes()[..text.len().min(ERROR_BYTES)])?;
+            out.write_all(&[ERROR_TAG])?;
+            out.write_all(&text.as_bytes()[..text.len().min(MAX_ERROR_BYTES)])?;
         }
     }
     out.flush()
@@ -219,7 +219,7 @@ pub fn compile_child(tier: &str) -> io::Result<()> {
 
 fn compiled(tier: &str, component: &[u8]) -> Compiled {
     let tier = Tier::of_name(tier).ok_or_else(|| format!("there is no tier {tier}"))?;
-    if component.len() as u64 > COMPONENT_BYTES {
+    if component.len() as u64 > MAX_COMPONENT_BYTES {
         return Err("the component is too large".to_owned());
     }
     let engine = engine::for_tier(tier).map_err(|error| format!("{error}: {:#}", error.0))?;
@@ -231,7 +231,7 @@ fn compiled(tier: &str, component: &[u8]) -> Compiled {
 fn step_back() {
     // Ignore refusals: the parent's limits hold without these settings.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    let _ = setpriority_process(None, NICE);
+    let _ = setpriority_process(None, NICENESS);
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     let core = getrlimit(Resource::Core);
     let _: Result<(), Errno> = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: core.maximum });

@@ -11,7 +11,7 @@ pub const VERSION: &str = "0.1.0";
 /// A component above this size contains an interpreter, which needs more memory, tables and modules than a compiled policy.
 const INTERPRETER_BYTES: usize = 1 << 20;
 /// The maximum number of names that are read. A policy has a few dozen imports and exports.
-const NAMES: usize = 1000;
+const MAX_NAMES: usize = 1000;
 
 /// The contracts that this host loads. When a newer minor version appears, the older one stays here and gets an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,22 +24,22 @@ pub enum Contract {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
     /// For components without imports, from compiled languages: little memory, and a fresh instance in microseconds.
-    Fast,
+    Sync,
     /// For components that contain an interpreter or import WASI: more memory, and a WASI that gives access to nothing.
-    Roomy,
+    Wasi,
 }
 
 impl Tier {
     /// The tier's name on the compiler's command line.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Fast => "fast",
-            Self::Roomy => "roomy",
+            Self::Sync => "fast",
+            Self::Wasi => "roomy",
         }
     }
 
     pub(super) fn of_name(name: &str) -> Option<Self> {
-        [Self::Fast, Self::Roomy].into_iter().find(|tier| tier.name() == name)
+        [Self::Sync, Self::Wasi].into_iter().find(|tier| tier.name() == name)
     }
 }
 
@@ -111,7 +111,7 @@ impl Outline {
     }
 
     fn take<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        let room = NAMES.saturating_sub(self.names.len());
+        let room = MAX_NAMES.saturating_sub(self.names.len());
         self.names.extend(names.take(room).map(str::to_owned));
     }
 
@@ -130,7 +130,7 @@ impl Outline {
     /// The tier on which the component runs.
     pub(super) fn tier(&self) -> Tier {
         let wasi = self.names.iter().any(|name| name.starts_with("wasi:"));
-        if wasi || self.bytes > INTERPRETER_BYTES { Tier::Roomy } else { Tier::Fast }
+        if wasi || self.bytes > INTERPRETER_BYTES { Tier::Wasi } else { Tier::Sync }
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
         for name in super::super::prebuilt::names() {
             let outline = Outline::of(super::super::prebuilt::embedded(name).unwrap());
             assert!(outline.names.contains(&format!("{PACKAGE}/types@{VERSION}")), "{name}: {:?}", outline.names);
-            assert_eq!((outline.contract(), outline.tier()), (Ok(Contract::V0_1), Tier::Fast), "{name}");
+            assert_eq!((outline.contract(), outline.tier()), (Ok(Contract::V0_1), Tier::Sync), "{name}");
         }
     }
 
@@ -182,11 +182,11 @@ mod tests {
 
     #[test]
     fn wasi_and_size_ask_for_room() {
-        assert_eq!(outline("(component)").tier(), Tier::Fast);
-        assert_eq!(outline("(component (import \"wasi:cli/exit@0.2.0\" (instance)))").tier(), Tier::Roomy);
+        assert_eq!(outline("(component)").tier(), Tier::Sync);
+        assert_eq!(outline("(component (import \"wasi:cli/exit@0.2.0\" (instance)))").tier(), Tier::Wasi);
         let inside = "(component (component (import \"wasi:cli/exit@0.2.0\" (instance))))";
-        assert_eq!(outline(inside).tier(), Tier::Fast, "what is nested is not imported");
+        assert_eq!(outline(inside).tier(), Tier::Sync, "what is nested is not imported");
         let large = format!("(component (core module (memory 1) (data \"{}\")))", "x".repeat(INTERPRETER_BYTES));
-        assert_eq!(outline(&large).tier(), Tier::Roomy);
+        assert_eq!(outline(&large).tier(), Tier::Wasi);
     }
 }

@@ -13,15 +13,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::{borrow::Cow, str::FromStr, time::Duration};
 
 /// The maximum number of endpoints in a description.
-const ENDPOINTS: usize = 256;
+const MAX_ENDPOINTS: usize = 256;
 /// The maximum number of headers in an interest, a probe or a replacement.
-const HEADERS: usize = 32;
+const MAX_HEADERS: usize = 32;
 /// The maximum number of body bytes that an interest may request.
-const BODY_BYTES: u32 = 1 << 20;
+const MAX_BODY_BYTES: u32 = 1 << 20;
 /// The maximum length of a path template.
-const PATH_BYTES: usize = 512;
+const MAX_PATH_BYTES: usize = 512;
 /// The maximum length of a claim.
-const CLAIM_BYTES: usize = 512;
+const MAX_CLAIM_BYTES: usize = 512;
 
 /// Why a verdict was refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +35,13 @@ pub enum InvalidVerdict {
     #[error("header {0:?} is malformed or not a policy's to set")]
     Header(String),
     /// Too many headers.
-    #[error("{0} headers were given; at most {HEADERS} are taken")]
+    #[error("{0} headers were given; at most {MAX_HEADERS} are taken")]
     Headers(usize),
     /// The status is not a final one.
     #[error("a replacement's status must be from 200 to 599; got {0}")]
     Status(u16),
     /// The claim is empty or too long.
-    #[error("a claim must have 1 to {CLAIM_BYTES} bytes; got {0}")]
+    #[error("a claim must have 1 to {MAX_CLAIM_BYTES} bytes; got {0}")]
     Claim(usize),
 }
 
@@ -49,7 +49,7 @@ pub enum InvalidVerdict {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDescription {
     /// There is no endpoint, or there are too many.
-    #[error("it has {0} endpoints; there must be 1 to {ENDPOINTS}")]
+    #[error("it has {0} endpoints; there must be 1 to {MAX_ENDPOINTS}")]
     Endpoints(usize),
     /// A name has an invalid character, or an invalid length.
     #[error("name {0:?} must have 1 to 64 characters of a-z, 0-9 and '-'")]
@@ -61,13 +61,13 @@ pub enum InvalidDescription {
     #[error("endpoint {0:?}: {1:?} is no method; it must be one in upper case or '*'")]
     Method(String, String),
     /// A path is not a template, or too long.
-    #[error("endpoint {0:?}: path {1:?} must be a URI template of at most {PATH_BYTES} bytes that starts with '/'")]
+    #[error("endpoint {0:?}: path {1:?} must be a URI template of at most {MAX_PATH_BYTES} bytes that starts with '/'")]
     Path(String, String),
     /// A header name of the interest is malformed.
     #[error("endpoint {0:?}: {1:?} is no header name in lower case")]
     Header(String, String),
     /// An interest is too large.
-    #[error("endpoint {0:?}: at most {BODY_BYTES} body bytes and {HEADERS} headers may be asked for")]
+    #[error("endpoint {0:?}: at most {MAX_BODY_BYTES} body bytes and {MAX_HEADERS} headers may be asked for")]
     Interest(String),
     /// A settled range leaves 200 to 399.
     #[error("endpoint {0:?}: settled range {1}-{2} must lie within 200-399")]
@@ -190,7 +190,9 @@ pub(super) fn short(text: &str, most: usize) -> String {
 /// Validates a guest's verdict.
 pub(super) fn verdict(lifted: wit::Verdict) -> Result<Verdict, InvalidVerdict> {
     let claim = match lifted.claim {
-        Some(claim) if claim.is_empty() || claim.len() > CLAIM_BYTES => return Err(InvalidVerdict::Claim(claim.len())),
+        Some(claim) if claim.is_empty() || claim.len() > MAX_CLAIM_BYTES => {
+            return Err(InvalidVerdict::Claim(claim.len()));
+        }
         claim => claim,
     };
     Ok(Verdict {
@@ -253,10 +255,10 @@ fn replacement(answer: wit::Replacement) -> Result<Replacement, InvalidVerdict> 
     Ok(Replacement { status, headers: taken_headers(answer.headers)?, body: Bytes::from(answer.body) })
 }
 
-/// Checks headers that a guest sets. They must be well-formed and end-to-end, and must not frame the message, route it, carry credentials or
-/// state, or claim to come from the host.
+/// Checks headers that a guest sets. They must be well-formed and end-to-end, and must not frame the message, route it, carry credentials
+/// or state, or claim to come from the host.
 fn taken_headers(given: Vec<wit::HeaderResult>) -> Result<HeaderMap, InvalidVerdict> {
-    if given.len() > HEADERS {
+    if given.len() > MAX_HEADERS {
         return Err(InvalidVerdict::Headers(given.len()));
     }
     let mut headers = HeaderMap::with_capacity(given.len());
@@ -292,7 +294,7 @@ fn taken_headers(given: Vec<wit::HeaderResult>) -> Result<HeaderMap, InvalidVerd
 
 /// Validates a guest's description.
 pub(super) fn description(lifted: wit::Description) -> Result<Description, InvalidDescription> {
-    if lifted.endpoints.is_empty() || lifted.endpoints.len() > ENDPOINTS {
+    if lifted.endpoints.is_empty() || lifted.endpoints.len() > MAX_ENDPOINTS {
         return Err(InvalidDescription::Endpoints(lifted.endpoints.len()));
     }
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(lifted.endpoints.len());
@@ -338,7 +340,7 @@ fn endpoint(described: wit::Endpoint) -> Result<Endpoint, InvalidDescription> {
             _ => return Err(InvalidDescription::Method(name, short(other, 32))),
         },
     };
-    if !described.path.starts_with('/') || described.path.len() > PATH_BYTES {
+    if !described.path.starts_with('/') || described.path.len() > MAX_PATH_BYTES {
         return Err(InvalidDescription::Path(name, short(&described.path, 64)));
     }
     if let Some(range) =
@@ -383,8 +385,8 @@ fn endpoint(described: wit::Endpoint) -> Result<Endpoint, InvalidDescription> {
 }
 
 fn interest(asked: wit::Interest, endpoint: &str) -> Result<Interest, InvalidDescription> {
-    let too_much = asked.request_body_bytes.max(asked.response_body_bytes) > BODY_BYTES
-        || asked.request_headers.len().max(asked.response_headers.len()) > HEADERS;
+    let too_much = asked.request_body_bytes.max(asked.response_body_bytes) > MAX_BODY_BYTES
+        || asked.request_headers.len().max(asked.response_headers.len()) > MAX_HEADERS;
     if too_much {
         return Err(InvalidDescription::Interest(endpoint.to_owned()));
     }

@@ -7,7 +7,7 @@ use crate::clock;
 use std::time::Duration;
 
 /// The most extensions of a deadline for a thread that gets no processor time. After that, a longer wait would help no request.
-const MOVES: u32 = 32;
+const MAX_EXTENSIONS: u32 = 32;
 
 /// The processor time of one call.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ impl CpuBudget {
         };
         let left = self.cap.checked_sub(thread_time.saturating_sub(noted)).filter(|left| !left.is_zero())?;
         self.moves += 1;
-        (self.moves <= MOVES).then(|| clock::millis(left).max(1))
+        (self.moves <= MAX_EXTENSIONS).then(|| clock::millis(left).max(1))
     }
 }
 

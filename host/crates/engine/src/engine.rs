@@ -15,17 +15,17 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-/// Instances of `Tier::Fast` at once: one for each core that runs a decision, the rest for `reused` isolation and for loads.
-const INSTANCES: u32 = 256;
-/// Instances of `Tier::Roomy` at once: fewer, because each holds an interpreter.
-const ROOMY_INSTANCES: u32 = 64;
+/// Instances of `Tier::Sync` at once: one for each core that runs a decision, the rest for `reused` isolation and for loads.
+const SYNC_INSTANCES: u32 = 256;
+/// Instances of `Tier::Wasi` at once: fewer, because each holds an interpreter.
+const WASI_INSTANCES: u32 = 64;
 
-/// Memory of a slot that stays resident between instances of `Tier::Fast`. A policy touches less, so a fresh instance needs no page faults.
-const RESIDENT_BYTES: usize = 256 << 10;
-/// The same for `Tier::Roomy`: an interpreter touches more memory.
-const ROOMY_RESIDENT_BYTES: usize = 4 << 20;
+/// Memory of a slot that stays resident between instances of `Tier::Sync`. A policy touches less, so a fresh instance needs no page faults.
+const SYNC_RESIDENT_BYTES: usize = 256 << 10;
+/// The same for `Tier::Wasi`: an interpreter touches more memory.
+const WASI_RESIDENT_BYTES: usize = 4 << 20;
 
-/// The guest's stack. A call of `Tier::Roomy` runs on a stack of twice this size, so that its guest gets as much as one of `Tier::Fast`.
+/// The guest's stack. A call of `Tier::Wasi` runs on a stack of twice this size, so that its guest gets as much as one of `Tier::Sync`.
 const STACK_BYTES: usize = 512 << 10;
 
 /// This machine cannot run the engine.
@@ -38,16 +38,16 @@ pub struct EngineError(#[source] pub(super) wasmtime::Error);
 /// The engines of this process. Clones share them; their ticker ends with the last clone.
 #[derive(Clone)]
 pub struct Engine {
-    fast: wasmtime::Engine,
-    /// Started with the first component of `Tier::Roomy`.
-    roomy: Arc<OnceLock<RoomyEngine>>,
+    sync: wasmtime::Engine,
+    /// Started with the first component of `Tier::Wasi`.
+    wasi: Arc<OnceLock<WasiEngine>>,
     ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
     compiler: Option<Arc<Compiler>>,
 }
 
-/// The engine of `Tier::Roomy`, and the linker with the WASI functions that its guests may import.
-pub(super) struct RoomyEngine {
+/// The engine of `Tier::Wasi`, and the linker with the WASI functions that its guests may import.
+pub(super) struct WasiEngine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Linker<StoreData<Wasi>>,
 }
@@ -59,14 +59,14 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts the engine of `Tier::Fast`, and the thread that ticks for both tiers.
+    /// Starts the engine of `Tier::Sync`, and the thread that ticks for both tiers.
     ///
     /// # Errors
     /// [`EngineError`] if the pool's address space cannot be reserved, or the thread cannot start.
     pub fn start() -> Result<Self, EngineError> {
-        let fast = for_tier(Tier::Fast)?;
-        let roomy: Arc<OnceLock<RoomyEngine>> = Arc::default();
-        let (second, first) = (Arc::downgrade(&roomy), fast.weak());
+        let sync = for_tier(Tier::Sync)?;
+        let wasi: Arc<OnceLock<WasiEngine>> = Arc::default();
+        let (second, first) = (Arc::downgrade(&wasi), sync.weak());
         let tick = move || {
             if let Some(engine) = first.upgrade() {
                 engine.increment_epoch();
@@ -78,7 +78,7 @@ impl Engine {
             }
         };
         let ticker = Ticker::start(tick).map_err(|error| EngineError(error.into()))?;
-        Ok(Self { fast, roomy, ticker, cache: None, compiler: None })
+        Ok(Self { sync, wasi, ticker, cache: None, compiler: None })
     }
 
     /// Adds a cache of compiled code.
@@ -100,19 +100,19 @@ impl Engine {
         self.ticker.runs()
     }
 
-    /// The engine of `Tier::Fast`.
-    pub(super) fn fast(&self) -> &wasmtime::Engine {
-        &self.fast
+    /// The engine of `Tier::Sync`.
+    pub(super) fn sync_engine(&self) -> &wasmtime::Engine {
+        &self.sync
     }
 
-    /// The engine of `Tier::Roomy`, started on first use.
-    pub(super) fn roomy(&self) -> Result<&RoomyEngine, EngineError> {
-        if let Some(roomy) = self.roomy.get() {
-            return Ok(roomy);
+    /// The engine of `Tier::Wasi`, started on first use.
+    pub(super) fn wasi_engine(&self) -> Result<&WasiEngine, EngineError> {
+        if let Some(engine) = self.wasi.get() {
+            return Ok(engine);
         }
-        let wasmtime = for_tier(Tier::Roomy)?;
+        let wasmtime = for_tier(Tier::Wasi)?;
         let linker = wasi::linker(&wasmtime).map_err(EngineError)?;
-        Ok(self.roomy.get_or_init(|| RoomyEngine { wasmtime, linker }))
+        Ok(self.wasi.get_or_init(|| WasiEngine { wasmtime, linker }))
     }
 
     /// A component's compiled code: from the cache, or compiled now and added to the cache.
@@ -147,8 +147,8 @@ impl Engine {
 /// A new engine with a tier's settings.
 pub(super) fn for_tier(tier: Tier) -> Result<wasmtime::Engine, EngineError> {
     match tier {
-        Tier::Fast => started(SYNC_BOUNDS, INSTANCES, RESIDENT_BYTES),
-        Tier::Roomy => started(WASI_BOUNDS, ROOMY_INSTANCES, ROOMY_RESIDENT_BYTES),
+        Tier::Sync => started(SYNC_BOUNDS, SYNC_INSTANCES, SYNC_RESIDENT_BYTES),
+        Tier::Wasi => started(WASI_BOUNDS, WASI_INSTANCES, WASI_RESIDENT_BYTES),
     }
 }
 

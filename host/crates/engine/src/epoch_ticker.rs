@@ -13,11 +13,11 @@ use std::{
 };
 
 /// The time between two epochs.
-const TICK: Duration = Duration::from_millis(1);
+const TICK_INTERVAL: Duration = Duration::from_millis(1);
 /// The thread sleeps after this many ticks without a call. A guest that is called more often never needs to wake it.
 const IDLE_TICKS: u32 = 100;
 /// A sleeping thread checks this often whether its engines have ended.
-const ASLEEP: Duration = Duration::from_secs(1);
+const ASLEEP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the calls into guests. Its thread ends with the last clone of its `Arc`.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Ticker {
                 (seen, idle) = (begun, if is_idle { idle + 1 } else { 0 });
                 if idle < IDLE_TICKS {
                     drop(ticker);
-                    thread::sleep(TICK);
+                    thread::sleep(TICK_INTERVAL);
                     tick();
                     continue;
                 }
@@ -53,7 +53,7 @@ impl Ticker {
                 ticker.asleep.store(true, SeqCst);
                 if ticker.begun.load(SeqCst) == seen {
                     drop(ticker);
-                    thread::park_timeout(ASLEEP);
+                    thread::park_timeout(ASLEEP_CHECK_INTERVAL);
                 }
                 if let Some(ticker) = weak.upgrade() {
                     ticker.asleep.store(false, SeqCst);

@@ -12,9 +12,9 @@ use serde::Deserialize;
 use std::{str::FromStr, time::Duration};
 
 /// The maximum size of the file.
-const FILE_BYTES: usize = 4 << 20;
+const MAX_FILE_BYTES: usize = 4 << 20;
 /// The maximum number of differences in the error.
-const TOLD: usize = 20;
+const MAX_DIFFERENCES: usize = 20;
 /// The wall clock of every case: 2026-01-01T00:00:00Z.
 const NOW_UNIX_MS: u64 = 1_767_225_600_000;
 
@@ -45,7 +45,7 @@ struct Row {
 #[derive(Debug, thiserror::Error)]
 pub enum CasesError {
     /// The file is too large.
-    #[error("the cases have {bytes} bytes; at most {} are read", FILE_BYTES)]
+    #[error("the cases have {bytes} bytes; at most {} are read", MAX_FILE_BYTES)]
     TooLarge {
         /// The file's size.
         bytes: usize,
@@ -78,12 +78,12 @@ pub enum CasesError {
 /// # Errors
 /// [`CasesError`] names the differences, or the line that is not a case.
 pub fn play(policy: &Policy, csv: &str) -> Result<usize, CasesError> {
-    if csv.len() > FILE_BYTES {
+    if csv.len() > MAX_FILE_BYTES {
         return Err(CasesError::TooLarge { bytes: csv.len() });
     }
     let endpoints = &policy.description().endpoints;
     let router = Router::new(endpoints.iter().map(|e| (e.method.as_ref(), e.path.as_str())))?;
-    let (mut played, mut failed, mut told) = (0, 0, Vec::new());
+    let (mut played, mut failed, mut reported) = (0, 0, Vec::new());
     for (index, row) in csv::Reader::from_reader(csv.as_bytes()).deserialize::<Row>().enumerate() {
         let line = index + 2;
         let malformed = |why: String| CasesError::Malformed { line, why };
@@ -92,13 +92,13 @@ pub fn play(policy: &Policy, csv: &str) -> Result<usize, CasesError> {
         played += 1;
         if !differs.is_empty() {
             failed += 1;
-            if told.len() < TOLD {
+            if reported.len() < MAX_DIFFERENCES {
                 let Row { method, path, condition, note, .. } = &row;
-                told.push(format!("line {line}: {method} {path} {condition} ({note}): {differs}"));
+                reported.push(format!("line {line}: {method} {path} {condition} ({note}): {differs}"));
             }
         }
     }
-    if failed > 0 { Err(CasesError::Differ { failed, played, differences: told }) } else { Ok(played) }
+    if failed > 0 { Err(CasesError::Differ { failed, played, differences: reported }) } else { Ok(played) }
 }
 
 fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, String> {

@@ -1,5 +1,5 @@
-//! Calls into guests, in two ways: `SyncTier` makes plain calls for `Tier::Fast`; `WasiTier` makes calls on a stack of their own for
-//! `Tier::Roomy`, whose guests may wait.
+//! Calls into guests, in two ways: `SyncTier` makes plain calls for `Tier::Sync`; `WasiTier` makes calls on a stack of their own for
+//! `Tier::Wasi`, whose guests may wait.
 
 use super::{
     bindings::{Policy, PolicyPre, triage::policy::types as wit, waiting},
@@ -16,12 +16,12 @@ use wasmtime::{Result, Store, component::InstancePre};
 use wasmtime_wasi::runtime::with_ambient_tokio_runtime;
 
 /// The most bytes that a guest may return from one call: a response of 1 MiB and its headers.
-const LIFTED_BYTES: usize = 2 << 20;
+const MAX_LIFTED_BYTES: usize = 2 << 20;
 
-/// The limits of `Tier::Fast`: a policy without an interpreter reads a few hundred KiB and keeps nothing.
+/// The limits of `Tier::Sync`: a policy without an interpreter reads a few hundred KiB and keeps nothing.
 pub(super) const SYNC_BOUNDS: Bounds =
     Bounds { memory_bytes: 16 << 20, tables: 4, table_elements: 10_000, core_instances: 4 };
-/// The limits of `Tier::Roomy`: Python starts with 13 MB and a hundred core instances.
+/// The limits of `Tier::Wasi`: Python starts with 13 MB and a hundred core instances.
 pub(super) const WASI_BOUNDS: Bounds =
     Bounds { memory_bytes: 64 << 20, tables: 16, table_elements: 40_000, core_instances: 256 };
 
@@ -29,7 +29,7 @@ pub(super) const WASI_BOUNDS: Bounds =
 pub(super) fn allow<W>(store: &mut Store<StoreData<W>>, cap_ms: u64) {
     store.data_mut().time = CpuBudget::new(cap_ms);
     store.set_epoch_deadline(FIRST_EPOCHS);
-    store.set_hostcall_fuel(LIFTED_BYTES);
+    store.set_hostcall_fuel(MAX_LIFTED_BYTES);
 }
 
 /// Instantiates and calls the components of one tier.
@@ -55,7 +55,7 @@ pub(super) trait GuestCall: 'static {
     ) -> Result<wit::Verdict>;
 }
 
-/// Calls of `Tier::Fast`, whose guests import nothing.
+/// Calls of `Tier::Sync`, whose guests import nothing.
 #[derive(Debug)]
 pub(super) struct SyncTier;
 
@@ -94,7 +94,7 @@ impl GuestCall for SyncTier {
     }
 }
 
-/// Calls of `Tier::Roomy`, whose guests have an interpreter or import WASI.
+/// Calls of `Tier::Wasi`, whose guests have an interpreter or import WASI.
 #[derive(Debug)]
 pub(super) struct WasiTier;
 
@@ -104,14 +104,14 @@ pub(super) struct WasiTier;
 pub(super) struct Waited;
 
 /// The most polls of one call. A guest that only checks whether an event is ready yields once for each check.
-const LOOKS: u32 = 16;
+const MAX_POLLS: u32 = 16;
 
 /// Runs a call that must not wait. A call that waits is abandoned.
 fn at_once<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let (mut call, mut context) = (pin!(call), Context::from_waker(Waker::noop()));
     // WASI's clocks need a tokio runtime, but some threads that load and test policies have none.
     with_ambient_tokio_runtime(|| {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_POLLS {
             if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
                 return result;
             }

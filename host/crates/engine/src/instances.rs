@@ -19,13 +19,13 @@ use wasmtime::{Store, Trap, UpdateDeadline, component::InstancePre};
 const DECIDE_MS: u64 = 5;
 /// The limit of a whole decision: instantiation, `configure`, `decide`, and clearing the instance. A guest that touches all of its memory
 /// occupies the host's thread four times as long as its own call takes, through page faults and clearing.
-const WHOLE_MS: u64 = 10;
+const DECISION_MS: u64 = 10;
 /// The limit of `describe` and of `configure` at load, in milliseconds of processor time.
 pub(super) const LOAD_MS: u64 = 100;
 /// The number of calls that a reused instance serves before a fresh one replaces it.
 const REUSED_CALLS: u32 = 10_000;
 /// The most warm instances that `reused` isolation keeps.
-const WARM: usize = 16;
+const MAX_WARM: usize = 16;
 /// The settings of a policy if the operator gives none.
 const NO_SETTINGS: &str = "{}";
 
@@ -136,8 +136,8 @@ impl<W: GuestCall> Instances<W> {
         let decided = self.decide_uncounted(attempt, outcome, interest);
         // By now the instance is cleared, so this time includes it.
         let took = clock::thread_time().saturating_sub(began);
-        if decided.is_ok() && took > Duration::from_millis(WHOLE_MS) {
-            return Err(Fault::Costly { cap_ms: WHOLE_MS });
+        if decided.is_ok() && took > Duration::from_millis(DECISION_MS) {
+            return Err(Fault::Costly { cap_ms: DECISION_MS });
         }
         decided
     }
@@ -165,7 +165,7 @@ impl<W: GuestCall> Instances<W> {
             && *calls < REUSED_CALLS
         {
             let mut warm = warm.lock();
-            if warm.len() < WARM {
+            if warm.len() < MAX_WARM {
                 warm.push(instance);
             }
         }

@@ -30,14 +30,14 @@ mod store_data;
 mod wasi;
 
 pub use builtin::judge as builtin_judge;
-pub use cache::{Cache, CacheError, CachePlaces};
+pub use cache::{Cache, CacheError, CachePaths};
 pub use cache::{own_folder, private};
 pub use compiler::{CompileError, Compiler};
 pub use component_info::{Contract, OtherContract, Tier, VERSION};
 pub use engine::{Engine, EngineError};
 pub use load::contained;
 #[cfg(any(test, feature = "panic-injection"))]
-pub use load::panic_if_told;
+pub use load::panic_if_marked;
 pub use load::{LoadError, LoadOptions};
 pub use nesting_limit::TooDeep;
 pub use triage_core::{
@@ -115,7 +115,7 @@ impl Fault {
     }
 
     /// The fault and its cause on one line, for operators.
-    pub fn told(&self) -> String {
+    pub fn with_cause(&self) -> String {
         let cause = std::error::Error::source(self).map(ToString::to_string);
         match (self, cause) {
             // The message of `Invalid` contains the cause already.

@@ -67,7 +67,7 @@ pub enum LoadError {
     /// The component was built for another contract.
     #[error(transparent)]
     Contract(#[from] OtherContract),
-    /// The engine of `Tier::Roomy` cannot be started.
+    /// The engine of `Tier::Wasi` cannot be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The component asks for more memory, tables or core instances than its tier allows.
@@ -131,9 +131,9 @@ pub(super) struct Component {
 
 enum Tiered {
     /// Components without imports.
-    Fast(Instances<SyncTier>),
+    Sync(Instances<SyncTier>),
     /// Components with an interpreter, or with imports of WASI.
-    Roomy(Instances<WasiTier>),
+    Wasi(Instances<WasiTier>),
 }
 
 impl std::fmt::Debug for Component {
@@ -154,11 +154,11 @@ pub fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Panics if a test wrote the marker of this `place` in the load into the component's bytes.
+/// Panics if a test wrote the marker of this `step` in the load into the component's bytes.
 #[cfg(any(test, feature = "panic-injection"))]
-pub fn panic_if_told(place: &str, bytes: &[u8]) {
-    let told = format!("test-panic:{place};");
-    assert!(!bytes.windows(told.len()).any(|part| part == told.as_bytes()), "{told}");
+pub fn panic_if_marked(step: &str, bytes: &[u8]) {
+    let marker = format!("test-panic:{step};");
+    assert!(!bytes.windows(marker.len()).any(|part| part == marker.as_bytes()), "{marker}");
 }
 
 impl Component {
@@ -179,7 +179,7 @@ impl Component {
         loading: &LoadOptions,
     ) -> Result<(Self, Description), LoadError> {
         #[cfg(any(test, feature = "panic-injection"))]
-        panic_if_told("load", bytes);
+        panic_if_marked("load", bytes);
         if bytes.len() > COMPONENT_BYTES {
             return Err(LoadError::TooLarge { bytes: bytes.len() });
         }
@@ -201,25 +201,25 @@ impl Component {
         }
         let log = LogBudget::new(digest.short());
         let (instances, description) = match outline.tier() {
-            Tier::Fast => {
+            Tier::Sync => {
                 let component = engine
-                    .compiled(engine.fast(), Tier::Fast, digest, bytes)
+                    .compiled(engine.sync_engine(), Tier::Sync, digest, bytes)
                     .map_err(|error| refused(error, SYNC_BOUNDS))?;
-                let linker = Linker::new(engine.fast());
-                let linked = linked(&linker, &component, Tier::Fast)?;
+                let linker = Linker::new(engine.sync_engine());
+                let linked = linked(&linker, &component, Tier::Sync)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
                 let description = instances.describe()?;
-                (Tiered::Fast(instances), description)
+                (Tiered::Sync(instances), description)
             }
-            Tier::Roomy => {
-                let roomy = engine.roomy()?;
+            Tier::Wasi => {
+                let wasi_engine = engine.wasi_engine()?;
                 let component = engine
-                    .compiled(&roomy.wasmtime, Tier::Roomy, digest, bytes)
+                    .compiled(&wasi_engine.wasmtime, Tier::Wasi, digest, bytes)
                     .map_err(|error| refused(error, WASI_BOUNDS))?;
-                let linked = linked(&roomy.linker, &component, Tier::Roomy)?;
+                let linked = linked(&wasi_engine.linker, &component, Tier::Wasi)?;
                 let instances = Instances::new(engine, linked, loading, log)?;
                 let description = instances.describe()?;
-                (Tiered::Roomy(instances), description)
+                (Tiered::Wasi(instances), description)
             }
         };
         Ok((Self { contract, instances }, description))
@@ -232,15 +232,15 @@ impl Component {
         interest: Option<&Interest>,
     ) -> Result<Verdict, Fault> {
         match &self.instances {
-            Tiered::Fast(instances) => instances.decide(attempt, outcome, interest),
-            Tiered::Roomy(instances) => instances.decide(attempt, outcome, interest),
+            Tiered::Sync(instances) => instances.decide(attempt, outcome, interest),
+            Tiered::Wasi(instances) => instances.decide(attempt, outcome, interest),
         }
     }
 
     pub(super) fn tier(&self) -> Tier {
         match &self.instances {
-            Tiered::Fast(_) => Tier::Fast,
-            Tiered::Roomy(_) => Tier::Roomy,
+            Tiered::Sync(_) => Tier::Sync,
+            Tiered::Wasi(_) => Tier::Wasi,
         }
     }
 
@@ -259,8 +259,8 @@ fn linked<T: 'static>(
         return Err(LoadError::Imports { missing });
     }
     linker.instantiate_pre(component).map_err(match tier {
-        Tier::Fast => LoadError::World,
-        Tier::Roomy => LoadError::Wasi,
+        Tier::Sync => LoadError::World,
+        Tier::Wasi => LoadError::Wasi,
     })
 }
 
@@ -290,7 +290,7 @@ fn imports(component: &wasmtime::component::Component, tier: Tier) -> Vec<String
     let granted = |name: &str| {
         let package = name.strip_prefix("wasi:").and_then(|name| name.split_once('/'));
         let version = name.rsplit_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
-        tier == Tier::Roomy && version && package.is_some_and(|(package, _)| WASI.contains(&package))
+        tier == Tier::Wasi && version && package.is_some_and(|(package, _)| WASI.contains(&package))
     };
     let engine = component.engine();
     let mut missing = Vec::new();
@@ -312,9 +312,9 @@ fn imports(component: &wasmtime::component::Component, tier: Tier) -> Vec<String
 
 /// Lists the first 32 names, each cut to 160 bytes, and the number of further ones.
 fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 32;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| convert::short(name, 160)).collect();
-    let more = names.len().saturating_sub(SHOWN);
+    const MAX_SHOWN: usize = 32;
+    let shown: Vec<String> = names.iter().take(MAX_SHOWN).map(|name| convert::short(name, 160)).collect();
+    let more = names.len().saturating_sub(MAX_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
 }

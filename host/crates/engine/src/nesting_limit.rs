@@ -10,48 +10,50 @@ use wasmparser::{
 };
 
 /// The maximum nesting depth of components. A composed policy has two or three levels.
-const COMPONENTS: usize = 32;
+const MAX_COMPONENT_DEPTH: usize = 32;
 /// The maximum nesting depth of blocks. An interpreter's largest `switch` has a few hundred cases, each a block.
-const BLOCKS: usize = 4096;
+const MAX_BLOCK_DEPTH: usize = 4096;
 
 /// The maximum nesting depth of instance and component types. An encoded WIT package has three levels. The parser recurses for each level,
 /// and the validator panics past a hundred.
-const TYPES: usize = 32;
+const MAX_TYPE_DEPTH: usize = 32;
 /// The maximum number of byte pairs in one section that may begin a nested type. A section with more is refused before it is parsed:
 /// parsing could overflow the thread's stack.
-const TYPE_BEGINNINGS: usize = 200;
+const MAX_TYPE_BEGINNINGS: usize = 200;
 
 /// The maximum number of functions in all modules of a component. A Python interpreter has about ten thousand.
-const FUNCTIONS: usize = 200_000;
+const MAX_FUNCTIONS: usize = 200_000;
 /// The maximum number of types in all modules of a component.
-const CORE_TYPES: usize = 100_000;
+const MAX_CORE_TYPES: usize = 100_000;
 /// The maximum number of local variables of a function. An interpreter's largest function has a few thousand.
-const LOCALS: u64 = 10_000;
+const MAX_LOCALS: u64 = 10_000;
 /// The maximum of local variables times blocks of a function. The compiler may examine each variable in each block.
-const LOCALS_IN_BLOCKS: u64 = 10_000_000;
+const MAX_LOCALS_TIMES_BLOCKS: u64 = 10_000_000;
 
 /// The limit that a component exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooDeep {
     /// Nested components.
-    #[error("the component holds components nested deeper than {COMPONENTS}; compose it flatter")]
+    #[error("the component holds components nested deeper than {MAX_COMPONENT_DEPTH}; compose it flatter")]
     Components,
     /// Nested instance or component types.
-    #[error("the component holds instance or component types nested deeper than {TYPES}; declare them flatter")]
+    #[error(
+        "the component holds instance or component types nested deeper than {MAX_TYPE_DEPTH}; declare them flatter"
+    )]
     Types,
     /// The number of functions.
-    #[error("the component has more than {FUNCTIONS} functions; build it smaller")]
+    #[error("the component has more than {MAX_FUNCTIONS} functions; build it smaller")]
     Functions,
     /// The number of types.
-    #[error("the component's modules declare more than {CORE_TYPES} types; build it smaller")]
+    #[error("the component's modules declare more than {MAX_CORE_TYPES} types; build it smaller")]
     CoreTypes,
     /// The number of local variables, or their product with the blocks.
     #[error(
-        "a function of the component has more than {LOCALS} local variables, or {LOCALS_IN_BLOCKS} of them times its blocks; split that function"
+        "a function of the component has more than {MAX_LOCALS} local variables, or {MAX_LOCALS_TIMES_BLOCKS} of them times its blocks; split that function"
     )]
     Locals,
     /// Nested blocks of a function.
-    #[error("a function of the component has blocks nested deeper than {BLOCKS}; split that function")]
+    #[error("a function of the component has blocks nested deeper than {MAX_BLOCK_DEPTH}; split that function")]
     Blocks,
 }
 
@@ -68,13 +70,13 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), TooDeep> {
             Payload::CodeSectionEntry(body) => function(&body)?,
             _ => {}
         }
-        if functions > FUNCTIONS {
+        if functions > MAX_FUNCTIONS {
             return Err(TooDeep::Functions);
         }
-        if core_types > CORE_TYPES {
+        if core_types > MAX_CORE_TYPES {
             return Err(TooDeep::CoreTypes);
         }
-        if depth > COMPONENTS {
+        if depth > MAX_COMPONENT_DEPTH {
             return Err(TooDeep::Components);
         }
     }
@@ -86,10 +88,10 @@ fn types_are_deep(section: &ComponentTypeSectionReader<'_>, bytes: &[u8]) -> boo
     // A nested type begins with two tags: that of a type declaration and that of its own kind. Other data may contain the same bytes, so
     // this count is an upper bound of the levels.
     let own = bytes.get(section.range()).unwrap_or_default();
-    if own.array_windows().filter(|pair| matches!(pair, [0x01, 0x41 | 0x42])).count() > TYPE_BEGINNINGS {
+    if own.array_windows().filter(|pair| matches!(pair, [0x01, 0x41 | 0x42])).count() > MAX_TYPE_BEGINNINGS {
         return true;
     }
-    section.clone().into_iter().map_while(Result::ok).any(|ty| depth(&ty) > TYPES)
+    section.clone().into_iter().map_while(Result::ok).any(|ty| depth(&ty) > MAX_TYPE_DEPTH)
 }
 
 /// The nesting depth of a type. `types_are_deep` bounds the recursion.
@@ -114,9 +116,9 @@ fn depth(ty: &ComponentType<'_>) -> usize {
 fn function(body: &FunctionBody<'_>) -> Result<(), TooDeep> {
     let locals = locals(body).unwrap_or(0);
     let Ok((deepest, blocks)) = blocks(body) else { return Ok(()) };
-    if deepest > BLOCKS {
+    if deepest > MAX_BLOCK_DEPTH {
         Err(TooDeep::Blocks)
-    } else if locals > LOCALS || locals.saturating_mul(blocks) > LOCALS_IN_BLOCKS {
+    } else if locals > MAX_LOCALS || locals.saturating_mul(blocks) > MAX_LOCALS_TIMES_BLOCKS {
         Err(TooDeep::Locals)
     } else {
         Ok(())

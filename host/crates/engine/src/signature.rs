@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The maximum size of a key, signature or checksum file. Such a file has a few hundred bytes.
-const FILE_BYTES: u64 = 8 << 10;
+const MAX_FILE_BYTES: u64 = 8 << 10;
 
 /// A public key in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub enum SignatureError {
         found: Digest,
     },
     /// A file beside the component cannot be read.
-    #[error("{} cannot be read; it must be a file of at most {FILE_BYTES} bytes", shown(file))]
+    #[error("{} cannot be read; it must be a file of at most {MAX_FILE_BYTES} bytes", shown(file))]
     Read {
         /// The file.
         file: PathBuf,
@@ -287,5 +287,5 @@ fn read_if_there(file: &Path) -> Result<Option<String>, SignatureError> {
 }
 
 fn read(file: &Path) -> io::Result<String> {
-    bounded_file::read_text(file, FILE_BYTES)
+    bounded_file::read_text(file, MAX_FILE_BYTES)
 }

@@ -22,19 +22,19 @@ use wasmtime_wasi::{
 };
 
 /// The burst that one component may print to the log, in bytes.
-const LOG_BYTES: u64 = 16 << 10;
+const LOG_BURST_BYTES: u64 = 16 << 10;
 /// The rate at which a component may print beyond the burst.
 const LOG_BYTES_PER_SECOND: u64 = 1 << 10;
 /// The maximum length of a log line; the rest is cut.
-const LINE_BYTES: usize = 1 << 10;
+const MAX_LINE_BYTES: usize = 1 << 10;
 
 /// The maximum number of handles that an instance may have open.
-const HANDLES: usize = 256;
+const MAX_HANDLES: usize = 256;
 /// The most random bytes that a guest may request in one call; a call for more traps. The host cannot stop a call into WASI at the guest's
 /// time limit, so one call must be short.
-const RANDOM_BYTES: u64 = 4 << 10;
+const MAX_RANDOM_BYTES: u64 = 4 << 10;
 /// The most bytes that a guest may write in one call.
-const WRITE_BYTES: usize = 4 << 10;
+const MAX_WRITE_BYTES: usize = 4 << 10;
 
 /// The WASI state of one instance.
 pub(super) struct Wasi {
@@ -55,11 +55,11 @@ impl Wasi {
             .secure_random(rand::rngs::SmallRng::seed_from_u64(0))
             .insecure_random(rand::rngs::SmallRng::seed_from_u64(0))
             .insecure_random_seed(0)
-            .max_random_size(RANDOM_BYTES)
+            .max_random_size(MAX_RANDOM_BYTES)
             .stdout(Log::new(log))
             .stderr(Log::new(log));
         let mut table = ResourceTable::new();
-        table.set_max_capacity(HANDLES);
+        table.set_max_capacity(MAX_HANDLES);
         Self { context: builder.build(), table }
     }
 }
@@ -70,7 +70,7 @@ impl WasiView for StoreData<Wasi> {
     }
 }
 
-/// The linker of `Tier::Roomy`.
+/// The linker of `Tier::Wasi`.
 pub(super) fn linker(engine: &Engine) -> Result<Linker<StoreData<Wasi>>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -121,7 +121,7 @@ impl Left {
     fn take(&mut self, bytes: u64, now: Timestamp) -> Option<u64> {
         let earned = now.since(self.at).as_secs().saturating_mul(LOG_BYTES_PER_SECOND);
         if earned > 0 {
-            self.bytes = self.bytes.saturating_add(earned).min(LOG_BYTES);
+            self.bytes = self.bytes.saturating_add(earned).min(LOG_BURST_BYTES);
             self.at = now;
         }
         match self.bytes.checked_sub(bytes) {
@@ -141,12 +141,12 @@ impl LogBudget {
     /// A full budget for the component of the digest `policy`.
     pub(super) fn new(policy: String) -> Self {
         let clock = Clock::system();
-        let left = Left { bytes: LOG_BYTES, dropped: 0, at: clock.now() };
+        let left = Left { bytes: LOG_BURST_BYTES, dropped: 0, at: clock.now() };
         Self { policy, clock, left: Mutex::new(left) }
     }
 
     fn print(&self, line: &[u8]) {
-        let line = convert::short(String::from_utf8_lossy(line).trim_end(), LINE_BYTES);
+        let line = convert::short(String::from_utf8_lossy(line).trim_end(), MAX_LINE_BYTES);
         if line.is_empty() {
             return;
         }
@@ -203,7 +203,7 @@ impl OutputStream for Log {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(WRITE_BYTES)
+        Ok(MAX_WRITE_BYTES)
     }
 }
 
@@ -215,7 +215,7 @@ impl Pollable for Log {
 impl LogLine {
     fn write(&mut self, written: &[u8]) {
         for part in written.split_inclusive(|byte| *byte == b'\n') {
-            let room = LINE_BYTES.saturating_sub(self.bytes.len());
+            let room = MAX_LINE_BYTES.saturating_sub(self.bytes.len());
             self.bytes.extend_from_slice(part.get(..room).unwrap_or(part));
             if part.ends_with(b"\n") {
                 self.budget.print(&std::mem::take(&mut self.bytes));
@@ -278,18 +278,18 @@ mod tests {
         let long = vec![b'x'; 100_000];
         let logged = logged(&[&long, b"\n", &b"more\n".repeat(100_000)]);
         assert!((16_000..400_000).contains(&logged.len()), "{}", logged.len());
-        assert_eq!(logged.matches('x').count(), LINE_BYTES, "a long line is cut");
+        assert_eq!(logged.matches('x').count(), MAX_LINE_BYTES, "a long line is cut");
     }
 
     #[test]
     fn the_budget_comes_back_with_time_and_tells_what_was_dropped() {
         let at = |seconds: u64| Timestamp(seconds * 1_000_000);
-        let mut left = Left { bytes: LOG_BYTES, dropped: 0, at: at(0) };
-        assert_eq!(left.take(LOG_BYTES, at(0)), Some(0));
+        let mut left = Left { bytes: LOG_BURST_BYTES, dropped: 0, at: at(0) };
+        assert_eq!(left.take(LOG_BURST_BYTES, at(0)), Some(0));
         assert_eq!(left.take(10, at(0)), None);
         assert_eq!(left.take(10, at(0)), None);
         assert_eq!(left.take(LOG_BYTES_PER_SECOND, at(1)), Some(20), "a second later, with what was dropped");
         assert_eq!(left.take(1, at(1)), None);
-        assert_eq!(left.take(LOG_BYTES + 1, at(1_000_000)), None, "it never exceeds itself");
+        assert_eq!(left.take(LOG_BURST_BYTES + 1, at(1_000_000)), None, "it never exceeds itself");
     }
 }

@@ -9,7 +9,7 @@ mod reload;
 mod stores;
 
 pub use build::{HostError, engine, registry};
-pub(crate) use read_limit::{READS, ReadLimit};
+pub(crate) use read_limit::{READ_QUOTA, ReadLimit};
 pub use stores::check as check_state;
 
 use crate::{

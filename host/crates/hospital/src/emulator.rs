@@ -230,8 +230,8 @@ impl Emulator {
     }
 
     /// The number of requests that got a fault.
-    pub fn faults_struck(&self) -> u64 {
-        self.state.lock().record.struck
+    pub fn faults_injected(&self) -> u64 {
+        self.state.lock().record.injected
     }
 
     /// Restarts the process: all data is lost, ids start at 1, and running requests end in a reset.
@@ -290,7 +290,7 @@ impl Emulator {
                 None => return Reply::Reset,
             },
         };
-        spoil(response, fault.as_ref())
+        apply_fault(response, fault.as_ref())
     }
 }
 
@@ -310,14 +310,14 @@ impl State {
 
     fn arrive(&mut self, call: Call, random: u64) -> Option<Fault> {
         self.record.arrive(call, Instant::now());
-        let fault = self.faults.strike(call, random);
-        self.record.struck += u64::from(fault.is_some());
+        let fault = self.faults.choose(call, random);
+        self.record.injected += u64::from(fault.is_some());
         fault
     }
 }
 
 /// Applies a fault to the response of finished work.
-fn spoil(response: Response<Bytes>, fault: Option<&Fault>) -> Reply {
+fn apply_fault(response: Response<Bytes>, fault: Option<&Fault>) -> Reply {
     let half = response.body().len() / 2;
     match fault {
         Some(Fault::FailAfter(status)) => Reply::Answer(response::failure(*status)),

@@ -21,7 +21,7 @@ mod tests;
 pub use journal::{JournalError, Subject};
 pub use preview::{Preview, preview};
 pub use report::{Activation, Report, RowReport, Silent, Summary, Terminal, Totals};
-pub use retry_state::{Patience, RequestOutcome};
+pub use retry_state::{RequestOutcome, RetryLimits};
 pub use rows::{MAX_ROWS, Row, RowProblems, Table, parse};
 
 use crate::{
@@ -151,7 +151,7 @@ pub struct Context {
     /// The clock, for dates in `Retry-After`.
     pub clock: Clock,
     /// How often requests are repeated.
-    pub patience: Patience,
+    pub retry_limits: RetryLimits,
 }
 
 impl Context {
@@ -165,7 +165,7 @@ impl Context {
             transport: Arc::new(transport),
             entropy: Rng::system(),
             clock: Clock::system(),
-            patience: Patience::default(),
+            retry_limits: RetryLimits::default(),
         })
     }
 }

@@ -40,16 +40,16 @@ use tokio::sync::oneshot;
 
 /// Responses faster than this fraction (1/n) of the attempt timeout never count as slow, even if they are usually faster. The fraction is
 /// large, so that no request is refused without need: four fifths of the timeout are left.
-const HARMLESS: u32 = 5;
+const HARMLESS_DIVISOR: u32 = 5;
 /// A burst may wait for this fraction (1/n) of the attempt timeout. A queue that lasts longer is standing.
-const BURST: u32 = 5;
+const BURST_DIVISOR: u32 = 5;
 /// In a standing queue, a request may wait for this fraction (1/n) of the attempt timeout.
-const BRIEF: u32 = 200;
+const STANDING_WAIT_DIVISOR: u32 = 200;
 
 /// The longest queue: it holds requests with their bodies.
-const LONGEST: usize = 10_000;
+const MAX_QUEUED: usize = 10_000;
 /// The shortest time between two `overloaded` events.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+const MIN_EVENT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A request for admission.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ pub struct Overload {
 #[derive(Debug, Default)]
 struct State {
     limiter: Limiter,
-    line: WaitQueue<oneshot::Sender<Admission>>,
+    queue: WaitQueue<oneshot::Sender<Admission>>,
     told: Option<Timestamp>,
 }
 
@@ -122,7 +122,7 @@ impl Overload {
         OverloadStatus {
             limit: state.limiter.limit(),
             under_way: state.limiter.under_way(),
-            waiting: state.line.len(),
+            waiting: state.queue.len(),
             shed: std::array::from_fn(|priority| self.shed[priority].load(Relaxed)),
         }
     }
@@ -137,8 +137,8 @@ impl Overload {
         }
         let now = self.clock.now();
         let mut state = self.state.lock();
-        if state.limiter.has_room() && state.line.is_empty() {
-            state.line.passed(now);
+        if state.limiter.has_room() && state.queue.is_empty() {
+            state.queue.passed(now);
             return Ok(());
         }
         if !state.is_hopeless(asking, now) {
@@ -152,10 +152,10 @@ impl Overload {
     pub fn enter_now(self: &Arc<Self>) -> Admission {
         let now = self.clock.now();
         self.state.lock().limiter.begin();
-        self.place(now)
+        self.admit_now(now)
     }
 
-    fn place(self: &Arc<Self>, now: Timestamp) -> Admission {
+    fn admit_now(self: &Arc<Self>, now: Timestamp) -> Admission {
         Admission { overload: Some(Arc::clone(self)), sent: now, waited: None }
     }
 
@@ -166,27 +166,27 @@ impl Overload {
     pub async fn enter(self: &Arc<Self>, asking: AdmissionRequest<'_>, most: Duration) -> Result<Admission, Shed> {
         let priority = asking.priority;
         let now = self.clock.now();
-        let (ticket, turn, patience) = {
+        let (ticket, admitted, max_wait) = {
             let mut state = self.state.lock();
-            if state.limiter.has_room() && state.line.is_empty() {
-                state.line.passed(now);
+            if state.limiter.has_room() && state.queue.is_empty() {
+                state.queue.passed(now);
                 state.limiter.begin();
-                return Ok(self.place(now));
+                return Ok(self.admit_now(now));
             }
             state.limiter.pressed(now);
             self.pressed.store(true, Relaxed);
             if state.is_hopeless(&asking, now) {
                 return Err(self.refuse(state, priority, now));
             }
-            let stands = state.line.pressed(asking.burst(), now);
-            let (send, turn) = oneshot::channel();
-            (state.line.push(priority, send, now), turn, asking.patience(stands))
+            let is_standing = state.queue.pressed(asking.burst(), now);
+            let (send, admitted) = oneshot::channel();
+            (state.queue.push(priority, send, now), admitted, asking.max_wait(is_standing))
         };
         let _left = Leaving { overload: self, priority, ticket };
-        match tokio::time::timeout(patience.min(most), turn).await {
-            Ok(Ok(mut place)) => {
-                place.waited = Some(place.sent.since(now));
-                Ok(place)
+        match tokio::time::timeout(max_wait.min(most), admitted).await {
+            Ok(Ok(mut admission)) => {
+                admission.waited = Some(admission.sent.since(now));
+                Ok(admission)
             }
             _ => Err(self.refuse(self.state.lock(), priority, self.clock.now())),
         }
@@ -194,7 +194,7 @@ impl Overload {
 
     fn refuse(&self, mut state: MutexGuard<'_, State>, priority: Priority, now: Timestamp) -> Shed {
         self.shed[priority as usize].fetch_add(1, Relaxed);
-        if state.told.is_none_or(|told| now.since(told) >= TELL_AGAIN) {
+        if state.told.is_none_or(|told| now.since(told) >= MIN_EVENT_INTERVAL) {
             state.told = Some(now);
             let (limit, upstream) = (state.limiter.limit(), &self.upstream);
             drop(state);
@@ -208,14 +208,14 @@ impl Overload {
     /// Admits requests from the queue while the limit has room.
     fn advance(self: &Arc<Self>, state: &mut State, now: Timestamp) {
         while state.limiter.has_room() {
-            let Some(next) = state.line.pop() else {
-                if !state.line.is_pressed(now) {
+            let Some(next) = state.queue.pop() else {
+                if !state.queue.is_pressed(now) {
                     self.pressed.store(false, Relaxed);
                 }
                 return;
             };
             state.limiter.begin();
-            if let Err(mut unwanted) = next.send(self.place(now)) {
+            if let Err(mut unwanted) = next.send(self.admit_now(now)) {
                 // The waiter gave up at this moment. Released here: dropping it would take the lock that is held.
                 unwanted.overload = None;
                 state.limiter.end();
@@ -228,36 +228,36 @@ impl State {
     /// Whether the queue is standing and holds as many requests ahead as can be served within the wait. The upstream completes about one
     /// limit's worth of attempts within the harmless time.
     fn is_hopeless(&mut self, asking: &AdmissionRequest<'_>, now: Timestamp) -> bool {
-        let stands = self.line.pressed(asking.burst(), now);
-        if !stands {
-            return self.line.len() >= LONGEST;
+        let is_standing = self.queue.pressed(asking.burst(), now);
+        if !is_standing {
+            return self.queue.len() >= MAX_QUEUED;
         }
-        let part = asking.patience(stands).as_secs_f64() / asking.harmless().as_secs_f64().max(1e-9);
+        let part = asking.max_wait(is_standing).as_secs_f64() / asking.harmless().as_secs_f64().max(1e-9);
         let servable = (self.limiter.limit() as f64 * part).max(1.0);
-        self.line.ahead(asking.priority) as f64 >= servable
+        self.queue.ahead(asking.priority) as f64 >= servable
     }
 }
 
 impl AdmissionRequest<'_> {
     fn harmless(&self) -> Duration {
-        self.attempt_timeout / HARMLESS
+        self.attempt_timeout / HARMLESS_DIVISOR
     }
 
     fn burst(&self) -> Duration {
-        self.attempt_timeout / BURST
+        self.attempt_timeout / BURST_DIVISOR
     }
 
-    fn patience(&self, stands: bool) -> Duration {
-        if stands { self.attempt_timeout / BRIEF } else { self.burst() }
+    fn max_wait(&self, is_standing: bool) -> Duration {
+        if is_standing { self.attempt_timeout / STANDING_WAIT_DIVISOR } else { self.burst() }
     }
 }
 
 impl Admission {
     /// Records the attempt's outcome, and releases the admission.
-    pub fn over(mut self, asking: &AdmissionRequest<'_>, went: SampleOutcome) {
+    pub fn over(mut self, asking: &AdmissionRequest<'_>, outcome: SampleOutcome) {
         let Some(overload) = self.overload.take() else { return };
         let now = overload.clock.now();
-        let sample = Sample { endpoint: asking.endpoint, harmless: asking.harmless(), sent: self.sent, went };
+        let sample = Sample { endpoint: asking.endpoint, harmless: asking.harmless(), sent: self.sent, outcome };
         let mut state = overload.state.lock();
         state.limiter.observe(&sample, now);
         state.limiter.end();
@@ -284,7 +284,7 @@ struct Leaving<'a> {
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.overload.state.lock().line.leave(self.priority, self.ticket);
+        self.overload.state.lock().queue.leave(self.priority, self.ticket);
     }
 }
 

@@ -12,33 +12,33 @@ pub const MAX_LIMIT: f64 = 10_000.0;
 /// The lowest limit: low enough for an upstream that works on one request at a time, and enough to go on measuring.
 pub const MIN_LIMIT: f64 = 4.0;
 /// Responses are slow from this multiple of the usual time: then the upstream limits the rate.
-const SLOW: f64 = 1.25;
+const SLOW_FACTOR: f64 = 1.25;
 /// Responses may take this multiple of the usual time. Netflix's concurrency-limits tolerates 1.5 to 2.
 const TOLERANCE: f64 = 2.0;
 /// A window has at least this many samples over at least this time ...
-const SAMPLES: usize = 10;
-const WINDOW: Duration = Duration::from_millis(100);
+const MIN_WINDOW_SAMPLES: usize = 10;
+const MIN_WINDOW_TIME: Duration = Duration::from_millis(100);
 /// ... and keeps the latest ones.
-const KEPT: usize = 128;
+const MAX_SAMPLES: usize = 128;
 /// Older samples say nothing about the present.
-const STALE: Duration = Duration::from_secs(10);
+const MAX_SAMPLE_AGE: Duration = Duration::from_secs(10);
 /// The averaging time of rates: an upstream that stalls for a moment has not become slower.
-const AVERAGED: Duration = Duration::from_millis(500);
+const AVERAGING_TIME: Duration = Duration::from_millis(500);
 /// How fast the usual time follows while the limit does not bind: up within minutes, so that a growing queue does not become usual ...
-const UP: Duration = Duration::from_secs(60);
+const USUAL_RISE_TIME: Duration = Duration::from_secs(60);
 /// ... and down by this fraction in each window.
-const DOWN: f64 = 0.2;
+const USUAL_FALL_SHARE: f64 = 0.2;
 /// Once the limit has bound for this long, the usual time is measured again, since the upstream may have become slower. Each interval is
-/// twice the one before, up to [`MEASURE_AT_LAST`].
-const MEASURE_FIRST: Duration = Duration::from_secs(2);
-const MEASURE_AT_LAST: Duration = Duration::from_secs(64);
+/// twice the one before, up to [`MAX_MEASURE_INTERVAL`].
+const MIN_MEASURE_INTERVAL: Duration = Duration::from_secs(2);
+const MAX_MEASURE_INTERVAL: Duration = Duration::from_secs(64);
 /// Nothing is measured for this long after a timeout: the upstream may still work on abandoned requests, which slows the others.
-const WORKED_OFF: Duration = Duration::from_secs(5);
+const AFTER_TIMEOUT_PAUSE: Duration = Duration::from_secs(5);
 /// Measuring lowers the limit to this fraction (1/n): if the limit is [`TOLERANCE`] times the upstream's concurrency, no request then
 /// queues there, and no throughput is lost.
-const MEASURE_AT: f64 = TOLERANCE;
+const MEASURE_DIVISOR: f64 = TOLERANCE;
 /// Endpoints with a known usual time. At this number all are forgotten, including those of former policy generations.
-const ENDPOINTS: usize = 1000;
+const MAX_ENDPOINTS: usize = 1000;
 
 /// The outcome of an attempt, as a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum SampleOutcome {
     /// No response in time.
     TimedOut,
     /// Says nothing about load: a refused connection, a broken response, a refusal by the upstream itself.
-    Untold,
+    Uninformative,
 }
 
 /// One finished attempt.
@@ -61,7 +61,7 @@ pub struct Sample<'a> {
     /// When the attempt was sent.
     pub sent: Timestamp,
     /// The attempt's outcome.
-    pub went: SampleOutcome,
+    pub outcome: SampleOutcome,
 }
 
 /// The usual time of one endpoint, and its samples in this window.
@@ -103,7 +103,7 @@ pub struct Limiter {
     under_way: usize,
     usual: Vec<Usual>,
     /// The index in `usual` of each endpoint.
-    places: HashMap<Box<str>, usize>,
+    indexes: HashMap<Box<str>, usize>,
     window: Window,
     phase: Phase,
     /// When an attempt last timed out.
@@ -121,13 +121,13 @@ impl Default for Limiter {
             limit: MAX_LIMIT,
             under_way: 0,
             usual: Vec::new(),
-            places: HashMap::new(),
+            indexes: HashMap::new(),
             window: Window::default(),
             phase: Phase::Following,
             timed_out: Timestamp::default(),
             servable: None,
             bound: None,
-            measure_after: MEASURE_FIRST,
+            measure_after: MIN_MEASURE_INTERVAL,
         }
     }
 }
@@ -137,7 +137,7 @@ impl Limiter {
     pub fn limit(&self) -> usize {
         match self.phase {
             Phase::Following => self.limit as usize,
-            Phase::Measuring { .. } => (self.limit / MEASURE_AT).max(MIN_LIMIT) as usize,
+            Phase::Measuring { .. } => (self.limit / MEASURE_DIVISOR).max(MIN_LIMIT) as usize,
         }
     }
 
@@ -177,16 +177,16 @@ impl Limiter {
         }
         let waited_with_others =
             matches!(self.phase, Phase::Measuring { since } if since.is_none_or(|since| sample.sent < since));
-        if sample.went == SampleOutcome::TimedOut {
+        if sample.outcome == SampleOutcome::TimedOut {
             self.timed_out = now;
         }
-        if sample.went == SampleOutcome::Untold || waited_with_others {
+        if sample.outcome == SampleOutcome::Uninformative || waited_with_others {
             return;
         }
         let took = now.since(sample.sent).as_secs_f64();
         let usual = self.usual_of(sample.endpoint);
         let usually = usual.seconds.unwrap_or(took).max(1e-9);
-        if sample.went == SampleOutcome::Answered {
+        if sample.outcome == SampleOutcome::Answered {
             usual.sum += took;
             usual.count += 1;
         } else if usual.seconds.is_none() || took < usually * TOLERANCE {
@@ -194,34 +194,34 @@ impl Limiter {
             return;
         }
         let age = now.since(*self.window.since.get_or_insert(now));
-        if age >= STALE {
+        if age >= MAX_SAMPLE_AGE {
             self.window = Window { since: Some(now), most_under_way: self.under_way, ..Window::default() };
             self.phase = Phase::Following;
             // Traffic is too low for a window to raise the limit again, and the reason for the low limit is long past.
             self.limit = (self.limit * 2.0).min(MAX_LIMIT);
-            (self.servable, self.bound, self.measure_after) = (None, None, MEASURE_FIRST);
+            (self.servable, self.bound, self.measure_after) = (None, None, MIN_MEASURE_INTERVAL);
         }
-        self.window.take((took / (usually * SLOW)) as f32);
-        if sample.went == SampleOutcome::Answered {
+        self.window.take((took / (usually * SLOW_FACTOR)) as f32);
+        if sample.outcome == SampleOutcome::Answered {
             self.window.bearable += (usually * TOLERANCE).max(sample.harmless.as_secs_f64());
         }
-        if (WINDOW..STALE).contains(&age) && self.window.ratios.len() >= SAMPLES {
+        if (MIN_WINDOW_TIME..MAX_SAMPLE_AGE).contains(&age) && self.window.ratios.len() >= MIN_WINDOW_SAMPLES {
             self.close(age, now);
         }
     }
 
     fn usual_of(&mut self, endpoint: &str) -> &mut Usual {
-        let known = self.places.get(endpoint).copied();
-        let place = known.unwrap_or_else(|| {
-            if self.usual.len() >= ENDPOINTS {
+        let known = self.indexes.get(endpoint).copied();
+        let index = known.unwrap_or_else(|| {
+            if self.usual.len() >= MAX_ENDPOINTS {
                 self.usual.clear();
-                self.places.clear();
+                self.indexes.clear();
             }
             self.usual.push(Usual::default());
-            self.places.insert(endpoint.into(), self.usual.len() - 1);
+            self.indexes.insert(endpoint.into(), self.usual.len() - 1);
             self.usual.len() - 1
         });
-        &mut self.usual[place]
+        &mut self.usual[index]
     }
 
     /// Ends a window. Only here, and after a pause in traffic, the limit moves.
@@ -236,7 +236,7 @@ impl Limiter {
             return;
         }
         let age = age.as_secs_f64();
-        let (latest, weight) = (window.bearable / age, age / (age + AVERAGED.as_secs_f64()));
+        let (latest, weight) = (window.bearable / age, age / (age + AVERAGING_TIME.as_secs_f64()));
         let servable =
             self.servable.map_or(latest, |before| before + (latest - before) * weight).clamp(MIN_LIMIT, MAX_LIMIT);
         self.servable = Some(servable);
@@ -249,24 +249,24 @@ impl Limiter {
             self.limit = self.limit.max(more).min(MAX_LIMIT);
             if calm {
                 self.bound = None;
-                self.measure_after = MEASURE_FIRST;
+                self.measure_after = MIN_MEASURE_INTERVAL;
             }
         }
         let binds = self.bound.is_some_and(|since| now.since(since) >= self.measure_after);
-        if binds && now.since(self.timed_out) >= WORKED_OFF {
+        if binds && now.since(self.timed_out) >= AFTER_TIMEOUT_PAUSE {
             self.phase = Phase::Measuring { since: None };
-            self.measure_after = (self.measure_after * 2).min(MEASURE_AT_LAST);
+            self.measure_after = (self.measure_after * 2).min(MAX_MEASURE_INTERVAL);
         }
     }
 
     fn learn(&mut self, calm: bool, age: Duration) {
-        let up = (age.as_secs_f64() / UP.as_secs_f64()).min(1.0);
+        let up = (age.as_secs_f64() / USUAL_RISE_TIME.as_secs_f64()).min(1.0);
         for usual in self.usual.iter_mut().filter(|usual| usual.count > 0) {
             let mean = usual.sum / f64::from(usual.count);
             let seconds = match usual.seconds {
                 None => mean,
                 Some(_) if self.phase != Phase::Following => mean,
-                Some(before) if mean < before => before + (mean - before) * DOWN,
+                Some(before) if mean < before => before + (mean - before) * USUAL_FALL_SHARE,
                 Some(before) if calm => before + (mean - before) * up.max(1.0 / f64::from(usual.windows + 1)),
                 Some(before) => before,
             };
@@ -277,10 +277,10 @@ impl Limiter {
 
 impl Window {
     fn take(&mut self, ratio: f32) {
-        if self.ratios.len() < KEPT {
+        if self.ratios.len() < MAX_SAMPLES {
             self.ratios.push(ratio);
         } else {
-            self.ratios[self.next % KEPT] = ratio;
+            self.ratios[self.next % MAX_SAMPLES] = ratio;
             self.next += 1;
         }
     }

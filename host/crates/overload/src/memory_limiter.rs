@@ -43,7 +43,7 @@ impl std::fmt::Debug for Probe {
 }
 
 /// Measure again after this many bytes: a measurement takes less than a tenth of the time to receive them.
-const LOOK_AFTER_BYTES: u64 = 4 << 20;
+const MEASURE_AFTER_BYTES: u64 = 4 << 20;
 
 /// Memory is too scarce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,22 +81,22 @@ impl Memory {
     }
 
     /// Measures the memory in use.
-    pub fn look(&self) {
+    pub fn measure(&self) {
         self.added.store(0, Relaxed);
         if let Some(resident) = (self.probe.0)() {
-            self.looked(resident);
+            self.record_measurement(resident);
         }
     }
 
     fn hold(&self, bytes: u64) {
         self.held.fetch_add(bytes, Relaxed);
-        if self.limit.is_some() && self.added.fetch_add(bytes, Relaxed).saturating_add(bytes) >= LOOK_AFTER_BYTES {
-            self.look();
+        if self.limit.is_some() && self.added.fetch_add(bytes, Relaxed).saturating_add(bytes) >= MEASURE_AFTER_BYTES {
+            self.measure();
         }
     }
 
     /// Records a measurement.
-    pub fn looked(&self, resident: u64) {
+    pub fn record_measurement(&self, resident: u64) {
         self.held_then.store(self.held.load(Relaxed), Relaxed);
         self.resident.store(resident, Relaxed);
     }
@@ -222,7 +222,7 @@ impl Drop for Spare {
 }
 
 /// An ordinary head is smaller: it is read and its request answered even if memory is scarce.
-const ORDINARY_HEAD_BYTES: u64 = 16 << 10;
+const MAX_ORDINARY_HEAD_BYTES: u64 = 16 << 10;
 
 /// The memory of a connection that has sent nothing: its first buffers, its state and its timers.
 const CONNECTION_BYTES: u64 = 16 << 10;
@@ -257,7 +257,7 @@ impl Buffered {
     /// Counts bytes of a head.
     pub fn read(&self, bytes: usize) {
         let after = self.count(bytes);
-        if self.memory.limit.is_some() && after > ORDINARY_HEAD_BYTES && !self.is_large_head.swap(true, Relaxed) {
+        if self.memory.limit.is_some() && after > MAX_ORDINARY_HEAD_BYTES && !self.is_large_head.swap(true, Relaxed) {
             self.memory.large_heads.fetch_add(1, Relaxed);
         }
     }
@@ -346,7 +346,7 @@ mod tests {
             (1000, [false, false, false]),
             (799, [true, true, true]),
         ] {
-            memory.looked(resident);
+            memory.record_measurement(resident);
             assert_eq!(admitted(&memory), expected, "{resident}");
         }
         let boundless = Memory::blind(None);
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn whoever_is_alone_is_let_in_however_much_is_resident() {
         let memory = Memory::blind(Some(1000));
-        memory.looked(5000);
+        memory.record_measurement(5000);
         let alone = memory.admit(Priority::Low).unwrap();
         assert_eq!(alone.more(100), Ok(()));
         assert!(memory.is_full());
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn bodies_count_from_the_moment_that_they_are_held() {
         let memory = Memory::blind(Some(1000));
-        memory.looked(600);
+        memory.record_measurement(600);
         let first = memory.admit(Priority::High).unwrap();
         assert_eq!((first.more(300), memory.is_full()), (Ok(()), false));
         let second = memory.admit(Priority::High).unwrap();
@@ -377,11 +377,11 @@ mod tests {
         drop(second);
         assert_eq!((memory.is_full(), memory.view()), (false, (Some(1000), 300)));
         // The measurement includes the held bytes, which must not count twice.
-        memory.looked(900);
+        memory.record_measurement(900);
         assert_eq!(memory.used(), 900);
         drop(first);
         assert_eq!((memory.used(), memory.view()), (900, (Some(1000), 0)));
-        memory.looked(600);
+        memory.record_measurement(600);
         assert_eq!(memory.used(), 600);
     }
 
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn what_is_kept_beside_gives_way_first_and_outlives_its_request() {
         let memory = Memory::blind(Some(1000));
-        memory.looked(600);
+        memory.record_measurement(600);
         let alone = memory.admit(Priority::High).unwrap();
         let mut spare = alone.spare().unwrap();
         assert_eq!(spare.more(300), Ok(()));
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn a_body_is_refused_before_it_is_read() {
         let memory = Memory::blind(Some(1000));
-        memory.looked(600);
+        memory.record_measurement(600);
         let (first, _other) = (memory.admit(Priority::High).unwrap(), memory.admit(Priority::High).unwrap());
         assert_eq!((first.room_for(399), first.room_for(400)), (Ok(()), Err(Scarce { limit_bytes: 1000 })));
         assert_eq!(memory.view().1, 0, "asking takes nothing");
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!((memory.view().1, memory.is_full()), ((20 << 10) + CONNECTION_BYTES, false));
         let alone = Buffered::new(&memory, 64 << 10);
         alone.read(60 << 10);
-        memory.looked(2 << 20);
+        memory.record_measurement(2 << 20);
         assert!(memory.is_full() && !alone.must_end(), "one goes on, or nobody would ever be served");
         drop((alone, ordinary));
         assert_eq!((memory.view().1, memory.large_heads.load(Relaxed)), (0, 0));

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use std::{collections::VecDeque, time::Duration};
 
 /// If no request had to wait for this long, a standing queue counts as gone.
-const GONE: Duration = Duration::from_millis(100);
+const PRESSURE_TIME: Duration = Duration::from_millis(100);
 
 /// Waiting requests: the highest priority first, then in order of arrival.
 #[derive(Debug)]
@@ -20,13 +20,13 @@ pub struct WaitQueue<T> {
     since: Option<Timestamp>,
     /// When a request last had to wait.
     last: Timestamp,
-    stands: bool,
+    is_standing: bool,
 }
 
 impl<T> Default for WaitQueue<T> {
     fn default() -> Self {
         let lanes = std::array::from_fn(|_| VecDeque::new());
-        Self { lanes, tickets: 0, since: None, last: Timestamp::default(), stands: false }
+        Self { lanes, tickets: 0, since: None, last: Timestamp::default(), is_standing: false }
     }
 }
 
@@ -49,19 +49,19 @@ impl<T> WaitQueue<T> {
     /// Records that a request must wait or is refused. Returns whether the queue is standing, so that waiting does not help.
     pub fn pressed(&mut self, burst: Duration, now: Timestamp) -> bool {
         self.last = now;
-        self.stands |= self.since.is_some_and(|since| now.since(since) >= burst);
-        self.stands
+        self.is_standing |= self.since.is_some_and(|since| now.since(since) >= burst);
+        self.is_standing
     }
 
     /// Whether a request had to wait a moment ago.
     pub fn is_pressed(&self, now: Timestamp) -> bool {
-        !self.is_empty() || now.since(self.last) < GONE
+        !self.is_empty() || now.since(self.last) < PRESSURE_TIME
     }
 
     /// Records that a request need not wait.
     pub fn passed(&mut self, now: Timestamp) {
-        if self.stands && !self.is_pressed(now) {
-            self.stands = false;
+        if self.is_standing && !self.is_pressed(now) {
+            self.is_standing = false;
         }
     }
 
@@ -83,8 +83,8 @@ impl<T> WaitQueue<T> {
     /// Removes a request that gave up.
     pub fn leave(&mut self, priority: Priority, ticket: u64) {
         let lane = &mut self.lanes[priority as usize];
-        if let Ok(place) = lane.binary_search_by_key(&ticket, |(own, _)| *own) {
-            lane.remove(place);
+        if let Ok(index) = lane.binary_search_by_key(&ticket, |(own, _)| *own) {
+            lane.remove(index);
         }
         self.emptied();
     }

@@ -18,7 +18,7 @@ pub(super) const SIGNATURE: &str = "dev.triage.policy.minisig";
 pub(super) const CASES: &str = "dev.triage.policy.cases";
 
 /// Maximum bytes of a component, the same as for files.
-pub(super) const COMPONENT_BYTES: usize = 64 << 20;
+pub(super) const MAX_COMPONENT_BYTES: usize = 64 << 20;
 
 /// Why an artifact is no policy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum NotAPolicy {
     #[error("it must have one layer of {LAYER}, as `triage policy push` makes it; it has {0}")]
     Layers(String),
     /// The component is too large; its bytes.
-    #[error("its component has {0} bytes; at most {COMPONENT_BYTES} are loaded: strip it")]
+    #[error("its component has {0} bytes; at most {MAX_COMPONENT_BYTES} are loaded: strip it")]
     TooLarge(u64),
     /// The layer's digest is not SHA-256.
     #[error("its layer's digest must be sha256: and 64 hexadecimal digits")]
@@ -76,7 +76,7 @@ impl Contents {
             [other] => return Err(NotAPolicy::Layers(format!("one of {:?}", short(&other.media_type)))),
             all => return Err(NotAPolicy::Layers(all.len().to_string())),
         };
-        let size = usize::try_from(layer.size).ok().filter(|size| *size <= COMPONENT_BYTES);
+        let size = usize::try_from(layer.size).ok().filter(|size| *size <= MAX_COMPONENT_BYTES);
         Ok(Self {
             digest: layer
                 .digest

@@ -26,7 +26,7 @@ use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 use store::Store;
 
 /// Maximum time of a whole pull or push: enough for an 18 MB component at 2 Mbit/s.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TRANSFER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Why a pull or push failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +47,12 @@ pub enum RegistryError {
         why: String,
     },
     /// The operation took too long.
-    #[error("registry {registry} did not answer in full within {} s; try again, or take a nearer one", patience.as_secs_f64())]
+    #[error("registry {registry} did not answer in full within {} s; try again, or take a nearer one", time_limit.as_secs_f64())]
     Slow {
         /// Host and port of the registry.
         registry: String,
         /// The limit that was exceeded.
-        patience: Duration,
+        time_limit: Duration,
     },
     /// A response is too large.
     #[error("registry {registry} sends a {what} of more than {most} bytes, the most that are read")]
@@ -106,19 +106,19 @@ pub struct Pulled {
 pub struct Registry {
     credentials: Arc<Credentials>,
     store: Option<Store>,
-    patience: Duration,
+    time_limit: Duration,
 }
 
 impl Registry {
     /// Creates a client with these credentials. Pulled components are stored in the folder, if given.
     pub fn new(credentials: Credentials, store: Option<PathBuf>) -> Self {
-        Self { credentials: Arc::new(credentials), store: store.map(Store::new), patience: PATIENCE }
+        Self { credentials: Arc::new(credentials), store: store.map(Store::new), time_limit: TRANSFER_TIMEOUT }
     }
 
     /// Changes the time limit of a whole pull or push. Default 2 min.
     #[must_use]
-    pub fn patient_for(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn with_time_limit(self, time_limit: Duration) -> Self {
+        Self { time_limit, ..self }
     }
 
     /// Gets a component from the folder, or pulls and stores it. Blocks, so it must not run on request threads.
@@ -153,8 +153,10 @@ impl Registry {
         let run = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(RegistryError::Client)?;
-            let slow = || RegistryError::Slow { registry: registry.to_owned(), patience: self.patience };
-            runtime.block_on(async { tokio::time::timeout(self.patience, work).await }).unwrap_or_else(|_| Err(slow()))
+            let slow = || RegistryError::Slow { registry: registry.to_owned(), time_limit: self.time_limit };
+            runtime
+                .block_on(async { tokio::time::timeout(self.time_limit, work).await })
+                .unwrap_or_else(|_| Err(slow()))
         };
         let ended = thread::scope(|scope| scope.spawn(run).join());
         ended.unwrap_or_else(|_| Err(RegistryError::Client(io::Error::other("the client failed"))))

@@ -121,11 +121,11 @@ async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryEr
     }
     let begin = session.url("blobs/uploads/")?;
     let begun = session.ask(empty(Method::POST, begin.clone(), &[202])).await?;
-    let place = begun.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
-    let place = place.and_then(|place| begin.join(place).ok());
-    let mut place = place.ok_or_else(|| session.refused(WHAT, "it says of no place for an upload"))?;
-    place.query_pairs_mut().append_pair("digest", &digest);
-    put(session, place, "application/octet-stream", Bytes::copy_from_slice(blob)).await
+    let location = begun.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let location = location.and_then(|location| begin.join(location).ok());
+    let mut location = location.ok_or_else(|| session.refused(WHAT, "it says of no place for an upload"))?;
+    location.query_pairs_mut().append_pair("digest", &digest);
+    put(session, location, "application/octet-stream", Bytes::copy_from_slice(blob)).await
 }
 
 async fn put(

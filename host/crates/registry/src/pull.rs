@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 /// Maximum bytes of a manifest, the usual limit of registries.
-pub(super) const MANIFEST_BYTES: usize = 4 << 20;
+pub(super) const MAX_MANIFEST_BYTES: usize = 4 << 20;
 
 /// Pulls a component. Also returns its manifest.
 pub(super) async fn pull(artifact: &Artifact, credentials: &Credentials) -> Result<(Pulled, Vec<u8>), RegistryError> {
@@ -19,7 +19,7 @@ pub(super) async fn pull(artifact: &Artifact, credentials: &Credentials) -> Resu
     let mut session = Session::open(artifact.target(), credentials, "pull")?;
     let accept = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(MANIFEST))]);
     let path = format!("manifests/sha256:{}", artifact.digest());
-    let manifest = got(&mut session, &path, accept, ("manifest", MANIFEST_BYTES), "send the manifest").await?;
+    let manifest = got(&mut session, &path, accept, ("manifest", MAX_MANIFEST_BYTES), "send the manifest").await?;
     verified(registry, "manifest", &manifest, artifact.digest())?;
     let contents =
         Contents::read(&manifest).map_err(|source| RegistryError::NotAPolicy { name: artifact.to_string(), source })?;

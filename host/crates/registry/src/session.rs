@@ -12,13 +12,13 @@ use serde::Deserialize;
 use std::{io, time::Duration};
 
 /// Maximum time to connect to a registry, and to wait for data.
-const CONNECT: Duration = Duration::from_secs(10);
-const READ: Duration = Duration::from_secs(30);
-const AGENT: &str = concat!("triage/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const USER_AGENT: &str = concat!("triage/", env!("CARGO_PKG_VERSION"));
 /// Registries redirect to the location of a blob, and that host may redirect again.
-const REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 /// Maximum bytes of a token response.
-const TOKEN_BYTES: usize = 64 << 10;
+const MAX_TOKEN_BYTES: usize = 64 << 10;
 
 /// A session for one repository.
 pub(super) struct Session<'a> {
@@ -58,9 +58,9 @@ impl<'a> Session<'a> {
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
             .https_only(!target.is_local())
-            .connect_timeout(CONNECT)
-            .read_timeout(READ)
-            .user_agent(AGENT);
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(USER_AGENT);
         if target.is_local() {
             builder = builder.no_proxy();
         }
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
             if !asked.body.is_empty() || asked.method != Method::GET && asked.method != Method::HEAD {
                 request = request.body(asked.body.clone());
             }
-            let answer = request.send().await.map_err(|error| self.refused(asked.what, &told(error)))?;
+            let answer = request.send().await.map_err(|error| self.refused(asked.what, &error_chain(error)))?;
             let status = answer.status();
             if asked.expected.contains(&status.as_u16()) {
                 return Ok(answer);
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
             if status == StatusCode::UNAUTHORIZED && !signed_in && self.is_own(&url) {
                 signed_in = true;
                 self.sign_in(&answer, asked.what).await?;
-            } else if status.is_redirection() && redirects < REDIRECTS && asked.method == Method::GET {
+            } else if status.is_redirection() && redirects < MAX_REDIRECTS && asked.method == Method::GET {
                 redirects += 1;
                 let led = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
                 let led = led.and_then(|to| url.join(to).ok());
@@ -148,11 +148,11 @@ impl<'a> Session<'a> {
         if let Some((user, password)) = self.login.filter(|_| is_safe) {
             request = request.basic_auth(user, Some(password));
         }
-        let answer = request.send().await.map_err(|error| self.refused(what, &told(error)))?;
+        let answer = request.send().await.map_err(|error| self.refused(what, &error_chain(error)))?;
         if !answer.status().is_success() {
             return Err(self.refused(what, &format!("its realm answered {}", answer.status())));
         }
-        let text = self.read(answer, "token", TOKEN_BYTES, what).await?;
+        let text = self.read(answer, "token", MAX_TOKEN_BYTES, what).await?;
         let Token { token, access_token } =
             serde_json::from_slice(&text).map_err(|_| self.refused(what, "its realm gave no token"))?;
         let token = token.or(access_token).and_then(|token| sensitive(&format!("Bearer {token}")));
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
         what: &'static str,
     ) -> Result<Vec<u8>, RegistryError> {
         let mut read = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| self.refused(what, &told(error)))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.refused(what, &error_chain(error)))? {
             if read.len() + chunk.len() > most {
                 return Err(RegistryError::TooLarge { registry: self.target.registry().to_owned(), what: kind, most });
             }
@@ -204,7 +204,7 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
 }
 
 /// An HTTP error with its causes, without the URL.
-fn told(error: reqwest::Error) -> String {
+fn error_chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);

@@ -2,8 +2,8 @@
 
 use super::{
     Artifact, Pulled,
-    artifact::{COMPONENT_BYTES, Contents},
-    pull::MANIFEST_BYTES,
+    artifact::{Contents, MAX_COMPONENT_BYTES},
+    pull::MAX_MANIFEST_BYTES,
 };
 use crate::digest::Digest;
 use std::{
@@ -27,9 +27,9 @@ impl Store {
 
     /// Finds a complete component.
     pub(super) fn find(&self, artifact: &Artifact) -> Option<Pulled> {
-        let manifest = self.read(&artifact.digest(), "json", MANIFEST_BYTES)?;
+        let manifest = self.read(&artifact.digest(), "json", MAX_MANIFEST_BYTES)?;
         let contents = Contents::read(&manifest).ok()?;
-        let component = self.read(&contents.digest, "wasm", COMPONENT_BYTES)?;
+        let component = self.read(&contents.digest, "wasm", MAX_COMPONENT_BYTES)?;
         Some(contents.filled(component))
     }
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Differences kept for operators; all are counted.
-const DIFFERENCES: usize = 64;
+const MAX_DIFFERENCES: usize = 64;
 
 /// An upstream's candidate: its settings, and the component on trial, once there is one.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl Candidate {
         if tally.differed.is_power_of_two() {
             tracing::info!(differed = tally.differed, compared = tally.compared, "candidate: {difference}");
         }
-        if tally.latest.len() == DIFFERENCES {
+        if tally.latest.len() == MAX_DIFFERENCES {
             tally.latest.pop_front();
         }
         tally.latest.push_back(difference);

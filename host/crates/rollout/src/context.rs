@@ -80,8 +80,8 @@ impl Context {
             let runtime = match &follower {
                 None => configured()?,
                 Some(follower) => follower.begin(
-                    |source, patience| {
-                        let registry = registry.clone().patient_for(patience);
+                    |source, pull_limit| {
+                        let registry = registry.clone().with_time_limit(pull_limit);
                         UpstreamRuntime::load_candidate(upstream, source, &engine, &keys, &registry, groups)
                     },
                     configured,

@@ -30,7 +30,7 @@ pub use candidate::{Candidate, CandidateReport, Difference, VerdictSummary};
 pub use context::{Context, Parts};
 pub use event::Event;
 pub use shadow::{Case, Shadow};
-pub use stage::told;
+pub use stage::error_chain;
 pub use stage::{Refused, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
 pub use watcher::{Identity, identity};

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// The most queued cases; further ones are skipped and counted.
-const WAITING: usize = 256;
+const MAX_QUEUED_CASES: usize = 256;
 
 /// Sends cases to the thread, which ends when the last sender is dropped.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl Shadow {
     /// # Errors
     /// The system's error if the thread cannot be started.
     pub fn start() -> io::Result<Self> {
-        let (sender, cases) = sync_channel(WAITING);
+        let (sender, cases) = sync_channel(MAX_QUEUED_CASES);
         thread::Builder::new().name("triage-shadow".to_owned()).spawn(move || work(&cases))?;
         Ok(Self(sender))
     }

@@ -15,7 +15,7 @@ use crate::{
 use std::{error::Error, io, path::Path};
 
 /// The largest file of golden cases.
-const CASES_BYTES: u64 = 4 << 20;
+const MAX_CASES_BYTES: u64 = 4 << 20;
 
 /// Why a component was refused.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Refused {
 
 impl Refused {
     /// Whether a file could not be read, so that a later read may succeed.
-    pub fn is_worth_another_look(&self) -> bool {
+    pub fn may_succeed_later(&self) -> bool {
         self.again
     }
 
@@ -79,7 +79,7 @@ fn stage_uncontained(
     let bytes = bounded_file::read(file, COMPONENT_BYTES)
         .map_err(|error| refused(None, StagePhase::Read)(error.to_string()).unread(&error))?;
     #[cfg(test)]
-    policy::panic_if_told("check", &bytes);
+    policy::panic_if_marked("check", &bytes);
     let digest = Digest::of(&bytes);
     if serving.digest_in(slot) == Some(digest) {
         return Ok(None);
@@ -91,7 +91,7 @@ fn stage_uncontained(
     }
     if let Err(error) = keys.check(file, &bytes) {
         let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
-        let refused = refused(step)(told(&error));
+        let refused = refused(step)(error_chain(&error));
         return Err(match &error {
             SignatureError::Read { source, .. } => refused.unread(source),
             _ => refused,
@@ -99,8 +99,9 @@ fn stage_uncontained(
     }
     let settings: &settings::Upstream = &serving.configured();
     let loading = LoadOptions { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
-    let policy = Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(told(&error)))?;
-    match bounded_file::read(&file.with_extension("cases.csv"), CASES_BYTES) {
+    let policy =
+        Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(error_chain(&error)))?;
+    match bounded_file::read(&file.with_extension("cases.csv"), MAX_CASES_BYTES) {
         Ok(text) => {
             let text = String::from_utf8_lossy(&text);
             golden_tests::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
@@ -110,7 +111,7 @@ fn stage_uncontained(
     }
     UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
         .map(Some)
-        .map_err(|error| refused(StagePhase::Configuration)(told(&error)))
+        .map_err(|error| refused(StagePhase::Configuration)(error_chain(&error)))
 }
 
 /// Loads the configured candidate at the start, if it is available. A refusal is only an event: it must not stop the live policy.
@@ -129,8 +130,12 @@ pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &
             match UpstreamRuntime::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
                 Ok(service) => serving.put(PolicyRole::Candidate, service),
                 Err(error) => {
-                    let refused =
-                        Refused { digest: None, step: StagePhase::Configuration, reason: told(&error), again: false };
+                    let refused = Refused {
+                        digest: None,
+                        step: StagePhase::Configuration,
+                        reason: error_chain(&error),
+                        again: false,
+                    };
                     serving.refused(refused.event(Path::new(&source.to_string())));
                 }
             }
@@ -139,18 +144,18 @@ pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &
 }
 
 /// The longest reason: a component can influence its wording.
-const REASON_CHARS: usize = 4000;
+const MAX_REASON_CHARS: usize = 4000;
 
 /// An error with its causes, on one line.
-pub fn told(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&link| link.source());
-    let mut told: Vec<String> = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {
         // A transparent wrapper has the text of its cause.
-        if told.last().is_none_or(|last| !last.contains(&text)) {
-            told.push(text);
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
         }
     }
-    let words = told.join(": ");
-    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(REASON_CHARS).collect()
+    let words = parts.join(": ");
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_REASON_CHARS).collect()
 }

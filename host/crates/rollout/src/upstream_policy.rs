@@ -19,9 +19,9 @@ use std::{
 };
 
 /// Events kept for operators.
-const EVENTS: usize = 64;
+const MAX_EVENTS: usize = 64;
 /// The most quarantined digests.
-const QUARANTINED: usize = 1024;
+const MAX_QUARANTINED: usize = 1024;
 
 /// One of an upstream's two policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl History {
             }
         }
         events.note(event.kind(), upstream, event.to_string());
-        if self.events.len() == EVENTS {
+        if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
         self.events.push_back(event);
@@ -118,14 +118,14 @@ impl History {
 }
 
 impl History {
-    fn shun(&mut self, current: &Arc<UpstreamRuntime>, withdrawn: &[Digest], next: Option<Digest>) {
+    fn quarantine_withdrawn(&mut self, current: &Arc<UpstreamRuntime>, withdrawn: &[Digest], next: Option<Digest>) {
         let is_withdrawn =
             |own: &&Arc<UpstreamRuntime>| own.artifact.is_some_and(|artifact| withdrawn.contains(&artifact));
         let all = [Some(current), self.last_good.as_ref(), self.good_before.as_ref()];
         let bad = all.into_iter().flatten().filter(is_withdrawn).filter_map(|own| own.policy.digest());
         let bad: Vec<Digest> = bad.filter(|own| Some(*own) != next).collect();
         for digest in bad {
-            if self.quarantined.len() < QUARANTINED {
+            if self.quarantined.len() < MAX_QUARANTINED {
                 self.quarantined.insert(digest);
             }
         }
@@ -313,7 +313,7 @@ impl UpstreamPolicy {
                 }
             }
             Judgement::Bad { faults, decisions } => {
-                let last = fault.map(Fault::told).unwrap_or_default();
+                let last = fault.map(Fault::with_cause).unwrap_or_default();
                 self.roll_back(service, faults, decisions, last);
             }
         }
@@ -323,7 +323,7 @@ impl UpstreamPolicy {
         let mut history = self.history.lock();
         let digest = service.policy.digest();
         if let Some(digest) = digest
-            && history.quarantined.len() < QUARANTINED
+            && history.quarantined.len() < MAX_QUARANTINED
         {
             history.quarantined.insert(digest);
         }
@@ -391,7 +391,7 @@ impl UpstreamPolicy {
         let good = history.fallback(&current).ok_or(NotDone::NoOther)?;
         let digest = current.policy.digest();
         if let Some(digest) = digest
-            && history.quarantined.len() < QUARANTINED
+            && history.quarantined.len() < MAX_QUARANTINED
         {
             history.quarantined.insert(digest);
         }
@@ -409,7 +409,7 @@ impl UpstreamPolicy {
     /// Quarantines components that the fleet has rolled back, given by their manifests' digests. They are not loaded again under any
     /// manifest. The exception is `next`, which serves from now on.
     pub(super) fn quarantine(&self, withdrawn: &[Digest], next: Option<Digest>) {
-        self.history.lock().shun(&self.current(), withdrawn, next);
+        self.history.lock().quarantine_withdrawn(&self.current(), withdrawn, next);
     }
 
     /// Leaves a generation that the fleet has rolled back, if this host refuses its replacement: serves the last good generation here, or
@@ -420,7 +420,7 @@ impl UpstreamPolicy {
         if current.probation.is_suspended() {
             return;
         }
-        history.shun(&current, withdrawn, None);
+        history.quarantine_withdrawn(&current, withdrawn, None);
         let good = history.fallback(&current);
         match &good {
             Some(good) => {

@@ -23,7 +23,7 @@ use std::{
 /// A copy in progress causes many events: the check waits until there was none for this long ...
 const SETTLE_TIME: Duration = Duration::from_millis(15);
 /// ... but at most for this many events.
-const MAX_SETTLE_TIME: u32 = 20;
+const MAX_SETTLE_EVENTS: u32 = 20;
 
 /// Why the files cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ impl Attention {
     }
 
     /// Records a check. Returns whether to report it: a file that stays unreadable is reported once.
-    fn looked(&mut self, found: &Identities, unread: bool) -> bool {
+    fn record_check(&mut self, found: &Identities, unread: bool) -> bool {
         let news = !(unread && self.unread && *found == self.seen);
         *self = Self { seen: *found, unread };
         news
@@ -97,15 +97,15 @@ impl PolicyWatcher {
     /// [`WatchError`] if there is no thread. Without file events, polling goes on.
     pub fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
         let mut files = watched(context, dir);
-        look(context, &mut files);
+        check_files(context, &mut files);
         let (sender, ticks) = channel();
         let stop = sender.clone();
         let folders: HashSet<PathBuf> =
             files.iter().filter_map(|watched| watched.file.parent().map(Path::to_owned)).collect();
-        let told = notify::recommended_watcher(move |_| {
+        let created = notify::recommended_watcher(move |_| {
             let _ = sender.send(Tick::Look);
         });
-        let mut watcher = told.inspect_err(|error| tracing::warn!(%error, "policy files are polled")).ok();
+        let mut watcher = created.inspect_err(|error| tracing::warn!(%error, "policy files are polled")).ok();
         for folder in folders {
             if let Some(watcher) = &mut watcher
                 && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
@@ -154,7 +154,7 @@ fn watch(context: &Weak<Context>, ticks: &Receiver<Tick>, files: &mut [Watched],
     loop {
         match ticks.recv_timeout(poll) {
             Ok(Tick::Look) => {
-                for _ in 0..MAX_SETTLE_TIME {
+                for _ in 0..MAX_SETTLE_EVENTS {
                     match ticks.recv_timeout(SETTLE_TIME) {
                         Ok(Tick::Look) => {}
                         Ok(Tick::Stop) => return,
@@ -166,22 +166,22 @@ fn watch(context: &Weak<Context>, ticks: &Receiver<Tick>, files: &mut [Watched],
             Ok(Tick::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         let Some(context) = context.upgrade() else { return };
-        look(&context, files);
+        check_files(&context, files);
     }
 }
 
-fn look(context: &Context, files: &mut [Watched]) {
+fn check_files(context: &Context, files: &mut [Watched]) {
     for watched in files {
         let found = identities(&watched.file);
         #[cfg(test)]
-        policy::panic_if_told("look", &fs::read(&watched.file).unwrap_or_default());
+        policy::panic_if_marked("look", &fs::read(&watched.file).unwrap_or_default());
         if !watched.attention.is_due(&found) {
             continue;
         }
         let Some(serving) = context.upstreams.get(watched.upstream) else { continue };
         let staged = stage(serving, watched.slot, &context.engine, &context.keys, &context.gates, &watched.file);
-        let unread = staged.as_ref().is_err_and(Refused::is_worth_another_look);
-        let news = watched.attention.looked(&found, unread);
+        let unread = staged.as_ref().is_err_and(Refused::may_succeed_later);
+        let news = watched.attention.record_check(&found, unread);
         match staged {
             Ok(Some(service)) => serving.put(watched.slot, service),
             Err(refused) if news => serving.refused(refused.event(&watched.file)),
@@ -261,7 +261,7 @@ mod tests {
         }
 
         /// Waits for an event of this kind with this text.
-        fn told(&self, kind: &str, text: &str) -> telemetry::Event {
+        fn wait_for_event(&self, kind: &str, text: &str) -> telemetry::Event {
             for _ in 0..6000 {
                 let events = self.context.events.after(0);
                 if let Some(event) = events.into_iter().find(|event| event.kind == kind && event.text.contains(text)) {
@@ -285,10 +285,10 @@ mod tests {
             let watching = Watching::new();
             assert_eq!(watching.serves(), "http-standard");
             watching.drop_in(format!("test-panic:{place};").as_bytes());
-            watching.told(kind, text);
+            watching.wait_for_event(kind, text);
             assert_eq!(watching.serves(), "http-standard", "{place}");
             watching.drop_in(include_bytes!("../../../../guest-policies/prebuilt/fhir.wasm"));
-            watching.told("policy-installed", "generation 2");
+            watching.wait_for_event("policy-installed", "generation 2");
             assert_eq!(watching.serves(), "fhir", "{place}");
         }
     }
@@ -301,11 +301,11 @@ mod tests {
     fn what_could_not_be_read_is_looked_at_again_and_told_once() {
         let mut attention = Attention::default();
         assert!(!attention.is_due(&[None; 4]), "no file");
-        assert!(attention.is_due(&found(1)) && attention.looked(&found(1), true), "told the first time");
+        assert!(attention.is_due(&found(1)) && attention.record_check(&found(1), true), "told the first time");
         assert!(attention.is_due(&found(1)), "nothing changed, but it was not read");
-        assert!(!attention.looked(&found(1), true), "and not told again");
-        assert!(attention.looked(&found(2), true), "unless it changed");
-        assert!(attention.is_due(&found(2)) && attention.looked(&found(2), false), "now it was read");
+        assert!(!attention.record_check(&found(1), true), "and not told again");
+        assert!(attention.record_check(&found(2), true), "unless it changed");
+        assert!(attention.is_due(&found(2)) && attention.record_check(&found(2), false), "now it was read");
         assert!(!attention.is_due(&found(2)), "that is done");
         assert!(attention.is_due(&found(3)));
     }

@@ -10,9 +10,9 @@ pub const RULE: &str = "\"memory:\", or the URL of a Redis or Valkey: \"redis://
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
 /// More nodes than a Cluster or a Sentinel setup needs to name.
-const MOST_NODES: usize = 64;
+const MAX_NODES: usize = 64;
 /// Redis has 16 databases by default; a configuration may raise that.
-const MOST_DB: i64 = 65_535;
+const MAX_DB: i64 = 65_535;
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,7 +45,7 @@ pub enum Topology {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// One server, a Cluster or a Sentinel setup.
-    pub place: Topology,
+    pub topology: Topology,
     /// Whether connections are encrypted.
     pub tls: bool,
     /// The user name; `None` for the server's default user.
@@ -90,7 +90,7 @@ impl Address {
                 _ => return Err("a URL whose query has db at most".to_owned()),
             }
         }
-        let place = match scheme.kind {
+        let topology = match scheme.kind {
             Kind::Unix if hosts.is_empty() && !path.is_empty() => Topology::Unix(format!("/{}", decoded(path)?).into()),
             Kind::Unix => return Err("the absolute path of a socket, such as \"unix:///run/redis.sock\"".to_owned()),
             Kind::Sentinel => {
@@ -113,7 +113,7 @@ impl Address {
                 }
             }
         };
-        Ok(Self { place, tls: scheme.tls, user, password, db: db.unwrap_or(0) })
+        Ok(Self { topology, tls: scheme.tls, user, password, db: db.unwrap_or(0) })
     }
 }
 
@@ -156,15 +156,15 @@ fn identified(identity: &str) -> Result<(Option<String>, Option<Secret>), String
 }
 
 fn database(text: &str) -> Result<i64, String> {
-    let number = text.parse().ok().filter(|number| (0..=MOST_DB).contains(number));
+    let number = text.parse().ok().filter(|number| (0..=MAX_DB).contains(number));
     number.ok_or_else(|| "a URL whose path is the number of a database, such as \"redis://host/0\"".to_owned())
 }
 
 fn nodes(hosts: &str, usual: u16) -> Result<Vec<Node>, String> {
     let nodes: Vec<Node> =
-        hosts.split(',').take(MOST_NODES + 1).map(|host| node(host, usual)).collect::<Result<_, _>>()?;
-    if nodes.len() > MOST_NODES {
-        return Err(format!("a URL with at most {MOST_NODES} hosts"));
+        hosts.split(',').take(MAX_NODES + 1).map(|host| node(host, usual)).collect::<Result<_, _>>()?;
+    if nodes.len() > MAX_NODES {
+        return Err(format!("a URL with at most {MAX_NODES} hosts"));
     }
     Ok(nodes)
 }
@@ -218,7 +218,7 @@ impl fmt::Display for Node {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secured = if self.tls { "rediss" } else { "redis" };
-        let (kind, hosts) = match &self.place {
+        let (kind, hosts) = match &self.topology {
             Topology::One(node) => ("", node.to_string()),
             Topology::Unix(_) => ("+unix", String::new()),
             Topology::Cluster(nodes) => ("+cluster", listed(nodes)),
@@ -232,7 +232,7 @@ impl fmt::Display for Address {
             (None, None) => {}
         }
         f.write_str(&hosts)?;
-        match &self.place {
+        match &self.topology {
             Topology::One(_) => write!(f, "/{}", self.db),
             Topology::Cluster(_) => Ok(()),
             Topology::Unix(path) if self.db == 0 => write!(f, "{}", path.display()),

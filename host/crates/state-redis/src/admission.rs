@@ -36,7 +36,7 @@ use crate::{
 use batch::Batches;
 use parking_lot::Mutex;
 use prefetched::Leased;
-use scripts::{Acquired, Frame, Go, LimitDebit, Looked, ProbeTicket};
+use scripts::{Acquired, Frame, Go, LimitDebit, ProbeTicket, RecheckDecision};
 use shared_breaker::{Fleet, SharedBreakerState, State};
 use snapshot::Known;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -45,9 +45,9 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 /// `Retry-After` where the end of a refusal is unknown.
-const LATER: Duration = Duration::from_secs(1);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Age at which a heartbeat's reply is no longer used: three heartbeats.
-const STALE: Duration = Duration::from_secs(3);
+const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(3);
 
 /// The groups of this host whose state is in Redis.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub struct RedisGate {
     /// Decides while Redis cannot be reached. Its breaker is this host's own, which counts also while Redis answers.
     alone: MemoryGate,
     known: Mutex<Known>,
-    together: Batches,
+    batches: Batches,
 }
 
 impl RedisGates {
@@ -104,7 +104,7 @@ impl RedisGates {
     pub async fn flush(&self) {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         for gate in groups {
-            gate.hand_in();
+            gate.report_saved_up();
         }
         self.under_way.wait().await;
     }
@@ -124,9 +124,9 @@ impl RedisGate {
             entropy: gates.entropy.clone(),
             events: Arc::clone(&gates.events),
             under_way: gates.under_way.clone(),
-            alone: alone.telling(Arc::clone(&gates.events)),
+            alone: alone.reporting_to(Arc::clone(&gates.events)),
             known: Mutex::new(known),
-            together: Batches::default(),
+            batches: Batches::default(),
         }
     }
 
@@ -230,9 +230,9 @@ impl RedisGate {
     }
 
     /// Releases the probe lease in a reply of [`scripts::RECHECK`] that came after its caller had gone.
-    fn unlook(self: &Arc<Self>, answer: &Value) {
-        if let Some((standing, (Looked::Send { lease: Some(lease) }, _))) =
-            self.read(&scripts::RECHECK, answer, scripts::looked)
+    fn release_late_lease(self: &Arc<Self>, answer: &Value) {
+        if let Some((standing, (RecheckDecision::Send { lease: Some(lease) }, _))) =
+            self.read(&scripts::RECHECK, answer, scripts::recheck_reply)
         {
             let ticket = ProbeTicket { epoch: standing.epoch, lease: Some(lease) };
             self.return_to_store(Some(&ticket), true, AttemptKind::First, &LimitDebit::default());
@@ -262,14 +262,14 @@ impl RedisGate {
         let nonsense = LinkError::Nonsense { script: scripts::LIFT_PAUSE.name() };
         let (_, (was_paused, mark)) = self.read(&scripts::LIFT_PAUSE, &answer, scripts::lifted).ok_or(nonsense)?;
         // This host may know of a pause that never reached Redis.
-        Ok(self.told_of_lift(mark) || was_paused)
+        Ok(self.note_lift(mark) || was_paused)
     }
 
     /// Applies the lifting of the fleet's pause. True: this host knew of a pause.
-    fn told_of_lift(&self, mark: u64) -> bool {
+    fn note_lift(&self, mark: u64) -> bool {
         // Under the lock, so that the pause that a heartbeat reads is applied before or after this as a whole.
         let mut known = self.known.lock();
-        known.told_of_lift(mark) && self.alone.lift()
+        known.note_lift(mark) && self.alone.lift()
     }
 
     /// Applies an operator's command to the fleet's breaker. False: the group has no breaker.
@@ -378,7 +378,7 @@ impl RedisGate {
         self.alone.follow(standing, forced, why, left);
         drop(known);
         if let Some(transition) = change.transition {
-            memory::tell(&self.name, &self.events, transition);
+            memory::report_transition(&self.name, &self.events, transition);
         }
     }
 }

@@ -39,27 +39,27 @@ impl RedisAgreement {
     ///
     /// # Errors
     /// [`LinkError`] where Redis cannot be reached or replies with something else.
-    pub async fn say(
+    pub async fn send(
         &self,
-        speaker: &HostStatus,
+        host_status: &HostStatus,
         known: &FleetState,
-        word: &Message,
+        message: &Message,
     ) -> Result<MessageReply, LinkError> {
-        self.say_within(REPLY_TIMEOUT.max(self.link.timeout()), speaker, known, word).await
+        self.send_within(REPLY_TIMEOUT.max(self.link.timeout()), host_status, known, message).await
     }
 
-    /// As [`RedisAgreement::say`], with another time limit.
+    /// As [`RedisAgreement::send`], with another time limit.
     ///
     /// # Errors
     /// [`LinkError`] where Redis cannot be reached or replies with something else.
-    pub async fn say_within(
+    pub async fn send_within(
         &self,
         longest: Duration,
-        speaker: &HostStatus,
+        host_status: &HostStatus,
         known: &FleetState,
-        word: &Message,
+        message: &Message,
     ) -> Result<MessageReply, LinkError> {
-        let (keys, arguments) = (self.keys(), self.arguments(speaker, known, word));
+        let (keys, arguments) = (self.keys(), self.arguments(host_status, known, message));
         let answer = self.link.run_within(longest, &AGREEMENT, &keys, &arguments).await?;
         read(&answer).ok_or(LinkError::Nonsense { script: AGREEMENT.name() })
     }
@@ -69,8 +69,8 @@ impl RedisAgreement {
         [self.link.keys().tagged(&tag, "agreement"), self.link.keys().tagged(&tag, "hosts")]
     }
 
-    fn arguments(&self, speaker: &HostStatus, known: &FleetState, word: &Message) -> Vec<String> {
-        arguments(None, &self.link.keys().channel(), &self.upstream, speaker, known, word)
+    fn arguments(&self, host_status: &HostStatus, known: &FleetState, message: &Message) -> Vec<String> {
+        arguments(None, &self.link.keys().channel(), &self.upstream, host_status, known, message)
     }
 }
 
@@ -79,11 +79,11 @@ fn arguments(
     now: Option<u64>,
     channel: &str,
     upstream: &str,
-    speaker: &HostStatus,
+    host_status: &HostStatus,
     known: &FleetState,
-    word: &Message,
+    message: &Message,
 ) -> Vec<String> {
-    let HostStatus { host, generation, staged } = speaker;
+    let HostStatus { host, generation, staged } = host_status;
     let mut all = vec![
         now.map_or_else(String::new, |now| now.to_string()),
         channel.to_owned(),
@@ -93,15 +93,15 @@ fn arguments(
         staged.map_or_else(String::new, id),
     ];
     all.extend(known.words());
-    match word {
-        Message::Beat => all.push("beat".to_owned()),
+    match message {
+        Message::Heartbeat => all.push("beat".to_owned()),
         Message::Announce { id: own, digest, promoted, from, others } => {
             let promoted = u8::from(*promoted).to_string();
             all.extend(["announce".to_owned(), id(*own), digest.to_string(), promoted, from.to_string()]);
             all.push(others.join(" "));
         }
         Message::Refuse { id: own, step, reason } => {
-            let reason = reason.chars().take(REASON_CHARS).collect();
+            let reason = reason.chars().take(MAX_REASON_CHARS).collect();
             all.extend(["refuse".to_owned(), id(*own), (*step).to_owned(), reason]);
         }
         Message::RollBack { generation, chosen, why: own } => {
@@ -112,7 +112,7 @@ fn arguments(
 }
 
 /// Bounds a reason that is passed on, because a component influences its wording.
-const REASON_CHARS: usize = 500;
+const MAX_REASON_CHARS: usize = 500;
 
 fn id(id: u64) -> String {
     format!("{id:016x}")
@@ -157,7 +157,7 @@ fn read(answer: &Value) -> Option<MessageReply> {
             digest: word(15)?.parse().ok()?,
             by: name(word(16)?)?,
             step: told(17, 20)?,
-            reason: told(18, REASON_CHARS)?,
+            reason: told(18, MAX_REASON_CHARS)?,
         }),
     };
     let hosts = hosts.chunks(4).map(|own| match own {

@@ -22,13 +22,13 @@ use std::{
 use tokio::sync::Mutex;
 
 /// Commands that may wait to be written: more than a worker has under way.
-const BUFFER: usize = 1024;
+const MAX_BUFFERED_COMMANDS: usize = 1024;
 /// Interval of TCP keepalive probes on an idle connection. After three without a response the connection is closed.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of the Cluster client. The limit of [`super::RedisConnection`] is shorter; this one frees the client's own state.
-const CLUSTER_ANSWER: Duration = Duration::from_secs(1);
+const CLUSTER_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes connections of one address.
 pub(super) struct Client {
@@ -94,7 +94,7 @@ impl Client {
             }
             _ => OneClient::open(info(place)?),
         };
-        match &address.place {
+        match &address.topology {
             Topology::One(own) => client(node(own)).map(Kind::One),
             Topology::Unix(path) => client(ConnectionAddr::Unix(path.clone())).map(Kind::One),
             Topology::Cluster(all) => {
@@ -102,8 +102,8 @@ impl Client {
                 let mut builder = ClusterClient::builder(infos)
                     // No automatic retries: a command that timed out may still have run.
                     .retries(0)
-                    .response_timeout(CLUSTER_ANSWER)
-                    .connection_timeout(CLUSTER_ANSWER)
+                    .response_timeout(CLUSTER_REPLY_TIMEOUT)
+                    .connection_timeout(CLUSTER_REPLY_TIMEOUT)
                     .tcp_settings(tcp());
                 if address.tls {
                     builder = builder.tls(TlsMode::Secure);
@@ -144,7 +144,7 @@ impl Client {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(BUFFER);
+            .set_pipeline_buffer_size(MAX_BUFFERED_COMMANDS);
         match &self.kind {
             Kind::Cluster { client, .. } => client.get_async_connection().await.map(Connection::Cluster),
             Kind::One(client) => {
@@ -207,8 +207,8 @@ impl Connection {
 }
 
 fn tcp() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3);
-    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(UNACKNOWLEDGED)
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(UNACKNOWLEDGED_TIMEOUT)
 }
 
 impl fmt::Debug for Client {

@@ -36,9 +36,9 @@ use tracing::Instrument as _;
 /// Between two checks of the server's identity.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages that a receiver may lag behind. A receiver that lags further gets `Lagged`, and reads everything again.
-const PUSHED: usize = 1024;
+const MAX_PUSHED_MESSAGES: usize = 1024;
 /// How long to wait for the reply of an abandoned call, in order to give back what it took.
-const LATE: Duration = Duration::from_secs(30);
+const LATE_REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Condition of shared state, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl RedisConnection {
             eras: watch::Sender::new(0),
             lost: watch::Sender::new(None),
             alarmed: Mutex::default(),
-            pushed: broadcast::Sender::new(PUSHED),
+            pushed: broadcast::Sender::new(MAX_PUSHED_MESSAGES),
             closed: CancellationToken::new(),
             meter: ScriptMetrics::default(),
             unauthorized: AtomicBool::new(false),
@@ -173,10 +173,10 @@ impl RedisConnection {
             let mut connection = self.inner.connected(&slot, deadline).await?;
             let step = self.inner.evaluate(&mut connection, script, keys, args);
             let answer = timeout_at(deadline, step).await.unwrap_or(Err(LinkError::TimedOut(longest)));
-            self.inner.heard(&slot, &connection, began, answer.as_ref().err());
+            self.inner.record_result(&slot, &connection, began, answer.as_ref().err());
             answer
         };
-        traced(script.name(), began, step, went).await
+        traced(script.name(), began, step, outcome_name).await
     }
 
     /// As [`RedisConnection::run`], for a script that takes something. If the reply is late or the caller has gone, the reply goes to
@@ -201,10 +201,10 @@ impl RedisConnection {
             let mut awaited = Awaited { step: Some(step), late: Some(late) };
             let answer =
                 timeout_at(deadline, awaited.answer()).await.unwrap_or(Err(LinkError::TimedOut(self.inner.timeout)));
-            self.inner.heard(&slot, &connection, began, answer.as_ref().err());
+            self.inner.record_result(&slot, &connection, began, answer.as_ref().err());
             answer
         };
-        traced(script.name(), began, step, went).await
+        traced(script.name(), began, step, outcome_name).await
     }
 
     /// The era of the server's data; a new era begins with each loss that a host detects. Waits for the first connection.
@@ -232,15 +232,15 @@ impl RedisConnection {
     /// As [`RedisConnection::run`].
     pub(super) async fn recognise(&self, longest: Duration) -> Result<String, LinkError> {
         let (began, slot) = (Instant::now(), self.inner.slot());
-        let look = async {
+        let check = async {
             let deadline = began + longest;
             let mut connection = slot.connection(&self.inner, deadline).await?;
-            let looked = timeout_at(deadline, self.inner.census(&mut connection)).await;
-            let looked = looked.unwrap_or(Err(LinkError::TimedOut(longest)));
-            slot.heard(&self.inner, &connection, looked.as_ref().err());
-            looked.map(drop)
+            let checked = timeout_at(deadline, self.inner.census(&mut connection)).await;
+            let checked = checked.unwrap_or(Err(LinkError::TimedOut(longest)));
+            slot.record_result(&self.inner, &connection, checked.as_ref().err());
+            checked.map(drop)
         };
-        traced("census", began, look, went).await?;
+        traced("census", began, check, outcome_name).await?;
         self.inner.known.lock().clone().ok_or(LinkError::Down)
     }
 
@@ -327,7 +327,7 @@ impl Inner {
         connection.inspect_err(|error| self.meter.note(Duration::ZERO, Some(error)))
     }
 
-    fn heard(
+    fn record_result(
         self: &Arc<Self>,
         slot: &Arc<ThreadConnection>,
         over: &Numbered,
@@ -335,7 +335,7 @@ impl Inner {
         error: Option<&LinkError>,
     ) {
         self.meter.note(began.elapsed(), error);
-        slot.heard(self, over, error);
+        slot.record_result(self, over, error);
     }
 
     /// Runs a script by its digest. A server that does not know the digest (new, or after SCRIPT FLUSH) gets the text, and caches it.
@@ -378,7 +378,7 @@ pub(super) async fn traced<T>(
 }
 
 /// The outcome of a script call, for its span.
-fn went<T>(answer: &Result<T, LinkError>) -> &'static str {
+fn outcome_name<T>(answer: &Result<T, LinkError>) -> &'static str {
     metrics::outcome(answer.as_ref().map(|_| ()))
 }
 
@@ -402,7 +402,7 @@ impl<F: FnOnce(Value) + Send + 'static> Drop for Awaited<F> {
         let (Some(step), Some(late)) = (self.step.take(), self.late.take()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Ok(Ok(answer)) = timeout(LATE, step).await {
+                if let Ok(Ok(answer)) = timeout(LATE_REPLY_TIMEOUT, step).await {
                     late(answer);
                 }
             });
@@ -423,9 +423,9 @@ async fn watch(inner: &Arc<Inner>) {
     let slot = inner.slot();
     loop {
         if let Ok(mut connection) = slot.connection(inner, Instant::now() + HEARTBEAT_INTERVAL).await {
-            let looked = timeout(HEARTBEAT_INTERVAL, inner.census(&mut connection)).await;
-            let looked = looked.unwrap_or(Err(LinkError::TimedOut(HEARTBEAT_INTERVAL)));
-            slot.heard(inner, &connection, looked.as_ref().err());
+            let checked = timeout(HEARTBEAT_INTERVAL, inner.census(&mut connection)).await;
+            let checked = checked.unwrap_or(Err(LinkError::TimedOut(HEARTBEAT_INTERVAL)));
+            slot.record_result(inner, &connection, checked.as_ref().err());
         }
         sleep(HEARTBEAT_INTERVAL).await;
     }

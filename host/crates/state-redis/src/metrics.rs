@@ -10,7 +10,7 @@ use std::{
 const US: u64 = 1_000;
 
 /// From a call on the same machine to the longest that a keyed write waits for.
-const STEPS: Bounds = [
+const CALL_TIME_BOUNDS: Bounds = [
     50 * US,
     100 * US,
     200 * US,
@@ -31,15 +31,15 @@ const STEPS: Bounds = [
 pub(super) const ANSWERED: &str = "answered";
 /// The script may have run.
 pub(super) const TIMED_OUT: &str = "timed-out";
-/// Causes of failure, in the order of [`place`].
+/// Causes of failure, in the order of [`failure_index`].
 const FAILURES: [&str; 6] = ["down", TIMED_OUT, "broke", "not-serving", "refused", "nonsense"];
 
 /// The outcome of a call, as metrics and spans name it.
 pub(super) fn outcome(answer: Result<(), &LinkError>) -> &'static str {
-    answer.map_or_else(|error| FAILURES[place(error)], |()| ANSWERED)
+    answer.map_or_else(|error| FAILURES[failure_index(error)], |()| ANSWERED)
 }
 
-fn place(error: &LinkError) -> usize {
+fn failure_index(error: &LinkError) -> usize {
     match error {
         LinkError::Down => 0,
         LinkError::TimedOut(_) => 1,
@@ -68,7 +68,7 @@ pub struct Steps {
 
 impl Default for ScriptMetrics {
     fn default() -> Self {
-        Self { times: Histogram::new(&STEPS), failed: Default::default() }
+        Self { times: Histogram::new(&CALL_TIME_BOUNDS), failed: Default::default() }
     }
 }
 
@@ -76,7 +76,7 @@ impl ScriptMetrics {
     pub(super) fn note(&self, took: Duration, failed: Option<&LinkError>) {
         match failed {
             None => self.times.observe(took),
-            Some(error) => drop(self.failed[place(error)].fetch_add(1, Relaxed)),
+            Some(error) => drop(self.failed[failure_index(error)].fetch_add(1, Relaxed)),
         }
     }
 

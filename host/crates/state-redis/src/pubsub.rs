@@ -6,9 +6,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{interval, sleep, timeout};
 
 /// Between two pings, and the time limit of one.
-const BEAT: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two attempts to subscribe.
-const WAIT: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// An event of the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,25 +22,25 @@ pub enum Pushed {
 /// Subscribes, and subscribes again when the connection is silent or ends.
 pub(super) async fn listen(inner: &Inner) {
     loop {
-        let error = hear(inner).await;
+        let error = receive(inner).await;
         tracing::debug!(%error, "the subscription to shared state ended");
-        sleep(WAIT).await;
+        sleep(RETRY_INTERVAL).await;
     }
 }
 
-async fn hear(inner: &Inner) -> LinkError {
+async fn receive(inner: &Inner) -> LinkError {
     let joining = async {
         let mut subscription = inner.client.subscribe().await?;
         subscription.subscribe(inner.keys.channel()).await?;
         Ok(subscription.split())
     };
-    let (mut sink, mut messages) = match timeout(BEAT, joining).await {
+    let (mut sink, mut messages) = match timeout(PING_INTERVAL, joining).await {
         Ok(Ok(split)) => split,
         Ok(Err(error)) => return LinkError::of(error),
-        Err(_) => return LinkError::TimedOut(BEAT),
+        Err(_) => return LinkError::TimedOut(PING_INTERVAL),
     };
     inner.push(Pushed::Joined);
-    let mut beats = interval(BEAT);
+    let mut ticks = interval(PING_INTERVAL);
     loop {
         tokio::select! {
             message = messages.next() => match message {
@@ -50,10 +50,10 @@ async fn hear(inner: &Inner) -> LinkError {
                 },
                 None => return LinkError::Down,
             },
-            _ = beats.tick() => match timeout(BEAT, sink.ping::<redis::Value>()).await {
+            _ = ticks.tick() => match timeout(PING_INTERVAL, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return LinkError::of(error),
-                Err(_) => return LinkError::TimedOut(BEAT),
+                Err(_) => return LinkError::TimedOut(PING_INTERVAL),
             },
         }
     }

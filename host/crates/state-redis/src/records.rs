@@ -7,13 +7,13 @@ use super::{Keys, LinkError, Lost, RedisConnection, Value};
 use crate::{
     clock::Clock,
     idempotency::{
-        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint,
-        FingerprintLock, Intent, KeptRequest, Leaving, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed,
-        Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled, codec,
+        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, EntryTerm, FencingToken, Fingerprint,
+        FingerprintLock, Intent, KeptRequest, Leaving, Postponed, RecordError, RecordId, Records, Renewed, Resolution,
+        Resolved, StoreBegin, Stored, Ticket, Unsettled, codec,
         record::{HostId, Record, RecordBegin, RecordRetention, RecordStatus},
-        records::{Reply, at_hand},
+        records::{Reply, ready_reply},
     },
-    memory::records::fingerprint_locks::{LockToken as PlaceHere, Turns},
+    memory::records::fingerprint_locks::{FingerprintLocks, LockToken as LocalLockToken},
     rng::Rng,
     telemetry::Events,
 };
@@ -60,16 +60,16 @@ const RETRY_INTERVAL: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
 
 /// Waits between retries of a call that a caller waits for.
-const FINISH_AGAIN: [Duration; 1] = [Duration::from_millis(20)];
+const FINISH_RETRY_WAITS: [Duration; 1] = [Duration::from_millis(20)];
 
 /// Requests of one host that hold a fingerprint lock or wait for one: as many as a host has connections.
-const TURNS: usize = 10_000;
+const MAX_FINGERPRINT_LOCKS: usize = 10_000;
 
 /// Losses of data during one operation before it fails as unavailable.
-const LOSSES: usize = 5;
+const MAX_LOSSES: usize = 5;
 
 /// Records read concurrently when all unsettled ones are listed.
-const LOOKS: usize = 64;
+const MAX_CONCURRENT_READS: usize = 64;
 
 /// First byte of a stored value that is not encrypted.
 const UNSEALED: u8 = 0;
@@ -83,7 +83,7 @@ pub(super) struct Inner {
     entropy: Rng,
     sealer: Sealer,
     cap: usize,
-    here: Arc<Turns>,
+    local_locks: Arc<FingerprintLocks>,
     heartbeat: Heartbeat,
     ledger: LocalCopy,
     endings: Endings,
@@ -91,7 +91,7 @@ pub(super) struct Inner {
     /// Script calls in the background.
     behind: TaskTracker,
     /// Whether a request that cannot be decrypted was logged.
-    told_unreadable: AtomicBool,
+    unreadable_reported: AtomicBool,
 }
 
 /// Why a stored response or request cannot be read.
@@ -116,8 +116,8 @@ impl RedisRecords {
         events: Arc<Events>,
     ) -> Self {
         let cap = max_records.div_ceil(PARTS.into());
-        let (here, behind) = (Arc::new(Turns::new(TURNS)), TaskTracker::new());
-        let told_unreadable = AtomicBool::new(false);
+        let (local_locks, behind) = (Arc::new(FingerprintLocks::new(MAX_FINGERPRINT_LOCKS)), TaskTracker::new());
+        let unreadable_reported = AtomicBool::new(false);
         let heartbeat = Heartbeat::new(HostId(entropy.next()));
         let ledger = LocalCopy::new(clock);
         let inner = Arc::new(Inner {
@@ -126,17 +126,17 @@ impl RedisRecords {
             entropy,
             sealer,
             cap,
-            here,
+            local_locks,
             heartbeat,
             ledger,
             endings: Endings::default(),
             events,
             behind,
-            told_unreadable,
+            unreadable_reported,
         });
         inner.link.beside(heartbeat::renew(Arc::downgrade(&inner)));
         inner.link.beside(restore::watch(Arc::downgrade(&inner)));
-        inner.link.beside(answered_requests::tell(Arc::downgrade(&inner)));
+        inner.link.beside(answered_requests::report(Arc::downgrade(&inner)));
         Self(inner)
     }
 }
@@ -146,20 +146,20 @@ impl Inner {
         self.link.keys()
     }
 
-    fn patience(&self) -> Duration {
+    fn call_timeout(&self) -> Duration {
         REPLY_TIMEOUT.max(self.link.timeout())
     }
 
     async fn run(&self, step: &ScriptCall) -> Result<Value, RecordError> {
-        let ran = self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await;
+        let ran = self.link.run_within(self.call_timeout(), step.script, &step.keys, &step.args).await;
         ran.map_err(unavailable)
     }
 
     /// Runs an idempotent script, and retries it on errors.
-    async fn insist(&self, step: &ScriptCall, again: &[Duration]) -> Result<Value, RecordError> {
+    async fn run_with_retries(&self, step: &ScriptCall, again: &[Duration]) -> Result<Value, RecordError> {
         let mut again = again.iter();
         loop {
-            let error = match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
+            let error = match self.link.run_within(self.call_timeout(), step.script, &step.keys, &step.args).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -181,7 +181,7 @@ impl Inner {
         let Ok(runtime) = Handle::try_current() else { return };
         let inner = Arc::clone(self);
         let work = async move {
-            match inner.insist(&step, &RETRY_INTERVAL).await {
+            match inner.run_with_retries(&step, &RETRY_INTERVAL).await {
                 Ok(value) => inner.note_unkept(&value, &intent.map(|intent| intent.subject()).unwrap_or_default()),
                 Err(error) => {
                     tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
@@ -241,7 +241,7 @@ impl Inner {
         let request = match opened.and_then(|plain| Ok(codec::decode_request(&plain)?)) {
             Ok(request) => Some(request),
             Err(error) => {
-                if !self.told_unreadable.swap(true, Relaxed) {
+                if !self.unreadable_reported.swap(true, Relaxed) {
                     tracing::error!(%error, ?id, "the request of an unknown write cannot be read; it is not verified in the background");
                 }
                 None
@@ -279,12 +279,12 @@ impl Inner {
         let lists: Vec<Vec<RecordId>> = lists.await.into_iter().collect::<Result<_, _>>()?;
         // The longest due of each part first, so that no part starves.
         let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
-        let by_age = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place).copied()));
+        let by_age = (0..longest).flat_map(|index| lists.iter().filter_map(move |list| list.get(index).copied()));
         Ok(by_age.take(limit).collect())
     }
 
     async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
-        let value = self.run(&scripts::look(self.keys(), id, self.lost_ago())).await?;
+        let value = self.run(&scripts::get(self.keys(), id, self.lost_ago())).await?;
         let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look"))?;
         Ok(answer.duration().map(|sent_ago| Unsettled {
             id,
@@ -296,7 +296,7 @@ impl Inner {
 
     /// The circumstances for a new record, and the last loss that they account for.
     async fn circumstances(&self) -> Result<(Circumstances, Option<Lost>), RecordError> {
-        let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+        let era = self.link.era(self.call_timeout()).await.map_err(unavailable)?;
         self.restored().await;
         let lost = self.link.lost_data();
         let about = Circumstances {
@@ -310,18 +310,18 @@ impl Inner {
     }
 
     async fn begin(self: Arc<Self>, id: RecordId, opening: BeginRequest) -> Result<StoreBegin, RecordError> {
-        for _ in 0..LOSSES {
+        for _ in 0..MAX_LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked = Instant::now();
             // Created before the call, so that its drop leaves the queue even if the reply is lost.
-            let place =
-                (opening.turn && about.one_node).then(|| QueueTicket::new(&self, opening.fingerprint, opening.fence));
+            let queue_ticket = (opening.fingerprint_lock && about.one_node)
+                .then(|| QueueTicket::new(&self, opening.fingerprint, opening.fence));
             let value = match self.run(&scripts::begin(self.keys(), id, &opening, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
                     // Nothing was sent, so there is no place to give up.
-                    if let Some(place) = place.filter(|_| !error.may_be_done()) {
-                        place.was_not_taken();
+                    if let Some(queue_ticket) = queue_ticket.filter(|_| !error.may_be_done()) {
+                        queue_ticket.discard();
                     }
                     return Err(error);
                 }
@@ -330,8 +330,8 @@ impl Inner {
             let sent_ago = answer.duration();
             let begin = match (answer.word, sent_ago) {
                 ("strange", _) => {
-                    if let Some(place) = place {
-                        place.was_not_taken();
+                    if let Some(queue_ticket) = queue_ticket {
+                        queue_ticket.discard();
                     }
                     self.recognise().await?;
                     continue;
@@ -355,13 +355,13 @@ impl Inner {
                 self.run(&leave).await.map_err(still_begun)?;
                 continue;
             }
-            let turn = match place {
-                Some(place) if answer.turn() => {
-                    place.heard(asked);
-                    Some(place.hold(None))
+            let fingerprint_lock = match queue_ticket {
+                Some(queue_ticket) if answer.has_lock() => {
+                    queue_ticket.record_renewal(asked);
+                    Some(queue_ticket.hold(None))
                 }
-                Some(place) => {
-                    place.was_not_taken();
+                Some(queue_ticket) => {
+                    queue_ticket.discard();
                     None
                 }
                 None => None,
@@ -372,7 +372,7 @@ impl Inner {
                 let opening = BeginRequest { host: Some(self.heartbeat.host), ..opening };
                 self.ledger.begun(id, &opening, &begin, self.clock.timestamp(asked));
             }
-            return Ok(StoreBegin { begin, keyed_sends: answer.keyed_sends(), turn, host });
+            return Ok(StoreBegin { begin, keyed_sends: answer.keyed_sends(), fingerprint_lock, host });
         }
         Err(unavailable(LinkError::Down))
     }
@@ -410,7 +410,7 @@ impl Inner {
         // Also if the call fails: after a loss this host restores the record from its copy.
         self.ledger.finished(id, fence, stored.clone());
         let step = scripts::finish(self.keys(), id, fence, self.seal(id, &stored)?);
-        match self.insist(&step, &FINISH_AGAIN).await {
+        match self.run_with_retries(&step, &FINISH_RETRY_WAITS).await {
             Ok(value) => match done("finish", &value) {
                 Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
                 finished => finished,
@@ -431,10 +431,10 @@ impl Inner {
         again: &[Duration],
         step: impl Fn(scripts::InEra<'_>) -> ScriptCall,
     ) -> Result<Value, RecordError> {
-        for _ in 0..LOSSES {
-            let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+        for _ in 0..MAX_LOSSES {
+            let era = self.link.era(self.call_timeout()).await.map_err(unavailable)?;
             self.restored().await;
-            let value = self.insist(&step(self.in_era(&era)), again).await?;
+            let value = self.run_with_retries(&step(self.in_era(&era)), again).await?;
             match ScriptReply::of(&value).map(|answer| answer.word) {
                 Some("strange") => self.recognise().await?,
                 _ => return Ok(value),
@@ -445,7 +445,7 @@ impl Inner {
 
     async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
         let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, Some(keep), era);
-        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
+        let value = self.in_this_era(&FINISH_RETRY_WAITS, step).await?;
         match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("ours") => {
                 self.ledger.claimed(name, owner, keep);
@@ -458,7 +458,7 @@ impl Inner {
 
     async fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Result<Claimant, RecordError> {
         let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, None, era);
-        let value = self.in_this_era(&FINISH_AGAIN, step).await?;
+        let value = self.in_this_era(&FINISH_RETRY_WAITS, step).await?;
         match ScriptReply::of(&value).map(|answer| answer.word) {
             Some("ours") => Ok(Claimant::Asker),
             Some("taken") => Ok(Claimant::Other),
@@ -467,13 +467,17 @@ impl Inner {
         }
     }
 
-    async fn turn(self: Arc<Self>, fingerprint: Fingerprint, here: PlaceHere) -> Result<FingerprintLock, RecordError> {
-        let here = match here {
-            PlaceHere::First(guard) => guard,
-            PlaceHere::Queued(waiting) => waiting.wait().await?,
+    async fn lock_fingerprint(
+        self: Arc<Self>,
+        fingerprint: Fingerprint,
+        local_lock: LocalLockToken,
+    ) -> Result<FingerprintLock, RecordError> {
+        let local_lock = match local_lock {
+            LocalLockToken::First(guard) => guard,
+            LocalLockToken::Queued(waiting) => waiting.wait().await?,
         };
-        let place = QueueTicket::new(&self, fingerprint, FencingToken::draw(&self.entropy));
-        Ok(place.wait().await?.hold(Some(here)))
+        let queue_ticket = QueueTicket::new(&self, fingerprint, FencingToken::draw(&self.entropy));
+        Ok(queue_ticket.wait().await?.hold(Some(local_lock)))
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<Unsettled>, RecordError> {
@@ -487,10 +491,10 @@ impl Inner {
         }
         open.sort_unstable_by(|(left, id), (right, other)| left.total_cmp(right).then(id.cmp(other)));
         let mut found = Vec::new();
-        for chunk in open.chunks(LOOKS) {
-            let looks = chunk.iter().map(|(_, id)| self.unsettled_one(*id));
-            for look in join_all(looks).await {
-                found.extend(look?);
+        for chunk in open.chunks(MAX_CONCURRENT_READS) {
+            let reads = chunk.iter().map(|(_, id)| self.unsettled_one(*id));
+            for read in join_all(reads).await {
+                found.extend(read?);
             }
             if found.len() >= limit {
                 break;
@@ -619,19 +623,19 @@ impl Records for RedisRecords {
     }
 
     fn lease(&self) -> Option<Duration> {
-        Some(scripts::PLACE_LEASE)
+        Some(scripts::ENTRY_LEASE)
     }
 
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
         Reply::Right(Arc::clone(&self.0).arrive(arriving).boxed())
     }
 
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        Reply::Right(self.0.look_again(ticket).boxed())
+    fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        Reply::Right(self.0.recheck_orphan(ticket).boxed())
     }
 
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
-        Reply::Right(self.0.keep_alive(ticket, lock, place).boxed())
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed> {
+        Reply::Right(self.0.keep_alive(ticket, lock, term).boxed())
     }
 
     fn abandon(&self, ticket: Ticket) {
@@ -657,10 +661,10 @@ impl Records for RedisRecords {
         Reply::Right(self.0.claimant(name, owner).boxed())
     }
 
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
-        match self.0.here.take(fingerprint) {
-            Err(full) => at_hand(Err(full)),
-            Ok(here) => Reply::Right(Arc::clone(&self.0).turn(fingerprint, here).boxed()),
+    fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+        match self.0.local_locks.take(fingerprint) {
+            Err(full) => ready_reply(Err(full)),
+            Ok(local_lock) => Reply::Right(Arc::clone(&self.0).lock_fingerprint(fingerprint, local_lock).boxed()),
         }
     }
 
@@ -707,7 +711,7 @@ impl Records for RedisRecords {
         async {
             self.0.behind.close();
             self.0.behind.wait().await;
-            self.0.tell_rest().await;
+            self.0.report_rest().await;
         }
         .boxed()
     }

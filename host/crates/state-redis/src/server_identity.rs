@@ -114,10 +114,11 @@ impl Inner {
     /// `in_new_era`: each new era is a loss of its own, however soon after the last one.
     fn note_loss(&self, ago: Duration, why: Loss, in_new_era: bool) {
         /// Reports of the same loss may differ by two clocks and a round trip.
-        const SAME: Duration = Duration::from_secs(2);
+        const SAME_LOSS_WINDOW: Duration = Duration::from_secs(2);
         let at = self.clock.now().before(ago);
         let news = self.lost.send_if_modified(|lost| {
-            let known = lost.is_some_and(|lost| lost.at.after(SAME) >= at && (!in_new_era || lost.at >= at));
+            let known =
+                lost.is_some_and(|lost| lost.at.after(SAME_LOSS_WINDOW) >= at && (!in_new_era || lost.at >= at));
             if !known {
                 *lost = Some(Lost { at, why });
             }

@@ -15,9 +15,9 @@ use tokio::{
 };
 
 /// Time-outs in a row after which a connection counts as dead: redis-rs would wait for its replies, which may never come.
-const TIMEOUTS: u32 = 3;
+const MAX_TIMEOUTS_IN_ROW: u32 = 3;
 /// Time limit of one attempt to connect.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to connect: the first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
@@ -98,9 +98,9 @@ impl ThreadConnection {
     }
 
     /// Updates the state by the result of a call over the connection.
-    pub(super) fn heard(self: &Arc<Self>, inner: &Arc<Inner>, over: &Numbered, error: Option<&LinkError>) {
+    pub(super) fn record_result(self: &Arc<Self>, inner: &Arc<Inner>, over: &Numbered, error: Option<&LinkError>) {
         let dead = match error {
-            Some(LinkError::TimedOut(_)) => self.timeouts.fetch_add(1, Relaxed) + 1 >= TIMEOUTS,
+            Some(LinkError::TimedOut(_)) => self.timeouts.fetch_add(1, Relaxed) + 1 >= MAX_TIMEOUTS_IN_ROW,
             Some(LinkError::Broke(_) | LinkError::NotServing(_) | LinkError::Down) => true,
             Some(LinkError::Refused(_) | LinkError::Nonsense { .. }) | None => {
                 self.timeouts.store(0, Relaxed);
@@ -161,7 +161,7 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
             inner.census(&mut connection).await?;
             Ok::<_, LinkError>(connection)
         };
-        let error = match timeout(CONNECT, attempt).await {
+        let error = match timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(connection)) => {
                 building.done = true;
                 inner.unauthorized.store(false, Relaxed);
@@ -172,7 +172,7 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
                 return;
             }
             Ok(Err(error)) => error,
-            Err(_) => LinkError::TimedOut(CONNECT),
+            Err(_) => LinkError::TimedOut(CONNECT_TIMEOUT),
         };
         if error.is_unauthorized() && !inner.unauthorized.swap(true, Relaxed) {
             tracing::error!(

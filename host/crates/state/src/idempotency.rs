@@ -8,7 +8,7 @@ pub mod records;
 pub use entry::{Arrived, Arriving, Entry, Ownership, Ticket};
 pub use record_guard::{BeginOutcome, RecordGuard, SendLease, begin};
 pub use records::{
-    Claim, ClaimName, ClaimOwner, Claimant, FingerprintLock, PlaceTerm, RecordError, Records, Renewed, Resolution,
+    Claim, ClaimName, ClaimOwner, Claimant, EntryTerm, FingerprintLock, RecordError, Records, Renewed, Resolution,
     Resolved, StoreBegin, Unsettled,
 };
 pub use triage_core::idempotency::*;

@@ -6,9 +6,9 @@
 
 use super::memory::records::MemoryRecords;
 use crate::idempotency::{
-    Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint,
-    FingerprintLock, Intent, Leaving, PlaceTerm, Postponed, RecordError, RecordId, RecordStatus, Records, Renewed,
-    Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled, record::RecordBegin, records::Reply,
+    Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, EntryTerm, FencingToken, Fingerprint,
+    FingerprintLock, Intent, Leaving, Postponed, RecordError, RecordId, RecordStatus, Records, Renewed, Resolution,
+    Resolved, StoreBegin, Stored, Ticket, Unsettled, record::RecordBegin, records::Reply,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
@@ -119,12 +119,12 @@ impl Records for AloneIfNeeded {
         Reply::Right(arrive.boxed())
     }
 
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        self.shared.look_again(ticket)
+    fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.shared.recheck_orphan(ticket)
     }
 
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
-        self.shared.keep_alive(ticket, lock, place)
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed> {
+        self.shared.keep_alive(ticket, lock, term)
     }
 
     fn abandon(&self, ticket: Ticket) {
@@ -155,15 +155,15 @@ impl Records for AloneIfNeeded {
         Reply::Right(claimant.boxed())
     }
 
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
-        let (shared, own) = (self.shared.turn(fingerprint), Arc::clone(&self.own));
-        let turn = async move {
+    fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+        let (shared, own) = (self.shared.lock_fingerprint(fingerprint), Arc::clone(&self.own));
+        let fingerprint_lock = async move {
             match shared.await {
-                Err(RecordError::Unavailable { .. }) => own.turn(fingerprint).await,
-                turn => turn,
+                Err(RecordError::Unavailable { .. }) => own.lock_fingerprint(fingerprint).await,
+                fingerprint_lock => fingerprint_lock,
             }
         };
-        Reply::Right(turn.boxed())
+        Reply::Right(fingerprint_lock.boxed())
     }
 
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {

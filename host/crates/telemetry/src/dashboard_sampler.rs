@@ -18,7 +18,7 @@ use std::{
 /// The time between two samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Samples that latencies and an endpoint's rates span: a shorter span has too few requests for a p99.
-const SPAN: usize = 10;
+const SPAN_SAMPLES: usize = 10;
 /// Points of a plot, one per sample: three minutes.
 pub const POINTS: usize = 180;
 
@@ -148,21 +148,21 @@ type Names = (String, String);
 /// The last samples of the counters, and the plots from them.
 #[derive(Debug, Default)]
 pub struct Sampler {
-    looks: VecDeque<(Timestamp, BTreeMap<Names, Reading>)>,
+    samples: VecDeque<(Timestamp, BTreeMap<Names, Reading>)>,
     plots: BTreeMap<String, VecDeque<Point>>,
 }
 
 impl Sampler {
     /// Takes a sample of all counters.
-    pub fn look(&mut self, meters: &AllEndpointCounters, now: Timestamp) {
+    pub fn sample(&mut self, meters: &AllEndpointCounters, now: Timestamp) {
         let names = |one: &EndpointMeters| {
             let names = &one.of(0).names;
             (names.upstream.clone(), names.endpoint.clone())
         };
         let readings = meters.all().iter().map(|one| (names(one), Reading::of(one))).collect();
-        self.looks.push_back((now, readings));
-        if self.looks.len() > SPAN + 1 {
-            self.looks.pop_front();
+        self.samples.push_back((now, readings));
+        if self.samples.len() > SPAN_SAMPLES + 1 {
+            self.samples.pop_front();
         }
         for (upstream, point) in self.points() {
             let plot = self.plots.entry(upstream).or_default();
@@ -176,8 +176,8 @@ impl Sampler {
     /// Two readings of each endpoint, the later one first, `back` samples apart, and the seconds between them. The earlier reading of a
     /// new endpoint is zero.
     fn apart(&self, back: usize) -> Option<(f64, impl Iterator<Item = (&Names, Reading, Reading)>)> {
-        let (now, late) = self.looks.back()?;
-        let (then, early) = self.looks.get(self.looks.len().saturating_sub(back + 1))?;
+        let (now, late) = self.samples.back()?;
+        let (then, early) = self.samples.get(self.samples.len().saturating_sub(back + 1))?;
         let pairs = late.iter().map(|(names, reading)| {
             let none = Reading {
                 answers: 0,
@@ -202,7 +202,7 @@ impl Sampler {
             }
         }
         let mut times: BTreeMap<&str, Observed> = BTreeMap::new();
-        if let Some((_, pairs)) = self.apart(SPAN) {
+        if let Some((_, pairs)) = self.apart(SPAN_SAMPLES) {
             for ((upstream, _), late, early) in pairs {
                 let took = late.times.since(&early.times);
                 times.entry(upstream).and_modify(|sum| sum.add(&took)).or_insert(took);
@@ -218,7 +218,7 @@ impl Sampler {
 
     /// Rates of every endpoint over the last ten seconds, except those that never had a request.
     pub fn rates(&self) -> Vec<Rates> {
-        let Some((seconds, pairs)) = self.apart(SPAN) else { return Vec::new() };
+        let Some((seconds, pairs)) = self.apart(SPAN_SAMPLES) else { return Vec::new() };
         let used = pairs.filter(|(_, late, _)| late.answers + late.in_flight > 0);
         used.map(|((upstream, endpoint), late, early)| Rates {
             upstream: upstream.clone(),
@@ -252,7 +252,7 @@ mod tests {
     fn what_became_of_requests_is_told_apart() {
         let meters = AllEndpointCounters::new(2);
         let mut sampler = Sampler::default();
-        sampler.look(&meters, at(1));
+        sampler.sample(&meters, at(1));
         let own = meters.of("api", "any");
         let refuse = |reason: &str| {
             own.of(0).refusals.add(REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
@@ -268,7 +268,7 @@ mod tests {
         refuse("breaker-open");
         refuse("rate-limited");
         refuse("upstream-failed");
-        sampler.look(&meters, at(3));
+        sampler.sample(&meters, at(3));
         let rates = sampler.rates();
         assert_eq!(rates.len(), 1, "the counters that nothing used are left out: {rates:?}");
         let point = rates[0].point;
@@ -276,7 +276,7 @@ mod tests {
         assert!(point.p99_ms.is_some_and(|ms| (5.0..=10.0).contains(&ms)), "{point:?}");
         assert!(near(sampler.points()["api"].held, 1.0));
         // Without further requests the plot falls to zero at once, and the rates within their span.
-        sampler.look(&meters, at(4));
+        sampler.sample(&meters, at(4));
         assert_eq!(sampler.points()["api"].ok.to_bits(), 0.0_f64.to_bits());
         assert!(near(sampler.rates()[0].point.ok, 5.0 / 3.0));
     }
@@ -287,9 +287,9 @@ mod tests {
         meters.of("api", "any").of(0).requests.add(1);
         let mut sampler = Sampler::default();
         for second in 0..1000 {
-            sampler.look(&meters, at(second));
+            sampler.sample(&meters, at(second));
         }
-        assert_eq!((sampler.looks.len(), sampler.plots()["api"].len()), (SPAN + 1, POINTS));
+        assert_eq!((sampler.samples.len(), sampler.plots()["api"].len()), (SPAN_SAMPLES + 1, POINTS));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Maximum of endpoints with counters of their own; further ones count together, as `other`. Each has some hundred time series.
-const ENDPOINTS: usize = 1000;
+const MAX_ENDPOINTS: usize = 1000;
 
 /// A monotonic counter.
 #[derive(Debug, Default)]
@@ -117,7 +117,7 @@ pub const LIMITS: [ClampReason; 8] = [
     ClampReason::Effect,
     ClampReason::Body,
     ClampReason::Grant,
-    ClampReason::Probes,
+    ClampReason::Verifications,
     ClampReason::TooEarly,
     ClampReason::UpstreamKey,
 ];
@@ -217,7 +217,7 @@ pub struct EndpointCounters {
     /// Retries, by the class of the outcome before.
     pub retries: Each<{ CLASSES.len() }>,
     /// Verifications of unknown writes.
-    pub probes: Counter,
+    pub verifications: Counter,
     /// Time that attempts waited for their reserved moment.
     pub wait_time: Histogram,
     /// Verdicts by class; settled statuses count as applied.
@@ -249,7 +249,7 @@ impl EndpointCounters {
             attempt_time: Histogram::new(&ANSWERS),
             usually_takes: Usually { micros: AtomicU64::default(), is_mixed },
             retries: Each::default(),
-            probes: Counter::default(),
+            verifications: Counter::default(),
             wait_time: Histogram::new(&ANSWERS),
             verdicts: Each::default(),
             decision_time: Histogram::new(&DECISIONS),
@@ -310,7 +310,7 @@ impl AllEndpointCounters {
     pub fn of(&self, upstream: &str, endpoint: &str) -> Arc<EndpointMeters> {
         let mut endpoints = self.endpoints.lock();
         let names = (upstream.to_owned(), endpoint.to_owned());
-        if endpoints.len() >= ENDPOINTS && !endpoints.contains_key(&names) {
+        if endpoints.len() >= MAX_ENDPOINTS && !endpoints.contains_key(&names) {
             return Arc::clone(&self.other);
         }
         let made = || {
@@ -330,7 +330,7 @@ impl AllEndpointCounters {
         let endpoints = self.endpoints.lock();
         let mut all = vec![Arc::clone(&self.nowhere)];
         all.extend(endpoints.values().cloned());
-        if endpoints.len() >= ENDPOINTS {
+        if endpoints.len() >= MAX_ENDPOINTS {
             all.push(Arc::clone(&self.other));
         }
         all
@@ -354,12 +354,12 @@ mod tests {
     #[test]
     fn endpoints_beyond_the_most_count_together() {
         let meters = AllEndpointCounters::new(2);
-        for number in 0..ENDPOINTS + 50 {
-            meters.of("api", &number.to_string()).of(number).probes.add();
+        for number in 0..MAX_ENDPOINTS + 50 {
+            meters.of("api", &number.to_string()).of(number).verifications.add();
         }
         let all = meters.all();
-        assert_eq!(all.len(), ENDPOINTS + 2);
-        let other: u64 = all[ENDPOINTS + 1].all().iter().map(|meter| meter.probes.read()).sum();
+        assert_eq!(all.len(), MAX_ENDPOINTS + 2);
+        let other: u64 = all[MAX_ENDPOINTS + 1].all().iter().map(|meter| meter.verifications.read()).sum();
         assert_eq!(other, 50);
         let learned = |name: &str| {
             let meters = meters.of("api", name);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Maximum of events: hours of a quiet host, minutes of a troubled one.
 const MAX_EVENTS: usize = 512;
 /// Minimal interval of events of a kind that may come in bursts.
-const SELDOM_MS: u64 = 60_000;
+const MIN_SELDOM_INTERVAL_MS: u64 = 60_000;
 
 /// All kinds of event.
 pub const KINDS: [&str; 24] = [
@@ -99,7 +99,7 @@ impl Events {
         {
             let mut inner = self.inner.lock();
             let last = inner.seldom.get(kind).copied();
-            if last.is_some_and(|last| now.saturating_sub(last) < SELDOM_MS) {
+            if last.is_some_and(|last| now.saturating_sub(last) < MIN_SELDOM_INTERVAL_MS) {
                 return;
             }
             inner.seldom.insert(kind, now);

@@ -24,9 +24,9 @@ use tokio::{
 };
 
 /// Maximum of requests that wait for export; further ones are dropped.
-const WAITING: usize = 2048;
+const MAX_QUEUED_REQUESTS: usize = 2048;
 /// Requests per batch.
-const BATCH: usize = 256;
+const MAX_BATCH_REQUESTS: usize = 256;
 /// The time between two batches, unless the next one is full earlier.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of the collector for a batch.
@@ -62,7 +62,7 @@ impl Exporter {
     /// [`TransportError`] where the URL cannot be called.
     pub fn new(target: &Target, clock: Clock) -> Result<Self, TransportError> {
         let client = HttpClient::new(&Settings::new(target.endpoint.clone()))?;
-        let (sender, waiting) = mpsc::channel(WAITING);
+        let (sender, waiting) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let (exported, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let share_percent = target.share_percent;
         let (waiting, full) = (Mutex::new(waiting), Notify::new());
@@ -84,7 +84,7 @@ impl Exporter {
         if self.sender.try_send(timeline).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
-        if WAITING - self.sender.capacity() >= BATCH {
+        if MAX_QUEUED_REQUESTS - self.sender.capacity() >= MAX_BATCH_REQUESTS {
             self.full.notify_one();
         }
     }
@@ -93,7 +93,7 @@ impl Exporter {
     pub async fn run(&self) {
         loop {
             let _ = timeout(EXPORT_INTERVAL, self.full.notified()).await;
-            while self.send_batch().await == BATCH {}
+            while self.send_batch().await == MAX_BATCH_REQUESTS {}
         }
     }
 
@@ -106,7 +106,7 @@ impl Exporter {
         let mut batch = Vec::new();
         {
             let mut waiting = self.waiting.lock().await;
-            while batch.len() < BATCH
+            while batch.len() < MAX_BATCH_REQUESTS
                 && let Ok(timeline) = waiting.try_recv()
             {
                 batch.push(timeline);
@@ -188,8 +188,9 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
             TimelineEvent::Sent { attempt } => {
                 sent = Some((*noted, timeline.id.span(*attempt), format!("attempt {attempt}")));
             }
-            TimelineEvent::Looked { look } => {
-                sent = Some((*noted, timeline.id.span(LOOKS + look), format!("look {look}")));
+            TimelineEvent::VerificationSent { verification } => {
+                sent =
+                    Some((*noted, timeline.id.span(VERIFICATION_SPANS + verification), format!("look {verification}")));
             }
             TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {
@@ -205,7 +206,7 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
                 }
             }
             TimelineEvent::Verdict { class, next, breaker, took, .. } => {
-                let id = timeline.id.span(DECISIONS + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let id = timeline.id.span(DECISION_SPANS + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("triage.class", (*class).into()),
                     ("triage.next", (*next).into()),
@@ -215,7 +216,7 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
                 all.push(span(id, own, "decision".to_owned(), INTERNAL, (from, *noted), &said));
             }
             TimelineEvent::State { name, outcome, took } => {
-                let id = timeline.id.span(STATE + u32::try_from(index).unwrap_or(u32::MAX / 2));
+                let id = timeline.id.span(STATE_SPANS + u32::try_from(index).unwrap_or(u32::MAX / 2));
                 let said = [
                     ("db.system.name", "redis".into()),
                     ("triage.step", (*name).into()),
@@ -251,14 +252,14 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
 }
 
 /// Offsets for the span numbers of verifications, decisions and calls of shared state, so that span ids of a request are unique.
-const LOOKS: u32 = 1 << 16;
-const DECISIONS: u32 = 1 << 17;
-const STATE: u32 = 1 << 18;
+const VERIFICATION_SPANS: u32 = 1 << 16;
+const DECISION_SPANS: u32 = 1 << 17;
+const STATE_SPANS: u32 = 1 << 18;
 
 /// An event without a duration. Its fields come from closed sets; none holds text of a policy.
 fn event(step: &TimelineEvent, at: String) -> Value {
-    let told = serde_json::to_value(step).unwrap_or_default();
-    let members = told.as_object().cloned().unwrap_or_default();
+    let members_value = serde_json::to_value(step).unwrap_or_default();
+    let members = members_value.as_object().cloned().unwrap_or_default();
     let name = members.get("step").and_then(Value::as_str).unwrap_or_default().to_owned();
     let own: Vec<(&str, Value)> =
         members.iter().filter(|(key, _)| *key != "step").map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -300,7 +301,7 @@ mod tests {
             steps: Vec::new(),
             omitted: 0,
         };
-        (1..BATCH).for_each(|_| exporter.take(timeline.clone()));
+        (1..MAX_BATCH_REQUESTS).for_each(|_| exporter.take(timeline.clone()));
         assert!(exporter.full.notified().now_or_never().is_none(), "it is not full");
         exporter.take(timeline);
         assert!(exporter.full.notified().now_or_never().is_some(), "nobody is woken");

@@ -4,7 +4,7 @@ use super::{
     EndpointCounters, EndpointMeters, Names, RequestId, RequestTimeline, TimedEvent, TimelineEvent, TraceContext,
     WorkerTelemetry,
     endpoint_counters::{KeyResult, OrphanResult, status},
-    request_timeline::STEPS,
+    request_timeline::MAX_EVENTS,
     task_spans,
 };
 use crate::{
@@ -17,18 +17,18 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Initial capacity: the events of an ordinary request (permit, sent, answered, settled or verdict).
-const USUAL: usize = 6;
+const USUAL_EVENTS: usize = 6;
 
 /// Recorder of one request.
 #[derive(Debug)]
 pub struct RequestRecorder {
-    desk: Arc<WorkerTelemetry>,
+    worker: Arc<WorkerTelemetry>,
     /// Id of the request.
     pub id: RequestId,
     meter: Arc<EndpointCounters>,
     began: Instant,
     status: Option<u16>,
-    is_rough: bool,
+    is_troubled: bool,
     found: bool,
     /// Whether this is background work of the host, such as a verification, and no request.
     is_background: bool,
@@ -43,13 +43,13 @@ pub struct RequestRecorder {
 
 impl RequestRecorder {
     /// Starts a recorder for a request that arrived now.
-    pub fn open(desk: &Arc<WorkerTelemetry>) -> Self {
+    pub fn open(worker: &Arc<WorkerTelemetry>) -> Self {
         Self {
-            id: desk.id(),
-            meter: Arc::clone(desk.unmatched()),
+            id: worker.id(),
+            meter: Arc::clone(worker.unmatched()),
             began: Instant::now(),
             status: None,
-            is_rough: false,
+            is_troubled: false,
             found: false,
             is_background: false,
             method: "",
@@ -58,28 +58,28 @@ impl RequestRecorder {
             trace: None,
             steps: Vec::new(),
             omitted: 0,
-            desk: Arc::clone(desk),
+            worker: Arc::clone(worker),
         }
     }
 
     /// Starts a recorder for background work: it counts attempts and verdicts, but no request.
-    pub fn background(desk: &Arc<WorkerTelemetry>) -> Self {
-        let mut recorder = Self::open(desk);
+    pub fn background(worker: &Arc<WorkerTelemetry>) -> Self {
+        let mut recorder = Self::open(worker);
         recorder.is_background = true;
         recorder
     }
 
     /// Sets the endpoint whose counters count attempts and verdicts.
     pub fn counting_for(&mut self, meters: &EndpointMeters) {
-        self.meter = Arc::clone(meters.of(self.desk.index));
+        self.meter = Arc::clone(meters.of(self.worker.index));
     }
 
     /// Sets the endpoint that the request matched.
     pub fn found(&mut self, meters: &EndpointMeters, method: &Method, policy: &HeaderValue, generation: u64) {
-        self.meter = Arc::clone(meters.of(self.desk.index));
+        self.meter = Arc::clone(meters.of(self.worker.index));
         self.meter.begun.add();
         self.found = true;
-        if self.desk.explains() {
+        if self.worker.explains() {
             self.method = standard(method);
             self.policy = Some(policy.clone());
             self.generation = generation;
@@ -88,7 +88,7 @@ impl RequestRecorder {
 
     /// Sets the trace: the caller's, or a new one if traces are exported.
     pub fn traced(&mut self, callers: Option<TraceContext>) {
-        self.trace = callers.or_else(|| self.desk.begin_trace(self.id));
+        self.trace = callers.or_else(|| self.worker.begin_trace(self.id));
     }
 
     /// The counters of the endpoint.
@@ -103,22 +103,22 @@ impl RequestRecorder {
 
     /// Records an event that happens now.
     pub fn note(&mut self, step: impl FnOnce() -> TimelineEvent) {
-        if self.desk.explains() {
+        if self.worker.explains() {
             self.note_at(Instant::now(), step);
         }
     }
 
     /// Records an event whose time is known. Saves a read of the clock, which costs more than the rest.
     pub fn note_at(&mut self, at: Instant, step: impl FnOnce() -> TimelineEvent) {
-        if !self.desk.explains() {
+        if !self.worker.explains() {
             return;
         }
-        if self.steps.len() >= STEPS {
+        if self.steps.len() >= MAX_EVENTS {
             self.omitted += 1;
             return;
         }
         if self.steps.capacity() == 0 {
-            self.steps.reserve_exact(USUAL);
+            self.steps.reserve_exact(USUAL_EVENTS);
         }
         self.steps.push(TimedEvent { at: at.saturating_duration_since(self.began), step: step() });
     }
@@ -132,7 +132,7 @@ impl RequestRecorder {
     /// Records an orphan that this request adopted or met, or that this request was not listed.
     pub fn orphan(&mut self, result: OrphanResult) {
         self.meter.orphans.add(result as usize);
-        self.is_rough = true;
+        self.is_troubled = true;
         self.note(|| TimelineEvent::Orphan { result: result.name() });
     }
 
@@ -144,13 +144,13 @@ impl RequestRecorder {
     /// Records that an attempt was admitted, after `wait`.
     pub fn permitted(&mut self, is_probe: bool, wait: Duration) {
         self.meter.wait_time.observe(wait);
-        self.is_rough |= is_probe;
+        self.is_troubled |= is_probe;
         self.note(|| TimelineEvent::Permit { is_probe, wait });
     }
 
     /// Records that an attempt was refused.
     pub fn denied(&mut self, problem: &Problem) {
-        self.is_rough = true;
+        self.is_troubled = true;
         self.note(|| TimelineEvent::Denied { reason: problem.reason() });
     }
 
@@ -170,7 +170,7 @@ impl RequestRecorder {
         let Failure { kind, sent, reason } = failure;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
-        self.is_rough = true;
+        self.is_troubled = true;
         // Only a failure with a reason is logged, because it lasts until an operator acts. Metrics count the others.
         if let Some(reason) = reason {
             let Names { upstream, endpoint } = &*self.meter.names;
@@ -202,7 +202,7 @@ impl RequestRecorder {
             BreakerSignal::Failure => "failure",
             BreakerSignal::Ignore => "ignore",
         };
-        self.is_rough |= next != "deliver" || breaker != "success";
+        self.is_troubled |= next != "deliver" || breaker != "success";
         let class = verdict.class.name();
         self.note(|| TimelineEvent::Verdict {
             class,
@@ -217,14 +217,14 @@ impl RequestRecorder {
     pub fn fault(&mut self, fault: &'static str) {
         let known = super::endpoint_counters::FAULTS.iter().position(|own| *own == fault);
         self.meter.faults.add(known.unwrap_or(usize::MAX));
-        self.is_rough = true;
+        self.is_troubled = true;
         self.note(|| TimelineEvent::Fault { fault });
     }
 
     /// Records that the host clamped the verdict.
     pub fn clamped(&mut self, limit: ClampReason) {
         self.meter.clamps.add(limit as usize);
-        self.is_rough = true;
+        self.is_troubled = true;
         self.note(|| TimelineEvent::Clamped { limit });
     }
 
@@ -242,7 +242,7 @@ impl RequestRecorder {
             tracing::warn!(request = %self.id, %upstream, %endpoint, "the effect of a write is unknown");
         }
         self.meter.refusals.add(crate::error::REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
-        self.is_rough = true;
+        self.is_troubled = true;
         self.note(|| TimelineEvent::Refused { reason });
     }
 
@@ -256,7 +256,7 @@ impl RequestRecorder {
             |(at, step): (Instant, TimelineEvent)| TimedEvent { at: at.saturating_duration_since(self.began), step };
         self.steps.extend(waited.into_iter().map(noted));
         self.steps.sort_by_key(|noted| noted.at);
-        let most = self.steps.len().min(STEPS);
+        let most = self.steps.len().min(MAX_EVENTS);
         self.omitted += u32::try_from(self.steps.drain(most..).count()).unwrap_or(u32::MAX);
     }
 
@@ -280,14 +280,14 @@ impl Drop for RequestRecorder {
             Some(code) => {
                 meter.requests.add(status(code));
                 meter.request_time.observe(took);
-                self.is_rough |= code >= 500 || code == 429;
+                self.is_troubled |= code >= 500 || code == 429;
             }
             None => {
                 meter.abandoned.add();
-                self.is_rough = true;
+                self.is_troubled = true;
             }
         }
-        if !self.desk.explains() {
+        if !self.worker.explains() {
             return;
         }
         if self.status.is_none() {
@@ -307,7 +307,7 @@ impl Drop for RequestRecorder {
             steps: std::mem::take(&mut self.steps),
             omitted: self.omitted,
         };
-        self.desk.keep(timeline, self.is_rough);
+        self.worker.keep(timeline, self.is_troubled);
     }
 }
 

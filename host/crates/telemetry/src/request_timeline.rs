@@ -7,9 +7,9 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Maximum of events per request: more than a readable timeline has.
-pub const STEPS: usize = 100;
+pub const MAX_EVENTS: usize = 100;
 /// Maximum of characters of a policy's reason.
-const REASON: usize = 120;
+const MAX_REASON_CHARS: usize = 120;
 
 /// Id of a request: random, so that it reveals nothing and hosts need no coordination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,9 +122,11 @@ pub enum TimelineEvent {
         attempt: u32,
     },
     /// A verification of an unknown write was sent.
-    Looked {
+    #[serde(rename = "looked")]
+    VerificationSent {
         /// Number of the verification, from 1.
-        look: u32,
+        #[serde(rename = "look")]
+        verification: u32,
     },
     /// The head of a response arrived.
     Answered {
@@ -217,7 +219,7 @@ fn because(limit: ClampReason) -> &'static str {
         ClampReason::Effect => "the write may have been done, and nothing proves that it was not",
         ClampReason::Body => "the body was streamed and is gone",
         ClampReason::Grant => "the policy is not trusted to settle this endpoint",
-        ClampReason::Probes => "as many looks were made as one request may",
+        ClampReason::Verifications => "as many looks were made as one request may",
         ClampReason::TooEarly => "the upstream may still do it: it is too early to believe that it did not",
         ClampReason::UpstreamKey => {
             "the upstream's idempotency key proves nothing: its time is over, or a send did not carry it"
@@ -247,7 +249,7 @@ impl fmt::Display for Rounded {
 impl TimelineEvent {
     /// A policy's text, shortened and on one line.
     pub fn words(reason: &str) -> Box<str> {
-        reason.chars().take(REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
+        reason.chars().take(MAX_REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }
 
@@ -285,7 +287,7 @@ impl fmt::Display for TimelineEvent {
             }
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
-            Self::Looked { look } => write!(f, "look {look} sent: what became of the write?"),
+            Self::VerificationSent { verification } => write!(f, "look {verification} sent: what became of the write?"),
             Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
             Self::Failed { kind, reason, sent, took } => {
                 write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))?;
@@ -384,6 +386,6 @@ mod tests {
     #[test]
     fn words_are_cut_and_stay_on_one_line() {
         assert_eq!(&*TimelineEvent::words("line\nbreak\u{1b}[31m"), "line break [31m");
-        assert_eq!(TimelineEvent::words(&"\u{e9}".repeat(500)).chars().count(), REASON);
+        assert_eq!(TimelineEvent::words(&"\u{e9}".repeat(500)).chars().count(), MAX_REASON_CHARS);
     }
 }

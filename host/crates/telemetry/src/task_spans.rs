@@ -1,7 +1,7 @@
 //! Calls of shared state that a request waits for. Code without access to the request's recorder notes them in a task-local list, which
 //! the recorder reads at the end.
 
-use super::{TimelineEvent, request_timeline::STEPS};
+use super::{TimelineEvent, request_timeline::MAX_EVENTS};
 use futures_util::future::Either;
 use std::cell::RefCell;
 use tokio::{task::futures::TaskLocalFuture, task_local, time::Instant};
@@ -23,7 +23,7 @@ pub fn note(name: &'static str, outcome: &'static str, began: Instant) {
     let _ = WAITED.try_with(|waited| {
         let mut waited = waited.borrow_mut();
         // A timeline keeps no more events.
-        if waited.len() < STEPS {
+        if waited.len() < MAX_EVENTS {
             let now = Instant::now();
             waited.push((now, TimelineEvent::State { name, outcome, took: now.saturating_duration_since(began) }));
         }

@@ -19,14 +19,14 @@ pub struct WorkerTelemetry {
     exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
     /// Locked only to move a timeline in, and without contention unless an operator reads.
-    stories: Mutex<Stories>,
+    timelines: Mutex<Timelines>,
 }
 
 /// Timelines in two rings, so that ordinary requests do not displace those with trouble.
 #[derive(Debug, Default)]
-struct Stories {
-    smooth: VecDeque<RequestTimeline>,
-    rough: VecDeque<RequestTimeline>,
+struct Timelines {
+    ordinary: VecDeque<RequestTimeline>,
+    troubled: VecDeque<RequestTimeline>,
 }
 
 impl WorkerTelemetry {
@@ -51,7 +51,7 @@ impl WorkerTelemetry {
         self.nowhere.of(self.index)
     }
 
-    pub(super) fn keep(&self, timeline: RequestTimeline, is_rough: bool) {
+    pub(super) fn keep(&self, timeline: RequestTimeline, is_troubled: bool) {
         if let Some(exporter) = &self.exporter
             && timeline.trace.is_some_and(|trace| trace.is_sampled())
         {
@@ -60,24 +60,24 @@ impl WorkerTelemetry {
         if self.keep == 0 {
             return;
         }
-        let mut stories = self.stories.lock();
-        let ring = if is_rough { &mut stories.rough } else { &mut stories.smooth };
+        let mut timelines = self.timelines.lock();
+        let ring = if is_troubled { &mut timelines.troubled } else { &mut timelines.ordinary };
         let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
         ring.push_back(timeline);
-        drop(stories);
+        drop(timelines);
         drop(oldest);
     }
 
     fn find(&self, id: RequestId) -> Option<RequestTimeline> {
-        let stories = self.stories.lock();
-        stories.rough.iter().chain(&stories.smooth).find(|timeline| timeline.id == id).cloned()
+        let timelines = self.timelines.lock();
+        timelines.troubled.iter().chain(&timelines.ordinary).find(|timeline| timeline.id == id).cloned()
     }
 
-    fn latest(&self, most: usize, rough_alone: bool) -> Vec<RequestTimeline> {
-        let stories = self.stories.lock();
-        let rough = stories.rough.iter().rev().take(most);
-        let smooth = stories.smooth.iter().rev().take(if rough_alone { 0 } else { most });
-        rough.chain(smooth).cloned().collect()
+    fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestTimeline> {
+        let timelines = self.timelines.lock();
+        let troubled = timelines.troubled.iter().rev().take(most);
+        let ordinary = timelines.ordinary.iter().rev().take(if troubled_only { 0 } else { most });
+        troubled.chain(ordinary).cloned().collect()
     }
 }
 
@@ -106,22 +106,22 @@ impl WorkersTelemetry {
             entropy: self.entropy.clone(),
             exporter: self.exporter.clone(),
             nowhere: Arc::clone(&self.nowhere),
-            stories: Mutex::default(),
+            timelines: Mutex::default(),
         });
         all.push(Arc::clone(&worker));
         worker
     }
 
     /// The timeline of a request, if it is still kept.
-    pub fn story(&self, id: RequestId) -> Option<RequestTimeline> {
+    pub fn timeline(&self, id: RequestId) -> Option<RequestTimeline> {
         self.all.lock().iter().find_map(|worker| worker.find(id))
     }
 
-    /// The latest timelines, the latest first. `rough_alone`: only requests with trouble, such as a refusal, a retry, a clamp, a failure or
-    /// a disconnected caller.
-    pub fn latest(&self, most: usize, rough_alone: bool) -> Vec<RequestTimeline> {
+    /// The latest timelines, the latest first. `troubled_only`: only requests with trouble, such as a refusal, a retry, a clamp, a failure
+    /// or a disconnected caller.
+    pub fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestTimeline> {
         let mut latest: Vec<RequestTimeline> =
-            self.all.lock().iter().flat_map(|worker| worker.latest(most, rough_alone)).collect();
+            self.all.lock().iter().flat_map(|worker| worker.latest(most, troubled_only)).collect();
         latest.sort_by_key(|timeline| std::cmp::Reverse(timeline.began));
         latest.truncate(most);
         latest

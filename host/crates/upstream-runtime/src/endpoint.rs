@@ -29,7 +29,7 @@ pub struct Endpoint {
     /// The endpoint's counters.
     pub meters: Arc<EndpointMeters>,
     /// Permits for attempts under way; none without a fixed concurrency limit.
-    pub places: Option<Arc<Semaphore>>,
+    pub concurrency_permits: Option<Arc<Semaphore>>,
 }
 
 impl Endpoint {

@@ -111,7 +111,7 @@ impl UpstreamRuntime {
                 says_effect: trusted && index < description.endpoints.len(),
                 group,
                 meters: EndpointMeters::unread(),
-                places: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),
+                concurrency_permits: effective.concurrency.map(|places| Arc::new(Semaphore::new(places))),
                 described,
                 settings: effective,
             });
@@ -155,7 +155,7 @@ impl UpstreamRuntime {
         for endpoint in &mut self.endpoints {
             let before = other.endpoints.iter().find(|before| before.described.name == endpoint.described.name);
             if let Some(before) = before.filter(|before| before.settings.concurrency == endpoint.settings.concurrency) {
-                endpoint.places.clone_from(&before.places);
+                endpoint.concurrency_permits.clone_from(&before.concurrency_permits);
             }
         }
         self
@@ -181,8 +181,8 @@ impl UpstreamRuntime {
     }
 
     /// Records that the upstream responded.
-    pub fn heard(&self, clock: &Clock) {
+    pub fn record_response(&self, clock: &Clock) {
         let now: Timestamp = clock.now();
-        self.wakefulness.heard(now);
+        self.wakefulness.record_response(now);
     }
 }

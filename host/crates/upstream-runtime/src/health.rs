@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 #[derive(Debug)]
 pub struct Wakefulness {
     call: Option<HealthCall>,
-    last_heard_us: AtomicU64,
+    last_response_us: AtomicU64,
     /// One request wakes the upstream at a time; the others wait and find it awake.
     pub waking: Mutex<()>,
 }
@@ -16,12 +16,12 @@ pub struct Wakefulness {
 impl Wakefulness {
     /// An upstream that has not responded yet: it may be asleep.
     pub fn new(call: Option<HealthCall>) -> Self {
-        Self { call, last_heard_us: AtomicU64::new(0), waking: Mutex::new(()) }
+        Self { call, last_response_us: AtomicU64::new(0), waking: Mutex::new(()) }
     }
 
     /// Copies the time of the last response.
     pub fn remember(&self, other: &Self) {
-        self.last_heard_us.store(other.last_heard_us.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.last_response_us.store(other.last_response_us.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The health call, if the policy names one.
@@ -30,14 +30,14 @@ impl Wakefulness {
     }
 
     /// Records a response.
-    pub fn heard(&self, now: Timestamp) {
-        self.last_heard_us.store(now.0, Ordering::Relaxed);
+    pub fn record_response(&self, now: Timestamp) {
+        self.last_response_us.store(now.0, Ordering::Relaxed);
     }
 
     /// The health call, if the upstream has been idle for so long that it may be asleep.
     pub fn asleep(&self, now: Timestamp) -> Option<&HealthCall> {
         let call = self.call.as_ref()?;
-        let idle = now.since(Timestamp(self.last_heard_us.load(Ordering::Relaxed)));
+        let idle = now.since(Timestamp(self.last_response_us.load(Ordering::Relaxed)));
         call.asleep_after.filter(|limit| idle >= *limit).map(|_| call)
     }
 }

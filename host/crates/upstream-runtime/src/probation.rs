@@ -8,16 +8,16 @@ use std::{
 };
 
 /// Decisions until a generation counts as good, and the length of each later window.
-const DECISIONS: u32 = 1000;
+const WINDOW_DECISIONS: u32 = 1000;
 /// The time until a generation counts as good with fewer decisions.
-const TIME: Duration = Duration::from_secs(60);
+const PROBATION_TIME: Duration = Duration::from_secs(60);
 /// Faults in a window before the share is checked: one or two may be chance.
-const FAULTS: u32 = 3;
+const MIN_FAULTS: u32 = 3;
 /// The percentage of faults at which a generation is bad.
-const SHARE_PERCENT: u32 = 1;
+const MAX_FAULT_PERCENT: u32 = 1;
 /// Overruns in a window at which a generation is bad, whatever their share: each one blocks a core for milliseconds that other endpoints
 /// need.
-const OVERRUNS: u32 = 3;
+const MAX_OVERRUNS: u32 = 3;
 
 /// The result of a policy call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,20 +58,20 @@ struct Window {
 }
 
 impl Window {
-    fn decided(&mut self, conduct: DecisionResult, now: Timestamp) -> Judgement {
+    fn decided(&mut self, result: DecisionResult, now: Timestamp) -> Judgement {
         if self.bad {
             return Judgement::Watched;
         }
         let since = *self.since.get_or_insert(now);
         self.decisions += 1;
-        self.faults += u32::from(conduct != DecisionResult::Decided);
-        self.overruns += u32::from(conduct == DecisionResult::Overran);
-        let often = self.faults >= FAULTS && self.faults * 100 >= self.decisions * SHARE_PERCENT;
-        if often || self.overruns >= OVERRUNS {
+        self.faults += u32::from(result != DecisionResult::Decided);
+        self.overruns += u32::from(result == DecisionResult::Overran);
+        let often = self.faults >= MIN_FAULTS && self.faults * 100 >= self.decisions * MAX_FAULT_PERCENT;
+        if often || self.overruns >= MAX_OVERRUNS {
             self.bad = true;
             return Judgement::Bad { faults: self.faults, decisions: self.decisions };
         }
-        if self.decisions < DECISIONS && now.since(since) < TIME {
+        if self.decisions < WINDOW_DECISIONS && now.since(since) < PROBATION_TIME {
             return Judgement::Watched;
         }
         let first = !self.good;
@@ -83,30 +83,30 @@ impl Window {
 /// The probation of one generation.
 #[derive(Debug, Default)]
 pub struct Probation {
-    stretch: Mutex<Window>,
+    window: Mutex<Window>,
     suspended: AtomicBool,
 }
 
 impl Probation {
     /// Counts a decision.
-    pub fn decided(&self, conduct: DecisionResult, now: Timestamp) -> Judgement {
-        self.stretch.lock().decided(conduct, now)
+    pub fn decided(&self, result: DecisionResult, now: Timestamp) -> Judgement {
+        self.window.lock().decided(result, now)
     }
 
     /// Whether the generation is good.
     pub fn is_good(&self) -> bool {
-        self.stretch.lock().good
+        self.window.lock().good
     }
 
     /// Marks the generation as good, by an operator's command.
     pub fn promote(&self) {
-        *self.stretch.lock() = Window { good: true, ..Window::default() };
+        *self.window.lock() = Window { good: true, ..Window::default() };
     }
 
     /// Decisions and faults of the current window.
     pub fn counts(&self) -> (u32, u32) {
-        let stretch = self.stretch.lock();
-        (stretch.decisions, stretch.faults)
+        let window = self.window.lock();
+        (window.decisions, window.faults)
     }
 
     /// Suspends a generation without a rollback target: the built-in policy decides instead.
@@ -135,9 +135,9 @@ mod tests {
         )
     }
 
-    fn conducted(conduct: impl IntoIterator<Item = DecisionResult>) -> Vec<Judgement> {
+    fn conducted(result: impl IntoIterator<Item = DecisionResult>) -> Vec<Judgement> {
         let probation = Probation::default();
-        let judged = conduct.into_iter().zip(0..).map(|(conduct, ms)| probation.decided(conduct, at(ms)));
+        let judged = result.into_iter().zip(0..).map(|(result, ms)| probation.decided(result, at(ms)));
         judged.filter(|judgement| *judgement != Judgement::Watched).collect()
     }
 
@@ -195,7 +195,7 @@ mod tests {
         fn bad_means_the_share_was_reached(outcomes in proptest::collection::vec(any::<bool>(), 0..3000)) {
             for judgement in run(outcomes) {
                 if let Judgement::Bad { faults, decisions } = judgement {
-                    prop_assert!(faults >= FAULTS && faults * 100 >= decisions * SHARE_PERCENT);
+                    prop_assert!(faults >= MIN_FAULTS && faults * 100 >= decisions * MAX_FAULT_PERCENT);
                 }
             }
         }

@@ -55,7 +55,7 @@ impl Caller {
 
     /// The same caller with a connection that reports what has reached the kernel.
     #[must_use]
-    pub fn told_by(self, handover: Handover) -> Self {
+    pub fn with_handover(self, handover: Handover) -> Self {
         Self { handover: Some(handover), ..self }
     }
 

@@ -8,7 +8,7 @@ mod connection;
 mod pool;
 
 use super::{
-    GUARDED_IDLE, Inbound, KEEPALIVE, Outbound, OutboundBody, Settings, TransportError, classify,
+    GUARDED_MAX_IDLE, Inbound, KEEPALIVE_INTERVAL, Outbound, OutboundBody, Settings, TransportError, classify,
     resolve::{Marked, Resolver},
     url::{self, below},
 };
@@ -64,7 +64,7 @@ impl Plain {
         };
         let mut connector = HttpConnector::new_with_resolver(Marked(Arc::clone(resolver)));
         connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEPALIVE));
+        connector.set_keepalive(Some(KEEPALIVE_INTERVAL));
         connector.set_connect_timeout(Some(settings.connect_timeout));
         Ok(Some(Self {
             connector,
@@ -81,7 +81,7 @@ impl Plain {
 
     /// Sends over an idle connection or a new one. A guarded request uses only a connection that has not been idle for long.
     pub(super) async fn send(&self, request: Outbound) -> Result<Inbound, Failure> {
-        let youngest = if request.guarded { GUARDED_IDLE.min(self.idle_timeout) } else { self.idle_timeout };
+        let youngest = if request.guarded { GUARDED_MAX_IDLE.min(self.idle_timeout) } else { self.idle_timeout };
         let mut message = self.message(request)?;
         loop {
             let idle = poll_fn(|cx| Poll::Ready(self.idle.take(youngest, cx))).await;

@@ -40,7 +40,7 @@ pub enum TransportError {
 }
 
 /// Maximum time of a lookup; a slower one is ignored.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One worker's connections to an upstream.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ struct Watched {
     every: Duration,
     since: Instant,
     /// The time of the last lookup, in milliseconds after `since`.
-    looked_ms: AtomicU64,
+    looked_up_ms: AtomicU64,
     followed: Mutex<Followed>,
 }
 
@@ -113,7 +113,7 @@ impl HttpClient {
             name,
             every,
             since: Instant::now(),
-            looked_ms: AtomicU64::new(0),
+            looked_up_ms: AtomicU64::new(0),
             followed: Mutex::default(),
         });
         Ok(Self(Arc::new(Inner { base, settings: settings.clone(), tls, resolver, pools, watched })))
@@ -123,9 +123,9 @@ impl HttpClient {
 impl Watched {
     /// Whether a lookup is due. Returns true to only one of several concurrent callers.
     fn is_due(&self) -> bool {
-        let (now, looked) = (clock::millis(self.since.elapsed()), self.looked_ms.load(Relaxed));
-        let is_due = looked == 0 || now.saturating_sub(looked) >= clock::millis(self.every);
-        is_due && self.looked_ms.compare_exchange(looked, now.max(1), Relaxed, Relaxed).is_ok()
+        let (now, looked_up) = (clock::millis(self.since.elapsed()), self.looked_up_ms.load(Relaxed));
+        let is_due = looked_up == 0 || now.saturating_sub(looked_up) >= clock::millis(self.every);
+        is_due && self.looked_up_ms.compare_exchange(looked_up, now.max(1), Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -141,7 +141,7 @@ impl Inner {
 
     async fn look_up(&self) {
         let Some(watched) = &self.watched else { return };
-        let Ok(Ok(found)) = timeout(LOOKUP, self.resolver.resolve(watched.name.clone())).await else { return };
+        let Ok(Ok(found)) = timeout(LOOKUP_TIMEOUT, self.resolver.resolve(watched.name.clone())).await else { return };
         let addresses = found.iter().map(std::net::SocketAddr::ip).collect::<std::collections::BTreeSet<IpAddr>>();
         if !watched.followed.lock().found(addresses) {
             return;

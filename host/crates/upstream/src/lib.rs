@@ -25,9 +25,9 @@ use http::{HeaderMap, Method, StatusCode};
 use std::time::Duration;
 
 /// Servers close idle connections after 5 s or more. A write must not race that close (RFC 9112 section 9.3.1).
-const GUARDED_IDLE: Duration = Duration::from_millis(3900);
+const GUARDED_MAX_IDLE: Duration = Duration::from_millis(3900);
 /// Interval of keepalive probes on a silent connection.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The error type of bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

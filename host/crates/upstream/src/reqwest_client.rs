@@ -1,7 +1,8 @@
 //! Connections with TLS or HTTP/2. The protocol is negotiated, and with HTTP/2 many requests share a connection.
 
 use super::{
-    BoxError, GUARDED_IDLE, Inbound, KEEPALIVE, Outbound, OutboundBody, Settings, TransportError, classify,
+    BoxError, GUARDED_MAX_IDLE, Inbound, KEEPALIVE_INTERVAL, Outbound, OutboundBody, Settings, TransportError,
+    classify,
     resolve::{Marked, Resolver},
     url::below,
 };
@@ -43,7 +44,7 @@ impl Negotiated {
                 .http1_max_headers(settings.max_header_fields)
                 .http2_max_header_list_size(MAX_HEAD_BYTES)
                 .tcp_nodelay(true)
-                .tcp_keepalive(KEEPALIVE)
+                .tcp_keepalive(KEEPALIVE_INTERVAL)
                 .dns_resolver(Arc::new(Marked(Arc::clone(resolver))))
                 .tls_backend_preconfigured(tls.clone());
             if settings.http2_prior_knowledge {
@@ -51,7 +52,7 @@ impl Negotiated {
             }
             builder.build().map_err(|error| TransportError::Client(error.into()))
         };
-        Ok(Self { base: base.clone(), safe: client(settings.idle_timeout)?, guarded: client(GUARDED_IDLE)? })
+        Ok(Self { base: base.clone(), safe: client(settings.idle_timeout)?, guarded: client(GUARDED_MAX_IDLE)? })
     }
 
     pub(super) async fn send(&self, request: Outbound) -> Result<Inbound, Failure> {

@@ -12,20 +12,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Slightly longer than hosts wait for each other.
 const MAX_POLLS: u32 = 600;
 /// Polls after the switch until every host has reported it, which takes each less than a second.
-const SAY_SO: u32 = 30;
+const MAX_REPORT_POLLS: u32 = 30;
 
 /// Announces the component (`announce`, or `promote` for one that was rolled back) and waits until the fleet switches or aborts.
 pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Result<ExitCode> {
     let digest = digest.to_string();
     let own = path(upstream, "");
-    let before = remote.look(&own)?;
+    let before = remote.get(&own)?;
     let mut policy = remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
     let mut since = 0;
     for _ in 0..MAX_POLLS {
-        match came(&before["fleet"], &policy["fleet"], &digest) {
+        match announce_outcome(&before["fleet"], &policy["fleet"], &digest) {
             AnnounceOutcome::Switched => {
                 since += 1;
-                if since > SAY_SO || behind(&policy["fleet"]) == 0 {
+                if since > MAX_REPORT_POLLS || behind(&policy["fleet"]) == 0 {
                     println!("{}", done(upstream, &policy["fleet"]));
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -34,7 +34,7 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
             AnnounceOutcome::NotYet => {}
         }
         thread::sleep(POLL_INTERVAL);
-        policy = remote.look(&own)?;
+        policy = remote.get(&own)?;
     }
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
 }
@@ -48,7 +48,7 @@ enum AnnounceOutcome {
 }
 
 /// Determines the result. `before` is the fleet's state before the announcement.
-fn came(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutcome {
+fn announce_outcome(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutcome {
     let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     if fleet["digest"] == *digest {
         return AnnounceOutcome::Switched;
@@ -114,14 +114,21 @@ mod tests {
             AnnounceOutcome::ToNothing(why) => assert!(why.contains(words), "{why}"),
             other => assert_eq!(other, AnnounceOutcome::ToNothing(words.to_owned())),
         };
-        assert_eq!(came(&before, &before, "x"), AnnounceOutcome::NotYet, "an abort of before is none of this one");
-        nothing("b refused it at step load: no", came(&before, &fleet(1, "o", "announced", "2", &[]), "x"));
-        assert_eq!(came(&before, &fleet(2, "x", "announced", "1", &[]), "x"), AnnounceOutcome::Switched);
-        nothing("it failed at host a", came(&before, &fleet(3, "o", "fault", "1", &["x"]), "x"));
-        nothing("an operator went back to generation 3", came(&before, &fleet(3, "o", "operator", "1", &["x"]), "x"));
-        nothing("another component serves", came(&before, &fleet(3, "y", "announced", "1", &[]), "x"));
+        assert_eq!(
+            announce_outcome(&before, &before, "x"),
+            AnnounceOutcome::NotYet,
+            "an abort of before is none of this one"
+        );
+        nothing("b refused it at step load: no", announce_outcome(&before, &fleet(1, "o", "announced", "2", &[]), "x"));
+        assert_eq!(announce_outcome(&before, &fleet(2, "x", "announced", "1", &[]), "x"), AnnounceOutcome::Switched);
+        nothing("it failed at host a", announce_outcome(&before, &fleet(3, "o", "fault", "1", &["x"]), "x"));
+        nothing(
+            "an operator went back to generation 3",
+            announce_outcome(&before, &fleet(3, "o", "operator", "1", &["x"]), "x"),
+        );
+        nothing("another component serves", announce_outcome(&before, &fleet(3, "y", "announced", "1", &[]), "x"));
         let mut staging = fleet(1, "o", "announced", "2", &["x"]);
         staging["proposal"] = json!({ "digest": "x" });
-        assert_eq!(came(&before, &staging, "x"), AnnounceOutcome::NotYet);
+        assert_eq!(announce_outcome(&before, &staging, "x"), AnnounceOutcome::NotYet);
     }
 }

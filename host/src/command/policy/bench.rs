@@ -96,7 +96,7 @@ fn measured(kind: &'static str, policy: &Arc<Policy>, decisions: u32) -> Result<
         let decided = policy.decide(&attempt, outcome);
         each.push(before.elapsed());
         if let Err(fault) = decided {
-            bail!("the policy failed in decision {}: {}", number + 1, fault.told());
+            bail!("the policy failed in decision {}: {}", number + 1, fault.with_cause());
         }
     }
     each.sort_unstable();

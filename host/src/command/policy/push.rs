@@ -75,7 +75,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Reads the component's cases, if there are any, and checks that the component passes them. They are published with it.
 fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
     /// The cases are part of the manifest, and registries accept 4 MiB of that.
-    const MOST: usize = 1 << 20;
+    const MAX_CASES_BYTES: usize = 1 << 20;
     let file = component.with_extension("cases.csv");
     if !file.exists() {
         return Ok(None);
@@ -84,8 +84,8 @@ fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
     let text = fs::read_to_string(&file).with_context(|| format!("{shown} cannot be read"))?;
     golden_tests::play(policy, &text).with_context(|| format!("{} does not pass {shown}", component.display()))?;
     ensure!(
-        text.len() <= MOST,
-        "{shown} has {} bytes; at most {MOST} go along with a component: shorten it",
+        text.len() <= MAX_CASES_BYTES,
+        "{shown} has {} bytes; at most {MAX_CASES_BYTES} go along with a component: shorten it",
         text.len()
     );
     Ok(Some(text))

@@ -45,7 +45,7 @@ impl Command {
     pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { remote } => {
-                for policy in remote.look("/api/v1/policies")?.as_array().into_iter().flatten() {
+                for policy in remote.get("/api/v1/policies")?.as_array().into_iter().flatten() {
                     println!("{}", line(policy));
                     if let Some(line) = fleet(&policy["fleet"]) {
                         println!("  {line}");
@@ -54,8 +54,8 @@ impl Command {
             }
             Self::History { upstream, remote } => {
                 // Check that the upstream exists: otherwise a misspelt name would look like one without events.
-                remote.look(&path(upstream, ""))?;
-                let events = remote.look("/api/v1/events")?;
+                remote.get(&path(upstream, ""))?;
+                let events = remote.get("/api/v1/events")?;
                 let about = |event: &&Value| {
                     let kind = event["kind"].as_str().unwrap_or_default();
                     event["subject"] == *upstream && (kind.starts_with("policy-") || kind == "action")

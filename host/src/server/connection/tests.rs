@@ -366,7 +366,7 @@ async fn uploads_where_memory_is_full_end_no_other_request() {
     while world.upstream.writes.load(Relaxed) < 2 {
         sleep(Duration::from_millis(1)).await;
     }
-    world.host.shared.memory.looked(2 << 30);
+    world.host.shared.memory.record_measurement(2 << 30);
     let mut uploads = Vec::new();
     for _ in 0..5 {
         for (sender, ..) in &mut callers {

@@ -10,14 +10,14 @@ use crate::clock::{Timestamp, micros};
 use std::time::Duration;
 
 /// What is learned of fades with this: a night's troubles are forgotten by noon, a minute's weigh nothing.
-const HORIZON: Duration = Duration::from_hours(1);
+const FADING_TIME: Duration = Duration::from_hours(1);
 /// Calls from which on it is known what is usual.
-const ENOUGH_MILLI: u64 = 200_000;
+const MIN_CALLS_MILLI: u64 = 200_000;
 /// An endpoint that has never failed yet does so this often, in thousandths: nobody knows better.
-const LEAST_MILLI: u64 = 1;
+const MIN_FAILURES_MILLI: u64 = 1;
 /// What is less likely than e^-16, one in nine million, is no chance: with a look at each of a hundred failures a
 /// second it still comes to pass about once a day.
-const NO_CHANCE: f64 = 16.0;
+const MIN_SURPRISE: f64 = 16.0;
 
 /// Calls and failures, fading.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Usual {
 impl Usual {
     /// Learns from what has left the window without a trip.
     pub(super) fn learn(&mut self, left: Bucket, now: Timestamp) {
-        let horizon = micros(HORIZON);
+        let horizon = micros(FADING_TIME);
         let kept = horizon.saturating_sub(micros(now.since(self.at)).min(horizon));
         let faded = |milli: u64| u64::try_from(u128::from(milli) * u128::from(kept) / u128::from(horizon)).unwrap_or(0);
         let more = |milli: u64, count: u32| faded(milli).saturating_add(u64::from(count) * 1000);
@@ -43,11 +43,11 @@ impl Usual {
 
     /// The share that fails usually, in thousandths, once it is known.
     pub(super) fn share_milli(&self) -> Option<u32> {
-        if self.calls_milli < ENOUGH_MILLI {
+        if self.calls_milli < MIN_CALLS_MILLI {
             return None;
         }
         let share = u128::from(self.failures_milli) * 1000 / u128::from(self.calls_milli);
-        u32::try_from(share.max(LEAST_MILLI.into())).ok()
+        u32::try_from(share.max(MIN_FAILURES_MILLI.into())).ok()
     }
 }
 
@@ -78,13 +78,13 @@ impl Baseline {
     pub(super) fn is_exceeded(self, counts: &Counts) -> bool {
         let failures = counts.failures_milli.saturating_mul(1000);
         failures >= counts.calls_milli.saturating_mul(self.limit_milli.into())
-            && self.surprise(counts.calls_milli, counts.failures_milli) >= NO_CHANCE
+            && self.surprise(counts.calls_milli, counts.failures_milli) >= MIN_SURPRISE
     }
 
     /// So many failures in a row are no chance: `p^n <= e^-16`.
     pub(super) fn in_row(self) -> u32 {
         let each = -(f64::from(self.usual_milli.clamp(1, 999)) / 1000.0).ln();
-        (NO_CHANCE / each).ceil() as u32
+        (MIN_SURPRISE / each).ceil() as u32
     }
 
     /// `n * D(f, p)`, where `f` is above `p`.

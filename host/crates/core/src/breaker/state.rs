@@ -12,7 +12,7 @@ use crate::{
 use std::{fmt, time::Duration};
 
 /// How a breaker begins.
-const AFRESH: State = State::Closed { failures_in_row: 0, window: Window::EMPTY };
+const INITIAL_STATE: State = State::Closed { failures_in_row: 0, window: Window::EMPTY };
 
 /// A term of the breaker's office: every transition begins a new one, and results of an older one change nothing. The first
 /// half is chance, so that epochs never repeat after a store lost its data.
@@ -204,7 +204,7 @@ pub enum BreakerState {
 impl Breaker {
     /// A closed breaker; `random` makes its epochs its own.
     pub fn new(random: u64) -> Self {
-        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: AFRESH, usual: Usual::default() }
+        Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: INITIAL_STATE, usual: Usual::default() }
     }
 
     /// Asks for one attempt.
@@ -216,7 +216,7 @@ impl Breaker {
             self.enter(State::HalfOpen { leases: Vec::new(), successes: 0, trips, why });
         }
         if matches!(self.state, State::ForcedClosed { until } if until <= now) {
-            self.enter(AFRESH);
+            self.enter(INITIAL_STATE);
         }
         let epoch = self.epoch;
         match &mut self.state {
@@ -285,7 +285,7 @@ impl Breaker {
                         if *successes < settings.probes.max(1) {
                             return None;
                         }
-                        self.enter(AFRESH);
+                        self.enter(INITIAL_STATE);
                         Some(Transition::Closed)
                     }
                 }
@@ -371,7 +371,7 @@ impl Breaker {
                 if force == Force::Reset {
                     self.usual = Usual::default();
                 }
-                self.enter(AFRESH);
+                self.enter(INITIAL_STATE);
                 Some(Transition::Closed)
             }
             (Force::Clear, _) => None,
@@ -384,7 +384,7 @@ impl Breaker {
         let until = now.after(left);
         self.enter(match (standing, why) {
             (BreakerState::Closed, _) if forced => State::ForcedClosed { until },
-            (BreakerState::Closed, _) | (_, None) => AFRESH,
+            (BreakerState::Closed, _) | (_, None) => INITIAL_STATE,
             (BreakerState::Open | BreakerState::HalfOpen, Some(why)) => {
                 State::Open { until, since: now, trips: 0, why }
             }

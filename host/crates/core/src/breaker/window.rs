@@ -61,7 +61,7 @@ impl Window {
 
     /// Counts one call. What has left the window since the last one.
     pub(super) fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) -> Option<Bucket> {
-        let left = self.turn(length, now);
+        let left = self.rotate(length, now);
         self.now.calls = self.now.calls.saturating_add(1);
         self.now.failures = self.now.failures.saturating_add(failed.into());
         self.now.slow = self.now.slow.saturating_add(slow.into());
@@ -70,20 +70,20 @@ impl Window {
 
     /// The counts as of `now`.
     pub fn counts(&self, length: Duration, now: Timestamp) -> Counts {
-        let mut turned = *self;
-        turned.turn(length, now);
+        let mut rotated = *self;
+        rotated.rotate(length, now);
         let length_us = micros(length).max(1);
-        let left_us = length_us.saturating_sub(micros(now.since(turned.began)));
+        let left_us = length_us.saturating_sub(micros(now.since(rotated.began)));
         let share_milli = left_us.saturating_mul(1000) / length_us;
         let sum = |now: u32, before: u32| u64::from(now) * 1000 + u64::from(before) * share_milli;
         Counts {
-            calls_milli: sum(turned.now.calls, turned.before.calls),
-            failures_milli: sum(turned.now.failures, turned.before.failures),
-            slow_milli: sum(turned.now.slow, turned.before.slow),
+            calls_milli: sum(rotated.now.calls, rotated.before.calls),
+            failures_milli: sum(rotated.now.failures, rotated.before.failures),
+            slow_milli: sum(rotated.now.slow, rotated.before.slow),
         }
     }
 
-    fn turn(&mut self, length: Duration, now: Timestamp) -> Option<Bucket> {
+    fn rotate(&mut self, length: Duration, now: Timestamp) -> Option<Bucket> {
         let length_us = micros(length).max(1);
         let passed = micros(now.since(self.began)) / length_us;
         if passed == 0 {

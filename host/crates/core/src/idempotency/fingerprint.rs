@@ -36,7 +36,7 @@ pub struct RequestDigest([u8; 32]);
 #[derive(Debug, Clone, Copy)]
 pub struct Likeness<'a> {
     /// The fields that tell callers, operations and the upstream's own keys apart, sorted by their names.
-    pub telling_apart: &'a [(HeaderName, HeaderValue)],
+    pub distinguishing_headers: &'a [(HeaderName, HeaderValue)],
     /// The header fields that change what the request asks for.
     pub asking: &'a [(&'a str, &'a [u8])],
     /// The request.
@@ -161,7 +161,7 @@ impl RequestDigest {
     pub fn of(request: &Likeness<'_>) -> Self {
         let of_request = || Fingerprint::of(&request.identity).with_headers(request.asking);
         let fingerprint = request.fingerprint.unwrap_or_else(of_request);
-        let fields = request.telling_apart.iter();
+        let fields = request.distinguishing_headers.iter();
         let fields = fields.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         let parts: Vec<&[u8]> = std::iter::once(&fingerprint.0[..]).chain(fields).collect();
         Self(digest("unanswered", &parts))

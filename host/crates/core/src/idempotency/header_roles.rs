@@ -70,7 +70,7 @@ fn is_key(name: &str) -> bool {
 }
 
 /// Whether two requests without a key differ by this field, although they have one path and one body.
-fn tells_requests_apart(name: &HeaderName) -> bool {
+fn distinguishes_requests(name: &HeaderName) -> bool {
     let text = name.as_str();
     CREDENTIALS.contains(name)
         || OPERATION.contains(&text)
@@ -87,8 +87,11 @@ fn contains<const LENGTH: usize>(name: &str, part: &[u8; LENGTH]) -> bool {
 
 /// The fields by which requests without a key differ, and those with `own` names: the tenant's, and the upstream's own key. Values of
 /// one name stay in their order; the order of names does not count.
-pub fn telling_apart(headers: &HeaderMap, own: impl Fn(&HeaderName) -> bool) -> Vec<(HeaderName, HeaderValue)> {
-    let fields = headers.iter().filter(|(name, _)| tells_requests_apart(name) || own(name));
+pub fn distinguishing_headers(
+    headers: &HeaderMap,
+    own: impl Fn(&HeaderName) -> bool,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let fields = headers.iter().filter(|(name, _)| distinguishes_requests(name) || own(name));
     let mut fields: Vec<_> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
     fields.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
     fields
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_order_of_names_does_not_count_and_that_of_values_does() {
-        let tell = |fields| telling_apart(&headers(fields), |name| name == "x-own");
+        let tell = |fields| distinguishing_headers(&headers(fields), |name| name == "x-own");
         let one = tell(&[("cookie", "a"), ("x-api-key", "1"), ("accept", "b"), ("x-api-key", "2"), ("x-own", "c")]);
         let same =
             tell(&[("x-own", "c"), ("x-api-key", "1"), ("x-api-key", "2"), ("user-agent", "d"), ("cookie", "a")]);

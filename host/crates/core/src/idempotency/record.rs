@@ -97,7 +97,7 @@ pub struct BeginRequest {
     /// Whether the caller says that it may have sent the request before (`Triage-Maybe-Sent`).
     pub maybe_sent: bool,
     /// Whether to take the fingerprint's lock too, if the lock is free and the store can do both in one step.
-    pub turn: bool,
+    pub fingerprint_lock: bool,
     /// The key of the upstream's own that its sends carry.
     pub upstream_key: Option<KeyTag>,
     /// How long the request may hold the record. See [`super::Settings::lock`].
@@ -119,7 +119,7 @@ impl BeginRequest {
             host: None,
             fingerprint,
             maybe_sent,
-            turn: false,
+            fingerprint_lock: false,
             upstream_key: None,
             lock,
             keep,
@@ -136,8 +136,8 @@ impl BeginRequest {
 
     /// Sets whether to take the fingerprint's lock too.
     #[must_use]
-    pub fn with_turn(self, turn: bool) -> Self {
-        Self { turn, ..self }
+    pub fn with_fingerprint_lock(self, fingerprint_lock: bool) -> Self {
+        Self { fingerprint_lock, ..self }
     }
 
     /// Sets the tenant whose share of the memory the record counts against.
@@ -155,8 +155,8 @@ impl BeginRequest {
 
     /// The send that the caller's `Triage-Maybe-Sent` claims, at the latest now. The header proves no send: a caller sets it after
     /// every missing answer.
-    fn told(&self, now: Timestamp) -> Option<Prior> {
-        self.maybe_sent.then_some(Prior::feared(now))
+    fn claimed_send(&self, now: Timestamp) -> Option<Prior> {
+        self.maybe_sent.then_some(Prior::assumed(now))
     }
 
     /// A record that this request holds. `earlier`: the record before; none if there is none.
@@ -407,7 +407,7 @@ struct Prior {
 }
 
 impl Prior {
-    fn feared(sent: Timestamp) -> Self {
+    fn assumed(sent: Timestamp) -> Self {
         Self { sent, doubtful: true }
     }
 }
@@ -469,7 +469,7 @@ impl Record {
         lost: Option<Timestamp>,
         now: Timestamp,
     ) -> (RecordBegin, Self) {
-        let prior = opening.before_loss(lost, orphans, now).map(Prior::feared);
+        let prior = opening.before_loss(lost, orphans, now).map(Prior::assumed);
         let until = now.after(opening.lock);
         let key = opening.upstream_key;
         let holder = Holder { fence: opening.fence, host: None, key, since: now, until, sent: Some(now), prior };
@@ -516,8 +516,8 @@ impl Record {
         now: Timestamp,
     ) -> (RecordBegin, Option<Self>) {
         let Some(record) = existing.filter(|record| !record.expired(now)) else {
-            let feared = || opening.before_loss(facts.lost, opening.keep, now).map(Prior::feared);
-            return opening.held(opening.told(now).or_else(feared), None, now);
+            let assumed = || opening.before_loss(facts.lost, opening.keep, now).map(Prior::assumed);
+            return opening.held(opening.claimed_send(now).or_else(assumed), None, now);
         };
         if record.fingerprint != opening.fingerprint {
             return (RecordBegin::Mismatch, None);
@@ -525,14 +525,14 @@ impl Record {
         // The store may have returned with older data: a later state of the record, or a mark of a send, may be lost.
         let outdated = facts.lost.filter(|lost| record.since() <= *lost);
         let outdated = outdated.and_then(|lost| opening.before_loss(Some(lost), opening.keep, now));
-        let taken_over = |known: Option<Prior>, told: Option<Prior>| {
-            let known = known.or(told);
+        let taken_over = |known: Option<Prior>, claimed_send: Option<Prior>| {
+            let known = known.or(claimed_send);
             let prior = match (known, outdated) {
                 (Some(known), Some(outdated)) => Some(Prior { sent: known.sent.max(outdated), ..known }),
-                (known, outdated) => known.or(outdated.map(Prior::feared)),
+                (known, outdated) => known.or(outdated.map(Prior::assumed)),
             };
             let (begin, mut begun) = opening.held(prior, Some(record), now);
-            if let Some(begun) = begun.as_mut().filter(|_| told.is_some() || outdated.is_some()) {
+            if let Some(begun) = begun.as_mut().filter(|_| claimed_send.is_some() || outdated.is_some()) {
                 begun.sends = Sends::Mixed;
             }
             (begin, begun)
@@ -553,7 +553,7 @@ impl Record {
             }
             State::Held(holder) => {
                 let known = holder.last_byte_if_vanished(facts);
-                taken_over(known, opening.told(now).filter(|_| known.is_none()))
+                taken_over(known, opening.claimed_send(now).filter(|_| known.is_none()))
             }
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const MAX_EQUAL: usize = 64;
 
 /// If the clock was set back by more than this, entries that lie in the future are moved back too.
-const SET_BACK: Duration = Duration::from_secs(1);
+const MAX_CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// How long entries live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +90,15 @@ impl Unanswered {
     }
 
     /// Checks for an orphan once more, for a listed request that has sent nothing. If it adopts one, it gives up its own entry.
-    pub fn look_again(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> Option<RecordId> {
+    pub fn recheck_orphan(
+        &mut self,
+        id: RecordId,
+        owner: FencingToken,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Option<RecordId> {
         self.purge_expired(terms.kept, now);
-        let own = self.place(id, owner)?;
+        let own = self.position(id, owner)?;
         // The request's own entry may have expired: remove it first, so that the request does not adopt itself.
         let before = self.0.swap_remove(own);
         let adopted = self.adopt(owner, terms, now);
@@ -105,7 +111,7 @@ impl Unanswered {
     /// Renews the owner's lease. False: another owner has the entry, or it does not exist.
     pub fn renew(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
         self.purge_expired(terms.kept, now);
-        let Some(own) = self.place(id, owner) else { return false };
+        let Some(own) = self.position(id, owner) else { return false };
         self.0[own].alive_until = now.after(terms.lease);
         true
     }
@@ -113,20 +119,20 @@ impl Unanswered {
     /// The owner's caller has disconnected: the entry is an orphan from now on.
     pub fn abandon(&mut self, id: RecordId, owner: FencingToken, terms: Terms, now: Timestamp) -> bool {
         self.purge_expired(terms.kept, now);
-        let Some(own) = self.place(id, owner) else { return false };
+        let Some(own) = self.position(id, owner) else { return false };
         self.0[own].alive_until = now;
         true
     }
 
     /// Removes the entry once its caller has the answer. False: another owner has the entry, or it does not exist.
     pub fn remove(&mut self, id: RecordId, owner: FencingToken) -> bool {
-        self.place(id, owner).map(|own| self.0.swap_remove(own)).is_some()
+        self.position(id, owner).map(|own| self.0.swap_remove(own)).is_some()
     }
 
     /// Removes orphans that are older than `kept`; returns their number.
     pub fn purge_expired(&mut self, kept: Duration, now: Timestamp) -> usize {
         let ahead = self.0.iter().map(|entry| entry.since.since(now)).max().unwrap_or_default();
-        if ahead > SET_BACK {
+        if ahead > MAX_CLOCK_STEP {
             for entry in &mut self.0 {
                 entry.since = entry.since.before(ahead);
                 entry.alive_until = entry.alive_until.before(ahead);
@@ -155,7 +161,7 @@ impl Unanswered {
         Some(oldest.id)
     }
 
-    fn place(&self, id: RecordId, owner: FencingToken) -> Option<usize> {
+    fn position(&self, id: RecordId, owner: FencingToken) -> Option<usize> {
         self.0.iter().position(|entry| entry.id == id && entry.owner == owner)
     }
 }

@@ -10,20 +10,20 @@ use crate::clock::Timestamp;
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a throttled answer leaves of the rate: RFC 9438 (CUBIC) and the AWS SDK's adaptive retry have 0.7.
-const LEFT: f64 = 0.7;
+const DECREASE_FACTOR: f64 = 0.7;
 /// Without a throttled answer for so long, what was learned is forgotten: the upstream may have grown.
-pub const FORGOTTEN: Duration = Duration::from_mins(10);
+pub const FORGET_AFTER: Duration = Duration::from_mins(10);
 /// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the
 /// same window of the upstream's that is used up.
-const AGAIN: Duration = Duration::from_mins(1);
+const MIN_DECREASE_INTERVAL: Duration = Duration::from_mins(1);
 /// What is taken is measured over one to two of these.
-const BUCKET: Duration = Duration::from_secs(5);
+const BUCKET_TIME: Duration = Duration::from_secs(5);
 /// Requests a minute that any limit admits: a distance has an end.
-const LOWEST: f64 = 0.001;
+const MIN_RATE_PER_MINUTE: f64 = 0.001;
 /// Places that were left and are kept for others. What is left beyond them is lost, and the line so much longer.
-const FREED: usize = 1024;
+const MAX_FREED: usize = 1024;
 /// Over less than that, a burst would look like a rate.
-const BRIEF: Duration = Duration::from_secs(1);
+const MIN_MEASURED_TIME: Duration = Duration::from_secs(1);
 
 /// Between which bounds a rate moves, and how fast it rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl AdaptiveRate {
     /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the
     /// configured limits' rate (infinite without limits): these hold anyway.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
-        let learned = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN)?;
+        let learned = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER)?;
         let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
         let rate = (learned.base + risen).max(settings.floor(ceiling));
         (rate < ceiling).then_some(rate)
@@ -144,8 +144,8 @@ impl AdaptiveRate {
         if due.since(now) > max_wait {
             return Err(due.since(now));
         }
-        if let Some(place) = self.freed.remove(&due) {
-            return Ok(place.moved_to(self.moved));
+        if let Some(reservation) = self.freed.remove(&due) {
+            return Ok(reservation.moved_to(self.moved));
         }
         let before = std::mem::replace(&mut self.free, due.after(distance(per_minute)));
         Ok(Reservation { due, made: self.free, before, moved: self.moved })
@@ -153,16 +153,16 @@ impl AdaptiveRate {
 
     /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies
     /// ahead.
-    pub fn refund(&mut self, place: &Reservation, now: Timestamp) {
-        let place = place.moved_to(self.moved);
-        if self.free != place.made {
+    pub fn refund(&mut self, reservation: &Reservation, now: Timestamp) {
+        let reservation = reservation.moved_to(self.moved);
+        if self.free != reservation.made {
             self.freed = self.freed.split_off(&now);
-            if place.due >= now && self.freed.len() < FREED {
-                self.freed.insert(place.due, place);
+            if reservation.due >= now && self.freed.len() < MAX_FREED {
+                self.freed.insert(reservation.due, reservation);
             }
             return;
         }
-        self.free = place.before;
+        self.free = reservation.before;
         while let Some(last) = self.freed.last_entry().filter(|last| last.get().made == self.free) {
             self.free = last.remove().before;
         }
@@ -172,12 +172,12 @@ impl AdaptiveRate {
     pub fn delay(&mut self, by: Duration) {
         self.free = self.free.after(by);
         self.moved = self.moved.saturating_add(by);
-        let moved = self.freed.values().map(|place| place.moved_to(self.moved));
-        self.freed = moved.map(|place| (place.due, place)).collect();
+        let moved = self.freed.values().map(|reservation| reservation.moved_to(self.moved));
+        self.freed = moved.map(|reservation| (reservation.due, reservation)).collect();
     }
 
     /// Moves the end of the line back by this much: a pause was lifted. Moments that are reserved stay where they are.
-    pub fn hasten(&mut self, by: Duration) {
+    pub fn move_back(&mut self, by: Duration) {
         self.free = self.free.before(by);
     }
 
@@ -196,7 +196,7 @@ impl AdaptiveRate {
         if let Some(learned) = &mut self.learned {
             // Only answers prove that the rate was borne: silence and pauses earn nothing.
             let last = learned.took.unwrap_or(learned.since);
-            learned.borne += now.since(last).min(BUCKET);
+            learned.borne += now.since(last).min(BUCKET_TIME);
             learned.took = Some(last.max(now));
         }
     }
@@ -205,8 +205,9 @@ impl AdaptiveRate {
     /// present, lowered.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: DecreaseEpoch, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
-        let known = self.learned.filter(|learned| now.since(learned.since) < FORGOTTEN);
-        let is_news = known.is_none_or(|learned| learned.took.is_some() || now.since(learned.since) >= AGAIN);
+        let known = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER);
+        let is_news =
+            known.is_none_or(|learned| learned.took.is_some() || now.since(learned.since) >= MIN_DECREASE_INTERVAL);
         if sent != self.lesson() || !is_news {
             return None;
         }
@@ -219,7 +220,7 @@ impl AdaptiveRate {
             (None, None) if ceiling.is_finite() => ceiling,
             (None, None) => floor,
         };
-        let base = (reached.min(ceiling) * LEFT).max(floor);
+        let base = (reached.min(ceiling) * DECREASE_FACTOR).max(floor);
         self.learned = Some(RateEstimate { base, since: now, took: None, borne: Duration::ZERO });
         self.decreases += 1;
         Some(base)
@@ -227,14 +228,14 @@ impl AdaptiveRate {
 }
 
 fn distance(per_minute: f64) -> Duration {
-    Duration::from_secs_f64(60.0 / per_minute.max(LOWEST))
+    Duration::from_secs_f64(60.0 / per_minute.max(MIN_RATE_PER_MINUTE))
 }
 
 impl Throughput {
     fn add(&mut self, now: Timestamp) {
         let age = now.since(self.from);
-        if age >= BUCKET {
-            let recent = self.count > 0 && age < 2 * BUCKET;
+        if age >= BUCKET_TIME {
+            let recent = self.count > 0 && age < 2 * BUCKET_TIME;
             *self = Self { from: now, count: 0, before: recent.then_some((self.from, self.count)) };
         }
         self.count = self.count.saturating_add(1);
@@ -242,12 +243,12 @@ impl Throughput {
 
     /// None: nothing was taken lately.
     fn per_minute(&self, now: Timestamp) -> Option<f64> {
-        if self.count == 0 || now.since(self.from) >= 2 * BUCKET {
+        if self.count == 0 || now.since(self.from) >= 2 * BUCKET_TIME {
             return None;
         }
         let (from, before) = self.before.unwrap_or((self.from, 0));
         let count = f64::from(self.count) + f64::from(before);
-        Some(count * 60.0 / now.since(from).max(BRIEF).as_secs_f64())
+        Some(count * 60.0 / now.since(from).max(MIN_MEASURED_TIME).as_secs_f64())
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 /// The maximum verifications of one request: enough for early and frequent ones until `commit-within`, few enough to bound a
 /// hostile guest.
-const PROBES: u32 = 40;
+const MAX_VERIFICATIONS: u32 = 40;
 
 /// The maximum "in progress" answers of one request before the host stops resending: bounded for the same reason.
-const IN_PROGRESS: u32 = 40;
+const MAX_IN_PROGRESS: u32 = 40;
 
 /// The result of an attempt as the host observed it, without the policy's opinion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct ClampInput {
     /// Attempts made so far.
     pub attempts: u32,
     /// Verifications made so far.
-    pub probes: u32,
+    pub verifications: u32,
     /// Whether the effect of an earlier send of this request is unknown.
     pub unsettled: bool,
     /// Whether the body can be sent again.
@@ -89,7 +89,7 @@ pub enum ClampReason {
     /// The policy is not trusted to settle this endpoint.
     Grant,
     /// Too many verifications.
-    Probes,
+    Verifications,
     /// The policy wants a retry after a verification that does not prove the write's absence: the policy does not report it as not
     /// applied, `commit-within` is not over, or no `commit-within` is set.
     TooEarly,
@@ -106,7 +106,7 @@ impl ClampReason {
             Self::Effect => "effect",
             Self::Body => "body",
             Self::Grant => "grant",
-            Self::Probes => "probes",
+            Self::Verifications => "probes",
             Self::TooEarly => "too-early",
             Self::UpstreamKey => "upstream-key",
         }
@@ -168,7 +168,7 @@ fn resent(
         return Some(Err(ClampReason::Body));
     }
     let is_over = facts.attempts.saturating_sub(key.in_progress) >= settings.max_attempts;
-    if is_over || key.in_progress >= IN_PROGRESS {
+    if is_over || key.in_progress >= MAX_IN_PROGRESS {
         return Some(Err(ClampReason::Attempts));
     }
     let longest = settings.max_wait;
@@ -208,8 +208,8 @@ fn followed(verdict: Verdict, facts: &ClampInput, settings: &Settings) -> Clampe
             if !facts.granted || facts.effect == Effect::Safe {
                 return refuse(ClampReason::Grant);
             }
-            if facts.probes >= PROBES {
-                return refuse(ClampReason::Probes);
+            if facts.verifications >= MAX_VERIFICATIONS {
+                return refuse(ClampReason::Verifications);
             }
             // Bound the delay of a verification: an early one is better than one that the deadline cuts off.
             probe.delay = probe.delay.min(settings.max_wait);

@@ -158,9 +158,9 @@ fn contract(dir: &Path) -> Result<PathBuf, BuildError> {
 
 /// The last 4000 characters of a program's output.
 fn said(output: &Output) -> String {
-    const SAID: usize = 4000;
+    const MAX_OUTPUT_CHARS: usize = 4000;
     let text = [&output.stderr[..], &output.stdout[..]].map(|part| String::from_utf8_lossy(part).into_owned()).concat();
     let text = text.trim();
-    let from = text.char_indices().rev().nth(SAID).map_or(0, |(index, _)| index);
+    let from = text.char_indices().rev().nth(MAX_OUTPUT_CHARS).map_or(0, |(index, _)| index);
     text.get(from..).unwrap_or(text).to_owned()
 }

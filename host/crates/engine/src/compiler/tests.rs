@@ -14,7 +14,7 @@ fn scripted(folder: &std::path::Path, script: &str, memory_bytes: u64) -> Compil
 
 fn compiled_by(script: &str, memory_bytes: u64) -> Result<Compiled, CompileError> {
     let folder = tempfile::tempdir().unwrap();
-    scripted(folder.path(), script, memory_bytes).compile(Tier::Fast, b"component")
+    scripted(folder.path(), script, memory_bytes).compile(Tier::Sync, b"component")
 }
 
 fn peak_bytes() -> u64 {

@@ -14,7 +14,7 @@ impl Host {
     /// Measures the process's memory periodically, for [`settings::Server::memory_limit`](crate::config::settings::Server). Never ends.
     pub async fn watch_memory(&self) {
         loop {
-            self.shared.memory.look();
+            self.shared.memory.measure();
             tokio::time::sleep(MEMORY_INTERVAL).await;
         }
     }

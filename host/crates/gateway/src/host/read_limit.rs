@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use std::{num::NonZeroU32, time::Duration};
 
 /// The limit on reads of all records together: more than callers need that follow `Retry-After`, and little load for a store.
-pub(crate) const READS: Quota = Quota { requests: HUNDRED, period: Duration::from_secs(1), burst: HUNDRED };
+pub(crate) const READ_QUOTA: Quota =
+    Quota { requests: READS_PER_SECOND, period: Duration::from_secs(1), burst: READS_PER_SECOND };
 
-const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const READS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 /// Limits the record reads of this host.
 #[derive(Debug, Default)]
@@ -19,11 +20,11 @@ pub(crate) struct ReadLimit(Mutex<Gcra>);
 impl ReadLimit {
     pub(crate) fn admit(&self, now: Timestamp) -> Result<(), Duration> {
         let mut reads = self.0.lock();
-        let due = reads.earliest(&READS, now);
+        let due = reads.earliest(&READ_QUOTA, now);
         if due > now {
             return Err(due.since(now));
         }
-        reads.take(&READS, due);
+        reads.take(&READ_QUOTA, due);
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ use tokio::{
 pub(crate) enum AttemptTarget<'a> {
     Request,
     /// A verification of the request's effect.
-    Probe(&'a Probe),
+    Verification(&'a Probe),
 }
 
 /// The result of an attempt that the host did not refuse: it was sent, or sending failed.
@@ -113,14 +113,14 @@ impl RequestContext {
         if is_request && self.effect == Effect::Unsafe {
             self.wake().await?;
         }
-        let place = if is_request { self.place().await? } else { None };
+        let concurrency_permit = if is_request { self.concurrency_permit().await? } else { None };
         // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
         let usual_time = progress.recorder.meter().usually_takes.read();
         let least = match &target {
             AttemptTarget::Request => self.response_reserve(usual_time),
             // The record is held meanwhile, so the wait must leave the verification its whole time.
-            AttemptTarget::Probe(probe) if self.verifies.is_some() => self.probe_timeout(probe),
-            AttemptTarget::Probe(_) => MIN_ATTEMPT_TIME,
+            AttemptTarget::Verification(probe) if self.verifies.is_some() => self.verification_timeout(probe),
+            AttemptTarget::Verification(_) => MIN_ATTEMPT_TIME,
         };
         let (mut permit, mut checked_at) = self.permit(is_request, progress.attempts > 0, &target, least).await?;
         if let Some((wait, per_minute)) = permit.paced() {
@@ -160,14 +160,16 @@ impl RequestContext {
                     self.endpoint().settings.attempt_timeout,
                 )
             }
-            AttemptTarget::Probe(probe) => {
-                progress.recorder.meter().probes.add();
-                (self.probe_request(probe), self.probe_timeout(probe))
+            AttemptTarget::Verification(probe) => {
+                progress.recorder.meter().verifications.add();
+                (self.verification_request(probe), self.verification_timeout(probe))
             }
         };
         let began = Instant::now();
-        let (attempt, look) = (progress.attempts, progress.verifications);
-        let step = || if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::Looked { look } };
+        let (attempt, verification) = (progress.attempts, progress.verifications);
+        let step = || {
+            if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::VerificationSent { verification } }
+        };
         progress.recorder.note_at(began, step);
         let until = (began + limit).min(self.deadline);
         let send = timeout_at(until, self.send(outbound, is_request));
@@ -182,7 +184,7 @@ impl RequestContext {
         }
         let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
         let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
-        drop(place);
+        drop(concurrency_permit);
         if let AttemptResult::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
             // This host's own failure (no file descriptors): release the permits, report nothing to the breaker.
             if is_request {
@@ -194,12 +196,12 @@ impl RequestContext {
             return Err(Problem::Exhausted);
         }
         if let Some(load) = load {
-            load.over(&self.asking(), went(&arrival, cut_off));
+            load.over(&self.asking(), sample_outcome(&arrival, cut_off));
         }
         let took = began.elapsed();
         self.note(&arrival, is_request, began, took, progress);
         if matches!(arrival, AttemptResult::Answer(_)) {
-            self.service.heard(&self.shared.clock);
+            self.service.record_response(&self.shared.clock);
         }
         Ok(CompletedAttempt { arrival, permit, took, sent_at: began, cut_off })
     }
@@ -234,14 +236,14 @@ impl RequestContext {
     }
 
     /// Takes a permit of the endpoint's fixed concurrency limit, if it has one.
-    async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-        let Some(places) = &self.endpoint().places else { return Ok(None) };
+    async fn concurrency_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        let Some(concurrency_permits) = &self.endpoint().concurrency_permits else { return Ok(None) };
         let full = || Problem::Concurrency {
             endpoint: self.endpoint().described.name.clone(),
             limit: self.endpoint().settings.concurrency.unwrap_or(0),
         };
         let waited = tokio::select! {
-            waited = timeout_at(self.deadline, Arc::clone(places).acquire_owned()) => waited,
+            waited = timeout_at(self.deadline, Arc::clone(concurrency_permits).acquire_owned()) => waited,
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
         waited.map_err(|_| full())?.map(Some).map_err(|_| full())
@@ -259,12 +261,12 @@ impl RequestContext {
             entered = overload.enter(self.asking(), most) => entered,
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
-        let place = entered.map_err(|Shed| self.overloaded())?;
-        let Some(wait) = place.waited else { return Ok(Some(place)) };
+        let admission = entered.map_err(|Shed| self.overloaded())?;
+        let Some(wait) = admission.waited else { return Ok(Some(admission)) };
         progress.recorder.note(|| TimelineEvent::Queued { wait });
         // After a wait, the permit may no longer be valid.
         match permit.recheck().await {
-            Recheck::Send => Ok(Some(place)),
+            Recheck::Send => Ok(Some(admission)),
             Recheck::Wait(retry_after) => Err(self.problem(Refusal::RateLimited { quota: None, retry_after })),
             Recheck::Refused(refusal) => Err(self.problem(refusal)),
         }
@@ -290,7 +292,7 @@ impl RequestContext {
         };
         let group = match target {
             AttemptTarget::Request => &self.endpoint().group,
-            AttemptTarget::Probe(probe) => &self.probed_endpoint(probe).unwrap_or(self.endpoint()).group,
+            AttemptTarget::Verification(probe) => &self.verified_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(least);
         let mut permit = group.acquire(ask, bearable).await.map_err(|refusal| self.problem(refusal))?;
@@ -320,7 +322,7 @@ impl RequestContext {
     async fn may_send(&self, guard: &mut MaybeGuard, progress: &mut Progress, permit: &Permit) -> Result<(), Problem> {
         // Skip this if the caller has gone: the request is an orphan itself, and adopts none.
         if let Some(entry) = progress.listed.take().filter(|_| !self.caller_has_gone())
-            && entry.look_again().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
+            && entry.recheck_orphan().await.map_err(|_| Problem::StoreUnavailable)?.is_some()
         {
             progress.orphan = Orphan::Found;
         }
@@ -340,7 +342,7 @@ impl RequestContext {
             return Err(Problem::StoreUnavailable);
         }
         // If the fingerprint lock has expired, an equal request may be running.
-        if progress.lock.as_ref().is_some_and(|turn| !turn.holds()) {
+        if progress.lock.as_ref().is_some_and(|fingerprint_lock| !fingerprint_lock.holds()) {
             return Err(Problem::StoreUnavailable);
         }
         Ok(())
@@ -416,7 +418,7 @@ impl RequestContext {
             || (header_roles::is_carried_by_verification(name) && upstream_key.is_none_or(|own| own.header != *name))
     }
 
-    pub(crate) fn probe_request(&self, probe: &Probe) -> Outbound {
+    pub(crate) fn verification_request(&self, probe: &Probe) -> Outbound {
         let mut headers = probe.headers.clone();
         let carried = || self.headers.iter().filter(|(name, _)| self.is_carried(name));
         // The caller's headers override the policy's.
@@ -436,14 +438,14 @@ impl RequestContext {
     }
 
     /// The endpoint of a verification: its rate limits apply, its breaker does not.
-    fn probed_endpoint(&self, probe: &Probe) -> Option<&crate::upstream_runtime::Endpoint> {
+    fn verified_endpoint(&self, probe: &Probe) -> Option<&crate::upstream_runtime::Endpoint> {
         let path = probe.path_and_query.split('?').next()?;
         let index = self.service.find(&probe.method, path)?;
         self.service.endpoints.get(index)
     }
 
-    pub(crate) fn probe_timeout(&self, probe: &Probe) -> Duration {
-        self.probed_endpoint(probe).unwrap_or(self.endpoint()).settings.attempt_timeout
+    pub(crate) fn verification_timeout(&self, probe: &Probe) -> Duration {
+        self.verified_endpoint(probe).unwrap_or(self.endpoint()).settings.attempt_timeout
     }
 
     fn breaker_open(&self, why: String, retry_after: Duration) -> Problem {
@@ -464,13 +466,13 @@ impl RequestContext {
 }
 
 /// The sample that an attempt gives the adaptive limit.
-fn went(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
+fn sample_outcome(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
     match arrival {
-        _ if cut_off => SampleOutcome::Untold,
-        AttemptResult::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => SampleOutcome::Untold,
+        _ if cut_off => SampleOutcome::Uninformative,
+        AttemptResult::Answer(answer) if matches!(answer.status.as_u16(), 429 | 503) => SampleOutcome::Uninformative,
         AttemptResult::Answer(_) => SampleOutcome::Answered,
         AttemptResult::Failure(Failure { kind: FailureKind::Timeout, .. }) => SampleOutcome::TimedOut,
-        AttemptResult::Failure(_) => SampleOutcome::Untold,
+        AttemptResult::Failure(_) => SampleOutcome::Uninformative,
     }
 }
 

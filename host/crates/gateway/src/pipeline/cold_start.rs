@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// How often a waking upstream is checked.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of a health call.
 enum Health {
@@ -36,8 +36,8 @@ impl RequestContext {
             let _one = wakefulness.waking.lock().await;
             while let Some(call) = wakefulness.asleep(self.shared.clock.now()) {
                 match self.health(call, call.wake_within).await {
-                    Health::Well => self.service.heard(&self.shared.clock),
-                    Health::Ill => sleep(LOOK_AGAIN).await,
+                    Health::Well => self.service.record_response(&self.shared.clock),
+                    Health::Ill => sleep(HEALTH_CHECK_INTERVAL).await,
                     Health::Absent => break,
                 }
             }

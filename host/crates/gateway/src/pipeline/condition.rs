@@ -19,11 +19,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long an unknown effect is remembered beyond `commit-within`, and how long a lock outlasts its request.
-const MARGIN: Duration = Duration::from_secs(5);
+const UNKNOWN_MARGIN: Duration = Duration::from_secs(5);
 /// The first and the longest wait between two attempts to take a record that an earlier owner still holds. An owner that has just ended
 /// releases it at once; the lock of a killed one must expire.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 impl RequestContext {
     /// Takes the record of the request's condition, if it has one. Returns the start, which is a verification if an earlier request with the
@@ -56,8 +56,8 @@ impl RequestContext {
             let fence = FencingToken::draw(&self.shared.entropy);
             let opening = BeginRequest {
                 // The lock outlasts the deadline, after which nothing is sent.
-                lock: self.remaining().saturating_add(MARGIN),
-                keep: self.endpoint().described.commit_within.unwrap_or_default().saturating_add(MARGIN),
+                lock: self.remaining().saturating_add(UNKNOWN_MARGIN),
+                keep: self.endpoint().described.commit_within.unwrap_or_default().saturating_add(UNKNOWN_MARGIN),
                 ..BeginRequest::new(fence, condition, false, &self.service.settings.idempotency)
             };
             let begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
@@ -66,7 +66,7 @@ impl RequestContext {
                     progress.condition = Some(guard);
                     return Ok(None);
                 }
-                BeginOutcome::Reconcile { hold: guard, sent_ago, .. } => {
+                BeginOutcome::Reconcile { guard, sent_ago, .. } => {
                     progress.condition = Some(guard);
                     return Ok(Some(sent_ago));
                 }
@@ -75,7 +75,7 @@ impl RequestContext {
                 }
                 BeginOutcome::InFlight { .. } => {
                     tokio::select! {
-                        () = sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                        () = sleep(wait) => wait = (wait * 2).min(MAX_WAIT),
                         () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
                     }
                 }

@@ -118,7 +118,7 @@ impl RequestContext {
             purpose,
             seen,
             attempts: progress.attempts,
-            probes: progress.verifications,
+            verifications: progress.verifications,
             unsettled: progress.unsettled,
             repeatable: self.repeatable(),
             sent_ago: progress.sent_ago(purpose, Instant::now()),

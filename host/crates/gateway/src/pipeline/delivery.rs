@@ -111,11 +111,11 @@ impl Pending {
         }
         self.is_over = true;
         if let Some(keeps) = self.keeps.take() {
-            keeps.guard.goes_with_its_place();
+            keeps.guard.end_with_entry();
         }
         match self.received {
             Received::Answer => self.entry.answered(true),
-            Received::Unknown | Received::Early => self.entry.told(),
+            Received::Unknown | Received::Early => self.entry.answered_unknown(),
         }
     }
 

@@ -108,11 +108,11 @@ mod tests {
         let clock = Clock::system();
         let records: Arc<dyn Records> = Arc::new(MemoryRecords::new(clock, Limits::default()));
         let opening = opening(1, 0);
-        let hold = RecordGuard::unwritten(&records, clock, id(1), opening);
+        let guard = RecordGuard::unwritten(&records, clock, id(1), opening);
         let longer = BeginRequest { lock: 2 * opening.lock, ..opening };
         let long = RecordGuard::unwritten(&records, clock, id(2), longer);
         let bytes = Bytes::from(vec![7; 3 * MAX_FRAME_BYTES]);
-        let bound = || stream(leased(OutboundBody::Bytes(bytes.clone()), vec![long.lease(), hold.lease()]));
+        let bound = || stream(leased(OutboundBody::Bytes(bytes.clone()), vec![long.lease(), guard.lease()]));
         let whole = bound();
         assert_eq!(whole.size_hint().exact(), Some(bytes.len() as u64), "its length is announced");
         assert_eq!(whole.collect().await.unwrap().to_bytes(), bytes);

@@ -99,11 +99,11 @@ impl Host {
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         // Before headers are removed or added.
         let has_place = key.is_none() && effect == Effect::Unsafe && idempotency.orphans.is_some();
-        let telling_apart = if has_place {
+        let distinguishing_headers = if has_place {
             // A caller that sends the upstream's own key identifies its request by it.
             let upstream_key = serving.endpoints[found].settings.upstream_key.as_ref().map(|own| &own.header);
             let is_own = |name: &HeaderName| idempotency.tenant_headers.contains(name) || upstream_key == Some(name);
-            header_roles::telling_apart(&head.headers, is_own)
+            header_roles::distinguishing_headers(&head.headers, is_own)
         } else {
             Vec::new()
         };
@@ -132,7 +132,7 @@ impl Host {
             RequestBody::Buffered(bytes) if has_place => {
                 let named = &serving.endpoints[found];
                 let likeness = Likeness {
-                    telling_apart: &telling_apart,
+                    distinguishing_headers: &distinguishing_headers,
                     asking: &named.asking(&head.headers),
                     identity: Identity {
                         upstream: &serving.settings.name,
@@ -166,7 +166,7 @@ impl Host {
             deadline,
             key,
             tenant,
-            telling_apart,
+            distinguishing_headers,
             fingerprint,
             upstream_key: None,
             equal,

@@ -93,9 +93,9 @@ impl RequestContext {
         self.carry_upstream_key(id.as_bytes());
         let settings = &self.service.settings.idempotency;
         // The store takes the lock of the record's own fingerprint together with the record. A condition's lock is taken separately.
-        let with_turn = self.equal.is_some_and(|equal| !equal.by_condition);
+        let with_fingerprint_lock = self.equal.is_some_and(|equal| !equal.by_condition);
         let opening = BeginRequest::new(fence, fingerprint, maybe_sent, settings)
-            .with_turn(with_turn)
+            .with_fingerprint_lock(with_fingerprint_lock)
             .of_tenant(own)
             .with_upstream_key(self.upstream_key.map(|key| key.tag));
         // Read the clock before asking the store: an age counted back from this moment is never understated.
@@ -104,7 +104,7 @@ impl RequestContext {
         progress.recorder.keyed(result(&begun));
         match begun.map_err(problem)? {
             BeginOutcome::New(guard) => Ok(Begins::unlisted(Some(guard), Start::Fresh)),
-            BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
+            BeginOutcome::Reconcile { guard, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
                 progress.key_sends = KeySends::reconciled(self.upstream_key, guard.keyed_sends(), asked);
                 Ok(Begins::unlisted(Some(guard), Start::since(sent_ago, self.started)))
@@ -125,17 +125,17 @@ impl RequestContext {
 
     /// Takes the fingerprint lock: equal requests run one at a time, so that none adopts what another one made.
     pub(super) async fn take_lock(&self, progress: &mut Progress, guard: &mut MaybeGuard) -> Result<(), Problem> {
-        if let Some(turn) = guard.as_mut().and_then(RecordGuard::take_turn) {
-            progress.lock = Some(turn);
+        if let Some(fingerprint_lock) = guard.as_mut().and_then(RecordGuard::take_fingerprint_lock) {
+            progress.lock = Some(fingerprint_lock);
         }
         let Some(equal) = self.equal.filter(|_| progress.lock.is_none()) else { return Ok(()) };
-        let turn = self.shared.records.turn(equal.fingerprint);
-        let turn = tokio::select! {
-            turn = timeout_at(self.deadline, turn) => turn.map_err(|_| Problem::DeadlineBeforeSend)?,
+        let fingerprint_lock = self.shared.records.lock_fingerprint(equal.fingerprint);
+        let fingerprint_lock = tokio::select! {
+            fingerprint_lock = timeout_at(self.deadline, fingerprint_lock) => fingerprint_lock.map_err(|_| Problem::DeadlineBeforeSend)?,
             // This frees the key at once for a caller that comes back, unless an earlier owner sent something.
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
-        progress.lock = Some(turn.map_err(problem)?);
+        progress.lock = Some(fingerprint_lock.map_err(problem)?);
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl RequestContext {
                     Ok(outgoing) => outgoing.into_response(self, progress),
                     Err(problem) => response::refused(problem, self, progress),
                 };
-                return self.told(response, entry, progress);
+                return self.deliver_unknown(response, entry, progress);
             }
         };
         if let Some(entry) = entry {
@@ -218,7 +218,7 @@ impl RequestContext {
 /// Ends the request's own record when it adopts an orphan's. A record that was begun with the entry has ended with it.
 pub(super) fn hand_over(guard: MaybeGuard) {
     if let Some(guard) = guard {
-        guard.gives_up_its_place();
+        guard.end_after_adoption();
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     clock::millis,
     config::settings::Redirects,
     error::Problem,
-    host::{Host, READS},
+    host::{Host, READ_QUOTA},
     idempotency::{ClaimOwner, OwnerProofs, RecordId, RecordStatus, Stored, Tenant},
     upstream::{
         self, Body,
@@ -30,10 +30,10 @@ use std::{net::SocketAddr, time::Duration};
 pub const RECORD_PHASE: HeaderName = HeaderName::from_static("triage-record-phase");
 
 /// The first segment of paths that are not forwarded.
-const RESERVED: &[u8] = b".triage";
+const RESERVED_SEGMENT: &[u8] = b".triage";
 
 /// The path of records, below the upstream's own prefix.
-const RECORDS: &str = "/.triage/records/";
+const RECORDS_PATH: &str = "/.triage/records/";
 
 /// `Retry-After` for an unknown record that no request or verification works on.
 const UNSETTLED_RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl RequestContext {
         }
         let prefix = settings.path_prefix.as_deref().unwrap_or_default();
         let proof = self.shared.owner_proofs.of(id, tenant, &settings.name)?;
-        HeaderValue::try_from(format!("{prefix}{RECORDS}{id}{}", hex(&proof))).ok()
+        HeaderValue::try_from(format!("{prefix}{RECORDS_PATH}{id}{}", hex(&proof))).ok()
     }
 }
 
@@ -94,7 +94,7 @@ impl Host {
         path: &str,
     ) -> Result<Response<Body>, Problem> {
         let settings = &service.settings.idempotency;
-        let token = path.strip_prefix(RECORDS).filter(|_| settings.record_status).ok_or(Problem::NoRecord)?;
+        let token = path.strip_prefix(RECORDS_PATH).filter(|_| settings.record_status).ok_or(Problem::NoRecord)?;
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Problem::NoRecord);
         }
@@ -102,8 +102,8 @@ impl Host {
         let id = owned(token, &tenant, &service.settings.name, &self.shared.owner_proofs).ok_or(Problem::NoRecord)?;
         // Invalid ids were refused before the limit and the store, so guesses do not use up the reads of record owners.
         self.shared.record_reads.admit(self.shared.clock.now()).map_err(|retry_after| Problem::RateLimited {
-            endpoint: RECORDS.to_owned(),
-            quota: Some(READS),
+            endpoint: RECORDS_PATH.to_owned(),
+            quota: Some(READ_QUOTA),
             retry_after,
         })?;
         let status = self.shared.records.status(id).await.map_err(|_| Problem::StoreUnavailable)?;
@@ -169,9 +169,9 @@ fn hex(bytes: &[u8; 16]) -> String {
 /// Whether a path's first segment is the reserved one. Percent-encoded forms count too: the upstream would decode them.
 fn is_reserved(path: &str) -> bool {
     let mut bytes = path.trim_start_matches('/').split('/').next().unwrap_or_default().bytes();
-    let mut decoded = Vec::with_capacity(RESERVED.len());
+    let mut decoded = Vec::with_capacity(RESERVED_SEGMENT.len());
     while let Some(byte) = bytes.next() {
-        if decoded.len() == RESERVED.len() {
+        if decoded.len() == RESERVED_SEGMENT.len() {
             return false;
         }
         let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
@@ -183,7 +183,7 @@ fn is_reserved(path: &str) -> bool {
             byte => decoded.push(byte),
         }
     }
-    decoded == RESERVED
+    decoded == RESERVED_SEGMENT
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(crate) struct RequestContext {
     pub(crate) tenant: Option<Tenant>,
     /// Headers that tell this request apart from equal ones of other callers; empty with a key or without orphans. Tenant headers among
     /// them are hashed only if the request becomes an orphan.
-    pub(crate) telling_apart: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) distinguishing_headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) fingerprint: Option<Fingerprint>,
     /// The upstream's own idempotency key. Each send carries it; it is among `headers`.
     pub(crate) upstream_key: Option<UpstreamKey>,

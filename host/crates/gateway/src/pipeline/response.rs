@@ -117,7 +117,7 @@ impl CallerResponse {
         *response.headers_mut() = self.headers;
         // The record keeps the original URLs: another caller may use another address of this host.
         context.rewrite_redirects(response.headers_mut());
-        dress(response.headers_mut(), context, progress);
+        insert_verdict_headers(response.headers_mut(), context, progress);
         response
     }
 
@@ -208,16 +208,16 @@ pub(super) fn refused(problem: Problem, context: &RequestContext, progress: &mut
         }
         problem => problem.response(reason, None),
     };
-    told(response.headers_mut(), context, progress);
+    insert_attempt_headers(response.headers_mut(), context, progress);
     response
 }
 
-fn dress(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
+fn insert_verdict_headers(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
     headers.insert(VERDICT, HeaderValue::from_static(progress.class.name()));
-    told(headers, context, progress);
+    insert_attempt_headers(headers, context, progress);
 }
 
-fn told(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
+fn insert_attempt_headers(headers: &mut HeaderMap, context: &RequestContext, progress: &Progress) {
     headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
     headers.insert(POLICY, context.service.policy.label().clone());
     if progress.orphan == Orphan::Adopted {

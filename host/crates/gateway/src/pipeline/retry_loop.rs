@@ -124,7 +124,8 @@ impl RequestContext {
             (BreakerSignal::Success, NextAction::Deliver) => self.report_success(&mut arrival, permit, took),
             // The verification decides what this attempt says of the upstream.
             (BreakerSignal::Failure, NextAction::Verify(probe)) if permit.counts() => {
-                progress.pending = Some(self.pending(permit, took)).filter(|pending| pending.covers(self.lasts(probe)));
+                progress.pending =
+                    Some(self.pending(permit, took)).filter(|pending| pending.covers(self.verification_time(probe)));
                 self.bound(&mut arrival);
             }
             _ => {
@@ -145,7 +146,7 @@ impl RequestContext {
     ) -> Result<NextAction, Problem> {
         progress.verifications += 1;
         let span = tracing::debug_span!("look", look = progress.verifications);
-        let attempted = self.attempt(AttemptTarget::Probe(probe), progress, guard).instrument(span).await;
+        let attempted = self.attempt(AttemptTarget::Verification(probe), progress, guard).instrument(span).await;
         let arrival = match attempted {
             Ok(CompletedAttempt { arrival, permit, took, sent_at, .. }) => {
                 permit.report(BreakerSignal::Ignore, took);
@@ -162,7 +163,9 @@ impl RequestContext {
         if let Some(pending) = progress.pending.take() {
             match (clamped.class, &clamped.step) {
                 (Class::Applied | Class::AlreadyApplied, _) => pending.settled(),
-                (_, NextAction::Verify(next)) if pending.covers(self.lasts(next)) => progress.pending = Some(pending),
+                (_, NextAction::Verify(next)) if pending.covers(self.verification_time(next)) => {
+                    progress.pending = Some(pending);
+                }
                 _ => pending.failed(),
             }
         }
@@ -178,8 +181,8 @@ impl RequestContext {
     }
 
     /// How long a verification may take: its delay and the timeout of its attempt.
-    fn lasts(&self, probe: &Probe) -> Duration {
-        probe.delay.saturating_add(self.probe_timeout(probe))
+    fn verification_time(&self, probe: &Probe) -> Duration {
+        probe.delay.saturating_add(self.verification_timeout(probe))
     }
 
     /// The next action after the host refused an attempt: an earlier attempt's result still counts.

@@ -32,7 +32,7 @@ pub(crate) struct SharedVerifications(Mutex<HashMap<Vec<u8>, Arc<OnceCell<Shared
 #[derive(Debug)]
 struct SharedOutcome {
     asked_at: Instant,
-    came_at: Instant,
+    received_at: Instant,
     /// The response with the part of its body that a policy reads, and whether that is the whole body.
     answer: Result<(StatusCode, HeaderMap, Bytes, bool), Failure>,
 }
@@ -60,7 +60,7 @@ impl SharedOutcome {
     fn serves(&self, sent: Option<Instant>, commit_within: Duration, now: Instant) -> bool {
         let age = sent.map(|sent| now.saturating_duration_since(sent));
         let longest = age.map_or(MIN_SHARED_FOR, |age| (age / 4).max(MIN_SHARED_FOR)).min(self.shared_for());
-        let is_young = now.saturating_duration_since(self.came_at) < longest;
+        let is_young = now.saturating_duration_since(self.received_at) < longest;
         let age_when_asked = sent.map(|sent| self.asked_at.saturating_duration_since(sent));
         let is_late_enough =
             age_when_asked.is_none_or(|then| then >= commit_within) || age.is_some_and(|age| age < commit_within);
@@ -79,7 +79,7 @@ impl SharedVerifications {
     ) -> Option<AttemptResult> {
         let (sent, now) = (progress.last_sent, Instant::now());
         let commit_within = context.endpoint().described.commit_within.unwrap_or_default();
-        let cell = self.cell(identity(context.upstream, &context.probe_request(probe)), now, |outcome| {
+        let cell = self.cell(identity(context.upstream, &context.verification_request(probe)), now, |outcome| {
             outcome.serves(sent, commit_within, now)
         });
         let own = requested(context, probe, progress, guard);
@@ -115,12 +115,12 @@ impl SharedVerifications {
     ) -> Arc<OnceCell<SharedOutcome>> {
         let mut cells = self.0.lock();
         cells.retain(|_, cell| match cell.get() {
-            Some(outcome) => now.saturating_duration_since(outcome.came_at) < outcome.shared_for(),
+            Some(outcome) => now.saturating_duration_since(outcome.received_at) < outcome.shared_for(),
             // Still running, unless all that waited for it are gone.
             None => Arc::strong_count(cell) > 1,
         });
         while cells.values().filter_map(|cell| cell.get()).map(SharedOutcome::bytes).sum::<usize>() > MAX_SHARED_BYTES {
-            let came = |cell: &Arc<OnceCell<SharedOutcome>>| cell.get().map(|outcome| outcome.came_at);
+            let came = |cell: &Arc<OnceCell<SharedOutcome>>| cell.get().map(|outcome| outcome.received_at);
             let oldest = cells.iter().filter_map(|(identity, cell)| Some((came(cell)?, identity.clone()))).min();
             let Some((_, identity)) = oldest else { break };
             cells.remove(&identity);
@@ -140,7 +140,7 @@ async fn requested(
     guard: &mut MaybeGuard,
 ) -> Result<SharedOutcome, Problem> {
     let CompletedAttempt { arrival, permit, took, sent_at, .. } =
-        context.attempt(AttemptTarget::Probe(probe), progress, guard).await?;
+        context.attempt(AttemptTarget::Verification(probe), progress, guard).await?;
     permit.report(BreakerSignal::Ignore, took);
     let answer = match arrival {
         AttemptResult::Answer(UpstreamResponse { status, headers, read, rest }) => {
@@ -148,7 +148,7 @@ async fn requested(
         }
         AttemptResult::Failure(failure) => Err(failure),
     };
-    Ok(SharedOutcome { asked_at: sent_at, came_at: Instant::now(), answer })
+    Ok(SharedOutcome { asked_at: sent_at, received_at: Instant::now(), answer })
 }
 
 /// The whole request, credentials included, so that only equal requests share a response.
@@ -175,7 +175,7 @@ mod tests {
 
     fn outcome(asked_at: Instant, status: u16) -> SharedOutcome {
         let status = StatusCode::from_u16(status).unwrap_or_default();
-        SharedOutcome { asked_at, came_at: asked_at, answer: Ok((status, HeaderMap::new(), Bytes::new(), true)) }
+        SharedOutcome { asked_at, received_at: asked_at, answer: Ok((status, HeaderMap::new(), Bytes::new(), true)) }
     }
 
     /// `asked`, `now`: seconds after the write was sent.

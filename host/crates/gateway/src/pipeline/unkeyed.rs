@@ -30,7 +30,7 @@ const CLOSE_NOTICE: Duration = Duration::from_millis(5);
 
 /// The first and the longest wait between two checks whether an orphan under way has ended. A create takes seconds.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
-const LONGEST_WAIT: Duration = Duration::from_millis(250);
+const MAX_WAIT: Duration = Duration::from_millis(250);
 
 impl RequestContext {
     /// Whether the request runs under a record without a key. A streamed body can neither be compared nor sent again.
@@ -64,13 +64,13 @@ impl RequestContext {
         let opening = self.opening(fence, id);
         let terms = Terms { lease: records.lease().unwrap_or(Duration::MAX), kept };
         let ticket = Ticket { digest, id, owner: fence, terms };
-        let turn = self.equal.map(|equal| equal.fingerprint);
+        let fingerprint_lock = self.equal.map(|equal| equal.fingerprint);
         // A shared store writes the record at once. The intent then describes the write to a verification without its caller.
         let intent = records.lease().map(|_| self.intent());
-        let arriving = Arriving { ticket, opening, turn, max: settings.max_orphans, intent };
+        let arriving = Arriving { ticket, opening, fingerprint_lock, max: settings.max_orphans, intent };
         let entry = Entry::asking(records, self.shared.clock, &arriving);
         if records.lease().is_none() {
-            let (service, values) = (Arc::clone(&self.service), std::mem::take(&mut self.telling_apart));
+            let (service, values) = (Arc::clone(&self.service), std::mem::take(&mut self.distinguishing_headers));
             entry.charged_to(Box::new(move || {
                 let tenant = Tenant::of_values(&service.settings.idempotency.tenant_headers, &values);
                 Some(tenant).filter(|tenant| !tenant.is_every_caller())
@@ -83,7 +83,7 @@ impl RequestContext {
             if error.may_be_done() {
                 entry.answered(true);
             } else {
-                entry.was_not_taken();
+                entry.discard();
             }
             record_lifecycle::problem(error)
         })?;
@@ -92,7 +92,7 @@ impl RequestContext {
                 entry.adopts(id);
                 self.adopt(entry, progress).await
             }
-            Arrived::Listed { begin, turn, others } => {
+            Arrived::Listed { begin, fingerprint_lock, others } => {
                 entry.keep_alive();
                 let start = match begin {
                     RecordBegin::Reconcile { sent_ago, doubtful } => {
@@ -107,13 +107,13 @@ impl RequestContext {
                     self.shared.clock,
                     &arriving,
                     Arc::clone(&entry),
-                    turn,
+                    fingerprint_lock,
                     start.is_fresh(),
                 );
                 Ok(Begins::with(Some(guard), start, Some(entry), others))
             }
             Arrived::Full => {
-                entry.was_not_taken();
+                entry.discard();
                 progress.recorder.orphan(OrphanResult::NotKept);
                 Ok(Begins::unlisted(
                     Some(RecordGuard::unwritten(records, self.shared.clock, id, opening)),
@@ -132,7 +132,7 @@ impl RequestContext {
                 () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
             }
         }
-        Ok(entry.look_again().await.map_err(record_lifecycle::problem)?.is_some())
+        Ok(entry.recheck_orphan().await.map_err(record_lifecycle::problem)?.is_some())
     }
 
     /// Continues an orphan: waits while it runs, replays its response, verifies it if its effect is unknown, or sends the request if it is
@@ -169,7 +169,7 @@ impl RequestContext {
                         () = sleep(wait) => {}
                         () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
                     }
-                    wait = (wait * 3 / 2).min(LONGEST_WAIT);
+                    wait = (wait * 3 / 2).min(MAX_WAIT);
                 }
                 begun => break (begun, asked),
             }
@@ -184,7 +184,7 @@ impl RequestContext {
                 progress.recorder.orphan(OrphanResult::Unsent);
                 beginning(guard, Start::Fresh)
             }
-            BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful } => {
+            BeginOutcome::Reconcile { guard, sent_ago, doubtful } => {
                 progress.doubtful = doubtful;
                 progress.recorder.orphan(OrphanResult::Reconcile);
                 progress.key_sends = KeySends::reconciled(self.upstream_key, guard.keyed_sends(), asked);
@@ -199,7 +199,7 @@ impl RequestContext {
                 }
                 Ownership::Lost => {
                     // Another request adopted the orphan while this host stood still. Nothing was sent here: start again.
-                    entry.was_not_taken();
+                    entry.discard();
                     return Box::pin(self.arrive(entry.owner(), progress)).await;
                 }
                 Ownership::Unconfirmed => return Err(Problem::StoreUnavailable),
@@ -228,7 +228,7 @@ impl RequestContext {
     }
 
     /// Delivers a response that says that the effect is unknown. It leaves an orphan only if it does not arrive.
-    pub(super) fn told(
+    pub(super) fn deliver_unknown(
         &self,
         response: Response<Body>,
         entry: Option<Arc<Entry>>,
@@ -252,9 +252,9 @@ impl RequestContext {
         guard: RecordGuard,
         progress: &mut Progress,
     ) -> Response<Body> {
-        if entry.is_told() {
+        if entry.is_answered_unknown() {
             // The caller got the early 504 and may count the effect itself, so no other request may have it.
-            guard.goes_with_its_place();
+            guard.end_with_entry();
             entry.answered(true);
             return outgoing.into_response(self, progress);
         }
@@ -275,7 +275,7 @@ impl RequestContext {
                     entry.abandon();
                     return response;
                 }
-                return self.told(response, Some(entry), progress);
+                return self.deliver_unknown(response, Some(entry), progress);
             }
         }
         pending.behind(outgoing.into_response(self, progress), &self.method, self.handover.clone())

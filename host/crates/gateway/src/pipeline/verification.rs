@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout};
 /// The longest wait for the endpoint's limits: the record is held meanwhile.
 const MAX_LIMIT_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait for the fingerprint lock, which an equal request under way may hold.
-const MAX_TURN_WAIT: Duration = Duration::from_secs(1);
+const MAX_FINGERPRINT_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// The longest timeout of one request, even if its endpoint allows more.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
 /// The time that a record's lock adds to the request's, to record the result.
@@ -63,7 +63,7 @@ impl Host {
     /// Verifies a due record, unless another host has it.
     pub(crate) async fn verify(&self, id: RecordId, shared: &SharedVerifications) -> VerificationResult {
         // This lease keeps the record from other hosts until the verification takes its lock.
-        let lease = MAX_LIMIT_WAIT + MAX_TURN_WAIT + LOCK_RESERVE;
+        let lease = MAX_LIMIT_WAIT + MAX_FINGERPRINT_LOCK_WAIT + LOCK_RESERVE;
         let intent = match self.shared.records.take(id, lease).await {
             Ok(Some(intent)) => intent,
             Ok(None) => return VerificationResult::Open,
@@ -87,7 +87,7 @@ impl Host {
             host: None,
             fingerprint: request.fingerprint,
             maybe_sent: false,
-            turn: true,
+            fingerprint_lock: true,
             upstream_key: None,
             lock: request_time + MAX_LIMIT_WAIT + LOCK_RESERVE,
             keep: idempotency.keep,
@@ -98,11 +98,11 @@ impl Host {
         let mut begun = idempotency::begin(&self.shared.records, self.shared.clock, id, opening).await;
         if matches!(begun, Ok(BeginOutcome::Mismatch)) && !request.keyed {
             // A record without a key may have its own fingerprint, which is not that of equal requests.
-            let own = BeginRequest { fingerprint: Fingerprint::of_record(id), turn: false, ..opening };
+            let own = BeginRequest { fingerprint: Fingerprint::of_record(id), fingerprint_lock: false, ..opening };
             begun = idempotency::begin(&self.shared.records, self.shared.clock, id, own).await;
         }
         let settled = |class| settled(&intent, class);
-        let Ok(BeginOutcome::Reconcile { hold: guard, sent_ago, doubtful }) = begun else {
+        let Ok(BeginOutcome::Reconcile { guard, sent_ago, doubtful }) = begun else {
             return VerificationResult::Open;
         };
         if doubtful && self.shared.is_after_loss(idempotency) {
@@ -188,7 +188,7 @@ impl Host {
             deadline: started + allowed,
             key: None,
             tenant: None,
-            telling_apart: Vec::new(),
+            distinguishing_headers: Vec::new(),
             fingerprint: Some(request.fingerprint),
             // A verification takes the fingerprint lock itself.
             equal: None,
@@ -281,10 +281,10 @@ impl RequestContext {
         progress.ever_unknown = true;
         progress.unsettled = true;
         // An equal request under way may be about to claim the match that this verification would find.
-        progress.lock = match own.take_turn() {
-            Some(turn) => Some(turn),
-            None => match timeout(MAX_TURN_WAIT, self.shared.records.turn(fingerprint)).await {
-                Ok(Ok(turn)) => Some(turn),
+        progress.lock = match own.take_fingerprint_lock() {
+            Some(fingerprint_lock) => Some(fingerprint_lock),
+            None => match timeout(MAX_FINGERPRINT_LOCK_WAIT, self.shared.records.lock_fingerprint(fingerprint)).await {
+                Ok(Ok(fingerprint_lock)) => Some(fingerprint_lock),
                 Ok(Err(_)) | Err(_) => return VerificationEnd::Open { asked: false },
             },
         };

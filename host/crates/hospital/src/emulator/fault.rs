@@ -102,30 +102,30 @@ impl Faults {
     }
 
     /// The fault for this request, if any. Every matching rule counts the request. `random` is uniformly distributed.
-    pub(super) fn strike(&mut self, call: Call, random: u64) -> Option<Fault> {
+    pub(super) fn choose(&mut self, call: Call, random: u64) -> Option<Fault> {
         let draw = unit(random);
         let mut below = 0.0;
-        let mut struck = None;
+        let mut injected = None;
         for rule in self.rules.iter_mut().filter(|rule| rule.call.is_none_or(|wanted| wanted == call)) {
             rule.seen += 1;
-            let strikes = strikes(rule.when, rule.seen, draw, &mut below);
-            if strikes && struck.is_none() {
-                struck = Some(rule.fault.clone());
+            let applies = applies(rule.when, rule.seen, draw, &mut below);
+            if applies && injected.is_none() {
+                injected = Some(rule.fault.clone());
             }
         }
-        struck
+        injected
     }
 
     /// Whether to close a new connection.
     pub(super) fn refuses(&mut self, random: u64) -> bool {
         self.refuse.as_mut().is_some_and(|(when, seen)| {
             *seen += 1;
-            strikes(*when, *seen, unit(random), &mut 0.0)
+            applies(*when, *seen, unit(random), &mut 0.0)
         })
     }
 }
 
-fn strikes(when: When, seen: u64, draw: f64, below: &mut f64) -> bool {
+fn applies(when: When, seen: u64, draw: f64, below: &mut f64) -> bool {
     match when {
         When::Always => true,
         When::Every(n) => seen.is_multiple_of(n.get()),

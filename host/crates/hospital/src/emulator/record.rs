@@ -20,7 +20,7 @@ pub struct Arrival {
 pub struct Record {
     arrivals: VecDeque<Arrival>,
     /// Requests that got a fault.
-    pub struck: u64,
+    pub injected: u64,
 }
 
 impl Record {

@@ -58,7 +58,7 @@ impl JournalFile {
     ///
     /// # Errors
     /// As [`JournalFile::open`].
-    pub fn look(path: &Path) -> Result<Past, ImportError> {
+    pub fn read_only(path: &Path) -> Result<Past, ImportError> {
         let failed = |source| ImportError::Journal { path: path.to_owned(), source };
         let mut file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Past::default()),

@@ -41,7 +41,7 @@ pub struct Preview {
 pub fn preview(options: &Options) -> Result<Preview, ImportError> {
     let table = rows::parse(&runner::read_csv(&options.file)?)?;
     let path = options.journal_path();
-    let past = JournalFile::look(&path)?;
+    let past = JournalFile::read_only(&path)?;
     let to = options.to.to_string();
     let batch_size = usize::from(runner::check_head(&past, &table, &to, options, &path)?);
     let mut preview = Preview {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Limits for repetitions and waits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct RetryLimits {
     /// Refusals with nothing sent. Default 8: about a minute of growing waits, or 8 waits that the host asks for.
     pub refusals: u32,
     /// Connections lost after a send, each followed by a send with the same key. Default 4.
@@ -16,7 +16,7 @@ pub struct Patience {
     pub wait: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryLimits {
     fn default() -> Self {
         Self { refusals: 8, losses: 4, in_flight: 60, wait: Duration::from_mins(3) }
     }
@@ -52,7 +52,7 @@ pub enum Next {
 /// The state of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryState {
-    patience: Patience,
+    retry_limits: RetryLimits,
     /// Whether the request may ever have been sent, in this or an earlier run. Never becomes false again, because a later refusal says
     /// nothing about an earlier send.
     maybe_sent: bool,
@@ -63,8 +63,8 @@ pub struct RetryState {
 
 impl RetryState {
     /// The state before the first send of this run.
-    pub fn new(patience: Patience, maybe_sent: bool) -> Self {
-        Self { patience, maybe_sent, refusals: 0, losses: 0, in_flight: 0 }
+    pub fn new(retry_limits: RetryLimits, maybe_sent: bool) -> Self {
+        Self { retry_limits, maybe_sent, refusals: 0, losses: 0, in_flight: 0 }
     }
 
     /// Whether the request must state that it may have been sent before.
@@ -73,27 +73,27 @@ impl RetryState {
     }
 
     /// Decides after a response. `random` is uniformly distributed.
-    pub fn hear(&mut self, heard: ResponseKind, random: u64) -> Next {
-        match heard {
+    pub fn decide(&mut self, response: ResponseKind, random: u64) -> Next {
+        match response {
             ResponseKind::Applied(number) => Next::Settled(RequestOutcome::Applied(number)),
             // Nothing was sent this time, but an earlier request may have been.
             ResponseKind::Hopeless(why) if self.maybe_sent => Next::Settled(RequestOutcome::Unknown(why)),
             ResponseKind::Rejected(why) | ResponseKind::Hopeless(why) => Next::Settled(RequestOutcome::Rejected(why)),
             ResponseKind::Refused { after, why } => {
                 self.refusals += 1;
-                let tired = self.refusals >= self.patience.refusals;
+                let tired = self.refusals >= self.retry_limits.refusals;
                 self.again(tired, after.unwrap_or_else(|| growing(self.refusals, random)), why)
             }
             ResponseKind::Lost(why) => {
                 self.maybe_sent = true;
                 self.losses += 1;
-                self.again(self.losses >= self.patience.losses, growing(self.losses, random), why)
+                self.again(self.losses >= self.retry_limits.losses, growing(self.losses, random), why)
             }
             ResponseKind::InFlight(after) => {
                 self.maybe_sent = true;
                 self.in_flight += 1;
                 let why = "an earlier request with this key is under way".to_owned();
-                let tired = self.in_flight >= self.patience.in_flight;
+                let tired = self.in_flight >= self.retry_limits.in_flight;
                 self.again(tired, after.unwrap_or_else(|| growing(self.in_flight, random)), why)
             }
             ResponseKind::Unknown(why) => {
@@ -104,7 +104,7 @@ impl RetryState {
     }
 
     fn again(&self, tired: bool, after: Duration, why: String) -> Next {
-        if !tired && after <= self.patience.wait {
+        if !tired && after <= self.retry_limits.wait {
             Next::Again { after, why }
         } else if self.maybe_sent {
             Next::Settled(RequestOutcome::Unknown(why))

@@ -29,8 +29,8 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PRIORITY: HeaderName = HeaderName::from_static("triage-priority");
 const MAYBE_SENT: HeaderName = HeaderName::from_static("triage-maybe-sent");
 /// Longer than the host's own deadline for a create (120 s), so that the host gives up first.
-const PATIENCE_FOR_AN_ANSWER: Duration = Duration::from_secs(150);
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(150);
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 const MAX_CSV_BYTES: u64 = 32 << 20;
 
 /// An import that is ready to run: file checked, journal locked, keys loaded.
@@ -201,16 +201,16 @@ impl Work {
     ) -> Result<(Subject, RequestOutcome), ImportError> {
         let what = job.what;
         self.journal.append(&[Entry::Sending { what, key: job.key }]).await?;
-        let mut asking = RetryState::new(self.context.patience, job.maybe_sent);
+        let mut asking = RetryState::new(self.context.retry_limits, job.maybe_sent);
         let outcome = loop {
             let headers = headers(job.key, asking.maybe_sent());
-            let heard = match self.exchange(job.method.clone(), &job.path, headers, job.body.clone(), true).await {
+            let response = match self.exchange(job.method.clone(), &job.path, headers, job.body.clone(), true).await {
                 Ok((status, headers, body)) => {
                     response::read(job.number, status, &headers, &body, self.context.clock.unix_ms())
                 }
                 Err(failure) => response::failed(failure),
             };
-            match asking.hear(heard, self.context.entropy.next()) {
+            match asking.decide(response, self.context.entropy.next()) {
                 Next::Settled(outcome) => break outcome,
                 Next::Again { after, why } => {
                     let _ = waiting.send(Waiting { what, after, why });
@@ -238,7 +238,7 @@ impl Work {
             let body = whole(answer.body).await.ok_or(Failure::new(FailureKind::Body, true))?;
             Ok((answer.status, answer.headers, body))
         };
-        timeout(PATIENCE_FOR_AN_ANSWER, exchange).await.unwrap_or(Err(Failure::new(FailureKind::Timeout, true)))
+        timeout(RESPONSE_TIMEOUT, exchange).await.unwrap_or(Err(Failure::new(FailureKind::Timeout, true)))
     }
 
     fn create(&self, at: usize, row: &Row, start: Start) -> Job {
@@ -372,7 +372,7 @@ async fn whole(mut body: Body) -> Option<Bytes> {
         if let Ok(data) = frame.ok()?.into_data() {
             bytes.extend_from_slice(&data);
         }
-        if bytes.len() > MAX_ANSWER_BYTES {
+        if bytes.len() > MAX_RESPONSE_BYTES {
             return None;
         }
     }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 const MS: u64 = 1000;
 
-fn sample(endpoint: &str, sent: u64, went: SampleOutcome) -> Sample<'_> {
-    Sample { endpoint, harmless: Duration::from_millis(100), sent: Timestamp(sent), went }
+fn sample(endpoint: &str, sent: u64, outcome: SampleOutcome) -> Sample<'_> {
+    Sample { endpoint, harmless: Duration::from_millis(100), sent: Timestamp(sent), outcome }
 }
 
 /// A hundred responses a second, with a number of attempts under way.
@@ -26,8 +26,8 @@ impl Course {
         }
         for number in 0..seconds * 100 {
             self.now += 10 * MS;
-            let (endpoint, took, went) = took_ms(number);
-            self.limiter.observe(&sample(endpoint, self.now - took * MS, went), Timestamp(self.now));
+            let (endpoint, took, outcome) = took_ms(number);
+            self.limiter.observe(&sample(endpoint, self.now - took * MS, outcome), Timestamp(self.now));
         }
         while self.limiter.under_way() > 0 {
             self.limiter.end();
@@ -89,7 +89,7 @@ fn endpoints_of_different_pace_are_no_slowdown() {
 fn what_says_nothing_of_the_load_changes_nothing() {
     let mut course = Course::new();
     course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
-    course.runs(30, 400, |_| ("any", 3000, SampleOutcome::Untold));
+    course.runs(30, 400, |_| ("any", 3000, SampleOutcome::Uninformative));
     // A caller's short deadline ends an attempt early, so it shows nothing about lateness.
     course.runs(30, 400, |_| ("any", 150, SampleOutcome::TimedOut));
     assert_eq!(course.limiter.limit(), MAX_LIMIT as usize);
@@ -139,9 +139,9 @@ proptest! {
                 }
                 2 => limiter.pressed(Timestamp(now)),
                 kind => {
-                    let went = [SampleOutcome::Answered, SampleOutcome::TimedOut, SampleOutcome::Untold][usize::from(kind) - 3];
+                    let outcome = [SampleOutcome::Answered, SampleOutcome::TimedOut, SampleOutcome::Uninformative][usize::from(kind) - 3];
                     for _ in 0..12 {
-                        limiter.observe(&sample("any", now - took_ms * MS, went), Timestamp(now));
+                        limiter.observe(&sample("any", now - took_ms * MS, outcome), Timestamp(now));
                     }
                     limiter.end();
                     taken = taken.saturating_sub(1);

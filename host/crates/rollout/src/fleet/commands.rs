@@ -93,7 +93,7 @@ impl Follower {
         promoted: bool,
         note: impl FnOnce(CommandOutcome) + Send + 'static,
     ) -> Result<(), NotAnnounced> {
-        let place = Arc::clone(&self.announcing).try_acquire_owned().map_err(|_| NotAnnounced::Busy)?;
+        let permit = Arc::clone(&self.announcing).try_acquire_owned().map_err(|_| NotAnnounced::Busy)?;
         if !self.agreement.link().is_up() {
             return Err(NotAnnounced::Away(LinkError::Down));
         }
@@ -108,7 +108,7 @@ impl Follower {
             let (step, reason) = why.parts();
             NotAnnounced::Refused { step, reason: reason.to_owned() }
         };
-        match self.at_hand(digest).filter(|_| !promoted) {
+        match self.cached_policy(digest).filter(|_| !promoted) {
             Some(policy) if policy.digest().is_some_and(|component| serving.is_quarantined(&component)) => {
                 return Err(refused(&Unstaged::quarantined()));
             }
@@ -116,7 +116,7 @@ impl Follower {
             None => {
                 let (answer, answered) = oneshot::channel();
                 let wanted = Wanted { digest, promoted, within: None };
-                self.stage(context, wanted, Some(Asked { answer, place }));
+                self.stage(context, wanted, Some(Asked { answer, permit }));
                 let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
                 let checked = answered.await.unwrap_or_else(|_| Err(gone()));
                 self.put(digest, checked.map_err(|why| refused(&why))?);
@@ -128,7 +128,7 @@ impl Follower {
             (planner.configured(), planner.others(self.clock.now()))
         };
         let message = Message::Announce { id, digest, promoted, from, others };
-        let reply = self.say(serving, message, note).await.map_err(|error| {
+        let reply = self.send(serving, message, note).await.map_err(|error| {
             if error.may_be_done() { NotAnnounced::Unsure(error) } else { NotAnnounced::Away(error) }
         })?;
         match reply.outcome {
@@ -185,7 +185,7 @@ impl Follower {
             let known = planner.known();
             Message::RollBack { generation: known.generation, chosen: known.chosen, why: Why::Operator }
         };
-        let reply = self.say(serving, message, note).await.map_err(|error| {
+        let reply = self.send(serving, message, note).await.map_err(|error| {
             if error.may_be_done() { NotRolledBack::Unsure(error) } else { NotRolledBack::Away(error) }
         })?;
         match reply.outcome {
@@ -197,7 +197,7 @@ impl Follower {
 
     /// Sends an operator's message in a task, so that its outcome is noted even if the operator no longer waits. The follower's next turn,
     /// which it wakes, acts on the reply.
-    async fn say(
+    async fn send(
         self: &Arc<Self>,
         serving: &Arc<UpstreamPolicy>,
         message: Message,
@@ -206,7 +206,7 @@ impl Follower {
         let (own, serving) = (Arc::clone(self), Arc::clone(serving));
         let said = tokio::spawn(async move {
             let (status, known, _) = own.own(Some(&serving));
-            let reply = own.agreement.say(&status, &known, &message).await;
+            let reply = own.agreement.send(&status, &known, &message).await;
             match &reply {
                 Ok(MessageReply { outcome: MessageOutcome::Done, .. })
                     if matches!(message, Message::RollBack { .. }) =>
@@ -219,8 +219,8 @@ impl Follower {
                 Ok(_) | Err(_) => {}
             }
             let reply = reply?;
-            let notices = own.planner.lock().heard(&message, &reply, own.clock.now());
-            own.tell_all(notices);
+            let notices = own.planner.lock().process_reply(&message, &reply, own.clock.now());
+            own.report_notices(notices);
             own.wake.notify_one();
             Ok(reply)
         });

@@ -38,11 +38,11 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The wait after a heartbeat that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a start waits for the fleet's state. Then the host begins with its remembered or configured component, and catches up later.
-const FIRST: Duration = Duration::from_secs(2);
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a start waits for the registry to deliver the fleet's component.
-const FIRST_PULL: Duration = Duration::from_secs(10);
+const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most rounds in a row: a message, a switch, the message that it is done.
-const STEPS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 
 /// Follows the fleet for one upstream.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub struct Follower {
     upstream: String,
     /// The upstream's index in the host.
     pub(super) index: usize,
-    pub(super) place: Target,
+    pub(super) repository: Target,
     pub(super) agreement: RedisAgreement,
     pub(super) clock: Clock,
     pub(super) entropy: Rng,
@@ -110,11 +110,11 @@ impl Follower {
         // Without the address: a Redis that has moved is still the same fleet.
         let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
         let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
-        let planner = Planner::new(host, own.digest(), memory.recall());
+        let planner = Planner::new(host, own.digest(), memory.load());
         Some(Arc::new(Self {
             upstream: upstream.name.clone(),
             index,
-            place: own.target().clone(),
+            repository: own.target().clone(),
             agreement: RedisAgreement::new(link.clone(), &upstream.name),
             clock,
             entropy,
@@ -138,12 +138,13 @@ impl Follower {
         configured: impl Fn() -> Result<UpstreamRuntime, ServiceError>,
     ) -> Result<UpstreamRuntime, ServiceError> {
         let notices = match self.ask_first() {
-            Some(Ok(reply)) => self.planner.lock().heard(&Message::Beat, &reply, self.clock.now()),
-            Some(Err(_)) | None => vec![Notice::Unheard],
+            Some(Ok(reply)) => self.planner.lock().process_reply(&Message::Heartbeat, &reply, self.clock.now()),
+            Some(Err(_)) | None => vec![Notice::StateUnknown],
         };
-        self.tell_all(notices);
+        self.report_notices(notices);
         let elsewhere = self.planner.lock().elsewhere();
-        let fleets = elsewhere.map(|target| (target, load(&PolicySource::Registry(self.place.at(target)), FIRST_PULL)));
+        let fleets =
+            elsewhere.map(|target| (target, load(&PolicySource::Registry(self.repository.at(target)), PULL_TIMEOUT)));
         let service = match fleets {
             None => configured()?,
             Some((_, Ok(service))) => service,
@@ -152,7 +153,7 @@ impl Follower {
                 configured()?
             }
         };
-        self.shelve(&service);
+        self.cache_live_policy(&service);
         self.settle(service.artifact);
         Ok(service)
     }
@@ -163,13 +164,13 @@ impl Follower {
         let own = Arc::clone(self);
         self.agreement.link().beside(async move {
             let (status, known, message) = own.own(None);
-            let reply = own.agreement.say_within(FIRST, &status, &known, &message).await;
+            let reply = own.agreement.send_within(STATE_TIMEOUT, &status, &known, &message).await;
             let _ = answer.send(reply);
         });
-        answered.recv_timeout(FIRST).ok()
+        answered.recv_timeout(STATE_TIMEOUT).ok()
     }
 
-    pub(super) fn tell_all(&self, notices: impl IntoIterator<Item = Notice>) {
+    pub(super) fn report_notices(&self, notices: impl IntoIterator<Item = Notice>) {
         for notice in notices {
             if notice.is_good() {
                 tracing::info!(upstream = self.upstream, "fleet: {notice}");
@@ -181,7 +182,7 @@ impl Follower {
     }
 
     /// Caches the live policy, so that a rollback needs no registry.
-    fn shelve(&self, service: &UpstreamRuntime) {
+    fn cache_live_policy(&self, service: &UpstreamRuntime) {
         if let Some(digest) = service.artifact {
             self.put(digest, Arc::clone(&service.policy));
         }
@@ -192,7 +193,7 @@ impl Follower {
         self.cache.lock().put(digest, policy, &kept);
     }
 
-    pub(super) fn at_hand(&self, digest: Digest) -> Option<Arc<Policy>> {
+    pub(super) fn cached_policy(&self, digest: Digest) -> Option<Arc<Policy>> {
         self.cache.lock().find(digest)
     }
 
@@ -204,31 +205,31 @@ impl Follower {
         let claimed = self.planner.lock().claimed(&cache);
         let is_bad = |component: Digest| serving.is_some_and(|serving| serving.is_quarantined(&component));
         if let Some(digest) = claimed
-            && self.at_hand(digest).and_then(|policy| policy.digest()).is_some_and(is_bad)
+            && self.cached_policy(digest).and_then(|policy| policy.digest()).is_some_and(is_bad)
         {
             self.not_staged(digest, Unstaged::quarantined());
         }
         let planner = self.planner.lock();
-        (planner.speaker(artifact, &cache), planner.known().clone(), planner.word())
+        (planner.host_status(artifact, &cache), planner.known().clone(), planner.next_message())
     }
 
     /// Sends the next message and acts on the reply. Returns whether shared state was reached.
-    async fn turn(self: &Arc<Self>, context: &Arc<Context>) -> bool {
+    async fn exchange_messages(self: &Arc<Self>, context: &Arc<Context>) -> bool {
         let Some(serving) = context.upstreams.get(self.index) else { return true };
         let artifact = || serving.current().artifact;
-        for _ in 0..STEPS {
+        for _ in 0..MAX_ROUNDS {
             let (status, known, message) = self.own(Some(serving));
-            let reply = self.agreement.say(&status, &known, &message).await;
+            let reply = self.agreement.send(&status, &known, &message).await;
             let now = self.clock.now();
             let notices = {
                 let mut planner = self.planner.lock();
                 match &reply {
-                    Ok(reply) => planner.heard(&message, reply, now),
+                    Ok(reply) => planner.process_reply(&message, reply, now),
                     Err(LinkError::Nonsense { .. }) => planner.flawed().into_iter().collect(),
                     Err(_) => Vec::new(),
                 }
             };
-            self.tell_all(notices);
+            self.report_notices(notices);
             self.settle(artifact());
             self.leave_withdrawn(serving);
             let next = {
@@ -248,7 +249,7 @@ impl Follower {
             }
             // Report a change at once, since other hosts wait for it.
             let (again, _, message) = self.own(Some(serving));
-            if again == status && message == Message::Beat {
+            if again == status && message == Message::Heartbeat {
                 return true;
             }
         }
@@ -264,7 +265,7 @@ impl Follower {
         if notices.is_some() {
             self.memory.keep(&known);
         }
-        self.tell_all(notices);
+        self.report_notices(notices);
     }
 
     /// Enforces the fleet's rollbacks here: quarantines the components that it has rolled back, and leaves one that still serves because
@@ -285,7 +286,7 @@ impl Follower {
     }
 
     fn install(&self, context: &Context, serving: &UpstreamPolicy, digest: Digest, promoted: bool) {
-        let Some(policy) = self.at_hand(digest) else { return };
+        let Some(policy) = self.cached_policy(digest) else { return };
         let component = policy.digest();
         if promoted && let Some(component) = component {
             serving.unquarantine(&component);
@@ -296,7 +297,7 @@ impl Follower {
         };
         match made {
             Ok(service) => {
-                self.shelve(&serving.current());
+                self.cache_live_policy(&serving.current());
                 let withdrawn = self.planner.lock().known().quarantined.clone();
                 serving.quarantine(&withdrawn, component);
                 serving.install(service.from(digest));
@@ -309,7 +310,7 @@ impl Follower {
 
     pub(super) fn not_staged(&self, digest: Digest, why: Unstaged) {
         let notices = self.planner.lock().failed(digest, why, self.clock.now());
-        self.tell_all(notices);
+        self.report_notices(notices);
     }
 
     /// The live policy failed too often here: reports it to the fleet.
@@ -320,7 +321,7 @@ impl Follower {
     }
 
     /// Whether the fleet has chosen a policy, or a proposal is open.
-    pub fn is_told(&self) -> bool {
+    pub fn has_fleet_policy(&self) -> bool {
         let planner = self.planner.lock();
         planner.known().generation > 0 || planner.proposed().is_some()
     }
@@ -356,13 +357,13 @@ async fn follow(
     mut pushed: Receiver<Pushed>,
     message: String,
 ) {
-    let mut beats = interval(HEARTBEAT_INTERVAL);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(HEARTBEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let due = tokio::select! {
-            _ = beats.tick() => true,
+            _ = ticks.tick() => true,
             () = wake.notified() => true,
-            heard = pushed.recv() => match heard {
+            received = pushed.recv() => match received {
                 Ok(Pushed::Message(own)) => *own == *message,
                 Err(RecvError::Closed) => return,
                 // Messages may have been missed.
@@ -372,8 +373,8 @@ async fn follow(
         let Some(context) = context.upgrade() else { return };
         let following = context.upstreams.get(index).and_then(|serving| serving.following.clone());
         let Some(following) = following.filter(|_| due) else { continue };
-        if !following.turn(&context).await {
-            beats.reset_after(RETRY_INTERVAL);
+        if !following.exchange_messages(&context).await {
+            ticks.reset_after(RETRY_INTERVAL);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 /// A report to operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
-    Unheard,
+    StateUnknown,
     Flawed,
     Proposed(Proposed),
     Aborted(Aborted),
@@ -26,7 +26,7 @@ impl Notice {
             Self::Proposed(_) => "policy-announced",
             Self::Aborted(_) => "policy-aborted",
             Self::Serves { .. } => "policy-switched",
-            Self::Unheard
+            Self::StateUnknown
             | Self::Behind { .. }
             | Self::NotStaged { .. }
             | Self::NotKept { .. }
@@ -43,7 +43,7 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unheard => f.write_str(
+            Self::StateUnknown => f.write_str(
                 "this host starts without having heard what serves its fleet: with what it remembers of it, else with \
                  what its configuration names; it catches up once shared state answers",
             ),

@@ -7,21 +7,21 @@ use super::{
 use crate::{
     clock::Timestamp,
     policy::Digest,
-    state::rollout::{MessageReply, protocol::STAGING},
+    state::rollout::{MessageReply, protocol::STAGING_TIME},
 };
 use std::{collections::BTreeMap, time::Duration};
 
 /// The first and the longest wait between two attempts to stage an unavailable component.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Components remembered as not staged: the target, the proposal, and earlier ones.
-const FAILED: usize = 4;
+const MAX_FAILED: usize = 4;
 /// A status older than three heartbeats says nothing about the present.
-const STALE: Duration = Duration::from_secs(3);
+const MAX_STATUS_AGE: Duration = Duration::from_secs(3);
 /// Components pulled and compiled at once: a slow one must not delay the others.
-const AT_ONCE: usize = 2;
+const MAX_CONCURRENT_STAGINGS: usize = 2;
 /// The most hosts listed in an announcement.
-const OTHERS: usize = 100;
+const MAX_LISTED_HOSTS: usize = 100;
 
 /// The planner of one host.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct Planner {
 /// A generation: its line, its number and its policy, since invalid data may hold another policy under the same number.
 type Position = (u64, u64, PolicyRef);
 
-fn place(standing: &FleetState) -> Position {
+fn position(standing: &FleetState) -> Position {
     (standing.line, standing.generation, standing.chosen)
 }
 
@@ -89,7 +89,7 @@ impl Planner {
             known,
             view: None,
             others: BTreeMap::new(),
-            at: place(&FleetState::default()),
+            at: position(&FleetState::default()),
             pardoned: false,
             fault: None,
             refusal: None,
@@ -139,70 +139,70 @@ impl Planner {
     }
 
     /// This host's status, sent with each message.
-    pub(super) fn speaker(&self, serving: Option<Digest>, cached: &[Digest]) -> HostStatus {
+    pub(super) fn host_status(&self, serving: Option<Digest>, cached: &[Digest]) -> HostStatus {
         // A host that has fallen back by itself does not serve the fleet's generation, nor does one whose generation only has the same
         // number.
-        let (at, known) = (self.at.1, place(&self.known));
+        let (at, known) = (self.at.1, position(&self.known));
         let is_there = self.at == known && !self.behind(serving);
         let generation = if at == known.1 && !is_there { at.saturating_sub(1) } else { at };
         HostStatus { host: self.host.clone(), generation, staged: self.staged(cached) }
     }
 
     /// The next message.
-    pub(super) fn word(&self) -> Message {
+    pub(super) fn next_message(&self) -> Message {
         if let Some((generation, chosen)) = self.fault {
             return Message::RollBack { generation, chosen, why: Why::Fault };
         }
-        self.refusal.clone().unwrap_or(Message::Beat)
+        self.refusal.clone().unwrap_or(Message::Heartbeat)
     }
 
     /// Processes the reply to a message.
-    pub(super) fn heard(&mut self, word: &Message, heard: &MessageReply, now: Timestamp) -> Vec<Notice> {
-        let MessageReply { outcome, flawed, view } = heard;
+    pub(super) fn process_reply(&mut self, message: &Message, reply: &MessageReply, now: Timestamp) -> Vec<Notice> {
+        let MessageReply { outcome, flawed, view } = reply;
         // Replies may overtake each other. An older generation of the same line is an old reply, because the script restores what hosts
         // know.
         let is_lines = view.standing.line == self.known.line || view.standing.generation == 0;
         if is_lines && view.standing.generation < self.known.generation {
             return Vec::new();
         }
-        let mut told = Vec::new();
+        let mut notices = Vec::new();
         if *flawed {
-            told.extend(self.flawed());
+            notices.extend(self.flawed());
         }
         self.flawed = *flawed;
-        match word {
+        match message {
             Message::RollBack { generation, chosen, why: Why::Fault } if self.fault == Some((*generation, *chosen)) => {
                 self.fault = None;
                 if *outcome == MessageOutcome::NoOther {
-                    told.push(Notice::NotRolledBack { generation: *generation });
+                    notices.push(Notice::NotRolledBack { generation: *generation });
                 }
             }
-            Message::Refuse { .. } if self.refusal.as_ref() == Some(word) => self.refusal = None,
+            Message::Refuse { .. } if self.refusal.as_ref() == Some(message) => self.refusal = None,
             _ => {}
         }
         if let Some(proposed) = &view.proposed
             && self.proposed().is_none_or(|own| own.id != proposed.id)
         {
-            told.push(Notice::Proposed(proposed.clone()));
+            notices.push(Notice::Proposed(proposed.clone()));
         }
         let aborted = view.aborted.as_ref().map(|aborted| aborted.id);
         // An abort from before this host's start is no news.
         if let Some(news) = view.aborted.as_ref().filter(|_| self.view.is_some() && aborted != self.aborted) {
-            told.push(Notice::Aborted(news.clone()));
+            notices.push(Notice::Aborted(news.clone()));
         }
         self.aborted = aborted;
         for host in view.hosts.iter().filter(|host| host.name != self.host) {
             self.others.insert(host.name.clone(), now.before(host.silent));
         }
-        self.others.retain(|_, heard| now.since(*heard) <= STALE);
-        if place(&view.standing) != place(&self.known) {
+        self.others.retain(|_, at| now.since(*at) <= MAX_STATUS_AGE);
+        if position(&view.standing) != position(&self.known) {
             self.pardoned = view.standing.why == Why::Promoted;
             self.fault = None;
             self.failed.clear();
         }
         self.known = view.standing.clone();
         self.view = Some((view.clone(), now));
-        told
+        notices
     }
 
     /// Invalid data was found in shared state. Reported once, not with each heartbeat.
@@ -215,7 +215,7 @@ impl Planner {
     pub(super) fn next(&self, serving: Option<Digest>, cached: &[Digest], now: Timestamp) -> Next {
         let waits = |digest| self.failed.iter().any(|own| own.digest == digest && now < own.again);
         let may_begin = |digest: Digest| {
-            let is_free = self.under_way.len() < AT_ONCE && !self.under_way.contains(&digest);
+            let is_free = self.under_way.len() < MAX_CONCURRENT_STAGINGS && !self.under_way.contains(&digest);
             is_free && !cached.contains(&digest) && !waits(digest)
         };
         let target = self.target();
@@ -228,7 +228,7 @@ impl Planner {
             }
         }
         // The other hosts wait no longer than this.
-        let within = Some(STAGING);
+        let within = Some(STAGING_TIME);
         if let Some(Proposed { id, digest, promoted, .. }) = self.proposed()
             && self.refused != Some(*id)
             && may_begin(*digest)
@@ -258,8 +258,8 @@ impl Planner {
 
     /// Hosts that shared state must still know if it has lost no data: a host is forgotten only after five heartbeats.
     pub(super) fn others(&self, now: Timestamp) -> Vec<String> {
-        let own = self.others.iter().filter(|(_, heard)| now.since(**heard) <= STALE);
-        own.map(|(name, _)| name.clone()).take(OTHERS).collect()
+        let own = self.others.iter().filter(|(_, at)| now.since(**at) <= MAX_STATUS_AGE);
+        own.map(|(name, _)| name.clone()).take(MAX_LISTED_HOSTS).collect()
     }
 
     /// The component in this host's configuration.
@@ -292,8 +292,8 @@ impl Planner {
         let before = self.failed.iter().position(|own| own.digest == digest).map(|index| self.failed.remove(index));
         let times = before.as_ref().map_or(0, |own| own.times);
         let is_news = before.is_none_or(|own| own.why != why);
-        let wait = FIRST_WAIT.saturating_mul(1 << times.min(10)).min(LONGEST_WAIT);
-        if self.failed.len() == FAILED {
+        let wait = FIRST_WAIT.saturating_mul(1 << times.min(10)).min(MAX_WAIT);
+        if self.failed.len() == MAX_FAILED {
             self.failed.remove(0);
         }
         self.failed.push(Failed { digest, times: times + 1, again: now.after(wait), why: why.clone() });
@@ -318,10 +318,10 @@ impl Planner {
     /// Checks whether the fleet's generation now serves here.
     pub(super) fn settle(&mut self, serving: Option<Digest>) -> Option<Notice> {
         let FleetState { generation, chosen, why, by, .. } = &self.known;
-        if serving != Some(self.target()) || self.at == place(&self.known) {
+        if serving != Some(self.target()) || self.at == position(&self.known) {
             return None;
         }
-        self.at = place(&self.known);
+        self.at = position(&self.known);
         self.failed.retain(|own| Some(own.digest) != serving);
         Some(Notice::Serves { generation: *generation, chosen: *chosen, why: *why, by: by.clone() })
     }
@@ -343,7 +343,7 @@ impl Planner {
     /// The last status that was read, and whether it is still current.
     pub(super) fn view(&self, now: Timestamp) -> (FleetStatus, bool) {
         match &self.view {
-            Some((view, at)) => (view.clone(), now.since(*at) <= STALE),
+            Some((view, at)) => (view.clone(), now.since(*at) <= MAX_STATUS_AGE),
             None => (FleetStatus::default(), false),
         }
     }

@@ -2,10 +2,9 @@
 
 use super::Follower;
 use crate::{
-    Context, UpstreamPolicy,
+    Context, UpstreamPolicy, error_chain,
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
-    told,
     upstream_runtime::{self, ServiceError, StagePhase, UpstreamRuntime},
 };
 use std::{
@@ -36,8 +35,8 @@ impl Unstaged {
     pub(super) fn of(error: &ServiceError) -> Self {
         // The notice already names the upstream, so the cause is enough.
         let reason = match error {
-            ServiceError::Config { .. } | ServiceError::Route { .. } => told(error),
-            _ => error.source().map_or_else(|| told(error), told),
+            ServiceError::Config { .. } | ServiceError::Route { .. } => error_chain(error),
+            _ => error.source().map_or_else(|| error_chain(error), error_chain),
         };
         match error {
             ServiceError::Registry { source, .. } if !is_certain(source) => Self::Away(reason),
@@ -81,7 +80,7 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
     let gone = || Unstaged::Away("the host is stopping".to_owned());
     let registry = context.upgrade().ok_or_else(gone)?.registry.clone();
     let registry = match wanted.within {
-        Some(within) => registry.patient_for(within),
+        Some(within) => registry.with_time_limit(within),
         None => registry,
     };
     let failed = |source| ServiceError::Registry { upstream: String::new(), source: Box::new(source) };
@@ -112,7 +111,7 @@ pub(super) fn service(
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) answer: oneshot::Sender<Result<Arc<Policy>, Unstaged>>,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 /// A component that is being staged. Dropping it reports a failure, so that the next one can follow.
@@ -133,7 +132,7 @@ impl Follower {
             self.planner.lock().begin(digest);
         }
         let staging = Staging { following: Arc::downgrade(self), digest, asked, ended: false };
-        let (artifact, index, context) = (self.place.at(digest), self.index, Arc::downgrade(context));
+        let (artifact, index, context) = (self.repository.at(digest), self.index, Arc::downgrade(context));
         let work = move || staging.end(check(&context, index, &artifact, wanted));
         if let Err(error) = thread::Builder::new().name("triage-staging".to_owned()).spawn(work) {
             tracing::warn!(%error, "a component cannot be staged: there is no thread for it");
@@ -143,13 +142,13 @@ impl Follower {
 
 impl Staging {
     fn end(mut self, checked: Result<Arc<Policy>, Unstaged>) {
-        self.tell(checked);
+        self.report(checked);
     }
 
-    fn tell(&mut self, checked: Result<Arc<Policy>, Unstaged>) {
+    fn report(&mut self, checked: Result<Arc<Policy>, Unstaged>) {
         self.ended = true;
-        if let Some(Asked { answer, place }) = self.asked.take() {
-            drop(place);
+        if let Some(Asked { answer, permit }) = self.asked.take() {
+            drop(permit);
             // The operator may have gone.
             let _ = answer.send(checked);
             return;
@@ -167,7 +166,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.ended {
-            self.tell(Err(Unstaged::Away("the thread that staged it failed".to_owned())));
+            self.report(Err(Unstaged::Away("the thread that staged it failed".to_owned())));
         }
     }
 }

@@ -33,7 +33,7 @@ impl Memory {
     }
 
     /// Reads the state; the default if the file cannot be read, or another user could have written it.
-    pub(super) fn recall(&self) -> FleetState {
+    pub(super) fn load(&self) -> FleetState {
         let Some(path) = &self.0 else { return FleetState::default() };
         let read = || {
             path.parent().map_or(Ok(()), own_folder)?;
@@ -85,7 +85,7 @@ mod tests {
     fn what_is_kept_is_recalled_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let memory = |fleet| Memory::of(Some(folder.path().join("a/b")), fleet);
-        assert_eq!(memory("x").recall(), FleetState::default());
+        assert_eq!(memory("x").load(), FleetState::default());
         let standing = FleetState {
             line: 3,
             generation: 7,
@@ -96,14 +96,14 @@ mod tests {
             quarantined: vec![Digest::of(b"b"), Digest::of(b"c")],
         };
         memory("x").keep(&standing);
-        assert_eq!(memory("x").recall(), standing);
-        assert_eq!(memory("y").recall(), FleetState::default(), "another fleet's");
+        assert_eq!(memory("x").load(), standing);
+        assert_eq!(memory("y").load(), FleetState::default(), "another fleet's");
         let path = memory("x").0.unwrap();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left there");
         let line = "0000000000000003";
         for text in ["", line, "{}\n7\n\n-", "{}\n-7\n\n-\na\n\n", "{}\n7\ngarbage\n-\na\n\n", "7\n\n-\na\n\n\n"] {
             fs::write(&path, text.replace("{}", line)).unwrap();
-            assert_eq!(memory("x").recall(), FleetState::default(), "{text:?}");
+            assert_eq!(memory("x").load(), FleetState::default(), "{text:?}");
         }
         Memory::of(None, "x").keep(&standing);
     }
@@ -119,16 +119,16 @@ mod tests {
         let open = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         memory().keep(&standing);
         open(&own, 0o777);
-        assert_eq!(memory().recall(), FleetState::default(), "an open folder");
+        assert_eq!(memory().load(), FleetState::default(), "an open folder");
         open(&own, 0o700);
-        assert_eq!(memory().recall(), standing);
+        assert_eq!(memory().load(), standing);
         open(&path, 0o666);
-        assert_eq!(memory().recall(), FleetState::default(), "an open file");
+        assert_eq!(memory().load(), FleetState::default(), "an open file");
         open(&path, 0o600);
         let elsewhere = folder.path().join("elsewhere");
         fs::rename(&path, &elsewhere).unwrap();
         symlink(&elsewhere, &path).unwrap();
-        assert_eq!(memory().recall(), FleetState::default(), "a link");
+        assert_eq!(memory().load(), FleetState::default(), "a link");
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(
             rustix::fs::CWD,
@@ -138,14 +138,14 @@ mod tests {
             0,
         )
         .unwrap();
-        assert_eq!(memory().recall(), FleetState::default(), "a pipe that nobody writes to");
+        assert_eq!(memory().load(), FleetState::default(), "a pipe that nobody writes to");
         fs::remove_file(&path).unwrap();
         fs::copy(&elsewhere, &path).unwrap();
         let mut text = fs::read_to_string(&path).unwrap();
         text.push_str(&" ".repeat(8 << 10));
         fs::write(&path, text).unwrap();
-        assert_eq!(memory().recall(), FleetState::default(), "a file with more than is read");
+        assert_eq!(memory().load(), FleetState::default(), "a file with more than is read");
         memory().keep(&standing);
-        assert_eq!(memory().recall(), standing, "and it is kept again");
+        assert_eq!(memory().load(), standing, "and it is kept again");
     }
 }

@@ -1,9 +1,9 @@
 //! Admission of an attempt: one script call, and a recheck right before the send.
 
 use super::{
-    Grant, LATER, RedisGate, Shared,
+    DEFAULT_RETRY_AFTER, Grant, RedisGate, Shared,
     batch::{BatchReply, Missed},
-    scripts::{self, Acquired, Go, Looked, ProbeTicket},
+    scripts::{self, Acquired, Go, ProbeTicket, RecheckDecision},
     shared_breaker::{SharedBreakerState, State},
 };
 use crate::{
@@ -23,7 +23,7 @@ impl RedisGate {
     pub async fn acquire(self: &Arc<Self>, ask: AttemptKind, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let now = self.clock.now();
         let mut own = Own { gate: self, ticket: None };
-        let with_others = {
+        let join_batch = {
             let mut known = self.known.lock();
             if ask != AttemptKind::Probe {
                 // No script call: pub/sub announces an earlier close, and the next heartbeat reads it too.
@@ -45,7 +45,7 @@ impl RedisGate {
         };
         // The time in the batch counts: batch and own call together take at most `state.timeout`.
         let since = Instant::now();
-        let told = if with_others { self.with_others(*wait.end()).await } else { None };
+        let told = if join_batch { self.join_batch(*wait.end()).await } else { None };
         let told = match told {
             Some(told) => told,
             None => self.by_itself(ask, wait.clone(), since).await,
@@ -56,14 +56,14 @@ impl RedisGate {
                 None => self.alone(ask, wait),
             },
             Err(Missed::Refused(refusal)) => Err(refusal),
-            Err(Missed::Unanswered { went }) => {
+            Err(Missed::Unanswered { outcome }) => {
                 drop(own);
                 // A single late reply is no outage. While the fleet's breaker is not closed, a fallback to this host would add a probe
                 // to the fleet's.
-                if went == metrics::TIMED_OUT && ask != AttemptKind::Probe {
+                if outcome == metrics::TIMED_OUT && ask != AttemptKind::Probe {
                     let known = self.known.lock();
                     if known.settings.breaker.is_some() && !known.fleet.is_closed() {
-                        return Err(opened(known.fleet.state().unwrap_or(State::Closed), LATER));
+                        return Err(opened(known.fleet.state().unwrap_or(State::Closed), DEFAULT_RETRY_AFTER));
                     }
                 }
                 self.alone(ask, wait)
@@ -90,7 +90,7 @@ impl RedisGate {
         let has_breaker = known.settings.breaker.is_some() && ask != AttemptKind::Probe;
         drop(known);
         let ticket = has_breaker.then_some(ProbeTicket { epoch: standing.epoch, lease });
-        Ok(self.hand(Shared::new(wait, ask, taken, ticket)))
+        Ok(self.unclaimed_grant(Shared::new(wait, ask, taken, ticket)))
     }
 
     /// Runs the script. A grant that arrives after the caller has gone is refunded.
@@ -107,9 +107,9 @@ impl RedisGate {
         let gate = Arc::clone(self);
         let late = move |answer| gate.undo(&answer, ask);
         let answer = self.link.run_or_late(&scripts::ACQUIRE, keys, arguments, since, late).await;
-        let went = metrics::outcome(answer.as_ref().map(|_| ()));
+        let outcome = metrics::outcome(answer.as_ref().map(|_| ()));
         let read = answer.ok().and_then(|answer| self.read(&scripts::ACQUIRE, &answer, scripts::acquired));
-        let (standing, acquired) = read.ok_or(Missed::Unanswered { went })?;
+        let (standing, acquired) = read.ok_or(Missed::Unanswered { outcome })?;
         Err(Missed::Refused(match acquired {
             Acquired::Go(go) => return Ok((standing, go)),
             Acquired::Limited { which, wait } => {
@@ -124,11 +124,11 @@ impl RedisGate {
     /// Asks this host's own admission, within its share of the limits.
     fn alone(&self, ask: AttemptKind, wait: RangeInclusive<Duration>) -> Result<Grant, Refusal> {
         let known = self.known.lock();
-        if known.beaten.is_none()
+        if known.heartbeat.is_none()
             && let Some(quota) = known.settings.limits.first()
         {
             // This host does not know its share of the limits yet.
-            return Err(Refusal::RateLimited { quota: Some(*quota), retry_after: LATER });
+            return Err(Refusal::RateLimited { quota: Some(*quota), retry_after: DEFAULT_RETRY_AFTER });
         }
         drop(known);
         self.alone.acquire(ask, wait).map(Grant::Alone)
@@ -159,7 +159,7 @@ impl RedisGate {
                 return Recheck::Wait(pause);
             }
             if !same {
-                return Recheck::Refused(opened(state, LATER));
+                return Recheck::Refused(opened(state, DEFAULT_RETRY_AFTER));
             }
             grant.sent = true;
             return Recheck::Send;
@@ -171,40 +171,40 @@ impl RedisGate {
         }
         let (keys, arguments) = {
             let known = self.known.lock();
-            self.arguments(&known, self.clock.now(), scripts::look(taken, grant.ticket.as_ref()))
+            self.arguments(&known, self.clock.now(), scripts::recheck(taken, grant.ticket.as_ref()))
         };
         let gate = Arc::clone(self);
-        let late = move |answer| gate.unlook(&answer);
+        let late = move |answer| gate.release_late_lease(&answer);
         let answer = self.link.run_or_late(&scripts::RECHECK, keys, arguments, Instant::now(), late).await;
         let answered = match &answer {
-            Ok(answer) => self.read(&scripts::RECHECK, answer, scripts::looked),
+            Ok(answer) => self.read(&scripts::RECHECK, answer, scripts::recheck_reply),
             Err(_) => None,
         };
-        let answered = answered.map(|(standing, (looked, again))| {
+        let answered = answered.map(|(standing, (decision, again))| {
             if again.is_some() {
                 (grant.taken, grant.sent) = (again, false);
             }
-            (standing, looked)
+            (standing, decision)
         });
         match answered {
-            Some((standing, Looked::Send { lease })) => {
+            Some((standing, RecheckDecision::Send { lease })) => {
                 grant.ticket = grant.ticket.is_some().then_some(ProbeTicket { epoch: standing.epoch, lease });
                 grant.sent = true;
                 Recheck::Send
             }
-            Some((_, Looked::Wait(wait))) => {
+            Some((_, RecheckDecision::Wait(wait))) => {
                 // A wait above zero makes the next recheck ask Redis: the pause may be lifted, and the reservation void.
                 grant.wait = wait;
                 Recheck::Wait(wait)
             }
-            Some((standing, Looked::Open { wait })) => {
+            Some((standing, RecheckDecision::Open { wait })) => {
                 grant.ticket = None;
                 Recheck::Refused(opened(standing.state, wait))
             }
             // The limits are reserved, so this host's copy of the breaker decides. A probe needs its lease: without one it would exceed the
             // allowed number.
             None if is_probe || (!same && matches!(state, State::Open { .. } | State::HalfOpen { .. })) => {
-                Recheck::Refused(opened(state, LATER))
+                Recheck::Refused(opened(state, DEFAULT_RETRY_AFTER))
             }
             None => {
                 let pause = self.alone.paused();

@@ -45,14 +45,14 @@ struct Batch {
     under_way: bool,
     waiting: Vec<Waiting>,
     /// Number of attempts that have joined so far; the next one's number.
-    come: u64,
+    joined: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
     number: u64,
     max_wait: Duration,
-    tell: oneshot::Sender<BatchReply>,
+    sender: oneshot::Sender<BatchReply>,
 }
 
 /// Why an attempt was not admitted.
@@ -63,27 +63,27 @@ pub(super) enum Missed {
     /// Redis was not reached, or not in time.
     Unanswered {
         /// Outcome of the script call, as metrics name it.
-        went: &'static str,
+        outcome: &'static str,
     },
 }
 
 /// The result of a call for one attempt.
-pub(super) type BatchReply = Result<Handed, Missed>;
+pub(super) type BatchReply = Result<UnclaimedGrant, Missed>;
 
 /// An admission on its way to its attempt. Refunded on drop unless `take` was called.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct UnclaimedGrant {
     gate: Arc<RedisGate>,
     shared: Option<Shared>,
 }
 
-impl Handed {
+impl UnclaimedGrant {
     pub(super) fn take(mut self) -> Option<Shared> {
         self.shared.take()
     }
 }
 
-impl Drop for Handed {
+impl Drop for UnclaimedGrant {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
             self.gate.give_back_shared(&shared);
@@ -109,47 +109,49 @@ impl Batches {
 impl RedisGate {
     /// Waits for the result of the thread's next call; `None`: the attempt must ask for itself. Dropping the future refunds the
     /// admission.
-    pub(super) async fn with_others(self: &Arc<Self>, max_wait: Duration) -> Option<BatchReply> {
+    pub(super) async fn join_batch(self: &Arc<Self>, max_wait: Duration) -> Option<BatchReply> {
         let runtime = Handle::try_current().ok()?;
         let own = Batches::own();
-        let (number, told, begins) = self.together.0[own].lock().join(max_wait);
+        let (number, reply, begins) = self.batches.0[own].lock().join(max_wait);
         if begins {
-            runtime.spawn(Driver { gate: Arc::clone(self), line: own, left: false }.run());
+            runtime.spawn(Driver { gate: Arc::clone(self), batch: own, left: false }.run());
         }
         // The driver traces the script call; this span shows how long the attempt waited for it.
-        connection::traced(
-            scripts::ACQUIRE.name(),
-            Instant::now(),
-            self.patiently(own, number, told),
-            |told| match told {
-                Some(Err(Missed::Unanswered { went })) => went,
+        connection::traced(scripts::ACQUIRE.name(), Instant::now(), self.await_reply(own, number, reply), |reply| {
+            match reply {
+                Some(Err(Missed::Unanswered { outcome })) => outcome,
                 _ => metrics::ANSWERED,
-            },
-        )
+            }
+        })
         .await
     }
 
-    async fn patiently(&self, line: usize, number: u64, mut told: oneshot::Receiver<BatchReply>) -> Option<BatchReply> {
-        let (longest, patience) = (self.link.timeout(), self.link.timeout() / MAX_BATCH_WAIT);
-        if let Ok(told) = timeout(patience, &mut told).await {
-            return told.ok();
+    async fn await_reply(
+        &self,
+        batch: usize,
+        number: u64,
+        mut reply: oneshot::Receiver<BatchReply>,
+    ) -> Option<BatchReply> {
+        let (longest, begin_limit) = (self.link.timeout(), self.link.timeout() / MAX_BATCH_WAIT);
+        if let Ok(reply) = timeout(begin_limit, &mut reply).await {
+            return reply.ok();
         }
-        if self.together.0[line].lock().leave(number) {
+        if self.batches.0[batch].lock().leave(number) {
             return None;
         }
-        match timeout(longest.saturating_sub(patience), told).await {
-            Ok(told) => told.ok(),
-            Err(_) => Some(Err(Missed::Unanswered { went: metrics::TIMED_OUT })),
+        match timeout(longest.saturating_sub(begin_limit), reply).await {
+            Ok(reply) => reply.ok(),
+            Err(_) => Some(Err(Missed::Unanswered { outcome: metrics::TIMED_OUT })),
         }
     }
 
-    pub(super) fn hand(self: &Arc<Self>, shared: Shared) -> Handed {
-        Handed { gate: Arc::clone(self), shared: Some(shared) }
+    pub(super) fn unclaimed_grant(self: &Arc<Self>, shared: Shared) -> UnclaimedGrant {
+        UnclaimedGrant { gate: Arc::clone(self), shared: Some(shared) }
     }
 
     /// Serves all waiting attempts with one call. Attempts that get a prefetched place need none.
     async fn serve(self: &Arc<Self>, mut waiting: Vec<Waiting>) {
-        waiting.retain(|one| !one.tell.is_closed());
+        waiting.retain(|one| !one.sender.is_closed());
         let now = self.clock.now();
         let may_lease = self.alone.paused().is_zero();
         let (leased, step) = {
@@ -171,7 +173,7 @@ impl RedisGate {
         };
         let mut asking = waiting.split_off(leased.len());
         for (one, shared) in waiting.into_iter().zip(leased) {
-            one.tell(Ok(self.hand(shared)));
+            one.reply(Ok(self.unclaimed_grant(shared)));
         }
         let Some(((keys, arguments), intervals)) = step else { return };
         let (standing, Go { wait, taken, lease, leased }) =
@@ -181,7 +183,7 @@ impl RedisGate {
             };
         let beside = u32::try_from(asking.len().saturating_sub(1)).unwrap_or(0).min(leased);
         // The first attempt determined the wait, and may have left meanwhile; the others may not accept as long a wait.
-        asking.retain(|one| !one.tell.is_closed() && one.max_wait >= wait);
+        asking.retain(|one| !one.sender.is_closed() && one.max_wait >= wait);
         let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         let has_breaker = {
             let mut known = self.known.lock();
@@ -193,10 +195,10 @@ impl RedisGate {
         let places = |numbers: RangeInclusive<u32>| {
             let (wait, lease) = if *numbers.start() == 0 { (wait, lease) } else { (Duration::ZERO, None) };
             let ticket = has_breaker.then(|| ProbeTicket { epoch: standing.epoch.clone(), lease });
-            self.hand(Shared::new(wait, AttemptKind::First, taken.range(numbers, &intervals), ticket))
+            self.unclaimed_grant(Shared::new(wait, AttemptKind::First, taken.range(numbers, &intervals), ticket))
         };
         for (number, one) in (0..=beside).zip(asking) {
-            one.tell(Ok(places(number..=number)));
+            one.reply(Ok(places(number..=number)));
         }
         // Refund the remaining places as one range: of single places, only the last could be refunded.
         if used <= beside {
@@ -208,17 +210,17 @@ impl RedisGate {
 impl Batch {
     /// Joins; returns the attempt's number, the receiver of its result, and whether the caller must start a driver.
     fn join(&mut self, max_wait: Duration) -> (u64, oneshot::Receiver<BatchReply>, bool) {
-        let (tell, told) = oneshot::channel();
-        let number = self.come;
-        self.come += 1;
-        self.waiting.push(Waiting { number, max_wait, tell });
-        (number, told, !std::mem::replace(&mut self.under_way, true))
+        let (sender, reply) = oneshot::channel();
+        let number = self.joined;
+        self.joined += 1;
+        self.waiting.push(Waiting { number, max_wait, sender });
+        (number, reply, !std::mem::replace(&mut self.under_way, true))
     }
 
     /// Leaves. False: the call has begun.
     fn leave(&mut self, number: u64) -> bool {
-        let place = self.waiting.iter().position(|one| one.number == number);
-        place.map(|place| self.waiting.remove(place)).is_some()
+        let index = self.waiting.iter().position(|one| one.number == number);
+        index.map(|index| self.waiting.remove(index)).is_some()
     }
 }
 
@@ -228,22 +230,22 @@ fn miss(asking: Vec<Waiting>, missed: Missed) {
         let bears_more =
             matches!(missed, Missed::Refused(Refusal::RateLimited { retry_after, .. }) if one.max_wait >= retry_after);
         if number == 0 || !bears_more {
-            one.tell(Err(missed));
+            one.reply(Err(missed));
         }
     }
 }
 
 impl Waiting {
     /// Sends the result. If the attempt has gone, dropping the result refunds it, which takes the gate's lock: do not hold it here.
-    fn tell(self, told: BatchReply) {
-        drop(self.tell.send(told));
+    fn reply(self, reply: BatchReply) {
+        drop(self.sender.send(reply));
     }
 }
 
 /// Runs one call after the other for a batch, as long as attempts wait.
 struct Driver {
     gate: Arc<RedisGate>,
-    line: usize,
+    batch: usize,
     /// No attempt was waiting: the next one starts a new driver.
     left: bool,
 }
@@ -256,11 +258,11 @@ impl Driver {
     }
 
     fn next(&mut self) -> Option<Vec<Waiting>> {
-        let mut line = self.gate.together.0[self.line].lock();
-        let most = line.waiting.len().min(MAX_BATCH_REQUESTS);
-        line.under_way = most > 0;
-        self.left = !line.under_way;
-        line.under_way.then(|| line.waiting.drain(..most).collect())
+        let mut batch = self.gate.batches.0[self.batch].lock();
+        let most = batch.waiting.len().min(MAX_BATCH_REQUESTS);
+        batch.under_way = most > 0;
+        self.left = !batch.under_way;
+        batch.under_way.then(|| batch.waiting.drain(..most).collect())
     }
 }
 
@@ -268,9 +270,9 @@ impl Drop for Driver {
     /// If the runtime ended early, waiting attempts ask for themselves.
     fn drop(&mut self) {
         if !self.left {
-            let mut line = self.gate.together.0[self.line].lock();
-            line.under_way = false;
-            line.waiting.clear();
+            let mut batch = self.gate.batches.0[self.batch].lock();
+            batch.under_way = false;
+            batch.waiting.clear();
         }
     }
 }

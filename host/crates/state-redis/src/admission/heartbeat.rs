@@ -21,25 +21,25 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Between a failed heartbeat and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Concurrent heartbeats.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_HEARTBEATS: usize = 16;
 
 /// Sends heartbeats and receives messages, as long as the gates exist.
 pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>) {
-    let mut beats = interval(HEARTBEAT_INTERVAL);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(HEARTBEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let heard = tokio::select! {
-            _ = beats.tick() => None,
-            heard = pushed.recv() => Some(heard),
+        let received = tokio::select! {
+            _ = ticks.tick() => None,
+            received = pushed.recv() => Some(received),
         };
         let Some(gates) = gates.upgrade() else { return };
-        match heard {
-            Some(Ok(Pushed::Message(message))) => gates.hear(&message),
+        match received {
+            Some(Ok(Pushed::Message(message))) => gates.receive(&message),
             Some(Err(RecvError::Closed)) => return,
             // Messages may have been missed: read the state again.
             None | Some(Ok(Pushed::Joined) | Err(RecvError::Lagged(_))) => {
-                if !gates.beat().await {
-                    beats.reset_after(RETRY_INTERVAL);
+                if !gates.send_heartbeat().await {
+                    ticks.reset_after(RETRY_INTERVAL);
                 }
             }
         }
@@ -48,49 +48,51 @@ pub(super) async fn listen(gates: Weak<RedisGates>, mut pushed: Receiver<Pushed>
 
 impl RedisGates {
     /// Sends the heartbeats of all groups. True: all succeeded.
-    async fn beat(&self) -> bool {
+    async fn send_heartbeat(&self) -> bool {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
-        let beats = stream::iter(groups).map(|gate| async move { gate.beat().await });
+        let ticks = stream::iter(groups).map(|gate| async move { gate.send_heartbeat().await });
         // No early return: a failed group must not keep the others from theirs.
-        beats.buffer_unordered(AT_ONCE).fold(true, |all, arrived| async move { all && arrived }).await
+        ticks.buffer_unordered(MAX_CONCURRENT_HEARTBEATS).fold(true, |all, arrived| async move { all && arrived }).await
     }
 
-    fn hear(&self, message: &str) {
+    fn receive(&self, message: &str) {
         let find = |name: &str| self.groups.lock().get(name).cloned();
-        if let Some((name, standing)) = SharedBreakerState::heard(message) {
+        if let Some((name, standing)) = SharedBreakerState::parse(message) {
             if let Some(gate) = find(name) {
                 gate.observe(standing, false);
             }
-        } else if let Some((name, pause)) = shared_breaker::pause_heard(message)
+        } else if let Some((name, pause)) = shared_breaker::parse_pause(message)
             && let Some(gate) = find(name)
         {
             gate.alone.pause(pause);
-        } else if let Some((name, mark)) = shared_breaker::lift_heard(message)
+        } else if let Some((name, mark)) = shared_breaker::parse_lift(message)
             && let Some(gate) = find(name)
         {
-            gate.told_of_lift(mark);
+            gate.note_lift(mark);
         }
     }
 }
 
 impl RedisGate {
-    async fn beat(&self) -> bool {
+    async fn send_heartbeat(&self) -> bool {
         let (keys, arguments) = {
             let mut known = self.known.lock();
             let saved_up = known.take_saved_up();
-            self.arguments(&known, self.clock.now(), scripts::beat(&saved_up))
+            self.arguments(&known, self.clock.now(), scripts::heartbeat(&saved_up))
         };
         let Ok(answer) = self.link.run(&scripts::HEARTBEAT, &keys, &arguments).await else { return false };
-        let Some((_, beaten)) = self.read(&scripts::HEARTBEAT, &answer, scripts::beaten) else { return false };
+        let Some((_, heartbeat)) = self.read(&scripts::HEARTBEAT, &answer, scripts::heartbeat_reply) else {
+            return false;
+        };
         let mut known = self.known.lock();
-        let (ends, counts) = known.read_lift(beaten.lifted);
+        let (ends, counts) = known.read_lift(heartbeat.lifted);
         if ends {
             self.alone.lift();
         }
-        if counts && !beaten.pause.is_zero() {
-            self.alone.pause(beaten.pause);
+        if counts && !heartbeat.pause.is_zero() {
+            self.alone.pause(heartbeat.pause);
         }
-        known.beaten = Some((beaten, self.clock.now()));
+        known.heartbeat = Some((heartbeat, self.clock.now()));
         let share = known.share();
         drop(known);
         self.alone.adopt(share);
@@ -98,7 +100,7 @@ impl RedisGate {
     }
 
     /// Reports the successes saved up, in the background.
-    pub(super) fn hand_in(self: &Arc<Self>) {
+    pub(super) fn report_saved_up(self: &Arc<Self>) {
         let saved_up = self.known.lock().take_saved_up();
         if saved_up.successes > 0 || saved_up.firsts > 0 {
             self.later(&scripts::REPORT, scripts::report(&saved_up, None, false));

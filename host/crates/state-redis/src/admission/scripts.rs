@@ -35,9 +35,9 @@ pub(super) static FORCE: Script = step!("force");
 pub(super) static HEARTBEAT: Script = step!("heartbeat");
 
 /// Cap of durations: more than any wait, and exact in Lua's numbers.
-const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
+const MAX_DURATION: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Lifetime of a group's state without heartbeats.
-const KEPT: Duration = Duration::from_hours(24);
+const STATE_TTL: Duration = Duration::from_hours(24);
 
 /// Keys and arguments that all scripts of a group share; built once per settings.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ pub(super) struct Go {
 
 /// The decision of [`RECHECK`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Looked {
+pub(super) enum RecheckDecision {
     Send { lease: Option<u64> },
     Wait(Duration),
     Open { wait: Duration },
@@ -110,7 +110,7 @@ pub(super) enum Looked {
 
 /// The reply of [`HEARTBEAT`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Beaten {
+pub(super) struct HeartbeatReply {
     pub(super) live: u32,
     pub(super) failures_in_row: u32,
     pub(super) counts: Counts,
@@ -135,7 +135,7 @@ pub(super) struct Memory {
 }
 
 fn us(duration: Duration) -> String {
-    micros(duration.min(LONGEST)).to_string()
+    micros(duration.min(MAX_DURATION)).to_string()
 }
 
 fn of_percent(percent: Option<u32>) -> String {
@@ -264,7 +264,7 @@ pub(super) fn acquire(
     words
 }
 
-pub(super) fn look(taken: &LimitDebit, own: Option<&ProbeTicket>) -> Vec<String> {
+pub(super) fn recheck(taken: &LimitDebit, own: Option<&ProbeTicket>) -> Vec<String> {
     let mut words = vec![taken.due.clone(), taken.moved.clone()];
     words.extend(ticket(own));
     words
@@ -304,9 +304,9 @@ pub(super) fn force(force: Force) -> Vec<String> {
     vec![what.to_owned(), us(time)]
 }
 
-pub(super) fn beat(saved_up: &SavedUp) -> Vec<String> {
+pub(super) fn heartbeat(saved_up: &SavedUp) -> Vec<String> {
     let mut words = saved_up.words().to_vec();
-    words.push(crate::clock::millis(KEPT).to_string());
+    words.push(crate::clock::millis(STATE_TTL).to_string());
     words
 }
 
@@ -345,12 +345,12 @@ pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
 }
 
 /// The decision, and the new reservation if a pause was lifted.
-pub(super) fn looked(own: &[Value]) -> Option<(Looked, Option<LimitDebit>)> {
+pub(super) fn recheck_reply(own: &[Value]) -> Option<(RecheckDecision, Option<LimitDebit>)> {
     let [decision, value, again @ ..] = own else { return None };
-    let looked = match reply::text(decision)? {
-        "send" => Looked::Send { lease: lease(reply::whole(value)?) },
-        "wait" => Looked::Wait(time(value)?),
-        "open" => Looked::Open { wait: time(value)? },
+    let decision = match reply::text(decision)? {
+        "send" => RecheckDecision::Send { lease: lease(reply::whole(value)?) },
+        "wait" => RecheckDecision::Wait(time(value)?),
+        "open" => RecheckDecision::Open { wait: time(value)? },
         _ => return None,
     };
     let again = match again {
@@ -358,7 +358,7 @@ pub(super) fn looked(own: &[Value]) -> Option<(Looked, Option<LimitDebit>)> {
         [due, moved, places @ ..] => Some(taken(due, moved, places)?),
         [_] => return None,
     };
-    Some((looked, again))
+    Some((decision, again))
 }
 
 fn taken(due: &Value, moved: &Value, places: &[Value]) -> Option<LimitDebit> {
@@ -372,9 +372,9 @@ pub(super) fn lifted(own: &[Value]) -> Option<(bool, u64)> {
     Some((reply::count(had_pause)? == 1, reply::count(mark)?))
 }
 
-pub(super) fn beaten(own: &[Value]) -> Option<Beaten> {
+pub(super) fn heartbeat_reply(own: &[Value]) -> Option<HeartbeatReply> {
     let [live, row, calls, failures, slow, probes, since, budget, pause, lifted, ahead @ ..] = own else { return None };
-    Some(Beaten {
+    Some(HeartbeatReply {
         live: u32::try_from(reply::count(live)?).ok()?,
         failures_in_row: u32::try_from(reply::count(row)?).ok()?,
         counts: Counts {

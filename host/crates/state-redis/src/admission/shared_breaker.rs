@@ -37,7 +37,7 @@ impl SharedBreakerState {
     }
 
     /// From a message: `breaker RANDOM COUNTER STATE LEFT WHY GROUP`; the group's name may contain spaces.
-    pub(super) fn heard(message: &str) -> Option<(&str, Self)> {
+    pub(super) fn parse(message: &str) -> Option<(&str, Self)> {
         let mut words = message.strip_prefix("breaker ")?.splitn(6, ' ');
         let mut word = || words.next();
         let epoch = Epoch { random: word()?.to_owned(), counter: word()?.parse().ok()? };
@@ -47,13 +47,13 @@ impl SharedBreakerState {
 }
 
 /// A pause from a message: `pause LEFT GROUP`.
-pub(super) fn pause_heard(message: &str) -> Option<(&str, Duration)> {
+pub(super) fn parse_pause(message: &str) -> Option<(&str, Duration)> {
     let (left, group) = message.strip_prefix("pause ")?.split_once(' ')?;
     Some((group, Duration::from_micros(left.parse().ok()?)))
 }
 
 /// A lifted pause from a message: `lift NUMBER GROUP`; the number increases with each.
-pub(super) fn lift_heard(message: &str) -> Option<(&str, u64)> {
+pub(super) fn parse_lift(message: &str) -> Option<(&str, u64)> {
     let (mark, group) = message.strip_prefix("lift ")?.split_once(' ')?;
     Some((group, mark.parse().ok()?))
 }
@@ -85,7 +85,7 @@ pub(super) fn word(why: Trip) -> String {
 }
 
 /// A smaller difference in the end of the open time is due to the message's delay, and no extension.
-const LENGTHENED: Duration = Duration::from_millis(500);
+const MIN_LENGTHENING: Duration = Duration::from_millis(500);
 
 /// The last known state, and when this host learned it.
 #[derive(Debug, Clone, Default)]
@@ -141,7 +141,7 @@ impl Fleet {
             (
                 Some((SharedBreakerState { state: State::Open { left: before, .. }, .. }, at)),
                 State::Open { left, .. },
-            ) => left > at.after(*before).since(now).saturating_add(LENGTHENED),
+            ) => left > at.after(*before).since(now).saturating_add(MIN_LENGTHENING),
             _ => false,
         }
     }
@@ -257,17 +257,17 @@ mod tests {
 
     #[test]
     fn a_message_is_read_and_nonsense_is_none() {
-        let (group, standing) = SharedBreakerState::heard("breaker 77 3 1 5000000 f60 api/list them").unwrap();
+        let (group, standing) = SharedBreakerState::parse("breaker 77 3 1 5000000 f60 api/list them").unwrap();
         assert_eq!(group, "api/list them");
         assert_eq!(standing.state, State::Open { left: Duration::from_secs(5), why: Trip::FailureRate(60) });
         for nonsense in
             ["", "breaker", "breaker 1 x 1 5 c5 g", "breaker 1 1 9 5 c5 g", "breaker 1 1 1 5 é g", "pause 5 g"]
         {
-            assert!(SharedBreakerState::heard(nonsense).is_none(), "{nonsense}");
+            assert!(SharedBreakerState::parse(nonsense).is_none(), "{nonsense}");
         }
-        assert_eq!(pause_heard("pause 5 a b"), Some(("a b", Duration::from_micros(5))));
-        assert_eq!(lift_heard("lift 7 a b"), Some(("a b", 7)));
-        assert_eq!([lift_heard("lift x a"), lift_heard("lift 7"), lift_heard("pause 5 a")], [None; 3]);
+        assert_eq!(parse_pause("pause 5 a b"), Some(("a b", Duration::from_micros(5))));
+        assert_eq!(parse_lift("lift 7 a b"), Some(("a b", 7)));
+        assert_eq!([parse_lift("lift x a"), parse_lift("lift 7"), parse_lift("pause 5 a")], [None; 3]);
         for why in [
             Trip::Consecutive(5),
             Trip::FailureRate(50),

@@ -1,9 +1,9 @@
 //! What this host knows of a group between two script calls.
 
 use super::{
-    STALE, Shared,
+    MAX_HEARTBEAT_AGE, Shared,
     prefetched::{Leased, lot},
-    scripts::{Beaten, Frame, ProbeTicket, SavedUp},
+    scripts::{Frame, HeartbeatReply, ProbeTicket, SavedUp},
     shared_breaker::{Fleet, State},
 };
 use crate::{
@@ -21,7 +21,7 @@ pub(super) struct Known {
     pub(super) saved_up: SavedUp,
     pub(super) leased: Leased,
     /// The last heartbeat's reply, and its time. `None`: this host does not know its share of the limits yet.
-    pub(super) beaten: Option<(Beaten, Timestamp)>,
+    pub(super) heartbeat: Option<(HeartbeatReply, Timestamp)>,
     /// The number of the last lifted pause, if known.
     pub(super) lifted: Option<u64>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn new(settings: Settings, frame: Arc<Frame>) -> Self {
         let (fleet, saved_up, leased) = (Fleet::default(), SavedUp::default(), Leased::default());
-        Self { settings, frame, fleet, saved_up, leased, beaten: None, lifted: None }
+        Self { settings, frame, fleet, saved_up, leased, heartbeat: None, lifted: None }
     }
 
     /// Whether this host's own breaker decides beside the fleet's. Not if Python workers share the fleet's: workers and dashboards rely
@@ -40,8 +40,8 @@ impl Known {
 
     /// Number of places to prefetch with the next call.
     pub(super) fn lot(&self) -> u32 {
-        let Some((beaten, _)) = self.beaten.as_ref().filter(|_| self.settings.leased) else { return 0 };
-        let lots = self.settings.limits.iter().map(|quota| lot(quota, beaten.live));
+        let Some((heartbeat, _)) = self.heartbeat.as_ref().filter(|_| self.settings.leased) else { return 0 };
+        let lots = self.settings.limits.iter().map(|quota| lot(quota, heartbeat.live));
         lots.min().unwrap_or(0)
     }
 
@@ -56,7 +56,7 @@ impl Known {
             self.saved_up.firsts = self.saved_up.firsts.saturating_add(1);
             return Some(Shared::leased(None));
         }
-        let fresh = self.beaten.as_ref().is_some_and(|(_, at)| now.since(*at) < STALE);
+        let fresh = self.heartbeat.as_ref().is_some_and(|(_, at)| now.since(*at) < MAX_HEARTBEAT_AGE);
         if !self.settings.leased || !fresh {
             return None;
         }
@@ -101,7 +101,7 @@ impl Known {
     }
 
     /// Notes the number of a lifted pause from a message or a reply. True: the known pause ends. False: it began after this lift.
-    pub(super) fn told_of_lift(&mut self, mark: u64) -> bool {
+    pub(super) fn note_lift(&mut self, mark: u64) -> bool {
         let ends = self.lifted.is_none_or(|before| mark >= before);
         if ends {
             self.end_pause(mark);
@@ -124,14 +124,14 @@ impl Known {
         self.lifted = Some(mark);
         // The lift made all earlier reservations void.
         self.leased = Leased::default();
-        if let Some((beaten, _)) = &mut self.beaten {
-            beaten.pause = Duration::ZERO;
+        if let Some((heartbeat, _)) = &mut self.heartbeat {
+            heartbeat.pause = Duration::ZERO;
         }
     }
 
     /// Settings for this host alone: its share of the fleet's limits.
     pub(super) fn share(&self) -> Settings {
-        let live = self.beaten.as_ref().map_or(1, |(beaten, _)| beaten.live.max(1));
+        let live = self.heartbeat.as_ref().map_or(1, |(heartbeat, _)| heartbeat.live.max(1));
         let part = |quota: &Quota| Quota {
             period: quota.period.saturating_mul(live),
             burst: (quota.burst.get() / live).try_into().unwrap_or(std::num::NonZeroU32::MIN),

@@ -1,6 +1,6 @@
 //! Status of a group for operators, as of the last heartbeat.
 
-use super::{RedisGate, STALE, shared_breaker::SharedBreakerStatus};
+use super::{MAX_HEARTBEAT_AGE, RedisGate, shared_breaker::SharedBreakerStatus};
 use crate::{
     breaker,
     group::{GroupStatus, LimitView},
@@ -15,8 +15,8 @@ impl RedisGate {
         let known = self.known.lock();
         let breakerless = known.settings.breaker.is_none();
         let seen = if breakerless { Some(SharedBreakerStatus::NONE) } else { known.fleet.seen(now) };
-        let (Some((beaten, at)), Some(seen)) = (&known.beaten, seen) else { return alone };
-        if now.since(*at) > STALE {
+        let (Some((heartbeat, at)), Some(seen)) = (&known.heartbeat, seen) else { return alone };
+        if now.since(*at) > MAX_HEARTBEAT_AGE {
             return alone;
         }
         let since = |time: Duration| time.saturating_sub(now.since(*at));
@@ -25,16 +25,16 @@ impl RedisGate {
             why: seen.why,
             forced: seen.forced,
             remaining: seen.remaining,
-            open_since: seen.why.is_some().then(|| beaten.open_since.saturating_add(now.since(*at))),
-            failures_in_row: beaten.failures_in_row,
-            counts: beaten.counts,
+            open_since: seen.why.is_some().then(|| heartbeat.open_since.saturating_add(now.since(*at))),
+            failures_in_row: heartbeat.failures_in_row,
+            counts: heartbeat.counts,
             usual_milli: None,
-            probes: beaten.probes,
+            probes: heartbeat.probes,
             epoch: seen.epoch,
         };
         let passes = seen.standing == breaker::BreakerState::Closed && !seen.forced;
         let own = alone.breaker.filter(|own| passes && own.standing != breaker::BreakerState::Closed);
-        let limits = known.settings.limits.iter().zip(&beaten.ahead);
+        let limits = known.settings.limits.iter().zip(&heartbeat.ahead);
         GroupStatus {
             group: self.name.clone(),
             breaker: (!breakerless).then(|| own.unwrap_or(of_fleet)),
@@ -42,9 +42,9 @@ impl RedisGate {
                 .map(|(quota, ahead)| LimitView { quota: *quota, taken: quota.places(since(*ahead)) })
                 .collect(),
             pace: None,
-            budget: beaten.budget,
+            budget: heartbeat.budget,
             budget_settings: known.settings.budget.clone(),
-            paused: Some(since(beaten.pause)).filter(|pause| !pause.is_zero()).max(alone.paused),
+            paused: Some(since(heartbeat.pause)).filter(|pause| !pause.is_zero()).max(alone.paused),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     rng::Rng,
     rollout::{
         PolicyRef, Why,
-        protocol::{Agreement, GENERATIONS},
+        protocol::{Agreement, MAX_GENERATION},
     },
     {
         Address, Keys,
@@ -83,8 +83,8 @@ impl World {
         }
     }
 
-    fn ask(&mut self, speaker: &HostStatus, known: &FleetState, word: &Message) -> MessageReply {
-        let arguments = arguments(Some(self.now.0), "t:events", "api", speaker, known, word);
+    fn ask(&mut self, host_status: &HostStatus, known: &FleetState, word: &Message) -> MessageReply {
+        let arguments = arguments(Some(self.now.0), "t:events", "api", host_status, known, word);
         let mut command = redis::cmd("EVAL");
         command.arg(AGREEMENT.source()).arg(2).arg(&self.keys).arg(arguments);
         let answer: Value = command.query(&mut self.connection).unwrap();
@@ -103,7 +103,7 @@ impl World {
         let Agreement { standing, proposal, aborted, members } = &self.pure;
         let hosts = members.iter().map(|(name, member)| Host {
             name: name.clone(),
-            silent: self.now.since(member.heard),
+            silent: self.now.since(member.last_message_at),
             generation: member.generation,
             staged: member.staged,
         });
@@ -139,7 +139,7 @@ impl World {
                     quarantined: vec![digest(77); usize::from(generation > 3)],
                 });
                 let word = match word {
-                    Said::Beat => Message::Beat,
+                    Said::Beat => Message::Heartbeat,
                     Said::Announce(of, promoted, other) => {
                         self.proposals += 1;
                         let others = (0..2).filter(|host| *other == *host).map(|host| format!("host-{host}")).collect();
@@ -158,11 +158,11 @@ impl World {
                 // Stage the open proposal often, so that some switches happen.
                 let current = self.pure.proposal.as_ref().map(|proposal| proposal.id);
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
-                let speaker = HostStatus { host: format!("host-{host}"), generation: *generation, staged };
-                let (outcome, is_news) = self.pure.hear(&speaker, &known, &word, self.now);
+                let host_status = HostStatus { host: format!("host-{host}"), generation: *generation, staged };
+                let (outcome, is_news) = self.pure.apply(&host_status, &known, &word, self.now);
                 self.came.insert(format!("{outcome:?}"));
                 let published = self.published();
-                let heard = self.ask(&speaker, &known, &word);
+                let heard = self.ask(&host_status, &known, &word);
                 prop_assert_eq!(self.published() - published, u64::from(is_news), "told after {:?}", event);
                 prop_assert_eq!(heard, MessageReply { outcome, flawed: false, view: self.view() }, "after {:?}", event);
             }
@@ -242,13 +242,13 @@ fn what_a_stranger_wrote_is_thrown_away() {
         ("ai", "00000000000000aa"),
         ("pu", &huge),
     ] {
-        world.ask(&own(), &known(), &Message::Beat);
+        world.ask(&own(), &known(), &Message::Heartbeat);
         redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Message::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         let short: String = value.chars().take(40).collect();
         assert!(heard.flawed, "{field} {short}");
         assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
-        assert!(!world.ask(&own(), &known(), &Message::Beat).flawed, "{field} {short}: it is mended");
+        assert!(!world.ask(&own(), &known(), &Message::Heartbeat).flawed, "{field} {short}: it is mended");
     }
     // A proposal and an aborted one, each with one invalid word.
     let whole = [
@@ -261,12 +261,12 @@ fn what_a_stranger_wrote_is_thrown_away() {
             for value in
                 bad.iter().skip(usize::from(spoilt == 0)).filter(|value| fields[spoilt].0 != "ar" || value.len() > 9)
             {
-                world.ask(&own(), &known(), &Message::Beat);
+                world.ask(&own(), &known(), &Message::Heartbeat);
                 for (at, (field, good)) in fields.iter().enumerate() {
                     let value = if at == spoilt { *value } else { good.as_bytes() };
                     redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
                 }
-                let heard = world.ask(&own(), &known(), &Message::Beat);
+                let heard = world.ask(&own(), &known(), &Message::Heartbeat);
                 let (field, short) = (fields[spoilt].0, String::from_utf8_lossy(&value[..value.len().min(20)]));
                 assert!(heard.flawed, "{field} {short}");
                 let FleetStatus { standing, proposed, aborted, .. } = heard.view;
@@ -280,18 +280,18 @@ fn what_a_stranger_wrote_is_thrown_away() {
             redis::cmd("HSET").arg(&world.keys[0]).arg(field).arg(value).exec(&mut world.connection).unwrap();
         }
         redis::cmd("HSET").arg(&world.keys[0]).arg("ar").arg(reason).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Message::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         let told = heard.view.aborted.unwrap().reason;
-        assert!(!heard.flawed && told.starts_with(expected) && told.chars().count() <= REASON_CHARS, "{told}");
+        assert!(!heard.flawed && told.starts_with(expected) && told.chars().count() <= MAX_REASON_CHARS, "{told}");
     }
     for value in ["", "1 2", "-1 5 ", "1 -5 ", "99999999999999999999 5 ", &huge] {
         redis::cmd("HSET").arg(&world.keys[1]).arg("other").arg(value).exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Message::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         assert!(heard.flawed && heard.view.hosts.len() == 1, "{heard:?}");
     }
     for key in 0..2 {
         redis::cmd("SET").arg(&world.keys[key]).arg("a string").exec(&mut world.connection).unwrap();
-        let heard = world.ask(&own(), &known(), &Message::Beat);
+        let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         assert!(heard.flawed, "{key}");
         assert_eq!(heard.view.standing, known());
     }
@@ -302,14 +302,14 @@ fn what_a_stranger_wrote_is_thrown_away() {
 fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     let server = RedisServer::start();
     let mut world = World::new(&server, 0);
-    let last = FleetState { generation: GENERATIONS, ..known() };
-    world.ask(&own(), &last, &Message::Beat);
+    let last = FleetState { generation: MAX_GENERATION, ..known() };
+    world.ask(&own(), &last, &Message::Heartbeat);
     let announce = announce(1, b"next");
     let heard = world.ask(&own(), &last, &announce);
     assert_eq!((heard.outcome, heard.flawed), (MessageOutcome::Done, false));
     let standing = heard.view.standing;
-    assert_eq!((standing.generation, standing.chosen), (GENERATIONS, PolicyRef::Artifact(Digest::of(b"next"))));
-    let back = |chosen| Message::RollBack { generation: GENERATIONS, chosen, why: Why::Operator };
+    assert_eq!((standing.generation, standing.chosen), (MAX_GENERATION, PolicyRef::Artifact(Digest::of(b"next"))));
+    let back = |chosen| Message::RollBack { generation: MAX_GENERATION, chosen, why: Why::Operator };
     let stale = world.ask(&own(), &standing, &back(last.chosen));
     assert_eq!(stale.outcome, MessageOutcome::Stale, "of one generation's number, but of another policy");
     let heard = world.ask(&own(), &standing, &back(standing.chosen));
@@ -344,20 +344,20 @@ fn what_changes_is_published() {
     let back = |generation| Message::RollBack { generation, chosen, why: Why::Fault };
     let own = |host: &str, staged| HostStatus { host: host.to_owned(), generation: 0, staged };
     let mut said = 0;
-    for (speaker, word, is_news) in [
-        (own("a", None), Message::Beat, false),
-        (own("b", None), Message::Beat, false),
+    for (host_status, word, is_news) in [
+        (own("a", None), Message::Heartbeat, false),
+        (own("b", None), Message::Heartbeat, false),
         (own("a", None), announce(1, b"x"), true),
         (own("a", None), announce(2, b"y"), false),
-        (own("a", Some(1)), Message::Beat, false),
-        (own("b", Some(1)), Message::Beat, true),
+        (own("a", Some(1)), Message::Heartbeat, false),
+        (own("b", Some(1)), Message::Heartbeat, true),
         (own("b", None), back(9), false),
         (own("b", None), back(1), true),
         (own("b", None), announce(3, b"y"), true),
         (own("a", None), Message::Refuse { id: 3, step: "load", reason: String::new() }, true),
     ] {
-        world.ask(&speaker, &none, &word);
-        assert_eq!(world.pure.hear(&speaker, &none, &word, world.now).1, is_news, "{word:?}");
+        world.ask(&host_status, &none, &word);
+        assert_eq!(world.pure.apply(&host_status, &none, &word, world.now).1, is_news, "{word:?}");
         said += usize::from(is_news);
         // Messages arrive in order, so all earlier ones precede this.
         let () = server.ask(&["PUBLISH", "t:events", "end"]);
@@ -382,9 +382,9 @@ async fn hosts_agree_on_a_cluster() {
     let link = RedisConnection::open(&settings, Clock::system(), Rng::system()).unwrap();
     for upstream in ["api", "{braces} and blanks", "third"] {
         let agreement = RedisAgreement::new(link.clone(), upstream);
-        let speaker = HostStatus { host: "a".to_owned(), generation: 0, staged: None };
+        let host_status = HostStatus { host: "a".to_owned(), generation: 0, staged: None };
         let word = announce(1, b"x");
-        let heard = agreement.say(&speaker, &FleetState::default(), &word).await.unwrap();
+        let heard = agreement.send(&host_status, &FleetState::default(), &word).await.unwrap();
         assert_eq!((heard.outcome, heard.view.standing.generation), (MessageOutcome::Done, 1), "{upstream}");
     }
 }

@@ -31,7 +31,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Longer than any entry is kept, and small enough not to overflow [`Instant`].
 const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365);
 /// Concurrent script calls.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_CALLS: usize = 64;
 
 /// Ended entries that Redis has not confirmed.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub(super) struct Endings {
     waiting: Mutex<VecDeque<Ending>>,
     more: Arc<Notify>,
     /// Whether the loss of one for lack of room was logged.
-    told_dropped: AtomicBool,
+    dropped_reported: AtomicBool,
 }
 
 /// An entry that ended.
@@ -64,7 +64,7 @@ impl Endings {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
             waiting.pop_front();
-            if !self.told_dropped.swap(true, Relaxed) {
+            if !self.dropped_reported.swap(true, Relaxed) {
                 tracing::warn!(
                     max = MAX_WAITING,
                     "more writes were answered than this host keeps until shared state is told; an equal write may be given \
@@ -77,14 +77,14 @@ impl Endings {
         self.more.notify_one();
     }
 
-    /// Removes and returns up to [`AT_ONCE`] matching entries that have not expired.
+    /// Removes and returns up to [`MAX_CONCURRENT_CALLS`] matching entries that have not expired.
     fn take(&self, which: impl Fn(&Ending) -> bool) -> Vec<Ending> {
         let now = Instant::now();
         let mut waiting = self.waiting.lock();
         waiting.retain(|ending| now < ending.until);
         let mut taken = Vec::new();
         waiting.retain(|ending| {
-            let is_taken = taken.len() < AT_ONCE && which(ending);
+            let is_taken = taken.len() < MAX_CONCURRENT_CALLS && which(ending);
             if is_taken {
                 taken.push(*ending);
             }
@@ -100,7 +100,7 @@ impl Endings {
 }
 
 /// Reports ended entries to Redis in the background, as long as the records exist.
-pub(super) async fn tell(records: Weak<Inner>) {
+pub(super) async fn report(records: Weak<Inner>) {
     let Some(more) = records.upgrade().map(|inner| Arc::clone(&inner.endings.more)) else { return };
     loop {
         more.notified().await;
@@ -110,7 +110,7 @@ pub(super) async fn tell(records: Weak<Inner>) {
             if taken.is_empty() {
                 break;
             }
-            if inner.tell_all(taken).await.is_err() {
+            if inner.report_all(taken).await.is_err() {
                 drop(inner);
                 sleep(RETRY_INTERVAL).await;
             }
@@ -121,56 +121,57 @@ pub(super) async fn tell(records: Weak<Inner>) {
 impl Inner {
     /// Reports the end of an entry to Redis, and queues it if that fails.
     pub(super) async fn ended(&self, ending: Ending) {
-        if let Err(error) = self.tell_all(vec![ending]).await {
+        if let Err(error) = self.report_all(vec![ending]).await {
             tracing::debug!(%error, "shared state was not told of a place that ended; it is told again");
         }
     }
 
     /// Reports the ended entries of this digest, so that a new equal request does not adopt one of them.
-    pub(super) async fn tell_of_equals(&self, digest: RequestDigest) -> Result<(), RecordError> {
+    pub(super) async fn report_equals(&self, digest: RequestDigest) -> Result<(), RecordError> {
         let taken = self.endings.take(|ending| ending.ticket.digest == digest);
-        if taken.is_empty() { Ok(()) } else { self.tell_all(taken).await }
+        if taken.is_empty() { Ok(()) } else { self.report_all(taken).await }
     }
 
     /// Reports all ended entries once, at shutdown.
-    pub(super) async fn tell_rest(&self) {
+    pub(super) async fn report_rest(&self) {
         loop {
             let taken = self.endings.take(|_| true);
-            if taken.is_empty() || self.tell_all(taken).await.is_err() {
+            if taken.is_empty() || self.report_all(taken).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn tell_all(&self, endings: Vec<Ending>) -> Result<(), RecordError> {
-        // `Untold` puts an entry back when it is dropped: the request that runs this may be cancelled meanwhile.
-        let told =
-            endings.into_iter().map(|ending| self.tell_one(Untold { endings: &self.endings, ending: Some(ending) }));
-        join_all(told).await.into_iter().collect()
+    async fn report_all(&self, endings: Vec<Ending>) -> Result<(), RecordError> {
+        // `Unreported` puts an entry back when it is dropped: the request that runs this may be cancelled meanwhile.
+        let reported = endings
+            .into_iter()
+            .map(|ending| self.report_one(Unreported { endings: &self.endings, ending: Some(ending) }));
+        join_all(reported).await.into_iter().collect()
     }
 
-    async fn tell_one(&self, mut untold: Untold<'_>) -> Result<(), RecordError> {
-        let Some(Ending { ticket, forget, .. }) = untold.ending else { return Ok(()) };
+    async fn report_one(&self, mut unreported: Unreported<'_>) -> Result<(), RecordError> {
+        let Some(Ending { ticket, forget, .. }) = unreported.ending else { return Ok(()) };
         let step = scripts::answered(self.keys(), &ticket, forget);
-        match self.link.run_within(self.patience(), step.script, &step.keys, &step.args).await {
+        match self.link.run_within(self.call_timeout(), step.script, &step.keys, &step.args).await {
             Ok(_) => {}
             // A retry would get the same reply.
             Err(error @ LinkError::Nonsense { .. }) => tracing::warn!(%error, "a place could not be ended"),
             // The caller's own script was not sent.
             Err(error) => return Err(RecordError::Unavailable { source: Box::new(error), maybe_done: false }),
         }
-        untold.ending = None;
+        unreported.ending = None;
         Ok(())
     }
 }
 
 /// Puts its entry back into the queue when dropped, unless the entry was confirmed.
-struct Untold<'a> {
+struct Unreported<'a> {
     endings: &'a Endings,
     ending: Option<Ending>,
 }
 
-impl Drop for Untold<'_> {
+impl Drop for Unreported<'_> {
     fn drop(&mut self) {
         if let Some(ending) = self.ending.take() {
             self.endings.put(ending);

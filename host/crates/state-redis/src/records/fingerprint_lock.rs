@@ -3,11 +3,11 @@
 
 use super::{
     Inner,
-    scripts::{self, InEra, ScriptReply, TURN_LEASE},
+    scripts::{self, FINGERPRINT_LOCK_LEASE, InEra, ScriptReply},
 };
 use crate::{
     idempotency::{FencingToken, Fingerprint, FingerprintLock, RecordError, records::Lease},
-    memory::records::fingerprint_locks::TurnGuard,
+    memory::records::fingerprint_locks::LocalLockGuard,
 };
 use std::{
     sync::{
@@ -39,8 +39,8 @@ pub(super) struct QueueTicket {
 /// The lock, renewed in the background until it is dropped.
 struct HeldLock {
     renewing: Option<AbortHandle>,
-    place: QueueTicket,
-    _here: Option<TurnGuard>,
+    queue_ticket: QueueTicket,
+    _local_lock: Option<LocalLockGuard>,
 }
 
 impl QueueTicket {
@@ -50,13 +50,13 @@ impl QueueTicket {
     }
 
     /// Records that a call sent at `asked` joined the queue or renewed the membership.
-    pub(super) fn heard(&self, asked: Instant) {
-        let until = self.inner.clock.timestamp(asked).after(TURN_LEASE);
+    pub(super) fn record_renewal(&self, asked: Instant) {
+        let until = self.inner.clock.timestamp(asked).after(FINGERPRINT_LOCK_LEASE);
         self.until.store(until.0, Relaxed);
     }
 
     /// Redis has confirmed that the queue was not joined: the drop sends nothing.
-    pub(super) fn was_not_taken(mut self) {
+    pub(super) fn discard(mut self) {
         self.taken = false;
     }
 
@@ -71,7 +71,7 @@ impl QueueTicket {
             let asked = Instant::now();
             match self.enter().await {
                 Ok(value) => {
-                    self.heard(asked);
+                    self.record_renewal(asked);
                     match ScriptReply::of(&value).map(|answer| answer.word) {
                         Some("ours") => return Ok(self),
                         Some("waits") => {}
@@ -88,17 +88,17 @@ impl QueueTicket {
 
     /// Joins the queue, or renews the membership.
     async fn enter(&self) -> Result<super::Value, RecordError> {
-        let step = |era: InEra<'_>| scripts::turn(self.inner.keys(), self.fingerprint, self.own, era);
+        let step = |era: InEra<'_>| scripts::take_lock(self.inner.keys(), self.fingerprint, self.own, era);
         self.inner.in_this_era(&[], step).await
     }
 
     /// Converts the membership, which has the lock now, into a guard that renews it.
-    pub(super) fn hold(self, here: Option<TurnGuard>) -> FingerprintLock {
+    pub(super) fn hold(self, here: Option<LocalLockGuard>) -> FingerprintLock {
         let renewing = Handle::try_current().ok().map(|runtime| {
             let (inner, fingerprint, own) = (Arc::clone(&self.inner), self.fingerprint, self.own);
             runtime.spawn(renew(inner, fingerprint, own, Arc::clone(&self.until))).abort_handle()
         });
-        FingerprintLock::new(HeldLock { renewing, place: self, _here: here })
+        FingerprintLock::new(HeldLock { renewing, queue_ticket: self, _local_lock: here })
     }
 }
 
@@ -107,7 +107,7 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
     eras.mark_unchanged();
     loop {
         // After a loss of data, take the lock again at once, before another request may join the empty queue.
-        let lost = timeout(TURN_LEASE / 3, eras.changed()).await.is_ok();
+        let lost = timeout(FINGERPRINT_LOCK_LEASE / 3, eras.changed()).await.is_ok();
         let asked = Instant::now();
         let step = match inner.link.known_era().filter(|_| lost) {
             Some(era) => {
@@ -115,13 +115,13 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
                     tracing::debug!(%error, "a turn could not be taken again yet");
                 }
                 let era = inner.link.known_era().unwrap_or(era);
-                scripts::turn(inner.keys(), fingerprint, own, inner.in_era(&era))
+                scripts::take_lock(inner.keys(), fingerprint, own, inner.in_era(&era))
             }
             None => scripts::renew(inner.keys(), fingerprint, own),
         };
         match inner.run(&step).await {
             Ok(value) if ScriptReply::of(&value).is_some_and(|answer| answer.word == "ours") => {
-                until.store(inner.clock.timestamp(asked).after(TURN_LEASE).0, Relaxed);
+                until.store(inner.clock.timestamp(asked).after(FINGERPRINT_LOCK_LEASE).0, Relaxed);
             }
             // The server has lost its data again: the next round takes the lock.
             Ok(value) if ScriptReply::of(&value).is_some_and(|answer| answer.word == "strange") => {}
@@ -137,7 +137,7 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
 
 impl Lease for HeldLock {
     fn holds(&self) -> bool {
-        self.place.holds()
+        self.queue_ticket.holds()
     }
 }
 

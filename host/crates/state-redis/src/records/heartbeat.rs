@@ -15,7 +15,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 /// Between two heartbeats: the lease outlasts two failed ones.
-const BEAT_INTERVAL: Duration = Duration::from_secs(4);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(4);
 /// Between a failed heartbeat and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -55,20 +55,20 @@ impl Heartbeat {
 
 /// Renews the leases that are in use, as long as the records exist.
 pub(super) async fn renew(records: Weak<Inner>) {
-    let mut wait = BEAT_INTERVAL;
+    let mut wait = HEARTBEAT_INTERVAL;
     loop {
         sleep(wait).await;
         let Some(inner) = records.upgrade() else { return };
-        let beats = inner.heartbeat.needed().map(|part| inner.beat(part));
-        let all = join_all(beats).await.into_iter().all(|arrived| arrived);
-        wait = if all { BEAT_INTERVAL } else { RETRY_INTERVAL };
+        let ticks = inner.heartbeat.needed().map(|part| inner.send_heartbeat(part));
+        let all = join_all(ticks).await.into_iter().all(|arrived| arrived);
+        wait = if all { HEARTBEAT_INTERVAL } else { RETRY_INTERVAL };
     }
 }
 
 impl Inner {
-    async fn beat(&self, part: u8) -> bool {
+    async fn send_heartbeat(&self, part: u8) -> bool {
         let asked = Instant::now();
-        match self.run(&scripts::beat(self.keys(), part, self.heartbeat.host)).await {
+        match self.run(&scripts::heartbeat(self.keys(), part, self.heartbeat.host)).await {
             Ok(_) => {
                 self.heartbeat.renewed_in(self, part, asked);
                 true

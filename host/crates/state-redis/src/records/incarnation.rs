@@ -22,14 +22,14 @@ use futures_util::future::join_all;
 impl Inner {
     /// Finds out why a part's marker is not the expected one, and writes every part's marker. Losses are known afterwards.
     pub(super) async fn recognise(&self) -> Result<(), RecordError> {
-        let era = self.link.recognise(self.patience()).await.map_err(unavailable)?;
+        let era = self.link.recognise(self.call_timeout()).await.map_err(unavailable)?;
         let marked = join_all((0..PARTS).map(|part| self.mark(part, &era))).await;
         if !marked.into_iter().collect::<Result<Vec<_>, _>>()?.contains(&false) {
             return Ok(());
         }
         let next = format!("{:016x}", self.entropy.next());
         self.run(&scripts::era(self.keys(), 0, &era, Era::Lose(&next))).await?;
-        self.link.recognise(self.patience()).await.map(drop).map_err(unavailable)
+        self.link.recognise(self.call_timeout()).await.map(drop).map_err(unavailable)
     }
 
     /// Writes a part's marker. False: the part had a marker in this era, and has lost it.

@@ -25,13 +25,13 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to retry a record under which another request is running.
 const BUSY_TIME: Duration = Duration::from_mins(3);
 /// Concurrent script calls.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_CALLS: usize = 64;
 
 /// Result of restoring one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gave {
+pub(super) enum RestoreResult {
     /// Restored.
-    Back,
+    Restored,
     /// Not needed: the server's record is as good.
     Nothing,
     /// Another request is running under the record: try again later.
@@ -106,7 +106,7 @@ impl Inner {
                 let step = scripts::claim(self.keys(), name, owner, Some(left), in_era);
                 self.run(&step).await.and_then(|value| fenced("claim", &value).map(drop))
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(MAX_CONCURRENT_CALLS);
         while let Some(step) = steps.next().await {
             step?;
         }
@@ -114,13 +114,13 @@ impl Inner {
         let mut back = 0_usize;
         let mut busy = Vec::new();
         let mut steps = stream::iter(ids.to_vec())
-            .map(|id| async move { self.give_back_one(era, id).await.map(|gave| (id, gave)) })
-            .buffer_unordered(AT_ONCE);
+            .map(|id| async move { self.restore_one(era, id).await.map(|gave| (id, gave)) })
+            .buffer_unordered(MAX_CONCURRENT_CALLS);
         while let Some(step) = steps.next().await {
             match step? {
-                (_, Gave::Back) => back += 1,
-                (id, Gave::Busy) => busy.push(id),
-                (_, Gave::Nothing) => {}
+                (_, RestoreResult::Restored) => back += 1,
+                (id, RestoreResult::Busy) => busy.push(id),
+                (_, RestoreResult::Nothing) => {}
             }
         }
         if count > 0 || back > 0 {
@@ -130,10 +130,10 @@ impl Inner {
     }
 
     /// Restores one record.
-    pub(super) async fn give_back_one(&self, era: &str, id: RecordId) -> Result<Gave, RecordError> {
-        let Some(record) = self.ledger.record(id) else { return Ok(Gave::Nothing) };
+    pub(super) async fn restore_one(&self, era: &str, id: RecordId) -> Result<RestoreResult, RecordError> {
+        let Some(record) = self.ledger.record(id) else { return Ok(RestoreResult::Nothing) };
         if record.is_doubtful() {
-            return Ok(Gave::Nothing);
+            return Ok(RestoreResult::Nothing);
         }
         let fields = record.fields();
         let sealed = match fields.state {
@@ -155,10 +155,10 @@ impl Inner {
                 if record.host().is_some() {
                     self.heartbeat.renewed(self, id, asked);
                 }
-                Gave::Back
+                RestoreResult::Restored
             }
-            "busy" => Gave::Busy,
-            _ => Gave::Nothing,
+            "busy" => RestoreResult::Busy,
+            _ => RestoreResult::Nothing,
         })
     }
 
@@ -170,8 +170,8 @@ impl Inner {
 
     /// Restores a record after the server replied `lost` to its owner. None: no data was lost, so the record has expired or belongs to
     /// another owner.
-    pub(super) async fn give_back_lost(&self, id: RecordId) -> Result<Option<Gave>, RecordError> {
-        let era = self.link.era(self.patience()).await.map_err(unavailable)?;
+    pub(super) async fn restore_lost(&self, id: RecordId) -> Result<Option<RestoreResult>, RecordError> {
+        let era = self.link.era(self.call_timeout()).await.map_err(unavailable)?;
         if !self.may_be_lost(id) {
             // The loss may be undetected yet: check the server now.
             self.recognise().await?;
@@ -180,12 +180,12 @@ impl Inner {
             }
         }
         let era = self.link.known_era().unwrap_or(era);
-        self.give_back_one(&era, id).await.map(Some)
+        self.restore_one(&era, id).await.map(Some)
     }
 
     /// The same. True: the record was restored.
     pub(super) async fn give_back_own(&self, id: RecordId) -> Result<bool, RecordError> {
-        Ok(self.give_back_lost(id).await? == Some(Gave::Back))
+        Ok(self.restore_lost(id).await? == Some(RestoreResult::Restored))
     }
 
     /// The fence for scripts that touch no record; none on a Cluster, where such a script may not touch a part's marker too.

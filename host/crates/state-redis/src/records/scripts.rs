@@ -7,8 +7,8 @@ use super::super::{Keys, Script, Value, reply};
 use crate::{
     clock::{Timestamp, micros},
     idempotency::{
-        Arriving, BeginRequest, ClaimName, ClaimOwner, FencingToken, Fingerprint, KeyTag, KeyedSends, Leaving,
-        PlaceTerm, RecordId, Ticket,
+        Arriving, BeginRequest, ClaimName, ClaimOwner, EntryTerm, FencingToken, Fingerprint, KeyTag, KeyedSends,
+        Leaving, RecordId, Ticket,
         record::{HOST_LEASE, HostId, Record, StateFields},
         unanswered::MAX_EQUAL,
     },
@@ -20,12 +20,12 @@ pub const PARTS: u8 = 16;
 
 /// Lease of a member in the queue of a fingerprint lock, renewed at a third: the longest that a waiting request is delayed by a host
 /// that died.
-pub const TURN_LEASE: Duration = Duration::from_secs(15);
+pub const FINGERPRINT_LOCK_LEASE: Duration = Duration::from_secs(15);
 
-/// Lease of an entry in the list of unanswered requests, renewed at a third. Half of [`TURN_LEASE`], so that a request that gets the
-/// lock of a host that died finds that host's entries as orphans: an entry that was renewed last ends before a lock that was renewed
-/// up to 5 s earlier.
-pub const PLACE_LEASE: Duration = Duration::from_millis(7500);
+/// Lease of an entry in the list of unanswered requests, renewed at a third. Half of [`FINGERPRINT_LOCK_LEASE`], so that a request that
+/// gets the lock of a host that died finds that host's entries as orphans: an entry that was renewed last ends before a lock that was
+/// renewed up to 5 s earlier.
+pub const ENTRY_LEASE: Duration = Duration::from_millis(7500);
 
 /// Requests of unknown writes that a part keeps for verification; further records keep only the names of upstream and endpoint. All
 /// parts together: 16,384, more than a fleet verifies in the hour that it tries; at 64 KiB each, 1 GiB of the server's memory.
@@ -92,7 +92,7 @@ pub struct Circumstances {
 pub fn begin(keys: &Keys, id: RecordId, opening: &BeginRequest, about: &Circumstances) -> ScriptCall {
     let mut step = of_record(&BEGIN, keys, id);
     step.keys.push(of_part(keys, part_of(id), "server"));
-    if opening.turn && about.one_node {
+    if opening.fingerprint_lock && about.one_node {
         step.keys.extend(queue(keys, opening.fingerprint));
     }
     step.args.extend([
@@ -103,7 +103,7 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &BeginRequest, about: &Circumst
         duration(opening.keep),
         about.cap.to_string().into_bytes(),
         about.lost_ago.map(duration).unwrap_or_default(),
-        duration(TURN_LEASE),
+        duration(FINGERPRINT_LOCK_LEASE),
         about.era.clone().into_bytes(),
         opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default(),
         about.host.to_string().into_bytes(),
@@ -114,7 +114,7 @@ pub fn begin(keys: &Keys, id: RecordId, opening: &BeginRequest, about: &Circumst
 }
 
 /// Renews a host's heartbeat in a part.
-pub fn beat(keys: &Keys, part: u8, host: HostId) -> ScriptCall {
+pub fn heartbeat(keys: &Keys, part: u8, host: HostId) -> ScriptCall {
     let args = vec![host.to_string().into_bytes(), duration(HOST_LEASE)];
     ScriptCall { script: &HEARTBEAT, keys: vec![of_part(keys, part, "hosts")], args }
 }
@@ -125,11 +125,11 @@ fn answer_kept(opening: &BeginRequest) -> Vec<u8> {
 }
 
 pub fn arrive(keys: &Keys, arriving: &Arriving, asked: Option<Asked>, about: &Circumstances) -> ScriptCall {
-    let Arriving { ticket, opening, turn, max, .. } = arriving;
+    let Arriving { ticket, opening, fingerprint_lock, max, .. } = arriving;
     let mut step = of_record(&ARRIVE, keys, ticket.id);
     step.keys.push(of_part(keys, part_of(ticket.id), "server"));
     step.keys.extend(lists(keys, ticket));
-    if let Some(fingerprint) = turn.filter(|_| about.one_node) {
+    if let Some(fingerprint) = fingerprint_lock.filter(|_| about.one_node) {
         step.keys.extend(queue(keys, fingerprint));
     }
     step.args.extend([
@@ -144,22 +144,22 @@ pub fn arrive(keys: &Keys, arriving: &Arriving, asked: Option<Asked>, about: &Ci
         max.div_ceil(PARTS.into()).to_string().into_bytes(),
         MAX_EQUAL.to_string().into_bytes(),
         about.lost_ago.map(duration).unwrap_or_default(),
-        duration(TURN_LEASE),
+        duration(FINGERPRINT_LOCK_LEASE),
         about.era.clone().into_bytes(),
     ]);
     let key = opening.upstream_key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
     step.asking(asked).with(key)
 }
 
-pub fn look_again(keys: &Keys, ticket: &Ticket) -> ScriptCall {
+pub fn recheck_orphan(keys: &Keys, ticket: &Ticket) -> ScriptCall {
     of_entry(&RECHECK, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept))
 }
 
 /// `lists_again`: add the entry again if it is missing, because the server has lost it and the caller is still connected.
-pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, place: PlaceTerm, lists_again: bool) -> ScriptCall {
+pub fn keep_alive(keys: &Keys, ticket: &Ticket, lock: Duration, term: EntryTerm, lists_again: bool) -> ScriptCall {
     let step = of_entry(&KEEP_ALIVE, keys, ticket).with(duration(ticket.terms.lease)).with(duration(ticket.terms.kept));
     let most = if lists_again { MAX_EQUAL.to_string().into_bytes() } else { Vec::new() };
-    step.with(duration(lock)).with(flag(place != PlaceTerm::GivenUp)).with(most)
+    step.with(duration(lock)).with(flag(term != EntryTerm::GivenUp)).with(most)
 }
 
 pub fn abandon(keys: &Keys, ticket: &Ticket) -> ScriptCall {
@@ -267,7 +267,7 @@ pub fn status(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> ScriptCa
     of_record(&STATUS, keys, id).with_lease(lost_ago)
 }
 
-pub fn look(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> ScriptCall {
+pub fn get(keys: &Keys, id: RecordId, lost_ago: Option<Duration>) -> ScriptCall {
     of_record(&GET, keys, id).with_lease(lost_ago)
 }
 
@@ -332,7 +332,7 @@ pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Option<Durat
     era.guard(step, keys, name.as_bytes())
 }
 
-pub fn turn(keys: &Keys, fingerprint: Fingerprint, own: FencingToken, era: InEra<'_>) -> ScriptCall {
+pub fn take_lock(keys: &Keys, fingerprint: Fingerprint, own: FencingToken, era: InEra<'_>) -> ScriptCall {
     era.guard(of_queue(&TAKE_LOCK, keys, fingerprint, own), keys, fingerprint.as_bytes())
 }
 
@@ -345,7 +345,11 @@ pub fn pass(keys: &Keys, fingerprint: Fingerprint, own: FencingToken) -> ScriptC
 }
 
 fn of_queue(script: &'static Script, keys: &Keys, fingerprint: Fingerprint, own: FencingToken) -> ScriptCall {
-    ScriptCall { script, keys: queue(keys, fingerprint).into(), args: vec![fence(own), duration(TURN_LEASE)] }
+    ScriptCall {
+        script,
+        keys: queue(keys, fingerprint).into(),
+        args: vec![fence(own), duration(FINGERPRINT_LOCK_LEASE)],
+    }
 }
 
 /// Arguments of [`restore`] beside the record.
@@ -430,8 +434,8 @@ fn of_part(keys: &Keys, part: u8, what: &str) -> String {
 }
 
 fn queue(keys: &Keys, fingerprint: Fingerprint) -> [String; 2] {
-    let twins = format!("twin-{}", hex(fingerprint.as_bytes()));
-    [keys.tagged(&twins, "queue"), keys.tagged(&twins, "alive")]
+    let queue_tag = format!("twin-{}", hex(fingerprint.as_bytes()));
+    [keys.tagged(&queue_tag, "queue"), keys.tagged(&queue_tag, "alive")]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -502,7 +506,7 @@ impl<'a> ScriptReply<'a> {
     }
 
     /// Whether the script also took the fingerprint lock.
-    pub fn turn(&self) -> bool {
+    pub fn has_lock(&self) -> bool {
         self.flag(1)
     }
 

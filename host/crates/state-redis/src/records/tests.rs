@@ -315,7 +315,7 @@ impl World {
             }
             Event::FailOver => self.lost = Some(self.now),
             Event::Beat(key, host) => {
-                let (word, _) = self.ask(scripts::beat(&keys, scripts::part_of(id(key)), HostId(host)));
+                let (word, _) = self.ask(scripts::heartbeat(&keys, scripts::part_of(id(key)), HostId(host)));
                 prop_assert_eq!(word, "done");
                 self.beat(key, HostId(host));
             }
@@ -407,7 +407,7 @@ impl World {
             }
             Event::Look(key) => {
                 self.check_status(key)?;
-                let value = self.value(scripts::look(&keys, id(key), self.lost_ago()));
+                let value = self.value(scripts::get(&keys, id(key), self.lost_ago()));
                 let answer = ScriptReply::of(&value).unwrap();
                 let record = self.records.get(&key);
                 let unsettled = record.and_then(|record| record.unknown_for(&self.facts(key), self.now));
@@ -669,10 +669,10 @@ async fn what_one_host_sent_another_does_not_send() {
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
     let on_one = |fence| begin(&one, clock, id(1), opening(fence, 0));
     let on_other = |fence| begin(&other, other_clock, id(1), opening(fence, 0));
-    let BeginOutcome::New(mut hold) = on_one(1).await.unwrap() else { panic!("the first is not new") };
-    hold.sent().await.unwrap();
+    let BeginOutcome::New(mut guard) = on_one(1).await.unwrap() else { panic!("the first is not new") };
+    guard.sent().await.unwrap();
     assert!(matches!(on_other(2).await.unwrap(), BeginOutcome::InFlight { .. }), "the second is let through");
-    hold.finish(stored("patient 7")).await.unwrap();
+    guard.finish(stored("patient 7")).await.unwrap();
     let BeginOutcome::Replay(replay) = on_other(3).await.unwrap() else { panic!("the third is not replayed") };
     assert_eq!(*replay, stored("patient 7"));
     let held: Vec<String> = server.ask(&["KEYS", "*"]);
@@ -681,23 +681,23 @@ async fn what_one_host_sent_another_does_not_send() {
         assert!(!fields.concat().windows(7).any(|part| part == b"patient"), "{key} can be read");
     }
     // One host leaves a write unknown, and another verifies it.
-    let BeginOutcome::New(mut hold) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else {
+    let BeginOutcome::New(mut guard) = begin(&one, clock, id(2), opening(4, 0)).await.unwrap() else {
         panic!("not new")
     };
-    hold.sent().await.unwrap();
-    hold.leave_unknown(Duration::from_secs(1));
+    guard.sent().await.unwrap();
+    guard.leave_unknown(Duration::from_secs(1));
     one.flushed().await;
     let unsettled = other.unsettled(10).await.unwrap();
     assert_eq!(unsettled.iter().map(|unsettled| unsettled.id).collect::<Vec<_>>(), [id(2)]);
     let begun = begin(&other, other_clock, id(2), opening(5, 0)).await.unwrap();
-    let BeginOutcome::Reconcile { hold, sent_ago, .. } = begun else { panic!("{begun:?}") };
+    let BeginOutcome::Reconcile { guard, sent_ago, .. } = begun else { panic!("{begun:?}") };
     assert!(sent_ago <= Duration::from_secs(60), "{sent_ago:?}");
     // A resource has one owner.
     let name = ClaimName::of("up", "7");
-    assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
+    assert_eq!(guard.claim(name).await.unwrap(), Claim::Ours);
     let stranger = ClaimOwner::Request(FencingToken(9));
     assert_eq!(one.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
-    hold.release().await.unwrap();
+    guard.release().await.unwrap();
 }
 
 #[tokio::test]
@@ -705,10 +705,10 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
     let server = RedisServer::start();
     let ((one, _), (other, _)) = (host(&server, None), host(&server, None));
     let fingerprint = opening(1, 0).fingerprint;
-    let first = one.turn(fingerprint).await.unwrap();
-    let mut second = tokio::spawn(other.turn(fingerprint));
-    let opened = one.begin(id(1), opening(2, 0).with_turn(true)).await.unwrap();
-    assert!(opened.turn.is_none(), "a turn that is taken came along");
+    let first = one.lock_fingerprint(fingerprint).await.unwrap();
+    let mut second = tokio::spawn(other.lock_fingerprint(fingerprint));
+    let opened = one.begin(id(1), opening(2, 0).with_fingerprint_lock(true)).await.unwrap();
+    assert!(opened.fingerprint_lock.is_none(), "a turn that is taken came along");
     assert!((&mut second).now_or_never().is_none(), "two at once");
     assert!(first.holds());
     drop(first);
@@ -716,8 +716,11 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
     assert!(second.holds());
     drop(second);
     other.flushed().await;
-    let opened = one.begin(id(2), opening(3, 0).with_turn(true)).await.unwrap();
-    assert!(opened.turn.is_some_and(|turn| turn.holds()), "a turn that is free did not come along");
+    let opened = one.begin(id(2), opening(3, 0).with_fingerprint_lock(true)).await.unwrap();
+    assert!(
+        opened.fingerprint_lock.is_some_and(|fingerprint_lock| fingerprint_lock.holds()),
+        "a turn that is free did not come along"
+    );
 }
 
 /// Without an encryption key, only the status of a response leaves the process.
@@ -725,10 +728,10 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
 async fn without_a_key_only_the_status_is_kept() {
     let server = RedisServer::start();
     let (records, clock) = host(&server, None);
-    let BeginOutcome::New(hold) = begin(&records, clock, id(1), opening(1, 0)).await.unwrap() else {
+    let BeginOutcome::New(guard) = begin(&records, clock, id(1), opening(1, 0)).await.unwrap() else {
         panic!("not new")
     };
-    hold.finish(stored("patient 7")).await.unwrap();
+    guard.finish(stored("patient 7")).await.unwrap();
     let begun = begin(&records, clock, id(1), opening(2, 0)).await.unwrap();
     let BeginOutcome::Replay(kept) = begun else { panic!("{begun:?}") };
     assert_eq!(*kept, Stored::TooLarge { status: http::StatusCode::OK });
@@ -742,11 +745,11 @@ async fn a_server_that_comes_back_empty_makes_unknown_keys_doubtful() {
     // The host ends, so that it does not restore its record.
     let (gone, gone_clock) = host(&server, None);
     let begun = begin(&gone, gone_clock, id(1), opening(1, 0)).await.unwrap();
-    let BeginOutcome::New(mut hold) = begun else { panic!("{begun:?}") };
-    hold.sent().await.unwrap();
+    let BeginOutcome::New(mut guard) = begun else { panic!("{begun:?}") };
+    guard.sent().await.unwrap();
     assert!(!doubtful(&records, 2, 3).await, "the other host knows the server");
     server.kill();
-    drop((hold, gone));
+    drop((guard, gone));
     server.restart();
     // Nothing may be sent until the server is reached again; then the key is in doubt.
     let begun = loop {
@@ -819,7 +822,8 @@ async fn what_was_never_begun_leaves_nothing_to_do() {
     let mut refused = 0;
     while refused < 10 {
         let before = inner.behind.len();
-        let error = begin(&records, clock, id(2), opening(2, 0).with_turn(true)).await.map(drop).unwrap_err();
+        let error =
+            begin(&records, clock, id(2), opening(2, 0).with_fingerprint_lock(true)).await.map(drop).unwrap_err();
         if !error.may_be_done() {
             refused += 1;
             assert!(inner.behind.len() <= before, "{refused}: {error:?}");
@@ -863,18 +867,18 @@ async fn a_cluster_keeps_records_and_tells_what_it_lost() {
     let cluster = RedisCluster::start();
     let ((one, clock), (other, other_clock)) = (host_at(&cluster.url(), Some([7; 32])), host_at(&cluster.url(), None));
     for number in 0..20 {
-        let opening = opening(number.into(), 0).with_turn(true);
+        let opening = opening(number.into(), 0).with_fingerprint_lock(true);
         let begun = begin(&one, clock, id(number), opening).await.unwrap();
-        let BeginOutcome::New(mut hold) = begun else { panic!("{number}: {begun:?}") };
-        assert!(!hold.has_turn(), "the queue may lie on another node");
-        let turn = one.turn(opening.fingerprint).await.unwrap();
-        hold.sent().await.unwrap();
-        assert!(turn.holds());
-        assert_eq!(hold.claim(ClaimName::of("up", &number.to_string())).await.unwrap(), Claim::Ours);
+        let BeginOutcome::New(mut guard) = begun else { panic!("{number}: {begun:?}") };
+        assert!(!guard.has_fingerprint_lock(), "the queue may lie on another node");
+        let fingerprint_lock = one.lock_fingerprint(opening.fingerprint).await.unwrap();
+        guard.sent().await.unwrap();
+        assert!(fingerprint_lock.holds());
+        assert_eq!(guard.claim(ClaimName::of("up", &number.to_string())).await.unwrap(), Claim::Ours);
         if number % 2 == 0 {
-            hold.finish(stored("patient 7")).await.unwrap();
+            guard.finish(stored("patient 7")).await.unwrap();
         } else {
-            hold.leave_unknown(Duration::from_secs(1));
+            guard.leave_unknown(Duration::from_secs(1));
         }
     }
     one.flushed().await;
@@ -948,7 +952,7 @@ async fn a_dead_hosts_heartbeat_ends_its_locks() {
     assert!(matches!(try_begin(0, 1).await.unwrap(), BeginOutcome::New(_)));
     // Another host is killed after it has sent one of two writes.
     let dead = HostId(99);
-    let era = inner.link.era(inner.patience()).await.unwrap();
+    let era = inner.link.era(inner.call_timeout()).await.unwrap();
     let about = Circumstances { cap: 100, lost_ago: None, host: dead, one_node: true, era };
     for (key, fence) in [(1, 2), (2, 3)] {
         inner.run(&scripts::begin(inner.keys(), id(key), &opening(fence, 0), &about)).await.unwrap();
@@ -960,12 +964,12 @@ async fn a_dead_hosts_heartbeat_ends_its_locks() {
         let () = server.ask(&["ZADD", &hosts, "XX", "1", &dead.to_string()]);
     }
     let begun = try_begin(1, 5).await.unwrap();
-    let BeginOutcome::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
+    let BeginOutcome::Reconcile { guard, .. } = begun else { panic!("{begun:?}") };
     assert!(matches!(try_begin(2, 6).await.unwrap(), BeginOutcome::New(_)), "nothing was sent");
     // The host was only suspended: its late call is fenced off.
     let late = inner.run(&scripts::sent(inner.keys(), id(1), FencingToken(2), None, dead)).await.unwrap();
     assert!(matches!(done("sent", &late), Err(RecordError::Lost)));
-    hold.finish(stored("by its successor")).await.unwrap();
+    guard.finish(stored("by its successor")).await.unwrap();
 }
 
 /// A heartbeat is renewed as long as a record is held, and no longer.
@@ -975,7 +979,7 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
     let (records, clock) = records_at(&server.url(), None);
     let (inner, records): (_, Arc<dyn Records>) = (Arc::clone(&records.0), Arc::new(records));
     let begun = begin(&records, clock, id(1), opening(1, 0)).await.unwrap();
-    let BeginOutcome::New(hold) = begun else { panic!("{begun:?}") };
+    let BeginOutcome::New(guard) = begun else { panic!("{begun:?}") };
     let hosts = format!("triage:{{idem-{:x}}}:hosts", scripts::part_of(id(1)));
     let lease = || server.ask::<f64>(&["ZSCORE", &hosts, &inner.heartbeat.host.to_string()]);
     let first = lease();
@@ -983,7 +987,7 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(inner.heartbeat.needed().count(), 1);
-    hold.release().await.unwrap();
+    guard.release().await.unwrap();
     assert_eq!(inner.heartbeat.needed().count(), 0);
 }
 
@@ -992,7 +996,7 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
 async fn what_is_held_at_a_loss_is_given_back() {
     let server = RedisServer::start();
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
-    let BeginOutcome::New(mut hold) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else {
+    let BeginOutcome::New(mut guard) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else {
         panic!("not new")
     };
     let BeginOutcome::New(done) = begin(&one, clock, id(2), opening(2, 0)).await.unwrap() else { panic!("not new") };
@@ -1003,11 +1007,11 @@ async fn what_is_held_at_a_loss_is_given_back() {
     left.sent().await.unwrap();
     left.leave_unknown(Duration::from_secs(1));
     let (name, stranger) = (ClaimName::of("up", "7"), ClaimOwner::Request(FencingToken(9)));
-    assert_eq!(hold.claim(name).await.unwrap(), Claim::Ours);
+    assert_eq!(guard.claim(name).await.unwrap(), Claim::Ours);
     let fingerprint = opening(1, 1).fingerprint;
-    let turn = one.turn(fingerprint).await.unwrap();
+    let fingerprint_lock = one.lock_fingerprint(fingerprint).await.unwrap();
     assert!(!doubtful(&other, 9, 9).await, "the other host knows the server");
-    let mut next = tokio::spawn(other.turn(fingerprint));
+    let mut next = tokio::spawn(other.lock_fingerprint(fingerprint));
     let () = server.ask(&["FLUSHALL"]);
     // The other host asks for all of them; it waits for the restore.
     let on_other = |key, fence| begin(&other, other_clock, id(key), opening(fence, 0));
@@ -1018,11 +1022,11 @@ async fn what_is_held_at_a_loss_is_given_back() {
     assert_eq!(other.claim(name, stranger, Duration::from_secs(60)).await.unwrap(), Claim::Taken);
     assert_eq!(other.claimant(name, stranger).await.unwrap(), Claimant::Other);
     assert_eq!(other.claimant(name, ClaimOwner::Record(id(1))).await.unwrap(), Claimant::Asker);
-    assert!(turn.holds() && (&mut next).now_or_never().is_none(), "the turn passed on");
-    hold.sent().await.unwrap();
-    hold.finish(stored("patient 8")).await.unwrap();
+    assert!(fingerprint_lock.holds() && (&mut next).now_or_never().is_none(), "the turn passed on");
+    guard.sent().await.unwrap();
+    guard.finish(stored("patient 8")).await.unwrap();
     assert!(matches!(on_other(1, 14).await.unwrap(), BeginOutcome::Replay(_)));
-    drop(turn);
+    drop(fingerprint_lock);
     assert!(next.await.unwrap().unwrap().holds());
 }
 
@@ -1056,14 +1060,14 @@ async fn a_doubt_that_an_operator_clears_does_not_come_back() {
     let () = server.ask(&["FLUSHALL"]);
     let try_begin = |fence| begin(&records, clock, id(5), opening(fence, 0));
     let begun = try_begin(2).await.unwrap();
-    let BeginOutcome::Reconcile { hold, doubtful: true, .. } = begun else { panic!("{begun:?}") };
-    hold.leave_unknown(Duration::ZERO);
+    let BeginOutcome::Reconcile { guard, doubtful: true, .. } = begun else { panic!("{begun:?}") };
+    guard.leave_unknown(Duration::ZERO);
     records.flushed().await;
     let begun = try_begin(3).await.unwrap();
-    let BeginOutcome::Reconcile { hold, doubtful: true, .. } = begun else {
+    let BeginOutcome::Reconcile { guard, doubtful: true, .. } = begun else {
         panic!("it is in doubt no more: {begun:?}")
     };
-    hold.leave_unknown(Duration::ZERO);
+    guard.leave_unknown(Duration::ZERO);
     records.flushed().await;
     assert_eq!(records.resolve(id(5), Resolution::NotApplied).await.unwrap(), Resolved::Done);
     let begun = try_begin(4).await.unwrap();

@@ -1,7 +1,7 @@
 //! Requests without a key that have no response yet: their entries in Redis.
 
 use super::{
-    Inner, LOSSES,
+    Inner, MAX_LOSSES,
     fingerprint_lock::QueueTicket,
     nonsense,
     scripts::{self, ScriptReply},
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     LinkError,
     idempotency::{
-        Arrived, Arriving, PlaceTerm, RecordError, RecordId, Renewed, Ticket,
+        Arrived, Arriving, EntryTerm, RecordError, RecordId, Renewed, Ticket,
         record::{Record, RecordBegin, RecordRetention},
     },
 };
@@ -20,19 +20,19 @@ use tokio::time::Instant;
 impl Inner {
     pub(super) async fn arrive(self: Arc<Self>, arriving: Arriving) -> Result<Arrived, RecordError> {
         let ticket = arriving.ticket;
-        self.tell_of_equals(ticket.digest).await?;
-        for _ in 0..LOSSES {
+        self.report_equals(ticket.digest).await?;
+        for _ in 0..MAX_LOSSES {
             let (about, lost) = self.circumstances().await?;
             let asked_at = Instant::now();
             // Created before the call, so that its drop leaves the queue even if the reply is lost.
-            let turn = arriving.turn.filter(|_| about.one_node);
-            let place = turn.map(|fingerprint| QueueTicket::new(&self, fingerprint, ticket.owner));
+            let fingerprint_lock = arriving.fingerprint_lock.filter(|_| about.one_node);
+            let queue_ticket = fingerprint_lock.map(|fingerprint| QueueTicket::new(&self, fingerprint, ticket.owner));
             let asked = arriving.intent.as_ref().map(|intent| self.asked(ticket.id, intent));
             let value = match self.run(&scripts::arrive(self.keys(), &arriving, asked, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
-                    if let Some(place) = place.filter(|_| !error.may_be_done()) {
-                        place.was_not_taken();
+                    if let Some(queue_ticket) = queue_ticket.filter(|_| !error.may_be_done()) {
+                        queue_ticket.discard();
                     }
                     return Err(error);
                 }
@@ -42,8 +42,8 @@ impl Inner {
                 ("new", _) => RecordBegin::New,
                 ("reconcile", Some(sent_ago)) => RecordBegin::Reconcile { sent_ago, doubtful: true },
                 (word, _) => {
-                    if let Some(place) = place {
-                        place.was_not_taken();
+                    if let Some(queue_ticket) = queue_ticket {
+                        queue_ticket.discard();
                     }
                     match word {
                         "strange" => {
@@ -67,24 +67,24 @@ impl Inner {
             let (asked_at_time, lost_at) = (self.clock.timestamp(asked_at), lost.map(|lost| lost.at));
             let (_, record) = Record::listed(opening, ticket.terms.kept, intent, lost_at, asked_at_time);
             self.ledger.put(ticket.id, record);
-            let turn = match place {
-                Some(place) if answer.turn() => {
-                    place.heard(asked_at);
-                    Some(place.hold(None))
+            let fingerprint_lock = match queue_ticket {
+                Some(queue_ticket) if answer.has_lock() => {
+                    queue_ticket.record_renewal(asked_at);
+                    Some(queue_ticket.hold(None))
                 }
-                Some(place) => {
-                    place.was_not_taken();
+                Some(queue_ticket) => {
+                    queue_ticket.discard();
                     None
                 }
                 None => None,
             };
-            return Ok(Arrived::Listed { begin, turn, others: answer.others() });
+            return Ok(Arrived::Listed { begin, fingerprint_lock, others: answer.others() });
         }
         Err(unavailable(LinkError::Down))
     }
 
-    pub(super) async fn look_again(&self, ticket: Ticket) -> Result<Option<RecordId>, RecordError> {
-        let value = self.run(&scripts::look_again(self.keys(), &ticket)).await?;
+    pub(super) async fn recheck_orphan(&self, ticket: Ticket) -> Result<Option<RecordId>, RecordError> {
+        let value = self.run(&scripts::recheck_orphan(self.keys(), &ticket)).await?;
         let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look_again"))?;
         match answer.word {
             "adopted" => {
@@ -101,17 +101,17 @@ impl Inner {
         &self,
         ticket: Ticket,
         lock: Duration,
-        place: PlaceTerm,
+        term: EntryTerm,
     ) -> Result<Renewed, RecordError> {
         let asked = Instant::now();
-        let mut renewed = self.renew_place(ticket, lock, place, false).await?;
+        let mut renewed = self.renew_entry(ticket, lock, term, false).await?;
         if renewed.0 == "gone"
-            && place == PlaceTerm::Lasting
-            && self.give_back_lost(ticket.id).await?.is_some()
+            && term == EntryTerm::Lasting
+            && self.restore_lost(ticket.id).await?.is_some()
             && asked.elapsed() < ticket.terms.lease / 4
         {
             // The server has lost the entry with its record, and no other request can have adopted it: list it again.
-            renewed = self.renew_place(ticket, lock, place, true).await?;
+            renewed = self.renew_entry(ticket, lock, term, true).await?;
         }
         let (word, is_held) = renewed;
         if is_held {
@@ -123,14 +123,14 @@ impl Inner {
     }
 
     /// The state of the entry after the renewal, and whether the owner holds the record.
-    async fn renew_place(
+    async fn renew_entry(
         &self,
         ticket: Ticket,
         lock: Duration,
-        place: PlaceTerm,
+        term: EntryTerm,
         lists_again: bool,
     ) -> Result<(&'static str, bool), RecordError> {
-        let value = self.run(&scripts::keep_alive(self.keys(), &ticket, lock, place, lists_again)).await?;
+        let value = self.run(&scripts::keep_alive(self.keys(), &ticket, lock, term, lists_again)).await?;
         let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("keep_alive"))?;
         let word = ["ours", "lost", "gone"].into_iter().find(|word| *word == answer.word);
         Ok((word.ok_or_else(|| nonsense("keep_alive"))?, answer.is_held()))

@@ -5,7 +5,7 @@ use super::{
     intent::Intent,
     lease::{LeaseTerm, RenewedLease},
     record::{BeginRequest, FencingToken, Leaving, RecordBegin},
-    records::{FingerprintLock, PlaceTerm, RecordError, Records, Renewed},
+    records::{EntryTerm, FingerprintLock, RecordError, Records, Renewed},
     unanswered::Terms,
 };
 use crate::clock::{Clock, Timestamp};
@@ -45,7 +45,7 @@ pub struct Arriving {
     /// The data with which its record begins.
     pub opening: BeginRequest,
     /// The fingerprint whose lock it takes too, if that lock is free and the store can do both in one step.
-    pub turn: Option<Fingerprint>,
+    pub fingerprint_lock: Option<Fingerprint>,
     /// The most entries that the store may hold.
     pub max: usize,
     /// Its request to the upstream, for a store that writes the record at once.
@@ -62,7 +62,7 @@ pub enum Arrived {
         /// [`RecordBegin::New`], or [`RecordBegin::Reconcile`] where the store has lost data.
         begin: RecordBegin,
         /// Its [`FingerprintLock`], if the store granted it in the same step.
-        turn: Option<FingerprintLock>,
+        fingerprint_lock: Option<FingerprintLock>,
         /// Whether equal requests with living owners are listed too.
         others: bool,
     },
@@ -101,19 +101,19 @@ pub struct Entry {
 struct RenewalState {
     /// The earliest end of the entry's lease, on this host's own timeline; or [`LOST`]. An owner whose lease has ended asks the store, so a
     /// later renewal may extend the lease: the store never returns an entry that another owner had.
-    place: AtomicU64,
+    lease_end: AtomicU64,
     /// Whether the caller still waits.
     present: AtomicBool,
 }
 
 impl RenewalState {
-    fn term(&self, now: Timestamp) -> PlaceTerm {
+    fn term(&self, now: Timestamp) -> EntryTerm {
         if !self.present.load(Relaxed) {
-            PlaceTerm::GivenUp
-        } else if now.0 < self.place.load(Relaxed) {
-            PlaceTerm::Lasting
+            EntryTerm::GivenUp
+        } else if now.0 < self.lease_end.load(Relaxed) {
+            EntryTerm::Lasting
         } else {
-            PlaceTerm::Lapsed
+            EntryTerm::Lapsed
         }
     }
 }
@@ -138,7 +138,7 @@ enum Phase {
     Present,
     Abandoned,
     /// The caller got the response that the effect is unknown. The request may still be in flight.
-    Told,
+    AnsweredUnknown,
     Over,
 }
 
@@ -146,7 +146,7 @@ impl Entry {
     /// The entry of a request that asks the store now. Create it before the call, so that a dropped call gives the entry up too.
     pub fn asking(records: &Arc<dyn Records>, clock: Clock, arriving: &Arriving) -> Arc<Self> {
         let now = clock.now();
-        let place = AtomicU64::new(now.after(arriving.ticket.terms.lease).0);
+        let lease_end = AtomicU64::new(now.after(arriving.ticket.terms.lease).0);
         Arc::new(Self {
             records: Arc::clone(records),
             clock,
@@ -159,7 +159,7 @@ impl Entry {
                 charged_to: None,
                 renewing: None,
             }),
-            shared: Arc::new(RenewalState { place, present: AtomicBool::new(true) }),
+            shared: Arc::new(RenewalState { lease_end, present: AtomicBool::new(true) }),
         })
     }
 
@@ -207,8 +207,8 @@ impl Entry {
     }
 
     /// Whether its caller got the response that the effect is unknown.
-    pub fn is_told(&self) -> bool {
-        self.state.lock().phase == Phase::Told
+    pub fn is_answered_unknown(&self) -> bool {
+        self.state.lock().phase == Phase::AnsweredUnknown
     }
 
     /// The term of the record's lock.
@@ -218,7 +218,7 @@ impl Entry {
 
     /// Takes over the lock of the adopted record, which this entry's owner began. The lock lasts until `until`; this entry's renewals
     /// extend it.
-    pub fn keeps_locked(&self, until: Timestamp) -> LeaseTerm {
+    pub fn adopt_lock(&self, until: Timestamp) -> LeaseTerm {
         let mut state = self.state.lock();
         let lease = Arc::clone(state.lock.lease());
         let generation = lease.renewed(until, || self.clock.now());
@@ -227,7 +227,7 @@ impl Entry {
     }
 
     /// Ends the entry without a call to the store: the store did not list it, or another entry replaces it.
-    pub fn was_not_taken(&self) {
+    pub fn discard(&self) {
         self.end(|_, _| ());
     }
 
@@ -254,9 +254,9 @@ impl Entry {
     ///
     /// # Errors
     /// [`RecordError::Unavailable`]
-    pub async fn look_again(&self) -> Result<Option<RecordId>, RecordError> {
+    pub async fn recheck_orphan(&self) -> Result<Option<RecordId>, RecordError> {
         let ticket = self.state.lock().ticket;
-        let found = self.records.look_again(ticket).await?;
+        let found = self.records.recheck_orphan(ticket).await?;
         if let Some(id) = found {
             self.adopts(id);
         }
@@ -281,28 +281,28 @@ impl Entry {
 
     /// Writes the record if the store has postponed that. False: the store has no room for it.
     fn is_written_now(&self, state: &mut State) -> bool {
-        let Some((opening, came)) = state.unwritten.take() else { return true };
+        let Some((opening, arrived_at)) = state.unwritten.take() else { return true };
         let tenant = state.charged_to.take().and_then(|tenant| tenant());
-        self.records.write_listed(state.ticket, opening.of_tenant(tenant), came)
+        self.records.write_listed(state.ticket, opening.of_tenant(tenant), arrived_at)
     }
 
     /// Whether the entry still belongs to its owner. Check it right before the response is delivered: if the lease ended unnoticed, another
     /// request may own the entry, and the effect with it. That also happens if only this host cannot reach the store.
     pub async fn ownership(&self) -> Ownership {
         let Some(lease) = self.records.lease() else { return Ownership::Held };
-        let place = self.shared.place.load(Relaxed);
-        if self.clock.now().0 < place {
+        let lease_end = self.shared.lease_end.load(Relaxed);
+        if self.clock.now().0 < lease_end {
             return Ownership::Held;
         }
         let ticket = self.state.lock().ticket;
         let asked = Instant::now();
-        match self.records.keep_alive(ticket, self.lock, PlaceTerm::Lapsed).await {
+        match self.records.keep_alive(ticket, self.lock, EntryTerm::Lapsed).await {
             Ok(Renewed { entry: true, .. }) => {
-                self.shared.place.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
+                self.shared.lease_end.store(self.clock.timestamp(asked).after(lease).0, Relaxed);
                 Ownership::Held
             }
             Ok(Renewed { entry: false, .. }) => Ownership::Lost,
-            Err(_) if place == LOST => Ownership::Lost,
+            Err(_) if lease_end == LOST => Ownership::Lost,
             Err(error) => {
                 tracing::warn!(%error, "an answer is not handed out: its place among equal requests has lapsed");
                 Ownership::Unconfirmed
@@ -317,12 +317,12 @@ impl Entry {
 
     /// Ends the list entry after its caller got the response that the effect is unknown: the caller's next request is then a new request.
     /// The record stays, and its lock is renewed while this value lives.
-    pub fn told(&self) {
+    pub fn answered_unknown(&self) {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Told | Phase::Over) {
+        if matches!(state.phase, Phase::AnsweredUnknown | Phase::Over) {
             return;
         }
-        state.phase = Phase::Told;
+        state.phase = Phase::AnsweredUnknown;
         self.shared.present.store(false, Relaxed);
         self.records.answered(state.ticket, false);
     }
@@ -335,7 +335,7 @@ impl Entry {
         }
     }
 
-    fn end(&self, tell: impl FnOnce(&dyn Records, &State)) {
+    fn end(&self, report: impl FnOnce(&dyn Records, &State)) {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.phase, Phase::Over) == Phase::Over {
             return;
@@ -343,7 +343,7 @@ impl Entry {
         if let Some(renewing) = state.renewing.take() {
             renewing.abort();
         }
-        tell(&*self.records, &state);
+        report(&*self.records, &state);
     }
 }
 
@@ -363,14 +363,14 @@ impl Renewal {
             sleep(lease / 3).await;
             let asked = Instant::now();
             match self.records.keep_alive(self.ticket, self.lock, self.shared.term(self.clock.now())).await {
-                Ok(renewed) => self.heard(renewed, self.clock.timestamp(asked), lease),
+                Ok(renewed) => self.apply(renewed, self.clock.timestamp(asked), lease),
                 Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
             }
         }
     }
 
-    fn heard(&self, renewed: Renewed, asked: Timestamp, lease: Duration) {
-        self.shared.place.store(if renewed.entry { asked.after(lease).0 } else { LOST }, Relaxed);
+    fn apply(&self, renewed: Renewed, asked: Timestamp, lease: Duration) {
+        self.shared.lease_end.store(if renewed.entry { asked.after(lease).0 } else { LOST }, Relaxed);
         if renewed.lock {
             self.locked.renewed(asked.after(self.lock), || self.clock.now());
         }

@@ -32,7 +32,7 @@ pub enum BeginOutcome {
     /// An earlier owner may have sent it: verify the effect before sending again.
     Reconcile {
         /// The record.
-        hold: RecordGuard,
+        guard: RecordGuard,
         /// The minimum time since a byte of it may have been sent.
         sent_ago: Duration,
         /// True if no send is known: the send is only assumed, because the store lost data or the caller says that it may have sent the
@@ -53,23 +53,23 @@ pub async fn begin(
 ) -> Result<BeginOutcome, RecordError> {
     // Create the guard before asking the store, so that a record has an owner even if the reply is never read. Start the lock's time here
     // too: the lock must not end later here than in the store.
-    let mut hold = RecordGuard::asking(records, clock, id, &opening, lock(clock, &opening));
+    let mut guard = RecordGuard::asking(records, clock, id, &opening, lock(clock, &opening));
     let asked = Instant::now();
     let opened = records.begin(id, opening).await;
     let goes_on = |opened: &StoreBegin| matches!(opened.begin, RecordBegin::New | RecordBegin::Reconcile { .. });
-    hold.over = match &opened {
+    guard.over = match &opened {
         Ok(opened) => !goes_on(opened),
         Err(error) => !error.may_be_done(),
     };
-    let StoreBegin { begin, keyed_sends, turn, host } = opened?;
+    let StoreBegin { begin, keyed_sends, fingerprint_lock, host } = opened?;
     // The upstream counts a key's age from the first send, so add the time that the reply took.
-    hold.keyed_sends =
+    guard.keyed_sends =
         keyed_sends.map(|sends| KeyedSends { first_ago: sends.first_ago.saturating_add(asked.elapsed()), ..sends });
-    hold.turn = turn;
-    hold.on_host(host);
+    guard.fingerprint_lock = fingerprint_lock;
+    guard.on_host(host);
     Ok(match begin {
-        RecordBegin::New => BeginOutcome::New(hold),
-        RecordBegin::Reconcile { sent_ago, doubtful } => BeginOutcome::Reconcile { hold, sent_ago, doubtful },
+        RecordBegin::New => BeginOutcome::New(guard),
+        RecordBegin::Reconcile { sent_ago, doubtful } => BeginOutcome::Reconcile { guard, sent_ago, doubtful },
         RecordBegin::Replay(stored) => BeginOutcome::Replay(stored),
         RecordBegin::InFlight { retry_after } => BeginOutcome::InFlight { retry_after },
         RecordBegin::Mismatch => BeginOutcome::Mismatch,
@@ -114,7 +114,7 @@ pub struct RecordGuard {
     entry: Option<Arc<Entry>>,
     claims_kept: Duration,
     keyed_sends: Option<KeyedSends>,
-    turn: Option<FingerprintLock>,
+    fingerprint_lock: Option<FingerprintLock>,
     host: Option<HostLease>,
     /// The owner's request to the upstream, while the store does not have it yet.
     intent: Option<Arc<Intent>>,
@@ -130,9 +130,9 @@ impl RecordGuard {
     /// A guard for a request without a key. Its record is written only if the request ends unknown. The record's id is random, so no other
     /// request can ask for it earlier.
     pub fn unwritten(records: &Arc<dyn Records>, clock: Clock, id: RecordId, opening: BeginRequest) -> Self {
-        let mut hold = Self::asking(records, clock, id, &opening, lock(clock, &opening));
-        hold.unwritten = Some(opening);
-        hold
+        let mut guard = Self::asking(records, clock, id, &opening, lock(clock, &opening));
+        guard.unwritten = Some(opening);
+        guard
     }
 
     /// A guard for a request without a key whose entry is listed among equal unanswered requests. `is_new`: its record began with that entry.
@@ -141,21 +141,21 @@ impl RecordGuard {
         clock: Clock,
         arriving: &Arriving,
         entry: Arc<Entry>,
-        turn: Option<FingerprintLock>,
+        fingerprint_lock: Option<FingerprintLock>,
         is_new: bool,
     ) -> Self {
-        let mut hold = Self::asking(records, clock, arriving.ticket.id, &arriving.opening, entry.lock());
-        hold.over = false;
-        hold.turn = turn;
-        hold.entry = Some(entry);
+        let mut guard = Self::asking(records, clock, arriving.ticket.id, &arriving.opening, entry.lock());
+        guard.over = false;
+        guard.fingerprint_lock = fingerprint_lock;
+        guard.entry = Some(entry);
         // If an earlier owner may have sent the request, this record is not a new one: the store keeps the age of that send.
-        hold.is_listed = is_new;
-        hold
+        guard.is_listed = is_new;
+        guard
     }
 
     /// Lets `entry` renew this guard's lock from now on.
     pub fn renewed_by(mut self, entry: Arc<Entry>) -> Self {
-        self.lease.lock = entry.keeps_locked(self.lease.lock.until());
+        self.lease.lock = entry.adopt_lock(self.lease.lock.until());
         self.entry = Some(entry);
         self
     }
@@ -169,7 +169,7 @@ impl RecordGuard {
             entry: None,
             claims_kept: opening.keep.saturating_add(opening.lock),
             keyed_sends: None,
-            turn: None,
+            fingerprint_lock: None,
             host: None,
             intent: None,
             unwritten: None,
@@ -193,7 +193,7 @@ impl RecordGuard {
     }
 
     /// The entry with which the record was begun, if any.
-    fn place(&self) -> Option<&Arc<Entry>> {
+    fn listed_entry(&self) -> Option<&Arc<Entry>> {
         self.entry.as_ref().filter(|_| self.is_listed)
     }
 
@@ -209,13 +209,13 @@ impl RecordGuard {
     }
 
     /// Whether the store granted the request's [`FingerprintLock`] together with the record.
-    pub fn has_turn(&self) -> bool {
-        self.turn.is_some()
+    pub fn has_fingerprint_lock(&self) -> bool {
+        self.fingerprint_lock.is_some()
     }
 
     /// Takes the [`FingerprintLock`] that the store granted together with the record.
-    pub fn take_turn(&mut self) -> Option<FingerprintLock> {
-        self.turn.take()
+    pub fn take_fingerprint_lock(&mut self) -> Option<FingerprintLock> {
+        self.fingerprint_lock.take()
     }
 
     /// The remaining time of the lock by this host's clock. Check it right before the first byte, and do not begin a send that takes
@@ -240,8 +240,8 @@ impl RecordGuard {
     /// Reads the clock before each poll of the send, so that a process that stood still past its lease writes nothing more when it resumes.
     /// This stops only the send itself. A separate task drives a connection over TLS or HTTP/2: the caller must end a body over such a
     /// connection with the [`SendLease`], and a write without a body cannot be stopped once that task has it.
-    pub async fn while_held<T>(holds: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
-        let left = || holds.iter().flatten().map(|hold| hold.lease.left()).min().unwrap_or(Duration::MAX);
+    pub async fn while_held<T>(guards: [Option<&Self>; 2], send: impl Future<Output = T>) -> Option<T> {
+        let left = || guards.iter().flatten().map(|guard| guard.lease.left()).min().unwrap_or(Duration::MAX);
         let mut send = pin!(send);
         let mut end = pin!(sleep(left()));
         poll_fn(|context| {
@@ -310,7 +310,7 @@ impl RecordGuard {
     /// # Errors
     /// [`RecordError::Lost`] if a successor has the record; [`RecordError::Unavailable`] leaves it unknown.
     pub async fn release(mut self) -> Result<(), RecordError> {
-        match self.place() {
+        match self.listed_entry() {
             Some(entry) => entry.answered(true),
             None if self.is_written() => self.records.release(self.id, self.fence).await?,
             None => {}
@@ -319,14 +319,15 @@ impl RecordGuard {
         Ok(())
     }
 
-    /// Ends the guard after its entry adopted another record. This owner has sent nothing under its own record. If the record was begun with
-    /// the entry, the store has removed it already. Otherwise the store removes it now, unless an earlier owner may have sent its request.
-    pub fn gives_up_its_place(mut self) {
+    /// Ends the guard after its entry adopted another record. This owner has sent nothing under its own record. If the record was begun
+    /// with the entry, the store has removed it already. Otherwise the store removes it now, unless an earlier owner may have sent its
+    /// request.
+    pub fn end_after_adoption(mut self) {
         self.over = self.is_listed;
     }
 
     /// Ends the guard without a call to the store: the caller ends the entry, and the record with it.
-    pub fn goes_with_its_place(mut self) {
+    pub fn end_with_entry(mut self) {
         self.over = true;
     }
 
@@ -346,7 +347,7 @@ impl RecordGuard {
             return;
         }
         let leaving = Leaving { sent_ago: self.sent.then_some(sent_ago), verify_in, intent: self.intent.take() };
-        if let Some(entry) = self.place() {
+        if let Some(entry) = self.listed_entry() {
             if self.sent {
                 entry.ended_unknown(leaving);
             } else {

@@ -19,7 +19,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub type Reply<'a, T> = Either<Ready<Result<T, RecordError>>, BoxFuture<'a, Result<T, RecordError>>>;
 
 /// An immediate reply.
-pub fn at_hand<'a, T>(result: Result<T, RecordError>) -> Reply<'a, T> {
+pub fn ready_reply<'a, T>(result: Result<T, RecordError>) -> Reply<'a, T> {
     Either::Left(ready(result))
 }
 
@@ -105,17 +105,17 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     /// be sent from now on. A store whose records end with its owners may postpone that until the caller has gone.
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived>;
 
-    /// [`super::unanswered::Unanswered::look_again`]. An orphan that is found replaces the request's own entry and record.
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
+    /// [`super::unanswered::Unanswered::recheck_orphan`]. An orphan that is found replaces the request's own entry and record.
+    fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>>;
 
-    /// [`super::record::Record::keep_alive`], and [`super::unanswered::Unanswered::renew`] unless `place` is [`PlaceTerm::GivenUp`]. With
-    /// [`PlaceTerm::Lasting`], a store that lost the entry with other data lists it again.
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed>;
+    /// [`super::record::Record::keep_alive`], and [`super::unanswered::Unanswered::renew`] unless `term` is [`EntryTerm::GivenUp`]. With
+    /// [`EntryTerm::Lasting`], a store that lost the entry with other data lists it again.
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed>;
 
-    /// Writes the record of a listed request that arrived at `came`, for a store that has postponed that. The record is written before
-    /// another request can find the entry. False: the store has no room for it.
-    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
-        let _ = (ticket, opening, came);
+    /// Writes the record of a listed request that arrived at `arrived_at`, for a store that has postponed that. The record is written
+    /// before another request can find the entry. False: the store has no room for it.
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, arrived_at: Timestamp) -> bool {
+        let _ = (ticket, opening, arrived_at);
         true
     }
 
@@ -133,7 +133,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
     /// Takes the lock of a fingerprint. Waits in a queue, first come, first served, while another request has it. Dropping the reply leaves
     /// the queue.
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock>;
+    fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock>;
 
     /// Records whose effect is unknown, including those under verification: at most `limit` of them, the first to expire first.
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>>;
@@ -174,7 +174,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
 
 /// The state of an owner's entry at a renewal, by the owner's own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlaceTerm {
+pub enum EntryTerm {
     /// The caller has gone, or got the response that the effect is unknown: only the record is renewed.
     GivenUp,
     /// The caller still waits, but the entry's lease may have ended: another request may have the entry, or it may be gone.
@@ -205,15 +205,15 @@ pub struct StoreBegin {
     pub begin: RecordBegin,
     /// The upstream key that all earlier sends carried; none if they did not all carry the same one.
     pub keyed_sends: Option<KeyedSends>,
-    /// The fingerprint lock, if [`BeginRequest::turn`] asked for it, it was free, and the request may continue.
-    pub turn: Option<FingerprintLock>,
+    /// The fingerprint lock, if [`BeginRequest::fingerprint_lock`] asked for it, it was free, and the request may continue.
+    pub fingerprint_lock: Option<FingerprintLock>,
     /// This host's lease. None: the store is in this process, or the request does not continue.
     pub host: Option<HostLease>,
 }
 
 impl From<RecordBegin> for StoreBegin {
     fn from(begin: RecordBegin) -> Self {
-        Self { begin, keyed_sends: None, turn: None, host: None }
+        Self { begin, keyed_sends: None, fingerprint_lock: None, host: None }
     }
 }
 

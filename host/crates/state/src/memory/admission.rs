@@ -88,7 +88,7 @@ impl MemoryGate {
 
     /// Reports transitions of the breaker to `events`.
     #[must_use]
-    pub fn telling(mut self, events: Arc<Events>) -> Self {
+    pub fn reporting_to(mut self, events: Arc<Events>) -> Self {
         self.events = events;
         self
     }
@@ -173,8 +173,8 @@ impl MemoryGate {
         }
     }
 
-    fn tell(&self, transition: Transition) {
-        tell(&self.name, &self.events, transition);
+    fn report_transition(&self, transition: Transition) {
+        report_transition(&self.name, &self.events, transition);
     }
 
     /// Applies an operator's command to the breaker. False: the group has no breaker.
@@ -187,7 +187,7 @@ impl MemoryGate {
         let transition = state.breaker.force(force, now);
         drop(state);
         if let Some(transition) = transition {
-            self.tell(transition);
+            self.report_transition(transition);
         }
         true
     }
@@ -333,8 +333,10 @@ impl MemoryGate {
         let transition = state.breaker.record(ticket, signal, took, now, random, settings);
         let longer = report.lengthens().and_then(|asked| state.breaker.lengthen(ticket, asked, now, settings));
         match (transition, longer) {
-            (Some(Transition::Opened { why, .. }), Some(open_for)) => self.tell(Transition::Opened { why, open_for }),
-            (Some(transition), _) => self.tell(transition),
+            (Some(Transition::Opened { why, .. }), Some(open_for)) => {
+                self.report_transition(Transition::Opened { why, open_for });
+            }
+            (Some(transition), _) => self.report_transition(transition),
             (None, Some(open_for)) => {
                 tracing::info!(group = %self.name, ?open_for, "the circuit breaker stays open as long as the upstream asks");
             }
@@ -361,7 +363,7 @@ impl MemoryGate {
 }
 
 /// Logs a transition and reports it to `events`. Dashboards of the stack that Triage replaces search for this message.
-pub fn tell(group: &str, events: &Events, transition: Transition) {
+pub fn report_transition(group: &str, events: &Events, transition: Transition) {
     const MESSAGE: &str = "Circuit breaker state changed";
     match transition {
         Transition::Opened { why, open_for } => tracing::warn!(%group, state = "open", %why, ?open_for, "{MESSAGE}"),

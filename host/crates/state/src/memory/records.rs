@@ -3,18 +3,18 @@
 use crate::{
     clock::{Clock, Timestamp},
     idempotency::{
-        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, Compact, FencingToken, Fingerprint,
-        FingerprintLock, Intent, Leaving, Likeness, PlaceTerm, Postponed, RecordError, RecordId, Records, Renewed,
+        Arrived, Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, Compact, EntryTerm, FencingToken,
+        Fingerprint, FingerprintLock, Intent, Leaving, Likeness, Postponed, RecordError, RecordId, Records, Renewed,
         RequestDigest, Resolution, Resolved, Settings, StoreBegin, Stored, Tenant, Ticket, Unsettled,
         record::{Lost, Record, RecordBegin, RecordRetention, RecordStatus, StoreFacts, share_without_key},
-        records::{Reply, at_hand},
+        records::{Reply, ready_reply},
         unanswered::Arrival,
     },
     telemetry::Events,
 };
 use capacity::Room;
 use claims::Claims;
-use fingerprint_locks::{LockToken, Turns};
+use fingerprint_locks::{FingerprintLocks, LockToken};
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
 use shard::{Entry, RECORD_BYTES, Shard};
@@ -48,7 +48,7 @@ pub struct Limits {
     /// Maximum of claims. Default: as many as records.
     pub claims: usize,
     /// Maximum of requests that hold a fingerprint lock or wait for one. Default 10,000: a host's connections.
-    pub turns: usize,
+    pub fingerprint_locks: usize,
     /// Maximum bytes of records, responses, kept requests and claims together. New keys are refused from seven eighths on. When all is
     /// used, only the status of a response is kept. Default 256 MiB: a quarter of a small machine.
     pub bytes: usize,
@@ -68,7 +68,7 @@ impl Limits {
         Self {
             records: settings.max_records,
             claims: settings.max_records,
-            turns: 10_000,
+            fingerprint_locks: 10_000,
             bytes: 256 << 20,
             tenant_bytes: 256 << 20,
         }
@@ -86,7 +86,7 @@ pub struct MemoryRecords {
     room: Room,
     /// One lock for all: a write claims once, and the limit stays exact.
     claims: Mutex<Claims>,
-    turns: Arc<Turns>,
+    fingerprint_locks: Arc<FingerprintLocks>,
     unanswered: Unanswereds,
     events: Arc<Events>,
 }
@@ -101,7 +101,7 @@ impl MemoryRecords {
             held: AtomicUsize::new(0),
             room: Room::new(limits.bytes, limits.tenant_bytes),
             claims: Mutex::new(Claims::new(limits.claims)),
-            turns: Arc::new(Turns::new(limits.turns)),
+            fingerprint_locks: Arc::new(FingerprintLocks::new(limits.fingerprint_locks)),
             unanswered: Unanswereds::new(),
             events: Arc::new(Events::new(clock)),
         }
@@ -129,8 +129,8 @@ impl MemoryRecords {
     }
 
     /// Requests that hold a fingerprint lock or wait for one, for a gauge.
-    pub fn turns(&self) -> usize {
-        self.turns.len()
+    pub fn fingerprint_locks(&self) -> usize {
+        self.fingerprint_locks.len()
     }
 
     /// Removes expired records. Requests do so too; `Host::purge_expired` does it for a host without traffic, whose
@@ -174,7 +174,7 @@ impl MemoryRecords {
                         let replaced = shard.put(id, Entry { record, tenant }, &self.room);
                         // The replaced record was counted already; a reservation would have counted it twice and could exceed the limit.
                         self.held.fetch_sub(replaced.saturating_sub(usize::from(is_there)), Relaxed);
-                        return Ok(StoreBegin { begin, keyed_sends, turn: None, host: None });
+                        return Ok(StoreBegin { begin, keyed_sends, fingerprint_lock: None, host: None });
                     }
                     Err(refused) => refused,
                 }
@@ -288,25 +288,25 @@ impl MemoryRecords {
 
 impl Records for MemoryRecords {
     fn begin(&self, id: RecordId, opening: BeginRequest) -> Reply<'_, StoreBegin> {
-        at_hand(self.begin_now(id, &opening))
+        ready_reply(self.begin_now(id, &opening))
     }
 
     fn sent(&self, id: RecordId, fence: FencingToken, intent: Option<Arc<Intent>>) -> Reply<'_, ()> {
         let sent = |record: &mut Record, intent, clock: &Clock| {
             record.sent(fence, intent, clock.now()).map(|()| RecordRetention::Keep)
         };
-        at_hand(self.own_intent(id, intent, sent))
+        ready_reply(self.own_intent(id, intent, sent))
     }
 
     fn finish(&self, id: RecordId, fence: FencingToken, stored: Stored) -> Reply<'_, ()> {
         let finish = |record: &mut Record, kept, clock: &Clock| record.finish(fence, kept, clock.now()).ok();
         let finished =
             self.answer(id, &stored, |record, kept, clock| finish(record, kept, clock).map(|()| RecordRetention::Keep));
-        at_hand(finished.ok_or(RecordError::Lost))
+        ready_reply(finished.ok_or(RecordError::Lost))
     }
 
     fn release(&self, id: RecordId, fence: FencingToken) -> Reply<'_, ()> {
-        at_hand(self.own(id, |record, clock| record.release(fence, clock.now())))
+        ready_reply(self.own(id, |record, clock| record.release(fence, clock.now())))
     }
 
     fn abandon_record(&self, id: RecordId, fence: FencingToken, leaving: Leaving) {
@@ -351,31 +351,31 @@ impl Records for MemoryRecords {
     }
 
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
-        at_hand(Ok(match self.unanswered.arrive(&arriving, self.clock.now()) {
+        ready_reply(Ok(match self.unanswered.arrive(&arriving, self.clock.now()) {
             Arrival::Adopted(id) => Arrived::Adopted(id),
-            Arrival::Listed { others } => Arrived::Listed { begin: RecordBegin::New, turn: None, others },
+            Arrival::Listed { others } => Arrived::Listed { begin: RecordBegin::New, fingerprint_lock: None, others },
             Arrival::Full => Arrived::Full,
         }))
     }
 
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        let found = self.unanswered.look_again(ticket, self.clock.now());
+    fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        let found = self.unanswered.recheck_orphan(ticket, self.clock.now());
         if found.is_some() {
             // Delete the request's own record with its entry. The record exists only if the caller has left meanwhile.
             let _: Result<(), RecordError> =
                 self.own(ticket.id, |record, clock| record.release(ticket.owner, clock.now()));
         }
-        at_hand(Ok(found))
+        ready_reply(Ok(found))
     }
 
-    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
-        at_hand(Ok(Renewed::ALL))
+    fn keep_alive(&self, _: Ticket, _: Duration, _: EntryTerm) -> Reply<'_, Renewed> {
+        ready_reply(Ok(Renewed::ALL))
     }
 
-    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, arrived_at: Timestamp) -> bool {
         let has_room = self.reserve_without_key(opening.tenant);
         if has_room {
-            let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, came);
+            let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, arrived_at);
             let replaced = self.shard(ticket.id).put(ticket.id, Entry { record, tenant: opening.tenant }, &self.room);
             self.held.fetch_sub(replaced, Relaxed);
         } else {
@@ -405,19 +405,19 @@ impl Records for MemoryRecords {
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
-        at_hand(claims.claim(name, owner, keep, self.clock.now(), &self.room))
+        ready_reply(claims.claim(name, owner, keep, self.clock.now(), &self.room))
     }
 
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
-        at_hand(Ok(self.claims.lock().claimant(name, owner, self.clock.now())))
+        ready_reply(Ok(self.claims.lock().claimant(name, owner, self.clock.now())))
     }
 
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
-        match self.turns.take(fingerprint) {
-            Err(full) => at_hand(Err(full)),
-            Ok(LockToken::First(guard)) => at_hand(Ok(FingerprintLock::new(guard))),
+    fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+        match self.fingerprint_locks.take(fingerprint) {
+            Err(full) => ready_reply(Err(full)),
+            Ok(LockToken::First(guard)) => ready_reply(Ok(FingerprintLock::new(guard))),
             Ok(LockToken::Queued(waiting)) => {
-                Reply::Right(waiting.wait().map(|turn| turn.map(FingerprintLock::new)).boxed())
+                Reply::Right(waiting.wait().map(|fingerprint_lock| fingerprint_lock.map(FingerprintLock::new)).boxed())
             }
         }
     }
@@ -429,11 +429,11 @@ impl Records for MemoryRecords {
         }
         found.sort_unstable_by_key(|(expires, unsettled)| (*expires, unsettled.id));
         found.truncate(limit);
-        at_hand(Ok(found.into_iter().map(|(_, unsettled)| unsettled).collect()))
+        ready_reply(Ok(found.into_iter().map(|(_, unsettled)| unsettled).collect()))
     }
 
     fn unsettled_one(&self, id: RecordId) -> Reply<'_, Option<Unsettled>> {
-        at_hand(Ok(self.shard(id).unsettled_one(id, self.clock.now())))
+        ready_reply(Ok(self.shard(id).unsettled_one(id, self.clock.now())))
     }
 
     fn due(&self, limit: usize) -> Reply<'_, Vec<RecordId>> {
@@ -443,11 +443,11 @@ impl Records for MemoryRecords {
         }
         found.sort_unstable();
         found.truncate(limit);
-        at_hand(Ok(found.into_iter().map(|(_, id)| id).collect()))
+        ready_reply(Ok(found.into_iter().map(|(_, id)| id).collect()))
     }
 
     fn take(&self, id: RecordId, lease: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        at_hand(Ok(self.change(id, |record, clock| {
+        ready_reply(Ok(self.change(id, |record, clock| {
             Some((record.take(lease, &StoreFacts::default(), clock.now())?, RecordRetention::Keep))
         })))
     }
@@ -456,11 +456,14 @@ impl Records for MemoryRecords {
         let postpone = |record: &mut Record, clock: &Clock| {
             Some((record.postpone(wait, longest_age, &StoreFacts::default(), clock.now()), RecordRetention::Keep))
         };
-        at_hand(Ok(self.change(id, postpone).unwrap_or(Postponed::NotUnsettled)))
+        ready_reply(Ok(self.change(id, postpone).unwrap_or(Postponed::NotUnsettled)))
     }
 
     fn status(&self, id: RecordId) -> Reply<'_, Option<RecordStatus>> {
-        at_hand(Ok(self.shard(id).get(&id).and_then(|record| record.status(&StoreFacts::default(), self.clock.now()))))
+        ready_reply(Ok(self
+            .shard(id)
+            .get(&id)
+            .and_then(|record| record.status(&StoreFacts::default(), self.clock.now()))))
     }
 
     fn resolve(&self, id: RecordId, resolution: Resolution) -> Reply<'_, Resolved> {
@@ -472,7 +475,7 @@ impl Records for MemoryRecords {
                 self.change(id, |record, clock| Some(((), record.resolve(None, &StoreFacts::default(), clock.now())?)))
             }
         };
-        at_hand(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
+        ready_reply(Ok(if resolved.is_some() { Resolved::Done } else { Resolved::NotUnsettled }))
     }
 
     fn purge_expired(&self) {
@@ -488,7 +491,7 @@ impl fmt::Debug for MemoryRecords {
             .field("limits", &self.limits)
             .field("records", &self.len())
             .field("bytes", &self.bytes())
-            .field("turns", &self.turns())
+            .field("turns", &self.fingerprint_locks())
             .field("claims_held", &self.claims.lock().len())
             .finish_non_exhaustive()
     }

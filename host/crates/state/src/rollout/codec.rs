@@ -2,12 +2,12 @@
 
 use super::{
     FleetState, PolicyRef, Why,
-    protocol::{GENERATIONS, QUARANTINED},
+    protocol::{MAX_GENERATION, MAX_QUARANTINED},
 };
 use crate::digest::Digest;
 
 /// Maximum length of a host's name.
-const NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
 impl FleetState {
     /// The seven words: line, generation, chosen, before, why, by, quarantined.
@@ -36,12 +36,12 @@ impl FleetState {
             quarantined.split(' ').filter(|digest| !digest.is_empty()).map(|digest| digest.parse().ok()).collect();
         Some(Self {
             line: Some(line).filter(|line| line.len() == 16).and_then(|line| u64::from_str_radix(line, 16).ok())?,
-            generation: generation.parse().ok().filter(|generation| *generation <= GENERATIONS)?,
+            generation: generation.parse().ok().filter(|generation| *generation <= MAX_GENERATION)?,
             chosen: PolicyRef::read(chosen)?,
             before: if *before == "-" { None } else { Some(PolicyRef::read(before)?) },
             why: Why::read(why)?,
             by: Some(*by).filter(|by| by.is_empty() || is_name(by))?.to_owned(),
-            quarantined: quarantined.filter(|all| all.len() <= QUARANTINED)?,
+            quarantined: quarantined.filter(|all| all.len() <= MAX_QUARANTINED)?,
         })
     }
 }
@@ -87,5 +87,5 @@ impl Why {
 /// Whether a word is a valid name of a host.
 pub fn is_name(word: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    (1..=NAME).contains(&word.len()) && word.bytes().all(fits)
+    (1..=MAX_NAME_BYTES).contains(&word.len()) && word.bytes().all(fits)
 }

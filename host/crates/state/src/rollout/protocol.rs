@@ -17,14 +17,14 @@ use crate::{clock::Timestamp, digest::Digest};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A host without a message for this long is not waited for: five heartbeats.
-pub const LIVE: Duration = Duration::from_secs(5);
+pub const HOST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for hosts to pull and compile a proposal: an 18 MB Python policy takes 9 s to compile.
-pub const STAGING: Duration = Duration::from_secs(30);
+pub const STAGING_TIME: Duration = Duration::from_secs(30);
 /// Maximum of quarantined digests; the oldest is dropped first.
-pub const QUARANTINED: usize = 32;
+pub const MAX_QUARANTINED: usize = 32;
 /// Highest generation: far above what a fleet reaches, and exact in Lua. Only a foreign program writes one so high. The number stays
 /// there, and switches still work, because a generation is identified by its digest too.
-pub const GENERATIONS: u64 = 1_000_000_000_000;
+pub const MAX_GENERATION: u64 = 1_000_000_000_000;
 
 /// A reference to a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub struct Aborted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
     /// Time of its last message.
-    pub heard: Timestamp,
+    pub last_message_at: Timestamp,
     /// The generation that the host serves.
     pub generation: u64,
     /// The proposal that the host has loaded and could serve at once.
@@ -135,7 +135,7 @@ pub struct HostStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Only a heartbeat.
-    Beat,
+    Heartbeat,
     /// Proposes a component, which this host has staged.
     Announce {
         /// Id of the proposal.
@@ -205,40 +205,40 @@ pub struct Agreement {
 
 impl Agreement {
     /// Applies a message. `known`: the sender's copy of the state. Returns the outcome, and whether to notify the other hosts.
-    pub fn hear(
+    pub fn apply(
         &mut self,
-        speaker: &HostStatus,
+        host_status: &HostStatus,
         known: &FleetState,
-        word: &Message,
+        message: &Message,
         now: Timestamp,
     ) -> (MessageOutcome, bool) {
-        let mut told = false;
+        let mut changed = false;
         let is_lost = self.standing.generation == 0;
         if known.generation > self.standing.generation && (is_lost || known.line == self.standing.line) {
             self.standing = known.clone();
-            told = true;
+            changed = true;
         }
         // If the clock was set back, times in the future would keep a host live or a proposal open for too long.
         for member in self.members.values_mut() {
-            member.heard = member.heard.min(now);
+            member.last_message_at = member.last_message_at.min(now);
         }
         if let Some(proposal) = &mut self.proposal {
-            proposal.until = proposal.until.min(now.after(STAGING));
+            proposal.until = proposal.until.min(now.after(STAGING_TIME));
         }
-        self.members.retain(|_, member| now.since(member.heard) <= LIVE);
-        let HostStatus { host, generation, staged } = speaker;
-        self.members.insert(host.clone(), Member { heard: now, generation: *generation, staged: *staged });
-        let outcome = self.follow(host, word, now);
-        told |= matches!(outcome, MessageOutcome::Done | MessageOutcome::Aborted) && *word != Message::Beat;
-        told |= self.settle(now);
-        (outcome, told)
+        self.members.retain(|_, member| now.since(member.last_message_at) <= HOST_TIMEOUT);
+        let HostStatus { host, generation, staged } = host_status;
+        self.members.insert(host.clone(), Member { last_message_at: now, generation: *generation, staged: *staged });
+        let outcome = self.follow(host, message, now);
+        changed |= matches!(outcome, MessageOutcome::Done | MessageOutcome::Aborted) && *message != Message::Heartbeat;
+        changed |= self.settle(now);
+        (outcome, changed)
     }
 
-    fn follow(&mut self, host: &str, word: &Message, now: Timestamp) -> MessageOutcome {
-        match word {
-            Message::Beat => MessageOutcome::Done,
+    fn follow(&mut self, host: &str, message: &Message, now: Timestamp) -> MessageOutcome {
+        match message {
+            Message::Heartbeat => MessageOutcome::Done,
             Message::Announce { id, digest, promoted, from, others } => {
-                let (by, until) = (host.to_owned(), now.after(STAGING));
+                let (by, until) = (host.to_owned(), now.after(STAGING_TIME));
                 let proposal = Proposal { id: *id, digest: *digest, by, promoted: *promoted, from: *from, until };
                 self.announce(proposal, others)
             }
@@ -288,7 +288,7 @@ impl Agreement {
         if let PolicyRef::Artifact(bad) = self.standing.chosen {
             self.standing.quarantined.retain(|own| *own != bad);
             self.standing.quarantined.push(bad);
-            let over = self.standing.quarantined.len().saturating_sub(QUARANTINED);
+            let over = self.standing.quarantined.len().saturating_sub(MAX_QUARANTINED);
             self.standing.quarantined.drain(..over);
         }
         self.standing.chosen = before;
@@ -329,7 +329,7 @@ impl Agreement {
     }
 
     fn next(&mut self, why: Why, by: &str) {
-        self.standing.generation = (self.standing.generation + 1).min(GENERATIONS);
+        self.standing.generation = (self.standing.generation + 1).min(MAX_GENERATION);
         self.standing.why = why;
         by.clone_into(&mut self.standing.by);
     }

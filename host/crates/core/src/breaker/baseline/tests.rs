@@ -179,7 +179,7 @@ proptest! {
             prop_assert!(usual.failures_milli <= usual.calls_milli);
             prop_assert!(usual.share_milli().is_none_or(|share| (1..=1000).contains(&share)));
         }
-        usual.learn(Bucket::of(0, 0), now.after(HORIZON));
+        usual.learn(Bucket::of(0, 0), now.after(FADING_TIME));
         prop_assert_eq!((usual.calls_milli, usual.failures_milli), (0, 0));
     }
 }

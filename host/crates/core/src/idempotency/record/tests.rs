@@ -269,8 +269,8 @@ fn a_write_stays_unknown_while_it_is_verified() {
     verified.sent(FencingToken(2), None, at(36)).unwrap();
     assert_eq!(of(&verified, at(37)), (None, None), "it is under way");
     let lost = StoreFacts { lost: Some(at(1)), ..facts };
-    let feared = Record::begin(None, &opening(3, b"a"), &lost, at(2)).1.unwrap();
-    assert_eq!(of(&feared, at(3)), (None, None), "only a loss says that it may have been sent");
+    let assumed = Record::begin(None, &opening(3, b"a"), &lost, at(2)).1.unwrap();
+    assert_eq!(of(&assumed, at(3)), (None, None), "only a loss says that it may have been sent");
 }
 
 /// A key that the store does not know may have been among those that it lost, for one lifetime.

@@ -50,10 +50,10 @@ fn a_host_that_says_nothing_leaves_an_orphan() {
     let mut list = Unanswered::default();
     let _ = list.arrive(id(1), FencingToken(1), TERMS, at(0));
     assert!(list.renew(id(1), FencingToken(1), TERMS, at(7)));
-    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(14)), None, "it is not listed itself");
+    assert_eq!(list.recheck_orphan(id(2), FencingToken(2), TERMS, at(14)), None, "it is not listed itself");
     assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(14)), Arrival::Listed { others: true });
-    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(14)), None);
-    assert_eq!(list.look_again(id(2), FencingToken(2), TERMS, at(15)), Some(id(1)), "its lease is over");
+    assert_eq!(list.recheck_orphan(id(2), FencingToken(2), TERMS, at(14)), None);
+    assert_eq!(list.recheck_orphan(id(2), FencingToken(2), TERMS, at(15)), Some(id(1)), "its lease is over");
     assert!(!list.renew(id(1), FencingToken(1), TERMS, at(15)), "the first owner is told");
     assert_eq!(list.len(), 1, "its own entry is gone");
 }
@@ -62,7 +62,7 @@ fn a_host_that_says_nothing_leaves_an_orphan() {
 fn an_entry_that_lapsed_is_no_orphan_to_its_owner() {
     let mut list = Unanswered::default();
     let _ = list.arrive(id(1), FencingToken(1), TERMS, at(0));
-    assert_eq!(list.look_again(id(1), FencingToken(1), TERMS, at(100)), None);
+    assert_eq!(list.recheck_orphan(id(1), FencingToken(1), TERMS, at(100)), None);
     assert!(list.renew(id(1), FencingToken(1), TERMS, at(100)));
     assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(100)), Arrival::Listed { others: true });
 }
@@ -150,7 +150,7 @@ proptest! {
                 Event::LookAgain(n) if !owners.is_empty() => {
                     let own = n % owners.len();
                     let (id, fence) = (owners[own].id, owners[own].fence);
-                    if let Some(orphan) = list.look_again(id, fence, TERMS, now) {
+                    if let Some(orphan) = list.recheck_orphan(id, fence, TERMS, now) {
                         prop_assert_ne!(orphan, id);
                         owners.swap_remove(own);
                         adopted(&mut owners, orphan, fence, now);

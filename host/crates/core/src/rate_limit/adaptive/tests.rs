@@ -80,7 +80,7 @@ fn it_rises_by_its_step_while_the_upstream_answers_and_is_forgotten_in_the_end()
     rate.took(sent, now.after(pause));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(pause)), Some(before + 650.0), "a pause earns little");
     assert_eq!(rate.per_minute(&SETTINGS, 900.0, minute), None, "the limits hold by themselves");
-    assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(FORGOTTEN)), None);
+    assert_eq!(rate.per_minute(&SETTINGS, OPEN, now.after(FORGET_AFTER)), None);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn places_stand_evenly_and_are_given_back() {
     let mut rate = AdaptiveRate::default();
     let mut reserve = |wait| rate.reserve(600.0, START, START, Duration::from_millis(wait));
     let dues: Vec<_> = (0..3).map(|_| reserve(1000).unwrap()).collect();
-    assert_eq!(dues.iter().map(|place| place.due).collect::<Vec<_>>(), [START, at(100), at(200)]);
+    assert_eq!(dues.iter().map(|reservation| reservation.due).collect::<Vec<_>>(), [START, at(100), at(200)]);
     assert_eq!(reserve(299), Err(Duration::from_millis(300)));
     rate.refund(&dues[0], at(50));
     rate.refund(&dues[2], at(50));
@@ -146,12 +146,12 @@ proptest! {
                 }
                 Event::Reserve => {
                     if let Some(per_minute) = before {
-                        let place = rate.reserve(per_minute, now, now, Duration::MAX).unwrap();
+                        let reservation = rate.reserve(per_minute, now, now, Duration::MAX).unwrap();
                         if let Some((due, of)) = last {
-                            let apart = place.due.since(due).as_secs_f64();
+                            let apart = reservation.due.since(due).as_secs_f64();
                             prop_assert!(apart + 1e-5 >= 60.0 / of, "{apart} s apart at {of} a minute");
                         }
-                        last = Some((place.due, per_minute));
+                        last = Some((reservation.due, per_minute));
                     }
                 }
                 Event::Passes(ms) => now = now.after(Duration::from_millis(ms)),
@@ -164,7 +164,7 @@ proptest! {
                 prop_assert!(after.unwrap_or(OPEN) >= before.unwrap_or(OPEN), "{event:?}: {before:?}, then {after:?}");
             }
         }
-        prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGOTTEN)), None);
+        prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGET_AFTER)), None);
     }
 
     /// Whoever leaves makes room for the next one, however many come and go: whoever asks stands behind those alone who
@@ -180,13 +180,13 @@ proptest! {
             match act {
                 0..=3 => {
                     let from = paused.max(now);
-                    let place = rate.reserve(600.0, from, now, Duration::MAX).unwrap();
+                    let reservation = rate.reserve(600.0, from, now, Duration::MAX).unwrap();
                     let dues: Vec<_> = held.iter().map(|held| held.moved_to(rate.moved).due).collect();
-                    let near = dues.iter().find(|due| place.due.since(**due).max(due.since(place.due)) < APART);
-                    prop_assert_eq!(near, None, "{:?} among {:?}", place, &dues);
+                    let near = dues.iter().find(|due| reservation.due.since(**due).max(due.since(reservation.due)) < APART);
+                    prop_assert_eq!(near, None, "{:?} among {:?}", reservation, &dues);
                     let ahead = dues.iter().filter(|due| **due >= from.before(APART)).count() as u32;
-                    prop_assert!(place.due <= from.after(APART * (ahead + 1)), "{place:?} behind {ahead} from {from:?}");
-                    held.push(place);
+                    prop_assert!(reservation.due <= from.after(APART * (ahead + 1)), "{reservation:?} behind {ahead} from {from:?}");
+                    held.push(reservation);
                 }
                 4 | 5 if !held.is_empty() => {
                     let left = held.swap_remove(which % held.len());

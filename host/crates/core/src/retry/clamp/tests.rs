@@ -17,7 +17,7 @@ fn facts() -> ClampInput {
         purpose: Purpose::Request,
         seen: ObservedResult::Status(500),
         attempts: 1,
-        probes: 0,
+        verifications: 0,
         unsettled: false,
         repeatable: true,
         sent_ago: Some(Duration::ZERO),
@@ -81,14 +81,21 @@ fn any_facts() -> impl Strategy<Value = ClampInput> {
     let counts = (1_u32..6, 0_u32..60);
     let times = (prop::option::of(0_u64..200), prop::option::of(1_u64..100), 0_u64..200, prop::option::of(0_u64..100));
     (effect, purpose, seen(), flags, counts, times).prop_map(
-        |(effect, purpose, seen, (granted, unsettled, repeatable), (attempts, probes), (sent, within, left, hint))| {
+        |(
+            effect,
+            purpose,
+            seen,
+            (granted, unsettled, repeatable),
+            (attempts, verifications),
+            (sent, within, left, hint),
+        )| {
             ClampInput {
                 effect,
                 granted,
                 purpose,
                 seen,
                 attempts,
-                probes,
+                verifications,
                 unsettled,
                 repeatable,
                 sent_ago: sent.map(Duration::from_secs),

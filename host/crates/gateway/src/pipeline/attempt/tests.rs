@@ -6,10 +6,10 @@ use crate::{
     clock::{Clock, Timestamp},
     config,
     idempotency::{
-        Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, FencingToken, Fingerprint, FingerprintLock,
-        HeartbeatLease, HostLease, Intent, Leaving, PlaceTerm, Postponed, RecordId, RecordStatus, Records, Renewed,
-        Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled,
-        records::{Reply, at_hand, forwarded::forwarded},
+        Arriving, BeginRequest, Claim, ClaimName, ClaimOwner, Claimant, EntryTerm, FencingToken, Fingerprint,
+        FingerprintLock, HeartbeatLease, HostLease, Intent, Leaving, Postponed, RecordId, RecordStatus, Records,
+        Renewed, Resolution, Resolved, StoreBegin, Stored, Ticket, Unsettled,
+        records::{Reply, forwarded::forwarded, ready_reply},
     },
     rng::Rng,
     state::memory::records::{Limits, MemoryRecords},
@@ -34,16 +34,16 @@ impl Records for UnderHeartbeat {
         let now = || self.clock.now();
         let term = self.heartbeat.renewed(now().after(self.lease), now);
         let opened = self.records.begin(id, opening).now_or_never().unwrap();
-        at_hand(opened.map(|opened| StoreBegin { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
+        ready_reply(opened.map(|opened| StoreBegin { host: Some(HostLease::new(&self.heartbeat, term)), ..opened }))
     }
     fn arrive(&self, arriving: Arriving) -> Reply<'_, crate::idempotency::Arrived> {
         self.records.arrive(arriving)
     }
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
-        self.records.keep_alive(ticket, lock, place)
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed> {
+        self.records.keep_alive(ticket, lock, term)
     }
-    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
-        self.records.write_listed(ticket, opening, came)
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, arrived_at: Timestamp) -> bool {
+        self.records.write_listed(ticket, opening, arrived_at)
     }
 }
 
@@ -95,8 +95,8 @@ async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
 #[test]
 fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
     let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
-    assert!(matches!(went(&timed_out, false), SampleOutcome::TimedOut));
-    assert!(matches!(went(&timed_out, true), SampleOutcome::Untold));
+    assert!(matches!(sample_outcome(&timed_out, false), SampleOutcome::TimedOut));
+    assert!(matches!(sample_outcome(&timed_out, true), SampleOutcome::Uninformative));
 }
 
 /// An upstream over TLS or HTTP/2: the connection's own task reads the body after this delay, even if the send has ended.

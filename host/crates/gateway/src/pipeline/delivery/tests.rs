@@ -67,7 +67,7 @@ async fn an_answer_that_is_read_on_without_its_caller_counts_as_memory() {
         let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![once]).unwrap();
         let memory = &host.shared.memory;
         drop(host.call(post()).await);
-        memory.looked(resident);
+        memory.record_measurement(resident);
         for part in 0..2 {
             let is_read = parts.send(Bytes::from(vec![b'x'; PART_BYTES])).await.is_ok();
             assert_eq!(is_read, part == 0 || resident == 0, "{case}: part {part}");
@@ -77,7 +77,7 @@ async fn an_answer_that_is_read_on_without_its_caller_counts_as_memory() {
         drop(parts);
         sleep(Duration::from_millis(10)).await;
         assert_eq!(memory.view().1, 0, "{case}: the record has it, or it is let go of");
-        memory.looked(0);
+        memory.record_measurement(0);
         let adopted = host.call(post()).await;
         assert_eq!(
             (adopted.status(), adopted.headers()["triage-adopted"].as_bytes()),

@@ -8,9 +8,9 @@ use crate::{
     clock::Clock,
     config,
     idempotency::{
-        Claim, ClaimName, Claimant, FingerprintLock, Intent, Leaving, PlaceTerm, Postponed, RecordError, RecordStatus,
+        Claim, ClaimName, Claimant, EntryTerm, FingerprintLock, Intent, Leaving, Postponed, RecordError, RecordStatus,
         Records, Renewed, Resolution, Resolved, StoreBegin, Unsettled,
-        records::{Reply, at_hand, forwarded::forwarded},
+        records::{Reply, forwarded::forwarded, ready_reply},
     },
     policy::contract::{Failure, FailureKind},
     rng::Rng,
@@ -69,11 +69,11 @@ impl Records for Leased {
         if matches!(arrived, Ok(Arrived::Listed { .. })) {
             self.records.write_listed(ticket, opening, self.clock.now());
         }
-        at_hand(arrived)
+        ready_reply(arrived)
     }
-    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, _: Ticket, _: Duration, _: EntryTerm) -> Reply<'_, Renewed> {
         let unavailable = || RecordError::Unavailable { source: "it is cut off".into(), maybe_done: false };
-        at_hand(self.renewals.lock().ok_or_else(unavailable))
+        ready_reply(self.renewals.lock().ok_or_else(unavailable))
     }
 }
 

@@ -99,7 +99,7 @@ async fn faults_strike_by_call_and_pattern_and_can_be_changed() {
     assert_eq!(seen, [200, 200, 500, 200, 200, 500]);
     assert_eq!(ask(&emulator, activate(super::BATCH)).await.0, 502);
     assert_eq!(ask(&emulator, activate(super::BATCH)).await.0, 404);
-    assert_eq!(emulator.faults_struck(), 3);
+    assert_eq!(emulator.faults_injected(), 3);
     emulator.set_faults(Faults::none().anywhere(When::Always, Fault::FailBefore(StatusCode::SERVICE_UNAVAILABLE)));
     assert_eq!(ask(&emulator, Request::get("/")).await.0, 503);
     emulator.set_faults(Faults::none());

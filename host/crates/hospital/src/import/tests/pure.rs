@@ -6,7 +6,7 @@ use crate::{
     import::{
         journal::{self, Entry, Head, JournalError, Recorded, Start, Subject, VERSION},
         response::{self, ResponseKind},
-        retry_state::{Next, Patience, RequestOutcome, RetryState},
+        retry_state::{Next, RequestOutcome, RetryLimits, RetryState},
         rows,
     },
 };
@@ -258,7 +258,7 @@ fn what_answers_mean() {
     assert!(!response::from_triage(&headers(&[("server", "uvicorn")])));
 }
 
-fn heard() -> impl Strategy<Value = ResponseKind> {
+fn response() -> impl Strategy<Value = ResponseKind> {
     let why = String::new;
     let after = proptest::option::of((0..300_u64).prop_map(Duration::from_secs));
     prop_oneof![
@@ -276,21 +276,21 @@ proptest! {
     /// Every request ends. A request that may have been sent never ends as "not sent" or "rejected by the host", and no requested wait is
     /// shortened.
     #[test]
-    fn a_request_is_asked_until_settled(before in any::<bool>(), script in proptest::collection::vec((heard(), any::<u64>()), 1..200)) {
-        let patience = Patience::default();
-        let mut asking = RetryState::new(patience, before);
+    fn a_request_is_asked_until_settled(before in any::<bool>(), script in proptest::collection::vec((response(), any::<u64>()), 1..200)) {
+        let retry_limits = RetryLimits::default();
+        let mut asking = RetryState::new(retry_limits, before);
         let mut maybe_sent = before;
-        for (asked, (heard, random)) in script.into_iter().enumerate() {
-            prop_assert!(asked < (patience.refusals + patience.losses + patience.in_flight) as usize);
-            let hint = match &heard {
+        for (asked, (response, random)) in script.into_iter().enumerate() {
+            prop_assert!(asked < (retry_limits.refusals + retry_limits.losses + retry_limits.in_flight) as usize);
+            let hint = match &response {
                 ResponseKind::Refused { after, .. } | ResponseKind::InFlight(after) => *after,
                 _ => None,
             };
-            maybe_sent |= matches!(heard, ResponseKind::Lost(_) | ResponseKind::InFlight(_) | ResponseKind::Unknown(_));
-            let hopeless = matches!(heard, ResponseKind::Hopeless(_));
-            match asking.hear(heard, random) {
+            maybe_sent |= matches!(response, ResponseKind::Lost(_) | ResponseKind::InFlight(_) | ResponseKind::Unknown(_));
+            let hopeless = matches!(response, ResponseKind::Hopeless(_));
+            match asking.decide(response, random) {
                 Next::Again { after, .. } => {
-                    prop_assert!(after <= patience.wait && hint.is_none_or(|hint| after >= hint));
+                    prop_assert!(after <= retry_limits.wait && hint.is_none_or(|hint| after >= hint));
                     prop_assert_eq!(asking.maybe_sent(), maybe_sent);
                 }
                 Next::Settled(outcome) => {

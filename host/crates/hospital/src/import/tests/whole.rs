@@ -4,7 +4,7 @@ use super::host::{Mishap, Way, by_chance};
 use crate::{
     clock::Clock,
     import::{
-        Activation, Context, ImportError, JournalError, Options, Patience, Report, RequestOutcome, Silent, Subject,
+        Activation, Context, ImportError, JournalError, Options, Report, RequestOutcome, RetryLimits, Silent, Subject,
         Summary, Totals, preview, run_in,
     },
     rng::Rng,
@@ -17,7 +17,7 @@ fn context(way: &Way, seed: u64) -> Context {
         transport: Arc::new(way.clone()),
         entropy: Rng::seeded(seed),
         clock: Clock::anchored(0),
-        patience: Patience::default(),
+        retry_limits: RetryLimits::default(),
     }
 }
 
@@ -142,10 +142,10 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
         let summary = loop {
             runs += 1;
             assert!(runs < 200, "seed {seed}: no end");
-            let patience = Duration::from_millis(chance.next() % 20_000);
+            let retry_limits = Duration::from_millis(chance.next() % 20_000);
             let run = import(&way, &options, seed * 1_000 + runs);
             // Dropping the future leaves the same state as kill -9: a journal, and a host that continues.
-            if let Ok(summary) = tokio::time::timeout(patience, run).await {
+            if let Ok(summary) = tokio::time::timeout(retry_limits, run).await {
                 let summary = summary.unwrap();
                 if summary.complete() {
                     break summary;

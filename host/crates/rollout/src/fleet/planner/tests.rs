@@ -30,7 +30,7 @@ fn proposal(id: u64, of: u8) -> Proposed {
 
 fn hear(course: &mut Planner, standing: FleetState, proposed: Option<Proposed>) -> Vec<Notice> {
     let view = FleetStatus { standing, proposed, ..FleetStatus::default() };
-    course.heard(&Message::Beat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW)
+    course.process_reply(&Message::Heartbeat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW)
 }
 
 /// Staging because the fleet already serves the component.
@@ -40,7 +40,7 @@ fn catch_up(of: u8) -> Next {
 
 /// Staging for a proposal: with a time limit.
 fn stage(of: u8) -> Next {
-    Next::Stage { digest: digest(of), promoted: false, within: Some(STAGING) }
+    Next::Stage { digest: digest(of), promoted: false, within: Some(STAGING_TIME) }
 }
 
 fn refused() -> Unstaged {
@@ -52,19 +52,19 @@ fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
     let mut own = course();
     let serving = Some(digest(0));
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest);
-    let told = hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
-    assert!(matches!(&told[..], [Notice::Proposed(_)]), "{told:?}");
+    let notices = hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
+    assert!(matches!(&notices[..], [Notice::Proposed(_)]), "{notices:?}");
     assert_eq!(hear(&mut own, FleetState::default(), Some(proposal(7, 1))), [], "told once");
     assert_eq!(own.next(serving, &[digest(0)], NOW), stage(1));
     own.begin(digest(1));
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest, "one at a time");
     own.end(digest(1));
     let shelf = [digest(0), digest(1)];
-    assert_eq!((own.next(serving, &shelf, NOW), own.speaker(serving, &shelf).staged), (Next::Rest, Some(7)));
+    assert_eq!((own.next(serving, &shelf, NOW), own.host_status(serving, &shelf).staged), (Next::Rest, Some(7)));
     hear(&mut own, standing(1, 1, Why::Announced), None);
     assert_eq!(own.next(serving, &shelf, NOW), Next::Install { digest: digest(1), promoted: false });
     assert_eq!(own.settle(serving), None, "it does not serve yet");
-    assert!(own.behind(serving) && own.speaker(serving, &shelf).generation == 0);
+    assert!(own.behind(serving) && own.host_status(serving, &shelf).generation == 0);
     assert!(matches!(own.settle(Some(digest(1))), Some(Notice::Serves { generation: 1, .. })));
     assert_eq!((own.next(Some(digest(1)), &shelf, NOW), own.settle(Some(digest(1)))), (Next::Rest, None));
 }
@@ -74,13 +74,13 @@ fn what_is_refused_is_told_to_the_fleet_and_not_tried_again() {
     let mut own = course();
     hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
     assert!(matches!(own.failed(digest(1), refused(), NOW), Some(Notice::NotStaged { .. })));
-    let word = own.word();
+    let word = own.next_message();
     assert_eq!(word, Message::Refuse { id: 7, step: "load", reason: "no".to_owned() });
-    let later = NOW.after(LONGEST_WAIT);
+    let later = NOW.after(MAX_WAIT);
     assert_eq!(own.next(Some(digest(0)), &[], later), Next::Rest);
     let view = FleetStatus { proposed: Some(proposal(7, 1)), ..FleetStatus::default() };
-    own.heard(&word, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW);
-    assert_eq!(own.word(), Message::Beat, "said once");
+    own.process_reply(&word, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW);
+    assert_eq!(own.next_message(), Message::Heartbeat, "said once");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_cannot_be_had_is_tried_again_and_again_ever_more_rarely() {
         at = at.after(Duration::from_secs(seconds));
         assert_eq!(own.next(serving, &[], at), catch_up(1), "{round}");
     }
-    assert_eq!(own.word(), Message::Beat, "it is no reason to refuse it");
+    assert_eq!(own.next_message(), Message::Heartbeat, "it is no reason to refuse it");
     assert!(own.why_behind().unwrap().starts_with("pull: "));
 }
 
@@ -108,14 +108,17 @@ fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
     hear(&mut own, standing(3, 1, Why::Announced), None);
     assert!(!own.fault(Some(digest(0))), "another one");
     assert!(own.fault(Some(digest(1))));
-    let word = own.word();
+    let word = own.next_message();
     assert_eq!(word, Message::RollBack { generation: 3, chosen: PolicyRef::Artifact(digest(1)), why: Why::Fault });
     let (view, outcome) =
         (FleetStatus { standing: standing(3, 1, Why::Announced), ..FleetStatus::default() }, MessageOutcome::NoOther);
-    let told = own.heard(&word, &MessageReply { outcome, flawed: false, view }, NOW);
-    assert_eq!((&told[..], own.word()), (&[Notice::NotRolledBack { generation: 3 }][..], Message::Beat));
+    let notices = own.process_reply(&word, &MessageReply { outcome, flawed: false, view }, NOW);
+    assert_eq!(
+        (&notices[..], own.next_message()),
+        (&[Notice::NotRolledBack { generation: 3 }][..], Message::Heartbeat)
+    );
     assert!(own.settle(Some(digest(1))).is_some());
-    assert_eq!(own.speaker(Some(digest(0)), &[]).generation, 2, "it fell back by itself");
+    assert_eq!(own.host_status(Some(digest(0)), &[]).generation, 2, "it fell back by itself");
 }
 
 #[test]
@@ -155,12 +158,12 @@ fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
     let mut own = course();
     hear(&mut own, standing(5, 1, Why::Announced), None);
     assert!(own.settle(Some(digest(1))).is_some());
-    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 5);
+    assert_eq!(own.host_status(Some(digest(1)), &[]).generation, 5);
     hear(&mut own, standing(5, 2, Why::Announced), None);
-    assert_eq!(own.speaker(Some(digest(1)), &[]).generation, 4, "it is behind");
+    assert_eq!(own.host_status(Some(digest(1)), &[]).generation, 4, "it is behind");
     assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: false });
     assert!(matches!(own.settle(Some(digest(2))), Some(Notice::Serves { generation: 5, .. })));
-    assert_eq!(own.speaker(Some(digest(2)), &[]).generation, 5);
+    assert_eq!(own.host_status(Some(digest(2)), &[]).generation, 5);
 }
 
 /// A host's state of one line says nothing about another line.
@@ -186,13 +189,13 @@ fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
     own.begin(digest(3));
     assert_eq!(own.next(serving, &[digest(1)], NOW), Next::Rest, "something else is under way");
     own.end(digest(3));
-    let told = own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
-    assert!(matches!(told, Some(Notice::NotKept { .. })), "{told:?}");
-    let later = NOW.after(LONGEST_WAIT);
+    let notices = own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);
+    assert!(matches!(notices, Some(Notice::NotKept { .. })), "{notices:?}");
+    let later = NOW.after(MAX_WAIT);
     assert_eq!(own.next(serving, &[digest(1)], later), stage(2), "and tried again");
     own.failed(digest(2), refused(), NOW);
-    assert_eq!(own.next(serving, &[digest(1)], later.after(LONGEST_WAIT)), Next::Rest, "unless it is refused");
-    assert_eq!(own.word(), Message::Beat);
+    assert_eq!(own.next(serving, &[digest(1)], later.after(MAX_WAIT)), Next::Rest, "unless it is refused");
+    assert_eq!(own.next_message(), Message::Heartbeat);
 }
 
 /// A slow pull of one component must not delay another one.
@@ -216,10 +219,10 @@ fn what_is_at_hand_but_was_rolled_back_here_is_not_claimed() {
     hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
     assert_eq!((own.claimed(&[]), own.claimed(&[digest(1)])), (None, Some(digest(1))));
     own.failed(digest(1), Unstaged::quarantined(), NOW);
-    assert_eq!((own.claimed(&[digest(1)]), own.speaker(Some(digest(0)), &[digest(1)]).staged), (None, None));
-    assert!(matches!(own.word(), Message::Refuse { id: 7, step: "quarantine", .. }));
+    assert_eq!((own.claimed(&[digest(1)]), own.host_status(Some(digest(0)), &[digest(1)]).staged), (None, None));
+    assert!(matches!(own.next_message(), Message::Refuse { id: 7, step: "quarantine", .. }));
     hear(&mut own, FleetState::default(), Some(Proposed { promoted: true, ..proposal(8, 1) }));
-    assert_eq!((own.claimed(&[digest(1)]), own.speaker(None, &[digest(1)]).staged), (None, Some(8)), "pardoned");
+    assert_eq!((own.claimed(&[digest(1)]), own.host_status(None, &[digest(1)]).staged), (None, Some(8)), "pardoned");
 }
 
 #[test]
@@ -244,11 +247,15 @@ fn hosts_that_were_just_heard_of_are_named() {
     let hosts = vec![host("a", Duration::ZERO), host("b", Duration::from_secs(1)), host("c", Duration::from_secs(4))];
     let hear = |own: &mut Planner, hosts, at| {
         let view = FleetStatus { hosts, ..FleetStatus::default() };
-        own.heard(&Message::Beat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, at);
+        own.process_reply(
+            &Message::Heartbeat,
+            &MessageReply { outcome: MessageOutcome::Done, flawed: false, view },
+            at,
+        );
     };
     hear(&mut own, hosts, NOW);
     assert_eq!(own.others(NOW), ["b"], "not this host, and not one that may be gone");
     hear(&mut own, Vec::new(), NOW);
     assert_eq!(own.others(NOW), ["b"], "also where shared state has lost it");
-    assert_eq!(own.others(NOW.after(STALE)), [""; 0]);
+    assert_eq!(own.others(NOW.after(MAX_STATUS_AGE)), [""; 0]);
 }

@@ -82,7 +82,7 @@ async fn who_leaves_a_crowd_gives_its_place_back() {
     let proxy = Proxy::before(server.port());
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 8)]);
     let one = host_at(&proxy.url(), &settings, Duration::from_secs(2));
-    soon("its first beat", || one.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || one.gate.known.lock().heartbeat.is_some()).await;
     proxy.delay(50 * MS);
     assert!(timeout(20 * MS, one.crowd(8)).await.is_err(), "it takes longer");
     proxy.delay(Duration::ZERO);
@@ -105,7 +105,7 @@ async fn a_wait_goes_to_none_who_cannot_bear_it() {
     let proxy = Proxy::before(server.port());
     let settings = settings(None, vec![quota(1, Duration::from_secs(10), 1)]);
     let one = host_at(&proxy.url(), &settings, Duration::from_secs(2));
-    soon("its first beat", || one.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || one.gate.known.lock().heartbeat.is_some()).await;
     let first = one.gate.acquire(AttemptKind::First, NOW).await;
     assert!(first.is_ok());
     proxy.delay(50 * MS);
@@ -122,7 +122,7 @@ async fn a_step_that_is_late_gives_all_its_places_back() {
     let proxy = Proxy::before(server.port());
     let settings = settings(None, vec![quota(1, Duration::from_secs(60), 8)]);
     let one = host_at(&proxy.url(), &settings, 100 * MS);
-    soon("its first beat", || one.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || one.gate.known.lock().heartbeat.is_some()).await;
     proxy.delay(150 * MS);
     let told = one.crowd(8).await;
     assert!(told.iter().flatten().all(|grant| matches!(grant, Grant::Alone(_))), "{told:?}");
@@ -148,7 +148,7 @@ fn a_runtime_that_ends_leaves_the_line_to_the_next() {
     let proxy = Proxy::before(server.port());
     let first = runtime();
     let one = first.block_on(async { host_at(&proxy.url(), &settings, Duration::from_secs(5)) });
-    first.block_on(soon("its first beat", || one.gate.known.lock().beaten.is_some()));
+    first.block_on(soon("its first beat", || one.gate.known.lock().heartbeat.is_some()));
     proxy.set(Way::BlackHole);
     let left = first.block_on(async { timeout(20 * MS, one.gate.acquire(AttemptKind::First, NOW)).await });
     assert!(left.is_err(), "nobody answers");

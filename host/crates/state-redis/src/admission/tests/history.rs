@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
-use scripts::{Acquired, Frame, Go, LimitDebit, Looked, ProbeTicket, SavedUp};
+use scripts::{Acquired, Frame, Go, LimitDebit, ProbeTicket, RecheckDecision, SavedUp};
 use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 use tokio::time::advance;
 
@@ -166,7 +166,7 @@ impl Both {
     }
 
     /// One call for several attempts takes the same places as one call for each.
-    fn together(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
+    fn batches(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
         let answer = self.run(
             &scripts::ACQUIRE,
             0,
@@ -202,20 +202,20 @@ impl Both {
     }
 
     fn look(&mut self, pair: &mut Pair) -> Result<bool, TestCaseError> {
-        let answer = self.run(&scripts::RECHECK, 0, &scripts::look(&pair.taken, pair.ticket.as_ref()));
+        let answer = self.run(&scripts::RECHECK, 0, &scripts::recheck(&pair.taken, pair.ticket.as_ref()));
         let (standing, own) = scripts::standing(&answer).unwrap();
-        let (looked, again) = scripts::looked(own).unwrap();
+        let (looked, again) = scripts::recheck_reply(own).unwrap();
         if let Some(again) = again {
             (pair.taken, pair.sent) = (again, false);
         }
         match (self.memory.recheck(&mut pair.own), looked) {
-            (Recheck::Send, Looked::Send { lease }) => {
+            (Recheck::Send, RecheckDecision::Send { lease }) => {
                 prop_assert_eq!(pair.own.is_probe(), lease.is_some());
                 pair.ticket = pair.own.counts().then_some(ProbeTicket { epoch: standing.epoch, lease });
                 pair.sent = true;
             }
-            (Recheck::Wait(own), Looked::Wait(shared)) => prop_assert_eq!(own, shared),
-            (Recheck::Refused(Refusal::BreakerOpen { retry_after, .. }), Looked::Open { wait }) => {
+            (Recheck::Wait(own), RecheckDecision::Wait(shared)) => prop_assert_eq!(own, shared),
+            (Recheck::Refused(Refusal::BreakerOpen { retry_after, .. }), RecheckDecision::Open { wait }) => {
                 prop_assert_eq!(retry_after, wait);
                 // As in service, the refund has no ticket.
                 pair.ticket = None;
@@ -237,7 +237,7 @@ impl Both {
                 let longest = Duration::from_millis(*wait_ms);
                 self.ask(*ask, longest * *least / 100..=longest, pairs)?;
             }
-            Event::Together(count, wait_ms) => self.together(*count, Duration::from_millis(*wait_ms), pairs)?,
+            Event::Together(count, wait_ms) => self.batches(*count, Duration::from_millis(*wait_ms), pairs)?,
             Event::Look(which) if !pairs.is_empty() => {
                 let index = which.index(pairs.len());
                 if !self.look(&mut pairs[index])? {
@@ -288,7 +288,7 @@ impl Both {
 
     /// Successes that are reported together count like separate ones.
     fn save_up(&mut self, count: u32) {
-        let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::beat(&SavedUp::default()));
+        let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::heartbeat(&SavedUp::default()));
         let (standing, _) = scripts::standing(&answer).unwrap();
         if standing.state != State::Closed {
             return;
@@ -303,9 +303,9 @@ impl Both {
 
     /// Compares the states of both gates, to the last digit.
     fn compare(&mut self, after: &Event) -> Result<(), TestCaseError> {
-        let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::beat(&SavedUp::default()));
+        let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::heartbeat(&SavedUp::default()));
         let (standing, own) = scripts::standing(&answer).unwrap();
-        let beaten = scripts::beaten(own).unwrap();
+        let heartbeat = scripts::heartbeat_reply(own).unwrap();
         let view = self.memory.view();
         let mut fleet = Fleet::default();
         fleet.observe(standing, self.clock.now(), true);
@@ -320,15 +320,15 @@ impl Both {
             );
             prop_assert_eq!(
                 (own.failures_in_row, own.counts, own.probes),
-                (beaten.failures_in_row, beaten.counts, beaten.probes),
+                (heartbeat.failures_in_row, heartbeat.counts, heartbeat.probes),
                 "after {:?}",
                 after
             );
         }
-        prop_assert_eq!(view.budget, beaten.budget, "after {:?}", after);
-        prop_assert_eq!(view.paused.unwrap_or_default(), beaten.pause, "after {:?}", after);
+        prop_assert_eq!(view.budget, heartbeat.budget, "after {:?}", after);
+        prop_assert_eq!(view.paused.unwrap_or_default(), heartbeat.pause, "after {:?}", after);
         let taken: Vec<u32> = view.limits.iter().map(|limit| limit.taken).collect();
-        let ahead = view.limits.iter().zip(&beaten.ahead).map(|(limit, ahead)| limit.quota.places(*ahead));
+        let ahead = view.limits.iter().zip(&heartbeat.ahead).map(|(limit, ahead)| limit.quota.places(*ahead));
         prop_assert_eq!(taken, ahead.collect::<Vec<_>>(), "after {:?}", after);
         if let Some(own) = &view.breaker {
             self.compare_shown(own, after)?;
@@ -447,7 +447,7 @@ fn a_clock_that_is_set_back_holds_nobody_up() {
         false,
     );
     run(late, &scripts::REPORT, &own);
-    let open = run(early, &scripts::HEARTBEAT, &scripts::beat(&SavedUp::default()));
+    let open = run(early, &scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default()));
     let state = scripts::standing(&open).unwrap().0.state;
     assert_eq!(state, State::Open { left: Duration::from_secs(60), why: breaker::Trip::Consecutive(1) });
 }

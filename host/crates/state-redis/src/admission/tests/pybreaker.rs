@@ -65,13 +65,13 @@ impl Stage {
         self.now += seconds * 1_000_000;
     }
 
-    fn beat(&self) -> State {
-        self.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0.state
+    fn send_heartbeat(&self) -> State {
+        self.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default())).0.state
     }
 
     fn row(&self) -> u32 {
-        let (_, own) = self.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default()));
-        scripts::beaten(&own).unwrap().failures_in_row
+        let (_, own) = self.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default()));
+        scripts::heartbeat_reply(&own).unwrap().failures_in_row
     }
 
     /// The ticket for one attempt, if admitted.
@@ -131,7 +131,7 @@ impl Stage {
 #[test]
 fn each_phase_is_shown_as_pybreaker_would_write_it() {
     let mut stage = Stage::new();
-    stage.beat();
+    stage.send_heartbeat();
     assert_eq!(stage.shown(), "closed 0 0 -", "at first");
     for failures in 1..=4 {
         stage.call(BreakerSignal::Failure);
@@ -140,7 +140,7 @@ fn each_phase_is_shown_as_pybreaker_would_write_it() {
     stage.call(BreakerSignal::Failure);
     assert_eq!(stage.shown(), "open 5 0 1700000000", "open");
     stage.pass(9);
-    stage.beat();
+    stage.send_heartbeat();
     assert_eq!(stage.shown(), "open 5 0 1700000009", "as of now");
     stage.pass(1);
     let probe = stage.ask().expect("the probe's permit");
@@ -202,16 +202,16 @@ fn what_python_does_is_an_event_from_outside() {
     ];
     for (name, open, written, expected, shown) in cases {
         let stage = Stage::new();
-        stage.beat();
+        stage.send_heartbeat();
         let before = if open {
             stage.trip();
-            assert!(matches!(stage.beat(), State::Open { .. }), "{name}");
-            stage.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0
+            assert!(matches!(stage.send_heartbeat(), State::Open { .. }), "{name}");
+            stage.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default())).0
         } else {
-            stage.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0
+            stage.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default())).0
         };
         stage.set(written);
-        let after = stage.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0;
+        let after = stage.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default())).0;
         let got = match after.state {
             State::Open { why, left } => {
                 assert_eq!(left, OPEN_FOR, "{name}: the settings' own time");
@@ -231,20 +231,20 @@ fn what_python_does_is_an_event_from_outside() {
 fn at_the_first_look_open_wins() {
     let mut stage = Stage::new();
     stage.set([Some("open"), Some("5"), Some("0"), Some("1699999990")]);
-    assert!(matches!(stage.beat(), State::Open { .. }), "theirs");
+    assert!(matches!(stage.send_heartbeat(), State::Open { .. }), "theirs");
     let mut alone = settings(None);
     alone.pybreaker = None;
     let with = std::mem::replace(&mut stage.frame, Frame::new(&Keys::new("test"), "api/get", "here", 1, &alone));
     stage.pass(10);
     stage.call(BreakerSignal::Success);
-    assert_eq!(stage.beat(), State::Closed);
+    assert_eq!(stage.send_heartbeat(), State::Closed);
     assert_eq!(stage.shown(), "open 5 0 1700000000", "not shown where it is off");
     stage.trip();
     stage.set([Some("closed"), Some("0"), Some("0"), Some("1700000000")]);
     // The state mirrored before the mirror was disabled is too old to rely on.
     let () = stage.server.ask(&["HSET", &with.keys[0], "py", "closed"]);
     stage.frame = with;
-    assert!(matches!(stage.beat(), State::Open { .. }), "ours");
+    assert!(matches!(stage.send_heartbeat(), State::Open { .. }), "ours");
     assert_eq!(stage.shown(), "open 5 0 1700000010");
 }
 
@@ -255,22 +255,22 @@ fn an_operators_word_stands_against_python() {
     assert!(matches!(opened, State::Open { .. }));
     for word in ["closed", "half-open"] {
         stage.put(0, word);
-        assert_eq!(stage.beat(), opened, "{word}");
+        assert_eq!(stage.send_heartbeat(), opened, "{word}");
         assert_eq!(stage.shown(), "open 0 0 1700000000", "{word}");
     }
     let held = stage.force(breaker::Force::Close(Duration::from_secs(60)));
     stage.set([Some("open"), Some("5"), Some("0"), Some("1700000000")]);
-    assert_eq!(stage.beat(), held);
+    assert_eq!(stage.send_heartbeat(), held);
     assert_eq!(stage.shown(), "closed 0 0 1700000000", "held closed");
     stage.pass(60);
     stage.set([Some("open"), Some("5"), Some("0"), Some("1700000060")]);
-    assert!(matches!(stage.beat(), State::Open { .. }), "its time is over");
+    assert!(matches!(stage.send_heartbeat(), State::Open { .. }), "its time is over");
 }
 
 #[test]
 fn failures_in_a_row_are_counted_together() {
     let stage = Stage::new();
-    stage.beat();
+    stage.send_heartbeat();
     stage.put(1, "4");
     assert_eq!(stage.row(), 4, "theirs");
     assert!(matches!(stage.call(BreakerSignal::Failure), State::Open { .. }), "the fifth");
@@ -283,10 +283,10 @@ fn failures_in_a_row_are_counted_together() {
     // Successes that a host has saved up count as older.
     stage.call(BreakerSignal::Failure);
     stage.put(1, "3");
-    let epoch = stage.run(&scripts::HEARTBEAT, &scripts::beat(&SavedUp::default())).0.epoch;
+    let epoch = stage.run(&scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default())).0.epoch;
     let saved_up = SavedUp { epoch, successes: 2, firsts: 0 };
     stage.put(1, "5");
-    stage.run(&scripts::HEARTBEAT, &scripts::beat(&saved_up));
+    stage.run(&scripts::HEARTBEAT, &scripts::heartbeat(&saved_up));
     assert_eq!((stage.row(), stage.shown().as_str()), (2, "closed 2 0 -"), "two more of theirs");
     for (word, row) in [("-3", 2), ("x", 2), ("1.5", 2), ("99999999999999", 2), ("", 2), ("9999999999", 1_000_000_000)]
     {
@@ -302,13 +302,13 @@ fn python_counts_as_one_that_saw_failures() {
     let mut stage = Stage::of(&settings(None), 2);
     let other = Frame::new(&Keys::new("test"), "api/get", "there", 2, &settings(None));
     let here = std::mem::replace(&mut stage.frame, other);
-    stage.beat();
+    stage.send_heartbeat();
     stage.frame = here;
-    stage.beat();
+    stage.send_heartbeat();
     for _ in 0..6 {
         stage.call(BreakerSignal::Failure);
     }
-    assert_eq!(stage.beat(), State::Closed, "one host of two");
+    assert_eq!(stage.send_heartbeat(), State::Closed, "one host of two");
     stage.put(1, "7");
     assert!(matches!(stage.call(BreakerSignal::Failure), State::Open { .. }), "and Python");
 }
@@ -320,13 +320,13 @@ fn a_probe_that_nobody_makes_is_left_to_python() {
     stage.trip();
     for (seconds, shown) in [(10, "1700000010"), (19, "1700000029"), (1, "1700000029"), (60, "1700000029")] {
         stage.pass(seconds);
-        stage.beat();
+        stage.send_heartbeat();
         assert_eq!(stage.shown(), format!("open 5 0 {shown}"), "{seconds} s later");
     }
     let probe = stage.ask().expect("the probe's permit");
     assert_eq!(stage.shown(), "open 5 0 1700000090", "a probe is under way");
     stage.put(0, "closed");
-    assert_eq!(stage.beat(), State::Closed, "Python was faster");
+    assert_eq!(stage.send_heartbeat(), State::Closed, "Python was faster");
     assert_eq!(stage.report(&probe, BreakerSignal::Failure), State::Closed, "of an older epoch");
 }
 
@@ -336,8 +336,8 @@ fn workers_keys_of_another_type_harm_nobody() {
     for key in KEYS {
         let () = stage.server.ask(&["LPUSH", key, "x"]);
     }
-    assert_eq!(stage.beat(), State::Closed);
-    assert_eq!(stage.beat(), State::Closed);
+    assert_eq!(stage.send_heartbeat(), State::Closed);
+    assert_eq!(stage.send_heartbeat(), State::Closed);
     stage.trip();
     assert_eq!(stage.shown(), "open 5 0 1700000000");
 }

@@ -59,7 +59,7 @@ pub(super) fn host_at(url: &str, settings: &Settings, timeout: Duration) -> Host
 
 pub(super) async fn host(server: &RedisServer, settings: &Settings) -> Host {
     let host = host_at(&server.url(), settings, Duration::from_secs(2));
-    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || host.gate.known.lock().heartbeat.is_some()).await;
     host
 }
 
@@ -133,7 +133,8 @@ async fn one_bad_host_of_three_opens_its_own_breaker_alone() {
     let settings = settings(Some(five()), vec![]);
     let [bad, good, third] =
         [host(&server, &settings).await, host(&server, &settings).await, host(&server, &settings).await];
-    soon("three live", || bad.gate.known.lock().beaten.as_ref().is_some_and(|(beaten, _)| beaten.live == 3)).await;
+    soon("three live", || bad.gate.known.lock().heartbeat.as_ref().is_some_and(|(heartbeat, _)| heartbeat.live == 3))
+        .await;
     for _ in 0..5 {
         assert_eq!(bad.call(Failure).await, Ok(false));
     }
@@ -236,7 +237,7 @@ async fn who_leaves_while_the_store_is_asked_takes_nothing() {
     let proxy = Proxy::before(server.port());
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 1)]);
     let host = host_at(&proxy.url(), &settings, Duration::from_secs(2));
-    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || host.gate.known.lock().heartbeat.is_some()).await;
     proxy.delay(50 * MS);
     let asked =
         tokio::time::timeout(20 * MS, host.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO)).await;
@@ -258,7 +259,8 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 10)]);
     let one = host_at(&proxy.url(), &settings, 200 * MS);
     let other = host(&server, &settings).await;
-    soon("two live", || one.gate.known.lock().beaten.as_ref().is_some_and(|(beaten, _)| beaten.live == 2)).await;
+    soon("two live", || one.gate.known.lock().heartbeat.as_ref().is_some_and(|(heartbeat, _)| heartbeat.live == 2))
+        .await;
     proxy.set(Way::Cut);
     let mut alone = 0;
     for _ in 0..10 {
@@ -405,7 +407,7 @@ async fn one_groups_trouble_is_not_the_others() {
     let gates: Vec<_> =
         (10..14).map(|name| host.gates.group(&format!("api/{name}"), || settings(None, vec![]))).collect();
     for gate in gates {
-        soon("its beat", || gate.known.lock().beaten.is_some()).await;
+        soon("its beat", || gate.known.lock().heartbeat.is_some()).await;
     }
 }
 
@@ -418,7 +420,7 @@ async fn gates_work_on_a_cluster() {
     for name in ["api/get", "api/{braces} and blanks", "api/third", "other/get"] {
         let gates = [&one, &other].map(|host| host.gates.group(name, || settings.clone()));
         for gate in &gates {
-            soon("its first beat", || gate.known.lock().beaten.is_some()).await;
+            soon("its first beat", || gate.known.lock().heartbeat.is_some()).await;
         }
         for turn in 0..6 {
             let grant = gates[turn % 2].acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
@@ -447,7 +449,7 @@ async fn a_server_that_refuses_is_as_good_as_none() {
         host.gate.give_back(&grant);
         matches!(grant, Grant::Alone(_))
     };
-    soon("its first beat", || host.gate.known.lock().beaten.is_some()).await;
+    soon("its first beat", || host.gate.known.lock().heartbeat.is_some()).await;
     assert!(!is_alone().await);
     let () = server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     assert!(is_alone().await, "full");

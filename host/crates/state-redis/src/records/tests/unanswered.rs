@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::idempotency::{
-    Arriving, PlaceTerm, RequestDigest, Ticket,
+    Arriving, EntryTerm, RequestDigest, Ticket,
     unanswered::{Arrival, Terms, Unanswered},
 };
 use crate::rng::Rng;
@@ -107,7 +107,7 @@ impl Lists {
         let intent = World::intent(ticket.owner);
         let asked = Some(World::asked(&intent));
         let opening = Self::opening(&ticket);
-        let arriving = Arriving { ticket, opening, turn: None, max: 1000, intent: Some(Arc::new(intent)) };
+        let arriving = Arriving { ticket, opening, fingerprint_lock: None, max: 1000, intent: Some(Arc::new(intent)) };
         let about = self.about();
         let value = self.world.value(scripts::arrive(&self.world.keys.clone(), &arriving, asked, &about));
         let answer = ScriptReply::of(&value).unwrap();
@@ -174,11 +174,11 @@ impl Lists {
         let Ticket { id, owner, .. } = ticket;
         match event {
             Event::LookAgain(_) => {
-                let value = self.world.value(scripts::look_again(&keys, &ticket));
+                let value = self.world.value(scripts::recheck_orphan(&keys, &ticket));
                 let answer = ScriptReply::of(&value).unwrap();
                 self.list.purge_expired(TERMS.kept, now);
                 let was_owner = self.is_owner(&ticket);
-                let found = self.list.look_again(id, owner, TERMS, now);
+                let found = self.list.recheck_orphan(id, owner, TERMS, now);
                 let word = if found.is_some() {
                     "adopted"
                 } else if was_owner {
@@ -194,7 +194,7 @@ impl Lists {
                 }
             }
             Event::KeepAlive(_, present, lost) => {
-                let place = if present { PlaceTerm::Lasting } else { PlaceTerm::GivenUp };
+                let place = if present { EntryTerm::Lasting } else { EntryTerm::GivenUp };
                 let value = self.world.value(scripts::keep_alive(&keys, &ticket, LOCK, place, present && lost));
                 let answer = ScriptReply::of(&value).unwrap();
                 let held = self
@@ -268,7 +268,7 @@ impl Lists {
                 prop_assert_eq!(word, self.change(id, |record, now| record.leave(owner, &leaving, now).ok()));
             }
             Event::Look(_) => {
-                let value = self.world.value(scripts::look(&keys, id, self.world.lost_ago()));
+                let value = self.world.value(scripts::get(&keys, id, self.world.lost_ago()));
                 let answer = ScriptReply::of(&value).unwrap();
                 let record = self.records.get(&id);
                 let unsettled = record.and_then(|record| record.unknown_for(&self.facts(id), now));
@@ -306,7 +306,7 @@ fn arriving(fence: u128) -> Arriving {
     let digest = RequestDigest::from_bytes([9; 32]);
     let id = RecordId::draw_beside(&Rng::seeded(fence as u64), digest);
     let ticket = Ticket { digest, id, owner: FencingToken(fence), terms: TERMS };
-    Arriving { ticket, opening: Lists::opening(&ticket), turn: None, max: 1000, intent: None }
+    Arriving { ticket, opening: Lists::opening(&ticket), fingerprint_lock: None, max: 1000, intent: None }
 }
 
 /// An orphan of one host's caller is adopted by another host's caller, and no entry is adopted twice.
@@ -318,13 +318,13 @@ async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
     let left = arriving(1);
     assert!(matches!(one.arrive(left.clone()).await.unwrap(), Arrived::Listed { others: false, .. }));
     assert!(matches!(other.arrive(arriving(2)).await.unwrap(), Arrived::Listed { others: true, .. }));
-    assert_eq!(other.look_again(arriving(2).ticket).await.unwrap(), None, "its caller is there");
+    assert_eq!(other.recheck_orphan(arriving(2).ticket).await.unwrap(), None, "its caller is there");
     let entry = crate::idempotency::Entry::asking(&one, clock, &left);
     let hold = crate::idempotency::RecordGuard::listed(&one, clock, &left, Arc::clone(&entry), None, true);
     entry.abandon();
     hold.finish(stored("patient 7")).await.unwrap();
     one.flushed().await;
-    let found = other.look_again(arriving(2).ticket).await.unwrap();
+    let found = other.recheck_orphan(arriving(2).ticket).await.unwrap();
     assert_eq!(found, Some(left.ticket.id));
     let Arrived::Listed { others: true, .. } = other.arrive(arriving(3)).await.unwrap() else { panic!("twice") };
     let opening = BeginRequest { fence: FencingToken(2), ..left.opening };
@@ -444,7 +444,7 @@ async fn a_place_that_ended_is_not_listed_again() {
         assert!(matches!(one.arrive(arriving(fence)).await.unwrap(), Arrived::Listed { .. }));
         one.answered(ticket, forget);
         one.flushed().await;
-        let renewed = one.keep_alive(ticket, LOCK, PlaceTerm::Lasting).await.unwrap();
+        let renewed = one.keep_alive(ticket, LOCK, EntryTerm::Lasting).await.unwrap();
         assert_eq!(renewed, Renewed { entry: false, lock: !forget });
     }
 }

@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     clock::Timestamp,
     idempotency::{
-        Arrived, Claimant, Fingerprint, FingerprintLock, HeartbeatLease, Identity, Key, KeyTag, Leaving, Ownership,
-        PlaceTerm, Postponed, RecordId, RecordStatus, Renewed, RequestDigest, Resolution, Resolved, StoredBody, Tenant,
+        Arrived, Claimant, EntryTerm, Fingerprint, FingerprintLock, HeartbeatLease, Identity, Key, KeyTag, Leaving,
+        Ownership, Postponed, RecordId, RecordStatus, Renewed, RequestDigest, Resolution, Resolved, StoredBody, Tenant,
         Ticket, Unsettled, records::Reply, unanswered::Terms,
     },
     memory::records::{Limits, MemoryRecords},
@@ -75,20 +75,20 @@ impl Records for Slow {
     fn arrive(&self, arriving: Arriving) -> Reply<'_, Arrived> {
         self.reply(move |records| now(records.arrive(arriving)))
     }
-    fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-        self.reply(move |records| now(records.look_again(ticket)))
+    fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+        self.reply(move |records| now(records.recheck_orphan(ticket)))
     }
     fn lease(&self) -> Option<Duration> {
         self.1.map(|renewing| renewing.lease)
     }
-    fn keep_alive(&self, ticket: Ticket, lock: Duration, place: PlaceTerm) -> Reply<'_, Renewed> {
+    fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed> {
         match self.1 {
             Some(renewing) => self.reply(move |_| Ok(renewing.answer)),
-            None => self.reply(move |records| now(records.keep_alive(ticket, lock, place))),
+            None => self.reply(move |records| now(records.keep_alive(ticket, lock, term))),
         }
     }
-    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, came: Timestamp) -> bool {
-        self.0.write_listed(ticket, opening, came)
+    fn write_listed(&self, ticket: Ticket, opening: BeginRequest, arrived_at: Timestamp) -> bool {
+        self.0.write_listed(ticket, opening, arrived_at)
     }
     fn abandon(&self, ticket: Ticket) {
         self.0.abandon(ticket);
@@ -102,8 +102,8 @@ impl Records for Slow {
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
         self.reply(move |records| now(records.claimant(name, owner)))
     }
-    fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
-        self.0.turn(fingerprint)
+    fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+        self.0.lock_fingerprint(fingerprint)
     }
     fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
         self.reply(move |records| now(records.unsettled(limit)))
@@ -168,9 +168,9 @@ impl Setup {
         begin(&self.memory, self.clock, id(), opening(fence)).now_or_never().unwrap().unwrap()
     }
 
-    fn hold(&self, fence: u128) -> RecordGuard {
+    fn guard(&self, fence: u128) -> RecordGuard {
         match self.begin(fence) {
-            BeginOutcome::New(hold) | BeginOutcome::Reconcile { hold, .. } => hold,
+            BeginOutcome::New(guard) | BeginOutcome::Reconcile { guard, .. } => guard,
             other => panic!("no hold: {other:?}"),
         }
     }
@@ -186,18 +186,18 @@ enum End {
 fn owner_dropped_after(polls: usize, setup: &Setup, fence: u128, end: End) -> (u32, bool) {
     let sends = Cell::new(0);
     let mut owner = Box::pin(async {
-        let (BeginOutcome::New(mut hold) | BeginOutcome::Reconcile { mut hold, .. }) =
+        let (BeginOutcome::New(mut guard) | BeginOutcome::Reconcile { mut guard, .. }) =
             begin(&setup.slow, setup.clock, id(), opening(fence)).await.unwrap()
         else {
             panic!("no hold")
         };
-        assert_eq!(hold.claim(ClaimName::of("up", "7")).await.unwrap(), Claim::Ours);
-        hold.sent().await.unwrap();
+        assert_eq!(guard.claim(ClaimName::of("up", "7")).await.unwrap(), Claim::Ours);
+        guard.sent().await.unwrap();
         sends.set(sends.get() + 1);
         tokio::task::yield_now().await;
         match end {
-            End::Finish => hold.finish(stored()).await.unwrap(),
-            End::Release => hold.release().await.unwrap(),
+            End::Finish => guard.finish(stored()).await.unwrap(),
+            End::Release => guard.release().await.unwrap(),
         }
     });
     let mut context = Context::from_waker(noop_waker_ref());
@@ -246,7 +246,7 @@ async fn a_cancelled_release_is_a_release_or_unknown() {
 async fn a_cancelled_reconciler_never_makes_the_unknown_new() {
     for polls in 0..POLLS {
         let setup = Setup::new();
-        let mut first = setup.hold(1);
+        let mut first = setup.guard(1);
         first.sent().await.unwrap();
         drop(first);
         tokio::time::advance(Duration::from_mins(1)).await;
@@ -266,10 +266,10 @@ async fn a_cancelled_reconciler_never_makes_the_unknown_new() {
 async fn a_panic_gives_the_record_back() {
     for (case, send) in [("before", false), ("after", true)] {
         let setup = Setup::new();
-        let mut hold = setup.hold(1);
+        let mut guard = setup.guard(1);
         let owner = std::panic::AssertUnwindSafe(async move {
             if send {
-                hold.sent().await.unwrap();
+                guard.sent().await.unwrap();
             }
             panic!("on purpose, {case} the send");
         });
@@ -285,15 +285,15 @@ async fn a_panic_gives_the_record_back() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_ran_out_sends_nothing() {
     let setup = Setup::new();
-    let mut hold = setup.hold(1);
+    let mut guard = setup.guard(1);
     tokio::time::advance(LOCK.checked_sub(Duration::from_millis(1)).unwrap()).await;
-    assert_eq!(hold.lock_left(), Duration::from_millis(1));
-    hold.sent().await.unwrap();
+    assert_eq!(guard.lock_left(), Duration::from_millis(1));
+    guard.sent().await.unwrap();
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert_eq!(hold.lock_left(), Duration::ZERO);
-    assert!(matches!(hold.sent().await, Err(RecordError::Lost)));
-    let BeginOutcome::Reconcile { hold: successor, .. } = setup.begin(2) else { panic!("not taken over") };
-    drop(hold);
+    assert_eq!(guard.lock_left(), Duration::ZERO);
+    assert!(matches!(guard.sent().await, Err(RecordError::Lost)));
+    let BeginOutcome::Reconcile { guard: successor, .. } = setup.begin(2) else { panic!("not taken over") };
+    drop(guard);
     assert!(matches!(setup.begin(3), BeginOutcome::InFlight { .. }), "the late owner took nothing from its successor");
     successor.finish(stored()).await.unwrap();
     assert!(matches!(setup.begin(4), BeginOutcome::Replay(_)));
@@ -302,23 +302,23 @@ async fn a_lock_that_ran_out_sends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn leaving_says_when_the_last_byte_went_out() {
     let setup = Setup::new();
-    let mut hold = setup.hold(1);
-    hold.sent().await.unwrap();
+    let mut guard = setup.guard(1);
+    guard.sent().await.unwrap();
     tokio::time::advance(Duration::from_secs(30)).await;
-    hold.leave_unknown(Duration::from_secs(25));
-    let BeginOutcome::Reconcile { sent_ago, hold, .. } = setup.begin(2) else { panic!("not unknown") };
+    guard.leave_unknown(Duration::from_secs(25));
+    let BeginOutcome::Reconcile { sent_ago, guard, .. } = setup.begin(2) else { panic!("not unknown") };
     assert_eq!(sent_ago, Duration::from_secs(25));
-    drop(hold);
+    drop(guard);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_repetition_finds_its_own_claims() {
     let setup = Setup::new();
-    let first = setup.hold(1);
+    let first = setup.guard(1);
     let name = ClaimName::of("up", "batch/created/7");
     assert_eq!(first.claim(name).await.unwrap(), Claim::Ours);
     drop(first);
-    assert_eq!(setup.hold(2).claim(name).await.unwrap(), Claim::Ours);
+    assert_eq!(setup.guard(2).claim(name).await.unwrap(), Claim::Ours);
     let stranger = setup.memory.claim(name, ClaimOwner::Request(FencingToken(9)), LOCK).await.unwrap();
     assert_eq!(stranger, Claim::Taken);
 }
@@ -368,11 +368,11 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
     let lease = Duration::from_secs(15);
     let renew =
         move |heartbeat: &HeartbeatLease, clock: Clock| heartbeat.renewed(clock.now().after(lease), || clock.now());
-    let mut hold = setup.hold(1);
-    hold.on_host(Some(HostLease::new(&heartbeat, None)));
-    assert!(matches!(hold.sent().await, Err(RecordError::Lost)), "a heartbeat that was never renewed");
-    hold.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, setup.clock))));
-    hold.sent().await.unwrap();
+    let mut guard = setup.guard(1);
+    guard.on_host(Some(HostLease::new(&heartbeat, None)));
+    assert!(matches!(guard.sent().await, Err(RecordError::Lost)), "a heartbeat that was never renewed");
+    guard.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, setup.clock))));
+    guard.sent().await.unwrap();
     let (clock, renewing) = (setup.clock, Arc::clone(&heartbeat));
     let renewed = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -384,64 +384,64 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
         steps.set(steps.get() + 1);
         Poll::<()>::Pending
     });
-    assert_eq!(RecordGuard::while_held([Some(&hold), None], send).await, None);
+    assert_eq!(RecordGuard::while_held([Some(&guard), None], send).await, None);
     assert_eq!(began.elapsed().as_secs(), 25, "10 s until it was renewed, and a lease");
     renewed.await.unwrap();
     let before = steps.get();
     // Another host may have taken over meanwhile: a heartbeat that is renewed again does not give the record back.
     for case in ["after the end", "after a later renewal"] {
-        let late = RecordGuard::while_held([Some(&hold), None], async { steps.set(before + 100) }).now_or_never();
+        let late = RecordGuard::while_held([Some(&guard), None], async { steps.set(before + 100) }).now_or_never();
         assert_eq!(late, Some(None), "{case}");
         assert_eq!(steps.get(), before, "a step was taken {case}");
-        assert!(matches!(hold.sent().await, Err(RecordError::Lost)), "a send was marked {case}");
+        assert!(matches!(guard.sent().await, Err(RecordError::Lost)), "a send was marked {case}");
         renew(&heartbeat, setup.clock);
     }
     let other = Setup::new();
-    let mut next = other.hold(1);
+    let mut next = other.guard(1);
     next.on_host(Some(HostLease::new(&heartbeat, renew(&heartbeat, other.clock))));
     next.sent().await.unwrap();
 }
 
-const PLACE_LEASE: Duration = Duration::from_millis(7500);
-const PLACE_LOCK: Duration = Duration::from_secs(20);
+const ENTRY_LEASE: Duration = Duration::from_millis(7500);
+const ENTRY_LOCK: Duration = Duration::from_secs(20);
 
 /// A write without a key whose place is renewed, at a store that answers its renewals so.
 async fn listed(answer: Renewed) -> (Arc<Entry>, RecordGuard) {
     let clock = Clock::system();
     let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
-    let records: Arc<dyn Records> = Arc::new(Slow(memory, Some(Renewing { lease: PLACE_LEASE, answer })));
+    let records: Arc<dyn Records> = Arc::new(Slow(memory, Some(Renewing { lease: ENTRY_LEASE, answer })));
     let digest = RequestDigest::from_bytes([9; 32]);
     let id = RecordId::draw_beside(&crate::rng::Rng::seeded(1), digest);
-    let opening = BeginRequest { lock: PLACE_LOCK, fingerprint: Fingerprint::of_record(id), ..opening(1) };
-    let terms = Terms { lease: PLACE_LEASE, kept: Duration::from_mins(10) };
+    let opening = BeginRequest { lock: ENTRY_LOCK, fingerprint: Fingerprint::of_record(id), ..opening(1) };
+    let terms = Terms { lease: ENTRY_LEASE, kept: Duration::from_mins(10) };
     let ticket = Ticket { digest, id, owner: FencingToken(1), terms };
-    let arriving = Arriving { ticket, opening, turn: None, max: 10, intent: None };
+    let arriving = Arriving { ticket, opening, fingerprint_lock: None, max: 10, intent: None };
     let entry = Entry::asking(&records, clock, &arriving);
     assert!(matches!(records.arrive(arriving.clone()).await.unwrap(), Arrived::Listed { .. }));
     entry.keep_alive();
-    let hold = RecordGuard::listed(&records, clock, &arriving, Arc::clone(&entry), None, true);
-    (entry, hold)
+    let guard = RecordGuard::listed(&records, clock, &arriving, Arc::clone(&entry), None, true);
+    (entry, guard)
 }
 
 /// Its host is stopped for longer than the lock, and wakes: another host may have proved its write absent meanwhile.
 #[tokio::test(start_paused = true)]
 async fn the_lock_of_a_place_that_lapsed_does_not_come_back() {
-    let (entry, mut hold) = listed(Renewed::ALL).await;
-    sleep(PLACE_LOCK * 3).await;
-    hold.sent().await.unwrap();
-    assert!(hold.lock_left() > PLACE_LOCK.saturating_sub(PLACE_LEASE), "renewed in time: {:?}", hold.lock_left());
-    let lease = hold.lease();
+    let (entry, mut guard) = listed(Renewed::ALL).await;
+    sleep(ENTRY_LOCK * 3).await;
+    guard.sent().await.unwrap();
+    assert!(guard.lock_left() > ENTRY_LOCK.saturating_sub(ENTRY_LEASE), "renewed in time: {:?}", guard.lock_left());
+    let lease = guard.lease();
     let steps = Cell::new(0);
     let send = std::future::poll_fn(|_| {
         steps.set(steps.get() + 1);
         Poll::<()>::Pending
     });
     {
-        let mut send = pin!(RecordGuard::while_held([Some(&hold), None], send));
+        let mut send = pin!(RecordGuard::while_held([Some(&guard), None], send));
         assert!(send.as_mut().now_or_never().is_none());
         tokio::time::advance(Duration::from_secs(100)).await;
         // The renewal is the first to run when the host wakes, and the store says that the entry and the record are the owner's.
-        sleep(PLACE_LEASE).await;
+        sleep(ENTRY_LEASE).await;
         assert_eq!(
             entry.ownership().await,
             Ownership::Held,
@@ -450,23 +450,23 @@ async fn the_lock_of_a_place_that_lapsed_does_not_come_back() {
         assert_eq!(send.await, None);
     }
     assert_eq!(steps.get(), 1, "a step of the send was taken");
-    assert_eq!((hold.lock_left(), lease.left()), (Duration::ZERO, Duration::ZERO));
-    assert!(matches!(hold.sent().await, Err(RecordError::Lost)));
+    assert_eq!((guard.lock_left(), lease.left()), (Duration::ZERO, Duration::ZERO));
+    assert!(matches!(guard.sent().await, Err(RecordError::Lost)));
 }
 
 /// The store has lost the record, or it is another owner's: what remains of the lock is all that there is.
 #[tokio::test(start_paused = true)]
 async fn the_lock_of_a_record_that_is_not_held_is_not_renewed() {
     for entry_is_ours in [true, false] {
-        let (entry, hold) = listed(Renewed { entry: entry_is_ours, lock: false }).await;
-        sleep(PLACE_LOCK.saturating_sub(Duration::from_secs(1))).await;
-        assert_eq!(hold.lock_left(), Duration::from_secs(1), "{entry_is_ours}");
+        let (entry, guard) = listed(Renewed { entry: entry_is_ours, lock: false }).await;
+        sleep(ENTRY_LOCK.saturating_sub(Duration::from_secs(1))).await;
+        assert_eq!(guard.lock_left(), Duration::from_secs(1), "{entry_is_ours}");
         assert_eq!(entry.ownership().await == Ownership::Held, entry_is_ours);
     }
-    let (_entry, hold) = listed(Renewed { entry: false, lock: true }).await;
-    sleep(PLACE_LOCK * 2).await;
+    let (_entry, guard) = listed(Renewed { entry: false, lock: true }).await;
+    sleep(ENTRY_LOCK * 2).await;
     assert!(
-        hold.lock_left() > PLACE_LOCK.saturating_sub(PLACE_LEASE),
+        guard.lock_left() > ENTRY_LOCK.saturating_sub(ENTRY_LEASE),
         "its send goes on for the request that has the entry"
     );
 }
@@ -475,9 +475,9 @@ async fn the_lock_of_a_record_that_is_not_held_is_not_renewed() {
 #[tokio::test(start_paused = true)]
 async fn an_adopted_record_is_locked_from_its_own_begin() {
     let (entry, lapsed) = listed(Renewed { entry: true, lock: false }).await;
-    sleep(PLACE_LOCK * 2).await;
+    sleep(ENTRY_LOCK * 2).await;
     let setup = Setup::new();
-    let adopted = setup.hold(2).renewed_by(Arc::clone(&entry));
+    let adopted = setup.guard(2).renewed_by(Arc::clone(&entry));
     assert_eq!((lapsed.lock_left(), adopted.lock_left()), (Duration::ZERO, LOCK));
 }
 
@@ -487,15 +487,15 @@ async fn the_time_that_a_begin_takes_is_part_of_the_keys_age() {
     let setup = Setup::new();
     let opening = |fence| opening(fence).with_upstream_key(Some(KeyTag::from_bytes([1; 16])));
     let begun = begin(&setup.memory, setup.clock, id(), opening(1)).await.unwrap();
-    let BeginOutcome::New(mut hold) = begun else { panic!("{begun:?}") };
-    hold.sent().await.unwrap();
-    drop(hold);
+    let BeginOutcome::New(mut guard) = begun else { panic!("{begun:?}") };
+    guard.sent().await.unwrap();
+    drop(guard);
     let mut next = std::pin::pin!(begin(&setup.slow, setup.clock, id(), opening(2)));
     for poll in ["before the effect", "after it"] {
         assert!(next.as_mut().now_or_never().is_none(), "{poll}");
     }
     tokio::time::advance(Duration::from_secs(5)).await;
     let begun = next.await.unwrap();
-    let BeginOutcome::Reconcile { hold, .. } = begun else { panic!("{begun:?}") };
-    assert_eq!(hold.keyed_sends().map(|sends| sends.first_ago), Some(Duration::from_secs(5)));
+    let BeginOutcome::Reconcile { guard, .. } = begun else { panic!("{begun:?}") };
+    assert_eq!(guard.keyed_sends().map(|sends| sends.first_ago), Some(Duration::from_secs(5)));
 }

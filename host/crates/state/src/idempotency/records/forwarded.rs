@@ -20,8 +20,8 @@ macro_rules! forwarded {
         fn record_unknown(&self, id: RecordId, opening: BeginRequest, leaving: Leaving) {
             self.records.record_unknown(id, opening, leaving);
         }
-        fn look_again(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
-            self.records.look_again(ticket)
+        fn recheck_orphan(&self, ticket: Ticket) -> Reply<'_, Option<RecordId>> {
+            self.records.recheck_orphan(ticket)
         }
         fn abandon(&self, ticket: Ticket) {
             self.records.abandon(ticket);
@@ -35,8 +35,8 @@ macro_rules! forwarded {
         fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
             self.records.claimant(name, owner)
         }
-        fn turn(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
-            self.records.turn(fingerprint)
+        fn lock_fingerprint(&self, fingerprint: Fingerprint) -> Reply<'static, FingerprintLock> {
+            self.records.lock_fingerprint(fingerprint)
         }
         fn unsettled(&self, limit: usize) -> Reply<'_, Vec<Unsettled>> {
             self.records.unsettled(limit)

@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 const SHARDS: usize = 16;
 
 /// Requests that wait for a lock, in order. The map has an entry as long as the lock is held.
-type Queue = VecDeque<(u64, oneshot::Sender<Baton>)>;
+type Queue = VecDeque<(u64, oneshot::Sender<PassedLock>)>;
 
 /// The locks of equal requests in this process, by fingerprint. Each has a queue.
-pub struct Turns {
+pub struct FingerprintLocks {
     max: usize,
     shards: [Mutex<HashMap<Fingerprint, Queue>>; SHARDS],
     held: AtomicUsize,
@@ -28,44 +28,44 @@ pub struct Turns {
 /// The result of asking for a lock.
 pub enum LockToken {
     /// The request holds the lock.
-    First(TurnGuard),
+    First(LocalLockGuard),
     /// Other requests are before it.
-    Queued(Waiting),
+    Queued(LockWaiter),
 }
 
 /// The lock, held until drop. Fields are dropped in order: the lock passes on before the seat is free.
-pub struct TurnGuard {
-    _baton: Baton,
-    _seat: Seat,
+pub struct LocalLockGuard {
+    _lock: PassedLock,
+    _permit: LockPermit,
 }
 
-impl Lease for TurnGuard {
+impl Lease for LocalLockGuard {
     fn holds(&self) -> bool {
         true
     }
 }
 
 /// A place in the queue, left on drop.
-pub struct Waiting {
+pub struct LockWaiter {
     fingerprint: Fingerprint,
     ticket: u64,
-    baton: oneshot::Receiver<Baton>,
-    seat: Option<Seat>,
-    turns: Arc<Turns>,
+    lock: oneshot::Receiver<PassedLock>,
+    permit: Option<LockPermit>,
+    locks: Arc<FingerprintLocks>,
 }
 
 /// The lock as it is sent from request to request. A baton in the channel of a waiter that left is dropped with the channel, and so
 /// passes on.
-struct Baton {
-    turns: Arc<Turns>,
+struct PassedLock {
+    locks: Arc<FingerprintLocks>,
     fingerprint: Fingerprint,
     spent: bool,
 }
 
 /// One of the `max` places that all queues share.
-struct Seat(Arc<Turns>);
+struct LockPermit(Arc<FingerprintLocks>);
 
-impl Turns {
+impl FingerprintLocks {
     /// `max`: requests that hold a lock or wait for one, of all fingerprints together.
     pub fn new(max: usize) -> Self {
         Self {
@@ -86,22 +86,22 @@ impl Turns {
     /// # Errors
     /// [`RecordError::Full`] if `max` requests hold a lock or wait for one.
     pub fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<LockToken, RecordError> {
-        let seat = self.seat().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
+        let permit = self.permit().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
         let mut queues = self.shard(fingerprint).lock();
         let Some(queue) = queues.get_mut(&fingerprint) else {
             queues.insert(fingerprint, Queue::new());
-            let baton = Baton { turns: Arc::clone(self), fingerprint, spent: false };
-            return Ok(LockToken::First(TurnGuard { _baton: baton, _seat: seat }));
+            let lock = PassedLock { locks: Arc::clone(self), fingerprint, spent: false };
+            return Ok(LockToken::First(LocalLockGuard { _lock: lock, _permit: permit }));
         };
         let ticket = self.next_ticket.fetch_add(1, Relaxed);
-        let (pass, baton) = oneshot::channel();
+        let (pass, lock) = oneshot::channel();
         queue.push_back((ticket, pass));
-        Ok(LockToken::Queued(Waiting { fingerprint, ticket, baton, seat: Some(seat), turns: Arc::clone(self) }))
+        Ok(LockToken::Queued(LockWaiter { fingerprint, ticket, lock, permit: Some(permit), locks: Arc::clone(self) }))
     }
 
-    fn seat(self: &Arc<Self>) -> Option<Seat> {
+    fn permit(self: &Arc<Self>) -> Option<LockPermit> {
         let taken = self.held.fetch_update(Relaxed, Relaxed, |held| (held < self.max).then_some(held + 1));
-        taken.ok().map(|_| Seat(Arc::clone(self)))
+        taken.ok().map(|_| LockPermit(Arc::clone(self)))
     }
 
     fn shard(&self, fingerprint: Fingerprint) -> &Mutex<HashMap<Fingerprint, Queue>> {
@@ -110,7 +110,7 @@ impl Turns {
     }
 
     /// Removes and returns the next waiter. Without one, removes the queue: the lock is free.
-    fn next(&self, fingerprint: Fingerprint) -> Option<oneshot::Sender<Baton>> {
+    fn next(&self, fingerprint: Fingerprint) -> Option<oneshot::Sender<PassedLock>> {
         let mut queues = self.shard(fingerprint).lock();
         let next = queues.get_mut(&fingerprint)?.pop_front();
         if next.is_none() {
@@ -120,25 +120,25 @@ impl Turns {
     }
 }
 
-impl Waiting {
+impl LockWaiter {
     /// Waits for the lock. Dropping the future leaves the queue.
     ///
     /// # Errors
     /// [`RecordError::Unavailable`] if the queue ended; that cannot occur while the locks exist.
-    pub async fn wait(mut self) -> Result<TurnGuard, RecordError> {
+    pub async fn wait(mut self) -> Result<LocalLockGuard, RecordError> {
         // Both errors cannot occur: the queue holds the sender until it passes the baton on, and only this line takes the seat.
-        let baton = (&mut self.baton)
+        let lock = (&mut self.lock)
             .await
             .map_err(|source| RecordError::Unavailable { source: Box::new(source), maybe_done: true })?;
-        let seat = self.seat.take().ok_or(RecordError::Lost)?;
-        Ok(TurnGuard { _baton: baton, _seat: seat })
+        let permit = self.permit.take().ok_or(RecordError::Lost)?;
+        Ok(LocalLockGuard { _lock: lock, _permit: permit })
     }
 }
 
-impl Drop for Waiting {
+impl Drop for LockWaiter {
     fn drop(&mut self) {
         // Tickets are drawn under the shard's lock, so the queue is sorted by ticket. A waiter that has been sent the baton is not in it.
-        let mut queues = self.turns.shard(self.fingerprint).lock();
+        let mut queues = self.locks.shard(self.fingerprint).lock();
         let Some(queue) = queues.get_mut(&self.fingerprint) else { return };
         if let Ok(at) = queue.binary_search_by_key(&self.ticket, |(ticket, _)| *ticket) {
             queue.remove(at);
@@ -146,14 +146,14 @@ impl Drop for Waiting {
     }
 }
 
-impl Drop for Baton {
+impl Drop for PassedLock {
     fn drop(&mut self) {
         if self.spent {
             return;
         }
         self.spent = true;
-        while let Some(pass) = self.turns.next(self.fingerprint) {
-            let fresh = Self { turns: Arc::clone(&self.turns), fingerprint: self.fingerprint, spent: false };
+        while let Some(pass) = self.locks.next(self.fingerprint) {
+            let fresh = Self { locks: Arc::clone(&self.locks), fingerprint: self.fingerprint, spent: false };
             match pass.send(fresh) {
                 Ok(()) => return,
                 // The waiter has just left. `self` still passes the lock on, so the returned baton must not.
@@ -163,7 +163,7 @@ impl Drop for Baton {
     }
 }
 
-impl Drop for Seat {
+impl Drop for LockPermit {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, Relaxed);
     }

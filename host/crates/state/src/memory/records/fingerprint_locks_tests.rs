@@ -17,20 +17,20 @@ fn twin(n: u8) -> Fingerprint {
 }
 
 enum Request {
-    Waiting(BoxFuture<'static, Result<TurnGuard, RecordError>>),
-    Going { _guard: TurnGuard },
+    LockWaiter(BoxFuture<'static, Result<LocalLockGuard, RecordError>>),
+    Going { _guard: LocalLockGuard },
 }
 
 impl Request {
-    fn take(turns: &Arc<Turns>, fingerprint: Fingerprint) -> Result<Self, RecordError> {
-        Ok(match turns.take(fingerprint)? {
+    fn take(locks: &Arc<FingerprintLocks>, fingerprint: Fingerprint) -> Result<Self, RecordError> {
+        Ok(match locks.take(fingerprint)? {
             LockToken::First(guard) => Self::Going { _guard: guard },
-            LockToken::Queued(waiting) => Self::Waiting(waiting.wait().boxed()),
+            LockToken::Queued(waiting) => Self::LockWaiter(waiting.wait().boxed()),
         })
     }
 
     fn poll(&mut self) {
-        if let Self::Waiting(waiting) = self
+        if let Self::LockWaiter(waiting) = self
             && let Poll::Ready(guard) = waiting.as_mut().poll(&mut Context::from_waker(noop_waker_ref()))
         {
             *self = Self::Going { _guard: guard.unwrap() };
@@ -61,12 +61,12 @@ const MAX: usize = 12;
 proptest! {
     #[test]
     fn equal_requests_go_one_at_a_time_in_order(steps in steps()) {
-        let turns = Arc::new(Turns::new(MAX));
+        let locks = Arc::new(FingerprintLocks::new(MAX));
         let mut requests: Vec<(u8, Request)> = Vec::new();
         for step in steps {
             match step {
                 Step::Arrive(n) => {
-                    let request = Request::take(&turns, twin(n));
+                    let request = Request::take(&locks, twin(n));
                     prop_assert_eq!(request.is_err(), requests.len() == MAX, "refused only when full");
                     requests.extend(request.ok().map(|request| (n, request)));
                 }
@@ -89,19 +89,19 @@ proptest! {
             }
             let going = |n| requests.iter().filter(|(of, request)| *of == n && matches!(request, Request::Going { .. })).count();
             prop_assert!((0..3).all(|n| going(n) <= 1), "two at a time");
-            prop_assert_eq!(turns.len(), requests.len());
+            prop_assert_eq!(locks.len(), requests.len());
         }
         requests.clear();
-        prop_assert_eq!(turns.len(), 0);
-        prop_assert!(turns.shards.iter().all(|shard| shard.lock().is_empty()), "no queue is left behind");
+        prop_assert_eq!(locks.len(), 0);
+        prop_assert!(locks.shards.iter().all(|shard| shard.lock().is_empty()), "no queue is left behind");
     }
 }
 
 #[test]
 fn a_panic_passes_the_turn_on() {
-    let turns = Arc::new(Turns::new(MAX));
-    let first = Request::take(&turns, twin(1)).unwrap();
-    let mut second = Request::take(&turns, twin(1)).unwrap();
+    let locks = Arc::new(FingerprintLocks::new(MAX));
+    let first = Request::take(&locks, twin(1)).unwrap();
+    let mut second = Request::take(&locks, twin(1)).unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _held = first;
         panic!("on purpose");
@@ -113,19 +113,19 @@ fn a_panic_passes_the_turn_on() {
 
 #[test]
 fn different_requests_do_not_wait() {
-    let turns = Arc::new(Turns::new(MAX));
-    let both = [1, 2].map(|n| Request::take(&turns, twin(n)).unwrap());
+    let locks = Arc::new(FingerprintLocks::new(MAX));
+    let both = [1, 2].map(|n| Request::take(&locks, twin(n)).unwrap());
     assert!(both.iter().all(|request| matches!(request, Request::Going { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn threads_never_share_a_turn() {
-    let turns = Arc::new(Turns::new(1000));
+    let locks = Arc::new(FingerprintLocks::new(1000));
     let busy = Arc::new(AtomicBool::new(false));
     let requests = (0..400_u32).map(|n| {
-        let (turns, busy) = (Arc::clone(&turns), Arc::clone(&busy));
+        let (locks, busy) = (Arc::clone(&locks), Arc::clone(&busy));
         tokio::spawn(async move {
-            let place = turns.take(twin(0)).unwrap();
+            let place = locks.take(twin(0)).unwrap();
             let guard = match place {
                 LockToken::First(guard) => guard,
                 // Every third request leaves while it waits, with or without a baton in its channel.
@@ -145,5 +145,5 @@ async fn threads_never_share_a_turn() {
     for request in requests.collect::<Vec<_>>() {
         request.await.unwrap();
     }
-    assert_eq!(turns.len(), 0);
+    assert_eq!(locks.len(), 0);
 }

@@ -189,7 +189,8 @@ async fn an_orphan_counts_against_its_tenant() {
         let digest = RequestDigest::from_bytes([n as u8; 32]);
         let terms = Terms { lease: Duration::MAX, kept: KEEP };
         let ticket = Ticket { digest, id: id(n), owner: FencingToken(n.into()), terms };
-        let arriving = Arriving { ticket, opening: opening(n.into(), 0), turn: None, max: 1_000, intent: None };
+        let arriving =
+            Arriving { ticket, opening: opening(n.into(), 0), fingerprint_lock: None, max: 1_000, intent: None };
         let entry = Place::asking(&records, clock, &arriving);
         assert!(matches!(records.arrive(arriving).into_inner().unwrap(), Arrived::Listed { .. }));
         let tenant = tenant(name);
@@ -295,7 +296,7 @@ async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
         let terms = Terms { lease: Duration::MAX, kept: Duration::from_mins(10) };
         let ticket = Ticket { digest, id: id(fence), owner: FencingToken(fence.into()), terms };
         let opening = BeginRequest { fingerprint: Fingerprint::of_record(ticket.id), ..opening(fence.into(), 0) };
-        Arriving { ticket, opening, turn: None, max: 10, intent: None }
+        Arriving { ticket, opening, fingerprint_lock: None, max: 10, intent: None }
     };
     for looks_again in [true, false] {
         let clock = Clock::system();
@@ -311,7 +312,7 @@ async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
         own.abandon();
         assert!(records.status(id(2)).await.unwrap().is_some(), "tripwire: its caller's leaving wrote it");
         if looks_again {
-            assert_eq!(records.look_again(arriving(2).ticket).await.unwrap(), Some(id(1)));
+            assert_eq!(records.recheck_orphan(arriving(2).ticket).await.unwrap(), Some(id(1)));
         } else {
             assert!(
                 matches!(records.arrive(arriving(2)).await.unwrap(), Arrived::Adopted(adopted) if adopted == id(1))

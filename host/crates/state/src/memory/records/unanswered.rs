@@ -75,7 +75,7 @@ impl Unanswereds {
             hasher.write_usize(bytes.len());
             hasher.write(bytes);
         };
-        for (name, value) in request.telling_apart {
+        for (name, value) in request.distinguishing_headers {
             part(name.as_str().as_bytes());
             part(value.as_bytes());
         }
@@ -122,8 +122,8 @@ impl Unanswereds {
         arrival
     }
 
-    pub(super) fn look_again(&self, ticket: Ticket, now: Timestamp) -> Option<RecordId> {
-        self.change(ticket.digest, |list| list.look_again(ticket.id, ticket.owner, ticket.terms, now)).flatten()
+    pub(super) fn recheck_orphan(&self, ticket: Ticket, now: Timestamp) -> Option<RecordId> {
+        self.change(ticket.digest, |list| list.recheck_orphan(ticket.id, ticket.owner, ticket.terms, now)).flatten()
     }
 
     pub(super) fn abandon(&self, ticket: Ticket, now: Timestamp) -> bool {

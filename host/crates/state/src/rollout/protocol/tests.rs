@@ -4,7 +4,7 @@ use super::*;
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 
-fn speaker(host: &str, staged: Option<u64>) -> HostStatus {
+fn host_status(host: &str, staged: Option<u64>) -> HostStatus {
     HostStatus { host: host.to_owned(), generation: 0, staged }
 }
 
@@ -17,7 +17,7 @@ fn artifact(of: u8) -> PolicyRef {
 }
 
 fn say(agreement: &mut Agreement, host: &str, staged: Option<u64>, word: &Message, at: Timestamp) -> MessageOutcome {
-    agreement.hear(&speaker(host, staged), &FleetState::default(), word, at).0
+    agreement.apply(&host_status(host, staged), &FleetState::default(), word, at).0
 }
 
 fn announce(id: u64, of: u8) -> Message {
@@ -28,7 +28,7 @@ fn announce(id: u64, of: u8) -> Message {
 fn proposed() -> Agreement {
     let mut all = Agreement::default();
     for host in ["b", "c"] {
-        say(&mut all, host, None, &Message::Beat, NOW);
+        say(&mut all, host, None, &Message::Heartbeat, NOW);
     }
     assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     all
@@ -38,9 +38,9 @@ fn proposed() -> Agreement {
 fn all_hosts_have_it_before_any_switches() {
     let mut all = proposed();
     assert_eq!((all.standing.generation, all.members["a"].staged), (0, Some(7)));
-    say(&mut all, "b", Some(7), &Message::Beat, NOW);
+    say(&mut all, "b", Some(7), &Message::Heartbeat, NOW);
     assert_eq!(all.standing.generation, 0);
-    say(&mut all, "c", Some(7), &Message::Beat, NOW);
+    say(&mut all, "c", Some(7), &Message::Heartbeat, NOW);
     assert_eq!((all.standing.generation, all.standing.chosen), (1, PolicyRef::Artifact(digest(1))));
     assert_eq!((all.standing.before, all.proposal), (Some(PolicyRef::Artifact(digest(0))), None));
 }
@@ -49,11 +49,11 @@ fn all_hosts_have_it_before_any_switches() {
 fn a_host_that_cannot_get_it_is_waited_for_and_left_behind() {
     let mut all = proposed();
     let mut at = NOW;
-    while at < NOW.after(STAGING) {
+    while at < NOW.after(STAGING_TIME) {
         assert_eq!(all.standing.generation, 0, "{at:?}");
         at = at.after(Duration::from_secs(1));
-        say(&mut all, "a", Some(7), &Message::Beat, at);
-        say(&mut all, "c", None, &Message::Beat, at);
+        say(&mut all, "a", Some(7), &Message::Heartbeat, at);
+        say(&mut all, "c", None, &Message::Heartbeat, at);
     }
     assert_eq!((all.standing.generation, all.members.len()), (1, 2), "b died");
 }
@@ -93,7 +93,7 @@ fn what_was_rolled_back_comes_again_only_if_it_is_promoted() {
 fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
     let mut all = Agreement::default();
     assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
-    say(&mut all, "b", None, &Message::Beat, NOW);
+    say(&mut all, "b", None, &Message::Heartbeat, NOW);
     assert_eq!(say(&mut all, "a", None, &announce(8, 2), NOW), MessageOutcome::Done);
     let before = all.standing.clone();
     let back = Message::RollBack { generation: 1, chosen: artifact(1), why: Why::Operator };
@@ -122,7 +122,7 @@ fn who_lives_is_known_before_anything_is_announced() {
     let announce = Message::Announce { id: 7, digest: digest(1), promoted: false, from: digest(0), others };
     assert_eq!(say(&mut lost, "a", None, &announce, NOW), MessageOutcome::Gathering);
     assert_eq!(lost.proposal, None);
-    say(&mut lost, "b", None, &Message::Beat, NOW);
+    say(&mut lost, "b", None, &Message::Heartbeat, NOW);
     assert_eq!(say(&mut lost, "a", None, &announce, NOW), MessageOutcome::Done);
     assert_eq!(lost.standing.generation, 0, "b is waited for");
 }
@@ -135,12 +135,12 @@ fn another_lines_generation_is_written_back_only_where_there_is_none() {
     assert_eq!(all.standing.line, 7);
     let young = all.standing.clone();
     let old = FleetState { line: 3, generation: 9, chosen: artifact(5), ..FleetState::default() };
-    all.hear(&speaker("old", None), &old, &Message::Beat, NOW);
+    all.apply(&host_status("old", None), &old, &Message::Heartbeat, NOW);
     assert_eq!(all.standing, young);
-    all.hear(&speaker("old", None), &FleetState { line: 7, ..old.clone() }, &Message::Beat, NOW);
+    all.apply(&host_status("old", None), &FleetState { line: 7, ..old.clone() }, &Message::Heartbeat, NOW);
     assert_eq!((all.standing.generation, all.standing.chosen), (9, artifact(5)), "the same line");
     let mut lost = Agreement::default();
-    lost.hear(&speaker("old", None), &old, &Message::Beat, NOW);
+    lost.apply(&host_status("old", None), &old, &Message::Heartbeat, NOW);
     assert_eq!(lost.standing, old);
 }
 
@@ -149,7 +149,7 @@ fn the_highest_generation_that_a_live_host_knows_is_written_back() {
     let mut lost = Agreement::default();
     let known = |generation| FleetState { generation, chosen: PolicyRef::Artifact(digest(1)), ..FleetState::default() };
     for (own, expected) in [(4, 4), (5, 5), (3, 5)] {
-        lost.hear(&speaker("a", None), &known(own), &Message::Beat, NOW);
+        lost.apply(&host_status("a", None), &known(own), &Message::Heartbeat, NOW);
         assert_eq!(lost.standing.generation, expected);
     }
 }
@@ -158,8 +158,8 @@ fn the_highest_generation_that_a_live_host_knows_is_written_back() {
 fn a_clock_that_is_set_back_keeps_nobody_waiting() {
     let mut all = proposed();
     let back = Timestamp(NOW.0 / 2);
-    say(&mut all, "a", Some(7), &Message::Beat, back);
-    let later = back.after(STAGING);
-    say(&mut all, "a", Some(7), &Message::Beat, later);
+    say(&mut all, "a", Some(7), &Message::Heartbeat, back);
+    let later = back.after(STAGING_TIME);
+    say(&mut all, "a", Some(7), &Message::Heartbeat, later);
     assert_eq!((all.standing.generation, all.members.len()), (1, 1));
 }

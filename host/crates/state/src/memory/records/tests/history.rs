@@ -39,7 +39,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         8 => index().prop_map(Event::Sent),
         3 => index().prop_map(Event::Finish),
         2 => index().prop_map(Event::Release),
-        2 => (index(), 0..200_u64).prop_map(|(hold, ago)| Event::LeaveUnknown(hold, ago)),
+        2 => (index(), 0..200_u64).prop_map(|(guard, ago)| Event::LeaveUnknown(guard, ago)),
         2 => index().prop_map(Event::Drop),
         2 => index().prop_map(Event::Crash),
         6 => prop_oneof![0..20_u64, 100..200_u64].prop_map(Event::Advance),
@@ -78,7 +78,7 @@ impl Known {
 }
 
 struct Owner {
-    hold: RecordGuard,
+    guard: RecordGuard,
     key: u16,
     until: Timestamp,
     marked: Option<Timestamp>,
@@ -176,7 +176,7 @@ impl World {
                     let (key, in_time) = (owner.key, self.holds_still(&owner));
                     self.answers += 1;
                     let answer = stored(&format!("answer {}", self.answers));
-                    let finished = owner.hold.finish(answer.clone()).await;
+                    let finished = owner.guard.finish(answer.clone()).await;
                     require(finished.is_ok() == in_time, || {
                         format!("key {key}: finish in time {in_time}: {finished:?}")
                     })?;
@@ -189,7 +189,7 @@ impl World {
             Event::Release(index) => {
                 if let Some(owner) = self.owner(index) {
                     let (key, in_time) = (owner.key, self.holds_still(&owner));
-                    let released = owner.hold.release().await;
+                    let released = owner.guard.release().await;
                     require(released.is_ok() == in_time, || {
                         format!("key {key}: release in time {in_time}: {released:?}")
                     })?;
@@ -202,7 +202,7 @@ impl World {
                 if let Some(owner) = self.owner(index) {
                     let ago = Duration::from_secs(ago);
                     self.left(&owner, owner.marked.map(|marked| now.before(ago).max(marked)));
-                    owner.hold.leave_unknown(ago);
+                    owner.guard.leave_unknown(ago);
                 }
             }
             Event::Drop(index) => {
@@ -213,16 +213,16 @@ impl World {
             Event::Crash(index) => {
                 if let Some(owner) = self.owner(index) {
                     self.crashed.push((owner.key, owner.until, owner.marked.is_some()));
-                    std::mem::forget(owner.hold);
+                    std::mem::forget(owner.guard);
                 }
             }
             Event::Late(how) => {
-                let Some(mut hold) = self.superseded.pop() else { return Ok(()) };
-                let id = hold.id();
+                let Some(mut guard) = self.superseded.pop() else { return Ok(()) };
+                let id = guard.id();
                 let lost = match how {
-                    0 => hold.sent().await.is_err(),
-                    1 => hold.finish(stored("late")).await.is_err(),
-                    2 => hold.release().await.is_err(),
+                    0 => guard.sent().await.is_err(),
+                    1 => guard.finish(stored("late")).await.is_err(),
+                    2 => guard.release().await.is_err(),
                     _ => true,
                 };
                 return require(lost, || format!("{id:?}: a superseded owner did {how}"));
@@ -242,10 +242,10 @@ impl World {
             }
             Event::Restart => {
                 for owner in self.owners.drain(..) {
-                    std::mem::forget(owner.hold);
+                    std::mem::forget(owner.guard);
                 }
                 self.crashed.clear();
-                self.late.drain(..).for_each(|(_, hold)| std::mem::forget(hold));
+                self.late.drain(..).for_each(|(_, guard)| std::mem::forget(guard));
                 self.superseded.drain(..).for_each(std::mem::forget);
                 self.records = (self.restart)();
                 for known in self.known.values_mut() {
@@ -265,7 +265,7 @@ impl World {
         self.owners = going;
         for owner in late {
             self.crashed.push((owner.key, owner.until, owner.marked.is_some()));
-            self.late.push((owner.key, owner.hold));
+            self.late.push((owner.key, owner.guard));
         }
         self.run_out();
     }
@@ -277,7 +277,7 @@ impl World {
 
     async fn send(&mut self, mut owner: Owner) -> Checked {
         let now = self.clock.now();
-        let sent = owner.hold.sent().await;
+        let sent = owner.guard.sent().await;
         let key = owner.key;
         require(sent.is_ok(), || format!("key {key}: an owner with a lock may not send: {sent:?}"))?;
         require(!self.locked(key), || format!("key {key}: two owners may send at once"))?;
@@ -302,7 +302,7 @@ impl World {
         let locked = self.locked(key);
         let recorded = locked || ((known.unknown_since.is_some() || known.answer.is_some()) && !known.lost);
         let begun = begin(&self.records, self.clock, id(key), opening).await;
-        let (hold, told) = match begun {
+        let (guard, told) = match begun {
             Err(RecordError::Full { .. }) => {
                 let cleared = |key: &u16| self.known.get(key).is_some_and(|known| known.cleared);
                 let live = (0..KEYS).filter(|key| self.live(*key) || self.answered(*key) || cleared(key)).count();
@@ -326,14 +326,14 @@ impl World {
                     format!("key {key}: mismatches nothing")
                 });
             }
-            Ok(BeginOutcome::New(hold)) => {
+            Ok(BeginOutcome::New(guard)) => {
                 require(known.answer.is_none(), || format!("key {key}: new after an answer"))?;
                 require(known.unknown_since.is_none(), || format!("key {key}: new after an unknown send"))?;
                 require(!maybe_sent || known.cleared, || format!("key {key}: new though it may have been sent"))?;
                 self.known.insert(key, Known { payload, ..Known::default() });
-                (hold, false)
+                (guard, false)
             }
-            Ok(BeginOutcome::Reconcile { hold, sent_ago, .. }) => {
+            Ok(BeginOutcome::Reconcile { guard, sent_ago, .. }) => {
                 let recorded = recorded && known.answer.is_none();
                 let since = known.unknown_since.filter(|_| recorded).unwrap_or(now);
                 require(recorded || maybe_sent, || format!("key {key}: nothing to reconcile"))?;
@@ -342,15 +342,15 @@ impl World {
                 })?;
                 let doubtful = known.doubtful || !recorded;
                 self.known.insert(key, Known { payload, unknown_since: Some(since), doubtful, ..Known::default() });
-                (hold, true)
+                (guard, true)
             }
         };
         require(!locked, || format!("key {key}: two owners"))?;
         let (superseded, late) =
             std::mem::take(&mut self.late).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == key);
         self.late = late;
-        self.superseded.extend(superseded.into_iter().map(|(_, hold)| hold));
-        self.owners.push(Owner { hold, key, until: now.after(LOCK), marked: None, told });
+        self.superseded.extend(superseded.into_iter().map(|(_, guard)| guard));
+        self.owners.push(Owner { guard, key, until: now.after(LOCK), marked: None, told });
         Ok(())
     }
 
@@ -430,59 +430,59 @@ struct Nothing;
 
 impl Records for Nothing {
     fn begin(&self, _: RecordId, _: BeginRequest) -> Reply<'_, StoreBegin> {
-        at_hand(Ok(RecordBegin::New.into()))
+        ready_reply(Ok(RecordBegin::New.into()))
     }
     fn sent(&self, _: RecordId, _: FencingToken, _: Option<Arc<Intent>>) -> Reply<'_, ()> {
-        at_hand(Ok(()))
+        ready_reply(Ok(()))
     }
     fn finish(&self, _: RecordId, _: FencingToken, _: Stored) -> Reply<'_, ()> {
-        at_hand(Ok(()))
+        ready_reply(Ok(()))
     }
     fn release(&self, _: RecordId, _: FencingToken) -> Reply<'_, ()> {
-        at_hand(Ok(()))
+        ready_reply(Ok(()))
     }
     fn abandon_record(&self, _: RecordId, _: FencingToken, _: Leaving) {}
     fn record_unknown(&self, _: RecordId, _: BeginRequest, _: Leaving) {}
     fn arrive(&self, _: Arriving) -> Reply<'_, Arrived> {
-        at_hand(Ok(Arrived::Full))
+        ready_reply(Ok(Arrived::Full))
     }
-    fn look_again(&self, _: Ticket) -> Reply<'_, Option<RecordId>> {
-        at_hand(Ok(None))
+    fn recheck_orphan(&self, _: Ticket) -> Reply<'_, Option<RecordId>> {
+        ready_reply(Ok(None))
     }
-    fn keep_alive(&self, _: Ticket, _: Duration, _: PlaceTerm) -> Reply<'_, Renewed> {
-        at_hand(Ok(Renewed::ALL))
+    fn keep_alive(&self, _: Ticket, _: Duration, _: EntryTerm) -> Reply<'_, Renewed> {
+        ready_reply(Ok(Renewed::ALL))
     }
     fn abandon(&self, _: Ticket) {}
     fn answered(&self, _: Ticket, _: bool) {}
     fn claim(&self, _: ClaimName, _: ClaimOwner, _: Duration) -> Reply<'_, Claim> {
-        at_hand(Ok(Claim::Ours))
+        ready_reply(Ok(Claim::Ours))
     }
     fn claimant(&self, _: ClaimName, _: ClaimOwner) -> Reply<'_, Claimant> {
-        at_hand(Ok(Claimant::Nobody))
+        ready_reply(Ok(Claimant::Nobody))
     }
-    fn turn(&self, _: Fingerprint) -> Reply<'static, FingerprintLock> {
-        at_hand(Ok(FingerprintLock::new(())))
+    fn lock_fingerprint(&self, _: Fingerprint) -> Reply<'static, FingerprintLock> {
+        ready_reply(Ok(FingerprintLock::new(())))
     }
     fn unsettled(&self, _: usize) -> Reply<'_, Vec<Unsettled>> {
-        at_hand(Ok(Vec::new()))
+        ready_reply(Ok(Vec::new()))
     }
     fn unsettled_one(&self, _: RecordId) -> Reply<'_, Option<Unsettled>> {
-        at_hand(Ok(None))
+        ready_reply(Ok(None))
     }
     fn due(&self, _: usize) -> Reply<'_, Vec<RecordId>> {
-        at_hand(Ok(Vec::new()))
+        ready_reply(Ok(Vec::new()))
     }
     fn postpone(&self, _: RecordId, _: Duration, _: Duration) -> Reply<'_, Postponed> {
-        at_hand(Ok(Postponed::NotUnsettled))
+        ready_reply(Ok(Postponed::NotUnsettled))
     }
     fn take(&self, _: RecordId, _: Duration) -> Reply<'_, Option<Arc<Intent>>> {
-        at_hand(Ok(None))
+        ready_reply(Ok(None))
     }
     fn status(&self, _: RecordId) -> Reply<'_, Option<RecordStatus>> {
-        at_hand(Ok(None))
+        ready_reply(Ok(None))
     }
     fn resolve(&self, _: RecordId, _: Resolution) -> Reply<'_, Resolved> {
-        at_hand(Ok(Resolved::NotUnsettled))
+        ready_reply(Ok(Resolved::NotUnsettled))
     }
 }
 
