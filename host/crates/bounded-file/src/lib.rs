@@ -50,7 +50,8 @@ pub fn check_secret(path: &Path) {
 }
 
 fn warn(path: &Path) {
-    tracing::warn!(file = %path.display(), "every user of this machine can read or change this secret: chmod 600, or 640 with a group of its own");
+    tracing::warn!(file = %path.display(), "every user of this machine can read or change this secret file; run chmod \
+                                            600, or chmod 640 with a group of its own");
 }
 
 /// Whether users other than the owner and the group have any access.
@@ -62,14 +63,17 @@ fn is_open_to_others(mode: rustix::fs::RawMode) -> bool {
 fn open(path: &Path) -> io::Result<File> {
     let file = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file; name the file itself"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path is not a regular file; name the file itself",
+        ));
     }
     Ok(File::from(file))
 }
 
 fn contents(file: &mut File, max_bytes: u64) -> io::Result<Vec<u8>> {
     let too_large = || {
-        let text = format!("it has more than {max_bytes} bytes, the most that are read");
+        let text = format!("the file has more than {max_bytes} bytes; files of at most that size are read");
         io::Error::new(io::ErrorKind::FileTooLarge, text)
     };
     if file.metadata()?.len() > max_bytes {
@@ -82,7 +86,7 @@ fn contents(file: &mut File, max_bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8 text"))
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8 text"))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Setti
     let mut stated = resolve::table_defaults(Scope::Host);
     stated.cover(&host);
     if upstreams.is_empty() {
-        let must_be = "at least one: give --upstream URL, or base_url below [upstreams.NAME]";
+        let must_be = "at least one upstream: give --upstream URL, or base_url below [upstreams.NAME]";
         problems.push(Problem::value("upstreams", "none", must_be));
     }
     let built = upstreams.into_iter().map(|(name, draft)| upstream(name, draft, &mut problems)).collect();
@@ -205,7 +205,7 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
     let mut settings = upstream_of(name, stated, defaults, endpoints);
     if settings.candidate.as_ref().is_some_and(|candidate| candidate.policy == settings.policy) {
         let got = settings.policy.to_string();
-        let must_be = "another policy than the upstream's own, to be tried beside it";
+        let must_be = "a policy other than the upstream's own";
         problems.push(Problem::value(format!("{path}.candidate.policy"), got, must_be));
     }
     fit(&path, &mut settings, problems);

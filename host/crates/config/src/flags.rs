@@ -21,10 +21,10 @@ pub struct Flags {
     /// An embedded policy's name, or a component file [default: http-standard]
     #[arg(long, value_name = "NAME|FILE")]
     pub policy: Option<String>,
-    /// Where state is kept [default: memory:]
+    /// The state store [default: memory:]
     #[arg(long, value_name = "URL")]
     pub state: Option<String>,
-    /// Threads [default: one a core]
+    /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
     /// Any key of the file, such as --set upstreams.default.defaults.deadline=30s

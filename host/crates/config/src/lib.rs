@@ -159,5 +159,5 @@ pub fn verdict(checked: &Result<Loaded, Problems>) -> String {
 /// # Errors
 /// A text that shows the expected form.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
-    units::duration(text).ok_or_else(|| format!("{text:?} is no duration; write one such as 250ms, 30s or 5m"))
+    units::duration(text).ok_or_else(|| format!("{text:?} is not a duration; write one such as 250ms, 30s or 5m"))
 }

@@ -32,8 +32,11 @@ pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
             let Some(shared) = resolve::pybreaker(&values) else { continue };
             problems.extend(problem(&path, &values, &shared, settings));
             if let Some((other, _)) = known.iter().find(|(name, theirs)| *name != upstream.name && *theirs == shared) {
-                let because = format!("an endpoint of upstreams.{other} has the same, and each group is a breaker");
-                problems.extend(namespace(&path, &values, because, "one of its own"));
+                let because = format!(
+                    "an endpoint of upstreams.{other} uses the same namespace, and each group needs \
+                                       its own breaker"
+                );
+                problems.extend(namespace(&path, &values, because, "a namespace of its own"));
             }
             known.push((&upstream.name, shared));
         }
@@ -63,8 +66,8 @@ fn problem(path: &str, values: &Values, shared: &Pybreaker, settings: &Settings)
         State::Shared(state)
             if matches!(state.address.topology, Topology::Cluster(_)) && shared.hash_tag().is_none() =>
         {
-            let because = "state.url is a Cluster, where all keys of a breaker must lie in one slot";
-            let must_be = "a namespace with a hash tag, such as \"{hospital}\", the Python workers' too";
+            let because = "state.url is a Cluster, where all keys of a breaker must be in one slot";
+            let must_be = "a namespace with a hash tag, such as \"{hospital}\", also for the Python workers";
             namespace(path, values, because, must_be)
         }
         State::Shared(_) => None,
@@ -90,9 +93,9 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
             group(other) != group(member) && resolve::pybreaker(&other.1).as_ref() == Some(&own)
         };
         let Some((other, _)) = members[..index].iter().find(clashes) else { continue };
-        let because = format!("endpoints.{} has the same, and each group is a breaker", other.name);
+        let because = format!("endpoints.{} uses the same namespace, and each group needs its own breaker", other.name);
         let path = format!("upstreams.{upstream}.endpoints.{}", endpoint.name);
-        let must_be = "one of its own, or have `group` put the endpoints that share it into one";
+        let must_be = "a namespace of its own, or set the same `group` at all endpoints that share it";
         problems.extend(namespace(&path, values, because, must_be));
         reported.push(own);
     }

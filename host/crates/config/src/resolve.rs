@@ -99,7 +99,7 @@ pub fn check_against(upstream: &Upstream, description: &Description) -> Result<(
             Some(endpoint) => {
                 for key in ["method", "path"] {
                     if let Some(stated) = values.get(key) {
-                        let because = format!("the policy describes {name} as {}", operation(endpoint));
+                        let because = format!("the policy already describes {name} as {}", operation(endpoint));
                         let must_be = "left out, or a name that the policy does not describe";
                         let problem =
                             Problem::conflict(format!("{path}.{key}"), stated.value.to_string(), because, must_be);
@@ -138,8 +138,8 @@ fn added_problems(path: &str, name: &str, values: &Values, description: &Descrip
     let added = added(name, values);
     let equal = description.endpoints.iter().find(|e| e.method == added.method && e.path == added.path);
     if let Some(equal) = equal {
-        let because = format!("the policy describes it as {}", equal.name);
-        let must_be = format!("an operation of its own; override endpoints.{} instead", equal.name);
+        let because = format!("the policy already describes this operation as {}", equal.name);
+        let must_be = format!("a different operation; override endpoints.{} instead", equal.name);
         problems.push(Problem::conflict(path, operation(&added), because, must_be));
     }
 }

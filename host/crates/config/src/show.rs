@@ -63,7 +63,7 @@ impl Page {
     fn endpoint(&mut self, path: &str, name: &str, values: &Values, defaults: &Values) {
         self.lines(&format!("{path}endpoints.{name}."), values, &[Scope::Added, Scope::Endpoint], Some(defaults));
         if let Some(Sourced { value, source }) = values.get(OWN_LIMITS) {
-            self.0.push((format!("# by itself also: limits = {value}"), Some(source.to_string())));
+            self.0.push((format!("# as its own limit also: limits = {value}"), Some(source.to_string())));
         }
     }
 

@@ -40,16 +40,16 @@ pub(super) fn endpoint(path: &str, values: &Values, own: Option<&Values>) -> Vec
         }
         // Report the value that the operator set, since that one can be changed.
         let (key, other, rule) = if values.is_operators(high) {
-            (high, low, if strict { "longer than it" } else { "at least as long" })
+            (high, low, if strict { "longer than that" } else { "at least as long" })
         } else {
-            (low, high, if strict { "shorter than it" } else { "at most as long" })
+            (low, high, if strict { "shorter than that" } else { "at most as long" })
         };
         problems.extend(pair(path, values, key, other, rule));
     }
     let off = |key: &str| values.read::<Option<Anything>>(key).is_some_and(|value| value.is_none());
     if has_breaker && concerns(&CRITERIA) && CRITERIA.iter().all(|key| off(key)) {
         let must_be = "at least one of failure_threshold, failure_rate and slow_call_after, or enabled = false";
-        let problem = Problem::value(format!("{path}.breaker"), "nothing that trips it", must_be);
+        let problem = Problem::value(format!("{path}.breaker"), "no criterion that trips the breaker", must_be);
         problems.push(with_source(problem, values, CRITERIA[0]));
     }
     if has_breaker && concerns(&[BASELINE, "breaker.failure_rate"]) {
@@ -72,7 +72,7 @@ pub(super) fn baselines(settings: &Settings) -> Vec<Problem> {
         let of_one = upstream.endpoints.iter().map(|own| (format!("{path}.endpoints.{}", own.name), &own.values));
         for (path, values) in std::iter::once((format!("{path}.defaults"), &upstream.defaults)).chain(of_one) {
             let Some(percent) = values.read::<Option<u32>>(BASELINE).flatten() else { continue };
-            let because = "state.url names shared state, where the whole fleet's breaker is judged by fixed limits";
+            let because = "state.url names shared state, and the breaker of a fleet uses fixed limits only";
             let must_be = "\"off\", or have state.url be \"memory:\"";
             let problem = Problem::conflict(format!("{path}.{BASELINE}"), percent.to_string(), because, must_be);
             problems.push(with_source(problem, values, BASELINE));
@@ -86,7 +86,7 @@ fn baseline(path: &str, values: &Values) -> Option<Problem> {
     const RATE: &str = "breaker.failure_rate";
     let own: u32 = values.read::<Option<u32>>(BASELINE)??;
     let rate: u32 = values.read::<Option<u32>>(RATE)??;
-    if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than it") }
+    if own < rate { None } else { pair(path, values, BASELINE, RATE, "less than that") }
 }
 
 /// A floor at or above the fixed limits would make the adaptive rate ineffective. Only a floor set by the operator is a problem; the
@@ -104,7 +104,7 @@ fn floor(path: &str, values: &Values) -> Option<Problem> {
     }
     let rounded = (lowest * 100.0).round() / 100.0;
     let because = format!("limits admit {rounded} a minute ({})", values.source("limits")?);
-    let must_be = if lowest > 1.0 { "below that" } else { "left out: it is half of that then" };
+    let must_be = if lowest > 1.0 { "below that" } else { "left out: the host then uses half of it" };
     let problem = Problem::conflict(format!("{path}.{FLOOR}"), floor.to_string(), because, must_be);
     Some(with_source(problem, values, FLOOR))
 }
@@ -155,7 +155,7 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
             let because =
                 format!("endpoints.{other}.{key} is {} ({}), and both are in group {own}", theirs.value, theirs.source);
             let path = format!("upstreams.{upstream}.endpoints.{name}.{key}");
-            let problem = Problem::conflict(path, got.value.to_string(), because, "the same in a whole group");
+            let problem = Problem::conflict(path, got.value.to_string(), because, "the same value in the whole group");
             problems.push(with_source(problem, values, key));
         }
     }
@@ -183,9 +183,9 @@ pub(super) fn admin(settings: &Settings) -> Option<Problem> {
     let knows_callers = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let others = settings.upstreams.iter().filter_map(|upstream| upstream.listen);
     let (because, must_be) = if !own.ip().is_loopback() && !has_token && !knows_callers {
-        let must_be = "an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or \
-                       admin.write_token_file beside it, or admin.tls.client_ca";
-        ("whoever reaches it could steer the host: no token is set", must_be)
+        let must_be = "a loopback address, such as \"127.0.0.1:9464\", or set admin.read_token_file, \
+                       admin.write_token_file or admin.tls.client_ca";
+        ("no token is set, and every caller of this address could control the host", must_be)
     } else if own.port() != 0 && others.chain([settings.server.listen]).any(|other| other == own) {
         ("callers connect to the same address", "an address of its own")
     } else {
@@ -202,13 +202,13 @@ pub(super) fn record_status(settings: &Settings) -> Vec<Problem> {
     let problem = |upstream: &super::settings::Upstream| {
         let (because, must_be) = if upstream.idempotency.tenant_headers.is_empty() {
             (
-                "idempotency.tenant_header is \"off\": every caller could read every record",
-                "false, or have idempotency.tenant_header name a header that tells callers apart",
+                "idempotency.tenant_header is \"off\", so every caller could read every record",
+                "false, or have idempotency.tenant_header name a header that distinguishes callers",
             )
         } else if is_secretless {
             (
-                "state is shared and has no key: without a secret every caller could prove that a record is its own",
-                "false, or have state.key_file or TRIAGE_STATE_KEY beside it",
+                "shared state has no key, and without that secret every caller could claim every record",
+                "false, or set state.key_file or TRIAGE_STATE_KEY",
             )
         } else {
             return None;
@@ -230,7 +230,7 @@ pub(super) fn tls(stated: &Values) -> Vec<Problem> {
         let lacking = keys.into_iter().take(2).find(|key| stated.get(key).is_none())?;
         let because = format!("{lacking} is not given");
         let got = stated.get(given)?.value.to_string();
-        let problem = Problem::conflict(given, got, because, "given with certificate and key");
+        let problem = Problem::conflict(given, got, because, "set together with certificate and key");
         Some(with_source(problem, stated, given))
     };
     TABLES.into_iter().filter_map(missing).collect()
@@ -241,7 +241,7 @@ pub(super) fn settlement(settings: &Settings) -> Option<Problem> {
     const KEY: &str = "settlement.notify";
     let target = settings.settlement.notify.as_ref().filter(|target| target.key.is_none())?;
     let because = "neither settlement.notify_key_file nor TRIAGE_SETTLEMENT_KEY is given";
-    let must_be = "left out, or given with a key that signs what is sent";
+    let must_be = "left out, or set together with a key that signs the notices";
     let problem = Problem::conflict(KEY, format!("\"{}\"", target.url), because, must_be);
     Some(with_source(problem, &settings.stated, KEY))
 }
@@ -254,11 +254,11 @@ pub(super) fn fleet(settings: &Settings) -> Vec<Problem> {
         let because = match &settings.state {
             State::Memory => "state.url is \"memory:\", which no other host shares".to_owned(),
             State::Shared(_) if !has_repository => {
-                format!("policy is \"{}\", and a fleet's components come from a registry", upstream.policy)
+                format!("policy is \"{}\", and the components of a fleet must be in a registry", upstream.policy)
             }
             State::Shared(_) => return None,
         };
-        let must_be = "false, or have the URL of a Redis in state.url and an oci:// name in policy";
+        let must_be = "false, or set state.url to the URL of a Redis and policy to an oci:// name";
         let key = format!("upstreams.{}.{KEY}", upstream.name);
         Some(with_source(Problem::conflict(key, "true".to_owned(), because, must_be), &upstream.stated, KEY))
     };
@@ -273,26 +273,23 @@ pub(super) fn upstreams(settings: &Settings) -> Vec<Problem> {
         if let Some(listen) = upstream.listen {
             let twin = before.iter().find(|other| other.listen == upstream.listen);
             let taken = match twin {
-                Some(twin) => Some(format!("upstreams.{}.listen is the same", twin.name)),
-                None if listen == settings.server.listen => Some("server.listen is the same".to_owned()),
-                None if listen.port() == 0 => Some("port 0 is another one at each start".to_owned()),
+                Some(twin) => Some(format!("upstreams.{}.listen has the same address", twin.name)),
+                None if listen == settings.server.listen => Some("server.listen has the same address".to_owned()),
+                None if listen.port() == 0 => Some("port 0 is a different port at each start".to_owned()),
                 None => None,
             };
             if let Some(because) = taken {
                 let key = format!("upstreams.{}.listen", upstream.name);
-                let problem = Problem::conflict(key, format!("\"{listen}\""), because, "a listener of its own");
+                let problem = Problem::conflict(key, format!("\"{listen}\""), because, "an address of its own");
                 problems.push(with_source(problem, &upstream.stated, "listen"));
                 continue;
             }
         }
         let takes = |other: &super::settings::Upstream| (other.listen, other.host.clone(), other.path_prefix.clone());
         if let Some(twin) = before.iter().find(|other| takes(other) == takes(upstream)) {
-            let got = format!("the same requests as upstreams.{}", twin.name);
-            let problem = Problem::value(
-                format!("upstreams.{}", upstream.name),
-                got,
-                "told apart by path_prefix, host or listen",
-            );
+            let got = format!("the same path_prefix, host and listen as upstreams.{}", twin.name);
+            let problem =
+                Problem::value(format!("upstreams.{}", upstream.name), got, "different in path_prefix, host or listen");
             problems.push(with_source(problem, &upstream.stated, "base_url"));
         }
     }

@@ -140,7 +140,7 @@ impl Kind {
             Self::Bool => raw.truth().map(Value::Bool).ok_or_else(|| "true or false".to_owned()),
             Self::Count(least, most) => count(raw, least, most),
             Self::Workers if raw.text() == Some("auto") => Ok(Value::Count(cores())),
-            Self::Workers => count(raw, 1, 1024).map_err(|rule| rule + ", or \"auto\" for one a core"),
+            Self::Workers => count(raw, 1, 1024).map_err(|rule| rule + ", or \"auto\" for one per core"),
             Self::Memory if raw.text() == Some("auto") => Ok(memory().map_or(Value::Off, Value::Size)),
             Self::Memory => sized(raw, MIN_MEMORY_BYTES, 1 << 50).map_err(|rule| rule + ", or \"auto\""),
             Self::Percent(least) => percent(raw, least),
@@ -225,7 +225,7 @@ const URL: &str = "an absolute http or https URL, such as \"http://127.0.0.1:800
 const PREFIX_OF_KEYS: &str = "1 to 64 characters of A-Z, a-z, 0-9 and -_.:";
 const PREFIX: &str = "a path that starts with \"/\" and has no query, fragment, blank or dot segment, such as \"/api\"";
 const HOST: &str = "a host name without scheme, port and path, such as \"hospital.example\"";
-const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for every one";
+const METHOD: &str = "a method in upper case, such as \"POST\", or \"*\" for all";
 const TEMPLATE: &str = "a URI template that starts with \"/\", such as \"/hospitals/{id}\"";
 const EFFECT: &str = "\"safe\", \"idempotent\" or \"unsafe\"";
 const PRIORITY: &str = "\"low\", \"normal\" or \"high\"";

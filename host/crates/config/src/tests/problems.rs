@@ -81,7 +81,7 @@ const FILES: &[Case] = &[
         "a count of nothing",
         "server.workers = 0",
         &[
-            "server.workers: got 0; must be a whole number from 1 to 1024, or \"auto\" for one a core (file triage.toml:3)",
+            "server.workers: got 0; must be a whole number from 1 to 1024, or \"auto\" for one per core (file triage.toml:3)",
         ],
     ),
     (
@@ -100,7 +100,7 @@ const FILES: &[Case] = &[
         "an admin listener for everybody",
         "admin.listen = \"0.0.0.0:9464\"",
         &[
-            "admin.listen: got \"0.0.0.0:9464\", but whoever reaches it could steer the host: no token is set; must be an address of this machine alone, such as \"127.0.0.1:9464\", or have admin.read_token_file or admin.write_token_file beside it, or admin.tls.client_ca (file triage.toml:3)",
+            "admin.listen: got \"0.0.0.0:9464\", but no token is set, and every caller of this address could control the host; must be a loopback address, such as \"127.0.0.1:9464\", or set admin.read_token_file, admin.write_token_file or admin.tls.client_ca (file triage.toml:3)",
         ],
     ),
     (
@@ -171,7 +171,7 @@ const FILES: &[Case] = &[
         "a method in lower case",
         "upstreams.a.endpoints.x.method = \"post\"",
         &[
-            "upstreams.a.endpoints.x.method: got \"post\"; must be a method in upper case, such as \"POST\", or \"*\" for every one (file triage.toml:3)",
+            "upstreams.a.endpoints.x.method: got \"post\"; must be a method in upper case, such as \"POST\", or \"*\" for all (file triage.toml:3)",
         ],
     ),
     (
@@ -216,7 +216,7 @@ const FILES: &[Case] = &[
         "an attempt as long as a probe's lease",
         "upstreams.a.defaults = { attempt_timeout = \"20s\", breaker.probe_lease = \"20s\" }",
         &[
-            "upstreams.a.defaults.breaker.probe_lease: got \"20s\", but attempt_timeout is \"20s\" (file triage.toml:3); must be longer than it (file triage.toml:3)",
+            "upstreams.a.defaults.breaker.probe_lease: got \"20s\", but attempt_timeout is \"20s\" (file triage.toml:3); must be longer than that (file triage.toml:3)",
         ],
     ),
     (
@@ -251,7 +251,7 @@ const FILES: &[Case] = &[
         "a breaker that nothing trips",
         "upstreams.a.defaults.breaker = { failure_threshold = \"off\", failure_rate = \"off\" }",
         &[
-            "upstreams.a.defaults.breaker: got nothing that trips it; must be at least one of failure_threshold, failure_rate and slow_call_after, or enabled = false (file triage.toml:3)",
+            "upstreams.a.defaults.breaker: got no criterion that trips the breaker; must be at least one of failure_threshold, failure_rate and slow_call_after, or enabled = false (file triage.toml:3)",
         ],
     ),
     (
@@ -265,28 +265,28 @@ const FILES: &[Case] = &[
         "a listener twice",
         "upstreams.a.listen = \"127.0.0.1:8080\"",
         &[
-            "upstreams.a.listen: got \"127.0.0.1:8080\", but server.listen is the same; must be a listener of its own (file triage.toml:3)",
+            "upstreams.a.listen: got \"127.0.0.1:8080\", but server.listen has the same address; must be an address of its own (file triage.toml:3)",
         ],
     ),
     (
         "a listener of two upstreams",
         "upstreams.a.listen = \"127.0.0.1:9\"\nupstreams.b = { base_url = \"http://b\", listen = \"127.0.0.1:9\" }",
         &[
-            "upstreams.b.listen: got \"127.0.0.1:9\", but upstreams.a.listen is the same; must be a listener of its own (file triage.toml:4)",
+            "upstreams.b.listen: got \"127.0.0.1:9\", but upstreams.a.listen has the same address; must be an address of its own (file triage.toml:4)",
         ],
     ),
     (
         "two upstreams for the same requests",
         "upstreams.b = { base_url = \"http://b\" }",
         &[
-            "upstreams.b: got the same requests as upstreams.a; must be told apart by path_prefix, host or listen (file triage.toml:3)",
+            "upstreams.b: got the same path_prefix, host and listen as upstreams.a; must be different in path_prefix, host or listen (file triage.toml:3)",
         ],
     ),
     (
         "the same prefix with and without a slash",
         "upstreams.a.path_prefix = \"/x\"\nupstreams.b = { base_url = \"http://b\", path_prefix = \"/x/\" }",
         &[
-            "upstreams.b: got the same requests as upstreams.a; must be told apart by path_prefix, host or listen (file triage.toml:4)",
+            "upstreams.b: got the same path_prefix, host and listen as upstreams.a; must be different in path_prefix, host or listen (file triage.toml:4)",
         ],
     ),
     (
@@ -313,12 +313,12 @@ fn what_follows_traffic_is_told_what_it_needs() {
         (
             "a baseline in a fleet",
             "state.url = \"redis://r\"\nupstreams.a.defaults.breaker.baseline = 5",
-            "upstreams.a.defaults.breaker.baseline: got 5, but state.url names shared state, where the whole fleet's breaker is judged by fixed limits; must be \"off\", or have state.url be \"memory:\" (file triage.toml:4)",
+            "upstreams.a.defaults.breaker.baseline: got 5, but state.url names shared state, and the breaker of a fleet uses fixed limits only; must be \"off\", or have state.url be \"memory:\" (file triage.toml:4)",
         ),
         (
             "a baseline that is no nearer than the fixed limit",
             "upstreams.a.defaults.breaker = { baseline = 40, failure_rate = 40 }",
-            "upstreams.a.defaults.breaker.baseline: got 40, but breaker.failure_rate is 40 (file triage.toml:3); must be less than it (file triage.toml:3)",
+            "upstreams.a.defaults.breaker.baseline: got 40, but breaker.failure_rate is 40 (file triage.toml:3); must be less than that (file triage.toml:3)",
         ),
         (
             "a floor above a limit",
@@ -328,7 +328,7 @@ fn what_follows_traffic_is_told_what_it_needs() {
         (
             "a floor above a limit of a few an hour",
             "upstreams.a.defaults = { adaptive_rate = { enabled = true, floor_per_minute = 1 }, limits = [{ requests = 20, period = \"1h\" }] }",
-            "upstreams.a.defaults.adaptive_rate.floor_per_minute: got 1, but limits admit 0.33 a minute (file triage.toml:3); must be left out: it is half of that then (file triage.toml:3)",
+            "upstreams.a.defaults.adaptive_rate.floor_per_minute: got 1, but limits admit 0.33 a minute (file triage.toml:3); must be left out: the host then uses half of it (file triage.toml:3)",
         ),
         (
             "a rate that is no table",
@@ -403,12 +403,12 @@ fn what_interop_needs_is_told() {
         (
             "a Cluster without a hash tag",
             "state.url = \"redis://r,s\"\nupstreams.a.defaults.breaker = { interop = \"pybreaker\", interop_namespace = \"a{}\" }".to_owned(),
-            "upstreams.a.defaults.breaker.interop_namespace: got \"a{}\", but state.url is a Cluster, where all keys of a breaker must lie in one slot; must be a namespace with a hash tag, such as \"{hospital}\", the Python workers' too (file triage.toml:4)",
+            "upstreams.a.defaults.breaker.interop_namespace: got \"a{}\", but state.url is a Cluster, where all keys of a breaker must be in one slot; must be a namespace with a hash tag, such as \"{hospital}\", also for the Python workers (file triage.toml:4)",
         ),
         (
             "two upstreams",
             format!("state.url = \"redis://r\"\nupstreams.a.defaults.{ON}\nupstreams.b = {{ base_url = \"http://b\", host = \"b\", defaults.{ON} }}"),
-            "upstreams.b.defaults.breaker.interop_namespace: got \"off\", but an endpoint of upstreams.a has the same, and each group is a breaker; must be one of its own (default)",
+            "upstreams.b.defaults.breaker.interop_namespace: got \"off\", but an endpoint of upstreams.a uses the same namespace, and each group needs its own breaker; must be a namespace of its own (default)",
         ),
     ];
     for (name, text, expected) in cases {
@@ -427,7 +427,7 @@ fn what_interop_needs_is_told() {
     let told = fits(&cluster.replace("BREAKER", breaker).replace("group = \"one\", ", "")).unwrap_err();
     assert_eq!(
         told,
-        "upstreams.a.endpoints.list-hospitals.breaker.interop_namespace: got \"{hospital}\", but endpoints.create-hospital has the same, and each group is a breaker; must be one of its own, or have `group` put the endpoints that share it into one (file triage.toml:3)"
+        "upstreams.a.endpoints.list-hospitals.breaker.interop_namespace: got \"{hospital}\", but endpoints.create-hospital uses the same namespace, and each group needs its own breaker; must be a namespace of its own, or set the same `group` at all endpoints that share it (file triage.toml:3)"
     );
     // In `defaults`, interop applies to the endpoints that have a breaker.
     let some = "state.url = \"redis://r\"\nupstreams.a = { defaults.breaker.interop = \"pybreaker\", endpoints.list-hospitals.breaker.enabled = false }";
@@ -506,7 +506,7 @@ fn problems_of_variables_and_flags_are_told() {
             "a variable's value",
             &[("TRIAGE_WORKERS", "many")],
             none(),
-            "server.workers: got \"many\"; must be a whole number from 1 to 1024, or \"auto\" for one a core (env TRIAGE_WORKERS)",
+            "server.workers: got \"many\"; must be a whole number from 1 to 1024, or \"auto\" for one per core (env TRIAGE_WORKERS)",
         ),
         (
             "seconds with a unit",
@@ -582,7 +582,7 @@ fn a_flag_for_the_one_upstream_needs_one() {
     let told = load(&Inputs::default()).unwrap_err().to_string();
     assert_eq!(
         told,
-        "upstreams: got none; must be at least one: give --upstream URL, or base_url below [upstreams.NAME]"
+        "upstreams: got none; must be at least one upstream: give --upstream URL, or base_url below [upstreams.NAME]"
     );
 }
 
@@ -596,7 +596,7 @@ fn what_is_not_toml_is_told_with_its_line() {
         [
             "not TOML: string values must be quoted, expected literal string (file triage.toml:2)",
             "not TOML: unclosed table, expected `]` (file triage.toml:3)",
-            "server.workers: got \"0\"; must be a whole number from 1 to 1024, or \"auto\" for one a core (env TRIAGE_WORKERS)",
+            "server.workers: got \"0\"; must be a whole number from 1 to 1024, or \"auto\" for one per core (env TRIAGE_WORKERS)",
         ]
     );
 }
@@ -618,23 +618,23 @@ fn overrides_are_checked_against_the_policy() {
         ),
         (
             "endpoints.create-hospital.path = \"/x\"",
-            "upstreams.a.endpoints.create-hospital.path: got \"/x\", but the policy describes create-hospital as POST /hospitals/; must be left out, or a name that the policy does not describe (file triage.toml:4)",
+            "upstreams.a.endpoints.create-hospital.path: got \"/x\", but the policy already describes create-hospital as POST /hospitals/; must be left out, or a name that the policy does not describe (file triage.toml:4)",
         ),
         (
             "endpoints.twin = { method = \"POST\", path = \"/hospitals/\" }",
-            "upstreams.a.endpoints.twin: got POST /hospitals/, but the policy describes it as create-hospital; must be an operation of its own; override endpoints.create-hospital instead",
+            "upstreams.a.endpoints.twin: got POST /hospitals/, but the policy already describes it as create-hospital; must be a different operation; override endpoints.create-hospital instead",
         ),
         (
             "defaults.breaker.probe_lease = \"20s\"",
-            "upstreams.a.endpoints.create-hospital.breaker.probe_lease: got \"20s\", but attempt_timeout is \"30s\" (policy hospital-directory); must be longer than it (file triage.toml:4)",
+            "upstreams.a.endpoints.create-hospital.breaker.probe_lease: got \"20s\", but attempt_timeout is \"30s\" (policy hospital-directory); must be longer than that (file triage.toml:4)",
         ),
         (
             "endpoints.create-hospital = { group = \"all\", limits = [{ requests = 10, period = \"1s\" }] }\nendpoints.list-hospitals.group = \"all\"",
-            "upstreams.a.endpoints.list-hospitals.limits: got [], but endpoints.create-hospital.limits is [{ requests = 10, period = \"1s\", burst = 10 }] (file triage.toml:4), and both are in group all; must be the same in a whole group (default)",
+            "upstreams.a.endpoints.list-hospitals.limits: got [], but endpoints.create-hospital.limits is [{ requests = 10, period = \"1s\", burst = 10 }] (file triage.toml:4), and both are in group all; must be the same value in the whole group (default)",
         ),
         (
             "defaults = { group = \"all\", limits = [], breaker = { probes = 2 } }\nendpoints.list-hospitals.breaker.probes = 3",
-            "upstreams.a.endpoints.list-hospitals.breaker.probes: got 3, but endpoints.create-hospital.breaker.probes is 2 (file triage.toml:4), and both are in group all; must be the same in a whole group (file triage.toml:5)",
+            "upstreams.a.endpoints.list-hospitals.breaker.probes: got 3, but endpoints.create-hospital.breaker.probes is 2 (file triage.toml:4), and both are in group all; must be the same value in the whole group (file triage.toml:5)",
         ),
         (
             "idempotency.lock = \"60s\"",
@@ -654,7 +654,7 @@ fn a_verdict_counts_problems() {
          server.drain: got 1; must be a duration with its unit: write \"1s\" for seconds, \"1ms\" for milliseconds (file triage.toml:1)\n  \
          state.url: got \"x\"; must be \"memory:\", or the URL of a Redis or Valkey: \"redis://host:6379/0\", \"rediss://host\" with TLS, \
          \"unix:///path/of.sock\", \"redis://a:6379,b:6379\" for a Cluster, or \"redis+sentinel://a:26379,b:26379/master\" (file triage.toml:2)\n  \
-         upstreams: got none; must be at least one: give --upstream URL, or base_url below [upstreams.NAME]\n"
+         upstreams: got none; must be at least one upstream: give --upstream URL, or base_url below [upstreams.NAME]\n"
     );
     let good = load(&inputs(LEAST, &[], Flags::default()));
     assert_eq!(verdict(&good), "the configuration holds: a at http://a.example/\n");

@@ -136,7 +136,7 @@ fn an_endpoints_own_limits_in_a_group_are_shown_beside_the_groups() {
                 defaults = { group = \"all\", limits = [{ requests = 10, period = \"1s\" }] }\n";
     let before = loaded(file, &[], Flags::default());
     let shown = show(&before.settings, &[description()]);
-    let own = "# by itself also: limits = [{ requests = 1, period = \"6500ms\", burst = 20 }]";
+    let own = "# as its own limit also: limits = [{ requests = 1, period = \"6500ms\", burst = 20 }]";
     assert!(
         shown.lines().any(|line| line.starts_with(own) && line.ends_with("# policy hospital-directory")),
         "{shown}"
