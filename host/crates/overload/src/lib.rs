@@ -198,8 +198,12 @@ impl Overload {
             state.told = Some(now);
             let (limit, upstream) = (state.limiter.limit(), &self.upstream);
             drop(state);
-            tracing::warn!(%upstream, limit, "the upstream is overloaded: requests are refused, the least important first");
-            let text = format!("answers take too long with more than {limit} attempts at once: requests are refused");
+            tracing::warn!(%upstream, limit, "the upstream is overloaded: the host refuses requests, the lowest \
+                                              priority first");
+            let text = format!(
+                "answers take too long with more than {limit} attempts at once: the host refuses \
+                                requests"
+            );
             self.events.note("overloaded", upstream, text);
         }
         Shed

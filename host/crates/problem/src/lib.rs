@@ -61,11 +61,11 @@ pub const REASONS: [&str; 33] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// No upstream is configured for the request.
-    #[error("no upstream takes this host and path; the request must match one of the configured upstreams")]
+    #[error("no upstream matches this host and path; the request must match one of the configured upstreams")]
     NoUpstream,
     /// The upstream has no endpoint for the method and path.
     #[error(
-        "no endpoint of upstream {upstream} takes {method} on this path; add one in the configuration or the policy"
+        "no endpoint of upstream {upstream} matches {method} on this path; add one in the configuration or the policy"
     )]
     NoEndpoint {
         /// The upstream's name.
@@ -75,49 +75,48 @@ pub enum Problem {
     },
     /// The caller has no such record.
     #[error(
-        "no record with this id is kept for this caller: its time is over, its request took no effect, or there never was one; ask again with the same idempotency key"
+        "no record with this id is kept for this caller: the record has expired, its request had no effect, or the id \
+         never existed; send the request again with the same idempotency key"
     )]
     NoRecord,
     /// The upstream could read the path differently.
-    #[error(
-        "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant"
-    )]
+    #[error("the path has dot segments or backslashes, which upstreams resolve differently; send the resolved path")]
     PathNotPlain,
     /// The request names several hosts.
-    #[error("the request names its host more than once, and whoever reads it believes another one; name it once")]
+    #[error("the request names its host more than once, and servers differ in which one counts; name the host once")]
     HostAmbiguous,
     /// The request names no host.
-    #[error("the request names no host, and HTTP/1.1 and HTTP/2 want one; send a Host field")]
+    #[error("the request names no host, but HTTP/1.1 and HTTP/2 require one; send a Host field")]
     HostMissing,
     /// The request's host is malformed.
-    #[error("the request's host is no host name or address with or without a port; send one that is")]
+    #[error("the request's host is malformed; send a host name or address, with or without a port")]
     HostMalformed,
     /// The request's target cannot be forwarded.
-    #[error("the request's target must be a path, or a URL of http or https with its host; send one of them")]
+    #[error("the request's target is malformed; send a path, or an http or https URL with its host")]
     TargetMalformed,
     /// The body has a transfer coding other than `chunked`.
     #[error(
-        "the request's body has a transfer coding that is not understood; send it chunked and not coded otherwise, or with its length"
+        "the host does not support the transfer coding of the request's body; send the body chunked without another \
+         coding, or with its length"
     )]
     TransferCoding,
     /// The content length is malformed or ambiguous.
     #[error(
-        "the request's content-length must be one whole number up to 9223372036854775807; send one that is, or none and a chunked body"
+        "the request's content-length is malformed; send one whole number up to 9223372036854775807, or no \
+         content-length and a chunked body"
     )]
     LengthMalformed,
     /// The request expects something other than `100-continue`.
-    #[error("the request expects something other than 100-continue, and nothing else is offered; leave it out")]
+    #[error("the request has an expectation other than 100-continue, and the host supports no other; leave it out")]
     Expectation,
     /// The request has too many header fields.
-    #[error(
-        "the request has more than {limit} header fields, which is all that server.max_header_fields admits; send fewer"
-    )]
+    #[error("the request has more than {limit} header fields, the maximum of server.max_header_fields; send fewer")]
     TooManyFields {
         /// The limit, `server.max_header_fields`.
         limit: usize,
     },
     /// The method is CONNECT.
-    #[error("CONNECT asks for a tunnel, and this host forwards single requests; send the request itself")]
+    #[error("CONNECT requests a tunnel, but this host forwards single requests only; send the request itself")]
     Tunnel,
     /// The deadline header is malformed.
     #[error("header {header} must be a whole number of milliseconds from 1; send one or leave it out")]
@@ -138,7 +137,8 @@ pub enum Problem {
     KeyReused,
     /// A request with this key, or an orphan equal to this request, is still under way.
     #[error(
-        "this request, or an equal one whose caller has left, is under way; ask again after the wait, with the same idempotency key if it has one"
+        "this request, or an equal one whose caller disconnected, is under way; retry after the wait, with the same \
+         idempotency key if the request has one"
     )]
     InFlight {
         /// The wait before a repetition.
@@ -146,7 +146,8 @@ pub enum Problem {
     },
     /// The response to replay was not kept.
     #[error(
-        "the request was answered {status}, but the answer was not kept: it broke off, had more than {limit_bytes} bytes, or kept answers take all their room. The request is not sent again"
+        "the request was answered {status}, but the answer was not stored: it was incomplete, had more than \
+         {limit_bytes} bytes, or the memory for stored answers was full. The host does not send the request again"
     )]
     NotKept {
         /// The status of that response.
@@ -155,19 +156,22 @@ pub enum Problem {
         limit_bytes: usize,
     },
     /// The store has no room for another key.
-    #[error("the store holds as many live idempotency keys as it may; ask again after the wait")]
+    #[error("the store is full: it holds the maximum number of idempotency keys; retry after the wait")]
     KeysFull,
     /// The body of a request with a key exceeds the limit.
-    #[error("a request with an idempotency key may have at most {limit_bytes} body bytes; send less, or no key")]
+    #[error(
+        "the body of a request with an idempotency key may have at most {limit_bytes} bytes; send a smaller body, \
+             or no key"
+    )]
     BodyTooLarge {
         /// `idempotency.max_request` in bytes.
         limit_bytes: usize,
     },
     /// The request's body broke off.
-    #[error("the request's body broke off; send the request again")]
+    #[error("the request's body ended early; send the request again")]
     BodyBroken,
     /// The breaker is open.
-    #[error("the circuit breaker of {endpoint} is open: {why}; ask again after the wait")]
+    #[error("the circuit breaker of {endpoint} is open: {why}; retry after the wait")]
     BreakerOpen {
         /// The endpoint's name.
         endpoint: String,
@@ -177,7 +181,8 @@ pub enum Problem {
         retry_after: Duration,
     },
     /// A rate limit, or a pause that the upstream asked for.
-    #[error("{endpoint} admits {}, and no place is free within the time that its deadline leaves for waiting; ask again after the wait", quota_text(.quota.as_ref()))]
+    #[error("{endpoint} admits {}, and no permit is free within the time that the deadline leaves for waiting; retry \
+             after the wait", quota_text(.quota.as_ref()))]
     RateLimited {
         /// The endpoint's name.
         endpoint: String,
@@ -188,7 +193,8 @@ pub enum Problem {
     },
     /// The adaptive rate, lowered because the upstream throttles.
     #[error(
-        "{endpoint} is sent {per_minute} requests a minute, as many as the upstream took lately, and no place is free within the time that its deadline leaves for waiting; ask again after the wait"
+        "{endpoint} is sent {per_minute} requests a minute, the rate that the upstream accepted lately, and no permit \
+         is free within the time that the deadline leaves for waiting; retry after the wait"
     )]
     Paced {
         /// The endpoint's name.
@@ -199,7 +205,10 @@ pub enum Problem {
         retry_after: Duration,
     },
     /// The retry budget is used up.
-    #[error("the retry budget of {endpoint} is used up: retries are a share of traffic; ask again after the wait")]
+    #[error(
+        "the retry budget of {endpoint} is used up: retries may only be a share of the traffic; retry after the \
+             wait"
+    )]
     BudgetExhausted {
         /// The endpoint's name.
         endpoint: String,
@@ -207,7 +216,7 @@ pub enum Problem {
         retry_after: Duration,
     },
     /// The endpoint's fixed concurrency limit was reached.
-    #[error("{endpoint} has {limit} requests under way, as many as it may; ask again after the wait")]
+    #[error("{endpoint} has {limit} requests under way, its maximum; retry after the wait")]
     Concurrency {
         /// The endpoint's name.
         endpoint: String,
@@ -216,7 +225,8 @@ pub enum Problem {
     },
     /// The upstream is overloaded: the adaptive limit refused the request.
     #[error(
-        "upstream {upstream} has as many requests under way as it bears, and what matters more than {priority} goes first; nothing was sent: ask again after the wait"
+        "upstream {upstream} is overloaded, and requests with a priority above {priority} go first; nothing was sent: \
+         retry after the wait"
     )]
     Overloaded {
         /// The upstream's name.
@@ -225,15 +235,13 @@ pub enum Problem {
         priority: &'static str,
     },
     /// The host's memory is scarce.
-    #[error(
-        "this host uses as much memory as it may, which is {limit_bytes} bytes; nothing was sent: ask again after the wait"
-    )]
+    #[error("this host has reached its memory limit of {limit_bytes} bytes; nothing was sent: retry after the wait")]
     MemoryScarce {
         /// The limit in bytes.
         limit_bytes: u64,
     },
     /// Too many requests of one connection, of one peer or in total.
-    #[error("{scope} has {limit} {what} under way, as many as it may; nothing was sent: ask again after the wait")]
+    #[error("{scope} has {limit} {what} under way, its maximum; nothing was sent: retry after the wait")]
     TooManyRequests {
         /// The scope of the limit, in words.
         scope: &'static str,
@@ -244,31 +252,38 @@ pub enum Problem {
     },
     /// The host has no file descriptor left.
     #[error(
-        "this host has no file descriptor left for a connection to the upstream; nothing was sent: ask again after the wait"
+        "this host has no file descriptor left for a connection to the upstream; nothing was sent: retry after the wait"
     )]
     Exhausted,
     /// The deadline passed, or the caller left, before anything was sent.
-    #[error("the deadline passed while the request waited; nothing was sent: ask again with a longer deadline")]
+    #[error("the deadline passed while the request waited; nothing was sent: retry with a longer deadline")]
     DeadlineBeforeSend,
     /// The upstream was asleep and did not wake up in time.
-    #[error("the upstream did not wake up in time; nothing was sent: ask again after the wait")]
+    #[error("the upstream did not wake up in time; nothing was sent: retry after the wait")]
     Asleep,
     /// Shared state is required for this request and cannot be reached.
-    #[error("the state store did not answer, and a write without it might be repeated; ask again after the wait")]
+    #[error("the state store did not answer, and without it a write might be repeated; retry after the wait")]
     StoreUnavailable,
     /// The effect of a write is unknown.
     #[error(
-        "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key and the same credentials, and it is settled. Without one, look at the upstream first: a repetition would be a second write"
+        "the request may or may not have taken effect at the upstream. With an idempotency key, repeat it with the \
+         same key and the same credentials, and the host settles it. Without a key, check the upstream first: a \
+         repetition would be a second write"
     )]
     EffectUnknown,
     /// After a loss of shared state: nothing was sent since, and no effect of an earlier send was found so far.
     #[error(
-        "shared state has lost its data, and an earlier request with this key may have been sent; nothing was sent now, and nothing that it made was found so far: ask again with the same idempotency key after the wait, and it is sent once that is certain"
+        "shared state has lost its data, and an earlier request with this key may have been sent; this request was \
+         not sent, and no result of the earlier request was found so far: repeat it with the same idempotency key \
+         after the wait, and the host sends it once that is safe"
     )]
     UnsentSinceLoss,
     /// After a loss of shared state: the match may be this request's or an equal one's.
     #[error(
-        "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if it is not its own), then repeat the request"
+        "shared state has lost its data, and the resource at the upstream may come from this request or from an equal \
+         one; this request was not sent. Have an operator settle record {record} (triage records resolve {record} \
+         applied --body FILE, where FILE holds the answer; not-applied if the resource belongs to another request), \
+         then repeat the request"
     )]
     UnknownAfterLoss {
         /// The request's record.
@@ -276,7 +291,10 @@ pub enum Problem {
     },
     /// After a loss of shared state: several matches may be this request's.
     #[error(
-        "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record {record} (triage records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if none is its own), then repeat the request"
+        "shared state has lost its data, and several resources at the upstream may come from this request; the host \
+         adopts none, because the others belong to equal requests. Have an operator settle record {record} (triage \
+         records resolve {record} applied --body FILE, where FILE holds the answer; not-applied if none belongs to \
+         it), then repeat the request"
     )]
     SeveralAfterLoss {
         /// The request's record.
@@ -284,7 +302,8 @@ pub enum Problem {
     },
     /// A verification showed that the write is not in effect, and never will be.
     #[error(
-        "a look at the upstream showed that the request did not take effect ({class}); correct what stands there, then send it again"
+        "a verification at the upstream showed that the request did not take effect ({class}); correct the \
+         conflicting state there, then send the request again"
     )]
     NotInEffect {
         /// The class of the effect.
@@ -307,7 +326,7 @@ fn reason_text(failure: Failure) -> String {
 fn quota_text(quota: Option<&Quota>) -> String {
     match quota {
         Some(quota) => format!("{} requests per {} ms", quota.requests, clock::millis(quota.period)),
-        None => "nothing while the upstream wants fewer requests".to_owned(),
+        None => "no request while the upstream asks for fewer requests".to_owned(),
     }
 }
 
@@ -325,21 +344,21 @@ impl Problem {
             Self::HostMalformed => (StatusCode::BAD_REQUEST, "host-malformed", "host is malformed"),
             Self::TargetMalformed => (StatusCode::BAD_REQUEST, "target-malformed", "request target is malformed"),
             Self::TransferCoding => {
-                (StatusCode::NOT_IMPLEMENTED, "transfer-coding", "transfer coding is not understood")
+                (StatusCode::NOT_IMPLEMENTED, "transfer-coding", "transfer coding is not supported")
             }
             Self::LengthMalformed => (StatusCode::BAD_REQUEST, "length-malformed", "content length is malformed"),
             Self::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation", "expectation cannot be met"),
             Self::TooManyFields { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "too many header fields")
             }
-            Self::Tunnel => (StatusCode::NOT_IMPLEMENTED, "tunnel", "tunnels are not offered"),
+            Self::Tunnel => (StatusCode::NOT_IMPLEMENTED, "tunnel", "tunnels are not supported"),
             Self::Deadline { .. } => (StatusCode::BAD_REQUEST, "deadline-malformed", "deadline is malformed"),
             Self::Key { .. } => (StatusCode::BAD_REQUEST, "key-malformed", "idempotency key is malformed"),
             Self::KeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "idempotency key was used for another request")
             }
             Self::InFlight { .. } => (StatusCode::CONFLICT, "in-flight", "the first request is under way"),
-            Self::NotKept { .. } => (StatusCode::CONFLICT, "answer-not-kept", "the first answer was not kept"),
+            Self::NotKept { .. } => (StatusCode::CONFLICT, "answer-not-kept", "the first answer was not stored"),
             Self::KeysFull => (StatusCode::SERVICE_UNAVAILABLE, "keys-full", "no room for another idempotency key"),
             Self::BodyTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "body is too large for a keyed request")
@@ -354,11 +373,11 @@ impl Problem {
             }
             Self::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests at once"),
             Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "upstream is overloaded"),
-            Self::MemoryScarce { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "memory is scarce"),
+            Self::MemoryScarce { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "memory limit is reached"),
             Self::TooManyRequests { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests under way")
             }
-            Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "file descriptors are scarce"),
+            Self::Exhausted => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "no file descriptor is left"),
             Self::DeadlineBeforeSend => {
                 (StatusCode::GATEWAY_TIMEOUT, "deadline-before-send", "deadline passed before the request was sent")
             }

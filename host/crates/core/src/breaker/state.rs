@@ -48,7 +48,7 @@ impl fmt::Display for Trip {
             Self::FailureRate(percent) => write!(f, "{percent} % of calls failed"),
             Self::Unusual(percent, usual) => {
                 let (whole, tenth) = (usual / 10, usual % 10);
-                write!(f, "{percent} % of calls failed, where {whole}.{tenth} % is usual")
+                write!(f, "{percent} % of calls failed; {whole}.{tenth} % is usual")
             }
             Self::SlowRate(percent) => write!(f, "{percent} % of calls were slow"),
             Self::ProbeFailed => f.write_str("a probe failed"),

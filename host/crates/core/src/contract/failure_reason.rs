@@ -91,38 +91,46 @@ impl FailureReason {
     pub const fn text(self) -> &'static str {
         match self {
             Self::UnknownAuthority => {
-                "no trusted authority has signed the upstream's certificate; name the upstream's authority in ca_file"
+                "no trusted authority has signed the upstream's certificate; set ca_file to the upstream's authority"
             }
             Self::AuthorityAsServer => {
-                "the upstream shows an authority's certificate as its own; give the upstream a server certificate that the authority has signed"
+                "the upstream uses an authority's certificate as its server certificate; give the upstream a server \
+                 certificate that the authority has signed"
             }
             Self::WrongName => {
-                "the upstream's certificate is for other names than base_url has; use a name of the certificate in base_url"
+                "the upstream's certificate does not cover the host name in base_url; use a name of the certificate \
+                 in base_url"
             }
-            Self::Expired => "the upstream's certificate has expired; renew it, or set this machine's clock",
+            Self::Expired => "the upstream's certificate has expired; renew it, or correct this machine's clock",
             Self::NotYetValid => {
-                "the upstream's certificate is not valid yet; set the clock of this machine or the upstream"
+                "the upstream's certificate is not valid yet; correct the clock of this machine or of the upstream"
             }
             Self::Revoked => "the upstream's certificate was revoked; renew it",
-            Self::BadCertificate => "the upstream's certificate cannot be used; give the upstream another one",
+            Self::BadCertificate => "the upstream's certificate is not usable; give the upstream another one",
             Self::ClientCertificate => {
-                "the upstream wants a certificate of its callers, and this host has none to show; let a proxy that has one stand between"
+                "the upstream requires a client certificate, and this host has none; put a proxy with a client \
+                 certificate between"
             }
             Self::TlsVersion => {
-                "the upstream speaks no version or cipher suite of TLS that this host speaks; it needs TLS 1.2 or 1.3"
+                "the upstream and this host share no version or cipher suite of TLS; the upstream needs TLS 1.2 or 1.3"
             }
             Self::NotTls => {
-                "the upstream does not speak TLS on this port; write http:// in base_url, or use its TLS port"
+                "the upstream does not speak TLS on this port; write http:// in base_url, or use the upstream's TLS \
+                 port"
             }
             Self::TlsHandshake => "the TLS handshake failed; see the upstream's log",
-            Self::TooManyFields => "the answer has more header fields than max_header_fields admits; raise it",
+            Self::TooManyFields => "the answer has more header fields than max_header_fields allows; raise the limit",
             Self::HeadTooLarge => {
-                "the answer's head has more header fields than max_header_fields admits, or is too large; raise it, or send less"
+                "the answer's head is too large, or has more header fields than max_header_fields allows; raise the \
+                 limit, or make the upstream send less"
             }
-            Self::TransferCoding => "the answer has a transfer coding other than chunked, and none was asked for",
-            Self::ContentLength => "the answer's content-length is no length, too large, or given twice",
+            Self::TransferCoding => {
+                "the answer has a transfer coding other than chunked, which the host did not \
+                                     request"
+            }
+            Self::ContentLength => "the answer's content-length is not a number, too large, or present twice",
             Self::Status => "the answer's status is above 599",
-            Self::Upgrade => "the upstream changed the protocol, and was not asked to",
+            Self::Upgrade => "the upstream switched protocols, which the host did not request",
         }
     }
 }

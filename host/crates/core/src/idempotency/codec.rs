@@ -13,9 +13,7 @@ const REQUEST: u8 = 2;
 
 /// The bytes are not a valid answer or request of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a kept answer cannot be read: it was written by another version of the host; run one version in the whole fleet"
-)]
+#[error("a stored answer cannot be decoded: another version of the host wrote it; run one version in the whole fleet")]
 pub struct Unreadable;
 
 /// A response as shared state keeps it: a version, then lengths and fields.

@@ -297,7 +297,7 @@ impl fmt::Display for RecordId {
 
 /// A text that is no record's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a record id has 64 hexadecimal digits; copy one from the list of unsettled records")]
+#[error("a record id must have 64 hexadecimal digits; copy one from the list of unsettled records")]
 pub struct NotARecordId;
 
 impl FromStr for RecordId {

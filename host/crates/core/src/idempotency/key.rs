@@ -46,7 +46,8 @@ pub enum KeyError {
     },
     /// A character that a key cannot have.
     #[error(
-        "the idempotency-key has an unusable byte at position {at}; send visible ascii without spaces, and put it in double quotes if it has a comma, semicolon, quote or backslash"
+        "the idempotency-key has an invalid byte at position {at}; send visible ascii without spaces, and quote a key \
+         with a comma, semicolon, quote or backslash"
     )]
     Character {
         /// Where, from 0, in the header's value.
@@ -57,11 +58,12 @@ pub enum KeyError {
     Quoting,
     /// `Triage-Maybe-Sent` with another value, or several of them.
     #[error(
-        "triage-maybe-sent must be one header with the value true, ?1 or 1; leave it out if the request was never sent"
+        "triage-maybe-sent must be a single header with the value true, ?1 or 1; leave it out if the request was \
+         never sent"
     )]
     MaybeSent,
     /// `Triage-Maybe-Sent` without a key to look for.
-    #[error("triage-maybe-sent needs the idempotency-key that the request was sent with; add it")]
+    #[error("triage-maybe-sent needs the idempotency-key of the earlier send; add it")]
     MaybeSentWithoutKey,
 }
 

@@ -84,7 +84,7 @@ fn an_endpoint_that_hardly_ever_fails_trips_at_a_tenth_and_without_a_baseline_do
     assert_eq!(played.usual(), Some(1));
     let (calls, why) = played.calls(100, 5_000).unwrap();
     assert!(calls < 600 && matches!(why, Trip::Unusual(5..=10, 1)), "{calls}: {why}");
-    assert!(why.to_string().ends_with("% of calls failed, where 0.1 % is usual"), "{why}");
+    assert!(why.to_string().ends_with("% of calls failed; 0.1 % is usual"), "{why}");
     let mut off = Played::new(Settings::default());
     off.calls(1, 20_000);
     assert_eq!((off.calls(100, 5_000), off.usual()), (None, None));

@@ -41,8 +41,7 @@ fn the_longest_key_may_be_all_escapes() {
 fn refuses_with_these_texts() {
     let character = |at| {
         format!(
-            "the idempotency-key has an unusable byte at position {at}; send visible ascii without spaces, and put it in \
-             double quotes if it has a comma, semicolon, quote or backslash"
+            "the idempotency-key has an invalid byte at position {at}; send visible ascii without spaces, and quote a key with a comma, semicolon, quote or backslash"
         )
     };
     let empty = "the idempotency-key is empty; send 1 to 255 visible ascii characters, such as a uuid";
@@ -87,7 +86,7 @@ fn maybe_sent_is_yes_or_an_error() {
         let error = Keyed::parse(&headers(&[(&IDEMPOTENCY_KEY, b"a"), (&MAYBE_SENT, other.as_bytes())])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "triage-maybe-sent must be one header with the value true, ?1 or 1; leave it out if the request was never sent",
+            "triage-maybe-sent must be a single header with the value true, ?1 or 1; leave it out if the request was never sent",
             "{other}"
         );
     }
@@ -97,7 +96,7 @@ fn maybe_sent_is_yes_or_an_error() {
     );
     assert_eq!(
         Keyed::parse(&headers(&[(&MAYBE_SENT, b"1")])).unwrap_err().to_string(),
-        "triage-maybe-sent needs the idempotency-key that the request was sent with; add it"
+        "triage-maybe-sent needs the idempotency-key of the earlier send; add it"
     );
     assert!(!Keyed::parse(&headers(&[(&IDEMPOTENCY_KEY, b"a")])).unwrap().unwrap().maybe_sent);
     assert_eq!(Keyed::parse(&HeaderMap::new()), Ok(None));
