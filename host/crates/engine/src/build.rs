@@ -39,7 +39,7 @@ pub enum BuildError {
     )]
     NoToolchain,
     /// A program that builds policies of this language is missing.
-    #[error("{needed} cannot be run, and {language} policies are built with it; install {install}")]
+    #[error("{needed} cannot be run, and building {language} policies needs it; install {install}")]
     NoProgram {
         /// The language's name in messages.
         language: &'static str,
@@ -49,7 +49,7 @@ pub enum BuildError {
         install: &'static str,
     },
     /// The builder could not be installed from its registry.
-    #[error("{tool} could not be installed into {}; it must come from its registry once: {said}", into.display())]
+    #[error("{tool} could not be installed into {}; the first build downloads it from its registry: {said}", into.display())]
     Install {
         /// Package and version.
         tool: String,
@@ -59,16 +59,16 @@ pub enum BuildError {
         said: String,
     },
     /// Neither `XDG_CACHE_HOME` nor `HOME` names a folder for tools.
-    #[error("there is no folder for tools; set XDG_CACHE_HOME or HOME")]
+    #[error("there is no folder to install build tools into; set XDG_CACHE_HOME or HOME")]
     NoFolder,
     /// The folder contains no manifest of a policy.
-    #[error("{} holds no Cargo.toml, package.json or pyproject.toml; name the folder of a policy", .0.display())]
+    #[error("{} contains no Cargo.toml, package.json or pyproject.toml; name the folder of a policy", .0.display())]
     NoPolicy(PathBuf),
     /// The manifest names no package.
-    #[error("{} names no package; it must be that of a policy, and no workspace's", .0.display())]
+    #[error("{} names no package; name the manifest of a policy, not of a workspace", .0.display())]
     NoPackage(PathBuf),
     /// The folder and its parents contain no `wit/policy.wit`.
-    #[error("no wit/policy.wit was found in {} or above it; copy the wit/ folder of this host there", .0.display())]
+    #[error("no wit/policy.wit was found in {} or above it; copy this host's wit/ folder there", .0.display())]
     NoContract(PathBuf),
     /// A program could not be run.
     #[error("{program} could not be run")]
@@ -100,7 +100,7 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The module does not export a policy.
-    #[error("the module cannot be made a component: {0}; it must export a policy with triage_policy::export!")]
+    #[error("the module cannot be converted to a component: {0}; it must export a policy with triage_policy::export!")]
     Encode(String),
 }
 

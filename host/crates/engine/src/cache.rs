@@ -50,7 +50,7 @@ impl std::fmt::Debug for Cache {
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// A folder or the key cannot be created or read.
-    #[error("{} cannot be used for the cache of compiled policies", .path.display())]
+    #[error("{} cannot be used as the cache of compiled policies", .path.display())]
     File {
         /// The folder or the key file.
         path: PathBuf,
@@ -59,7 +59,8 @@ pub enum CacheError {
         source: io::Error,
     },
     /// Another user owns this path, or other users have access to it.
-    #[error("{} must belong to the user that runs triage, and nobody else may have access: chmod 700 the folder, 600 the key", .0.display())]
+    #[error("{} must belong to the user that runs triage, without access for other users: chmod 700 the folder, 600 \
+             the key", .0.display())]
     Shared(PathBuf),
 }
 
@@ -88,7 +89,8 @@ impl Cache {
         let sealed = self.read(&name)?;
         let (mac, code) = sealed.split_at_checked(MAC_BYTES)?;
         if hmac::verify(&self.seal(&name), code, mac).is_err() {
-            tracing::warn!(entry = %name, "an entry of the cache of compiled policies was changed; it is compiled again");
+            tracing::warn!(entry = %name, "an entry in the cache of compiled policies was modified; the policy is \
+                                           compiled again");
             return None;
         }
         // SAFETY: the MAC proves that a host of this user wrote these bytes for this component's digest and this engine, because no other
@@ -107,7 +109,7 @@ impl Cache {
             self.make_room()
         });
         if let Err(error) = kept {
-            tracing::warn!(%error, folder = %self.dir.display(), "compiled code could not be kept");
+            tracing::warn!(%error, folder = %self.dir.display(), "compiled code could not be cached");
         }
     }
 
@@ -196,7 +198,11 @@ pub fn private(path: &Path, flags: OFlags) -> io::Result<Option<File>> {
     let found = fstat(&file)?;
     let regular = rustix::fs::FileType::from_raw_mode(found.st_mode).is_file();
     if !regular || found.st_uid != geteuid().as_raw() || found.st_mode & 0o077 != 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a file of this user alone"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the path is not a regular file that only this \
+                                                                    user can access",
+        ));
     }
     Ok(Some(File::from(file)))
 }
@@ -321,7 +327,8 @@ mod tests {
         assert_eq!(
             refused,
             format!(
-                "{} must belong to the user that runs triage, and nobody else may have access: chmod 700 the folder, 600 the key",
+                "{} must belong to the user that runs triage, without access for other users: chmod 700 the folder, \
+                 600 the key",
                 dir.display()
             )
         );

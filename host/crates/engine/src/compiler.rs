@@ -50,20 +50,22 @@ pub struct Compiler {
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The process could not be started, or its pipes failed.
-    #[error("the compiler's process could not be used; `triage` must be able to start itself")]
+    #[error("the compiler process could not be used; `triage` must be able to start itself")]
     Process(#[source] io::Error),
     /// The compilation took longer than its limit.
-    #[error("the component did not compile within {} ms (policies.compile_time); build it smaller, or raise the limit", .0.as_millis())]
+    #[error("the component did not compile within {} ms (policies.compile_time); make it smaller, or raise the limit", .0.as_millis())]
     TooSlow(Duration),
     /// The compilation used more memory than its limit.
     #[error(
-        "the component took more than {} MiB to compile (policies.compile_memory, and half of server.memory_limit); build it smaller, or raise the limit",
+        "compiling the component took more than {} MiB (policies.compile_memory, and half of server.memory_limit); \
+         make it smaller, or raise the limit",
         .0 >> 20
     )]
     TooMuchMemory(u64),
     /// The code is too large for this process.
     #[error(
-        "the component compiles to {} MiB of code, more than the {} MiB that this host takes (half of policies.compile_memory, at most 256 MiB); build it smaller, or raise the limit",
+        "the component compiles to {} MiB of code; at most {} MiB are allowed (half of policies.compile_memory, at \
+         most 256 MiB): make it smaller, or raise the limit",
         bytes >> 20, limit_bytes >> 20
     )]
     TooMuchCode {
@@ -136,7 +138,7 @@ impl Compiler {
 /// Reads the child's output. Reserves a buffer for the code once: a buffer that grows would need up to three times the memory.
 fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, CompileError> {
     let ended = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => no_result("it wrote no result"),
+        io::ErrorKind::UnexpectedEof => no_result("it returned no result"),
         _ => CompileError::Process(error),
     };
     let mut tag = [0];
@@ -153,14 +155,14 @@ fn read_result(mut output: impl io::Read, limit_bytes: u64) -> Result<Compiled, 
             let mut code = Vec::new();
             code.try_reserve_exact(length).map_err(|_| CompileError::TooMuchCode { bytes, limit_bytes })?;
             output.take(bytes).read_to_end(&mut code).map_err(CompileError::Process)?;
-            if code.len() == length { Ok(Ok(code)) } else { Err(no_result("it wrote less than it said")) }
+            if code.len() == length { Ok(Ok(code)) } else { Err(no_result("its result is shorter than announced")) }
         }
         [ERROR_TAG] => {
             let mut text = Vec::new();
             output.take(MAX_ERROR_BYTES as u64).read_to_end(&mut text).map_err(CompileError::Process)?;
             Ok(Err(String::from_utf8_lossy(&text).into_owned()))
         }
-        _ => Err(no_result("it wrote nothing that is code")),
+        _ => Err(no_result("its result is not compiled code")),
     }
 }
 

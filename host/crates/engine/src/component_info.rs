@@ -47,7 +47,7 @@ impl Tier {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the component was built for {PACKAGE}@{version}; this host loads 0.1 (wit/ is {VERSION}): {}",
-    if *newer { "update the host, or build it with this host's `triage policy build`" } else { "build it again with `triage policy build`" }
+    if *newer { "update the host, or build the component with this host's `triage policy build`" } else { "build it again with `triage policy build`" }
 )]
 pub struct OtherContract {
     /// The version that the component names.

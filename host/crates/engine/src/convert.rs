@@ -32,10 +32,10 @@ pub enum InvalidVerdict {
     )]
     Probe(String),
     /// A header is malformed, or a guest may not set it.
-    #[error("header {0:?} is malformed or not a policy's to set")]
+    #[error("header {0:?} is malformed, or a policy must not set it")]
     Header(String),
     /// Too many headers.
-    #[error("{0} headers were given; at most {MAX_HEADERS} are taken")]
+    #[error("the verdict has {0} headers; at most {MAX_HEADERS} are allowed")]
     Headers(usize),
     /// The status is not a final one.
     #[error("a replacement's status must be from 200 to 599; got {0}")]
@@ -49,7 +49,7 @@ pub enum InvalidVerdict {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDescription {
     /// There is no endpoint, or there are too many.
-    #[error("it has {0} endpoints; there must be 1 to {MAX_ENDPOINTS}")]
+    #[error("the description has {0} endpoints; it must have 1 to {MAX_ENDPOINTS}")]
     Endpoints(usize),
     /// A name has an invalid character, or an invalid length.
     #[error("name {0:?} must have 1 to 64 characters of a-z, 0-9 and '-'")]
@@ -58,16 +58,16 @@ pub enum InvalidDescription {
     #[error("endpoint {0:?} is described twice; names must be unique")]
     Twice(String),
     /// A method is malformed.
-    #[error("endpoint {0:?}: {1:?} is no method; it must be one in upper case or '*'")]
+    #[error("endpoint {0:?}: {1:?} is not a method; it must be one in upper case or '*'")]
     Method(String, String),
     /// A path is not a template, or too long.
     #[error("endpoint {0:?}: path {1:?} must be a URI template of at most {MAX_PATH_BYTES} bytes that starts with '/'")]
     Path(String, String),
     /// A header name of the interest is malformed.
-    #[error("endpoint {0:?}: {1:?} is no header name in lower case")]
+    #[error("endpoint {0:?}: {1:?} is not a header name in lower case")]
     Header(String, String),
     /// An interest is too large.
-    #[error("endpoint {0:?}: at most {MAX_BODY_BYTES} body bytes and {MAX_HEADERS} headers may be asked for")]
+    #[error("endpoint {0:?}: a policy may read at most {MAX_BODY_BYTES} body bytes and {MAX_HEADERS} headers")]
     Interest(String),
     /// A settled range leaves 200 to 399.
     #[error("endpoint {0:?}: settled range {1}-{2} must lie within 200-399")]
@@ -82,7 +82,7 @@ pub enum InvalidDescription {
     #[error("health call {0:?} must be a path on the same upstream that starts with one '/'")]
     Health(String),
     /// The settings change the endpoints.
-    #[error("it has other endpoints after `configure` than before; settings may change an endpoint's values only")]
+    #[error("`configure` changed the endpoints; settings may change an endpoint's values only")]
     Changed,
 }
 

@@ -31,7 +31,8 @@ const STACK_BYTES: usize = 512 << 10;
 /// This machine cannot run the engine.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the WebAssembly engine could not be started: 64-bit address space of about 1 TiB must be reservable; raise `ulimit -v`"
+    "the WebAssembly engine could not be started; it must reserve about 1 TiB of 64-bit address space: raise `ulimit \
+     -v`"
 )]
 pub struct EngineError(#[source] pub(super) wasmtime::Error);
 

@@ -45,13 +45,13 @@ struct Row {
 #[derive(Debug, thiserror::Error)]
 pub enum CasesError {
     /// The file is too large.
-    #[error("the cases have {bytes} bytes; at most {} are read", MAX_FILE_BYTES)]
+    #[error("the cases have {bytes} bytes; at most {} are allowed", MAX_FILE_BYTES)]
     TooLarge {
         /// The file's size.
         bytes: usize,
     },
     /// A line is not a case.
-    #[error("line {line} is no case: {why}")]
+    #[error("line {line} is not a valid case: {why}")]
     Malformed {
         /// The line's number, from 1.
         line: usize,
@@ -102,10 +102,10 @@ pub fn play(policy: &Policy, csv: &str) -> Result<usize, CasesError> {
 }
 
 fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, String> {
-    let method = Method::from_str(&row.method).map_err(|_| format!("{:?} is no method", row.method))?;
+    let method = Method::from_str(&row.method).map_err(|_| format!("{:?} is not a method", row.method))?;
     let path = row.path.split('?').next().unwrap_or_default();
-    let endpoint = router.find(&method, path).ok_or("no endpoint of the policy takes it")?;
-    let described = policy.description().endpoints.get(endpoint).ok_or("no endpoint of the policy takes it")?;
+    let endpoint = router.find(&method, path).ok_or("no endpoint of the policy matches it")?;
+    let described = policy.description().endpoints.get(endpoint).ok_or("no endpoint of the policy matches it")?;
     let (request_headers, response_headers) = (headers(&row.request_headers)?, headers(&row.response_headers)?);
     let taken: Vec<String> = row.taken.split_whitespace().map(str::to_owned).collect();
     let attempt = Attempt {
@@ -128,9 +128,9 @@ fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, St
         taken: &taken,
     };
     let outcome = match row.condition.strip_prefix("failure:") {
-        Some(kind) => Outcome::Failure(failure(kind).ok_or_else(|| format!("{kind:?} is no failure"))?),
+        Some(kind) => Outcome::Failure(failure(kind).ok_or_else(|| format!("{kind:?} is not a failure"))?),
         None => Outcome::Response {
-            status: StatusCode::from_str(&row.condition).map_err(|_| format!("{:?} is no status", row.condition))?,
+            status: StatusCode::from_str(&row.condition).map_err(|_| format!("{:?} is not a status", row.condition))?,
             headers: &response_headers,
             body: row.response_body.as_bytes(),
             complete: true,
@@ -169,7 +169,7 @@ fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, St
 fn headers(text: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
-        let malformed = || format!("{line:?} is no header");
+        let malformed = || format!("{line:?} is not a header");
         let (name, value) = line.split_once(": ").ok_or_else(malformed)?;
         let name = HeaderName::from_str(name).map_err(|_| malformed())?;
         headers.append(name, HeaderValue::from_str(value).map_err(|_| malformed())?);

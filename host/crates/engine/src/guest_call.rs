@@ -100,7 +100,7 @@ pub(super) struct WasiTier;
 
 /// The guest waited. Its WASI has no event that could end the wait, and a request would wait with it.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the guest waited; a policy must answer at once")]
+#[error("the guest waited; a policy must return at once")]
 pub(super) struct Waited;
 
 /// The most polls of one call. A guest that only checks whether an event is ready yields once for each check.

@@ -71,27 +71,28 @@ enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The call exceeded its time limit.
-    #[error("the policy ran longer than {cap_ms} ms; the call was stopped")]
+    #[error("the policy ran longer than {cap_ms} ms; the host stopped the call")]
     Overran {
         /// The limit in milliseconds of processor time.
         cap_ms: u64,
     },
     /// The call kept its limit, but the whole decision did not: it includes making and clearing the instance.
     #[error(
-        "a decision took more than {cap_ms} ms of the processor, with making and clearing the policy's instance; let it touch less memory"
+        "a decision took more than {cap_ms} ms of processor time, the creation and reset of the policy's instance \
+         included; make the policy touch less memory"
     )]
     Costly {
         /// The limit in milliseconds of processor time.
         cap_ms: u64,
     },
     /// The call waited, but a policy must return at once.
-    #[error("the policy waited for something; it must answer at once, the call was stopped")]
+    #[error("the policy waited; it must return at once, so the host stopped the call")]
     Waited,
     /// The guest trapped, or returned more than the host accepts.
     #[error("the policy trapped")]
     Trapped(#[source] wasmtime::Error),
     /// The engine could not instantiate the component.
-    #[error("no instance of the policy could be made")]
+    #[error("the policy could not be instantiated")]
     Instantiate(#[source] wasmtime::Error),
     /// `configure` refused, on a fresh instance, the settings that it accepted at load.
     #[error("the policy refused its settings: {0}")]

@@ -31,7 +31,7 @@ pub struct LoadOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The component exceeds the maximum size.
-    #[error("the component has {bytes} bytes; at most {} are loaded: strip it", COMPONENT_BYTES)]
+    #[error("the component has {bytes} bytes; at most {} are allowed: strip it", COMPONENT_BYTES)]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -40,16 +40,15 @@ pub enum LoadError {
     #[error("the file is a core WebAssembly module; it must be a component: build it with `triage policy build`")]
     CoreModule,
     /// The file is native code.
-    #[error("the file is precompiled native code; it must be a component: the host compiles it itself")]
+    #[error("the file is precompiled native code; it must be a component, which the host compiles itself")]
     Precompiled,
     /// The file is not WebAssembly, or is truncated.
-    #[error(
-        "the file is no valid WebAssembly component; it must be a whole one: build it again with `triage policy build`"
-    )]
+    #[error("the file is not a valid WebAssembly component; build it again with `triage policy build`")]
     Invalid(#[source] wasmtime::Error),
     /// The component imports a function or resource that the host does not offer.
     #[error(
-        "the component imports {}; a policy may import nothing but WASI 0.2, which it gets empty: take out what uses it",
+        "the component imports {}; a policy may import only WASI 0.2, without files, network or environment: remove \
+         the code that uses the import",
         listed(missing)
     )]
     Imports {
@@ -58,11 +57,14 @@ pub enum LoadError {
     },
     /// The component's exports are not those of the world `triage:policy/policy`.
     #[error(
-        "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as in wit/"
+        "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and \
+         decide as defined in wit/"
     )]
     World(#[source] wasmtime::Error),
     /// The component imports WASI 0.2 functions that this host does not have.
-    #[error("the component imports of WASI 0.2 what this host does not have; build it with a released toolchain")]
+    #[error(
+        "the component imports a part of WASI 0.2 that this host does not have; build it with a released toolchain"
+    )]
     Wasi(#[source] wasmtime::Error),
     /// The component was built for another contract.
     #[error(transparent)]
@@ -72,8 +74,8 @@ pub enum LoadError {
     Engine(#[from] EngineError),
     /// The component asks for more memory, tables or core instances than its tier allows.
     #[error(
-        "the component asks for more than a policy gets: one memory of at most {memory_mib} MiB, {tables} tables and \
-         {core_instances} core instances; build it smaller with `triage policy build`"
+        "the component needs more than a policy may have: one memory of at most {memory_mib} MiB, {tables} tables and \
+         {core_instances} core instances; make it smaller with `triage policy build`"
     )]
     TooMuch {
         /// The memory limit in MiB.
@@ -94,12 +96,13 @@ pub enum LoadError {
     Compile(#[from] CompileError),
     /// A library panicked while it read the component.
     #[error(
-        "the component made the compiler panic ({0}), which no valid one does; nothing of it runs: build it again, and report it"
+        "the component made the compiler panic ({0}); the host does not run it: build it again, and report the panic"
     )]
     Panicked(String),
     /// A call at load exceeded its time limit.
     #[error(
-        "the policy ran on in `{call}`; it must return within {} ms: take out what loops or computes there",
+        "the policy did not return from `{call}`; it must return within {} ms: remove endless loops and long \
+         computations there",
         LOAD_MS
     )]
     Overran {
@@ -107,7 +110,10 @@ pub enum LoadError {
         call: &'static str,
     },
     /// A call at load trapped, or returned an invalid value.
-    #[error("the policy failed in `{call}`; it must return what wit/ says, without a trap: mend that function")]
+    #[error(
+        "the policy failed in `{call}`; it must return a value as defined in wit/, without a trap: correct that \
+             function"
+    )]
     Call {
         /// The function. `start` means the code that runs at instantiation, before the first call.
         call: &'static str,
@@ -116,7 +122,7 @@ pub enum LoadError {
         source: wasmtime::Error,
     },
     /// The policy's description failed validation.
-    #[error("the policy's description is refused: {0}")]
+    #[error("the policy's description is invalid: {0}")]
     Description(#[from] InvalidDescription),
     /// `configure` refused the operator's settings.
     #[error("the policy refused its settings: {0}; correct `policy_settings`")]
@@ -150,7 +156,7 @@ pub fn contained<T>(load: impl FnOnce() -> T) -> Result<T, String> {
     panic::catch_unwind(AssertUnwindSafe(load)).map_err(|payload| {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        convert::short(text.as_deref().unwrap_or("without a word"), 200)
+        convert::short(text.as_deref().unwrap_or("without a message"), 200)
     })
 }
 
@@ -188,7 +194,7 @@ impl Component {
         }
         // The engine's error would quote the first bytes. A file put here by mistake may begin with a secret.
         if !bytes.starts_with(b"\0asm") {
-            return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin like WebAssembly")));
+            return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin with WebAssembly's magic number")));
         }
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(LoadError::CoreModule);

@@ -34,26 +34,24 @@ const MAX_LOCALS_TIMES_BLOCKS: u64 = 10_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooDeep {
     /// Nested components.
-    #[error("the component holds components nested deeper than {MAX_COMPONENT_DEPTH}; compose it flatter")]
+    #[error("the component nests components deeper than {MAX_COMPONENT_DEPTH}; compose it flatter")]
     Components,
     /// Nested instance or component types.
-    #[error(
-        "the component holds instance or component types nested deeper than {MAX_TYPE_DEPTH}; declare them flatter"
-    )]
+    #[error("the component nests instance or component types deeper than {MAX_TYPE_DEPTH}; declare them flatter")]
     Types,
     /// The number of functions.
-    #[error("the component has more than {MAX_FUNCTIONS} functions; build it smaller")]
+    #[error("the component has more than {MAX_FUNCTIONS} functions; make it smaller")]
     Functions,
     /// The number of types.
-    #[error("the component's modules declare more than {MAX_CORE_TYPES} types; build it smaller")]
+    #[error("the component's modules declare more than {MAX_CORE_TYPES} types; make it smaller")]
     CoreTypes,
     /// The number of local variables, or their product with the blocks.
     #[error(
-        "a function of the component has more than {MAX_LOCALS} local variables, or {MAX_LOCALS_TIMES_BLOCKS} of them times its blocks; split that function"
+        "a function of the component has more than {MAX_LOCALS} local variables, or more than {MAX_LOCALS_TIMES_BLOCKS} local variables times blocks; split that function"
     )]
     Locals,
     /// Nested blocks of a function.
-    #[error("a function of the component has blocks nested deeper than {MAX_BLOCK_DEPTH}; split that function")]
+    #[error("a function of the component nests blocks deeper than {MAX_BLOCK_DEPTH}; split that function")]
     Blocks,
 }
 

@@ -35,10 +35,13 @@ const SDK_MANIFEST: &str = include_str!("../../../../guest-policies/sdk/Cargo.to
 #[derive(Debug, thiserror::Error)]
 pub enum ScaffoldError {
     /// The name has an invalid character, or an invalid length.
-    #[error("{0:?} cannot be a policy's name; it must be 1 to 64 of a-z, 0-9 and '-', and begin with a letter")]
+    #[error(
+        "{0:?} is not a valid policy name; it must have 1 to 64 characters of a-z, 0-9 and '-', and begin with a \
+             letter"
+    )]
     Name(String),
     /// The folder exists.
-    #[error("{} is there already; choose another name, or another folder", .0.display())]
+    #[error("{} exists already; choose another name, or another folder", .0.display())]
     Exists(PathBuf),
     /// A file cannot be written.
     #[error("{} cannot be written", path.display())]

@@ -61,7 +61,7 @@ impl fmt::Display for KeySource {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The key's file cannot be read.
-    #[error("the key file {} cannot be read; it must be one that `minisign -G` made", path.display())]
+    #[error("the key file {} cannot be read; it must be a file that `minisign -G` made", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The text is not a key.
-    #[error("{name} holds no minisign public key; it must be one that `minisign -G` made")]
+    #[error("{name} holds no minisign public key; it must be a key that `minisign -G` made")]
     Malformed {
         /// The file, or the text.
         name: String,
@@ -85,8 +85,8 @@ pub enum KeyError {
 pub enum SignatureError {
     /// The signature file does not exist.
     #[error(
-        "it is not signed: there is no {}; with `policies.keys` every component must be signed by one of them: \
-         sign it with `minisign -Sm {}` and put the signature there first",
+        "the component is not signed: there is no {}; with `policies.keys` one of those keys must sign every \
+         component: sign it with `minisign -Sm {}`, and copy the signature there before the component",
         shown(signature),
         shown(component)
     )]
@@ -98,12 +98,15 @@ pub enum SignatureError {
     },
     /// A registry's artifact carries no signature.
     #[error(
-        "the artifact is not signed; with `policies.keys` every component must be signed by one of them: sign the file with \
-         `minisign -Sm FILE` and push it again"
+        "the artifact is not signed; with `policies.keys` one of those keys must sign every component: sign the file \
+         with `minisign -Sm FILE` and push it again"
     )]
     Bare,
     /// The signature is malformed.
-    #[error("{} is no minisign signature; it must be what `minisign -S` wrote: copy it again", shown(signature))]
+    #[error(
+        "{} is not a minisign signature; it must be a file that `minisign -S` wrote: copy it again",
+        shown(signature)
+    )]
     Malformed {
         /// The signature's file.
         signature: PathBuf,
@@ -113,14 +116,17 @@ pub enum SignatureError {
     },
     /// None of the configured keys made the signature.
     #[error(
-        "it is signed by none of `policies.keys`; one of them must have signed it: sign it again, or add its key there"
+        "none of `policies.keys` has signed the component; sign it with one of them, or add its key to `policies.keys`"
     )]
     Stranger,
     /// A configured key made the signature, but for other bytes.
-    #[error("its signature is of other bytes; it must be of the very file: copy both again, or sign it again")]
+    #[error("the signature does not match the component; copy both again, or sign the component again")]
     Forged,
     /// The checksum belongs to other bytes.
-    #[error("its SHA-256 is {found}, but {} says {said}; they must be equal: copy both again", shown(checksum))]
+    #[error(
+        "the component's SHA-256 is {found}, but {} contains {said}; they must be equal: copy both again",
+        shown(checksum)
+    )]
     Checksum {
         /// The checksum's file.
         checksum: PathBuf,
@@ -234,15 +240,15 @@ impl Keys {
 pub fn state(keys: &Keys, component: &Path, bytes: &[u8]) -> String {
     let [signature, checksum] = companions(component);
     let of_sum = match check_sum(component, bytes) {
-        Ok(()) if checksum.exists() => "checksum fits".to_owned(),
+        Ok(()) if checksum.exists() => "checksum matches".to_owned(),
         Ok(()) => "no checksum".to_owned(),
         Err(error) => error.to_string(),
     };
     let of_signature = match (keys.is_empty(), signature.exists()) {
         (_, false) => "not signed".to_owned(),
-        (true, true) => "signed, by whom was not checked: give --key".to_owned(),
+        (true, true) => "signed, but not checked against a key: give --key".to_owned(),
         (false, true) => match keys.check_signature(component, bytes) {
-            Ok(()) => "signed by a key that was given".to_owned(),
+            Ok(()) => "signed by the given key".to_owned(),
             Err(error) => error.to_string(),
         },
     };

@@ -24,13 +24,13 @@ pub(super) const MAX_COMPONENT_BYTES: usize = 64 << 20;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPolicy {
     /// The manifest is not that of an image.
-    #[error("its manifest is none of an image: {0}")]
+    #[error("its manifest is not an image manifest: {0}")]
     Manifest(String),
     /// The artifact has several layers, or one of another type.
-    #[error("it must have one layer of {LAYER}, as `triage policy push` makes it; it has {0}")]
+    #[error("it must have one layer of {LAYER}, as `triage policy push` creates it; it has {0}")]
     Layers(String),
     /// The component is too large; its bytes.
-    #[error("its component has {0} bytes; at most {MAX_COMPONENT_BYTES} are loaded: strip it")]
+    #[error("its component has {0} bytes; at most {MAX_COMPONENT_BYTES} are allowed: strip it")]
     TooLarge(u64),
     /// The layer's digest is not SHA-256.
     #[error("its layer's digest must be sha256: and 64 hexadecimal digits")]
@@ -112,7 +112,7 @@ mod tests {
         let two = format!("{0},{0}", layer(LAYER, &digest, 5));
         let tar = layer("application/vnd.oci.image.layer.v1.tar+gzip", &digest, 5);
         for (what, text, told) in [
-            ("no JSON", "no".to_owned(), "its manifest is none of an image: "),
+            ("no JSON", "no".to_owned(), "its manifest is not an image manifest: "),
             ("an index", "{\"manifests\":[]}".to_owned(), "it has 0"),
             ("two layers", manifest(&two), "it has 2"),
             ("a container", manifest(&tar), "it has one of \"application/vnd.oci.image.layer.v1.tar+gzip\""),

@@ -47,7 +47,7 @@ pub enum RegistryError {
         why: String,
     },
     /// The operation took too long.
-    #[error("registry {registry} did not answer in full within {} s; try again, or take a nearer one", time_limit.as_secs_f64())]
+    #[error("registry {registry} did not send its whole answer within {} s; try again, or use a nearer registry", time_limit.as_secs_f64())]
     Slow {
         /// Host and port of the registry.
         registry: String,
@@ -55,7 +55,7 @@ pub enum RegistryError {
         time_limit: Duration,
     },
     /// A response is too large.
-    #[error("registry {registry} sends a {what} of more than {most} bytes, the most that are read")]
+    #[error("registry {registry} sends a {what} of more than {most} bytes, the maximum")]
     TooLarge {
         /// Host and port of the registry.
         registry: String,
@@ -66,7 +66,7 @@ pub enum RegistryError {
     },
     /// A document does not match its digest.
     #[error(
-        "registry {registry} sends a {what} whose digest is sha256:{found}, not the one asked for; do not trust it"
+        "registry {registry} sends a {what} with the digest sha256:{found}, not the requested digest; do not trust it"
     )]
     Forged {
         /// Host and port of the registry.
@@ -77,7 +77,7 @@ pub enum RegistryError {
         found: Digest,
     },
     /// The artifact is no policy.
-    #[error("{name} is no policy")]
+    #[error("{name} is not a policy")]
     NotAPolicy {
         /// The artifact's name.
         name: String,
@@ -86,7 +86,7 @@ pub enum RegistryError {
         source: NotAPolicy,
     },
     /// The thread or the HTTP client could not be created.
-    #[error("no client of registries could be made")]
+    #[error("the registry client could not be created")]
     Client(#[source] io::Error),
 }
 

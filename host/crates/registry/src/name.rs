@@ -20,7 +20,8 @@ pub enum InvalidName {
     Repository,
     /// The digest is missing or invalid.
     #[error(
-        "it must end with @sha256: and 64 hexadecimal digits, as `triage policy push` prints it: a tag may come to mean something else"
+        "it must end with @sha256: and 64 hexadecimal digits, as `triage policy push` prints it: a tag may change its \
+         meaning"
     )]
     Digest,
     /// The tag is invalid.

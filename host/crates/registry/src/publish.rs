@@ -123,7 +123,7 @@ async fn upload(session: &mut Session<'_>, blob: &[u8]) -> Result<(), RegistryEr
     let begun = session.ask(empty(Method::POST, begin.clone(), &[202])).await?;
     let location = begun.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
     let location = location.and_then(|location| begin.join(location).ok());
-    let mut location = location.ok_or_else(|| session.refused(WHAT, "it says of no place for an upload"))?;
+    let mut location = location.ok_or_else(|| session.refused(WHAT, "it gives no URL for the upload"))?;
     location.query_pairs_mut().append_pair("digest", &digest);
     put(session, location, "application/octet-stream", Bytes::copy_from_slice(blob)).await
 }

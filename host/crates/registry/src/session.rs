@@ -53,7 +53,7 @@ impl<'a> Session<'a> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| RegistryError::Client(io::Error::other(error));
         let scheme = if target.is_local() { "http" } else { "https" };
         let base = format!("{scheme}://{}/v2/{}/", target.host(), target.repository());
-        let base: Url = base.parse().map_err(|_| failed("its name makes no URL".into()))?;
+        let base: Url = base.parse().map_err(|_| failed("its name does not form a URL".into()))?;
         let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
                 redirects += 1;
                 let led = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
                 let led = led.and_then(|to| url.join(to).ok());
-                url = led.ok_or_else(|| self.refused(asked.what, "it leads nowhere"))?;
+                url = led.ok_or_else(|| self.refused(asked.what, "its redirect has no valid location"))?;
             } else {
                 return Err(self.refused(asked.what, &format!("it answered {status}")));
             }
@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
         let challenge = answer.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
         let challenge = challenge.unwrap_or_default();
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
-        let refused = || self.refused(what, "it wants a name and a password, or others");
+        let refused = || self.refused(what, "it requires a name and a password, or different ones");
         if scheme.eq_ignore_ascii_case("basic") {
             let (user, password) = self.login.ok_or_else(refused)?;
             let value = format!("Basic {}", super::credentials::encoded(user, password));
@@ -150,13 +150,13 @@ impl<'a> Session<'a> {
         }
         let answer = request.send().await.map_err(|error| self.refused(what, &error_chain(error)))?;
         if !answer.status().is_success() {
-            return Err(self.refused(what, &format!("its realm answered {}", answer.status())));
+            return Err(self.refused(what, &format!("its token server answered {}", answer.status())));
         }
         let text = self.read(answer, "token", MAX_TOKEN_BYTES, what).await?;
         let Token { token, access_token } =
-            serde_json::from_slice(&text).map_err(|_| self.refused(what, "its realm gave no token"))?;
+            serde_json::from_slice(&text).map_err(|_| self.refused(what, "its token server returned no token"))?;
         let token = token.or(access_token).and_then(|token| sensitive(&format!("Bearer {token}")));
-        self.authorization = Some(token.ok_or_else(|| self.refused(what, "its realm gave no token"))?);
+        self.authorization = Some(token.ok_or_else(|| self.refused(what, "its token server returned no token"))?);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ impl Store {
             self.shrink()
         });
         if let Err(error) = kept {
-            tracing::warn!(%error, folder = %self.0.display(), "a component from a registry could not be kept");
+            tracing::warn!(%error, folder = %self.0.display(), "a component from a registry could not be cached");
         }
     }
 
