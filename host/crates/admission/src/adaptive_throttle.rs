@@ -200,11 +200,11 @@ impl Throttled {
         }
         drop(state);
         if tell {
-            tracing::warn!(group = %pace.group, per_minute, "the upstream throttles: fewer requests are sent");
+            tracing::warn!(group = %pace.group, per_minute, "the upstream throttles: the host sends fewer requests");
             pace.events.note(
                 "slowed",
                 &pace.group,
-                format!("the upstream throttles: at most {per_minute} requests a minute"),
+                format!("the upstream throttles: the host sends at most {per_minute} requests a minute"),
             );
         }
         Some(per_minute)

@@ -16,15 +16,16 @@ const MAX_LISTED: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidLine {
     /// The line is no JSON, or has another shape.
-    #[error("it has not the shape of a trace's line: {0}")]
+    #[error("the line is not valid in this format: {0}")]
     Shape(#[from] serde_json::Error),
     /// The format has another version.
     #[error(
-        "the trace has format {0}; this version reads format {FORMAT}: record it again, or replay it with the triage that did"
+        "the trace has format {0}; this version reads format {FORMAT}: record it again, or replay it with the version \
+         of triage that recorded it"
     )]
     Format(u32),
     /// A list is too long, or the line.
-    #[error("it has too many {0}")]
+    #[error("the line has too many {0}")]
     TooMany(&'static str),
     /// A value is invalid.
     #[error("{0}")]

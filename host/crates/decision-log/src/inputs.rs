@@ -36,7 +36,8 @@ impl Hand {
         let response_body = body(&decision.response)?;
         let outcome = match (decision.status, decision.failure) {
             (Some(status), _) => InputKind::Answer {
-                status: StatusCode::from_u16(status).map_err(|_| InvalidLine::Value("the status is none"))?,
+                status: StatusCode::from_u16(status)
+                    .map_err(|_| InvalidLine::Value("the status is not an HTTP status"))?,
                 // A body that was not recorded is not complete.
                 complete: decision.complete && response_body.len() as u64 == decision.response.bytes,
             },
@@ -159,8 +160,14 @@ fn headers(message: &Message) -> Result<HeaderMap, InvalidLine> {
     let mut headers = HeaderMap::new();
     for (name, value) in &message.headers {
         let Some(value) = value else { continue };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| InvalidLine::Value("a header has no name"))?;
-        let value = HeaderValue::from_bytes(&bytes(value)?).map_err(|_| InvalidLine::Value("a header has no value"))?;
+        let name =
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| InvalidLine::Value("a header name is not valid"))?;
+        let value = HeaderValue::from_bytes(&bytes(value)?).map_err(|_| {
+            InvalidLine::Value(
+                "a header value is not \
+                                                                                            valid",
+            )
+        })?;
         headers.try_append(name, value).map_err(|_| InvalidLine::TooMany("headers"))?;
     }
     Ok(headers)
@@ -172,7 +179,13 @@ fn body(message: &Message) -> Result<Vec<u8>, InvalidLine> {
 
 /// Encodes text in ISO 8859-1.
 fn bytes(text: &str) -> Result<Vec<u8>, InvalidLine> {
-    let byte =
-        |character| u8::try_from(u32::from(character)).map_err(|_| InvalidLine::Value("a value holds what no byte is"));
+    let byte = |character| {
+        u8::try_from(u32::from(character)).map_err(|_| {
+            InvalidLine::Value(
+                "a value has a character that \
+                                                                                       is not a byte",
+            )
+        })
+    };
     if text.is_ascii() { Ok(text.as_bytes().to_vec()) } else { text.chars().map(byte).collect() }
 }

@@ -39,7 +39,7 @@ impl Recording {
 
 /// Another recording is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this upstream is being recorded already; stop that recording first, or wait for its end")]
+#[error("a recording of this upstream runs already; stop it first, or wait for its end")]
 pub struct AlreadyRecording;
 
 #[derive(Debug, Default)]

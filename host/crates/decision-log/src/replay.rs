@@ -42,7 +42,7 @@ pub enum ReplayError {
     #[error("the trace cannot be read")]
     Read(#[from] io::Error),
     /// A line is invalid.
-    #[error("line {line} is not a trace's; `triage record` writes one")]
+    #[error("line {line} is not a line of a trace; name a file that `triage record` wrote")]
     Line {
         /// Number of the line, from 1.
         line: u64,
@@ -51,7 +51,7 @@ pub enum ReplayError {
         source: InvalidLine,
     },
     /// The log has no decision.
-    #[error("the trace holds no decision; record one while requests fail or are judged")]
+    #[error("the trace holds no decision; record again while the policy decides on requests")]
     Empty,
     /// The candidate's endpoints cannot be routed.
     #[error("the candidate's endpoints cannot be routed")]
@@ -100,7 +100,7 @@ pub fn replay(trace: impl Read, policy: &Policy, settings: &str, threads: usize)
         let read = Reading::new(&places, settings_digest(settings)).run(trace, &sender, &queue.failed);
         drop(sender);
         let joined = works.into_iter().map(|work| {
-            work.join().unwrap_or_else(|_| Err(ReplayError::Read(io::Error::other("a thread of the replay failed"))))
+            work.join().unwrap_or_else(|_| Err(ReplayError::Read(io::Error::other("a replay thread failed"))))
         });
         (read, joined.collect::<Vec<_>>())
     });
@@ -259,7 +259,7 @@ fn one(
     report: &mut Report,
 ) -> Result<(), InvalidLine> {
     let decision = Decision::read(line)?;
-    let none = InvalidLine::Value("no head before it names its generation and endpoint");
+    let none = InvalidLine::Value("no earlier head has its generation and endpoint");
     let Some(recorded) = heads.get(&decision.generation) else { return Err(none) };
     let (Some(endpoint), Some(beside)) =
         (recorded.head.endpoints.get(decision.endpoint), recorded.beside.get(decision.endpoint))
@@ -275,7 +275,7 @@ fn one(
             lacks(Missing::Path);
             return Ok(());
         }
-        EndpointMatch::Nowhere => Err("no endpoint takes it".to_owned()),
+        EndpointMatch::Nowhere => Err("no endpoint matches it".to_owned()),
         EndpointMatch::At(index) => {
             let Some(described) = policy.description().endpoints.get(index) else { return Err(none) };
             let settles = settles(described, &decision, &hand);

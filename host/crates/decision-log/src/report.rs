@@ -28,11 +28,11 @@ impl Missing {
     /// The text in the report.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Path => "the path was left out",
-            Self::Headers => "header values were left out",
-            Self::Bodies => "bodies were left out",
-            Self::Claims => "claims were left out",
-            Self::Unread => "the recorded policy did not read it",
+            Self::Path => "the path was not recorded",
+            Self::Headers => "header values were not recorded",
+            Self::Bodies => "bodies were not recorded",
+            Self::Claims => "claims were not recorded",
+            Self::Unread => "the recorded policy did not read the part that the candidate reads",
         }
     }
 
@@ -145,7 +145,7 @@ impl fmt::Display for Report {
         writeln!(f, "recorded: {}", self.recorded.join(", "))?;
         writeln!(f, "candidate: {}", self.candidate)?;
         if self.other_settings {
-            writeln!(f, "the recorded policy had other settings; give the candidate's with --settings")?;
+            writeln!(f, "the recorded policy had other settings; set the candidate's settings with --settings")?;
         }
         writeln!(
             f,
@@ -156,13 +156,13 @@ impl fmt::Display for Report {
             writeln!(f, "  {count} could not be replayed faithfully: {}", missing.name())?;
         }
         if self.not_replayed.keys().any(|missing| missing.is_content()) {
-            writeln!(f, "  record with --contents to have what was left out; the trace is confidential then")?;
+            writeln!(f, "  record with --contents to include the omitted parts; the trace is confidential then")?;
         }
         if self.dropped > 0 {
-            writeln!(f, "  {} were dropped while the trace was recorded: they came too fast", self.dropped)?;
+            writeln!(f, "  {} decisions were dropped during the recording: they arrived too fast", self.dropped)?;
         }
         if self.cut_off {
-            writeln!(f, "  the last line breaks off and was left out")?;
+            writeln!(f, "  the last line is incomplete and was skipped")?;
         }
         if self.differing == 0 {
             return writeln!(f, "no verdict differs");

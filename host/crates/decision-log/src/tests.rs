@@ -260,8 +260,7 @@ fn other_endpoints_need_the_path() {
     let candidate = embedded("hospital-directory");
     let report = replayed(&path("/hospitals/7", false), &candidate);
     assert_eq!(report.not_replayed.get(&Missing::Path), Some(&1), "{report}");
-    let told = "  1 could not be replayed faithfully: the path was left out\n  record with --contents to have what was left \
-                out; the trace is confidential then\n";
+    let told = "  1 could not be replayed faithfully: the path was not recorded\n  record with --contents to include the omitted parts; the trace is confidential then\n";
     assert!(report.to_string().contains(told), "{report}");
     let report = replayed(&path("/hospitals/7", true), &candidate);
     // The path is known, but the recorded policy did not read the part of the response that this endpoint reads.
@@ -283,14 +282,18 @@ fn a_trace_that_is_none_is_told_by_its_line() {
     for (what, trace, expected) in [
         ("nothing", String::new(), "the trace holds no decision"),
         ("a head alone", format!("{head}\n"), "the trace holds no decision"),
-        ("no head", decision.to_owned(), "line 1 is not a trace's; `triage record` writes one: no head before it"),
+        (
+            "no head",
+            decision.to_owned(),
+            "line 1 is not a line of a trace; name a file that `triage record` wrote: no earlier head",
+        ),
         (
             "another format",
             head.replace("\"triage-trace\":1", "\"triage-trace\":2"),
-            "line 1 is not a trace's; `triage record` writes one: the trace has format 2; this version reads format 1",
+            "line 1 is not a line of a trace; name a file that `triage record` wrote: the trace has format 2; this version reads format 1",
         ),
         ("an endpoint that is none", good.replace("\"endpoint\":0", "\"endpoint\":1"), "line 2 is not"),
-        ("a status that is none", good.replace("\"status\":404", "\"status\":99"), "the status is none"),
+        ("a status that is none", good.replace("\"status\":404", "\"status\":99"), "the status is not an HTTP status"),
         (
             "both outcomes",
             good.replace("\"status\":404", "\"status\":404,\"failure\":\"reset\""),
@@ -301,21 +304,21 @@ fn a_trace_that_is_none_is_told_by_its_line() {
             good.replace("\"verdict\"", "\"word\""),
             "a decision has a verdict, or a fault, or it was settled",
         ),
-        ("no JSON", format!("{good}{{\n{good}"), "line 3 is not a trace's"),
+        ("no JSON", format!("{good}{{\n{good}"), "line 3 is not a line of a trace"),
         (
             "too many headers",
             good.replace(
                 "\"status\":404",
                 &format!("\"status\":404,\"response\":{{\"headers\":[{}]}}", vec!["[\"a\",\"b\"]"; 1025].join(",")),
             ),
-            "it has too many headers",
+            "the line has too many headers",
         ),
     ] {
         let told = told(&trace);
         assert!(told.contains(expected), "{what}: {told}");
     }
     let cut = format!("{good}{}", &decision[..decision.len() / 2]);
-    assert!(told(&cut).contains("the last line breaks off and was left out"), "{}", told(&cut));
+    assert!(told(&cut).contains("the last line is incomplete and was skipped"), "{}", told(&cut));
 }
 
 /// An invalid line early in a long log ends the replay and all its threads.

@@ -35,7 +35,7 @@ pub enum TlsError {
         source: rustls::pki_types::pem::Error,
     },
     /// The certificate and the key.
-    #[error("the certificate {} and the key {} cannot be used; the key must be the certificate's own", certificate.display(), key.display())]
+    #[error("the certificate {} and the key {} cannot be used; the key must belong to the certificate", certificate.display(), key.display())]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,

@@ -56,7 +56,7 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoint, outcome, live, candidate } = self;
-        write!(f, "{endpoint} {outcome}: {live}; the candidate: {candidate}")
+        write!(f, "{endpoint} {outcome}: {live}; candidate: {candidate}")
     }
 }
 

@@ -110,7 +110,7 @@ impl fmt::Display for Event {
             Self::Installed { generation, digest, ungranted } => {
                 write!(f, "generation {generation} ({}) serves", Short(*digest))?;
                 if !ungranted.is_empty() {
-                    f.write_str("; it may not settle unknown writes until you trust it to: set ")?;
+                    f.write_str("; it may not settle unknown writes until you trust it: set ")?;
                     for (index, key) in ungranted.iter().enumerate() {
                         write!(f, "{}`{key} = true`", if index > 0 { ", " } else { "" })?;
                     }
@@ -120,7 +120,7 @@ impl fmt::Display for Event {
             }
             Self::Refused { file, digest, step, reason } => write!(
                 f,
-                "{} ({}) was refused at step {}: {reason}; the generation before it goes on",
+                "{} ({}) was refused at step {}: {reason}; the previous generation continues to serve",
                 file.display(),
                 Short(*digest),
                 step.name()
@@ -134,16 +134,16 @@ impl fmt::Display for Event {
             }
             Self::GivenUp { digest, faults, decisions, last } => write!(
                 f,
-                "candidate {} failed {faults} of {decisions} decisions, at last: {last}; it decides no more; the component is \
-                 quarantined: mend it and drop it in again",
+                "candidate {} failed {faults} of {decisions} decisions, the last time: {last}; it no longer decides, \
+                 and the component is quarantined: fix it and copy it into the folder again",
                 Short(*digest)
             ),
-            Self::Good { generation } => write!(f, "generation {generation} has proven itself"),
+            Self::Good { generation } => write!(f, "generation {generation} has passed its probation"),
             Self::Withdrawn { generation, digest, to, by } => {
                 write!(f, "generation {generation} ({}) was withdrawn by {by}; ", Short(*digest))?;
                 match to {
                     Some(to) => write!(f, "the policy of generation {to} serves")?,
-                    None => f.write_str("there is no other good one, and the built-in policy decides")?,
+                    None => f.write_str("there is no other good generation, and the built-in policy decides")?,
                 }
                 f.write_str(", and the component is quarantined")
             }
@@ -151,13 +151,14 @@ impl fmt::Display for Event {
                 let digest = Short(*digest);
                 write!(
                     f,
-                    "generation {generation} ({digest}) failed {faults} of {decisions} decisions, at last: {last}; "
+                    "generation {generation} ({digest}) failed {faults} of {decisions} decisions, the last time: \
+                     {last}; "
                 )?;
                 match to {
                     Some(to) => write!(f, "the policy of generation {to} serves again")?,
                     None => f.write_str("the built-in policy decides")?,
                 }
-                f.write_str("; the component is quarantined: mend it and drop it in again")
+                f.write_str("; the component is quarantined: fix it and copy it into the folder again")
             }
         }
     }

@@ -39,7 +39,7 @@ impl Refused {
 
     /// The refusal after a check panicked: reported like any other, and the thread goes on.
     fn panicked(panic: String) -> Self {
-        let reason = format!("a check panicked over it ({panic}); build it again, and report it");
+        let reason = format!("a check panicked on the component ({panic}); build it again, and report the panic");
         Self { digest: None, step: StagePhase::Load, reason, again: false }
     }
 
@@ -86,7 +86,7 @@ fn stage_uncontained(
     }
     let refused = |step| refused(Some(digest), step);
     if serving.is_quarantined(&digest) {
-        let reason = "it was rolled back before; mend it: the same bytes are not taken again";
+        let reason = "this component was rolled back before; fix it: the host does not load the same bytes again";
         return Err(refused(StagePhase::Quarantine)(reason.to_owned()));
     }
     if let Err(error) = keys.check(file, &bytes) {

@@ -78,13 +78,13 @@ pub struct PolicyStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotDone {
     /// There is no rollback target.
-    #[error("no other generation has proven itself; drop in a component that serves better")]
+    #[error("no other generation has passed its probation; copy a better component into the folder")]
     NoOther,
     /// The generation is suspended.
-    #[error("the generation failed too often and was taken out of service; drop in a mended component")]
+    #[error("the generation failed too often and no longer serves; copy a fixed component into the folder")]
     Suspended,
     /// The generation is good already.
-    #[error("the generation that serves has proven itself already; there is nothing to promote")]
+    #[error("the present generation has already passed its probation; there is nothing to promote")]
     GoodAlready,
 }
 

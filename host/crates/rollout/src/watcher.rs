@@ -117,10 +117,10 @@ impl PolicyWatcher {
         let run = move || {
             // A panic outside of the contained checks must end only one check, or no policy would ever be loaded again.
             while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
-                tracing::error!(%panic, "looking at policy files failed; it is begun again");
+                tracing::error!(%panic, "the check of policy files failed; it starts again");
                 if let Some(context) = weak.upgrade() {
                     context.events.note_seldom("policy-flawed", "policies", || {
-                        format!("looking at policy files failed ({panic}); it is begun again: report it")
+                        format!("the check of policy files failed ({panic}); it starts again: report the panic")
                     });
                 }
                 thread::sleep(poll);
@@ -279,8 +279,8 @@ mod tests {
     fn a_load_that_panics_is_an_event_and_the_next_good_file_is_loaded() {
         for (place, kind, text) in [
             ("load", "policy-refused", "made the compiler panic (test-panic:load;)"),
-            ("check", "policy-refused", "a check panicked over it (test-panic:check;)"),
-            ("look", "policy-flawed", "looking at policy files failed (test-panic:look;)"),
+            ("check", "policy-refused", "a check panicked on the component (test-panic:check;)"),
+            ("look", "policy-flawed", "the check of policy files failed (test-panic:look;)"),
         ] {
             let watching = Watching::new();
             assert_eq!(watching.serves(), "http-standard");

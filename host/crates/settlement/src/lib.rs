@@ -124,7 +124,7 @@ impl Settlement {
         }
         let (class_name, subject) = (class.name(), format!("{upstream}/{endpoint}"));
         if class == Class::Unknown {
-            tracing::warn!(%record, %upstream, %endpoint, "a write stays unknown: it is not verified any more");
+            tracing::warn!(%record, %upstream, %endpoint, "a write stays unknown: the host no longer verifies it");
             let text = format!("record {record} stays unknown; settle it: triage records resolve {record}");
             self.events.note("write-unsettled", &subject, text);
         } else {

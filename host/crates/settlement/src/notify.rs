@@ -77,7 +77,7 @@ pub enum NotifyError {
     /// The key is missing or too short.
     #[error(
         "settlement.notify needs a key of at least {MIN_KEY_BYTES} characters in settlement.notify_key_file or \
-         TRIAGE_SETTLEMENT_KEY, such as `openssl rand -hex 32` gives"
+         TRIAGE_SETTLEMENT_KEY, such as the output of `openssl rand -hex 32`"
     )]
     Key,
     /// The client for the URL could not be built.
@@ -219,7 +219,8 @@ impl Notifier {
 
     fn give_up(&self, notice: &Notice, why: &str) {
         self.failed.fetch_add(1, Relaxed);
-        tracing::warn!(record = %notice.record, %why, "the receiver did not take a notice of a settled write (settlement.notify)");
+        tracing::warn!(record = %notice.record, %why, "the receiver did not accept a notice of a settled write \
+                                                       (settlement.notify)");
     }
 
     /// Each send is signed for its own time, because a receiver may refuse old signatures.

@@ -37,7 +37,7 @@ pub enum ServiceError {
         source: Box<SignatureError>,
     },
     /// No embedded policy has this name.
-    #[error("upstream {upstream}: there is no embedded policy {name:?}; there are {}", prebuilt::names().join(", "))]
+    #[error("upstream {upstream}: {name:?} is not an embedded policy; the embedded policies are {}", prebuilt::names().join(", "))]
     NoSuchPolicy {
         /// The upstream's name.
         upstream: String,
@@ -45,7 +45,7 @@ pub enum ServiceError {
         name: String,
     },
     /// The policy could not be fetched from its registry.
-    #[error("the policy of upstream {upstream} cannot be had from its registry")]
+    #[error("the policy of upstream {upstream} cannot be pulled from its registry")]
     Registry {
         /// The upstream's name.
         upstream: String,
@@ -63,7 +63,7 @@ pub enum ServiceError {
         source: LoadError,
     },
     /// The policy fails the golden cases that came with it.
-    #[error("the policy of upstream {upstream} does not pass the cases that came with it")]
+    #[error("the policy of upstream {upstream} does not pass the cases in its artifact")]
     Cases {
         /// The upstream's name.
         upstream: String,

@@ -118,7 +118,7 @@ pub fn to_caller(headers: &mut HeaderMap) {
 
 /// A content length that is not a number, or several that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a content-length must be a whole number up to 9223372036854775807, and the same wherever it is repeated")]
+#[error("a content-length must be a whole number up to 9223372036854775807, and equal wherever it is repeated")]
 pub struct MalformedLength;
 
 /// Reduces the content length to one canonical number. The next recipient may interpret repeated values or leading zeros differently, and

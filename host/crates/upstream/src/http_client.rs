@@ -152,10 +152,10 @@ impl Inner {
                     // Running requests keep their connections of the old pool.
                     plain.forget();
                 }
-                tracing::info!(name = %watched.name, "the upstream has other addresses: connections are made anew");
+                tracing::info!(name = %watched.name, "the upstream's addresses changed: the host opens new connections");
             }
             Err(error) => {
-                tracing::warn!(%error, "the upstream has other addresses, and connections could not be made anew");
+                tracing::warn!(%error, "the upstream's addresses changed, but the host could not open new connections");
             }
         }
     }

@@ -157,7 +157,7 @@ pub fn engine(settings: &Settings) -> Result<Engine, HostError> {
         None => Ok(engine),
         Some(Ok(cache)) => Ok(engine.caching(cache)),
         Some(Err(error)) => {
-            tracing::warn!(%error, "policies are compiled at each start");
+            tracing::warn!(%error, "policies are compiled again at each start");
             Ok(engine)
         }
     }
@@ -188,7 +188,7 @@ fn shadow(settings: &Settings) -> Option<Shadow> {
     if !settings.upstreams.iter().any(in_shadow) {
         return None;
     }
-    Shadow::start().inspect_err(|error| tracing::warn!(%error, "candidates in shadow are not asked")).ok()
+    Shadow::start().inspect_err(|error| tracing::warn!(%error, "shadow candidates do not decide")).ok()
 }
 
 fn connect(settings: &Settings) -> Result<Vec<Arc<dyn Transport>>, HostError> {

@@ -20,14 +20,14 @@ impl Host {
         let list = |keys: &[String]| if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
         let (changed, waiting) = (list(&reload.changed), list(&reload.waiting));
         tracing::info!(%changed, %waiting, "the configuration was read again");
-        self.shared.events.note("reloaded", "config", format!("in force: {changed}; waits for a restart: {waiting}"));
+        self.shared.events.note("reloaded", "config", format!("in effect: {changed}; needs a restart: {waiting}"));
         Ok(())
     }
 
     /// Logs that certificates and tokens were reloaded because their files changed.
     pub fn files_read(&self) {
-        tracing::info!("certificates and tokens were read again: their files have changed");
-        let text = "certificates and tokens: their files have changed".to_owned();
+        tracing::info!("certificates and tokens were read again, because their files changed");
+        let text = "certificates and tokens: their files changed".to_owned();
         self.shared.events.note("reloaded", "files", text);
     }
 
@@ -35,7 +35,7 @@ impl Host {
     pub fn reload_refused(&self, error: &dyn std::error::Error) {
         let causes = std::iter::successors(Some(error), |&link| link.source());
         let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        tracing::warn!(error = %text, "the configuration was not read again; what is in force stays");
+        tracing::warn!(error = %text, "the configuration was not read again; the present configuration stays in effect");
         self.shared.events.note("reload-refused", "config", text);
     }
 }

@@ -74,7 +74,8 @@ pub(super) fn records(
     let sealer = Sealer::configured(shared.key.as_ref())?;
     if !sealer.has_key() {
         tracing::warn!(
-            "there is no key to seal answers with (state.key_file or TRIAGE_STATE_KEY): of each answer only its status is kept, and a repetition is told so"
+            "no key encrypts stored answers (state.key_file or TRIAGE_STATE_KEY): the host stores only the status of \
+             each answer, and a repetition gets a problem instead of the answer"
         );
     }
     let proofs = OwnerProofs::shared(sealer.proof_secrets());

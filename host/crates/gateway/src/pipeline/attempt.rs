@@ -179,7 +179,8 @@ impl RequestContext {
         if cut_off {
             tracing::warn!(
                 endpoint = %self.endpoint().described.name,
-                "a write was cut off: shared state was not reached, or this process stood still, for so long that another host may have taken over its record"
+                "a write was cut off: shared state was not reachable, or this process was paused, for so long that \
+                 another host may have taken over the record"
             );
         }
         let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
@@ -191,7 +192,9 @@ impl RequestContext {
                 progress.attempts -= 1;
             }
             self.shared.events.note_seldom("exhausted", &self.service.settings.name, || {
-                "no file descriptor is left for connections to it: raise the process's limit (LimitNOFILE, ulimit -n)".to_owned()
+                "no file descriptor is left for connections to the upstream: raise the process's limit (LimitNOFILE, \
+                 ulimit -n)"
+                    .to_owned()
             });
             return Err(Problem::Exhausted);
         }
@@ -357,7 +360,7 @@ impl RequestContext {
         if breaker::lease_covers(checked_at.elapsed(), attempt, breaker) {
             return Ok(());
         }
-        Err(self.breaker_open("its probe came too late to be sent".to_owned(), Duration::from_secs(1)))
+        Err(self.breaker_open("its probe was too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
     /// Ends a write's body with the right to send it, where [`RecordGuard::while_held`] cannot do that: see [`super::leased_body`].

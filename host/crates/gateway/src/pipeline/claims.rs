@@ -69,7 +69,7 @@ impl RequestContext {
             Ok(Claim::Taken) if adopts => MatchCheck::Taken,
             Ok(Claim::Taken) => {
                 let endpoint = &self.endpoint().described.name;
-                tracing::warn!(%endpoint, "the upstream gave one resource to two requests");
+                tracing::warn!(%endpoint, "the upstream returned the same resource to two requests");
                 MatchCheck::Free
             }
             // Adopt nothing without the store: an equal request may have claimed the match.

@@ -93,6 +93,6 @@ pub(super) async fn end(progress: &mut Progress) {
         guard.leave_unknown(progress.last_sent.map_or(Duration::ZERO, |sent| sent.elapsed()));
     } else if let Err(error) = guard.release().await {
         // Harmless: the next request with the condition verifies an effect that was known here.
-        tracing::debug!(%error, "a condition could not be given back");
+        tracing::debug!(%error, "the record of a condition could not be released");
     }
 }

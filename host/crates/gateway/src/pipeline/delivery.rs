@@ -219,7 +219,7 @@ impl Keeps {
             }
         };
         if let Err(error) = self.guard.finish(stored).await {
-            tracing::warn!(%error, "the answer to a caller that has gone could not be kept");
+            tracing::warn!(%error, "the answer for a caller that disconnected could not be stored");
         }
     }
 }

@@ -22,7 +22,7 @@ const MAX_FRAME_BYTES: usize = 16 << 10;
 
 /// The error of a body whose lease has ended.
 #[derive(Debug, thiserror::Error)]
-#[error("this host no longer holds the record of the write, and stopped sending its body")]
+#[error("this host no longer holds the record of the write, so it stopped sending the body")]
 struct LeaseOver;
 
 #[derive(Debug)]

@@ -295,7 +295,7 @@ fn allowed(service: &UpstreamRuntime, endpoint: usize, headers: &HeaderMap) -> R
 }
 
 fn too_many(TooMany { scope, limit, abandoned }: TooMany) -> Problem {
-    let what = if abandoned { "writes whose callers have gone" } else { "requests" };
+    let what = if abandoned { "writes whose callers disconnected" } else { "requests" };
     Problem::TooManyRequests { scope: scope.name(), limit, what }
 }
 

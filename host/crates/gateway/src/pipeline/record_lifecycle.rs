@@ -209,7 +209,8 @@ impl RequestContext {
         let (response, stored) = outgoing.store(self, progress, most).await;
         // If the store fails now, the record stays unknown: the next request with the key verifies before it sends.
         if let Err(error) = guard.finish(stored).await {
-            tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a finished request could not be recorded");
+            tracing::warn!(%error, endpoint = %self.endpoint().described.name, "the record of a finished request \
+                                                                                could not be stored");
         }
         response
     }

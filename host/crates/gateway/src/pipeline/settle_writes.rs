@@ -14,6 +14,7 @@ impl Host {
     /// Due writes; none if the store does not respond.
     async fn due(&self, limit: usize) -> Vec<RecordId> {
         let due = self.shared.records.due(limit).await;
-        due.inspect_err(|error| tracing::debug!(%error, "due writes could not be listed")).unwrap_or_default()
+        due.inspect_err(|error| tracing::debug!(%error, "the list of due writes could not be fetched"))
+            .unwrap_or_default()
     }
 }

@@ -86,7 +86,7 @@ impl SharedVerifications {
         let outcome = match cell.get_or_try_init(|| own).await {
             Ok(outcome) => outcome,
             Err(problem) => {
-                tracing::debug!(%problem, "an unknown write could not be verified now");
+                tracing::debug!(%problem, "an unknown write could not be verified in this round");
                 return None;
             }
         };

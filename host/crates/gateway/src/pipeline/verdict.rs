@@ -35,7 +35,7 @@ impl RequestContext {
                 endpoint = %self.endpoint().described.name,
                 fault = fault.name(),
                 error = %fault,
-                "the policy failed; another decides"
+                "the policy failed; the built-in policy decides"
             );
         }
         judged

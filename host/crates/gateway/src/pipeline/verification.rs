@@ -68,7 +68,7 @@ impl Host {
             Ok(Some(intent)) => intent,
             Ok(None) => return VerificationResult::Open,
             Err(error) => {
-                tracing::debug!(%error, "an unknown write could not be taken");
+                tracing::debug!(%error, "an unknown write could not be taken for verification");
                 return VerificationResult::Open;
             }
         };
@@ -143,7 +143,7 @@ impl Host {
             Ok(Postponed::GivenUp) => settled(intent, Class::Unknown),
             Ok(Postponed::Later | Postponed::NotUnsettled) => VerificationResult::Open,
             Err(error) => {
-                tracing::debug!(%error, "an unknown write that cannot be verified could not be put off");
+                tracing::debug!(%error, "the verification of an unknown write could not be postponed");
                 VerificationResult::Open
             }
         }
@@ -305,7 +305,8 @@ impl RequestContext {
         match recorded {
             Ok(()) => VerificationEnd::Recorded(class),
             Err(error) => {
-                tracing::warn!(%error, endpoint = %self.endpoint().described.name, "a settled write could not be recorded");
+                tracing::warn!(%error, endpoint = %self.endpoint().described.name, "the record of a settled write \
+                                                                                    could not be stored");
                 VerificationEnd::Unrecorded
             }
         }

@@ -15,19 +15,19 @@ use tokio::sync::oneshot;
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnnounced {
     /// Another component is being announced.
-    #[error("another component is being announced; `triage policy list` shows it: announce again when that is over")]
+    #[error("another announcement is under way; `triage policy list` shows it: announce again after its end")]
     Busy,
     /// Shared state cannot be reached.
-    #[error("shared state cannot be reached now, and only there can the fleet agree: announce again when it answers")]
+    #[error("shared state cannot be reached now, and announcements need it: announce again when it answers")]
     Away(#[source] LinkError),
     /// The command was sent, but no reply came.
-    #[error("shared state did not say whether it was announced; look before you announce again: `triage policy list`")]
+    #[error("shared state did not confirm the announcement; run `triage policy list` before you announce again")]
     Unsure(#[source] LinkError),
     /// Shared state has lost its list of live hosts.
-    #[error("shared state has lost which hosts live, and they say so again within a second: announce again then")]
+    #[error("shared state has lost the list of live hosts, which register again within a second: announce again then")]
     Gathering,
     /// This host refused the component.
-    #[error("it was refused at step {}: {reason}; nothing is announced", step.name())]
+    #[error("this host refused the component at step {}: {reason}; it is not announced", step.name())]
     Refused {
         /// The phase that failed.
         step: StagePhase,
@@ -35,12 +35,12 @@ pub enum NotAnnounced {
         reason: String,
     },
     /// The component serves the fleet already.
-    #[error("the fleet's generation {0} is this component already")]
+    #[error("the fleet's generation {0} already is this component")]
     Serving(u64),
     /// The fleet has rolled the component back before.
     #[error(
-        "it was rolled back before; mend it, or say that you want it all the same: \
-         `triage policy promote UPSTREAM DIGEST`"
+        "this component was rolled back before; fix it, or announce it in spite of that: `triage policy promote \
+         UPSTREAM DIGEST`"
     )]
     Quarantined,
 }
@@ -49,19 +49,19 @@ pub enum NotAnnounced {
 #[derive(Debug, thiserror::Error)]
 pub enum NotRolledBack {
     /// Shared state cannot be reached.
-    #[error("shared state cannot be reached now, and only there can the fleet agree: ask again when it answers")]
+    #[error("shared state cannot be reached now, and rollbacks need it: retry when it answers")]
     Away(#[source] LinkError),
     /// The command was sent, but no reply came.
-    #[error("shared state did not say whether the fleet goes back; look before you ask again: `triage policy list`")]
+    #[error("shared state did not confirm the rollback; run `triage policy list` before you retry")]
     Unsure(#[source] LinkError),
     /// The named component neither serves nor is proposed.
-    #[error("sha256:{0} neither serves the fleet nor is it proposed; look again: `triage policy list`")]
+    #[error("sha256:{0} neither serves the fleet nor is proposed to it; run `triage policy list`")]
     Other(Digest),
     /// The fleet has no earlier generation.
-    #[error("the fleet has no generation before this one; announce a component that serves better")]
+    #[error("the fleet has no earlier generation; announce a better component")]
     NoOther,
     /// Another generation serves by now.
-    #[error("the fleet has switched meanwhile; look again: `triage policy list`")]
+    #[error("the fleet has switched meanwhile; run `triage policy list`")]
     Stale,
 }
 
@@ -117,7 +117,7 @@ impl Follower {
                 let (answer, answered) = oneshot::channel();
                 let wanted = Wanted { digest, promoted, within: None };
                 self.stage(context, wanted, Some(Asked { answer, permit }));
-                let gone = || Unstaged::Away("the thread that staged it is gone".to_owned());
+                let gone = || Unstaged::Away("the staging thread has ended".to_owned());
                 let checked = answered.await.unwrap_or_else(|_| Err(gone()));
                 self.put(digest, checked.map_err(|why| refused(&why))?);
             }

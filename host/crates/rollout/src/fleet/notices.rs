@@ -44,62 +44,72 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StateUnknown => f.write_str(
-                "this host starts without having heard what serves its fleet: with what it remembers of it, else with \
-                 what its configuration names; it catches up once shared state answers",
+                "this host starts without shared state and does not know the fleet's present policy: it uses its copy \
+                 of the fleet's last policy, or without a copy the configured policy; it catches up once shared state \
+                 answers",
             ),
             Self::Flawed => f.write_str(
-                "shared state held something else than the fleet's agreement; it was thrown away, and what the hosts \
-                 know is there again: find out who else writes below state.prefix",
+                "the fleet's agreement in shared state was damaged; it was deleted, and the hosts have restored it \
+                 from their copies: find out which other program writes below state.prefix",
             ),
             Self::Proposed(Proposed { digest, by, .. }) => {
-                write!(f, "{} is announced to the fleet by {by}; it serves once every host has it", digest.short())
+                write!(
+                    f,
+                    "{} is announced to the fleet by {by}; it serves once every host has staged it",
+                    digest.short()
+                )
             }
             Self::Aborted(Aborted { digest, by, step, reason, .. }) => write!(
                 f,
-                "{} does not serve: host {by} refused it at step {step}: {reason}; the fleet stays as it is",
+                "{} does not serve: host {by} refused it at step {step}: {reason}; the fleet keeps its policy",
                 digest.short()
             ),
             Self::Serves { generation, chosen, why, by } => {
                 write!(f, "the fleet's generation {generation} serves here, ")?;
                 match chosen {
-                    PolicyRef::Configured => f.write_str("as each host's configuration has it")?,
+                    PolicyRef::Configured => f.write_str("the policy of each host's configuration")?,
                     PolicyRef::Artifact(digest) => f.write_str(&digest.short())?,
                 }
                 match why {
                     Why::Nothing => Ok(()),
                     Why::Announced => write!(f, "; {by} announced it"),
                     Why::Promoted => write!(f, "; {by} announced it although it was rolled back before"),
-                    Why::Operator => write!(f, "; an operator went back to it at {by}"),
-                    Why::Fault => write!(f, "; the one before it failed at {by} and is quarantined"),
+                    Why::Operator => write!(f, "; an operator rolled back to it at {by}"),
+                    Why::Fault => write!(f, "; the previous generation failed at {by} and is quarantined"),
                 }
             }
             Self::Behind { generation, digest, why } => {
                 let (step, reason) = why.parts();
                 write!(
                     f,
-                    "this host is behind: the fleet's generation {generation} ({}) does not serve here, step {}: {reason}; \
-                     it is tried again",
+                    "this host is behind: the fleet's generation {generation} ({}) does not serve here, step {}: \
+                     {reason}; the host retries",
                     digest.short(),
                     step.name()
                 )
             }
             Self::NotStaged { digest, why } => {
                 let (step, reason) = why.parts();
-                write!(f, "{} is announced, but not to be had here, step {}: {reason}", digest.short(), step.name())
+                write!(
+                    f,
+                    "{} is announced, but this host could not stage it, step {}: {reason}",
+                    digest.short(),
+                    step.name()
+                )
             }
             Self::NotKept { digest, why } => {
                 let (step, reason) = why.parts();
                 write!(
                     f,
-                    "{}, which the fleet would go back to, is not to be had here, step {}: {reason}",
+                    "{}, the fleet's fallback, could not be loaded here, step {}: {reason}",
                     digest.short(),
                     step.name()
                 )
             }
             Self::NotRolledBack { generation } => write!(
                 f,
-                "generation {generation} failed here, and the fleet has none before it: each host decides for itself; \
-                 announce a component that serves better"
+                "generation {generation} failed here, and the fleet has no earlier one: each host decides for itself; \
+                 announce a better component"
             ),
         }
     }

@@ -27,7 +27,7 @@ pub(super) enum Unstaged {
 impl Unstaged {
     /// The refusal of a component that was rolled back here.
     pub(super) fn quarantined() -> Self {
-        let reason = "it was rolled back before; mend it: the same bytes are not taken again";
+        let reason = "this component was rolled back before; fix it: the host does not load the same bytes again";
         Self::Refused(StagePhase::Quarantine, reason.to_owned())
     }
 
@@ -135,7 +135,7 @@ impl Follower {
         let (artifact, index, context) = (self.repository.at(digest), self.index, Arc::downgrade(context));
         let work = move || staging.end(check(&context, index, &artifact, wanted));
         if let Err(error) = thread::Builder::new().name("triage-staging".to_owned()).spawn(work) {
-            tracing::warn!(%error, "a component cannot be staged: there is no thread for it");
+            tracing::warn!(%error, "a component cannot be staged: its thread could not be started");
         }
     }
 }
@@ -166,7 +166,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.ended {
-            self.report(Err(Unstaged::Away("the thread that staged it failed".to_owned())));
+            self.report(Err(Unstaged::Away("the staging thread failed".to_owned())));
         }
     }
 }

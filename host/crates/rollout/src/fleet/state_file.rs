@@ -49,7 +49,7 @@ impl Memory {
             }
             Ok(_) => FleetState::default(),
             Err(error) => {
-                tracing::warn!(%error, file = %path.display(), "what was kept of the fleet's policy is not used");
+                tracing::warn!(%error, file = %path.display(), "the stored copy of the fleet's policy is not used");
                 FleetState::default()
             }
         }
@@ -66,7 +66,8 @@ impl Memory {
             Ok::<_, MemoryError>(())
         };
         if let Err(error) = keep() {
-            tracing::warn!(%error, file = %path.display(), "the fleet's policy could not be kept for the next start");
+            tracing::warn!(%error, file = %path.display(), "a copy of the fleet's policy could not be stored for the \
+                                                            next start");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Tail {
             self.took += longest;
             self.report(BreakerSignal::Failure);
             self.is_over = true;
-            return Poll::Ready(Some(Err("the upstream was silent for longer than an attempt may take".into())));
+            return Poll::Ready(Some(Err("the upstream sent nothing for longer than the attempt timeout".into())));
         }
         if let Some(waiting) = self.waiting.take() {
             self.took += waiting.since.elapsed();
