@@ -71,7 +71,7 @@ impl Address {
         let (scheme, rest) = text.trim().split_once("://").ok_or_else(rule)?;
         let scheme = Scheme::of(scheme).ok_or_else(rule)?;
         if rest.contains('#') {
-            return Err("a URL without a fragment; a `#` in a password is written %23".to_owned());
+            return Err("a URL without a fragment; write a `#` in a password as %23".to_owned());
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
@@ -85,9 +85,11 @@ impl Address {
                 // A parameter of Celery's URLs. Certificates are verified in any case.
                 ("ssl_cert_reqs", "required" | "CERT_REQUIRED") => {}
                 ("ssl_cert_reqs", _) => {
-                    return Err("a URL whose ssl_cert_reqs is required: certificates are always verified".to_owned());
+                    return Err(
+                        "a URL whose ssl_cert_reqs is required: the host always verifies certificates".to_owned()
+                    );
                 }
-                _ => return Err("a URL whose query has db at most".to_owned()),
+                _ => return Err("a URL whose query has no parameter but db".to_owned()),
             }
         }
         let topology = match scheme.kind {
@@ -96,7 +98,9 @@ impl Address {
             Kind::Sentinel => {
                 let (master, number) = path.split_once('/').map_or((path, None), |(master, db)| (master, Some(db)));
                 if master.is_empty() {
-                    return Err("a URL with the name of the master that the Sentinels watch: \"redis+sentinel://host:26379/NAME\"".to_owned());
+                    return Err("a URL with the name of the master that the Sentinels monitor: \
+                                \"redis+sentinel://host:26379/NAME\""
+                        .to_owned());
                 }
                 db = number.filter(|number| !number.is_empty()).map(database).transpose()?.or(db);
                 Topology::Sentinel { sentinels: nodes(hosts, SENTINEL_PORT)?, master: decoded(master)? }
@@ -189,7 +193,7 @@ fn node(text: &str, usual: u16) -> Result<Node, String> {
 
 /// Decodes percent-encoding.
 fn decoded(text: &str) -> Result<String, String> {
-    let rule = || "a URL whose percent-encoding is whole, in UTF-8; a `%` in a password is written %25".to_owned();
+    let rule = || "a URL with valid percent-encoding of UTF-8; write a `%` in a password as %25".to_owned();
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

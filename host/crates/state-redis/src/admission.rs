@@ -328,7 +328,8 @@ impl RedisGate {
     async fn step(&self, script: &'static Script, keys: &[String], arguments: &[String]) {
         match self.link.run(script, keys, arguments).await {
             Ok(answer) => drop(self.read(script, &answer, |_| Some(()))),
-            Err(error) => tracing::debug!(%error, group = %self.name, step = script.name(), "a step was not done"),
+            Err(error) => tracing::debug!(%error, group = %self.name, step = script.name(), "a call to shared state \
+                                                                                             failed"),
         }
     }
 
@@ -353,7 +354,7 @@ impl RedisGate {
             None => tracing::error!(
                 group = %self.name,
                 step = script.name(),
-                "shared state answered with something else; something other than Triage writes below its prefix"
+                "shared state sent an unexpected answer; a program other than Triage writes below its prefix"
             ),
         }
         found

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The client rejects the address or the certificates.
-    #[error("the client of `state.url` cannot be made")]
+    #[error("the client of `state.url` cannot be created")]
     Client(#[source] RedisError),
     /// A configured file cannot be read.
     #[error("{key} {} cannot be read", path.display())]
@@ -25,7 +25,7 @@ pub enum OpenError {
     #[error("`state.key_file` or TRIAGE_STATE_KEY cannot be used")]
     Key(#[source] KeyError),
     /// The thread `triage-state` cannot be started.
-    #[error("the thread that watches shared state could not be started")]
+    #[error("the thread that monitors shared state could not be started")]
     Thread(#[source] io::Error),
 }
 
@@ -42,14 +42,14 @@ pub enum LinkError {
     #[error("the connection to shared state broke")]
     Broke(#[source] RedisError),
     /// The server replies, but cannot serve: it is loading, a replica, or without its master. The script did not run.
-    #[error("shared state cannot serve now: {0}")]
+    #[error("shared state is not ready: {0}")]
     NotServing(&'static str),
     /// The server refused the script: its memory is full, or this host lacks a permission. The script did not run.
-    #[error("shared state refused")]
+    #[error("shared state refused the call")]
     Refused(#[source] RedisError),
     /// The reply has an unexpected form. The script may have run.
     #[error(
-        "shared state answered script {script} with something else; something other than Triage writes below its prefix"
+        "shared state sent an unexpected answer to script {script}; a program other than Triage writes below its prefix"
     )]
     Nonsense {
         /// Name of the script.
@@ -61,10 +61,13 @@ impl LinkError {
     pub(crate) fn of(error: RedisError) -> Self {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-                Self::NotServing("the server is a replica and takes no writes")
+                Self::NotServing("the server is a replica and accepts no writes")
             }
             ErrorKind::Server(ServerErrorKind::BusyLoading) => Self::NotServing("the server is loading its data"),
-            ErrorKind::Server(ServerErrorKind::MasterDown) => Self::NotServing("the server has lost its master"),
+            ErrorKind::Server(ServerErrorKind::MasterDown) => Self::NotServing(
+                "the server has lost the connection to \
+                                                                                its master",
+            ),
             ErrorKind::Server(ServerErrorKind::ClusterDown) => Self::NotServing("the Cluster is down"),
             ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(error),
             _ => Self::Broke(error),

@@ -184,7 +184,8 @@ impl Inner {
             match inner.run_with_retries(&step, &RETRY_INTERVAL).await {
                 Ok(value) => inner.note_unkept(&value, &intent.map(|intent| intent.subject()).unwrap_or_default()),
                 Err(error) => {
-                    tracing::warn!(step = step.script.name(), %error, "shared state was not told; it finds out by itself later");
+                    tracing::warn!(step = step.script.name(), %error, "shared state did not get a change of a record; \
+                                                                       the record's lease corrects that later");
                 }
             }
         };
@@ -212,7 +213,7 @@ impl Inner {
             _ => self.sealer.open(id, bytes).map_err(KeptError::from).and_then(|plain| Ok(codec::decode(&plain)?)),
         };
         kept.map_err(|error| {
-            tracing::error!(%error, ?id, "an answer that was kept cannot be given again");
+            tracing::error!(%error, ?id, "a stored answer cannot be replayed");
             RecordError::Unavailable { source: Box::new(error), maybe_done: false }
         })
     }
@@ -417,7 +418,7 @@ impl Inner {
             },
             // Redis may have room for the status where it has none for the response.
             Err(error) if matches!(stored, Stored::Answer(_)) => {
-                tracing::warn!(%error, "an answer could not be kept; its status is tried");
+                tracing::warn!(%error, "an answer could not be stored; the host stores its status instead");
                 let status = Stored::TooLarge { status: stored.status() };
                 self.own(scripts::finish(self.keys(), id, fence, self.seal(id, &status)?)).await
             }

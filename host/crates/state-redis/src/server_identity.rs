@@ -77,7 +77,7 @@ impl Inner {
             return Err(LinkError::NotServing("the server is loading its data"));
         }
         if masters.iter().any(|(_, about)| about.replica) {
-            return Err(LinkError::NotServing("the server is a replica and takes no writes"));
+            return Err(LinkError::NotServing("the server is a replica and accepts no writes"));
         }
         self.alarm(masters.iter().find_map(|(_, about)| about.evicts.as_deref()));
         let known = self.known.lock().clone();
@@ -101,7 +101,7 @@ impl Inner {
                 in_new_era,
             );
         } else if self.lost.send_if_modified(|lost| lost.take().is_some()) {
-            tracing::info!("an operator has said that shared state lost nothing that matters");
+            tracing::info!("an operator stated that shared state lost no relevant data");
         }
         // After `note_loss`: a reader that sees the new era must also see the loss that began it.
         let is_new = self.known.lock().replace(id.clone()).as_ref() != Some(&id);
@@ -127,7 +127,7 @@ impl Inner {
         if news {
             tracing::warn!(
                 ?ago,
-                "shared state may have lost data: {why}; idempotency keys are looked up before they are sent anew"
+                "shared state may have lost data: {why}; idempotency keys are verified before they are sent again"
             );
         }
     }
@@ -143,7 +143,7 @@ impl Inner {
                 policy,
                 "shared state may evict idempotency records and open breakers when its memory is full; set maxmemory-policy to noeviction"
             ),
-            None => tracing::info!("shared state evicts nothing any more"),
+            None => tracing::info!("shared state no longer evicts data"),
         }
         *alarmed = evicts.map(str::to_owned);
     }

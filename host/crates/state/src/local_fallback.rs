@@ -62,7 +62,7 @@ impl AloneIfNeeded {
         }
         match self.shared.begin(id, opening).await {
             Err(RecordError::Unavailable { source, maybe_done }) => {
-                tracing::debug!(error = %source, "a write goes on by this host's own records");
+                tracing::debug!(error = %source, "a write continues with this host's own records only");
                 if maybe_done {
                     self.shared.abandon_record(id, opening.fence, Leaving::at_once(None));
                 }
@@ -107,7 +107,7 @@ impl Records for AloneIfNeeded {
         let arrive = async move {
             match self.shared.arrive(arriving).await {
                 Err(RecordError::Unavailable { source, maybe_done }) => {
-                    tracing::debug!(error = %source, "a write goes on without a place among equal requests");
+                    tracing::debug!(error = %source, "a write continues without an entry among equal requests");
                     if maybe_done {
                         self.shared.answered(ticket, true);
                     }

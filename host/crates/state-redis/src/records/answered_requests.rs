@@ -67,8 +67,8 @@ impl Endings {
             if !self.dropped_reported.swap(true, Relaxed) {
                 tracing::warn!(
                     max = MAX_WAITING,
-                    "more writes were answered than this host keeps until shared state is told; an equal write may be given \
-                     the answer of one of them"
+                    "too many writes were answered that shared state does not know of yet; an equal write may get the \
+                     answer of one of them"
                 );
             }
         }
@@ -122,7 +122,7 @@ impl Inner {
     /// Reports the end of an entry to Redis, and queues it if that fails.
     pub(super) async fn ended(&self, ending: Ending) {
         if let Err(error) = self.report_all(vec![ending]).await {
-            tracing::debug!(%error, "shared state was not told of a place that ended; it is told again");
+            tracing::debug!(%error, "shared state did not get the end of an answered write; the host retries");
         }
     }
 
@@ -156,7 +156,8 @@ impl Inner {
         match self.link.run_within(self.call_timeout(), step.script, &step.keys, &step.args).await {
             Ok(_) => {}
             // A retry would get the same reply.
-            Err(error @ LinkError::Nonsense { .. }) => tracing::warn!(%error, "a place could not be ended"),
+            Err(error @ LinkError::Nonsense { .. }) => tracing::warn!(%error, "the end of an answered write could not \
+                                                                               be recorded"),
             // The caller's own script was not sent.
             Err(error) => return Err(RecordError::Unavailable { source: Box::new(error), maybe_done: false }),
         }

@@ -27,20 +27,22 @@ const PROOF_LABEL: &[u8] = b"triage record owner";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// No key is configured.
-    #[error("there is no key to seal answers with; set `state.key_file`")]
+    #[error("there is no key to encrypt answers with; set `state.key_file`")]
     NoKey,
     /// The system's random number generator failed.
-    #[error("the system gave no random numbers; answers cannot be sealed")]
+    #[error("the system gave no random numbers; the host cannot encrypt answers")]
     NoRandom,
     /// Encrypted with a key that is not configured.
-    #[error("an answer was sealed with key {id}, which is not among those of `state.key_file`; keep old keys there, below the new one, for as long as records live", id = KeyId(*id))]
+    #[error("an answer was encrypted with key {id}, which is not in `state.key_file`; keep old keys there, below the \
+             new one, for as long as records live", id = KeyId(*id))]
     UnknownKey {
         /// First bytes of the key's hash.
         id: [u8; KEY_ID_LEN],
     },
     /// Truncated, changed, or moved from another record.
     #[error(
-        "a sealed answer does not open: it was changed, or belongs to another record; the state store cannot be trusted"
+        "a stored answer cannot be decrypted: it was modified, or belongs to another record; do not trust the state \
+         store"
     )]
     Broken,
 }
@@ -50,12 +52,14 @@ pub enum SealError {
 pub enum KeyError {
     /// The text is blank.
     #[error(
-        "there is no key in it; put 32 random bytes there in hexadecimal or base64, such as `openssl rand -hex 32` gives"
+        "the file holds no key; put 32 random bytes there in hexadecimal or base64, such as the output of `openssl \
+         rand -hex 32`"
     )]
     Empty,
     /// A line is no key.
     #[error(
-        "line {line} is no key; a key is 32 bytes in hexadecimal or base64, one a line, such as `openssl rand -hex 32` gives"
+        "line {line} is not a key; a key is 32 bytes in hexadecimal or base64, one per line, such as the output of \
+         `openssl rand -hex 32`"
     )]
     Malformed {
         /// The line's number, from 1.
@@ -239,7 +243,7 @@ mod tests {
         let sealed = both.seal(id(1), b"b").unwrap();
         assert_eq!(Sealer::new(&[NEW]).open(id(1), &sealed).unwrap(), b"b", "the first key seals");
         let unknown = Sealer::new(&[OLD]).open(id(1), &sealed).unwrap_err();
-        assert!(unknown.to_string().starts_with("an answer was sealed with key "), "{unknown}");
+        assert!(unknown.to_string().starts_with("an answer was encrypted with key "), "{unknown}");
         assert_eq!(Sealer::new(&[]).seal(id(1), b"c"), Err(SealError::NoKey));
     }
 

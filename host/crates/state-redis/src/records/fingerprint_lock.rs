@@ -78,7 +78,8 @@ impl QueueTicket {
                         _ => return Err(super::nonsense("turn")),
                     }
                 }
-                Err(error) if self.holds() => tracing::debug!(%error, "a turn is asked for again"),
+                Err(error) if self.holds() => tracing::debug!(%error, "a request for a fingerprint lock failed; the \
+                                                                       host retries"),
                 Err(error) => return Err(error),
             }
             sleep(wait.mul_f64(0.75 + (self.inner.entropy.next() % 512) as f64 / 1024.0)).await;
@@ -112,7 +113,7 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
         let step = match inner.link.known_era().filter(|_| lost) {
             Some(era) => {
                 if let Err(error) = inner.recognise().await {
-                    tracing::debug!(%error, "a turn could not be taken again yet");
+                    tracing::debug!(%error, "a fingerprint lock could not be taken again yet");
                 }
                 let era = inner.link.known_era().unwrap_or(era);
                 scripts::take_lock(inner.keys(), fingerprint, own, inner.in_era(&era))
@@ -130,7 +131,7 @@ async fn renew(inner: Arc<Inner>, fingerprint: Fingerprint, own: FencingToken, u
                 until.store(0, Relaxed);
                 return;
             }
-            Err(error) => tracing::debug!(%error, "a turn could not be renewed"),
+            Err(error) => tracing::debug!(%error, "a fingerprint lock could not be renewed"),
         }
     }
 }

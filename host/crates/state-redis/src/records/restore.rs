@@ -73,7 +73,7 @@ pub(super) async fn watch(records: Weak<Inner>) {
                 if !whole {
                     busy = ids;
                 }
-                tracing::debug!(%error, "what this host knows could not be given back yet");
+                tracing::debug!(%error, "this host's records could not be restored in shared state yet");
                 drop(inner);
                 sleep(RETRY_INTERVAL / 10).await;
             }
@@ -124,7 +124,7 @@ impl Inner {
             }
         }
         if count > 0 || back > 0 {
-            tracing::info!(claims = count, records = back, "shared state was given back what this host knows");
+            tracing::info!(claims = count, records = back, "this host's records were restored in shared state");
         }
         Ok(busy)
     }

@@ -72,7 +72,7 @@ pub enum Arrived {
 
 /// Whether an entry still belongs to its owner, as far as the owner can find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "the answer of a request whose place is not its own must not be handed out"]
+#[must_use = "the answer of a request that lost its entry must not be delivered"]
 pub enum Ownership {
     /// The owner has it. The store gives it to no other request before its lease ends.
     Held,
@@ -304,7 +304,7 @@ impl Entry {
             Ok(Renewed { entry: false, .. }) => Ownership::Lost,
             Err(_) if lease_end == LOST => Ownership::Lost,
             Err(error) => {
-                tracing::warn!(%error, "an answer is not handed out: its place among equal requests has lapsed");
+                tracing::warn!(%error, "an answer is not delivered: its entry among equal requests has lapsed");
                 Ownership::Unconfirmed
             }
         }
@@ -364,7 +364,7 @@ impl Renewal {
             let asked = Instant::now();
             match self.records.keep_alive(self.ticket, self.lock, self.shared.term(self.clock.now())).await {
                 Ok(renewed) => self.apply(renewed, self.clock.timestamp(asked), lease),
-                Err(error) => tracing::debug!(%error, "a place among equal requests could not be renewed"),
+                Err(error) => tracing::debug!(%error, "an entry among equal requests could not be renewed"),
             }
         }
     }

@@ -27,7 +27,7 @@ pub fn ready_reply<'a, T>(result: Result<T, RecordError>) -> Reply<'a, T> {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The table is full, and no entry of it may be removed.
-    #[error("{what} hold {max} entries, the most allowed, all in use; try again later or raise the limit")]
+    #[error("{what} hold {max} entries, the maximum, and all are in use; try again later or raise the limit")]
     Full {
         /// The table's name.
         what: &'static str,
@@ -36,7 +36,8 @@ pub enum RecordError {
     },
     /// The memory is used up, and no record may be removed to free some.
     #[error(
-        "{what} take all but a reserve of {max_bytes} bytes, or their tenant's share of it; try again later or raise the limit"
+        "{what} use all memory but a reserve of {max_bytes} bytes, or the share of their tenant; try again later or \
+         raise the limit"
     )]
     NoRoom {
         /// The kind of data that uses the memory.
@@ -45,7 +46,7 @@ pub enum RecordError {
         max_bytes: usize,
     },
     /// The lock ran out or another owner has the record. Nothing may be sent under it.
-    #[error("the record's lock ran out or another request took it over; send nothing more under it")]
+    #[error("the record's lock expired, or another request took it over; send nothing more under it")]
     Lost,
     /// The store failed or gave no reply.
     #[error("the store of idempotency records did not answer; try again later")]

@@ -338,7 +338,8 @@ impl MemoryGate {
             }
             (Some(transition), _) => self.report_transition(transition),
             (None, Some(open_for)) => {
-                tracing::info!(group = %self.name, ?open_for, "the circuit breaker stays open as long as the upstream asks");
+                tracing::info!(group = %self.name, ?open_for, "the circuit breaker stays open for as long as the \
+                                                               upstream asks");
             }
             (None, None) => {}
         }

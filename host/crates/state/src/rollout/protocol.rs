@@ -281,7 +281,7 @@ impl Agreement {
         if why == Why::Operator
             && let Some(proposal) = self.proposal.take()
         {
-            self.abort(&proposal, host, "operator", "an operator took it back before it served");
+            self.abort(&proposal, host, "operator", "an operator withdrew it before it served");
             return MessageOutcome::Aborted;
         }
         let Some(before) = self.standing.before.take() else { return MessageOutcome::NoOther };
@@ -310,7 +310,7 @@ impl Agreement {
         }
         let Some(proposal) = self.proposal.take() else { return false };
         if !some {
-            self.abort(&proposal, &proposal.by, "staging", "no host that lives has it");
+            self.abort(&proposal, &proposal.by, "staging", "no live host has staged it");
             return true;
         }
         // By digest, because the configurations may name another policy by the time of a rollback.

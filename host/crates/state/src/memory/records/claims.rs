@@ -176,7 +176,7 @@ mod tests {
         let full = claims.claim(name(3), owner(3), KEEP, at(200), &room).unwrap_err();
         assert_eq!(
             full.to_string(),
-            "claims hold 2 entries, the most allowed, all in use; try again later or raise the limit"
+            "claims hold 2 entries, the maximum, and all are in use; try again later or raise the limit"
         );
         assert_eq!(claims.claim(name(3), owner(3), KEEP, at(301), &room).unwrap(), Claim::Ours);
         assert_eq!(claims.claim(name(2), owner(9), KEEP, at(301), &room).unwrap(), Claim::Taken);

@@ -86,7 +86,7 @@ impl FingerprintLocks {
     /// # Errors
     /// [`RecordError::Full`] if `max` requests hold a lock or wait for one.
     pub fn take(self: &Arc<Self>, fingerprint: Fingerprint) -> Result<LockToken, RecordError> {
-        let permit = self.permit().ok_or(RecordError::Full { what: "turns of equal requests", max: self.max })?;
+        let permit = self.permit().ok_or(RecordError::Full { what: "locks of equal requests", max: self.max })?;
         let mut queues = self.shard(fingerprint).lock();
         let Some(queue) = queues.get_mut(&fingerprint) else {
             queues.insert(fingerprint, Queue::new());

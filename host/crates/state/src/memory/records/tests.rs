@@ -75,7 +75,7 @@ async fn live_records_never_make_room() {
     let full = begin_now(&records, 4, 4).unwrap_err();
     assert_eq!(
         full.to_string(),
-        "idempotency records hold 3 entries, the most allowed, all in use; try again later or raise the limit"
+        "idempotency records hold 3 entries, the maximum, and all are in use; try again later or raise the limit"
     );
     assert!(matches!(begin_now(&records, 3, 5).unwrap(), RecordBegin::Reconcile { .. }), "what is there needs no room");
     advance(LOCK).await;
