@@ -113,9 +113,9 @@ impl Events {
     pub fn note_unrecorded(&self, subject: &str, max_records: usize) {
         self.note_seldom("write-unrecorded", subject, || {
             format!(
-                "no record is kept of a write without a key that ended unknown or lost its caller: unsettled records take \
-                 half of the {max_records} allowed (idempotency.max_records), or their memory is full; settle old ones \
-                 (triage records list), or raise the limit"
+                "no record is kept of a write without a key that ended unknown or whose caller disconnected: \
+                 unsettled records take half of the {max_records} allowed (idempotency.max_records), or their memory \
+                 is full; settle old ones (triage records list), or raise the limit"
             )
         });
     }
@@ -123,8 +123,8 @@ impl Events {
     /// Reports, at most once a minute, that an unknown write is recorded without its request.
     pub fn note_unverified(&self, subject: &str) {
         self.note_seldom("write-unverified", subject, || {
-            "an unknown write is not verified in the background: there is no room for its request beside those that are kept; \
-             its caller can repeat it with its key, or an operator settles it (triage records list)"
+            "an unknown write is not verified in the background: there is no memory for its request; its caller can \
+             repeat it with its key, or an operator settles it (triage records list)"
                 .to_owned()
         });
     }

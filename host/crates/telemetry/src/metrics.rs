@@ -38,11 +38,12 @@ macro_rules! metrics {
 
 metrics! {
     REQUESTS = "triage_requests_total", Counter, &["upstream", "endpoint", "status"],
-        "Requests answered, by the answer's status class; of requests that found no endpoint, upstream and endpoint are empty";
+        "Requests answered, by the answer's status class; upstream and endpoint are empty for requests that match no \
+         endpoint";
     REFUSALS = "triage_refusals_total", Counter, &["upstream", "endpoint", "reason"],
         "Requests that the host answered itself, by the reason in the problem's type";
     ABANDONED = "triage_requests_abandoned_total", Counter, ENDPOINT,
-        "Requests whose caller left before the answer";
+        "Requests whose caller disconnected before the answer";
     IN_FLIGHT = "triage_requests_in_flight", Gauge, ENDPOINT,
         "Requests under way";
     REQUEST_TIME = "triage_request_duration_seconds", Histogram, ENDPOINT,
@@ -56,97 +57,100 @@ metrics! {
     VERIFICATIONS = "triage_verifications_total", Counter, ENDPOINT,
         "Requests that verified a write whose effect was unknown";
     LOOKS = "triage_looks_total", Counter, ENDPOINT,
-        "Old name of `triage_verifications_total`; 0.3 drops it";
+        "Old name of `triage_verifications_total`; version 0.3 removes it";
     VERDICTS = "triage_verdicts_total", Counter, &["upstream", "endpoint", "class"],
         "Outcomes judged, by class; settled statuses count as applied";
     DECISION_TIME = "triage_decision_duration_seconds", Histogram, ENDPOINT,
-        "Time a policy took for a verdict";
+        "Time that a policy took for a verdict";
     CLAMPS = "triage_clamps_total", Counter, &["upstream", "endpoint", "limit"],
-        "Verdicts that the host did not follow as given, by why";
+        "Verdicts that the host changed or did not follow, by reason";
     FAULTS = "triage_policy_faults_total", Counter, &["upstream", "endpoint", "fault"],
-        "Failures of a policy, after which the built-in one decided";
+        "Failures of a policy, after which the built-in policy decided";
     WAIT_TIME = "triage_limit_wait_duration_seconds", Histogram, ENDPOINT,
-        "Time that permitted attempts waited for their reserved moment";
+        "Time that attempts waited for their permit";
     KEYED = "triage_idempotency_total", Counter, &["upstream", "endpoint", "result"],
-        "Requests with an idempotency key, by what the key brought";
+        "Requests with an idempotency key, by what the host did with the key";
     ORPHANS = "triage_orphans_total", Counter, &["upstream", "endpoint", "result"],
-        "Writes without a key whose caller went before the answer (left), and what the next equal request made of them";
+        "Writes without a key whose caller disconnected before the answer (left), and what the next equal request got \
+         from them";
     BREAKER = "triage_breaker_state", Gauge, &["upstream", "group", "state"],
-        "1 for the state that the breaker is in, 0 for the others";
+        "1 for the present state of the breaker, 0 for the others";
     BREAKER_FORCED = "triage_breaker_forced", Gauge, GROUP,
         "1 while an operator holds the breaker open or closed";
     BREAKER_USUAL = "triage_breaker_usual_failure_ratio", Gauge, GROUP,
-        "The share of calls that fails usually; missing where the breaker has no baseline, or that is not known yet";
+        "The usual share of failed calls; missing if the breaker has no baseline, or does not know it yet";
     TRANSITIONS = "triage_breaker_transitions_total", Counter, &["upstream", "group", "to"],
         "Transitions of the breaker: opened, closed, or held closed by an operator";
     LIMIT_TAKEN = "triage_limit_taken_ratio", Gauge, &["upstream", "group", "limit"],
-        "Places of a rate limit that are taken, as a share of its burst; above 1 where some are reserved for later";
+        "Used share of a rate limit's burst; above 1 if some permits are reserved for later";
     PAUSED = "triage_paused_seconds", Gauge, GROUP,
-        "How long the pause still lasts that the upstream asked for";
+        "Remaining time of the pause that the upstream asked for";
     ADAPTIVE_RATE = "triage_adaptive_rate_per_second", Gauge, GROUP,
-        "Requests a second that this host sends at most because the upstream throttles; missing where nothing is known to limit it";
+        "Maximum of requests a second that this host sends because the upstream throttles; missing while no limit is \
+         known";
     ADAPTIVE_DECREASES = "triage_adaptive_rate_decreases_total", Counter, GROUP,
-        "How often an adaptive rate was lowered; missing where it is switched off";
+        "How often an adaptive rate was lowered; missing if it is switched off";
     PLACES_TAKEN = "triage_concurrency_taken", Gauge, ENDPOINT,
-        "Attempts under way where their number is limited";
+        "Attempts under way, for endpoints with a `concurrency` limit";
     PLACES = "triage_concurrency_limit", Gauge, ENDPOINT,
-        "The most attempts under way at once";
+        "Maximum of attempts under way (`concurrency`)";
     LOAD_TAKEN = "triage_overload_taken", Gauge, &["upstream"],
-        "Attempts under way at the upstream, of endpoints without a limit of their own";
+        "Attempts under way at the upstream, for endpoints without a `concurrency` limit";
     LOAD_LIMIT = "triage_overload_limit", Gauge, &["upstream"],
-        "The most of them, as it follows from how long answers take; 10000 where nothing speaks for less";
+        "Limit on these attempts, derived from response times; 10000 while nothing requires less";
     LOAD_WAITING = "triage_overload_waiting", Gauge, &["upstream"],
-        "Requests in line while the upstream is overloaded";
+        "Requests that wait while the upstream is overloaded";
     SHED = "triage_overload_shed_total", Counter, &["upstream", "priority"],
         "Requests refused because the upstream was overloaded";
     BUDGET = "triage_retry_budget_tokens", Gauge, GROUP,
-        "Retries that are affordable now";
+        "Retries that the budget allows now";
     RECORDS_UNSETTLED = "triage_records_unsettled", Gauge, &[],
-        "Writes whose effect is unknown, up to 1000; not those that a request or a host is settling at this moment";
+        "Writes whose effect is unknown, up to 1000; without those that a request or a host is settling now";
     RECORD_AGE = "triage_record_oldest_unsettled_seconds", Gauge, &[],
-        "Time since the last byte of the oldest of them; 0 where there is none";
+        "Time since the last byte of the oldest unknown write; 0 if there is none";
     SETTLEMENTS = "triage_settlements_total", Counter, &["class"],
-        "Writes that this host settled in the background, by what became of them; unknown: those that are not verified any more";
+        "Writes that this host settled in the background, by result; unknown: writes that the host no longer verifies";
     NOTICES = "triage_settlement_notices_total", Counter, &["result"],
-        "Notices of settled writes that the receiver took, did not take, or that found the queue full";
+        "Notices of settled writes, by result: the receiver accepted the notice, did not accept it, or the queue was \
+         full";
     STATE_UP = "triage_state_up", Gauge, &[],
-        "1 while shared state can be reached; missing where state is in this process, as the next two are";
+        "1 while shared state can be reached; this metric and the next two are missing if state is in this process";
     STATE_EVICTS = "triage_state_evicts", Gauge, &[],
-        "1 where shared state evicts data when its memory is full: idempotency keys may be forgotten";
+        "1 if shared state evicts data when its memory is full: idempotency keys may be lost";
     STATE_LOST = "triage_state_lost_seconds", Gauge, &[],
-        "Time since shared state last lost data; missing where it never did";
+        "Time since shared state last lost data; missing if it never did";
     STATE_TIME = "triage_state_step_seconds", Histogram, &[],
-        "Time that a step of shared state took, of those that were answered";
+        "Time of calls to shared state that were answered";
     STATE_FAILURES = "triage_state_failures_total", Counter, &["why"],
-        "Steps of shared state that were not done, or are not known to be: this host went on by itself";
+        "Calls to shared state that failed or had an unknown result: this host continued without shared state";
     GENERATION = "triage_policy_generation", Gauge, &["upstream"],
-        "The generation of the policy that serves";
+        "The generation of the present policy";
     POLICY = "triage_policy_serving", Gauge, &["upstream", "policy", "digest"],
-        "1 for the policy that serves";
+        "1 for the present policy";
     FLEET_GENERATION = "triage_policy_fleet_generation", Gauge, &["upstream"],
-        "The fleet's generation of the policy, where the upstream follows it; 0 while the fleet has said nothing";
+        "The fleet's generation of the policy, if the upstream follows the fleet; 0 while the fleet has chosen none";
     FLEET_BEHIND = "triage_policy_fleet_behind", Gauge, &["upstream"],
-        "1 while another policy serves at this host than the fleet's";
+        "1 while this host's policy differs from the fleet's";
     EVENTS = "triage_events_total", Counter, &["kind"],
-        "Events that operators want to know of, by kind";
+        "Events for operators, by kind";
     TRACES = "triage_traces_total", Counter, &["result"],
-        "Requests whose traces the collector took, or did not";
+        "Requests whose traces the collector accepted, or did not";
     READY = "triage_ready", Gauge, &[],
-        "1 while the host should be sent requests";
+        "1 while the host is ready for requests";
     STARTED = "triage_start_time_seconds", Gauge, &[],
-        "When the host started, in seconds since 1970";
+        "Start time of the host, in seconds since 1970";
     MEMORY = "triage_resident_memory_bytes", Gauge, &[],
-        "Memory of the process that is resident";
+        "Resident memory of the process";
     CPU = "triage_cpu_seconds_total", Counter, &[],
         "Processor time of the process";
     MEMORY_LIMIT = "triage_memory_limit_bytes", Gauge, &[],
-        "Memory above which requests are refused; 0 where there is no limit";
+        "Memory above which the host refuses requests; 0 if there is no limit";
     HELD = "triage_held_body_bytes", Gauge, &[],
-        "Bytes of request bodies that are in memory";
+        "Bytes of request bodies in memory";
     FILES = "triage_open_files", Gauge, &[],
-        "File descriptors of the process that are open";
+        "Open file descriptors of the process";
     BUILD = "triage_build", Gauge, &["version"],
-        "1 for the version that runs";
+        "1 for the version of the host";
 }
 
 /// The table in the book's reference of metrics.

@@ -139,7 +139,7 @@ impl Exporter {
             Err(_) => "it took too long".to_owned(),
         };
         self.dropped.fetch_add(count as u64, Relaxed);
-        tracing::warn!(%why, count, "the collector did not take traces (telemetry.otlp.endpoint)");
+        tracing::warn!(%why, count, "the collector did not accept traces (telemetry.otlp.endpoint)");
         count
     }
 }

@@ -47,7 +47,7 @@ impl Serialize for RequestId {
 
 /// The text is no request id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a request id has 16 hexadecimal digits; copy it from the answer's triage-request-id header")]
+#[error("a request id must have 16 hexadecimal digits; copy it from the answer's triage-request-id header")]
 pub struct NotARequestId;
 
 impl FromStr for RequestId {
@@ -216,13 +216,13 @@ fn because(limit: ClampReason) -> &'static str {
     match limit {
         ClampReason::Attempts => "no attempt is left",
         ClampReason::Deadline => "the next attempt would not end before the deadline",
-        ClampReason::Effect => "the write may have been done, and nothing proves that it was not",
-        ClampReason::Body => "the body was streamed and is gone",
+        ClampReason::Effect => "the write may have been applied, and nothing proves that it was not",
+        ClampReason::Body => "the body was streamed and is no longer available",
         ClampReason::Grant => "the policy is not trusted to settle this endpoint",
-        ClampReason::Verifications => "as many looks were made as one request may",
-        ClampReason::TooEarly => "the upstream may still do it: it is too early to believe that it did not",
+        ClampReason::Verifications => "the maximum number of verifications for one request is reached",
+        ClampReason::TooEarly => "the upstream may still apply the write: it is too early to conclude that it did not",
         ClampReason::UpstreamKey => {
-            "the upstream's idempotency key proves nothing: its time is over, or a send did not carry it"
+            "the upstream's idempotency key proves nothing: it has expired, or a send did not carry it"
         }
     }
 }
@@ -259,11 +259,14 @@ impl fmt::Display for TimelineEvent {
         match self {
             Self::Key { result } => write!(f, "idempotency key: {result}"),
             Self::Orphan { result } => match *result {
-                "answer" => f.write_str("adopted: the answer to an equal request whose caller has gone"),
-                "reconcile" => f.write_str("adopted: an equal request whose caller has gone may have been sent"),
-                "unsent" => f.write_str("an equal request whose caller has gone had no effect: this one is sent"),
-                "in-flight" => f.write_str("an equal request whose caller has gone is still under way"),
-                _ => f.write_str("too many writes without a key: this one has no place among its equals"),
+                "answer" => f.write_str("adopted: the answer to an equal request whose caller disconnected"),
+                "reconcile" => f.write_str("adopted: an equal request whose caller disconnected may have been sent"),
+                "unsent" => f.write_str(
+                    "an equal request whose caller disconnected had no effect: this request is \
+                                         sent",
+                ),
+                "in-flight" => f.write_str("an equal request whose caller disconnected is still under way"),
+                _ => f.write_str("too many writes without a key: this one gets no entry among equal requests"),
             },
             Self::Permit { is_probe, wait } => {
                 f.write_str(if *is_probe { "permit, as a probe of the half-open breaker" } else { "permit" })?;
@@ -276,18 +279,25 @@ impl fmt::Display for TimelineEvent {
             Self::Paced { per_minute, wait } => {
                 write!(
                     f,
-                    "the upstream throttles: {per_minute} requests a minute are sent, a wait of {}",
+                    "the upstream throttles: the host sends {per_minute} requests a minute, this one after a wait of \
+                     {}",
                     Rounded(*wait)
                 )
             }
-            Self::Slowed { per_minute } => write!(f, "throttled: {per_minute} requests a minute from now on"),
-            Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in line", Rounded(*wait)),
+            Self::Slowed { per_minute } => write!(
+                f,
+                "throttled: the host sends {per_minute} requests a minute from \
+                                                      now on"
+            ),
+            Self::Queued { wait } => write!(f, "the upstream is overloaded: waited {} in the queue", Rounded(*wait)),
             Self::State { name, outcome, took } => {
                 write!(f, "shared state ({name}): {outcome} after {}", Rounded(*took))
             }
             Self::Denied { reason } => write!(f, "no permit: {reason}"),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
-            Self::VerificationSent { verification } => write!(f, "look {verification} sent: what became of the write?"),
+            Self::VerificationSent { verification } => {
+                write!(f, "verification {verification} sent: was the write applied?")
+            }
             Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
             Self::Failed { kind, reason, sent, took } => {
                 write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))?;
@@ -301,14 +311,14 @@ impl fmt::Display for TimelineEvent {
                 }
                 if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
             }
-            Self::Fault { fault } => write!(f, "the policy failed ({fault}); the built-in one decides"),
-            Self::Clamped { limit } => write!(f, "not followed: {}", because(*limit)),
+            Self::Fault { fault } => write!(f, "the policy failed ({fault}); the built-in policy decides"),
+            Self::Clamped { limit } => write!(f, "the host does not follow the verdict: {}", because(*limit)),
             Self::Paused { pause } => {
-                write!(f, "the upstream asked for a pause of {}: the whole group holds back", Rounded(*pause))
+                write!(f, "the upstream asked for a pause of {}: the whole group pauses", Rounded(*pause))
             }
             Self::Waits { wait } => write!(f, "waits {}", Rounded(*wait)),
             Self::Refused { reason } => write!(f, "the host answers itself: {reason}"),
-            Self::Abandoned => f.write_str("the caller left before the answer"),
+            Self::Abandoned => f.write_str("the caller disconnected before the answer"),
         }
     }
 }
