@@ -64,7 +64,10 @@ pub(super) fn lasting(for_ms: Option<u64>) -> Result<Duration, Refusal> {
     let Some(ms) = for_ms else { return Ok(DEFAULT_FORCE_TIME) };
     let wanted = Duration::from_millis(ms);
     if wanted.is_zero() || wanted > MAX_FORCE_TIME {
-        let text = format!("for_ms must be from 1 to {}: an operator's word ends by itself", millis(MAX_FORCE_TIME));
+        let text = format!(
+            "for_ms must be from 1 to {}; an operator's action ends by itself after that time",
+            millis(MAX_FORCE_TIME)
+        );
         return Err(Refusal::Malformed(text));
     }
     Ok(wanted)
@@ -75,7 +78,7 @@ pub(super) fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
     const MAX_BODY_BYTES: f64 = 9e15;
     let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
     if number.fract() != 0.0 || !(0.0..=MAX_BODY_BYTES).contains(&number) {
-        return Err(serde::de::Error::custom(format!("{number} is no whole number from 0")));
+        return Err(serde::de::Error::custom(format!("{number} is not a number; send a whole number from 0")));
     }
     Ok(Some(number as u64))
 }
@@ -111,15 +114,17 @@ async fn set(state: &AdminState, actor: Actor, upstream: &str, endpoint: &str, f
     let before = read_handlers::one_breaker(state, upstream, endpoint)?;
     let group = group(state, upstream, endpoint);
     let (action, text) = match force {
-        Force::Open(time) => ("breaker-open", format!("an operator opens the breaker for {} ms", millis(time))),
+        Force::Open(time) => ("breaker-open", format!("an operator forces the breaker open for {} ms", millis(time))),
         Force::Close(time) => {
-            ("breaker-close", format!("an operator holds the breaker closed for {} ms", millis(time)))
+            ("breaker-close", format!("an operator forces the breaker closed for {} ms", millis(time)))
         }
         Force::Reset => ("breaker-reset", "an operator resets the breaker".to_owned()),
         Force::Clear if !before.forced => {
-            return Err(Refusal::NotNow("no operator has set this breaker; there is nothing to take back".to_owned()));
+            return Err(Refusal::NotNow("no operator has forced this breaker; there is nothing to clear".to_owned()));
         }
-        Force::Clear => ("breaker-undo", "an operator gives the breaker back to itself".to_owned()),
+        Force::Clear => {
+            ("breaker-undo", "an operator clears the forced state; the breaker decides by itself again".to_owned())
+        }
     };
     let done = match group {
         Some(group) => group.force(force).await.map_err(|error| Refusal::NotNow(error.to_string()))?,
@@ -149,7 +154,7 @@ pub(super) async fn lift_pause(
         None => false,
     };
     if !done {
-        return Err(Refusal::NotNow("no pause holds this endpoint; there is nothing to lift".to_owned()));
+        return Err(Refusal::NotNow("the group of this endpoint is not paused; there is nothing to lift".to_owned()));
     }
     let left = before.paused_ms.map(|left| format!(", {left} ms before its end")).unwrap_or_default();
     let subject = format!("{upstream}/{}", before.group);
@@ -191,10 +196,11 @@ pub(super) async fn policy(
     let not_now = |why: &dyn std::fmt::Display| Refusal::NotNow(why.to_string());
     let (action, text) = match (verb.as_str(), named, following) {
         ("announce", None, _) => {
-            return Err(Refusal::Malformed("digest must name the component that is announced".to_owned()));
+            return Err(Refusal::Malformed("digest must name the announced component".to_owned()));
         }
         ("announce" | "promote", Some(_), None) => {
-            let text = "this upstream does not follow its fleet; set upstreams.NAME.follow_fleet = true, or drop the component in";
+            let text = "this upstream does not follow its fleet; set upstreams.NAME.follow_fleet = true, or copy the \
+                        component into the folder";
             return Err(Refusal::NotNow(text.to_owned()));
         }
         ("announce" | "promote", Some(digest), Some(following)) => {
@@ -210,7 +216,10 @@ pub(super) async fn policy(
             return Ok(Json(dto::policy(serving)));
         }
         ("rollback", Some(named), _) if !serves(&serving.current(), named) => {
-            let text = format!("sha256:{named} does not serve; look again: `triage policy list`");
+            let text = format!(
+                "sha256:{named} does not serve; run `triage policy list` to see the component that \
+                                serves"
+            );
             return Err(Refusal::NotNow(text));
         }
         ("rollback", ..) => {
@@ -241,17 +250,19 @@ fn fleets(
 ) -> impl FnOnce(CommandOutcome) + Send + 'static {
     let (state, verb, upstream) = (state.clone(), verb.to_owned(), upstream.to_owned());
     move |said| {
-        let how = if verb == "promote" { ", rolled back before or not" } else { "" };
+        let how = if verb == "promote" { ", although it was rolled back before" } else { "" };
         let announces = digest.map(|digest| format!("an operator announces sha256:{digest} to the fleet{how}"));
         let asked = announces.unwrap_or_else(|| "an operator rolls the policy of the whole fleet back".to_owned());
         let text = match (said, digest) {
             (CommandOutcome::Announced | CommandOutcome::RolledBack, _) => asked,
-            (CommandOutcome::Aborted, _) => "an operator takes back what was announced to the fleet".to_owned(),
+            (CommandOutcome::Aborted, _) => {
+                "an operator withdraws the component that was announced to the fleet".to_owned()
+            }
             (CommandOutcome::Pardoned, digest) => {
                 let digest = digest.map(|digest| format!("sha256:{digest}")).unwrap_or_default();
-                format!("an operator has this host take the fleet's {digest} once more")
+                format!("an operator makes this host load the fleet's {digest} again")
             }
-            (CommandOutcome::Unsure, _) => format!("{asked}; shared state did not say whether that was done"),
+            (CommandOutcome::Unsure, _) => format!("{asked}; shared state did not confirm it"),
         };
         state.audit(actor, &format!("policy-{verb}"), &upstream, text);
     }
@@ -278,8 +289,8 @@ pub(super) async fn settle(
         .parse()
         .map_err(|error: crate::idempotency::fingerprint::NotARecordId| Refusal::Malformed(error.to_string()))?;
     let (resolution, text) = match verb.as_str() {
-        "applied" => (Resolution::Applied(answer(body(&bytes)?)?), "an operator says that the write took effect"),
-        "not-applied" => (Resolution::NotApplied, "an operator says that the write did not take effect"),
+        "applied" => (Resolution::Applied(answer(body(&bytes)?)?), "an operator states that the write took effect"),
+        "not-applied" => (Resolution::NotApplied, "an operator states that the write did not take effect"),
         _ => return Err(Refusal::NoPath),
     };
     match state.host.shared.records.resolve(id, resolution).await {
@@ -288,7 +299,7 @@ pub(super) async fn settle(
             Ok(Json(serde_json::json!({ "id": id.to_string(), "settled": verb })))
         }
         Ok(Resolved::NotUnsettled) => Err(Refusal::NotNow(
-            "there is no such record, it is settled, or a request is settling it; /api/v1/records lists the unsettled ones"
+            "no unsettled record has this id, or a request is settling it; /api/v1/records lists the unsettled records"
                 .to_owned(),
         )),
         Err(_) => Err(Refusal::Store),
@@ -299,7 +310,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
     let malformed = |text: &str| Refusal::Malformed(text.to_owned());
     let status = u16::try_from(given.status.unwrap_or(200)).unwrap_or(0);
     let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_success);
-    let status = status.ok_or_else(|| malformed("status must be from 200 to 299: the write took effect"))?;
+    let status = status.ok_or_else(|| malformed("status must be from 200 to 299, because the write took effect"))?;
     let text = given.body.unwrap_or_else(|| {
         serde_json::json!({ "title": "settled by an operator", "detail": "the request took effect; its answer was lost" })
             .to_string()
@@ -308,7 +319,7 @@ fn answer(given: Given) -> Result<Stored, Refusal> {
         return Err(Refusal::TooLarge);
     }
     let kind = given.content_type.unwrap_or_else(|| "application/json".to_owned());
-    let kind = HeaderValue::from_str(&kind).map_err(|_| malformed("content_type must be a header's value"))?;
+    let kind = HeaderValue::from_str(&kind).map_err(|_| malformed("content_type must be a valid header value"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
     let body = Bytes::from(text);
     let class = Class::Applied.name();

@@ -51,7 +51,7 @@ pub enum TokenError {
         key: &'static str,
     },
     /// Both roles have the same token.
-    #[error("the token that may look and the one that may act are the same; make two, or leave the first one out")]
+    #[error("the read token and the write token are equal; create two different tokens, or leave the read token out")]
     Same,
 }
 

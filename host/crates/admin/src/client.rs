@@ -16,10 +16,10 @@ const MAX_RESPONSE_BYTES: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL of the listener is invalid.
-    #[error("{0:?} is no address of an admin listener; give its URL, such as http://127.0.0.1:9464")]
+    #[error("{0:?} is not an admin listener's address; give its URL, such as http://127.0.0.1:9464")]
     Url(String),
     /// The token contains characters that a header cannot carry.
-    #[error("the token of TRIAGE_ADMIN_TOKEN cannot be sent; it must be one word of printable ASCII characters")]
+    #[error("the token of TRIAGE_ADMIN_TOKEN is not valid; it must be one word of printable ASCII characters")]
     Token,
     /// The HTTP client could not be created.
     #[error(transparent)]
@@ -35,7 +35,10 @@ pub enum ClientError {
         kind: &'static str,
     },
     /// The response is not that of a Triage host.
-    #[error("{url} answered {status}, but not as a host does; give the address of an admin listener with --admin URL")]
+    #[error(
+        "{url} answered {status}, but the answer is not from a Triage host; give the address of an admin listener \
+             with --admin URL"
+    )]
     Strange {
         /// The URL of the listener.
         url: String,

@@ -82,7 +82,7 @@ pub enum AdminError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The listener's TLS files are invalid.
-    #[error("the admin listener cannot speak TLS (admin.tls)")]
+    #[error("TLS cannot be set up for the admin listener (admin.tls)")]
     Tls(#[source] TlsError),
     /// The operating system could not start the thread.
     #[error("the admin listener's thread could not be started")]
@@ -123,7 +123,7 @@ impl Lifecycle {
     /// Why the host is not ready; none if it is.
     pub fn unready(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Acquire) {
-            Some("the host is stopping and finishes what is under way")
+            Some("the host is stopping; it finishes the requests under way")
         } else if self.serving.load(Ordering::Acquire) {
             None
         } else {

@@ -66,7 +66,7 @@ pub(super) fn run(
 ) {
     // On Linux, this sets the priority of this thread only.
     if let Err(error) = setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the admin thread keeps the workers' priority");
+        tracing::debug!(%error, "the admin thread could not raise its priority and runs with the workers' priority");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
@@ -120,7 +120,7 @@ async fn begin(stream: TcpStream, tls: Option<TlsAcceptor>, peer: SocketAddr, ro
     let Some(acceptor) = tls else { return serve(stream, peer, router).await };
     match timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => serve(stream, peer, router).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a caller of the admin listener did not agree on TLS"),
+        Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake of a caller of the admin listener failed"),
         Err(_) => {}
     }
 }

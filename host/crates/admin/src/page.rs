@@ -80,7 +80,7 @@ pub(super) async fn enter(
         if access.worth_a_line() {
             tracing::warn!(target: "triage::audit", peer = %peer.0.0, "a sign-in was refused");
         }
-        return sign_in(StatusCode::UNAUTHORIZED, "This is no token of this host.");
+        return sign_in(StatusCode::UNAUTHORIZED, "This token is not a token of this host.");
     };
     tracing::info!(target: "triage::audit", peer = %peer.0.0, role = role.name(), "signed in");
     to_root(&cookie(&value, session::SESSION_LIFETIME.as_secs(), state.is_encrypted))

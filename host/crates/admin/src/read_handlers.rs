@@ -159,7 +159,7 @@ pub(super) async fn events(
     State(state): State<AdminState>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Vec<Event>>, Refusal> {
-    let malformed = || Refusal::Malformed("after must be an event's number".to_owned());
+    let malformed = || Refusal::Malformed("after must be the number of an event".to_owned());
     let Query(After { after }) = query.map_err(|_| malformed())?;
     // Limit the number to what other languages parse as an integer.
     if i64::try_from(after).is_err() {
@@ -189,7 +189,7 @@ pub(super) async fn record(State(state): State<AdminState>, At(id): At<String>) 
     let id: RecordId = id.parse().map_err(|error: NotARecordId| Refusal::Malformed(error.to_string()))?;
     let found = state.host.shared.records.unsettled_one(id).await.map_err(|_| Refusal::Store)?;
     let none =
-        Refusal::None { what: "such record, or it is settled, or a request is settling it", list: "/api/v1/records" };
+        Refusal::None { what: "unsettled record with this id, or a request is settling it", list: "/api/v1/records" };
     found.map(|own| Json(dto::record(own))).ok_or(none)
 }
 

@@ -89,7 +89,7 @@ pub(super) async fn act(
                     actor.0,
                     "trace-take",
                     &upstream,
-                    format!("an operator takes decisions {}", with(contents)),
+                    format!("an operator fetches decisions {}", with(contents)),
                 );
             }
             let mut response = lines.into_response();

@@ -13,14 +13,15 @@ use std::time::Duration;
 /// Why a request to the admin listener was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("there is nothing here; /api/v1/openapi.json lists what there is")]
+    #[error("this path does not exist; /api/v1/openapi.json lists the paths")]
     NoPath,
-    #[error("this path has other methods; /api/v1/openapi.json lists them")]
+    #[error("this path does not support the method; /api/v1/openapi.json lists the methods")]
     NoMethod,
     #[error("there is no {what}; {list} lists them")]
     None { what: &'static str, list: &'static str },
     #[error(
-        "this request is not kept any more, or never was here; /api/v1/requests lists those that are, and admin.explain says how many"
+        "the host does not keep this request; /api/v1/requests lists the kept requests, and admin.explain sets their \
+         number"
     )]
     NoTimeline,
     #[error("{0}")]
@@ -29,25 +30,25 @@ pub(super) enum Refusal {
     NotNow(String),
     #[error("send a configured token as `authorization: Bearer TOKEN`")]
     NoToken,
-    #[error("this token may only look; acting needs the write token")]
+    #[error("this is the read token; actions need the write token")]
     ReadOnly,
-    #[error("without a token, the listener must be asked by an IP address or as localhost")]
+    #[error("the Host header is neither an IP address nor localhost; without a token, the listener accepts only those")]
     Rebound,
-    #[error("another site asks through a browser; act from the command line or from this listener's own page")]
+    #[error("a browser sent this request for another site; use the command line or this listener's own page")]
     Foreign,
-    #[error("too many requests; ask again after the wait")]
+    #[error("too many requests; retry after the wait")]
     TooMany { retry_after: Duration },
-    #[error("as many pages follow this host as it has places for; close one of them")]
+    #[error("the maximum number of pages follows this host already; close one of them")]
     TooManyPages,
-    #[error("the body has more bytes than is read; send a small JSON object")]
+    #[error("the body is too large; send a small JSON object")]
     TooLarge,
-    #[error("the body did not come in time; send it at once")]
+    #[error("the body did not arrive in time; send it at once")]
     Slow,
     #[error(
-        "as many connections are open as there are places for, and this one is for /healthz and /readyz alone; ask again"
+        "the maximum number of connections is open, and this connection is reserved for /healthz and /readyz; retry"
     )]
     NoPermit,
-    #[error("the state store did not answer; ask again later")]
+    #[error("the state store did not answer; retry later")]
     Store,
 }
 
@@ -116,7 +117,7 @@ pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Ref
         |error: &dyn std::fmt::Display| Refusal::Malformed(format!("the body must be a JSON object: {error}"));
     let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
     if !json.is_object() {
-        return Err(malformed(&"this is JSON, but no object"));
+        return Err(malformed(&"the body is JSON, but not an object; send a JSON object"));
     }
     serde_json::from_value(json).map_err(|error| malformed(&error))
 }
@@ -132,7 +133,7 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
         let read = Bytes::from_request(request, state).await;
         read.map(Self).map_err(|rejection: BytesRejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
-            _ => Refusal::Malformed("the body broke off".to_owned()),
+            _ => Refusal::Malformed("the body ended early; send the request again".to_owned()),
         })
     }
 }

@@ -41,7 +41,7 @@ at("confirm-form").addEventListener("submit", async (event) => {
     say(at("done"), action.done);
     setTimeout(() => say(at("done"), ""), 6000);
   } catch (error) {
-    say(at("confirm-error"), `It was not done: ${error.message}`);
+    say(at("confirm-error"), `The action failed: ${error.message}`);
   } finally {
     at("confirm-yes").disabled = false;
   }
@@ -53,45 +53,45 @@ const breakerPath = (breaker, verb) => `/api/v1/breakers/${seg(breaker.upstream)
 const BREAKER = {
   open: (b) => ({
     title: `Force ${b.upstream}/${b.group} open?`, verb: "Force open", timed: true, path: breakerPath(b, "open"),
-    text: `Every request to ${b.endpoints.join(", ")} is refused at once, and the upstream gets none of them.`,
+    text: `The host refuses every request to ${b.endpoints.join(", ")} at once, and sends none to the upstream.`,
     done: `${b.upstream}/${b.group} is held open.`,
   }),
   close: (b) => ({
     title: `Force ${b.upstream}/${b.group} closed?`, verb: "Force closed", timed: true, path: breakerPath(b, "close"),
-    text: `Requests to ${b.endpoints.join(", ")} are sent however many of them fail. Limits and retries stay as they are.`,
+    text: `The host sends requests to ${b.endpoints.join(", ")} however many of them fail. Limits and retries do not change.`,
     done: `${b.upstream}/${b.group} is held closed.`,
   }),
   reset: (b) => ({
     title: `Reset ${b.upstream}/${b.group}?`, verb: "Reset", path: breakerPath(b, "reset"),
-    text: "It closes and forgets what it has counted. It opens again if the upstream goes on to fail.",
-    done: `${b.upstream}/${b.group} begins afresh.`,
+    text: "The breaker closes and its counts return to zero. It opens again if the upstream continues to fail.",
+    done: `${b.upstream}/${b.group} is reset.`,
   }),
   undo: (b) => ({
-    title: `Give ${b.upstream}/${b.group} back to itself?`, verb: "Give back", method: "DELETE", path: breakerPath(b, "forced"),
-    text: "The operator's word ends now, and the breaker begins afresh.", done: `${b.upstream}/${b.group} decides for itself again.`,
+    title: `Clear the forced state of ${b.upstream}/${b.group}?`, verb: "Clear", method: "DELETE", path: breakerPath(b, "forced"),
+    text: "The forced state ends now, and the breaker is reset.", done: `${b.upstream}/${b.group} decides by itself again.`,
   }),
 };
 
 const liftPause = (group) => ({
   title: `Lift the pause of ${group.upstream}/${group.group}?`, verb: "Lift the pause", method: "DELETE",
   path: `/api/v1/limits/${seg(group.upstream)}/${seg(group.endpoints[0])}/pause`,
-  text: "Requests are sent again now, within the limits. The upstream or its policy asked for the pause, and may ask again.",
+  text: "The host sends requests again, within the limits. The upstream or its policy asked for the pause, and may ask again.",
   done: `The pause of ${group.upstream}/${group.group} is lifted.`,
 });
 
 const rollBack = (p) => ({
   title: `Roll the policy of ${p.upstream} back?`, verb: "Roll back", path: `/api/v1/policies/${seg(p.upstream)}/rollback`,
   text: p.fleet?.generation
-    ? "The whole fleet goes back to its generation before this one; the present component is not announced again."
-    : `Generation ${p.fallback.generation} (${p.fallback.name}) serves from the next request on; the present component is not taken again.`,
+    ? "The whole fleet rolls back to its previous generation; the present component is not announced again."
+    : `Generation ${p.fallback.generation} (${p.fallback.name}) serves from the next request on; the host does not load the present component again.`,
   done: `The policy of ${p.upstream} was rolled back.`,
 });
 
 const settle = (record, verb) => ({
-  title: verb === "applied" ? "It took effect?" : "It did not take effect?", verb: verb === "applied" ? "It took effect" : "It did not",
+  title: verb === "applied" ? "Settle as applied?" : "Settle as not applied?", verb: verb === "applied" ? "Took effect" : "No effect",
   path: `/api/v1/records/${record.id}/${verb}`, done: "The write is settled.",
-  text: verb === "applied" ? "A repetition with the same key is answered as done, and not sent."
-    : "A repetition with the same key is sent: if the write did take effect after all, it is done twice.",
+  text: verb === "applied" ? "A repetition with the same key gets a success, and the host does not send it."
+    : "The host sends a repetition with the same key: if the write did take effect, the upstream applies it twice.",
 });
 
 const button = (text, label, action) => el("button", { type: "button", "aria-label": label, onclick: () => confirmed(action()) }, text);

@@ -12,12 +12,12 @@ function summary(now) {
     bad.push(`breaker ${upstream}/${group} is ${state}${forced ? ", by an operator" : why ? `: ${why}` : ""}`);
   }
   if (open.length > 3) bad.push(`${open.length - 3} more breakers are not closed`);
-  if (out.length) bad.push(`the policy of ${out.map((policy) => policy.upstream).join(", ")} is out of service`);
+  if (out.length) bad.push(`the policy of ${out.map((policy) => policy.upstream).join(", ")} no longer serves`);
   if (now.unsettled.count) warn.push(`${plural(now.unsettled.count, "write")} of unknown effect`);
   for (const { upstream, group } of held) warn.push(`breaker ${upstream}/${group} is held closed by an operator`);
   for (const { upstream, group } of paused) warn.push(`${upstream}/${group} is paused by its upstream`);
   const all = [...bad, ...warn];
-  if (!all.length) return ["good", "All is well: every breaker is closed."];
+  if (!all.length) return ["good", "No problem: every breaker is closed."];
   const text = all.join("; ");
   return [bad.length ? "bad" : "warn", `${text[0].toUpperCase()}${text.slice(1)}.`];
 }
@@ -60,10 +60,10 @@ function follow() {
   });
   source.addEventListener("now", (event) => show(JSON.parse(event.data)));
   source.addEventListener("error", () => {
-    const seen = latest ? ` What you see is of ${clock(latest.unix_ms)}.` : "";
-    if (source.readyState !== EventSource.CLOSED) return tell("bad", `No connection to the host; trying again.${seen}`);
+    const seen = latest ? ` The values are from ${clock(latest.unix_ms)}.` : "";
+    if (source.readyState !== EventSource.CLOSED) return tell("bad", `No connection to the host; the page retries.${seen}`);
     // The host refused: the session has ended, or too many pages are open.
-    tell("bad", `The host does not let this page follow it now; reload it to sign in, or close other pages of it.${seen}`);
+    tell("bad", `The host refuses this page; reload the page to sign in, or close other pages of this host.${seen}`);
     setTimeout(follow, 15_000);
   });
 }

@@ -33,7 +33,7 @@ function makeBreaker(breaker) {
     return made;
   };
   const buttons = el("div", { class: "buttons", "data-part": "buttons", role: "group", "aria-label": `Breaker ${name}` },
-    one("open", "Force open"), one("close", "Force closed"), one("reset", "Reset"), one("undo", "Give back"));
+    one("open", "Force open"), one("close", "Force closed"), one("reset", "Reset"), one("undo", "Clear"));
   return el("li", { class: "card" },
     el("div", { class: "top" }, el("h3", {}, name), el("span", { class: "chip", "data-part": "state" })),
     el("p", { class: "facts", "data-part": "why" }), el("p", { class: "facts quiet", "data-part": "counts" }), buttons);
@@ -91,7 +91,7 @@ function changeUpstream(node, upstream) {
     say(part(node, "policy"), `policy ${name}${which}, generation ${generation}${policy.quarantined.length ? `; ${policy.quarantined.length} quarantined` : ""}${ofFleet(policy.fleet)}`);
     const tone = { good: "good", probation: "warn", suspended: "bad" }[standing];
     mark(part(node, "standing"), "data-tone", tone);
-    say(part(node, "standing"), { good: "✓ policy good", probation: "◐ policy on probation", suspended: "✕ policy out of service" }[standing]);
+    say(part(node, "standing"), { good: "✓ policy good", probation: "◐ policy on probation", suspended: "✕ policy suspended" }[standing]);
     part(node, "policy-buttons").hidden = !mayAct || !(policy.fallback || policy.fleet?.generation);
   }
   const { points = [], most = 2, every_ms = 1000 } = history.get(upstream.name) ?? {};
@@ -138,11 +138,11 @@ function limits(now) {
     const bars = group.limits.map((limit, index) => [`limit-${index}`,
       `${plural(limit.requests, "request")} per ${time(limit.period_ms)}: ${limit.taken} of ${limit.burst} taken`, limit.taken / limit.burst]);
     for (const place of group.concurrency) {
-      bars.push([`places-${place.endpoint}`, `${place.endpoint}: ${place.taken} of ${plural(place.places, "place")} taken`, place.taken / place.places]);
+      bars.push([`places-${place.endpoint}`, `${place.endpoint}: ${place.taken} of ${plural(place.places, "permit")} taken`, place.taken / place.places]);
     }
     const rate = group.adaptive_rate?.per_minute;
     // A full bar means that the rate is at its floor.
-    if (rate) bars.push(["adaptive-rate", `the upstream throttles: ${plural(Math.floor(rate), "request")} a minute are sent`, group.adaptive_rate.floor_per_minute / rate]);
+    if (rate) bars.push(["adaptive-rate", `the upstream throttles: the host sends ${plural(Math.floor(rate), "request")} a minute`, group.adaptive_rate.floor_per_minute / rate]);
     const saved = budget(group);
     if (saved) bars.push(["budget", `retry budget: ${number(Math.floor(saved.saved))} of ${saved.capacity} left`, saved.saved / saved.capacity, "low-is-bad"]);
     each(part(node, "bars"), bars, ([name]) => name, ([name]) => bar(name), (own, [, text, share, tone]) => fill(own, text, share, tone));
@@ -153,7 +153,7 @@ function events(now) {
   const make = (event) => el("li", { class: "event" }, el("time", { datetime: new Date(event.unix_ms).toISOString() }, clock(event.unix_ms)),
     el("span", {}, el("b", {}, `${event.kind.replaceAll("-", " ")} `), `${event.subject}: ${event.text}`));
   each(at("events"), [...now.events].reverse(), (event) => event.number, make);
-  if (!now.events.length) at("events").append(el("li", { class: "quiet", "data-key": "none" }, "Nothing happened yet."));
+  if (!now.events.length) at("events").append(el("li", { class: "quiet", "data-key": "none" }, "No events yet."));
 }
 
 async function explain(details) {
@@ -171,7 +171,7 @@ async function explain(details) {
 function rough(now) {
   const make = (request) => el("details", { ontoggle: (event) => explain(event.target) },
     el("summary", {}, el("time", {}, clock(request.unix_ms)), ` ${request.method} ${request.upstream}/${request.endpoint}: `,
-      el("b", {}, request.status ?? "caller left"), ` in ${time(request.took_us / 1000)}`),
+      el("b", {}, request.status ?? "caller disconnected"), ` in ${time(request.took_us / 1000)}`),
     el("p", { class: "steps", "data-part": "steps" }), el("p", { class: "facts quiet", "data-part": "more" }));
   // Keep an open entry even if newer ones replace it in the list.
   const open = [...at("rough").querySelectorAll("details[open]")].filter((node) => !now.requests.some((own) => own.id === node.dataset.key));
@@ -183,8 +183,8 @@ function rough(now) {
 function unsettled(now) {
   at("unsettled-section").hidden = now.unsettled.count === 0;
   const make = (record) => el("li", {}, el("p", { class: "facts" }, el("code", {}, record.id)), el("p", { class: "facts quiet", "data-part": "ago" }),
-    el("div", { class: "buttons" }, ...mayAct ? [button("It took effect", `It took effect: ${record.id}`, () => settle(record, "applied")),
-      button("It did not", `It did not take effect: ${record.id}`, () => settle(record, "not-applied"))] : []));
+    el("div", { class: "buttons" }, ...mayAct ? [button("Took effect", `Took effect: ${record.id}`, () => settle(record, "applied")),
+      button("No effect", `No effect: ${record.id}`, () => settle(record, "not-applied"))] : []));
   const endpoint = (record) => record.endpoint ? `${record.upstream}/${record.endpoint}, ` : "";
   const next = (record) => record.verified_in_ms === null ? "" : `, verified in ${time(record.verified_in_ms)}`;
   each(at("unsettled"), now.unsettled.first, (record) => record.id, make, (node, record) =>
