@@ -20,37 +20,37 @@ use triage_hospital::import;
 /// The subcommands of `triage`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Stand in front of an API until SIGTERM or Ctrl-C
+    /// Run the host in front of an API until SIGTERM or Ctrl-C
     Serve(Flags),
-    /// Watch it work, in under a minute: an emulated hospital API, faults, an import, a breaker, a replay
+    /// Show the host at work in under a minute: an emulated hospital API, faults, an import, a breaker, a replay
     Demo(demo::Options),
     /// Send a CSV file (name,address,phone) through a running host, each row exactly once
     Import {
         #[command(flatten)]
         options: import::Options,
-        /// Check the file and its journal and say what would be sent; send nothing, write nothing.
+        /// Check the file and its journal and print the rows that would be sent; send nothing, write nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Emulate the hospital directory API, to try things without the real one
+    /// Emulate the hospital directory API, to test without the real one
     Emulator(emulator::Options),
-    /// Tell the course of a request through a running host: permits, waits, attempts, verdicts, clamps
+    /// Show a request's timeline at a running host: permits, waits, attempts, verdicts, clamps
     Explain(explain::Options),
     /// List writes whose effect is unknown at a running host, and settle them by hand
     #[command(subcommand)]
     Records(records::Command),
     /// Record an upstream's decisions from a running host, for `triage policy replay`
     Record(record::Options),
-    /// Compile a component from standard input: `triage serve` starts itself so
+    /// Compile a component from standard input; `triage serve` starts this as a child process
     #[command(name = triage_engine::compiler::ARGUMENT, hide = true)]
     Compile {
-        /// For which tier
+        /// The tier to compile for
         tier: String,
     },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// Begin, build, test and inspect policies; list those of a running host, and go back
+    /// Create, build, test and inspect policies; list the policies of a running host, and roll back
     #[command(subcommand)]
     Policy(policy::Command),
 }

@@ -39,7 +39,7 @@ pub enum DemoError {
     #[error("the host did not start")]
     Server(#[from] ServerError),
     /// The host's settings are wrong.
-    #[error("the demo's settings are wrong")]
+    #[error("the demo's settings are not valid")]
     Settings(#[from] crate::config::Problems),
     /// The import did not begin.
     #[error("the import did not begin")]

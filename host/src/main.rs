@@ -28,7 +28,7 @@ struct Arguments {
         long,
         global = true,
         value_name = "FORMAT",
-        help = "How log lines are written, to standard error [default: TRIAGE_LOG_FORMAT, else text]"
+        help = "Format of the log lines on standard error [default: TRIAGE_LOG_FORMAT, else text]"
     )]
     log_format: Option<LogFormat>,
 }
@@ -47,7 +47,9 @@ impl LogFormat {
         let value = command::variable("TRIAGE_LOG_FORMAT")?;
         let known = Self::from_str(value.trim(), true);
         if known.is_err() {
-            eprintln!("triage: TRIAGE_LOG_FORMAT is {value:?}, which is not known; must be text or json: text it is");
+            eprintln!(
+                "triage: TRIAGE_LOG_FORMAT is {value:?}, which is not known; must be text or json; triage uses text"
+            );
         }
         known.ok()
     }

@@ -45,12 +45,12 @@ pub enum ServerError {
     },
     /// An inherited socket matches no configured listener.
     #[error(
-        "the system handed over sockets on {}, where no listener is configured; server.listen, an upstream's listen or \
+        "the system passed sockets on {}, but no listener is configured there; server.listen, an upstream's listen or \
          admin.listen must name each", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     Unclaimed(Vec<SocketAddr>),
     /// The certificate or key of the listeners was refused.
-    #[error("the listeners cannot speak TLS (server.tls)")]
+    #[error("TLS cannot be set up for the listeners (server.tls)")]
     Tls(#[source] TlsError),
     /// The admin listener could not be started.
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum ServerError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The new values do not fit those that only a restart can change.
-    #[error("the new values do not fit those that stay: {0}")]
+    #[error("the new values conflict with unchanged values: {0}")]
     Problems(config::Problems),
     /// A new value does not fit an upstream's policy.
     #[error(transparent)]

@@ -10,9 +10,9 @@ use triage_config::{self as config, Flags, Inputs, Loaded, Problem, Problems, So
 /// The subcommands of `triage config`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Report every problem, start nothing; exit code 2 where there is one
+    /// Report every problem, start nothing; exit code 2 if there is a problem
     Check(Flags),
-    /// Print the effective values and where each came from
+    /// Print the effective values and the source of each
     Show(Flags),
     /// Print every key with its default and its meaning, as a Markdown table
     Reference,

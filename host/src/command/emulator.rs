@@ -18,13 +18,13 @@ pub struct Options {
     /// Address to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
-    /// Divide all times by this: a create takes 5 s, the limits count by the minute
+    /// Divide all times by this number: a create takes 5 s, the limits count by the minute
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     faster: u32,
-    /// Be asleep at first, and again after 15 minutes without a request; waking takes 30 s, requests get 503 meanwhile
+    /// Sleep at first, and again after 15 minutes without a request; waking takes 30 s, requests get 503 meanwhile
     #[arg(long)]
     cold_start: bool,
-    /// What goes wrong, as CALL=FAULT[@WHEN]; may be given several times
+    /// Fault to inject, as CALL=FAULT[@WHEN]; may be given several times
     #[arg(long = "fault", value_name = "RULE", long_help = Rule::SYNTAX)]
     faults: Vec<Rule>,
 }
@@ -56,7 +56,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     serving.await;
     let duplicates = directory.duplicates();
     say(&format!(
-        "requests: {}, struck by a fault: {}; hospitals: {}, duplicates: {duplicates}",
+        "requests: {}, with an injected fault: {}; hospitals: {}, duplicates: {duplicates}",
         directory.arrivals().len(),
         directory.faults_injected(),
         directory.hospitals().len(),

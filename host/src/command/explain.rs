@@ -11,7 +11,7 @@ use triage_telemetry::Rounded;
 pub struct Options {
     /// The request's id, from its answer's triage-request-id header; without it, the latest requests are listed
     id: Option<String>,
-    /// Only requests that did not go smoothly
+    /// Only requests with an incident: a retry, a refusal, a failure
     #[arg(long, conflicts_with = "id")]
     rough: bool,
     /// Print JSON
@@ -48,7 +48,9 @@ fn time(us: &Value) -> String {
 }
 
 fn outcome(request: &Value) -> String {
-    request["status"].as_u64().map_or_else(|| "no answer: the caller left".to_owned(), |status| status.to_string())
+    request["status"]
+        .as_u64()
+        .map_or_else(|| "no answer: the caller disconnected".to_owned(), |status| status.to_string())
 }
 
 fn endpoint_name(request: &Value) -> String {
@@ -78,7 +80,7 @@ fn timeline(request: &Value) -> String {
         let _ = writeln!(out, "{:>12}  {}", time(&step["at_us"]), text(step, "text"));
     }
     if let Some(omitted) = request["omitted"].as_u64().filter(|omitted| *omitted > 0) {
-        let _ = writeln!(out, "{:>12}  {omitted} more steps were not kept", "");
+        let _ = writeln!(out, "{:>12}  {omitted} more events were not kept", "");
     }
     out
 }

@@ -48,26 +48,26 @@ impl From<Lang> for Language {
 /// The subcommands of `triage policy`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Begin a policy: one that builds, with its cases, in a new folder of that name
+    /// Create a policy that builds, with its cases, in a new folder of that name
     New {
         /// Its name: a-z, 0-9 and '-'
         name: String,
-        /// In which language
+        /// Its language
         #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
     },
-    /// Play a component's cases (NAME.cases.csv beside it) through the engine and tell what differs
+    /// Run a component's cases (NAME.cases.csv beside it) through the engine and print the differences
     Test {
         /// The component
         component: PathBuf,
         /// The cases [default: COMPONENT with .cases.csv in place of .wasm]
         #[arg(long, value_name = "FILE")]
         cases: Option<PathBuf>,
-        /// A table of JSON for the policy's `configure`
+        /// A JSON table for the policy's `configure`
         #[arg(long, value_name = "JSON", default_value = "{}")]
         settings: String,
     },
-    /// Show what a component is: digest, size, signature, contract, tier, endpoints and what it reads of each
+    /// Show a component's digest, size, signature, contract, tier and endpoints, and the parts that it reads of each
     Inspect {
         /// The component
         component: PathBuf,
@@ -75,7 +75,7 @@ pub enum Command {
         #[arg(long, value_name = "KEY")]
         key: Vec<KeySource>,
     },
-    /// Measure a component's decisions: fresh instances and reused ones, over its cases and the usual answers
+    /// Measure a component's decisions: fresh and reused instances, over its cases and usual answers
     Bench {
         /// The component
         component: PathBuf,
@@ -83,15 +83,15 @@ pub enum Command {
         #[arg(short = 'n', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         decisions: u32,
     },
-    /// Replay a trace of `triage record` through a component and tell which verdicts differ
+    /// Replay a trace of `triage record` through a component and print the verdicts that differ
     Replay(replay::Options),
-    /// Publish a component in an OCI registry; hosts name it by its digest, or follow what is announced
+    /// Publish a component in an OCI registry; hosts name it by its digest, or follow the fleet's announcements
     Push(push::Options),
     /// Build the policy in a folder into a component
     Build {
         /// The policy's folder, with its Cargo.toml, package.json or pyproject.toml
         dir: PathBuf,
-        /// Where the component goes [default: DIR/PACKAGE.wasm]
+        /// The output file [default: DIR/PACKAGE.wasm]
         #[arg(short, long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -100,7 +100,7 @@ pub enum Command {
         /// The guest-policies folder
         #[arg(default_value = "guest-policies")]
         dir: PathBuf,
-        /// Where the components go [default: DIR/prebuilt]
+        /// The output folder [default: DIR/prebuilt]
         #[arg(short, long, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
@@ -152,7 +152,7 @@ fn read(component: &Path) -> Result<Vec<u8>> {
 
 fn begin(name: &str, language: Language) -> Result<()> {
     let folder = scaffold::scaffold(Path::new(""), name, language)?;
-    println!("{} holds a policy that works; its decisions are in {}. Then:", folder.display(), language.source());
+    println!("{} holds a working policy; its decisions are in {}. Then:", folder.display(), language.source());
     println!("  triage policy build {name}");
     println!("  triage policy test {name}/{name}.wasm");
     println!("  triage serve --upstream URL --policy {name}/{name}.wasm");
@@ -168,7 +168,7 @@ fn inspect(component: &Path, keys: &[KeySource]) -> Result<()> {
     let bytes = fs::metadata(component)?.len();
     println!("{} {}  {bytes} bytes  sha256:{digest}", description.name, description.version);
     let tier = match policy.tier() {
-        Some(Tier::Wasi) => "the roomy tier: up to 64 MiB, and a WASI that gives nothing",
+        Some(Tier::Wasi) => "the WASI tier: up to 64 MiB, and a WASI without files, network or environment",
         Some(Tier::Sync) | None => "the fast tier: up to 16 MiB, no imports",
     };
     println!("{state}");
@@ -204,6 +204,6 @@ fn reads(endpoint: &Endpoint) -> String {
     if interest.response_body_bytes > 0 {
         reads.push(format!("{} bytes of the response", interest.response_body_bytes));
     }
-    let settled = if endpoint.settled.is_empty() { "" } else { "; not asked where the status settles it" };
+    let settled = if endpoint.settled.is_empty() { "" } else { "; not called where the status settles the request" };
     format!("reads {}{settled}", if reads.is_empty() { "the status only".to_owned() } else { reads.join(", ") })
 }

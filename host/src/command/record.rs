@@ -31,14 +31,14 @@ pub struct Options {
     /// A new file for the trace
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
-    /// Record what the policy read as well: paths, header values, bodies, claims, probes. The trace is confidential then,
-    /// and the file is for this user alone
+    /// Also record the contents that the policy read: paths, header values, bodies, claims, probes. The trace is
+    /// confidential then, and only this user can read the file
     #[arg(long)]
     contents: bool,
-    /// How long, such as 30s or 5m; Ctrl-C ends it before
+    /// Length of the recording, such as 30s or 5m; Ctrl-C ends it earlier
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = lasting)]
     time: Duration,
-    /// End after so many decisions
+    /// End after this number of decisions
     #[arg(short = 'n', long, value_name = "COUNT")]
     decisions: Option<u64>,
     #[command(flatten)]
@@ -108,11 +108,11 @@ async fn append(client: &Client, path: &str, out: &mut File) -> Result<()> {
 fn created(path: &Path, contents: bool) -> Result<File> {
     let mode = if contents { 0o600 } else { 0o666 };
     let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    made.with_context(|| format!("{} cannot be made; name a file that is not there yet", path.display()))
+    made.with_context(|| format!("{} cannot be created; name a file that does not exist", path.display()))
 }
 
 fn summary(view: &Value, out: &Path) -> String {
     let (decisions, dropped) = (&view["decisions"], view["dropped"].as_u64().unwrap_or_default());
-    let lost = if dropped > 0 { format!(", {dropped} more came too fast and were dropped") } else { String::new() };
+    let lost = if dropped > 0 { format!(", {dropped} more arrived too fast and were dropped") } else { String::new() };
     format!("{decisions} decisions in {}{lost}", out.display())
 }

@@ -26,18 +26,18 @@ const MAX_BODY_BYTES: u64 = 1 << 20;
 /// The subcommands of `triage records`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the writes whose effect is unknown, the next to be forgotten first
+    /// List the writes whose effect is unknown, the next to expire first
     List {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
-        /// Go on, and tell of every write that comes or goes, until Ctrl-C
+        /// Continue, and print every write that appears or disappears, until Ctrl-C
         #[arg(long)]
         watch: bool,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show one of them
+    /// Show one write
     Show {
         /// The record's id, as `triage records list` prints it
         id: String,
@@ -47,19 +47,19 @@ pub enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Say what became of a write, after a look at the API itself
+    /// Settle a write by hand, after a check at the API itself
     Resolve {
         /// The record's id
         id: String,
-        /// Whether it took effect
+        /// Whether the write took effect
         outcome: Outcome,
         /// The status of the answer that repetitions get [default: 200]; with `applied` only
         #[arg(long, value_name = "STATUS")]
         status: Option<u16>,
-        /// The type of its body [default: application/json]; with `applied` only
+        /// The content type of that answer [default: application/json]; with `applied` only
         #[arg(long, value_name = "TYPE")]
         content_type: Option<String>,
-        /// A file with its body [default: a sentence that it was settled by hand]; with `applied` only
+        /// A file with that answer's body [default: a sentence that the write was settled by hand]; with `applied` only
         #[arg(long, value_name = "FILE")]
         body: Option<PathBuf>,
         #[command(flatten)]
@@ -69,9 +69,9 @@ pub enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Outcome {
-    /// It took effect: repetitions get an answer, and it is never sent again
+    /// The write took effect: repetitions get an answer, and the host never sends it again
     Applied,
-    /// It did not, and will not: its key is free, and the next request with it is sent
+    /// The write did not and will not take effect: its key is free, and the host sends the next request with it
     NotApplied,
 }
 
@@ -101,7 +101,7 @@ impl Command {
                 let given = answer(*status, content_type.as_deref(), body.as_ref())?;
                 anyhow::ensure!(
                     *outcome == Outcome::Applied || given.is_empty(),
-                    "--status, --content-type and --body belong to `applied`: a write that did not take effect has no answer"
+                    "--status, --content-type and --body need `applied`: a write that did not take effect has no answer"
                 );
                 let verb = match outcome {
                     Outcome::Applied => "/applied",
@@ -154,7 +154,7 @@ async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
             Err(error) if known.is_none() => return Err(error.into()),
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    eprintln!("a look failed, and the watch goes on: {error}");
+                    eprintln!("a poll failed, and the watch continues: {error}");
                 }
             }
         }
@@ -211,7 +211,7 @@ fn more(records: &Value, total: Option<u64>) -> Option<String> {
 fn list(records: &Value, more: Option<&str>) {
     let records = records.as_array().map_or(&[][..], Vec::as_slice);
     if records.is_empty() {
-        println!("no write is unknown");
+        println!("no write has an unknown effect");
     }
     for record in records {
         println!("{}", line(record));
@@ -227,8 +227,8 @@ fn line(record: &Value) -> String {
 
 fn shown(record: &Value) -> String {
     let who = match record["verified_in_ms"].as_u64() {
-        Some(_) => "the host verifies it by itself, and settles it as soon as its effect is known",
-        None => "no host verifies it: its caller's next try does, or `triage records resolve`",
+        Some(_) => "the host verifies the write by itself, and settles it once the effect is known",
+        None => "no host verifies the write; its caller's next try settles it, or `triage records resolve`",
     };
     format!(
         "record    {}\nupstream  {}\nendpoint  {}\nsent      {}\nnow       {who}",
@@ -277,6 +277,6 @@ mod tests {
         let mut verified = record;
         verified["verified_in_ms"] = json!(1_900);
         assert!(line(&verified).ends_with("61.2 s ago, verified in 1.9 s"), "{}", line(&verified));
-        assert!(shown(&verified).contains("the host verifies it by itself"));
+        assert!(shown(&verified).contains("the host verifies the write by itself"));
     }
 }

@@ -19,7 +19,7 @@ pub struct Remote {
     #[arg(
         long,
         value_name = "FILE",
-        help = "A file with the token, where the listener wants one [default: the token in TRIAGE_ADMIN_TOKEN]"
+        help = "A file with the token, if the listener requires one [default: the token in TRIAGE_ADMIN_TOKEN]"
     )]
     token_file: Option<PathBuf>,
 }
@@ -70,7 +70,7 @@ pub fn with_hint(error: ClientError) -> ClientError {
     match error {
         ClientError::Refused { status: 401, .. } => ClientError::Refused {
             status: 401,
-            detail: "the host wants a token; give it by TRIAGE_ADMIN_TOKEN or --token-file FILE".to_owned(),
+            detail: "the host requires a token; give it by TRIAGE_ADMIN_TOKEN or --token-file FILE".to_owned(),
         },
         other => other,
     }

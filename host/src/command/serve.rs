@@ -25,14 +25,16 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     let mut settings = config::load(flags)?.settings;
     match compiler::own_program() {
         Ok(program) => settings.compile_with(program),
-        Err(error) => tracing::warn!(%error, "policies are compiled in this process: triage does not find itself"),
+        Err(error) => tracing::warn!(%error, "policies are compiled in this process, because triage cannot find its \
+                                              own executable"),
     }
     if let Some(Missing { limit, needed }) = raise_descriptors(&settings) {
         tracing::warn!(
             limit,
             needed,
-            "the process may open fewer files than server.max_connections and server.max_requests need; requests are refused where \
-             none is left: raise the hard limit (LimitNOFILE, ulimit -Hn), or lower these keys"
+            "the process may open fewer files than server.max_connections and server.max_requests need, and it \
+             refuses requests once no descriptor is left: raise the hard limit (LimitNOFILE, ulimit -Hn), or lower \
+             these keys"
         );
     }
     let runtime = runtime()?;
@@ -65,7 +67,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         }
     })?;
     tell_system(NotifyState::Stopping);
-    tracing::info!(limit = ?settings.server.drain, "stopping: no new connections; finishing what is under way");
+    tracing::info!(limit = ?settings.server.drain, "stopping: no new connections; requests under way may finish");
     let (stopped, drained) = oneshot::channel();
     // A separate thread drains, so that a second signal can still end the process.
     let _ = thread::Builder::new().name("triage-drain".to_owned()).spawn(move || stopped.send(server.stop()));
@@ -73,13 +75,13 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         tokio::select! {
             finished = drained => finished.unwrap_or(false),
             second = stops.next() => {
-                tracing::warn!("a second signal: what was still under way is abandoned");
+                tracing::warn!("a second signal: requests still under way are abandoned");
                 second.is_err()
             }
         }
     });
     if finished {
-        tracing::info!("stopped: everything under way was finished");
+        tracing::info!("stopped: all requests under way were finished");
     }
     Ok(code(finished))
 }
@@ -96,7 +98,7 @@ fn reload(server: &Server, flags: &Flags) {
 /// Notifies systemd, if it asks for that (`Type=notify`).
 fn tell_system(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::debug!(%error, "the service manager was not told");
+        tracing::debug!(%error, "the service manager was not notified");
     }
 }
 

@@ -49,8 +49,8 @@ impl Fixture {
         let url = url(listens);
         writeln!(
             screen,
-            "A hospital directory (emulated) listens on {upstream}, Triage in front of it on {listens}.\n\
-             All times are scaled down {TIMES_SCALED_DOWN} times: a create takes 0.5 s, not 5 s.\n"
+            "An emulated hospital directory listens on {upstream}, Triage in front of it on {listens}.\nAll times are \
+             divided by {TIMES_SCALED_DOWN}: a create takes 0.5 s, not 5 s.\n"
         )
         .map_err(io_error("the screen"))?;
         let folder = Folder::with(SAMPLE).map_err(io_error("a temporary folder"))?;

@@ -56,9 +56,9 @@ async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: 
     );
     say!(
         screen,
-        "   answered 500, one in 9 is done and answered with half of a JSON. A client that retried these would make"
+        "   answered 500, one in 9 is done and answered with half of a JSON. A client that retried these would create"
     );
-    say!(screen, "   hospitals twice; one that did not would lose rows.\n");
+    say!(screen, "   hospitals twice; a client that did not would lose rows.\n");
     stage.emulator.set_faults(
         Faults::none()
             .on(Call::Create, When::every(4), Fault::ResetAfter)
@@ -87,7 +87,7 @@ async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: 
     );
     say!(
         screen,
-        "   {} creates were spoiled. Creates sent for these rows: {}; looks at the directory, to see what became of them: {}.\n",
+        "   Creates that failed: {}. Creates sent for these rows: {}; verifications at the directory: {}.\n",
         stage.emulator.faults_injected(),
         arrived(stage, Call::Create),
         arrived(stage, Call::ListBatch),
@@ -96,7 +96,7 @@ async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: 
 }
 
 async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
-    say!(screen, "2. The directory falls over, and comes back");
+    say!(screen, "2. The directory fails, and recovers");
     stage.emulator.set_faults(Faults::none().on(
         Call::List,
         When::Always,
@@ -107,7 +107,7 @@ async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mu
         if answer.is_problem("breaker-open") {
             say!(
                 screen,
-                "   request {asked}: refused, the breaker is open; come back in {} s",
+                "   request {asked}: refused, the breaker is open; retry in {} s",
                 answer.header("retry-after")
             );
             break;
@@ -133,14 +133,14 @@ async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mu
     stage.emulator.set_faults(Faults::none());
     say!(
         screen,
-        "   The directory is back. The breaker stays open for {} s (a minute, scaled down) ...",
+        "   The directory works again. The breaker stays open for {} s (a minute, divided) ...",
         OPEN_FOR.as_secs()
     );
     let before = arrived(stage, Call::List);
     let answer = recovered(stage).await?;
     say!(
         screen,
-        "   ... then one request is let through as a probe: {} in {} ms, {} sent. The breaker is closed:",
+        "   ... then one request passes as a probe: {} in {} ms, {} sent. The breaker is closed:",
         answer.status.as_u16(),
         answer.took.as_millis(),
         arrived(stage, Call::List) - before
@@ -170,7 +170,7 @@ fn arrived(stage: &Fixture, call: Call) -> usize {
 
 async fn replay(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> Result<(), DemoError> {
     say!(screen, "3. The same request twice, with one idempotency key");
-    say!(screen, "   The first time the directory does it and then drops the connection.");
+    say!(screen, "   The first time the directory creates the hospital and then drops the connection.");
     stage.emulator.set_faults(Faults::none().on(Call::Create, When::First(1), Fault::ResetAfter));
     let hospital = json!({ "name": "Replay Clinic", "address": "1 Twice Street", "creation_batch_id": BATCH });
     let before = stage.emulator.made();
@@ -187,7 +187,7 @@ async fn replay(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> 
         );
     }
     shown.asked += 1;
-    say!(screen, "   The directory made {} hospital.\n", stage.emulator.made() - before);
+    say!(screen, "   The directory created {} hospital.\n", stage.emulator.made() - before);
     stage.emulator.set_faults(Faults::none());
     Ok(())
 }
@@ -200,14 +200,14 @@ fn sums(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown, elapsed: Du
     shown.requests_sent = arrivals.len();
     shown.faults = stage.emulator.faults_injected();
     shown.elapsed = elapsed;
-    say!(screen, "In all");
+    say!(screen, "In total");
     for (name, number) in [
-        ("rows asked for", shown.asked),
-        ("hospitals made", shown.hospitals),
+        ("requested rows", shown.asked),
+        ("created hospitals", shown.hospitals),
         ("duplicates", shown.duplicates),
         ("attempts to create", shown.creates_sent),
-        ("all requests sent, with looks and probes", shown.requests_sent),
-        ("requests struck by a fault", shown.faults as usize),
+        ("all requests sent, with verifications and probes", shown.requests_sent),
+        ("requests with an injected fault", shown.faults as usize),
         ("requests refused by the open breaker", shown.refused),
         ("requests sent while it was open", shown.sent_while_open),
     ] {

@@ -108,9 +108,9 @@ pub(super) async fn begin(accepted: Accepted, tls: Option<TlsAcceptor>, stream: 
         Ok(Ok(Handshake::Other(stream, protocol))) => {
             serve(accepted, stream, protocol, caller).await;
         }
-        Ok(Ok(Handshake::Refused)) => tracing::debug!("a caller agreed on HTTP/2 and spoke something else"),
-        Ok(Err(error)) => tracing::debug!(%error, "a caller did not agree on TLS"),
-        Err(_) => tracing::debug!("a caller took too long to agree on TLS"),
+        Ok(Ok(Handshake::Refused)) => tracing::debug!("a caller negotiated HTTP/2 and sent something else"),
+        Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake of a caller failed"),
+        Err(_) => tracing::debug!("the TLS handshake of a caller took too long"),
     }
 }
 
@@ -206,17 +206,17 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         ended = connection.as_mut() => Some(ended),
         () = request_seen.last_call(&stopping) => None,
         () = request_seen.without_request(settings.header_read_timeout) => {
-            return tracing::debug!("a connection that asked for nothing was closed");
+            return tracing::debug!("a connection without any request was closed");
         }
         why = quiet(&own, settings) => match why {
             // A request may be on its way, so close gracefully.
             Quiet::Idle => {
                 connection.as_mut().graceful_shutdown();
                 let _ = timeout(FIRST_REQUEST_TIMEOUT, connection).await;
-                return tracing::debug!("a connection without a request was closed");
+                return tracing::debug!("an idle connection was closed");
             }
-            Quiet::Unread => return tracing::debug!("a connection was closed: its caller did not read"),
-            Quiet::Reclaimed => return tracing::debug!("a quiet connection was closed: its place was wanted"),
+            Quiet::Unread => return tracing::debug!("a connection was closed: its caller did not read the answer"),
+            Quiet::Reclaimed => return tracing::debug!("an idle connection was closed to admit another one"),
         },
     };
     let ended = match ended {

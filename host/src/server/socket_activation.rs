@@ -17,10 +17,11 @@ impl Inherited {
             match sockets.take_tcp_listener(index) {
                 Ok(Some(socket)) => match (socket.set_nonblocking(true), socket.local_addr()) {
                     (Ok(()), Ok(address)) => all.push((address, socket)),
-                    (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, index, "a socket cannot be used"),
+                    (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, index, "a socket of the service \
+                                                                                        manager cannot be used"),
                 },
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, index, "a socket that was handed over is no TCP listener"),
+                Err(error) => tracing::warn!(%error, index, "a socket of the service manager is not a TCP listener"),
             }
         }
         Self(all)

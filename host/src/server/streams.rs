@@ -92,7 +92,7 @@ where
         tokio::spawn(STREAM.scope(stall, async move {
             tokio::select! {
                 () = stream => {}
-                () = own.stalled_for(limit) => tracing::debug!("a stream was reset: its caller did not read"),
+                () = own.stalled_for(limit) => tracing::debug!("a stream was reset: its caller did not read the answer"),
             }
         }));
     }

@@ -152,7 +152,7 @@ impl Worker {
             let _ = timeout(LAST_EXPORT_TIMEOUT, shared.host.export_rest()).await;
         }
         if !finished {
-            tracing::warn!(?limit, "requests were still under way when the drain's time was over");
+            tracing::warn!(?limit, "requests were still under way at the end of the drain time");
         }
         finished
     }
@@ -225,7 +225,7 @@ impl Worker {
         let host = &self.host.shared;
         host.events.note_seldom("peer-limited", &peer.ip().to_string(), || {
             let share = self.settings.load().peer_share_percent;
-            format!("it has {share} % of the connections (server.peer_share): further ones are closed")
+            format!("it has {share} % of the connections (server.peer_share): the host closes further ones")
         });
     }
 }

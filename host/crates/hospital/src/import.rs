@@ -85,7 +85,8 @@ pub enum ImportError {
     #[error(transparent)]
     Rows(#[from] RowProblems),
     /// The journal cannot be opened or written.
-    #[error("the journal {} could not be used; nothing is sent without it: mend that, then run the same command again", path.display())]
+    #[error("the journal {} could not be used, and the import sends nothing without it: correct that, then run the \
+             same command again", path.display())]
     Journal {
         /// The journal's path.
         path: PathBuf,
@@ -94,7 +95,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The journal is damaged or has another format.
-    #[error("the journal {} was refused", path.display())]
+    #[error("the journal {} is not usable", path.display())]
     BadJournal {
         /// The journal's path.
         path: PathBuf,
@@ -103,10 +104,11 @@ pub enum ImportError {
         source: JournalError,
     },
     /// Another import uses the journal.
-    #[error("the journal {} is in use by another import; wait for that to end", .0.display())]
+    #[error("the journal {} is in use by another import; wait for its end", .0.display())]
     Locked(PathBuf),
     /// The journal belongs to another CSV file.
-    #[error("the journal {} belongs to another CSV file, or this one was changed since; restore it, or name another journal with --journal", .0.display())]
+    #[error("the journal {} belongs to another CSV file, or this file was changed since; restore the file, or name \
+             another journal with --journal", .0.display())]
     OtherFile(PathBuf),
     /// The journal belongs to another host.
     #[error("the journal {} belongs to an import to {was}, not to {is}; import to the same url, or name another journal with --journal", path.display())]
@@ -119,7 +121,7 @@ pub enum ImportError {
         is: String,
     },
     /// The journal was begun with another batch size.
-    #[error("the journal {} was begun with batches of {was}, not {is}; leave --batch-size out to go on", path.display())]
+    #[error("the journal {} was begun with batches of {was}, not {is}; leave --batch-size out to continue", path.display())]
     OtherBatchSize {
         /// The journal's path.
         path: PathBuf,
@@ -136,7 +138,8 @@ pub enum ImportError {
     NoHost(String, &'static str),
     /// The server at the URL is not a Triage host.
     #[error(
-        "{0} answers, but is no triage host; without one, rows could be made twice: name the host's url, not the hospital API's"
+        "{0} answers, but is not a Triage host; without Triage, rows could be created twice: name the host's url, not \
+         the hospital API's"
     )]
     NotTriage(String),
 }

@@ -60,7 +60,7 @@ fn announce_outcome(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutc
     if aborted["digest"] == *digest && aborted["id"] != before["aborted"]["id"] {
         let (by, step, reason) = (text(&aborted["by"]), text(&aborted["step"]), text(&aborted["reason"]));
         return AnnounceOutcome::ToNothing(format!(
-            "host {by} refused it at step {step}: {reason}; the fleet stays as it is"
+            "host {by} refused it at step {step}: {reason}; the fleet keeps its policy"
         ));
     }
     if fleet["generation"].as_u64() <= before["generation"].as_u64() {
@@ -70,13 +70,13 @@ fn announce_outcome(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutc
     let is_bad = fleet["quarantined"].as_array().is_some_and(|all| all.iter().any(|own| own == digest));
     AnnounceOutcome::ToNothing(match fleet["why"].as_str() {
         Some("fault") if is_bad => format!(
-            "the fleet switched to it and back, to generation {generation}: it failed at host {by}; `triage policy history` \
-             there says how"
+            "the fleet switched to it and back, to generation {generation}: it failed at host {by}; run `triage \
+             policy history` there"
         ),
         Some("operator") if is_bad => {
-            format!("the fleet switched to it, and an operator went back to generation {generation} at host {by}")
+            format!("the fleet switched to it, and an operator rolled back to generation {generation} at host {by}")
         }
-        _ => format!("another component serves the fleet by now, as generation {generation}, announced by host {by}"),
+        _ => format!("another component serves the fleet now, as generation {generation}, announced by host {by}"),
     })
 }
 
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(announce_outcome(&before, &fleet(2, "x", "announced", "1", &[]), "x"), AnnounceOutcome::Switched);
         nothing("it failed at host a", announce_outcome(&before, &fleet(3, "o", "fault", "1", &["x"]), "x"));
         nothing(
-            "an operator went back to generation 3",
+            "an operator rolled back to generation 3",
             announce_outcome(&before, &fleet(3, "o", "operator", "1", &["x"]), "x"),
         );
         nothing("another component serves", announce_outcome(&before, &fleet(3, "y", "announced", "1", &[]), "x"));

@@ -15,20 +15,21 @@ use triage_registry::{Credentials, Publication, Registry, Target};
 /// The component and its target.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The component; COMPONENT.minisig goes along where it is there
+    /// The component; published with COMPONENT.minisig, if that file exists
     component: PathBuf,
-    #[arg(value_name = "oci://HOST/REPOSITORY", help = "Where to, with :TAG or tagged by the policy's version")]
+    #[arg(value_name = "oci://HOST/REPOSITORY", help = "The target, with :TAG or tagged by the policy's version")]
     target: Target,
-    /// A table of JSON for the policy's `configure`, which must take it
+    /// A JSON table for the policy's `configure`, which must accept it
     #[arg(long, value_name = "JSON", default_value = "{}")]
     settings: String,
     #[arg(
         long,
         value_name = "FILE",
-        help = "A docker config.json with names and passwords of registries [default: the same in TRIAGE_REGISTRY_AUTH]"
+        help = "A docker config.json with names and passwords of registries [default: its content in \
+                TRIAGE_REGISTRY_AUTH]"
     )]
     auth_file: Option<PathBuf>,
-    /// Announce it to the fleet through a running host: all hosts of this upstream stage it, and switch together
+    /// Announce the component to the fleet through a running host: all hosts of this upstream stage it, and switch together
     #[arg(long, value_name = "UPSTREAM")]
     announce: Option<String>,
     #[command(flatten)]
@@ -63,7 +64,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let published = Registry::new(credentials(options)?, None).publish(&publication)?;
     println!(
-        "{} {} is there as {}, {signed}. In the configuration:\n  policy = \"{}\"",
+        "{} {} is published as {}, {signed}. In the configuration:\n  policy = \"{}\"",
         description.name, description.version, published.tag, published.artifact
     );
     match &options.announce {
@@ -85,7 +86,7 @@ fn cases(component: &Path, policy: &Policy) -> Result<Option<String>> {
     golden_tests::play(policy, &text).with_context(|| format!("{} does not pass {shown}", component.display()))?;
     ensure!(
         text.len() <= MAX_CASES_BYTES,
-        "{shown} has {} bytes; at most {MAX_CASES_BYTES} go along with a component: shorten it",
+        "{shown} has {} bytes; at most {MAX_CASES_BYTES} can be published with a component: shorten it",
         text.len()
     );
     Ok(Some(text))

@@ -10,26 +10,26 @@ use std::{fmt::Write as _, process::ExitCode};
 /// The subcommands that need a running host.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show which policy serves each upstream of a running host, and how it does
+    /// Show the policy of each upstream of a running host, and its state
     List {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show what happened to an upstream's policy
+    /// Show the events of an upstream's policy
     History {
         /// The upstream
         upstream: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Go back to the last good generation; the component that serves now is not taken again
+    /// Roll back to the last good generation; the host does not load the present component again
     Rollback {
         /// The upstream
         upstream: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// End the probation of the generation that serves: it counts as good from now on
+    /// End the probation of the present generation: it counts as good from now on
     Promote {
         /// The upstream
         upstream: String,
@@ -99,7 +99,7 @@ fn line(policy: &Value) -> String {
         let _ = write!(line, ": {} faults in {} decisions", serving["faults"], serving["decisions"]);
     }
     if !policy["fallback"].is_null() {
-        let _ = write!(line, "; before it generation {}", policy["fallback"]["generation"]);
+        let _ = write!(line, "; previous generation {}", policy["fallback"]["generation"]);
     }
     line
 }
@@ -116,7 +116,7 @@ fn fleet(fleet: &Value) -> Option<String> {
     let _ = write!(line, ", {}, {} hosts", text(&fleet["phase"]), hosts.len());
     if !fleet["proposal"].is_null() {
         let staged = hosts.iter().filter(|host| host["staged"] == true).count();
-        let _ = write!(line, "; {} is proposed, {staged} have it", short(&fleet["proposal"]["digest"]));
+        let _ = write!(line, "; {} is proposed, {staged} hosts have staged it", short(&fleet["proposal"]["digest"]));
     }
     let behind: Vec<String> =
         hosts.iter().filter(|host| host["behind"] == true).map(|host| text(&host["name"])).collect();

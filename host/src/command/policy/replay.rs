@@ -14,13 +14,13 @@ pub struct Options {
     /// The candidate: a component, or the name of an embedded policy
     #[arg(long, value_name = "NEW.wasm")]
     policy: PathBuf,
-    /// A table of JSON for the candidate's `configure`
+    /// A JSON table for the candidate's `configure`
     #[arg(long, value_name = "JSON", default_value = "{}")]
     settings: String,
-    /// Exit with 1 where a verdict differs, or where nothing could be compared
+    /// Exit with 1 if a verdict differs, or if nothing could be compared
     #[arg(long)]
     fail_on_difference: bool,
-    /// Threads [default: one a core]
+    /// Threads [default: one per core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
 }

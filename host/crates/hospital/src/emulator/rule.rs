@@ -29,16 +29,16 @@ const CALLS: [(&str, Call); 9] = [
 impl Rule {
     /// The syntax, as the command line's help shows it.
     pub const SYNTAX: &str =
-        "What goes wrong, as CALL=FAULT[@WHEN]; may be given several times, the first that strikes counts.
+        "Fault to inject, as CALL=FAULT[@WHEN]; may be given several times, the first rule that applies counts.
 
 CALL   any, health, create, list, get, update, delete, list-batch, activate, delete-batch
-FAULT  status:503    answered so, nothing done         status-after:500  done, then answered so
-       reset         connection reset, nothing done    reset-after       done, then reset
+FAULT  status:503    nothing done, answered 503        status-after:500  done, then answered 500
+       reset         nothing done, connection reset    reset-after       done, then reset
        stall         nothing done, nothing answered    stall-after       done, nothing answered
        unreadable    done, 200 with half of the JSON   cut-short         done, half an answer, reset
-       late:60       reset; a create is done up to so many seconds later
+       late:60       reset; a create is done up to that many seconds later
        limited[:5]   429, with Retry-After if given    refuse            closed at once (any only)
-WHEN   @3 every third one, @first:2 the first two, @10% one in ten by chance; without it, every one
+WHEN   @3 every third call, @first:2 the first two, @10% one in ten by chance; without it, every call
 
 Example: --fault create=reset-after@3 --fault any=status:503@5%";
 }
@@ -54,7 +54,9 @@ impl FromStr for Rule {
         if fault == "refuse" {
             return match call {
                 None => Ok(Self { call, when, fault: None }),
-                Some(_) => Err("refuse strikes connections, whatever their calls are: write any=refuse".to_owned()),
+                Some(_) => {
+                    Err("refuse applies to connections, before their calls are known: write any=refuse".to_owned())
+                }
             };
         }
         Ok(Self { call, when, fault: Some(read_fault(fault)?) })
@@ -65,7 +67,7 @@ fn read_call(text: &str) -> Result<Call, String> {
     let known = CALLS.iter().find(|(name, _)| *name == text).map(|(_, call)| *call);
     known.ok_or_else(|| {
         let names: Vec<&str> = CALLS.iter().map(|(name, _)| *name).collect();
-        format!("{text:?} is no call; the calls are any, {}", names.join(", "))
+        format!("{text:?} is not a call; the calls are any, {}", names.join(", "))
     })
 }
 
@@ -79,7 +81,7 @@ fn read_when(text: &str) -> Result<When, String> {
     } else {
         count(text).map(When::every)
     };
-    read.ok_or_else(|| format!("@{text} must be @3 (every third), @first:2 or @10%"))
+    read.ok_or_else(|| format!("@{text} is not valid; write @3 (every third), @first:2 or @10%"))
 }
 
 fn read_fault(text: &str) -> Result<Fault, String> {
@@ -89,8 +91,14 @@ fn read_fault(text: &str) -> Result<Fault, String> {
         code.filter(|code| code.as_u16() >= 400)
             .ok_or_else(|| format!("{name} needs a status from 400, such as {name}:503"))
     };
-    let seconds =
-        |value: &str| value.parse().map(Duration::from_secs).map_err(|_| format!("{value:?} must be whole seconds"));
+    let seconds = |value: &str| {
+        value.parse().map(Duration::from_secs).map_err(|_| {
+            format!(
+                "{value:?} must be a whole number of \
+                                                                                  seconds"
+            )
+        })
+    };
     if value.is_some() && !matches!(name, "status" | "status-after" | "late" | "limited") {
         return Err(format!("{name} takes no value"));
     }
@@ -105,7 +113,7 @@ fn read_fault(text: &str) -> Result<Fault, String> {
         "cut-short" => Fault::CutShort,
         "late" => Fault::ResetThenCommit(Duration::ZERO..=value.map_or(Ok(Duration::from_mins(1)), seconds)?),
         "limited" => Fault::RateLimited(value.map(seconds).transpose()?),
-        _ => return Err(format!("{name:?} is no fault; `triage emulator --help` lists them")),
+        _ => return Err(format!("{name:?} is not a fault; `triage emulator --help` lists the faults")),
     })
 }
 
@@ -142,15 +150,15 @@ mod tests {
             ("create", "it must be CALL=FAULT[@WHEN], such as create=reset-after@3"),
             (
                 "post=reset",
-                "\"post\" is no call; the calls are any, health, create, list, get, update, delete, list-batch, activate, delete-batch",
+                "\"post\" is not a call; the calls are any, health, create, list, get, update, delete, list-batch, activate, delete-batch",
             ),
-            ("create=explode", "\"explode\" is no fault; `triage emulator --help` lists them"),
+            ("create=explode", "\"explode\" is not a fault; `triage emulator --help` lists the faults"),
             ("create=status:200", "status needs a status from 400, such as status:503"),
             ("create=reset:5", "reset takes no value"),
-            ("create=limited:soon", "\"soon\" must be whole seconds"),
-            ("create=reset@0", "@0 must be @3 (every third), @first:2 or @10%"),
-            ("create=reset@101%", "@101% must be @3 (every third), @first:2 or @10%"),
-            ("create=refuse", "refuse strikes connections, whatever their calls are: write any=refuse"),
+            ("create=limited:soon", "\"soon\" must be a whole number of seconds"),
+            ("create=reset@0", "@0 is not valid; write @3 (every third), @first:2 or @10%"),
+            ("create=reset@101%", "@101% is not valid; write @3 (every third), @first:2 or @10%"),
+            ("create=refuse", "refuse applies to connections, before their calls are known: write any=refuse"),
         ] {
             assert_eq!(text.parse::<Rule>().unwrap_err(), why, "{text}");
         }

@@ -106,7 +106,7 @@ fn read(file: &mut File, path: &Path) -> Result<(Past, usize, usize), ImportErro
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(failed(io::Error::other(format!("it has more than {MAX_BYTES} bytes"))));
+        return Err(failed(io::Error::other(format!("the file has more than {MAX_BYTES} bytes"))));
     }
     let (past, whole) =
         journal::read(&bytes).map_err(|source| ImportError::BadJournal { path: path.to_owned(), source })?;

@@ -117,19 +117,21 @@ pub struct Past {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// The file does not begin like a journal.
-    #[error("the file is no import journal; name another with --journal")]
+    #[error("the file is not an import journal; name another with --journal")]
     Foreign,
     /// Another version of the program wrote the journal.
     #[error("the journal has format {0}, this program reads up to {VERSION}; resume with the program that wrote it")]
     Version(u32),
     /// An earlier version counted the lines of such a CSV file differently.
-    #[error("the journal counts the lines of a file with CR line ends otherwise; look at the batches by hand")]
+    #[error("the journal counts the lines of a file with CR line ends differently; check the batches by hand")]
     LineCount,
     /// A complete line is invalid, which a crash alone does not cause.
-    #[error("line {0} of the journal cannot be read; the rows after it cannot be trusted: look at the batches by hand")]
+    #[error(
+        "line {0} of the journal cannot be read, and the rows after it are not reliable: check the batches by hand"
+    )]
     Unreadable(u64),
     /// A line contradicts an earlier one.
-    #[error("line {0} of the journal contradicts an earlier one; look at the batches by hand")]
+    #[error("line {0} of the journal contradicts an earlier one; check the batches by hand")]
     Contradiction(u64),
 }
 

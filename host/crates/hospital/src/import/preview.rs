@@ -82,11 +82,11 @@ impl fmt::Display for Preview {
         writeln!(f, "{rows} in {batches}, to {}", self.to)?;
         write!(
             f,
-            "{} to send, {} that may have been sent (looked up first), {} settled by an earlier run",
+            "{} to send, {} that may have been sent (verified first), {} settled by an earlier run",
             self.fresh, self.maybe_sent, self.settled
         )?;
         for (line, earlier) in self.equal.iter().take(MAX_LISTED) {
-            write!(f, "\nline {line} equals line {earlier}: each makes a hospital of its own")?;
+            write!(f, "\nline {line} equals line {earlier}: each line creates its own hospital")?;
         }
         if self.equal.len() > MAX_LISTED {
             write!(f, "\nand {} more equal rows", self.equal.len() - MAX_LISTED)?;

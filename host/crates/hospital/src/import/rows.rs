@@ -95,7 +95,7 @@ pub fn parse(bytes: &[u8]) -> Result<Table, RowProblems> {
         }
     }
     if rows.is_empty() && problems.is_empty() {
-        problems.push((1, "there is no row below the header; add at least one".to_owned()));
+        problems.push((1, "the file has no row below the header; add at least one".to_owned()));
     }
     if !problems.is_empty() {
         return Err(RowProblems(problems));
@@ -154,10 +154,10 @@ impl Columns {
             header.iter().map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase()).collect();
         for (at, name) in names.iter().enumerate() {
             if !["name", "address", "phone"].contains(&name.as_str()) {
-                return Err(format!("column {} is none of ours; {EXPECTED}", at + 1));
+                return Err(format!("column {} is not known; {EXPECTED}", at + 1));
             }
             if names[..at].contains(name) {
-                return Err(format!("column {name} is there twice; {EXPECTED}"));
+                return Err(format!("column {name} appears twice; {EXPECTED}"));
             }
         }
         let at = |wanted: &str| names.iter().position(|name| name == wanted);
@@ -170,7 +170,7 @@ impl Columns {
     fn row(&self, line: u64, record: &csv::ByteRecord) -> Result<Row, String> {
         if record.len() != self.count {
             return Err(format!(
-                "it has {} fields, the header has {}; quote fields with commas",
+                "the row has {} fields, the header has {}; quote fields with commas",
                 record.len(),
                 self.count
             ));
@@ -180,11 +180,11 @@ impl Columns {
                 std::str::from_utf8(&record[at]).map_err(|_| format!("{name} is not UTF-8; convert the file"))?;
             match text.chars().count() {
                 0..=MAX_FIELD_CHARS => Ok(text.to_owned()),
-                count => Err(format!("{name} has {count} characters; at most {MAX_FIELD_CHARS} are sent")),
+                count => Err(format!("{name} has {count} characters; at most {MAX_FIELD_CHARS} are allowed")),
             }
         };
         let filled = |at, name| match field(at, name)? {
-            text if text.trim().is_empty() => Err(format!("{name} is blank; every hospital needs one")),
+            text if text.trim().is_empty() => Err(format!("{name} is blank; it is required")),
             text => Ok(text),
         };
         let phone = self.phone.map(|at| field(at, "phone")).transpose()?.filter(|text| !text.trim().is_empty());

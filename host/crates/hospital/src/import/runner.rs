@@ -340,7 +340,7 @@ pub(super) fn read_csv(path: &Path) -> Result<Vec<u8>, ImportError> {
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(MAX_CSV_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_CSV_BYTES {
-        return Err(failed(std::io::Error::other(format!("it has more than {MAX_CSV_BYTES} bytes; split it"))));
+        return Err(failed(std::io::Error::other(format!("the file has more than {MAX_CSV_BYTES} bytes; split it"))));
     }
     Ok(bytes)
 }

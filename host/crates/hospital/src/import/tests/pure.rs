@@ -39,14 +39,13 @@ fn each_row_has_a_line_of_its_own_whatever_ends_a_line() {
     let mixed = rows::parse(b"name,address\rA,B\r\nC,D\n\rE,F\r").unwrap();
     assert_eq!(mixed.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3, 5]);
     let error = rows::parse(b"name,address\rA,B\r,C\r").unwrap_err().to_string();
-    assert!(error.ends_with("line 3: name is blank; every hospital needs one"), "{error}");
+    assert!(error.ends_with("line 3: name is blank; it is required"), "{error}");
 }
 
 #[test]
 fn every_bad_row_is_reported_with_its_line() {
     let file = "name,address,phone\nA,B\n ,B,\nA,,5\nA,B,5\n";
-    let expected = "the file has 3 bad rows; nothing was sent\n  line 2: it has 2 fields, the header has 3; quote fields with \
-                    commas\n  line 3: name is blank; every hospital needs one\n  line 4: address is blank; every hospital needs one";
+    let expected = "the file has 3 bad rows; nothing was sent\n  line 2: the row has 2 fields, the header has 3; quote fields with commas\n  line 3: name is blank; it is required\n  line 4: address is blank; it is required";
     assert_eq!(rows::parse(file.as_bytes()).unwrap_err().to_string(), expected);
     let long = format!("name,address\nA,{}\n", "x".repeat(1_001));
     let many = format!("name,address\n{}", "A,B\n".repeat(rows::MAX_ROWS + 1));
@@ -56,14 +55,14 @@ fn every_bad_row_is_reported_with_its_line() {
         ("name,phone\nA,5\n", header),
         (
             "name,address,fax\nA,B,5\n",
-            "line 1: column 3 is none of ours; the header must be name,address,phone (phone may be left out)",
+            "line 1: column 3 is not known; the header must be name,address,phone (phone may be left out)",
         ),
         (
             "name,name,address\nA,A,B\n",
-            "line 1: column name is there twice; the header must be name,address,phone (phone may be left out)",
+            "line 1: column name appears twice; the header must be name,address,phone (phone may be left out)",
         ),
-        ("name,address\n", "line 1: there is no row below the header; add at least one"),
-        (long.as_str(), "line 2: address has 1001 characters; at most 1000 are sent"),
+        ("name,address\n", "line 1: the file has no row below the header; add at least one"),
+        (long.as_str(), "line 2: address has 1001 characters; at most 1000 are allowed"),
         (many.as_str(), "line 10002: a file may have at most 10000 rows; split it"),
     ] {
         let error = rows::parse(file.as_bytes()).unwrap_err().to_string();

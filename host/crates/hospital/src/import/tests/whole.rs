@@ -199,8 +199,7 @@ async fn a_preview_tells_what_would_be_sent_and_changes_nothing() {
     assert_eq!((before.rows, before.batches, before.fresh, before.maybe_sent, before.settled), (3, 1, 3, 0, 0));
     assert_eq!(before.equal, [(3, 2)]);
     assert!(before.to_string().starts_with(
-        "3 rows in 1 batch, to http://host:1/\n3 to send, 0 that may have been sent (looked up first), 0 settled by an \
-         earlier run\nline 3 equals line 2: each makes a hospital of its own\n"
+        "3 rows in 1 batch, to http://host:1/\n3 to send, 0 that may have been sent (verified first), 0 settled by an earlier run\nline 3 equals line 2: each line creates its own hospital\n"
     ));
     assert!(!options.journal_path().exists(), "a journal was made");
     import(&way, &options, 1).await.unwrap();
@@ -239,7 +238,7 @@ async fn what_is_refused_before_anything_is_sent() {
     let error = import(&Way::to_somebody_else(), &options, 1).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "http://host:1/ answers, but is no triage host; without one, rows could be made twice: name the host's url, not the hospital API's"
+        "http://host:1/ answers, but is not a Triage host; without Triage, rows could be created twice: name the host's url, not the hospital API's"
     );
     assert!(way.0.seen().is_empty());
     import(&way, &options, 1).await.unwrap();
