@@ -117,7 +117,7 @@ async fn in_shadow_it_is_compared_and_changes_nothing() {
         candidate: "rejected, ignore, deliver".to_owned(),
     };
     assert!(report.differences.iter().all(|found| *found == difference), "{:?}", report.differences);
-    assert_eq!(difference.to_string(), "any 404: rejected, success, deliver; the candidate: rejected, ignore, deliver");
+    assert_eq!(difference.to_string(), "any 404: rejected, success, deliver; candidate: rejected, ignore, deliver");
     // The same policy with another digest agrees, and the counters restart.
     trial.drop_in("next.wasm", &in_other_bytes("http-standard"));
     trial.until("another one", |trial| trial.report().compared == 0).await;
@@ -134,7 +134,7 @@ async fn in_shadow_it_sees_settled_answers_too_where_it_would_judge_them() {
     trial.ask("1").await;
     trial.until("compared", |trial| trial.report().compared == 1).await;
     let [difference] = &trial.report().differences[..] else { panic!("{:?}", trial.report()) };
-    assert_eq!(difference.to_string(), "any 200: applied, success, deliver; the candidate: rejected, ignore, deliver");
+    assert_eq!(difference.to_string(), "any 200: applied, success, deliver; candidate: rejected, ignore, deliver");
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn in_shadow_it_is_not_asked_about_what_the_live_policy_did_not_read() {
 #[tokio::test]
 async fn in_shadow_its_faults_are_its_own() {
     for (what, body, fault) in [
-        ("spins", SPIN, "the policy ran longer than 5 ms; the call was stopped"),
+        ("spins", SPIN, "the policy ran longer than 5 ms; the host stopped the call"),
         ("traps", TRAP, "the policy trapped: wasm trap: wasm `unreachable` instruction executed"),
     ] {
         let bytes = Guest::new().decide(body).build();
@@ -163,8 +163,7 @@ async fn in_shadow_its_faults_are_its_own() {
         trial.until("given up", |trial| matches!(trial.events().last(), Some(Event::GivenUp { .. }))).await;
         let told = trial.events().last().unwrap().to_string();
         let wanted = format!(
-            " failed 3 of 3 decisions, at last: {fault}; it decides no more; the component is quarantined: mend it and drop \
-             it in again"
+            " failed 3 of 3 decisions, the last time: {fault}; it no longer decides, and the component is quarantined: fix it and copy it into the folder again"
         );
         assert!(told.ends_with(&wanted), "{what}: {told}");
         assert_eq!(trial.report().digest, None, "{what}");
@@ -265,7 +264,7 @@ fn a_candidate_must_be_another_policy() {
     for (keys, told) in [
         (
             "candidate.policy = \"http-standard\"",
-            "upstreams.a.candidate.policy: got http-standard; must be another policy than the upstream's own, to be tried beside it",
+            "upstreams.a.candidate.policy: got http-standard; must be a policy other than the upstream's own",
         ),
         ("candidate = { policy = \"fhir\", mode = \"half\" }", "must be \"shadow\" or \"canary\""),
         ("candidate = { policy = \"fhir\", share = 0 }", "must be a whole number of percent, from 1 to 100"),

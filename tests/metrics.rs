@@ -222,7 +222,10 @@ async fn what_was_learned_of_traffic_is_shown() {
     };
     assert!(waited.iter().any(|told| told.contains("the upstream throttles: ")), "{waited:?}");
     let events = front.look("/api/v1/events").await.to_string();
-    assert!(events.contains("\"slowed\"") && events.contains("the upstream throttles: at most"), "{events}");
+    assert!(
+        events.contains("\"slowed\"") && events.contains("the upstream throttles: the host sends at most"),
+        "{events}"
+    );
 }
 
 /// Each metric of the table is on the page with its type, help and labels, and there are no others.

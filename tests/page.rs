@@ -86,7 +86,7 @@ async fn a_sign_in_opens_what_the_token_may_and_no_more() {
     assert!(got.text().contains("<form method=\"post\" action=\"/session\">") && !got.text().contains("EventSource"));
     let wrong = sign_in(&front, "the-readers-token-1", "").await;
     assert_eq!((wrong.status(), wrong.header("set-cookie")), ("401", None));
-    assert!(wrong.text().contains("This is no token of this host."));
+    assert!(wrong.text().contains("This token is not a token of this host."));
     let own = format!("Origin: http://{}\r\n", front.admin_address());
     let (read, write) = (cookie(&front, TOKENS[0].1).await, cookie(&front, TOKENS[1].1).await);
     let reset = "/api/v1/breakers/api/any/reset";

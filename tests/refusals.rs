@@ -60,79 +60,79 @@ fn expected(problem: &Problem) -> Row {
             404,
             "no-upstream",
             "no such upstream",
-            "no upstream takes this host and path; the request must match one of the configured upstreams",
+            "no upstream matches this host and path; the request must match one of the configured upstreams",
         ),
         Problem::NoEndpoint { .. } => row(
             404,
             "no-endpoint",
             "no such endpoint",
-            "no endpoint of upstream up takes DELETE on this path; add one in the configuration or the policy",
+            "no endpoint of upstream up matches DELETE on this path; add one in the configuration or the policy",
         ),
         Problem::NoRecord => row(
             404,
             "no-record",
             "no such record",
-            "no record with this id is kept for this caller: its time is over, its request took no effect, or there never was one; ask again with the same idempotency key",
+            "no record with this id is kept for this caller: the record has expired, its request had no effect, or the id never existed; send the request again with the same idempotency key",
         ),
         Problem::PathNotPlain => row(
             400,
             "path-not-plain",
             "path is ambiguous",
-            "the path has dot segments or backslashes, which upstreams resolve differently; send the path that is meant",
+            "the path has dot segments or backslashes, which upstreams resolve differently; send the resolved path",
         ),
         Problem::HostAmbiguous => row(
             400,
             "host-ambiguous",
             "host is ambiguous",
-            "the request names its host more than once, and whoever reads it believes another one; name it once",
+            "the request names its host more than once, and servers differ in which one counts; name the host once",
         ),
         Problem::HostMissing => row(
             400,
             "host-missing",
             "host is missing",
-            "the request names no host, and HTTP/1.1 and HTTP/2 want one; send a Host field",
+            "the request names no host, but HTTP/1.1 and HTTP/2 require one; send a Host field",
         ),
         Problem::HostMalformed => row(
             400,
             "host-malformed",
             "host is malformed",
-            "the request's host is no host name or address with or without a port; send one that is",
+            "the request's host is malformed; send a host name or address, with or without a port",
         ),
         Problem::TargetMalformed => row(
             400,
             "target-malformed",
             "request target is malformed",
-            "the request's target must be a path, or a URL of http or https with its host; send one of them",
+            "the request's target is malformed; send a path, or an http or https URL with its host",
         ),
         Problem::TransferCoding => row(
             501,
             "transfer-coding",
-            "transfer coding is not understood",
-            "the request's body has a transfer coding that is not understood; send it chunked and not coded otherwise, or with its length",
+            "transfer coding is not supported",
+            "the host does not support the transfer coding of the request's body; send the body chunked without another coding, or with its length",
         ),
         Problem::LengthMalformed => row(
             400,
             "length-malformed",
             "content length is malformed",
-            "the request's content-length must be one whole number up to 9223372036854775807; send one that is, or none and a chunked body",
+            "the request's content-length is malformed; send one whole number up to 9223372036854775807, or no content-length and a chunked body",
         ),
         Problem::Expectation => row(
             417,
             "expectation",
             "expectation cannot be met",
-            "the request expects something other than 100-continue, and nothing else is offered; leave it out",
+            "the request has an expectation other than 100-continue, and the host supports no other; leave it out",
         ),
         Problem::TooManyFields { .. } => row(
             431,
             "too-many-fields",
             "too many header fields",
-            "the request has more than 256 header fields, which is all that server.max_header_fields admits; send fewer",
+            "the request has more than 256 header fields, the maximum of server.max_header_fields; send fewer",
         ),
         Problem::Tunnel => row(
             501,
             "tunnel",
-            "tunnels are not offered",
-            "CONNECT asks for a tunnel, and this host forwards single requests; send the request itself",
+            "tunnels are not supported",
+            "CONNECT requests a tunnel, but this host forwards single requests only; send the request itself",
         ),
         Problem::Deadline { .. } => row(
             400,
@@ -156,128 +156,128 @@ fn expected(problem: &Problem) -> Row {
             409,
             "in-flight",
             "the first request is under way",
-            "this request, or an equal one whose caller has left, is under way; ask again after the wait, with the same idempotency key if it has one",
+            "this request, or an equal one whose caller disconnected, is under way; retry after the wait, with the same idempotency key if the request has one",
         )
         .waits("1", 1000)
         .maybe_sent(),
         Problem::NotKept { .. } => row(
             409,
             "answer-not-kept",
-            "the first answer was not kept",
-            "the request was answered 200, but the answer was not kept: it broke off, had more than 16 bytes, or kept answers take all their room. The request is not sent again",
+            "the first answer was not stored",
+            "the request was answered 200, but the answer was not stored: it was incomplete, had more than 16 bytes, or the memory for stored answers was full. The host does not send the request again",
         )
         .maybe_sent(),
         Problem::KeysFull => row(
             503,
             "keys-full",
             "no room for another idempotency key",
-            "the store holds as many live idempotency keys as it may; ask again after the wait",
+            "the store is full: it holds the maximum number of idempotency keys; retry after the wait",
         )
         .waits("1", 1000),
         Problem::BodyTooLarge { .. } => row(
             413,
             "body-too-large",
             "body is too large for a keyed request",
-            "a request with an idempotency key may have at most 16 body bytes; send less, or no key",
+            "the body of a request with an idempotency key may have at most 16 bytes; send a smaller body, or no key",
         ),
         Problem::BodyBroken => {
-            row(400, "body-broken", "request body broke off", "the request's body broke off; send the request again")
+            row(400, "body-broken", "request body broke off", "the request's body ended early; send the request again")
         }
         Problem::BreakerOpen { .. } => row(
             503,
             "breaker-open",
             "circuit breaker is open",
-            "the circuit breaker of list is open: 1 failures in a row; ask again after the wait",
+            "the circuit breaker of list is open: 1 failures in a row; retry after the wait",
         )
         .waits("60", 60_000),
         Problem::RateLimited { quota: Some(_), .. } => row(
             429,
             "rate-limited",
             "rate limit reached",
-            "list admits 1 requests per 60000 ms, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
+            "list admits 1 requests per 60000 ms, and no permit is free within the time that the deadline leaves for waiting; retry after the wait",
         )
         .waits("60", 60_000),
         Problem::RateLimited { quota: None, .. } => row(
             429,
             "rate-limited",
             "rate limit reached",
-            "list-hospitals admits nothing while the upstream wants fewer requests, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
+            "list-hospitals admits no request while the upstream asks for fewer requests, and no permit is free within the time that the deadline leaves for waiting; retry after the wait",
         )
         .waits("120", 120_000),
         Problem::Paced { .. } => row(
             429,
             "rate-limited",
             "rate limit reached",
-            "list is sent 6 requests a minute, as many as the upstream took lately, and no place is free within the time that its deadline leaves for waiting; ask again after the wait",
+            "list is sent 6 requests a minute, the rate that the upstream accepted lately, and no permit is free within the time that the deadline leaves for waiting; retry after the wait",
         )
         .waits("10", 10_000),
         Problem::BudgetExhausted { .. } => row(
             503,
             "budget-exhausted",
             "retry budget is used up",
-            "the retry budget of list is used up: retries are a share of traffic; ask again after the wait",
+            "the retry budget of list is used up: retries may only be a share of the traffic; retry after the wait",
         )
         .waits("2", 1001),
         Problem::Concurrency { .. } => row(
             503,
             "overloaded",
             "too many requests at once",
-            "list has 1 requests under way, as many as it may; ask again after the wait",
+            "list has 1 requests under way, its maximum; retry after the wait",
         )
         .waits("1", 1000),
         Problem::Overloaded { .. } => row(
             503,
             "overloaded",
             "upstream is overloaded",
-            "upstream up has as many requests under way as it bears, and what matters more than low goes first; nothing was sent: ask again after the wait",
+            "upstream up is overloaded, and requests with a priority above low go first; nothing was sent: retry after the wait",
         )
         .waits("1", 1000),
         Problem::MemoryScarce { .. } => row(
             503,
             "overloaded",
-            "memory is scarce",
-            "this host uses as much memory as it may, which is 1 bytes; nothing was sent: ask again after the wait",
+            "memory limit is reached",
+            "this host has reached its memory limit of 1 bytes; nothing was sent: retry after the wait",
         )
         .waits("1", 1000),
         Problem::TooManyRequests { .. } => row(
             503,
             "overloaded",
             "too many requests under way",
-            "this host has 1 requests under way, as many as it may; nothing was sent: ask again after the wait",
+            "this host has 1 requests under way, its maximum; nothing was sent: retry after the wait",
         )
         .waits("1", 1000),
         Problem::Exhausted => row(
             503,
             "overloaded",
-            "file descriptors are scarce",
-            "this host has no file descriptor left for a connection to the upstream; nothing was sent: ask again after the wait",
+            "no file descriptor is left",
+            "this host has no file descriptor left for a connection to the upstream; nothing was sent: retry after the wait",
         )
         .waits("1", 1000),
         Problem::DeadlineBeforeSend => row(
             504,
             "deadline-before-send",
             "deadline passed before the request was sent",
-            "the deadline passed while the request waited; nothing was sent: ask again with a longer deadline",
+            "the deadline passed while the request waited; nothing was sent: retry with a longer deadline",
         ),
         Problem::Asleep => row(
             503,
             "upstream-asleep",
             "upstream did not wake up",
-            "the upstream did not wake up in time; nothing was sent: ask again after the wait",
+            "the upstream did not wake up in time; nothing was sent: retry after the wait",
         )
         .waits("10", 10_000),
         Problem::StoreUnavailable => row(
             503,
             "store-unavailable",
             "state store is unavailable",
-            "the state store did not answer, and a write without it might be repeated; ask again after the wait",
+            "the state store did not answer, and without it a write might be repeated; retry after the wait",
         )
         .waits("1", 1000),
         Problem::EffectUnknown => row(
             504,
             "effect-unknown",
             "effect is unknown",
-            "the request may or may not have taken effect at the upstream. With an idempotency key, ask again with the same key and the same credentials, and it is settled. Without one, look at the upstream first: a repetition would be a second write",
+            "the request may or may not have taken effect at the upstream. With an idempotency key, repeat it with the same key and the same credentials, and the host settles it. Without a key, check the upstream first: a repetition would be a second write",
         )
         .waits("60", 60_000)
         .maybe_sent(),
@@ -285,26 +285,26 @@ fn expected(problem: &Problem) -> Row {
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and an earlier request with this key may have been sent; nothing was sent now, and nothing that it made was found so far: ask again with the same idempotency key after the wait, and it is sent once that is certain",
+            "shared state has lost its data, and an earlier request with this key may have been sent; this request was not sent, and no result of the earlier request was found so far: repeat it with the same idempotency key after the wait, and the host sends it once that is safe",
         ),
         Problem::UnknownAfterLoss { .. } => row(
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and what stands at the upstream may have been made by this request or by an equal one; nothing was sent now. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if it is not its own), then repeat the request",
+            "shared state has lost its data, and the resource at the upstream may come from this request or from an equal one; this request was not sent. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if the resource belongs to another request), then repeat the request",
         ),
         Problem::SeveralAfterLoss { .. } => row(
             504,
             "effect-unknown",
             "effect is unknown",
-            "shared state has lost its data, and several resources at the upstream may be the one that this request made; none is given to it, because the others belong to equal requests. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if none is its own), then repeat the request",
+            "shared state has lost its data, and several resources at the upstream may come from this request; the host adopts none, because the others belong to equal requests. Have an operator settle record 0707070707070707070707070707070707070707070707070707070707070707 (triage records resolve 0707070707070707070707070707070707070707070707070707070707070707 applied --body FILE, where FILE holds the answer; not-applied if none belongs to it), then repeat the request",
         )
         .maybe_sent(),
         Problem::NotInEffect { .. } => row(
             409,
             "not-in-effect",
             "the request did not take effect",
-            "a look at the upstream showed that the request did not take effect (rejected); correct what stands there, then send it again",
+            "a verification at the upstream showed that the request did not take effect (rejected); correct the conflicting state there, then send the request again",
         )
         .maybe_sent(),
         Problem::UpstreamFailed { failure, .. } => match (failure.kind, failure.sent) {

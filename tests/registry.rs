@@ -99,13 +99,13 @@ async fn what_a_registry_sends_counts_only_by_its_digest() {
         (
             "another manifest",
             on(is_manifest, body(forged_layer.as_bytes())),
-            "sends a manifest whose digest is sha256:",
+            "sends a manifest with the digest sha256:",
         ),
         ("a huge manifest", on(is_manifest, body(&huge)), "sends a manifest of more than 4194304 bytes"),
-        ("another component", on(is_blob, body(b"\0asm and moRe")), "sends a component whose digest is sha256:"),
+        ("another component", on(is_blob, body(b"\0asm and moRe")), "sends a component with the digest sha256:"),
         ("a longer component", on(is_blob, body(&long)), "sends a component of more than 13 bytes"),
-        ("a shorter component", on(is_blob, body(b"\0asm")), "sends a component whose digest is sha256:"),
-        ("led elsewhere", on(is_blob, elsewhere.into_bytes()), "sends a component whose digest is sha256:"),
+        ("a shorter component", on(is_blob, body(b"\0asm")), "sends a component with the digest sha256:"),
+        ("led elsewhere", on(is_blob, elsewhere.into_bytes()), "sends a component with the digest sha256:"),
         ("led around", on(is_blob, around.into_bytes()), "did not send the component: "),
         (
             "no manifest",
@@ -122,7 +122,7 @@ async fn what_a_registry_sends_counts_only_by_its_digest() {
     }
     let slow = asked(&component, Duration::from_millis(300), move |seen| is_blob(seen).then_some(Reply::Hang));
     let told = told(&slow.await.unwrap_err());
-    assert!(told.contains("did not answer in full within 0.3 s"), "{told}");
+    assert!(told.contains("did not send its whole answer within 0.3 s"), "{told}");
 }
 
 /// The credentials sent to a host.
@@ -159,7 +159,7 @@ async fn a_registry_gets_its_own_credentials_or_none() {
     assert_eq!(fetched(with_login(&own), &artifact).await.unwrap(), b"x");
     let before = upstream.seen().len();
     let error = fetched(with_login("registry.example"), &artifact).await.unwrap_err();
-    assert!(told(&error).contains("it wants a name and a password, or others"), "{}", told(&error));
+    assert!(told(&error).contains("it requires a name and a password, or different ones"), "{}", told(&error));
     assert_eq!(sent(&upstream.seen()[before..]), [""; 0], "another's were sent");
 
     let realm = Scripted::start(|_| answer(b"{\"token\": \"T0KEN\"}")).await;
@@ -225,7 +225,10 @@ async fn a_pushed_policy_serves_by_its_digest() {
         (named, ended.out)
     };
     let (unsigned, said) = push();
-    assert!(said.starts_with("always-retry 0.1.0 is there as 0.1.0, not signed. In the configuration:\n"), "{said}");
+    assert!(
+        said.starts_with("always-retry 0.1.0 is published as 0.1.0, not signed. In the configuration:\n"),
+        "{said}"
+    );
     let signature = minisign::sign(None, &sk, Cursor::new(bytes), None, None).unwrap().into_string();
     fs::write(format!("{component}.minisig"), signature).unwrap();
     let (signed, said) = push();
@@ -263,7 +266,10 @@ async fn a_pushed_policy_serves_by_its_digest() {
     let refused = Server::start(&settings(&configured(&unsigned, &keys, "cache"))).map(|_| ()).unwrap_err();
     let causes = std::iter::successors(Some(&refused as &dyn std::error::Error), |link| link.source());
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    assert!(text.contains("the artifact is not signed; with `policies.keys` every component must be signed"), "{text}");
+    assert!(
+        text.contains("the artifact is not signed; with `policies.keys` one of those keys must sign every component"),
+        "{text}"
+    );
     drop(registry);
     serves(configured(&unsigned, "", "cache")).await;
 }

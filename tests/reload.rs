@@ -65,11 +65,11 @@ async fn a_link_that_is_exchanged_brings_what_it_leads_to() {
 async fn what_fails_a_check_never_serves_and_the_event_says_why() {
     let good = fs::read(prebuilt("fhir")).unwrap();
     for (what, bytes, step, reason) in [
-        ("empty", Vec::new(), StagePhase::Load, "it must be a whole one"),
-        ("garbage", b"#!/bin/sh\nexit 0\n".to_vec(), StagePhase::Load, "it must be a whole one"),
-        ("truncated", good[..good.len() / 2].to_vec(), StagePhase::Load, "it must be a whole one"),
+        ("empty", Vec::new(), StagePhase::Load, "not a valid WebAssembly component"),
+        ("garbage", b"#!/bin/sh\nexit 0\n".to_vec(), StagePhase::Load, "not a valid WebAssembly component"),
+        ("truncated", good[..good.len() / 2].to_vec(), StagePhase::Load, "not a valid WebAssembly component"),
         ("a core module", b"\0asm\x01\0\0\0".to_vec(), StagePhase::Load, "build it with `triage policy build`"),
-        ("precompiled", b"\x7fELF and more".to_vec(), StagePhase::Load, "the host compiles it itself"),
+        ("precompiled", b"\x7fELF and more".to_vec(), StagePhase::Load, "which the host compiles itself"),
         (
             "another world",
             b"\0asm\x0d\0\x01\0".to_vec(),
@@ -83,7 +83,7 @@ async fn what_fails_a_check_never_serves_and_the_event_says_why() {
         let Event::Refused { file, step: at, reason: told, .. } = &event else { unreachable!() };
         assert_eq!((file, *at), (&stage.path("http-standard.wasm"), step), "{what}: {event}");
         assert!(told.contains(reason), "{what}: {event}");
-        assert!(event.to_string().ends_with("the generation before it goes on"), "{what}: {event}");
+        assert!(event.to_string().ends_with("the previous generation continues to serve"), "{what}: {event}");
         assert_eq!(stage.policy().await, "http-standard", "{what}");
         stage.drop_guest("fhir");
         stage.installed(2).await;
@@ -143,7 +143,7 @@ async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() 
     assert!(told.starts_with("generation 2 ("), "{event}");
     assert!(
         told.ends_with(
-            ") serves; it may not settle unknown writes until you trust it to: set \
+            ") serves; it may not settle unknown writes until you trust it: set \
              `upstreams.api.endpoints.create-hospital.settle = true`, \
              `upstreams.api.endpoints.activate-batch.settle = true` and start again"
         ),

@@ -80,35 +80,33 @@ async fn what_no_key_signed_stays_out() {
         (
             "no signature",
             None,
-            "it is not signed: there is no http-standard.wasm.minisig; with `policies.keys` every component must be signed by \
-             one of them: sign it with `minisign -Sm http-standard.wasm` and put the signature there first",
+            "the component is not signed: there is no http-standard.wasm.minisig; with `policies.keys` one of those keys must sign every component: sign it with `minisign -Sm http-standard.wasm`, and copy the signature there before the component",
         ),
         (
             "a stranger's",
             Some(stranger.sign(&fhir)),
-            "it is signed by none of `policies.keys`; one of them must have signed it: sign it again, or add its key there",
+            "none of `policies.keys` has signed the component; sign it with one of them, or add its key to `policies.keys`",
         ),
         (
             "another file's",
             Some(ours.sign(&other)),
-            "its signature is of other bytes; it must be of the very file: copy both again, or sign it again",
+            "the signature does not match the component; copy both again, or sign the component again",
         ),
         (
             "one with another comment",
             Some(commented.replacen("untrusted comment: by all means ", "untrusted comment: ", 1)),
-            "its signature is of other bytes; it must be of the very file: copy both again, or sign it again",
+            "the signature does not match the component; copy both again, or sign the component again",
         ),
         (
             "half a signature",
             Some(good.lines().next().unwrap().to_owned()),
-            "http-standard.wasm.minisig is no minisign signature; it must be what `minisign -S` wrote: copy it again: Invalid \
+            "http-standard.wasm.minisig is not a minisign signature; it must be a file that `minisign -S` wrote: copy it again: Invalid \
              encoding in minisign data",
         ),
         (
             "a book",
             Some("a".repeat(9000)),
-            "http-standard.wasm.minisig cannot be read; it must be a file of at most 8192 bytes: it has more than 8192 \
-             bytes, the most that are read",
+            "http-standard.wasm.minisig cannot be read; it must be a file of at most 8192 bytes: the file has more than 8192 bytes; files of at most that size are read",
         ),
     ] {
         let stage = Stage::with(&format!("keys = [{:?}]", ours.key()), &[]).await;
@@ -142,7 +140,7 @@ async fn a_checksum_is_checked_where_there_is_one() {
     fs::write(&sum, format!("{wrong}  http-standard.wasm\n")).unwrap();
     let (step, told) = refused(&stage, "a wrong checksum", &fhir).await;
     let reason = format!(
-        "its SHA-256 is {digest}, but http-standard.wasm.sha256 says {wrong}; they must be equal: copy both again"
+        "the component's SHA-256 is {digest}, but http-standard.wasm.sha256 contains {wrong}; they must be equal: copy both again"
     );
     assert_eq!((step, told), (StagePhase::Checksum, reason));
     fs::write(&sum, format!("{}  http-standard.wasm\n", digest.to_uppercase())).unwrap();
@@ -169,7 +167,7 @@ async fn a_file_that_the_configuration_names_must_be_signed_too() {
     assert!(Server::start(&settings).is_err(), "unsigned");
     let told = triage::preflight::check(&settings).unwrap_err().to_string();
     assert!(
-        told.contains("own.wasm of upstream api is refused: it is not signed: there is no own.wasm.minisig"),
+        told.contains("own.wasm of upstream api is refused: the component is not signed: there is no own.wasm.minisig"),
         "{told}"
     );
     fs::write(folder.path().join("own.wasm.minisig"), signer.sign(&guest("fhir"))).unwrap();
@@ -190,7 +188,10 @@ fn keys_that_are_none_are_refused() {
     }
     let missing = Keys::open(&[KeySource::File("missing.pub".into())]).unwrap_err();
     assert!(matches!(missing, KeyError::File { .. }), "{missing}");
-    assert_eq!(missing.to_string(), "the key file missing.pub cannot be read; it must be one that `minisign -G` made");
+    assert_eq!(
+        missing.to_string(),
+        "the key file missing.pub cannot be read; it must be a file that `minisign -G` made"
+    );
 }
 
 #[test]

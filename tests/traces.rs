@@ -102,7 +102,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     start(&front, "{\"contents\": true, \"for_ms\": 60000}").await;
     let again = act(&front, "start", "").await;
     assert_eq!(again.status(), "409", "{}", again.text());
-    assert!(again.text().contains("is being recorded already; stop that recording first"), "{}", again.text());
+    assert!(again.text().contains("runs already; stop it first"), "{}", again.text());
     front.ask("GET", "/a", "").await;
     let on = front.look("/api/v1/traces/api").await;
     assert_eq!((&on["recording"], &on["contents"], &on["decisions"]), (&json!(true), &json!(true), &json!(1)), "{on}");
@@ -116,9 +116,9 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     let told: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["text"].as_str().unwrap()).collect();
     let expected = [
         // This is the fetch that returned nothing.
-        "an operator takes decisions without contents",
+        "an operator fetches decisions without contents",
         "an operator records decisions with contents for 60000 ms",
-        "an operator takes decisions with contents",
+        "an operator fetches decisions with contents",
         "an operator ends the recording: 1 decisions, 0 dropped",
     ];
     assert_eq!(told, expected, "{events}");

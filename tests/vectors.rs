@@ -88,6 +88,6 @@ fn a_wrong_case_is_told_by_line_and_a_malformed_one_by_its_fault() {
     let malformed = format!("{head}\nGET,/a,request,1,no,,,failure:lightning,,,,,,,,,,,\n");
     assert_eq!(
         golden_tests::play(&policy, &malformed).unwrap_err().to_string(),
-        "line 2 is no case: \"lightning\" is no failure"
+        "line 2 is not a valid case: \"lightning\" is not a failure"
     );
 }

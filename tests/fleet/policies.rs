@@ -49,7 +49,7 @@ async fn what_is_announced_at_one_host_serves_at_all() {
     is_as_documented(&hosts[0]).await;
     let again = act(&hosts[1], "announce", Some(next)).await;
     assert_eq!(again.status(), "409", "{}", again.text());
-    assert!(again.text().contains("the fleet's generation 1 is this component already"), "{}", again.text());
+    assert!(again.text().contains("the fleet's generation 1 already is this component"), "{}", again.text());
     assert_eq!(told(&hosts[0], "action").await.len(), 1, "each announcement is audited, where it was taken");
 }
 
@@ -142,14 +142,14 @@ async fn a_bad_component_is_refused_at_once_and_nobody_switches() {
     let no_component = policies.push(b"\0asm\x01\0\0\0".to_vec()).await;
     let traps = policies.push(Guest::new().text(at::NAME, "v3").configure("unreachable").build()).await;
     for (what, digest, expected) in [
-        ("wrong cases", cases, "refused at step cases: 1 of 1 cases differ"),
-        ("a core module", no_component, "refused at step load: the file is a core WebAssembly module"),
-        ("a trap in configure", traps, "refused at step load: the policy failed in `configure`"),
-        ("not in the registry", Digest::of(b"none"), "refused at step pull: registry 127.0.0.1:"),
+        ("wrong cases", cases, "refused the component at step cases: 1 of 1 cases differ"),
+        ("a core module", no_component, "refused the component at step load: the file is a core WebAssembly module"),
+        ("a trap in configure", traps, "refused the component at step load: the policy failed in `configure`"),
+        ("not in the registry", Digest::of(b"none"), "refused the component at step pull: registry 127.0.0.1:"),
     ] {
         let got = act(&hosts[0], "announce", Some(digest)).await;
         assert_eq!(got.status(), "409", "{what}: {}", got.text());
-        assert!(got.text().contains(expected) && got.text().contains("nothing is announced"), "{what}: {}", got.text());
+        assert!(got.text().contains(expected) && got.text().contains("it is not announced"), "{what}: {}", got.text());
     }
     for body in ["", "{\"digest\": \"latest\"}", "{\"digest\": \"oci://evil.example/a\"}", "{\"digest\": 5}"] {
         let got = hosts[0].admin("POST", "/api/v1/policies/api/announce", "", body).await;
@@ -233,7 +233,7 @@ async fn who_announces_and_leaves_holds_the_place_until_its_component_is_pulled(
     let host = policies.host_with(&Own { registry: Some(format!("127.0.0.1:{}", proxy.port())), ..Own::default() });
     let next = policies.push(named("v2")).await;
     proxy.set(Way::BlackHole);
-    let refused = |text: String| text.contains("another component is being announced");
+    let refused = |text: String| text.contains("another announcement is under way");
     // The first caller disconnects before the response.
     let hasty = || tokio::time::timeout(Duration::from_millis(300), act(&host, "announce", Some(next)));
     assert!(hasty().await.is_err(), "its component cannot have come");
@@ -259,10 +259,10 @@ async fn an_operator_rolls_the_whole_fleet_back() {
     assert_eq!((&fleet["generation"], &fleet["why"]), (&2.into(), &"operator".into()), "{fleet}");
     assert_eq!(fleet["quarantined"][0], next.to_string());
     let none = act(&hosts[1], "rollback", None).await;
-    assert!(none.text().contains("the fleet has no generation before this one"), "{}", none.text());
+    assert!(none.text().contains("the fleet has no earlier generation"), "{}", none.text());
     let again = act(&hosts[0], "announce", Some(next)).await;
     assert_eq!(again.status(), "409", "{}", again.text());
-    assert!(again.text().contains("it was rolled back before"), "{}", again.text());
+    assert!(again.text().contains("this component was rolled back before"), "{}", again.text());
     let promoted = act(&hosts[0], "promote", Some(next)).await;
     assert_eq!(promoted.status(), "200", "{}", promoted.text());
     serves(&hosts, "v2").await;
@@ -287,7 +287,7 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
         assert_eq!(judge(host).await, "v1");
         assert_eq!(fleet(host).await["quarantined"][0], bad.to_string());
         let told = told(host, "policy-switched").await;
-        assert!(told.last().unwrap().contains("the one before it failed at "), "{told:?}");
+        assert!(told.last().unwrap().contains("the previous generation failed at "), "{told:?}");
     }
     // After a promotion it fails and is rolled back again.
     let promoted = act(&hosts[1], "promote", Some(bad)).await;
@@ -347,7 +347,7 @@ async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
     assert_eq!(judge(&alone).await, "v2", "also where the server cannot be reached");
     assert_eq!(fleet(&alone).await["phase"], "unreachable");
     let behind = told(&alone, "policy-behind").await;
-    assert!(behind[0].starts_with("this host starts without having heard what serves its fleet"), "{behind:?}");
+    assert!(behind[0].starts_with("this host starts without shared state"), "{behind:?}");
 }
 
 /// Invalid data in shared state neither changes nor breaks a host.
@@ -411,5 +411,5 @@ fn who_follows_a_fleet_must_have_one() {
     let memory = problems("memory:", &oci).unwrap_err();
     assert!(memory.contains("upstreams.a.follow_fleet") && memory.contains("state.url is \"memory:\""), "{memory}");
     let embedded = problems("redis://127.0.0.1:1", "fhir").unwrap_err();
-    assert!(embedded.contains("a fleet's components come from a registry"), "{embedded}");
+    assert!(embedded.contains("the components of a fleet must be in a registry"), "{embedded}");
 }

@@ -10,7 +10,7 @@ use triage_upstream_runtime::StagePhase;
 const BROKEN: &[u8] = b"ok\xff\xfe";
 const TIME: &str = "a proposed time must be from 1 ms to 1 h";
 const LIMIT: &str = "a limit's requests, period and burst must be at least 1";
-const INTEREST: &str = "at most 1048576 body bytes and 32 headers may be asked for";
+const INTEREST: &str = "a policy may read at most 1048576 body bytes and 32 headers";
 const NOT_UTF8: &str = "invalid utf-8 sequence of 1 bytes from index 2";
 
 fn endpoint(cause: &str) -> String {
@@ -18,7 +18,7 @@ fn endpoint(cause: &str) -> String {
 }
 
 fn described(cause: &str) -> String {
-    format!("the policy's description is refused: {cause}")
+    format!("the policy's description is invalid: {cause}")
 }
 
 #[tokio::test]
@@ -147,12 +147,12 @@ async fn too_much_of_anything() {
         spoilt(
             "257 endpoints",
             |guest| guest.endpoints(257, true),
-            described("it has 257 endpoints; there must be 1 to 256"),
+            described("the description has 257 endpoints; it must have 1 to 256"),
         ),
         spoilt(
             "no endpoint",
             |guest| guest.word(at::ENDPOINTS + 4, 0),
-            described("it has 0 endpoints; there must be 1 to 256"),
+            described("the description has 0 endpoints; it must have 1 to 256"),
         ),
         spoilt(
             "one endpoint over and over",
@@ -217,17 +217,17 @@ async fn what_makes_no_sense() {
         spoilt(
             "a method in lower case",
             |guest| guest.text(at::METHOD, "get"),
-            endpoint("\"get\" is no method; it must be one in upper case or '*'"),
+            endpoint("\"get\" is not a method; it must be one in upper case or '*'"),
         ),
         spoilt(
             "two methods",
             |guest| guest.text(at::METHOD, "GET /a HTTP/1.1\r\nPOST"),
-            endpoint("\"GET /a HTTP/1.1 POST\" is no method; it must be one in upper case or '*'"),
+            endpoint("\"GET /a HTTP/1.1 POST\" is not a method; it must be one in upper case or '*'"),
         ),
         spoilt(
             "no method",
             |guest| guest.text(at::METHOD, ""),
-            endpoint("\"\" is no method; it must be one in upper case or '*'"),
+            endpoint("\"\" is not a method; it must be one in upper case or '*'"),
         ),
         spoilt(
             "another host's path",
@@ -240,12 +240,12 @@ async fn what_makes_no_sense() {
         spoilt(
             "a header in upper case",
             |guest| guest.texts(at::REQUEST_HEADERS, &[b"Retry-After"]),
-            endpoint("\"Retry-After\" is no header name in lower case"),
+            endpoint("\"Retry-After\" is not a header name in lower case"),
         ),
         spoilt(
             "a header with a line break",
             |guest| guest.texts(at::RESPONSE_HEADERS, &[b"a\r\nb"]),
-            endpoint("\"a b\" is no header name in lower case"),
+            endpoint("\"a b\" is not a header name in lower case"),
         ),
         spoilt(
             "a health call elsewhere",

@@ -16,7 +16,7 @@ fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, faul
     Case(what, guest, fault)
 }
 
-const OVERRAN: &str = "the policy ran longer than 5 ms; the call was stopped";
+const OVERRAN: &str = "the policy ran longer than 5 ms; the host stopped the call";
 
 const UNREACHABLE: &str = "wasm trap: wasm `unreachable` instruction executed";
 const NOT_UTF8: &str = "invalid utf-8 sequence of 1 bytes from index 2";
@@ -27,7 +27,7 @@ fn overran() -> String {
     OVERRAN.to_owned()
 }
 
-const COSTLY: &str = "a decision took more than 10 ms of the processor, with making and clearing the policy's instance; let it touch less memory";
+const COSTLY: &str = "a decision took more than 10 ms of processor time, the creation and reset of the policy's instance included; make the policy touch less memory";
 
 fn trapped(cause: &str) -> String {
     format!("the policy trapped: {cause}")
@@ -64,8 +64,8 @@ async fn found_out(cases: Vec<Case>) {
         let Event::RolledBack { decisions, .. } = event else { unreachable!() };
         let wanted = |fault: &str| {
             format!(
-                "generation {generation} ({}) failed 3 of {decisions} decisions, at last: {fault}; the policy of generation 1 serves \
-                 again; the component is quarantined: mend it and drop it in again",
+                "generation {generation} ({}) failed 3 of {decisions} decisions, the last time: {fault}; the policy of generation 1 serves \
+                 again; the component is quarantined: fix it and copy it into the folder again",
                 own.short()
             )
         };
@@ -236,7 +236,7 @@ async fn what_is_no_verdict() {
         spoilt(
             "33 headers",
             |guest| guest.replacement(200, &[("a", "b"); 33]),
-            invalid("33 headers were given; at most 32 are taken"),
+            invalid("the verdict has 33 headers; at most 32 are allowed"),
         ),
         spoilt(
             "300000 headers",
@@ -328,7 +328,7 @@ async fn headers_that_are_not_a_policys() {
     let mut cases = Vec::new();
     for (name, value) in names {
         let told = name.replace(['\r', '\n'], " ");
-        let fault = invalid(&format!("header {told:?} is malformed or not a policy's to set"));
+        let fault = invalid(&format!("header {told:?} is malformed, or a policy must not set it"));
         cases.push(spoilt("in a probe", |guest| guest.probe("GET", "/", &[(name, value)]), fault.clone()));
         cases.push(spoilt("in a replacement", |guest| guest.replacement(200, &[(name, value)]), fault));
     }
@@ -354,7 +354,7 @@ async fn what_was_found_out_is_not_taken_again() {
     stage.drop_in(&bytes);
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
     let Event::Refused { step: StagePhase::Quarantine, reason, .. } = &event else { panic!("{event}") };
-    assert_eq!(reason, "it was rolled back before; mend it: the same bytes are not taken again");
+    assert_eq!(reason, "this component was rolled back before; fix it: the host does not load the same bytes again");
 }
 
 /// A policy that proved itself but failed later must not become a rollback target again.

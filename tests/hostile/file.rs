@@ -11,35 +11,30 @@ use triage_rollout::Event;
 use triage_upstream_runtime::StagePhase;
 
 fn invalid(cause: &str) -> String {
-    format!(
-        "the file is no valid WebAssembly component; it must be a whole one: build it again with \
-         `triage policy build`: {cause}"
-    )
+    format!("the file is not a valid WebAssembly component; build it again with `triage policy build`: {cause}")
 }
 
 fn world(cause: &str) -> String {
     format!(
-        "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and \
-         decide as in wit/: {cause}"
+        "the component does not export the world triage:policy/policy@0.1.0; it must export describe, configure and decide as defined in wit/: {cause}"
     )
 }
 
 fn imports(named: &str) -> String {
     format!(
-        "the component imports {named}; a policy may import nothing but WASI 0.2, which it gets empty: take out what uses it"
+        "the component imports {named}; a policy may import only WASI 0.2, without files, network or environment: remove the code that uses the import"
     )
 }
 
 fn wasi(cause: &str) -> String {
     format!(
-        "the component imports of WASI 0.2 what this host does not have; build it with a released toolchain: {cause}"
+        "the component imports a part of WASI 0.2 that this host does not have; build it with a released toolchain: {cause}"
     )
 }
 
 fn too_much(cause: &str) -> String {
     format!(
-        "the component asks for more than a policy gets: one memory of at most 16 MiB, 4 tables and 4 core instances; \
-         build it smaller with `triage policy build`: {cause}"
+        "the component needs more than a policy may have: one memory of at most 16 MiB, 4 tables and 4 core instances; make it smaller with `triage policy build`: {cause}"
     )
 }
 
@@ -89,8 +84,7 @@ async fn worlds_that_are_another() {
                 )],
                 "policy",
             ),
-            "the component was built for triage:policy@9.0.0; this host loads 0.1 (wit/ is 0.1.0): update the host, or \
-             build it with this host's `triage policy build`"
+            "the component was built for triage:policy@9.0.0; this host loads 0.1 (wit/ is 0.1.0): update the host, or build the component with this host's `triage policy build`"
                 .to_owned(),
         ),
         Case::file(
@@ -184,7 +178,7 @@ async fn more_than_a_policy_gets() {
         Case::file(
             "blocks in blocks",
             with(&format!("(func {}{})", many(5000, "block "), many(5000, "end "))),
-            "a function of the component has blocks nested deeper than 4096; split that function".to_owned(),
+            "a function of the component nests blocks deeper than 4096; split that function".to_owned(),
         ),
         Case::file(
             "a memory of 4 GiB",
@@ -263,7 +257,7 @@ async fn more_than_a_policy_gets() {
         Case::file(
             "nested past all bounds",
             nested(20_000),
-            "the component holds components nested deeper than 32; compose it flatter".to_owned(),
+            "the component nests components deeper than 32; compose it flatter".to_owned(),
         ),
         Case::file(
             "types that double",
@@ -322,11 +316,15 @@ async fn files_that_are_broken() {
         Case::file(
             "precompiled",
             [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 4096]].concat(),
-            "the file is precompiled native code; it must be a component: the host compiles it itself".to_owned(),
+            "the file is precompiled native code; it must be a component, which the host compiles itself".to_owned(),
         ),
-        Case::file("a script", b"#!/bin/sh\nexit 0\n".to_vec(), invalid("it does not begin like WebAssembly")),
-        Case::file("no bytes", Vec::new(), invalid("it does not begin like WebAssembly")),
-        Case::file("zeros", vec![0; 1 << 16], invalid("it does not begin like WebAssembly")),
+        Case::file(
+            "a script",
+            b"#!/bin/sh\nexit 0\n".to_vec(),
+            invalid("it does not begin with WebAssembly's magic number"),
+        ),
+        Case::file("no bytes", Vec::new(), invalid("it does not begin with WebAssembly's magic number")),
+        Case::file("zeros", vec![0; 1 << 16], invalid("it does not begin with WebAssembly's magic number")),
         Case::file(
             "a format to come",
             b"\0asm\x0e\0\x01\0".to_vec(),
@@ -379,6 +377,6 @@ async fn a_hundred_megabytes_are_not_read() {
     let event = stage.until("refused", |event| matches!(event, Event::Refused { .. })).await;
     let Event::Refused { step, reason, digest, .. } = event else { unreachable!() };
     assert_eq!((step, digest), (StagePhase::Read, None));
-    assert_eq!(reason, "it has more than 67108864 bytes, the most that are read");
+    assert_eq!(reason, "the file has more than 67108864 bytes; files of at most that size are read");
     assert_eq!(stage.policy().await, "http-standard");
 }

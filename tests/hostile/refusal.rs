@@ -29,11 +29,15 @@ pub fn spoilt(what: &'static str, spoil: impl FnOnce(&mut Guest) -> &mut Guest, 
 }
 
 pub fn overran(call: &str) -> String {
-    format!("the policy ran on in `{call}`; it must return within 100 ms: take out what loops or computes there")
+    format!(
+        "the policy did not return from `{call}`; it must return within 100 ms: remove endless loops and long computations there"
+    )
 }
 
 pub fn failed(call: &str, cause: &str) -> String {
-    format!("the policy failed in `{call}`; it must return what wit/ says, without a trap: mend that function: {cause}")
+    format!(
+        "the policy failed in `{call}`; it must return a value as defined in wit/, without a trap: correct that function: {cause}"
+    )
 }
 
 pub const UNREACHABLE: &str = "wasm trap: wasm `unreachable` instruction executed";

@@ -74,7 +74,7 @@ async fn a_rate_that_was_learned_makes_callers_wait_their_turn_or_refuses_them_a
         if answer.status == 429 {
             assert_eq!((answer.problem().as_str(), answer.header("triage-sent")), ("rate-limited", "no"), "{answer:?}");
             assert!(
-                answer.json()["detail"].as_str().unwrap().contains("as many as the upstream took lately"),
+                answer.json()["detail"].as_str().unwrap().contains("the rate that the upstream accepted lately"),
                 "{answer:?}"
             );
         }

@@ -143,7 +143,10 @@ async fn a_caller_may_ask_for_less_and_not_for_more_and_the_upstream_hears_nothi
     let request = Request::get("/a").header("triage-priority", "high").header("triage-deadline-ms", "100");
     let answer = stage.send(request.body(Bytes::new()).unwrap()).await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
-    assert!(answer.json()["detail"].as_str().unwrap().contains("what matters more than low goes first"), "{answer:?}");
+    assert!(
+        answer.json()["detail"].as_str().unwrap().contains("requests with a priority above low go first"),
+        "{answer:?}"
+    );
     stage.then(|outbound: &Outbound| {
         assert!(!outbound.headers.contains_key("triage-priority"));
         Plan::status(200)

@@ -120,14 +120,14 @@ async fn people_sign_in_and_readers_cannot_act() {
     browser.picture("sign-in-360-light").await;
     browser.fill("#token", "no-token-of-this-host").await;
     browser.press(ENTER).await;
-    browser.until("document.querySelector('.error').innerText.includes('no token')").await;
+    browser.until("document.querySelector('.error').innerText.includes('not a token')").await;
     browser.fill("#token", TOKENS[0].1).await;
     browser.press(ENTER).await;
     browser.until("document.getElementById('summary')?.dataset.tone === 'good'").await;
     assert_eq!(browser.value("document.cookie").await, "", "a script cannot read the session");
     browser.until("document.querySelector('#breakers .card')").await;
     assert_eq!(browser.value(&format!("{CARD}.querySelector('[data-part=buttons]').hidden")).await, true);
-    assert!(browser.text("#reader").await.starts_with("You may look."));
+    assert!(browser.text("#reader").await.starts_with("This session is read-only."));
     browser.click("#leave button").await;
     browser.until("document.getElementById('token')").await;
     browser.fill("#token", TOKENS[1].1).await;

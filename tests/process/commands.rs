@@ -43,12 +43,12 @@ fn a_file_that_is_not_there_is_the_operators_problem() {
 fn the_demo_ends_with_its_sums() {
     let ended = run(&["demo", "--no-pause"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let sums = ended.out.split("\nIn all\n").nth(1).unwrap_or_else(|| panic!("no sums in {ended:?}"));
+    let sums = ended.out.split("\nIn total\n").nth(1).unwrap_or_else(|| panic!("no sums in {ended:?}"));
     let sum = |name: &str| {
         let line = sums.lines().find_map(|line| line.trim().strip_prefix(name));
         line.unwrap_or_else(|| panic!("no {name:?} in {sums}")).trim().to_owned()
     };
-    assert_eq!([sum("rows asked for"), sum("hospitals made"), sum("duplicates")], ["21", "21", "0"], "{sums}");
+    assert_eq!([sum("requested rows"), sum("created hospitals"), sum("duplicates")], ["21", "21", "0"], "{sums}");
     assert_eq!(sum("requests sent while it was open"), "0", "{sums}");
     assert!(sum("attempts to create").parse::<u32>().unwrap() >= 21, "{sums}");
     assert!(sum("time").ends_with(" s"), "{sums}");
@@ -82,7 +82,7 @@ fn a_folder_that_is_no_crate_is_told_before_any_toolchain_is_looked_for() {
     let ended = run(&["policy", "build", folder.path().to_str().unwrap()]);
     assert_eq!(ended.code, Some(1));
     assert!(
-        ended.err.ends_with(" holds no Cargo.toml, package.json or pyproject.toml; name the folder of a policy\n"),
+        ended.err.ends_with(" contains no Cargo.toml, package.json or pyproject.toml; name the folder of a policy\n"),
         "{ended:?}"
     );
 }
@@ -91,7 +91,7 @@ fn a_folder_that_is_no_crate_is_told_before_any_toolchain_is_looked_for() {
 fn a_fault_that_is_none_is_refused() {
     let ended = run(&["emulator", "--fault", "create=explode"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
-    assert!(ended.err.contains("\"explode\" is no fault"), "{ended:?}");
+    assert!(ended.err.contains("\"explode\" is not a fault"), "{ended:?}");
 }
 
 /// Runs the commands of the book's page on policies, and checks the response that they change.
@@ -152,14 +152,14 @@ fn inspect_tells_whose_work_a_component_is_and_where_it_runs() {
     std::fs::write(folder.path().join("http-standard.wasm.minisig"), signature).unwrap();
     let sum = format!("{}  http-standard.wasm\n", triage_engine::Digest::of(&bytes));
     std::fs::write(folder.path().join("http-standard.wasm.sha256"), sum).unwrap();
-    assert_eq!(inspected(&[]).0, "signed, by whom was not checked: give --key; checksum fits");
-    assert_eq!(inspected(&["--key", &pair.pk.to_base64()]).0, "signed by a key that was given; checksum fits");
+    assert_eq!(inspected(&[]).0, "signed, but not checked against a key: give --key; checksum matches");
+    assert_eq!(inspected(&["--key", &pair.pk.to_base64()]).0, "signed by the given key; checksum matches");
     let stranger = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
     let told = inspected(&["--key", &stranger]).0;
-    assert!(told.starts_with("it is signed by none of `policies.keys`"), "{told}");
+    assert!(told.starts_with("none of `policies.keys` has signed"), "{told}");
     std::fs::write(folder.path().join("http-standard.wasm.sha256"), format!("{}  x\n", "0".repeat(64))).unwrap();
     let told = inspected(&[]).0;
-    assert!(told.contains("its SHA-256 is "), "{told}");
+    assert!(told.contains("the component's SHA-256 is "), "{told}");
 }
 
 #[test]

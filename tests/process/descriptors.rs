@@ -65,7 +65,7 @@ fn a_lack_of_descriptors_opens_no_breaker() {
     // More failures than a breaker's threshold.
     for _ in 0..12 {
         let answer = ask(&mut own);
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("file descriptors are scarce"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("no file descriptor is left"), "{answer}");
         assert!(answer.contains("triage-sent: no"), "{answer}");
     }
     drop(idle);

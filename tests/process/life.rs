@@ -60,7 +60,7 @@ fn sighup_puts_into_force_what_it_can_and_says_what_waits() {
     // An invalid file changes nothing.
     configured(folder.path(), &upstream, "[upstreams.api.defaults]\ndeadline = \"soon\"\n");
     host.signal("HUP");
-    host.logs("the configuration was not read again; what is in force stays");
+    host.logs("the configuration was not read again; the present configuration stays in effect");
     assert!(get(address, "/a").starts_with("HTTP/1.1 429"));
     host.terminate();
     assert_eq!(host.ended().code, Some(0));
@@ -163,7 +163,7 @@ fn a_socket_that_nothing_is_configured_for_is_told() {
     command.arg(own.get_program()).args(own.get_args()).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let ended = Triage::start(&mut command).ended();
-    let told = format!("the system handed over sockets on {}, where no listener", socket.local_addr().unwrap());
+    let told = format!("the system passed sockets on {}, but no listener", socket.local_addr().unwrap());
     assert!(ended.code == Some(1) && ended.err.contains(&told), "{ended:?}");
 }
 
@@ -209,7 +209,7 @@ fn a_token_is_read_again_when_its_file_changes() {
     assert_eq!(asks(OLD), 401);
     // A token that is too short is invalid, and the last valid one stays.
     fs::write(&file, "short").unwrap();
-    host.logs("the configuration was not read again; what is in force stays");
+    host.logs("the configuration was not read again; the present configuration stays in effect");
     assert_eq!((asks(NEW), asks("short")), (200, 401));
 }
 

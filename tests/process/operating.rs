@@ -65,15 +65,18 @@ fn a_request_is_explained_by_its_id() {
     assert_eq!((told[0], told[1]), ("permit", "attempt 1 sent"), "{ended:?}");
     assert!(told[2].starts_with("answered 503 after "), "{ended:?}");
     assert!(told[3].starts_with("policy: ") && told[3].contains(", retry"), "{ended:?}");
-    assert!(told.contains(&"attempt 3 sent") && told.contains(&"not followed: no attempt is left"), "{ended:?}");
+    assert!(
+        told.contains(&"attempt 3 sent") && told.contains(&"the host does not follow the verdict: no attempt is left"),
+        "{ended:?}"
+    );
     assert!(!ended.out.contains("s3cret"));
     let list = asked(&host, &["explain", "--rough"]);
     assert!(list.out.starts_with(id) && list.out.ends_with("GET default/any: 503\n"), "{list:?}");
     let gone = asked(&host, &["explain", "0123456789abcdef"]);
     assert_eq!(gone.code, Some(1), "{gone:?}");
-    assert!(gone.err.starts_with("triage: this request is not kept any more, or never was here"), "{gone:?}");
+    assert!(gone.err.starts_with("triage: the host does not keep this request"), "{gone:?}");
     let none = asked(&host, &["explain", "../status"]);
-    assert!(none.err.starts_with("triage: a request id has 16 hexadecimal digits"), "{none:?}");
+    assert!(none.err.starts_with("triage: a request id must have 16 hexadecimal digits"), "{none:?}");
 }
 
 #[test]
@@ -88,10 +91,10 @@ fn the_policies_of_a_running_host_are_listed_and_acted_on() {
     );
     let back = asked(&host, &["policy", "rollback", "default"]);
     assert_eq!(back.code, Some(1), "{back:?}");
-    let told = "triage: no other generation has proven itself; drop in a component that serves better\n";
+    let told = "triage: no other generation has passed its probation; copy a better component into the folder\n";
     assert_eq!(back.err, told, "{back:?}");
     let promote = asked(&host, &["policy", "promote", "default"]);
-    assert!(promote.err.contains("has proven itself already"), "{promote:?}");
+    assert!(promote.err.contains("has already passed its probation"), "{promote:?}");
     assert_eq!(asked(&host, &["policy", "history", "default"]).out, "");
     let wrong = asked(&host, &["policy", "history", "gone"]);
     assert!(wrong.err.starts_with("triage: there is no such upstream; /api/v1/policies lists them"), "{wrong:?}");
@@ -114,7 +117,7 @@ fn a_host_that_is_not_there_or_wants_a_token_is_told() {
     let upstream = failing();
     let host = host(&["--upstream", &upstream, "--set", &format!("admin.write_token_file={file}")]);
     let without = asked(&host, &["policy", "list"]);
-    assert_eq!(without.err, "triage: the host wants a token; give it by TRIAGE_ADMIN_TOKEN or --token-file FILE\n");
+    assert_eq!(without.err, "triage: the host requires a token; give it by TRIAGE_ADMIN_TOKEN or --token-file FILE\n");
     let with = asked(&host, &["policy", "list", "--token-file", &file]);
     assert_eq!((with.code, with.err.as_str()), (Some(0), ""), "{with:?}");
     drop(host.process);
@@ -195,7 +198,7 @@ fn each_action_is_a_line_of_the_audit() {
     let peer = format!("peer={}", stream.local_addr().unwrap());
     let told = "role=\"write\" action=\"breaker-open\" subject=\"default/any\"";
     assert!(line.contains(&peer) && line.contains(told), "{line}");
-    assert!(line.contains("an operator opens the breaker for 600000 ms"), "{line}");
+    assert!(line.contains("an operator forces the breaker open for 600000 ms"), "{line}");
 }
 
 /// Hospital data is confidential: even debug log lines contain no request data.
@@ -250,7 +253,7 @@ fn decisions_are_recorded_and_replayed() {
     assert!(std::fs::read_to_string(&contents).unwrap().contains("/s3cret"));
     assert_eq!(std::fs::metadata(&contents).unwrap().permissions().mode() & 0o777, 0o600);
     let there = asked(&host, &["record", "default", "-o", &trace]);
-    assert!(there.err.contains("cannot be made; name a file that is not there yet: File exists"), "{there:?}");
+    assert!(there.err.contains("cannot be created; name a file that does not exist: File exists"), "{there:?}");
     let none = asked(&host, &["record", "gone", "-o", &file("none.jsonl")]);
     assert_eq!((none.code, std::path::Path::new(&file("none.jsonl")).exists()), (Some(1), false), "{none:?}");
     assert!(none.err.starts_with("triage: there is no such upstream; /api/v1/traces lists them"), "{none:?}");
@@ -269,7 +272,7 @@ fn decisions_are_recorded_and_replayed() {
     std::fs::write(&broken, "{}\n").unwrap();
     let broken = run(&["policy", "replay", &broken, "--policy", "fhir"]);
     assert!(
-        broken.err.contains("cannot be replayed: line 1 is not a trace's; `triage record` writes one: it has not the"),
+        broken.err.contains("cannot be replayed: line 1 is not a line of a trace; name a file that `triage record` wrote: the line is not valid"),
         "{broken:?}"
     );
 }

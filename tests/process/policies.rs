@@ -205,14 +205,14 @@ fn a_fleet_switches_together_under_load_and_goes_back_together() {
     }
     let history = fleet.run(&["policy", "history", "api"]);
     for text in
-        ["is announced to the fleet by ", "the fleet's generation 1 serves here", "an operator went back to it at "]
+        ["is announced to the fleet by ", "the fleet's generation 1 serves here", "an operator rolled back to it at "]
     {
         assert!(history.out.contains(text), "{text}: {history:?}");
     }
     let digest = listed.split_once("fleet: generation 1 (").unwrap().1;
     let again = fleet.announce(&marked()[1]);
     assert_eq!(again.code, Some(1), "{again:?}");
-    assert!(again.err.contains("it was rolled back before"), "{again:?}");
+    assert!(again.err.contains("this component was rolled back before"), "{again:?}");
     let full = again.out.trim().rsplit_once("@sha256:").unwrap().1.trim_end_matches('"').to_owned();
     assert!(digest.starts_with(&full[..12]), "{digest} {full}");
     let promoted = fleet.run(&["policy", "promote", "api", &format!("sha256:{full}")]);

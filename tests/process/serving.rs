@@ -90,7 +90,7 @@ fn sigterm_finishes_what_is_under_way_and_ends_with_0() {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("done"), "{text}");
     let ended = host.ended();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.err.contains("stopped: everything under way was finished"), "{ended:?}");
+    assert!(ended.err.contains("stopped: all requests under way were finished"), "{ended:?}");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_second_sigterm_ends_it_at_once() {
     host.terminate();
     let ended = host.ended();
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("a second signal: what was still under way is abandoned"), "{ended:?}");
+    assert!(ended.err.contains("a second signal: requests still under way are abandoned"), "{ended:?}");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn the_drain_has_a_limit() {
     host.terminate();
     let ended = host.ended();
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("requests were still under way when the drain's time was over"), "{ended:?}");
+    assert!(ended.err.contains("requests were still under way at the end of the drain time"), "{ended:?}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn every_policy_that_cannot_be_used_is_told_at_once() {
         let ended = Triage::start(triage(&arguments).current_dir(folder.path())).ended();
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{verb:?}: {ended:?}");
         for told in [
-            "upstreams.a.policy: the policy of upstream a was refused: the file is no valid WebAssembly component",
+            "upstreams.a.policy: the policy of upstream a was refused: the file is not a valid WebAssembly component",
             "upstreams.b.policy: policy file gone.wasm of upstream b cannot be read",
             "upstreams.b.ca_file: certificate authorities could not be read from gone.pem",
             "upstreams.c.endpoints.x",

@@ -171,14 +171,14 @@ async fn a_failed_handshake_says_why() {
             serve(shows(&authority(), params("localhost")), h1).await,
             "unknown-authority",
             "no",
-            "name the upstream's authority in ca_file",
+            "set ca_file to the upstream's authority",
         ),
-        (serve(itself, h1).await, "authority-as-server", "no", "an authority's certificate as its own"),
+        (serve(itself, h1).await, "authority-as-server", "no", "an authority's certificate as its server certificate"),
         (
             serve(shows(&issuer, params("other.example")), h1).await,
             "wrong-name",
             "no",
-            "for other names than base_url has",
+            "does not cover the host name in base_url",
         ),
         (serve(dated((2001, 1, 1), (2002, 1, 1)), h1).await, "expired", "no", "has expired"),
         (serve(dated((4000, 1, 1), (4001, 1, 1)), h1).await, "not-yet-valid", "no", "not valid yet"),
@@ -189,7 +189,7 @@ async fn a_failed_handshake_says_why() {
             "write http:// in base_url",
         ),
         (alert, "tls-version", "no", "no version or cipher suite"),
-        (serve(known, h1).await, "client-certificate", "maybe", "a certificate of its callers"),
+        (serve(known, h1).await, "client-certificate", "maybe", "requires a client certificate"),
     ] {
         let (front, _folder) = front(address, &issuer);
         let got = front.send("POST", "/a", "", "x").await;

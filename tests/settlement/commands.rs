@@ -34,7 +34,7 @@ async fn ran(admin: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
 async fn an_operator_lists_shows_and_resolves() {
     let (front, upstream) = stage().await;
     let admin = format!("http://{}", front.admin_address());
-    assert_eq!(ran(&admin, &["list"]).await.1, "no write is unknown\n");
+    assert_eq!(ran(&admin, &["list"]).await.1, "no write has an unknown effect\n");
     left_unknown(&front, "k-1").await;
     left_unknown(&front, "k-2").await;
     let (_, listed, _) = ran(&admin, &["list", "--json"]).await;
@@ -44,21 +44,21 @@ async fn an_operator_lists_shows_and_resolves() {
     let (_, lines, _) = ran(&admin, &["list"]).await;
     assert!(lines.contains(&format!("{}  api/any", ids[0])) && lines.contains("not verified"), "{lines}");
     let (_, shown, _) = ran(&admin, &["show", ids[0]]).await;
-    assert!(shown.contains("upstream  api") && shown.contains("no host verifies it"), "{shown}");
+    assert!(shown.contains("upstream  api") && shown.contains("no host verifies the write"), "{shown}");
     // Options for another outcome are refused before the host is asked.
     let (code, _, error) = ran(&admin, &["resolve", ids[0], "not-applied", "--status", "201"]).await;
-    assert!(code == Some(1) && error.contains("belong to `applied`"), "{error}");
+    assert!(code == Some(1) && error.contains("need `applied`"), "{error}");
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), "{\"id\": 7}").unwrap();
     let file = body.path().to_str().unwrap();
     let (code, told, error) = ran(&admin, &["resolve", ids[0], "applied", "--status", "201", "--body", file]).await;
     assert_eq!((code, told), (Some(0), format!("{} is settled: applied\n", ids[0])), "{error}");
     let (code, _, error) = ran(&admin, &["resolve", ids[0], "applied"]).await;
-    assert!(code == Some(1) && error.contains("it is settled"), "{error}");
+    assert!(code == Some(1) && error.contains("no unsettled record has this id"), "{error}");
     let (code, _, error) = ran(&admin, &["show", ids[0]]).await;
-    assert!(code == Some(1) && error.contains("there is no such record"), "{error}");
+    assert!(code == Some(1) && error.contains("no unsettled record with this id"), "{error}");
     assert_eq!(ran(&admin, &["resolve", ids[1], "not-applied"]).await.0, Some(0));
-    assert_eq!(ran(&admin, &["list"]).await.1, "no write is unknown\n");
+    assert_eq!(ran(&admin, &["list"]).await.1, "no write has an unknown effect\n");
     let mut replayed = 0;
     for key in ["k-1", "k-2"] {
         let again = front.send("POST", "/orders", &format!("Idempotency-Key: {key}\r\n"), "{}").await;
@@ -107,7 +107,7 @@ async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
     .await;
     let mut watch = Triage::start(&mut triage(&["records", "list", "--watch", "--admin", &host.url()]));
     let (lines, ended) = tokio::task::spawn_blocking(move || {
-        let lines = [watch.says("unknown"), watch.logs("the watch goes on"), watch.says("gone")];
+        let lines = [watch.says("unknown"), watch.logs("the watch continues"), watch.says("gone")];
         watch.signal("INT");
         (lines, watch.ended())
     })
@@ -124,7 +124,7 @@ async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
 fn a_body_that_is_no_file_is_refused_before_the_host_is_asked() {
     let id = "ab".repeat(32);
     let ended = run(&["records", "resolve", &id, "applied", "--body", "/dev/zero", "--admin", "http://127.0.0.1:1"]);
-    assert!(ended.code == Some(1) && ended.err.contains("it is no regular file"), "{}", ended.err);
+    assert!(ended.code == Some(1) && ended.err.contains("the path is not a regular file"), "{}", ended.err);
 }
 
 #[tokio::test]

@@ -35,10 +35,13 @@ async fn an_operator_takes_back_what_does_not_serve_yet() {
         assert_eq!((judge(host).await, &fleet["generation"]), ("v2".to_owned(), &1.into()), "{fleet}");
         assert_eq!((&fleet["aborted"]["step"], &fleet["quarantined"]), (&"operator".into(), &[""; 0][..].into()));
     }
-    assert_eq!(told(&hosts[0], "action").await, ["an operator takes back what was announced to the fleet"]);
+    assert_eq!(
+        told(&hosts[0], "action").await,
+        ["an operator withdraws the component that was announced to the fleet"]
+    );
     let nobodys = act(&hosts[0], "rollback", Some(Digest::of(b"nobody's"))).await;
     assert_eq!(nobodys.status(), "409", "{}", nobodys.text());
-    assert!(nobodys.text().contains("neither serves the fleet nor is it proposed"), "{}", nobodys.text());
+    assert!(nobodys.text().contains("neither serves the fleet nor is proposed"), "{}", nobodys.text());
     assert_eq!(act(&hosts[0], "rollback", Some(good)).await.status(), "200");
     serves(&hosts, "v1").await;
 }
@@ -78,7 +81,11 @@ async fn no_other_manifest_brings_it_back() {
     for host in &hosts {
         let got = act(host, "announce", Some(again)).await;
         assert_eq!(got.status(), "409", "{}", got.text());
-        assert!(got.text().contains("refused at step quarantine: it was rolled back before"), "{}", got.text());
+        assert!(
+            got.text().contains("refused the component at step quarantine: this component was rolled back before"),
+            "{}",
+            got.text()
+        );
     }
     let promoted = act(&hosts[0], "promote", Some(again)).await;
     assert_eq!(promoted.status(), "200", "{}", promoted.text());
@@ -101,7 +108,7 @@ async fn a_host_where_it_failed_refuses_it_for_all() {
     announce(&other, bad).await;
     until("it is told", || async { !told(&other, "policy-aborted").await.is_empty() }).await;
     let aborted = told(&other, "policy-aborted").await;
-    assert!(aborted[0].contains("refused it at step quarantine: it was rolled back before"), "{aborted:?}");
+    assert!(aborted[0].contains("refused it at step quarantine: this component was rolled back before"), "{aborted:?}");
     assert_eq!((judge(&other).await, &fleet(&other).await["generation"]), ("v1".to_owned(), &0.into()));
 }
 
@@ -132,7 +139,7 @@ async fn what_is_rolled_back_serves_nowhere() {
     let promoted = act(&hosts[1], "promote", Some(bad)).await;
     assert_eq!(promoted.status(), "200", "{}", promoted.text());
     until("it takes it once more", || async { fleet(&hosts[1]).await["behind"] == false }).await;
-    assert!(told(&hosts[1], "action").await[0].starts_with("an operator has this host take the fleet's sha256:"));
+    assert!(told(&hosts[1], "action").await[0].starts_with("an operator makes this host load the fleet's sha256:"));
 }
 
 /// A command that may have been done is not reported as failed, and it is audited even if its caller has disconnected.
@@ -149,7 +156,7 @@ async fn what_nothing_is_heard_of_is_no_refusal() {
     proxy.set(Way::BlackHole);
     let hasty = tokio::time::timeout(Duration::from_millis(500), act(&host, "announce", Some(at_hand))).await;
     assert!(hasty.is_err(), "no answer can have come: {}", hasty.unwrap().text());
-    let unsure = "; shared state did not say whether that was done";
+    let unsure = "; shared state did not confirm it";
     until("it is audited", || async { told(&host, "action").await.iter().any(|text| text.ends_with(unsure)) }).await;
     proxy.set(Way::Open);
     until("it is heard again", || async { fleet(&host).await["phase"] == "agreed" }).await;
@@ -157,7 +164,7 @@ async fn what_nothing_is_heard_of_is_no_refusal() {
     proxy.set(Way::BlackHole);
     let got = act(&host, "announce", Some(other)).await;
     assert_eq!(got.status(), "409", "{}", got.text());
-    assert!(got.text().contains("shared state did not say whether it was announced; look"), "{}", got.text());
+    assert!(got.text().contains("shared state did not confirm the announcement; run"), "{}", got.text());
 }
 
 /// No host runs while the server is replaced or loses its data.
