@@ -34,6 +34,9 @@
 //!
 //! Secrets come from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
 //!
+//! The crates `config` and `figment` deserialize through serde, which stops at the first problem. This crate is our own because it reports
+//! all problems at once, each with its source.
+//!
 //! A layer overrides another key by key. Across layers, the more specific key wins: an endpoint's own value in the file overrides
 //! `defaults` set by a flag.
 

@@ -1,4 +1,6 @@
 //! Rate limits: GCRA arithmetic and reservations.
+//!
+//! The crate `governor` cannot reserve a later moment and take it back, and the same arithmetic runs in Redis as a Lua script.
 
 pub mod adaptive;
 

@@ -2,7 +2,7 @@
 //!
 //! The cache holds native code, so the host trusts an entry only if a host of the same user wrote it: only this user has access to the
 //! folder and to each entry, an entry carries a MAC whose key is in another folder, and the host loads the same bytes that it checked.
-//! Every other entry counts as a miss, and the component is compiled again.
+//! Every other entry counts as a miss, and the component is compiled again. The cache of `wasmtime` has no MAC, so the host does not use it.
 
 use super::Digest;
 use ring::hmac;

@@ -1,4 +1,6 @@
 //! Counters of endpoints: a set for each endpoint and worker, created with the endpoint, so that a request needs no lookup.
+//!
+//! The counters are our own because a `Family` of `prometheus-client` finds a counter by its labels under a lock, and all threads share it.
 
 use super::histogram::{ANSWERS, DECISIONS, Histogram};
 use crate::{
