@@ -102,8 +102,8 @@ fn message(all: &HeaderMap, names: &[HeaderName], body: &[u8], contents: bool) -
     let mut headers = Vec::new();
     for name in names {
         for value in all.get_all(name) {
-            let told = contents || is_plain_hint(name, value);
-            headers.push((name.as_str().to_owned(), told.then(|| latin1(value.as_bytes()))));
+            let is_recorded = contents || is_plain_hint(name, value);
+            headers.push((name.as_str().to_owned(), is_recorded.then(|| latin1(value.as_bytes()))));
         }
     }
     Message { headers, bytes: body.len() as u64, body: (contents && !body.is_empty()).then(|| latin1(body)) }
@@ -136,7 +136,7 @@ impl RecordedVerdict {
             contract::Next::Verify(probe) => (Next::Verify, Some(probe.delay), None),
             contract::Next::Replace(answer) => (Next::Replace, None, Some(answer.status.as_u16())),
         };
-        let told = || Contents {
+        let recorded_contents = || Contents {
             claim: verdict.claim.clone(),
             probe: match &verdict.next {
                 contract::Next::Verify(probe) => Some((probe.method.to_string(), probe.path_and_query.clone())),
@@ -156,7 +156,7 @@ impl RecordedVerdict {
             pause_ms: verdict.pause.map(millis),
             status,
             claims: verdict.claim.is_some(),
-            contents: contents.then(told),
+            contents: contents.then(recorded_contents),
         }
     }
 

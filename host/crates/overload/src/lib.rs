@@ -91,7 +91,7 @@ pub struct Overload {
 struct State {
     limiter: Limiter,
     queue: WaitQueue<oneshot::Sender<Admission>>,
-    told: Option<Timestamp>,
+    last_event_at: Option<Timestamp>,
 }
 
 /// The request was refused: the upstream is overloaded.
@@ -194,8 +194,8 @@ impl Overload {
 
     fn refuse(&self, mut state: MutexGuard<'_, State>, priority: Priority, now: Timestamp) -> Shed {
         self.shed[priority as usize].fetch_add(1, Relaxed);
-        if state.told.is_none_or(|told| now.since(told) >= MIN_EVENT_INTERVAL) {
-            state.told = Some(now);
+        if state.last_event_at.is_none_or(|last_event_at| now.since(last_event_at) >= MIN_EVENT_INTERVAL) {
+            state.last_event_at = Some(now);
             let (limit, upstream) = (state.limiter.limit(), &self.upstream);
             drop(state);
             tracing::warn!(%upstream, limit, "the upstream is overloaded: the host refuses requests, the lowest \

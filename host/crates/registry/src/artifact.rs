@@ -111,7 +111,7 @@ mod tests {
         assert_eq!((good.size, good.signature), (5, None));
         let two = format!("{0},{0}", layer(LAYER, &digest, 5));
         let tar = layer("application/vnd.oci.image.layer.v1.tar+gzip", &digest, 5);
-        for (what, text, told) in [
+        for (what, text, expected) in [
             ("no JSON", "no".to_owned(), "its manifest is not an image manifest: "),
             ("an index", "{\"manifests\":[]}".to_owned(), "it has 0"),
             ("two layers", manifest(&two), "it has 2"),
@@ -120,7 +120,7 @@ mod tests {
             ("SHA-512", manifest(&layer(LAYER, "sha512:00", 5)), "its layer's digest must be sha256:"),
         ] {
             let error = Contents::read(text.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(told), "{what}: {error}");
+            assert!(error.contains(expected), "{what}: {error}");
         }
     }
 }

@@ -106,8 +106,8 @@ mod tests {
         let hub = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "YWxpY2U6czNjOnJldA=="}}}"#;
         assert_eq!(Credentials::read(hub, "x").unwrap().of("docker.io"), Some(("alice", "s3c:ret")), "docker login");
         for json in ["", "5", r#"{"auths": {"a": {"auth": "%"}}}"#, r#"{"auths": {"a": {"auth": "YWxpY2U="}}}"#] {
-            let told = Credentials::read(json, "the file").unwrap_err().to_string();
-            assert!(told.starts_with("the file must be a docker config.json: {\"auths\":"), "{json}: {told}");
+            let message = Credentials::read(json, "the file").unwrap_err().to_string();
+            assert!(message.starts_with("the file must be a docker config.json: {\"auths\":"), "{json}: {message}");
         }
     }
 }

@@ -256,8 +256,8 @@ mod tests {
             ("registry.gitlab.com", "registry.gitlab.com", "https://gitlab.com/jwt/auth", true),
         ] {
             let base = format!("https://{host}/v2/a/").parse::<Url>().unwrap();
-            let told = may_know(registry, &base, &realm.parse().unwrap(), &credentials);
-            assert_eq!(told, expected, "{registry}: {realm}");
+            let may_know_password = may_know(registry, &base, &realm.parse().unwrap(), &credentials);
+            assert_eq!(may_know_password, expected, "{registry}: {realm}");
         }
     }
 

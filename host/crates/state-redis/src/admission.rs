@@ -361,13 +361,13 @@ impl RedisGate {
     }
 
     /// Applies a state of the fleet's breaker to this host's copy. `surely`: Redis replied it itself, see [`Fleet::observe`].
-    fn observe(&self, told: SharedBreakerState, surely: bool) {
+    fn observe(&self, observed: SharedBreakerState, surely: bool) {
         let now = self.clock.now();
         let mut known = self.known.lock();
         if known.settings.breaker.is_none() {
             return;
         }
-        let Some(change) = known.fleet.observe(told, now, surely) else { return };
+        let Some(change) = known.fleet.observe(observed, now, surely) else { return };
         known.leased = Leased::default();
         // Under the lock, so that changes from two threads are applied one after the other.
         let (standing, forced, why, left) = match change.state {

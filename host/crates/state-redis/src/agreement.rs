@@ -123,7 +123,7 @@ fn read(answer: &Value) -> Option<MessageReply> {
     let (fixed, hosts) = reply::list(answer)?.split_at_checked(19)?;
     let word = |index: usize| fixed.get(index).and_then(reply::text);
     // Text of another host. Invalid UTF-8 in it must not make the whole reply unreadable.
-    let told = |index: usize, most: usize| {
+    let text = |index: usize, most: usize| {
         let bytes = fixed.get(index).and_then(reply::bytes)?;
         Some(line(&String::from_utf8_lossy(bytes), most))
     };
@@ -156,8 +156,8 @@ fn read(answer: &Value) -> Option<MessageReply> {
             id: read_id(own)?,
             digest: word(15)?.parse().ok()?,
             by: name(word(16)?)?,
-            step: told(17, 20)?,
-            reason: told(18, MAX_REASON_CHARS)?,
+            step: text(17, 20)?,
+            reason: text(18, MAX_REASON_CHARS)?,
         }),
     };
     let hosts = hosts.chunks(4).map(|own| match own {

@@ -320,7 +320,7 @@ impl Inner {
             let value = match self.run(&scripts::begin(self.keys(), id, &opening, &about)).await {
                 Ok(value) => value,
                 Err(error) => {
-                    // Nothing was sent, so there is no place to give up.
+                    // Nothing was sent, so the queue was not joined.
                     if let Some(queue_ticket) = queue_ticket.filter(|_| !error.may_be_done()) {
                         queue_ticket.discard();
                     }

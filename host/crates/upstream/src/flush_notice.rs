@@ -239,12 +239,12 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
 
     #[derive(Clone, Default)]
-    struct Told {
+    struct Counted {
         flushed: Arc<AtomicUsize>,
         dropped: Arc<AtomicUsize>,
     }
 
-    struct Answer(Told, bool);
+    struct Answer(Counted, bool);
 
     impl Unflushed for Answer {
         fn flushed(mut self: Box<Self>) {
@@ -264,10 +264,10 @@ mod tests {
     #[tokio::test]
     async fn a_flush_confirms_what_was_written_before_it_and_an_end_nothing() {
         let (near, _far) = tokio::io::duplex(64);
-        let (handover, told) = (Handover::default(), Told::default());
-        let counts = || (told.flushed.load(Relaxed), told.dropped.load(Relaxed));
+        let (handover, counted) = (Handover::default(), Counted::default());
+        let counts = || (counted.flushed.load(Relaxed), counted.dropped.load(Relaxed));
         let mut connection = Confirming::new(near, handover.clone());
-        let written = || handover.written(Box::new(Answer(told.clone(), false)));
+        let written = || handover.written(Box::new(Answer(counted.clone(), false)));
         written();
         assert!(connection.write_all(b"half").await.is_ok());
         assert_eq!(counts(), (0, 0), "a write is no flush");
@@ -284,12 +284,12 @@ mod tests {
     #[tokio::test]
     async fn a_streams_answer_is_confirmed_once_its_bytes_are_written() {
         let (near, _far) = tokio::io::duplex(64);
-        let (handover, told) = (Handover::default(), Told::default());
-        let counts = || (told.flushed.load(Relaxed), told.dropped.load(Relaxed));
+        let (handover, counted) = (Handover::default(), Counted::default());
+        let counts = || (counted.flushed.load(Relaxed), counted.dropped.load(Relaxed));
         let mut connection = Confirming::new(near, handover.clone());
         let (read, reset, late) = (handover.stream(), handover.stream(), handover.stream());
         for stream in [&read, &reset] {
-            stream.written(Box::new(Answer(told.clone(), false)));
+            stream.written(Box::new(Answer(counted.clone(), false)));
         }
         assert!(connection.flush().await.is_ok());
         assert_eq!(counts(), (0, 0), "h2 holds both");
@@ -300,7 +300,7 @@ mod tests {
         assert!(connection.flush().await.is_ok());
         assert_eq!(counts(), (1, 1));
         late.stream_closed();
-        late.written(Box::new(Answer(told.clone(), false)));
+        late.written(Box::new(Answer(counted.clone(), false)));
         assert_eq!(counts(), (1, 2), "it came after the stream's end");
     }
 }

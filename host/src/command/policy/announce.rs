@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn what_came_of_it_is_told_as_it_is() {
         let before = fleet(1, "o", "announced", "1", &[]);
-        let nothing = |words: &str, came: AnnounceOutcome| match came {
+        let nothing = |words: &str, outcome: AnnounceOutcome| match outcome {
             AnnounceOutcome::ToNothing(why) => assert!(why.contains(words), "{why}"),
             other => assert_eq!(other, AnnounceOutcome::ToNothing(words.to_owned())),
         };

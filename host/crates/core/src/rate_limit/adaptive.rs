@@ -11,18 +11,18 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// What a throttled answer leaves of the rate: RFC 9438 (CUBIC) and the AWS SDK's adaptive retry have 0.7.
 const DECREASE_FACTOR: f64 = 0.7;
-/// Without a throttled answer for so long, what was learned is forgotten: the upstream may have grown.
+/// After this time without a throttled response, the learned rate is forgotten: the upstream may have more capacity now.
 pub const FORGET_AFTER: Duration = Duration::from_mins(10);
-/// A rate that was lowered, and by which nothing was taken yet, is lowered again only after that: until then it is the
-/// same window of the upstream's that is used up.
+/// The shortest time between two decreases of the rate if nothing was sent by the lowered rate in between: both throttled responses then
+/// belong to the same window of the upstream's limit.
 const MIN_DECREASE_INTERVAL: Duration = Duration::from_mins(1);
-/// What is taken is measured over one to two of these.
+/// The length of a bucket. Throughput is measured over one to two buckets.
 const BUCKET_TIME: Duration = Duration::from_secs(5);
-/// Requests a minute that any limit admits: a distance has an end.
+/// The lowest rate, in requests per minute, so that the distance between two reservations is finite.
 const MIN_RATE_PER_MINUTE: f64 = 0.001;
-/// Places that were left and are kept for others. What is left beyond them is lost, and the line so much longer.
+/// The maximum number of refunded reservations that other attempts can take. Further ones are forfeited.
 const MAX_FREED: usize = 1024;
-/// Over less than that, a burst would look like a rate.
+/// The shortest time over which throughput is measured: over less, a burst would count as a rate.
 const MIN_MEASURED_TIME: Duration = Duration::from_secs(1);
 
 /// Between which bounds a rate moves, and how fast it rises.
@@ -56,9 +56,9 @@ impl Settings {
 pub struct AdaptiveRate {
     learned: Option<RateEstimate>,
     taken: Throughput,
-    /// When the next place is free.
+    /// The earliest moment that no reservation has.
     free: Timestamp,
-    /// Places in the line that were left, by when they are.
+    /// Refunded reservations before `free`, by their moments.
     freed: BTreeMap<Timestamp, Reservation>,
     /// How far pauses have moved all that is reserved, since the start.
     moved: Duration,
@@ -151,8 +151,8 @@ impl AdaptiveRate {
         Ok(Reservation { due, made: self.free, before, moved: self.moved })
     }
 
-    /// Gives a moment back that was not used: the line ends before it, or the next one who asks gets it while it lies
-    /// ahead.
+    /// Refunds an unused reservation. The last one moves `free` back; any other one goes to the next attempt while its moment is in the
+    /// future.
     pub fn refund(&mut self, reservation: &Reservation, now: Timestamp) {
         let reservation = reservation.moved_to(self.moved);
         if self.free != reservation.made {
@@ -168,7 +168,7 @@ impl AdaptiveRate {
         }
     }
 
-    /// Moves all that is reserved by this much: a pause.
+    /// Delays all reservations by this much, because of a pause.
     pub fn delay(&mut self, by: Duration) {
         self.free = self.free.after(by);
         self.moved = self.moved.saturating_add(by);
@@ -176,7 +176,7 @@ impl AdaptiveRate {
         self.freed = moved.map(|reservation| (reservation.due, reservation)).collect();
     }
 
-    /// Moves the end of the line back by this much: a pause was lifted. Moments that are reserved stay where they are.
+    /// Moves `free` back by this much, because a pause was lifted. Existing reservations keep their moments.
     pub fn move_back(&mut self, by: Duration) {
         self.free = self.free.before(by);
     }

@@ -107,10 +107,10 @@ impl CallerWait {
         let left = self.deadline.saturating_duration_since(now);
         let again = now.saturating_duration_since(self.started).min(left).max(Duration::from_secs(1));
         let (again, location) = (self.is_keyed.then_some(again), self.location.clone());
-        let told = self.dressed(response::effect_unknown(Problem::EffectUnknown, again, location, None));
-        let Some(entry) = self.gone.as_ref().and_then(CallerGone::entry) else { return Ok(told) };
+        let response = self.dressed(response::effect_unknown(Problem::EffectUnknown, again, location, None));
+        let Some(entry) = self.gone.as_ref().and_then(CallerGone::entry) else { return Ok(response) };
         let pending = Pending::entry(entry, Received::Early, self.detached.clone(), Arc::clone(&self.meter));
-        Ok(pending.behind(told, &self.method, self.handover.clone()))
+        Ok(pending.behind(response, &self.method, self.handover.clone()))
     }
 
     fn dressed(&self, mut response: Response<Body>) -> Response<Body> {

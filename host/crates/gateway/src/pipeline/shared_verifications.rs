@@ -120,8 +120,8 @@ impl SharedVerifications {
             None => Arc::strong_count(cell) > 1,
         });
         while cells.values().filter_map(|cell| cell.get()).map(SharedOutcome::bytes).sum::<usize>() > MAX_SHARED_BYTES {
-            let came = |cell: &Arc<OnceCell<SharedOutcome>>| cell.get().map(|outcome| outcome.received_at);
-            let oldest = cells.iter().filter_map(|(identity, cell)| Some((came(cell)?, identity.clone()))).min();
+            let received_at = |cell: &Arc<OnceCell<SharedOutcome>>| cell.get().map(|outcome| outcome.received_at);
+            let oldest = cells.iter().filter_map(|(identity, cell)| Some((received_at(cell)?, identity.clone()))).min();
             let Some((_, identity)) = oldest else { break };
             cells.remove(&identity);
         }

@@ -195,7 +195,7 @@ impl Follower {
         }
     }
 
-    /// Sends an operator's message in a task, so that its outcome is noted even if the operator no longer waits. The follower's next turn,
+    /// Sends an operator's message in a task, so that its outcome is noted even if the operator no longer waits. The follower's next round,
     /// which it wakes, acts on the reply.
     async fn send(
         self: &Arc<Self>,

@@ -45,12 +45,12 @@ impl RedisGate {
         };
         // The time in the batch counts: batch and own call together take at most `state.timeout`.
         let since = Instant::now();
-        let told = if join_batch { self.join_batch(*wait.end()).await } else { None };
-        let told = match told {
-            Some(told) => told,
+        let reply = if join_batch { self.join_batch(*wait.end()).await } else { None };
+        let reply = match reply {
+            Some(reply) => reply,
             None => self.by_itself(ask, wait.clone(), since).await,
         };
-        match told {
+        match reply {
             Ok(handed) => match handed.take() {
                 Some(shared) => Ok(Grant::Shared(Shared { own: own.keep(), ..shared })),
                 None => self.alone(ask, wait),

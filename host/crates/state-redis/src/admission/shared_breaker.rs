@@ -105,26 +105,26 @@ pub(super) struct Change {
 impl Fleet {
     /// Applies a state learned at `now`, unless it is older than the known one. `surely`: the server itself replied it. A message may be
     /// from before the server lost its data, so it cannot begin a new random epoch.
-    pub(super) fn observe(&mut self, told: SharedBreakerState, now: Timestamp, surely: bool) -> Option<Change> {
+    pub(super) fn observe(&mut self, observed: SharedBreakerState, now: Timestamp, surely: bool) -> Option<Change> {
         let before = match &self.known {
             None => None,
-            Some((known, _)) if known.epoch.random != told.epoch.random && !surely => return None,
-            Some((known, _)) if known.epoch.random == told.epoch.random => {
-                if told.epoch.counter < known.epoch.counter {
+            Some((known, _)) if known.epoch.random != observed.epoch.random && !surely => return None,
+            Some((known, _)) if known.epoch.random == observed.epoch.random => {
+                if observed.epoch.counter < known.epoch.counter {
                     return None;
                 }
-                if told.epoch.counter == known.epoch.counter {
-                    let state = told.state;
-                    let longer = self.stays_open_longer(&told, now);
-                    self.known = Some((told, now));
+                if observed.epoch.counter == known.epoch.counter {
+                    let state = observed.state;
+                    let longer = self.stays_open_longer(&observed, now);
+                    self.known = Some((observed, now));
                     return longer.then_some(Change { transition: None, state });
                 }
                 Some(known.state)
             }
             Some((known, _)) => Some(known.state),
         };
-        let state = told.state;
-        self.known = Some((told, now));
+        let state = observed.state;
+        self.known = Some((observed, now));
         let transition = match (before, state) {
             // The first state that a host learns is no transition.
             (None, _) | (_, State::HalfOpen { .. }) | (Some(State::Closed), State::Closed) => None,
@@ -136,8 +136,8 @@ impl Fleet {
     }
 
     /// Whether the upstream has extended the open time, by more than the delay of a message.
-    fn stays_open_longer(&self, told: &SharedBreakerState, now: Timestamp) -> bool {
-        match (&self.known, told.state) {
+    fn stays_open_longer(&self, observed: &SharedBreakerState, now: Timestamp) -> bool {
+        match (&self.known, observed.state) {
             (
                 Some((SharedBreakerState { state: State::Open { left: before, .. }, .. }, at)),
                 State::Open { left, .. },
@@ -221,7 +221,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
-    fn told(random: &str, counter: u64, state: State) -> SharedBreakerState {
+    fn observed(random: &str, counter: u64, state: State) -> SharedBreakerState {
         SharedBreakerState { epoch: Epoch { random: random.to_owned(), counter }, state }
     }
 
@@ -232,25 +232,29 @@ mod tests {
     #[test]
     fn what_is_older_changes_nothing() {
         let mut fleet = Fleet::default();
-        assert_eq!(fleet.observe(told("a", 3, State::Closed), NOW, true).unwrap().transition, None, "the first look");
-        assert!(fleet.observe(told("a", 2, open(9)), NOW, true).is_none(), "an older epoch");
-        assert!(fleet.observe(told("b", 9, open(9)), NOW, false).is_none(), "a message from before a loss");
+        assert_eq!(
+            fleet.observe(observed("a", 3, State::Closed), NOW, true).unwrap().transition,
+            None,
+            "the first look"
+        );
+        assert!(fleet.observe(observed("a", 2, open(9)), NOW, true).is_none(), "an older epoch");
+        assert!(fleet.observe(observed("b", 9, open(9)), NOW, false).is_none(), "a message from before a loss");
         assert!(fleet.is_closed());
-        let opened = fleet.observe(told("a", 4, open(9)), NOW, false).unwrap();
+        let opened = fleet.observe(observed("a", 4, open(9)), NOW, false).unwrap();
         assert!(matches!(opened.transition, Some(Transition::Opened { .. })), "{opened:?}");
         assert_eq!(fleet.open(NOW.after(Duration::from_secs(4))).unwrap().0, Duration::from_secs(5));
         assert_eq!(fleet.open(NOW.after(Duration::from_secs(9))), None);
-        let lost = fleet.observe(told("b", 0, State::Closed), NOW, true).unwrap();
+        let lost = fleet.observe(observed("b", 0, State::Closed), NOW, true).unwrap();
         assert_eq!(lost.transition, Some(Transition::Closed), "the server's own word");
     }
 
     #[test]
     fn an_open_time_that_the_upstream_lengthens_is_taken_over() {
         let mut fleet = Fleet::default();
-        fleet.observe(told("a", 4, open(9)), NOW, true);
+        fleet.observe(observed("a", 4, open(9)), NOW, true);
         let later = NOW.after(Duration::from_secs(1));
-        assert_eq!(fleet.observe(told("a", 4, open(8)), later, true), None, "the same end, read again");
-        let longer = fleet.observe(told("a", 4, open(120)), later, false).unwrap();
+        assert_eq!(fleet.observe(observed("a", 4, open(8)), later, true), None, "the same end, read again");
+        let longer = fleet.observe(observed("a", 4, open(120)), later, false).unwrap();
         assert_eq!(longer, Change { transition: None, state: open(120) }, "it is no transition");
         assert_eq!(fleet.open(later).unwrap().0, Duration::from_secs(120));
     }

@@ -33,7 +33,7 @@ pub enum LockToken {
     Queued(LockWaiter),
 }
 
-/// The lock, held until drop. Fields are dropped in order: the lock passes on before the seat is free.
+/// The lock, held until drop. Fields are dropped in order: the lock passes on before its permit is free.
 pub struct LocalLockGuard {
     _lock: PassedLock,
     _permit: LockPermit,
@@ -45,7 +45,7 @@ impl Lease for LocalLockGuard {
     }
 }
 
-/// A place in the queue, left on drop.
+/// A request in the queue. Dropping it leaves the queue.
 pub struct LockWaiter {
     fingerprint: Fingerprint,
     ticket: u64,
@@ -54,15 +54,14 @@ pub struct LockWaiter {
     locks: Arc<FingerprintLocks>,
 }
 
-/// The lock as it is sent from request to request. A baton in the channel of a waiter that left is dropped with the channel, and so
-/// passes on.
+/// The lock as it is sent from request to request. If the waiter has left, the lock is dropped with the waiter's channel, and so passes on.
 struct PassedLock {
     locks: Arc<FingerprintLocks>,
     fingerprint: Fingerprint,
     spent: bool,
 }
 
-/// One of the `max` places that all queues share.
+/// A permit to hold a lock or wait for one. All queues together have `max` permits.
 struct LockPermit(Arc<FingerprintLocks>);
 
 impl FingerprintLocks {
@@ -81,7 +80,7 @@ impl FingerprintLocks {
         self.held.load(Relaxed)
     }
 
-    /// Takes the lock, or a place at the end of its queue.
+    /// Takes the lock, or joins the end of its queue.
     ///
     /// # Errors
     /// [`RecordError::Full`] if `max` requests hold a lock or wait for one.
@@ -126,7 +125,7 @@ impl LockWaiter {
     /// # Errors
     /// [`RecordError::Unavailable`] if the queue ended; that cannot occur while the locks exist.
     pub async fn wait(mut self) -> Result<LocalLockGuard, RecordError> {
-        // Both errors cannot occur: the queue holds the sender until it passes the baton on, and only this line takes the seat.
+        // Both errors cannot occur: the queue keeps the sender until it passes the lock on, and only this line takes the permit.
         let lock = (&mut self.lock)
             .await
             .map_err(|source| RecordError::Unavailable { source: Box::new(source), maybe_done: true })?;
@@ -137,7 +136,7 @@ impl LockWaiter {
 
 impl Drop for LockWaiter {
     fn drop(&mut self) {
-        // Tickets are drawn under the shard's lock, so the queue is sorted by ticket. A waiter that has been sent the baton is not in it.
+        // Tickets are drawn under the shard's lock, so the queue is sorted by ticket. A waiter that has been sent the lock is not in it.
         let mut queues = self.locks.shard(self.fingerprint).lock();
         let Some(queue) = queues.get_mut(&self.fingerprint) else { return };
         if let Ok(at) = queue.binary_search_by_key(&self.ticket, |(ticket, _)| *ticket) {
@@ -156,7 +155,7 @@ impl Drop for PassedLock {
             let fresh = Self { locks: Arc::clone(&self.locks), fingerprint: self.fingerprint, spent: false };
             match pass.send(fresh) {
                 Ok(()) => return,
-                // The waiter has just left. `self` still passes the lock on, so the returned baton must not.
+                // The waiter has just left. `self` still passes the lock on, so the returned one must not.
                 Err(mut back) => back.spent = true,
             }
         }
