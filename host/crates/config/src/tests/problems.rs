@@ -622,7 +622,7 @@ fn overrides_are_checked_against_the_policy() {
         ),
         (
             "endpoints.twin = { method = \"POST\", path = \"/hospitals/\" }",
-            "upstreams.a.endpoints.twin: got POST /hospitals/, but the policy already describes it as create-hospital; must be a different operation; override endpoints.create-hospital instead",
+            "upstreams.a.endpoints.twin: got POST /hospitals/, but the policy already describes this operation as create-hospital; must be a different operation; override endpoints.create-hospital instead",
         ),
         (
             "defaults.breaker.probe_lease = \"20s\"",
