@@ -143,7 +143,7 @@ elseif word == 'refuse' then
 elseif word == 'back' then
   if s.ge ~= ARGV[15] or s.ch ~= ARGV[16] then outcome = 'stale'
   elseif ARGV[17] == 'o' and s.pi ~= '' then
-    abort(host, 'operator', 'an operator took it back before it served')
+    abort(host, 'operator', 'an operator withdrew it before it served')
     outcome = 'aborted'
   elseif s.be == '-' then outcome = 'no-other'
   else
@@ -173,7 +173,7 @@ if s.pi ~= '' then
       next_generation(s.pp == '1' and 'p' or 'a', s.pb)
       end_proposal()
     else
-      abort(s.pb, 'staging', 'no host that lives has it')
+      abort(s.pb, 'staging', 'no live host has staged it')
     end
   end
 end
