@@ -4,12 +4,14 @@ use crate::{
     breaker::BreakerState,
     error::REASONS,
     overload::{self, Priority},
+    policy::contract::{Class, FailureKind},
+    retry::ClampReason,
     settlement,
     state::group::{GroupStatus, LimitView},
     state_redis::{Condition, Steps},
     telemetry::{
         AllEndpointCounters, EndpointCounters, EndpointMeters, Events, Metric,
-        endpoint_counters::{CLASSES, Counter, FAILURES, FAULTS, KEYED, LIMITS, Names, ORPHANS, STATUSES},
+        endpoint_counters::{Counter, FAULTS, KeyResult, Names, OrphanResult, STATUSES},
         histogram::{Histogram, Observed},
         metrics, process,
     },
@@ -22,6 +24,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use strum::VariantNames as _;
 
 /// The sources of a scrape.
 #[derive(Debug)]
@@ -198,19 +201,17 @@ fn requests(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
     page.gauges(&metrics::IN_FLIGHT, all.iter().map(|one| (one.labels(), in_flight(one))))?;
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.request_time)));
     page.histograms(&metrics::REQUEST_TIME, times)?;
-    page.counters(&metrics::KEYED, labelled(all, "result", &KEYED, |meter| meter.keyed.all()))?;
-    page.counters(&metrics::ORPHANS, labelled(all, "result", &ORPHANS, |meter| meter.orphans.all()))
+    page.counters(&metrics::KEYED, labelled(all, "result", KeyResult::VARIANTS, |meter| meter.keyed.all()))?;
+    page.counters(&metrics::ORPHANS, labelled(all, "result", OrphanResult::VARIANTS, |meter| meter.orphans.all()))
 }
 
 fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
-    let failures = FAILURES.map(crate::policy::contract::FailureKind::name);
-    let classes = CLASSES.map(crate::policy::contract::Class::name);
     let answered = labelled(all, "outcome", &STATUSES, |meter| meter.answered.all());
-    let failed = labelled(all, "outcome", &failures, |meter| meter.failed.all());
+    let failed = labelled(all, "outcome", FailureKind::VARIANTS, |meter| meter.failed.all());
     page.counters(&metrics::ATTEMPTS, answered.chain(failed))?;
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.attempt_time)));
     page.histograms(&metrics::ATTEMPT_TIME, times)?;
-    page.counters(&metrics::RETRIES, labelled(all, "class", &classes, |meter| meter.retries.all()))?;
+    page.counters(&metrics::RETRIES, labelled(all, "class", Class::VARIANTS, |meter| meter.retries.all()))?;
     for verifications in [&metrics::VERIFICATIONS, &metrics::LOOKS] {
         page.counters(verifications, all.iter().map(|one| (one.labels(), one.sum(|meter| &meter.verifications))))?;
     }
@@ -219,12 +220,10 @@ fn attempts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
 }
 
 fn verdicts(page: &mut Page<'_>, all: &[Endpoint]) -> fmt::Result {
-    let classes = CLASSES.map(crate::policy::contract::Class::name);
-    let limits = LIMITS.map(crate::retry::ClampReason::name);
-    page.counters(&metrics::VERDICTS, labelled(all, "class", &classes, |meter| meter.verdicts.all()))?;
+    page.counters(&metrics::VERDICTS, labelled(all, "class", Class::VARIANTS, |meter| meter.verdicts.all()))?;
     let times = all.iter().map(|one| (one.labels(), one.observed(|meter| &meter.decision_time)));
     page.histograms(&metrics::DECISION_TIME, times)?;
-    page.counters(&metrics::CLAMPS, labelled(all, "limit", &limits, |meter| meter.clamps.all()))?;
+    page.counters(&metrics::CLAMPS, labelled(all, "limit", ClampReason::VARIANTS, |meter| meter.clamps.all()))?;
     page.counters(&metrics::FAULTS, labelled(all, "fault", &FAULTS, |meter| meter.faults.all()))
 }
 

@@ -1,7 +1,8 @@
 //! What a caller may do.
 
 /// A caller's permissions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub(super) enum Role {
     /// May read.
     Read,
@@ -11,9 +12,6 @@ pub(super) enum Role {
 
 impl Role {
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-        }
+        self.into()
     }
 }

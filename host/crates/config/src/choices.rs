@@ -28,7 +28,8 @@ impl fmt::Display for PolicySource {
 }
 
 /// How a candidate policy is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Mode {
     /// Shadow: the candidate decides after the live policy, and its verdicts are only compared.
     Shadow,
@@ -39,15 +40,13 @@ pub enum Mode {
 impl Mode {
     /// The name in the configuration and in logs.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Shadow => "shadow",
-            Self::Canary => "canary",
-        }
+        self.into()
     }
 }
 
 /// How URLs in responses that lead to the upstream are handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Redirects {
     /// Rewrite them to the host's address that the caller used.
     Rewrite,
@@ -58,9 +57,6 @@ pub enum Redirects {
 impl Redirects {
     /// The name in the configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Rewrite => "rewrite",
-            Self::Pass => "pass",
-        }
+        self.into()
     }
 }

@@ -154,32 +154,15 @@ impl Kind {
             Self::Headers => headers(raw),
             Self::Method => method(text(METHOD)?),
             Self::Template => template(text(TEMPLATE)?),
-            Self::Effect => match text(EFFECT)? {
-                "safe" => Ok(Value::Effect(Effect::Safe)),
-                "idempotent" => Ok(Value::Effect(Effect::Idempotent)),
-                "unsafe" => Ok(Value::Effect(Effect::Unsafe)),
-                _ => Err(EFFECT.to_owned()),
-            },
+            Self::Effect => text(EFFECT)?.parse().map(Value::Effect).map_err(|_| EFFECT.to_owned()),
             Self::Priority => Priority::of(text(PRIORITY)?).map(Value::Priority).ok_or_else(|| PRIORITY.to_owned()),
             Self::Name => {
                 let name = text(NAME)?;
                 if is_name(name) { Ok(Value::Text(name.to_owned())) } else { Err(NAME.to_owned()) }
             }
-            Self::Mode => match text(MODE)? {
-                "shadow" => Ok(Value::Mode(Mode::Shadow)),
-                "canary" => Ok(Value::Mode(Mode::Canary)),
-                _ => Err(MODE.to_owned()),
-            },
-            Self::AfterLoss => match text(AFTER_LOSS)? {
-                "ask" => Ok(Value::AfterLoss(AfterLoss::Ask)),
-                "adopt" => Ok(Value::AfterLoss(AfterLoss::Adopt)),
-                _ => Err(AFTER_LOSS.to_owned()),
-            },
-            Self::Redirects => match text(REDIRECTS)? {
-                "rewrite" => Ok(Value::Redirects(Redirects::Rewrite)),
-                "pass" => Ok(Value::Redirects(Redirects::Pass)),
-                _ => Err(REDIRECTS.to_owned()),
-            },
+            Self::Mode => text(MODE)?.parse().map(Value::Mode).map_err(|_| MODE.to_owned()),
+            Self::AfterLoss => text(AFTER_LOSS)?.parse().map(Value::AfterLoss).map_err(|_| AFTER_LOSS.to_owned()),
+            Self::Redirects => text(REDIRECTS)?.parse().map(Value::Redirects).map_err(|_| REDIRECTS.to_owned()),
             Self::Keys => {
                 let one = |raw: &Raw| raw.text().and_then(|text| text.trim().parse().ok());
                 let structured = raw.structured();

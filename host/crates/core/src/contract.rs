@@ -11,8 +11,22 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What sending a request may do (RFC 9110 section 9.2). Ordered: the greater is the stricter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Effect {
     /// Reads only.
     Safe,
@@ -34,17 +48,16 @@ impl Effect {
 
     /// The name in configurations and answers.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Safe => "safe",
-            Self::Idempotent => "idempotent",
-            Self::Unsafe => "unsafe",
-        }
+        self.into()
     }
 }
 
 /// What became of a request's effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Class {
     /// It took place, by this attempt.
     Applied,
@@ -63,20 +76,14 @@ pub enum Class {
 impl Class {
     /// The name in headers, logs and metrics.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::AlreadyApplied => "already-applied",
-            Self::NotApplied => "not-applied",
-            Self::Throttled => "throttled",
-            Self::Unknown => "unknown",
-            Self::Rejected => "rejected",
-        }
+        self.into()
     }
 }
 
 /// What an outcome says of the upstream's health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum BreakerSignal {
     /// The upstream works.
     Success,
@@ -84,6 +91,13 @@ pub enum BreakerSignal {
     Failure,
     /// It says nothing.
     Ignore,
+}
+
+impl BreakerSignal {
+    /// The name in logs, reports and shared state.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Whether an outcome is the request's or a probe's.
@@ -97,8 +111,11 @@ pub enum Purpose {
 }
 
 /// What went wrong where there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum FailureKind {
     /// The upstream's name could not be resolved.
     Dns,
@@ -125,18 +142,7 @@ pub enum FailureKind {
 impl FailureKind {
     /// The name in problems, logs and vectors.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::ConnectTimeout => "connect-timeout",
-            Self::Tls => "tls",
-            Self::Send => "send",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-            Self::Body => "body",
-            Self::Exhausted => "exhausted",
-        }
+        self.into()
     }
 }
 

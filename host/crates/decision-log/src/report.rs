@@ -1,7 +1,6 @@
 //! The report of a replay.
 
 use super::format::{Head, Next, RecordedVerdict};
-use crate::policy::contract::BreakerSignal;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Maximum of groups of differences. Differences beyond it are only counted.
@@ -182,11 +181,7 @@ impl fmt::Display for Report {
 impl RecordedVerdict {
     /// A summary without delays and contents, by which differences are grouped.
     pub(super) fn summary(&self) -> String {
-        let breaker = match self.breaker {
-            BreakerSignal::Success => "success",
-            BreakerSignal::Failure => "failure",
-            BreakerSignal::Ignore => "ignore",
-        };
+        let breaker = self.breaker.name();
         let next = match self.next {
             Next::Deliver => "deliver".to_owned(),
             Next::Retry => "retry".to_owned(),

@@ -220,7 +220,7 @@ pub fn compile_child(tier: &str) -> io::Result<()> {
 }
 
 fn compiled(tier: &str, component: &[u8]) -> Compiled {
-    let tier = Tier::of_name(tier).ok_or_else(|| format!("there is no tier {tier}"))?;
+    let tier = tier.parse::<Tier>().map_err(|_| format!("there is no tier {tier}"))?;
     if component.len() as u64 > MAX_COMPONENT_BYTES {
         return Err("the component is too large".to_owned());
     }

@@ -21,25 +21,20 @@ pub enum Contract {
 }
 
 /// The engine on which a component runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
 pub enum Tier {
     /// For components without imports, from compiled languages: little memory, and a fresh instance in microseconds.
+    #[strum(serialize = "fast")]
     Sync,
     /// For components that contain an interpreter or import WASI: more memory, and a WASI that gives access to nothing.
+    #[strum(serialize = "roomy")]
     Wasi,
 }
 
 impl Tier {
     /// The tier's name on the compiler's command line.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Sync => "fast",
-            Self::Wasi => "roomy",
-        }
-    }
-
-    pub(super) fn of_name(name: &str) -> Option<Self> {
-        [Self::Sync, Self::Wasi].into_iter().find(|tier| tier.name() == name)
+        self.into()
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     Policy,
-    contract::{Attempt, BreakerSignal, Effect, Failure, FailureKind, Next, Outcome, Purpose},
+    contract::{Attempt, Effect, Failure, FailureKind, Next, Outcome, Purpose},
 };
 use crate::route::{RouteError, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -146,11 +146,7 @@ fn differences(policy: &Policy, router: &Router, row: &Row) -> Result<String, St
         Next::Verify(probe) => ("verify", Some(probe.delay)),
         Next::Replace(_) => ("replace", None),
     };
-    let breaker = match verdict.breaker {
-        BreakerSignal::Success => "success",
-        BreakerSignal::Failure => "failure",
-        BreakerSignal::Ignore => "ignore",
-    };
+    let breaker = verdict.breaker.name();
     let ms = |duration: Option<Duration>| duration.map_or_else(String::new, |d| d.as_millis().to_string());
     let number = |wanted: Option<u64>| wanted.map_or_else(String::new, |ms| ms.to_string());
     let compared = [

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// A language for policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Language {
     /// A crate that uses the SDK: the smallest and fastest components.
     Rust,
     /// A module that componentize-js packs into a component.
+    #[strum(serialize = "js")]
     JavaScript,
     /// A module that componentize-py packs into a component.
     Python,
@@ -19,11 +21,7 @@ impl Language {
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Rust => "rust",
-            Self::JavaScript => "js",
-            Self::Python => "python",
-        }
+        self.into()
     }
 
     /// The name in messages.
@@ -33,11 +31,6 @@ impl Language {
             Self::JavaScript => "JavaScript",
             Self::Python => "Python",
         }
-    }
-
-    /// The language with this name on the command line.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|language| language.name() == name)
     }
 
     /// The manifest's file name. The manifest names the policy, and its file name shows the language.

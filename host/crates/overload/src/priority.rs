@@ -3,7 +3,8 @@
 use crate::contract::Effect;
 
 /// A request's priority when not all can be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case", ascii_case_insensitive)]
 pub enum Priority {
     /// Work that can be done later: imports, prefetching.
     Low,
@@ -19,16 +20,12 @@ impl Priority {
 
     /// The name in the configuration, in the header and in metrics.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-        }
+        self.into()
     }
 
     /// Parses a priority's name, in any case.
     pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|own| own.name().eq_ignore_ascii_case(name.trim()))
+        name.trim().parse().ok()
     }
 
     /// The default priority of an effect: writes outrank reads, because a refused read can be repeated without harm.

@@ -187,11 +187,7 @@ impl VerdictSummary {
 
 impl fmt::Display for VerdictSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let breaker = match self.breaker {
-            BreakerSignal::Success => "success",
-            BreakerSignal::Failure => "failure",
-            BreakerSignal::Ignore => "ignore",
-        };
+        let breaker = self.breaker.name();
         write!(f, "{}, {breaker}, {}", self.class, self.next)?;
         self.replaced_by.map_or(Ok(()), |status| write!(f, " {}", status.as_u16()))
     }

@@ -37,6 +37,7 @@ use std::{
     },
     time::Duration,
 };
+use strum::VariantNames as _;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until},
@@ -76,10 +77,6 @@ impl Default for Settings {
     }
 }
 
-/// Every class, in the order of the counters.
-const CLASSES: [Class; 6] =
-    [Class::Applied, Class::AlreadyApplied, Class::NotApplied, Class::Throttled, Class::Unknown, Class::Rejected];
-
 /// The settlement state that a host's workers share.
 #[derive(Debug)]
 pub struct Settlement {
@@ -89,7 +86,7 @@ pub struct Settlement {
     events: Arc<Events>,
     /// Notified when a write is left unknown.
     left: Notify,
-    settled: [AtomicU64; CLASSES.len()],
+    settled: [AtomicU64; Class::VARIANTS.len()],
     notifier: Option<Notifier>,
 }
 
@@ -108,8 +105,8 @@ impl Settlement {
     }
 
     /// Settled writes by class; `unknown` counts writes that are no longer verified.
-    pub fn counts(&self) -> [(&'static str, u64); CLASSES.len()] {
-        std::array::from_fn(|index| (CLASSES[index].name(), self.settled[index].load(Relaxed)))
+    pub fn counts(&self) -> [(&'static str, u64); Class::VARIANTS.len()] {
+        std::array::from_fn(|index| (Class::VARIANTS[index], self.settled[index].load(Relaxed)))
     }
 
     /// Counts of sent notices by their result.
@@ -119,9 +116,7 @@ impl Settlement {
 
     fn note(&self, record: RecordId, verified: VerificationResult) {
         let VerificationResult::Settled { upstream, endpoint, class } = verified else { return };
-        if let Some(place) = CLASSES.iter().position(|own| *own == class) {
-            self.settled[place].fetch_add(1, Relaxed);
-        }
+        self.settled[class as usize].fetch_add(1, Relaxed);
         let (class_name, subject) = (class.name(), format!("{upstream}/{endpoint}"));
         if class == Class::Unknown {
             tracing::warn!(%record, %upstream, %endpoint, "a write stays unknown: the host no longer verifies it");

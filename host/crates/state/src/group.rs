@@ -39,7 +39,8 @@ pub struct EndpointSettings {
 }
 
 /// The kind of an attempt: which of breaker, budget and limits apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum AttemptKind {
     /// A first attempt: adds to the retry budget.
     First,
@@ -52,11 +53,7 @@ pub enum AttemptKind {
 impl AttemptKind {
     /// The name in scripts and logs.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::First => "first",
-            Self::Retry => "retry",
-            Self::Probe => "probe",
-        }
+        self.into()
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
     },
     time::Duration,
 };
+use strum::VariantNames as _;
 
 /// Maximum of endpoints with counters of their own; further ones count together, as `other`. Each has some hundred time series.
 const MAX_ENDPOINTS: usize = 1000;
@@ -94,44 +95,12 @@ pub fn status(status: u16) -> usize {
     usize::from(status / 100).wrapping_sub(1).min(STATUSES.len() - 1)
 }
 
-/// All classes, in the order of the counters.
-pub const CLASSES: [Class; 6] =
-    [Class::Applied, Class::AlreadyApplied, Class::NotApplied, Class::Throttled, Class::Unknown, Class::Rejected];
-
-/// All kinds of failure, in the order of the counters.
-pub const FAILURES: [FailureKind; 10] = [
-    FailureKind::Dns,
-    FailureKind::Connect,
-    FailureKind::ConnectTimeout,
-    FailureKind::Tls,
-    FailureKind::Send,
-    FailureKind::Reset,
-    FailureKind::Timeout,
-    FailureKind::Protocol,
-    FailureKind::Body,
-    FailureKind::Exhausted,
-];
-
-/// All reasons of a clamp, in the order of the counters.
-pub const LIMITS: [ClampReason; 8] = [
-    ClampReason::Attempts,
-    ClampReason::Deadline,
-    ClampReason::Effect,
-    ClampReason::Body,
-    ClampReason::Grant,
-    ClampReason::Verifications,
-    ClampReason::TooEarly,
-    ClampReason::UpstreamKey,
-];
-
 /// All policy faults, in the order of the counters.
 pub const FAULTS: [&str; 7] = ["overran", "waited", "trapped", "instantiate", "configure", "invalid", "other"];
 
-/// Names of [`KeyResult`], in the order of the counters.
-pub const KEYED: [&str; 6] = ["new", "replay", "in-flight", "mismatch", "reconcile", "failed"];
-
 /// The result of looking up a request's idempotency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum KeyResult {
     /// The key is new.
     New,
@@ -147,11 +116,9 @@ pub enum KeyResult {
     Failed,
 }
 
-/// Names of [`OrphanResult`], in the order of the counters.
-pub const ORPHANS: [&str; 6] = ["left", "answer", "reconcile", "unsent", "in-flight", "not-kept"];
-
 /// The result of a write without a key whose caller disconnected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum OrphanResult {
     /// The caller disconnected before the response.
     Left,
@@ -170,14 +137,14 @@ pub enum OrphanResult {
 impl OrphanResult {
     /// The name in metrics and timelines.
     pub fn name(self) -> &'static str {
-        ORPHANS[self as usize]
+        self.into()
     }
 }
 
 impl KeyResult {
     /// The name in metrics and timelines.
     pub fn name(self) -> &'static str {
-        KEYED[self as usize]
+        self.into()
     }
 }
 
@@ -211,29 +178,29 @@ pub struct EndpointCounters {
     /// Attempts with a response, by status.
     pub answered: Each<{ STATUSES.len() }>,
     /// Attempts that failed, by kind.
-    pub failed: Each<{ FAILURES.len() }>,
+    pub failed: Each<{ FailureKind::VARIANTS.len() }>,
     /// Time to the head of an attempt's response, or to its failure.
     pub attempt_time: Histogram,
     /// The same, smoothed, for responses other than 429 and 503.
     pub usually_takes: Usually,
     /// Retries, by the class of the outcome before.
-    pub retries: Each<{ CLASSES.len() }>,
+    pub retries: Each<{ Class::VARIANTS.len() }>,
     /// Verifications of unknown writes.
     pub verifications: Counter,
     /// Time that attempts waited for their reserved moment.
     pub wait_time: Histogram,
     /// Verdicts by class; settled statuses count as applied.
-    pub verdicts: Each<{ CLASSES.len() }>,
+    pub verdicts: Each<{ Class::VARIANTS.len() }>,
     /// Duration of a policy's calls.
     pub decision_time: Histogram,
     /// Verdicts that the host clamped, by reason.
-    pub clamps: Each<{ LIMITS.len() }>,
+    pub clamps: Each<{ ClampReason::VARIANTS.len() }>,
     /// Faults of the policy, by kind.
     pub faults: Each<{ FAULTS.len() }>,
     /// Requests with an idempotency key, by result.
-    pub keyed: Each<{ KEYED.len() }>,
+    pub keyed: Each<{ KeyResult::VARIANTS.len() }>,
     /// Writes without a key whose callers disconnected, by result.
-    pub orphans: Each<{ ORPHANS.len() }>,
+    pub orphans: Each<{ OrphanResult::VARIANTS.len() }>,
 }
 
 impl EndpointCounters {
@@ -345,10 +312,15 @@ mod tests {
 
     #[test]
     fn counters_stand_in_the_order_of_their_names() {
-        assert!(CLASSES.iter().enumerate().all(|(index, class)| *class as usize == index));
-        assert!(FAILURES.iter().enumerate().all(|(index, kind)| *kind as usize == index));
-        assert!(LIMITS.iter().enumerate().all(|(index, limit)| *limit as usize == index));
-        assert_eq!(KeyResult::Failed.name(), "failed");
+        assert_eq!(Class::VARIANTS, ["applied", "already-applied", "not-applied", "throttled", "unknown", "rejected"]);
+        let failures =
+            ["dns", "connect", "connect-timeout", "tls", "send", "reset", "timeout", "protocol", "body", "exhausted"];
+        assert_eq!(FailureKind::VARIANTS, failures);
+        let clamps = ["attempts", "deadline", "effect", "body", "grant", "probes", "too-early", "upstream-key"];
+        assert_eq!(ClampReason::VARIANTS, clamps);
+        assert_eq!(KeyResult::VARIANTS, ["new", "replay", "in-flight", "mismatch", "reconcile", "failed"]);
+        assert_eq!(OrphanResult::VARIANTS, ["left", "answer", "reconcile", "unsent", "in-flight", "not-kept"]);
+        assert_eq!((KeyResult::Failed.name(), KeyResult::Failed as usize), ("failed", KeyResult::VARIANTS.len() - 1));
         let names = [0, 99, 100, 204, 599, 600, u16::MAX].map(|code| STATUSES[status(code)]);
         assert_eq!(names, ["other", "other", "1xx", "2xx", "5xx", "other", "other"]);
     }

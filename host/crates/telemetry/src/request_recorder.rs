@@ -8,7 +8,7 @@ use super::{
     task_spans,
 };
 use crate::{
-    contract::{BreakerSignal, Class, Failure, Next, Verdict},
+    contract::{Class, Failure, Next, Verdict},
     error::{EFFECT_UNKNOWN, Problem},
     retry::ClampReason,
 };
@@ -197,11 +197,7 @@ impl RequestRecorder {
             Next::Verify(_) => "verify",
             Next::Replace(_) => "replace",
         };
-        let breaker = match verdict.breaker {
-            BreakerSignal::Success => "success",
-            BreakerSignal::Failure => "failure",
-            BreakerSignal::Ignore => "ignore",
-        };
+        let breaker = verdict.breaker.name();
         self.is_troubled |= next != "deliver" || breaker != "success";
         let class = verdict.class.name();
         self.note(|| TimelineEvent::Verdict {

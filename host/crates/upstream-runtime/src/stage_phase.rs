@@ -1,7 +1,8 @@
 //! The phases of loading a policy.
 
 /// A phase of loading a policy. A refusal names the phase that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum StagePhase {
     /// Reading the file.
     Read,
@@ -24,15 +25,6 @@ pub enum StagePhase {
 impl StagePhase {
     /// The name in logs.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Pull => "pull",
-            Self::Quarantine => "quarantine",
-            Self::Checksum => "checksum",
-            Self::Signature => "signature",
-            Self::Load => "load",
-            Self::Cases => "cases",
-            Self::Configuration => "configuration",
-        }
+        self.into()
     }
 }

@@ -143,11 +143,7 @@ pub enum Transition {
 impl BreakerState {
     /// The name in metrics and answers.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half-open",
-        }
+        self.into()
     }
 }
 
@@ -191,7 +187,8 @@ pub struct BreakerStatus {
 }
 
 /// How a breaker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum BreakerState {
     /// Attempts pass.
     Closed,

@@ -4,7 +4,8 @@
 //! reason here changes no decision.
 
 /// A cause that an operator can act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum FailureReason {
     /// No trusted authority has signed the upstream's certificate.
     UnknownAuthority,
@@ -43,48 +44,9 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// Every one.
-    pub const ALL: [Self; 17] = [
-        Self::UnknownAuthority,
-        Self::AuthorityAsServer,
-        Self::WrongName,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::Revoked,
-        Self::BadCertificate,
-        Self::ClientCertificate,
-        Self::TlsVersion,
-        Self::NotTls,
-        Self::TlsHandshake,
-        Self::TooManyFields,
-        Self::HeadTooLarge,
-        Self::TransferCoding,
-        Self::ContentLength,
-        Self::Status,
-        Self::Upgrade,
-    ];
-
     /// The name in problems, logs and explanations.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::UnknownAuthority => "unknown-authority",
-            Self::AuthorityAsServer => "authority-as-server",
-            Self::WrongName => "wrong-name",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not-yet-valid",
-            Self::Revoked => "revoked",
-            Self::BadCertificate => "bad-certificate",
-            Self::ClientCertificate => "client-certificate",
-            Self::TlsVersion => "tls-version",
-            Self::NotTls => "not-tls",
-            Self::TlsHandshake => "tls-handshake",
-            Self::TooManyFields => "too-many-fields",
-            Self::HeadTooLarge => "head-too-large",
-            Self::TransferCoding => "transfer-coding",
-            Self::ContentLength => "content-length",
-            Self::Status => "status",
-            Self::Upgrade => "upgrade",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The fact, and what to do about it.
@@ -139,11 +101,12 @@ impl FailureReason {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use strum::VariantArray as _;
 
     #[test]
     fn every_reason_has_a_name_and_a_text_of_its_own() {
-        let names: BTreeSet<_> = FailureReason::ALL.iter().map(|reason| reason.name()).collect();
-        let texts: BTreeSet<_> = FailureReason::ALL.iter().map(|reason| reason.text()).collect();
-        assert_eq!((names.len(), texts.len()), (FailureReason::ALL.len(), FailureReason::ALL.len()));
+        let names: BTreeSet<_> = FailureReason::VARIANTS.iter().map(|reason| reason.name()).collect();
+        let texts: BTreeSet<_> = FailureReason::VARIANTS.iter().map(|reason| reason.text()).collect();
+        assert_eq!((names.len(), texts.len()), (FailureReason::VARIANTS.len(), FailureReason::VARIANTS.len()));
     }
 }

@@ -2,7 +2,8 @@
 
 /// The rule for a request whose record shared state may have lost, if a verification finds a matching resource but no claim names
 /// the request that made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum AfterLoss {
     /// The effect stays unknown until the caller or an operator settles it: an equal request may have made the resource.
     Ask,
@@ -13,9 +14,6 @@ pub enum AfterLoss {
 impl AfterLoss {
     /// The value in a configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ask => "ask",
-            Self::Adopt => "adopt",
-        }
+        self.into()
     }
 }

@@ -76,7 +76,8 @@ pub enum NextAction {
 }
 
 /// Why the host did not follow a verdict as given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ClampReason {
     /// No attempts left.
     Attempts,
@@ -89,6 +90,7 @@ pub enum ClampReason {
     /// The policy is not trusted to settle this endpoint.
     Grant,
     /// Too many verifications.
+    #[strum(serialize = "probes")]
     Verifications,
     /// The policy wants a retry after a verification that does not prove the write's absence: the policy does not report it as not
     /// applied, `commit-within` is not over, or no `commit-within` is set.
@@ -100,16 +102,7 @@ pub enum ClampReason {
 impl ClampReason {
     /// The name in headers and logs.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Attempts => "attempts",
-            Self::Deadline => "deadline",
-            Self::Effect => "effect",
-            Self::Body => "body",
-            Self::Grant => "grant",
-            Self::Verifications => "probes",
-            Self::TooEarly => "too-early",
-            Self::UpstreamKey => "upstream-key",
-        }
+        self.into()
     }
 }
 

@@ -4,7 +4,6 @@ use super::shared_breaker::SharedBreakerState;
 use crate::{
     breaker::{CHANCE_SHIFT, Counts, Force},
     clock::micros,
-    contract::BreakerSignal,
     group::{AttemptKind, Pybreaker, Report, Settings},
     rate_limit::Quota,
     {Keys, Script, Value, reply},
@@ -273,11 +272,7 @@ pub(super) fn recheck(taken: &LimitDebit, own: Option<&ProbeTicket>) -> Vec<Stri
 pub(super) fn report(saved_up: &SavedUp, own: Option<(&ProbeTicket, &Report)>, slow: bool) -> Vec<String> {
     let mut words = saved_up.words().to_vec();
     words.extend(ticket(own.map(|(ticket, _)| ticket)));
-    let signal = own.map_or("none", |(_, report)| match report.signal {
-        BreakerSignal::Success => "success",
-        BreakerSignal::Failure => "failure",
-        BreakerSignal::Ignore => "ignore",
-    });
+    let signal = own.map_or("none", |(_, report)| report.signal.name());
     let asked = own.and_then(|(_, report)| report.lengthens()).unwrap_or_default();
     words.extend([signal.to_owned(), u8::from(slow).to_string(), us(asked)]);
     words

@@ -39,7 +39,7 @@ impl FleetState {
             generation: generation.parse().ok().filter(|generation| *generation <= MAX_GENERATION)?,
             chosen: PolicyRef::read(chosen)?,
             before: if *before == "-" { None } else { Some(PolicyRef::read(before)?) },
-            why: Why::read(why)?,
+            why: why.parse().ok()?,
             by: Some(*by).filter(|by| by.is_empty() || is_name(by))?.to_owned(),
             quarantined: quarantined.filter(|all| all.len() <= MAX_QUARANTINED)?,
         })
@@ -63,24 +63,7 @@ impl PolicyRef {
 impl Why {
     /// The word for the cause.
     pub fn word(self) -> &'static str {
-        match self {
-            Self::Nothing => "",
-            Self::Announced => "a",
-            Self::Promoted => "p",
-            Self::Operator => "o",
-            Self::Fault => "f",
-        }
-    }
-
-    fn read(word: &str) -> Option<Self> {
-        Some(match word {
-            "" => Self::Nothing,
-            "a" => Self::Announced,
-            "p" => Self::Promoted,
-            "o" => Self::Operator,
-            "f" => Self::Fault,
-            _ => return None,
-        })
+        self.into()
     }
 }
 

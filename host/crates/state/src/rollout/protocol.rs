@@ -36,17 +36,22 @@ pub enum PolicyRef {
 }
 
 /// The cause of a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
 pub enum Why {
     /// No switch yet.
+    #[strum(serialize = "")]
     Nothing,
     /// It was announced.
+    #[strum(serialize = "a")]
     Announced,
     /// It was announced although it was quarantined.
+    #[strum(serialize = "p")]
     Promoted,
     /// An operator rolled back to it.
+    #[strum(serialize = "o")]
     Operator,
     /// A fault at a host rolled back to it.
+    #[strum(serialize = "f")]
     Fault,
 }
 
