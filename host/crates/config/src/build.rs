@@ -145,8 +145,19 @@ fn admin(stated: &Values, environment: &[(String, String)]) -> Admin {
 }
 
 fn traces(stated: &Values) -> Option<Target> {
-    let share_percent = stated.read("telemetry.otlp.share").unwrap_or(100);
-    Some(Target { endpoint: stated.read("telemetry.otlp.endpoint")?, share_percent })
+    let below = || {
+        let collector: http::Uri = stated.read("telemetry.otlp.endpoint")?;
+        format!("{}/v1/traces", collector.to_string().trim_end_matches('/')).parse().ok()
+    };
+    let endpoint = stated.read("telemetry.otlp.traces_endpoint").or_else(below)?;
+    let mut target = Target::new(endpoint);
+    stated.fill("telemetry.otlp.share", &mut target.share_percent);
+    let attributes: Option<serde_json::Value> = stated.read("telemetry.otlp.resource_attributes");
+    let attributes = attributes.as_ref().and_then(serde_json::Value::as_object).into_iter().flatten();
+    target.resource.extend(attributes.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))));
+    let service: Option<String> = stated.read("telemetry.otlp.service_name");
+    target.resource.extend(service.map(|name| ("service.name".to_owned(), name)));
+    Some(target)
 }
 
 /// Compiled code is cached in the user's cache folder. The key that seals it is kept apart, in the state folder.

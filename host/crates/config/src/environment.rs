@@ -10,7 +10,8 @@ use super::{
     value_type::{self, Kind},
 };
 use crate::{rate_limit::Quota, redis::Address, units};
-use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
+use percent_encoding::percent_decode_str;
+use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 /// Variables with a short name. A key that begins with a dot belongs to the upstream.
 const NAMED: [(&str, &str); 7] = [
@@ -44,6 +45,11 @@ const SEED: [(&str, &str); 6] = [
     ("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "breaker.failure_threshold"),
     ("CIRCUIT_BREAKER_RECOVERY_TIMEOUT", "breaker.open_for"),
 ];
+/// OpenTelemetry's variables for the target of traces. The first one that is set counts: it is for traces alone.
+const OTEL_TARGETS: [(&str, &str); 2] = [
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "telemetry.otlp.traces_endpoint"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp.endpoint"),
+];
 /// The seed's Redis was its Celery queue. An AMQP URL here is ignored.
 const SEED_BROKER_URL: &str = "CELERY_BROKER_URL";
 const SEED_BASE_URL: &str = "HOSPITAL_API_BASE_URL";
@@ -66,6 +72,7 @@ pub(super) fn read(draft: &mut Draft, env: &[(String, String)], flags: &Flags) {
         draft.state(&statement.path, &Raw::Word(statement.value.to_owned()), statement.source.clone());
     }
     layers.seed_state(draft);
+    layers.otel(draft);
 }
 
 struct Statement<'a> {
@@ -232,6 +239,52 @@ impl Layers<'_> {
         }
     }
 
+    /// Uses OpenTelemetry's own variables for keys that no other layer sets. They often reach every container of a cluster, so that they
+    /// must not change what an operator has said of Triage; without a target of traces they say nothing.
+    fn otel(&self, draft: &mut Draft) {
+        const SHARE: &str = "telemetry.otlp.share";
+        const SERVICE: &str = "telemetry.otlp.service_name";
+        const RESOURCE: &str = "telemetry.otlp.resource_attributes";
+        const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
+        const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+        const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        if self.env.get("OTEL_SDK_DISABLED").is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
+            return;
+        }
+        if OTEL_TARGETS.iter().all(|(_, key)| draft.host.get(key).is_none()) {
+            let target = OTEL_TARGETS.iter().find_map(|(name, key)| Some((name, key, self.env.get(name)?)));
+            let Some((name, key, url)) = target else { return };
+            self.statement(draft, key, url, env_source(name));
+        }
+        // The argument of another sampler is no ratio.
+        let is_ratio = self.env.get("OTEL_TRACES_SAMPLER").is_none_or(|name| name.trim().ends_with("traceidratio"));
+        if let Some(text) = self.env.get(ARGUMENT).filter(|_| is_ratio && draft.host.get(SHARE).is_none()) {
+            match percent_of_ratio(text) {
+                Some(percent) => draft.host.set(SHARE, Value::Percent(percent), env_source(ARGUMENT)),
+                None => {
+                    let got = Raw::Text(text.to_owned()).to_string();
+                    draft.fault(Problem::value(SHARE, got, "a ratio from 0 to 1, such as 0.25"), &env_source(ARGUMENT));
+                }
+            }
+        }
+        if let Some(name) = self.env.get(SERVICE_NAME).filter(|_| draft.host.get(SERVICE).is_none()) {
+            self.statement(draft, SERVICE, name, env_source(SERVICE_NAME));
+        }
+        if let Some(text) = self.env.get(ATTRIBUTES).filter(|_| draft.host.get(RESOURCE).is_none()) {
+            match resource_attributes(text) {
+                Some(all) => draft.host.set(RESOURCE, Value::Json(all), env_source(ATTRIBUTES)),
+                None => draft.fault(
+                    Problem::value(
+                        RESOURCE,
+                        "a text",
+                        "a list such as service.namespace=care,deployment.environment.name=production",
+                    ),
+                    &env_source(ATTRIBUTES),
+                ),
+            }
+        }
+    }
+
     fn every_default(&self, draft: &mut Draft, key: &'static str, value: Option<Value>, variable: &str) {
         let Some(value) = value else { return };
         for name in &self.targets {
@@ -312,4 +365,22 @@ fn seconds(draft: &mut Draft, path: &str, text: &str, source: &Source, kind: Kin
     let got = Raw::Word(text.to_owned()).to_string();
     draft.fault(Problem::value(path, got, "a number of seconds, such as 2 or 0.5"), source);
     None
+}
+
+/// Parses a ratio from 0 to 1 and rounds it up to a whole percent, so that a small one does not end all traces.
+fn percent_of_ratio(text: &str) -> Option<u32> {
+    let ratio = text.trim().parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio))?;
+    // 0.07 * 100 is a little above 7.
+    Some((ratio * 100.0 - 1e-9).ceil() as u32)
+}
+
+/// Parses `KEY=VALUE,KEY=VALUE` with percent-encoding (OpenTelemetry's resource SDK). None if a part is no such pair.
+fn resource_attributes(text: &str) -> Option<serde_json::Value> {
+    let decoded = |part: &str| percent_decode_str(part.trim()).decode_utf8().ok().map(Cow::into_owned);
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        Some((decoded(key).filter(|key| !key.is_empty())?, serde_json::Value::String(decoded(value)?)))
+    };
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    pairs.map(pair).collect::<Option<_>>().map(serde_json::Value::Object)
 }

@@ -32,6 +32,10 @@
 //! of every upstream, and `IDEMPOTENCY_CACHE_TTL` sets its `idempotency.keep`. `HOSPITAL_API_BASE_URL` is the base URL of the upstream with
 //! the policy `hospital-directory`; without any upstream it creates one.
 //!
+//! OpenTelemetry's names (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_SERVICE_NAME`,
+//! `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER_ARG`) set keys below `telemetry.otlp` that no other layer sets, unless
+//! `OTEL_SDK_DISABLED` is `true`.
+//!
 //! Secrets come from files or from `TRIAGE_ADMIN_READ_TOKEN`, `TRIAGE_ADMIN_WRITE_TOKEN`, `TRIAGE_STATE_PASSWORD` and `TRIAGE_STATE_KEY`.
 //!
 //! The crates `config` and `figment` deserialize through serde, which stops at the first problem. This crate is our own because it reports

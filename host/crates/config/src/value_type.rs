@@ -1,15 +1,9 @@
 //! Types of configuration values: parse and validate a value as written.
 
-use super::{
-    layers::Raw,
-    problem::Problem,
-    settings::{Mode, PolicySource, Redirects},
-    value::Value,
-};
+use super::{layers::Raw, problem::Problem, settings::PolicySource, value::Value};
 use crate::{
-    idempotency::AfterLoss,
     overload::Priority,
-    policy::{contract::Effect, prebuilt},
+    policy::prebuilt,
     rate_limit::Quota,
     redis::{self, Address},
     route::Router,
@@ -34,6 +28,10 @@ pub(super) enum Kind {
     Prefix,
     Policy,
     Json,
+    /// A table of texts.
+    Texts,
+    /// A text for people.
+    Text,
     PathPrefix,
     Host,
     File,
@@ -94,7 +92,7 @@ impl Kind {
                         (Self::Url, _) => without_userinfo(raw).to_string(),
                         (Self::State, _) => scheme_only(raw),
                         // The text may hold secrets.
-                        (Self::Json, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
+                        (Self::Json | Self::Texts, Raw::Word(_) | Raw::Text(_)) => "a text".to_owned(),
                         _ => raw.to_string(),
                     };
                     problems.push(Problem::value(path, got, must_be + or));
@@ -129,6 +127,20 @@ impl Kind {
                 let structured = raw.structured();
                 let is_table = matches!(structured, Raw::Table(_));
                 structured.json().filter(|_| is_table).map(Value::Json).ok_or_else(|| RULE.to_owned())
+            }
+            Self::Texts => {
+                const RULE: &str = "a table of texts";
+                let texts = raw
+                    .structured()
+                    .json()
+                    .filter(|json| json.as_object().is_some_and(|all| all.values().all(serde_json::Value::is_string)));
+                texts.map(Value::Json).ok_or_else(|| RULE.to_owned())
+            }
+            Self::Text => {
+                const RULE: &str = "1 to 255 characters without control characters";
+                let words = text(RULE)?;
+                let fits = (1..=255).contains(&words.chars().count()) && !words.chars().any(char::is_control);
+                if fits { Ok(Value::Text(words.to_owned())) } else { Err(RULE.to_owned()) }
             }
             Self::PathPrefix => path_prefix(text(PREFIX)?),
             Self::Host => host(text(HOST)?),

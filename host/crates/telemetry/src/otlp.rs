@@ -11,9 +11,10 @@ use crate::{
     upstream::{HttpClient, Outbound, OutboundBody, Settings, Transport, TransportError},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE, uri::PathAndQuery};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -35,10 +36,22 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Settings of the export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// URL of the collector, without `/v1/traces`.
+    /// URL that takes the traces.
     pub endpoint: http::Uri,
     /// Percentage of requests to sample among those without a sampling decision of the caller. Default 100.
     pub share_percent: u32,
+    /// Attributes that all traces carry. Default: name and version of the service.
+    pub resource: BTreeMap<String, String>,
+}
+
+impl Target {
+    /// A target with the defaults.
+    pub fn new(endpoint: http::Uri) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        let resource = [("service.name", "triage"), ("service.version", version)];
+        let resource = resource.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        Self { endpoint, share_percent: 100, resource }
+    }
 }
 
 /// Queues timelines and exports them.
@@ -46,6 +59,10 @@ pub struct Target {
 pub struct Exporter {
     clock: Clock,
     share_percent: u32,
+    /// The encoded attributes of the resource.
+    resource: Value,
+    /// The path of the target, below which nothing is added.
+    path: String,
     client: HttpClient,
     sender: mpsc::Sender<RequestTimeline>,
     waiting: Mutex<mpsc::Receiver<RequestTimeline>>,
@@ -61,12 +78,18 @@ impl Exporter {
     /// # Errors
     /// [`TransportError`] where the URL cannot be called.
     pub fn new(target: &Target, clock: Clock) -> Result<Self, TransportError> {
-        let client = HttpClient::new(&Settings::new(target.endpoint.clone()))?;
+        let mut server = target.endpoint.clone().into_parts();
+        server.path_and_query = Some(PathAndQuery::from_static("/"));
+        let server = http::Uri::from_parts(server).unwrap_or_else(|_| target.endpoint.clone());
+        let client = HttpClient::new(&Settings::new(server))?;
         let (sender, waiting) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let (exported, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
         let share_percent = target.share_percent;
+        let resource: Vec<(&str, Value)> =
+            target.resource.iter().map(|(key, value)| (key.as_str(), value.as_str().into())).collect();
+        let (resource, path) = (attributes(&resource).into(), target.endpoint.path().to_owned());
         let (waiting, full) = (Mutex::new(waiting), Notify::new());
-        Ok(Self { clock, share_percent, client, sender, waiting, full, exported, dropped })
+        Ok(Self { clock, share_percent, resource, path, client, sender, waiting, full, exported, dropped })
     }
 
     /// Whether to sample a request whose caller made no decision.
@@ -116,15 +139,16 @@ impl Exporter {
             return 0;
         }
         let (count, now, now_unix_ms) = (batch.len(), Instant::now(), self.clock.unix_ms());
+        let resource = self.resource.clone();
         // Encoding takes milliseconds, in which a worker would serve no request.
-        let built = spawn_blocking(move || request(&batch, now, now_unix_ms).to_string()).await;
+        let built = spawn_blocking(move || request(&batch, &resource, now, now_unix_ms).to_string()).await;
         let Ok(body) = built else {
             self.dropped.fetch_add(count as u64, Relaxed);
             return count;
         };
         let request = Outbound {
             method: Method::POST,
-            path_and_query: "/v1/traces".to_owned(),
+            path_and_query: self.path.clone(),
             headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
             body: OutboundBody::Bytes(Bytes::from(body)),
             guarded: true,
@@ -145,10 +169,8 @@ impl Exporter {
 }
 
 /// Encodes a batch.
-fn request(timelines: &[RequestTimeline], now: Instant, now_unix_ms: u64) -> Value {
+fn request(timelines: &[RequestTimeline], resource: &Value, now: Instant, now_unix_ms: u64) -> Value {
     let spans: Vec<Value> = timelines.iter().flat_map(|timeline| spans(timeline, now, now_unix_ms)).collect();
-    let resource =
-        attributes(&[("service.name", "triage".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
     let scope = json!({ "name": "triage", "version": env!("CARGO_PKG_VERSION") });
     json!({ "resourceSpans": [{
         "resource": { "attributes": resource },
@@ -286,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_batch_does_not_wait() {
-        let target = Target { endpoint: http::Uri::from_static("http://127.0.0.1:9"), share_percent: 100 };
+        let target = Target::new(http::Uri::from_static("http://127.0.0.1:9/v1/traces"));
         let exporter = Exporter::new(&target, Clock::system()).unwrap();
         let timeline = RequestTimeline {
             id: RequestId(1),
@@ -305,5 +327,17 @@ mod tests {
         assert!(exporter.full.notified().now_or_never().is_none(), "it is not full");
         exporter.take(timeline);
         assert!(exporter.full.notified().now_or_never().is_some(), "nobody is woken");
+    }
+
+    #[test]
+    fn a_target_has_its_own_path_and_resource() {
+        let mut target = Target::new(http::Uri::from_static("http://127.0.0.1:9/own/path"));
+        target.resource.insert("service.name".to_owned(), "front desk".to_owned());
+        let exporter = Exporter::new(&target, Clock::system()).unwrap();
+        assert_eq!(exporter.path, "/own/path");
+        let told = request(&[], &exporter.resource, Instant::now(), 0);
+        let expected =
+            attributes(&[("service.name", "front desk".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
+        assert_eq!(told["resourceSpans"][0]["resource"]["attributes"], Value::from(expected));
     }
 }

@@ -94,6 +94,7 @@ proptest! {
     fn any_variable_and_any_flag(
         name in prop_oneof![
             "TRIAGE__[A-Z_]{0,30}", "TRIAGE_[A-Z]{0,8}", "RETRY_MIN_WAIT", "RATE_LIMIT_PERIOD", "RATE_LIMIT_REQUESTS",
+            "OTEL_EXPORTER_OTLP_(TRACES_)?ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES",
             "HOSPITAL_API_BASE_URL", "HOSPITAL_API_TIMEOUT", "IDEMPOTENCY_CACHE_TTL", "\\PC{0,10}",
         ],
         value in "\\PC{0,30}",

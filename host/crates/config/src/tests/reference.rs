@@ -119,6 +119,79 @@ fn the_seeds_broker_is_where_state_is_if_nothing_else_says_so() {
     assert!(told.ends_with("(env CELERY_BROKER_URL)") && !told.contains("hush"), "{told}");
 }
 
+/// OpenTelemetry's own variables reach every container of a cluster; any setting of Triage overrides them.
+#[test]
+fn opentelemetrys_variables_hold_where_nothing_else_says_so() {
+    const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/x/");
+    const TRACES: (&str, &str) = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://t:1/own");
+    const NAME: (&str, &str) = ("OTEL_SERVICE_NAME", "front desk");
+    const ATTRIBUTES: (&str, &str) = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=other, a=b%2Cc%20d,");
+    const SHARE: (&str, &str) = ("OTEL_TRACES_SAMPLER_ARG", "0.07");
+    let file = format!("telemetry.otlp = {{ endpoint = \"http://file\", share = 5, service_name = \"own\" }}\n{LEAST}");
+    let resource = "{ a = \"b,c d\", \"service.name\" = \"other\" }";
+    for (name, text, env, expected) in [
+        ("unset", LEAST, &[NAME, ATTRIBUTES, SHARE][..], None),
+        ("the base", LEAST, &[BASE], Some(("http://c:4318/x/v1/traces", 100, "triage", None))),
+        ("traces alone", LEAST, &[BASE, TRACES], Some(("http://t:1/own", 100, "triage", None))),
+        ("attributes", LEAST, &[BASE, ATTRIBUTES], Some(("http://c:4318/x/v1/traces", 100, "other", Some("b,c d")))),
+        (
+            "all",
+            LEAST,
+            &[BASE, NAME, ATTRIBUTES, SHARE],
+            Some(("http://c:4318/x/v1/traces", 7, "front desk", Some("b,c d"))),
+        ),
+        ("a file", &file, &[BASE, TRACES, NAME, SHARE], Some(("http://file/v1/traces", 5, "own", None))),
+        ("disabled", LEAST, &[BASE, ("OTEL_SDK_DISABLED", "TRUE")], None),
+        ("not disabled", LEAST, &[TRACES, ("OTEL_SDK_DISABLED", "1")], Some(("http://t:1/own", 100, "triage", None))),
+        (
+            "another sampler",
+            LEAST,
+            &[TRACES, ("OTEL_TRACES_SAMPLER", "jaeger_remote"), ("OTEL_TRACES_SAMPLER_ARG", "endpoint=http://j")],
+            Some(("http://t:1/own", 100, "triage", None)),
+        ),
+        (
+            "a little",
+            LEAST,
+            &[TRACES, ("OTEL_TRACES_SAMPLER_ARG", "0.0001")],
+            Some(("http://t:1/own", 1, "triage", None)),
+        ),
+        ("none", LEAST, &[TRACES, ("OTEL_TRACES_SAMPLER_ARG", "0")], Some(("http://t:1/own", 0, "triage", None))),
+    ] {
+        let traces = loaded(text, env, Flags::default()).settings.traces;
+        let got = traces.as_ref().map(|target| {
+            let resource = |key| target.resource.get(key).map(String::as_str);
+            (target.endpoint.to_string(), target.share_percent, resource("service.name").unwrap(), resource("a"))
+        });
+        let expected = expected.map(|(url, share, service, own)| (url.to_owned(), share, service, own));
+        assert_eq!(got, expected, "{name}");
+    }
+    let shown = show(&loaded(LEAST, &[BASE, NAME, ATTRIBUTES, SHARE], Flags::default()).settings, &[]);
+    let shown: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "telemetry.otlp.endpoint = \"http://c:4318/x/\" # env OTEL_EXPORTER_OTLP_ENDPOINT",
+        "telemetry.otlp.share = 7 # env OTEL_TRACES_SAMPLER_ARG",
+        "telemetry.otlp.service_name = \"front desk\" # env OTEL_SERVICE_NAME",
+        &format!("telemetry.otlp.resource_attributes = {resource} # env OTEL_RESOURCE_ATTRIBUTES"),
+    ] {
+        assert!(shown.iter().any(|own| own == line), "{line}: {shown:#?}");
+    }
+    let bad = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hush@c"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "hush"),
+    ];
+    let told = load(&inputs(&format!("telemetry.otlp.endpoint = \"http://c\"\n{LEAST}"), &bad, Flags::default()));
+    let told = told.unwrap_err().to_string();
+    for part in [
+        "telemetry.otlp.share: got \"2\"; must be a ratio from 0 to 1, such as 0.25 (env OTEL_TRACES_SAMPLER_ARG)",
+        "(env OTEL_RESOURCE_ATTRIBUTES)",
+    ] {
+        assert!(told.contains(part) && !told.contains("hush"), "{told}");
+    }
+    let told = load(&inputs(LEAST, &bad[..1], Flags::default())).unwrap_err().to_string();
+    assert!(told.ends_with("(env OTEL_EXPORTER_OTLP_ENDPOINT)") && !told.contains("hush"), "{told}");
+}
+
 #[test]
 fn every_default_of_the_table_fits_its_key() {
     for key in KEYS {
