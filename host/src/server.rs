@@ -9,6 +9,7 @@ mod secret_reload;
 mod socket_activation;
 mod streams;
 mod worker;
+mod write_through;
 
 pub use descriptors::{Missing, raise as raise_descriptors};
 pub use socket_activation::Inherited;

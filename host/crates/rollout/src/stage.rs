@@ -63,55 +63,47 @@ pub fn stage(
     gates: &Groups,
     file: &Path,
 ) -> Result<Option<UpstreamRuntime>, Refused> {
-    policy::contained(|| stage_uncontained(serving, slot, engine, keys, gates, file))
-        .unwrap_or_else(|panic| Err(Refused::panicked(panic)))
-}
-
-fn stage_uncontained(
-    serving: &UpstreamPolicy,
-    slot: PolicyRole,
-    engine: &Engine,
-    keys: &Keys,
-    gates: &Groups,
-    file: &Path,
-) -> Result<Option<UpstreamRuntime>, Refused> {
-    let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
-    let bytes = bounded_file::read(file, COMPONENT_BYTES)
-        .map_err(|error| refused(None, StagePhase::Read)(error.to_string()).unread(&error))?;
-    #[cfg(test)]
-    policy::panic_if_marked("check", &bytes);
-    let digest = Digest::of(&bytes);
-    if serving.digest_in(slot) == Some(digest) {
-        return Ok(None);
-    }
-    let refused = |step| refused(Some(digest), step);
-    if serving.is_quarantined(&digest) {
-        let reason = "this component was rolled back before; fix it: the host does not load the same bytes again";
-        return Err(refused(StagePhase::Quarantine)(reason.to_owned()));
-    }
-    if let Err(error) = keys.check(file, &bytes) {
-        let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
-        let refused = refused(step)(error_chain(&error));
-        return Err(match &error {
-            SignatureError::Read { source, .. } => refused.unread(source),
-            _ => refused,
-        });
-    }
-    let settings: &settings::Upstream = &serving.configured();
-    let loading = LoadOptions { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
-    let policy =
-        Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(error_chain(&error)))?;
-    match bounded_file::read(&file.with_extension("cases.csv"), MAX_CASES_BYTES) {
-        Ok(text) => {
-            let text = String::from_utf8_lossy(&text);
-            golden_tests::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
+    let staged = || -> Result<Option<UpstreamRuntime>, Refused> {
+        let refused = |digest, step| move |reason: String| Refused { digest, step, reason, again: false };
+        let bytes = bounded_file::read(file, COMPONENT_BYTES)
+            .map_err(|error| refused(None, StagePhase::Read)(error.to_string()).unread(&error))?;
+        #[cfg(test)]
+        policy::panic_if_marked("check", &bytes);
+        let digest = Digest::of(&bytes);
+        if serving.digest_in(slot) == Some(digest) {
+            return Ok(None);
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
-    }
-    UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
-        .map(Some)
-        .map_err(|error| refused(StagePhase::Configuration)(error_chain(&error)))
+        let refused = |step| refused(Some(digest), step);
+        if serving.is_quarantined(&digest) {
+            let reason = "this component was rolled back before; fix it: the host does not load the same bytes again";
+            return Err(refused(StagePhase::Quarantine)(reason.to_owned()));
+        }
+        if let Err(error) = keys.check(file, &bytes) {
+            let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
+            let refused = refused(step)(error_chain(&error));
+            return Err(match &error {
+                SignatureError::Read { source, .. } => refused.unread(source),
+                _ => refused,
+            });
+        }
+        let settings: &settings::Upstream = &serving.configured();
+        let loading =
+            LoadOptions { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
+        let policy =
+            Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(error_chain(&error)))?;
+        match bounded_file::read(&file.with_extension("cases.csv"), MAX_CASES_BYTES) {
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text);
+                golden_tests::play(&policy, &text).map_err(|error| refused(StagePhase::Cases)(error.to_string()))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
+        }
+        UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
+            .map(Some)
+            .map_err(|error| refused(StagePhase::Configuration)(error_chain(&error)))
+    };
+    policy::contained(staged).unwrap_or_else(|panic| Err(Refused::panicked(panic)))
 }
 
 /// Loads the configured candidate at the start, if it is available. A refusal is only an event: it must not stop the live policy.

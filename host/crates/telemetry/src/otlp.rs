@@ -4,6 +4,9 @@
 //!
 //! A request queues its timeline at its end and does not wait. Timelines that the collector does not take in time are dropped and
 //! counted. Traces hold no bodies, header values, path parameters or text of a policy.
+//!
+//! The exporter is our own because `opentelemetry-otlp` exports spans of its SDK, which a request would build beside the timeline that it
+//! keeps anyway.
 
 use super::{RequestId, RequestTimeline, TimedEvent, TimelineEvent};
 use crate::{

@@ -1,4 +1,7 @@
 //! Idle connections. The youngest is used first, so that the others expire.
+//!
+//! The client of `hyper-util` runs a task for each connection and has one idle limit for all requests. This pool is our own because a
+//! request drives its connection itself (see [`super`]), and an unsafe request takes only a connection that was idle for less than 4 s.
 
 use super::Wire;
 use parking_lot::Mutex;
