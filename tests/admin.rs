@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
     time::Instant,
 };
-use triage_admin::OPENAPI;
+use triage_admin::openapi;
 
 mod actions;
 mod explain;
@@ -290,7 +290,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
 /// Every path and method of the document exists, and every response matches its schema.
 #[tokio::test]
 async fn the_document_says_what_there_is() {
-    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let document: Value = serde_json::from_str(openapi()).unwrap();
     let (front, _upstream) = stage(200, "").await;
     assert_eq!(front.look("/api/v1/openapi.json").await, document);
     let got = front.ask("GET", &format!("/{BATCH}"), "").await;

@@ -6,7 +6,7 @@ use super::{read, source_folder};
 use crate::{process::child::run, refusals};
 use serde_json::Value;
 use std::{env, fmt::Write as _, fs};
-use triage_admin::OPENAPI;
+use triage_admin::openapi;
 use triage_config as config;
 use triage_telemetry as telemetry;
 
@@ -31,7 +31,7 @@ fn compare(page: &str, marker: &str, said: &str) {
 
 /// Escapes text for a table cell.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
 #[test]
@@ -117,14 +117,15 @@ fn taken(document: &Value, operation: &Value) -> String {
 
 #[test]
 fn the_admin_api() {
-    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    let document: Value = serde_json::from_str(openapi()).unwrap();
     let mut table = String::from("| request | does | query or body |\n|---|---|---|\n");
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
-            let summary = operation["summary"].as_str().unwrap_or_default();
+            let text = |key: &str| operation[key].as_str().unwrap_or_default();
+            let does = format!("{} {}", text("summary"), text("description"));
             let taken = taken(&document, operation);
             let method = method.to_uppercase();
-            writeln!(table, "| `{method} {path}` | {} | {} |", cell(summary), cell(&taken)).unwrap();
+            writeln!(table, "| `{method} {path}` | {} | {} |", cell(does.trim()), cell(&taken)).unwrap();
         }
     }
     assert!(table.lines().count() > 20, "{table}");

@@ -27,6 +27,7 @@ mod client;
 mod connection_limits;
 mod dto;
 mod listen;
+mod openapi;
 mod openmetrics;
 mod page;
 mod quotas;
@@ -40,7 +41,7 @@ mod sse;
 
 pub use auth::TokenError;
 pub use client::{Client, ClientError};
-pub use routes::OPENAPI;
+pub use routes::openapi;
 
 use crate::{
     clock::Clock,
@@ -147,6 +148,8 @@ struct AdminState {
     /// Whether callers connect with TLS.
     is_encrypted: bool,
     started_unix_ms: u64,
+    /// The `OpenAPI` document.
+    document: &'static str,
 }
 
 impl AdminState {
@@ -210,6 +213,7 @@ impl Admin {
             live: Arc::new(Live::new()),
             is_encrypted: tls.is_some(),
             started_unix_ms: host.shared.clock.unix_ms(),
+            document: routes::openapi(),
         };
         let (own, own_tls) = (state.clone(), tls.clone());
         let stop = CancellationToken::new();

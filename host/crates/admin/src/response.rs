@@ -9,6 +9,10 @@ use bytes::Bytes;
 use http::request::Parts;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
+use utoipa::{
+    ToResponse, ToSchema,
+    openapi::{ContentBuilder, Ref, RefOr, Response as ResponseObject, ResponseBuilder},
+};
 
 /// Why a request to the admin listener was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,18 +76,38 @@ impl Refusal {
     }
 }
 
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Problem details of RFC 9457.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+}
+
+impl<'r> ToResponse<'r> for Problem {
+    fn response() -> (&'r str, RefOr<ResponseObject>) {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().description("A refusal.").content(PROBLEM_JSON, content).build();
+        ("Problem", RefOr::T(response))
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, kind) = self.row();
-        let body = serde_json::json!({
-            "type": format!("urn:triage:admin:{kind}"),
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.to_string(),
-        });
-        let mut response = (status, body.to_string()).into_response();
+        let problem = Problem {
+            kind: format!("urn:triage:admin:{kind}"),
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.to_string(),
+        };
+        let mut response = (status, axum::Json(problem)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self == Self::NoToken {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,58 +1,87 @@
-//! The routing table. A test compares it with the `OpenAPI` document, which omits only the page's own paths.
+//! The routing table, which is also the list of the `OpenAPI` document's operations: `routes!` takes only handlers with documentation.
+//! The page's own paths are not in the document.
 
-use super::{AdminState, actions, auth, listen, page, read_handlers, recordings, response::Refusal, sse};
+use super::{
+    AdminState,
+    actions::{breakers, policies, records},
+    auth, listen,
+    openapi::{authenticated, json, unauthenticated},
+    page,
+    read_handlers::{self, groups, health, history},
+    recordings,
+    response::Refusal,
+    role::Role,
+    sse,
+};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderValue, header},
     middleware::{from_fn, from_fn_with_state, map_response},
     response::Response,
-    routing::{MethodRouter, delete, get, post},
+    routing::{get, post},
 };
-
-/// The `OpenAPI` document of the listener.
-pub const OPENAPI: &str = include_str!("openapi.json");
+use std::sync::LazyLock;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Maximum bytes of a request body.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
+/// Routes that need no token, because orchestrators have none.
+fn open() -> OpenApiRouter<AdminState> {
+    OpenApiRouter::default().routes(routes!(health::healthz)).routes(routes!(health::readyz))
+}
+
 /// Routes that only read.
-fn reading() -> Vec<(&'static str, MethodRouter<AdminState>)> {
-    vec![
-        ("/metrics", get(read_handlers::metrics)),
-        ("/api/v1/openapi.json", get(read_handlers::openapi)),
-        ("/api/v1/status", get(read_handlers::status)),
-        ("/api/v1/breakers", get(read_handlers::breakers)),
-        ("/api/v1/breakers/{upstream}/{endpoint}", get(read_handlers::breaker)),
-        ("/api/v1/limits", get(read_handlers::limits)),
-        ("/api/v1/budgets", get(read_handlers::budgets)),
-        ("/api/v1/policies", get(read_handlers::policies)),
-        ("/api/v1/policies/{upstream}", get(read_handlers::policy)),
-        ("/api/v1/events", get(read_handlers::events)),
-        ("/api/v1/config", get(read_handlers::config)),
-        ("/api/v1/records", get(read_handlers::records)),
-        ("/api/v1/records/{id}", get(read_handlers::record)),
-        ("/api/v1/traces", get(recordings::list)),
-        ("/api/v1/traces/{upstream}", get(recordings::one)),
-        ("/api/v1/requests", get(read_handlers::requests)),
-        ("/api/v1/requests/{id}", get(read_handlers::request)),
-    ]
+fn reading() -> OpenApiRouter<AdminState> {
+    OpenApiRouter::default()
+        .routes(routes!(read_handlers::metrics))
+        .routes(routes!(read_handlers::openapi))
+        .routes(routes!(read_handlers::status))
+        .routes(routes!(groups::breakers))
+        .routes(routes!(groups::breaker))
+        .routes(routes!(groups::limits))
+        .routes(routes!(groups::budgets))
+        .routes(routes!(read_handlers::policies))
+        .routes(routes!(read_handlers::policy))
+        .routes(routes!(history::events))
+        .routes(routes!(read_handlers::config))
+        .routes(routes!(read_handlers::records::records))
+        .routes(routes!(read_handlers::records::record))
+        .routes(routes!(recordings::list))
+        .routes(routes!(recordings::one))
+        .routes(routes!(history::requests))
+        .routes(routes!(history::request))
 }
 
 /// Routes of operators' actions.
-fn writing() -> Vec<(&'static str, MethodRouter<AdminState>)> {
-    vec![
-        ("/api/v1/breakers/{upstream}/{endpoint}/forced", delete(actions::undo)),
-        ("/api/v1/breakers/{upstream}/{endpoint}/{verb}", post(actions::force)),
-        ("/api/v1/limits/{upstream}/{endpoint}/pause", delete(actions::lift_pause)),
-        ("/api/v1/policies/{upstream}/{verb}", post(actions::policy)),
-        ("/api/v1/records/{id}/{verb}", post(actions::settle)),
-        ("/api/v1/traces/{upstream}/{verb}", post(recordings::act)),
-    ]
+fn writing() -> OpenApiRouter<AdminState> {
+    OpenApiRouter::default()
+        .routes(routes!(breakers::open))
+        .routes(routes!(breakers::close))
+        .routes(routes!(breakers::reset))
+        .routes(routes!(breakers::undo))
+        .routes(routes!(breakers::lift_pause))
+        .routes(routes!(policies::announce))
+        .routes(routes!(policies::promote))
+        .routes(routes!(policies::roll_back))
+        .routes(routes!(records::applied))
+        .routes(routes!(records::not_applied))
+        .routes(routes!(recordings::start))
+        .routes(routes!(recordings::take))
+        .routes(routes!(recordings::stop))
 }
 
-fn routes(paths: Vec<(&'static str, MethodRouter<AdminState>)>) -> Router<AdminState> {
-    paths.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+/// The `OpenAPI` document of the listener.
+pub fn openapi() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        json([
+            unauthenticated(open().into_openapi()),
+            authenticated(reading().into_openapi(), Role::Read),
+            authenticated(writing().into_openapi(), Role::Write),
+        ])
+    });
+    &DOCUMENT
 }
 
 /// Stops browsers from guessing another content type.
@@ -61,16 +90,14 @@ async fn no_sniffing(mut response: Response) -> Response {
     response
 }
 
-/// The whole listener. The health routes need no token, because orchestrators have none.
+/// The whole listener.
 pub(super) fn router(state: AdminState) -> Router {
     // Only the page uses `/live`, so the `OpenAPI` document for tools omits it.
-    let readers = routes(reading())
+    let readers = Router::from(reading())
         .route("/live", get(sse::follow))
         .route_layer(from_fn_with_state(state.clone(), auth::readers));
-    let writers = routes(writing()).route_layer(from_fn_with_state(state.clone(), auth::writers));
-    Router::new()
-        .route("/healthz", get(read_handlers::healthz))
-        .route("/readyz", get(read_handlers::readyz))
+    let writers = Router::from(writing()).route_layer(from_fn_with_state(state.clone(), auth::writers));
+    Router::from(open())
         .route("/", get(page::root))
         .route("/session", post(page::enter))
         .route("/session/end", post(page::leave))
@@ -86,10 +113,5 @@ pub(super) fn router(state: AdminState) -> Router {
 
 /// The health routes alone, for connections over the limits.
 pub(super) fn health(state: AdminState) -> Router {
-    Router::new()
-        .route("/healthz", get(read_handlers::healthz))
-        .route("/readyz", get(read_handlers::readyz))
-        .fallback(|| async { Refusal::NoPermit })
-        .layer(map_response(no_sniffing))
-        .with_state(state)
+    Router::from(open()).fallback(|| async { Refusal::NoPermit }).layer(map_response(no_sniffing)).with_state(state)
 }

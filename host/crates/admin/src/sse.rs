@@ -74,7 +74,7 @@ struct Now {
     limits: Vec<dto::Limits>,
     budgets: Vec<dto::Budget>,
     policies: Vec<dto::Policy>,
-    events: Vec<crate::telemetry::Event>,
+    events: Vec<dto::Event>,
     requests: Vec<dto::Summary>,
     unsettled: Unsettled,
 }
@@ -105,7 +105,7 @@ async fn now(state: &AdminState) -> Arc<str> {
         limits: groups.iter().map(dto::Shared::limits).collect(),
         budgets: groups.iter().map(dto::Shared::budget).collect(),
         policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
-        events: shared.events.latest(MAX_EVENTS),
+        events: shared.events.latest(MAX_EVENTS).into_iter().map(dto::Event::from).collect(),
         requests: requests.iter().map(|timeline| dto::summary(timeline, &shared.clock)).collect(),
         unsettled: Unsettled {
             count: unsettled.len(),

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::{clock::Timestamp, upstream_runtime::UpstreamRuntime};
 use parking_lot::Mutex;
-use serde::Serialize;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -59,7 +58,7 @@ struct ActiveRecording {
 }
 
 /// Status of a recording.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecordingStatus {
     /// Whether a recording is running.
     pub recording: bool,

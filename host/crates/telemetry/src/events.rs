@@ -5,7 +5,6 @@ use crate::{
     clock::{Clock, millis},
 };
 use parking_lot::Mutex;
-use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Maximum of events: hours of a quiet host, minutes of a troubled one.
@@ -42,7 +41,7 @@ pub const KINDS: [&str; 24] = [
 ];
 
 /// An event for operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Consecutive number, from 1.
     pub number: u64,

@@ -324,13 +324,11 @@ impl fmt::Display for TimelineEvent {
 }
 
 /// An event and its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimedEvent {
     /// Time since the request arrived.
-    #[serde(rename = "at_us", serialize_with = "micros")]
     pub at: Duration,
     /// The event.
-    #[serde(flatten)]
     pub step: TimelineEvent,
 }
 

@@ -3,47 +3,77 @@
 use crate::{
     clock::millis,
     rollout::fleet::Report,
-    state::rollout::{Aborted, PolicyRef, Proposed, Why},
+    state::rollout::{self, Aborted, PolicyRef, Proposed},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The fleet's generation, and the state of each host.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetPolicy)]
 pub(crate) struct Fleet {
     /// This host's name.
     host: String,
     /// 0 before the first command to the fleet.
     generation: u64,
-    /// None: each host serves what its configuration names.
+    /// Null: each host serves what its configuration names.
     digest: Option<String>,
-    /// `none`, `announced`, `promoted`, `operator` or `fault`.
-    why: &'static str,
+    #[schema(inline)]
+    why: Why,
     /// The host that issued the command.
     by: Option<String>,
-    /// `unreachable`, `staging` or `agreed`.
-    phase: &'static str,
+    #[schema(inline)]
+    phase: Phase,
     /// Whether this host serves another policy than the fleet's.
     behind: bool,
+    /// Why this host serves another policy.
     why_behind: Option<String>,
     proposal: Option<Proposal>,
     /// The last proposal that was aborted.
     aborted: Option<Abort>,
     hosts: Vec<Host>,
+    /// Digests that the fleet does not serve again by itself.
     quarantined: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// The command that set the fleet's generation.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Why {
+    None,
+    Announced,
+    Promoted,
+    Operator,
+    Fault,
+}
+
+/// The phase of the fleet's agreement.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Phase {
+    Unreachable,
+    Staging,
+    Agreed,
+}
+
+/// A component that the fleet stages.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetProposal)]
 struct Proposal {
     /// Distinguishes proposals of the same component.
+    #[schema(pattern = "^[0-9a-f]{16}$")]
     id: String,
     digest: String,
     by: String,
-    /// Time until the proposal stops waiting for hosts.
+    /// Remaining time to wait for hosts.
     left_ms: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// A proposal that was aborted.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetAbort)]
 struct Abort {
+    #[schema(pattern = "^[0-9a-f]{16}$")]
     id: String,
     digest: String,
     by: String,
@@ -51,13 +81,16 @@ struct Abort {
     reason: String,
 }
 
-#[derive(Debug, Serialize)]
+/// A host of the fleet.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FleetHost)]
 struct Host {
     name: String,
     generation: u64,
     behind: bool,
     /// Whether the host has staged the proposal.
     staged: bool,
+    /// Time since the host last reported.
     silent_ms: u64,
 }
 
@@ -72,17 +105,17 @@ pub(crate) fn of(report: &Report) -> Fleet {
             PolicyRef::Artifact(digest) => Some(digest.to_string()),
         },
         why: match standing.why {
-            Why::Nothing => "none",
-            Why::Announced => "announced",
-            Why::Promoted => "promoted",
-            Why::Operator => "operator",
-            Why::Fault => "fault",
+            rollout::Why::Nothing => Why::None,
+            rollout::Why::Announced => Why::Announced,
+            rollout::Why::Promoted => Why::Promoted,
+            rollout::Why::Operator => Why::Operator,
+            rollout::Why::Fault => Why::Fault,
         },
         by: Some(standing.by.clone()).filter(|by| !by.is_empty()),
         phase: match (is_current, proposed) {
-            (false, _) => "unreachable",
-            (true, Some(_)) => "staging",
-            (true, None) => "agreed",
+            (false, _) => Phase::Unreachable,
+            (true, Some(_)) => Phase::Staging,
+            (true, None) => Phase::Agreed,
         },
         behind: *behind,
         why_behind: why_behind.clone(),

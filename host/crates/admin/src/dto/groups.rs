@@ -1,0 +1,232 @@
+//! The JSON objects of an upstream's groups: breaker, rate limits and retry budget.
+
+use crate::{breaker, clock::millis, state::group, upstream_runtime::UpstreamRuntime};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A group's breaker.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Breaker {
+    pub(crate) upstream: String,
+    pub(crate) group: String,
+    /// The endpoints of the group.
+    pub(crate) endpoints: Vec<String>,
+    /// Whether the group has a breaker.
+    pub(crate) enabled: bool,
+    #[schema(inline)]
+    pub(crate) state: BreakerState,
+    /// Why it opened.
+    pub(crate) why: Option<String>,
+    /// Whether an operator has forced its state.
+    pub(crate) forced: bool,
+    /// Time until half-open, or until the forced state ends.
+    pub(crate) remaining_ms: Option<u64>,
+    /// Time since it opened.
+    pub(crate) open_since_ms: Option<u64>,
+    /// Consecutive failed calls.
+    pub(crate) failures_in_row: u32,
+    pub(crate) window: Option<Window>,
+    /// The usual share of failed calls; null if the breaker has no baseline, or does not know it yet.
+    #[schema(minimum = 0, maximum = 1)]
+    pub(crate) usual_failures: Option<f64>,
+    /// Probes of the half-open state that have no result yet.
+    pub(crate) probes_under_way: usize,
+    /// Number of state changes so far.
+    pub(crate) transitions: u64,
+}
+
+/// The state of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl From<breaker::BreakerState> for BreakerState {
+    fn from(state: breaker::BreakerState) -> Self {
+        match state {
+            breaker::BreakerState::Closed => Self::Closed,
+            breaker::BreakerState::Open => Self::Open,
+            breaker::BreakerState::HalfOpen => Self::HalfOpen,
+        }
+    }
+}
+
+/// The calls in a breaker's window. Older calls count for less than one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Window {
+    #[schema(minimum = 0)]
+    pub(crate) calls: f64,
+    #[schema(minimum = 0)]
+    pub(crate) failures: f64,
+    #[schema(minimum = 0)]
+    pub(crate) slow: f64,
+}
+
+/// A group's rate limits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Limits {
+    pub(crate) upstream: String,
+    pub(crate) group: String,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) limits: Vec<LimitDto>,
+    /// Time left of the upstream's pause.
+    pub(crate) paused_ms: Option<u64>,
+    pub(crate) concurrency: Vec<Concurrency>,
+    /// This host's adaptive rate; null if it is switched off.
+    pub(crate) adaptive_rate: Option<AdaptiveRate>,
+}
+
+/// A rate that adapts to the upstream's throughput.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AdaptiveRate {
+    /// Null while no limit is known.
+    #[schema(minimum = 0)]
+    pub(crate) per_minute: Option<f64>,
+    #[schema(minimum = 1)]
+    pub(crate) floor_per_minute: u32,
+    #[schema(minimum = 1)]
+    pub(crate) rise_per_minute: u32,
+    pub(crate) decreases: u64,
+}
+
+/// A rate limit.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Limit)]
+pub(crate) struct LimitDto {
+    /// The endpoint that has this limit for itself; null for a limit that the whole group shares.
+    pub(crate) endpoint: Option<String>,
+    pub(crate) requests: u32,
+    pub(crate) period_ms: u64,
+    pub(crate) burst: u32,
+    /// Permits used of `burst`. Exceeds `burst` while some are reserved for later.
+    pub(crate) taken: u32,
+}
+
+/// The limit of an endpoint's concurrent requests.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Concurrency {
+    pub(crate) endpoint: String,
+    /// Maximum concurrent requests.
+    pub(crate) places: usize,
+    /// Requests in flight.
+    pub(crate) taken: usize,
+}
+
+/// A group's retry budget.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Budget {
+    pub(crate) upstream: String,
+    pub(crate) group: String,
+    pub(crate) endpoints: Vec<String>,
+    /// The retries that the budget covers now.
+    #[schema(minimum = 0)]
+    pub(crate) saved: f64,
+    pub(crate) capacity: u32,
+    pub(crate) percent: u32,
+    pub(crate) floor_per_second: u32,
+}
+
+/// A group of an upstream with the endpoints that share it.
+pub(crate) struct Shared<'a> {
+    pub(crate) upstream: &'a str,
+    pub(crate) endpoints: Vec<&'a crate::upstream_runtime::Endpoint>,
+    pub(crate) view: group::GroupStatus,
+}
+
+/// Every group of an upstream.
+pub(crate) fn groups(service: &UpstreamRuntime) -> Vec<Shared<'_>> {
+    let mut groups: BTreeMap<&str, Vec<&crate::upstream_runtime::Endpoint>> = BTreeMap::new();
+    for endpoint in &service.endpoints {
+        groups.entry(endpoint.group.name()).or_default().push(endpoint);
+    }
+    let upstream = service.settings.name.as_str();
+    let views = groups.into_values().filter_map(|endpoints| Some((endpoints.first()?.group.view(), endpoints)));
+    views.map(|(view, endpoints)| Shared { upstream, endpoints, view }).collect()
+}
+
+impl Shared<'_> {
+    fn group(&self) -> String {
+        let own = self.view.group.split_once('/').map_or(self.view.group.as_str(), |(_, group)| group);
+        own.to_owned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.endpoints.iter().map(|endpoint| endpoint.described.name.clone()).collect()
+    }
+
+    pub(crate) fn breaker(&self) -> Breaker {
+        let view = &self.view.breaker;
+        let standing = view.as_ref().map_or(breaker::BreakerState::Closed, |view| view.standing);
+        let calls = |milli: u64| milli as f64 / 1000.0;
+        Breaker {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            enabled: view.is_some(),
+            state: standing.into(),
+            why: view.as_ref().and_then(|view| view.why).map(|why| why.to_string()),
+            forced: view.as_ref().is_some_and(|view| view.forced),
+            remaining_ms: view.as_ref().and_then(|view| view.remaining).map(millis),
+            open_since_ms: view.as_ref().and_then(|view| view.open_since).map(millis),
+            failures_in_row: view.as_ref().map_or(0, |view| view.failures_in_row),
+            window: view.as_ref().map(|view| Window {
+                calls: calls(view.counts.calls_milli),
+                failures: calls(view.counts.failures_milli),
+                slow: calls(view.counts.slow_milli),
+            }),
+            usual_failures: view.as_ref().and_then(|view| view.usual_milli).map(|milli| f64::from(milli) / 1000.0),
+            probes_under_way: view.as_ref().map_or(0, |view| view.probes),
+            transitions: view.as_ref().map_or(0, |view| view.epoch),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let limit = |own: &group::LimitView, endpoint: Option<&str>| LimitDto {
+            endpoint: endpoint.map(str::to_owned),
+            requests: own.quota.requests.get(),
+            period_ms: millis(own.quota.period),
+            burst: own.quota.burst.get(),
+            taken: own.taken,
+        };
+        let places = self.endpoints.iter().filter_map(|endpoint| {
+            let (places, most) = (endpoint.concurrency_permits.as_ref()?, endpoint.settings.concurrency?);
+            let taken = most.saturating_sub(places.available_permits());
+            Some(Concurrency { endpoint: endpoint.described.name.clone(), places: most, taken })
+        });
+        let alone = self.endpoints.iter().flat_map(|endpoint| {
+            let name = endpoint.described.name.as_str();
+            endpoint.group.own_limits().into_iter().map(move |own| limit(&own, Some(name)))
+        });
+        Limits {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            limits: self.view.limits.iter().map(|own| limit(own, None)).chain(alone).collect(),
+            paused_ms: self.view.paused.map(millis),
+            concurrency: places.collect(),
+            adaptive_rate: self.view.pace.map(|pace| AdaptiveRate {
+                per_minute: pace.per_minute,
+                floor_per_minute: pace.settings.floor_per_minute,
+                rise_per_minute: pace.settings.rise_per_minute,
+                decreases: pace.decreases,
+            }),
+        }
+    }
+
+    pub(crate) fn budget(&self) -> Budget {
+        let settings = &self.view.budget_settings;
+        Budget {
+            upstream: self.upstream.to_owned(),
+            group: self.group(),
+            endpoints: self.names(),
+            saved: self.view.budget as f64 / 1000.0,
+            capacity: settings.capacity,
+            percent: settings.percent,
+            floor_per_second: settings.floor_per_second,
+        }
+    }
+}
