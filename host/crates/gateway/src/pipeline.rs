@@ -1,6 +1,6 @@
 //! The life of a request, read from top to bottom.
 //!
-//! 1. `prepare`: route, deadline, headers, body and key make a `RequestContext`.
+//! 1. `prepare`: `routing`, deadline, headers, `request_body`, key and `equality` make a `RequestContext`.
 //! 2. `record_lifecycle`, `unkeyed`: begin the record of the request's key, or adopt an orphan.
 //! 3. Take the fingerprint lock, so that equal requests run one at a time.
 //! 4. `RequestContext::drive`, the only loop that sends: admit and send (`attempt`), decide (`decide`), check claims (`claims`),
@@ -19,16 +19,19 @@ mod condition;
 mod decide;
 mod delivery;
 mod early_response;
+mod equality;
 mod leased_body;
 mod pending_report;
 pub mod prefer;
 mod prepare;
 mod record_lifecycle;
 mod record_status;
+mod request_body;
 pub(crate) mod request_context;
 mod request_head;
 mod response;
 mod retry_loop;
+mod routing;
 mod settle_writes;
 mod shared_verifications;
 mod unkeyed;
