@@ -2,6 +2,7 @@
 
 use super::{
     builder::{Draft, UpstreamDraft},
+    merge,
     problem::Problem,
     pybreaker, resolve,
     schema::Scope,
@@ -26,7 +27,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 /// Builds the settings and collects conflicts between values.
 pub(super) fn settings(draft: Draft, environment: &[(String, String)]) -> (Settings, Vec<Problem>) {
     let Draft { host, upstreams, mut problems, .. } = draft;
-    let mut stated = resolve::table_defaults(Scope::Host);
+    let mut stated = merge::table_defaults(Scope::Host);
     stated.cover(&host);
     if upstreams.is_empty() {
         let must_be = "at least one upstream: give --upstream URL, or base_url below [upstreams.NAME]";
@@ -210,7 +211,7 @@ fn upstream(name: String, draft: UpstreamDraft, problems: &mut Vec<Problem>) -> 
         let must_be = "the URL of the API, such as \"http://127.0.0.1:8000\"";
         problems.push(Problem::value(format!("{path}.base_url"), "nothing", must_be));
     }
-    let mut stated = resolve::table_defaults(Scope::Upstream);
+    let mut stated = merge::table_defaults(Scope::Upstream);
     stated.cover(&own);
     let endpoints = endpoints.into_iter().map(|(name, values)| EndpointOverride { name, values }).collect();
     let mut settings = upstream_of(name, stated, defaults, endpoints);
@@ -284,7 +285,7 @@ pub(super) fn upstream_again(
 /// Checks the endpoints as far as possible without the policy, and extends the record lock beyond their deadlines.
 fn fit(path: &str, settings: &mut Upstream, problems: &mut Vec<Problem>) {
     let mut check = |own: Option<&EndpointOverride>| {
-        let values = resolve::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));
+        let values = merge::merged(&Values::default(), &settings.defaults, own.map(|own| &own.values));
         let path = own.map_or_else(|| format!("{path}.defaults"), |own| format!("{path}.endpoints.{}", own.name));
         problems.extend(validate::endpoint(&path, &values, own.map(|own| &own.values)));
         if own.is_none_or(|own| own.values.get("deadline").is_some()) {

@@ -5,7 +5,7 @@ use super::{
     flags::Flags,
     layers::Raw,
     problem::{Problem, Source},
-    schema, settings,
+    schema, settings, spelling,
     value::Value,
     value_type::{self, Kind},
 };
@@ -308,8 +308,8 @@ impl Layers<'_> {
             name.starts_with("TRIAGE_") && !name.starts_with(GENERAL) && !known().any(|known| known == *name)
         });
         for name in unknown {
-            let near = schema::nearest(name, known()).map(str::to_owned);
-            draft.fault(Problem::unknown(schema::shown(name), near), &Source::Env(schema::shown(name)));
+            let near = spelling::nearest(name, known()).map(str::to_owned);
+            draft.fault(Problem::unknown(spelling::shown(name), near), &Source::Env(spelling::shown(name)));
         }
     }
 

@@ -61,6 +61,7 @@ mod environment;
 mod file;
 mod flags;
 mod layers;
+mod merge;
 mod problem;
 mod pybreaker;
 mod reload;
@@ -68,6 +69,7 @@ mod resolve;
 mod schema;
 pub mod settings;
 mod show;
+mod spelling;
 #[cfg(test)]
 mod tests;
 mod validate;

@@ -1,8 +1,8 @@
 //! Checks the requirements of a breaker shared with Python workers: a Redis, keys of its own, and one hash slot for them on a Cluster.
 
 use super::{
+    merge::merged,
     problem::Problem,
-    resolve,
     settings::{Settings, State},
     validate::with_source,
     value::Values,
@@ -12,6 +12,13 @@ use crate::{policy::contract, redis::Topology, state::group::Pybreaker};
 const INTEROP: &str = "breaker.interop";
 const NAMESPACE: &str = "breaker.interop_namespace";
 
+/// The breaker of Python workers that an endpoint shares, if any.
+pub(super) fn shared(values: &Values) -> Option<Pybreaker> {
+    let interop: String = values.read("breaker.interop")?;
+    let enabled = values.read("breaker.enabled") != Some(false);
+    (enabled && interop == "pybreaker").then(|| Pybreaker { namespace: values.read("breaker.interop_namespace") })
+}
+
 /// Checks the configuration as far as possible without the policies.
 pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -19,9 +26,9 @@ pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
     for upstream in &settings.upstreams {
         let path = format!("upstreams.{}", upstream.name);
         let none = Values::default();
-        let of_all = (format!("{path}.defaults"), resolve::merged(&none, &upstream.defaults, None), &upstream.defaults);
+        let of_all = (format!("{path}.defaults"), merged(&none, &upstream.defaults, None), &upstream.defaults);
         let of_one = upstream.endpoints.iter().map(|own| {
-            let values = resolve::merged(&none, &upstream.defaults, Some(&own.values));
+            let values = merged(&none, &upstream.defaults, Some(&own.values));
             (format!("{path}.endpoints.{}", own.name), values, &own.values)
         });
         for (path, values, own) in std::iter::once(of_all).chain(of_one) {
@@ -29,7 +36,7 @@ pub(super) fn stated(settings: &Settings) -> Vec<Problem> {
                 continue;
             }
             problems.extend(breakerless(&path, &values, own));
-            let Some(shared) = resolve::pybreaker(&values) else { continue };
+            let Some(shared) = shared(&values) else { continue };
             problems.extend(problem(&path, &values, &shared, settings));
             if let Some((other, _)) = known.iter().find(|(name, theirs)| *name != upstream.name && *theirs == shared) {
                 let because = format!(
@@ -88,9 +95,9 @@ pub(super) fn groups(upstream: &str, members: &[(contract::Endpoint, Values)]) -
     let mut problems = Vec::new();
     for (index, member) in members.iter().enumerate() {
         let (endpoint, values) = member;
-        let Some(own) = resolve::pybreaker(values).filter(|own| !reported.contains(own)) else { continue };
+        let Some(own) = shared(values).filter(|own| !reported.contains(own)) else { continue };
         let clashes = |other: &&(contract::Endpoint, Values)| {
-            group(other) != group(member) && resolve::pybreaker(&other.1).as_ref() == Some(&own)
+            group(other) != group(member) && shared(&other.1).as_ref() == Some(&own)
         };
         let Some((other, _)) = members[..index].iter().find(clashes) else { continue };
         let because = format!("endpoints.{} uses the same namespace, and each group needs its own breaker", other.name);

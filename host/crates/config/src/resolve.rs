@@ -1,12 +1,11 @@
 //! Resolves the layers to an endpoint's settings: default < policy < operator's defaults < operator's override.
 
 use super::{
-    layers::Raw,
+    merge::{OWN_LIMITS, merged},
     problem::{Problem, Problems, Source},
     pybreaker,
-    schema::{self, KEYS, Scope},
     settings::{Endpoint, EndpointOverride, PolicySource, Upstream},
-    validate,
+    spelling, validate,
     value::{Value, Values},
 };
 use crate::{
@@ -15,19 +14,11 @@ use crate::{
     policy::contract::{self, BreakerSignal, Description, Effect},
     rate_limit::{Quota, adaptive},
     retry::upstream_key,
-    state::group::Pybreaker,
 };
 use http::Method;
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 use triage_state::idempotency;
 
-/// The limits of one endpoint inside a group. Not a configuration key: only the policy proposes them.
-pub(super) const OWN_LIMITS: &str = "own_limits";
-/// Added to the attempt timeout when it extends the deadline: the gap between the defaults 15 s and 5 s, which leaves time to wait and
-/// retry.
-const RETRY_RESERVE: Duration = Duration::from_secs(10);
-/// Added to the attempt timeout when it extends a probe's lease: the time to report the result.
-const REPORT_RESERVE: Duration = Duration::from_secs(5);
 /// Added to the longest deadline for a record's lock: allows for a slow clock and a slow store.
 const FINISH_RESERVE: Duration = Duration::from_secs(30);
 
@@ -128,7 +119,7 @@ fn operation(endpoint: &contract::Endpoint) -> String {
 fn added_problems(path: &str, name: &str, values: &Values, description: &Description, problems: &mut Vec<Problem>) {
     let missing: Vec<&str> = ["method", "path"].into_iter().filter(|key| values.get(key).is_none()).collect();
     if !missing.is_empty() {
-        let near = schema::nearest(name, description.endpoints.iter().map(|endpoint| endpoint.name.as_str()));
+        let near = spelling::nearest(name, description.endpoints.iter().map(|endpoint| endpoint.name.as_str()));
         let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         let got =
             format!("a name that the policy {} does not describe, without {}", description.name, missing.join(" and "));
@@ -188,48 +179,6 @@ fn values_of(upstream: &Upstream, proposed: Option<&contract::Defaults>, own: Op
     merged(&proposed, &upstream.defaults, own)
 }
 
-/// Merges the layers, then adjusts defaults and proposals to fit the operator's values.
-pub(super) fn merged(proposed: &Values, defaults: &Values, own: Option<&Values>) -> Values {
-    let mut values = table_defaults(Scope::Endpoint);
-    values.cover(proposed);
-    values.cover(defaults);
-    if let Some(own) = own {
-        values.cover(own);
-    }
-    keep_own_limits(&mut values, proposed);
-    adapt(&mut values);
-    values
-}
-
-/// In a group, `limits` are the group's. Limits that the policy proposes remain each endpoint's own limits, unless the operator replaces
-/// them (`limits_replace`).
-fn keep_own_limits(values: &mut Values, proposed: &Values) {
-    if values.read::<String>("group").is_none() {
-        return;
-    }
-    let replaced = values.read("limits_replace") == Some(true);
-    if let Some(own) = proposed.get("limits").filter(|_| !replaced) {
-        values.set(OWN_LIMITS, own.value.clone(), own.source.clone());
-    }
-    if !values.is_operators("limits") {
-        values.set("limits", Value::Limits(Vec::new()), Source::Default);
-    }
-}
-
-/// The defaults of [`KEYS`].
-pub(super) fn table_defaults(scope: Scope) -> Values {
-    let mut values = Values::default();
-    for key in KEYS.iter().filter(|key| key.scope == scope) {
-        let Some(text) = key.default else { continue };
-        // An invalid default is a bug; a test finds it.
-        let read = key.kind.read(key.name, &Raw::Word(text.to_owned()), key.may_be_off(), &mut Vec::new());
-        if let Some(value) = read {
-            values.set(key.name, value, Source::Default);
-        }
-    }
-    values
-}
-
 /// A policy's proposals. Values that the configuration would not accept are ignored.
 fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
     let mut values = Values::default();
@@ -259,36 +208,6 @@ fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
     values
 }
 
-/// Adjusts a default or proposal to fit a related value that the operator set.
-fn adapt(values: &mut Values) {
-    // A deadline that the operator set shortens attempts; otherwise the deadline grows to fit the attempts.
-    at_most(values, "attempt_timeout", "deadline", Duration::ZERO);
-    let room = if values.source("deadline") == Some(Source::Default) { RETRY_RESERVE } else { Duration::ZERO };
-    at_least(values, "deadline", "attempt_timeout", room);
-    at_most(values, "retry.min_wait", "retry.max_wait", Duration::ZERO);
-    at_least(values, "retry.max_wait", "retry.min_wait", Duration::ZERO);
-    at_most(values, "breaker.open_for", "breaker.open_for_max", Duration::ZERO);
-    at_least(values, "breaker.open_for_max", "breaker.open_for", Duration::ZERO);
-    at_least(values, "breaker.probe_lease", "attempt_timeout", REPORT_RESERVE);
-}
-
-fn at_least(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
-    let (Some(own), Some(wanted)) = (values.read::<Duration>(key), values.read::<Duration>(other)) else { return };
-    let wanted = wanted.saturating_add(room);
-    if own < wanted && !values.is_operators(key) {
-        values.set(key, Value::Duration(wanted), Source::Adapted(other));
-    }
-}
-
-/// Lowers the key only if the operator set the other one. Between two defaults, [`at_least`] raises the greater one instead.
-fn at_most(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
-    let (Some(own), Some(wanted)) = (values.read::<Duration>(key), values.read::<Duration>(other)) else { return };
-    let wanted = wanted.saturating_sub(room);
-    if own > wanted && values.is_operators(other) && !values.is_operators(key) {
-        values.set(key, Value::Duration(wanted), Source::Adapted(other));
-    }
-}
-
 /// The record lock that fits a deadline.
 pub(super) fn lock_for(values: &Values) -> Duration {
     values.read::<Duration>("deadline").map_or(Duration::ZERO, |deadline| deadline.saturating_add(FINISH_RESERVE))
@@ -315,7 +234,7 @@ pub(super) fn endpoint(values: &Values) -> Endpoint {
     values.fill("budget.floor_per_second", &mut settings.budget.floor_per_second);
     values.fill("budget.capacity", &mut settings.budget.capacity);
     settings.breaker = (values.read("breaker.enabled") != Some(false)).then(|| breaker(values));
-    settings.pybreaker = pybreaker(values);
+    settings.pybreaker = pybreaker::shared(values);
     settings.adaptive_rate = adaptive_rate(values);
     settings.upstream_key = upstream_key(values);
     settings
@@ -341,13 +260,6 @@ fn adaptive_rate(values: &Values) -> Option<adaptive::Settings> {
     }
     values.fill("adaptive_rate.rise_per_minute", &mut settings.rise_per_minute);
     Some(settings)
-}
-
-/// The breaker of Python workers that an endpoint shares, if any.
-pub(super) fn pybreaker(values: &Values) -> Option<Pybreaker> {
-    let interop: String = values.read("breaker.interop")?;
-    let enabled = values.read("breaker.enabled") != Some(false);
-    (enabled && interop == "pybreaker").then(|| Pybreaker { namespace: values.read("breaker.interop_namespace") })
 }
 
 fn breaker(values: &Values) -> breaker::Settings {

@@ -1,6 +1,9 @@
 //! The table of all configuration keys. The loader, `config show` and the book's reference are derived from it.
 
-use super::{value::is_bare, value_type::Kind};
+use super::{
+    spelling::{nearest, shown},
+    value_type::Kind,
+};
 use std::fmt::Write as _;
 
 /// The part of the configuration that a key belongs to.
@@ -288,22 +291,6 @@ fn within(scopes: &[Scope], branches: &[&'static str], rest: &[&str], owner: Own
     let names = keys().map(|key| key.name).chain(keys().filter_map(|key| Some(key.name.split_once('.')?.0)));
     let near = nearest(&wanted, names.chain(branches.iter().copied()));
     KeyScope::Unknown(near.map(|near| format!("{before}{near}")))
-}
-
-/// The most similar candidate, if a typing error explains the difference.
-pub(super) fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    if wanted.len() > 64 {
-        return None;
-    }
-    let scored = candidates.map(|candidate| (strsim::levenshtein(wanted, candidate), candidate));
-    let (distance, near) = scored.min_by_key(|(distance, _)| *distance)?;
-    (distance <= 1 + wanted.chars().count() / 5).then_some(near)
-}
-
-/// A segment as TOML writes it: quoted if necessary.
-pub(super) fn shown(segment: &str) -> String {
-    let cut: String = segment.chars().take(64).collect();
-    if is_bare(segment) && cut.len() == segment.len() { cut } else { format!("{cut:?}") }
 }
 
 /// A key path as text.

@@ -1,8 +1,9 @@
 //! `config show`: the effective values as TOML, each with its source.
 
 use super::{
+    merge::{OWN_LIMITS, merged},
     problem::Source,
-    resolve::{OWN_LIMITS, described_and_added, idempotency, merged},
+    resolve::{described_and_added, idempotency},
     schema::{KEYS, Scope},
     settings::{Settings, Upstream},
     value::{Sourced, Value, Values},

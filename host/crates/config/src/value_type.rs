@@ -320,7 +320,7 @@ fn policy(text: &str) -> Result<Value, String> {
     if path.extension().is_some_and(|extension| extension == "wasm") {
         return Ok(Value::Policy(PolicySource::File(path.to_owned())));
     }
-    Err(super::schema::nearest(text, prebuilt::names().into_iter())
+    Err(super::spelling::nearest(text, prebuilt::names().into_iter())
         .map_or_else(policy_rule, |near| format!("{}; did you mean {near:?}?", policy_rule())))
 }
 
@@ -415,8 +415,8 @@ fn limit(path: &str, raw: &Raw, problems: &mut Vec<Problem>) -> Option<Quota> {
     };
     let before = problems.len();
     for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
-        let near = super::schema::nearest(key, KEYS.into_iter()).map(str::to_owned);
-        problems.push(Problem::unknown(format!("{path}.{}", super::schema::shown(key)), near));
+        let near = super::spelling::nearest(key, KEYS.into_iter()).map(str::to_owned);
+        problems.push(Problem::unknown(format!("{path}.{}", super::spelling::shown(key)), near));
     }
     let mut read = |key: &str, kind: Kind, required: bool| {
         let path = format!("{path}.{key}");

@@ -2,7 +2,7 @@
 
 use super::{
     CallerGone, RequestContext,
-    equality::{equality, distinguishing_headers},
+    equality::{distinguishing_headers, equality},
     request_body,
     request_context::RequestBody,
     request_head,
@@ -60,7 +60,8 @@ impl Host {
         head.headers.remove(crate::idempotency::key::MAYBE_SENT);
         // Before headers are removed or added.
         let may_be_orphan = key.is_none() && is_unsafe && settings.idempotency.orphans.is_some();
-        let distinguishing_headers = if may_be_orphan { distinguishing_headers(&routed, &head.headers) } else { Vec::new() };
+        let distinguishing_headers =
+            if may_be_orphan { distinguishing_headers(&routed, &head.headers) } else { Vec::new() };
         // An absolute form or HTTP/2's `:authority` overrides the Host field (RFC 9112 section 3.2.2).
         if let Some(named) = head.uri.authority().map(request_head::without_userinfo)
             && let Ok(named) = HeaderValue::from_str(named)
