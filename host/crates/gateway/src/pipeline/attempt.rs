@@ -4,6 +4,8 @@
 //! nothing was sent.
 
 mod body_watch;
+mod send;
+mod verification_request;
 
 use super::{
     RequestContext,
@@ -13,17 +15,14 @@ use crate::{
     admission::Permit,
     breaker,
     error::Problem,
-    idempotency::{RecordGuard, header_roles},
+    idempotency::RecordGuard,
     overload::{Admission, SampleOutcome, Shed},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
-    retry::upstream_key::{self, KeyAnswer},
     state::group::{AttemptKind, Recheck, Refusal},
     telemetry::TimelineEvent,
-    upstream::{self, Body, Inbound, Outbound, OutboundBody, answer_head},
+    upstream::{self, Outbound},
 };
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -51,8 +50,8 @@ pub(crate) struct CompletedAttempt {
 /// The least time before the deadline for an attempt: a wait that would leave less is refused at once.
 pub(crate) const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(10);
 
-/// The most header bytes of a write that are kept for its verification: about the limit of common servers for a request head.
-const MAX_KEPT_HEADER_BYTES: usize = 16 << 10;
+/// The result of a send that did not end in time: the upstream may have the request.
+const TIMED_OUT: Failure = Failure::new(FailureKind::Timeout, true);
 
 impl RequestContext {
     /// Reports a success to the breaker once the response body has ended.
@@ -114,38 +113,8 @@ impl RequestContext {
             self.wake().await?;
         }
         let concurrency_permit = if is_request { self.concurrency_permit().await? } else { None };
-        // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
-        let usual_time = progress.recorder.meter().usually_takes.read();
-        let least = match &target {
-            AttemptTarget::Request => self.response_reserve(usual_time),
-            // The record is held meanwhile, so the wait must leave the verification its whole time.
-            AttemptTarget::Verification(probe) if self.verifies.is_some() => self.verification_timeout(probe),
-            AttemptTarget::Verification(_) => MIN_ATTEMPT_TIME,
-        };
-        let (mut permit, mut checked_at) = self.permit(is_request, progress.attempts > 0, &target, least).await?;
-        if let Some((wait, per_minute)) = permit.paced() {
-            progress.recorder.note(|| TimelineEvent::Paced { per_minute, wait });
-        }
-        progress.recorder.permitted(permit.is_probe(), permit.wait());
-        if is_request && permit.is_probe() && !self.is_well().await {
-            if self.remaining().is_zero() {
-                return Err(Problem::DeadlineBeforeSend);
-            }
-            permit.report(BreakerSignal::Failure, Duration::ZERO);
-            return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
-        }
-        if is_request && permit.is_probe() {
-            // The health call took time, so recheck: the lease counts from now.
-            checked_at = Instant::now();
-            match permit.recheck().await {
-                Recheck::Send => {}
-                Recheck::Wait(retry_after) => {
-                    return Err(self.problem(Refusal::RateLimited { quota: None, retry_after }));
-                }
-                Recheck::Refused(refusal) => return Err(self.problem(refusal)),
-            }
-        }
-        let load = if is_request { self.load(&mut permit, progress).await? } else { None };
+        let (mut permit, checked_at) = self.admit(&target, progress).await?;
+        let admission = if is_request { self.load(&mut permit, progress).await? } else { None };
         let (outbound, limit) = match target {
             AttemptTarget::Request => {
                 self.may_send(guard, progress, &permit).await?;
@@ -171,35 +140,18 @@ impl RequestContext {
             if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::VerificationSent { verification } }
         };
         progress.recorder.note_at(began, step);
-        let until = (began + limit).min(self.deadline);
-        let send = timeout_at(until, self.send(outbound, is_request));
         let guards = if is_request { [guard.as_ref(), progress.condition.as_ref()] } else { [None, None] };
-        let sent = RecordGuard::while_held(guards, send).await;
-        let cut_off = sent.is_none();
-        if cut_off {
-            tracing::warn!(
-                endpoint = %self.endpoint().described.name,
-                "a write was cut off: shared state was not reachable, or this process was paused, for so long that \
-                 another host may have taken over the record"
-            );
-        }
-        let timed_out = AttemptResult::Failure(Failure::new(FailureKind::Timeout, true));
-        let arrival = sent.and_then(Result::ok).unwrap_or(timed_out);
+        let (arrival, cut_off) = self.exchange(outbound, is_request, (began + limit).min(self.deadline), guards).await;
         drop(concurrency_permit);
         if let AttemptResult::Failure(Failure { kind: FailureKind::Exhausted, .. }) = arrival {
             // This host's own failure (no file descriptors): release the permits, report nothing to the breaker.
             if is_request {
                 progress.attempts -= 1;
             }
-            self.shared.events.note_seldom("exhausted", &self.service.settings.name, || {
-                "no file descriptor is left for connections to the upstream: raise the process's limit (LimitNOFILE, \
-                 ulimit -n)"
-                    .to_owned()
-            });
-            return Err(Problem::Exhausted);
+            return Err(self.exhausted());
         }
-        if let Some(load) = load {
-            load.over(&self.asking(), sample_outcome(&arrival, cut_off));
+        if let Some(admission) = admission {
+            admission.over(&self.asking(), sample_outcome(&arrival, cut_off));
         }
         let took = began.elapsed();
         self.note(&arrival, is_request, began, took, progress);
@@ -207,6 +159,70 @@ impl RequestContext {
             self.service.record_response(&self.shared.clock);
         }
         Ok(CompletedAttempt { arrival, permit, took, sent_at: began, cut_off })
+    }
+
+    /// Takes a permit of the breaker, the budget and the rate limits, and waits until it may be used. A half-open probe of an upstream with a
+    /// health call makes that call first. Returns the permit and the time of its last check.
+    async fn admit(&self, target: &AttemptTarget<'_>, progress: &mut Progress) -> Result<(Permit, Instant), Problem> {
+        let is_request = matches!(target, AttemptTarget::Request);
+        // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.
+        let usual_time = progress.recorder.meter().usually_takes.read();
+        let least = match target {
+            AttemptTarget::Request => self.response_reserve(usual_time),
+            // The record is held meanwhile, so the wait must leave the verification its whole time.
+            AttemptTarget::Verification(probe) if self.verifies.is_some() => self.verification_timeout(probe),
+            AttemptTarget::Verification(_) => MIN_ATTEMPT_TIME,
+        };
+        let (mut permit, checked_at) = self.permit(is_request, progress.attempts > 0, target, least).await?;
+        if let Some((wait, per_minute)) = permit.paced() {
+            progress.recorder.note(|| TimelineEvent::Paced { per_minute, wait });
+        }
+        progress.recorder.permitted(permit.is_probe(), permit.wait());
+        if !is_request || !permit.is_probe() {
+            return Ok((permit, checked_at));
+        }
+        if !self.is_well().await {
+            if self.remaining().is_zero() {
+                return Err(Problem::DeadlineBeforeSend);
+            }
+            permit.report(BreakerSignal::Failure, Duration::ZERO);
+            return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
+        }
+        // The health call took time, so recheck: the lease counts from now.
+        let checked_at = Instant::now();
+        match permit.recheck().await {
+            Recheck::Send => Ok((permit, checked_at)),
+            Recheck::Wait(retry_after) => Err(self.problem(Refusal::RateLimited { quota: None, retry_after })),
+            Recheck::Refused(refusal) => Err(self.problem(refusal)),
+        }
+    }
+
+    /// Sends until a time at most, and only while the guards hold their records. True: a guard lost its record, so the send was cut off.
+    async fn exchange(
+        &self,
+        outbound: Outbound,
+        is_request: bool,
+        until: Instant,
+        guards: [Option<&RecordGuard>; 2],
+    ) -> (AttemptResult, bool) {
+        let send = timeout_at(until, self.send(outbound, is_request));
+        let Some(sent) = RecordGuard::while_held(guards, send).await else {
+            tracing::warn!(
+                endpoint = %self.endpoint().described.name,
+                "a write was cut off: shared state was not reachable, or this process was paused, for so long that \
+                 another host may have taken over the record"
+            );
+            return (AttemptResult::Failure(TIMED_OUT), true);
+        };
+        (sent.unwrap_or(AttemptResult::Failure(TIMED_OUT)), false)
+    }
+
+    fn exhausted(&self) -> Problem {
+        self.shared.events.note_seldom("exhausted", &self.service.settings.name, || {
+            "no file descriptor is left for connections to it: raise the process's limit (LimitNOFILE, ulimit -n)"
+                .to_owned()
+        });
+        Problem::Exhausted
     }
 
     /// Records an attempt's outcome, and when the request's last byte may have been sent.
@@ -372,85 +388,6 @@ impl RequestContext {
         Outbound { body: super::leased_body::leased(outbound.body, leases), ..outbound }
     }
 
-    async fn send(&self, outbound: Outbound, is_request: bool) -> AttemptResult {
-        let sent = self.transport.send(outbound).await;
-        let Inbound { status, mut headers, body } = match sent {
-            Ok(inbound) => inbound,
-            Err(failure) => return AttemptResult::Failure(failure),
-        };
-        let max_fields = self.service.settings.connection.max_header_fields;
-        if let Err(reason) = answer_head::check(status, &mut headers, max_fields) {
-            // A malformed response cannot be passed on; the request may have been processed.
-            return AttemptResult::Failure(Failure::new(FailureKind::Protocol, true).because(reason));
-        }
-        let endpoint = self.endpoint();
-        if is_request && endpoint.is_settled(status.as_u16(), self.effect) {
-            return AttemptResult::Answer(UpstreamResponse { status, headers, read: Bytes::new(), rest: Some(body) });
-        }
-        let mut prefix_bytes = endpoint.described.interest.response_body_bytes;
-        if is_request && self.upstream_key.is_some() && KeyAnswer::is_in_body(status) {
-            prefix_bytes = prefix_bytes.max(upstream_key::BODY_BYTES);
-        }
-        match read_prefix(body, prefix_bytes).await {
-            Ok((read, rest)) => AttemptResult::Answer(UpstreamResponse { status, headers, read, rest }),
-            Err(()) => AttemptResult::Failure(Failure::new(FailureKind::Body, true)),
-        }
-    }
-
-    /// The headers that the policy reads and that a verification carries. None if they exceed the cap: a verification without one of them
-    /// may search other data than the write changed, and would prove nothing.
-    pub(crate) fn headers_to_verify(&self, interest: &[HeaderName]) -> Option<HeaderMap> {
-        let mut kept = HeaderMap::new();
-        let mut bytes = 0;
-        for (name, value) in &self.headers {
-            if interest.contains(name) || self.is_carried(name) {
-                bytes += name.as_str().len() + value.len();
-                if bytes > MAX_KEPT_HEADER_BYTES {
-                    return None;
-                }
-                kept.append(name.clone(), value.clone());
-            }
-        }
-        Some(kept)
-    }
-
-    /// Whether a verification carries this header of the write.
-    fn is_carried(&self, name: &HeaderName) -> bool {
-        let upstream_key = self.endpoint().settings.upstream_key.as_ref();
-        self.service.settings.idempotency.tenant_headers.contains(name)
-            || (header_roles::is_carried_by_verification(name) && upstream_key.is_none_or(|own| own.header != *name))
-    }
-
-    pub(crate) fn verification_request(&self, probe: &Probe) -> Outbound {
-        let mut headers = probe.headers.clone();
-        let carried = || self.headers.iter().filter(|(name, _)| self.is_carried(name));
-        // The caller's headers override the policy's.
-        for (name, _) in carried() {
-            headers.remove(name);
-        }
-        for (name, value) in carried() {
-            headers.append(name.clone(), value.clone());
-        }
-        Outbound {
-            method: probe.method.clone(),
-            path_and_query: probe.path_and_query.clone(),
-            headers,
-            body: OutboundBody::Bytes(Bytes::new()),
-            guarded: false,
-        }
-    }
-
-    /// The endpoint of a verification: its rate limits apply, its breaker does not.
-    fn verified_endpoint(&self, probe: &Probe) -> Option<&crate::upstream_runtime::Endpoint> {
-        let path = probe.path_and_query.split('?').next()?;
-        let index = self.service.find(&probe.method, path)?;
-        self.service.endpoints.get(index)
-    }
-
-    pub(crate) fn verification_timeout(&self, probe: &Probe) -> Duration {
-        self.verified_endpoint(probe).unwrap_or(self.endpoint()).settings.attempt_timeout
-    }
-
     fn breaker_open(&self, why: String, retry_after: Duration) -> Problem {
         Problem::BreakerOpen { endpoint: self.endpoint().described.name.clone(), why, retry_after }
     }
@@ -477,30 +414,6 @@ fn sample_outcome(arrival: &AttemptResult, cut_off: bool) -> SampleOutcome {
         AttemptResult::Failure(Failure { kind: FailureKind::Timeout, .. }) => SampleOutcome::TimedOut,
         AttemptResult::Failure(_) => SampleOutcome::Uninformative,
     }
-}
-
-/// Reads up to `most` bytes of a body; the rest stays a stream.
-async fn read_prefix(mut body: Body, most: usize) -> Result<(Bytes, Option<Body>), ()> {
-    use http_body::Body as _;
-    if body.is_end_stream() {
-        return Ok((Bytes::new(), None));
-    }
-    if most == 0 {
-        return Ok((Bytes::new(), Some(body)));
-    }
-    let mut read = BytesMut::new();
-    while read.len() <= most {
-        match body.frame().await {
-            None => return Ok((read.freeze(), None)),
-            Some(Err(_)) => return Err(()),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    read.extend_from_slice(&data);
-                }
-            }
-        }
-    }
-    Ok((read.freeze(), Some(body)))
 }
 
 #[cfg(test)]
