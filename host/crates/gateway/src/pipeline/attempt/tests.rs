@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
+use crate::upstream::{Inbound, OutboundBody};
 use crate::{
     Host,
     clock::{Clock, Timestamp},
@@ -16,7 +17,8 @@ use crate::{
     upstream::Transport,
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
+use http_body_util::BodyExt as _;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Records of a host whose heartbeat is renewed by each begin, and by nothing else.
