@@ -3,7 +3,7 @@
 //! Compilation is the only part of a load whose cost can be out of all proportion to the file: 8.5 kB took 10 s and 564 MB. In the host's
 //! process, a compilation would take memory from the requests and could not be stopped. Killing a child process frees its memory.
 
-use super::{component_info::Tier, engine};
+use super::{component_info::Tier, engine_config};
 use rustix::{
     io::Errno,
     process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process, setrlimit},
@@ -224,7 +224,7 @@ fn compiled(tier: &str, component: &[u8]) -> Compiled {
     if component.len() as u64 > MAX_COMPONENT_BYTES {
         return Err("the component is too large".to_owned());
     }
-    let engine = engine::for_tier(tier).map_err(|error| format!("{error}: {:#}", error.0))?;
+    let engine = engine_config::for_tier(tier).map_err(|error| format!("{error}: {:#}", error.0))?;
     engine.precompile_component(component).map_err(|error| format!("{error:#}"))
 }
 

@@ -6,7 +6,7 @@ use super::{
     convert::{self, InvalidDescription},
     engine::Engine,
     guest_call::{GuestCall, Waited, allow},
-    load::{LoadError, LoadOptions},
+    load_error::{LOAD_MS, LoadError, LoadOptions},
     store_data::StoreData,
     wasi::LogBudget,
 };
@@ -20,8 +20,6 @@ const DECIDE_MS: u64 = 5;
 /// The limit of a whole decision: instantiation, `configure`, `decide`, and clearing the instance. A guest that touches all of its memory
 /// occupies the host's thread four times as long as its own call takes, through page faults and clearing.
 const DECISION_MS: u64 = 10;
-/// The limit of `describe` and of `configure` at load, in milliseconds of processor time.
-pub(super) const LOAD_MS: u64 = 100;
 /// The number of calls that a reused instance serves before a fresh one replaces it.
 const REUSED_CALLS: u32 = 10_000;
 /// The most warm instances that `reused` isolation keeps.

@@ -16,12 +16,14 @@ mod component_info;
 mod convert;
 mod cpu_budget;
 mod engine;
+mod engine_config;
 mod epoch_ticker;
 pub mod golden_tests;
 mod guest_call;
 pub mod guest_language;
 mod instances;
 mod load;
+mod load_error;
 mod nesting_limit;
 pub mod prebuilt;
 pub mod scaffold;
@@ -34,11 +36,12 @@ pub use cache::{Cache, CacheError, CachePaths};
 pub use cache::{own_folder, private};
 pub use compiler::{CompileError, Compiler};
 pub use component_info::{Contract, OtherContract, Tier, VERSION};
-pub use engine::{Engine, EngineError};
+pub use engine::Engine;
+pub use engine_config::EngineError;
 pub use load::contained;
 #[cfg(any(test, feature = "panic-injection"))]
 pub use load::panic_if_marked;
-pub use load::{LoadError, LoadOptions};
+pub use load_error::{LoadError, LoadOptions};
 pub use nesting_limit::TooDeep;
 pub use triage_core::{
     contract::{self, hints},

@@ -1,20 +1,27 @@
 //! The connection to shared state: runs a script, and reports within 20 ms whether it ran.
 
-use super::{
+pub(crate) mod pubsub;
+pub(crate) mod server_identity;
+mod thread_connection;
+
+use crate::{
+    bounded_file,
     client::{Client, Connection},
+    clock::Clock,
     error::{LinkError, OpenError},
     keys::Keys,
     metrics::{self, ScriptMetrics, Steps},
-    pubsub::{self, Pushed},
+    rng::Rng,
     script::Script,
-    server_identity::Lost,
+    secret::TokenSource,
     settings::Settings,
-    thread_connection::{Numbered, ThreadConnection},
+    telemetry::task_spans,
 };
-use crate::{bounded_file, clock::Clock, rng::Rng, secret::TokenSource, telemetry::task_spans};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
+use pubsub::Pushed;
 use redis::{Cmd, ErrorKind, ServerErrorKind, ToRedisArgs, Value};
+use server_identity::Lost;
 use std::{
     cell::RefCell,
     fmt,
@@ -26,6 +33,7 @@ use std::{
     thread,
     time::Duration,
 };
+use thread_connection::{Numbered, ThreadConnection};
 use tokio::{
     sync::{broadcast, watch},
     time::{Instant, sleep, timeout, timeout_at},

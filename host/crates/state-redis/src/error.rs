@@ -1,6 +1,5 @@
 //! Errors of shared state: at start, and of a script call.
 
-use crate::records::KeyError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use std::{io, path::PathBuf, time::Duration};
 
@@ -27,6 +26,26 @@ pub enum OpenError {
     /// The thread `triage-state` cannot be started.
     #[error("the thread that monitors shared state could not be started")]
     Thread(#[source] io::Error),
+}
+
+/// Why the text of a key file is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The text is blank.
+    #[error(
+        "the file holds no key; put 32 random bytes there in hexadecimal or base64, such as the output of `openssl \
+         rand -hex 32`"
+    )]
+    Empty,
+    /// A line is no key.
+    #[error(
+        "line {line} is not a key; a key is 32 bytes in hexadecimal or base64, one per line, such as the output of \
+         `openssl rand -hex 32`"
+    )]
+    Malformed {
+        /// The line's number, from 1.
+        line: usize,
+    },
 }
 
 /// An error of a script call.

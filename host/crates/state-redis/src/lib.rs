@@ -30,25 +30,24 @@ mod connection;
 mod error;
 mod keys;
 mod metrics;
-mod pubsub;
 pub mod records;
 pub mod reply;
 mod script;
-mod server_identity;
 mod settings;
 #[cfg(test)]
 #[path = "../../../../tests/support/redis_server.rs"]
 pub mod test_server;
-mod thread_connection;
 
 pub use address::{Address, Node, RULE, Topology};
-pub use connection::{Condition, RedisConnection};
+pub use connection::{
+    Condition, RedisConnection,
+    pubsub::Pushed,
+    server_identity::{Loss, Lost},
+};
 pub use error::{LinkError, OpenError};
 pub use keys::Keys;
 pub use metrics::Steps;
-pub use pubsub::Pushed;
 pub use script::Script;
-pub use server_identity::{Loss, Lost};
 pub use settings::Settings;
 
 /// A server's reply, and its error.

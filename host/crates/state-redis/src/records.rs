@@ -4,6 +4,7 @@
 //! histories on both. Responses are encrypted before they leave this process.
 
 use super::{Keys, LinkError, Lost, RedisConnection, Value};
+pub use crate::error::KeyError;
 use crate::{
     clock::Clock,
     idempotency::{
@@ -18,7 +19,7 @@ use crate::{
     telemetry::Events,
 };
 use answered_requests::{Ending, Endings};
-pub use encryption::{KeyError, SealError, Sealer};
+pub use encryption::{SealError, Sealer};
 use fingerprint_lock::QueueTicket;
 use futures_util::{
     FutureExt as _,

@@ -4,7 +4,10 @@
 //! bytes, so that no nonce is used twice however many hosts share the key. The record's id is authenticated too: a value that is
 //! moved to another record does not decrypt.
 
-use super::super::{connection::secret, error::OpenError};
+use crate::{
+    connection::secret,
+    error::{KeyError, OpenError},
+};
 use crate::{idempotency::RecordId, secret::TokenSource};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
@@ -45,26 +48,6 @@ pub enum SealError {
          store"
     )]
     Broken,
-}
-
-/// Why the text of a key file is invalid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// The text is blank.
-    #[error(
-        "the file holds no key; put 32 random bytes there in hexadecimal or base64, such as the output of `openssl \
-         rand -hex 32`"
-    )]
-    Empty,
-    /// A line is no key.
-    #[error(
-        "line {line} is not a key; a key is 32 bytes in hexadecimal or base64, one per line, such as the output of \
-         `openssl rand -hex 32`"
-    )]
-    Malformed {
-        /// The line's number, from 1.
-        line: usize,
-    },
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! The connection of one thread: made at first use, replaced when it fails.
 
-use super::{client::Connection, connection::Inner, error::LinkError};
+use super::Inner;
+use crate::{client::Connection, error::LinkError};
 use parking_lot::Mutex;
 use std::{
     sync::{

@@ -1,6 +1,7 @@
 //! Messages between hosts over pub/sub, on a connection of its own, which is pinged every second.
 
-use super::{connection::Inner, error::LinkError};
+use super::Inner;
+use crate::error::LinkError;
 use futures_util::StreamExt as _;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{interval, sleep, timeout};

@@ -3,8 +3,9 @@
 //! The server itself stores its last known identity, so that hosts that start later know it too. A server that was emptied while
 //! no host ran cannot be distinguished from a new one.
 
-use super::{client::Connection, connection::Inner, error::LinkError, reply, script::Script};
+use super::Inner;
 use crate::clock::Timestamp;
+use crate::{client::Connection, error::LinkError, reply, script::Script};
 use std::{fmt, time::Duration};
 
 static SERVER_IDENTITY: Script = Script::new("server_identity", include_str!("server_identity.lua"));
