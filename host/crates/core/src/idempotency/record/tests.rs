@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::idempotency::{Identity, stored_response::StoredBody};
+use crate::idempotency::{fingerprint::KeyTag, stored_response::Stored};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
