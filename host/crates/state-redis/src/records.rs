@@ -14,20 +14,20 @@ use crate::{
         record::{HostId, Record, RecordBegin, RecordRetention, RecordStatus},
         records::{Reply, ready_reply},
     },
-    memory::records::fingerprint_locks::{FingerprintLocks, LockToken as LocalLockToken},
+    memory::records::fingerprint_locks::FingerprintLocks,
     rng::Rng,
     telemetry::Events,
 };
 use answered_requests::{Ending, Endings};
 pub use encryption::{SealError, Sealer};
 use fingerprint_lock::QueueTicket;
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, join_all},
-};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use heartbeat::Heartbeat;
 use local_copy::LocalCopy;
 use scripts::{Asked, Circumstances, PARTS, ScriptCall, ScriptReply};
+use settling::name_of;
+#[cfg(test)]
+use settling::record_id;
 use std::{
     fmt,
     sync::{
@@ -44,6 +44,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 mod answered_requests;
+mod claims;
 mod encryption;
 mod fingerprint_lock;
 mod heartbeat;
@@ -51,6 +52,7 @@ mod incarnation;
 mod local_copy;
 mod restore;
 mod scripts;
+mod settling;
 mod unanswered;
 
 /// Time limit of a script call, unless `state.timeout` is longer: a write, unlike a read, cannot go on without the reply.
@@ -68,9 +70,6 @@ const MAX_FINGERPRINT_LOCKS: usize = 10_000;
 
 /// Losses of data during one operation before it fails as unavailable.
 const MAX_LOSSES: usize = 5;
-
-/// Records read concurrently when all unsettled ones are listed.
-const MAX_CONCURRENT_READS: usize = 64;
 
 /// First byte of a stored value that is not encrypted.
 const UNSEALED: u8 = 0;
@@ -252,50 +251,6 @@ impl Inner {
         Some(Intent { upstream, endpoint, request })
     }
 
-    async fn take(&self, id: RecordId, lease: Duration) -> Result<Option<Arc<Intent>>, RecordError> {
-        let value = self.run(&scripts::take(self.keys(), id, lease, self.lost_ago())).await?;
-        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("take"))?;
-        match (answer.word, answer.bytes(), answer.text(1)) {
-            ("later", ..) => Ok(None),
-            ("taken", Some(sealed), Some(name)) => Ok(self.intent(id, name, sealed).map(Arc::new)),
-            _ => Err(nonsense("take")),
-        }
-    }
-
-    async fn postpone(&self, id: RecordId, wait: Duration, longest_age: Duration) -> Result<Postponed, RecordError> {
-        let value = self.run(&scripts::postpone(self.keys(), id, wait, longest_age, self.lost_ago())).await?;
-        match ScriptReply::of(&value).map(|answer| answer.word) {
-            Some("later") => Ok(Postponed::Later),
-            Some("given-up") => Ok(Postponed::GivenUp),
-            Some("not-unsettled") => Ok(Postponed::NotUnsettled),
-            _ => Err(nonsense("postpone")),
-        }
-    }
-
-    async fn due(&self, limit: usize) -> Result<Vec<RecordId>, RecordError> {
-        let lists = join_all((0..PARTS).map(|part| async move {
-            let value = self.run(&scripts::due(self.keys(), part, limit)).await?;
-            let items = super::reply::list(&value).ok_or_else(|| nonsense("due"))?;
-            items.iter().map(record_id).collect::<Option<Vec<_>>>().ok_or_else(|| nonsense("due"))
-        }));
-        let lists: Vec<Vec<RecordId>> = lists.await.into_iter().collect::<Result<_, _>>()?;
-        // The longest due of each part first, so that no part starves.
-        let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
-        let by_age = (0..longest).flat_map(|index| lists.iter().filter_map(move |list| list.get(index).copied()));
-        Ok(by_age.take(limit).collect())
-    }
-
-    async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
-        let value = self.run(&scripts::get(self.keys(), id, self.lost_ago())).await?;
-        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look"))?;
-        Ok(answer.duration().map(|sent_ago| Unsettled {
-            id,
-            sent_ago,
-            endpoint: answer.text(1).and_then(name_of),
-            verified_in: answer.duration_at(2),
-        }))
-    }
-
     /// The circumstances for a new record, and the last loss that they account for.
     async fn circumstances(&self) -> Result<(Circumstances, Option<Lost>), RecordError> {
         let era = self.link.era(self.call_timeout()).await.map_err(unavailable)?;
@@ -444,98 +399,6 @@ impl Inner {
         }
         Err(unavailable(LinkError::Down))
     }
-
-    async fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Result<Claim, RecordError> {
-        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, Some(keep), era);
-        let value = self.in_this_era(&FINISH_RETRY_WAITS, step).await?;
-        match ScriptReply::of(&value).map(|answer| answer.word) {
-            Some("ours") => {
-                self.ledger.claimed(name, owner, keep);
-                Ok(Claim::Ours)
-            }
-            Some("taken") => Ok(Claim::Taken),
-            _ => Err(nonsense("claim")),
-        }
-    }
-
-    async fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Result<Claimant, RecordError> {
-        let step = |era: scripts::InEra<'_>| scripts::claim(self.keys(), name, owner, None, era);
-        let value = self.in_this_era(&FINISH_RETRY_WAITS, step).await?;
-        match ScriptReply::of(&value).map(|answer| answer.word) {
-            Some("ours") => Ok(Claimant::Asker),
-            Some("taken") => Ok(Claimant::Other),
-            Some("free") => Ok(Claimant::Nobody),
-            _ => Err(nonsense("claim")),
-        }
-    }
-
-    async fn lock_fingerprint(
-        self: Arc<Self>,
-        fingerprint: Fingerprint,
-        local_lock: LocalLockToken,
-    ) -> Result<FingerprintLock, RecordError> {
-        let local_lock = match local_lock {
-            LocalLockToken::First(guard) => guard,
-            LocalLockToken::Queued(waiting) => waiting.wait().await?,
-        };
-        let queue_ticket = QueueTicket::new(&self, fingerprint, FencingToken::draw(&self.entropy));
-        Ok(queue_ticket.wait().await?.hold(Some(local_lock)))
-    }
-
-    async fn unsettled(&self, limit: usize) -> Result<Vec<Unsettled>, RecordError> {
-        let lists = join_all((0..PARTS).map(|part| async move {
-            let value = self.run(&scripts::open(self.keys(), part, limit)).await?;
-            ids(&value).ok_or_else(|| nonsense("open"))
-        }));
-        let mut open = Vec::new();
-        for list in lists.await {
-            open.extend(list?);
-        }
-        open.sort_unstable_by(|(left, id), (right, other)| left.total_cmp(right).then(id.cmp(other)));
-        let mut found = Vec::new();
-        for chunk in open.chunks(MAX_CONCURRENT_READS) {
-            let reads = chunk.iter().map(|(_, id)| self.unsettled_one(*id));
-            for read in join_all(reads).await {
-                found.extend(read?);
-            }
-            if found.len() >= limit {
-                break;
-            }
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-
-    async fn status(&self, id: RecordId) -> Result<Option<RecordStatus>, RecordError> {
-        let value = self.run(&scripts::status(self.keys(), id, self.lost_ago())).await?;
-        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("status"))?;
-        Ok(Some(match (answer.word, answer.duration()) {
-            ("none", _) => return Ok(None),
-            ("under-way", Some(for_now)) => RecordStatus::UnderWay { for_now, is_sent: answer.text(1) == Some("1") },
-            ("unknown", Some(sent_ago)) => RecordStatus::Unknown { sent_ago },
-            ("done", _) => {
-                let sealed = answer.bytes().ok_or_else(|| nonsense("status"))?;
-                RecordStatus::Done(Arc::new(self.kept(id, sealed)?))
-            }
-            _ => return Err(nonsense("status")),
-        }))
-    }
-
-    async fn resolve(&self, id: RecordId, resolution: Resolution) -> Result<Resolved, RecordError> {
-        let sealed = match &resolution {
-            Resolution::Applied(stored) => Some(self.seal(id, stored)?),
-            Resolution::NotApplied => None,
-        };
-        let value = self.run(&scripts::resolve(self.keys(), id, sealed, self.lost_ago())).await?;
-        match ScriptReply::of(&value).map(|answer| answer.word) {
-            Some("done") => {
-                self.ledger.forget(id);
-                Ok(Resolved::Done)
-            }
-            Some("not-unsettled") => Ok(Resolved::NotUnsettled),
-            _ => Err(nonsense("resolve")),
-        }
-    }
 }
 
 fn done(script: &'static str, value: &Value) -> Result<(), RecordError> {
@@ -563,33 +426,10 @@ fn unavailable(error: LinkError) -> RecordError {
     RecordError::Unavailable { source: Box::new(error), maybe_done }
 }
 
-/// Bytes of the names of upstream and endpoint together: the configuration allows 64 each, a policy's endpoint may be longer.
-const MAX_NAME_BYTES: usize = 512;
-
-/// Splits a record's name into upstream and endpoint.
-fn name_of(name: &str) -> Option<(String, String)> {
-    let (upstream, endpoint) = name.split_once('/').filter(|_| name.len() <= MAX_NAME_BYTES)?;
-    Some((upstream.to_owned(), endpoint.to_owned()))
-}
-
 /// Decodes bytes as a stored response and as a stored request, for fuzzing.
 pub fn read_kept(bytes: &[u8]) {
     let _ = codec::decode(bytes);
     let _ = codec::decode_request(bytes);
-}
-
-fn record_id(value: &Value) -> Option<RecordId> {
-    Some(RecordId::from_bytes(super::reply::bytes(value)?.try_into().ok()?))
-}
-
-/// Ids and scores of an index.
-fn ids(value: &Value) -> Option<Vec<(f64, RecordId)>> {
-    let items = super::reply::list(value)?;
-    let pair = |pair: &[Value]| {
-        let [id, expires] = pair else { return None };
-        Some((super::reply::text(expires)?.parse().ok()?, record_id(id)?))
-    };
-    items.chunks(2).map(pair).collect()
 }
 
 impl Records for RedisRecords {
