@@ -82,8 +82,8 @@ impl Gcra {
         self.tat = self.tat.min(now.after(quota.interval().saturating_mul(quota.burst.get())));
     }
 
-    /// Gives a place back that pauses have moved by `moved` meanwhile, unless others were reserved behind it: moving them up
-    /// would let more through than the quota says, so that the place is forfeited then.
+    /// Returns an unused reservation. `moved`: how far pauses of the group have delayed the reservation since it was made. If later
+    /// reservations exist, nothing is returned: to move them forward would admit more requests than the quota allows.
     pub fn refund(&mut self, reservation: &Reservation, moved: Duration) {
         if self.tat == reservation.made.tat.after(moved) {
             self.tat = reservation.before.tat.after(moved);

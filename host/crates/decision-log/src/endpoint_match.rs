@@ -50,7 +50,8 @@ impl<'a> Places<'a> {
             (named == "*" || recorded.method == "*" || named == recorded.method)
                 && !has(own.method.as_ref(), &own.path)
                 && overlap(&own.path, &recorded.path)
-                // An endpoint that covers the recorded one matches all of its paths, so the sample decides.
+                // Leave out an endpoint that covers the recorded one: it matches all of its paths, also the sample path, which is compared
+                // anyway.
                 && !covers(&own.path, &recorded.path)
         });
         let newcomers = newcomers.map(|own| own.method.clone()).collect();

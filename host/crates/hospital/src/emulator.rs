@@ -153,7 +153,8 @@ pub enum Reply {
     CutShort(Response<Bytes>, usize),
     /// A connection reset without a response.
     Reset,
-    /// The connection was closed before a byte was read (in-process only; with sockets, the accept loop does this).
+    /// The emulator closed the connection before it read a byte. Only the in-process emulator returns this: with sockets, the emulator's
+    /// accept loop closes the connection itself.
     Refused,
     /// No response ever.
     Stall,

@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// Commands that may wait to be written: more than a worker has under way.
+/// The most commands that may wait to be written. A worker never has that many under way, so the buffer does not fill.
 const MAX_BUFFERED_COMMANDS: usize = 1024;
 /// Interval of TCP keepalive probes on an idle connection. After three without a response the connection is closed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);

@@ -90,7 +90,8 @@ fn reason(error: AnyError<'_>) -> Option<FailureReason> {
     if too_large { Some(FailureReason::HeadTooLarge) } else { chain(error).find_map(tls_reason) }
 }
 
-/// The handshake's error is the payload of an `io::Error`, sometimes of a nested one. `source` skips that payload.
+/// The reason of a failed handshake. The error is wrapped in an `io::Error`, sometimes in two. `Error::source` skips a wrapped error, so this
+/// function unwraps it by `get_ref`.
 fn tls_reason(link: &(dyn Error + 'static)) -> Option<FailureReason> {
     if let Some(error) = link.downcast_ref::<rustls::Error>() {
         return Some(tls(error));

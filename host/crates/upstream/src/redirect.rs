@@ -143,8 +143,8 @@ impl<'a> Urls<'a> {
         }
     }
 
-    /// Whether the URL is the upstream's: same host, and the same port, or neither URL names a port. In that case the schemes may differ,
-    /// since an upstream behind a TLS proxy may not know about TLS.
+    /// Whether the URL is the upstream's: the host is the same, and the port is the same or neither URL names a port. If neither URL names a
+    /// port, the schemes may differ: an upstream behind a TLS proxy may not know about TLS.
     fn is_own(&self, target: &Url) -> bool {
         let host = |url: &Url| url.host_str().map(|host| host.trim_end_matches('.').to_owned());
         let same_port = target.port_or_known_default() == self.base.port_or_known_default()

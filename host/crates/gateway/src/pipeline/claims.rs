@@ -114,7 +114,7 @@ impl RequestContext {
             match self.claimant(&other, progress).await {
                 Ok(Claimant::Asker) => return OtherMatches::Own,
                 Ok(Claimant::Other) => progress.taken.push(other),
-                // The policy ignores `taken`, so it cannot say whether there is another match.
+                // The policy proposed the same match, although `progress.taken` lists it: the policy cannot name another match.
                 Ok(Claimant::Nobody) if other == name => return OtherMatches::Unclear,
                 Ok(Claimant::Nobody) => return OtherMatches::InDoubt(Doubt::SeveralUnclaimed),
                 Err(_) => return OtherMatches::Unclear,

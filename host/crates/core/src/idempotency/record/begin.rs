@@ -95,7 +95,8 @@ impl BeginRequest {
         self.maybe_sent.then_some(Prior::assumed(now))
     }
 
-    /// A record that this request holds. `earlier`: the record before; none if there is none.
+    /// A record of which this request is the holder, and the result of its begin. `earlier`: the record that the store has under the same key;
+    /// none for a new key.
     pub(super) fn held(
         &self,
         prior: Option<Prior>,
