@@ -219,7 +219,7 @@ async fn ten_megabytes_of_header_are_cut_off() {
 }
 
 #[tokio::test]
-async fn a_head_that_drips_is_cut_off_and_holds_nobody_up() {
+async fn a_slow_head_is_cut_off_and_delays_no_other_caller() {
     let upstream = Scripted::start(|_| ok("", "fine")).await;
     let front = Front::with_server("header_read_timeout = \"100ms\"\n", &upstream.url());
     let mut slow = TcpStream::connect(front.address()).await.unwrap();
@@ -340,7 +340,7 @@ async fn from(address: [u8; 4], front: &Front) -> TcpStream {
 /// One peer opens and keeps as many connections as it can, half of them with an unread response. Another peer is still served, and so is a
 /// quiet peer's next connection once all permits are taken.
 #[tokio::test]
-async fn a_peer_that_holds_its_connections_keeps_nobody_out() {
+async fn a_peer_that_holds_its_connections_keeps_no_other_peer_out() {
     let body = "x".repeat(4 << 20);
     let upstream =
         Scripted::start(move |seen| if seen.line().contains("/large") { ok("", &body) } else { ok("", "fine") }).await;

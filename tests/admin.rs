@@ -89,7 +89,7 @@ async fn readiness_follows_the_process_and_health_does_not() {
 
 /// Callers with half a body use every connection permit. Health is still served, and so is another address.
 #[tokio::test]
-async fn slow_callers_keep_nobody_from_health() {
+async fn slow_callers_do_not_block_health() {
     use tokio::io::AsyncWriteExt as _;
     let (front, _upstream) = stage(200, "").await;
     let admin = front.admin_address();
@@ -203,7 +203,7 @@ async fn without_a_token_a_page_that_leads_its_name_here_is_refused() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_in_the_same_form() {
+async fn the_api_refuses_each_bad_request_with_a_problem() {
     let (front, _upstream) = stage(200, "").await;
     let long = format!("{{\"for_ms\": 1{}}}", " ".repeat(70_000));
     for (method, path, body, expected) in [
@@ -271,7 +271,7 @@ fn a_listener_beyond_this_machine_needs_a_token() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_what_to_do() {
+fn the_error_for_a_port_in_use_names_the_remedy() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let toml = format!(

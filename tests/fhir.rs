@@ -179,7 +179,7 @@ async fn spellings_of_one_condition_take_turns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_found_is_the_answer() {
+async fn the_resource_that_verification_finds_is_the_answer() {
     let world = World::new();
     world.faults.set(&[(Method::POST, 1.0, Fault::Reset)]);
     let answer = world.send(create("1", "Ann")).await;
@@ -262,7 +262,7 @@ async fn several_matches_are_left_to_an_operator() {
 
 /// A caller with a short deadline leaves its create unknown. Another caller's create with the same condition verifies it first.
 #[tokio::test(start_paused = true)]
-async fn what_one_leaves_unknown_the_next_one_finds_out() {
+async fn the_next_create_verifies_an_unknown_create() {
     let world = World::new();
     world.faults.set(&[(Method::POST, 1.0, Fault::Late(Duration::from_secs(40)))]);
     let began = Instant::now();

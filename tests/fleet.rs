@@ -213,7 +213,7 @@ async fn until(front: &Front, path: &str, text: &str) {
 
 /// The status reports a server that would evict keys when full, and one that is gone.
 #[tokio::test]
-async fn operators_are_told_of_a_server_that_evicts_and_of_one_that_is_gone() {
+async fn the_status_reports_a_server_that_evicts_and_one_that_is_gone() {
     let mut fleet = Fleet::of(RedisServer::with(&["--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"]));
     fleet.state = "required = true".to_owned();
     let front = Front::of_settings(fleet.settings());

@@ -39,7 +39,7 @@ async fn refusals_of_keys() {
 
 /// Responses may contain patients' data, so they are deleted when they expire, and not only with the next request.
 #[tokio::test(start_paused = true)]
-async fn what_has_expired_is_cleared_away_without_traffic() {
+async fn expired_records_are_purged_without_traffic() {
     let world = World::new(&unlimited(), Options::immediate());
     for row in 0..20 {
         assert_eq!(world.create("A", Some(&format!("k{row}"))).await.status, 200);

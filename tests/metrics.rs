@@ -181,7 +181,7 @@ const FOLLOWS: [&str; 3] =
 
 /// Learned values appear in metrics, the API, timelines and events.
 #[tokio::test]
-async fn what_was_learned_of_traffic_is_shown() {
+async fn metrics_api_and_events_show_the_learned_values() {
     let upstream = upstream().await;
     let front = Front::with_admin(
         "",

@@ -77,7 +77,7 @@ fn told(error: &RegistryError) -> String {
 }
 
 #[tokio::test]
-async fn what_a_registry_sends_counts_only_by_its_digest() {
+async fn a_component_from_a_registry_must_match_its_digest() {
     let component = b"\0asm and more".to_vec();
     assert_eq!(asked(&component, PATIENT, |_| None).await.unwrap(), component, "an honest one");
     let other = Scripted::start(|_| answer(b"\0asm and less")).await;
@@ -175,7 +175,7 @@ async fn a_registry_gets_its_own_credentials_or_none() {
 
 /// After the first start, a host needs no registry. The stored files are checked again.
 #[tokio::test]
-async fn what_was_pulled_is_kept_and_checked_again() {
+async fn a_pulled_component_is_kept_and_checked_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = || Registry::new(Credentials::default(), Some(folder.path().join("kept")));
     let manifest = manifest(b"x");

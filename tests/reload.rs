@@ -62,7 +62,7 @@ async fn a_link_that_is_exchanged_brings_what_it_leads_to() {
 }
 
 #[tokio::test]
-async fn what_fails_a_check_never_serves_and_the_event_says_why() {
+async fn a_component_that_fails_a_check_never_serves_and_the_event_says_why() {
     let good = fs::read(prebuilt("fhir")).unwrap();
     for (what, bytes, step, reason) in [
         ("empty", Vec::new(), StagePhase::Load, "not a valid WebAssembly component"),

@@ -205,7 +205,7 @@ async fn a_caller_that_comes_back_is_not_kept_out() {
 
 /// A hospital that an equal request is about to claim belongs to it: while that request runs, nothing is adopted.
 #[tokio::test(start_paused = true)]
-async fn a_twin_under_way_keeps_what_it_made() {
+async fn an_equal_request_under_way_keeps_its_hospital() {
     let world = world(&settings(120, ""), Options::default());
     let twin = |key: &str| create_in(crate::support::BATCH, "Twin", Some(key));
     world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetBefore));
@@ -256,7 +256,7 @@ async fn verification_ends_after_the_margin() {
 
 /// A write whose request must not be stored, or with settlement disabled, is left to its caller.
 #[tokio::test(start_paused = true)]
-async fn what_is_not_to_be_settled_is_not_asked_for() {
+async fn the_host_settles_no_write_if_disabled_or_above_max_request() {
     for keys in ["settlement.enabled = false", "settlement.max_request = \"10B\""] {
         let world = world(&settings(120, keys), Options::default());
         world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));

@@ -225,7 +225,7 @@ async fn the_limits_of_a_group_replace_no_limit_of_the_policy() {
 
 /// Creates that are lost and then found do not count as failures of the upstream, unless the operator says so.
 #[tokio::test(start_paused = true)]
-async fn what_settlement_finds_applied_opens_no_breaker() {
+async fn writes_that_verification_finds_applied_open_no_breaker() {
     for (settled, expected) in [("ignore", 200), ("failure", 503)] {
         let text = format!(
             "[upstreams.hospital]\nbase_url = \"http://hospital.invalid\"\npolicy = \"hospital-directory\"\n\

@@ -57,7 +57,7 @@ fn is_installed(event: &Event) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_signed_by_a_key_gets_in() {
+async fn a_component_signed_by_any_key_is_installed() {
     let [ours, others] = [Signer::new(), Signer::new()];
     let keys = format!("keys = [{:?}, {:?}]", others.key(), ours.key());
     let stage = Stage::with(&keys, &[]).await;
@@ -70,7 +70,7 @@ async fn what_is_signed_by_a_key_gets_in() {
 }
 
 #[tokio::test]
-async fn what_no_key_signed_stays_out() {
+async fn a_component_without_a_valid_signature_is_refused() {
     let [ours, stranger] = [Signer::new(), Signer::new()];
     let [fhir, other] = [guest("fhir"), guest("always-retry")];
     let good = ours.sign(&fhir);

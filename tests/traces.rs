@@ -135,7 +135,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
 
 /// Fetching a recording needs the write token, since it contains data that the host saw.
 #[tokio::test]
-async fn who_may_only_look_gets_no_trace() {
+async fn the_read_token_gives_no_access_to_traces() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     fs::write(file("read"), "the-readers-token-0\n").unwrap();

@@ -74,7 +74,7 @@ fn host_and_sdk_read_retry_after_alike() {
 }
 
 #[test]
-fn a_wrong_case_is_told_by_line_and_a_malformed_one_by_its_fault() {
+fn the_error_for_a_wrong_or_malformed_case_names_its_line() {
     let engine = Engine::start().unwrap();
     let policy = Policy::load(&engine, &component("http-standard"), &LoadOptions::default()).unwrap();
     let rows = include_str!("vectors/http-standard.csv");

@@ -16,7 +16,7 @@ async fn create_waiting(world: &World, name: &str, key: Option<&str>, prefer: &s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_waits_too_short_is_told_in_time_and_comes_back_for_the_answer() {
+async fn a_caller_with_a_short_wait_gets_a_504_in_time_and_the_answer_later() {
     let world = World::new(&settings(), Options::default());
     let began = Instant::now();
     // A create takes 5 s.
@@ -181,7 +181,7 @@ async fn another_tenant_and_another_id_get_the_same_404() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_enabled_is_not_there_and_never_forwarded() {
+async fn a_record_path_that_is_not_enabled_is_a_404_and_not_forwarded() {
     let world = World::new(&settings(), Options::default());
     let mut request = create("A", Some("k"));
     request.headers_mut().insert("prefer", http::HeaderValue::from_static("wait=2"));

@@ -40,7 +40,7 @@ fn steps(story: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_retried_request_is_told_in_order() {
+async fn the_timeline_of_a_retried_request_is_in_order() {
     let (front, _upstream) = stage("").await;
     let got = front.ask("GET", "/flaky", "").await;
     assert_eq!((got.status(), got.header("triage-attempts")), ("200", Some("2")), "{}", got.head);
@@ -109,7 +109,7 @@ async fn switched_off_nothing_is_kept_and_each_answer_has_its_id_still() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_is_told_of_too() {
+async fn the_timeline_of_a_caller_that_leaves_ends_abandoned() {
     let upstream = Scripted::start(|_| Reply::Hang).await;
     let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
     let address = front.address();

@@ -77,7 +77,7 @@ async fn a_thousand_conditional_creates_of_three_hosts_make_one_patient_an_ident
 
 /// A host verifies a create that another host left unknown before it sends its own.
 #[tokio::test]
-async fn what_one_host_leaves_unknown_another_finds_out() {
+async fn a_host_verifies_a_create_that_another_host_left_unknown() {
     let fleet = Fleet::new();
     fleet.faults.set(&[(Method::POST, 1.0, Fault::Late(Duration::from_millis(1_500)))]);
     let first = fleet.send(0, with(create("1", "Ann"), &[("triage-deadline-ms", "100")])).await;

@@ -129,7 +129,7 @@ pub(super) async fn send_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_host_sent_another_settles() {
+async fn a_host_settles_the_writes_of_a_killed_host() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((one, first), (_other, second)) = (host(&server.url(), upstream), host(&server.url(), upstream));
@@ -154,7 +154,7 @@ async fn what_a_killed_host_sent_another_settles() {
 
 /// Killed with the lock, but before its send: another host sends the create once the lock expires, without waiting for a lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_host_had_begun_another_does() {
+async fn a_host_sends_the_write_that_a_killed_host_had_begun() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::ZERO).await;
     let proxy = Proxy::before(server.port());

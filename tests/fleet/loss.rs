@@ -156,7 +156,7 @@ async fn a_callers_word_from_before_a_loss_adopts_nothing_after_it() {
 
 /// A row that was not sent since the loss, and without a match, must not be reported as sent: its caller would repeat that mark.
 #[tokio::test]
-async fn a_row_that_was_not_sent_since_a_loss_is_told_so() {
+async fn the_answer_for_a_row_not_sent_since_a_loss_says_so() {
     let fleet = Fleet::new();
     let host = fleet.host();
     assert_eq!(host.create("Other", Some("o")).await.status, 200);
@@ -208,7 +208,7 @@ async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
 
 /// A living host restores its rows, by key and by claim, for every host.
 #[tokio::test]
-async fn what_a_living_host_knows_is_given_back() {
+async fn a_living_host_restores_its_rows_after_a_loss() {
     let fleet = Fleet::new();
     let (one, other) = (fleet.host(), fleet.host());
     let first = one.create("Twin", Some("a")).await;

@@ -19,7 +19,7 @@ use triage_engine::Digest;
 
 /// The main check: each line fails if announcements do nothing.
 #[tokio::test]
-async fn what_is_announced_at_one_host_serves_at_all() {
+async fn a_component_announced_at_one_host_serves_at_all_hosts() {
     let Some(policies) = Policies::start().await else { return };
     let hosts = policies.hosts().await;
     serves(&hosts, "v1").await;
@@ -100,7 +100,7 @@ async fn a_late_joiner_starts_with_the_fleets_generation() {
 
 /// A host without store and registry starts with its configured policy, and catches up later.
 #[tokio::test]
-async fn a_host_that_reaches_nobody_starts_with_its_own() {
+async fn a_host_without_store_and_registry_starts_with_its_own_policy() {
     let Some(policies) = Policies::start().await else { return };
     let redis = Proxy::before(policies.redis.port());
     let registry_port: u16 = policies.registry.address.rsplit(':').next().unwrap().parse().unwrap();
@@ -133,7 +133,7 @@ async fn a_host_that_reaches_nobody_starts_with_its_own() {
 
 /// A bad component is refused to the operator who announces it; other hosts never see it.
 #[tokio::test]
-async fn a_bad_component_is_refused_at_once_and_nobody_switches() {
+async fn a_bad_component_is_refused_at_once_and_no_host_switches() {
     let Some(policies) = Policies::start().await else { return };
     let hosts = policies.hosts().await;
     let head = include_str!("../vectors/http-standard.csv").lines().next().unwrap();
@@ -226,7 +226,7 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
 
 /// Only one announced component is pulled at a time, even if its caller disconnects.
 #[tokio::test]
-async fn who_announces_and_leaves_holds_the_place_until_its_component_is_pulled() {
+async fn an_announcement_whose_caller_left_blocks_others_until_its_pull_ends() {
     let Some(policies) = Policies::start().await else { return };
     let port: u16 = policies.registry.address.rsplit(':').next().unwrap().parse().unwrap();
     let proxy = Proxy::before(port);
@@ -303,7 +303,7 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
 
 /// After the server has lost its data, hosts keep their policy, and the next generation continues the numbering.
 #[tokio::test]
-async fn a_server_that_lost_its_data_moves_nobody_back() {
+async fn a_server_that_lost_its_data_moves_no_host_back() {
     let Some(mut policies) = Policies::start().await else { return };
     let hosts = policies.hosts().await;
     announce(&hosts[0], policies.push(named("v2")).await).await;
@@ -352,7 +352,7 @@ async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
 
 /// Invalid data in shared state neither changes nor breaks a host.
 #[tokio::test]
-async fn what_a_stranger_writes_is_ignored_and_told() {
+async fn hosts_ignore_and_report_invalid_data_in_shared_state() {
     let Some(policies) = Policies::start().await else { return };
     let hosts = policies.hosts().await;
     let next = policies.push(named("v2")).await;
@@ -399,7 +399,7 @@ async fn flaws(hosts: &[Front]) -> usize {
 }
 
 #[test]
-fn who_follows_a_fleet_must_have_one() {
+fn follow_fleet_needs_shared_state_and_a_registry() {
     let problems = |state: &str, policy: &str| {
         let text = format!(
             "[state]\nurl = \"{state}\"\n[upstreams.a]\nbase_url = \"http://a.example\"\npolicy = \"{policy}\"\nfollow_fleet = true\n"

@@ -294,7 +294,7 @@ async fn a_write_of_an_upstream_that_is_gone_is_given_up() {
 
 /// Without an encryption key, shared state contains nothing of a request.
 #[tokio::test]
-async fn what_a_write_asked_is_sealed_in_shared_state() {
+async fn the_request_of_a_write_is_sealed_in_shared_state() {
     for key in [Some(KEY), None] {
         let mut fleet = fleet();
         fleet.key = key;

@@ -168,7 +168,7 @@ async fn too_much_of_anything() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense() {
+async fn invalid_values_in_a_description_are_refused() {
     let settled = |first: u16, last: u16| {
         move |guest: &mut Guest| {
             guest.half(0x600, first).half(0x602, last).pair(at::SETTLED, 0x600, 1);

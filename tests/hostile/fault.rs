@@ -79,7 +79,7 @@ async fn found_out(cases: Vec<Case>) {
 }
 
 #[tokio::test]
-async fn what_runs_away_or_traps() {
+async fn a_decision_that_overruns_or_traps_is_a_fault() {
     const HOARD: &str = "(loop $more (drop (memory.grow (i32.const 16))) (br $more))";
     let slow = "(local $left i32) (local.set $left (i32.const 40000000))
         (loop $more (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))";
@@ -179,7 +179,7 @@ fn for_decide(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_verdict() {
+async fn an_invalid_verdict_is_a_fault() {
     const BROKEN: &[u8] = b"ok\xff";
     found_out(vec![
         spoilt("no class", |guest| guest.byte(at::CLASS, 6), trapped("unexpected discriminant: 6")),
@@ -346,7 +346,7 @@ async fn replacements_that_are_no_final_answer() {
 }
 
 #[tokio::test]
-async fn what_was_found_out_is_not_taken_again() {
+async fn a_component_that_was_rolled_back_is_not_loaded_again() {
     let stage = Stage::new(&[]).await;
     let bytes = Guest::new().decide(SPIN).build();
     stage.drop_in(&bytes);

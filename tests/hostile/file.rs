@@ -99,7 +99,7 @@ async fn worlds_that_are_another() {
 }
 
 #[tokio::test]
-async fn imports_that_nobody_gets() {
+async fn imports_that_no_policy_gets_are_refused() {
     let import = |name: &str, functions: &[&str]| {
         let functions: String = functions.iter().map(|name| format!("(export \"{name}\" (func))")).collect();
         format!("(import \"{name}\" (instance {functions}))")

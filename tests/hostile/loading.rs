@@ -19,7 +19,7 @@ const GROW: &str = "(loop $more (drop (memory.grow (i32.const 16))) (br $more)) 
 const DEEP: &str = "(func $deep (param i64 i64) (call $deep (local.get 1) (local.get 0)))";
 
 #[tokio::test]
-async fn what_runs_away_at_load() {
+async fn a_guest_that_overruns_or_traps_at_load_is_refused() {
     refused(vec![
         spoilt("describe spins", |guest| guest.describe(SPIN), overran("describe")),
         spoilt("configure spins", |guest| guest.configure(SPIN), overran("configure")),
@@ -73,7 +73,7 @@ async fn what_runs_away_at_load() {
 }
 
 #[tokio::test]
-async fn what_points_nowhere() {
+async fn pointers_outside_memory_are_refused_at_load() {
     const OUTSIDE: u32 = 0x4_0000;
     refused(vec![
         spoilt(

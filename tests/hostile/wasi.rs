@@ -94,7 +94,7 @@ fn chance_is_the_same_each_time() {
 }
 
 #[test]
-fn who_waits_is_stopped() {
+fn a_guest_that_waits_is_stopped() {
     let import = importing("clocks/monotonic-clock", "subscribe-duration", "(param i64) (result i32)");
     let block = "(import \"wasi:io/poll@0.2.3\" \"[method]pollable.block\" (func $block (param i32)))";
     let wait = |ns: &str| {
@@ -114,7 +114,7 @@ fn who_waits_is_stopped() {
 }
 
 #[test]
-fn who_hoards_spins_or_leaves_is_stopped() {
+fn a_guest_that_hoards_spins_or_exits_is_stopped() {
     let import = importing("clocks/monotonic-clock", "subscribe-duration", "(param i64) (result i32)");
     let hoard = "(loop $more (drop (call $asked (i64.const 1))) (br $more))";
     let fault = decided(Guest::new().importing(&import).decide(hoard)).unwrap_err();

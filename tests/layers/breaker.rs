@@ -324,7 +324,7 @@ async fn the_health_call_gates_half_open() {
 
 /// During the health call, a late response to an older request pauses the group, so the probe waits too.
 #[tokio::test(start_paused = true)]
-async fn what_changes_during_the_health_call_counts() {
+async fn a_pause_during_the_health_call_delays_the_probe() {
     let text = r#"
         [upstreams.hospital]
         base_url = "http://hospital.invalid"

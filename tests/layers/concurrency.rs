@@ -19,7 +19,7 @@ async fn no_more_than_so_many_are_under_way_and_the_others_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gets_no_place_before_the_deadline_is_told_so() {
+async fn a_request_without_a_permit_by_its_deadline_gets_a_503() {
     let stage = Stage::new(&api("concurrency = 1\ndeadline = \"5s\"\nattempt_timeout = \"5s\""), |_| {
         Plan::status(200).after(secs(4))
     });

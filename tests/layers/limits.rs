@@ -131,7 +131,7 @@ async fn a_pause_that_comes_while_a_request_waits_is_seen_before_it_is_sent() {
 
 /// Tripwire: without a reserve in the deadline for the response, all requests of a full queue would be answered too late.
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_has_time_left_for_its_answer() {
+async fn a_request_that_waits_has_time_left_for_its_answer() {
     let keys = "deadline = \"5s\"\nattempt_timeout = \"2s\"\nlimits = [{ requests = 5, period = \"1s\" }]";
     let stage = Stage::new(&api(keys), |_| Plan::status(200).after(millis(300)));
     let mut crowd = Vec::new();

@@ -214,7 +214,7 @@ async fn an_unknown_orphan_is_reconciled() {
 /// A caller that got "effect unknown" may check for itself, so its next request is a new one. If it did not get that response, the next
 /// equal request adopts the write.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_was_answered_early_is_given_to_another_request_only_if_its_caller_was_not_told() {
+async fn a_write_answered_early_is_adopted_only_if_its_caller_got_no_answer() {
     for (answer, expected) in [(Answer::Status(201, &[]), 201), (Answer::Lost, 504)] {
         for (pause, is_told) in [(Duration::ZERO, true), (secs(5), true), (Duration::ZERO, false), (secs(5), false)] {
             let plan = Plan::of(answer.clone()).after(secs(3));

@@ -81,7 +81,7 @@ async fn at_five_times_the_capacity_who_matters_most_is_served_and_goodput_stays
 
 /// Tripwire: without overload shedding, the test above would fail.
 #[tokio::test(start_paused = true)]
-async fn tripwire_switched_off_nobody_is_refused_and_everybody_is_late() {
+async fn tripwire_without_shedding_no_request_is_refused_and_most_are_late() {
     let mut settings = api(LIVELY);
     settings.upstreams[0].sheds_overload = false;
     let stage = Stage::new(&settings, queue(10, millis(100)));
@@ -106,7 +106,7 @@ async fn filled(stage: &Arc<Stage>, most: usize) {
 const PATIENT: &str = "attempt_timeout = \"20m\"\ndeadline = \"30m\"\nbreaker = { enabled = false }";
 
 #[tokio::test(start_paused = true)]
-async fn what_may_have_been_sent_is_never_held_up() {
+async fn a_retry_of_a_write_never_waits_in_the_overload_queue() {
     let stage = Stage::new(&api(PATIENT), |_| Plan::status(503).after(millis(10)));
     let write = {
         let stage = Arc::clone(&stage);

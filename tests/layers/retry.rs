@@ -94,7 +94,7 @@ async fn the_budget_caps_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_that_nobody_pays_for_leaves_the_upstreams_answer() {
+async fn a_retry_without_budget_leaves_the_answer_of_the_upstream() {
     let retry = "retry = { max_attempts = 3, min_wait = \"1s\", max_wait = \"1s\" }\nbreaker = { enabled = false }";
     let budget = "budget = { percent = 0, floor_per_second = 0, capacity = 1 }";
     let stage = Stage::new(&api(&format!("{retry}\n{budget}")), |_| Plan::status(503));
@@ -139,7 +139,7 @@ async fn tripwire_a_retry_heals_and_without_one_the_failure_shows() {
 
 /// The last attempt was never sent, but the one before it may have arrived.
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_attempt_may_have_done_is_said() {
+async fn triage_sent_covers_the_earlier_attempts() {
     let mut call = 0;
     let stage = Stage::new(&api("retry = { max_attempts = 2 }\nattempt_timeout = \"2s\""), move |_| {
         call += 1;

@@ -77,7 +77,7 @@ fn policy_build_without_a_toolchain_says_what_to_install() {
 }
 
 #[test]
-fn a_folder_that_is_no_crate_is_told_before_any_toolchain_is_looked_for() {
+fn policy_build_refuses_a_folder_without_a_project_before_it_needs_a_toolchain() {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(&["policy", "build", folder.path().to_str().unwrap()]);
     assert_eq!(ended.code, Some(1));
@@ -121,7 +121,7 @@ fn a_new_policy_is_built_tested_and_served() {
 }
 
 #[test]
-fn a_case_that_differs_is_told_and_the_command_fails() {
+fn policy_test_reports_a_case_that_differs_and_fails() {
     let folder = tempfile::tempdir().unwrap();
     let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-policies/prebuilt/http-standard.wasm");
     let head = include_str!("../vectors/http-standard.csv").lines().next().unwrap();
@@ -163,7 +163,7 @@ fn inspect_tells_whose_work_a_component_is_and_where_it_runs() {
 }
 
 #[test]
-fn bench_measures_and_a_policy_that_fails_is_told() {
+fn policy_bench_measures_and_reports_a_policy_that_fails() {
     let component = |name: &str| crate::support::stage::prebuilt(name).display().to_string();
     let ended = run(&["policy", "bench", &component("http-standard"), "-n", "50"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");

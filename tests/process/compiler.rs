@@ -18,13 +18,13 @@ fn load(compiler: Compiler, component: &[u8]) -> Result<String, LoadError> {
 }
 
 #[test]
-fn what_a_child_compiled_serves() {
+fn a_component_compiled_by_a_child_serves() {
     let component = prebuilt::embedded("http-standard").unwrap();
     assert_eq!(load(compiler(), component).unwrap(), "http-standard");
 }
 
 #[test]
-fn what_does_not_compile_is_told_as_if_it_were_compiled_here() {
+fn the_error_of_a_compiler_process_is_that_of_the_host() {
     let component = wat::parse_str("(component (core module (func (result i32))))").unwrap();
     let here = Policy::load(&Engine::start().unwrap(), &component, &LoadOptions::default()).unwrap_err();
     let there = load(compiler(), &component).unwrap_err();

@@ -154,7 +154,7 @@ fn twenty_rolling_restarts_of_three_hosts_drop_nothing() {
 }
 
 #[test]
-fn a_socket_that_nothing_is_configured_for_is_told() {
+fn the_host_refuses_a_passed_socket_without_a_listener() {
     let socket = shared_socket();
     let own = triage(&["serve", "--upstream", "http://a.example", "--listen", "127.0.0.1:0", "--admin", "off"]);
     let fd = socket.as_raw_fd();
@@ -250,7 +250,7 @@ fn with_reuse_port_the_next_host_listens_before_the_last_one_stops() {
 }
 
 #[test]
-fn systemd_is_told_when_the_host_is_ready_and_when_it_stops() {
+fn the_host_notifies_systemd_when_it_is_ready_and_when_it_stops() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), upstream());
     let path = folder.path().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();

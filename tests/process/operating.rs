@@ -101,7 +101,7 @@ fn the_policies_of_a_running_host_are_listed_and_acted_on() {
 }
 
 #[test]
-fn a_host_that_is_not_there_or_wants_a_token_is_told() {
+fn a_command_reports_a_missing_host_and_a_missing_token() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = run(&["policy", "list", "--admin", &format!("http://{free}")]);
     assert_eq!(nobody.code, Some(1), "{nobody:?}");

@@ -245,7 +245,7 @@ fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
 
 /// A component that was rolled back at once is reported as such, and not as pending.
 #[test]
-fn what_is_rolled_back_at_once_is_told_as_that() {
+fn policy_announce_reports_a_component_that_is_rolled_back_at_once() {
     let runtime = runtime();
     let Some(fleet) = Fleet::start(&runtime, 2) else { return };
     let (stop, address) = (Arc::new(AtomicBool::new(false)), fleet.hosts[1].address);

@@ -47,7 +47,7 @@ fn serve(mut stream: TcpStream, arrive: &Sender<()>, told: &Receiver<()>) -> Opt
 }
 
 #[test]
-fn port_0_is_told_and_answers() {
+fn the_host_prints_the_port_it_got_for_port_0_and_answers() {
     let upstream = Upstream::start();
     let (mut host, address) = Triage::serve(&["--upstream", &upstream.url]);
     assert_ne!(address.port(), 0);
@@ -147,7 +147,7 @@ fn a_taken_port_is_refused_even_if_another_host_has_it() {
 }
 
 #[test]
-fn a_bad_configuration_is_told_whole_and_nothing_listens() {
+fn the_host_reports_each_problem_of_a_configuration_and_does_not_listen() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("triage.toml");
@@ -174,7 +174,7 @@ fn a_bad_configuration_is_told_whole_and_nothing_listens() {
 }
 
 #[test]
-fn every_policy_that_cannot_be_used_is_told_at_once() {
+fn serve_and_config_report_all_unusable_policies_at_once() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("text.wasm"), "no component").unwrap();
     let text = "[upstreams.a]\nbase_url = \"http://a.example\"\npolicy = \"text.wasm\"\npath_prefix = \"/a\"\n\

@@ -114,7 +114,7 @@ async fn an_answer_that_falls_silent_is_broken_off() {
 
 /// A keyed response that is not yet sent can be replaced by an error.
 #[tokio::test]
-async fn a_keyed_answer_that_breaks_off_is_told_and_not_sent_again() {
+async fn a_keyed_answer_that_breaks_off_is_a_502_and_is_not_sent_again() {
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
     let upstream = Scripted::start(move |_| Reply::Part(half.into())).await;
     let front = Front::of(&upstream.url(), "");
@@ -129,7 +129,7 @@ async fn a_keyed_answer_that_breaks_off_is_told_and_not_sent_again() {
 
 /// An invalid response, or one with wrong framing, is not forwarded.
 #[tokio::test]
-async fn what_is_no_answer_is_not_passed_on() {
+async fn an_invalid_response_is_not_passed_on() {
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",

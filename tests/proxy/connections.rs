@@ -108,7 +108,7 @@ async fn a_path_that_takes_encoding_is_encoded() {
 
 /// An unread error body must not cost a connection, least of all while the upstream has problems.
 #[tokio::test]
-async fn an_answer_that_nobody_reads_keeps_its_connection() {
+async fn an_unread_answer_keeps_its_connection() {
     let mut count = 0;
     let upstream = Scripted::start(move |_| {
         count += 1;
@@ -200,7 +200,7 @@ async fn a_read_is_sent_as_often_as_the_host_says() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_told_from_a_closed_port() {
+async fn the_problem_separates_a_dns_failure_from_a_closed_port() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for (url, kind) in [("http://nowhere.invalid".to_owned(), "dns"), (format!("http://{closed}"), "connect")] {
         let front = Front::of(&url, ONCE);

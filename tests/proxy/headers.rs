@@ -6,7 +6,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn what_concerns_one_connection_goes_no_further() {
+async fn headers_of_one_connection_are_not_forwarded() {
     let upstream = Scripted::start(|_| {
         ok(
             "connection: x-inner\r\nx-inner: 1\r\nkeep-alive: timeout=9\r\nproxy-connection: close\r\nx-kept: 2\r\n",

@@ -93,7 +93,7 @@ fn verified(seen: &Seen) -> Value {
 }
 
 #[tokio::test]
-async fn a_settled_write_is_told_of_once_it_is_taken() {
+async fn the_notice_of_a_settled_write_is_sent_until_it_is_taken() {
     let mut asked = 0;
     let stage = stage("", move |_| {
         asked += 1;

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_list_leaves_out_is_told() {
+    fn a_list_says_how_many_records_it_leaves_out() {
         let of = |count: usize, total| more(&Value::Array(vec![Value::Null; count]), total);
         assert_eq!(of(2, Some(2)), None);
         assert_eq!(of(1000, Some(1001)).as_deref(), Some("and 1 more"));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_told_on_one_line() {
+    fn a_record_is_shown_on_one_line() {
         let record = json!({
             "id": "ab", "upstream": "hospital", "endpoint": "create\nhospital", "sent_ms_ago": 61_250, "verified_in_ms": null,
         });

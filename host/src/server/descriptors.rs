@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told() {
+    fn missing_descriptors_are_computed_from_the_limit() {
         assert_eq!(missing(Some(1024), 10_000, 10_000), Some(Missing { limit: 1024, needed: 20_128 }));
         assert_eq!(missing(Some(20_128), 10_000, 10_000), None);
         assert_eq!(missing(None, 10_000, 10_000), None);

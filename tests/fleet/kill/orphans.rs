@@ -116,7 +116,7 @@ async fn a_caller_that_comes_back_at_another_host_adopts() {
 
 /// A host is killed with a create under way. The repetition at another host waits until its effect is known, and sends nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_host_was_asked_without_a_key_another_settles() {
+async fn a_host_settles_the_unkeyed_write_of_a_killed_host() {
     let server = RedisServer::start();
     let (emulator, upstream, _serving) = directory(Duration::from_millis(700)).await;
     let ((one, first), (_other, second)) =

@@ -114,7 +114,7 @@ async fn a_host_where_it_failed_refuses_it_for_all() {
 
 /// A host that does not accept the fleet's rollback target still stops serving the component that was rolled back.
 #[tokio::test]
-async fn what_is_rolled_back_serves_nowhere() {
+async fn a_rolled_back_component_serves_at_no_host() {
     let Some(policies) = Policies::start().await else { return };
     let bad = policies.push(trapping("bad")).await;
     let own = || Own { configured: Some(bad), ..Own::default() };
@@ -144,7 +144,7 @@ async fn what_is_rolled_back_serves_nowhere() {
 
 /// A command that may have been done is not reported as failed, and it is audited even if its caller has disconnected.
 #[tokio::test]
-async fn what_nothing_is_heard_of_is_no_refusal() {
+async fn an_unconfirmed_announcement_is_not_reported_as_failed() {
     let Some(policies) = Policies::start().await else { return };
     let proxy = Proxy::before(policies.redis.port());
     let host = policies.host_with(&Own { redis: Some(proxy.url()), ..Own::default() });
@@ -169,7 +169,7 @@ async fn what_nothing_is_heard_of_is_no_refusal() {
 
 /// No host runs while the server is replaced or loses its data.
 #[tokio::test]
-async fn what_a_host_remembers_moves_with_the_server_and_overrules_no_younger_fleet() {
+async fn the_file_of_a_host_restores_a_fleet_but_overrules_no_younger_one() {
     let Some(mut policies) = Policies::start().await else { return };
     let kept = policies.folder.path().join("kept");
     let own = || Own { kept: Some(kept.clone()), ..Own::default() };

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_uses_up_the_quota_of_others() {
+    fn each_asker_has_a_quota_of_its_own() {
         let (mut quotas, now) = (Quotas::default(), Timestamp(1_000_000_000));
         assert_eq!(admitted(&mut quotas, address(1), now), 200);
         assert_eq!(admitted(&mut quotas, address(2), now), 200, "another address");

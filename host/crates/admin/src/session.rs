@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sealed_here_opens_nothing() {
+    fn sessions_open_only_cookies_that_they_sealed() {
         let sessions = Sessions::new().unwrap();
         let value = sessions.seal(Role::Read, 1000).unwrap();
         let raised = value.replace("read", "write");

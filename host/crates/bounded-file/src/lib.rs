@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_users_may_do_with_a_secret_is_told() {
+    fn a_mode_that_gives_others_access_is_open_to_others() {
         for (mode, expected) in [(0o100_600, false), (0o100_640, false), (0o100_644, true), (0o100_666, true)] {
             assert_eq!(is_open_to_others(mode), expected, "{mode:o}");
         }

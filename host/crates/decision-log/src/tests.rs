@@ -179,7 +179,7 @@ fn a_policy_agrees_with_its_own_trace() {
 }
 
 #[test]
-fn a_candidate_that_decides_otherwise_is_told_in_groups() {
+fn a_replay_groups_the_verdicts_that_differ() {
     let (policy, nothing) = (embedded("http-standard"), HeaderMap::new());
     let mut asked = attempt(at(&policy, "any"), &nothing, b"", &[]);
     asked.effect = Effect::Safe;
@@ -206,7 +206,7 @@ fn a_candidate_that_decides_otherwise_is_told_in_groups() {
 
 /// Without contents, a decision that needs them is counted and not compared.
 #[test]
-fn what_cannot_be_replayed_faithfully_is_counted() {
+fn a_replay_counts_decisions_that_lack_content() {
     let (fhir, directory, standard) = (embedded("fhir"), embedded("hospital-directory"), embedded("http-standard"));
     let (conditional, create, any) = (at(&fhir, "create"), at(&directory, "create-hospital"), at(&standard, "any"));
     let (request, response) = (headers(&[("if-none-exist", "a=b")]), headers(&[("retry-after", "x")]));
@@ -268,7 +268,7 @@ fn other_endpoints_need_the_path() {
 }
 
 #[test]
-fn a_trace_that_is_none_is_told_by_its_line() {
+fn the_error_for_an_invalid_trace_names_its_line() {
     let (policy, nothing) = (Policy::builtin(), HeaderMap::new());
     let asked = attempt(0, &nothing, b"", &[]);
     let good = recorded(&policy, &Method::GET, false, &asked, &[answer(404, &nothing, b"")]);

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays() {
+    fn a_scaffold_overwrites_no_existing_folder() {
         let folder = tempfile::tempdir().unwrap();
         scaffold(folder.path(), "mine", Language::Rust).unwrap();
         let file = folder.path().join("mine/src/lib.rs");

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_guest_prints_is_logged_by_lines() {
+    async fn the_output_of_a_guest_is_logged_by_lines() {
         let line = |text: &str| format!(" INFO triage::guest: {text} policy=abc\n");
         assert_eq!(logged(&[b"one\ntw", b"o\n\nthree"]), [line("one"), line("two"), line("three")].concat());
         assert_eq!(logged(&[b"\x1b[2J\xff\r\n"]), line(" [2J\u{fffd}"), "no control characters, no broken text");

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_ports_are_told_from_anything_else() {
+    fn only_a_host_with_an_optional_port_is_a_valid_authority() {
         for valid in
             ["a", "a.example", "a.example:80", "a:", "127.0.0.1:1", "[::1]", "[::1]:8080", "a_b", "%41", "a!b", "A-1.x"]
         {

@@ -319,7 +319,7 @@ mod tests {
 
     /// Freed bytes may leave uncounted memory behind, so the system is asked without a timer.
     #[test]
-    fn what_is_not_counted_is_found_after_a_few_megabytes() {
+    fn uncounted_memory_is_found_after_a_few_megabytes() {
         let resident = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&resident);
         let memory = Memory::new(Some(64 << 20), move || Some(seen.fetch_add(8 << 20, Relaxed)));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn who_matters_least_gives_way_first() {
+    fn memory_refuses_the_lowest_priority_first() {
         let memory = Memory::blind(Some(1000));
         let _other = memory.admit(Priority::High).unwrap();
         let admitted = |memory: &Arc<Memory>| Priority::ALL.map(|own| memory.admit(own).is_ok());
@@ -355,7 +355,7 @@ mod tests {
 
     /// The allocator may keep freed memory as resident.
     #[test]
-    fn whoever_is_alone_is_let_in_however_much_is_resident() {
+    fn a_request_alone_is_admitted_at_any_resident_size() {
         let memory = Memory::blind(Some(1000));
         memory.record_measurement(5000);
         let alone = memory.admit(Priority::Low).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_beside_gives_way_first_and_outlives_its_request() {
+    fn spare_memory_is_refused_first_and_outlives_its_request() {
         let memory = Memory::blind(Some(1000));
         memory.record_measurement(600);
         let alone = memory.admit(Priority::High).unwrap();

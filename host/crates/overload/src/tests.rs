@@ -98,7 +98,7 @@ fn upstream(slots: usize, service_ms: u64) -> Arc<Upstream> {
 
 /// Steady load, bursts, and a ramp up to four fifths of the capacity: no refusals.
 #[tokio::test(start_paused = true)]
-async fn below_capacity_nobody_is_refused() {
+async fn no_request_is_refused_below_capacity() {
     for (slots, service_ms) in [(20, 20), (4, 400), (1, 50), (200, 1000)] {
         let (overload, upstream) = (idle(), upstream(slots, service_ms));
         let capacity = slots as u64 * 1000 / service_ms;
@@ -183,7 +183,7 @@ async fn tripwire_without_a_limit_everything_is_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_the_line_takes_nothing() {
+async fn a_request_that_leaves_the_queue_takes_no_permit() {
     let overload = idle();
     let mut places = Vec::new();
     while overload.state.lock().limiter.has_room() {

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_policy_is_told() {
+    fn the_error_for_an_artifact_that_is_no_policy_says_why() {
         let layer = |kind: &str, digest: &str, size: u64| {
             format!("{{\"mediaType\":\"{kind}\",\"digest\":\"{digest}\",\"size\":{size}}}")
         };

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_looked_at_again_and_told_once() {
+    fn an_unreadable_file_is_checked_again_and_reported_once() {
         let mut attention = Attention::default();
         assert!(!attention.is_due(&[None; 4]), "no file");
         assert!(attention.is_due(&found(1)) && attention.record_check(&found(1), true), "told the first time");

@@ -245,7 +245,7 @@ mod tests {
     };
 
     #[test]
-    fn every_end_is_counted_told_and_queued_once() {
+    fn each_settlement_makes_one_count_one_event_and_one_notice() {
         let key = Some(TokenSource::Environment(Secret::new("0123456789abcdef")));
         let target = Target { url: "http://ops.example/hook".parse().unwrap(), key };
         let settings = Settings { notify: Some(target), ..Settings::default() };

@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_receiver_does_not_take_holds_up_no_other_message() {
+    async fn a_notice_that_is_not_taken_delays_no_other_notice() {
         let (_, notifier) = receiver_and_notifier();
         for endpoint in [["refused"; 200].as_slice(), &["hangs"; 7], &["taken"; 3]].concat() {
             notifier.queue(notice(endpoint));

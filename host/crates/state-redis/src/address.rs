@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_repeating_it() {
+    fn the_error_for_an_invalid_address_does_not_repeat_it() {
         for text in [
             "",
             "redis:",

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_requests_is_told_apart() {
+    fn the_sampler_separates_held_failed_and_ok_requests() {
         let meters = AllEndpointCounters::new(2);
         let mut sampler = Sampler::default();
         sampler.sample(&meters, at(1));

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_taken_off() {
+    fn an_invalid_trace_context_is_removed() {
         for (what, value) in [
             ("empty", String::new()),
             ("upper case", GOOD.to_uppercase()),

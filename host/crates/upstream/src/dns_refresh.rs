@@ -62,7 +62,7 @@ mod tests {
     proptest! {
         /// For any history: the last two lookups, if equal, determine the addresses.
         #[test]
-        fn what_stands_still_is_followed(before in proptest::collection::vec(proptest::collection::btree_set(0..6_u8, 0..4), 0..20), last in proptest::collection::btree_set(0..6_u8, 1..4)) {
+        fn two_equal_lookups_determine_the_addresses(before in proptest::collection::vec(proptest::collection::btree_set(0..6_u8, 0..4), 0..20), last in proptest::collection::btree_set(0..6_u8, 1..4)) {
             let mut followed = Followed::default();
             let set = |all: &BTreeSet<u8>| all.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect::<BTreeSet<_>>();
             for found in &before {

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_of_it_is_told_as_it_is() {
+    fn the_outcome_of_an_announcement_follows_from_the_fleet() {
         let before = fleet(1, "o", "announced", "1", &[]);
         let nothing = |words: &str, outcome: AnnounceOutcome| match outcome {
             AnnounceOutcome::ToNothing(why) => assert!(why.contains(words), "{why}"),

@@ -39,7 +39,7 @@ fn an_operator_takes_away_what_a_policy_proposes() {
 }
 
 #[test]
-fn what_nobody_insists_on_gives_way() {
+fn a_default_gives_way_to_a_value_that_is_set() {
     let seconds = Duration::from_secs;
     let plain = Endpoint { defaults: Defaults::default(), ..create() };
     let cases = [

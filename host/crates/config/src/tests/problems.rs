@@ -308,7 +308,7 @@ const FILES: &[Case] = &[
 
 /// Adaptive settings, and what they conflict with.
 #[test]
-fn what_follows_traffic_is_told_what_it_needs() {
+fn the_problem_of_an_adaptive_setting_names_its_conflict() {
     let cases = [
         (
             "a baseline in a fleet",
@@ -377,7 +377,7 @@ fn a_default_floor_gives_way_to_the_limits() {
 
 /// A breaker shared with Python workers, alone and in conflict with others.
 #[test]
-fn what_interop_needs_is_told() {
+fn the_problem_of_an_interop_breaker_names_its_conflict() {
     const ON: &str = "breaker = { interop = \"pybreaker\" }";
     let cases = [
         (
@@ -440,7 +440,7 @@ fn what_interop_needs_is_told() {
 
 /// Prefixes the case with an upstream as dotted keys, so that the case is in line 3.
 #[test]
-fn every_problem_of_a_file_is_told() {
+fn loading_reports_every_problem_of_a_file() {
     for (name, text, expected) in FILES {
         let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
         // A case that writes upstream `a` or its defaults as an inline table needs its own base URL.
@@ -456,7 +456,7 @@ fn every_problem_of_a_file_is_told() {
 }
 
 #[test]
-fn every_bad_base_url_is_told() {
+fn each_bad_base_url_has_its_own_problem() {
     const FORM: &str = "an absolute http or https URL, such as \"http://127.0.0.1:8000\"";
     for (url, shown, must_be) in [
         ("a.example", "a.example", "a URL with its scheme: write \"http://a.example\" or \"https://a.example\""),
@@ -486,7 +486,7 @@ fn every_bad_base_url_is_told() {
 }
 
 #[test]
-fn problems_of_variables_and_flags_are_told() {
+fn a_problem_names_its_variable_or_flag() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], Flags, &'static str);
     let none = Flags::default;
     let cases: [Case; 13] = [
@@ -587,7 +587,7 @@ fn a_flag_for_the_one_upstream_needs_one() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_its_line() {
+fn the_problem_of_invalid_toml_names_its_line() {
     let told =
         load(&inputs("[server]\nlisten = \n[state\n", &[("TRIAGE_WORKERS", "0")], Flags::default())).unwrap_err();
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();

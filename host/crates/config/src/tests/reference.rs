@@ -52,7 +52,7 @@ fn every_effective_value_is_shown_with_its_source() {
 
 /// The output of `config show` loads to the same effective settings.
 #[test]
-fn what_is_shown_loads_to_the_same() {
+fn the_output_of_config_show_loads_to_the_same_settings() {
     let file = FILE.replace("api_token = \"s3cret\", ", "");
     let before = loaded(&file, &[("RATE_LIMIT_REQUESTS", "5")], Flags::default());
     let after = loaded(&show(&before.settings, &[description()]), &[], Flags::default());

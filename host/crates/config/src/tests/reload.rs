@@ -19,7 +19,7 @@ fn nothing_changed_changes_nothing() {
 }
 
 #[test]
-fn what_can_be_put_into_force_is_and_the_rest_waits() {
+fn a_reload_applies_reloadable_keys_and_the_others_wait() {
     let old = settings(FILE);
     let text = FILE
         .replace("drain = \"5s\"", "drain = \"9s\"")

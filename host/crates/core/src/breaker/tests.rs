@@ -186,7 +186,7 @@ fn held_closed_it_counts_nothing_until_the_word_ends_and_then_starts_afresh() {
 }
 
 #[test]
-fn what_was_forced_is_taken_back_and_nothing_else() {
+fn clear_takes_back_only_a_forced_state() {
     let settings = settings();
     let mut breaker = Breaker::new(1);
     fail(&mut breaker, 5, START, &settings).unwrap();
@@ -268,7 +268,7 @@ fn an_open_breaker_stays_open_as_long_as_the_upstream_asks() {
 }
 
 #[test]
-fn what_is_older_or_an_operators_is_not_lengthened() {
+fn an_older_attempt_or_a_forced_breaker_lengthens_nothing() {
     let settings = Settings { open_for: Duration::from_secs(10), ..settings() };
     let asked = Duration::from_secs(100);
     let mut breaker = Breaker::new(1);

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_sent_is_kept() {
+    fn a_write_that_may_have_been_sent_is_kept_as_unknown() {
         let sent = Ending::Refused { maybe_sent: true, effect_unknown: false };
         assert_eq!(kept(Class::Unknown, sent), Retention::KeepUnknown);
         let unknown = Ending::Refused { maybe_sent: true, effect_unknown: true };

@@ -127,7 +127,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn what_answers_say_of_the_key() {
+    fn each_response_has_its_key_answer() {
         let draft = r#"{"title": "A request is outstanding for this Idempotency-Key"}"#;
         let triage =
             r#"{"type": "urn:triage:problem:in-flight", "detail": "a request with this idempotency key is under way"}"#;

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_told() {
+    fn the_error_for_an_invalid_rule_says_why() {
         for (text, why) in [
             ("create", "it must be CALL=FAULT[@WHEN], such as create=reset-after@3"),
             (

@@ -86,7 +86,7 @@ fn endpoints_of_different_pace_are_no_slowdown() {
 }
 
 #[test]
-fn what_says_nothing_of_the_load_changes_nothing() {
+fn uninformative_samples_leave_the_limit_as_it_is() {
     let mut course = Course::new();
     course.runs(5, 20, |_| ("any", 100, SampleOutcome::Answered));
     course.runs(30, 400, |_| ("any", 3000, SampleOutcome::Uninformative));

@@ -88,7 +88,7 @@ async fn the_connection_that_is_quiet_for_longest_makes_a_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_read_is_told_from_one_that_is_worked_on() {
+async fn a_connection_is_unread_only_if_no_answer_is_in_progress() {
     let peers = Peers::new(LIMITS);
     let connection = peers.connect(address(1)).unwrap();
     let (mut first, second) = (connection.open(), connection.open());

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_must_be_kept_is_never_pushed_out() {
+    fn the_cache_never_evicts_a_kept_policy() {
         let (mut cache, digest) = (PolicyCache::default(), |of: u8| Digest::of(&[of]));
         let kept = [Some(digest(0)), Some(digest(1)), None];
         for of in 0..50 {

@@ -83,7 +83,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_kept_is_recalled_and_nothing_else() {
+    fn a_host_recalls_only_a_valid_file_of_its_own_fleet() {
         let folder = tempfile::tempdir().unwrap();
         let memory = |fleet| Memory::of(Some(folder.path().join("a/b")), fleet);
         assert_eq!(memory("x").load(), FleetState::default());
@@ -111,7 +111,7 @@ mod tests {
 
     /// Another user must be able neither to choose a policy nor to block a start.
     #[test]
-    fn what_is_not_of_this_user_alone_is_not_recalled() {
+    fn a_host_recalls_no_file_that_another_user_controls() {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("own");
         let memory = || Memory::of(Some(own.clone()), "x");

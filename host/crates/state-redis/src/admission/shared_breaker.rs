@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_changes_nothing() {
+    fn an_older_observation_leaves_the_shared_breaker_as_it_is() {
         let mut fleet = Fleet::default();
         assert_eq!(
             fleet.observe(observed("a", 3, State::Closed), NOW, true).unwrap().transition,

@@ -210,7 +210,7 @@ fn known() -> FleetState {
 /// A program that writes to the server can choose a digest, and nothing else: values that are no digest, no number or too long are
 /// discarded, and this host's copy is written back.
 #[test]
-fn what_a_stranger_wrote_is_thrown_away() {
+fn a_host_discards_invalid_fields_and_writes_its_copy_back() {
     let server = RedisServer::start();
     let mut world = World::new(&server, 0);
     let huge = "a".repeat(1 << 20);
@@ -332,7 +332,7 @@ fn an_answer_that_is_none_is_none() {
 
 /// Each change is published, and nothing else.
 #[test]
-fn what_changes_is_published() {
+fn only_a_change_of_the_agreement_is_published() {
     let server = RedisServer::start();
     let mut world = World::new(&server, 0);
     let mut listening = server.connection();

@@ -175,7 +175,7 @@ async fn connections_that_are_cut_or_swallowed_are_built_again() {
 }
 
 #[tokio::test]
-async fn a_replica_and_a_full_server_are_told_apart() {
+async fn a_replica_and_a_full_server_give_different_errors() {
     let (master, server) = (RedisServer::start(), RedisServer::start());
     let link = open(&server.url());
     comes_up(&link).await;

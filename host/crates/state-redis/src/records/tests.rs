@@ -566,7 +566,7 @@ fn the_scripts_do_what_the_transitions_do_in_named_cases() {
 
 /// A write without room raises an event: unkeyed writes may use half of the records, and kept requests have a limit of their own.
 #[tokio::test]
-async fn a_write_that_the_server_has_no_room_for_is_told() {
+async fn a_write_without_room_in_the_server_raises_an_event() {
     let server = RedisServer::start();
     // A part holds three records; unkeyed ones are refused when two are unsettled.
     let (records, _, events) = records_with(&server.url(), Some([7; 32]), 48);
@@ -664,7 +664,7 @@ fn records_of(
 
 /// Each assertion fails if hosts silently share nothing.
 #[tokio::test]
-async fn what_one_host_sent_another_does_not_send() {
+async fn a_host_does_not_send_the_write_of_another_host() {
     let server = RedisServer::start();
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
     let on_one = |fence| begin(&one, clock, id(1), opening(fence, 0));
@@ -812,7 +812,7 @@ async fn a_part_that_is_gone_is_noticed_by_every_host() {
 
 /// A call that was never sent needs no cleanup. Otherwise each request would cause five calls to a server that is down.
 #[tokio::test]
-async fn what_was_never_begun_leaves_nothing_to_do() {
+async fn a_begin_that_was_never_sent_needs_no_cleanup() {
     let mut server = RedisServer::start();
     let (records, clock) = records_at(&server.url(), None);
     let inner = Arc::clone(&records.0);
@@ -993,7 +993,7 @@ async fn a_heartbeat_is_renewed_while_a_record_is_held() {
 
 /// Hosts keep a record, a claim and a lock over a loss of data.
 #[tokio::test]
-async fn what_is_held_at_a_loss_is_given_back() {
+async fn hosts_restore_records_claims_and_locks_after_a_loss() {
     let server = RedisServer::start();
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));
     let BeginOutcome::New(mut guard) = begin(&one, clock, id(1), opening(1, 0)).await.unwrap() else {

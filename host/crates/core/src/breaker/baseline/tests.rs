@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_usual_stays_a_share_and_fades(seen in prop::collection::vec((0_u32..100_000, 0_u32..100_000, 0_u64..10_000), 1..50)) {
+    fn the_usual_failures_stay_a_share_and_fade(seen in prop::collection::vec((0_u32..100_000, 0_u32..100_000, 0_u64..10_000), 1..50)) {
         let (mut usual, mut now) = (Usual::default(), Timestamp(1_000_000_000));
         for (calls, failures, after) in seen {
             now = now.after(Duration::from_secs(after));

@@ -194,7 +194,7 @@ fn records_expire_a_keep_after_they_were_last_touched() {
 }
 
 #[test]
-fn an_administrator_settles_what_nobody_works_on() {
+fn an_administrator_resolves_only_writes_without_a_living_owner() {
     let mut unknown = sent();
     unknown.leave(FencingToken(1), &Leaving::at_once(Some(Duration::ZERO)), at(20)).unwrap();
     assert_eq!(unknown.unsettled(&StoreFacts::default(), at(30)), Some(seconds(10)));

@@ -122,7 +122,7 @@ struct Owner {
 proptest! {
     /// Whatever happens, an entry has one owner at a time, and one whose owner lives is never given away.
     #[test]
-    fn what_has_a_living_owner_is_never_given_away(events in events()) {
+    fn an_entry_with_a_living_owner_is_never_adopted(events in events()) {
         let mut list = Unanswered::default();
         let mut owners: Vec<Owner> = Vec::new();
         let (mut now, mut drawn) = (at(0), 0_u64);

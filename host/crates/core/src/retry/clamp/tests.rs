@@ -225,7 +225,7 @@ proptest! {
 type Case = (&'static str, ClampInput, Class, Next, Class, NextAction, Option<ClampReason>);
 
 #[test]
-fn what_is_done_with_each_verdict() {
+fn each_verdict_is_clamped_by_the_facts() {
     let granted = ClampInput { granted: true, ..facts() };
     let retry = || Next::Retry(Duration::from_secs(3));
     let cases: Vec<Case> = vec![

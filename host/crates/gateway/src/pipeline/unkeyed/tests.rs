@@ -187,7 +187,7 @@ async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_
 /// A caller that got the early 504 may check and count the effect itself, so no other request may have it. An early 504 that does not
 /// arrive leaves an orphan.
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_caller_was_told_early_is_given_to_no_other_request() {
+async fn no_request_adopts_a_write_whose_caller_got_the_early_504() {
     for (does, unsettled) in [(Does::Make, 0), (Does::Reset, 1)] {
         for is_told in [true, false] {
             let (upstream, store) = (Late::that(does), Leased::new(Clock::system()));

@@ -138,7 +138,7 @@ async fn batches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_checks_refuse() {
+async fn the_checks_refuse_each_malformed_request() {
     let emulator = Emulator::new(Options::default());
     let post = |body: &str| Request::post("/hospitals/", body.to_owned());
     let mut text = post("{}");

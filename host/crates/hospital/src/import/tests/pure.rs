@@ -190,7 +190,7 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 #[test]
-fn what_answers_mean() {
+fn each_response_has_its_kind() {
     let text = |text: &str| text.to_owned();
     let refused = |seconds: Option<u64>, why: &str| ResponseKind::Refused {
         after: seconds.map(Duration::from_secs),

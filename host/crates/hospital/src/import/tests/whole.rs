@@ -220,7 +220,7 @@ async fn a_preview_tells_what_would_be_sent_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_before_anything_is_sent() {
+async fn an_import_refuses_bad_options_before_it_sends_a_row() {
     let way = Way::to(|_| Mishap::None);
     let (folder, options) = file(2);
     let missing = Options::new(folder.path().join("none.csv"), options.to.clone());
@@ -292,7 +292,7 @@ impl Report for Heard {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_caller_is_told_as_it_happens() {
+async fn an_import_reports_each_step_as_it_happens() {
     let mut first = true;
     let way = Way::to(move |_| if std::mem::take(&mut first) { Mishap::Refused } else { Mishap::None });
     let (_folder, options) = file(1);

@@ -48,7 +48,7 @@ fn refused() -> Unstaged {
 }
 
 #[test]
-fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
+fn a_host_stages_a_proposal_and_serves_it_after_the_switch() {
     let mut own = course();
     let serving = Some(digest(0));
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest);
@@ -70,7 +70,7 @@ fn what_is_proposed_is_staged_and_served_once_it_is_switched() {
 }
 
 #[test]
-fn what_is_refused_is_told_to_the_fleet_and_not_tried_again() {
+fn a_host_reports_a_refusal_to_the_fleet_and_does_not_try_again() {
     let mut own = course();
     hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
     assert!(matches!(own.failed(digest(1), refused(), NOW), Some(Notice::NotStaged { .. })));
@@ -84,7 +84,7 @@ fn what_is_refused_is_told_to_the_fleet_and_not_tried_again() {
 }
 
 #[test]
-fn what_cannot_be_had_is_tried_again_and_again_ever_more_rarely() {
+fn an_unavailable_component_is_tried_again_at_growing_intervals() {
     let mut own = course();
     hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
     let (serving, away) = (Some(digest(0)), Unstaged::Away("no".to_owned()));
@@ -133,7 +133,7 @@ fn a_pardon_is_for_once() {
 }
 
 #[test]
-fn an_older_answer_changes_nothing_and_a_flaw_is_told_once() {
+fn an_older_answer_changes_nothing_and_a_flaw_is_noticed_once() {
     let mut own = course();
     hear(&mut own, standing(5, 1, Why::Announced), None);
     hear(&mut own, standing(4, 2, Why::Announced), None);
@@ -214,7 +214,7 @@ fn a_slow_pull_holds_no_proposal_up() {
 }
 
 #[test]
-fn what_is_at_hand_but_was_rolled_back_here_is_not_claimed() {
+fn a_host_does_not_claim_a_component_that_it_rolled_back() {
     let mut own = course();
     hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
     assert_eq!((own.claimed(&[]), own.claimed(&[digest(1)])), (None, Some(digest(1))));

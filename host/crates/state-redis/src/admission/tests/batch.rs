@@ -77,7 +77,7 @@ async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
 
 /// Attempts of a batch that left meanwhile keep no place.
 #[tokio::test]
-async fn who_leaves_a_crowd_gives_its_place_back() {
+async fn an_attempt_that_leaves_its_batch_gives_its_permit_back() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port());
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 8)]);

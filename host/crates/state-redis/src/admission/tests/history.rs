@@ -411,7 +411,7 @@ const HOUR_US: u64 = 3_600_000_000;
 
 /// A clock that is set back by an hour shifts all times, so that no attempt waits for an hour.
 #[test]
-fn a_clock_that_is_set_back_holds_nobody_up() {
+fn a_clock_that_is_set_back_delays_no_attempt() {
     let server = RedisServer::start();
     let breaker =
         breaker::Settings { consecutive_failures: Some(1), jitter_percent: 0, ..breaker::Settings::default() };

@@ -156,7 +156,7 @@ fn each_phase_is_shown_as_pybreaker_would_write_it() {
 }
 
 #[test]
-fn what_python_does_is_an_event_from_outside() {
+fn a_change_by_python_is_an_external_event() {
     type Case = (&'static str, bool, [Option<&'static str>; 4], &'static str, &'static str);
     let opened = "y";
     let cases: [Case; 9] = [
@@ -315,7 +315,7 @@ fn python_counts_as_one_that_saw_failures() {
 
 /// Without requests at Triage, workers would wait for its probe for ever.
 #[test]
-fn a_probe_that_nobody_makes_is_left_to_python() {
+fn a_probe_without_requests_is_left_to_python() {
     let mut stage = Stage::new();
     stage.trip();
     for (seconds, shown) in [(10, "1700000010"), (19, "1700000029"), (1, "1700000029"), (60, "1700000029")] {
@@ -331,7 +331,7 @@ fn a_probe_that_nobody_makes_is_left_to_python() {
 }
 
 #[test]
-fn workers_keys_of_another_type_harm_nobody() {
+fn worker_keys_of_another_type_break_no_host() {
     let stage = Stage::new();
     for key in KEYS {
         let () = stage.server.ask(&["LPUSH", key, "x"]);

@@ -232,7 +232,7 @@ async fn a_pause_is_lifted_for_all_together() {
 
 /// A grant for an attempt that no longer waits is refunded.
 #[tokio::test]
-async fn who_leaves_while_the_store_is_asked_takes_nothing() {
+async fn an_attempt_that_leaves_during_its_call_takes_no_permit() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port());
     let settings = settings(Some(five()), vec![quota(1, Duration::from_secs(60), 1)]);
@@ -306,7 +306,7 @@ async fn an_open_breaker_survives_a_server_that_loses_it() {
 }
 
 #[tokio::test]
-async fn leased_places_ask_nobody_and_stay_within_the_limit() {
+async fn leased_permits_need_no_call_and_stay_within_the_limit() {
     leased(Some(five())).await;
 }
 

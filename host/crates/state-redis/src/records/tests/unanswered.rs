@@ -311,7 +311,7 @@ fn arriving(fence: u128) -> Arriving {
 
 /// An orphan of one host's caller is adopted by another host's caller, and no entry is adopted twice.
 #[tokio::test]
-async fn what_one_hosts_caller_leaves_another_hosts_caller_adopts() {
+async fn a_caller_adopts_the_orphan_of_another_hosts_caller() {
     use crate::idempotency::Arrived;
     let server = RedisServer::start();
     let ((one, clock), (other, other_clock)) = (host(&server, Some([7; 32])), host(&server, Some([7; 32])));

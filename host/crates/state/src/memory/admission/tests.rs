@@ -141,7 +141,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waited_through_a_pause_does_not_leave_it_in_a_crowd() {
+async fn requests_that_waited_through_a_pause_leave_it_one_by_one() {
     let quota = quota(1, 1_000, 1);
     let gate = gate(&[quota]);
     let began = Instant::now();
@@ -177,7 +177,7 @@ async fn a_lifted_pause_lets_the_next_request_through_at_the_limits_rate() {
 
 /// A request that waits for the end of a lifted pause reserves again at its own time, so that two requests never share a place.
 #[tokio::test(start_paused = true)]
-async fn who_waited_when_a_pause_was_lifted_reserves_anew() {
+async fn a_request_reserves_anew_after_its_pause_was_lifted() {
     let quota = quota(1, 1_000, 1);
     let gate = gate(&[quota]);
     gate.pause(Duration::from_secs(10));

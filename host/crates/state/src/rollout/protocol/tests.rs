@@ -72,7 +72,7 @@ fn one_refusal_ends_it_for_all() {
 }
 
 #[test]
-fn what_was_rolled_back_comes_again_only_if_it_is_promoted() {
+fn a_rolled_back_component_returns_only_by_promotion() {
     let mut one = Agreement::default();
     assert_eq!(say(&mut one, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     assert_eq!(one.standing.generation, 1, "alone it waits for nobody");
@@ -106,7 +106,7 @@ fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
 
 /// If the announced component is the configured one, there is no policy to roll back to.
 #[test]
-fn nobody_goes_back_to_what_is_rolled_back() {
+fn the_fleet_never_rolls_back_to_the_same_component() {
     let mut all = Agreement::default();
     assert_eq!(say(&mut all, "a", None, &announce(7, 0), NOW), MessageOutcome::Done);
     assert_eq!((all.standing.generation, all.standing.before), (1, None));
@@ -116,7 +116,7 @@ fn nobody_goes_back_to_what_is_rolled_back() {
 }
 
 #[test]
-fn who_lives_is_known_before_anything_is_announced() {
+fn an_announcement_waits_until_every_living_host_is_known() {
     let mut lost = Agreement::default();
     let others = vec!["b".to_owned()];
     let announce = Message::Announce { id: 7, digest: digest(1), promoted: false, from: digest(0), others };
@@ -155,7 +155,7 @@ fn the_highest_generation_that_a_live_host_knows_is_written_back() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_keeps_nobody_waiting() {
+fn a_clock_that_is_set_back_delays_no_switch() {
     let mut all = proposed();
     let back = Timestamp(NOW.0 / 2);
     say(&mut all, "a", Some(7), &Message::Heartbeat, back);
