@@ -1,7 +1,8 @@
 //! The host as a tower middleware: [`HostLayer`] puts it before a service that calls the upstream.
 //!
 //! The inner service takes the place of the host's own HTTP client. Breakers, limits and idempotency records belong to the [`Host`], so all
-//! services of one layer share them.
+//! services of one layer share them. The inner service must send a request at most once: a retry or a hedge in it would repeat writes that the
+//! host knows nothing of.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -43,7 +44,9 @@ use std::{
     net::Ipv4Addr,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
 use triage_core::contract::{Failure, FailureKind};
@@ -72,8 +75,10 @@ where
     type Service = HostService;
 
     fn layer(&self, inner: S) -> HostService {
-        let transport =
-            |base_url: Uri| Arc::new(ServiceTransport { inner: inner.clone(), base_url }) as Arc<dyn Transport>;
+        let transport = |settings: &triage_upstream::Settings| {
+            let (base_url, ready_timeout) = (settings.base_url.clone(), settings.connect_timeout);
+            Arc::new(ServiceTransport { inner: inner.clone(), base_url, ready_timeout }) as Arc<dyn Transport>
+        };
         HostService(self.0.with_each_transport(transport))
     }
 }
@@ -119,6 +124,8 @@ where
 struct ServiceTransport<S> {
     inner: S,
     base_url: Uri,
+    /// The longest wait until the inner service is ready: as long as a connection may take.
+    ready_timeout: Duration,
 }
 
 impl<S> fmt::Debug for ServiceTransport<S> {
@@ -150,8 +157,10 @@ where
             *request.uri_mut() = uri;
             *request.headers_mut() = outbound.headers;
             // A service that is not ready has sent nothing. After the call began, the host cannot tell whether a byte has left.
-            if let Err(error) = poll_fn(|context| inner.poll_ready(context)).await {
-                return Err(failed(error, FailureKind::Connect, false));
+            match timeout(self.ready_timeout, poll_fn(|context| inner.poll_ready(context))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(failed(error, FailureKind::Connect, false)),
+                Err(_) => return Err(Failure::new(FailureKind::ConnectTimeout, false)),
             }
             let call: BoxFuture<'_, _> = Box::pin(inner.call(request));
             let response = match call.await {
@@ -218,9 +227,11 @@ mod tests {
         assert_eq!(response.headers()["triage-sent"], "maybe", "{response:?}");
     }
 
-    /// Never ready: a load balancer without a member.
+    /// Never ready: a load balancer without a member, or a full queue.
     #[derive(Clone)]
-    struct Unready;
+    struct Unready {
+        fails: bool,
+    }
 
     impl Service<Request<Body>> for Unready {
         type Response = Response<Body>;
@@ -228,7 +239,7 @@ mod tests {
         type Future = std::future::Ready<Result<Response<Body>, BoxError>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-            Poll::Ready(Err("no member".into()))
+            if self.fails { Poll::Ready(Err("no member".into())) } else { Poll::Pending }
         }
 
         fn call(&mut self, _: Request<Body>) -> Self::Future {
@@ -238,9 +249,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_is_not_sent_if_the_service_is_not_ready() {
-        let settings = config::for_upstream("http://hospital.invalid", "http-standard").unwrap();
-        let host = Host::new(&settings, Clock::system(), Rng::seeded(1)).unwrap();
-        let response = HostLayer::new(host).layer(Unready).oneshot(request("POST")).await.unwrap();
-        assert_eq!(response.headers()["triage-sent"], "no", "{response:?}");
+        for fails in [true, false] {
+            let settings = config::for_upstream("http://hospital.invalid", "http-standard").unwrap();
+            let host = Host::new(&settings, Clock::system(), Rng::seeded(1)).unwrap();
+            let response = HostLayer::new(host).layer(Unready { fails }).oneshot(request("POST")).await.unwrap();
+            assert_eq!(response.headers()["triage-sent"], "no", "{fails} {response:?}");
+        }
     }
 }

@@ -248,7 +248,16 @@ impl Layers<'_> {
         const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
         const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
         const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
-        if self.env.get("OTEL_SDK_DISABLED").is_some_and(|text| text.trim().eq_ignore_ascii_case("true")) {
+        let says = |name: &str, words: &[&str]| {
+            self.env.get(name).is_some_and(|text| words.iter().any(|word| text.trim().eq_ignore_ascii_case(word)))
+        };
+        // The exporter sends JSON over HTTP: an endpoint for gRPC would refuse every batch.
+        let is_off = says("OTEL_SDK_DISABLED", &["true"])
+            || says("OTEL_TRACES_EXPORTER", &["none"])
+            || says("OTEL_TRACES_SAMPLER", &["always_off", "parentbased_always_off"])
+            || says("OTEL_EXPORTER_OTLP_PROTOCOL", &["grpc"])
+            || says("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", &["grpc"]);
+        if is_off {
             return;
         }
         if OTEL_TARGETS.iter().all(|(_, key)| draft.host.get(key).is_none()) {

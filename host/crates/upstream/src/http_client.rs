@@ -162,6 +162,10 @@ impl Inner {
 }
 
 impl Transport for HttpClient {
+    fn stops_when_dropped(&self) -> bool {
+        matches!(&**self.0.pools.load(), Pools::Plain(_))
+    }
+
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let inner = &self.0;
         inner.follow();

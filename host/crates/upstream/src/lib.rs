@@ -95,6 +95,12 @@ pub struct Inbound {
 pub trait Transport: Send + Sync + std::fmt::Debug {
     /// Sends the request and waits for the head of the response.
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>>;
+
+    /// Whether dropping the future of [`Transport::send`] stops the request's bytes at once. False by default: another task may write them,
+    /// as for TLS and HTTP/2. The host then makes the body of a write break off when it loses the right to send it.
+    fn stops_when_dropped(&self) -> bool {
+        false
+    }
 }
 
 /// The address of an upstream and the settings of its HTTP client.

@@ -142,6 +142,9 @@ fn opentelemetrys_variables_hold_where_nothing_else_says_so() {
         ),
         ("a file", &file, &[BASE, TRACES, NAME, SHARE], Some(("http://file/v1/traces", 5, "own", None))),
         ("disabled", LEAST, &[BASE, ("OTEL_SDK_DISABLED", "TRUE")], None),
+        ("no exporter", LEAST, &[BASE, ("OTEL_TRACES_EXPORTER", "none")], None),
+        ("sampled never", LEAST, &[BASE, ("OTEL_TRACES_SAMPLER", "parentbased_always_off")], None),
+        ("grpc", LEAST, &[BASE, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], None),
         ("not disabled", LEAST, &[TRACES, ("OTEL_SDK_DISABLED", "1")], Some(("http://t:1/own", 100, "triage", None))),
         (
             "another sampler",

@@ -90,11 +90,11 @@ impl Host {
         let workers = WorkersTelemetry::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
         let telemetry = workers.add();
         let gates = stores::gates(settings, link.as_ref(), clock, &entropy, &events);
+        let settlement = Settlement::new(&settings.settlement, clock, Arc::clone(&events))?;
         let parts =
             rollout::Parts { engine, keys, registry, gates, events: Arc::clone(&events), meters: Arc::clone(&meters) };
         let rollout = rollout::Context::start(settings, link.as_ref(), parts, clock, &entropy)?;
         let shadow = shadow(settings);
-        let settlement = Settlement::new(&settings.settlement, clock, Arc::clone(&events))?;
         let shared = Shared {
             clock,
             entropy,
@@ -118,11 +118,11 @@ impl Host {
         Ok(Self { shared: Arc::new(shared), telemetry, transports: transports.into() })
     }
 
-    /// The same host with another transport for each upstream, made from the upstream's base URL.
+    /// The same host with another transport for each upstream, made from the upstream's connection settings.
     #[must_use]
-    pub fn with_each_transport(&self, transport: impl Fn(http::Uri) -> Arc<dyn Transport>) -> Self {
+    pub fn with_each_transport(&self, transport: impl Fn(&crate::upstream::Settings) -> Arc<dyn Transport>) -> Self {
         let upstreams = self.shared.rollout.upstreams.iter();
-        let transports = upstreams.map(|upstream| transport(upstream.settings.connection.base_url.clone())).collect();
+        let transports = upstreams.map(|upstream| transport(&upstream.settings.connection)).collect();
         Self { transports, ..self.clone() }
     }
 

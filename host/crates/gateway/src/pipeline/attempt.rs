@@ -379,10 +379,10 @@ impl RequestContext {
         Err(self.breaker_open("its probe was too late to be sent".to_owned(), Duration::from_secs(1)))
     }
 
-    /// Makes the body of a write break off when the lease of its record ends. Needed for TLS and HTTP/2: a task of the client writes there,
-    /// which [`RecordGuard::while_held`] does not stop. See [`super::leased_body`].
+    /// Makes the body of a write break off when the lease of its record ends. Needed where a task of the client writes the body, which
+    /// [`RecordGuard::while_held`] does not stop. See [`super::leased_body`].
     fn leased(&self, outbound: Outbound, guards: [Option<&RecordGuard>; 2]) -> Outbound {
-        if !outbound.guarded || self.service.settings.connection.is_plain() {
+        if !outbound.guarded || self.transport.stops_when_dropped() {
             return outbound;
         }
         let leases = guards.into_iter().flatten().map(RecordGuard::lease).collect();

@@ -1,6 +1,6 @@
 //! The body of a write that another task sends. It fails when the host loses the lease to send it.
 //!
-//! Over TLS and HTTP/2, the connection's own task writes the request and continues after the request's future is dropped. A failing body
+//! Over TLS and HTTP/2, and perhaps in a transport of another program, the connection's own task writes the request and continues after the request's future is dropped. A failing body
 //! makes that task reset the stream or close the connection, so that the upstream gets no complete request. Data already given to the
 //! connection stays sent, and a request without a body is sent as a whole.
 

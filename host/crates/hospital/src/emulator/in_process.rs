@@ -23,6 +23,11 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 pub struct InProcess(pub Arc<Emulator>);
 
 impl Transport for InProcess {
+    // The emulator has the whole body before it begins.
+    fn stops_when_dropped(&self) -> bool {
+        true
+    }
+
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         Box::pin(async move {
             let body = match request.body {

@@ -101,7 +101,7 @@ fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
     assert!(matches!(sample_outcome(&timed_out, true), SampleOutcome::Uninformative));
 }
 
-/// An upstream over TLS or HTTP/2: the connection's own task reads the body after this delay, even if the send has ended.
+/// A transport whose own task reads the body after this delay, even if the send has ended: as over TLS and HTTP/2, or a program's own client.
 #[derive(Debug)]
 struct Elsewhere {
     after: Duration,
@@ -129,6 +129,7 @@ async fn a_body_that_another_task_sends_ends_with_the_record() {
     for (connection, after_s, is_whole) in [
         ("base_url = \"https://api.invalid\"", 0, true),
         ("base_url = \"https://api.invalid\"", 151, false),
+        ("base_url = \"http://api.invalid\"", 151, false),
         ("base_url = \"http://api.invalid\"\nhttp2_prior_knowledge = true", 151, false),
     ] {
         let settings = config::from_toml(&format!(
