@@ -152,6 +152,10 @@ impl FhirServer {
 pub struct InProcess(pub Arc<FhirServer>);
 
 impl Transport for InProcess {
+    fn stops_when_dropped(&self) -> bool {
+        true
+    }
+
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let server = Arc::clone(&self.0);
         Box::pin(async move { Ok(server.answer(request).await) })

@@ -172,6 +172,10 @@ impl Payments {
 }
 
 impl Transport for Payments {
+    fn stops_when_dropped(&self) -> bool {
+        true
+    }
+
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         Box::pin(self.answer(request))
     }

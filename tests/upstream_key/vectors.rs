@@ -36,6 +36,10 @@ impl Script {
 }
 
 impl Transport for Script {
+    fn stops_when_dropped(&self) -> bool {
+        true
+    }
+
     fn send(&self, _: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let answer = self.answer();
         Box::pin(async move { answer })
