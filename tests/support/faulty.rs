@@ -85,6 +85,11 @@ impl Faulty {
 pub struct Between(pub Arc<Faulty>);
 
 impl Transport for Between {
+    // The whole body is sent at once; a late fault is the upstream's own delay.
+    fn stops_when_dropped(&self) -> bool {
+        true
+    }
+
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
         let own = Arc::clone(&self.0);
         let reset = Failure::new(FailureKind::Reset, true);
