@@ -11,7 +11,7 @@ use super::{
     openmetrics::{Sources, scrape},
     response::{At, Json, Problem, Refusal},
 };
-use crate::{config, state_redis::RedisConnection};
+use crate::{config, rollout::UpstreamPolicy, state_redis::RedisConnection};
 use axum::{
     extract::State,
     http::header,
@@ -73,12 +73,15 @@ pub(super) async fn policy(
     State(state): State<AdminState>,
     At(UpstreamPath { upstream }): At<UpstreamPath>,
 ) -> Result<Json<dto::Policy>, Refusal> {
-    let none = Refusal::None { what: "such upstream", list: "/api/v1/policies" };
-    dto::serving(&state.host, &upstream).map(|serving| Json(dto::policy(serving))).ok_or(none)
+    one_policy(&state, &upstream).map(|serving| Json(dto::policy(serving)))
+}
+
+pub(crate) fn one_policy<'a>(state: &'a AdminState, upstream: &str) -> Result<&'a UpstreamPolicy, Refusal> {
+    dto::serving(&state.host, upstream).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })
 }
 
 /// The fleet's generation, and whether this host is behind.
-fn fleet(serving: &crate::rollout::UpstreamPolicy) -> Option<(String, u64, bool)> {
+fn fleet(serving: &UpstreamPolicy) -> Option<(String, u64, bool)> {
     let report = serving.following.as_ref()?.report(serving.current().artifact);
     Some((serving.settings.name.clone(), report.standing.generation, report.behind))
 }

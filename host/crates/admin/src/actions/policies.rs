@@ -8,6 +8,7 @@ use crate::{
         input::{Announced, Component, UpstreamPath},
     },
     policy::Digest,
+    read_handlers::one_policy,
     response::{At, Json, Problem, Refusal, Sent, body},
     rollout::{UpstreamPolicy, fleet::CommandOutcome},
 };
@@ -37,7 +38,7 @@ pub(crate) async fn announce(
     At(UpstreamPath { upstream }): At<UpstreamPath>,
     Sent(bytes): Sent,
 ) -> Acted<dto::Policy> {
-    let serving = serving(&state, &upstream)?;
+    let serving = one_policy(&state, &upstream)?;
     let Some(digest) = digest(body::<Announced>(&bytes)?.digest)? else {
         return Err(Refusal::Malformed("digest must name the announced component".to_owned()));
     };
@@ -68,7 +69,7 @@ pub(crate) async fn promote(
     At(UpstreamPath { upstream }): At<UpstreamPath>,
     Sent(bytes): Sent,
 ) -> Acted<dto::Policy> {
-    let serving = serving(&state, &upstream)?;
+    let serving = one_policy(&state, &upstream)?;
     if let Some(digest) = digest(body::<Component>(&bytes)?.digest)? {
         return to_fleet(&state, actor.0, serving, digest, true).await;
     }
@@ -101,7 +102,7 @@ pub(crate) async fn roll_back(
     At(UpstreamPath { upstream }): At<UpstreamPath>,
     Sent(bytes): Sent,
 ) -> Acted<dto::Policy> {
-    let serving = serving(&state, &upstream)?;
+    let serving = one_policy(&state, &upstream)?;
     let named = digest(body::<Component>(&bytes)?.digest)?;
     if let Some(following) = serving.following.as_ref().filter(|following| following.has_fleet_policy()) {
         let note = audit_command(&state, actor.0, "rollback", &upstream, None);
@@ -115,10 +116,6 @@ pub(crate) async fn roll_back(
     serving.withdraw().map_err(not_now)?;
     state.audit(actor.0, "policy-rollback", &upstream, "an operator rolls the policy back".to_owned());
     Ok(Json(dto::policy(serving)))
-}
-
-fn serving<'a>(state: &'a AdminState, upstream: &str) -> Result<&'a UpstreamPolicy, Refusal> {
-    dto::serving(&state.host, upstream).ok_or(Refusal::None { what: "such upstream", list: "/api/v1/policies" })
 }
 
 fn not_now(why: impl fmt::Display) -> Refusal {
