@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 use std::fmt;
@@ -120,7 +121,7 @@ fn rendered(status: StatusCode, page: &str, values: &[(&str, &str)]) -> Response
     if SystemRandom::new().fill(&mut random).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
-    let nonce = session::hex(&random);
+    let nonce = HEXLOWER.encode(&random);
     let mut html = page.replace("{{style}}", STYLE).replace("{{nonce}}", &nonce);
     for (name, value) in values {
         html = html.replace(&format!("{{{{{name}}}}}"), value);

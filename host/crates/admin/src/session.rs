@@ -4,6 +4,7 @@
 //! Changed tokens and a restart end every session.
 
 use super::role::Role;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use parking_lot::Mutex;
 use ring::{
     hmac,
@@ -51,9 +52,9 @@ impl Sessions {
         let mut nonce = [0; 8];
         self.random.fill(&mut nonce).ok()?;
         let until = now_unix_ms.saturating_add(crate::clock::millis(SESSION_LIFETIME));
-        let claim = format!("{}.{until}.{}", role.name(), hex(&nonce));
+        let claim = format!("{}.{until}.{}", role.name(), HEXLOWER.encode(&nonce));
         let tag = hmac::sign(&self.state.lock().key, claim.as_bytes());
-        Some(format!("{claim}.{}", hex(tag.as_ref())))
+        Some(format!("{claim}.{}", HEXLOWER.encode(tag.as_ref())))
     }
 
     /// The role of a cookie; none if it was not signed here, has expired, or was ended.
@@ -79,7 +80,7 @@ impl Sessions {
 impl State {
     fn claim<'a>(&self, value: &'a str, now_unix_ms: u64) -> Option<Claim<'a>> {
         let (text, tag) = value.rsplit_once('.')?;
-        hmac::verify(&self.key, text.as_bytes(), &bytes(tag)?).ok()?;
+        hmac::verify(&self.key, text.as_bytes(), &HEXLOWER_PERMISSIVE.decode(tag.as_bytes()).ok()?).ok()?;
         let mut parts = text.split('.');
         let (role, until) = (parts.next()?, parts.next()?.parse().ok()?);
         let role = [Role::Read, Role::Write].into_iter().find(|own| own.name() == role)?;
@@ -92,25 +93,6 @@ pub(super) fn cookie(headers: &http::HeaderMap) -> Option<&str> {
     let all = headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = all.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Decodes a tag; none if it is not 64 hexadecimal digits.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    digits.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 #[cfg(test)]

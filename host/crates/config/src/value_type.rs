@@ -262,6 +262,8 @@ fn cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
 }
 
+/// Parses an upstream's or a collector's URL. The crate `url` would accept and repair what is refused here, such as `http:host` or a
+/// backslash, and the transports take a [`http::Uri`].
 fn url(text: &str) -> Result<http::Uri, String> {
     if text.contains('#') {
         return Err("a URL without a fragment".to_owned());

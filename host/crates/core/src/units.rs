@@ -1,4 +1,7 @@
 //! Durations and sizes with their units, in both directions.
+//!
+//! `humantime` accepts `1h 30m` and refuses `1.5s`. `bytesize` accepts `64kb` and computes fractions in floating point. Both would
+//! change the values that a configuration may contain.
 
 use std::time::Duration;
 

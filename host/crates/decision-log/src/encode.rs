@@ -9,6 +9,7 @@ use crate::{
     },
     upstream_runtime::UpstreamRuntime,
 };
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
@@ -195,12 +196,7 @@ impl Head {
 
 /// The SHA-256 of a policy's settings, in hexadecimal.
 pub(super) fn settings_digest(settings: &str) -> String {
-    use std::fmt::Write as _;
-    let settings = if settings.is_empty() { "{}" } else { settings };
-    Sha256::digest(settings).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(&Sha256::digest(if settings.is_empty() { "{}" } else { settings }))
 }
 
 impl Endpoint {

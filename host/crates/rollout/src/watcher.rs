@@ -1,5 +1,8 @@
 //! Watches policy files. An event only triggers a check; the check compares the files themselves. So renames, replaced symlinks
 //! (Kubernetes' `ConfigMap`s), editors' temporary files and network folders without events all work the same way.
+//!
+//! `notify-debouncer-full` would add a second thread and a cache of file ids, to describe the events in detail. The check needs only the
+//! hint that something changed.
 
 use super::{Context, PolicyRole, Refused, stage};
 use crate::{

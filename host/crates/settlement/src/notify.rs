@@ -18,11 +18,12 @@ use crate::{
     upstream::{self, HttpClient, Inbound, Outbound, OutboundBody, Transport, TransportError},
 };
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::CONTENT_TYPE};
 use ring::hmac;
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
@@ -302,12 +303,7 @@ fn signature(key: &hmac::Key, unix_seconds: u64, body: &[u8]) -> String {
     context.update(unix_seconds.to_string().as_bytes());
     context.update(b".");
     context.update(body);
-    let mut text = format!("t={unix_seconds},v1=");
-    for byte in context.sign().as_ref() {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("t={unix_seconds},v1={}", HEXLOWER.encode(context.sign().as_ref()))
 }
 
 impl fmt::Debug for Notifier {

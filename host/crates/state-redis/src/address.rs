@@ -1,4 +1,6 @@
 //! The address of shared state: one Redis (or Valkey), a Cluster, or a master that Sentinels name.
+//!
+//! The crate `url` cannot parse several addresses in one URL, and it percent-encodes an unescaped `@` of a password.
 
 use crate::secret::Secret;
 use std::{fmt, path::PathBuf};

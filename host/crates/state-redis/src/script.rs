@@ -1,7 +1,12 @@
 //! A Lua script, which Redis runs atomically and caches under the digest of its text.
+//!
+//! `redis::Script` does not serve here. To a server that does not know a digest it sends SCRIPT LOAD, which a Cluster client sends to
+//! every master: a master that is down would fail a script of another one, and a call would take three round trips. We send EVAL to the
+//! node of the keys instead.
 
+use data_encoding::HEXLOWER;
 use ring::digest;
-use std::{fmt::Write as _, sync::OnceLock};
+use std::sync::OnceLock;
 
 /// The text of a script and its digest, which is computed at first use. Scripts are statics.
 #[derive(Debug)]
@@ -29,17 +34,10 @@ impl Script {
 
     /// SHA-1 of the text in hexadecimal, for EVALSHA.
     pub fn sha(&self) -> &str {
-        self.sha.get_or_init(|| sha1(self.source))
+        self.sha.get_or_init(|| {
+            HEXLOWER.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, self.source.as_bytes()).as_ref())
+        })
     }
-}
-
-fn sha1(text: &str) -> String {
-    let mut hex = String::with_capacity(40);
-    for byte in digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref() {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::{
     search_condition::{self, IF_NONE_EXIST},
 };
 use crate::rng::Rng;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -291,7 +292,7 @@ impl fmt::Debug for KeyTag {
 impl fmt::Display for RecordId {
     /// 64 hexadecimal digits, as [`RecordId::from_str`] reads them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{}", HEXLOWER.encode_display(&self.0))
     }
 }
 
@@ -304,21 +305,9 @@ impl FromStr for RecordId {
     type Err = NotARecordId;
 
     fn from_str(text: &str) -> Result<Self, NotARecordId> {
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(NotARecordId) };
-        if pairs.len() != 32 {
-            return Err(NotARecordId);
-        }
-        let mut id = [0; 32];
-        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Ok(Self(id))
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| NotARecordId)?;
+        bytes.try_into().map(Self).map_err(|_| NotARecordId)
     }
-}
-
-fn digit(character: u8) -> Result<u8, NotARecordId> {
-    let value = char::from(character).to_digit(16).ok_or(NotARecordId)?;
-    Ok(value as u8)
 }
 
 /// The first digits name a value well enough in a log, and give nothing away of what was hashed.

@@ -1,5 +1,6 @@
 //! Parses the CSV file and checks every row before anything is sent. Pure.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
@@ -101,15 +102,7 @@ pub fn parse(bytes: &[u8]) -> Result<Table, RowProblems> {
         return Err(RowProblems(problems));
     }
     let has_lone_cr = (0..text.len()).any(|at| text[at] == b'\r' && ends_line(text, at));
-    Ok(Table { rows, digest: digest(bytes), has_lone_cr })
-}
-
-fn digest(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Ok(Table { rows, digest: HEXLOWER.encode(&Sha256::digest(bytes)), has_lone_cr })
 }
 
 /// Counts lines up to a record. The CSV reader's own count excludes the blank lines and the line end directly before a record.

@@ -9,6 +9,11 @@ use crate::{
     error::{KeyError, OpenError},
 };
 use crate::{idempotency::RecordId, secret::TokenSource};
+use base64::{
+    Engine as _, alphabet,
+    engine::general_purpose::{GeneralPurpose, NO_PAD},
+};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::{
     aead::{self, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     digest, hkdf, hmac,
@@ -50,33 +55,14 @@ pub enum SealError {
     Broken,
 }
 
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    pairs.iter().map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
-}
-
-/// RFC 4648 section 4, padded or not.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut held, mut bits, mut bytes) = (0_u32, 0, Vec::new());
-    for byte in text.trim_end_matches('=').bytes() {
-        held = held << 6 | ALPHABET.iter().position(|own| *own == byte)? as u32;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((held >> bits) as u8);
-            held &= (1 << bits) - 1;
-        }
-    }
-    Some(bytes)
-}
+/// RFC 4648 section 4. Padding is cut off before, so that a key may come without it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
 
 struct KeyId([u8; KEY_ID_LEN]);
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{}", HEXLOWER.encode_display(&self.0))
     }
 }
 
@@ -108,7 +94,11 @@ impl Sealer {
     pub fn read(text: &str) -> Result<Self, KeyError> {
         let mut keys = Vec::new();
         for (index, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
-            let key = hex(line).or_else(|| base64(line)).and_then(|bytes| bytes.try_into().ok());
+            let key = HEXLOWER_PERMISSIVE
+                .decode(line.as_bytes())
+                .ok()
+                .or_else(|| BASE64.decode(line.trim_end_matches('=')).ok())
+                .and_then(|bytes| bytes.try_into().ok());
             keys.push(key.ok_or(KeyError::Malformed { line: index + 1 })?);
         }
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(Self::new(&keys)) }
@@ -239,6 +229,21 @@ mod tests {
         let sealed = Sealer::read(&both).unwrap().seal(id(1), b"a").unwrap();
         assert_eq!(Sealer::new(&[OLD]).open(id(1), &sealed).unwrap(), b"a", "the first line seals");
         assert_eq!(Sealer::read(" \n").unwrap_err(), KeyError::Empty);
+        let (text, upper) = ("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg", "0A".repeat(KEY_LEN));
+        for (form, key) in [
+            (format!("{text}I"), NEW),
+            (format!("{text}I=="), NEW),
+            // Two bits of the last digit belong to no byte.
+            (format!("{text}L"), NEW),
+            (upper.to_lowercase(), [10; KEY_LEN]),
+            (upper, [10; KEY_LEN]),
+        ] {
+            assert_eq!(
+                Sealer::read(&form).unwrap().open(id(1), &Sealer::new(&[key]).seal(id(1), b"a").unwrap()).unwrap(),
+                b"a",
+                "{form}"
+            );
+        }
         for text in ["secret", "0101", "AgIC", &"zz".repeat(KEY_LEN)] {
             assert_eq!(Sealer::read(&format!("{hex}\n{text}")).unwrap_err(), KeyError::Malformed { line: 2 }, "{text}");
         }

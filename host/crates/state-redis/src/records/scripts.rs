@@ -13,7 +13,8 @@ use crate::{
         unanswered::MAX_EQUAL,
     },
 };
-use std::{fmt::Write as _, time::Duration};
+use data_encoding::HEXLOWER;
+use std::time::Duration;
 
 /// Number of parts: few enough to query each of them, and more than a Cluster usually has masters.
 pub const PARTS: u8 = 16;
@@ -183,7 +184,10 @@ fn of_entry(script: &'static Script, keys: &Keys, ticket: &Ticket) -> ScriptCall
 /// The list of equal requests, and the index of all entries of its part. The digest determines the part, of the records too.
 fn lists(keys: &Keys, ticket: &Ticket) -> [String; 2] {
     let part = part_of(ticket.id);
-    [of_part(keys, part, &format!("unanswered-{}", hex(ticket.digest.as_bytes()))), of_part(keys, part, "unanswered")]
+    [
+        of_part(keys, part, &format!("unanswered-{}", HEXLOWER.encode(ticket.digest.as_bytes()))),
+        of_part(keys, part, "unanswered"),
+    ]
 }
 
 /// `marked`: the part had its marker in this era before.
@@ -326,7 +330,7 @@ pub fn claim(keys: &Keys, name: ClaimName, owner: ClaimOwner, keep: Option<Durat
     let keep_ms = keep.map(|keep| duration_ms(keep).to_string()).unwrap_or_default();
     let step = ScriptCall {
         script: &CLAIM,
-        keys: vec![keys.single("claim", hex(name.as_bytes()))],
+        keys: vec![keys.single("claim", HEXLOWER.encode(name.as_bytes()))],
         args: vec![owner.into_bytes(), keep_ms.into_bytes()],
     };
     era.guard(step, keys, name.as_bytes())
@@ -434,16 +438,8 @@ fn of_part(keys: &Keys, part: u8, what: &str) -> String {
 }
 
 fn queue(keys: &Keys, fingerprint: Fingerprint) -> [String; 2] {
-    let queue_tag = format!("twin-{}", hex(fingerprint.as_bytes()));
+    let queue_tag = format!("twin-{}", HEXLOWER.encode(fingerprint.as_bytes()));
     [keys.tagged(&queue_tag, "queue"), keys.tagged(&queue_tag, "alive")]
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn fence(FencingToken(fence): FencingToken) -> Vec<u8> {
