@@ -278,21 +278,30 @@ fn prometheus() -> Option<String> {
     None
 }
 
+/// Prometheus runs the shipped example: it shows the read token, takes the page, and loads the alert rules.
 #[tokio::test]
 async fn a_real_prometheus_takes_the_page() {
     let Some(program) = prometheus() else { return };
     let upstream = upstream().await;
-    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n{DEFAULTS}", upstream.url()));
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a-read-token-for-prometheus\n").unwrap();
+    let front = Front::with_admin(
+        &format!("read_token_file = \"{}\"\n", token.display()),
+        &format!("[upstreams.api]\nbase_url = \"{}\"\n{DEFAULTS}", upstream.url()),
+    );
     for _ in 0..5 {
         front.ask("GET", "/200", "").await;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let shipped =
+        |name: &str| std::fs::read_to_string(format!("{}/deploy/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = shipped("prometheus.yml")
+        .replace("interval: 15s", "interval: 1s")
+        .replace("/etc/prometheus/triage-read-token", token.to_str().unwrap())
+        .replace("127.0.0.1:9464", &front.admin_address().to_string());
     let config = folder.path().join("prometheus.yml");
-    let text = format!(
-        "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: triage\n    static_configs:\n      - targets: ['{}']\n",
-        front.admin_address()
-    );
     std::fs::write(&config, text).unwrap();
+    std::fs::write(folder.path().join("prometheus-rules.yml"), shipped("prometheus-rules.yml")).unwrap();
     // Prometheus does not report a port that the system chose, so use one that was free a moment ago.
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut child = Command::new(program)
@@ -326,9 +335,11 @@ async fn a_real_prometheus_takes_the_page() {
     }
     let count = ask("triage_request_duration_seconds_count").await;
     let up = ask("up").await;
+    let rules = client.get(format!("http://{listen}/api/v1/rules")).send().await.unwrap().text().await.unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!((found.as_deref(), count.as_deref(), up.as_deref()), (Some("5"), Some("5"), Some("1")));
+    assert!(rules.contains("TriageNotReady") && rules.contains("runbook_url"), "{rules}");
 }
 
 /// The shipped rules and dashboard refer only to existing metrics, and Prometheus accepts them.
