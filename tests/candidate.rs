@@ -2,15 +2,17 @@
 
 use crate::{
     hostile::guest::{Guest, SPIN, TRAP, at},
+    process::child::run,
     support::{
         front::{Front, Got},
         scripted::{Reply, Scripted, Seen, ok, status},
         stage::prebuilt,
     },
 };
+use serde_json::{Value, json};
 use std::{fs, path::PathBuf, time::Duration};
 use triage_config as config;
-use triage_rollout::{CandidateReport, Difference, Event};
+use triage_rollout::{CandidateReport, Difference, Event, TrialState};
 use triage_upstream_runtime::StagePhase;
 
 /// A host with a policy folder, `http-standard` as the live policy, and a candidate `next.wasm` that may appear later.
@@ -28,7 +30,7 @@ impl Trial {
             fs::write(&next, bytes).unwrap();
         }
         let upstream = Scripted::start(script).await;
-        let front = Front::serve(&format!(
+        let toml = format!(
             "[policies]\ndir = {:?}\npoll = \"50ms\"\n[upstreams.api]\nbase_url = {:?}\n\
              candidate = {{ policy = {:?}, {candidate} }}\n[upstreams.api.defaults]\nbreaker = {{ enabled = false }}\n\
              budget = {{ percent = 100, floor_per_second = 1000, capacity = 1000 }}\n\
@@ -36,7 +38,8 @@ impl Trial {
             folder.path().display().to_string(),
             upstream.url(),
             next.display().to_string(),
-        ));
+        );
+        let front = Front::with_admin("", &toml);
         Self { folder, front, upstream }
     }
 
@@ -69,7 +72,29 @@ impl Trial {
     }
 
     async fn tried(&self) {
-        self.until("a candidate", |trial| matches!(trial.events().last(), Some(Event::Tried { .. }))).await;
+        self.until("a candidate", |trial| trial.report().state == TrialState::OnTrial).await;
+    }
+
+    /// The `candidate` that the admin API shows.
+    async fn shown(&self) -> Value {
+        self.front.look("/api/v1/policies/api").await["candidate"].clone()
+    }
+
+    /// The counters of the upstream's candidates in a scrape: compared, differed, skipped, decisions, faults.
+    async fn scraped(&self) -> [u64; 5] {
+        let text = self.front.admin("GET", "/metrics", "", "").await.text();
+        ["compared", "differed", "skipped", "decisions", "faults"].map(|name| {
+            let sample = format!("triage_candidate_{name}_total{{upstream=\"api\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok()).unwrap_or_else(|| panic!("{sample}"))
+        })
+    }
+
+    /// The texts of the candidate's events, each with its kind.
+    async fn told(&self) -> Vec<(String, String)> {
+        let events = self.front.look("/api/v1/events").await;
+        let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
+        let all = events.as_array().unwrap().iter().map(|event| (text(event, "kind"), text(event, "text")));
+        all.filter(|(kind, _)| kind.starts_with("candidate-")).collect()
     }
 
     /// The response to a request with this id, and the policy that decided it.
@@ -96,7 +121,8 @@ fn in_other_bytes(name: &str) -> Vec<u8> {
 #[tokio::test]
 async fn in_shadow_it_is_compared_and_changes_nothing() {
     let trial = Trial::new("mode = \"shadow\"", None, |_| status(404)).await;
-    assert_eq!(trial.report().compared, 0, "it may come later");
+    assert_eq!(trial.report().state, TrialState::Missing, "it may come later");
+    assert_eq!((&trial.shown().await["state"], trial.scraped().await), (&json!("missing"), [0; 5]));
     // It agrees with the live policy (rejected, deliver), except on the upstream's health.
     let bytes = Guest::new().build();
     trial.drop_in("next.wasm", &bytes);
@@ -107,34 +133,101 @@ async fn in_shadow_it_is_compared_and_changes_nothing() {
         let (got, policy) = trial.ask(&asked.to_string()).await;
         assert_eq!((got.status(), policy.as_str()), ("404", "http-standard"), "{asked}");
     }
-    trial.until("all are compared", |trial| trial.report().compared == 100).await;
+    trial.until("all are compared", |trial| trial.report().counts.compared == 100).await;
     let report = trial.report();
-    assert_eq!((report.differed, report.skipped, report.differences.len()), (100, 0, 64));
+    assert_eq!((report.counts.differed, report.skipped, report.ungrouped), (100, 0, 0));
     let difference = Difference {
         endpoint: "any".to_owned(),
         outcome: "404".to_owned(),
         live: "rejected, success, deliver".to_owned(),
         candidate: "rejected, ignore, deliver".to_owned(),
     };
-    assert!(report.differences.iter().all(|found| *found == difference), "{:?}", report.differences);
+    assert!(matches!(&report.groups[..], [own] if own.difference == difference && own.count == 100), "{report:?}");
     assert_eq!(difference.to_string(), "any 404: rejected, success, deliver; candidate: rejected, ignore, deliver");
     // The same policy with another digest agrees, and the counters restart.
     trial.drop_in("next.wasm", &in_other_bytes("http-standard"));
-    trial.until("another one", |trial| trial.report().compared == 0).await;
+    trial.until("another one", |trial| trial.report().counts.compared == 0).await;
     for asked in 0..20 {
         trial.ask(&asked.to_string()).await;
     }
-    trial.until("all are compared", |trial| trial.report().compared == 20).await;
-    assert_eq!(trial.report().differed, 0, "{:?}", trial.report());
+    trial.until("all are compared", |trial| trial.report().counts.compared == 20).await;
+    assert_eq!(trial.report().counts.differed, 0, "{:?}", trial.report());
+    assert_eq!(trial.scraped().await, [120, 100, 0, 120, 0], "the metrics count on");
+}
+
+/// What an operator is told: in the events, the admin API, the metrics and on the command line.
+#[tokio::test]
+async fn a_difference_is_told_once_and_shown_with_its_count_and_time_wherever_an_operator_looks() {
+    let trial = Trial::new("mode = \"shadow\"", Some(&Guest::new().build()), |_| status(404)).await;
+    for asked in 0..30 {
+        trial.ask(&asked.to_string()).await;
+    }
+    trial.until("all are compared", |trial| trial.report().counts.compared == 30).await;
+    let digest = trial.report().component.unwrap().digest.unwrap();
+    let difference = "any 404: rejected, success, deliver; candidate: rejected, ignore, deliver";
+    let first = format!("candidate {} decides differently for the first time: {difference}", digest.short());
+    let told = trial.told().await;
+    let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["candidate-tried", "candidate-differed"], "{told:?}");
+    assert_eq!(told[1].1, first);
+    let mut shown = trial.shown().await;
+    let (began, latest) = (shown["began_unix_ms"].take(), shown["differences"][0]["latest_unix_ms"].take());
+    assert!(began.as_u64().unwrap() <= latest.as_u64().unwrap(), "{began} {latest}");
+    assert_eq!(
+        shown,
+        json!({
+            "source": trial.path("next.wasm"), "mode": "shadow", "share_percent": null, "state": "on-trial",
+            "name": "hostile", "version": "0.1.0", "digest": digest.to_string(), "began_unix_ms": null,
+            "decisions": 30, "compared": 30, "differed": 30, "skipped": 0, "faults": 0, "ungrouped": 0,
+            "differences": [{
+                "endpoint": "any", "outcome": "404", "live": "rejected, success, deliver",
+                "candidate": "rejected, ignore, deliver", "count": 30, "latest_unix_ms": null,
+            }],
+        })
+    );
+    assert_eq!(trial.front.look("/api/v1/policies").await[0]["candidate"]["differed"], 30);
+    assert_eq!(trial.scraped().await, [30, 30, 0, 30, 0]);
+    let admin = format!("http://{}", trial.front.admin_address());
+    let listed = run(&["policy", "list", "--admin", &admin]).out;
+    assert!(
+        listed.contains("shadow, on trial: 30 decisions, 30 compared, 30 differed, 0 skipped, 0 faults\n"),
+        "{listed}"
+    );
+    assert!(listed.contains(&format!("    {difference} (30 x, latest ")), "{listed}");
+    let history = run(&["policy", "history", "api", "--admin", &admin]).out;
+    assert!(
+        history.contains("decides in shadow: its verdicts are only compared") && history.contains(&first),
+        "{history}"
+    );
+}
+
+#[tokio::test]
+async fn after_a_thousand_equal_decisions_a_candidate_is_told_once_to_be_ready() {
+    let trial = Trial::new("mode = \"shadow\"", Some(&in_other_bytes("http-standard")), |_| status(404)).await;
+    for asked in 0..1010 {
+        trial.ask(&asked.to_string()).await;
+        // One case at a time, so that none is skipped.
+        trial.until("compared", |trial| trial.report().counts.compared == asked + 1).await;
+    }
+    assert_eq!((trial.report().state, trial.shown().await["state"].clone()), (TrialState::Ready, json!("ready")));
+    let told = trial.told().await;
+    let [_, (kind, text)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(kind, "candidate-ready");
+    let wanted = " is ready to promote: it decided 1000 times as the live policy did; to promote a candidate, copy its file \
+                  over the live policy's";
+    assert!(text.ends_with(wanted), "{text}");
 }
 
 #[tokio::test]
 async fn in_shadow_it_sees_settled_answers_too_where_it_would_judge_them() {
     let trial = Trial::new("mode = \"shadow\"", Some(&Guest::new().build()), |_| ok("", "")).await;
     trial.ask("1").await;
-    trial.until("compared", |trial| trial.report().compared == 1).await;
-    let [difference] = &trial.report().differences[..] else { panic!("{:?}", trial.report()) };
-    assert_eq!(difference.to_string(), "any 200: applied, success, deliver; candidate: rejected, ignore, deliver");
+    trial.until("compared", |trial| trial.report().counts.compared == 1).await;
+    let [group] = &trial.report().groups[..] else { panic!("{:?}", trial.report()) };
+    assert_eq!(
+        group.difference.to_string(),
+        "any 200: applied, success, deliver; candidate: rejected, ignore, deliver"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +238,8 @@ async fn in_shadow_it_is_not_asked_about_what_the_live_policy_did_not_read() {
     let (got, _) = trial.ask("1").await;
     assert_eq!((got.status(), got.text().as_str()), ("404", "hello"));
     trial.until("skipped", |trial| trial.report().skipped == 1).await;
-    assert_eq!(trial.report().compared, 0);
+    assert_eq!(trial.report().counts.compared, 0);
+    assert_eq!(trial.scraped().await, [0, 0, 1, 0, 0]);
 }
 
 #[tokio::test]
@@ -166,7 +260,13 @@ async fn in_shadow_its_faults_are_its_own() {
             " failed 3 of 3 decisions, the last time: {fault}; it no longer decides, and the component is quarantined: fix it and copy it into the folder again"
         );
         assert!(told.ends_with(&wanted), "{what}: {told}");
-        assert_eq!(trial.report().digest, None, "{what}");
+        assert_eq!(
+            (trial.report().state, trial.shown().await["state"].clone()),
+            (TrialState::GivenUp, json!("given-up"))
+        );
+        assert_eq!(trial.scraped().await, [3, 3, 0, 3, 3], "{what}: its results stay");
+        let kinds: Vec<String> = trial.told().await.into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, ["candidate-tried", "candidate-differed", "candidate-given-up"], "{what}");
         // It is refused as the live policy too.
         trial.drop_in("http-standard.wasm", &bytes);
         let quarantined = |event: &Event| matches!(event, Event::Refused { step: StagePhase::Quarantine, .. });
@@ -196,6 +296,8 @@ async fn a_canary_decides_for_its_share_and_always_the_same_requests() {
     }
     let share = by_canary.iter().filter(|own| **own).count();
     assert!((60..120).contains(&share), "{share} of 300");
+    let decided = u64::try_from(share).unwrap();
+    assert_eq!(trial.scraped().await, [0, 0, 0, decided, 0], "a canary is not compared");
     for (asked, before) in by_canary.iter().enumerate().take(50) {
         let again = trial.ask(&asked.to_string()).await.1 == "hostile";
         assert_eq!(again, *before, "{asked}: as before");
@@ -240,6 +342,7 @@ async fn where_a_canary_fails_the_live_policy_decides() {
     let canary = trial.front.send("POST", "/a", "", "{}").await;
     assert_eq!(canary.header("triage-policy").map(|policy| &policy[..7]), Some("hostile"));
     trial.until("given up", |trial| matches!(trial.events().last(), Some(Event::GivenUp { .. }))).await;
+    assert_eq!(trial.scraped().await, [0, 0, 0, 3, 3]);
     let live = trial.front.send("POST", "/a", "", "{}").await;
     assert_eq!(live.header("triage-policy").map(|policy| &policy[..13]), Some("http-standard"));
     let facts = |got: &Got| (got.status().to_owned(), got.header("triage-verdict").map(str::to_owned), got.text());

@@ -127,7 +127,8 @@ async fn known_traffic_is_counted() {
 #[tokio::test]
 async fn a_tripped_breaker_and_its_refusals_are_counted() {
     let upstream = upstream().await;
-    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n{DEFAULTS}", upstream.url()));
+    let toml = format!("[upstreams.api]\nbase_url = \"{}\"\ncandidate.policy = \"fhir\"\n{DEFAULTS}", upstream.url());
+    let front = Front::with_admin("", &toml);
     for _ in 0..3 {
         front.ask("POST", "/500", "").await;
     }
@@ -232,7 +233,8 @@ async fn metrics_api_and_events_show_the_learned_values() {
 #[tokio::test]
 async fn the_page_is_the_table() {
     let upstream = upstream().await;
-    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n{DEFAULTS}", upstream.url()));
+    let toml = format!("[upstreams.api]\nbase_url = \"{}\"\ncandidate.policy = \"fhir\"\n{DEFAULTS}", upstream.url());
+    let front = Front::with_admin("", &toml);
     for _ in 0..3 {
         front.ask("POST", "/500", "").await;
     }

@@ -3,6 +3,7 @@
 // The API fixes the names.
 #![allow(clippy::struct_field_names)]
 
+mod candidate;
 mod fleet;
 mod groups;
 pub(super) mod input;

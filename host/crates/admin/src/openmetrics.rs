@@ -6,6 +6,7 @@ use crate::{
     overload::{self, Priority},
     policy::contract::{Class, FailureKind},
     retry::ClampReason,
+    rollout::TrialCounts,
     settlement,
     state::group::{GroupStatus, LimitView},
     state_redis::{Condition, Steps},
@@ -39,6 +40,8 @@ pub struct Sources {
     pub loads: Vec<overload::OverloadStatus>,
     /// For each upstream that follows the fleet: its name, the fleet's generation, and whether this host is behind.
     pub fleets: Vec<(String, u64, bool)>,
+    /// For each upstream with a candidate: its name, the counts of all trials, and the skipped outcomes.
+    pub candidates: Vec<(String, TrialCounts, u64)>,
     /// The number of unsettled records and the age of the oldest; none if the store could not count them.
     pub unsettled: Option<(usize, Duration)>,
     /// Settled writes by class.
@@ -185,6 +188,7 @@ impl Collector for Sources {
         verdicts(&mut page, &found)?;
         self.groups(&mut page)?;
         self.policies(&mut page)?;
+        self.candidates(&mut page)?;
         self.host(&mut page)
     }
 }
@@ -342,6 +346,21 @@ impl Sources {
         };
         page.gauges(&metrics::FLEET_GENERATION, fleets(|(_, generation, _)| *generation as f64))?;
         page.gauges(&metrics::FLEET_BEHIND, fleets(|(_, _, behind)| f64::from(u8::from(*behind))))
+    }
+
+    fn candidates(&self, page: &mut Page<'_>) -> fmt::Result {
+        let all = |value: fn(&TrialCounts) -> u64| {
+            self.candidates
+                .iter()
+                .map(move |(upstream, counts, _)| (vec![("upstream", upstream.as_str())], value(counts)))
+        };
+        page.counters(&metrics::CANDIDATE_COMPARED, all(|counts| counts.compared))?;
+        page.counters(&metrics::CANDIDATE_DIFFERED, all(|counts| counts.differed))?;
+        let skipped =
+            self.candidates.iter().map(|(upstream, _, skipped)| (vec![("upstream", upstream.as_str())], *skipped));
+        page.counters(&metrics::CANDIDATE_SKIPPED, skipped)?;
+        page.counters(&metrics::CANDIDATE_DECISIONS, all(|counts| counts.decisions))?;
+        page.counters(&metrics::CANDIDATE_FAULTS, all(|counts| counts.faults))
     }
 
     fn host(&self, page: &mut Page<'_>) -> fmt::Result {

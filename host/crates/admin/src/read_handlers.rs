@@ -11,7 +11,11 @@ use super::{
     openmetrics::{Sources, scrape},
     response::{At, Json, Problem, Refusal},
 };
-use crate::{config, rollout::UpstreamPolicy, state_redis::RedisConnection};
+use crate::{
+    config,
+    rollout::{TrialCounts, UpstreamPolicy},
+    state_redis::RedisConnection,
+};
 use axum::{
     extract::State,
     http::header,
@@ -86,6 +90,12 @@ fn fleet(serving: &UpstreamPolicy) -> Option<(String, u64, bool)> {
     Some((serving.settings.name.clone(), report.standing.generation, report.behind))
 }
 
+/// The counts of an upstream's candidates.
+fn candidate(serving: &UpstreamPolicy) -> Option<(String, TrialCounts, u64)> {
+    let (counts, skipped) = serving.candidate.as_ref()?.totals();
+    Some((serving.settings.name.clone(), counts, skipped))
+}
+
 /// All metrics, in the `OpenMetrics` text format.
 #[utoipa::path(
     get,
@@ -103,6 +113,7 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Result<Response,
         services: shared.rollout.upstreams.iter().map(|serving| serving.current()).collect(),
         loads: shared.rollout.upstreams.iter().map(|serving| serving.overload.view()).collect(),
         fleets: shared.rollout.upstreams.iter().filter_map(|serving| fleet(serving)).collect(),
+        candidates: shared.rollout.upstreams.iter().filter_map(|serving| candidate(serving)).collect(),
         memory: shared.memory.view(),
         traces: shared.exporter.as_ref().map_or((0, 0), |exporter| exporter.counts()),
         unsettled: shared

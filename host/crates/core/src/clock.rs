@@ -81,6 +81,11 @@ impl Clock {
         Timestamp::default().after(HOUR + instant.saturating_duration_since(self.origin))
     }
 
+    /// Milliseconds from 1970 to a point of the past on the time line of this process.
+    pub fn unix_ms_at(&self, at: Timestamp) -> u64 {
+        self.unix_ms().saturating_sub(millis(self.now().since(at)))
+    }
+
     /// Milliseconds since 1970.
     #[allow(clippy::disallowed_methods)]
     pub fn unix_ms(&self) -> u64 {

@@ -1,27 +1,24 @@
 //! A candidate policy beside the live one: in shadow its verdicts are only compared, as a canary it decides for a share of the requests.
 
+mod tally;
+
+pub(crate) use tally::{Comparison, Milestone};
+pub use tally::{Difference, DifferenceGroup, TrialCounts};
+
 use crate::{
+    clock::Timestamp,
     config::settings::{self, Mode},
-    policy::{
-        Digest,
-        contract::{BreakerSignal, Next, Verdict},
-    },
+    policy::Digest,
     upstream_runtime::UpstreamRuntime,
 };
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
-
-/// Differences kept for operators; all are counted.
-const MAX_DIFFERENCES: usize = 64;
+use tally::Tally;
 
 /// An upstream's candidate: its settings, and the component on trial, once there is one.
 #[derive(Debug)]
@@ -29,56 +26,68 @@ pub struct Candidate {
     /// The policy, the mode and the share of requests.
     pub settings: settings::Candidate,
     current: ArcSwapOption<UpstreamRuntime>,
-    tally: Mutex<Tally>,
+    trial: Mutex<Trial>,
+    /// Outcomes that no candidate saw, in all trials.
     skipped: AtomicU64,
 }
 
+/// The latest trial, which a given-up component keeps until the next one.
 #[derive(Debug, Default)]
-struct Tally {
-    compared: u64,
-    differed: u64,
-    latest: VecDeque<Difference>,
+struct Trial {
+    component: Option<Component>,
+    tally: Tally,
+    /// The counts of earlier trials.
+    before: TrialCounts,
+    skipped_before: u64,
 }
 
-/// An outcome on which the candidate decided differently. Contains no data of the request.
+/// A component on trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The endpoint's name in the live policy.
-    pub endpoint: String,
-    /// The upstream's status, or the failure's name.
-    pub outcome: String,
-    /// The live policy's decision: class, breaker signal and next action.
-    pub live: String,
-    /// The candidate's decision, or its fault.
-    pub candidate: String,
+pub struct Component {
+    /// The policy's name.
+    pub name: String,
+    /// The policy's version.
+    pub version: String,
+    /// The component's digest; none for the built-in policy.
+    pub digest: Option<Digest>,
+    /// The start of its trial.
+    pub began: Timestamp,
 }
 
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, outcome, live, candidate } = self;
-        write!(f, "{endpoint} {outcome}: {live}; candidate: {candidate}")
-    }
+/// How far a trial is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrialState {
+    /// There is no component yet.
+    Missing,
+    /// The component has not decided often enough, or it differs from the live policy, or it failed.
+    OnTrial,
+    /// [`TrialCounts::is_ready`].
+    Ready,
+    /// It failed too often, and no longer decides.
+    GivenUp,
 }
 
-/// The results of a candidate's trial.
+/// The results of a candidate's latest trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CandidateReport {
-    /// The component's digest; none without a candidate in service, or for the built-in policy.
-    pub digest: Option<Digest>,
-    /// In shadow: outcomes that both policies decided about.
-    pub compared: u64,
-    /// Compared outcomes with different decisions.
-    pub differed: u64,
+    /// How far the trial is.
+    pub state: TrialState,
+    /// The component; none before the first trial.
+    pub component: Option<Component>,
+    /// The counts of this trial.
+    pub counts: TrialCounts,
     /// Outcomes that the candidate did not see: its queue was full, or it wants more of the body than was read.
     pub skipped: u64,
-    /// The latest differences, oldest first; at most 64.
-    pub differences: Vec<Difference>,
+    /// Differences by endpoint, outcome and both decisions, the most frequent first; at most 64.
+    pub groups: Vec<DifferenceGroup>,
+    /// Differences beyond these groups.
+    pub ungrouped: u64,
 }
 
 impl Candidate {
     /// A candidate without a component yet.
     pub fn new(settings: settings::Candidate) -> Self {
-        Self { settings, current: ArcSwapOption::empty(), tally: Mutex::default(), skipped: AtomicU64::new(0) }
+        Self { settings, current: ArcSwapOption::empty(), trial: Mutex::default(), skipped: AtomicU64::new(0) }
     }
 
     /// The component on trial, if there is one.
@@ -99,13 +108,27 @@ impl Candidate {
     }
 
     /// Starts the trial of another component, with new counts.
-    pub(super) fn put(&self, next: Option<Arc<UpstreamRuntime>>) {
-        let mut tally = self.tally.lock();
-        if next.is_some() {
-            *tally = Tally::default();
-            self.skipped.store(0, Ordering::Relaxed);
-        }
-        self.current.store(next);
+    pub(super) fn begin(&self, next: Arc<UpstreamRuntime>, now: Timestamp) {
+        let description = next.policy.description();
+        let component = Component {
+            name: description.name.clone(),
+            version: description.version.clone(),
+            digest: next.policy.digest(),
+            began: now,
+        };
+        let mut trial = self.trial.lock();
+        *trial = Trial {
+            component: Some(component),
+            tally: Tally::default(),
+            before: trial.before.plus(trial.tally.counts()),
+            skipped_before: self.skipped.load(Ordering::Relaxed),
+        };
+        self.current.store(Some(next));
+    }
+
+    /// Ends the trial. Its results stay.
+    pub(super) fn give_up(&self) {
+        self.current.store(None);
     }
 
     /// Replaces the settings of the same component; counts stay.
@@ -123,32 +146,42 @@ impl Candidate {
         self.skipped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a comparison, and keeps the difference, if there is one.
-    pub(super) fn compared(&self, difference: Option<Difference>) {
-        let mut tally = self.tally.lock();
-        tally.compared += 1;
-        let Some(difference) = difference else { return };
-        tally.differed += 1;
-        // Log ever more rarely, so that a candidate that always differs does not fill the log.
-        if tally.differed.is_power_of_two() {
-            tracing::info!(differed = tally.differed, compared = tally.compared, "candidate: {difference}");
-        }
-        if tally.latest.len() == MAX_DIFFERENCES {
-            tally.latest.pop_front();
-        }
-        tally.latest.push_back(difference);
+    /// Counts a decision, unless it is of an earlier component.
+    pub(super) fn decided(
+        &self,
+        service: &Arc<UpstreamRuntime>,
+        comparison: Comparison,
+        is_fault: bool,
+        now: Timestamp,
+    ) -> Option<Milestone> {
+        let mut trial = self.trial.lock();
+        if self.is(service) { trial.tally.note(comparison, is_fault, now) } else { None }
     }
 
     /// The results so far.
     pub fn report(&self) -> CandidateReport {
-        let tally = self.tally.lock();
+        let trial = self.trial.lock();
+        let counts = trial.tally.counts();
+        let state = match (&trial.component, self.current.load().is_some()) {
+            (None, _) => TrialState::Missing,
+            (Some(_), false) => TrialState::GivenUp,
+            (Some(_), true) if counts.is_ready() => TrialState::Ready,
+            (Some(_), true) => TrialState::OnTrial,
+        };
         CandidateReport {
-            digest: self.current().and_then(|service| service.policy.digest()),
-            compared: tally.compared,
-            differed: tally.differed,
-            skipped: self.skipped.load(Ordering::Relaxed),
-            differences: tally.latest.iter().cloned().collect(),
+            state,
+            component: trial.component.clone(),
+            counts,
+            skipped: self.skipped.load(Ordering::Relaxed).saturating_sub(trial.skipped_before),
+            groups: trial.tally.groups(),
+            ungrouped: trial.tally.ungrouped(),
         }
+    }
+
+    /// The counts of all trials since the start, and the outcomes that no candidate saw. They never fall.
+    pub fn totals(&self) -> (TrialCounts, u64) {
+        let trial = self.trial.lock();
+        (trial.before.plus(trial.tally.counts()), self.skipped.load(Ordering::Relaxed))
     }
 }
 
@@ -157,40 +190,6 @@ fn percentile(request: &[u8]) -> u32 {
     let hash: [u8; 32] = Sha256::digest(request).into();
     let [a, b, c, d, ..] = hash;
     u32::try_from((u64::from(u32::from_be_bytes([a, b, c, d])) * 100) >> 32).unwrap_or(0)
-}
-
-/// The part of a verdict that is compared. Waits may differ by chance, and reasons are free text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerdictSummary {
-    class: &'static str,
-    breaker: BreakerSignal,
-    next: &'static str,
-    replaced_by: Option<http::StatusCode>,
-}
-
-impl VerdictSummary {
-    /// Summarizes a verdict.
-    pub fn of(verdict: &Verdict) -> Self {
-        let (next, replaced_by) = match &verdict.next {
-            Next::Deliver => ("deliver", None),
-            Next::Retry(_) => ("retry", None),
-            Next::Verify(_) => ("verify", None),
-            Next::Replace(answer) => ("replace by", Some(answer.status)),
-        };
-        Self { class: verdict.class.name(), breaker: verdict.breaker, next, replaced_by }
-    }
-
-    /// The summary of a response that was settled by its status, without a policy call.
-    pub const SETTLED: Self =
-        Self { class: "applied", breaker: BreakerSignal::Success, next: "deliver", replaced_by: None };
-}
-
-impl fmt::Display for VerdictSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let breaker = self.breaker.name();
-        write!(f, "{}, {breaker}, {}", self.class, self.next)?;
-        self.replaced_by.map_or(Ok(()), |status| write!(f, " {}", status.as_u16()))
-    }
 }
 
 #[cfg(test)]

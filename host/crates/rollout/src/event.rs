@@ -1,6 +1,10 @@
 //! Events of a policy's life, for the log and for operators.
 
-use crate::{policy::Digest, upstream_runtime::StagePhase};
+use crate::{
+    candidate::{Difference, TrialCounts},
+    policy::Digest,
+    upstream_runtime::StagePhase,
+};
 use std::{fmt, path::PathBuf};
 
 /// An event of an upstream's policy.
@@ -32,6 +36,20 @@ pub enum Event {
         digest: Option<Digest>,
         /// The percentage of requests that a canary decides for; none in shadow.
         share_percent: Option<u32>,
+    },
+    /// A candidate decided differently from the live policy for the first time.
+    Differed {
+        /// The component's digest.
+        digest: Option<Digest>,
+        /// The outcome and both decisions.
+        difference: Difference,
+    },
+    /// A candidate's trial has its decisions: the candidate is ready to promote if none differed and none failed.
+    Completed {
+        /// The component's digest.
+        digest: Option<Digest>,
+        /// The decisions so far.
+        counts: TrialCounts,
     },
     /// A candidate failed too often; its trial has ended, and its digest is quarantined.
     GivenUp {
@@ -86,6 +104,9 @@ impl Event {
             Self::Good { .. } => "policy-good",
             Self::RolledBack { .. } => "policy-rolled-back",
             Self::Tried { .. } => "candidate-tried",
+            Self::Differed { .. } => "candidate-differed",
+            Self::Completed { counts, .. } if counts.is_ready() => "candidate-ready",
+            Self::Completed { .. } => "candidate-not-ready",
             Self::GivenUp { .. } => "candidate-given-up",
             Self::Withdrawn { .. } => "policy-withdrawn",
         }
@@ -132,6 +153,33 @@ impl fmt::Display for Event {
                     Some(share) => write!(f, "decides for {share} % of the requests"),
                 }
             }
+            Self::Differed { digest, difference } => {
+                write!(f, "candidate {} decides differently for the first time: {difference}", Short(*digest))
+            }
+            Self::Completed { digest, counts } => {
+                let TrialCounts { decisions, compared, differed, faults } = counts;
+                let digest = Short(*digest);
+                match (counts.is_ready(), *compared) {
+                    (true, 0) => write!(
+                        f,
+                        "candidate {digest} is ready to promote: it decided {decisions} times without a fault"
+                    )?,
+                    (true, _) => write!(
+                        f,
+                        "candidate {digest} is ready to promote: it decided {decisions} times as the live policy did"
+                    )?,
+                    (false, 0) => {
+                        write!(f, "candidate {digest} is not ready: {faults} of {decisions} decisions were faults")?;
+                    }
+                    (false, _) => write!(
+                        f,
+                        "candidate {digest} is not ready: {differed} of {compared} decisions differed from the live \
+                         policy's, {faults} of them were faults; `triage policy list` shows the differences; if they \
+                         are intended, promote the candidate all the same"
+                    )?,
+                }
+                f.write_str("; to promote a candidate, copy its file over the live policy's")
+            }
             Self::GivenUp { digest, faults, decisions, last } => write!(
                 f,
                 "candidate {} failed {faults} of {decisions} decisions, the last time: {last}; it no longer decides, \
@@ -160,6 +208,44 @@ impl fmt::Display for Event {
                 }
                 f.write_str("; the component is quarantined: fix it and copy it into the folder again")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::KINDS;
+
+    #[test]
+    fn a_completed_trial_says_whether_the_candidate_is_ready_and_why_not() {
+        let text = |compared, differed, faults| {
+            let event =
+                Event::Completed { digest: None, counts: TrialCounts { decisions: 1000, compared, differed, faults } };
+            assert!(KINDS.contains(&event.kind()), "{}", event.kind());
+            (event.kind(), event.to_string())
+        };
+        let promote = "; to promote a candidate, copy its file over the live policy's";
+        for (compared, differed, faults, kind, said) in [
+            (
+                1000,
+                0,
+                0,
+                "candidate-ready",
+                "candidate - is ready to promote: it decided 1000 times as the live policy did",
+            ),
+            (0, 0, 0, "candidate-ready", "candidate - is ready to promote: it decided 1000 times without a fault"),
+            (0, 0, 2, "candidate-not-ready", "candidate - is not ready: 2 of 1000 decisions were faults"),
+            (
+                1000,
+                12,
+                1,
+                "candidate-not-ready",
+                "candidate - is not ready: 12 of 1000 decisions differed from the live policy's, 1 of them were faults; \
+                 `triage policy list` shows the differences; if they are intended, promote the candidate all the same",
+            ),
+        ] {
+            assert_eq!(text(compared, differed, faults), (kind, format!("{said}{promote}")));
         }
     }
 }

@@ -24,14 +24,16 @@ pub mod fleet;
 mod shadow;
 mod stage;
 mod upstream_policy;
+mod verdict_summary;
 mod watcher;
 
-pub use candidate::{Candidate, CandidateReport, Difference, VerdictSummary};
+pub use candidate::{Candidate, CandidateReport, Component, Difference, DifferenceGroup, TrialCounts, TrialState};
 pub use context::{Context, Parts};
 pub use event::Event;
 pub use shadow::{Case, Shadow};
 pub use stage::error_chain;
 pub use stage::{Refused, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
+pub use verdict_summary::VerdictSummary;
 pub use watcher::{Identity, identity};
 pub use watcher::{PolicyWatcher, WatchError};

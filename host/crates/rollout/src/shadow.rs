@@ -152,7 +152,7 @@ impl Case {
             live: self.live.to_string(),
             candidate,
         });
-        slot.compared(difference);
+        self.serving.compared(&self.candidate, difference, decided.is_err(), self.now);
         self.serving.decided(&self.candidate, decided.err().as_ref(), self.now);
     }
 }

@@ -1,5 +1,7 @@
 //! One upstream and the policy generation that serves it now.
 
+mod trial;
+
 use super::{Candidate, Event, fleet::Follower};
 use crate::{
     admission::Groups,
@@ -47,6 +49,8 @@ pub struct UpstreamPolicy {
     pub recorder: Recorder,
     /// The follower of the fleet's policy; none if this host decides alone.
     pub following: Option<Arc<Follower>>,
+    /// The host's clock.
+    pub clock: Clock,
     current: ArcSwap<UpstreamRuntime>,
     history: Mutex<History>,
     events: Arc<Events>,
@@ -102,7 +106,11 @@ struct History {
 impl History {
     fn note(&mut self, upstream: &str, event: Event, events: &Events) {
         match &event {
-            Event::Installed { .. } | Event::Tried { .. } | Event::Good { .. } => {
+            Event::Installed { .. }
+            | Event::Tried { .. }
+            | Event::Differed { .. }
+            | Event::Completed { .. }
+            | Event::Good { .. } => {
                 tracing::info!(upstream, "policy: {event}");
             }
             Event::Refused { .. } | Event::GivenUp { .. } | Event::RolledBack { .. } | Event::Withdrawn { .. } => {
@@ -171,6 +179,7 @@ impl UpstreamPolicy {
             history: Mutex::new(history),
             events,
             meters,
+            clock,
         }
     }
 
@@ -263,19 +272,6 @@ impl UpstreamPolicy {
         }
     }
 
-    /// Starts the trial of a candidate. It shares the live policy's limits and breakers, and does not change them.
-    fn try_out(&self, next: UpstreamRuntime) {
-        let Some(candidate) = &self.candidate else { return };
-        let mut history = self.history.lock();
-        let current = self.current.load();
-        let next = Arc::new(next.succeeding(&current, current.generation));
-        let digest = next.policy.digest();
-        candidate.put(Some(next));
-        let share = candidate.settings.share_percent;
-        let share_percent = (candidate.settings.mode == settings::Mode::Canary).then_some(share);
-        history.note(&self.settings.name, Event::Tried { digest, share_percent }, &self.events);
-    }
-
     /// Records that a component was refused.
     pub fn refused(&self, event: Event) {
         self.history.lock().note(&self.settings.name, event, &self.events);
@@ -303,6 +299,7 @@ impl UpstreamPolicy {
             Some(Fault::Overran { .. } | Fault::Costly { .. }) => DecisionResult::Overran,
             Some(_) => DecisionResult::Failed,
         };
+        self.decided_by_canary(service, fault.is_some(), now);
         match service.probation.decided(result, now) {
             Judgement::Watched => {}
             Judgement::Good => {
@@ -330,7 +327,7 @@ impl UpstreamPolicy {
         // For requests still under way in this generation, the built-in policy decides from now on.
         service.probation.suspend();
         if let Some(candidate) = self.candidate.as_ref().filter(|candidate| candidate.is(service)) {
-            candidate.put(None);
+            candidate.give_up();
             history.note(&self.settings.name, Event::GivenUp { digest, faults, decisions, last }, &self.events);
             return;
         }

@@ -13,7 +13,7 @@ const MAX_EVENTS: usize = 512;
 const MIN_SELDOM_INTERVAL_MS: u64 = 60_000;
 
 /// All kinds of event.
-pub const KINDS: [&str; 24] = [
+pub const KINDS: [&str; 29] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -27,6 +27,11 @@ pub const KINDS: [&str; 24] = [
     "policy-switched",
     "policy-behind",
     "policy-flawed",
+    "candidate-tried",
+    "candidate-differed",
+    "candidate-ready",
+    "candidate-not-ready",
+    "candidate-given-up",
     "overloaded",
     "slowed",
     "write-settled",
@@ -81,6 +86,7 @@ impl Events {
 
     /// Adds an event; a full ring drops the oldest.
     pub fn note(&self, kind: &'static str, subject: &str, text: String) {
+        debug_assert!(KINDS.contains(&kind), "{kind} is missing in KINDS, and so in the metrics");
         let unix_ms = self.clock.unix_ms();
         let mut inner = self.inner.lock();
         inner.noted += 1;

@@ -131,6 +131,16 @@ metrics! {
         "The fleet's generation of the policy, if the upstream follows the fleet; 0 while the fleet has chosen none";
     FLEET_BEHIND = "triage_policy_fleet_behind", Gauge, &["upstream"],
         "1 while this host's policy differs from the fleet's";
+    CANDIDATE_COMPARED = "triage_candidate_compared_total", Counter, &["upstream"],
+        "Decisions of shadow candidates that were compared with the live policy's";
+    CANDIDATE_DIFFERED = "triage_candidate_differed_total", Counter, &["upstream"],
+        "Compared decisions in which the candidate differed";
+    CANDIDATE_SKIPPED = "triage_candidate_skipped_total", Counter, &["upstream"],
+        "Outcomes that no candidate saw: its queue was full, or it wants more of the body than was read";
+    CANDIDATE_DECISIONS = "triage_candidate_decisions_total", Counter, &["upstream"],
+        "Decisions of candidates, in shadow or as a canary; these five metrics are missing without a candidate";
+    CANDIDATE_FAULTS = "triage_candidate_faults_total", Counter, &["upstream"],
+        "Decisions of candidates that failed: traps, overruns and invalid verdicts";
     EVENTS = "triage_events_total", Counter, &["kind"],
         "Events for operators, by kind";
     TRACES = "triage_traces_total", Counter, &["result"],

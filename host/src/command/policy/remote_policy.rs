@@ -1,5 +1,7 @@
 //! The policies of a running host: list, history, rollback and promotion.
 
+mod candidate;
+
 use super::announce;
 use crate::command::remote::{Remote, segment};
 use anyhow::Result;
@@ -50,6 +52,9 @@ impl Command {
                     if let Some(line) = fleet(&policy["fleet"]) {
                         println!("  {line}");
                     }
+                    for line in candidate::lines(&policy["candidate"]) {
+                        println!("  {line}");
+                    }
                 }
             }
             Self::History { upstream, remote } => {
@@ -58,10 +63,11 @@ impl Command {
                 let events = remote.get("/api/v1/events")?;
                 let about = |event: &&Value| {
                     let kind = event["kind"].as_str().unwrap_or_default();
-                    event["subject"] == *upstream && (kind.starts_with("policy-") || kind == "action")
+                    let is_policy = kind.starts_with("policy-") || kind.starts_with("candidate-") || kind == "action";
+                    event["subject"] == *upstream && is_policy
                 };
                 for event in events.as_array().into_iter().flatten().filter(about) {
-                    println!("{}  {}", moment(event), event["text"].as_str().unwrap_or_default());
+                    println!("{}  {}", moment(&event["unix_ms"]), event["text"].as_str().unwrap_or_default());
                 }
             }
             Self::Rollback { upstream, remote } => println!("{}", line(&remote.act(&path(upstream, "/rollback"))?)),
@@ -83,17 +89,15 @@ pub(super) fn path(upstream: &str, verb: &str) -> String {
 
 fn line(policy: &Value) -> String {
     let serving = &policy["serving"];
-    // Text from a policy, safe for a terminal: without control characters.
-    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
-    let digest = text(&serving["digest"]);
+    let digest = plain(&serving["digest"]);
     let mut line = format!(
         "{}: {} {} ({}), generation {}, {}",
-        text(&policy["upstream"]),
-        text(&serving["name"]),
-        text(&serving["version"]),
+        plain(&policy["upstream"]),
+        plain(&serving["name"]),
+        plain(&serving["version"]),
         digest.get(..12).unwrap_or(&digest),
         serving["generation"],
-        text(&serving["standing"]),
+        plain(&serving["standing"]),
     );
     if serving["standing"] == "probation" {
         let _ = write!(line, ": {} faults in {} decisions", serving["faults"], serving["decisions"]);
@@ -106,31 +110,35 @@ fn line(policy: &Value) -> String {
 
 /// A line on the fleet's choice, if the upstream follows the fleet: generation, proposal, and the hosts that are behind.
 fn fleet(fleet: &Value) -> Option<String> {
-    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
-    let short = |value: &Value| text(value).chars().take(12).collect::<String>();
+    let short = |value: &Value| plain(value).chars().take(12).collect::<String>();
     let hosts = fleet.get("hosts")?.as_array()?;
     let mut line = format!("fleet: generation {}", fleet["generation"]);
     if !fleet["digest"].is_null() {
         let _ = write!(line, " ({})", short(&fleet["digest"]));
     }
-    let _ = write!(line, ", {}, {} hosts", text(&fleet["phase"]), hosts.len());
+    let _ = write!(line, ", {}, {} hosts", plain(&fleet["phase"]), hosts.len());
     if !fleet["proposal"].is_null() {
         let staged = hosts.iter().filter(|host| host["staged"] == true).count();
         let _ = write!(line, "; {} is proposed, {staged} hosts have staged it", short(&fleet["proposal"]["digest"]));
     }
     let behind: Vec<String> =
-        hosts.iter().filter(|host| host["behind"] == true).map(|host| text(&host["name"])).collect();
+        hosts.iter().filter(|host| host["behind"] == true).map(|host| plain(&host["name"])).collect();
     if !behind.is_empty() {
         let _ = write!(line, "; behind: {}", behind.join(", "));
     }
     if !fleet["why_behind"].is_null() {
-        let _ = write!(line, "; this host is behind, {}", text(&fleet["why_behind"]));
+        let _ = write!(line, "; this host is behind, {}", plain(&fleet["why_behind"]));
     }
     Some(line)
 }
 
-/// The time of an event as an HTTP date.
-fn moment(event: &Value) -> String {
-    let ms = event["unix_ms"].as_u64().unwrap_or_default();
+/// Text from a policy, safe for a terminal: without control characters.
+fn plain(text: &Value) -> String {
+    text.as_str().unwrap_or("-").replace(char::is_control, "?")
+}
+
+/// A time, in milliseconds since 1970, as an HTTP date.
+fn moment(unix_ms: &Value) -> String {
+    let ms = unix_ms.as_u64().unwrap_or_default();
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms))
 }

@@ -1,6 +1,6 @@
 //! The JSON objects of an upstream's policy.
 
-use super::fleet;
+use super::{candidate, fleet};
 use crate::{
     policy::contract,
     rollout::{self, UpstreamPolicy},
@@ -23,6 +23,8 @@ pub(crate) struct Policy {
     pub(crate) quarantined: Vec<String>,
     /// The fleet's choice; null if the upstream does not follow its fleet.
     pub(crate) fleet: Option<fleet::Fleet>,
+    /// The trial of the candidate; null if none is configured.
+    pub(crate) candidate: Option<candidate::Candidate>,
 }
 
 /// A generation of an upstream's policy.
@@ -95,6 +97,7 @@ pub(crate) fn policy(serving: &UpstreamPolicy) -> Policy {
         fallback: fallback.map(|service| generation(&service)),
         quarantined,
         fleet: serving.following.as_ref().map(|following| fleet::of(&following.report(current.artifact))),
+        candidate: candidate::of(serving),
     }
 }
 
