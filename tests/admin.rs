@@ -45,16 +45,52 @@ async fn a_tripped_breaker_is_seen_with_its_cause() {
     let after = front.look("/api/v1/breakers").await;
     let breaker = &after[0];
     assert_eq!(breaker["state"], "open", "{after}");
-    assert_eq!(breaker["why"], "3 failures in a row");
+    assert_eq!(breaker["why"], "3 failures in a row: answered 500");
+    let (first, latest) = (&breaker["first_failure"], &breaker["latest_failure"]);
+    assert_eq!((&first["cause"], &latest["cause"]), (&json!("answered 500"), &json!("answered 500")), "{after}");
+    assert!(
+        first["unix_ms"].as_u64() <= latest["unix_ms"].as_u64() && first["request"] != latest["request"],
+        "{after}"
+    );
     assert_eq!(breaker["forced"], false);
     let remaining = breaker["remaining_ms"].as_u64().unwrap();
     assert!((1..=60_000).contains(&remaining), "{after}");
     assert_eq!(front.look("/api/v1/status").await["upstreams"][0]["breakers_open"], 1);
     let events = front.look("/api/v1/events").await;
     assert_eq!(events[0]["kind"], "breaker-opened", "{events}");
-    assert_eq!(events[0]["text"], "opened for 60000 ms: 3 failures in a row");
+    assert_eq!(events[0]["text"], "opened for 60000 ms: 3 failures in a row: answered 500");
     let number = events[0]["number"].as_u64().unwrap();
     assert_eq!(front.look(&format!("/api/v1/events?after={number}")).await, json!([]));
+}
+
+/// Status, page, command line and metrics show one list.
+#[tokio::test]
+async fn an_open_breaker_is_a_condition_of_the_status_and_of_the_metrics() {
+    let (front, _upstream) = stage(500, "breaker = { failure_threshold = 3, jitter = 0 }\n").await;
+    assert_eq!(front.look("/api/v1/status").await["conditions"], json!([]));
+    for _ in 0..3 {
+        front.ask("GET", "/a", "").await;
+    }
+    let status = front.look("/api/v1/status").await;
+    let open = &status["conditions"][0];
+    assert_eq!(
+        (&open["id"], &open["severity"], &open["subject"]),
+        (&json!("breaker-open"), &json!("critical"), &json!("api/any"))
+    );
+    let text = "Breaker api/any is open: 3 failures in a row: answered 500. Requests to any get 503 breaker-open.";
+    assert_eq!(open["text"], text, "{status:#}");
+    let remedy = open["remedy"].as_str().unwrap();
+    assert!(
+        remedy.starts_with("The upstream answers with an error: look at its own log. `triage explain "),
+        "{remedy}"
+    );
+    assert!(open["since_unix_ms"].as_u64() <= status["unix_ms"].as_u64(), "{status:#}");
+    let metrics = front.admin("GET", "/metrics", "", "").await.text();
+    assert!(metrics.contains("triage_condition{condition=\"breaker-open\",severity=\"critical\"} 1"), "{metrics}");
+    assert!(metrics.contains("triage_condition{condition=\"state-down\",severity=\"critical\"} 0"), "{metrics}");
+    front.admin("POST", "/api/v1/breakers/api/any/reset", "", "").await;
+    let status = front.look("/api/v1/status").await;
+    assert!(status["conditions"].as_array().unwrap().iter().all(|own| own["id"] != "breaker-open"), "{status:#}");
 }
 
 #[tokio::test]

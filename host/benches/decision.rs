@@ -24,7 +24,7 @@ use triage_state::{
     idempotency::{Fingerprint, Identity},
     memory::admission::MemoryGate,
 };
-use triage_telemetry::{AllEndpointCounters, RequestRecorder, TimelineEvent, WorkersTelemetry};
+use triage_telemetry::{AllEndpointCounters, Events, RequestRecorder, TimelineEvent, WorkersTelemetry};
 
 fn decisions(criterion: &mut Criterion) {
     let engine = Engine::start().unwrap();
@@ -88,7 +88,8 @@ fn accounting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("accounting");
     for (name, keep) in [("counters, histograms and the course", 512), ("without the course (admin.explain = 0)", 0)] {
         let meters = AllEndpointCounters::new(1);
-        let worker = WorkersTelemetry::new(Rng::system(), keep, None, &meters).add();
+        let events = Arc::new(Events::new(Clock::system()));
+        let worker = WorkersTelemetry::new(Rng::system(), keep, None, &meters, events).add();
         group.bench_function(name, |bench| {
             bench.iter(|| {
                 let mut account = RequestRecorder::open(&worker);

@@ -205,3 +205,30 @@ async fn a_callers_trace_is_continued_with_a_span_for_each_attempt() {
         assert!(seen.all("traceparent").is_empty() && seen.all("tracestate").is_empty(), "{}", seen.head);
     }
 }
+
+#[tokio::test]
+async fn refusals_fold_into_one_row_and_do_not_displace_the_failures_that_caused_them() {
+    // One worker keeps two timelines of each kind.
+    let (front, _upstream) = stage("explain = 2\n").await;
+    for _ in 0..2 {
+        assert_eq!(front.ask("GET", "/lost", "").await.status(), "502");
+    }
+    let breakers = front.look("/api/v1/breakers").await;
+    assert_eq!(breakers[0]["why"], "3 failures in a row: no answer (reset)", "{breakers}");
+    for _ in 0..40 {
+        assert_eq!(front.ask("GET", "/x", "").await.status(), "503");
+    }
+    let rough = front.look("/api/v1/requests?rough=true&limit=500").await;
+    let rows = rough.as_array().unwrap();
+    let refused: Vec<_> = rows.iter().filter(|row| row["reason"] == "breaker-open").collect();
+    assert_eq!(refused.len(), 1, "{rough:#}");
+    let counted: u64 = refused.iter().map(|row| row["count"].as_u64().unwrap()).sum();
+    assert_eq!((counted, &refused[0]["status"]), (40, &json!(503)), "{rough:#}");
+    assert!(refused[0]["first_unix_ms"].as_u64() <= refused[0]["unix_ms"].as_u64(), "{rough:#}");
+    assert!(rows.iter().any(|row| row["reason"] == "upstream-failed"), "the failures are still there: {rough:#}");
+    for which in ["first_failure", "latest_failure"] {
+        let id = breakers[0][which]["request"].as_str().unwrap();
+        let story = front.look(&format!("/api/v1/requests/{id}")).await;
+        assert!(steps(&story).contains(&"failed"), "{which}: {story:#}");
+    }
+}

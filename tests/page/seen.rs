@@ -64,7 +64,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     }
     browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
     let summary = browser.text("#summary").await;
-    assert_eq!(summary, "Breaker api/any is open: 6 failures in a row.");
+    assert_eq!(summary, "Breaker api/any is open: 6 failures in a row: answered 503.");
     assert!(browser.text("#breakers .card").await.contains("✕ open"));
     assert!(browser.text("#events").await.contains("breaker opened"));
     // It also shows the cause: a failed request with its timeline.

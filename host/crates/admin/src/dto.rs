@@ -4,14 +4,17 @@
 #![allow(clippy::struct_field_names)]
 
 mod candidate;
+mod conditions;
 mod fleet;
 mod groups;
 pub(super) mod input;
 mod policies;
 mod timeline;
 
-pub(super) use groups::{Breaker, Budget, Limits, Shared, groups};
-pub(super) use policies::{Policy, policy};
+pub(super) use conditions::{Condition, ConditionId, Severity};
+pub(super) use fleet::Phase as FleetPhase;
+pub(super) use groups::{Breaker, BreakerState, Budget, Limits, Shared, groups};
+pub(super) use policies::{Policy, Standing, policy};
 pub(super) use timeline::{Request, Summary, request, summary};
 
 use super::AdminState;
@@ -35,6 +38,10 @@ pub(super) struct Status {
     pub(super) ready: bool,
     /// Why it is not ready.
     pub(super) unready: Option<&'static str>,
+    /// Everything that an operator should know now, the most severe first. Empty: nothing is refused, shed, behind or lost.
+    pub(super) conditions: Vec<Condition>,
+    /// The host's clock, since 1970.
+    pub(super) unix_ms: u64,
     /// Time of the start, since 1970.
     pub(super) started_unix_ms: u64,
     pub(super) uptime_ms: u64,
@@ -100,13 +107,15 @@ impl From<telemetry::Event> for Event {
     }
 }
 
-pub(super) fn status(state: &AdminState) -> Status {
+pub(super) fn status(state: &AdminState, conditions: Vec<Condition>) -> Status {
     let unready = state.unready();
     let now = state.host.shared.clock.unix_ms();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         ready: unready.is_none(),
         unready,
+        conditions,
+        unix_ms: now,
         started_unix_ms: state.started_unix_ms,
         uptime_ms: now.saturating_sub(state.started_unix_ms),
         workers: state.lifecycle.workers(),
@@ -114,7 +123,7 @@ pub(super) fn status(state: &AdminState) -> Status {
             settings::State::Memory => "memory",
             settings::State::Shared(_) => "shared",
         },
-        upstreams: state.host.shared.rollout.upstreams.iter().map(|serving| upstream(serving)).collect(),
+        upstreams: state.host.shared.rollout.upstreams.iter().map(|serving| upstream(&state.host, serving)).collect(),
     }
 }
 
@@ -124,9 +133,12 @@ pub(super) fn record(own: Unsettled) -> Record {
     Record { id: own.id.to_string(), upstream, endpoint, sent_ms_ago: millis(own.sent_ago), verified_in_ms }
 }
 
-pub(super) fn upstream(serving: &UpstreamPolicy) -> Upstream {
+pub(super) fn upstream(host: &Host, serving: &UpstreamPolicy) -> Upstream {
     let service = serving.current();
-    let open = groups(&service).iter().filter(|group| group.breaker().state != groups::BreakerState::Closed).count();
+    let open = groups(&service, &host.shared.events)
+        .iter()
+        .filter(|group| group.breaker().state != groups::BreakerState::Closed)
+        .count();
     Upstream {
         name: serving.settings.name.clone(),
         base_url: serving.settings.connection.base_url.to_string(),

@@ -24,6 +24,7 @@ use triage_upstream_runtime as upstream_runtime;
 mod actions;
 mod auth;
 mod client;
+mod conditions;
 mod connection_limits;
 mod dto;
 mod listen;
@@ -51,6 +52,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use auth::Access;
+use conditions::monitor::Monitor;
 use parking_lot::Mutex;
 use sse::Live;
 use std::{
@@ -145,6 +147,7 @@ struct AdminState {
     lifecycle: Arc<Lifecycle>,
     access: Arc<ArcSwap<Access>>,
     live: Arc<Live>,
+    monitor: Arc<Monitor>,
     /// Whether callers connect with TLS.
     is_encrypted: bool,
     started_unix_ms: u64,
@@ -211,6 +214,7 @@ impl Admin {
             lifecycle: Arc::clone(lifecycle),
             access,
             live: Arc::new(Live::new()),
+            monitor: Arc::default(),
             is_encrypted: tls.is_some(),
             started_unix_ms: host.shared.clock.unix_ms(),
             document: routes::openapi(),

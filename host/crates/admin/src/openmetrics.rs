@@ -2,6 +2,7 @@
 
 use crate::{
     breaker::BreakerState,
+    dto::{Condition, ConditionId, Severity},
     error::REASONS,
     overload::{self, Priority},
     policy::contract::{Class, FailureKind},
@@ -9,7 +10,7 @@ use crate::{
     rollout::TrialCounts,
     settlement,
     state::group::{GroupStatus, LimitView},
-    state_redis::{Condition, Steps},
+    state_redis::{Condition as StateCondition, Steps},
     telemetry::{
         AllEndpointCounters, EndpointCounters, EndpointMeters, Events, Metric,
         endpoint_counters::{Counter, FAULTS, KeyResult, Names, OrphanResult, STATUSES},
@@ -25,7 +26,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
-use strum::VariantNames as _;
+use strum::{VariantArray as _, VariantNames as _};
 
 /// The sources of a scrape.
 #[derive(Debug)]
@@ -49,13 +50,15 @@ pub struct Sources {
     /// Settlement notices by result.
     pub notices: settlement::Counts,
     /// The condition of the connection to shared state; none if state is in this process.
-    pub state: Option<Condition>,
+    pub state: Option<StateCondition>,
     /// Counters of the store's steps.
     pub steps: Option<Steps>,
     /// The memory limit, and the bytes of buffered bodies.
     pub memory: (Option<u64>, u64),
     /// Requests whose traces the collector accepted, and requests whose traces it did not.
     pub traces: (u64, u64),
+    /// The conditions that hold now.
+    pub conditions: Vec<Condition>,
     /// Whether the host is ready.
     pub ready: bool,
     /// The start time, in milliseconds since 1970.
@@ -175,6 +178,16 @@ fn labelled<'a>(
     endpoints.iter().flat_map(move |endpoint| {
         let sums = endpoint.each(&counters);
         values.iter().zip(sums).map(move |(value, sum)| (endpoint.labels_and(label, value), sum))
+    })
+}
+
+/// The number of subjects of each condition and severity. All are exported, so that an alert sees each go from 0 to 1.
+fn conditions(all: &[Condition]) -> impl Iterator<Item = (Labels<'static>, f64)> {
+    ConditionId::VARIANTS.iter().flat_map(move |id| {
+        [Severity::Critical, Severity::Warning].map(|severity| {
+            let count = all.iter().filter(|own| (own.id, own.severity) == (*id, severity)).count();
+            (vec![("condition", id.name()), ("severity", severity.name())], count as f64)
+        })
     })
 }
 
@@ -372,10 +385,10 @@ impl Sources {
         let settlement::Counts { delivered, failed, dropped } = self.notices;
         let notices = [("delivered", delivered), ("failed", failed), ("dropped", dropped)];
         page.counters(&metrics::NOTICES, notices.map(|(result, count)| (vec![("result", result)], count)))?;
-        let state = |value: fn(&Condition) -> f64| self.state.as_ref().map(|state| (Labels::new(), value(state)));
+        let state = |value: fn(&StateCondition) -> f64| self.state.as_ref().map(|state| (Labels::new(), value(state)));
         page.gauges(&metrics::STATE_UP, state(|state| f64::from(u8::from(state.is_up))))?;
         page.gauges(&metrics::STATE_EVICTS, state(|state| f64::from(u8::from(state.may_evict))))?;
-        let lost = self.state.and_then(|state| state.lost_ago);
+        let lost = self.state.as_ref().and_then(|state| state.lost_ago);
         page.gauges(&metrics::STATE_LOST, lost.map(|ago| (Labels::new(), ago.as_secs_f64())))?;
         page.histograms(&metrics::STATE_TIME, self.steps.map(|steps| (Labels::new(), steps.times)))?;
         let failed = self.steps.into_iter().flat_map(|steps| steps.failed);
@@ -386,6 +399,7 @@ impl Sources {
         let (exported, dropped) = self.traces;
         let traces = [("exported", exported), ("dropped", dropped)];
         page.counters(&metrics::TRACES, traces.map(|(result, count)| (vec![("result", result)], count)))?;
+        page.gauges(&metrics::CONDITION, conditions(&self.conditions))?;
         page.gauges(&metrics::READY, one(f64::from(u8::from(self.ready))))?;
         page.gauges(&metrics::STARTED, one(self.started_unix_ms as f64 / 1000.0))?;
         let process = process::read();

@@ -46,7 +46,7 @@ pub(super) async fn openapi(State(state): State<AdminState>) -> Response {
     ),
 )]
 pub(super) async fn status(State(state): State<AdminState>) -> Json<dto::Status> {
-    Json(dto::status(&state))
+    Json(dto::status(&state, state.monitor.refresh(&state)))
 }
 
 /// Every upstream's policy.
@@ -126,6 +126,7 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Result<Response,
         notices: shared.settlement.notices(),
         state: shared.link.as_ref().map(RedisConnection::condition),
         steps: shared.link.as_ref().map(RedisConnection::steps),
+        conditions: state.monitor.refresh(&state),
         ready: state.unready().is_none(),
         started_unix_ms: state.started_unix_ms,
     };

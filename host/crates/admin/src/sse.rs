@@ -1,7 +1,7 @@
 //! Live data for the admin page as server-sent events: one snapshot a second, shared by all open pages. Without an open page, only rates
 //! are sampled.
 
-use super::{AdminState, auth::is_foreign, dto, response::Refusal};
+use super::{AdminState, auth::is_foreign, conditions::monitor, dto, response::Refusal};
 use crate::{
     clock::millis,
     telemetry::{Point, Rates, Sampler, dashboard_sampler, memory_bytes},
@@ -36,7 +36,7 @@ const MAX_COUNTED_RECORDS: usize = 1000;
 /// State shared by all open pages.
 #[derive(Debug)]
 pub(super) struct Live {
-    sampler: Mutex<Sampler>,
+    pub(super) sampler: Mutex<Sampler>,
     snapshots: watch::Sender<Arc<str>>,
     permits: Arc<Semaphore>,
 }
@@ -48,16 +48,32 @@ impl Live {
     }
 }
 
-/// Samples rates once a second, and sends a snapshot if any page is open. Never returns.
+/// Keeps the data of pages and the conditions up to date. Never returns.
 pub(super) async fn run(state: AdminState) {
+    tokio::join!(sample(&state), count_unsettled(&state));
+}
+
+/// Counts unknown writes every few seconds, beside the samples: the store may take long.
+async fn count_unsettled(state: &AdminState) {
+    let mut ticks = tokio::time::interval(monitor::COUNT_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        state.monitor.count_unsettled(state).await;
+    }
+}
+
+/// Samples rates and conditions once a second, and sends a snapshot if any page is open.
+async fn sample(state: &AdminState) {
     let mut ticks = tokio::time::interval(dashboard_sampler::SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let shared = &state.host.shared;
         state.live.sampler.lock().sample(&shared.meters, shared.clock.now());
+        state.monitor.sample(state);
         if state.live.snapshots.receiver_count() > 0 {
-            let now = now(&state).await;
+            let now = now(state).await;
             state.live.snapshots.send_replace(now);
         }
     }
@@ -89,7 +105,7 @@ async fn now(state: &AdminState) -> Arc<str> {
     let shared = &state.host.shared;
     let unsettled = shared.records.unsettled(MAX_COUNTED_RECORDS).await.unwrap_or_default();
     let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
-    let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service)).collect();
+    let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service, &shared.events)).collect();
     let (rates, points) = {
         let sampler = state.live.sampler.lock();
         (sampler.rates(), sampler.points())
@@ -97,7 +113,7 @@ async fn now(state: &AdminState) -> Arc<str> {
     let requests = shared.workers.latest(MAX_REQUESTS, true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
-        status: dto::status(state),
+        status: dto::status(state, state.monitor.refresh(state)),
         memory_bytes: memory_bytes(),
         rates,
         points,
@@ -106,7 +122,7 @@ async fn now(state: &AdminState) -> Arc<str> {
         budgets: groups.iter().map(dto::Shared::budget).collect(),
         policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
         events: shared.events.latest(MAX_EVENTS).into_iter().map(dto::Event::from).collect(),
-        requests: requests.iter().map(|timeline| dto::summary(timeline, &shared.clock)).collect(),
+        requests: requests.iter().map(|row| dto::summary(row, &shared.clock)).collect(),
         unsettled: Unsettled {
             count: unsettled.len(),
             first: unsettled.into_iter().take(MAX_RECORDS).map(dto::record).collect(),

@@ -21,7 +21,7 @@ use crate::{
         LinkError,
         admission::{self as redis, RedisGate, RedisGates},
     },
-    telemetry::Events,
+    telemetry::{Events, FailureCause, RequestId},
 };
 use adaptive_throttle::{Pace, Throttled};
 use parking_lot::Mutex;
@@ -175,7 +175,7 @@ impl Group {
             None => (self.gate.acquire(ask, wait).await?, None),
             Some(own) => self.aligned(own, ask, wait).await?,
         };
-        Ok(Permit { reservation, own, paced, retry_after: None })
+        Ok(Permit { reservation, own, paced, retry_after: None, pace: Arc::clone(&self.pace), cause: None })
     }
 
     /// Reserves the same moment in the group's and in the endpoint's own limits. A reservation used later than its moment would let a
@@ -255,6 +255,10 @@ pub struct Permit {
     paced: Option<Throttled>,
     /// How long the upstream says that it is unavailable.
     retry_after: Option<Duration>,
+    /// The group's name and events, for a failure's cause.
+    pace: Arc<Pace>,
+    /// The request, and what to note if the attempt counts as a failure.
+    cause: Option<(RequestId, FailureCause)>,
 }
 
 /// A reservation at a gate. Refunded on drop, unless it was used.
@@ -389,8 +393,25 @@ impl Permit {
         self.retry_after = retry_after;
     }
 
+    /// Sets what failed, for operators, in case the report is a failure.
+    pub fn blame(&mut self, request: RequestId, cause: FailureCause) {
+        self.cause = Some((request, cause));
+    }
+
+    /// Changes what failed: the attempt had an answer, and something after it failed.
+    pub fn blame_instead(&mut self, cause: FailureCause) {
+        if let Some((_, own)) = &mut self.cause {
+            *own = cause;
+        }
+    }
+
     /// Reports the attempt's signal to the breaker.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
+        if let (BreakerSignal::Failure, Some((request, cause))) = (signal, self.cause)
+            && self.counts()
+        {
+            self.pace.failed(request, cause);
+        }
         let report = Report { signal, took, retry_after: self.retry_after };
         match self.reservation.0.take() {
             Some(HeldReservation::Memory(gate, grant)) => gate.report(&grant, report),

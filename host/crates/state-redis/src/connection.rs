@@ -7,7 +7,7 @@ mod thread_connection;
 use crate::{
     bounded_file,
     client::{Client, Connection},
-    clock::Clock,
+    clock::{Clock, Timestamp},
     error::{LinkError, OpenError},
     keys::Keys,
     metrics::{self, ScriptMetrics, Steps},
@@ -48,8 +48,11 @@ const MAX_PUSHED_MESSAGES: usize = 1024;
 /// How long to wait for the reply of an abandoned call, in order to give back what it took.
 const LATE_REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Maximum characters of the server's code for a refusal.
+const MAX_CODE_CHARS: usize = 32;
+
 /// Condition of shared state, for operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// Whether Redis can be reached now.
     pub is_up: bool,
@@ -57,6 +60,8 @@ pub struct Condition {
     pub may_evict: bool,
     /// Age of the last loss of data that this host knows of.
     pub lost_ago: Option<Duration>,
+    /// The server's code for the last call that it refused, such as `OOM`, and the time since.
+    pub refused: Option<(String, Duration)>,
 }
 
 /// The connection to shared state. Clones share everything; dropping the last one closes the sockets.
@@ -86,6 +91,8 @@ pub(super) struct Inner {
     pub(super) eras: watch::Sender<u64>,
     pub(super) lost: watch::Sender<Option<Lost>>,
     pub(super) alarmed: Mutex<Option<String>>,
+    /// The code of the last refusal of a call, and its time.
+    refused: Mutex<Option<(String, Timestamp)>>,
     pushed: broadcast::Sender<Pushed>,
     pub(super) closed: CancellationToken,
     meter: ScriptMetrics,
@@ -113,6 +120,7 @@ impl RedisConnection {
             eras: watch::Sender::new(0),
             lost: watch::Sender::new(None),
             alarmed: Mutex::default(),
+            refused: Mutex::default(),
             pushed: broadcast::Sender::new(MAX_PUSHED_MESSAGES),
             closed: CancellationToken::new(),
             meter: ScriptMetrics::default(),
@@ -287,6 +295,12 @@ impl RedisConnection {
             is_up: self.is_up(),
             may_evict: self.inner.alarmed.lock().is_some(),
             lost_ago: lost.map(|lost| self.inner.clock.now().since(lost.at)),
+            refused: self
+                .inner
+                .refused
+                .lock()
+                .as_ref()
+                .map(|(code, at)| (code.clone(), self.inner.clock.now().since(*at))),
         }
     }
 
@@ -343,6 +357,11 @@ impl Inner {
         error: Option<&LinkError>,
     ) {
         self.meter.note(began.elapsed(), error);
+        if let Some(LinkError::Refused(refusal)) = error {
+            // A code is a short word, but the server is not trusted to send one.
+            let code = refusal.code().unwrap_or("ERR").chars().filter(char::is_ascii_alphanumeric).take(MAX_CODE_CHARS);
+            *self.refused.lock() = Some((code.collect(), self.clock.now()));
+        }
         slot.record_result(self, over, error);
     }
 

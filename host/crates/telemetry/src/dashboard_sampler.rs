@@ -42,6 +42,8 @@ const BELOW_500: [&str; 2] = ["rate-limited", "in-flight"];
 struct Reading {
     answers: u64,
     server_errors: u64,
+    /// Refusals by reason, in the order of [`HELD_BACK`].
+    refused: [u64; HELD_BACK.len()],
     held: u64,
     held_below_500: u64,
     retries: u64,
@@ -53,12 +55,12 @@ impl Reading {
     fn of(meters: &EndpointMeters) -> Self {
         let sum =
             |counters: &dyn Fn(&EndpointCounters) -> u64| meters.all().iter().map(|meter| counters(meter)).sum::<u64>();
-        let refused = |names: &[&str]| {
-            sum(&|meter| {
-                let named = REASONS.iter().zip(meter.refusals.all()).filter(|(reason, _)| names.contains(reason));
-                named.map(|(_, counter)| counter.read()).sum()
-            })
+        let by_reason = |name: &str| {
+            let index = REASONS.iter().position(|reason| *reason == name);
+            sum(&|meter| index.and_then(|index| meter.refusals.all().get(index)).map_or(0, Counter::read))
         };
+        let refused: [u64; HELD_BACK.len()] = std::array::from_fn(|index| by_reason(HELD_BACK[index]));
+        let below = HELD_BACK.iter().zip(refused).filter(|(reason, _)| BELOW_500.contains(reason));
         // `ended` is read before `begun`, so that a request that begins in between does not make the difference negative.
         let ended = sum(&|meter| meter.ended.read());
         let mut times = meters.of(0).request_time.read();
@@ -68,8 +70,9 @@ impl Reading {
         Self {
             answers: sum(&|meter| meter.requests.all().iter().map(Counter::read).sum()),
             server_errors: sum(&|meter| meter.requests.all()[server_errors()].read()),
-            held: refused(&HELD_BACK),
-            held_below_500: refused(&BELOW_500),
+            refused,
+            held: refused.iter().sum(),
+            held_below_500: below.map(|(_, count)| count).sum(),
             retries: sum(&|meter| meter.retries.all().iter().map(Counter::read).sum()),
             in_flight: sum(&|meter| meter.begun.read()).saturating_sub(ended),
             times,
@@ -127,6 +130,19 @@ impl Point {
     }
 }
 
+/// An upstream's requests of the last ten seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traffic {
+    /// Name of the upstream; empty for requests that matched none.
+    pub upstream: String,
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Requests that the host refused to protect the upstream or itself, by reason; only reasons that occurred.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Requests that failed: 5xx of the upstream, or of the host because the upstream gave no response.
+    pub failed: u64,
+}
+
 /// Rates of an endpoint over the last ten seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rates {
@@ -182,6 +198,7 @@ impl Sampler {
             let none = Reading {
                 answers: 0,
                 server_errors: 0,
+                refused: [0; HELD_BACK.len()],
                 held: 0,
                 held_below_500: 0,
                 retries: 0,
@@ -230,6 +247,28 @@ impl Sampler {
         .collect()
     }
 
+    /// The requests of the last ten seconds, by upstream.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        let Some((_, pairs)) = self.apart(SPAN_SAMPLES) else { return Vec::new() };
+        let mut all: BTreeMap<&str, (u64, [u64; HELD_BACK.len()], u64)> = BTreeMap::new();
+        for ((upstream, _), late, early) in pairs {
+            let (requests, refused, failed) = all.entry(upstream).or_default();
+            // Over one second, the rates of a point are counts.
+            *failed += late.since(&early, 1.0).failed as u64;
+            *requests += late.answers.saturating_sub(early.answers);
+            for (sum, (late, early)) in refused.iter_mut().zip(late.refused.iter().zip(early.refused)) {
+                *sum += late.saturating_sub(early);
+            }
+        }
+        let traffic = |(upstream, (requests, refused, failed)): (&str, (u64, [u64; HELD_BACK.len()], u64))| Traffic {
+            upstream: upstream.to_owned(),
+            requests,
+            refused: HELD_BACK.into_iter().zip(refused).filter(|(_, count)| *count > 0).collect(),
+            failed,
+        };
+        all.into_iter().map(traffic).collect()
+    }
+
     /// The plots of every upstream, the oldest point first.
     pub fn plots(&self) -> &BTreeMap<String, VecDeque<Point>> {
         &self.plots
@@ -275,6 +314,9 @@ mod tests {
         assert!(near(point.held, 1.0) && near(point.failed, 1.5) && near(point.ok, 2.5), "{point:?}");
         assert!(point.p99_ms.is_some_and(|ms| (5.0..=10.0).contains(&ms)), "{point:?}");
         assert!(near(sampler.points()["api"].held, 1.0));
+        let traffic = sampler.traffic().into_iter().find(|own| own.upstream == "api");
+        let refused = vec![("breaker-open", 1), ("rate-limited", 1)];
+        assert_eq!(traffic, Some(Traffic { upstream: "api".to_owned(), requests: 10, refused, failed: 3 }));
         // Without further requests the plot falls to zero at once, and the rates within their span.
         sampler.sample(&meters, at(4));
         assert_eq!(sampler.points()["api"].ok.to_bits(), 0.0_f64.to_bits());

@@ -1,7 +1,8 @@
 //! Recent events for operators, in a bounded ring.
 
+use super::{FailedAttempt, FailureCause, FailureHistory, PinnedTimelines, RequestId, TripFailures};
 use crate::{
-    breaker::Transition,
+    breaker::{Transition, Trip},
     clock::{Clock, millis},
 };
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ const MAX_EVENTS: usize = 512;
 const MIN_SELDOM_INTERVAL_MS: u64 = 60_000;
 
 /// All kinds of event.
-pub const KINDS: [&str; 29] = [
+pub const KINDS: [&str; 31] = [
     "breaker-opened",
     "breaker-closed",
     "breaker-held",
@@ -32,6 +33,8 @@ pub const KINDS: [&str; 29] = [
     "candidate-ready",
     "candidate-not-ready",
     "candidate-given-up",
+    "state-lost",
+    "state-back",
     "overloaded",
     "slowed",
     "write-settled",
@@ -44,6 +47,21 @@ pub const KINDS: [&str; 29] = [
     "reloaded",
     "reload-refused",
 ];
+
+/// Kinds whose last event is remembered when the ring has dropped it: an operator must see for an hour that a policy was rolled back.
+const REMEMBERED: [&str; 9] = [
+    "policy-installed",
+    "policy-refused",
+    "policy-good",
+    "policy-rolled-back",
+    "policy-withdrawn",
+    "candidate-tried",
+    "candidate-given-up",
+    "reloaded",
+    "reload-refused",
+];
+/// Maximum of remembered events: subjects are names of upstreams, so that only a very large configuration reaches it.
+const MAX_REMEMBERED: usize = 4096;
 
 /// An event for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +83,8 @@ pub struct Event {
 pub struct Events {
     clock: Clock,
     inner: Mutex<Inner>,
+    failures: FailureHistory,
+    pinned: PinnedTimelines,
 }
 
 #[derive(Debug, Default)]
@@ -76,12 +96,14 @@ struct Inner {
     kinds: BTreeMap<&'static str, u64>,
     /// Time of the last event of each kind that may come in bursts.
     seldom: BTreeMap<&'static str, u64>,
+    /// The last event of each of [`REMEMBERED`], by kind and subject.
+    remembered: BTreeMap<(&'static str, String), Event>,
 }
 
 impl Events {
     /// An empty ring.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, inner: Mutex::default() }
+        Self { clock, inner: Mutex::default(), failures: FailureHistory::default(), pinned: PinnedTimelines::default() }
     }
 
     /// Adds an event; a full ring drops the oldest.
@@ -92,6 +114,12 @@ impl Events {
         inner.noted += 1;
         *inner.kinds.entry(kind).or_default() += 1;
         let event = Event { number: inner.noted, unix_ms, kind, subject: subject.to_owned(), text };
+        let key = (kind, subject.to_owned());
+        if REMEMBERED.contains(&kind)
+            && (inner.remembered.len() < MAX_REMEMBERED || inner.remembered.contains_key(&key))
+        {
+            inner.remembered.insert(key, event.clone());
+        }
         if inner.ring.len() == MAX_EVENTS {
             inner.ring.pop_front();
         }
@@ -134,11 +162,49 @@ impl Events {
         });
     }
 
-    /// Adds the event of a breaker's transition.
-    pub fn transition(&self, group: &str, transition: Transition) {
+    /// Adds a failure of an attempt, before its breaker counts it.
+    pub fn failed(&self, group: &str, request: RequestId, cause: FailureCause) {
+        self.failures.add(group, FailedAttempt { request, unix_ms: self.clock.unix_ms(), cause });
+    }
+
+    /// The failures of every group, and those that opened its breaker.
+    pub fn failures(&self) -> &FailureHistory {
+        &self.failures
+    }
+
+    /// The timelines of requests whose failures opened a breaker.
+    pub fn pinned(&self) -> &PinnedTimelines {
+        &self.pinned
+    }
+
+    /// The failures that opened a group's breaker now. Their requests stay explainable until its next trip.
+    pub fn tripped(&self, group: &str, why: Trip) -> Option<TripFailures> {
+        let count = match why {
+            Trip::Consecutive(count) => Some(usize::try_from(count).unwrap_or(usize::MAX)),
+            Trip::ProbeFailed => Some(1),
+            Trip::FailureRate(_) | Trip::Unusual(..) => None,
+            // No failure of an attempt opened it.
+            Trip::SlowRate(_) | Trip::Forced | Trip::Pybreaker => Some(0),
+        };
+        let trips = self.failures.opened(group, count, self.clock.unix_ms());
+        let ids = |trip: &Option<TripFailures>| {
+            trip.iter().flat_map(|trip| [trip.first.request, trip.latest.request]).collect::<Vec<_>>()
+        };
+        self.pinned.replace(ids(&trips.before), ids(&trips.now));
+        trips.now
+    }
+
+    /// The last event of this kind and subject, if [`Events`] remembers the kind.
+    pub fn last(&self, kind: &'static str, subject: &str) -> Option<Event> {
+        self.inner.lock().remembered.get(&(kind, subject.to_owned())).cloned()
+    }
+
+    /// Adds the event of a breaker's transition. `failures`: those that opened it.
+    pub fn transition(&self, group: &str, transition: Transition, failures: Option<&TripFailures>) {
         let (kind, text) = match transition {
             Transition::Opened { why, open_for } => {
-                ("breaker-opened", format!("opened for {} ms: {why}", millis(open_for)))
+                let of = failures.map_or_else(String::new, |failures| format!(": {failures}"));
+                ("breaker-opened", format!("opened for {} ms: {why}{of}", millis(open_for)))
             }
             Transition::Closed => ("breaker-closed", "closed".to_owned()),
             Transition::Held { hold } => {

@@ -145,6 +145,9 @@ metrics! {
         "Events for operators, by kind";
     TRACES = "triage_traces_total", Counter, &["result"],
         "Requests whose traces the collector accepted, or did not";
+    CONDITION = "triage_condition", Gauge, &["condition", "severity"],
+        "Subjects for which this condition holds now: an upstream, a breaker or the host. The status API, the page and \
+         `triage status` show the same list";
     READY = "triage_ready", Gauge, &[],
         "1 while the host is ready for requests";
     STARTED = "triage_start_time_seconds", Gauge, &[],

@@ -1,6 +1,6 @@
 //! The timeline of one request, which `triage explain` shows.
 
-use super::endpoint_counters::Names;
+use super::{RequestRow, endpoint_counters::Names};
 use crate::{contract::FailureReason, retry::ClampReason};
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
@@ -357,6 +357,32 @@ pub struct RequestTimeline {
     pub steps: Vec<TimedEvent>,
     /// Number of events beyond the maximum, which were not kept.
     pub omitted: u32,
+}
+
+impl RequestTimeline {
+    /// The reason, if the host answered itself.
+    pub fn refusal(&self) -> Option<&'static str> {
+        self.steps.iter().rev().find_map(|noted| match noted.step {
+            TimelineEvent::Refused { reason } => Some(reason),
+            _ => None,
+        })
+    }
+
+    /// Whether the host answered itself without an attempt.
+    pub(super) fn was_refused_unsent(&self) -> bool {
+        let is_send = |noted: &TimedEvent| {
+            matches!(noted.step, TimelineEvent::Sent { .. } | TimelineEvent::VerificationSent { .. })
+        };
+        self.refusal().is_some() && !self.steps.iter().any(is_send)
+    }
+}
+
+impl From<&RequestTimeline> for RequestRow {
+    fn from(timeline: &RequestTimeline) -> Self {
+        let RequestTimeline { id, method, status, began, took, .. } = *timeline;
+        let (names, reason) = (Arc::clone(&timeline.names), timeline.refusal());
+        Self { id, names, method, status, reason, began, took, count: 1, first_began: began }
+    }
 }
 
 #[cfg(test)]

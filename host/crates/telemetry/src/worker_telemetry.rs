@@ -1,8 +1,8 @@
 //! Telemetry of each worker, so that workers share nothing while requests run.
 
 use super::{
-    AllEndpointCounters, EndpointMeters, Exporter, RequestId, RequestTimeline, TraceContext,
-    endpoint_counters::EndpointCounters,
+    AllEndpointCounters, EndpointMeters, Events, Exporter, RequestId, RequestRow, RequestTimeline, TraceContext,
+    endpoint_counters::EndpointCounters, refusal_runs::RefusalRuns,
 };
 use crate::rng::Rng;
 use parking_lot::Mutex;
@@ -18,15 +18,25 @@ pub struct WorkerTelemetry {
     entropy: Rng,
     exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
+    events: Arc<Events>,
     /// Locked only to move a timeline in, and without contention unless an operator reads.
     timelines: Mutex<Timelines>,
 }
 
-/// Timelines in two rings, so that ordinary requests do not displace those with trouble.
+/// Timelines in three rings: ordinary requests do not displace those with trouble, and requests that the host refused without an attempt do
+/// not displace the failures that caused the refusals.
 #[derive(Debug, Default)]
 struct Timelines {
     ordinary: VecDeque<RequestTimeline>,
     troubled: VecDeque<RequestTimeline>,
+    refused: VecDeque<RequestTimeline>,
+    runs: RefusalRuns,
+}
+
+impl Timelines {
+    fn all(&self) -> impl Iterator<Item = &RequestTimeline> {
+        self.troubled.iter().chain(&self.refused).chain(&self.ordinary)
+    }
 }
 
 impl WorkerTelemetry {
@@ -60,24 +70,34 @@ impl WorkerTelemetry {
         if self.keep == 0 {
             return;
         }
+        let was_refused = is_troubled && timeline.was_refused_unsent();
+        let row = was_refused.then(|| RequestRow::from(&timeline));
         let mut timelines = self.timelines.lock();
-        let ring = if is_troubled { &mut timelines.troubled } else { &mut timelines.ordinary };
+        if let Some(row) = row {
+            timelines.runs.add(row);
+        }
+        let ring = match (is_troubled, was_refused) {
+            (true, true) => &mut timelines.refused,
+            (true, false) => &mut timelines.troubled,
+            (false, _) => &mut timelines.ordinary,
+        };
         let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
         ring.push_back(timeline);
         drop(timelines);
-        drop(oldest);
+        self.events.pinned().keep(oldest);
     }
 
     fn find(&self, id: RequestId) -> Option<RequestTimeline> {
-        let timelines = self.timelines.lock();
-        timelines.troubled.iter().chain(&timelines.ordinary).find(|timeline| timeline.id == id).cloned()
+        self.timelines.lock().all().find(|timeline| timeline.id == id).cloned()
     }
 
-    fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestTimeline> {
+    /// Adds this worker's rows. Refusals are folded into runs.
+    fn add_rows(&self, most: usize, troubled_only: bool, rows: &mut Vec<RequestRow>, runs: &mut RefusalRuns) {
         let timelines = self.timelines.lock();
         let troubled = timelines.troubled.iter().rev().take(most);
         let ordinary = timelines.ordinary.iter().rev().take(if troubled_only { 0 } else { most });
-        troubled.chain(ordinary).cloned().collect()
+        rows.extend(troubled.chain(ordinary).map(RequestRow::from));
+        runs.join(&timelines.runs);
     }
 }
 
@@ -88,13 +108,20 @@ pub struct WorkersTelemetry {
     keep: usize,
     exporter: Option<Arc<Exporter>>,
     nowhere: Arc<EndpointMeters>,
+    events: Arc<Events>,
     all: Mutex<Vec<Arc<WorkerTelemetry>>>,
 }
 
 impl WorkersTelemetry {
     /// Without workers yet. `keep`: number of timelines of each kind per worker. `exporter` gets the sampled ones.
-    pub fn new(entropy: Rng, keep: usize, exporter: Option<Arc<Exporter>>, meters: &AllEndpointCounters) -> Self {
-        Self { entropy, keep, exporter, nowhere: Arc::clone(meters.unmatched()), all: Mutex::default() }
+    pub fn new(
+        entropy: Rng,
+        keep: usize,
+        exporter: Option<Arc<Exporter>>,
+        meters: &AllEndpointCounters,
+        events: Arc<Events>,
+    ) -> Self {
+        Self { entropy, keep, exporter, nowhere: Arc::clone(meters.unmatched()), events, all: Mutex::default() }
     }
 
     /// Adds a worker.
@@ -106,6 +133,7 @@ impl WorkersTelemetry {
             entropy: self.entropy.clone(),
             exporter: self.exporter.clone(),
             nowhere: Arc::clone(&self.nowhere),
+            events: Arc::clone(&self.events),
             timelines: Mutex::default(),
         });
         all.push(Arc::clone(&worker));
@@ -114,16 +142,20 @@ impl WorkersTelemetry {
 
     /// The timeline of a request, if it is still kept.
     pub fn timeline(&self, id: RequestId) -> Option<RequestTimeline> {
-        self.all.lock().iter().find_map(|worker| worker.find(id))
+        let kept = self.all.lock().iter().find_map(|worker| worker.find(id));
+        kept.or_else(|| self.events.pinned().find(id))
     }
 
-    /// The latest timelines, the latest first. `troubled_only`: only requests with trouble, such as a refusal, a retry, a clamp, a failure
-    /// or a disconnected caller.
-    pub fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestTimeline> {
-        let mut latest: Vec<RequestTimeline> =
-            self.all.lock().iter().flat_map(|worker| worker.latest(most, troubled_only)).collect();
-        latest.sort_by_key(|timeline| std::cmp::Reverse(timeline.began));
-        latest.truncate(most);
-        latest
+    /// The latest requests, the latest first. Equal refusals of requests that were not sent are one row. `troubled_only`: only requests with
+    /// trouble, such as a refusal, a retry, a clamp, a failure or a disconnected caller.
+    pub fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestRow> {
+        let (mut rows, mut runs) = (Vec::new(), RefusalRuns::default());
+        for worker in self.all.lock().iter() {
+            worker.add_rows(most, troubled_only, &mut rows, &mut runs);
+        }
+        rows.extend(runs.rows());
+        rows.sort_by_key(|row| std::cmp::Reverse(row.began));
+        rows.truncate(most);
+        rows
     }
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 #[schema(as = FleetPolicy)]
 pub(crate) struct Fleet {
     /// This host's name.
-    host: String,
+    pub(crate) host: String,
     /// 0 before the first command to the fleet.
     generation: u64,
     /// Null: each host serves what its configuration names.
@@ -23,15 +23,15 @@ pub(crate) struct Fleet {
     /// The host that issued the command.
     by: Option<String>,
     #[schema(inline)]
-    phase: Phase,
+    pub(crate) phase: Phase,
     /// Whether this host serves another policy than the fleet's.
-    behind: bool,
+    pub(crate) behind: bool,
     /// Why this host serves another policy.
-    why_behind: Option<String>,
+    pub(crate) why_behind: Option<String>,
     proposal: Option<Proposal>,
     /// The last proposal that was aborted.
     aborted: Option<Abort>,
-    hosts: Vec<Host>,
+    pub(crate) hosts: Vec<Host>,
     /// Digests that the fleet does not serve again by itself.
     quarantined: Vec<String>,
 }
@@ -48,9 +48,9 @@ enum Why {
 }
 
 /// The phase of the fleet's agreement.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Phase {
+pub(crate) enum Phase {
     Unreachable,
     Staging,
     Agreed,
@@ -84,10 +84,10 @@ struct Abort {
 /// A host of the fleet.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FleetHost)]
-struct Host {
-    name: String,
+pub(crate) struct Host {
+    pub(crate) name: String,
     generation: u64,
-    behind: bool,
+    pub(crate) behind: bool,
     /// Whether the host has staged the proposal.
     staged: bool,
     /// Time since the host last reported.

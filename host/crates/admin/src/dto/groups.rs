@@ -1,6 +1,12 @@
 //! The JSON objects of an upstream's groups: breaker, rate limits and retry budget.
 
-use crate::{breaker, clock::millis, state::group, upstream_runtime::UpstreamRuntime};
+use crate::{
+    breaker,
+    clock::millis,
+    state::group,
+    telemetry::{self, Events, TripFailures},
+    upstream_runtime::UpstreamRuntime,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -16,8 +22,12 @@ pub(crate) struct Breaker {
     pub(crate) enabled: bool,
     #[schema(inline)]
     pub(crate) state: BreakerState,
-    /// Why it opened.
+    /// Why it opened, and what failed.
     pub(crate) why: Option<String>,
+    /// The first failure that opened it; null if this host saw none.
+    pub(crate) first_failure: Option<FailedAttempt>,
+    /// The latest failure before it opened.
+    pub(crate) latest_failure: Option<FailedAttempt>,
     /// Whether an operator has forced its state.
     pub(crate) forced: bool,
     /// Time until half-open, or until the forced state ends.
@@ -34,6 +44,25 @@ pub(crate) struct Breaker {
     pub(crate) probes_under_way: usize,
     /// Number of state changes so far.
     pub(crate) transitions: u64,
+}
+
+/// A failed attempt. Its request stays explainable until the breaker opens again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FailedAttempt {
+    /// Id of the request.
+    #[schema(pattern = "^[0-9a-f]{16}$")]
+    pub(crate) request: String,
+    /// Time of the failure, since 1970.
+    pub(crate) unix_ms: u64,
+    /// What failed.
+    pub(crate) cause: String,
+}
+
+impl From<telemetry::FailedAttempt> for FailedAttempt {
+    fn from(failed: telemetry::FailedAttempt) -> Self {
+        let telemetry::FailedAttempt { request, unix_ms, cause } = failed;
+        Self { request: request.to_string(), unix_ms, cause: cause.to_string() }
+    }
 }
 
 /// The state of a breaker.
@@ -135,17 +164,23 @@ pub(crate) struct Shared<'a> {
     pub(crate) upstream: &'a str,
     pub(crate) endpoints: Vec<&'a crate::upstream_runtime::Endpoint>,
     pub(crate) view: group::GroupStatus,
+    /// The failures that opened the breaker, as far as this host saw them.
+    pub(crate) trip: Option<TripFailures>,
 }
 
 /// Every group of an upstream.
-pub(crate) fn groups(service: &UpstreamRuntime) -> Vec<Shared<'_>> {
+pub(crate) fn groups<'a>(service: &'a UpstreamRuntime, events: &Events) -> Vec<Shared<'a>> {
     let mut groups: BTreeMap<&str, Vec<&crate::upstream_runtime::Endpoint>> = BTreeMap::new();
     for endpoint in &service.endpoints {
         groups.entry(endpoint.group.name()).or_default().push(endpoint);
     }
     let upstream = service.settings.name.as_str();
     let views = groups.into_values().filter_map(|endpoints| Some((endpoints.first()?.group.view(), endpoints)));
-    views.map(|(view, endpoints)| Shared { upstream, endpoints, view }).collect()
+    let trip = |view: &group::GroupStatus| {
+        view.breaker.as_ref().and_then(|breaker| breaker.why)?;
+        events.failures().trip(&view.group)
+    };
+    views.map(|(view, endpoints)| Shared { upstream, endpoints, trip: trip(&view), view }).collect()
 }
 
 impl Shared<'_> {
@@ -168,7 +203,12 @@ impl Shared<'_> {
             endpoints: self.names(),
             enabled: view.is_some(),
             state: standing.into(),
-            why: view.as_ref().and_then(|view| view.why).map(|why| why.to_string()),
+            why: view.as_ref().and_then(|view| view.why).map(|why| match &self.trip {
+                Some(trip) => format!("{why}: {trip}"),
+                None => why.to_string(),
+            }),
+            first_failure: self.trip.as_ref().map(|trip| trip.first.into()),
+            latest_failure: self.trip.as_ref().map(|trip| trip.latest.into()),
             forced: view.as_ref().is_some_and(|view| view.forced),
             remaining_ms: view.as_ref().and_then(|view| view.remaining).map(millis),
             open_since_ms: view.as_ref().and_then(|view| view.open_since).map(millis),

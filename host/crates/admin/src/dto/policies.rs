@@ -45,7 +45,7 @@ pub(crate) struct Generation {
 }
 
 /// Whether a generation has proven itself.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Standing {
     Probation,

@@ -2,10 +2,11 @@
 
 use crate::{
     clock::{Clock, micros, millis},
-    telemetry::{RequestTimeline, TimedEvent, TimelineEvent},
+    telemetry::{RequestRow, RequestTimeline, TimedEvent, TimelineEvent},
 };
 use serde::Serialize;
 use std::borrow::Cow;
+use tokio::time::Instant;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -37,7 +38,7 @@ pub(crate) struct Request {
     pub(crate) omitted: u32,
 }
 
-/// A request.
+/// A request, or equal refusals of requests that were not sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Summary {
     pub(crate) id: String,
@@ -50,6 +51,13 @@ pub(crate) struct Summary {
     pub(crate) took_us: u64,
     /// Null if the caller left before the response.
     pub(crate) status: Option<u16>,
+    /// Why the host answered itself; null if it passed on the upstream's response.
+    pub(crate) reason: Option<&'static str>,
+    /// The number of requests in this row: equal refusals are one row, which shows the latest of them.
+    #[schema(minimum = 1)]
+    pub(crate) count: u64,
+    /// Time of arrival of the row's first request, since 1970.
+    pub(crate) first_unix_ms: u64,
 }
 
 /// An event of a request's timeline. Its `step` decides which further properties it has.
@@ -85,33 +93,39 @@ impl ToSchema for TimelineEventDto {
     }
 }
 
-pub(crate) fn summary(timeline: &RequestTimeline, clock: &Clock) -> Summary {
+fn unix_ms(began: Instant, clock: &Clock) -> u64 {
+    clock.unix_ms().saturating_sub(millis(began.elapsed()))
+}
+
+pub(crate) fn summary(row: &RequestRow, clock: &Clock) -> Summary {
     Summary {
-        id: timeline.id.to_string(),
-        upstream: timeline.names.upstream.clone(),
-        endpoint: timeline.names.endpoint.clone(),
-        method: timeline.method,
-        unix_ms: clock.unix_ms().saturating_sub(millis(timeline.began.elapsed())),
-        took_us: micros(timeline.took),
-        status: timeline.status,
+        id: row.id.to_string(),
+        upstream: row.names.upstream.clone(),
+        endpoint: row.names.endpoint.clone(),
+        method: row.method,
+        unix_ms: unix_ms(row.began, clock),
+        took_us: micros(row.took),
+        status: row.status,
+        reason: row.reason,
+        count: row.count,
+        first_unix_ms: unix_ms(row.first_began, clock),
     }
 }
 
 pub(crate) fn request(timeline: RequestTimeline, clock: &Clock) -> Request {
-    let Summary { id, upstream, endpoint, method, unix_ms, took_us, status } = summary(&timeline, clock);
     let step = |TimedEvent { at, step }: TimedEvent| TimelineEventDto {
         at_us: micros(at),
         text: step.to_string(),
         event: step,
     };
     Request {
-        id,
-        upstream,
-        endpoint,
-        method,
-        unix_ms,
-        took_us,
-        status,
+        id: timeline.id.to_string(),
+        upstream: timeline.names.upstream.clone(),
+        endpoint: timeline.names.endpoint.clone(),
+        method: timeline.method,
+        unix_ms: unix_ms(timeline.began, clock),
+        took_us: micros(timeline.took),
+        status: timeline.status,
         policy: timeline.policy.to_str().unwrap_or_default().to_owned(),
         generation: timeline.generation,
         trace: timeline.trace.map(|trace| trace.to_string()),

@@ -16,7 +16,13 @@ use std::sync::Arc;
 fn every<T>(state: &AdminState, shape: impl Fn(&Shared<'_>) -> T) -> Json<Vec<T>> {
     let services: Vec<Arc<UpstreamRuntime>> =
         state.host.shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
-    Json(services.iter().flat_map(|service| dto::groups(service)).map(|group| shape(&group)).collect())
+    Json(
+        services
+            .iter()
+            .flat_map(|service| dto::groups(service, &state.host.shared.events))
+            .map(|group| shape(&group))
+            .collect(),
+    )
 }
 
 /// The breaker of every group.
@@ -93,7 +99,7 @@ fn one_group<T>(
 ) -> Result<T, Refusal> {
     let none = || Refusal::None { what: "such upstream or endpoint", list };
     let service = dto::serving(&state.host, upstream).ok_or_else(none)?.current();
-    let groups = dto::groups(&service);
+    let groups = dto::groups(&service, &state.host.shared.events);
     let has = |group: &&Shared<'_>| group.endpoints.iter().any(|own| own.described.name == endpoint);
     groups.iter().find(has).map(shape).ok_or_else(none)
 }

@@ -7,7 +7,7 @@ use crate::{
         input::{EventsQuery, RequestPath, RequestsQuery},
     },
     response::{At, Json, Problem, Refusal},
-    telemetry::{NotARequestId, RequestId, RequestTimeline},
+    telemetry::{NotARequestId, RequestId},
 };
 use axum::extract::{Query, State, rejection::QueryRejection};
 
@@ -59,8 +59,8 @@ pub(crate) async fn requests(
         return Err(malformed());
     }
     let shared = &state.host.shared;
-    let summary = |timeline: &RequestTimeline| dto::summary(timeline, &shared.clock);
-    Ok(Json(shared.workers.latest(limit, rough).iter().map(summary).collect()))
+    let rows = shared.workers.latest(limit, rough);
+    Ok(Json(rows.iter().map(|row| dto::summary(row, &shared.clock)).collect()))
 }
 
 /// One request and its timeline.

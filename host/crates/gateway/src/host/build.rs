@@ -87,7 +87,13 @@ impl Host {
         let meters = Arc::new(AllEndpointCounters::new(settings.server.workers + 1));
         let exporter = settings.traces.as_ref().map(|target| Exporter::new(target, clock).map(Arc::new));
         let exporter = exporter.transpose().map_err(HostError::Traces)?;
-        let workers = WorkersTelemetry::new(entropy.clone(), settings.admin.explain, exporter.clone(), &meters);
+        let workers = WorkersTelemetry::new(
+            entropy.clone(),
+            settings.admin.explain,
+            exporter.clone(),
+            &meters,
+            Arc::clone(&events),
+        );
         let telemetry = workers.add();
         let gates = stores::gates(settings, link.as_ref(), clock, &entropy, &events);
         let settlement = Settlement::new(&settings.settlement, clock, Arc::clone(&events))?;

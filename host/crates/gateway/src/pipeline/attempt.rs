@@ -19,7 +19,7 @@ use crate::{
     overload::{Admission, SampleOutcome, Shed},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     state::group::{AttemptKind, Recheck, Refusal},
-    telemetry::TimelineEvent,
+    telemetry::{FailureCause, TimelineEvent},
     upstream::{self, Outbound},
 };
 use bytes::Bytes;
@@ -154,6 +154,7 @@ impl RequestContext {
             admission.over(&self.asking(), sample_outcome(&arrival, cut_off));
         }
         let took = began.elapsed();
+        permit.blame(progress.recorder.id, cause(&arrival));
         self.note(&arrival, is_request, began, took, progress);
         if matches!(arrival, AttemptResult::Answer(_)) {
             self.service.record_response(&self.shared.clock);
@@ -185,6 +186,7 @@ impl RequestContext {
             if self.remaining().is_zero() {
                 return Err(Problem::DeadlineBeforeSend);
             }
+            permit.blame(progress.recorder.id, FailureCause::HealthCall);
             permit.report(BreakerSignal::Failure, Duration::ZERO);
             return Err(self.breaker_open("its health call fails".to_owned(), Duration::from_secs(1)));
         }
@@ -403,6 +405,14 @@ impl RequestContext {
             Refusal::Paced { per_minute, retry_after } => Problem::Paced { endpoint, per_minute, retry_after },
             Refusal::BudgetExhausted { retry_after } => Problem::BudgetExhausted { endpoint, retry_after },
         }
+    }
+}
+
+/// What failed, if the attempt counts as a failure.
+fn cause(arrival: &AttemptResult) -> FailureCause {
+    match arrival {
+        AttemptResult::Answer(answer) => FailureCause::Answered(answer.status.as_u16()),
+        AttemptResult::Failure(failure) => FailureCause::of(*failure),
     }
 }
 

@@ -366,12 +366,17 @@ impl MemoryGate {
 /// Logs a transition and reports it to `events`. Dashboards of the stack that Triage replaces search for this message.
 pub fn report_transition(group: &str, events: &Events, transition: Transition) {
     const MESSAGE: &str = "Circuit breaker state changed";
+    let mut failures = None;
     match transition {
-        Transition::Opened { why, open_for } => tracing::warn!(%group, state = "open", %why, ?open_for, "{MESSAGE}"),
+        Transition::Opened { why, open_for } => {
+            failures = events.tripped(group, why);
+            let of = failures.as_ref().map(tracing::field::display);
+            tracing::warn!(%group, state = "open", %why, of, ?open_for, "{MESSAGE}");
+        }
         Transition::Closed => tracing::warn!(%group, state = "closed", "{MESSAGE}"),
         Transition::Held { hold } => tracing::warn!(%group, state = "held-closed", ?hold, "{MESSAGE}"),
     }
-    events.transition(group, transition);
+    events.transition(group, transition, failures.as_ref());
 }
 
 fn ticket(state: &mut State, ask: AttemptKind, now: Timestamp) -> Result<Option<Ticket>, Refusal> {

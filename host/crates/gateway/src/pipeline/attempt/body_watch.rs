@@ -3,6 +3,7 @@
 use crate::{
     admission::Permit,
     policy::contract::BreakerSignal,
+    telemetry::FailureCause,
     upstream::{Body, BoxError},
 };
 use bytes::Bytes;
@@ -58,7 +59,8 @@ pub(super) fn bound(body: Body, longest: Duration) -> Body {
 
 impl Tail {
     fn report(&mut self, signal: BreakerSignal) {
-        if let Some(permit) = self.permit.take() {
+        if let Some(mut permit) = self.permit.take() {
+            permit.blame_instead(FailureCause::BodyBroken);
             permit.report(signal, self.took);
         }
     }
